@@ -1,0 +1,45 @@
+"""Turns backbones into self-describing ONNX artifacts. Importing this package does not import torch.
+
+import exporters
+exporters.describe_models(task="image-to-image")
+folder = exporters.export("resnet-base", output="artifacts")
+"""
+
+from exporters.catalogue import describe_models, list_models
+from exporters.errors import (
+    DestinationError,
+    ExportError,
+    GraphError,
+    NotExportableError,
+    ParityError,
+    UnknownBackboneError,
+    WeightsError,
+    WeightsMismatchError,
+    WeightsUnavailableError,
+)
+from exporters.export import export
+from exporters.registry import BACKBONES
+from exporters.spec import BackboneSpec, ExportOptions
+from runtime.manifest import Pooling, Tolerance
+from runtime.version import __version__
+
+__all__ = [
+    "BACKBONES",
+    "BackboneSpec",
+    "DestinationError",
+    "ExportError",
+    "ExportOptions",
+    "GraphError",
+    "NotExportableError",
+    "ParityError",
+    "Pooling",
+    "Tolerance",
+    "UnknownBackboneError",
+    "WeightsError",
+    "WeightsMismatchError",
+    "WeightsUnavailableError",
+    "__version__",
+    "describe_models",
+    "export",
+    "list_models",
+]

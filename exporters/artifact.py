@@ -1,0 +1,163 @@
+"""Writes an artifact's folder: all of it or nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from exporters.errors import DestinationError
+from runtime.manifest import GOLDEN_FILE, MANIFEST_FILE, Manifest, record_file
+
+if TYPE_CHECKING:
+    import onnx
+
+README_FILE = "README.md"
+
+
+def check_destination(destination: Path, *, force: bool) -> None:
+    """Refuses a destination that is taken, before any work is done for it.
+
+    Raises:
+        DestinationError: It exists and ``force`` is not given; or it is not an artifact, so that replacing it would
+            delete something else.
+    """
+    if not os.path.lexists(destination):
+        return
+    if not force:
+        raise DestinationError(f"{destination} exists; pass --force to replace it, or --output for another place")
+    if destination.is_symlink() or not (destination / MANIFEST_FILE).is_file():
+        raise DestinationError(
+            f"{destination} is not an artifact, so it is not replaced; name another place by --output"
+        )
+
+
+@contextmanager
+def new_artifact(destination: Path, *, force: bool) -> Iterator[Path]:
+    """Yields an empty folder that becomes ``destination`` when the block ends well, and vanishes when it does not.
+
+    The folder lies beside ``destination``, so that moving it there is one rename. Its manifest is written last: even
+    a killed process leaves nothing that ``runtime.load`` would take for an artifact.
+
+    Raises:
+        DestinationError: The destination is taken, or cannot be written.
+    """
+    check_destination(destination, force=force)
+    with writing(destination):
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=destination.parent, prefix=f".{destination.name}.", suffix=".partial"))
+    try:
+        yield folder
+        with writing(destination):
+            folder.chmod(0o777 & ~_umask())  # mkdtemp's folders are private; an artifact is as any other folder
+            _move_into_place(folder, destination)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def writing(destination: Path) -> Iterator[None]:
+    """Turns the operating system's errors of the block into one of ours.
+
+    Raises:
+        DestinationError: The disk is full, the folder is read-only, or the like.
+    """
+    try:
+        yield
+    except OSError as exc:
+        raise DestinationError(
+            f"cannot write {destination} ({exc.strerror or exc}); free some space, or name another place by --output"
+        ) from exc
+
+
+def write_graph(path: Path, graph: onnx.ModelProto) -> None:
+    """Writes ``graph`` to ``path``, the same bytes for the same graph."""
+    path.write_bytes(graph.SerializeToString(deterministic=True))
+
+
+def write_golden(folder: Path, tower: str, items: Sequence[Any], vectors: np.ndarray[Any, Any]) -> None:
+    """Writes real items as arrays, with the vectors that torch gave for them."""
+    arrays = {f"{tower}_{index}": np.asarray(item) for index, item in enumerate(items)}
+    arrays[f"{tower}_embedding"] = vectors
+    with (folder / GOLDEN_FILE).open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+def write_readme(folder: Path, manifest: Manifest, summary: str) -> None:
+    """Writes the page for whoever finds the folder.
+
+    Args:
+        folder: The artifact.
+        manifest: What it is; the README's own file record is still missing from it.
+        summary: The facts of the manifest as text.
+    """
+    warning = (
+        f"> **The weights are random (seed {manifest.weights.seed}).** The vectors mean nothing. This artifact serves "
+        "to test a pipeline or to measure speed.\n\n"
+        if manifest.weights.origin == "random"
+        else ""
+    )
+    (folder / README_FILE).write_text(
+        f"""# {manifest.backbone}
+
+{warning}An embedding model for the task {manifest.task}, exported to ONNX: {manifest.output_dim} dimensions.
+
+```python
+import runtime  # pip install 'embedding-backbones[cpu]'
+
+model = runtime.load("path/to/this/folder")
+vectors = model.embed(["a.jpg", "b.jpg"])  # [2, {manifest.output_dim}] float32
+```
+
+`python -m runtime verify path/to/this/folder` checks the files' hashes and, on your machine, the golden vectors that
+torch gave.
+
+```text
+{summary}
+```
+
+| file | what it is |
+|---|---|
+{_graph_rows(manifest)}
+| {GOLDEN_FILE} | a few real inputs, and the embeddings that torch gave for them |
+| {MANIFEST_FILE} | everything above and more, for programs |
+""",
+        "utf-8",
+    )
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Records every file of ``folder`` and writes ``manifest.json``, which makes the folder an artifact."""
+    files = {path.name: record_file(path) for path in sorted(folder.iterdir())}
+    (folder / MANIFEST_FILE).write_text(replace(manifest, files=files).to_json(), "utf-8")
+
+
+def _graph_rows(manifest: Manifest) -> str:
+    return "\n".join(f"| {tower.graph} | the {name} tower's graph |" for name, tower in manifest.towers.items())
+
+
+def _move_into_place(folder: Path, destination: Path) -> None:
+    if not destination.exists():
+        folder.rename(destination)
+        return
+    retired = folder.with_suffix(".replaced")
+    destination.rename(retired)
+    try:
+        folder.rename(destination)
+    except OSError:
+        retired.rename(destination)
+        raise
+    shutil.rmtree(retired, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,211 @@
+"""The command line of ``python -m exporters``: arguments in, exit code out. Its help and list import no torch."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from exporters import catalogue
+from exporters.export import export
+from exporters.progress import StageDisplay
+from exporters.registry import exportable_names, find_backbone
+from exporters.spec import DEFAULT_TOLERANCE, GEM_EPS, GEM_P, OPSETS, ExportOptions
+from runtime import console
+from runtime.errors import EmbeddingBackbonesError, UsageError
+from runtime.manifest import TASKS, Pooling, Tolerance, read_manifest
+from runtime.version import __version__
+
+_COMMANDS = ("export", "list")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code: 0, 1 for a failure, 2 for wrong usage, 130 for Ctrl-C."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments and arguments[0] not in (*_COMMANDS, "-h", "--help", "--version"):
+        arguments.insert(0, "export")  # `exporters resnet-base` is short for `exporters export resnet-base`
+    parsed = _parser().parse_args(arguments)
+    return console.run(lambda: parsed.command(parsed))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m exporters",
+        description="Export embedding backbones to ONNX artifacts, each proven against torch.",
+        epilog="`python -m exporters resnet-base` is short for `python -m exporters export resnet-base`; "
+        "`python -m exporters export --help` lists the options.",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_export(commands.add_parser("export", help="write an artifact for each NAME"))
+    _add_list(commands.add_parser("list", help="print the catalogue"))
+    return parser
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Write OUTPUT/NAME for each NAME: the graph, its manifest, golden vectors, a README."
+    parser.set_defaults(command=_export)
+    parser.add_argument("names", nargs="+", metavar="NAME", help="backbones of the catalogue, or `all` that are ready")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("artifacts"),
+        help="folder for the artifacts' folders (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--weights",
+        default="pretrained",
+        metavar="pretrained|random[:SEED]|PATH",
+        help="pretrained: the library's own, downloaded once; random: seeded, to try a pipeline or measure speed "
+        "without a download; PATH: your fine-tuned state dict, its head ignored (default: %(default)s)",
+    )
+    parser.add_argument("--force", action="store_true", help="replace artifacts that exist, which is refused otherwise")
+
+    graph = parser.add_argument_group("what the graph does")
+    graph.add_argument(
+        "--pooling",
+        choices=["avg", "gem"],
+        default="avg",
+        help="avg is how these networks were trained; gem favours the strongest activations, for weights that were "
+        "fine-tuned with it (default: %(default)s)",
+    )
+    graph.add_argument(
+        "--gem-p", type=float, metavar="P", help=f"gem's exponent: 1 is avg, large is max (default: {GEM_P})"
+    )
+    graph.add_argument(
+        "--gem-eps", type=float, metavar="EPS", help=f"gem's lower clamp, as in training (default: {GEM_EPS})"
+    )
+    graph.add_argument(
+        "--normalize", action="store_true", help="scale to unit length, so that a dot product is the cosine similarity"
+    )
+    graph.add_argument(
+        "--image-size",
+        type=int,
+        metavar="PIXELS",
+        help="side of the square that the network sees; smaller is faster, other than in training is less accurate "
+        "(default: that of the weights)",
+    )
+    graph.add_argument(
+        "--input",
+        choices=["uint8", "float32"],
+        default="uint8",
+        help="uint8: raw pixels, normalised inside the graph, a quarter of the bytes to a GPU; float32: normalised "
+        "pixel_values, for other tools that prepare them (default: %(default)s)",
+    )
+    graph.add_argument(
+        "--opset",
+        type=int,
+        choices=OPSETS,
+        default=OPSETS.start,
+        help="ONNX operator set: the lowest is read by the most runtimes (default: %(default)s)",
+    )
+
+    gate = parser.add_argument_group("how close to torch it has to be, or no artifact is written")
+    gate.add_argument(
+        "--min-cosine",
+        type=float,
+        default=DEFAULT_TOLERANCE.min_cosine,
+        help="smallest cosine similarity to torch's embedding of the same photo (default: %(default)s)",
+    )
+    gate.add_argument(
+        "--max-error",
+        type=float,
+        default=DEFAULT_TOLERANCE.max_error,
+        help="largest absolute difference to torch, as a share of the largest value (default: %(default)s)",
+    )
+
+
+def _add_list(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Print the catalogue."
+    parser.set_defaults(command=_list)
+    parser.add_argument("--task", choices=TASKS, help="only the backbones for this task")
+    layout = parser.add_mutually_exclusive_group()
+    layout.add_argument("--json", action="store_true", help="print JSON, for programs")
+    layout.add_argument("--markdown", action="store_true", help="print the README's table")
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    if arguments.markdown:
+        print(catalogue.as_markdown(arguments.task))
+    else:
+        print(catalogue.as_json(arguments.task) if arguments.json else catalogue.as_table(arguments.task))
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    options = _options(arguments)
+    names = _names(arguments.names)
+    signal.signal(signal.SIGTERM, _terminate)
+    failed = [name for name in names if not _export_one(name, arguments.output, options)]
+    if len(names) > 1:
+        print(f"{len(names) - len(failed)} of {len(names)} exported" + f"; failed: {', '.join(failed)}" * bool(failed))
+    return console.FAILURE if failed else 0
+
+
+def _options(arguments: argparse.Namespace) -> ExportOptions:
+    if arguments.pooling == "avg" and (arguments.gem_p, arguments.gem_eps) != (None, None):
+        raise UsageError("--gem-p and --gem-eps are of --pooling gem")
+    gem = arguments.pooling == "gem"
+    return ExportOptions(
+        weights=arguments.weights,
+        pooling=Pooling(
+            method=arguments.pooling,
+            p=(GEM_P if arguments.gem_p is None else arguments.gem_p) if gem else None,
+            eps=(GEM_EPS if arguments.gem_eps is None else arguments.gem_eps) if gem else None,
+        ),
+        normalize=arguments.normalize,
+        image_size=arguments.image_size,
+        input=arguments.input,
+        opset=arguments.opset,
+        tolerance=Tolerance(min_cosine=arguments.min_cosine, max_error=arguments.max_error),
+        force=arguments.force,
+    )
+
+
+def _names(names: Sequence[str]) -> list[str]:
+    """Returns the names to export, each once; every one is checked before the first is exported."""
+    if "all" in names:
+        names = exportable_names()
+        waiting = len(catalogue.list_models()) - len(names)
+        if waiting:
+            print(f"all: {len(names)} backbones; the other {waiting} of the catalogue cannot be exported yet")
+    return list(dict.fromkeys(find_backbone(name).name for name in names))
+
+
+def _export_one(name: str, output: Path, options: ExportOptions) -> bool:
+    print(f"{name}: exporting with weights {options.weights}", file=sys.stderr)
+    try:
+        folder = export(name, output=output, options=options, stage=StageDisplay())
+    except EmbeddingBackbonesError as exc:
+        print(f"error: {name}: {exc}", file=sys.stderr)
+        return False
+    for line in summarize(folder):
+        print(line)
+    return True
+
+
+def summarize(folder: Path) -> list[str]:
+    """Returns what to tell of a new artifact: where it is, how near to torch, and what its weights are not."""
+    manifest = read_manifest(folder)
+    lines = [f"{folder}: {manifest.output_dim} dimensions, weights {manifest.weights.description}"]
+    for name, tower in manifest.towers.items():
+        if tower.parity:
+            lines.append(
+                f"  {name} tower: min cosine {tower.parity.min_cosine:.9f}, max abs error "
+                f"{tower.parity.max_abs_error:.2g} to torch"
+            )
+    if manifest.weights.origin == "random":
+        lines.append("  WARNING: the weights are random; the vectors mean nothing, and only serve to test and to time")
+    if manifest.weights.published is False:
+        lines.append(
+            "  WARNING: the weights in the cache are not the published ones; if they are not yours, delete them"
+        )
+    return lines
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    """Lets `kill` and `docker stop` end an export as Ctrl-C does: with everything cleaned up."""
+    raise KeyboardInterrupt

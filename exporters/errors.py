@@ -1,0 +1,53 @@
+"""What can go wrong in an export; a branch of the tree in ``runtime.errors``.
+
+EmbeddingBackbonesError
+└── ExportError
+    ├── UnknownBackboneError       no such name in the catalogue
+    ├── NotExportableError         in the catalogue, not exportable yet
+    ├── WeightsError               the weights cannot be used
+    │   ├── WeightsUnavailableError    they cannot be had: no network, no such file
+    │   └── WeightsMismatchError       they are of another model
+    ├── GraphError                 torch cannot trace the model, or the graph breaks its contract
+    ├── ParityError                the graph does not agree with torch
+    └── DestinationError           the artifact cannot be written there
+"""
+
+from __future__ import annotations
+
+from runtime.errors import EmbeddingBackbonesError
+
+
+class ExportError(EmbeddingBackbonesError):
+    """Root of every error that an export raises on purpose."""
+
+
+class UnknownBackboneError(ExportError):
+    """The catalogue has no backbone of that name."""
+
+
+class NotExportableError(ExportError):
+    """The catalogue has the backbone, and it cannot be exported yet."""
+
+
+class WeightsError(ExportError):
+    """The weights cannot be used."""
+
+
+class WeightsUnavailableError(WeightsError):
+    """The weights cannot be had: the hub cannot be reached, or there is no such file."""
+
+
+class WeightsMismatchError(WeightsError):
+    """The checkpoint does not fit the backbone; the message lists the keys."""
+
+
+class GraphError(ExportError):
+    """torch cannot trace the model, or the graph is not what the artifact promises."""
+
+
+class ParityError(ExportError):
+    """The graph does not agree with torch; the message holds the figures."""
+
+
+class DestinationError(ExportError):
+    """The artifact cannot be written where it should go; nothing is left there."""

@@ -1,0 +1,70 @@
+"""export(): from a name to an artifact. Imports torch only when it is called."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+
+from exporters.registry import find_backbone, find_source
+from exporters.spec import ExportOptions
+from runtime.errors import MissingDependencyError
+from runtime.providers import check_packages
+
+Stage = Callable[[str], AbstractContextManager[None]]
+
+
+def silent(name: str) -> AbstractContextManager[None]:
+    """Shows nothing of the stage ``name``."""
+    return nullcontext()
+
+
+def export(
+    name: str,
+    *,
+    output: str | os.PathLike[str] = "artifacts",
+    options: ExportOptions | None = None,
+    stage: Stage = silent,
+) -> Path:
+    """Exports a backbone of the catalogue.
+
+    Args:
+        name: Its name, such as ``resnet-base``.
+        output: The folder in which the artifact's folder is made.
+        options: What to choose; by default pretrained weights, average pooling, uint8 input.
+        stage: Called with each stage's name; the stage runs within what it returns.
+
+    Returns:
+        The artifact's folder, ``output/name``.
+
+    Raises:
+        ExportError: There is no such backbone, its weights cannot be used, the graph does not agree with torch, or
+            the artifact cannot be written.
+        MissingDependencyError: torch or onnxruntime is not installed.
+        ProviderError: Two onnxruntime packages are installed.
+        UsageError: The seed of random weights is not a number.
+    """
+    from exporters.artifact import check_destination
+
+    spec = find_backbone(name)
+    options = options or ExportOptions()
+    destination = Path(output) / name
+    check_destination(destination, force=options.force)
+    check_packages()
+    with stage("import torch"), _named_dependencies():
+        from exporters.pipeline import export_cnn
+        from exporters.sources.torchvision import load_cnn
+    with stage("load weights"):
+        cnn = load_cnn(find_source(spec), options.weights, options.image_size)
+    return export_cnn(spec, cnn, destination, options=options, stage=stage)
+
+
+@contextmanager
+def _named_dependencies() -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as exc:
+        raise MissingDependencyError(
+            f"exporting needs {exc.name}; install it with `pip install 'embedding-backbones[export,cpu]'`"
+        ) from exc

@@ -1,0 +1,85 @@
+"""An nn.Module becomes an ONNX graph with the names, dynamic axes and opset that the artifact promises."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import onnx
+import onnx_ir as ir
+import torch
+from torch import nn
+
+from exporters.errors import GraphError
+from exporters.passes.strip_metadata import strip_metadata
+from exporters.spec import OPSETS
+from exporters.towers import GraphInput
+from runtime.manifest import TensorSpec
+from runtime.version import __version__
+
+
+def build_graph(
+    module: nn.Module, inputs: Sequence[GraphInput], output: TensorSpec, *, opset: int = OPSETS.start
+) -> onnx.ModelProto:
+    """Traces ``module`` and returns its graph.
+
+    Args:
+        module: In evaluation mode; takes the inputs by position, returns one tensor.
+        inputs: Names, shapes and examples of its arguments.
+        output: Name, dtype and shape of its result.
+        opset: The ONNX operator set, one of ``OPSETS``.
+
+    Raises:
+        GraphError: torch cannot trace the module, or an axis that should be dynamic became a constant.
+    """
+    model = _trace(module, inputs, opset)
+    model.producer_name, model.producer_version = "embedding-backbones", __version__
+    strip_metadata(model)
+    # Not `output_names=`: the exporter gives that name away twice when a module is called the same, as nn.Embedding is.
+    model.graph.outputs[0].name = output.name
+    _check_contract(model, [graph_input.spec for graph_input in inputs], output, opset)
+    proto = ir.to_proto(model)
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
+        raise GraphError(f"the graph is not valid ONNX: {exc}") from exc
+    return proto
+
+
+def _trace(module: nn.Module, inputs: Sequence[GraphInput], opset: int) -> ir.Model:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's notes to its own developers; the contract is checked below
+            program = torch.onnx.export(
+                module,
+                tuple(graph_input.example for graph_input in inputs),
+                dynamo=True,
+                opset_version=opset,
+                input_names=[graph_input.spec.name for graph_input in inputs],
+                dynamic_shapes=tuple(_dynamic_axes(graph_input.spec) for graph_input in inputs),
+                verbose=False,
+            )
+    except Exception as exc:  # the exporter wraps each of its own stages' errors in another type
+        raise GraphError(f"torch cannot export the model: {exc}") from exc
+    if program is None:
+        raise GraphError("torch exported no model")
+    return program.model
+
+
+def _dynamic_axes(spec: TensorSpec) -> dict[int, torch.export.Dim]:
+    return {axis: torch.export.Dim(size) for axis, size in enumerate(spec.shape) if isinstance(size, str)}
+
+
+def _check_contract(model: ir.Model, inputs: Sequence[TensorSpec], output: TensorSpec, opset: int) -> None:
+    expected = [*inputs, output]
+    actual = [_describe(value) for value in [*model.graph.inputs, *model.graph.outputs]]
+    if actual != expected:
+        raise GraphError(f"the graph takes and gives {actual} instead of {expected}")
+    if model.opset_imports.get("") != opset:
+        raise GraphError(f"the graph has opset {model.opset_imports.get('')} instead of {opset}; take another --opset")
+
+
+def _describe(value: ir.Value) -> TensorSpec:
+    dtype = "" if value.dtype is None else str(value.dtype.numpy())
+    shape = tuple(size if isinstance(size, int) else str(size.value) for size in value.shape or ())
+    return TensorSpec(name=value.name or "", dtype=dtype, shape=shape)

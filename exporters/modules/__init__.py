@@ -1,0 +1,1 @@
+"""The torch modules that end up in the graph around a backbone."""

@@ -1,0 +1,102 @@
+"""The gate: a graph is let through only if it agrees with torch on real inputs, alone and in batches.
+
+It judges the artifact as users will run it, through ``runtime.Embedder``: the runtime's own preprocessing and the
+graph on one side, the unmodified model with its own library's preprocessing on the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from exporters.errors import ParityError
+from runtime.agreement import Agreement, measure_agreement
+from runtime.embedder import Embedder
+from runtime.errors import NonFiniteError
+from runtime.manifest import Parity, Tolerance
+
+Array = np.ndarray[Any, np.dtype[np.float32]]
+
+# The graph's error has to vanish beside the differences that vectors exist to tell: a row may be off by at most this
+# share of the distance between the two closest different inputs. Measured: 1e-6 to 1e-4 for the four CNNs.
+MAX_SHARE_OF_DISTANCE = 0.01
+
+
+def measure_parity(model: Embedder, items: Sequence[Any], reference: Array, tolerance: Tolerance) -> Parity:
+    """Compares ``model`` with torch.
+
+    Args:
+        model: The artifact, loaded.
+        items: Real and different inputs, three or more.
+        reference: ``[items, output_dim]``: torch's embeddings of them.
+        tolerance: The bounds on cosine and error.
+
+    Returns:
+        The figures, all within bounds.
+
+    Raises:
+        ParityError: They are not; the message holds them.
+    """
+    if not np.isfinite(reference).all():
+        raise ParityError("torch's own embeddings hold NaN or infinity; the weights are damaged")
+    sizes = batch_sizes(len(items))
+    try:
+        by_size = {size: model.embed(items, batch_size=size) for size in sizes}
+    except NonFiniteError as exc:
+        raise ParityError(f"{exc}; torch's embeddings of the same inputs are finite") from exc
+    agreement = measure_agreement(np.tile(reference, (len(sizes), 1)), np.concatenate(list(by_size.values())))
+    parity = Parity(
+        provider=model.provider,
+        items=len(items),
+        batch_sizes=sizes,
+        min_cosine=agreement.min_cosine,
+        max_abs_error=agreement.max_abs_error,
+        reference_scale=agreement.reference_scale,
+        max_batch_error=max(float(np.abs(vectors - by_size[1]).max()) for vectors in by_size.values()),
+        max_row_error=agreement.max_row_error,
+        min_distance=_min_distance(reference),
+        tolerance=tolerance,
+    )
+    _judge(parity, agreement)
+    return parity
+
+
+def batch_sizes(items: int) -> tuple[int, ...]:
+    """Returns the sizes at which ``items`` inputs are embedded: alone, in threes, and all together."""
+    return tuple(sorted({1, 3, items}))
+
+
+def _judge(parity: Parity, agreement: Agreement) -> None:
+    bound = parity.tolerance.max_error * parity.reference_scale
+    faults = []
+    if not agreement.within(parity.tolerance):
+        faults.append("the graph differs from torch")
+    if not parity.max_batch_error <= bound:
+        faults.append("a row's vector depends on its batch")
+    if not parity.min_distance > 0:
+        faults.append("torch itself gives two different inputs the same vector")
+    elif not parity.max_row_error <= MAX_SHARE_OF_DISTANCE * parity.min_distance:
+        faults.append("the graph's error is not small beside the distance between different inputs")
+    if faults:
+        raise ParityError(f"{'; '.join(faults)}: {describe(parity)}")
+
+
+def describe(parity: Parity) -> str:
+    """Returns the figures beside their bounds, in one line."""
+    bound = parity.tolerance.max_error * parity.reference_scale
+    return (
+        f"min cosine {parity.min_cosine:.9f} (at least {parity.tolerance.min_cosine}), max abs error "
+        f"{parity.max_abs_error:.2g} and {parity.max_batch_error:.2g} between batch sizes "
+        f"{', '.join(map(str, parity.batch_sizes))} (at most {bound:.2g}), "
+        f"max row error {parity.max_row_error:.2g} "
+        f"(at most {MAX_SHARE_OF_DISTANCE:.0%} of {parity.min_distance:.2g}, the smallest distance between "
+        f"{parity.items} inputs)"
+    )
+
+
+def _min_distance(vectors: Array) -> float:
+    exact = vectors.astype(np.float64)
+    distances = np.linalg.norm(exact[:, None] - exact[None], axis=2)
+    return float(distances[~np.eye(len(exact), dtype=bool)].min())

@@ -1,0 +1,1 @@
+"""Transforms of a finished graph, one per file."""

@@ -1,0 +1,22 @@
+"""The photographs that ship with the exporters; README.md beside this file says whose they are."""
+
+from __future__ import annotations
+
+from importlib import resources
+
+from PIL import Image
+
+
+def photo_names() -> list[str]:
+    """Returns the file names of the photos, sorted."""
+    return sorted(entry.name for entry in resources.files(__name__).iterdir() if entry.name.endswith(".jpg"))
+
+
+def load_photos() -> list[Image.Image]:
+    """Returns the photos as RGB images, in the order of :func:`photo_names`."""
+    folder = resources.files(__name__)
+    photos = []
+    for name in photo_names():
+        with (folder / name).open("rb") as file, Image.open(file) as image:
+            photos.append(image.convert("RGB"))
+    return photos

@@ -1,0 +1,31 @@
+"""Shows the stages of an export with their times."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+
+class StageDisplay:
+    """A line per stage: on a terminal while it runs, everywhere once it has ended."""
+
+    def __init__(self, stream: TextIO = sys.stderr) -> None:
+        """Writes to ``stream``."""
+        self._stream = stream
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Shows the stage ``name`` around the block; on an error it leaves the stage named as failed."""
+        live = self._stream.isatty()
+        if live:
+            print(f"  {name:<20} ...", end="\r", file=self._stream, flush=True)
+        start = time.perf_counter()
+        outcome = "failed"
+        try:
+            yield
+            outcome = ""
+        finally:
+            print(f"  {name:<20} {time.perf_counter() - start:6.1f} s  {outcome}".rstrip(), file=self._stream)

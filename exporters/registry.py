@@ -1,0 +1,170 @@
+"""The catalogue: sixteen backbones as data, in the order of Finetuner's own table.
+
+A further backbone is one more entry; ``list``, the README's table and the tests pick it up from here.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from exporters.errors import NotExportableError, UnknownBackboneError
+from exporters.spec import BackboneSpec, TorchvisionSource
+
+_BACKBONES = (
+    BackboneSpec(
+        name="jina-embedding-t-en-v1",
+        task="text-to-text",
+        output_dim=312,
+        architecture="transformer",
+        description="Text embedding model trained using Linnaeus-Clean dataset by Jina AI",
+    ),
+    BackboneSpec(
+        name="jina-embedding-s-en-v1",
+        task="text-to-text",
+        output_dim=512,
+        architecture="transformer",
+        description="Text embedding model trained using Linnaeus-Clean dataset by Jina AI",
+    ),
+    BackboneSpec(
+        name="jina-embedding-b-en-v1",
+        task="text-to-text",
+        output_dim=768,
+        architecture="transformer",
+        description="Text embedding model trained using Linnaeus-Clean dataset by Jina AI",
+    ),
+    BackboneSpec(
+        name="jina-embedding-l-en-v1",
+        task="text-to-text",
+        output_dim=1024,
+        architecture="transformer",
+        description="Text embedding model trained using Linnaeus-Clean dataset by Jina AI",
+    ),
+    BackboneSpec(
+        name="bert-base-en",
+        task="text-to-text",
+        output_dim=768,
+        architecture="transformer",
+        description="BERT model pre-trained on BookCorpus and English Wikipedia",
+    ),
+    BackboneSpec(
+        name="bert-base-multi",
+        task="text-to-text",
+        output_dim=768,
+        architecture="transformer",
+        description="BERT model pre-trained on multilingual Wikipedia",
+    ),
+    BackboneSpec(
+        name="distiluse-base-multi",
+        task="text-to-text",
+        output_dim=512,
+        architecture="transformer",
+        description="Knowledge distilled version of the multilingual Sentence Encoder",
+    ),
+    BackboneSpec(
+        name="sbert-base-en",
+        task="text-to-text",
+        output_dim=768,
+        architecture="transformer",
+        description="Pretrained BERT, fine-tuned on MS Marco",
+    ),
+    # https://docs.pytorch.org/vision/stable/models/efficientnet.html
+    BackboneSpec(
+        name="efficientnet-base",
+        task="image-to-image",
+        output_dim=1792,
+        architecture="cnn",
+        description="EfficientNet B4 pre-trained on ImageNet",
+        source=TorchvisionSource(builder="efficientnet_b4", head="classifier"),
+    ),
+    BackboneSpec(
+        name="efficientnet-large",
+        task="image-to-image",
+        output_dim=2560,
+        architecture="cnn",
+        description="EfficientNet B7 pre-trained on ImageNet",
+        source=TorchvisionSource(builder="efficientnet_b7", head="classifier"),
+    ),
+    # https://docs.pytorch.org/vision/stable/models/resnet.html
+    BackboneSpec(
+        name="resnet-large",
+        task="image-to-image",
+        output_dim=2048,
+        architecture="cnn",
+        description="ResNet152 pre-trained on ImageNet",
+        source=TorchvisionSource(builder="resnet152", head="fc"),
+    ),
+    BackboneSpec(
+        name="resnet-base",
+        task="image-to-image",
+        output_dim=2048,
+        architecture="cnn",
+        description="ResNet50 pre-trained on ImageNet",
+        source=TorchvisionSource(builder="resnet50", head="fc"),
+    ),
+    BackboneSpec(
+        name="clip-base-en",
+        task="text-to-image",
+        output_dim=512,
+        architecture="transformer",
+        description="CLIP base model",
+    ),
+    # https://huggingface.co/openai/clip-vit-large-patch14/blob/main/config.json
+    BackboneSpec(
+        name="clip-large-en",
+        task="text-to-image",
+        output_dim=768,
+        architecture="transformer",
+        description="CLIP large model with patch size 14",
+        note="the space that text and images share; Finetuner printed 1024",
+    ),
+    BackboneSpec(
+        name="clip-base-multi",
+        task="text-to-image",
+        output_dim=512,
+        architecture="transformer",
+        description='Open MCLIP "xlm-roberta-base-ViT-B-32::laion5b_s13b_b90k" model',
+    ),
+    BackboneSpec(
+        name="pointnet-base",
+        task="mesh-to-mesh",
+        output_dim=512,
+        architecture="pointnet",
+        description="PointNet++ embedding model for 3D mesh point clouds",
+    ),
+)
+
+BACKBONES: Mapping[str, BackboneSpec] = MappingProxyType({spec.name: spec for spec in _BACKBONES})
+
+
+def find_backbone(name: str) -> BackboneSpec:
+    """Returns the exportable entry of that name.
+
+    Raises:
+        UnknownBackboneError: The catalogue has no such name; the message lists the close ones.
+        NotExportableError: It has, but the backbone cannot be exported yet.
+    """
+    if name not in BACKBONES:
+        close = difflib.get_close_matches(name, BACKBONES, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(close)}?" if close else "see `python -m exporters list`"
+        raise UnknownBackboneError(f"there is no backbone {name!r}; {hint}")
+    find_source(BACKBONES[name])
+    return BACKBONES[name]
+
+
+def find_source(spec: BackboneSpec) -> TorchvisionSource:
+    """Returns where the weights of ``spec`` come from.
+
+    Raises:
+        NotExportableError: The backbone cannot be exported yet.
+    """
+    if spec.source is None:
+        ready = ", ".join(exportable_names())
+        raise NotExportableError(f"{spec.name} is in the catalogue but cannot be exported yet; these can: {ready}")
+    return spec.source
+
+
+def exportable_names() -> list[str]:
+    """Returns the names that can be exported, in catalogue order."""
+    return [name for name, spec in BACKBONES.items() if spec.exportable]

@@ -1,0 +1,1 @@
+"""Where weights come from, a file for each origin."""

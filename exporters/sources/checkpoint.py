@@ -1,0 +1,91 @@
+"""State dicts from files: read without running code, compared key by key, and hashed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from exporters.errors import WeightsError, WeightsMismatchError, WeightsUnavailableError
+
+_LISTED = 5
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Returns the tensors of a ``.pt`` or ``.pth`` file by name; no code in it is run.
+
+    Raises:
+        WeightsUnavailableError: There is no such file.
+        WeightsError: It is not a state dict.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise WeightsUnavailableError(
+            f"there is no file {path}; --weights takes `pretrained`, `random` or the path of a state dict"
+        ) from None
+    except Exception as exc:  # pickle, zip and torch raise whatever a damaged file makes them trip over
+        raise WeightsError(
+            f"{path} cannot be read as a state dict ({str(exc).splitlines()[0] if str(exc) else type(exc).__name__}); "
+            "write it with torch.save(model.state_dict(), path)"
+        ) from exc
+    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        found = f"a dict of {', '.join(map(str, list(content)[:_LISTED]))}" if isinstance(content, dict) else "no dict"
+        raise WeightsError(
+            f"{path} is no state dict of tensors by name but {found}; "
+            "write it with torch.save(model.state_dict(), path)"
+        )
+    return content
+
+
+def load_into(model: nn.Module, state_dict: Mapping[str, Tensor], *, head: str, source: str) -> None:
+    """Loads all but the head of ``state_dict`` into ``model``, where every other key has to fit.
+
+    The head is not exported, so a checkpoint may have another one (a fine-tuned number of classes) or none.
+
+    Args:
+        model: The model to fill.
+        state_dict: Tensors by name.
+        head: Name of the submodule that is left alone.
+        source: What names the checkpoint in a message.
+
+    Raises:
+        WeightsMismatchError: Keys are missing, unexpected or of another shape.
+    """
+    expected = {key: value for key, value in model.state_dict().items() if not key.startswith(f"{head}.")}
+    given = {key: value for key, value in state_dict.items() if not key.startswith(f"{head}.")}
+    # checkpoints of before torch 0.4.1 have no such counters, and inference does not read them
+    missing = [key for key in expected if key not in given and not key.endswith(".num_batches_tracked")]
+    unexpected = [key for key in given if key not in expected]
+    reshaped = [
+        f"{key} {list(value.shape)} instead of {list(expected[key].shape)}"
+        for key, value in given.items()
+        if key in expected and value.shape != expected[key].shape
+    ]
+    faults = [
+        f"{len(keys)} {name} ({_some(keys)})"
+        for name, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
+        if keys
+    ]
+    if faults:
+        raise WeightsMismatchError(
+            f"{source} does not fit {type(model).__name__}, keys: {', '.join(faults)}; "
+            "export it under the backbone that it was trained as"
+        )
+    model.load_state_dict(given, strict=False)
+
+
+def hash_values(state_dict: Mapping[str, Tensor]) -> str:
+    """Returns the SHA-256 of names and values, for weights that are in no file."""
+    digest = hashlib.sha256()
+    for name, value in state_dict.items():
+        digest.update(name.encode())
+        digest.update(value.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _some(keys: list[str]) -> str:
+    return ", ".join(keys[:_LISTED]) + (", ..." if len(keys) > _LISTED else "")

@@ -1,0 +1,136 @@
+"""Backbones that torchvision builds: its architecture, its weights through its own loader and cache, its transforms."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from urllib.error import URLError
+
+import torch
+from torch import nn
+from torchvision.models import WeightsEnum, get_model, get_model_weights
+from torchvision.transforms._presets import ImageClassification
+
+from exporters.errors import WeightsError, WeightsUnavailableError
+from exporters.photos import load_photos
+from exporters.sources.checkpoint import hash_values, load_into, read_state_dict
+from exporters.spec import TorchvisionSource
+from exporters.towers.cnn import Cnn
+from runtime.errors import UsageError
+from runtime.manifest import Weights, record_file
+
+_CALIBRATION_SIZE = 224
+
+
+def load_cnn(source: TorchvisionSource, weights: str, image_size: int | None = None) -> Cnn:
+    """Builds a network of torchvision and fills it.
+
+    Args:
+        source: Which one.
+        weights: ``pretrained``, ``random``, ``random:SEED``, or the path of a state dict.
+        image_size: Side of the centre crop in pixels; ``None`` for that of the pretrained weights.
+
+    Raises:
+        WeightsUnavailableError: The download fails, or there is no such file.
+        WeightsError: The file is damaged, or does not fit.
+        UsageError: The seed is not a number.
+    """
+    pretrained = get_model_weights(source.builder)["DEFAULT"]
+    seed = _seed(weights)
+    model = _build(source, seed or 0)
+    if weights == "pretrained":
+        record = _load_pretrained(model, source, pretrained)
+    elif seed is not None:
+        calibrate_batch_norm(model, _transforms(pretrained, _CALIBRATION_SIZE))
+        record = Weights(
+            origin="random", description=f"random, seed {seed}", seed=seed, sha256=hash_values(model.state_dict())
+        )
+    else:
+        record = _load_file(model, source, Path(weights))
+    return Cnn(
+        model=model,
+        pool=source.pool,
+        head=source.head,
+        transforms=_transforms(pretrained, image_size),
+        weights=record,
+    )
+
+
+def _load_pretrained(model: nn.Module, source: TorchvisionSource, pretrained: WeightsEnum) -> Weights:
+    cached = Path(torch.hub.get_dir(), "checkpoints", Path(pretrained.url).name)
+    try:
+        state_dict = pretrained.get_state_dict(progress=True, check_hash=True, map_location="cpu", weights_only=True)
+    except (URLError, OSError) as exc:
+        raise WeightsUnavailableError(
+            f"cannot download {pretrained.url} ({exc}); put the file at {cached}, or take --weights PATH or "
+            "--weights random"
+        ) from exc
+    except Exception as exc:  # pickle, zip and torch raise whatever a damaged file makes them trip over
+        raise WeightsError(f"the cached {cached} cannot be read ({exc}); delete it and export again") from exc
+    load_into(model, state_dict, head=source.head, source=str(cached))
+    sha256 = record_file(cached).sha256
+    return Weights(
+        origin="pretrained",
+        description=f"torchvision {pretrained}",
+        sha256=sha256,
+        published=sha256.startswith(_published_hash(pretrained)),
+        licence=source.licence,
+    )
+
+
+def _published_hash(pretrained: WeightsEnum) -> str:
+    """Returns the first digits of the file's SHA-256, which torchvision puts into its name."""
+    match = re.search(r"-([0-9a-f]{8,})\.pth$", pretrained.url)
+    if match is None:
+        raise WeightsError(f"torchvision's {pretrained.url} states no hash; take --weights PATH")
+    return match[1]
+
+
+def _load_file(model: nn.Module, source: TorchvisionSource, path: Path) -> Weights:
+    load_into(model, read_state_dict(path), head=source.head, source=str(path))
+    return Weights(origin="file", description=path.name, sha256=record_file(path).sha256)
+
+
+def _build(source: TorchvisionSource, seed: int) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: nn.Module = get_model(source.builder, weights=None)
+    return model.eval()
+
+
+def calibrate_batch_norm(model: nn.Module, transforms: ImageClassification) -> None:
+    """Gives every batch norm of a random network the statistics that real photos have there.
+
+    With the initial mean 0 and variance 1 the activations of an untrained EfficientNet fade to 1e-14, and an
+    artifact of it would pass any comparison of absolute values.
+    """
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = None  # one batch, and its statistics are taken as they are
+        norm.train()
+    with torch.inference_mode():
+        model(torch.stack([transforms(photo) for photo in load_photos()]))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()
+
+
+def _transforms(pretrained: WeightsEnum, image_size: int | None) -> ImageClassification:
+    """Returns the transforms of the weights; for another size with the same share of the picture in the crop."""
+    transforms: ImageClassification = pretrained.transforms()
+    if image_size is None:
+        return transforms
+    resize_size = round(image_size * transforms.resize_size[0] / transforms.crop_size[0])
+    resized: ImageClassification = pretrained.transforms(crop_size=image_size, resize_size=resize_size)
+    return resized
+
+
+def _seed(weights: str) -> int | None:
+    """Returns N for ``random:N``, 0 for ``random``, ``None`` for weights that are not random."""
+    origin, colon, seed = weights.partition(":")
+    if origin != "random":
+        return None
+    if colon and not seed.isdecimal():
+        raise UsageError(f"the seed in --weights {weights} is not a number; write random:0, say")
+    return int(seed or 0)

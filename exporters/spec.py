@@ -1,0 +1,104 @@
+"""What a backbone is and how it is to be exported, as plain records; imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from runtime.errors import UsageError
+from runtime.manifest import Pooling, Task, Tolerance
+
+Architecture = Literal["cnn", "transformer", "pointnet"]
+
+# ONNX operator sets that torch's exporter writes itself (18) or reaches by onnxscript's version converter, and that
+# onnxruntime 1.24 (the newest with OpenVINO) still loads.
+OPSETS = range(18, 24)
+
+# A correct export of any of the four CNNs differs from torch by the order of float32 additions alone: measured on CPU
+# with random and trained weights, cosine distances stay below 1e-10 and errors below 2e-5 of the largest value. The
+# bounds leave a factor of 10 and more for other machines, and are a hundred times tighter than what TF32, bfloat16 or
+# a resize with another filter would cost.
+DEFAULT_TOLERANCE = Tolerance(min_cosine=0.999999, max_error=5e-4)
+
+MIN_IMAGE_SIZE = 32
+GEM_P = 3.0  # Source: Finetuner's default, and Radenović et al. 2018, https://arxiv.org/abs/1711.02512, section 3.2
+GEM_EPS = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchvisionSource:
+    """A backbone that torchvision builds.
+
+    Attributes:
+        builder: torchvision's name of the model; its weights enum's ``DEFAULT`` are the pretrained weights.
+        pool: Name of the module that pools the feature map.
+        head: Name of the classification head, the module whose input is the embedding.
+        licence: Terms of the pretrained weights.
+    """
+
+    builder: str
+    pool: str = "avgpool"
+    head: str
+    licence: str = "BSD-3-Clause (torchvision); trained on ImageNet-1k, whose own terms of access apply"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneSpec:
+    """One entry of the catalogue.
+
+    Attributes:
+        name: What users call it.
+        task: What its vectors are for.
+        output_dim: Length of an embedding.
+        architecture: Its family.
+        description: One line for the catalogue.
+        note: What differs from Finetuner's table, if anything.
+        source: Where its weights come from; ``None`` while it cannot be exported yet.
+    """
+
+    name: str
+    task: Task
+    output_dim: int
+    architecture: Architecture
+    description: str
+    note: str = ""
+    source: TorchvisionSource | None = None
+
+    @property
+    def exportable(self) -> bool:
+        """Whether ``python -m exporters NAME`` works."""
+        return self.source is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """What a user may choose for an export.
+
+    Attributes:
+        weights: ``pretrained``, ``random``, ``random:SEED``, or the path of a state dict.
+        pooling: How the feature map becomes one vector.
+        normalize: Whether the graph scales embeddings to unit length.
+        image_size: Side of the centre crop in pixels; ``None`` for that of the weights.
+        input: ``uint8``: the graph takes raw pixels; ``float32``: it takes normalised ``pixel_values``.
+        opset: ONNX operator set, one of :data:`OPSETS`.
+        tolerance: How far the graph may be from torch.
+        force: Whether an existing artifact is replaced.
+    """
+
+    weights: str = "pretrained"
+    pooling: Pooling = field(default_factory=Pooling)
+    normalize: bool = False
+    image_size: int | None = None
+    input: Literal["uint8", "float32"] = "uint8"
+    opset: int = OPSETS.start
+    tolerance: Tolerance = DEFAULT_TOLERANCE
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuses what no backbone can be exported with."""
+        if self.opset not in OPSETS:
+            raise UsageError(f"opset {self.opset} is not one of {OPSETS.start} to {OPSETS.stop - 1}")
+        if self.image_size is not None and self.image_size < MIN_IMAGE_SIZE:
+            raise UsageError(f"image_size {self.image_size} is below {MIN_IMAGE_SIZE}, the stride of the networks")
+        if self.input not in ("uint8", "float32"):
+            raise UsageError(f"input {self.input!r} is neither uint8 nor float32")

@@ -1,0 +1,158 @@
+"""The image tower of a convolutional network: head removed, pooling fused, pixels normalised in the graph."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.transforms._presets import ImageClassification
+
+from exporters.modules.pixels import NormalizePixels
+from exporters.modules.pooling import build_pooling
+from exporters.photos import load_photos
+from exporters.spec import ExportOptions
+from exporters.towers import GraphInput
+from runtime.manifest import ImagePreprocessing, TensorSpec, Tower, TowerName, Weights
+from runtime.preprocess.image import resize_and_crop
+
+Array = np.ndarray[Any, np.dtype[np.float32]]
+_TRACED_BATCH = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cnn:
+    """A network as its library built it.
+
+    Attributes:
+        model: The unmodified classifier, in evaluation mode: ``[batch, 3, height, width]`` to logits.
+        pool: Name of the submodule that pools the feature map.
+        head: Name of the submodule whose input is the pooled ``[batch, channels]`` embedding.
+        transforms: The preprocessing of its training: a PIL image to ``[3, height, width]``.
+        weights: Where the weights came from.
+    """
+
+    model: nn.Module
+    pool: str
+    head: str
+    transforms: ImageClassification
+    weights: Weights
+
+
+class CnnTower:
+    """A :class:`Cnn` as an ``ExportableTower``."""
+
+    name: TowerName = "image"
+
+    def __init__(self, cnn: Cnn, *, output_dim: int, options: ExportOptions) -> None:
+        """Works out the record; traces and runs nothing yet."""
+        self._cnn = cnn
+        self._options = options
+        self.record = Tower(
+            graph="image.onnx",
+            inputs=(_input_spec(cnn, options),),
+            output=TensorSpec(name="embedding", dtype="float32", shape=("batch", output_dim)),
+            preprocessing=_preprocessing(cnn, options),
+            pooling=options.pooling,
+            normalized=options.normalize,
+        )
+
+    def module(self) -> nn.Module:
+        """Returns pixel normalisation (unless the caller does it), backbone, pooling and normalisation in one."""
+        backbone = copy.deepcopy(self._cnn.model)
+        backbone.set_submodule(self._cnn.pool, build_pooling(self._options.pooling))
+        backbone.set_submodule(self._cnn.head, nn.Identity())
+        recipe = self.record.preprocessing
+        normalize = NormalizePixels(recipe.mean, recipe.std) if recipe.arithmetic == "graph" else nn.Identity()
+        return _Embedding(normalize, backbone, unit_length=self._options.normalize).eval()
+
+    def inputs(self) -> Sequence[GraphInput]:
+        """Returns the one input, with photos for an example."""
+        if self.record.preprocessing.arithmetic == "caller":
+            example = torch.stack([self._cnn.transforms(photo) for photo in self.items()[:_TRACED_BATCH]])
+        else:
+            pixels = [resize_and_crop(photo, self.record.preprocessing) for photo in self.items()[:_TRACED_BATCH]]
+            example = torch.from_numpy(np.stack(pixels))
+        return [GraphInput(spec=self.record.inputs[0], example=example)]
+
+    def items(self) -> Sequence[Image.Image]:
+        """Returns the photos that ship with the exporters."""
+        return load_photos()
+
+    def reference(self) -> Array:
+        """Returns what enters the head of the unmodified model when it sees the photos through its own transforms.
+
+        For GeM, which no model has by itself, it is what enters the model's own pooling, pooled in float64.
+        """
+        pooling = self._options.pooling
+        watched = self._cnn.head if pooling.method == "avg" else self._cnn.pool
+        rows = [self._input_of(watched, self._cnn.transforms(photo)[None]) for photo in self.items()]
+        vectors = np.concatenate(rows).astype(np.float64)
+        if pooling.p is not None and pooling.eps is not None:
+            vectors = _gem(vectors, pooling.p, pooling.eps)
+        if self._options.normalize:
+            vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors.astype(np.float32)
+
+    def _input_of(self, submodule: str, pixel_values: Tensor) -> Array:
+        with torch.inference_mode(), _captured_input(self._cnn.model.get_submodule(submodule)) as captured:
+            self._cnn.model(pixel_values)
+        row: Array = captured[0].numpy()
+        return row
+
+
+class _Embedding(nn.Module):
+    """From the graph's input to its output."""
+
+    def __init__(self, normalize: nn.Module, backbone: nn.Module, *, unit_length: bool) -> None:
+        super().__init__()
+        self.normalize = normalize
+        self.backbone = backbone
+        self.unit_length = unit_length
+
+    def forward(self, images: Tensor) -> Tensor:
+        embedding: Tensor = self.backbone(self.normalize(images))
+        return nn.functional.normalize(embedding, dim=-1) if self.unit_length else embedding
+
+
+@contextmanager
+def _captured_input(module: nn.Module) -> Iterator[list[Tensor]]:
+    captured: list[Tensor] = []
+    hook = module.register_forward_pre_hook(lambda _, arguments: captured.append(arguments[0]))
+    try:
+        yield captured
+    finally:
+        hook.remove()
+
+
+def _gem(features: np.ndarray[Any, Any], p: float, eps: float) -> np.ndarray[Any, Any]:
+    means: np.ndarray[Any, Any] = (np.maximum(features, eps) ** p).mean(axis=(2, 3)) ** (1 / p)
+    return means
+
+
+def _input_spec(cnn: Cnn, options: ExportOptions) -> TensorSpec:
+    (side,) = cnn.transforms.crop_size
+    if options.input == "uint8":
+        return TensorSpec(name="pixels", dtype="uint8", shape=("batch", side, side, 3))
+    return TensorSpec(name="pixel_values", dtype="float32", shape=("batch", 3, side, side))
+
+
+def _preprocessing(cnn: Cnn, options: ExportOptions) -> ImagePreprocessing:
+    transforms = cnn.transforms
+    (crop_size,), (resize_size,) = transforms.crop_size, transforms.resize_size
+    red, green, blue = transforms.mean
+    red_std, green_std, blue_std = transforms.std
+    return ImagePreprocessing(
+        resize_size=resize_size,
+        interpolation=transforms.interpolation.value,
+        crop_size=crop_size,
+        mean=(red, green, blue),
+        std=(red_std, green_std, blue_std),
+        arithmetic="graph" if options.input == "uint8" else "caller",
+    )

@@ -1,0 +1,50 @@
+"""How close two sets of embeddings are: the figures by which parity is judged, at export and afterwards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from runtime.manifest import Tolerance
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """Embeddings against their reference, row by row.
+
+    Attributes:
+        min_cosine: Smallest cosine similarity of a row to its reference.
+        max_abs_error: Largest absolute difference.
+        reference_scale: Largest absolute value of the reference.
+        max_row_error: Largest Euclidean distance of a row to its reference.
+    """
+
+    min_cosine: float
+    max_abs_error: float
+    reference_scale: float
+    max_row_error: float
+
+    def within(self, tolerance: Tolerance) -> bool:
+        """Tells whether both bounds are met. NaN meets none."""
+        return (
+            self.min_cosine >= tolerance.min_cosine and self.max_abs_error <= tolerance.max_error * self.reference_scale
+        )
+
+
+def measure_agreement(reference: Array, actual: Array) -> Agreement:
+    """Compares ``actual`` with ``reference``, both ``[rows, dim]``, in float64."""
+    reference, actual = reference.astype(np.float64), actual.astype(np.float64)
+    difference = actual - reference
+    norms = np.linalg.norm(reference, axis=1) * np.linalg.norm(actual, axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a vector of zeros has no direction: its cosine is NaN
+        cosines = (reference * actual).sum(axis=1) / norms
+    return Agreement(
+        min_cosine=min(float(cosines.min()), 1.0),
+        max_abs_error=float(np.abs(difference).max()),
+        reference_scale=float(np.abs(reference).max()),
+        max_row_error=float(np.linalg.norm(difference, axis=1).max()),
+    )

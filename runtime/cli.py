@@ -1,0 +1,208 @@
+"""The command line of ``python -m runtime``: arguments in, exit code out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runtime import console
+from runtime.errors import ItemError, OutputError, UsageError
+from runtime.manifest import Manifest, Parity, read_manifest
+from runtime.version import __version__
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code: 0, 1 for a failure, 2 for wrong usage, 130 for Ctrl-C."""
+    arguments = _parser().parse_args(argv)
+    return console.run(lambda: arguments.command(arguments))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m runtime", description="Embed images from an exported artifact, without PyTorch."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    embed = _command(commands, "embed", _embed, "write the vectors of image files to a .npy file")
+    embed.add_argument("inputs", nargs="+", metavar="INPUT", help="image files, one row of the output each, in order")
+    embed.add_argument("-o", "--output", type=Path, required=True, help="the .npy file: [inputs, output_dim] float32")
+    embed.add_argument(
+        "--on-error",
+        choices=["raise", "skip"],
+        default="raise",
+        help="an unreadable input ends the run, or is left out and listed in OUTPUT.skipped.json (default: raise)",
+    )
+    _add_run_options(embed)
+
+    similarity = _command(commands, "similarity", _similarity, "print the cosine similarities of a few images")
+    similarity.add_argument("inputs", nargs="+", metavar="INPUT", help="image files")
+    _add_run_options(similarity)
+
+    info = _command(commands, "info", _info, "print what an artifact is; loads no graph")
+    info.add_argument("--json", action="store_true", help="print the whole manifest")
+
+    verify = _command(commands, "verify", _verify, "check the hashes, then torch's golden vectors on this machine")
+    _add_session_options(verify)
+    return parser
+
+
+def _command(commands: Any, name: str, function: Any, summary: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary)
+    parser.add_argument("artifact", type=Path, metavar="ARTIFACT", help="the artifact's folder")
+    parser.set_defaults(command=function)
+    return parser
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--batch-size", type=int, default=32, help="images per run: more use more memory (default: %(default)s)"
+    )
+    _add_session_options(parser)
+
+
+def _add_session_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--provider",
+        choices=["auto", "cpu", "cuda", "openvino"],
+        default="auto",
+        help="execution provider; a named one is used or refused, auto takes the first of cuda, openvino, cpu that "
+        "works (default: auto)",
+    )
+    parser.add_argument(
+        "--threads", type=int, help="threads of one run (default: what affinity mask and container quota allow)"
+    )
+
+
+def _embed(arguments: argparse.Namespace) -> int:
+    from runtime.embedder import load
+
+    _check_output(arguments.output)
+    model = load(arguments.artifact, provider=arguments.provider, threads=arguments.threads)
+    options = {"batch_size": arguments.batch_size, "progress": sys.stderr.isatty()}
+    if arguments.on_error == "raise":
+        vectors = model.embed(arguments.inputs, **options)
+        failures: list[ItemError] = []
+    else:
+        vectors, _, failures = model.embed(arguments.inputs, on_error="skip", **options)
+    _write_vectors(arguments.output, vectors, failures)
+    print(f"{arguments.output}: {len(vectors)} vectors of {model.output_dim} by {model.provider}")
+    if failures:
+        print(f"{len(failures)} of {len(arguments.inputs)} inputs left out: see {_report_path(arguments.output)}")
+    return 0
+
+
+def _similarity(arguments: argparse.Namespace) -> int:
+    import numpy as np
+
+    from runtime.embedder import load
+
+    model = load(arguments.artifact, provider=arguments.provider, threads=arguments.threads)
+    vectors = model.embed(arguments.inputs, batch_size=arguments.batch_size)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    names = [Path(path).stem for path in arguments.inputs]
+    _print_similarities(names, unit @ unit.T)
+    return 0
+
+
+def _print_similarities(names: Sequence[str], cosines: np.ndarray[Any, Any]) -> None:
+    import numpy as np
+
+    others = np.where(np.eye(len(names), dtype=bool), -np.inf, cosines)
+    nearest = [names[index] if len(names) > 1 else "-" for index in others.argmax(axis=1)]
+    rows = [
+        [name, *(f"{value:.2f}" for value in row), best]
+        for name, row, best in zip(names, cosines, nearest, strict=True)
+    ]
+    print(console.table(["cosine", *names, "nearest"], rows))
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    manifest = read_manifest(arguments.artifact)
+    print(manifest.to_json() if arguments.json else describe(manifest))
+    return 0
+
+
+def describe(manifest: Manifest) -> str:
+    """Returns what a person wants to know of an artifact, a fact a line."""
+    lines = [
+        f"backbone      {manifest.backbone} ({manifest.architecture}, {manifest.task})",
+        f"weights       {manifest.weights.description}, sha256 {manifest.weights.sha256[:12]}...",
+        f"licence       {manifest.weights.licence or 'not known'}",
+    ]
+    for name, tower in manifest.towers.items():
+        recipe = tower.preprocessing
+        lines += [
+            f"{name} tower",
+            *(f"  input       {tensor.name} {tensor.dtype} {list(tensor.shape)}" for tensor in tower.inputs),
+            f"  output      {tower.output.name} {tower.output.dtype} {list(tower.output.shape)}",
+            f"  preprocess  short side to {recipe.resize_size} ({recipe.interpolation}), centre crop "
+            f"{recipe.crop_size}, mean {recipe.mean}, std {recipe.std}; arithmetic by the {recipe.arithmetic}",
+            f"  pooling     {tower.pooling.method}{', L2-normalised' if tower.normalized else ''}",
+            f"  parity      {_describe_parity(tower.parity)}",
+        ]
+    packages = ", ".join(f"{name} {version}" for name, version in manifest.provenance.packages.items())
+    lines += [
+        f"graph         opset {manifest.provenance.opset}, IR {manifest.provenance.ir_version}",
+        f"made with     {packages}",
+        f"size          {sum(record.size_bytes for record in manifest.files.values()) / 1e6:.1f} MB",
+    ]
+    return "\n".join(lines)
+
+
+def _describe_parity(parity: Parity | None) -> str:
+    if parity is None:
+        return "not measured"
+    return (
+        f"min cosine {parity.min_cosine:.9f}, max abs error {parity.max_abs_error:.2g} to torch, "
+        f"{parity.items} inputs at batch {', '.join(map(str, parity.batch_sizes))}"
+    )
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from runtime.verify import describe as describe_verification
+    from runtime.verify import verify
+
+    result = verify(arguments.artifact, provider=arguments.provider, threads=arguments.threads)
+    print(f"verified: {describe_verification(result)}")
+    return 0
+
+
+def _check_output(path: Path) -> None:
+    if path.suffix != ".npy":
+        raise UsageError(f"the output {path} must end in .npy")
+    if not path.parent.is_dir():
+        raise OutputError(f"there is no folder {path.parent} to write {path.name} in; create it first")
+    if not os.access(path.parent, os.W_OK):
+        raise OutputError(f"the folder {path.parent} is read-only; name another place")
+
+
+def _write_vectors(path: Path, vectors: np.ndarray[Any, Any], failures: list[ItemError]) -> None:
+    """Writes beside ``path`` and moves into place, so that a full disk leaves no half of a file there."""
+    import numpy as np
+
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    report = [{"index": failure.index, "item": failure.item, "reason": failure.reason} for failure in failures]
+    try:
+        with partial.open("wb") as file:
+            np.save(file, vectors)
+        _report_path(path).unlink(missing_ok=True)
+        if report:
+            _report_path(path).write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+        partial.replace(path)
+    except OSError as exc:
+        raise OutputError(f"cannot write {path} ({exc.strerror}); free some space, or name another place") from exc
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _report_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.skipped.json")

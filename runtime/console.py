@@ -1,0 +1,38 @@
+"""What the command lines of all packages share: exit codes, one-line errors, plain tables."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from runtime.errors import EmbeddingBackbonesError, UsageError
+
+FAILURE = 1
+WRONG_USAGE = 2
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+def run(command: Callable[[], int]) -> int:
+    """Returns the exit code of ``command``, having printed an error of ours as one line on standard error."""
+    try:
+        return command()
+    except EmbeddingBackbonesError as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        return WRONG_USAGE if isinstance(exc, UsageError) else FAILURE
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILURE
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Returns left-aligned columns under ``header``, each as wide as its widest cell."""
+    cells = [list(header), *([str(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    cells.insert(1, ["-" * width for width in widths])
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells
+    )

@@ -1,0 +1,96 @@
+"""JSON to frozen dataclasses, strictly: what is missing, unknown or of the wrong type is named by its path."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from typing import Any, TypeVar
+
+from runtime.errors import ManifestError, UsageError
+
+T = TypeVar("T")
+
+
+def decode(kind: type[T], value: object, where: str) -> T:
+    """Returns ``value`` as an instance of ``kind``.
+
+    Args:
+        kind: A dataclass, ``str``, ``int``, ``float``, ``bool``, a ``Literal``, a union, ``tuple[X, ...]``,
+            a fixed-length ``tuple``, or ``dict[str, X]``.
+        value: What ``json.loads`` gave.
+        where: The path of ``value`` in its document, for the message.
+
+    Raises:
+        ManifestError: ``value`` does not fit ``kind``.
+    """
+    return typing.cast(T, _decode(kind, value, where))
+
+
+def _decode(kind: Any, value: object, where: str) -> object:
+    origin = typing.get_origin(kind)
+    if dataclasses.is_dataclass(kind):
+        return _decode_dataclass(kind, value, where)
+    if origin is typing.Literal:
+        return _one_of(typing.get_args(kind), value, where)
+    if origin in (typing.Union, types.UnionType):
+        return _decode_union(typing.get_args(kind), value, where)
+    if origin is tuple:
+        return _decode_tuple(typing.get_args(kind), value, where)
+    if origin is dict:
+        members = _expect(dict, value, where)
+        return {key: _decode(typing.get_args(kind)[1], member, f"{where}.{key}") for key, member in members.items()}
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    return _expect(kind, value, where)
+
+
+def _decode_dataclass(kind: Any, value: object, where: str) -> object:
+    members = _expect(dict, value, where)
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    unknown = sorted(members.keys() - fields.keys())
+    missing = sorted(
+        name for name, field in fields.items() if name not in members and field.default is dataclasses.MISSING
+    )
+    if unknown or missing:
+        faults = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"has unknown {', '.join(unknown)}"] * bool(unknown)
+        raise ManifestError(f"{where} {' and '.join(faults)}")
+    kinds = typing.get_type_hints(kind)
+    decoded = {name: _decode(kinds[name], member, f"{where}.{name}") for name, member in members.items()}
+    try:
+        return kind(**decoded)
+    except UsageError as exc:
+        raise ManifestError(f"{where}: {exc}") from exc
+
+
+def _decode_union(kinds: tuple[Any, ...], value: object, where: str) -> object:
+    faults = []
+    for kind in kinds:
+        try:
+            return _decode(kind, value, where)
+        except ManifestError as exc:
+            faults.append(str(exc))
+    raise ManifestError("; or ".join(faults))
+
+
+def _decode_tuple(kinds: tuple[Any, ...], value: object, where: str) -> tuple[object, ...]:
+    members = _expect(list, value, where)
+    if kinds[-1] is Ellipsis:
+        kinds = (kinds[0],) * len(members)
+    if len(members) != len(kinds):
+        raise ManifestError(f"{where} has {len(members)} members instead of {len(kinds)}")
+    return tuple(
+        _decode(kind, member, f"{where}[{i}]") for i, (kind, member) in enumerate(zip(kinds, members, strict=True))
+    )
+
+
+def _one_of(allowed: tuple[object, ...], value: object, where: str) -> object:
+    if value not in allowed:
+        raise ManifestError(f"{where} is {value!r} instead of {' or '.join(map(repr, allowed))}")
+    return value
+
+
+def _expect(kind: Any, value: object, where: str) -> Any:
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise ManifestError(f"{where} is {value!r:.80} instead of {kind.__name__}")
+    return value

@@ -1,0 +1,178 @@
+"""load() and the Embedder: items in, vectors out, in the order in which they were given."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeAlias, overload
+
+import numpy as np
+
+from runtime.errors import ItemError, NonFiniteError, UsageError
+from runtime.manifest import Manifest, Tower, check_files, read_manifest
+from runtime.preprocess.image import ImageItem, UnreadableImageError, preprocess_image
+from runtime.session import Session
+
+Vectors: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
+
+
+class PartialEmbeddings(NamedTuple):
+    """What ``on_error="skip"`` returns.
+
+    Attributes:
+        vectors: ``[len(kept), output_dim]`` float32.
+        kept: ``[len(kept)]`` int64: the index of each row's item in the input.
+        failures: One error for each item that was left out.
+    """
+
+    vectors: Vectors
+    kept: np.ndarray[Any, np.dtype[np.int64]]
+    failures: list[ItemError]
+
+
+def load(
+    path: str | os.PathLike[str], *, provider: str = "auto", threads: int | None = None, check_hashes: bool = True
+) -> Embedder:
+    """Loads an artifact.
+
+    Args:
+        path: The artifact's folder.
+        provider: ``cpu``, ``cuda``, ``openvino``, or ``auto``: the first of cuda, openvino, cpu that works here.
+            A provider that is named is used or refused, never replaced.
+        threads: Threads of one call; by default as many as affinity mask and container quota allow.
+        check_hashes: Whether to compare every file with its recorded hash first.
+
+    Raises:
+        ArtifactError: The folder is not an artifact, is damaged, or is of another schema.
+        ProviderError: The provider is not usable; the message names the cause.
+        MissingDependencyError: No onnxruntime is installed.
+        UsageError: There is no such provider, or ``threads`` is below 1.
+    """
+    folder = Path(path)
+    manifest = read_manifest(folder)
+    if check_hashes:
+        check_files(folder, manifest)
+    return Embedder(folder, manifest, provider=provider, threads=threads)
+
+
+class Embedder:
+    """An artifact, loaded.
+
+    Attributes:
+        manifest: The artifact's record.
+        output_dim: Length of a vector.
+        provider: The execution provider that is active.
+        provider_reason: Why it is this one.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, *, provider: str = "auto", threads: int | None = None) -> None:
+        """Loads the graph in ``folder`` that ``manifest`` describes; :func:`load` is the usual way here."""
+        self.manifest = manifest
+        self.output_dim = manifest.output_dim
+        self._tower: Tower = manifest.towers["image"]
+        self._session = Session(folder / self._tower.graph, self._tower, provider=provider, threads=threads)
+        self.provider = self._session.provider
+        self.provider_reason = self._session.provider_reason
+
+    @overload
+    def embed(
+        self,
+        items: Iterable[ImageItem],
+        *,
+        batch_size: int = ...,
+        progress: bool = ...,
+        on_error: Literal["raise"] = ...,
+    ) -> Vectors: ...
+
+    @overload
+    def embed(
+        self, items: Iterable[ImageItem], *, batch_size: int = ..., progress: bool = ..., on_error: Literal["skip"]
+    ) -> PartialEmbeddings: ...
+
+    def embed(
+        self,
+        items: Iterable[ImageItem],
+        *,
+        batch_size: int = 32,
+        progress: bool = False,
+        on_error: Literal["raise", "skip"] = "raise",
+    ) -> Vectors | PartialEmbeddings:
+        """Embeds items.
+
+        Args:
+            items: Paths, bytes of image files, PIL images, or ``[height, width, 3]`` uint8 RGB arrays, mixed at will.
+            batch_size: Items that go through the graph together.
+            progress: Whether to draw a progress bar on standard error.
+            on_error: ``raise`` stops at the first item that cannot be read; ``skip`` leaves it out and says so.
+
+        Returns:
+            ``[len(items), output_dim]`` float32, in the order of ``items``; with ``skip``, those rows that could be
+            made, with their indices and the errors of the others.
+
+        Raises:
+            ItemError: With ``raise``, an item cannot be read; the error names it by index and path.
+            NonFiniteError: The graph returned NaN or infinity.
+            UsageError: An argument cannot be right.
+        """
+        rows = _as_sequence(items)
+        if batch_size < 1:
+            raise UsageError(f"batch_size is {batch_size}, it must be at least 1")
+        if on_error not in ("raise", "skip"):
+            raise UsageError(f"on_error is {on_error!r}, it must be 'raise' or 'skip'")
+        vectors = np.empty((len(rows), self.output_dim), dtype=np.float32)
+        kept: list[int] = []
+        failures: list[ItemError] = []
+        for start in _batch_starts(len(rows), batch_size, progress):
+            batch: list[np.ndarray[Any, Any]] = []
+            for index in range(start, min(start + batch_size, len(rows))):
+                try:
+                    batch.append(self._prepare(index, rows[index]))
+                except ItemError as exc:
+                    if on_error == "raise":
+                        raise
+                    failures.append(exc)
+                else:
+                    kept.append(index)
+            if batch:
+                vectors[len(kept) - len(batch) : len(kept)] = self._run(batch)
+        if on_error == "raise":
+            return vectors
+        return PartialEmbeddings(vectors[: len(kept)], np.array(kept, dtype=np.int64), failures)
+
+    def _prepare(self, index: int, item: ImageItem) -> np.ndarray[Any, Any]:
+        try:
+            return preprocess_image(item, self._tower.preprocessing)
+        except UnreadableImageError as exc:
+            name = os.fspath(item) if isinstance(item, str | os.PathLike) else type(item).__name__
+            raise ItemError(index, name, str(exc)) from exc
+
+    def _run(self, batch: list[np.ndarray[Any, Any]]) -> Vectors:
+        vectors = self._session.run({self._tower.inputs[0].name: np.stack(batch)})
+        if not np.isfinite(vectors).all():
+            raise NonFiniteError(
+                f"{self._tower.graph} returned NaN or infinity on the provider {self.provider}; "
+                "check the artifact with `python -m runtime verify`, or take another provider"
+            )
+        return vectors
+
+
+def _as_sequence(items: Iterable[ImageItem]) -> Sequence[ImageItem]:
+    if isinstance(items, str | bytes | os.PathLike) or not isinstance(items, Iterable):
+        raise UsageError(f"embed takes several items, not one {type(items).__name__}; write embed([item])")
+    if isinstance(items, np.ndarray) and items.ndim == 3:
+        raise UsageError("embed takes several items, not one [height, width, 3] array; write embed([array])")
+    return items if isinstance(items, Sequence) else list(items)
+
+
+def _batch_starts(count: int, batch_size: int, progress: bool) -> Iterator[int]:
+    starts = range(0, count, batch_size)
+    if not progress:
+        yield from starts
+        return
+    from tqdm import tqdm  # only who watches pays for the import
+
+    with tqdm(total=count, unit="item", desc="embed") as bar:
+        for start in starts:
+            yield start
+            bar.update(min(batch_size, count - start))

@@ -1,0 +1,344 @@
+"""The artifact's manifest: everything that is needed to use, check and trace an exported backbone.
+
+The schema is these dataclasses; ``exporters`` fills them in and ``runtime`` reads them back. Whoever changes a
+field raises :data:`SCHEMA_VERSION`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Literal, get_args
+
+from runtime.decode import decode
+from runtime.errors import ArtifactError, IntegrityError, ManifestError, SchemaVersionError, UsageError
+
+SCHEMA_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+GOLDEN_FILE = "golden.npz"
+
+Task = Literal["text-to-text", "image-to-image", "text-to-image", "mesh-to-mesh"]
+TASKS: tuple[Task, ...] = get_args(Task)
+TowerName = Literal["image"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorSpec:
+    """One input or output of a graph.
+
+    Attributes:
+        name: The tensor's name in the graph.
+        dtype: numpy's name of its element type.
+        shape: Sizes; a string is the name of a dynamic axis.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagePreprocessing:
+    """From a decoded image to what the graph takes, in the order of the fields.
+
+    Attributes:
+        kind: Tells this record from those of other inputs.
+        exif_orientation: ``apply``: an image is first turned the way its EXIF tag says, as viewers show it.
+        colour_order: Channel order of the pixels; every image is converted to it.
+        resize_size: Length of the shorter side after resizing, in pixels; the longer one keeps the aspect ratio.
+        interpolation: Filter of the resize.
+        antialias: Whether the filter widens with the downscaling factor. Pillow's filters do.
+        crop_size: Side of the centre crop, in pixels: the height and width that the graph takes.
+        crop_rounding: How half a pixel of crop offset is rounded: ``half_even`` as torchvision does.
+        rescale: Multiplies the pixel values first.
+        mean: Subtracted, per channel, from the rescaled values.
+        std: Divides the difference, per channel.
+        arithmetic: Whether rescaling, ``mean`` and ``std`` are inside the graph (it takes ``uint8``) or are left to
+            the caller (it takes ``float32``).
+    """
+
+    kind: Literal["image"] = "image"
+    exif_orientation: Literal["apply"] = "apply"
+    colour_order: Literal["RGB"] = "RGB"
+    resize_size: int
+    interpolation: Literal["bilinear", "bicubic"]
+    antialias: Literal[True] = True
+    crop_size: int
+    crop_rounding: Literal["half_even"] = "half_even"
+    rescale: Literal["1/255"] = "1/255"
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    arithmetic: Literal["graph", "caller"]
+
+    def __post_init__(self) -> None:
+        """Refuses sizes that no image can have."""
+        if not 0 < self.crop_size <= self.resize_size:
+            raise UsageError(f"crop_size {self.crop_size} is not within 1 and resize_size {self.resize_size}")
+        if not all(self.std):
+            raise UsageError(f"std {self.std} holds a zero")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pooling:
+    """How a feature map became one vector.
+
+    Attributes:
+        method: ``avg`` is the mean over height and width; ``gem`` is the generalised mean.
+        p: GeM's exponent; ``None`` for other methods.
+        eps: GeM's lower clamp; ``None`` for other methods.
+    """
+
+    method: Literal["avg", "gem"] = "avg"
+    p: float | None = None
+    eps: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses a GeM without its parameters, and parameters without a GeM."""
+        if self.method == "gem" and not ((self.p or 0) > 0 and (self.eps or 0) > 0):
+            raise UsageError(f"gem pooling needs p and eps above 0, not {self.p} and {self.eps}")
+        if self.method == "avg" and (self.p, self.eps) != (None, None):
+            raise UsageError("avg pooling takes neither p nor eps; take gem pooling")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tolerance:
+    """How far a graph may be from the torch reference.
+
+    Attributes:
+        min_cosine: Smallest cosine similarity between an embedding and its reference.
+        max_error: Largest absolute difference of any value, as a share of the largest absolute reference value.
+    """
+
+    min_cosine: float
+    max_error: float
+
+    def __post_init__(self) -> None:
+        """Refuses bounds that nothing or everything would meet."""
+        if not 0 < self.min_cosine <= 1 or not 0 < self.max_error < 1:
+            raise UsageError(
+                f"a tolerance needs min_cosine in (0, 1] and max_error in (0, 1), not {self.min_cosine} and "
+                f"{self.max_error}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """The graph against torch on real inputs, as measured at export.
+
+    Attributes:
+        provider: Execution provider that ran the graph.
+        items: Number of different inputs.
+        batch_sizes: Batch sizes at which all of them were embedded.
+        min_cosine: Smallest cosine similarity to torch, over all batch sizes.
+        max_abs_error: Largest absolute difference to torch.
+        reference_scale: Largest absolute value that torch gave.
+        max_batch_error: Largest absolute difference between a row embedded alone and the same row in a batch.
+        max_row_error: Largest Euclidean distance of an embedding to its reference.
+        min_distance: Smallest Euclidean distance between torch's embeddings of two different inputs.
+        tolerance: The bounds that these figures met.
+    """
+
+    provider: str
+    items: int
+    batch_sizes: tuple[int, ...]
+    min_cosine: float
+    max_abs_error: float
+    reference_scale: float
+    max_batch_error: float
+    max_row_error: float
+    min_distance: float
+    tolerance: Tolerance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tower:
+    """One graph: from preprocessed items to embeddings.
+
+    Attributes:
+        graph: File name of the ONNX graph.
+        inputs: What the graph takes.
+        output: What it returns: ``embedding``, ``[batch, output_dim]`` float32.
+        preprocessing: What happens to an item before the graph.
+        pooling: What happens inside the graph after the backbone.
+        normalized: Whether the embeddings have unit length.
+        parity: How the graph compares with torch; ``None`` only until that is measured.
+    """
+
+    graph: str
+    inputs: tuple[TensorSpec, ...]
+    output: TensorSpec
+    preprocessing: ImagePreprocessing
+    pooling: Pooling
+    normalized: bool
+    parity: Parity | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """Where the weights came from.
+
+    Attributes:
+        origin: ``pretrained``, ``random`` or ``file``.
+        description: The same for a person: torchvision's name of the weights, ``random, seed 0``, or a file's name.
+        seed: Seed of random weights, else ``None``.
+        sha256: Hash of the checkpoint file; of the values themselves when random.
+        published: Whether that hash is the one that the weights' publisher states; ``None`` where none is stated.
+        licence: The publisher's terms, or ``None`` where we cannot know them.
+    """
+
+    origin: Literal["pretrained", "random", "file"]
+    description: str
+    seed: int | None = None
+    sha256: str
+    published: bool | None = None
+    licence: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """What made the graph.
+
+    Attributes:
+        opset: ONNX operator set of the graph.
+        ir_version: Version of the ONNX file format.
+        packages: Versions of the packages that took part.
+    """
+
+    opset: int
+    ir_version: int
+    packages: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileRecord:
+    """A file as it was written.
+
+    Attributes:
+        sha256: Hash of its bytes, in hexadecimal.
+        size_bytes: Its length.
+    """
+
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The whole record of one artifact.
+
+    Attributes:
+        schema_version: :data:`SCHEMA_VERSION` at the time of writing.
+        backbone: Name of the exported backbone.
+        task: What its vectors are for.
+        architecture: Its family.
+        output_dim: Length of an embedding.
+        towers: Each graph by the kind of item that it embeds.
+        weights: Where the weights came from.
+        provenance: What made the graph.
+        files: Every other file of the artifact by its name.
+    """
+
+    schema_version: int
+    backbone: str
+    task: Task
+    architecture: str
+    output_dim: int
+    towers: dict[TowerName, Tower]
+    weights: Weights
+    provenance: Provenance
+    files: dict[str, FileRecord]
+
+    def __post_init__(self) -> None:
+        """Refuses what is well-formed and still cannot be."""
+        for name in (*self.files, *(tower.graph for tower in self.towers.values())):
+            _check_inside(name)
+        unlisted = {tower.graph for tower in self.towers.values()} - self.files.keys()
+        if unlisted:
+            raise ManifestError(f"the graph {', '.join(sorted(unlisted))} is not among the manifest's files")
+        unknown = sorted(self.towers.keys() - get_args(TowerName))
+        if unknown or not self.towers:
+            raise ManifestError(f"this runtime embeds {', '.join(get_args(TowerName))}, not {unknown or 'nothing'}")
+
+    def to_json(self) -> str:
+        """Returns the manifest as the text of ``manifest.json``."""
+        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Reads and checks ``folder/manifest.json``; opens no other file.
+
+    Raises:
+        ArtifactError: There is no such folder.
+        ManifestError: The manifest is missing, unreadable, or does not follow the schema.
+        SchemaVersionError: It follows another schema.
+    """
+    path = folder / MANIFEST_FILE
+    if not folder.is_dir():
+        raise ArtifactError(f"there is no folder {folder}; export one with `python -m exporters NAME`")
+    try:
+        document = json.loads(path.read_text("utf-8"), parse_constant=_refuse_constant)
+    except FileNotFoundError:
+        raise ManifestError(f"{folder} holds no {MANIFEST_FILE}, so it is not an artifact; export it again") from None
+    except (OSError, ValueError, RecursionError) as exc:
+        raise ManifestError(f"{path} cannot be read ({exc}); export the artifact again") from exc
+    _check_schema_version(document, path)
+    try:
+        return decode(Manifest, document, "manifest")
+    except ManifestError as exc:
+        raise ManifestError(
+            f"{path} does not follow schema {SCHEMA_VERSION}: {exc}; export the artifact again"
+        ) from exc
+
+
+def check_files(folder: Path, manifest: Manifest) -> None:
+    """Compares every file of the artifact with the manifest, by length and SHA-256.
+
+    Raises:
+        IntegrityError: A file is missing, unreadable or different.
+    """
+    for name, record in manifest.files.items():
+        path = folder / name
+        try:
+            actual = record_file(path)
+        except FileNotFoundError:
+            raise IntegrityError(f"{path} is missing; copy or export the whole artifact again") from None
+        except OSError as exc:
+            raise IntegrityError(f"{path} cannot be read ({exc.strerror}); copy or export it again") from exc
+        if actual != record:
+            raise IntegrityError(
+                f"{path} has changed since export: {actual.size_bytes} bytes, sha256 {actual.sha256[:12]}..., the "
+                f"manifest has {record.size_bytes} bytes, {record.sha256[:12]}...; copy or export it again"
+            )
+
+
+def record_file(path: Path) -> FileRecord:
+    """Returns the length and hash of the file at ``path``.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+        return FileRecord(sha256=digest.hexdigest(), size_bytes=file.tell())
+
+
+def _check_schema_version(document: object, path: Path) -> None:
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    if not isinstance(version, int):
+        raise ManifestError(f"{path} has no schema_version, so it is not an artifact's manifest; export it again")
+    if version != SCHEMA_VERSION:
+        way_out = "upgrade embedding-backbones" if version > SCHEMA_VERSION else "export the artifact again"
+        raise SchemaVersionError(f"{path} has schema {version}, this runtime reads {SCHEMA_VERSION}; {way_out}")
+
+
+def _check_inside(name: str) -> None:
+    posix, windows = PurePosixPath(name), PureWindowsPath(name)
+    if not name or posix.is_absolute() or windows.drive or windows.root or ".." in windows.parts or "\0" in name:
+        raise ManifestError(f"the path {name!r} leaves the artifact's folder")
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")

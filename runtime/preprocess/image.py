@@ -1,0 +1,176 @@
+"""Images: decode, orient, convert to RGB, resize, crop; bit for bit what torchvision's transforms do.
+
+Source: ``torchvision.transforms._presets.ImageClassification`` and the Pillow branch of
+``torchvision.transforms.functional`` (https://github.com/pytorch/vision).
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from runtime.manifest import ImagePreprocessing
+
+ImageItem: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray[Any, Any]"
+Pixels: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
+
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+_SIXTEEN_BIT_MAX = 0xFFFF
+
+
+class UnreadableImageError(ValueError):
+    """The item is not an image that can be embedded; the message is the reason."""
+
+
+def preprocess_image(item: ImageItem, preprocessing: ImagePreprocessing) -> np.ndarray[Any, Any]:
+    """Returns one row of the graph's input.
+
+    Args:
+        item: Anything that :func:`load_image` takes.
+        preprocessing: The artifact's record of it.
+
+    Returns:
+        ``[crop_size, crop_size, 3]`` uint8 where the arithmetic is in the graph, else the normalised
+        ``[3, crop_size, crop_size]`` float32.
+
+    Raises:
+        UnreadableImageError: The item cannot be embedded; the message is the reason.
+    """
+    pixels = resize_and_crop(load_image(item), preprocessing)
+    return pixels if preprocessing.arithmetic == "graph" else pixel_values(pixels, preprocessing)
+
+
+def load_image(item: ImageItem) -> Image.Image:
+    """Returns ``item`` as an upright RGB image.
+
+    - The EXIF orientation is applied, so that what is embedded is what viewers show. An array has none.
+    - Grey, palette and CMYK images are converted as ``Image.convert("RGB")`` does. Alpha is dropped, not blended:
+      that is what ``torchvision.datasets`` did in training.
+    - 16-bit grey keeps its high byte, torchvision's own rule for 16 to 8 bits. Pillow alone would clip it to white.
+
+    Args:
+        item: A path, the bytes of an image file, a PIL image, or a ``[height, width, 3]`` uint8 RGB array.
+
+    Raises:
+        UnreadableImageError: It is none of these, is damaged, is empty, or has more pixels than
+            ``PIL.Image.MAX_IMAGE_PIXELS``.
+    """
+    try:
+        image = _open(item)
+        _check_size(image.width, image.height)
+        return _to_rgb(ImageOps.exif_transpose(image))
+    except UnreadableImageError:
+        raise
+    except Exception as exc:  # Pillow's decoders raise SyntaxError, struct.error, EOFError, zlib.error and more
+        raise UnreadableImageError(_reason(exc)) from exc
+
+
+def resize_and_crop(image: Image.Image, preprocessing: ImagePreprocessing) -> Pixels:
+    """Returns the ``[crop_size, crop_size, 3]`` uint8 centre of the resized image.
+
+    Args:
+        image: An RGB image.
+        preprocessing: The sizes and the filter.
+
+    Raises:
+        UnreadableImageError: The image is so long and thin that, resized, it would exceed
+            ``PIL.Image.MAX_IMAGE_PIXELS``.
+    """
+    crop = preprocessing.crop_size
+    width, height = _resized_size(image.width, image.height, preprocessing.resize_size)
+    _check_size(width, height, "resized to ")
+    if (width, height) != image.size:
+        image = image.resize((width, height), _FILTERS[preprocessing.interpolation])
+    left, top = round((width - crop) / 2), round((height - crop) / 2)
+    return np.asarray(image.crop((left, top, left + crop, top + crop)))
+
+
+def pixel_values(pixels: Pixels, preprocessing: ImagePreprocessing) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Returns normalised pixels, for a graph that leaves the arithmetic to its caller.
+
+    Args:
+        pixels: ``[..., height, width, 3]`` uint8.
+        preprocessing: The mean and standard deviation.
+
+    Returns:
+        ``[..., 3, height, width]`` float32.
+    """
+    channels_first = np.moveaxis(pixels, -1, -3).astype(np.float32)
+    mean, std = (
+        np.array(values, dtype=np.float32)[:, None, None] for values in (preprocessing.mean, preprocessing.std)
+    )
+    return np.ascontiguousarray((channels_first / np.float32(255) - mean) / std)
+
+
+def _open(item: ImageItem) -> Image.Image:
+    if isinstance(item, Image.Image):
+        return item
+    if isinstance(item, np.ndarray):
+        return _from_array(item)
+    if isinstance(item, bytes):
+        return _read(item)
+    if isinstance(item, str | os.PathLike):
+        return _read(Path(item).read_bytes())
+    raise UnreadableImageError(f"a {type(item).__name__} is not an image; give a path, bytes, a PIL image or an array")
+
+
+def _read(data: bytes) -> Image.Image:
+    if not data:
+        raise UnreadableImageError("the file is empty")
+    return Image.open(io.BytesIO(data))
+
+
+def _from_array(array: np.ndarray[Any, Any]) -> Image.Image:
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
+        raise UnreadableImageError(
+            f"an array of {array.dtype} {list(array.shape)} is not an image; give uint8 [height, width, 3] in RGB order"
+        )
+    if not array.size:
+        raise UnreadableImageError(f"the array is empty: {list(array.shape)}")
+    return Image.fromarray(array)
+
+
+def _check_size(width: int, height: int, how: str = "") -> None:
+    if not width or not height:
+        raise UnreadableImageError(f"the image is empty: {width} x {height} pixels")
+    if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
+        raise UnreadableImageError(
+            f"{how}{width} x {height} pixels are more than PIL.Image.MAX_IMAGE_PIXELS ({Image.MAX_IMAGE_PIXELS:,}), "
+            "a guard against decompression bombs; raise that limit if you trust the image"
+        )
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        return _high_byte(image).convert("RGB")
+    if image.mode == "F":
+        raise UnreadableImageError("a floating-point image has no agreed range; convert it to 8 bits first")
+    return image.convert("RGB")
+
+
+def _high_byte(image: Image.Image) -> Image.Image:
+    values = np.asarray(image)
+    if values.min() < 0 or values.max() > _SIXTEEN_BIT_MAX:
+        raise UnreadableImageError("a 32-bit integer image has no agreed range; convert it to 8 bits first")
+    return Image.fromarray((values // 256).astype(np.uint8))
+
+
+def _resized_size(width: int, height: int, short_side: int) -> tuple[int, int]:
+    if width <= height:
+        return short_side, int(short_side * height / width)
+    return int(short_side * width / height), short_side
+
+
+def _reason(exc: Exception) -> str:
+    if isinstance(exc, FileNotFoundError):
+        return "there is no such file"
+    if isinstance(exc, IsADirectoryError):
+        return "it is a folder; name the files in it"
+    if isinstance(exc, UnidentifiedImageError):
+        return "it is not an image in a format that Pillow reads"
+    return f"it cannot be decoded ({exc or type(exc).__name__})"

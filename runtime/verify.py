@@ -1,0 +1,92 @@
+"""verify(): does this artifact give, on this machine, the vectors that torch gave at export?"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runtime.agreement import Agreement, measure_agreement
+from runtime.embedder import Embedder, load
+from runtime.errors import IntegrityError, ManifestError, VerificationError
+from runtime.manifest import GOLDEN_FILE, Tolerance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """The golden items, embedded here.
+
+    Attributes:
+        provider: Execution provider that was used.
+        items: Number of golden items.
+        agreement: Their vectors against those of torch.
+        tolerance: The bounds, as recorded at export.
+    """
+
+    provider: str
+    items: int
+    agreement: Agreement
+    tolerance: Tolerance
+
+
+def verify(path: str | os.PathLike[str], *, provider: str = "auto", threads: int | None = None) -> Verification:
+    """Checks the hash of every file, then embeds the golden items and compares them with torch's vectors.
+
+    Args:
+        path: The artifact's folder.
+        provider: As for :func:`runtime.load`.
+        threads: As for :func:`runtime.load`.
+
+    Raises:
+        VerificationError: The vectors are out of tolerance.
+        EmbeddingBackbonesError: Whatever :func:`runtime.load` raises.
+    """
+    model = load(path, provider=provider, threads=threads)
+    parity = model.manifest.towers["image"].parity
+    if parity is None:
+        raise ManifestError(f"{path} records no parity with torch, so there is nothing to hold it to; export it again")
+    images, reference = read_golden(Path(path))
+    vectors = model.embed(images)
+    result = Verification(
+        provider=model.provider,
+        items=len(images),
+        agreement=measure_agreement(reference, vectors),
+        tolerance=parity.tolerance,
+    )
+    if not result.agreement.within(result.tolerance):
+        raise VerificationError(f"the golden vectors are not reproduced: {describe(result)}; {_way_out(model)}")
+    return result
+
+
+def read_golden(folder: Path) -> tuple[list[np.ndarray[Any, Any]], np.ndarray[Any, Any]]:
+    """Returns the golden images, each ``[height, width, 3]`` uint8, and their ``[images, output_dim]`` vectors.
+
+    Raises:
+        IntegrityError: The file holds something else.
+    """
+    path = folder / GOLDEN_FILE
+    try:
+        with np.load(path, allow_pickle=False) as golden:
+            vectors = golden["image_embedding"]
+            return [golden[f"image_{i}"] for i in range(len(vectors))], vectors
+    except (OSError, ValueError, KeyError, EOFError) as exc:
+        raise IntegrityError(f"{path} cannot be read ({exc}); export the artifact again") from exc
+
+
+def describe(result: Verification) -> str:
+    """Returns the figures of ``result`` beside their bounds, in one line."""
+    measured, bound = result.agreement, result.tolerance
+    return (
+        f"min cosine {measured.min_cosine:.9f} (at least {bound.min_cosine}), max abs error "
+        f"{measured.max_abs_error:.2g} (at most {bound.max_error * measured.reference_scale:.2g}), "
+        f"{result.items} items, provider {result.provider}"
+    )
+
+
+def _way_out(model: Embedder) -> str:
+    other = "another provider" if model.provider != "cpu" else "another version of onnxruntime"
+    packages = ", ".join(f"{name} {version}" for name, version in model.manifest.provenance.packages.items())
+    return f"try {other}; it was exported with {packages}"
