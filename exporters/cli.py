@@ -15,6 +15,7 @@ from exporters.progress import StageDisplay
 from exporters.registry import exportable_names, find_backbone
 from exporters.spec import DEFAULT_TOLERANCE, GEM_EPS, GEM_P, OPSETS, ExportOptions
 from runtime import console
+from runtime.agreement import near_one
 from runtime.errors import EmbeddingBackbonesError, UsageError
 from runtime.manifest import TASKS, Pooling, Tolerance, read_manifest
 from runtime.version import __version__
@@ -194,7 +195,7 @@ def summarize(folder: Path) -> list[str]:
     for name, tower in manifest.towers.items():
         if tower.parity:
             lines.append(
-                f"  {name} tower: min cosine {tower.parity.min_cosine:.9f}, max abs error "
+                f"  {name} tower: min cosine {near_one(tower.parity.min_cosine)}, max abs error "
                 f"{tower.parity.max_abs_error:.2g} to torch"
             )
     if manifest.weights.origin == "random":

@@ -48,3 +48,8 @@ def measure_agreement(reference: Array, actual: Array) -> Agreement:
         reference_scale=float(np.abs(reference).max()),
         max_row_error=float(np.linalg.norm(difference, axis=1).max()),
     )
+
+
+def near_one(cosine: float) -> str:
+    """Returns a cosine similarity as text that keeps the digits that matter: ``1 - 4.5e-12``."""
+    return f"1 - {1 - cosine:.1e}" if 0.999 < cosine < 1 else f"{cosine:.6g}"

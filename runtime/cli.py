@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runtime import console
+from runtime.agreement import near_one
 from runtime.errors import ItemError, OutputError, UsageError
 from runtime.manifest import Manifest, Parity, read_manifest
 from runtime.version import __version__
@@ -162,7 +163,7 @@ def _describe_parity(parity: Parity | None) -> str:
     if parity is None:
         return "not measured"
     return (
-        f"min cosine {parity.min_cosine:.9f}, max abs error {parity.max_abs_error:.2g} to torch, "
+        f"min cosine {near_one(parity.min_cosine)}, max abs error {parity.max_abs_error:.2g} to torch, "
         f"{parity.items} inputs at batch {', '.join(map(str, parity.batch_sizes))}"
     )
 

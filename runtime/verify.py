@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime.agreement import Agreement, measure_agreement
+from runtime.agreement import Agreement, measure_agreement, near_one
 from runtime.embedder import Embedder, load
 from runtime.errors import IntegrityError, ManifestError, VerificationError
 from runtime.manifest import GOLDEN_FILE, Tolerance
@@ -80,7 +80,7 @@ def describe(result: Verification) -> str:
     """Returns the figures of ``result`` beside their bounds, in one line."""
     measured, bound = result.agreement, result.tolerance
     return (
-        f"min cosine {measured.min_cosine:.9f} (at least {bound.min_cosine}), max abs error "
+        f"min cosine {near_one(measured.min_cosine)} (at least {near_one(bound.min_cosine)}), max abs error "
         f"{measured.max_abs_error:.2g} (at most {bound.max_error * measured.reference_scale:.2g}), "
         f"{result.items} items, provider {result.provider}"
     )

@@ -12,14 +12,14 @@ from torchvision.models import WeightsEnum, get_model, get_model_weights
 from torchvision.transforms._presets import ImageClassification
 
 from exporters.errors import WeightsError, WeightsUnavailableError
-from exporters.photos import load_photos
 from exporters.sources.checkpoint import hash_values, load_into, read_state_dict
+from exporters.sources.untrained import make_plausible
 from exporters.spec import TorchvisionSource
 from exporters.towers.cnn import Cnn
 from runtime.errors import UsageError
 from runtime.manifest import Weights, record_file
 
-_CALIBRATION_SIZE = 224
+_CALIBRATION_SIZE = 224  # statistics hardly change with the size, and EfficientNet-B7's own takes seven times longer
 
 
 def load_cnn(source: TorchvisionSource, weights: str, image_size: int | None = None) -> Cnn:
@@ -41,7 +41,7 @@ def load_cnn(source: TorchvisionSource, weights: str, image_size: int | None = N
     if weights == "pretrained":
         record = _load_pretrained(model, source, pretrained)
     elif seed is not None:
-        calibrate_batch_norm(model, _transforms(pretrained, _CALIBRATION_SIZE))
+        make_plausible(model, _transforms(pretrained, _CALIBRATION_SIZE))
         record = Weights(
             origin="random", description=f"random, seed {seed}", seed=seed, sha256=hash_values(model.state_dict())
         )
@@ -96,24 +96,6 @@ def _build(source: TorchvisionSource, seed: int) -> nn.Module:
         torch.manual_seed(seed)
         model: nn.Module = get_model(source.builder, weights=None)
     return model.eval()
-
-
-def calibrate_batch_norm(model: nn.Module, transforms: ImageClassification) -> None:
-    """Gives every batch norm of a random network the statistics that real photos have there.
-
-    With the initial mean 0 and variance 1 the activations of an untrained EfficientNet fade to 1e-14, and an
-    artifact of it would pass any comparison of absolute values.
-    """
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = None  # one batch, and its statistics are taken as they are
-        norm.train()
-    with torch.inference_mode():
-        model(torch.stack([transforms(photo) for photo in load_photos()]))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-        norm.eval()
 
 
 def _transforms(pretrained: WeightsEnum, image_size: int | None) -> ImageClassification:

