@@ -35,8 +35,7 @@ def build_graph(
     model = _trace(module, inputs, opset)
     model.producer_name, model.producer_version = "embedding-backbones", __version__
     strip_metadata(model)
-    # Not `output_names=`: the exporter gives that name away twice when a module is called the same, as nn.Embedding is.
-    model.graph.outputs[0].name = output.name
+    _name_output(model, output.name)
     _check_contract(model, [graph_input.spec for graph_input in inputs], output, opset)
     proto = ir.to_proto(model)
     try:
@@ -64,6 +63,18 @@ def _trace(module: nn.Module, inputs: Sequence[GraphInput], opset: int) -> ir.Mo
     if program is None:
         raise GraphError("torch exported no model")
     return program.model
+
+
+def _name_output(model: ir.Model, name: str) -> None:
+    """Renames the graph's output, and before it whatever has that name already, as nn.Embedding's result does.
+
+    The exporter's own ``output_names`` would give the name to both.
+    """
+    for node in model.graph.all_nodes():
+        for value in node.outputs:
+            if value.name == name:
+                value.name = f"{name}_of_{node.name or node.op_type}"
+    model.graph.outputs[0].name = name
 
 
 def _dynamic_axes(spec: TensorSpec) -> dict[int, torch.export.Dim]:

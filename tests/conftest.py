@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.transforms._presets import ImageClassification
+
+from exporters.photos import load_photos, photo_names
+from exporters.pipeline import export_cnn
+from exporters.spec import BackboneSpec, ExportOptions
+from exporters.towers.cnn import Cnn
+from runtime.manifest import Pooling, Weights
+
+TINY_DIM = 12
+
+
+class TinyCnn(nn.Module):
+    """A classifier with the parts of a real one, small enough to be exported in seconds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, TINY_DIM, 3, stride=2), nn.ReLU()
+        )
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(TINY_DIM, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.fc(torch.flatten(self.avgpool(self.features(images)), 1))
+        return logits
+
+
+def make_tiny_cnn() -> Cnn:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = TinyCnn().eval()
+    return Cnn(
+        model=model,
+        pool="avgpool",
+        head="fc",
+        transforms=ImageClassification(crop_size=40, resize_size=44),
+        weights=Weights(origin="random", description="random, seed 0", seed=0, sha256="0" * 64),
+    )
+
+
+@pytest.fixture
+def tiny_cnn() -> Cnn:
+    return make_tiny_cnn()
+
+
+@pytest.fixture(scope="session")
+def tiny_spec() -> BackboneSpec:
+    return BackboneSpec(
+        name="tiny", task="image-to-image", output_dim=TINY_DIM, architecture="cnn", description="for tests"
+    )
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory, tiny_spec: BackboneSpec) -> Path:
+    """An artifact, shared by all tests: do not write in it."""
+    folder = tmp_path_factory.mktemp("exported") / "tiny"
+    return export_cnn(tiny_spec, make_tiny_cnn(), folder, options=ExportOptions())
+
+
+@pytest.fixture(scope="session")
+def exported_float32(tmp_path_factory: pytest.TempPathFactory, tiny_spec: BackboneSpec) -> Path:
+    """One whose graph takes pixel_values, pools by GeM and normalises. Do not write in it."""
+    options = ExportOptions(input="float32", normalize=True, pooling=Pooling(method="gem", p=2.5, eps=1e-5))
+    folder = tmp_path_factory.mktemp("exported_float32") / "tiny"
+    return export_cnn(tiny_spec, make_tiny_cnn(), folder, options=options)
+
+
+@pytest.fixture
+def artifact(exported: Path, tmp_path: Path) -> Path:
+    """A copy of an artifact, to be damaged at will."""
+    return Path(shutil.copytree(exported, tmp_path / "artifact"))
+
+
+@pytest.fixture
+def edit_manifest(artifact: Path) -> Callable[[Callable[[dict[str, Any]], None]], Path]:
+    """Changes the manifest of ``artifact`` and returns the artifact."""
+
+    def edit(change: Callable[[dict[str, Any]], None]) -> Path:
+        path = artifact / "manifest.json"
+        document = json.loads(path.read_text())
+        change(document)
+        path.write_text(json.dumps(document))
+        return artifact
+
+    return edit
+
+
+@pytest.fixture(scope="session")
+def photos() -> list[Image.Image]:
+    return load_photos()
+
+
+@pytest.fixture(scope="session")
+def photo_paths() -> list[Path]:
+    import exporters.photos
+
+    return [Path(exporters.photos.__file__).parent / name for name in photo_names()]

@@ -1,0 +1,128 @@
+"""An artifact's folder: all of it or nothing."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from exporters.artifact import check_destination, new_artifact, write_golden
+from exporters.errors import DestinationError
+from exporters.pipeline import export_cnn
+from exporters.spec import BackboneSpec, ExportOptions
+from exporters.towers.cnn import Cnn
+from runtime.verify import read_golden
+
+
+def test_the_folder_appears_when_the_block_ends(tmp_path: Path) -> None:
+    destination = tmp_path / "deep" / "artifact"
+    with new_artifact(destination, force=False) as folder:
+        (folder / "manifest.json").write_text("new")
+        assert not destination.exists()
+    assert (destination / "manifest.json").read_text() == "new"
+    assert [path.name for path in destination.parent.iterdir()] == ["artifact"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_a_failure_leaves_nothing(error: type[BaseException], tmp_path: Path) -> None:
+    def fail() -> None:
+        with new_artifact(tmp_path / "artifact", force=False) as folder:
+            (folder / "image.onnx").write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_leaves_the_old_artifact(artifact: Path) -> None:
+    before = {path.name: path.read_bytes() for path in artifact.iterdir()}
+    with pytest.raises(ValueError, match="late"), new_artifact(artifact, force=True):
+        raise ValueError("late")
+    assert {path.name: path.read_bytes() for path in artifact.iterdir()} == before
+    assert list(artifact.parent.iterdir()) == [artifact]
+
+
+def test_an_artifact_is_replaced_by_force_alone(artifact: Path) -> None:
+    with pytest.raises(DestinationError, match="--force"), new_artifact(artifact, force=False):
+        pass
+    with new_artifact(artifact, force=True) as folder:
+        (folder / "manifest.json").write_text("new")
+    assert [path.name for path in artifact.iterdir()] == ["manifest.json"]
+    assert list(artifact.parent.iterdir()) == [artifact]
+
+
+def test_what_is_no_artifact_is_not_replaced(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "only-copy.jpg").write_text("precious")
+    with pytest.raises(DestinationError, match="not an artifact"):
+        check_destination(photos, force=True)
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DestinationError, match="not an artifact"):
+        check_destination(link, force=True)
+
+
+def test_the_new_folder_has_ordinary_permissions(tmp_path: Path) -> None:
+    (tmp_path / "ordinary").mkdir()
+    with new_artifact(tmp_path / "artifact", force=False):
+        pass
+    assert (tmp_path / "artifact").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
+
+
+def test_a_folder_that_cannot_be_written_is_named() -> None:
+    with (
+        pytest.raises(DestinationError, match=r"cannot write /proc/artifacts/x \("),
+        new_artifact(Path("/proc/artifacts/x"), force=False),
+    ):
+        pass
+
+
+def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DestinationError, match="cannot write"), new_artifact(tmp_path / "file" / "x", force=False):
+        pass
+
+
+@pytest.fixture
+def small_disk() -> Iterator[None]:
+    """Lets no file grow beyond 2 KB: the kernel refuses the write, as it does on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.usefixtures("small_disk")
+def test_a_full_disk_leaves_nothing(tiny_cnn: Cnn, tiny_spec: BackboneSpec, tmp_path: Path) -> None:
+    with pytest.raises(DestinationError, match="free some space"):
+        export_cnn(tiny_spec, tiny_cnn, tmp_path / "tiny", options=ExportOptions())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_golden_items_come_back(tmp_path: Path) -> None:
+    images = [np.full((4, 5 + i, 3), i, np.uint8) for i in range(2)]
+    vectors = np.eye(2, dtype=np.float32)
+    write_golden(tmp_path, "image", images, vectors)
+    read, read_vectors = read_golden(tmp_path)
+    for image, expected in zip(read, images, strict=True):
+        np.testing.assert_array_equal(image, expected)
+    np.testing.assert_array_equal(read_vectors, vectors)
+
+
+def test_two_exports_of_the_same_weights_are_byte_identical(
+    exported: Path, tiny_cnn: Cnn, tiny_spec: BackboneSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    again = export_cnn(tiny_spec, tiny_cnn, Path("elsewhere"), options=ExportOptions())
+    assert {path.name for path in again.iterdir()} == {path.name for path in exported.iterdir()}
+    for path in exported.iterdir():
+        assert (again / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_random_weights_are_called_random_in_the_readme(exported: Path) -> None:
+    assert "**The weights are random (seed 0).** The vectors mean nothing." in (exported / "README.md").read_text()

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from torchvision.models import get_model_weights
+
+import exporters
+from exporters import catalogue
+from exporters.cli import main
+from exporters.registry import BACKBONES, exportable_names, find_backbone, find_source
+from runtime.errors import UsageError
+from runtime.manifest import TASKS
+
+# https://finetuner.jina.ai (2023), by way of the table that finetuner.describe_models() printed
+FINETUNER_NAMES = (
+    *(f"jina-embedding-{size}-en-v1" for size in "tsbl"),
+    *("bert-base-en", "bert-base-multi", "distiluse-base-multi", "sbert-base-en"),
+    *("efficientnet-base", "efficientnet-large", "resnet-large", "resnet-base"),
+    *("clip-base-en", "clip-large-en", "clip-base-multi", "pointnet-base"),
+)
+
+
+def test_the_catalogue_is_finetuners() -> None:
+    assert tuple(BACKBONES) == FINETUNER_NAMES
+    assert all(spec.name == name for name, spec in BACKBONES.items())
+
+
+@pytest.mark.parametrize("name", exportable_names())
+def test_pretrained_weights_state_their_hash(name: str) -> None:
+    weights = get_model_weights(find_source(BACKBONES[name]).builder)["DEFAULT"]
+    assert len(weights.url.rsplit("-", 1)[1]) == len("01234567.pth")
+
+
+def test_list_prints_every_name_under_the_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    header, _, *rows = capsys.readouterr().out.splitlines()
+    assert header.split() == ["name", "task", "output_dim", "architecture", "description"]
+    assert [row.split()[0] for row in rows] == list(FINETUNER_NAMES)
+    for row in rows:
+        assert ("not exportable yet" in row) != (row.split()[0] in exportable_names())
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_list_filters_by_task(task: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "--task", task, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in rows] == [name for name, spec in BACKBONES.items() if spec.task == task]
+    assert {"name", "task", "output_dim", "architecture", "description", "exportable"} <= rows[0].keys()
+
+
+def test_describe_models_prints_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    exporters.describe_models(task="image-to-image")
+    assert capsys.readouterr().out.strip() == catalogue.as_table("image-to-image")
+    with pytest.raises(UsageError, match="text-to-text"):
+        exporters.describe_models(task="image-to-smell")
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("resnet-bse", "resnet-base"), ("resnet50", "resnet-base"), ("zzz", "exporters list")]
+)
+def test_an_unknown_name_lists_the_close_ones(name: str, hint: str) -> None:
+    with pytest.raises(exporters.UnknownBackboneError, match=hint):
+        find_backbone(name)
+
+
+def test_a_name_that_is_not_ready_says_so() -> None:
+    with pytest.raises(exporters.NotExportableError, match="resnet-base"):
+        find_backbone("pointnet-base")
+
+
+def test_the_readme_holds_the_current_table() -> None:
+    readme = Path(__file__).parents[2] / "README.md"
+    assert catalogue.as_markdown() in readme.read_text("utf-8")
+
+
+@pytest.mark.parametrize("package", ["exporters", "runtime"])
+def test_all_names_what_is_there(package: str) -> None:
+    module = __import__(package)
+    assert sorted(module.__all__) == module.__all__
+    assert [name for name in module.__all__ if not hasattr(module, name)] == []

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exporters import cli
+from exporters.cli import main
+from exporters.errors import ParityError
+from exporters.progress import StageDisplay
+from exporters.registry import exportable_names
+from exporters.spec import ExportOptions
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch, exported: Path) -> list[tuple[str, Path, ExportOptions]]:
+    """Records what would be exported; every export gives the tiny artifact, that of efficientnet-base fails."""
+    recorded: list[tuple[str, Path, ExportOptions]] = []
+
+    def record(name: str, *, output: Path, options: ExportOptions, stage: Any) -> Path:
+        recorded.append((name, output, options))
+        if name == "efficientnet-base":
+            raise ParityError("the graph differs from torch")
+        return exported
+
+    monkeypatch.setattr(cli, "export", record)
+    return recorded
+
+
+@pytest.mark.parametrize("prefix", [[], ["export"]])
+def test_a_name_alone_is_an_export(prefix: list[str], calls: list[Any]) -> None:
+    assert main([*prefix, "resnet-base"]) == 0
+    assert calls == [("resnet-base", Path("artifacts"), ExportOptions())]
+
+
+def test_every_option_arrives(calls: list[Any], tmp_path: Path) -> None:
+    words = f"""--output {tmp_path} --weights random:4 --pooling gem --gem-p 2.5 --normalize --image-size 96
+        --input float32 --opset 21 --min-cosine 0.9 --max-error 0.01 --force resnet-large"""
+    assert main(words.split()) == 0
+    ((name, output, options),) = calls
+    assert (name, output) == ("resnet-large", tmp_path)
+    assert (options.weights, options.normalize, options.image_size) == ("random:4", True, 96)
+    assert (options.input, options.opset, options.force) == ("float32", 21, True)
+    assert (options.pooling.method, options.pooling.p, options.pooling.eps) == ("gem", 2.5, 1e-6)
+    assert (options.tolerance.min_cosine, options.tolerance.max_error) == (0.9, 0.01)
+
+
+def test_several_names_go_on_after_a_failure(calls: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["efficientnet-base", "resnet-base", "resnet-base"]) == 1
+    assert [name for name, _, _ in calls] == ["efficientnet-base", "resnet-base"]
+    out, err = capsys.readouterr()
+    assert "1 of 2 exported; failed: efficientnet-base" in out
+    assert "error: efficientnet-base: the graph differs from torch" in err
+
+
+def test_all_is_every_one_that_is_ready(calls: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+    main(["all"])
+    assert [name for name, _, _ in calls] == exportable_names()
+    assert "cannot be exported yet" in capsys.readouterr().out
+
+
+def test_random_weights_are_called_random(calls: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["resnet-base", "--weights", "random"]) == 0
+    assert "WARNING: the weights are random" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["resnet-bsae"], "did you mean resnet-base"),
+        (["resnet-base", "clip-base-en"], "clip-base-en is in the catalogue but cannot be exported yet"),
+    ],
+)
+def test_names_are_checked_before_anything_is_exported(
+    arguments: list[str], message: str, calls: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 1
+    assert message in capsys.readouterr().err
+    assert calls == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--gem-p 2 resnet-base",
+        "--pooling gem --gem-p -1 resnet-base",
+        "--image-size 8 resnet-base",
+        "--min-cosine 2 resnet-base",
+    ],
+)
+def test_values_that_cannot_be_right_exit_with_2(
+    words: str, calls: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words.split()) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+    assert calls == []
+
+
+@pytest.mark.parametrize(
+    "words", ["", "export", "--opset 7 resnet-base", "--pooling sum resnet-base", "--fast resnet-base", "list --task x"]
+)
+def test_wrong_usage_exits_with_2(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(words.split())
+    assert caught.value.code == 2
+    assert "usage: python -m exporters" in capsys.readouterr().err
+
+
+def test_an_existing_artifact_is_refused_at_once(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    artifact.rename(artifact.parent / "resnet-base")
+    assert main(["resnet-base", "--output", str(artifact.parent)]) == 1
+    err = capsys.readouterr().err
+    assert "resnet-base exists; pass --force" in err
+    assert "import torch" not in err
+
+
+@pytest.mark.parametrize("command", ["--help", "export --help", "list --help"])
+def test_help_tells_the_reason_of_every_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(command.split())
+    assert caught.value.code == 0
+    assert "usage: python -m exporters" in capsys.readouterr().out
+
+
+def test_every_option_has_help() -> None:
+    parser = cli._parser()
+    (subparsers,) = (action for action in parser._actions if hasattr(action, "choices") and action.choices)
+    assert subparsers.choices
+    for command in subparsers.choices.values():
+        assert all(action.help for action in command._actions)
+
+
+def test_stages_are_shown_with_their_times(capsys: pytest.CaptureFixture[str]) -> None:
+    import sys
+
+    stage = StageDisplay(sys.stderr)
+    with stage("trace graph"):
+        time.sleep(0.01)
+    with pytest.raises(ValueError, match="no"), stage("compare"):
+        raise ValueError("no")
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.split()[:2] == ["trace", "graph"]
+    assert first.endswith(" s")
+    assert second.endswith("failed")
+
+
+def test_list_as_json_is_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)) == 16

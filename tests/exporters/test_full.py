@@ -1,0 +1,151 @@
+"""Every exportable backbone at its real size, through the command lines, as a user would."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torchvision.models import ResNet50_Weights, resnet50
+
+from exporters.photos import load_photos
+from exporters.registry import BACKBONES, exportable_names
+from exporters.sources.untrained import make_plausible
+
+pytestmark = pytest.mark.full
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments: str | Path, **changes: str) -> subprocess.CompletedProcess[str]:
+    """Runs Python with ``arguments`` in the project's folder, with changed environment variables."""
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=ROOT,
+        env=os.environ | changes,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="session")
+def lean_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter of a new environment with nothing but ``pip install embedding-backbones[cpu]``."""
+    folder = tmp_path_factory.mktemp("lean")
+    source = folder / "source"
+    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    for package in ("exporters", "runtime"):
+        shutil.copytree(ROOT / package, source / package, ignore=ignored)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    venv.create(folder / "venv", with_pip=True)
+    python = folder / "venv" / "bin" / "python"
+    install = [python, "-m", "pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt", f"{source}[cpu]"]
+    subprocess.run(install, check=True, cwd=folder)
+    return python
+
+
+def lean(python: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Runs the lean interpreter away from the checkout, so that it sees only what is installed."""
+    return subprocess.run(
+        [python, *map(str, arguments)], cwd=python.parent, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture(scope="session", params=exportable_names())
+def real(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The artifact of a real architecture with random weights."""
+    output = tmp_path_factory.mktemp("artifacts")
+    ended = run("-m", "exporters", request.param, "--weights", "random", "--output", output)
+    assert ended.returncode == 0, ended.stderr
+    assert "WARNING: the weights are random" in ended.stdout
+    return output / str(request.param)
+
+
+def test_the_base_package_brings_no_torch(lean_python: Path) -> None:
+    listed = json.loads(lean(lean_python, "-m", "pip", "list", "--format", "json").stdout)
+    names = {package["name"].lower() for package in listed}
+    assert {"embedding-backbones", "onnxruntime", "numpy", "pillow"} <= names
+    assert not names & {"torch", "torchvision", "transformers", "onnx", "onnxscript", "optimum"}
+    assert lean(lean_python, "-m", "exporters", "list").returncode == 0
+    refused = lean(lean_python, "-m", "exporters", "resnet-base", "--weights", "random")
+    assert refused.returncode == 1
+    assert "pip install 'embedding-backbones[export,cpu]'" in refused.stderr
+
+
+def test_an_environment_without_torch_verifies_it(real: Path, lean_python: Path) -> None:
+    ended = lean(lean_python, "-m", "runtime", "verify", real)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.startswith("verified: min cosine 1")
+
+
+def test_an_environment_without_torch_embeds_with_it(
+    real: Path, lean_python: Path, photo_paths: list[Path], tmp_path: Path
+) -> None:
+    output = tmp_path / "vectors.npy"
+    ended = lean(lean_python, "-m", "runtime", "embed", real, *photo_paths, "-o", output, "--batch-size", "5")
+    assert ended.returncode == 0, ended.stderr
+    vectors = np.load(output)
+    assert vectors.shape == (len(photo_paths), BACKBONES[real.name].output_dim)
+    assert 1e-2 < np.abs(vectors).max() < 1e3
+    assert np.linalg.matrix_rank(vectors) == len(photo_paths)
+
+
+def test_its_graph_is_headless_and_dynamic(real: Path) -> None:
+    graph = onnx.load(real / "image.onnx").graph
+    (embedding,) = graph.output
+    batch, dim = embedding.type.tensor_type.shape.dim
+    assert (batch.dim_param, dim.dim_value) == ("batch", BACKBONES[real.name].output_dim)
+    assert not any(node.op_type in ("Gemm", "MatMul", "Dropout") for node in graph.node)
+
+
+def test_pretrained_is_the_default_and_twice_gives_the_same_bytes(tmp_path: Path, photo_paths: list[Path]) -> None:
+    """Walks torchvision's own cache, filled with seeded weights under the name of the published ones."""
+    weights = ResNet50_Weights.DEFAULT
+    torch.manual_seed(1)
+    model = resnet50().eval()
+    make_plausible(model, weights.transforms())
+    cached = tmp_path / "hub" / "checkpoints" / Path(weights.url).name
+    cached.parent.mkdir(parents=True)
+    torch.save(model.state_dict(), cached)
+    outputs = [tmp_path / "first", tmp_path / "second"]
+    for output in outputs:
+        ended = run("-m", "exporters", "resnet-base", "--output", output, TORCH_HOME=str(tmp_path))
+        assert ended.returncode == 0, ended.stderr
+        assert "not the published ones" in ended.stdout
+    first, second = (output / "resnet-base" for output in outputs)
+    assert {path.name for path in first.iterdir()} == {path.name for path in second.iterdir()}
+    for path in first.iterdir():
+        assert path.read_bytes() == (second / path.name).read_bytes(), path.name
+
+    import runtime
+
+    model.fc = torch.nn.Identity()
+    with torch.inference_mode():
+        expected = model(torch.stack([weights.transforms()(photo) for photo in load_photos()])).numpy()
+    np.testing.assert_allclose(runtime.load(first).embed(photo_paths), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_export_leaves_nothing(number: signal.Signals, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "exporters", "resnet-base", "--weights", "random", "--output", str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "reference by torch" in line:  # the next stage, the longest, has begun
+                process.send_signal(number)
+                break
+        rest = process.stderr.read()
+    assert process.returncode == 130, rest
+    assert rest.splitlines()[-1] == "interrupted"
+    assert "Traceback" not in rest
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+from exporters.errors import GraphError
+from exporters.graph import build_graph
+from exporters.spec import OPSETS
+from exporters.towers import GraphInput
+from runtime.manifest import TensorSpec
+
+OUTPUT = TensorSpec(name="embedding", dtype="float32", shape=("batch", 3))
+
+
+def make_input(batch: int = 2) -> GraphInput:
+    return GraphInput(spec=TensorSpec(name="x", dtype="float32", shape=("batch", 4)), example=torch.rand(batch, 4))
+
+
+class Frozen(nn.Module):
+    """Works for the traced batch alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :3] + torch.arange(6.0).reshape(2, 3)
+
+
+def test_the_artifacts_graph_keeps_its_promises(exported: Path) -> None:
+    graph = onnx.load(exported / "image.onnx").graph
+    assert [tensor.name for tensor in graph.input] == ["pixels"]
+    assert [tensor.name for tensor in graph.output] == ["embedding"]
+    (pixels,), (embedding,) = graph.input, graph.output
+    assert pixels.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    assert embedding.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    assert [dim.dim_param or dim.dim_value for dim in pixels.type.tensor_type.shape.dim] == ["batch", 40, 40, 3]
+    assert [dim.dim_param or dim.dim_value for dim in embedding.type.tensor_type.shape.dim] == ["batch", 12]
+
+
+def test_the_float32_graph_takes_the_ecosystems_pixel_values(exported_float32: Path) -> None:
+    (pixel_values,) = onnx.load(exported_float32 / "image.onnx").graph.input
+    assert pixel_values.name == "pixel_values"
+    assert [d.dim_param or d.dim_value for d in pixel_values.type.tensor_type.shape.dim] == ["batch", 3, 40, 40]
+
+
+def test_the_head_is_gone(exported: Path) -> None:
+    graph = onnx.load(exported / "image.onnx").graph
+    assert not any("fc" in tensor.name for tensor in graph.initializer)
+    assert not any(node.op_type in ("Gemm", "MatMul") for node in graph.node)
+
+
+def test_nothing_of_the_exporting_machine_is_in_the_graph(exported: Path) -> None:
+    data = (exported / "image.onnx").read_bytes()
+    for trace in (b".py", b"site-packages", b"forward(", str(Path(__file__).parents[2]).encode()):
+        assert trace not in data
+
+
+@pytest.mark.parametrize("opset", [OPSETS[0], OPSETS[-1]])
+def test_the_opset_is_the_one_asked_for(opset: int) -> None:
+    graph = build_graph(nn.Linear(4, 3).eval(), [make_input()], OUTPUT, opset=opset)
+    assert graph.opset_import[0].version == opset
+
+
+def test_a_name_that_a_module_has_too_is_no_collision() -> None:
+    class Embeds(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding = nn.Embedding(5, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            embedded: Tensor = self.embedding(x.to(torch.int64) % 5).sum(dim=1)
+            return embedded
+
+    graph = build_graph(Embeds().eval(), [make_input()], OUTPUT)
+    names = [name for node in graph.graph.node for name in node.output] + [t.name for t in graph.graph.initializer]
+    assert names.count("embedding") == 1
+
+
+def test_a_batch_that_froze_is_refused() -> None:
+    with pytest.raises(GraphError):
+        build_graph(Frozen().eval(), [make_input()], OUTPUT)
+
+
+def test_a_result_of_another_size_is_refused() -> None:
+    with pytest.raises(GraphError, match=r"shape=\('batch', 5\)"):
+        build_graph(nn.Linear(4, 5).eval(), [make_input()], OUTPUT)

@@ -1,0 +1,168 @@
+"""Weights: torchvision's own loader and cache, state dicts from files, seeded random ones."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models import ResNet50_Weights, resnet50
+
+from exporters.errors import WeightsError, WeightsMismatchError, WeightsUnavailableError
+from exporters.registry import BACKBONES, find_source
+from exporters.sources.checkpoint import load_into, read_state_dict
+from exporters.sources.torchvision import load_cnn
+from runtime.errors import UsageError
+
+SOURCE = find_source(BACKBONES["resnet-base"])
+
+
+@pytest.fixture(scope="module")
+def seeded() -> dict[str, Tensor]:
+    """A state dict of ResNet50 that no initialisation gives."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        return dict(resnet50().state_dict())
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of torch's hub, on a machine without a network."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise URLError("no network in tests")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("torch.hub.urlopen", refuse)
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def test_pretrained_weights_come_through_torchvisions_cache(hub: Path, seeded: dict[str, Tensor]) -> None:
+    cached = hub / Path(ResNet50_Weights.DEFAULT.url).name
+    torch.save(seeded, cached)
+    cnn = load_cnn(SOURCE, "pretrained")
+    for key, value in cnn.model.state_dict().items():
+        if not key.startswith("fc."):
+            assert torch.equal(value, seeded[key]), key
+    assert cnn.weights.origin == "pretrained"
+    assert cnn.weights.description == "torchvision ResNet50_Weights.IMAGENET1K_V2"
+    assert cnn.weights.sha256 == hashlib.sha256(cached.read_bytes()).hexdigest()
+    assert cnn.weights.published is False, "these are seeded weights under the name of the published ones"
+
+
+def test_an_unreachable_hub_names_the_ways_out(hub: Path) -> None:
+    with pytest.raises(WeightsUnavailableError) as caught:
+        load_cnn(SOURCE, "pretrained")
+    message = str(caught.value)
+    assert "no network in tests" in message
+    assert str(hub / "resnet50-11ad3fa6.pth") in message
+    assert "--weights PATH" in message
+    assert "--weights random" in message
+
+
+def test_a_damaged_cache_says_what_to_delete(hub: Path) -> None:
+    cached = hub / Path(ResNet50_Weights.DEFAULT.url).name
+    cached.write_bytes(b"half a download")
+    with pytest.raises(WeightsError, match=r"resnet50-11ad3fa6\.pth cannot be read .*delete it"):
+        load_cnn(SOURCE, "pretrained")
+
+
+def test_a_state_dict_from_a_file(tmp_path: Path, seeded: dict[str, Tensor]) -> None:
+    fine_tuned = {key: value for key, value in seeded.items() if not key.startswith("fc.")}
+    fine_tuned["fc.weight"] = torch.zeros(10, 2048)
+    path = tmp_path / "fine-tuned.pth"
+    torch.save(fine_tuned, path)
+    cnn = load_cnn(SOURCE, str(path))
+    assert torch.equal(cnn.model.state_dict()["layer4.2.conv3.weight"], seeded["layer4.2.conv3.weight"])
+    assert (cnn.weights.origin, cnn.weights.description) == ("file", "fine-tuned.pth")
+    assert cnn.weights.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_random_weights_are_those_of_their_seed() -> None:
+    first, again, other = (load_cnn(SOURCE, weights).weights for weights in ("random", "random:0", "random:1"))
+    assert first == again
+    assert first.sha256 != other.sha256
+    assert (other.origin, other.seed, other.description) == ("random", 1, "random, seed 1")
+
+
+def test_random_weights_leave_the_callers_generator_alone() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    load_cnn(SOURCE, "random:5")
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_a_seed_that_is_no_number_is_wrong_usage() -> None:
+    with pytest.raises(UsageError, match="random:x"):
+        load_cnn(SOURCE, "random:x")
+
+
+def test_image_size_keeps_the_share_of_the_picture() -> None:
+    transforms = load_cnn(SOURCE, "random", image_size=112).transforms
+    assert (transforms.crop_size, transforms.resize_size) == ([112], [116])
+
+
+def test_a_missing_file_names_the_choices(tmp_path: Path) -> None:
+    with pytest.raises(WeightsUnavailableError, match="`pretrained`, `random` or the path"):
+        read_state_dict(tmp_path / "none.pth")
+
+
+def test_every_misfit_is_listed() -> None:
+    model = nn.Sequential()
+    model.add_module("body", nn.Linear(3, 4))
+    model.add_module("fc", nn.Linear(4, 2))
+    given = {"body.weight": torch.zeros(4, 5), "neck.weight": torch.zeros(1), "fc.weight": torch.zeros(9)}
+    with pytest.raises(WeightsMismatchError) as caught:
+        load_into(model, given, head="fc", source="mine.pth")
+    message = str(caught.value)
+    assert "1 missing (body.bias)" in message
+    assert "1 unexpected (neck.weight)" in message
+    assert "1 of another shape (body.weight [4, 5] instead of [4, 3])" in message
+    assert "mine.pth" in message
+
+
+def test_counters_of_old_checkpoints_may_be_missing() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(2))
+    old = {key: value for key, value in model.state_dict().items() if not key.endswith("num_batches_tracked")}
+    load_into(model, old, head="fc", source="old.pth")
+
+
+class _Evil:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return eval, ("__import__('pathlib').Path('evil').touch()",)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "cannot be read"),
+        (b"not a checkpoint", "cannot be read"),
+        (pickle.dumps({"a": _Evil()}), "cannot be read"),
+        ({"model": {"a": torch.zeros(1)}, "epoch": 3}, "a dict of model, epoch"),
+        ([torch.zeros(1)], "no dict"),
+        ({}, "a dict of"),
+    ],
+    ids=["empty", "garbage", "evil", "training-checkpoint", "list", "nothing"],
+)
+def test_what_is_not_a_state_dict_is_refused(
+    content: object, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "weights.pth"
+    if not isinstance(content, bytes):
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        content = buffer.getvalue()
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=message) as caught:
+        read_state_dict(path)
+    assert "torch.save(model.state_dict(), path)" in str(caught.value)
+    assert not Path("evil").exists(), "code in the checkpoint was run"

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import errno
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import runtime
+from runtime.cli import main
+from runtime.manifest import read_manifest
+
+
+def test_embed_writes_a_row_per_input(
+    exported: Path, photo_paths: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "vectors.npy"
+    assert main(["embed", str(exported), *map(str, photo_paths), "-o", str(output), "--batch-size", "4"]) == 0
+    np.testing.assert_array_equal(np.load(output), runtime.load(exported).embed(photo_paths, batch_size=4))
+    assert "6 vectors of 12 by cpu" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["vectors.npy"]
+
+
+def test_embed_stops_at_a_bad_input_and_leaves_nothing(
+    exported: Path, photo_paths: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "vectors.npy"
+    assert main(["embed", str(exported), str(photo_paths[0]), "no.jpg", "-o", str(output)]) == 1
+    assert capsys.readouterr().err.strip() == "error: item 1 (no.jpg): there is no such file"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_embed_can_skip_and_reports_what_it_skipped(
+    exported: Path, photo_paths: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, report = tmp_path / "vectors.npy", tmp_path / "vectors.npy.skipped.json"
+    inputs = ["no.jpg", str(photo_paths[0])]
+    assert main(["embed", str(exported), *inputs, "-o", str(output), "--on-error", "skip"]) == 0
+    assert np.load(output).shape == (1, 12)
+    assert json.loads(report.read_text()) == [{"index": 0, "item": "no.jpg", "reason": "there is no such file"}]
+    assert "1 of 2 inputs left out" in capsys.readouterr().out
+    assert main(["embed", str(exported), str(photo_paths[0]), "-o", str(output), "--on-error", "skip"]) == 0
+    assert not report.exists(), "a report of an earlier run would be taken for this one's"
+
+
+@pytest.mark.parametrize(
+    ("output", "code", "message"),
+    [("vectors.txt", 2, "must end in .npy"), ("no/folder/v.npy", 1, "there is no folder")],
+)
+def test_embed_checks_its_output_first(
+    exported: Path, output: str, code: int, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["embed", str(exported), "no.jpg", "-o", str(tmp_path / output)]) == code
+    assert message in capsys.readouterr().err
+
+
+def test_a_full_disk_leaves_the_old_vectors(
+    exported: Path,
+    photo_paths: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output = tmp_path / "vectors.npy"
+    output.write_bytes(b"old")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    assert main(["embed", str(exported), str(photo_paths[0]), "-o", str(output)]) == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert output.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [output]
+
+
+def test_similarity_prints_a_table(exported: Path, photo_paths: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["similarity", str(exported), *map(str, photo_paths)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["cosine", *(path.stem for path in photo_paths), "nearest"]
+    assert len(lines) == 2 + len(photo_paths)
+    assert lines[2].split()[:2] == ["astronaut", "1.00"]
+
+
+def test_similarity_of_one_image_has_no_neighbour(
+    exported: Path, photo_paths: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["similarity", str(exported), str(photo_paths[0])]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["astronaut", "1.00", "-"]
+
+
+def test_info_tells_what_it_is(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(exported)]) == 0
+    out = capsys.readouterr().out
+    for fact in ("tiny", "random, seed 0", "pixels uint8", "'batch', 12", "opset 18", "torch 2."):
+        assert fact in out
+    assert main(["info", str(exported), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(read_manifest(exported).to_json())
+
+
+def test_verify_says_so(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", str(artifact)]) == 0
+    assert capsys.readouterr().out.startswith("verified: min cosine 1 - ")
+    (artifact / "README.md").unlink()
+    assert main(["verify", str(artifact)]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["embed"], ["embed", "a", "b"], ["fly", "a"], ["info", "a", "--provider", "cpu"]]
+)
+def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert "usage: python -m runtime" in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_with_130(
+    exported: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("runtime.cli.read_manifest", interrupt)
+    assert main(["info", str(exported)]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_a_closed_pipe_is_no_traceback(exported: Path) -> None:
+    command = f"{sys.executable} -m runtime info --json {exported} | head -c 1"
+    ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)  # noqa: S607
+    assert ended.stdout == "{"
+    assert ended.stderr == ""

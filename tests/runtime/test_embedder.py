@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import runtime
+from exporters.spec import ExportOptions
+from exporters.towers.cnn import Cnn, CnnTower
+from runtime.manifest import Pooling
+
+
+@pytest.fixture(scope="module")
+def model(exported: Path) -> runtime.Embedder:
+    return runtime.load(exported, provider="cpu", threads=1)
+
+
+def test_vectors_are_those_of_the_unmodified_model(
+    model: runtime.Embedder, tiny_cnn: Cnn, photo_paths: list[Path]
+) -> None:
+    reference = CnnTower(tiny_cnn, output_dim=12, options=ExportOptions()).reference()
+    vectors = model.embed(photo_paths)
+    assert vectors.dtype == np.float32
+    assert vectors.shape == (len(photo_paths), 12)
+    np.testing.assert_allclose(vectors, reference, rtol=1e-5, atol=1e-6)
+
+
+def test_gem_and_unit_length_from_normalised_pixels(
+    exported_float32: Path, tiny_cnn: Cnn, photo_paths: list[Path]
+) -> None:
+    options = ExportOptions(input="float32", normalize=True, pooling=Pooling(method="gem", p=2.5, eps=1e-5))
+    reference = CnnTower(tiny_cnn, output_dim=12, options=options).reference()
+    vectors = runtime.load(exported_float32).embed(photo_paths)
+    np.testing.assert_allclose(vectors, reference, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 5, 100])
+def test_batch_size_changes_no_vector_and_no_order(
+    model: runtime.Embedder, photo_paths: list[Path], batch_size: int
+) -> None:
+    alone = np.concatenate([model.embed([path]) for path in photo_paths])
+    np.testing.assert_allclose(model.embed(photo_paths, batch_size=batch_size), alone, rtol=1e-5, atol=1e-6)
+
+
+def test_items_of_every_kind_go_together(model: runtime.Embedder, photo_paths: list[Path]) -> None:
+    path = photo_paths[2]
+    image = Image.open(path)
+    items: list[Any] = [str(path), path, path.read_bytes(), image, np.asarray(image)]
+    vectors = model.embed(items, batch_size=2)
+    assert np.ptp(vectors, axis=0).max() == 0
+
+
+def test_an_array_of_images_is_a_sequence_of_items(model: runtime.Embedder) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, 50, 60, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(model.embed(images), model.embed(list(images)))
+
+
+def test_a_generator_is_taken(model: runtime.Embedder, photo_paths: list[Path]) -> None:
+    np.testing.assert_array_equal(model.embed(path for path in photo_paths), model.embed(photo_paths))
+
+
+def test_no_items_give_no_rows(model: runtime.Embedder) -> None:
+    assert model.embed([]).shape == (0, 12)
+    vectors, kept, failures = model.embed([], on_error="skip")
+    assert (vectors.shape, kept.shape, failures) == ((0, 12), (0,), [])
+
+
+def test_a_bad_item_is_named_by_index_and_path(
+    model: runtime.Embedder, photo_paths: list[Path], tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(photo_paths[0].read_bytes()[:1000])
+    with pytest.raises(runtime.ItemError, match=r"item 1 \(.*bad\.jpg\): ") as caught:
+        model.embed([photo_paths[0], bad])
+    assert (caught.value.index, caught.value.item) == (1, str(bad))
+
+
+def test_skipping_tells_which_rows_are_missing(
+    model: runtime.Embedder, photo_paths: list[Path], tmp_path: Path
+) -> None:
+    items: list[Any] = [tmp_path / "none.jpg", photo_paths[0], b"", b"x", photo_paths[1], photo_paths[2], None]
+    vectors, kept, failures = model.embed(items, batch_size=2, on_error="skip")
+    assert kept.tolist() == [1, 4, 5]
+    assert [failure.index for failure in failures] == [0, 2, 3, 6]
+    np.testing.assert_allclose(vectors, model.embed(photo_paths[:3]), rtol=1e-5, atol=1e-6)
+
+
+def test_all_items_skipped(model: runtime.Embedder) -> None:
+    vectors, kept, failures = model.embed([b"", b""], on_error="skip")
+    assert (vectors.shape, len(kept), len(failures)) == ((0, 12), 0, 2)
+
+
+@pytest.mark.parametrize("single", ["a.jpg", Path("a.jpg"), b"", np.zeros((4, 4, 3), np.uint8), 3])
+def test_one_item_instead_of_several_is_wrong_usage(model: runtime.Embedder, single: Any) -> None:
+    with pytest.raises(runtime.UsageError, match="embed takes several items"):
+        model.embed(single)
+
+
+def test_arguments_are_checked(model: runtime.Embedder) -> None:
+    with pytest.raises(runtime.UsageError, match="batch_size is 0"):
+        model.embed([], batch_size=0)
+    with pytest.raises(runtime.UsageError, match="on_error"):
+        model.embed([], on_error="ignore")  # type: ignore[call-overload]
+
+
+def test_vectors_that_are_not_finite_are_not_returned(
+    exported: Path, photo_paths: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = runtime.load(exported)
+    monkeypatch.setattr(model._session, "run", lambda feeds: np.full((1, 12), np.nan, np.float32))
+    with pytest.raises(runtime.NonFiniteError, match="runtime verify"):
+        model.embed(photo_paths[:1])
+
+
+def test_progress_goes_to_standard_error(
+    model: runtime.Embedder, photo_paths: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model.embed(photo_paths, progress=True, batch_size=4)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "6/6" in err

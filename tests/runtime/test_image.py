@@ -1,0 +1,215 @@
+"""Preprocessing against torchvision's own transforms, bit for bit."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.models import get_model_weights
+from torchvision.transforms import v2
+from torchvision.transforms._presets import ImageClassification
+
+from exporters.modules.pixels import NormalizePixels
+from exporters.registry import BACKBONES, exportable_names, find_source
+from runtime.manifest import ImagePreprocessing
+from runtime.preprocess.image import UnreadableImageError, load_image, pixel_values, preprocess_image, resize_and_crop
+
+SIZES = {
+    "landscape": (640, 427),
+    "portrait": (301, 450),
+    "square": (232, 232),
+    "as-is": (384, 600),
+    "wide": (900, 31),
+    "tall": (17, 803),
+    "tiny": (5, 3),
+    "one-pixel": (1, 1),
+}
+
+
+def make_recipe(transforms: ImageClassification, **changes: Any) -> ImagePreprocessing:
+    fields: dict[str, Any] = {
+        "resize_size": transforms.resize_size[0],
+        "crop_size": transforms.crop_size[0],
+        "interpolation": transforms.interpolation.value,
+        "mean": tuple(transforms.mean),
+        "std": tuple(transforms.std),
+        "arithmetic": "caller",
+    }
+    return ImagePreprocessing(**(fields | changes))
+
+
+@pytest.fixture(scope="module", params=exportable_names())
+def transforms(request: pytest.FixtureRequest) -> ImageClassification:
+    source = find_source(BACKBONES[request.param])
+    preset: ImageClassification = get_model_weights(source.builder)["DEFAULT"].transforms()
+    return preset
+
+
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+def test_equals_torchvision_at_every_shape(
+    transforms: ImageClassification, size: tuple[int, int], photos: list[Image.Image]
+) -> None:
+    image = photos[2].resize(size)
+    ours = preprocess_image(image, make_recipe(transforms))
+    assert ours.dtype == np.float32
+    np.testing.assert_array_equal(ours, transforms(image).numpy())
+
+
+def test_equals_torchvision_on_photos(transforms: ImageClassification, photos: list[Image.Image]) -> None:
+    for photo in photos:
+        np.testing.assert_array_equal(preprocess_image(photo, make_recipe(transforms)), transforms(photo).numpy())
+
+
+def test_arithmetic_in_the_graph_equals_torchvision(transforms: ImageClassification, photos: list[Image.Image]) -> None:
+    pixels = preprocess_image(photos[0], make_recipe(transforms, arithmetic="graph"))
+    assert pixels.dtype == np.uint8
+    in_graph = NormalizePixels(transforms.mean, transforms.std)(torch.from_numpy(pixels[None].copy()))
+    np.testing.assert_array_equal(in_graph[0].numpy(), transforms(photos[0]).numpy())
+
+
+def test_pixel_values_of_a_batch_are_those_of_its_rows(photos: list[Image.Image]) -> None:
+    recipe = make_recipe(ImageClassification(crop_size=32, resize_size=36))
+    rows = [resize_and_crop(photo, recipe) for photo in photos]
+    batch = pixel_values(np.stack(rows), recipe)
+    assert batch.shape == (len(photos), 3, 32, 32)
+    np.testing.assert_array_equal(batch[1], pixel_values(rows[1], recipe))
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "1", "P", "RGBA", "CMYK", "YCbCr", "HSV", "LAB"])
+def test_modes_convert_as_pillow_does(mode: str, photos: list[Image.Image]) -> None:
+    image = photos[0].convert("RGB").convert(mode) if mode != "LAB" else _to_lab(photos[0])
+    np.testing.assert_array_equal(np.asarray(load_image(image)), np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix"), [("CMYK", "JPEG"), ("P", "GIF"), ("P", "PNG"), ("RGBA", "PNG"), ("L", "BMP")]
+)
+def test_modes_convert_from_files(mode: str, suffix: str, photos: list[Image.Image]) -> None:
+    encoded = _encode(photos[1].convert(mode), suffix)
+    np.testing.assert_array_equal(
+        np.asarray(load_image(encoded)), np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
+    )
+
+
+def test_transparent_pixels_keep_their_colour() -> None:
+    hidden_red = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
+    assert load_image(hidden_red).getpixel((0, 0)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("suffix", ["PNG", "TIFF"])
+def test_sixteen_bits_become_eight_as_in_torchvision(suffix: str) -> None:
+    values = np.linspace(0, 65535, 60 * 50).astype(np.uint16).reshape(50, 60)
+    ours = np.asarray(load_image(_encode(Image.fromarray(values), suffix)))
+    expected = v2.functional.to_dtype(torch.from_numpy(values)[None], torch.uint8, scale=True)[0].numpy()
+    for channel in range(3):
+        np.testing.assert_array_equal(ours[..., channel], expected)
+
+
+@pytest.mark.parametrize(
+    ("orientation", "upright"),
+    [
+        (1, lambda a: a),
+        (2, np.fliplr),
+        (3, lambda a: np.rot90(a, 2)),
+        (4, np.flipud),
+        (5, lambda a: a.swapaxes(0, 1)),
+        (6, lambda a: np.rot90(a, -1)),
+        (7, lambda a: np.rot90(a, 2).swapaxes(0, 1)),
+        (8, np.rot90),
+    ],
+)
+def test_exif_orientation_is_applied(
+    orientation: int, upright: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]], photos: list[Image.Image]
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    photos[1].save(buffer, "PNG", exif=exif)
+    np.testing.assert_array_equal(np.asarray(load_image(buffer.getvalue())), upright(np.asarray(photos[1])))
+
+
+def test_every_kind_of_item_gives_the_same_pixels(photo_paths: list[Path]) -> None:
+    path = photo_paths[1]
+    image = Image.open(path)
+    items: list[Any] = [path, str(path), path.read_bytes(), image, np.asarray(image)]
+    first, *others = [np.asarray(load_image(item)) for item in items]
+    for other in others:
+        np.testing.assert_array_equal(first, other)
+
+
+def test_the_callers_image_is_left_alone(photos: list[Image.Image]) -> None:
+    image = photos[0].copy()
+    before = image.tobytes()
+    preprocess_image(image, make_recipe(ImageClassification(crop_size=32, resize_size=36)))
+    assert image.tobytes() == before
+
+
+@pytest.mark.parametrize(
+    ("item", "reason"),
+    [
+        (b"", "empty"),
+        (b"not an image", "not an image in a format"),
+        (np.zeros((0, 4, 3), np.uint8), "empty"),
+        (np.zeros((4, 4, 3), np.float32), r"uint8 \[height, width, 3\]"),
+        (np.zeros((4, 4), np.uint8), r"uint8 \[height, width, 3\]"),
+        (np.zeros((4, 4, 4), np.uint8), r"uint8 \[height, width, 3\]"),
+        (Image.new("RGB", (0, 5)), "0 x 5"),
+        (Image.new("F", (4, 4)), "convert it to 8 bits"),
+        (Image.fromarray(np.full((4, 4), 1 << 20, np.int32)), "convert it to 8 bits"),
+        (Path("no/such/file.jpg"), "no such file"),
+        (Path(__file__).parent, "folder"),
+        (Path(__file__), "not an image"),
+        (17, "int is not an image"),
+        (None, "NoneType is not an image"),
+    ],
+)
+def test_unusable_items_say_why(item: Any, reason: str) -> None:
+    with pytest.raises(UnreadableImageError, match=reason):
+        load_image(item)
+
+
+def test_a_truncated_file_says_so(photo_paths: list[Path]) -> None:
+    data = photo_paths[0].read_bytes()
+    with pytest.raises(UnreadableImageError, match="truncated"):
+        load_image(data[: len(data) // 2])
+
+
+def test_a_decompression_bomb_is_not_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    bomb = _encode(Image.new("1", (20_000, 20_000)), "PNG")
+    assert len(bomb) < 100_000
+    with pytest.raises(UnreadableImageError, match="bomb"):
+        load_image(bomb)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 99)
+    with pytest.raises(UnreadableImageError, match="MAX_IMAGE_PIXELS"):
+        load_image(np.zeros((10, 10, 3), np.uint8))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    assert load_image(np.zeros((10, 10, 3), np.uint8)).size == (10, 10)
+
+
+def test_an_image_that_would_be_huge_when_resized_is_refused() -> None:
+    sliver = np.zeros((1, 10_000, 3), np.uint8)
+    with pytest.raises(UnreadableImageError, match="resized to"):
+        preprocess_image(sliver, make_recipe(ImageClassification(crop_size=224, resize_size=232)))
+
+
+def _encode(image: Image.Image, suffix: str) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, suffix)
+    return buffer.getvalue()
+
+
+def _to_lab(image: Image.Image) -> Image.Image:
+    from PIL import ImageCms
+
+    return (
+        ImageCms.profileToProfile(
+            image, ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB"
+        )
+        or image
+    )

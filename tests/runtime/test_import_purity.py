@@ -1,0 +1,65 @@
+"""The runtime stays lean: what it imports is measured in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = (
+    "torch",
+    "torchvision",
+    "transformers",
+    "optimum",
+    "open_clip",
+    "onnx",
+    "onnxscript",
+    "exporters",
+    "benchmarks",
+)
+
+PROBE = """
+import sys
+{code}
+loaded = [name for name in {heavy} if name in sys.modules]
+sys.exit("loaded: " + ", ".join(loaded) if loaded else 0)
+"""
+
+
+def probe(code: str, heavy: tuple[str, ...] = HEAVY) -> str:
+    """Returns what ``code`` loads of ``heavy``, empty for nothing."""
+    command = [sys.executable, "-c", PROBE.format(code=code, heavy=heavy)]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stderr.strip()
+
+
+def test_importing_the_runtime_loads_nothing_heavy() -> None:
+    assert probe("import runtime, runtime.cli", (*HEAVY, "onnxruntime", "tqdm")) == ""
+
+
+def test_embedding_loads_nothing_heavy(exported: Path, photo_paths: list[Path]) -> None:
+    code = f"""
+import runtime
+assert runtime.load({str(exported)!r}).embed([{str(photo_paths[0])!r}], progress=True).shape == (1, 12)
+"""
+    assert "loaded" not in probe(code)
+    assert "Error" not in probe(code)
+
+
+def test_help_and_list_of_the_exporters_load_no_torch() -> None:
+    not_ours = tuple(name for name in HEAVY if name != "exporters")
+    assert probe("from exporters.cli import main; main(['list'])", not_ours) == ""
+    code = """
+from exporters.cli import main
+try:
+    main(['--help'])
+except SystemExit:
+    pass
+"""
+    assert probe(code, not_ours) == ""
+
+
+@pytest.mark.parametrize("name", ["torch", "exporters"])
+def test_the_probe_can_fail(name: str) -> None:
+    assert probe(f"import runtime, {name}").startswith(f"loaded: {name}")

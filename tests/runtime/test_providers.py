@@ -1,0 +1,115 @@
+"""A provider is used or refused, with its cause; it is never replaced in silence."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+from pathlib import Path
+
+import pytest
+
+import runtime
+from runtime import providers, session
+
+
+def test_a_provider_of_another_package_is_refused_with_the_package_to_install(exported: Path) -> None:
+    with pytest.raises(
+        runtime.ProviderError, match=r"cuda is not in the installed package onnxruntime .*embedding-backbones\[gpu\]"
+    ):
+        runtime.load(exported, provider="cuda")
+    with pytest.raises(runtime.ProviderError, match=r"embedding-backbones\[openvino\]"):
+        runtime.load(exported, provider="openvino")
+
+
+def test_an_unknown_provider_is_wrong_usage(exported: Path) -> None:
+    with pytest.raises(runtime.UsageError, match="auto, cuda, openvino, cpu"):
+        runtime.load(exported, provider="npu")
+
+
+def test_the_active_provider_is_told(exported: Path) -> None:
+    assert runtime.load(exported, provider="cpu").provider_reason == "as requested"
+    auto = runtime.load(exported)
+    assert auto.provider == "cpu"
+    assert "first usable" in auto.provider_reason
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_a_fallback_inside_onnxruntime_is_refused(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """onnxruntime itself goes on with the CPU when CUDA does not start, and only logs it."""
+    monkeypatch.setattr(session, "find_obstacle", lambda _: None)
+    with pytest.raises(runtime.ProviderError, match="did not start the provider cuda"):
+        runtime.load(exported, provider="cuda")
+
+
+def test_auto_says_what_it_passes_over(
+    exported: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(
+        session, "available_providers", lambda: [providers.PROVIDERS["cuda"], providers.PROVIDERS["cpu"]]
+    )
+    monkeypatch.setattr(session, "find_obstacle", lambda p: "no GPU" if p.name == "cuda" else None)
+    with caplog.at_level(logging.WARNING, "runtime"):
+        model = runtime.load(exported)
+    assert model.provider == "cpu"
+    assert "cuda being unusable" in model.provider_reason
+    assert "passes over cuda: no GPU" in caplog.text
+
+
+def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(providers, "available_providers", lambda: list(providers.PROVIDERS.values()))
+    monkeypatch.setattr(providers, "_driver_error", lambda: "libcuda.so.1: cannot open shared object file")
+    obstacle = providers.find_obstacle(providers.PROVIDERS["cuda"])
+    assert obstacle is not None
+    assert "libcuda.so.1" in obstacle
+    assert "nvidia-smi" in obstacle
+
+
+def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("shared", "openvino"):
+        (tmp_path / "capi").mkdir(exist_ok=True)
+        (tmp_path / "capi" / f"libonnxruntime_providers_{name}.so").write_bytes(b"no library")
+    package = type("FakeOnnxruntime", (), {"__file__": str(tmp_path / "__init__.py")})
+    monkeypatch.setattr(providers, "available_providers", lambda: list(providers.PROVIDERS.values()))
+    monkeypatch.setattr(providers, "import_onnxruntime", lambda: package)
+    obstacle = providers.find_obstacle(providers.PROVIDERS["openvino"])
+    assert obstacle is not None
+    assert "libonnxruntime_providers_shared.so" in obstacle
+    assert "embedding-backbones[openvino]" in obstacle
+
+
+def _pretend_installed(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    def version(name: str) -> str:
+        if name in names:
+            return "1.0"
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+
+
+def test_two_packages_at_once_are_refused(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _pretend_installed(monkeypatch, "onnxruntime", "onnxruntime-gpu")
+    with pytest.raises(runtime.ProviderError, match="pip uninstall -y onnxruntime-gpu onnxruntime"):
+        runtime.load(exported, provider="cpu")
+
+
+def test_no_package_is_refused_with_the_choices(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _pretend_installed(monkeypatch)
+    with pytest.raises(runtime.MissingDependencyError, match=r"\[cpu\].*\[openvino\].*\[gpu\]"):
+        runtime.load(exported)
+
+
+def test_threads_below_one_are_wrong_usage(exported: Path) -> None:
+    with pytest.raises(runtime.UsageError, match="threads is 0"):
+        runtime.load(exported, threads=0)
+
+
+def test_a_graph_that_onnxruntime_cannot_load_is_refused(artifact: Path) -> None:
+    (artifact / "image.onnx").write_bytes(b"no graph")
+    with pytest.raises(runtime.IntegrityError, match=r"cannot load .*image\.onnx"):
+        runtime.load(artifact, check_hashes=False)
+
+
+def test_a_graph_of_another_artifact_is_refused(artifact: Path, exported_float32: Path) -> None:
+    (artifact / "image.onnx").write_bytes((exported_float32 / "image.onnx").read_bytes())
+    with pytest.raises(runtime.IntegrityError, match="pixel_values"):
+        runtime.load(artifact, check_hashes=False)
