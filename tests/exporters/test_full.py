@@ -49,8 +49,8 @@ def lean_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(ROOT / name, source)
     venv.create(folder / "venv", with_pip=True)
     python = folder / "venv" / "bin" / "python"
-    install = [python, "-m", "pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt", f"{source}[cpu]"]
-    subprocess.run(install, check=True, cwd=folder)
+    words = f"-m pip install --quiet --constraint {ROOT / 'constraints.txt'} {source}[cpu]"
+    subprocess.run([python, *words.split()], check=True, cwd=folder)
     return python
 
 
