@@ -6,12 +6,15 @@ from pathlib import Path
 from exporters.catalogue import as_markdown
 
 README = Path(__file__).parents[1] / "README.md"
-BEGIN, END = "<!-- catalogue: made by `make format` -->\n", "<!-- end of catalogue -->"
+BEGIN, END = "<!-- catalogue: made by `make format` -->", "<!-- end of catalogue -->"
 
 text = README.read_text("utf-8")
-before, _, rest = text.partition(BEGIN)
-_, _, after = rest.partition(END)
-current = f"{before}{BEGIN}\n{as_markdown()}\n\n{END}{after}"
-if current != text and "--check" in sys.argv:
+if text.count(BEGIN) != 1 or text.count(END) != 1:
+    sys.exit(f"README.md: the catalogue's place is lost; put {BEGIN} and {END} around it")
+before, rest = text.split(BEGIN)
+_, after = rest.split(END)
+current = f"{before}{BEGIN}\n\n{as_markdown()}\n\n{END}{after}"
+if "--check" not in sys.argv:
+    README.write_text(current, "utf-8")
+elif current != text:
     sys.exit("README.md: the catalogue is not what the registry says; run `make format`")
-README.write_text(current, "utf-8")

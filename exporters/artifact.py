@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import shutil
 import tempfile
@@ -29,14 +31,38 @@ def check_destination(destination: Path, *, force: bool) -> None:
         DestinationError: It exists and ``force`` is not given; or it is not an artifact, so that replacing it would
             delete something else.
     """
-    if not os.path.lexists(destination):
-        return
-    if not force:
-        raise DestinationError(f"{destination} exists; pass --force to replace it, or --output for another place")
-    if destination.is_symlink() or not (destination / MANIFEST_FILE).is_file():
-        raise DestinationError(
-            f"{destination} is not an artifact, so it is not replaced; name another place by --output"
-        )
+    with writing(destination):
+        if not os.path.lexists(destination):
+            _check_writable(destination.parent)
+            return
+        if not force:
+            raise DestinationError(f"{destination} exists; pass --force to replace it, or --output for another place")
+        foreign = _foreign_content(destination)
+        if foreign:
+            raise DestinationError(f"{destination} {foreign}, so it is not replaced; name another place by --output")
+
+
+def _check_writable(folder: Path) -> None:
+    """Finds out before the work whether ``folder`` can be made and written."""
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, f"{folder} is a file")
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(errno.EACCES, f"{folder} is read-only")
+
+
+def _foreign_content(destination: Path) -> str:
+    """Returns what would be lost with ``destination`` that no export wrote, empty for nothing."""
+    try:
+        document = json.loads((destination / MANIFEST_FILE).read_text("utf-8"))
+        written = {MANIFEST_FILE, *document["files"]} if document["schema_version"] else set()
+    except (OSError, ValueError, KeyError, TypeError):
+        written = set()
+    if destination.is_symlink() or not written:
+        return "is not an artifact"
+    others = sorted({path.name for path in destination.iterdir()} - written)
+    return f"holds {', '.join(others)} beside the artifact" if others else ""
 
 
 @contextmanager
@@ -57,7 +83,7 @@ def new_artifact(destination: Path, *, force: bool) -> Iterator[Path]:
         yield folder
         with writing(destination):
             folder.chmod(0o777 & ~_umask())  # mkdtemp's folders are private; an artifact is as any other folder
-            _move_into_place(folder, destination)
+            _move_into_place(folder, destination, force=force)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -143,16 +169,18 @@ def _graph_rows(manifest: Manifest) -> str:
     return "\n".join(f"| {tower.graph} | the {name} tower's graph |" for name, tower in manifest.towers.items())
 
 
-def _move_into_place(folder: Path, destination: Path) -> None:
+def _move_into_place(folder: Path, destination: Path, *, force: bool) -> None:
+    check_destination(destination, force=force)  # once more: an export takes minutes, in which others work too
     if not destination.exists():
         folder.rename(destination)
         return
     retired = folder.with_suffix(".replaced")
-    destination.rename(retired)
     try:
+        destination.rename(retired)
         folder.rename(destination)
-    except OSError:
-        retired.rename(destination)
+    except BaseException:  # Ctrl-C too
+        if retired.exists() and not destination.exists():
+            retired.rename(destination)
         raise
     shutil.rmtree(retired, ignore_errors=True)
 

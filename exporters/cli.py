@@ -12,10 +12,10 @@ from types import FrameType
 from exporters import catalogue
 from exporters.export import export
 from exporters.progress import StageDisplay
-from exporters.registry import exportable_names, find_backbone
+from exporters.registry import BACKBONES, exportable_names, find_backbone
 from exporters.spec import DEFAULT_TOLERANCE, GEM_EPS, GEM_P, OPSETS, ExportOptions
 from runtime import console
-from runtime.agreement import near_one
+from runtime.describe import describe_export
 from runtime.errors import EmbeddingBackbonesError, UsageError
 from runtime.manifest import TASKS, Pooling, Tolerance, read_manifest
 from runtime.version import __version__
@@ -117,6 +117,13 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
         default=DEFAULT_TOLERANCE.max_error,
         help="largest absolute difference to torch, as a share of the largest value (default: %(default)s)",
     )
+    gate.add_argument(
+        "--max-distance-share",
+        type=float,
+        default=DEFAULT_TOLERANCE.max_distance_share,
+        help="largest distance to torch's vector, as a share of the distance between the two closest photos: raise it "
+        "for weights that hardly tell our photos apart (default: %(default)s)",
+    )
 
 
 def _add_list(parser: argparse.ArgumentParser) -> None:
@@ -161,19 +168,22 @@ def _options(arguments: argparse.Namespace) -> ExportOptions:
         image_size=arguments.image_size,
         input=arguments.input,
         opset=arguments.opset,
-        tolerance=Tolerance(min_cosine=arguments.min_cosine, max_error=arguments.max_error),
+        tolerance=Tolerance(
+            min_cosine=arguments.min_cosine,
+            max_error=arguments.max_error,
+            max_distance_share=arguments.max_distance_share,
+        ),
         force=arguments.force,
     )
 
 
 def _names(names: Sequence[str]) -> list[str]:
     """Returns the names to export, each once; every one is checked before the first is exported."""
-    if "all" in names:
-        names = exportable_names()
-        waiting = len(catalogue.list_models()) - len(names)
-        if waiting:
-            print(f"all: {len(names)} backbones; the other {waiting} of the catalogue cannot be exported yet")
-    return list(dict.fromkeys(find_backbone(name).name for name in names))
+    ready = exportable_names()
+    if "all" in names and len(ready) < len(BACKBONES):
+        print(f"all: {len(ready)} backbones; the other {len(BACKBONES) - len(ready)} cannot be exported yet")
+    chosen = [choice for name in names for choice in (ready if name == "all" else [name])]
+    return list(dict.fromkeys(find_backbone(name).name for name in chosen))
 
 
 def _export_one(name: str, output: Path, options: ExportOptions) -> bool:
@@ -183,28 +193,8 @@ def _export_one(name: str, output: Path, options: ExportOptions) -> bool:
     except EmbeddingBackbonesError as exc:
         print(f"error: {name}: {exc}", file=sys.stderr)
         return False
-    for line in summarize(folder):
-        print(line)
+    print(describe_export(folder, read_manifest(folder)))
     return True
-
-
-def summarize(folder: Path) -> list[str]:
-    """Returns what to tell of a new artifact: where it is, how near to torch, and what its weights are not."""
-    manifest = read_manifest(folder)
-    lines = [f"{folder}: {manifest.output_dim} dimensions, weights {manifest.weights.description}"]
-    for name, tower in manifest.towers.items():
-        if tower.parity:
-            lines.append(
-                f"  {name} tower: min cosine {near_one(tower.parity.min_cosine)}, max abs error "
-                f"{tower.parity.max_abs_error:.2g} to torch"
-            )
-    if manifest.weights.origin == "random":
-        lines.append("  WARNING: the weights are random; the vectors mean nothing, and only serve to test and to time")
-    if manifest.weights.published is False:
-        lines.append(
-            "  WARNING: the weights in the cache are not the published ones; if they are not yours, delete them"
-        )
-    return lines
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:

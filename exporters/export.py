@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from exporters.progress import Stage, silent
 from exporters.registry import find_backbone, find_source
 from exporters.spec import ExportOptions
 from runtime.errors import MissingDependencyError
 from runtime.providers import check_packages
-
-Stage = Callable[[str], AbstractContextManager[None]]
-
-
-def silent(name: str) -> AbstractContextManager[None]:
-    """Shows nothing of the stage ``name``."""
-    return nullcontext()
 
 
 def export(
@@ -43,7 +37,6 @@ def export(
             the artifact cannot be written.
         MissingDependencyError: torch or onnxruntime is not installed.
         ProviderError: Two onnxruntime packages are installed.
-        UsageError: The seed of random weights is not a number.
     """
     from exporters.artifact import check_destination
 

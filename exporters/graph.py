@@ -59,10 +59,17 @@ def _trace(module: nn.Module, inputs: Sequence[GraphInput], opset: int) -> ir.Mo
                 verbose=False,
             )
     except Exception as exc:  # the exporter wraps each of its own stages' errors in another type
-        raise GraphError(f"torch cannot export the model: {exc}") from exc
+        raise GraphError(f"torch cannot export the model: {_root_cause(exc)}") from exc
     if program is None:
         raise GraphError("torch exported no model")
     return program.model
+
+
+def _root_cause(exc: BaseException) -> str:
+    """Returns the first line of what the exporter tripped over; its own message is a page of advice."""
+    while exc.__cause__ is not None:
+        exc = exc.__cause__
+    return f"{type(exc).__name__}: {str(exc).strip().partition(chr(10))[0]}"
 
 
 def _name_output(model: ir.Model, name: str) -> None:

@@ -19,10 +19,6 @@ from runtime.manifest import Parity, Tolerance
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
 
-# The graph's error has to vanish beside the differences that vectors exist to tell: a row may be off by at most this
-# share of the distance between the two closest different inputs. Measured: at most 3e-5 for the four CNNs.
-MAX_SHARE_OF_DISTANCE = 0.001
-
 
 def measure_parity(model: Embedder, items: Sequence[Any], reference: Array, tolerance: Tolerance) -> Parity:
     """Compares ``model`` with torch.
@@ -77,22 +73,21 @@ def _judge(parity: Parity, agreement: Agreement) -> None:
         faults.append("a row's vector depends on its batch")
     if not parity.min_distance > 0:
         faults.append("torch itself gives two different inputs the same vector")
-    elif not parity.max_row_error <= MAX_SHARE_OF_DISTANCE * parity.min_distance:
+    elif not parity.max_row_error <= parity.tolerance.max_distance_share * parity.min_distance:
         faults.append("the graph's error is not small beside the distance between different inputs")
     if faults:
-        raise ParityError(f"{'; '.join(faults)}: {describe(parity)}")
+        raise ParityError(f"{'; '.join(faults)}: {_describe(parity)}")
 
 
-def describe(parity: Parity) -> str:
+def _describe(parity: Parity) -> str:
     """Returns the figures beside their bounds, in one line."""
     bound = parity.tolerance.max_error * parity.reference_scale
     return (
         f"min cosine {near_one(parity.min_cosine)} (at least {near_one(parity.tolerance.min_cosine)}), max abs error "
         f"{parity.max_abs_error:.2g} and {parity.max_batch_error:.2g} between batch sizes "
         f"{', '.join(map(str, parity.batch_sizes))} (at most {bound:.2g}), "
-        f"max row error {parity.max_row_error:.2g} "
-        f"(at most {MAX_SHARE_OF_DISTANCE:.1%} of {parity.min_distance:.2g}, the smallest distance between "
-        f"{parity.items} inputs)"
+        f"max row error {parity.max_row_error:.2g} (at most {parity.tolerance.max_distance_share:.2g} of "
+        f"{parity.min_distance:.2g}, the smallest distance between {parity.items} inputs)"
     )
 
 

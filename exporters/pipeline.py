@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from exporters.artifact import new_artifact, write_golden, write_graph, write_manifest, write_readme, writing
-from exporters.export import Stage, silent
 from exporters.graph import build_graph
 from exporters.parity import measure_parity
+from exporters.progress import Stage, silent
 from exporters.spec import BackboneSpec, ExportOptions
 from exporters.towers import ExportableTower
 from exporters.towers.cnn import Cnn, CnnTower
-from runtime.cli import describe
+from runtime.describe import describe_manifest
 from runtime.embedder import Embedder
 from runtime.manifest import (
     GOLDEN_FILE,
@@ -91,7 +91,7 @@ def write_artifact(
             parity = measure_parity(model, tower.items(), reference, options.tolerance)
         judged = replace(manifest, towers={tower.name: replace(tower.record, parity=parity)})
         with stage("write manifest"), writing(destination):
-            write_readme(folder, judged, describe(judged))
+            write_readme(folder, judged, describe_manifest(judged))
             write_manifest(folder, judged)
     return destination
 

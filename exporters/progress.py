@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TextIO
+
+Stage = Callable[[str], AbstractContextManager[None]]
+
+
+def silent(name: str) -> AbstractContextManager[None]:
+    """Shows nothing of the stage ``name``."""
+    return nullcontext()
 
 
 class StageDisplay:

@@ -9,6 +9,7 @@ from runtime.embedder import Embedder, PartialEmbeddings, load
 from runtime.errors import (
     ArtifactError,
     EmbeddingBackbonesError,
+    InferenceError,
     IntegrityError,
     ItemError,
     ManifestError,
@@ -28,6 +29,7 @@ __all__ = [
     "ArtifactError",
     "Embedder",
     "EmbeddingBackbonesError",
+    "InferenceError",
     "IntegrityError",
     "ItemError",
     "Manifest",

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runtime import console
-from runtime.agreement import near_one
+from runtime.describe import describe_manifest
 from runtime.errors import ItemError, OutputError, UsageError
-from runtime.manifest import Manifest, Parity, read_manifest
+from runtime.manifest import read_manifest
 from runtime.version import __version__
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _embed(arguments: argparse.Namespace) -> int:
     print(f"{arguments.output}: {len(vectors)} vectors of {model.output_dim} by {model.provider}")
     if failures:
         print(f"{len(failures)} of {len(arguments.inputs)} inputs left out: see {_report_path(arguments.output)}")
-    return 0
+    return 0 if len(vectors) else console.FAILURE
 
 
 def _similarity(arguments: argparse.Namespace) -> int:
@@ -109,7 +109,8 @@ def _similarity(arguments: argparse.Namespace) -> int:
     model = load(arguments.artifact, provider=arguments.provider, threads=arguments.threads)
     vectors = model.embed(arguments.inputs, batch_size=arguments.batch_size)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    names = [Path(path).stem for path in arguments.inputs]
+    stems = [Path(path).stem for path in arguments.inputs]
+    names = stems if len(set(stems)) == len(stems) else arguments.inputs
     _print_similarities(names, unit @ unit.T)
     return 0
 
@@ -128,49 +129,12 @@ def _print_similarities(names: Sequence[str], cosines: np.ndarray[Any, Any]) -> 
 
 def _info(arguments: argparse.Namespace) -> int:
     manifest = read_manifest(arguments.artifact)
-    print(manifest.to_json() if arguments.json else describe(manifest))
+    print(manifest.to_json() if arguments.json else describe_manifest(manifest))
     return 0
 
 
-def describe(manifest: Manifest) -> str:
-    """Returns what a person wants to know of an artifact, a fact a line."""
-    lines = [
-        f"backbone      {manifest.backbone} ({manifest.architecture}, {manifest.task})",
-        f"weights       {manifest.weights.description}, sha256 {manifest.weights.sha256[:12]}...",
-        f"licence       {manifest.weights.licence or 'not known'}",
-    ]
-    for name, tower in manifest.towers.items():
-        recipe = tower.preprocessing
-        lines += [
-            f"{name} tower",
-            *(f"  input       {tensor.name} {tensor.dtype} {list(tensor.shape)}" for tensor in tower.inputs),
-            f"  output      {tower.output.name} {tower.output.dtype} {list(tower.output.shape)}",
-            f"  preprocess  short side to {recipe.resize_size} ({recipe.interpolation}), centre crop "
-            f"{recipe.crop_size}, mean {recipe.mean}, std {recipe.std}; arithmetic by the {recipe.arithmetic}",
-            f"  pooling     {tower.pooling.method}{', L2-normalised' if tower.normalized else ''}",
-            f"  parity      {_describe_parity(tower.parity)}",
-        ]
-    packages = ", ".join(f"{name} {version}" for name, version in manifest.provenance.packages.items())
-    lines += [
-        f"graph         opset {manifest.provenance.opset}, IR {manifest.provenance.ir_version}",
-        f"made with     {packages}",
-        f"size          {sum(record.size_bytes for record in manifest.files.values()) / 1e6:.1f} MB",
-    ]
-    return "\n".join(lines)
-
-
-def _describe_parity(parity: Parity | None) -> str:
-    if parity is None:
-        return "not measured"
-    return (
-        f"min cosine {near_one(parity.min_cosine)}, max abs error {parity.max_abs_error:.2g} to torch, "
-        f"{parity.items} inputs at batch {', '.join(map(str, parity.batch_sizes))}"
-    )
-
-
 def _verify(arguments: argparse.Namespace) -> int:
-    from runtime.verify import describe as describe_verification
-    from runtime.verify import verify
+    from runtime.verify import describe_verification, verify
 
     result = verify(arguments.artifact, provider=arguments.provider, threads=arguments.threads)
     print(f"verified: {describe_verification(result)}")
@@ -180,6 +144,8 @@ def _verify(arguments: argparse.Namespace) -> int:
 def _check_output(path: Path) -> None:
     if path.suffix != ".npy":
         raise UsageError(f"the output {path} must end in .npy")
+    if path.is_dir():
+        raise OutputError(f"the output {path} is a folder; name a file")
     if not path.parent.is_dir():
         raise OutputError(f"there is no folder {path.parent} to write {path.name} in; create it first")
     if not os.access(path.parent, os.W_OK):
@@ -187,22 +153,30 @@ def _check_output(path: Path) -> None:
 
 
 def _write_vectors(path: Path, vectors: np.ndarray[Any, Any], failures: list[ItemError]) -> None:
-    """Writes beside ``path`` and moves into place, so that a full disk leaves no half of a file there."""
+    """Writes vectors and report beside their places and then moves both, so that a full disk leaves no half of one."""
     import numpy as np
 
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial, partial_report = (
+        place.with_name(f".{place.name}.{os.getpid()}.partial") for place in (path, _report_path(path))
+    )
     report = [{"index": failure.index, "item": failure.item, "reason": failure.reason} for failure in failures]
     try:
-        with partial.open("wb") as file:
-            np.save(file, vectors)
-        _report_path(path).unlink(missing_ok=True)
-        if report:
-            _report_path(path).write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+        with partial.open("wb") as file:  # not np.save: it writes by C's stdio, and takes no notice of a full disk
+            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(vectors))
+            file.write(np.ascontiguousarray(vectors).data)
+        partial_report.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
         partial.replace(path)
+        if report:
+            partial_report.replace(_report_path(path))
+        else:
+            _report_path(path).unlink(missing_ok=True)  # that of an earlier run would be taken for this one's
     except OSError as exc:
-        raise OutputError(f"cannot write {path} ({exc.strerror}); free some space, or name another place") from exc
+        raise OutputError(
+            f"cannot write {path} ({exc.strerror or exc}); free some space, or name another place"
+        ) from exc
     finally:
         partial.unlink(missing_ok=True)
+        partial_report.unlink(missing_ok=True)
 
 
 def _report_path(path: Path) -> Path:

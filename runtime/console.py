@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -15,8 +16,10 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 def run(command: Callable[[], int]) -> int:
     """Returns the exit code of ``command``, having printed an error of ours as one line on standard error."""
+    _tolerate_odd_names()
     try:
-        return command()
+        code = command()
+        sys.stdout.flush()
     except EmbeddingBackbonesError as exc:
         print(f"error: {exc}", file=sys.stderr)
         return WRONG_USAGE if isinstance(exc, UsageError) else FAILURE
@@ -24,8 +27,24 @@ def run(command: Callable[[], int]) -> int:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the reader, `head` say, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _abandon_stdout()
         return FAILURE
+    except OSError as exc:
+        _abandon_stdout()
+        print(f"error: {exc}", file=sys.stderr)
+        return FAILURE
+    return code
+
+
+def _tolerate_odd_names() -> None:
+    """Lets a file name that is no valid text be printed, escaped."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _abandon_stdout() -> None:
+    """Keeps the interpreter from flushing, at its exit, into what cannot be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -1,8 +1,12 @@
-"""JSON to frozen dataclasses, strictly: what is missing, unknown or of the wrong type is named by its path."""
+"""JSON to frozen dataclasses, strictly: what is missing, unknown or of the wrong type is named by its path.
+
+A field is required on reading even if it has a default: a default is for whoever builds a record, not for a document.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from typing import Any, TypeVar
@@ -40,18 +44,15 @@ def _decode(kind: Any, value: object, where: str) -> object:
     if origin is dict:
         members = _expect(dict, value, where)
         return {key: _decode(typing.get_args(kind)[1], member, f"{where}.{key}") for key, member in members.items()}
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if kind is float:
+        return _to_float(_expect(int | float, value, where), where)
     return _expect(kind, value, where)
 
 
 def _decode_dataclass(kind: Any, value: object, where: str) -> object:
     members = _expect(dict, value, where)
-    fields = {field.name: field for field in dataclasses.fields(kind)}
-    unknown = sorted(members.keys() - fields.keys())
-    missing = sorted(
-        name for name, field in fields.items() if name not in members and field.default is dataclasses.MISSING
-    )
+    fields = {field.name for field in dataclasses.fields(kind)}
+    unknown, missing = sorted(members.keys() - fields), sorted(fields - members.keys())
     if unknown or missing:
         faults = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"has unknown {', '.join(unknown)}"] * bool(unknown)
         raise ManifestError(f"{where} {' and '.join(faults)}")
@@ -85,12 +86,22 @@ def _decode_tuple(kinds: tuple[Any, ...], value: object, where: str) -> tuple[ob
 
 
 def _one_of(allowed: tuple[object, ...], value: object, where: str) -> object:
-    if value not in allowed:
+    if not any(type(value) is type(choice) and value == choice for choice in allowed):
         raise ManifestError(f"{where} is {value!r} instead of {' or '.join(map(repr, allowed))}")
     return value
 
 
+def _to_float(value: float, where: str) -> float:
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise ManifestError(f"{where} is too large a number")
+    return number
+
+
 def _expect(kind: Any, value: object, where: str) -> Any:
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise ManifestError(f"{where} is {value!r:.80} instead of {kind.__name__}")
+        raise ManifestError(f"{where} is {value!r:.80} instead of {getattr(kind, '__name__', kind)}")
     return value

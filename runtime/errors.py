@@ -9,6 +9,7 @@
     ├── ProviderError             the execution provider asked for is not usable here
     ├── UsageError                an argument that no artifact or machine could make right
     ├── ItemError                 one item cannot be read or embedded; it carries its index
+    ├── InferenceError            the graph cannot be run on these items: too little memory, say
     ├── OutputError               the results cannot be written
     ├── NonFiniteError            the graph returned NaN or infinity
     └── VerificationError         the golden vectors are not reproduced on this machine
@@ -66,6 +67,14 @@ class ItemError(EmbeddingBackbonesError):
         self.index = index
         self.item = item
         self.reason = reason
+
+    def __reduce__(self) -> tuple[type[ItemError], tuple[int, str, str]]:
+        """Lets the error travel between processes."""
+        return type(self), (self.index, self.item, self.reason)
+
+
+class InferenceError(EmbeddingBackbonesError):
+    """ONNX Runtime cannot run the graph on a batch; the message holds its reason."""
 
 
 class OutputError(EmbeddingBackbonesError):

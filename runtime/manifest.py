@@ -1,7 +1,8 @@
 """The artifact's manifest: everything that is needed to use, check and trace an exported backbone.
 
-The schema is these dataclasses; ``exporters`` fills them in and ``runtime`` reads them back. Whoever changes a
-field raises :data:`SCHEMA_VERSION`.
+The schema is these dataclasses; ``exporters`` fills them in and ``runtime`` reads them back. Whoever changes a field
+after a release raises :data:`SCHEMA_VERSION`, and either brings documents of the older version up to date in
+:func:`read_manifest` or raises :data:`OLDEST_READABLE` too.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from runtime.decode import decode
 from runtime.errors import ArtifactError, IntegrityError, ManifestError, SchemaVersionError, UsageError
 
 SCHEMA_VERSION = 1
+OLDEST_READABLE = 1
 MANIFEST_FILE = "manifest.json"
 GOLDEN_FILE = "golden.npz"
+_SEAL = "sha256"
 
 Task = Literal["text-to-text", "image-to-image", "text-to-image", "mesh-to-mesh"]
 TASKS: tuple[Task, ...] = get_args(Task)
@@ -80,6 +83,13 @@ class ImagePreprocessing:
         if not all(self.std):
             raise UsageError(f"std {self.std} holds a zero")
 
+    def graph_input(self) -> TensorSpec:
+        """Returns what a graph takes after this preprocessing."""
+        side = self.crop_size
+        if self.arithmetic == "graph":
+            return TensorSpec(name="pixels", dtype="uint8", shape=("batch", side, side, 3))
+        return TensorSpec(name="pixel_values", dtype="float32", shape=("batch", 3, side, side))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pooling:
@@ -110,18 +120,19 @@ class Tolerance:
     Attributes:
         min_cosine: Smallest cosine similarity between an embedding and its reference.
         max_error: Largest absolute difference of any value, as a share of the largest absolute reference value.
+        max_distance_share: Largest Euclidean distance of an embedding to its reference, as a share of the distance
+            between the two closest references.
     """
 
     min_cosine: float
     max_error: float
+    max_distance_share: float
 
     def __post_init__(self) -> None:
         """Refuses bounds that nothing or everything would meet."""
-        if not 0 < self.min_cosine <= 1 or not 0 < self.max_error < 1:
-            raise UsageError(
-                f"a tolerance needs min_cosine in (0, 1] and max_error in (0, 1), not {self.min_cosine} and "
-                f"{self.max_error}"
-            )
+        for name, value in dataclasses.asdict(self).items():
+            if not 0 < value <= 1:
+                raise UsageError(f"the tolerance {name} is {value}, it must be above 0 and at most 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +193,9 @@ class Weights:
 
     Attributes:
         origin: ``pretrained``, ``random`` or ``file``.
-        description: The same for a person: torchvision's name of the weights, ``random, seed 0``, or a file's name.
+        description: The same for a person, such as ``torchvision resnet50`` or ``random, seed 0``.
+        revision: The publisher's name of this version of the weights, or ``None``.
+        file: Name of the checkpoint file, or ``None`` when random.
         seed: Seed of random weights, else ``None``.
         sha256: Hash of the checkpoint file; of the values themselves when random.
         published: Whether that hash is the one that the weights' publisher states; ``None`` where none is stated.
@@ -191,6 +204,8 @@ class Weights:
 
     origin: Literal["pretrained", "random", "file"]
     description: str
+    revision: str | None = None
+    file: str | None = None
     seed: int | None = None
     sha256: str
     published: bool | None = None
@@ -253,18 +268,24 @@ class Manifest:
 
     def __post_init__(self) -> None:
         """Refuses what is well-formed and still cannot be."""
-        for name in (*self.files, *(tower.graph for tower in self.towers.values())):
+        needed = {GOLDEN_FILE, *(tower.graph for tower in self.towers.values())}
+        for name in (*self.files, *needed):
             _check_inside(name)
-        unlisted = {tower.graph for tower in self.towers.values()} - self.files.keys()
-        if unlisted:
-            raise ManifestError(f"the graph {', '.join(sorted(unlisted))} is not among the manifest's files")
+        if needed - self.files.keys():
+            raise ManifestError(f"files lacks {', '.join(sorted(needed - self.files.keys()))}")
         unknown = sorted(self.towers.keys() - get_args(TowerName))
         if unknown or not self.towers:
             raise ManifestError(f"this runtime embeds {', '.join(get_args(TowerName))}, not {unknown or 'nothing'}")
+        for name, tower in self.towers.items():
+            if tower.inputs != (tower.preprocessing.graph_input(),):
+                raise ManifestError(f"the {name} tower's inputs are not what its preprocessing gives")
+            if tower.output.shape != ("batch", self.output_dim):
+                raise ManifestError(f"the {name} tower's output {tower.output.shape} has not {self.output_dim} columns")
 
     def to_json(self) -> str:
-        """Returns the manifest as the text of ``manifest.json``."""
-        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
+        """Returns the manifest as the text of ``manifest.json``, sealed with a hash of its own."""
+        document = dataclasses.asdict(self)
+        return json.dumps(document | {_SEAL: _seal(document)}, indent=2) + "\n"
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -276,15 +297,17 @@ def read_manifest(folder: Path) -> Manifest:
         SchemaVersionError: It follows another schema.
     """
     path = folder / MANIFEST_FILE
-    if not folder.is_dir():
-        raise ArtifactError(f"there is no folder {folder}; export one with `python -m exporters NAME`")
     try:
+        if not folder.is_dir():
+            raise ArtifactError(f"there is no folder {folder}; export one with `python -m exporters NAME`")
         document = json.loads(path.read_text("utf-8"), parse_constant=_refuse_constant)
     except FileNotFoundError:
         raise ManifestError(f"{folder} holds no {MANIFEST_FILE}, so it is not an artifact; export it again") from None
     except (OSError, ValueError, RecursionError) as exc:
         raise ManifestError(f"{path} cannot be read ({exc}); export the artifact again") from exc
     _check_schema_version(document, path)
+    if document.pop(_SEAL, None) != _seal(document):
+        raise IntegrityError(f"{path} has changed since export; copy or export the whole artifact again")
     try:
         return decode(Manifest, document, "manifest")
     except ManifestError as exc:
@@ -329,15 +352,22 @@ def _check_schema_version(document: object, path: Path) -> None:
     version = document.get("schema_version") if isinstance(document, dict) else None
     if not isinstance(version, int):
         raise ManifestError(f"{path} has no schema_version, so it is not an artifact's manifest; export it again")
-    if version != SCHEMA_VERSION:
+    if not OLDEST_READABLE <= version <= SCHEMA_VERSION:
         way_out = "upgrade embedding-backbones" if version > SCHEMA_VERSION else "export the artifact again"
-        raise SchemaVersionError(f"{path} has schema {version}, this runtime reads {SCHEMA_VERSION}; {way_out}")
+        readable = f"{OLDEST_READABLE} to {SCHEMA_VERSION}"
+        raise SchemaVersionError(f"{path} has schema {version}, this runtime reads {readable}; {way_out}")
+
+
+def _seal(document: object) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def _check_inside(name: str) -> None:
     posix, windows = PurePosixPath(name), PureWindowsPath(name)
     if not name or posix.is_absolute() or windows.drive or windows.root or ".." in windows.parts or "\0" in name:
         raise ManifestError(f"the path {name!r} leaves the artifact's folder")
+    if not name.isprintable():  # lone surrogates too, which no file system takes
+        raise ManifestError(f"the path {name!r} is not a file's name")
 
 
 def _refuse_constant(name: str) -> float:

@@ -153,7 +153,10 @@ def import_onnxruntime() -> onnxruntime:
     except ImportError as exc:
         raise ProviderError(f"onnxruntime is installed but cannot be imported ({exc}); reinstall it") from exc
     if not hasattr(onnxruntime, "InferenceSession"):  # what pip leaves after uninstalling one of two
-        raise ProviderError(f"the files of onnxruntime are incomplete; reinstall it: {_install_choices()}")
+        raise ProviderError(
+            "the files of onnxruntime are incomplete, as when one of two packages is uninstalled; run `pip install "
+            f"--force-reinstall {' '.join(installed_packages())}`"
+        )
     return onnxruntime
 
 

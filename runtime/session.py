@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from runtime.errors import IntegrityError, ProviderError, UsageError
+from runtime.errors import InferenceError, IntegrityError, ProviderError, UsageError
 from runtime.manifest import TensorSpec, Tower
 from runtime.providers import (
     ExecutionProvider,
@@ -67,8 +67,17 @@ class Session:
 
         Returns:
             ``[batch, output_dim]`` float32.
+
+        Raises:
+            InferenceError: ONNX Runtime refuses, for want of memory, say.
         """
-        output: np.ndarray[Any, np.dtype[np.float32]] = self._session.run([self._output], dict(feeds))[0]
+        try:
+            output: np.ndarray[Any, np.dtype[np.float32]] = self._session.run([self._output], dict(feeds))[0]
+        except Exception as exc:  # onnxruntime raises a dozen types that share no base of their own
+            raise InferenceError(
+                f"onnxruntime cannot run the graph on a batch of {len(next(iter(feeds.values())))} by {self.provider} "
+                f"({_one_line(exc)}); take a smaller batch_size or another provider"
+            ) from exc
         return output
 
 
@@ -99,18 +108,27 @@ def _open_on(path: Path, provider: ExecutionProvider, threads: int) -> onnxrunti
     options.log_severity_level = _ERRORS_ONLY
     try:
         session = ort.InferenceSession(
-            str(path), options, providers=[(provider.onnxruntime_name, provider.options(threads))]
+            str(path),
+            options,
+            providers=[(provider.onnxruntime_name, provider.options(threads))],
+            enable_fallback=False,  # else a failed run goes on with the CPU, and says so by print() alone
         )
     except Exception as exc:  # onnxruntime raises a dozen types that share no base of their own
         if provider.name == "cpu":
-            raise IntegrityError(f"onnxruntime cannot load {path}: {exc}") from exc
-        raise ProviderError(f"the provider {provider.name} cannot load {path} ({exc}); take another provider") from exc
+            raise IntegrityError(f"onnxruntime cannot load {path}: {_one_line(exc)}") from exc
+        raise ProviderError(
+            f"the provider {provider.name} cannot load {path} ({_one_line(exc)}); take another provider"
+        ) from exc
     if provider.onnxruntime_name not in session.get_providers():  # it fell back to the CPU and only logged it
         raise ProviderError(
             f"onnxruntime did not start the provider {provider.name}, for a reason that it has logged above; "
             "mend that, or take another provider"
         )
     return session
+
+
+def _one_line(exc: Exception) -> str:
+    return " ".join(str(exc).split())
 
 
 def _check_signature(session: onnxruntime.InferenceSession, tower: Tower, path: Path) -> None:

@@ -48,7 +48,7 @@ def verify(path: str | os.PathLike[str], *, provider: str = "auto", threads: int
     parity = model.manifest.towers["image"].parity
     if parity is None:
         raise ManifestError(f"{path} records no parity with torch, so there is nothing to hold it to; export it again")
-    images, reference = read_golden(Path(path))
+    images, reference = read_golden(Path(path), model.output_dim)
     vectors = model.embed(images)
     result = Verification(
         provider=model.provider,
@@ -57,11 +57,13 @@ def verify(path: str | os.PathLike[str], *, provider: str = "auto", threads: int
         tolerance=parity.tolerance,
     )
     if not result.agreement.within(result.tolerance):
-        raise VerificationError(f"the golden vectors are not reproduced: {describe(result)}; {_way_out(model)}")
+        raise VerificationError(
+            f"the golden vectors are not reproduced: {describe_verification(result)}; {_way_out(model)}"
+        )
     return result
 
 
-def read_golden(folder: Path) -> tuple[list[np.ndarray[Any, Any]], np.ndarray[Any, Any]]:
+def read_golden(folder: Path, output_dim: int) -> tuple[list[np.ndarray[Any, Any]], np.ndarray[Any, Any]]:
     """Returns the golden images, each ``[height, width, 3]`` uint8, and their ``[images, output_dim]`` vectors.
 
     Raises:
@@ -69,14 +71,17 @@ def read_golden(folder: Path) -> tuple[list[np.ndarray[Any, Any]], np.ndarray[An
     """
     path = folder / GOLDEN_FILE
     try:
-        with np.load(path, allow_pickle=False) as golden:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as golden:
             vectors = golden["image_embedding"]
-            return [golden[f"image_{i}"] for i in range(len(vectors))], vectors
-    except (OSError, ValueError, KeyError, EOFError) as exc:
+            images = [golden[f"image_{i}"] for i in range(len(vectors))]
+    except Exception as exc:  # zipfile, zlib and numpy raise whatever a damaged file makes them trip over
         raise IntegrityError(f"{path} cannot be read ({exc}); export the artifact again") from exc
+    if not images or vectors.shape != (len(images), output_dim):
+        raise IntegrityError(f"{path} holds vectors of shape {list(vectors.shape)}, not [items, {output_dim}]")
+    return images, vectors
 
 
-def describe(result: Verification) -> str:
+def describe_verification(result: Verification) -> str:
     """Returns the figures of ``result`` beside their bounds, in one line."""
     measured, bound = result.agreement, result.tolerance
     return (

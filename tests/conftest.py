@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from exporters.photos import load_photos, photo_names
 from exporters.pipeline import export_cnn
 from exporters.spec import BackboneSpec, ExportOptions
 from exporters.towers.cnn import Cnn
+from runtime import manifest
 from runtime.manifest import Pooling, Weights
 
 TINY_DIM = 12
@@ -85,13 +87,14 @@ def artifact(exported: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def edit_manifest(artifact: Path) -> Callable[[Callable[[dict[str, Any]], None]], Path]:
-    """Changes the manifest of ``artifact`` and returns the artifact."""
+    """Changes the manifest of ``artifact``, seals it again, and returns the artifact."""
 
     def edit(change: Callable[[dict[str, Any]], None]) -> Path:
         path = artifact / "manifest.json"
         document = json.loads(path.read_text())
+        document.pop("sha256")
         change(document)
-        path.write_text(json.dumps(document))
+        path.write_text(json.dumps(document | {"sha256": manifest._seal(document)}))
         return artifact
 
     return edit
@@ -107,3 +110,12 @@ def photo_paths() -> list[Path]:
     import exporters.photos
 
     return [Path(exporters.photos.__file__).parent / name for name in photo_names()]
+
+
+@pytest.fixture
+def small_disk() -> Iterator[None]:
+    """Lets no file grow beyond 2 KB: the kernel refuses the write, as it does on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from exporters.errors import WeightsError, WeightsMismatchError, WeightsUnavailableError
 
 _LISTED = 5
+_WRAPPERS = ("module.", "_orig_mod.", "model.")
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -32,7 +33,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             f"{path} cannot be read as a state dict ({str(exc).splitlines()[0] if str(exc) else type(exc).__name__}); "
             "write it with torch.save(model.state_dict(), path)"
         ) from exc
-    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+    if not isinstance(content, dict) or not content or not all(map(_is_entry, content.keys(), content.values())):
         found = f"a dict of {', '.join(map(str, list(content)[:_LISTED]))}" if isinstance(content, dict) else "no dict"
         raise WeightsError(
             f"{path} is no state dict of tensors by name but {found}; "
@@ -56,7 +57,9 @@ def load_into(model: nn.Module, state_dict: Mapping[str, Tensor], *, head: str, 
         WeightsMismatchError: Keys are missing, unexpected or of another shape.
     """
     expected = {key: value for key, value in model.state_dict().items() if not key.startswith(f"{head}.")}
-    given = {key: value for key, value in state_dict.items() if not key.startswith(f"{head}.")}
+    given = {
+        key: value for key, value in _without_wrapper(state_dict, expected).items() if not key.startswith(f"{head}.")
+    }
     # checkpoints of before torch 0.4.1 have no such counters, and inference does not read them
     missing = [key for key in expected if key not in given and not key.endswith(".num_batches_tracked")]
     unexpected = [key for key in given if key not in expected]
@@ -76,6 +79,23 @@ def load_into(model: nn.Module, state_dict: Mapping[str, Tensor], *, head: str, 
             "export it under the backbone that it was trained as"
         )
     model.load_state_dict(given, strict=False)
+
+
+def _is_entry(name: object, value: object) -> bool:
+    """Tells whether this is a named, dense, real tensor, as parameters and buffers are."""
+    if not isinstance(name, str) or not isinstance(value, Tensor):
+        return False
+    return value.layout == torch.strided and not (value.is_complex() or value.is_quantized or value.is_meta)
+
+
+def _without_wrapper(state_dict: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Takes off the prefix that DataParallel, torch.compile or a training script put before every name."""
+    for prefix in _WRAPPERS:
+        if all(name.startswith(prefix) for name in state_dict) and not any(
+            name.startswith(prefix) for name in expected
+        ):
+            return _without_wrapper({name.removeprefix(prefix): v for name, v in state_dict.items()}, expected)
+    return state_dict
 
 
 def hash_values(state_dict: Mapping[str, Tensor]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from urllib.error import URLError
 
 import torch
 from torch import nn
@@ -14,9 +13,8 @@ from torchvision.transforms._presets import ImageClassification
 from exporters.errors import WeightsError, WeightsUnavailableError
 from exporters.sources.checkpoint import hash_values, load_into, read_state_dict
 from exporters.sources.untrained import make_plausible
-from exporters.spec import TorchvisionSource
+from exporters.spec import TorchvisionSource, random_seed
 from exporters.towers.cnn import Cnn
-from runtime.errors import UsageError
 from runtime.manifest import Weights, record_file
 
 _CALIBRATION_SIZE = 224  # statistics hardly change with the size, and EfficientNet-B7's own takes seven times longer
@@ -36,7 +34,7 @@ def load_cnn(source: TorchvisionSource, weights: str, image_size: int | None = N
         UsageError: The seed is not a number.
     """
     pretrained = get_model_weights(source.builder)["DEFAULT"]
-    seed = _seed(weights)
+    seed = random_seed(weights)
     model = _build(source, seed or 0)
     if weights == "pretrained":
         record = _load_pretrained(model, source, pretrained)
@@ -60,18 +58,20 @@ def _load_pretrained(model: nn.Module, source: TorchvisionSource, pretrained: We
     cached = Path(torch.hub.get_dir(), "checkpoints", Path(pretrained.url).name)
     try:
         state_dict = pretrained.get_state_dict(progress=True, check_hash=True, map_location="cpu", weights_only=True)
-    except (URLError, OSError) as exc:
+    except Exception as exc:  # urllib, http, torch.hub, pickle and zip raise whatever they trip over
+        if cached.exists():
+            raise WeightsError(f"{cached} cannot be read ({exc}); delete it and export again") from exc
         raise WeightsUnavailableError(
             f"cannot download {pretrained.url} ({exc}); put the file at {cached}, or take --weights PATH or "
             "--weights random"
         ) from exc
-    except Exception as exc:  # pickle, zip and torch raise whatever a damaged file makes them trip over
-        raise WeightsError(f"the cached {cached} cannot be read ({exc}); delete it and export again") from exc
     load_into(model, state_dict, head=source.head, source=str(cached))
     sha256 = record_file(cached).sha256
     return Weights(
         origin="pretrained",
-        description=f"torchvision {pretrained}",
+        description=f"torchvision {source.builder}",
+        revision=pretrained.name,
+        file=cached.name,
         sha256=sha256,
         published=sha256.startswith(_published_hash(pretrained)),
         licence=source.licence,
@@ -88,7 +88,8 @@ def _published_hash(pretrained: WeightsEnum) -> str:
 
 def _load_file(model: nn.Module, source: TorchvisionSource, path: Path) -> Weights:
     load_into(model, read_state_dict(path), head=source.head, source=str(path))
-    return Weights(origin="file", description=path.name, sha256=record_file(path).sha256)
+    name = path.name.encode("utf-8", "backslashreplace").decode()  # a manifest holds text, a path may not
+    return Weights(origin="file", description=name, file=name, sha256=record_file(path).sha256)
 
 
 def _build(source: TorchvisionSource, seed: int) -> nn.Module:
@@ -106,13 +107,3 @@ def _transforms(pretrained: WeightsEnum, image_size: int | None) -> ImageClassif
     resize_size = round(image_size * transforms.resize_size[0] / transforms.crop_size[0])
     resized: ImageClassification = pretrained.transforms(crop_size=image_size, resize_size=resize_size)
     return resized
-
-
-def _seed(weights: str) -> int | None:
-    """Returns N for ``random:N``, 0 for ``random``, ``None`` for weights that are not random."""
-    origin, colon, seed = weights.partition(":")
-    if origin != "random":
-        return None
-    if colon and not seed.isdecimal():
-        raise UsageError(f"the seed in --weights {weights} is not a number; write random:0, say")
-    return int(seed or 0)

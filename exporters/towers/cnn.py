@@ -54,11 +54,12 @@ class CnnTower:
         """Works out the record; traces and runs nothing yet."""
         self._cnn = cnn
         self._options = options
+        preprocessing = _preprocessing(cnn, options)
         self.record = Tower(
             graph="image.onnx",
-            inputs=(_input_spec(cnn, options),),
+            inputs=(preprocessing.graph_input(),),
             output=TensorSpec(name="embedding", dtype="float32", shape=("batch", output_dim)),
-            preprocessing=_preprocessing(cnn, options),
+            preprocessing=preprocessing,
             pooling=options.pooling,
             normalized=options.normalize,
         )
@@ -134,13 +135,6 @@ def _captured_input(module: nn.Module) -> Iterator[list[Tensor]]:
 def _gem(features: np.ndarray[Any, Any], p: float, eps: float) -> np.ndarray[Any, Any]:
     means: np.ndarray[Any, Any] = (np.maximum(features, eps) ** p).mean(axis=(2, 3)) ** (1 / p)
     return means
-
-
-def _input_spec(cnn: Cnn, options: ExportOptions) -> TensorSpec:
-    (side,) = cnn.transforms.crop_size
-    if options.input == "uint8":
-        return TensorSpec(name="pixels", dtype="uint8", shape=("batch", side, side, 3))
-    return TensorSpec(name="pixel_values", dtype="float32", shape=("batch", 3, side, side))
 
 
 def _preprocessing(cnn: Cnn, options: ExportOptions) -> ImagePreprocessing:

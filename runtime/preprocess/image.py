@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from runtime.manifest import ImagePreprocessing
 
@@ -20,7 +20,15 @@ ImageItem: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarra
 Pixels: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-_SIXTEEN_BIT_MAX = 0xFFFF
+_TURNS = {  # EXIF 2.32, tag Orientation: what makes the stored image upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class UnreadableImageError(ValueError):
@@ -63,7 +71,9 @@ def load_image(item: ImageItem) -> Image.Image:
     try:
         image = _open(item)
         _check_size(image.width, image.height)
-        return _to_rgb(ImageOps.exif_transpose(image))
+        turn = _TURNS.get(_orientation(image))
+        rgb = _to_rgb(image)
+        return rgb if turn is None else rgb.transpose(turn)
     except UnreadableImageError:
         raise
     except Exception as exc:  # Pillow's decoders raise SyntaxError, struct.error, EOFError, zlib.error and more
@@ -145,19 +155,22 @@ def _check_size(width: int, height: int, how: str = "") -> None:
         )
 
 
+def _orientation(image: Image.Image) -> int:
+    """Returns the EXIF orientation, 1 if none. ``ImageOps.exif_transpose`` refuses photos for any other bad tag too."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # noqa: BLE001  a damaged EXIF block states no orientation, and says nothing of the pixels
+        return 1
+    return orientation if isinstance(orientation, int) else 1
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        return _high_byte(image).convert("RGB")
-    if image.mode == "F":
-        raise UnreadableImageError("a floating-point image has no agreed range; convert it to 8 bits first")
+    sixteen_bit = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
+    if sixteen_bit:
+        return Image.fromarray((np.asarray(image) // 256).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise UnreadableImageError(f"an image of mode {image.mode} has no agreed range; convert it to 8 bits first")
     return image.convert("RGB")
-
-
-def _high_byte(image: Image.Image) -> Image.Image:
-    values = np.asarray(image)
-    if values.min() < 0 or values.max() > _SIXTEEN_BIT_MAX:
-        raise UnreadableImageError("a 32-bit integer image has no agreed range; convert it to 8 bits first")
-    return Image.fromarray((values // 256).astype(np.uint8))
 
 
 def _resized_size(width: int, height: int, short_side: int) -> tuple[int, int]:

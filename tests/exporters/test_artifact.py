@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import resource
-from collections.abc import Iterator
+import os
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +45,38 @@ def test_a_failure_leaves_the_old_artifact(artifact: Path) -> None:
     assert list(artifact.parent.iterdir()) == [artifact]
 
 
+def test_what_appears_during_an_export_is_not_replaced(tmp_path: Path) -> None:
+    destination = tmp_path / "artifact"
+
+    def collide() -> None:
+        with new_artifact(destination, force=False):
+            destination.mkdir()
+            (destination / "precious").touch()
+
+    with pytest.raises(DestinationError, match="exists"):
+        collide()
+    assert [path.name for path in tmp_path.rglob("*")] == ["artifact", "precious"]
+
+
+def test_an_interrupted_replacement_leaves_the_old_artifact(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = sorted(path.name for path in artifact.iterdir())
+    rename = Path.rename
+
+    def interrupted(self: Path, target: Path) -> Path:
+        if self.suffix == ".partial":
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    def replace() -> None:
+        with new_artifact(artifact, force=True):
+            monkeypatch.setattr(Path, "rename", interrupted)
+
+    with pytest.raises(KeyboardInterrupt):
+        replace()
+    assert sorted(path.name for path in artifact.iterdir()) == before
+    assert list(artifact.parent.iterdir()) == [artifact]
+
+
 def test_an_artifact_is_replaced_by_force_alone(artifact: Path) -> None:
     with pytest.raises(DestinationError, match="--force"), new_artifact(artifact, force=False):
         pass
@@ -61,10 +92,19 @@ def test_what_is_no_artifact_is_not_replaced(tmp_path: Path) -> None:
     (photos / "only-copy.jpg").write_text("precious")
     with pytest.raises(DestinationError, match="not an artifact"):
         check_destination(photos, force=True)
+    (photos / "manifest.json").write_text('{"name": "an app of somebody"}')
+    with pytest.raises(DestinationError, match="not an artifact"):
+        check_destination(photos, force=True)
     link = tmp_path / "link"
     link.symlink_to(tmp_path / "nowhere")
     with pytest.raises(DestinationError, match="not an artifact"):
         check_destination(link, force=True)
+
+
+def test_what_lies_beside_the_artifacts_files_is_not_deleted(artifact: Path) -> None:
+    (artifact / "vectors.npy").touch()
+    with pytest.raises(DestinationError, match=r"holds vectors\.npy beside the artifact"):
+        check_destination(artifact, force=True)
 
 
 def test_the_new_folder_has_ordinary_permissions(tmp_path: Path) -> None:
@@ -82,19 +122,16 @@ def test_a_folder_that_cannot_be_written_is_named() -> None:
         pass
 
 
+def test_a_read_only_folder_is_named_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, _: path != tmp_path)
+    with pytest.raises(DestinationError, match=f"{tmp_path} is read-only"):
+        check_destination(tmp_path / "deep" / "artifact", force=False)
+
+
 def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(DestinationError, match="cannot write"), new_artifact(tmp_path / "file" / "x", force=False):
-        pass
-
-
-@pytest.fixture
-def small_disk() -> Iterator[None]:
-    """Lets no file grow beyond 2 KB: the kernel refuses the write, as it does on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with pytest.raises(DestinationError, match="is a file"):
+        check_destination(tmp_path / "file" / "x", force=False)
 
 
 @pytest.mark.usefixtures("small_disk")
@@ -108,7 +145,7 @@ def test_golden_items_come_back(tmp_path: Path) -> None:
     images = [np.full((4, 5 + i, 3), i, np.uint8) for i in range(2)]
     vectors = np.eye(2, dtype=np.float32)
     write_golden(tmp_path, "image", images, vectors)
-    read, read_vectors = read_golden(tmp_path)
+    read, read_vectors = read_golden(tmp_path, 2)
     for image, expected in zip(read, images, strict=True):
         np.testing.assert_array_equal(image, expected)
     np.testing.assert_array_equal(read_vectors, vectors)

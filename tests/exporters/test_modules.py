@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
-from torchvision.models import ResNet50_Weights, resnet18
+from torch import nn
+from torchvision.models import ResNet, ResNet50_Weights, efficientnet_b0
+from torchvision.models.resnet import Bottleneck
 from torchvision.transforms._presets import ImageClassification
 
 from exporters.modules.pooling import AvgPool, GeMPool, build_pooling
+from exporters.photos import load_photos
 from exporters.sources.untrained import make_plausible
 from runtime.errors import UsageError
 from runtime.manifest import Pooling
@@ -43,14 +49,34 @@ def test_gem_without_its_parameters_is_refused(fields: dict[str, float]) -> None
         Pooling(method="gem", **fields)
 
 
-def test_random_weights_neither_fade_nor_explode() -> None:
-    transforms: ImageClassification = ResNet50_Weights.DEFAULT.transforms(crop_size=64, resize_size=70)
+@pytest.mark.parametrize("builder", [partial(ResNet, Bottleneck, [1, 2, 1, 1]), partial(efficientnet_b0)])
+def test_random_weights_neither_fade_nor_amplify(builder: Callable[[], nn.Module]) -> None:
+    """Every batch norm is to give about unit variance on photos, and residual branches a small share of their sum."""
+    transforms: ImageClassification = ResNet50_Weights.DEFAULT.transforms(crop_size=96, resize_size=100)
     torch.manual_seed(0)
-    model = resnet18().eval()
-    features = torch.nn.Sequential(*list(model.children())[:-2])
-    pixels = torch.rand(2, 3, 64, 64)
+    model = builder().eval()
+    pixels = torch.stack([transforms(photo) for photo in load_photos()])
+    before = _spread_of_batch_norms(model, pixels)
     make_plausible(model, transforms)
-    with torch.inference_mode():
-        spread = float(features(pixels).std())
-    assert 0.05 < spread < 20
+    after = _spread_of_batch_norms(model, pixels)
+    assert min(before) < 0.5
+    assert all(0.8 < spread < 1.1 for spread in after)
+    gammas = {round(norm.weight.mean().item(), 6) for norm in model.modules() if isinstance(norm, nn.BatchNorm2d)}
+    assert gammas == {1.0, 0.2}
     assert not any(module.training for module in model.modules())
+
+
+def _spread_of_batch_norms(model: nn.Module, pixels: torch.Tensor) -> list[float]:
+    """Returns the standard deviation of each batch norm's output, before its own scale."""
+    spreads: list[float] = []
+
+    def watch(norm: nn.Module, _: object, output: torch.Tensor) -> None:
+        assert isinstance(norm, nn.BatchNorm2d)
+        spreads.append(float((output / norm.weight[:, None, None]).std()))
+
+    hooks = [norm.register_forward_hook(watch) for norm in model.modules() if isinstance(norm, nn.BatchNorm2d)]
+    with torch.inference_mode():
+        model(pixels)
+    for hook in hooks:
+        hook.remove()
+    return spreads

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import pickle
 from pathlib import Path
 from urllib.error import URLError
@@ -17,6 +18,7 @@ from exporters.errors import WeightsError, WeightsMismatchError, WeightsUnavaila
 from exporters.registry import BACKBONES, find_source
 from exporters.sources.checkpoint import load_into, read_state_dict
 from exporters.sources.torchvision import load_cnn
+from exporters.spec import random_seed
 from runtime.errors import UsageError
 
 SOURCE = find_source(BACKBONES["resnet-base"])
@@ -52,7 +54,8 @@ def test_pretrained_weights_come_through_torchvisions_cache(hub: Path, seeded: d
         if not key.startswith("fc."):
             assert torch.equal(value, seeded[key]), key
     assert cnn.weights.origin == "pretrained"
-    assert cnn.weights.description == "torchvision ResNet50_Weights.IMAGENET1K_V2"
+    assert (cnn.weights.description, cnn.weights.revision) == ("torchvision resnet50", "IMAGENET1K_V2")
+    assert cnn.weights.file == cached.name
     assert cnn.weights.sha256 == hashlib.sha256(cached.read_bytes()).hexdigest()
     assert cnn.weights.published is False, "these are seeded weights under the name of the published ones"
 
@@ -85,6 +88,13 @@ def test_a_state_dict_from_a_file(tmp_path: Path, seeded: dict[str, Tensor]) -> 
     assert cnn.weights.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "module._orig_mod."])
+def test_a_wrappers_prefix_is_taken_off(prefix: str) -> None:
+    model, given = nn.Sequential(nn.Linear(2, 2)), {f"{prefix}0.weight": torch.eye(2), f"{prefix}0.bias": torch.ones(2)}
+    load_into(model, given, head="fc", source="wrapped.pth")
+    assert torch.equal(model.state_dict()["0.weight"], torch.eye(2))
+
+
 def test_random_weights_are_those_of_their_seed() -> None:
     first, again, other = (load_cnn(SOURCE, weights).weights for weights in ("random", "random:0", "random:1"))
     assert first == again
@@ -100,9 +110,16 @@ def test_random_weights_leave_the_callers_generator_alone() -> None:
     assert torch.equal(torch.rand(1), expected)
 
 
-def test_a_seed_that_is_no_number_is_wrong_usage() -> None:
-    with pytest.raises(UsageError, match="random:x"):
-        load_cnn(SOURCE, "random:x")
+@pytest.mark.parametrize("weights", ["random:x", "random:", "random:-1", f"random:{2**63}"])
+def test_a_seed_that_torch_does_not_take_is_wrong_usage(weights: str) -> None:
+    with pytest.raises(UsageError, match="is not a number from 0"):
+        random_seed(weights)
+
+
+def test_a_path_that_is_no_text_is_escaped(tmp_path: Path, seeded: dict[str, Tensor]) -> None:
+    path = tmp_path / os.fsdecode(b"\xff.pth")
+    torch.save(seeded, path)
+    assert load_cnn(SOURCE, str(path)).weights.description == r"\udcff.pth"
 
 
 def test_image_size_keeps_the_share_of_the_picture() -> None:
@@ -149,9 +166,13 @@ class _Evil:
         ({"model": {"a": torch.zeros(1)}, "epoch": 3}, "a dict of model, epoch"),
         ([torch.zeros(1)], "no dict"),
         ({}, "a dict of"),
+        ({0: torch.zeros(1)}, "a dict of 0"),
+        ({"a": torch.zeros(1, dtype=torch.complex64)}, "a dict of a"),
+        ({"a": torch.eye(2).to_sparse()}, "a dict of a"),
     ],
-    ids=["empty", "garbage", "evil", "training-checkpoint", "list", "nothing"],
+    ids=["empty", "garbage", "evil", "training-checkpoint", "list", "nothing", "numbered", "complex", "sparse"],
 )
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor")
 def test_what_is_not_a_state_dict_is_refused(
     content: object, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -48,11 +48,12 @@ def test_embed_can_skip_and_reports_what_it_skipped(
 
 @pytest.mark.parametrize(
     ("output", "code", "message"),
-    [("vectors.txt", 2, "must end in .npy"), ("no/folder/v.npy", 1, "there is no folder")],
+    [("vectors.txt", 2, "must end in .npy"), ("no/folder/v.npy", 1, "there is no folder"), ("v.npy", 1, "is a folder")],
 )
 def test_embed_checks_its_output_first(
     exported: Path, output: str, code: int, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / "v.npy").mkdir()
     assert main(["embed", str(exported), "no.jpg", "-o", str(tmp_path / output)]) == code
     assert message in capsys.readouterr().err
 
@@ -61,18 +62,14 @@ def test_a_full_disk_leaves_the_old_vectors(
     exported: Path,
     photo_paths: list[Path],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    small_disk: None,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     output = tmp_path / "vectors.npy"
     output.write_bytes(b"old")
-
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(np, "save", full)
-    assert main(["embed", str(exported), str(photo_paths[0]), "-o", str(output)]) == 1
-    assert "No space left on device" in capsys.readouterr().err
+    many = [str(photo_paths[0])] * 60
+    assert main(["embed", str(exported), *many, "-o", str(output)]) == 1
+    assert "free some space" in capsys.readouterr().err
     assert output.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [output]
 
@@ -85,6 +82,21 @@ def test_similarity_prints_a_table(exported: Path, photo_paths: list[Path], caps
     assert lines[2].split()[:2] == ["astronaut", "1.00"]
 
 
+def test_similarity_tells_namesakes_apart(
+    exported: Path, photo_paths: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = [tmp_path / folder / "x.jpg" for folder in "ab"]
+    for place, photo in zip(places, photo_paths, strict=False):
+        place.parent.mkdir()
+        place.write_bytes(photo.read_bytes())
+    assert main(["similarity", str(exported), *map(str, places)]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]] == [str(place) for place in places]
+
+
+def test_nothing_embedded_is_a_failure(exported: Path, tmp_path: Path) -> None:
+    assert main(["embed", str(exported), "no.jpg", "-o", str(tmp_path / "v.npy"), "--on-error", "skip"]) == 1
+
+
 def test_similarity_of_one_image_has_no_neighbour(
     exported: Path, photo_paths: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -95,7 +107,7 @@ def test_similarity_of_one_image_has_no_neighbour(
 def test_info_tells_what_it_is(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", str(exported)]) == 0
     out = capsys.readouterr().out
-    for fact in ("tiny", "random, seed 0", "pixels uint8", "'batch', 12", "opset 18", "torch 2."):
+    for fact in ("tiny", "random, seed 0", "pixels uint8", "[batch, 12]", "opset 18", "torch 2."):
         assert fact in out
     assert main(["info", str(exported), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == json.loads(read_manifest(exported).to_json())
@@ -130,8 +142,29 @@ def test_ctrl_c_ends_with_130(
     assert capsys.readouterr().err == "interrupted\n"
 
 
-def test_a_closed_pipe_is_no_traceback(exported: Path) -> None:
-    command = f"{sys.executable} -m runtime info --json {exported} | head -c 1"
-    ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)  # noqa: S607
-    assert ended.stdout == "{"
-    assert ended.stderr == ""
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_closed_pipe_is_no_traceback(exported: Path, unbuffered: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = subprocess.run(
+        [sys.executable, "-m", "runtime", "info", str(exported)],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        check=False,
+    )
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (1, b"")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_behind_standard_output_is_an_error_in_one_line(exported: Path, unbuffered: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "runtime", "info", str(exported)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+            check=False,
+        )
+    assert (ended.returncode, ended.stderr) == (1, b"error: [Errno 28] No space left on device\n")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,21 @@ def test_vectors_that_are_not_finite_are_not_returned(
     monkeypatch.setattr(model._session, "run", lambda feeds: np.full((1, 12), np.nan, np.float32))
     with pytest.raises(runtime.NonFiniteError, match="runtime verify"):
         model.embed(photo_paths[:1])
+
+
+def test_a_run_that_fails_says_what_to_do(
+    exported: Path, photo_paths: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = runtime.load(exported)
+    monkeypatch.setattr(model, "_prepare", lambda index, item: np.zeros((3, 3, 3), np.uint8))
+    with pytest.raises(runtime.InferenceError, match=r"batch of 2 by cpu .*smaller batch_size"):
+        model.embed(photo_paths[:2])
+
+
+def test_item_errors_travel_between_processes() -> None:
+    error = copy.copy(runtime.ItemError(3, "a.jpg", "there is no such file"))  # by the protocol that pickle uses
+    assert (error.index, error.item, error.reason) == (3, "a.jpg", "there is no such file")
+    assert str(error) == "item 3 (a.jpg): there is no such file"
 
 
 def test_progress_goes_to_standard_error(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import logging
 from pathlib import Path
 
@@ -96,6 +97,17 @@ def test_no_package_is_refused_with_the_choices(exported: Path, monkeypatch: pyt
     _pretend_installed(monkeypatch)
     with pytest.raises(runtime.MissingDependencyError, match=r"\[cpu\].*\[openvino\].*\[gpu\]"):
         runtime.load(exported)
+
+
+def test_every_provider_computes_what_was_proven() -> None:
+    assert providers.PROVIDERS["cuda"].options(2)["use_tf32"] == "0"
+    config = json.loads(providers.PROVIDERS["openvino"].options(2)["load_config"])["CPU"]
+    assert config == {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": "2"}
+
+
+def test_a_failed_run_does_not_go_on_with_the_cpu(exported: Path) -> None:
+    """onnxruntime's own fallback says so by print() alone: it must be off."""
+    assert not runtime.load(exported)._session._session._enable_fallback
 
 
 def test_threads_below_one_are_wrong_usage(exported: Path) -> None:
