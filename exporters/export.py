@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from exporters.progress import Stage, silent
-from exporters.registry import find_backbone, find_source
+from exporters.registry import find_backbone
 from exporters.spec import ExportOptions
 from runtime.errors import MissingDependencyError
 from runtime.providers import check_packages
@@ -18,6 +19,7 @@ def export(
     name: str,
     *,
     output: str | os.PathLike[str] = "artifacts",
+    artifact_name: str | None = None,
     options: ExportOptions | None = None,
     stage: Stage = silent,
 ) -> Path:
@@ -26,11 +28,12 @@ def export(
     Args:
         name: Its name, such as ``resnet-base``.
         output: The folder in which the artifact's folder is made.
+        artifact_name: What to call the artifact, its folder included; by default ``name``.
         options: What to choose; by default pretrained weights, average pooling, uint8 input.
         stage: Called with each stage's name; the stage runs within what it returns.
 
     Returns:
-        The artifact's folder, ``output/name``.
+        The artifact's folder.
 
     Raises:
         ExportError: There is no such backbone, its weights cannot be used, the graph does not agree with torch, or
@@ -41,16 +44,17 @@ def export(
     from exporters.artifact import check_destination
 
     spec = find_backbone(name)
+    spec = replace(spec, name=artifact_name or spec.name)
     options = options or ExportOptions()
-    destination = Path(output) / name
+    destination = Path(output) / spec.name
     check_destination(destination, force=options.force)
     check_packages()
     with stage("import torch"), _named_dependencies():
-        from exporters.pipeline import export_cnn
-        from exporters.sources.torchvision import load_cnn
+        from exporters.pipeline import export_tower
+        from exporters.towers.load import load_tower
     with stage("load weights"):
-        cnn = load_cnn(find_source(spec), options.weights, options.image_size)
-    return export_cnn(spec, cnn, destination, options=options, stage=stage)
+        tower = load_tower(spec, options)
+    return export_tower(spec, tower, destination, options=options, stage=stage)
 
 
 @contextmanager

@@ -7,62 +7,53 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from exporters.artifact import new_artifact, write_golden, write_graph, write_manifest, write_readme, writing
+from exporters.artifact import (
+    new_artifact,
+    record_files,
+    write_golden,
+    write_graph,
+    write_manifest,
+    write_readme,
+    writing,
+)
 from exporters.graph import build_graph
 from exporters.parity import measure_parity
 from exporters.progress import Stage, silent
 from exporters.spec import BackboneSpec, ExportOptions
 from exporters.towers import ExportableTower
-from exporters.towers.cnn import Cnn, CnnTower
 from runtime.describe import describe_manifest
 from runtime.embedder import Embedder
 from runtime.manifest import (
-    GOLDEN_FILE,
     SCHEMA_VERSION,
     Manifest,
     Provenance,
-    Weights,
-    record_file,
 )
 from runtime.providers import installed_packages
 from runtime.version import __version__
 
 _GOLDEN_ITEMS = 4
-_PACKAGES = ("torch", "torchvision", "onnx", "onnxscript", "numpy", "pillow")
+_PACKAGES = ("torch", "torchvision", "transformers", "tokenizers", "onnx", "onnxscript", "numpy", "pillow")
 
 
-def export_cnn(
-    spec: BackboneSpec, cnn: Cnn, destination: Path, *, options: ExportOptions, stage: Stage = silent
+def export_tower(
+    spec: BackboneSpec,
+    tower: ExportableTower,
+    destination: Path,
+    *,
+    options: ExportOptions,
+    stage: Stage = silent,
 ) -> Path:
-    """Exports a convolutional network, of the catalogue or your own.
+    """Exports a tower, of a backbone of the catalogue or of your own, if it passes the gate.
 
     Args:
-        spec: What to call it; its ``output_dim`` is checked, its ``source`` is not used.
-        cnn: The network, loaded.
+        spec: What to call it; its ``output_dim`` and ``source`` are not used.
+        tower: The loaded model: a ``CnnTower`` or ``TextTower``, or anything of that protocol.
         destination: The artifact's folder.
-        options: Everything but ``weights`` and ``image_size``, which are settled in ``cnn``.
+        options: ``opset``, ``tolerance`` and ``force``; the others are settled in ``tower``.
         stage: As for :func:`exporters.export`.
 
     Returns:
         ``destination``.
-
-    Raises:
-        ExportError: As :func:`exporters.export`.
-    """
-    tower = CnnTower(cnn, output_dim=spec.output_dim, options=options)
-    return write_artifact(spec, tower, cnn.weights, destination, options=options, stage=stage)
-
-
-def write_artifact(
-    spec: BackboneSpec,
-    tower: ExportableTower,
-    weights: Weights,
-    destination: Path,
-    *,
-    options: ExportOptions,
-    stage: Stage,
-) -> Path:
-    """Writes the artifact of one tower, if it passes the gate.
 
     Raises:
         ExportError: The tower cannot be traced, does not agree with torch, or cannot be written.
@@ -74,17 +65,18 @@ def write_artifact(
             graph = build_graph(tower.module(), tower.inputs(), tower.record.output, opset=options.opset)
         with stage("write graph"), writing(destination):
             write_graph(folder / tower.record.graph, graph)
+            tower.write_files(folder)
             write_golden(folder, tower.name, tower.items()[:_GOLDEN_ITEMS], reference[:_GOLDEN_ITEMS])
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
             backbone=spec.name,
             task=spec.task,
             architecture=spec.architecture,
-            output_dim=spec.output_dim,
+            output_dim=tower.output_dim,
             towers={tower.name: tower.record},
-            weights=weights,
+            weights=tower.weights,
             provenance=Provenance(opset=options.opset, ir_version=graph.ir_version, packages=dict(_versions())),
-            files={name: record_file(folder / name) for name in (tower.record.graph, GOLDEN_FILE)},
+            files=record_files(folder),
         )
         with stage("compare with torch"):
             model = Embedder(folder, manifest, provider="cpu")

@@ -10,64 +10,131 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from exporters.errors import NotExportableError, UnknownBackboneError
-from exporters.spec import BackboneSpec, TorchvisionSource
+from exporters.spec import BackboneSpec, HuggingFaceSource, Source, TorchvisionSource
+from runtime.manifest import Projection
 
 _BACKBONES = (
+    # https://huggingface.co/jinaai/jina-embedding-t-en-v1
     BackboneSpec(
         name="jina-embedding-t-en-v1",
         task="text-to-text",
         output_dim=312,
         architecture="transformer",
         description="Text embedding model trained using Linnaeus-Clean dataset by Jina AI",
+        source=HuggingFaceSource(
+            model_id="jinaai/jina-embedding-t-en-v1",
+            model_type="bert",
+            config=MappingProxyType(
+                {"hidden_size": 312, "num_hidden_layers": 4, "num_attention_heads": 12, "intermediate_size": 1200}
+            ),
+            licence="Apache-2.0",
+        ),
     ),
+    # https://huggingface.co/jinaai/jina-embedding-s-en-v1
     BackboneSpec(
         name="jina-embedding-s-en-v1",
         task="text-to-text",
         output_dim=512,
         architecture="transformer",
         description="Text embedding model trained using Linnaeus-Clean dataset by Jina AI",
+        source=HuggingFaceSource(
+            model_id="jinaai/jina-embedding-s-en-v1",
+            model_type="t5",
+            config=MappingProxyType(
+                {"vocab_size": 32128, "d_model": 512, "d_ff": 2048, "num_layers": 6, "num_heads": 8, "d_kv": 64}
+            ),
+            licence="Apache-2.0",
+        ),
     ),
+    # https://huggingface.co/jinaai/jina-embedding-b-en-v1
     BackboneSpec(
         name="jina-embedding-b-en-v1",
         task="text-to-text",
         output_dim=768,
         architecture="transformer",
         description="Text embedding model trained using Linnaeus-Clean dataset by Jina AI",
+        source=HuggingFaceSource(
+            model_id="jinaai/jina-embedding-b-en-v1",
+            model_type="t5",
+            config=MappingProxyType(
+                {"vocab_size": 32128, "d_model": 768, "d_ff": 3072, "num_layers": 12, "num_heads": 12, "d_kv": 64}
+            ),
+            licence="Apache-2.0",
+        ),
     ),
+    # https://huggingface.co/jinaai/jina-embedding-l-en-v1
     BackboneSpec(
         name="jina-embedding-l-en-v1",
         task="text-to-text",
         output_dim=1024,
         architecture="transformer",
         description="Text embedding model trained using Linnaeus-Clean dataset by Jina AI",
+        source=HuggingFaceSource(
+            model_id="jinaai/jina-embedding-l-en-v1",
+            model_type="t5",
+            config=MappingProxyType(
+                {"vocab_size": 32128, "d_model": 1024, "d_ff": 4096, "num_layers": 24, "num_heads": 16, "d_kv": 64}
+            ),
+            licence="Apache-2.0",
+        ),
     ),
+    # https://huggingface.co/google-bert/bert-base-cased
     BackboneSpec(
         name="bert-base-en",
         task="text-to-text",
         output_dim=768,
         architecture="transformer",
         description="BERT model pre-trained on BookCorpus and English Wikipedia",
+        source=HuggingFaceSource(
+            model_id="google-bert/bert-base-cased",
+            model_type="bert",
+            config=MappingProxyType({"vocab_size": 28996}),
+            licence="Apache-2.0",
+        ),
     ),
+    # https://huggingface.co/google-bert/bert-base-multilingual-cased
     BackboneSpec(
         name="bert-base-multi",
         task="text-to-text",
         output_dim=768,
         architecture="transformer",
         description="BERT model pre-trained on multilingual Wikipedia",
+        source=HuggingFaceSource(
+            model_id="google-bert/bert-base-multilingual-cased",
+            model_type="bert",
+            config=MappingProxyType({"vocab_size": 119547}),
+            licence="Apache-2.0",
+        ),
     ),
+    # https://huggingface.co/sentence-transformers/distiluse-base-multilingual-cased-v1
     BackboneSpec(
         name="distiluse-base-multi",
         task="text-to-text",
         output_dim=512,
         architecture="transformer",
         description="Knowledge distilled version of the multilingual Sentence Encoder",
+        source=HuggingFaceSource(
+            model_id="sentence-transformers/distiluse-base-multilingual-cased-v1",
+            model_type="distilbert",
+            config=MappingProxyType({"vocab_size": 119547}),
+            max_length=128,
+            projection=Projection(in_features=768, out_features=512, bias=True, activation="tanh"),
+            licence="Apache-2.0",
+        ),
     ),
+    # https://huggingface.co/sentence-transformers/msmarco-distilbert-base-v3
     BackboneSpec(
         name="sbert-base-en",
         task="text-to-text",
         output_dim=768,
         architecture="transformer",
         description="Pretrained BERT, fine-tuned on MS Marco",
+        source=HuggingFaceSource(
+            model_id="sentence-transformers/msmarco-distilbert-base-v3",
+            model_type="distilbert",
+            config=MappingProxyType({}),
+            licence="Apache-2.0",
+        ),
     ),
     # https://docs.pytorch.org/vision/stable/models/efficientnet.html
     BackboneSpec(
@@ -153,7 +220,7 @@ def find_backbone(name: str) -> BackboneSpec:
     return BACKBONES[name]
 
 
-def find_source(spec: BackboneSpec) -> TorchvisionSource:
+def find_source(spec: BackboneSpec) -> Source:
     """Returns where the weights of ``spec`` come from.
 
     Raises:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 from runtime.errors import UsageError
-from runtime.manifest import Pooling, Task, Tolerance
+from runtime.manifest import Pooling, Projection, Task, Tolerance
 
 Architecture = Literal["cnn", "transformer", "pointnet"]
 
@@ -42,6 +43,30 @@ class TorchvisionSource:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HuggingFaceSource:
+    """A text backbone on the Hugging Face hub, in transformers' or sentence-transformers' layout.
+
+    Attributes:
+        model_id: Its name on the hub.
+        model_type: transformers' name of its architecture.
+        config: What differs there from the architecture's default configuration; for random weights.
+        max_length: Tokens that it takes; for random weights.
+        projection: Linear layer after the pooling; for random weights.
+        licence: Terms of the pretrained weights.
+    """
+
+    model_id: str
+    model_type: Literal["bert", "distilbert", "t5"]
+    config: Mapping[str, int]
+    max_length: int = 512
+    projection: Projection | None = None
+    licence: str | None = None
+
+
+Source = TorchvisionSource | HuggingFaceSource
+
+
+@dataclass(frozen=True, kw_only=True)
 class BackboneSpec:
     """One entry of the catalogue.
 
@@ -61,7 +86,7 @@ class BackboneSpec:
     architecture: Architecture
     description: str
     note: str = ""
-    source: TorchvisionSource | None = None
+    source: Source | None = None
 
     @property
     def exportable(self) -> bool:
@@ -75,8 +100,8 @@ class ExportOptions:
 
     Attributes:
         weights: ``pretrained``, ``random``, ``random:SEED``, or the path of a state dict.
-        pooling: How the feature map becomes one vector.
-        normalize: Whether the graph scales embeddings to unit length.
+        pooling: How features become one vector; ``None`` for what the checkpoint says, or the backbone's own way.
+        normalize: Whether the graph scales embeddings to unit length; ``None`` for what the checkpoint says, else not.
         image_size: Side of the centre crop in pixels; ``None`` for that of the weights.
         input: ``uint8``: the graph takes raw pixels; ``float32``: it takes normalised ``pixel_values``.
         opset: ONNX operator set, one of :data:`OPSETS`.
@@ -85,8 +110,8 @@ class ExportOptions:
     """
 
     weights: str = "pretrained"
-    pooling: Pooling = field(default_factory=Pooling)
-    normalize: bool = False
+    pooling: Pooling | None = None
+    normalize: bool | None = None
     image_size: int | None = None
     input: Literal["uint8", "float32"] = "uint8"
     opset: int = OPSETS.start

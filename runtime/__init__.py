@@ -1,4 +1,4 @@
-"""Embeds images from an exported artifact on ONNX Runtime, without PyTorch.
+"""Embeds images or texts from an exported artifact on ONNX Runtime, without PyTorch.
 
 import runtime
 model = runtime.load("artifacts/resnet-base")

@@ -19,6 +19,8 @@ from runtime.version import __version__
 if TYPE_CHECKING:
     import numpy as np
 
+_LABEL = 24  # characters of a text that name it in a table
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code: 0, 1 for a failure, 2 for wrong usage, 130 for Ctrl-C."""
@@ -28,13 +30,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m runtime", description="Embed images from an exported artifact, without PyTorch."
+        prog="python -m runtime", description="Embed images or texts from an exported artifact, without PyTorch."
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     embed = _command(commands, "embed", _embed, "write the vectors of image files to a .npy file")
-    embed.add_argument("inputs", nargs="+", metavar="INPUT", help="image files, one row of the output each, in order")
+    embed.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="image files, or texts for a text artifact: one row of the output each, in order",
+    )
     embed.add_argument("-o", "--output", type=Path, required=True, help="the .npy file: [inputs, output_dim] float32")
     embed.add_argument(
         "--on-error",
@@ -44,8 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_run_options(embed)
 
-    similarity = _command(commands, "similarity", _similarity, "print the cosine similarities of a few images")
-    similarity.add_argument("inputs", nargs="+", metavar="INPUT", help="image files")
+    similarity = _command(commands, "similarity", _similarity, "print the cosine similarities of a few images or texts")
+    similarity.add_argument("inputs", nargs="+", metavar="INPUT", help="image files, or texts for a text artifact")
     _add_run_options(similarity)
 
     info = _command(commands, "info", _info, "print what an artifact is; loads no graph")
@@ -65,7 +72,7 @@ def _command(commands: Any, name: str, function: Any, summary: str) -> argparse.
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--batch-size", type=int, default=32, help="images per run: more use more memory (default: %(default)s)"
+        "--batch-size", type=int, default=32, help="items per run: more use more memory (default: %(default)s)"
     )
     _add_session_options(parser)
 
@@ -93,7 +100,7 @@ def _embed(arguments: argparse.Namespace) -> int:
         vectors = model.embed(arguments.inputs, **options)
         failures: list[ItemError] = []
     else:
-        vectors, _, failures = model.embed(arguments.inputs, on_error="skip", **options)
+        vectors, _, failures, _ = model.embed(arguments.inputs, on_error="skip", **options)
     _write_vectors(arguments.output, vectors, failures)
     print(f"{arguments.output}: {len(vectors)} vectors of {model.output_dim} by {model.provider}")
     if failures:
@@ -109,8 +116,8 @@ def _similarity(arguments: argparse.Namespace) -> int:
     model = load(arguments.artifact, provider=arguments.provider, threads=arguments.threads)
     vectors = model.embed(arguments.inputs, batch_size=arguments.batch_size)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    stems = [Path(path).stem for path in arguments.inputs]
-    names = stems if len(set(stems)) == len(stems) else arguments.inputs
+    short = [text[:_LABEL] if model.tower == "text" else Path(text).stem for text in arguments.inputs]
+    names = short if len(set(short)) == len(short) else arguments.inputs
     _print_similarities(names, unit @ unit.T)
     return 0
 

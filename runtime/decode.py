@@ -65,6 +65,11 @@ def _decode_dataclass(kind: Any, value: object, where: str) -> object:
 
 
 def _decode_union(kinds: tuple[Any, ...], value: object, where: str) -> object:
+    """Decodes as the first member that fits; among records, as the one whose ``kind`` the value states."""
+    records = {typing.get_args(typing.get_type_hints(kind)["kind"])[0]: kind for kind in kinds if _has_kind(kind)}
+    if records:
+        stated = _expect(dict, value, where).get("kind")
+        return _decode(records[_one_of(tuple(records), stated, f"{where}.kind")], value, where)
     faults = []
     for kind in kinds:
         try:
@@ -72,6 +77,10 @@ def _decode_union(kinds: tuple[Any, ...], value: object, where: str) -> object:
         except ManifestError as exc:
             faults.append(str(exc))
     raise ManifestError("; or ".join(faults))
+
+
+def _has_kind(kind: Any) -> bool:
+    return dataclasses.is_dataclass(kind) and any(field.name == "kind" for field in dataclasses.fields(kind))
 
 
 def _decode_tuple(kinds: tuple[Any, ...], value: object, where: str) -> tuple[object, ...]:
@@ -85,7 +94,7 @@ def _decode_tuple(kinds: tuple[Any, ...], value: object, where: str) -> tuple[ob
     )
 
 
-def _one_of(allowed: tuple[object, ...], value: object, where: str) -> object:
+def _one_of(allowed: tuple[Any, ...], value: object, where: str) -> Any:
     if not any(type(value) is type(choice) and value == choice for choice in allowed):
         raise ManifestError(f"{where} is {value!r} instead of {' or '.join(map(repr, allowed))}")
     return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from runtime.agreement import near_one
-from runtime.manifest import Manifest, Parity, Tower
+from runtime.manifest import Manifest, Parity, Preprocessing, TextPreprocessing, Tower
 
 
 def describe_manifest(manifest: Manifest) -> str:
@@ -39,16 +39,25 @@ def describe_export(folder: Path, manifest: Manifest) -> str:
 
 
 def _describe_tower(name: str, tower: Tower) -> list[str]:
-    recipe = tower.preprocessing
+    projections = "".join(f", linear to {layer.out_features} and {layer.activation}" for layer in tower.projections)
     return [
         f"{name} tower",
         *(f"  input       {tensor.name} {tensor.dtype} {_shape(tensor.shape)}" for tensor in tower.inputs),
         f"  output      {tower.output.name} {tower.output.dtype} {_shape(tower.output.shape)}",
-        f"  preprocess  short side to {recipe.resize_size} ({recipe.interpolation}), centre crop {recipe.crop_size}, "
-        f"(x / 255 - mean) / std by the {recipe.arithmetic}",
-        f"  pooling     {tower.pooling.method}{', L2-normalised' if tower.normalized else ''}",
+        f"  preprocess  {_describe_preprocessing(tower.preprocessing)}",
+        f"  pooling     {tower.pooling.method}{projections}{', L2-normalised' if tower.normalized else ''} "
+        f"(decided by the {tower.decided_by})",
         f"  parity      {_describe_parity(tower.parity)}",
     ]
+
+
+def _describe_preprocessing(recipe: Preprocessing) -> str:
+    if isinstance(recipe, TextPreprocessing):
+        return f"{recipe.tokenizer}, at most {recipe.max_length} tokens"
+    return (
+        f"short side to {recipe.resize_size} ({recipe.interpolation}), centre crop {recipe.crop_size}, "
+        f"(x / 255 - mean) / std by the {recipe.arithmetic}"
+    )
 
 
 def _describe_parity(parity: Parity | None) -> str:

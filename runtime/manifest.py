@@ -21,11 +21,12 @@ SCHEMA_VERSION = 1
 OLDEST_READABLE = 1
 MANIFEST_FILE = "manifest.json"
 GOLDEN_FILE = "golden.npz"
+MIN_TEXT_LENGTH = 3
 _SEAL = "sha256"
 
 Task = Literal["text-to-text", "image-to-image", "text-to-image", "mesh-to-mesh"]
 TASKS: tuple[Task, ...] = get_args(Task)
-TowerName = Literal["image"]
+TowerName = Literal["image", "text"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,25 +84,60 @@ class ImagePreprocessing:
         if not all(self.std):
             raise UsageError(f"std {self.std} holds a zero")
 
-    def graph_input(self) -> TensorSpec:
+    def graph_inputs(self) -> tuple[TensorSpec, ...]:
         """Returns what a graph takes after this preprocessing."""
         side = self.crop_size
         if self.arithmetic == "graph":
-            return TensorSpec(name="pixels", dtype="uint8", shape=("batch", side, side, 3))
-        return TensorSpec(name="pixel_values", dtype="float32", shape=("batch", 3, side, side))
+            return (TensorSpec(name="pixels", dtype="uint8", shape=("batch", side, side, 3)),)
+        return (TensorSpec(name="pixel_values", dtype="float32", shape=("batch", 3, side, side)),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextPreprocessing:
+    """From a string to what the graph takes.
+
+    Attributes:
+        kind: Tells this record from those of other inputs.
+        tokenizer: File name of the tokenizer, in the format of the ``tokenizers`` library. Truncation and padding
+            that are set in it are ignored in favour of the fields below.
+        max_length: Tokens, special ones included, to which longer texts are cut.
+        pad_token_id: Fills the shorter texts of a batch, on the right; ``attention_mask`` is 0 there.
+    """
+
+    kind: Literal["text"] = "text"
+    tokenizer: str = "tokenizer.json"
+    max_length: int
+    pad_token_id: int
+
+    def __post_init__(self) -> None:
+        """Refuses a length that leaves no room for a token between the special ones."""
+        if self.max_length < MIN_TEXT_LENGTH:
+            raise UsageError(f"max_length {self.max_length} is below {MIN_TEXT_LENGTH}")
+
+    def graph_inputs(self) -> tuple[TensorSpec, ...]:
+        """Returns what a graph takes after this preprocessing."""
+        return tuple(
+            TensorSpec(name=name, dtype="int64", shape=("batch", "sequence"))
+            for name in ("input_ids", "attention_mask")
+        )
+
+
+Preprocessing = ImagePreprocessing | TextPreprocessing
+PoolingMethod = Literal["avg", "mean", "cls", "max", "gem"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pooling:
-    """How a feature map became one vector.
+    """How features became one vector.
 
     Attributes:
-        method: ``avg`` is the mean over height and width; ``gem`` is the generalised mean.
+        method: For images, ``avg`` is the mean over height and width. For texts, ``mean`` and ``max`` are over the
+            tokens that are no padding, and ``cls`` is the first token. ``gem`` is the generalised mean over either.
         p: GeM's exponent; ``None`` for other methods.
         eps: GeM's lower clamp; ``None`` for other methods.
     """
 
-    method: Literal["avg", "gem"] = "avg"
+    method: PoolingMethod
     p: float | None = None
     eps: float | None = None
 
@@ -109,8 +145,25 @@ class Pooling:
         """Refuses a GeM without its parameters, and parameters without a GeM."""
         if self.method == "gem" and not ((self.p or 0) > 0 and (self.eps or 0) > 0):
             raise UsageError(f"gem pooling needs p and eps above 0, not {self.p} and {self.eps}")
-        if self.method == "avg" and (self.p, self.eps) != (None, None):
-            raise UsageError("avg pooling takes neither p nor eps; take gem pooling")
+        if self.method != "gem" and (self.p, self.eps) != (None, None):
+            raise UsageError(f"{self.method} pooling takes neither p nor eps; take gem pooling")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Projection:
+    """A linear layer after the pooling.
+
+    Attributes:
+        in_features: Length of the vector before it.
+        out_features: Length of the vector after it.
+        bias: Whether a bias is added.
+        activation: What follows it.
+    """
+
+    in_features: int
+    out_features: int
+    bias: bool
+    activation: Literal["identity", "tanh", "relu", "gelu"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,17 +227,28 @@ class Tower:
         output: What it returns: ``embedding``, ``[batch, output_dim]`` float32.
         preprocessing: What happens to an item before the graph.
         pooling: What happens inside the graph after the backbone.
+        projections: What happens after the pooling, in order.
         normalized: Whether the embeddings have unit length.
+        decided_by: Who chose pooling and normalisation: the files of the ``checkpoint``, the ``user`` (at least one
+            of them), or the ``default`` of the backbone.
         parity: How the graph compares with torch; ``None`` only until that is measured.
     """
 
     graph: str
     inputs: tuple[TensorSpec, ...]
     output: TensorSpec
-    preprocessing: ImagePreprocessing
+    preprocessing: Preprocessing
     pooling: Pooling
+    projections: tuple[Projection, ...] = ()
     normalized: bool
+    decided_by: Literal["checkpoint", "user", "default"]
     parity: Parity | None = None
+
+    def files(self) -> tuple[str, ...]:
+        """Returns the names of the files that the tower cannot do without."""
+        if isinstance(self.preprocessing, TextPreprocessing):
+            return self.graph, self.preprocessing.tokenizer
+        return (self.graph,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,7 +332,7 @@ class Manifest:
 
     def __post_init__(self) -> None:
         """Refuses what is well-formed and still cannot be."""
-        needed = {GOLDEN_FILE, *(tower.graph for tower in self.towers.values())}
+        needed = {GOLDEN_FILE, *(name for tower in self.towers.values() for name in tower.files())}
         for name in (*self.files, *needed):
             _check_inside(name)
         if needed - self.files.keys():
@@ -277,7 +341,9 @@ class Manifest:
         if unknown or not self.towers:
             raise ManifestError(f"this runtime embeds {', '.join(get_args(TowerName))}, not {unknown or 'nothing'}")
         for name, tower in self.towers.items():
-            if tower.inputs != (tower.preprocessing.graph_input(),):
+            if tower.preprocessing.kind != name:
+                raise ManifestError(f"the {name} tower has preprocessing for {tower.preprocessing.kind}")
+            if tower.inputs != tower.preprocessing.graph_inputs():
                 raise ManifestError(f"the {name} tower's inputs are not what its preprocessing gives")
             if tower.output.shape != ("batch", self.output_dim):
                 raise ManifestError(f"the {name} tower's output {tower.output.shape} has not {self.output_dim} columns")

@@ -12,7 +12,7 @@ import numpy as np
 from runtime.agreement import Agreement, measure_agreement, near_one
 from runtime.embedder import Embedder, load
 from runtime.errors import IntegrityError, ManifestError, VerificationError
-from runtime.manifest import GOLDEN_FILE, Tolerance
+from runtime.manifest import GOLDEN_FILE, Tolerance, TowerName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,14 +45,14 @@ def verify(path: str | os.PathLike[str], *, provider: str = "auto", threads: int
         EmbeddingBackbonesError: Whatever :func:`runtime.load` raises.
     """
     model = load(path, provider=provider, threads=threads)
-    parity = model.manifest.towers["image"].parity
+    parity = model.manifest.towers[model.tower].parity
     if parity is None:
         raise ManifestError(f"{path} records no parity with torch, so there is nothing to hold it to; export it again")
-    images, reference = read_golden(Path(path), model.output_dim)
-    vectors = model.embed(images)
+    items, reference = read_golden(Path(path), model.tower, model.output_dim)
+    vectors = model.embed(items)
     result = Verification(
         provider=model.provider,
-        items=len(images),
+        items=len(items),
         agreement=measure_agreement(reference, vectors),
         tolerance=parity.tolerance,
     )
@@ -63,8 +63,8 @@ def verify(path: str | os.PathLike[str], *, provider: str = "auto", threads: int
     return result
 
 
-def read_golden(folder: Path, output_dim: int) -> tuple[list[np.ndarray[Any, Any]], np.ndarray[Any, Any]]:
-    """Returns the golden images, each ``[height, width, 3]`` uint8, and their ``[images, output_dim]`` vectors.
+def read_golden(folder: Path, tower: TowerName, output_dim: int) -> tuple[list[Any], np.ndarray[Any, Any]]:
+    """Returns the golden items, as ``Embedder.embed`` takes them, and their ``[items, output_dim]`` vectors.
 
     Raises:
         IntegrityError: The file holds something else.
@@ -72,13 +72,13 @@ def read_golden(folder: Path, output_dim: int) -> tuple[list[np.ndarray[Any, Any
     path = folder / GOLDEN_FILE
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as golden:
-            vectors = golden["image_embedding"]
-            images = [golden[f"image_{i}"] for i in range(len(vectors))]
+            vectors = golden[f"{tower}_embedding"]
+            items = [golden[f"{tower}_{index}"] for index in range(len(vectors))]
     except Exception as exc:  # zipfile, zlib and numpy raise whatever a damaged file makes them trip over
         raise IntegrityError(f"{path} cannot be read ({exc}); export the artifact again") from exc
-    if not images or vectors.shape != (len(images), output_dim):
+    if not items or vectors.shape != (len(items), output_dim):
         raise IntegrityError(f"{path} holds vectors of shape {list(vectors.shape)}, not [items, {output_dim}]")
-    return images, vectors
+    return [item.item() if item.dtype.kind == "U" else item for item in items], vectors
 
 
 def describe_verification(result: Verification) -> str:

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torchvision.transforms._presets import ImageClassification
 
 from exporters.photos import load_photos, photo_names
-from exporters.pipeline import export_cnn
+from exporters.pipeline import export_tower
 from exporters.spec import BackboneSpec, ExportOptions
-from exporters.towers.cnn import Cnn
+from exporters.towers.cnn import Cnn, CnnTower
 from runtime import manifest
 from runtime.manifest import Pooling, Weights
 
@@ -52,6 +52,20 @@ def make_tiny_cnn() -> Cnn:
     )
 
 
+def export_tiny(spec: BackboneSpec, cnn: Cnn, folder: Path, options: ExportOptions) -> Path:
+    tower = CnnTower(cnn, options, output_dim=spec.output_dim)
+    return export_tower(spec, tower, folder, options=options)
+
+
+ExportTiny = Callable[[BackboneSpec, Cnn, Path], Path]
+
+
+@pytest.fixture
+def export_default() -> ExportTiny:
+    """Exports a tiny network with default options."""
+    return lambda spec, cnn, folder: export_tiny(spec, cnn, folder, ExportOptions())
+
+
 @pytest.fixture
 def tiny_cnn() -> Cnn:
     return make_tiny_cnn()
@@ -68,7 +82,7 @@ def tiny_spec() -> BackboneSpec:
 def exported(tmp_path_factory: pytest.TempPathFactory, tiny_spec: BackboneSpec) -> Path:
     """An artifact, shared by all tests: do not write in it."""
     folder = tmp_path_factory.mktemp("exported") / "tiny"
-    return export_cnn(tiny_spec, make_tiny_cnn(), folder, options=ExportOptions())
+    return export_tiny(tiny_spec, make_tiny_cnn(), folder, ExportOptions())
 
 
 @pytest.fixture(scope="session")
@@ -76,7 +90,7 @@ def exported_float32(tmp_path_factory: pytest.TempPathFactory, tiny_spec: Backbo
     """One whose graph takes pixel_values, pools by GeM and normalises. Do not write in it."""
     options = ExportOptions(input="float32", normalize=True, pooling=Pooling(method="gem", p=2.5, eps=1e-5))
     folder = tmp_path_factory.mktemp("exported_float32") / "tiny"
-    return export_cnn(tiny_spec, make_tiny_cnn(), folder, options=options)
+    return export_tiny(tiny_spec, make_tiny_cnn(), folder, options)
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
-"""From a feature map to one vector."""
+"""From a feature map, or from the features of tokens, to one vector."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from runtime.manifest import Pooling
@@ -32,8 +33,37 @@ class GeMPool(nn.Module):
         return features.clamp(min=self.eps).pow(self.p).mean(dim=(2, 3)).pow(1 / self.p)
 
 
-def build_pooling(pooling: Pooling) -> nn.Module:
-    """Returns the module that does what the record says."""
+def build_image_pooling(pooling: Pooling) -> nn.Module:
+    """Returns the module that does what the record says to a feature map."""
     if pooling.p is None or pooling.eps is None:  # which Pooling allows for avg alone
         return AvgPool()
     return GeMPool(pooling.p, pooling.eps)
+
+
+class TokenPool(nn.Module):
+    """Pools token features: ``[batch, sequence, dim]`` and a mask ``[batch, sequence]`` to ``[batch, dim]``.
+
+    Padding, where the mask is 0, has no part in the result.
+    """
+
+    def __init__(self, pooling: Pooling) -> None:
+        """Keeps the record; its method is mean, cls, max or gem."""
+        super().__init__()
+        self.pooling = pooling
+
+    def forward(self, features: Tensor, attention_mask: Tensor) -> Tensor:
+        """Pools."""
+        if self.pooling.method == "cls":
+            return features[:, 0]
+        mask = attention_mask.unsqueeze(-1)
+        if self.pooling.method == "max":
+            return features.masked_fill(mask == 0, torch.finfo(features.dtype).min).amax(dim=1)
+        if self.pooling.p is None or self.pooling.eps is None:
+            return _masked_mean(features, mask)
+        return _masked_mean(features.clamp(min=self.pooling.eps).pow(self.pooling.p), mask).pow(1 / self.pooling.p)
+
+
+def _masked_mean(features: Tensor, mask: Tensor) -> Tensor:
+    weights = mask.to(features.dtype)
+    # 1e-9 as in sentence-transformers' Pooling: https://github.com/huggingface/sentence-transformers
+    return (features * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1e-9)

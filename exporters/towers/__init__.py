@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor, nn
 
-from runtime.manifest import TensorSpec, Tower, TowerName
+from runtime.manifest import TensorSpec, Tower, TowerName, Weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,8 @@ class ExportableTower(Protocol):
 
     name: TowerName
     record: Tower
+    weights: Weights
+    output_dim: int
 
     def module(self) -> nn.Module:
         """Returns the module that becomes the graph: inputs to ``[batch, output_dim]`` float32."""
@@ -39,6 +42,9 @@ class ExportableTower(Protocol):
 
     def items(self) -> Sequence[Any]:
         """Returns the real items on which the graph is judged, as ``Embedder.embed`` takes them."""
+
+    def write_files(self, folder: Path) -> None:
+        """Writes into the artifact what preprocessing needs besides the manifest."""
 
     def reference(self) -> np.ndarray[Any, np.dtype[np.float32]]:
         """Returns what the unmodified model gives for :meth:`items`: ``[items, output_dim]`` float32."""

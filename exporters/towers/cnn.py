@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,12 @@ from torch import Tensor, nn
 from torchvision.transforms._presets import ImageClassification
 
 from exporters.modules.pixels import NormalizePixels
-from exporters.modules.pooling import build_pooling
+from exporters.modules.pooling import build_image_pooling
 from exporters.photos import load_photos
 from exporters.spec import ExportOptions
 from exporters.towers import GraphInput
-from runtime.manifest import ImagePreprocessing, TensorSpec, Tower, TowerName, Weights
+from runtime.errors import UsageError
+from runtime.manifest import ImagePreprocessing, Pooling, TensorSpec, Tower, TowerName, Weights
 from runtime.preprocess.image import resize_and_crop
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
@@ -50,35 +52,41 @@ class CnnTower:
 
     name: TowerName = "image"
 
-    def __init__(self, cnn: Cnn, *, output_dim: int, options: ExportOptions) -> None:
+    def __init__(self, cnn: Cnn, options: ExportOptions, *, output_dim: int) -> None:
         """Works out the record; traces and runs nothing yet."""
         self._cnn = cnn
-        self._options = options
-        preprocessing = _preprocessing(cnn, options)
+        self.weights = cnn.weights
+        self.output_dim = output_dim
+        self._normalize = bool(options.normalize)
+        self._pooling = options.pooling or Pooling(method="avg")
+        if self._pooling.method not in ("avg", "gem"):
+            raise UsageError(f"pooling {self._pooling.method} is for texts; images take avg or gem")
+        self._preprocessing = _preprocessing(cnn, options)
         self.record = Tower(
             graph="image.onnx",
-            inputs=(preprocessing.graph_input(),),
+            inputs=self._preprocessing.graph_inputs(),
             output=TensorSpec(name="embedding", dtype="float32", shape=("batch", output_dim)),
-            preprocessing=preprocessing,
-            pooling=options.pooling,
-            normalized=options.normalize,
+            preprocessing=self._preprocessing,
+            pooling=self._pooling,
+            normalized=self._normalize,
+            decided_by="user" if options.pooling or options.normalize is not None else "default",
         )
 
     def module(self) -> nn.Module:
         """Returns pixel normalisation (unless the caller does it), backbone, pooling and normalisation in one."""
         backbone = copy.deepcopy(self._cnn.model)
-        backbone.set_submodule(self._cnn.pool, build_pooling(self._options.pooling))
+        backbone.set_submodule(self._cnn.pool, build_image_pooling(self._pooling))
         backbone.set_submodule(self._cnn.head, nn.Identity())
-        recipe = self.record.preprocessing
+        recipe = self._preprocessing
         normalize = NormalizePixels(recipe.mean, recipe.std) if recipe.arithmetic == "graph" else nn.Identity()
-        return _Embedding(normalize, backbone, unit_length=self._options.normalize).eval()
+        return _Embedding(normalize, backbone, unit_length=self._normalize).eval()
 
     def inputs(self) -> Sequence[GraphInput]:
         """Returns the one input, with photos for an example."""
-        if self.record.preprocessing.arithmetic == "caller":
+        if self._preprocessing.arithmetic == "caller":
             example = torch.stack([self._cnn.transforms(photo) for photo in self.items()[:_TRACED_BATCH]])
         else:
-            pixels = [resize_and_crop(photo, self.record.preprocessing) for photo in self.items()[:_TRACED_BATCH]]
+            pixels = [resize_and_crop(photo, self._preprocessing) for photo in self.items()[:_TRACED_BATCH]]
             example = torch.from_numpy(np.stack(pixels))
         return [GraphInput(spec=self.record.inputs[0], example=example)]
 
@@ -86,18 +94,21 @@ class CnnTower:
         """Returns the photos that ship with the exporters."""
         return load_photos()
 
+    def write_files(self, folder: Path) -> None:
+        """Writes nothing: the manifest holds all that preprocessing needs."""
+
     def reference(self) -> Array:
         """Returns what enters the head of the unmodified model when it sees the photos through its own transforms.
 
         For GeM, which no model has by itself, it is what enters the model's own pooling, pooled in float64.
         """
-        pooling = self._options.pooling
+        pooling = self._pooling
         watched = self._cnn.head if pooling.method == "avg" else self._cnn.pool
         rows = [self._input_of(watched, self._cnn.transforms(photo)[None]) for photo in self.items()]
         vectors = np.concatenate(rows).astype(np.float64)
         if pooling.p is not None and pooling.eps is not None:
             vectors = _gem(vectors, pooling.p, pooling.eps)
-        if self._options.normalize:
+        if self._normalize:
             vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         return vectors.astype(np.float32)
 

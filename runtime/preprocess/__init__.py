@@ -1,1 +1,7 @@
-"""From an item, as a user has it, to the array that a graph takes."""
+"""From items, as users have them, to the arrays that a graph takes; a module for each kind of item."""
+
+from __future__ import annotations
+
+
+class UnusableItemError(ValueError):
+    """The item cannot be embedded; the message is the reason."""

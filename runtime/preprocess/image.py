@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,6 +16,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from runtime.manifest import ImagePreprocessing
+from runtime.preprocess import UnusableItemError
 
 ImageItem: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray[Any, Any]"
 Pixels: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
@@ -31,26 +33,32 @@ _TURNS = {  # EXIF 2.32, tag Orientation: what makes the stored image upright
 }
 
 
-class UnreadableImageError(ValueError):
-    """The item is not an image that can be embedded; the message is the reason."""
+class ImagePreprocessor:
+    """Prepares images for a graph."""
 
+    def __init__(self, preprocessing: ImagePreprocessing) -> None:
+        """Keeps the artifact's record of it."""
+        self._preprocessing = preprocessing
 
-def preprocess_image(item: ImageItem, preprocessing: ImagePreprocessing) -> np.ndarray[Any, Any]:
-    """Returns one row of the graph's input.
+    def prepare(self, item: ImageItem) -> np.ndarray[Any, Any]:
+        """Returns one row of the graph's input.
 
-    Args:
-        item: Anything that :func:`load_image` takes.
-        preprocessing: The artifact's record of it.
+        Args:
+            item: Anything that :func:`load_image` takes.
 
-    Returns:
-        ``[crop_size, crop_size, 3]`` uint8 where the arithmetic is in the graph, else the normalised
-        ``[3, crop_size, crop_size]`` float32.
+        Returns:
+            ``[crop_size, crop_size, 3]`` uint8 where the arithmetic is in the graph, else the normalised
+            ``[3, crop_size, crop_size]`` float32.
 
-    Raises:
-        UnreadableImageError: The item cannot be embedded; the message is the reason.
-    """
-    pixels = resize_and_crop(load_image(item), preprocessing)
-    return pixels if preprocessing.arithmetic == "graph" else pixel_values(pixels, preprocessing)
+        Raises:
+            UnusableItemError: The item cannot be embedded; the message is the reason.
+        """
+        pixels = resize_and_crop(load_image(item), self._preprocessing)
+        return pixels if self._preprocessing.arithmetic == "graph" else pixel_values(pixels, self._preprocessing)
+
+    def collate(self, rows: Sequence[np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+        """Returns the graph's input for rows of :meth:`prepare`: ``[rows, ...]``, by name."""
+        return {self._preprocessing.graph_inputs()[0].name: np.stack(rows)}
 
 
 def load_image(item: ImageItem) -> Image.Image:
@@ -65,7 +73,7 @@ def load_image(item: ImageItem) -> Image.Image:
         item: A path, the bytes of an image file, a PIL image, or a ``[height, width, 3]`` uint8 RGB array.
 
     Raises:
-        UnreadableImageError: It is none of these, is damaged, is empty, or has more pixels than
+        UnusableItemError: It is none of these, is damaged, is empty, or has more pixels than
             ``PIL.Image.MAX_IMAGE_PIXELS``.
     """
     try:
@@ -74,10 +82,10 @@ def load_image(item: ImageItem) -> Image.Image:
         turn = _TURNS.get(_orientation(image))
         rgb = _to_rgb(image)
         return rgb if turn is None else rgb.transpose(turn)
-    except UnreadableImageError:
+    except UnusableItemError:
         raise
     except Exception as exc:  # Pillow's decoders raise SyntaxError, struct.error, EOFError, zlib.error and more
-        raise UnreadableImageError(_reason(exc)) from exc
+        raise UnusableItemError(_reason(exc)) from exc
 
 
 def resize_and_crop(image: Image.Image, preprocessing: ImagePreprocessing) -> Pixels:
@@ -88,7 +96,7 @@ def resize_and_crop(image: Image.Image, preprocessing: ImagePreprocessing) -> Pi
         preprocessing: The sizes and the filter.
 
     Raises:
-        UnreadableImageError: The image is so long and thin that, resized, it would exceed
+        UnusableItemError: The image is so long and thin that, resized, it would exceed
             ``PIL.Image.MAX_IMAGE_PIXELS``.
     """
     crop = preprocessing.crop_size
@@ -126,30 +134,30 @@ def _open(item: ImageItem) -> Image.Image:
         return _read(item)
     if isinstance(item, str | os.PathLike):
         return _read(Path(item).read_bytes())
-    raise UnreadableImageError(f"a {type(item).__name__} is not an image; give a path, bytes, a PIL image or an array")
+    raise UnusableItemError(f"a {type(item).__name__} is not an image; give a path, bytes, a PIL image or an array")
 
 
 def _read(data: bytes) -> Image.Image:
     if not data:
-        raise UnreadableImageError("the file is empty")
+        raise UnusableItemError("the file is empty")
     return Image.open(io.BytesIO(data))
 
 
 def _from_array(array: np.ndarray[Any, Any]) -> Image.Image:
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
-        raise UnreadableImageError(
+        raise UnusableItemError(
             f"an array of {array.dtype} {list(array.shape)} is not an image; give uint8 [height, width, 3] in RGB order"
         )
     if not array.size:
-        raise UnreadableImageError(f"the array is empty: {list(array.shape)}")
+        raise UnusableItemError(f"the array is empty: {list(array.shape)}")
     return Image.fromarray(array)
 
 
 def _check_size(width: int, height: int, how: str = "") -> None:
     if not width or not height:
-        raise UnreadableImageError(f"the image is empty: {width} x {height} pixels")
+        raise UnusableItemError(f"the image is empty: {width} x {height} pixels")
     if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
-        raise UnreadableImageError(
+        raise UnusableItemError(
             f"{how}{width} x {height} pixels are more than PIL.Image.MAX_IMAGE_PIXELS ({Image.MAX_IMAGE_PIXELS:,}), "
             "a guard against decompression bombs; raise that limit if you trust the image"
         )
@@ -169,7 +177,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if sixteen_bit:
         return Image.fromarray((np.asarray(image) // 256).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
-        raise UnreadableImageError(f"an image of mode {image.mode} has no agreed range; convert it to 8 bits first")
+        raise UnusableItemError(f"an image of mode {image.mode} has no agreed range; convert it to 8 bits first")
     return image.convert("RGB")
 
 

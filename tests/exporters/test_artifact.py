@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,11 @@ import pytest
 
 from exporters.artifact import check_destination, new_artifact, write_golden
 from exporters.errors import DestinationError
-from exporters.pipeline import export_cnn
-from exporters.spec import BackboneSpec, ExportOptions
+from exporters.spec import BackboneSpec
 from exporters.towers.cnn import Cnn
 from runtime.verify import read_golden
+
+ExportTiny = Callable[[BackboneSpec, Cnn, Path], Path]
 
 
 def test_the_folder_appears_when_the_block_ends(tmp_path: Path) -> None:
@@ -135,9 +137,11 @@ def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small_disk")
-def test_a_full_disk_leaves_nothing(tiny_cnn: Cnn, tiny_spec: BackboneSpec, tmp_path: Path) -> None:
+def test_a_full_disk_leaves_nothing(
+    export_default: ExportTiny, tiny_cnn: Cnn, tiny_spec: BackboneSpec, tmp_path: Path
+) -> None:
     with pytest.raises(DestinationError, match="free some space"):
-        export_cnn(tiny_spec, tiny_cnn, tmp_path / "tiny", options=ExportOptions())
+        export_default(tiny_spec, tiny_cnn, tmp_path / "tiny")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -145,17 +149,22 @@ def test_golden_items_come_back(tmp_path: Path) -> None:
     images = [np.full((4, 5 + i, 3), i, np.uint8) for i in range(2)]
     vectors = np.eye(2, dtype=np.float32)
     write_golden(tmp_path, "image", images, vectors)
-    read, read_vectors = read_golden(tmp_path, 2)
+    read, read_vectors = read_golden(tmp_path, "image", 2)
     for image, expected in zip(read, images, strict=True):
         np.testing.assert_array_equal(image, expected)
     np.testing.assert_array_equal(read_vectors, vectors)
 
 
 def test_two_exports_of_the_same_weights_are_byte_identical(
-    exported: Path, tiny_cnn: Cnn, tiny_spec: BackboneSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    export_default: ExportTiny,
+    exported: Path,
+    tiny_cnn: Cnn,
+    tiny_spec: BackboneSpec,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    again = export_cnn(tiny_spec, tiny_cnn, Path("elsewhere"), options=ExportOptions())
+    again = export_default(tiny_spec, tiny_cnn, Path("elsewhere"))
     assert {path.name for path in again.iterdir()} == {path.name for path in exported.iterdir()}
     for path in exported.iterdir():
         assert (again / path.name).read_bytes() == path.read_bytes(), path.name

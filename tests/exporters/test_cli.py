@@ -22,7 +22,8 @@ def calls(monkeypatch: pytest.MonkeyPatch, exported: Path) -> list[tuple[str, Pa
     """Records what would be exported; every export gives the tiny artifact, that of efficientnet-base fails."""
     recorded: list[tuple[str, Path, ExportOptions]] = []
 
-    def record(name: str, *, output: Path, options: ExportOptions, stage: Any) -> Path:
+    def record(name: str, *, output: Path, artifact_name: str | None, options: ExportOptions, stage: Any) -> Path:
+        assert artifact_name in (None, "mine")
         recorded.append((name, output, options))
         if name == "efficientnet-base":
             raise ParityError("the graph differs from torch")
@@ -40,12 +41,14 @@ def test_a_name_alone_is_an_export(prefix: list[str], calls: list[Any]) -> None:
 
 def test_every_option_arrives(calls: list[Any], tmp_path: Path) -> None:
     words = f"""--output {tmp_path} --weights random:4 --pooling gem --gem-p 2.5 --normalize --image-size 96
-        --input float32 --opset 21 --min-cosine 0.9 --max-error 0.01 --max-distance-share 0.1 --force resnet-large"""
+        --input float32 --opset 21 --min-cosine 0.9 --max-error 0.01 --max-distance-share 0.1 --force
+        --name mine resnet-large"""
     assert main(words.split()) == 0
     ((name, output, options),) = calls
     assert (name, output) == ("resnet-large", tmp_path)
     assert (options.weights, options.normalize, options.image_size) == ("random:4", True, 96)
     assert (options.input, options.opset, options.force) == ("float32", 21, True)
+    assert options.pooling is not None
     assert (options.pooling.method, options.pooling.p, options.pooling.eps) == ("gem", 2.5, 1e-6)
     assert options.tolerance == Tolerance(min_cosine=0.9, max_error=0.01, max_distance_share=0.1)
 
@@ -89,6 +92,8 @@ def test_names_are_checked_before_anything_is_exported(
     "words",
     [
         "--weights random:x resnet-base",
+        "--name mine resnet-base resnet-large",
+        "--name ../mine resnet-base",
         "--gem-p 2 resnet-base",
         "--pooling gem --gem-p -1 resnet-base",
         "--image-size 8 resnet-base",

@@ -11,7 +11,7 @@ from torchvision.models import ResNet, ResNet50_Weights, efficientnet_b0
 from torchvision.models.resnet import Bottleneck
 from torchvision.transforms._presets import ImageClassification
 
-from exporters.modules.pooling import AvgPool, GeMPool, build_pooling
+from exporters.modules.pooling import AvgPool, GeMPool, build_image_pooling
 from exporters.photos import load_photos
 from exporters.sources.untrained import make_plausible
 from runtime.errors import UsageError
@@ -37,8 +37,8 @@ def test_gem_of_dead_features_is_finite() -> None:
 
 
 def test_the_record_decides_the_module() -> None:
-    assert isinstance(build_pooling(Pooling()), AvgPool)
-    gem = build_pooling(Pooling(method="gem", p=4.0, eps=1e-3))
+    assert isinstance(build_image_pooling(Pooling(method="avg")), AvgPool)
+    gem = build_image_pooling(Pooling(method="gem", p=4.0, eps=1e-3))
     assert isinstance(gem, GeMPool)
     assert (gem.p, gem.eps) == (4.0, 1e-3)
 

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from exporters.errors import ExportError, GraphError, ParityError
 from exporters.parity import batch_sizes, measure_parity
-from exporters.pipeline import export_cnn, write_artifact
+from exporters.pipeline import export_tower
 from exporters.spec import DEFAULT_TOLERANCE, BackboneSpec, ExportOptions
 from exporters.towers.cnn import Cnn, CnnTower
 from runtime.errors import NonFiniteError
 
 REFERENCE = np.random.default_rng(0).normal(size=(6, 16)).astype(np.float32)
+ExportTiny = Callable[[BackboneSpec, Cnn, Path], Path]
 Embed = Callable[[list[int], int], np.ndarray[Any, Any]]
 
 
@@ -115,7 +116,7 @@ class Miscounted(nn.Module):
 
 class SabotagedTower(CnnTower):
     def __init__(self, cnn: Cnn, sabotage: Callable[[nn.Module], nn.Module]) -> None:
-        super().__init__(cnn, output_dim=12, options=ExportOptions())
+        super().__init__(cnn, ExportOptions(), output_dim=12)
         self._sabotage = sabotage
 
     def module(self) -> nn.Module:
@@ -141,14 +142,8 @@ def test_a_graph_that_exports_and_is_wrong_leaves_no_artifact(
 ) -> None:
     tower = SabotagedTower(tiny_cnn, sabotage)
     with pytest.raises(ParityError, match="min cosine"):
-        write_artifact(tiny_spec, tower, tiny_cnn.weights, tmp_path / "tiny", options=ExportOptions(), stage=_no_stage)
+        export_tower(tiny_spec, tower, tmp_path / "tiny", options=ExportOptions())
     assert list(tmp_path.iterdir()) == []
-
-
-def _no_stage(name: str) -> Any:
-    from contextlib import nullcontext
-
-    return nullcontext()
 
 
 @pytest.mark.parametrize(
@@ -159,22 +154,27 @@ def _no_stage(name: str) -> Any:
 def test_preprocessing_that_drifts_is_stopped(
     drift: dict[str, Any], tiny_cnn: Cnn, tiny_spec: BackboneSpec, tmp_path: Path
 ) -> None:
-    tower = CnnTower(tiny_cnn, output_dim=12, options=ExportOptions())
-    tower.record = replace(tower.record, preprocessing=replace(tower.record.preprocessing, **drift))
+    tower = CnnTower(tiny_cnn, ExportOptions(), output_dim=12)
+    tower._preprocessing = replace(tower._preprocessing, **drift)
+    tower.record = replace(tower.record, preprocessing=tower._preprocessing)
     with pytest.raises(ParityError):
-        write_artifact(tiny_spec, tower, tiny_cnn.weights, tmp_path / "tiny", options=ExportOptions(), stage=_no_stage)
+        export_tower(tiny_spec, tower, tmp_path / "tiny", options=ExportOptions())
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_wrong_output_dim_is_stopped(tiny_cnn: Cnn, tiny_spec: BackboneSpec, tmp_path: Path) -> None:
+def test_a_wrong_output_dim_is_stopped(
+    export_default: ExportTiny, tiny_cnn: Cnn, tiny_spec: BackboneSpec, tmp_path: Path
+) -> None:
     with pytest.raises(GraphError):
-        export_cnn(replace(tiny_spec, output_dim=13), tiny_cnn, tmp_path / "tiny", options=ExportOptions())
+        export_default(replace(tiny_spec, output_dim=13), tiny_cnn, tmp_path / "tiny")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_weights_that_are_damaged_are_stopped(tiny_cnn: Cnn, tiny_spec: BackboneSpec, tmp_path: Path) -> None:
+def test_weights_that_are_damaged_are_stopped(
+    export_default: ExportTiny, tiny_cnn: Cnn, tiny_spec: BackboneSpec, tmp_path: Path
+) -> None:
     with torch.no_grad():
         next(tiny_cnn.model.parameters()).fill_(float("nan"))
     with pytest.raises(ExportError, match="NaN"):
-        export_cnn(tiny_spec, tiny_cnn, tmp_path / "tiny", options=ExportOptions())
+        export_default(tiny_spec, tiny_cnn, tmp_path / "tiny")
     assert list(tmp_path.iterdir()) == []

@@ -15,13 +15,12 @@ from torch import Tensor, nn
 from torchvision.models import ResNet50_Weights, resnet50
 
 from exporters.errors import WeightsError, WeightsMismatchError, WeightsUnavailableError
-from exporters.registry import BACKBONES, find_source
 from exporters.sources.checkpoint import load_into, read_state_dict
 from exporters.sources.torchvision import load_cnn
-from exporters.spec import random_seed
+from exporters.spec import TorchvisionSource, random_seed
 from runtime.errors import UsageError
 
-SOURCE = find_source(BACKBONES["resnet-base"])
+SOURCE = TorchvisionSource(builder="resnet50", head="fc")
 
 
 @pytest.fixture(scope="module")

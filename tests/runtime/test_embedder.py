@@ -22,7 +22,7 @@ def model(exported: Path) -> runtime.Embedder:
 def test_vectors_are_those_of_the_unmodified_model(
     model: runtime.Embedder, tiny_cnn: Cnn, photo_paths: list[Path]
 ) -> None:
-    reference = CnnTower(tiny_cnn, output_dim=12, options=ExportOptions()).reference()
+    reference = CnnTower(tiny_cnn, ExportOptions(), output_dim=12).reference()
     vectors = model.embed(photo_paths)
     assert vectors.dtype == np.float32
     assert vectors.shape == (len(photo_paths), 12)
@@ -33,7 +33,7 @@ def test_gem_and_unit_length_from_normalised_pixels(
     exported_float32: Path, tiny_cnn: Cnn, photo_paths: list[Path]
 ) -> None:
     options = ExportOptions(input="float32", normalize=True, pooling=Pooling(method="gem", p=2.5, eps=1e-5))
-    reference = CnnTower(tiny_cnn, output_dim=12, options=options).reference()
+    reference = CnnTower(tiny_cnn, options, output_dim=12).reference()
     vectors = runtime.load(exported_float32).embed(photo_paths)
     np.testing.assert_allclose(vectors, reference, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-6)
@@ -66,7 +66,7 @@ def test_a_generator_is_taken(model: runtime.Embedder, photo_paths: list[Path]) 
 
 def test_no_items_give_no_rows(model: runtime.Embedder) -> None:
     assert model.embed([]).shape == (0, 12)
-    vectors, kept, failures = model.embed([], on_error="skip")
+    vectors, kept, failures, _ = model.embed([], on_error="skip")
     assert (vectors.shape, kept.shape, failures) == ((0, 12), (0,), [])
 
 
@@ -84,14 +84,14 @@ def test_skipping_tells_which_rows_are_missing(
     model: runtime.Embedder, photo_paths: list[Path], tmp_path: Path
 ) -> None:
     items: list[Any] = [tmp_path / "none.jpg", photo_paths[0], b"", b"x", photo_paths[1], photo_paths[2], None]
-    vectors, kept, failures = model.embed(items, batch_size=2, on_error="skip")
+    vectors, kept, failures, _ = model.embed(items, batch_size=2, on_error="skip")
     assert kept.tolist() == [1, 4, 5]
     assert [failure.index for failure in failures] == [0, 2, 3, 6]
     np.testing.assert_allclose(vectors, model.embed(photo_paths[:3]), rtol=1e-5, atol=1e-6)
 
 
 def test_all_items_skipped(model: runtime.Embedder) -> None:
-    vectors, kept, failures = model.embed([b"", b""], on_error="skip")
+    vectors, kept, failures, _ = model.embed([b"", b""], on_error="skip")
     assert (vectors.shape, len(kept), len(failures)) == ((0, 12), 0, 2)
 
 
@@ -121,7 +121,7 @@ def test_a_run_that_fails_says_what_to_do(
     exported: Path, photo_paths: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = runtime.load(exported)
-    monkeypatch.setattr(model, "_prepare", lambda index, item: np.zeros((3, 3, 3), np.uint8))
+    monkeypatch.setattr(model._preprocessor, "prepare", lambda item: np.zeros((3, 3, 3), np.uint8))
     with pytest.raises(runtime.InferenceError, match=r"batch of 2 by cpu .*smaller batch_size"):
         model.embed(photo_paths[:2])
 

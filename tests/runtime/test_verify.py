@@ -60,7 +60,7 @@ def _save(**arrays: Any) -> bytes:
 def test_golden_vectors_that_are_none_are_refused(artifact: Path, content: bytes) -> None:
     (artifact / "golden.npz").write_bytes(content)
     with pytest.raises(runtime.IntegrityError, match=r"golden\.npz"):
-        read_golden(artifact, 12)
+        read_golden(artifact, "image", 12)
 
 
 def test_agreement_of_equal_vectors_is_perfect() -> None:

