@@ -73,7 +73,11 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--force", action="store_true", help="replace artifacts that exist, which is refused otherwise")
 
-    graph = parser.add_argument_group("what the graph does")
+    _add_graph_options(parser.add_argument_group("what the graph does"))
+    _add_gate_options(parser.add_argument_group("how close to torch it has to be, or no artifact is written"))
+
+
+def _add_graph_options(graph: argparse._ArgumentGroup) -> None:
     graph.add_argument(
         "--pooling",
         choices=get_args(PoolingMethod),
@@ -115,7 +119,8 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
         help="ONNX operator set: the lowest is read by the most runtimes (default: %(default)s)",
     )
 
-    gate = parser.add_argument_group("how close to torch it has to be, or no artifact is written")
+
+def _add_gate_options(gate: argparse._ArgumentGroup) -> None:
     gate.add_argument(
         "--min-cosine",
         type=float,

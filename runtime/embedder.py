@@ -126,9 +126,9 @@ class Embedder:
                 ``[height, width, 3]`` uint8 RGB arrays, mixed at will.
             batch_size: Items that go through the graph together.
             progress: Whether to draw a progress bar on standard error.
-            truncate: What to do with texts of more tokens than the model takes: ``count`` embeds their beginning, logs
-                a warning with their number, and lists them in what ``skip`` returns; ``error`` counts as unusable.
             on_error: ``raise`` stops at the first item that cannot be read; ``skip`` leaves it out and says so.
+            truncate: What to do with texts of more tokens than the model takes: ``count`` embeds their beginning, logs
+                a warning with their number, and lists them in what ``skip`` returns; ``error`` counts as unreadable.
 
         Returns:
             ``[len(items), output_dim]`` float32, in the order of ``items``; with ``skip``, those rows that could be
@@ -136,16 +136,12 @@ class Embedder:
 
         Raises:
             ItemError: With ``raise``, an item cannot be read; the error names it by index and path.
+            InferenceError: ONNX Runtime refuses a batch, for want of memory, say.
             NonFiniteError: The graph returned NaN or infinity.
             UsageError: An argument cannot be right.
         """
         rows = _as_sequence(items)
-        if batch_size < 1:
-            raise UsageError(f"batch_size is {batch_size}, it must be at least 1")
-        if on_error not in ("raise", "skip"):
-            raise UsageError(f"on_error is {on_error!r}, it must be 'raise' or 'skip'")
-        if truncate not in ("count", "error"):
-            raise UsageError(f"truncate is {truncate!r}, it must be 'count' or 'error'")
+        _check_arguments(batch_size, on_error, truncate)
         vectors = np.empty((len(rows), self.output_dim), dtype=np.float32)
         kept: list[int] = []
         truncated: list[int] = []
@@ -214,6 +210,15 @@ def _name(item: object) -> str:
         name = os.fspath(item)
         return str(name) if len(str(name)) <= _NAME_LENGTH else f"{str(name)[:_NAME_LENGTH]}..."
     return type(item).__name__
+
+
+def _check_arguments(batch_size: int, on_error: str, truncate: str) -> None:
+    if batch_size < 1:
+        raise UsageError(f"batch_size is {batch_size}, it must be at least 1")
+    if on_error not in ("raise", "skip"):
+        raise UsageError(f"on_error is {on_error!r}, it must be 'raise' or 'skip'")
+    if truncate not in ("count", "error"):
+        raise UsageError(f"truncate is {truncate!r}, it must be 'count' or 'error'")
 
 
 def _as_sequence(items: Iterable[Item]) -> Sequence[Item]:

@@ -15,8 +15,10 @@ from torchvision.transforms._presets import ImageClassification
 
 from exporters.photos import load_photos, photo_names
 from exporters.pipeline import export_tower
-from exporters.spec import BackboneSpec, ExportOptions
+from exporters.sources.huggingface import load_text
+from exporters.spec import BackboneSpec, ExportOptions, HuggingFaceSource
 from exporters.towers.cnn import Cnn, CnnTower
+from exporters.towers.text import TextTower
 from runtime import manifest
 from runtime.manifest import Pooling, Weights
 
@@ -91,6 +93,18 @@ def exported_float32(tmp_path_factory: pytest.TempPathFactory, tiny_spec: Backbo
     options = ExportOptions(input="float32", normalize=True, pooling=Pooling(method="gem", p=2.5, eps=1e-5))
     folder = tmp_path_factory.mktemp("exported_float32") / "tiny"
     return export_tiny(tiny_spec, make_tiny_cnn(), folder, options)
+
+
+@pytest.fixture(scope="session")
+def exported_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An artifact of a toy BERT. Do not write in it."""
+    sizes = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 32}
+    source = HuggingFaceSource(model_id="toy", model_type="bert", config={"vocab_size": 400, **sizes}, max_length=64)
+    tower = TextTower(load_text(source, "random"), ExportOptions())
+    spec = BackboneSpec(
+        name="toy", task="text-to-text", output_dim=24, architecture="transformer", description="for tests"
+    )
+    return export_tower(spec, tower, tmp_path_factory.mktemp("exported_text") / "toy", options=ExportOptions())
 
 
 @pytest.fixture

@@ -168,3 +168,12 @@ def test_a_full_disk_behind_standard_output_is_an_error_in_one_line(exported: Pa
             check=False,
         )
     assert (ended.returncode, ended.stderr) == (1, b"error: [Errno 28] No space left on device\n")
+
+
+def test_texts_are_compared_as_they_stand(
+    exported_text: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["similarity", str(exported_text), "a", "b/c.jpg"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]] == ["a", "b/c.jpg"]
+    assert main(["embed", str(exported_text), "a", "b", "-o", str(tmp_path / "v.npy")]) == 0
+    assert np.load(tmp_path / "v.npy").shape == (2, 24)
