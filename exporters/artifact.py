@@ -16,12 +16,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exporters.errors import DestinationError
+from runtime.describe import weight_warnings
 from runtime.manifest import GOLDEN_FILE, MANIFEST_FILE, FileRecord, Manifest, record_file
 
 if TYPE_CHECKING:
     import onnx
 
 README_FILE = "README.md"
+_FILES = {MANIFEST_FILE, GOLDEN_FILE, README_FILE, "image.onnx", "text.onnx", "tokenizer.json"}
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def check_destination(destination: Path, *, force: bool) -> None:
@@ -57,8 +60,9 @@ def _foreign_content(destination: Path) -> str:
     try:
         document = json.loads((destination / MANIFEST_FILE).read_text("utf-8"))
         written = {MANIFEST_FILE, *document["files"]} if document["schema_version"] else set()
-    except (OSError, ValueError, KeyError, TypeError):
-        written = set()
+    except (OSError, ValueError, KeyError, TypeError):  # a damaged artifact still holds nothing else
+        names = {path.name for path in destination.iterdir()} if destination.is_dir() else set()
+        written = names if GOLDEN_FILE in names and names <= _FILES else set()
     if destination.is_symlink() or not written:
         return "is not an artifact"
     others = sorted({path.name for path in destination.iterdir()} - written)
@@ -98,8 +102,9 @@ def writing(destination: Path) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
+        way_out = "free some space, or name" if exc.errno in _NO_SPACE else "name"
         raise DestinationError(
-            f"cannot write {destination} ({exc.strerror or exc}); free some space, or name another place by --output"
+            f"cannot write {destination} ({exc.strerror or exc}); {way_out} another place by --output"
         ) from exc
 
 
@@ -124,16 +129,11 @@ def write_readme(folder: Path, manifest: Manifest, summary: str) -> None:
         manifest: What it is; the README's own file record is still missing from it.
         summary: The facts of the manifest as text.
     """
-    warning = (
-        f"> **The weights are random (seed {manifest.weights.seed}).** The vectors mean nothing. This artifact serves "
-        "to test a pipeline or to measure speed.\n\n"
-        if manifest.weights.origin == "random"
-        else ""
-    )
+    warnings = "".join(f"> **WARNING: {warning}.**\n\n" for warning in weight_warnings(manifest))
     (folder / README_FILE).write_text(
         f"""# {manifest.backbone}
 
-{warning}An embedding model for the task {manifest.task}, exported to ONNX: {manifest.output_dim} dimensions.
+{warnings}An embedding model for the task {manifest.task}, exported to ONNX: {manifest.output_dim} dimensions.
 
 ```python
 import runtime  # pip install 'embedding-backbones[cpu]'

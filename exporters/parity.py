@@ -37,8 +37,6 @@ def measure_parity(model: Embedder, items: Sequence[Any], reference: Array, tole
     Raises:
         ParityError: They are not; the message holds them.
     """
-    if not np.isfinite(reference).all():
-        raise ParityError("torch's own embeddings hold NaN or infinity; the weights are damaged")
     sizes = batch_sizes(len(items))
     try:
         with _quiet():
@@ -60,6 +58,24 @@ def measure_parity(model: Embedder, items: Sequence[Any], reference: Array, tole
     )
     _judge(parity, agreement)
     return parity
+
+
+def check_reference(reference: Array) -> None:
+    """Makes sure, before the graph is traced, that torch's embeddings are worth comparing with.
+
+    Raises:
+        ParityError: They hold NaN or infinity, or two different inputs have the same one.
+    """
+    if not np.isfinite(reference).all():
+        raise ParityError(
+            "torch's own embeddings hold NaN or infinity: the weights are damaged, or the pooling overflows; check "
+            "the file, or take another pooling"
+        )
+    if not _min_distance(reference) > 0:
+        raise ParityError(
+            "torch itself gives two different inputs the same vector: the weights are damaged or were never trained; "
+            "check the file"
+        )
 
 
 @contextmanager
@@ -86,12 +102,13 @@ def _judge(parity: Parity, agreement: Agreement) -> None:
         faults.append("the graph differs from torch")
     if not parity.max_batch_error <= bound:
         faults.append("a row's vector depends on its batch")
-    if not parity.min_distance > 0:
-        faults.append("torch itself gives two different inputs the same vector")
-    elif not parity.max_row_error <= parity.tolerance.max_distance_share * parity.min_distance:
+    if not parity.max_row_error <= parity.tolerance.max_distance_share * parity.min_distance:
         faults.append("the graph's error is not small beside the distance between different inputs")
     if faults:
-        raise ParityError(f"{'; '.join(faults)}: {_describe(parity)}")
+        raise ParityError(
+            f"{'; '.join(faults)}: {_describe(parity)}; if that is good enough for you, say so with --min-cosine, "
+            "--max-error or --max-distance-share"
+        )
 
 
 def _describe(parity: Parity) -> str:

@@ -17,7 +17,7 @@ from exporters.artifact import (
     writing,
 )
 from exporters.graph import build_graph
-from exporters.parity import measure_parity
+from exporters.parity import check_reference, measure_parity
 from exporters.progress import Stage, silent
 from exporters.spec import BackboneSpec, ExportOptions
 from exporters.towers import ExportableTower
@@ -61,6 +61,7 @@ def export_tower(
     with new_artifact(destination, force=options.force) as folder:
         with stage("reference by torch"):
             reference = tower.reference()
+            check_reference(reference)
         with stage("trace graph"):
             graph = build_graph(tower.module(), tower.inputs(), tower.record.output, opset=options.opset)
         with stage("write graph"), writing(destination):

@@ -30,9 +30,11 @@ class StageDisplay:
         if live:
             print(f"  {name:<20} ...", end="\r", file=self._stream, flush=True)
         start = time.perf_counter()
-        outcome = "failed"
+        outcome = ""
         try:
             yield
-            outcome = ""
+        except BaseException as exc:
+            outcome = "interrupted" if isinstance(exc, KeyboardInterrupt) else "failed"
+            raise
         finally:
             print(f"  {name:<20} {time.perf_counter() - start:6.1f} s  {outcome}".rstrip(), file=self._stream)

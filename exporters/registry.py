@@ -213,7 +213,7 @@ def find_backbone(name: str) -> BackboneSpec:
         NotExportableError: It has, but the backbone cannot be exported yet.
     """
     if name not in BACKBONES:
-        close = difflib.get_close_matches(name, BACKBONES, n=3, cutoff=0.5)
+        close = difflib.get_close_matches(name.lower(), BACKBONES, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(close)}?" if close else "see `python -m exporters list`"
         raise UnknownBackboneError(f"there is no backbone {name!r}; {hint}")
     find_source(BACKBONES[name])

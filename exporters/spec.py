@@ -20,7 +20,7 @@ OPSETS = range(18, 24)
 # The third: errors have to vanish beside the differences that vectors exist to tell. Measured: at most 3e-5.
 DEFAULT_TOLERANCE = Tolerance(min_cosine=1 - 1e-7, max_error=1e-4, max_distance_share=1e-3)
 
-MIN_IMAGE_SIZE = 32
+IMAGE_SIZES = range(32, 2049)
 GEM_P = 3.0  # Source: Finetuner's default, and Radenović et al. 2018, https://arxiv.org/abs/1711.02512, section 3.2
 GEM_EPS = 1e-6
 
@@ -122,8 +122,11 @@ class ExportOptions:
         """Refuses what no backbone can be exported with."""
         if self.opset not in OPSETS:
             raise UsageError(f"opset {self.opset} is not one of {OPSETS.start} to {OPSETS.stop - 1}")
-        if self.image_size is not None and self.image_size < MIN_IMAGE_SIZE:
-            raise UsageError(f"image_size {self.image_size} is below {MIN_IMAGE_SIZE}, the stride of the networks")
+        if self.image_size is not None and self.image_size not in IMAGE_SIZES:
+            raise UsageError(
+                f"image_size {self.image_size} is not from {IMAGE_SIZES.start}, the stride of the networks, to "
+                f"{IMAGE_SIZES.stop - 1}"
+            )
         random_seed(self.weights)
         if self.input not in ("uint8", "float32"):
             raise UsageError(f"input {self.input!r} is neither uint8 nor float32")

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runtime import console
-from runtime.describe import describe_manifest
+from runtime.describe import describe_manifest, weight_warnings
 from runtime.errors import ItemError, OutputError, UsageError
-from runtime.manifest import read_manifest
+from runtime.manifest import Manifest, read_manifest
 from runtime.version import __version__
 
 if TYPE_CHECKING:
@@ -95,17 +95,20 @@ def _embed(arguments: argparse.Namespace) -> int:
 
     _check_output(arguments.output)
     model = load(arguments.artifact, provider=arguments.provider, threads=arguments.threads)
+    _warn(model.manifest)
     options = {"batch_size": arguments.batch_size, "progress": sys.stderr.isatty()}
     if arguments.on_error == "raise":
         vectors = model.embed(arguments.inputs, **options)
         failures: list[ItemError] = []
     else:
         vectors, _, failures, _ = model.embed(arguments.inputs, on_error="skip", **options)
+    if failures and not len(vectors):
+        raise failures[0]
     _write_vectors(arguments.output, vectors, failures)
     print(f"{arguments.output}: {len(vectors)} vectors of {model.output_dim} by {model.provider}")
     if failures:
         print(f"{len(failures)} of {len(arguments.inputs)} inputs left out: see {_report_path(arguments.output)}")
-    return 0 if len(vectors) else console.FAILURE
+    return 0
 
 
 def _similarity(arguments: argparse.Namespace) -> int:
@@ -114,6 +117,7 @@ def _similarity(arguments: argparse.Namespace) -> int:
     from runtime.embedder import load
 
     model = load(arguments.artifact, provider=arguments.provider, threads=arguments.threads)
+    _warn(model.manifest)
     vectors = model.embed(arguments.inputs, batch_size=arguments.batch_size)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     short = [text[:_LABEL] if model.tower == "text" else Path(text).stem for text in arguments.inputs]
@@ -128,7 +132,7 @@ def _print_similarities(names: Sequence[str], cosines: np.ndarray[Any, Any]) -> 
     others = np.where(np.eye(len(names), dtype=bool), -np.inf, cosines)
     nearest = [names[index] if len(names) > 1 else "-" for index in others.argmax(axis=1)]
     rows = [
-        [name, *(f"{value:.2f}" for value in row), best]
+        [name, *(f"{value:.3f}" for value in row), best]
         for name, row, best in zip(names, cosines, nearest, strict=True)
     ]
     print(console.table(["cosine", *names, "nearest"], rows))
@@ -144,8 +148,13 @@ def _verify(arguments: argparse.Namespace) -> int:
     from runtime.verify import describe_verification, verify
 
     result = verify(arguments.artifact, provider=arguments.provider, threads=arguments.threads)
-    print(f"verified: {describe_verification(result)}")
+    print(f"verified: hashes, and golden vectors with {describe_verification(result)}")
     return 0
+
+
+def _warn(manifest: Manifest) -> None:
+    for warning in weight_warnings(manifest):
+        print(f"WARNING: {warning}", file=sys.stderr)
 
 
 def _check_output(path: Path) -> None:

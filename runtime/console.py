@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
+from types import FrameType
 
 from runtime.errors import EmbeddingBackbonesError, UsageError
 
@@ -17,6 +20,8 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 def run(command: Callable[[], int]) -> int:
     """Returns the exit code of ``command``, having printed an error of ours as one line on standard error."""
     _tolerate_odd_names()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = command()
         sys.stdout.flush()
@@ -40,6 +45,11 @@ def _tolerate_odd_names() -> None:
     """Lets a file name that is no valid text be printed, escaped."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    """Lets `kill` and `docker stop` end a command as Ctrl-C does: with everything cleaned up."""
+    raise KeyboardInterrupt
 
 
 def _abandon_stdout() -> None:

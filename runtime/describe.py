@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from runtime.agreement import near_one
-from runtime.manifest import Manifest, Parity, Preprocessing, TextPreprocessing, Tower
+from runtime.manifest import Manifest, Parity, Pooling, Preprocessing, TextPreprocessing, Tower
 
 
 def describe_manifest(manifest: Manifest) -> str:
@@ -15,6 +15,7 @@ def describe_manifest(manifest: Manifest) -> str:
     lines = [
         f"backbone      {manifest.backbone} ({manifest.architecture}, {manifest.task})",
         f"weights       {' '.join(filter(None, (weights.description, weights.revision)))}",
+        *(f"  WARNING     {warning}" for warning in weight_warnings(manifest)),
         f"  sha256      {weights.sha256}",
         f"  licence     {weights.licence or 'not known'}",
         *(line for name, tower in manifest.towers.items() for line in _describe_tower(name, tower)),
@@ -29,13 +30,18 @@ def describe_export(folder: Path, manifest: Manifest) -> str:
     """Returns what to tell of a new artifact: where it is, how near to torch, and what its weights are not."""
     lines = [f"{folder}: {manifest.output_dim} dimensions, weights {manifest.weights.description}"]
     lines += [f"  {name} tower: {_describe_parity(tower.parity)}" for name, tower in manifest.towers.items()]
-    if manifest.weights.origin == "random":
-        lines.append("  WARNING: the weights are random; the vectors mean nothing, and only serve to test and to time")
-    if manifest.weights.published is False:
-        lines.append(
-            "  WARNING: the weights in the cache are not the published ones; if they are not yours, delete them"
-        )
+    lines += [f"  WARNING: {warning}" for warning in weight_warnings(manifest)]
     return "\n".join(lines)
+
+
+def weight_warnings(manifest: Manifest) -> list[str]:
+    """Returns what keeps the weights from being what their name promises."""
+    warnings = []
+    if manifest.weights.origin == "random":
+        warnings.append(f"the weights are random (seed {manifest.weights.seed}): the vectors mean nothing")
+    if manifest.weights.published is False:
+        warnings.append(f"the weights are not the published ones of that name, but another {manifest.weights.file}")
+    return warnings
 
 
 def _describe_tower(name: str, tower: Tower) -> list[str]:
@@ -45,7 +51,7 @@ def _describe_tower(name: str, tower: Tower) -> list[str]:
         *(f"  input       {tensor.name} {tensor.dtype} {_shape(tensor.shape)}" for tensor in tower.inputs),
         f"  output      {tower.output.name} {tower.output.dtype} {_shape(tower.output.shape)}",
         f"  preprocess  {_describe_preprocessing(tower.preprocessing)}",
-        f"  pooling     {tower.pooling.method}{projections}{', L2-normalised' if tower.normalized else ''} "
+        f"  pooling     {_describe_pooling(tower.pooling)}{projections}{', L2-normalised' if tower.normalized else ''} "
         f"(decided by the {tower.decided_by})",
         f"  parity      {_describe_parity(tower.parity)}",
     ]
@@ -56,8 +62,12 @@ def _describe_preprocessing(recipe: Preprocessing) -> str:
         return f"{recipe.tokenizer}, at most {recipe.max_length} tokens"
     return (
         f"short side to {recipe.resize_size} ({recipe.interpolation}), centre crop {recipe.crop_size}, "
-        f"(x / 255 - mean) / std by the {recipe.arithmetic}"
+        f"(x / 255 - {list(recipe.mean)}) / {list(recipe.std)} by the {recipe.arithmetic}"
     )
+
+
+def _describe_pooling(pooling: Pooling) -> str:
+    return pooling.method if pooling.p is None else f"{pooling.method} (p {pooling.p}, eps {pooling.eps})"
 
 
 def _describe_parity(parity: Parity | None) -> str:

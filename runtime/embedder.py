@@ -88,6 +88,9 @@ class Embedder:
         self.provider = self._session.provider
         self.provider_reason = self._session.provider_reason
 
+    def __repr__(self) -> str:
+        return f"<Embedder {self.manifest.backbone}: {self.tower} to {self.output_dim} dimensions by {self.provider}>"
+
     @overload
     def embed(
         self,
@@ -123,7 +126,7 @@ class Embedder:
 
         Args:
             items: Strings for a text artifact. For an image artifact paths, bytes of image files, PIL images, or
-                ``[height, width, 3]`` uint8 RGB arrays, mixed at will.
+                ``[height, width, 3]`` uint8 RGB arrays, mixed at will. An iterator is read to its end first.
             batch_size: Items that go through the graph together.
             progress: Whether to draw a progress bar on standard error.
             on_error: ``raise`` stops at the first item that cannot be read; ``skip`` leaves it out and says so.
@@ -213,8 +216,8 @@ def _name(item: object) -> str:
 
 
 def _check_arguments(batch_size: int, on_error: str, truncate: str) -> None:
-    if batch_size < 1:
-        raise UsageError(f"batch_size is {batch_size}, it must be at least 1")
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise UsageError(f"batch_size is {batch_size!r}, it must be a number from 1 up")
     if on_error not in ("raise", "skip"):
         raise UsageError(f"on_error is {on_error!r}, it must be 'raise' or 'skip'")
     if truncate not in ("count", "error"):

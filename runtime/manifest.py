@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal, get_args
@@ -143,8 +144,8 @@ class Pooling:
 
     def __post_init__(self) -> None:
         """Refuses a GeM without its parameters, and parameters without a GeM."""
-        if self.method == "gem" and not ((self.p or 0) > 0 and (self.eps or 0) > 0):
-            raise UsageError(f"gem pooling needs p and eps above 0, not {self.p} and {self.eps}")
+        if self.method == "gem" and not (0 < (self.p or 0) < math.inf and 0 < (self.eps or 0) < math.inf):
+            raise UsageError(f"gem pooling needs finite p and eps above 0, not {self.p} and {self.eps}")
         if self.method != "gem" and (self.p, self.eps) != (None, None):
             raise UsageError(f"{self.method} pooling takes neither p nor eps; take gem pooling")
 
@@ -420,7 +421,7 @@ def _check_schema_version(document: object, path: Path) -> None:
         raise ManifestError(f"{path} has no schema_version, so it is not an artifact's manifest; export it again")
     if not OLDEST_READABLE <= version <= SCHEMA_VERSION:
         way_out = "upgrade embedding-backbones" if version > SCHEMA_VERSION else "export the artifact again"
-        readable = f"{OLDEST_READABLE} to {SCHEMA_VERSION}"
+        readable = " to ".join(map(str, sorted({OLDEST_READABLE, SCHEMA_VERSION})))
         raise SchemaVersionError(f"{path} has schema {version}, this runtime reads {readable}; {way_out}")
 
 

@@ -151,6 +151,8 @@ def import_onnxruntime() -> onnxruntime:
     try:
         import onnxruntime
     except ImportError as exc:
+        if isinstance(exc.__cause__ or exc.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from exc
         raise ProviderError(f"onnxruntime is installed but cannot be imported ({exc}); reinstall it") from exc
     if not hasattr(onnxruntime, "InferenceSession"):  # what pip leaves after uninstalling one of two
         raise ProviderError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,10 +50,11 @@ class Session:
         Raises:
             ProviderError: The provider is not active.
             IntegrityError: ONNX Runtime cannot load the file, or it is not the graph that ``tower`` describes.
-            UsageError: ``threads`` is below 1, or there is no such provider.
+            UsageError: ``threads`` is below 1 or above the number of cores, or there is no such provider.
         """
-        if threads is not None and threads < 1:
-            raise UsageError(f"threads is {threads}, it must be at least 1")
+        cores = os.cpu_count() or 1
+        if threads is not None and not 1 <= threads <= cores:
+            raise UsageError(f"threads is {threads}, it must be from 1 to {cores}, the number of cores")
         self.threads = threads or available_threads()
         self._session, chosen, self.provider_reason = _open(path, provider, self.threads)
         self.provider = chosen.name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from exporters.errors import WeightsError, WeightsMismatchError, WeightsUnavailableError
 
 _LISTED = 5
+_SAVE = "write it with torch.save(model.state_dict(), path)"
+_CONTAINERS = ("state_dict", "model_state_dict", "model")  # what training scripts save beside an optimizer's state
 _WRAPPERS = ("module.", "_orig_mod.", "model.")
 
 
@@ -22,27 +25,40 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         WeightsUnavailableError: There is no such file.
         WeightsError: It is not a state dict.
     """
+    if path.is_dir():
+        raise WeightsError(f"{path} is a folder; an image backbone takes the file of a state dict")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        damaged = zipfile.ZipFile(path).testzip() if zipfile.is_zipfile(path) else None  # torch.load checks no sums
+        content = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise WeightsUnavailableError(
             f"there is no file {path}; --weights takes `pretrained`, `random` or the path of a state dict"
         ) from None
+    except PermissionError as exc:
+        raise WeightsError(f"there is no permission to read {path}; change its mode, or copy it") from exc
     except Exception as exc:  # pickle, zip and torch raise whatever a damaged file makes them trip over
         raise WeightsError(
-            f"{path} cannot be read as a state dict ({str(exc).splitlines()[0] if str(exc) else type(exc).__name__}); "
-            "write it with torch.save(model.state_dict(), path)"
+            f"{path} cannot be read: it is damaged, or holds more than tensors, such as a whole model; {_SAVE}"
         ) from exc
+    if damaged:
+        raise WeightsError(f"{path} is damaged at {damaged}; copy or download it again")
+    for container in _CONTAINERS:
+        if isinstance(content, dict) and isinstance(content.get(container), dict):
+            content = content[container]
     if not isinstance(content, dict) or not content or not all(map(_is_entry, content.keys(), content.values())):
-        found = f"a dict of {', '.join(map(str, list(content)[:_LISTED]))}" if isinstance(content, dict) else "no dict"
-        raise WeightsError(
-            f"{path} is no state dict of tensors by name but {found}; "
-            "write it with torch.save(model.state_dict(), path)"
-        )
+        names = ", ".join(map(str, list(content)[:_LISTED])) if isinstance(content, dict) else type(content).__name__
+        raise WeightsError(f"{path} is no state dict of tensors by name, but holds {names or 'nothing'}; {_SAVE}")
     return content
 
 
-def load_into(model: nn.Module, state_dict: Mapping[str, Tensor], *, head: str, source: str) -> None:
+def load_into(
+    model: nn.Module,
+    state_dict: Mapping[str, Tensor],
+    *,
+    head: str,
+    source: str,
+    way_out: str = "export it under the backbone that it was trained as",
+) -> None:
     """Loads all but the head of ``state_dict`` into ``model``, where every other key has to fit.
 
     The head is not exported, so a checkpoint may have another one (a fine-tuned number of classes) or none.
@@ -52,6 +68,7 @@ def load_into(model: nn.Module, state_dict: Mapping[str, Tensor], *, head: str, 
         state_dict: Tensors by name.
         head: Name of the submodule that is left alone.
         source: What names the checkpoint in a message.
+        way_out: What to do if it does not fit.
 
     Raises:
         WeightsMismatchError: Keys are missing, unexpected or of another shape.
@@ -68,15 +85,25 @@ def load_into(model: nn.Module, state_dict: Mapping[str, Tensor], *, head: str, 
         for key, value in given.items()
         if key in expected and value.shape != expected[key].shape
     ]
+    retyped = [
+        f"{key} {value.dtype}"
+        for key, value in given.items()
+        if key in expected and value.is_floating_point() != expected[key].is_floating_point()
+    ]
     faults = [
         f"{len(keys)} {name} ({_some(keys)})"
-        for name, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
+        for name, keys in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("of another shape", reshaped),
+            ("of another type", retyped),
+            ("of another type", retyped),
+        )
         if keys
     ]
     if faults:
         raise WeightsMismatchError(
-            f"{source} does not fit {type(model).__name__}, keys: {', '.join(faults)}; "
-            "export it under the backbone that it was trained as"
+            f"{source} does not fit {type(model).__name__}, keys: {', '.join(faults)}; {way_out}"
         )
     model.load_state_dict(given, strict=False)
 

@@ -65,16 +65,17 @@ def _load_pretrained(model: nn.Module, source: TorchvisionSource, pretrained: We
             f"cannot download {pretrained.url} ({exc}); put the file at {cached}, or take --weights PATH or "
             "--weights random"
         ) from exc
-    load_into(model, state_dict, head=source.head, source=str(cached))
+    load_into(model, state_dict, head=source.head, source=str(cached), way_out="delete it, and export again")
     sha256 = record_file(cached).sha256
+    published = sha256.startswith(_published_hash(pretrained))
     return Weights(
         origin="pretrained",
         description=f"torchvision {source.builder}",
-        revision=pretrained.name,
+        revision=pretrained.name if published else None,
         file=cached.name,
         sha256=sha256,
-        published=sha256.startswith(_published_hash(pretrained)),
-        licence=source.licence,
+        published=published,
+        licence=source.licence if published else None,
     )
 
 

@@ -22,6 +22,7 @@ ImageItem: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarra
 Pixels: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+_TOO_MANY = "more pixels than PIL.Image.MAX_IMAGE_PIXELS, a guard against decompression bombs; downscale it"
 _TURNS = {  # EXIF 2.32, tag Orientation: what makes the stored image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -133,6 +134,8 @@ def _open(item: ImageItem) -> Image.Image:
     if isinstance(item, bytes):
         return _read(item)
     if isinstance(item, str | os.PathLike):
+        if not os.fspath(item):
+            raise UnusableItemError("the path is empty")
         return _read(Path(item).read_bytes())
     raise UnusableItemError(f"a {type(item).__name__} is not an image; give a path, bytes, a PIL image or an array")
 
@@ -157,10 +160,7 @@ def _check_size(width: int, height: int, how: str = "") -> None:
     if not width or not height:
         raise UnusableItemError(f"the image is empty: {width} x {height} pixels")
     if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
-        raise UnusableItemError(
-            f"{how}{width} x {height} pixels are more than PIL.Image.MAX_IMAGE_PIXELS ({Image.MAX_IMAGE_PIXELS:,}), "
-            "a guard against decompression bombs; raise that limit if you trust the image"
-        )
+        raise UnusableItemError(f"{how}{width} x {height} it has {_TOO_MANY}")
 
 
 def _orientation(image: Image.Image) -> int:
@@ -190,6 +190,10 @@ def _resized_size(width: int, height: int, short_side: int) -> tuple[int, int]:
 def _reason(exc: Exception) -> str:
     if isinstance(exc, FileNotFoundError):
         return "there is no such file"
+    if isinstance(exc, PermissionError):
+        return "there is no permission to read it"
+    if isinstance(exc, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return f"it has far {_TOO_MANY}"
     if isinstance(exc, IsADirectoryError):
         return "it is a folder; name the files in it"
     if isinstance(exc, UnidentifiedImageError):

@@ -103,6 +103,16 @@ def test_what_is_no_artifact_is_not_replaced(tmp_path: Path) -> None:
         check_destination(link, force=True)
 
 
+def test_a_damaged_artifact_can_be_exported_again(artifact: Path) -> None:
+    (artifact / "manifest.json").write_text("half")
+    check_destination(artifact, force=True)
+    (artifact / "manifest.json").unlink()
+    check_destination(artifact, force=True)
+    (artifact / "thesis.txt").touch()
+    with pytest.raises(DestinationError, match="not an artifact"):
+        check_destination(artifact, force=True)
+
+
 def test_what_lies_beside_the_artifacts_files_is_not_deleted(artifact: Path) -> None:
     (artifact / "vectors.npy").touch()
     with pytest.raises(DestinationError, match=r"holds vectors\.npy beside the artifact"):
@@ -171,4 +181,7 @@ def test_two_exports_of_the_same_weights_are_byte_identical(
 
 
 def test_random_weights_are_called_random_in_the_readme(exported: Path) -> None:
-    assert "**The weights are random (seed 0).** The vectors mean nothing." in (exported / "README.md").read_text()
+    assert (
+        "> **WARNING: the weights are random (seed 0): the vectors mean nothing.**"
+        in (exported / "README.md").read_text()
+    )

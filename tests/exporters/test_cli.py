@@ -97,6 +97,8 @@ def test_names_are_checked_before_anything_is_exported(
         "--gem-p 2 resnet-base",
         "--pooling gem --gem-p -1 resnet-base",
         "--image-size 8 resnet-base",
+        "--image-size 20000 resnet-base",
+        "--pooling gem --gem-p inf resnet-base",
         "--min-cosine 2 resnet-base",
     ],
 )
@@ -145,6 +147,16 @@ def test_stages_are_shown_with_their_times(capsys: pytest.CaptureFixture[str]) -
     assert first.split()[:2] == ["trace", "graph"]
     assert first.endswith(" s")
     assert second.endswith("failed")
+    with pytest.raises(KeyboardInterrupt), stage("compare"):
+        raise KeyboardInterrupt
+    assert capsys.readouterr().err.strip().endswith("interrupted")
+
+
+def test_a_path_that_leads_nowhere_is_refused_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["resnet-base", "--weights", str(tmp_path / "none.pth"), "--output", str(tmp_path)]) == 1
+    err = capsys.readouterr().err
+    assert "none.pth; --weights takes" in err
+    assert "import torch" not in err
 
 
 def test_list_as_json_is_json(capsys: pytest.CaptureFixture[str]) -> None:

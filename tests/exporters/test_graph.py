@@ -83,5 +83,5 @@ def test_a_batch_that_froze_is_refused() -> None:
 
 
 def test_a_result_of_another_size_is_refused() -> None:
-    with pytest.raises(GraphError, match=r"shape=\('batch', 5\)"):
+    with pytest.raises(GraphError, match=r"\['batch', 5\] instead of"):
         build_graph(nn.Linear(4, 5).eval(), [make_input()], OUTPUT)

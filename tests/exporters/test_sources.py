@@ -53,7 +53,7 @@ def test_pretrained_weights_come_through_torchvisions_cache(hub: Path, seeded: d
         if not key.startswith("fc."):
             assert torch.equal(value, seeded[key]), key
     assert cnn.weights.origin == "pretrained"
-    assert (cnn.weights.description, cnn.weights.revision) == ("torchvision resnet50", "IMAGENET1K_V2")
+    assert (cnn.weights.description, cnn.weights.revision, cnn.weights.licence) == ("torchvision resnet50", None, None)
     assert cnn.weights.file == cached.name
     assert cnn.weights.sha256 == hashlib.sha256(cached.read_bytes()).hexdigest()
     assert cnn.weights.published is False, "these are seeded weights under the name of the published ones"
@@ -135,14 +135,39 @@ def test_every_misfit_is_listed() -> None:
     model = nn.Sequential()
     model.add_module("body", nn.Linear(3, 4))
     model.add_module("fc", nn.Linear(4, 2))
-    given = {"body.weight": torch.zeros(4, 5), "neck.weight": torch.zeros(1), "fc.weight": torch.zeros(9)}
+    model.add_module("neck_norm", nn.BatchNorm1d(2))
+    given = {f"neck_norm.{name}": value for name, value in nn.BatchNorm1d(2).state_dict().items()}
+    given["neck_norm.weight"] = torch.ones(2, dtype=torch.int8)
+    given |= {"body.weight": torch.zeros(4, 5), "neck.weight": torch.zeros(1), "fc.weight": torch.zeros(9)}
     with pytest.raises(WeightsMismatchError) as caught:
         load_into(model, given, head="fc", source="mine.pth")
     message = str(caught.value)
     assert "1 missing (body.bias)" in message
     assert "1 unexpected (neck.weight)" in message
     assert "1 of another shape (body.weight [4, 5] instead of [4, 3])" in message
+    assert "1 of another type (neck_norm.weight torch.int8)" in message
     assert "mine.pth" in message
+
+
+@pytest.mark.parametrize("container", ["state_dict", "model_state_dict", "model"])
+def test_what_a_training_script_saved_is_unpacked(container: str, tmp_path: Path) -> None:
+    torch.save({"epoch": 3, container: {"a": torch.ones(2)}}, tmp_path / "last.pth")
+    assert torch.equal(read_state_dict(tmp_path / "last.pth")["a"], torch.ones(2))
+
+
+def test_one_changed_byte_of_a_checkpoint_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save({"a": torch.zeros(1000)}, path)
+    data = bytearray(path.read_bytes())
+    data[data.index(b"\0" * 1000) + 500] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(WeightsError, match="is damaged at"):
+        read_state_dict(path)
+
+
+def test_a_folder_is_no_state_dict(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="is a folder"):
+        read_state_dict(tmp_path)
 
 
 def test_counters_of_old_checkpoints_may_be_missing() -> None:
@@ -162,12 +187,12 @@ class _Evil:
         (b"", "cannot be read"),
         (b"not a checkpoint", "cannot be read"),
         (pickle.dumps({"a": _Evil()}), "cannot be read"),
-        ({"model": {"a": torch.zeros(1)}, "epoch": 3}, "a dict of model, epoch"),
-        ([torch.zeros(1)], "no dict"),
-        ({}, "a dict of"),
-        ({0: torch.zeros(1)}, "a dict of 0"),
-        ({"a": torch.zeros(1, dtype=torch.complex64)}, "a dict of a"),
-        ({"a": torch.eye(2).to_sparse()}, "a dict of a"),
+        ({"weights": {"a": torch.zeros(1)}, "epoch": 3}, "holds weights, epoch"),
+        ([torch.zeros(1)], "holds list"),
+        ({}, "holds nothing"),
+        ({0: torch.zeros(1)}, "holds 0"),
+        ({"a": torch.zeros(1, dtype=torch.complex64)}, "holds a"),
+        ({"a": torch.eye(2).to_sparse()}, "holds a"),
     ],
     ids=["empty", "garbage", "evil", "training-checkpoint", "list", "nothing", "numbered", "complex", "sparse"],
 )

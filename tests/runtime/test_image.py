@@ -184,6 +184,7 @@ def test_the_callers_image_is_left_alone(photos: list[Image.Image]) -> None:
     [
         (b"", "empty"),
         (b"not an image", "not an image in a format"),
+        ("", "the path is empty"),
         (np.zeros((0, 4, 3), np.uint8), "empty"),
         (np.zeros((4, 4, 3), np.float32), r"uint8 \[height, width, 3\]"),
         (np.zeros((4, 4), np.uint8), r"uint8 \[height, width, 3\]"),

@@ -110,9 +110,10 @@ def test_a_failed_run_does_not_go_on_with_the_cpu(exported: Path) -> None:
     assert not runtime.load(exported)._session._session._enable_fallback
 
 
-def test_threads_below_one_are_wrong_usage(exported: Path) -> None:
-    with pytest.raises(runtime.UsageError, match="threads is 0"):
-        runtime.load(exported, threads=0)
+@pytest.mark.parametrize("threads", [0, -1, 100_000])
+def test_threads_that_no_machine_has_are_wrong_usage(exported: Path, threads: int) -> None:
+    with pytest.raises(runtime.UsageError, match=f"threads is {threads}"):
+        runtime.load(exported, threads=threads)
 
 
 def test_a_graph_that_onnxruntime_cannot_load_is_refused(artifact: Path) -> None:
