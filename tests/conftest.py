@@ -4,6 +4,7 @@ import json
 import resource
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -140,10 +141,20 @@ def photo_paths() -> list[Path]:
     return [Path(exporters.photos.__file__).parent / name for name in photo_names()]
 
 
-@pytest.fixture
-def small_disk() -> Iterator[None]:
-    """Lets no file grow beyond 2 KB: the kernel refuses the write, as it does on a full disk."""
+@contextmanager
+def _small_files() -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture
+def small_disk() -> Callable[[], AbstractContextManager[None]]:
+    """Within its block no file grows beyond 2 KB: the kernel refuses the write, as it does on a full disk.
+
+    Not for the whole test: pytest itself may be writing to a file.
+    """
+    return _small_files

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -146,11 +147,14 @@ def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
         check_destination(tmp_path / "file" / "x", force=False)
 
 
-@pytest.mark.usefixtures("small_disk")
 def test_a_full_disk_leaves_nothing(
-    export_default: ExportTiny, tiny_cnn: Cnn, tiny_spec: BackboneSpec, tmp_path: Path
+    export_default: ExportTiny,
+    tiny_cnn: Cnn,
+    tiny_spec: BackboneSpec,
+    tmp_path: Path,
+    small_disk: Callable[[], AbstractContextManager[None]],
 ) -> None:
-    with pytest.raises(DestinationError, match="free some space"):
+    with small_disk(), pytest.raises(DestinationError, match="free some space"):
         export_default(tiny_spec, tiny_cnn, tmp_path / "tiny")
     assert list(tmp_path.iterdir()) == []
 

@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -62,13 +64,14 @@ def test_a_full_disk_leaves_the_old_vectors(
     exported: Path,
     photo_paths: list[Path],
     tmp_path: Path,
-    small_disk: None,
+    small_disk: Callable[[], AbstractContextManager[None]],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     output = tmp_path / "vectors.npy"
     output.write_bytes(b"old")
     many = [str(photo_paths[0])] * 60
-    assert main(["embed", str(exported), *many, "-o", str(output)]) == 1
+    with small_disk():
+        assert main(["embed", str(exported), *many, "-o", str(output)]) == 1
     assert "free some space" in capsys.readouterr().err
     assert output.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [output]
