@@ -31,6 +31,8 @@ from exporters.sources.random_tokenizer import build_tokenizer
 from exporters.spec import HuggingFaceSource, random_seed
 from runtime.manifest import MIN_TEXT_LENGTH, Pooling, PoolingMethod, Projection, Weights, record_file
 
+_NO_LIMIT = 1_000_000  # transformers writes 1e30 where a tokenizer states none
+_DEFAULT_LENGTH = 512  # of T5, whose positions are relative and state none either
 _FILES = ("*.json", "*.txt", "*.model", "model.safetensors", "*/config.json", "*/model.safetensors")
 _POOLINGS: Mapping[str, PoolingMethod] = {
     "pooling_mode_mean_tokens": "mean",
@@ -169,7 +171,8 @@ def _max_length(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast, la
     if config.model_type in ("roberta", "xlm-roberta", "mpnet") and positions:
         positions -= config.pad_token_id + 1  # their positions start behind the padding's
     stated = [layers.max_length or tokenizer.model_max_length, positions]
-    return max(MIN_TEXT_LENGTH, min(int(limit) for limit in stated if limit))
+    limits = [int(limit) for limit in stated if limit and limit < _NO_LIMIT]
+    return max(MIN_TEXT_LENGTH, min(limits, default=_DEFAULT_LENGTH))
 
 
 def _read_sentence_layers(folder: Path) -> SentenceLayers:

@@ -175,6 +175,14 @@ def test_the_smallest_stated_limit_holds(family: str, stated: int | None, limit:
     assert load(folder).max_length == limit
 
 
+def test_without_any_stated_limit_there_still_is_one(tmp_path: Path) -> None:
+    folder = save_toy(tmp_path / "toy", "t5")
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"model_max_length": int(1e30)}))
+    assert load(folder).max_length == 512
+
+
 @pytest.mark.parametrize(
     "pooling", [{"method": "mean"}, {"method": "cls"}, {"method": "max"}, {"method": "gem", "p": 3.0, "eps": 1e-3}]
 )
