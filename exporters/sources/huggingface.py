@@ -25,12 +25,13 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from exporters.errors import WeightsError, WeightsUnavailableError
+from exporters.errors import WeightsError, WeightsMismatchError, WeightsUnavailableError
 from exporters.sources.checkpoint import hash_values
 from exporters.sources.random_tokenizer import build_tokenizer
 from exporters.spec import HuggingFaceSource, random_seed
 from runtime.manifest import MIN_TEXT_LENGTH, Pooling, PoolingMethod, Projection, Weights, record_file
 
+_LISTED = 5
 _NO_LIMIT = 1_000_000  # transformers writes 1e30 where a tokenizer states none
 _DEFAULT_LENGTH = 512  # of T5, whose positions are relative and state none either
 _FILES = ("*.json", "*.txt", "*.model", "model.safetensors", "*/config.json", "*/model.safetensors")
@@ -120,20 +121,30 @@ def load_folder(folder: Path, weights: Weights) -> TextModel:
     """Loads a text encoder from a folder, with what its files say of pooling, projection and normalisation.
 
     Raises:
-        WeightsError: The folder is no text model that this exporter knows.
+        WeightsError: The folder is no text model that this exporter knows, or lacks some of its weights.
     """
     layers = _read_sentence_layers(folder)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # in the middle of our stages
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        loader = T5EncoderModel if config.model_type == "t5" else AutoModel
-        model = loader.from_pretrained(folder, local_files_only=True, dtype=torch.float32, use_safetensors=True)
+        loader: Any = T5EncoderModel if config.model_type == "t5" else AutoModel
+        model, report = loader.from_pretrained(
+            folder, local_files_only=True, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
     except Exception as exc:  # transformers raises whatever a damaged or strange folder makes it trip over
         first, *_ = str(exc).splitlines() or [type(exc).__name__]
         raise WeightsError(
             f"{folder} cannot be loaded by transformers ({first}); save it with save_pretrained"
         ) from exc
+    # transformers fills what a checkpoint lacks with random values, and only logs it; the pooler is not exported
+    missing = sorted(key for key in report["missing_keys"] if "pooler." not in key)
+    if missing:
+        listed = ", ".join(missing[:_LISTED]) + (", ..." if len(missing) > _LISTED else "")
+        raise WeightsMismatchError(
+            f"{folder} lacks {len(missing)} weights of its {config.model_type} ({listed}); save it whole with "
+            "save_pretrained"
+        )
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise WeightsError(f"{folder} has no fast tokenizer; save one with tokenizer.save_pretrained (tokenizer.json)")
     return TextModel(

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
     BertConfig,
@@ -32,7 +32,7 @@ from transformers import (
 )
 
 import runtime
-from exporters.errors import WeightsError, WeightsUnavailableError
+from exporters.errors import WeightsError, WeightsMismatchError, WeightsUnavailableError
 from exporters.modules.pooling import TokenPool
 from exporters.pipeline import export_tower
 from exporters.registry import BACKBONES
@@ -227,6 +227,17 @@ def test_a_folder_that_cannot_be_honoured_is_refused(
 ) -> None:
     damage(checkpoint)
     with pytest.raises(WeightsError, match=message):
+        load(checkpoint)
+
+
+def test_weights_that_are_missing_are_not_made_up(checkpoint: Path) -> None:
+    path = checkpoint / "model.safetensors"
+    state = load_file(path)
+    save_file({name: value for name, value in state.items() if "pooler" not in name}, path, {"format": "pt"})
+    load(checkpoint)
+    del state["encoder.layer.1.output.dense.weight"]
+    save_file(state, path, {"format": "pt"})
+    with pytest.raises(WeightsMismatchError, match=r"lacks 1 weights .*layer\.1\.output\.dense\.weight"):
         load(checkpoint)
 
 
