@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exporters.errors import DestinationError
+from runtime.artifact import record_file
 from runtime.describe import weight_warnings
-from runtime.manifest import GOLDEN_FILE, MANIFEST_FILE, FileRecord, Manifest, record_file
+from runtime.manifest import GOLDEN_FILE, MANIFEST_FILE, FileRecord, Manifest
 
 if TYPE_CHECKING:
     import onnx

@@ -14,9 +14,10 @@ from exporters.progress import StageDisplay
 from exporters.registry import BACKBONES, exportable_names, find_backbone
 from exporters.spec import DEFAULT_TOLERANCE, GEM_EPS, GEM_P, OPSETS, ExportOptions
 from runtime import console
+from runtime.artifact import read_manifest
 from runtime.describe import describe_export
 from runtime.errors import EmbeddingBackbonesError, UsageError
-from runtime.manifest import TASKS, Pooling, PoolingMethod, Tolerance, read_manifest
+from runtime.manifest import TASKS, Pooling, PoolingMethod, Tolerance
 from runtime.version import __version__
 
 _COMMANDS = ("export", "list")

@@ -16,8 +16,9 @@ from exporters import ExportOptions, export, photos
 from exporters.progress import StageDisplay
 from exporters.spec import BackboneSpec
 from runtime import console
+from runtime.artifact import read_manifest, record_file
 from runtime.describe import describe_export
-from runtime.manifest import Weights, read_manifest, record_file
+from runtime.manifest import Weights
 
 if TYPE_CHECKING:
     from exporters.towers.cnn import Cnn

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runtime import console
+from runtime.artifact import read_manifest
 from runtime.describe import describe_manifest, weight_warnings
 from runtime.errors import ItemError, OutputError, UsageError
-from runtime.manifest import Manifest, read_manifest
+from runtime.manifest import Manifest
 from runtime.version import __version__
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, assert_ne
 
 import numpy as np
 
+from runtime.artifact import check_files, read_manifest
 from runtime.errors import ItemError, NonFiniteError, UsageError
-from runtime.manifest import ImagePreprocessing, Manifest, Preprocessing, TextPreprocessing, check_files, read_manifest
+from runtime.manifest import ImagePreprocessing, Manifest, Preprocessing, TextPreprocessing
 from runtime.preprocess import UnusableItemError
 from runtime.session import Session
 

@@ -123,7 +123,7 @@ def edit_manifest(artifact: Path) -> Callable[[Callable[[dict[str, Any]], None]]
         document = json.loads(path.read_text())
         document.pop("sha256")
         change(document)
-        path.write_text(json.dumps(document | {"sha256": manifest._seal(document)}))
+        path.write_text(json.dumps(document | {"sha256": manifest.seal(document)}))
         return artifact
 
     return edit

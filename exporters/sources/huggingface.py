@@ -29,7 +29,8 @@ from exporters.errors import WeightsError, WeightsMismatchError, WeightsUnavaila
 from exporters.sources.checkpoint import hash_values
 from exporters.sources.random_tokenizer import build_tokenizer
 from exporters.spec import HuggingFaceSource, random_seed
-from runtime.manifest import MIN_TEXT_LENGTH, Pooling, PoolingMethod, Projection, Weights, record_file
+from runtime.artifact import record_file
+from runtime.manifest import MIN_TEXT_LENGTH, Pooling, PoolingMethod, Projection, Weights
 
 _LISTED = 5
 _NO_LIMIT = 1_000_000  # transformers writes 1e30 where a tokenizer states none

@@ -15,7 +15,8 @@ from exporters.sources.checkpoint import hash_values, load_into, read_state_dict
 from exporters.sources.untrained import make_plausible
 from exporters.spec import TorchvisionSource, random_seed
 from exporters.towers.cnn import Cnn
-from runtime.manifest import Weights, record_file
+from runtime.artifact import record_file
+from runtime.manifest import Weights
 
 _CALIBRATION_SIZE = 224  # statistics hardly change with the size, and EfficientNet-B7's own takes seven times longer
 

@@ -41,8 +41,9 @@ from exporters.sources.random_tokenizer import build_tokenizer
 from exporters.spec import BackboneSpec, ExportOptions, HuggingFaceSource
 from exporters.texts import TEXTS
 from exporters.towers.text import TextTower
+from runtime.artifact import read_manifest
 from runtime.errors import UsageError
-from runtime.manifest import Pooling, Weights, read_manifest
+from runtime.manifest import Pooling, Weights
 
 SMALL: dict[str, Any] = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32}
 FAMILIES: dict[str, Callable[[int], PreTrainedModel]] = {

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import runtime
+from runtime.artifact import read_manifest
 from runtime.cli import main
-from runtime.manifest import read_manifest
 
 
 def test_embed_writes_a_row_per_input(

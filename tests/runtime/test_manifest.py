@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 import runtime
-from runtime.manifest import SCHEMA_VERSION, check_files, read_manifest
+from runtime.artifact import check_files, read_manifest
+from runtime.manifest import SCHEMA_VERSION
 
 Edit = Callable[[Callable[[dict[str, Any]], None]], Path]
 

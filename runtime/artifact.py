@@ -1,0 +1,85 @@
+"""An artifact's folder, read and checked: its manifest, and its files against the manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from runtime.decode import decode
+from runtime.errors import ArtifactError, IntegrityError, ManifestError, SchemaVersionError
+from runtime.manifest import MANIFEST_FILE, OLDEST_READABLE, SCHEMA_VERSION, SEAL, FileRecord, Manifest, seal
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Reads and checks ``folder/manifest.json``; opens no other file.
+
+    Raises:
+        ArtifactError: There is no such folder.
+        ManifestError: The manifest is missing, unreadable, or does not follow the schema.
+        SchemaVersionError: It follows another schema.
+    """
+    path = folder / MANIFEST_FILE
+    try:
+        if not folder.is_dir():
+            raise ArtifactError(f"there is no folder {folder}; export one with `python -m exporters NAME`")
+        document = json.loads(path.read_text("utf-8"), parse_constant=_refuse_constant)
+    except FileNotFoundError:
+        raise ManifestError(f"{folder} holds no {MANIFEST_FILE}, so it is not an artifact; export it again") from None
+    except (OSError, ValueError, RecursionError) as exc:
+        raise ManifestError(f"{path} cannot be read ({exc}); export the artifact again") from exc
+    _check_schema_version(document, path)
+    if document.pop(SEAL, None) != seal(document):
+        raise IntegrityError(f"{path} has changed since export; copy or export the whole artifact again")
+    try:
+        return decode(Manifest, document, "manifest")
+    except ManifestError as exc:
+        raise ManifestError(
+            f"{path} does not follow schema {SCHEMA_VERSION}: {exc}; export the artifact again"
+        ) from exc
+
+
+def check_files(folder: Path, manifest: Manifest) -> None:
+    """Compares every file of the artifact with the manifest, by length and SHA-256.
+
+    Raises:
+        IntegrityError: A file is missing, unreadable or different.
+    """
+    for name, record in manifest.files.items():
+        path = folder / name
+        try:
+            actual = record_file(path)
+        except FileNotFoundError:
+            raise IntegrityError(f"{path} is missing; copy or export the whole artifact again") from None
+        except OSError as exc:
+            raise IntegrityError(f"{path} cannot be read ({exc.strerror}); copy or export it again") from exc
+        if actual != record:
+            raise IntegrityError(
+                f"{path} has changed since export: {actual.size_bytes} bytes, sha256 {actual.sha256[:12]}..., the "
+                f"manifest has {record.size_bytes} bytes, {record.sha256[:12]}...; copy or export it again"
+            )
+
+
+def record_file(path: Path) -> FileRecord:
+    """Returns the length and hash of the file at ``path``.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+        return FileRecord(sha256=digest.hexdigest(), size_bytes=file.tell())
+
+
+def _check_schema_version(document: object, path: Path) -> None:
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    if not isinstance(version, int):
+        raise ManifestError(f"{path} has no schema_version, so it is not an artifact's manifest; export it again")
+    if not OLDEST_READABLE <= version <= SCHEMA_VERSION:
+        way_out = "upgrade embedding-backbones" if version > SCHEMA_VERSION else "export the artifact again"
+        readable = " to ".join(map(str, sorted({OLDEST_READABLE, SCHEMA_VERSION})))
+        raise SchemaVersionError(f"{path} has schema {version}, this runtime reads {readable}; {way_out}")
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
