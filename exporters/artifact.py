@@ -7,24 +7,23 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, get_args
 
 import numpy as np
 
 from exporters.errors import DestinationError
 from runtime.artifact import record_file
 from runtime.describe import weight_warnings
-from runtime.manifest import GOLDEN_FILE, MANIFEST_FILE, FileRecord, Manifest
+from runtime.manifest import GOLDEN_FILE, MANIFEST_FILE, FileRecord, Manifest, Tower, TowerName
 
-if TYPE_CHECKING:
-    import onnx
-
+Vectors = np.ndarray[Any, np.dtype[np.float32]]
 README_FILE = "README.md"
-_FILES = {MANIFEST_FILE, GOLDEN_FILE, README_FILE, "image.onnx", "text.onnx", "tokenizer.json"}
+_GRAPHS = {f"{name}.onnx" for name in get_args(TowerName)}
+_FILES = {MANIFEST_FILE, GOLDEN_FILE, README_FILE, "tokenizer.json", *_GRAPHS, *(f"{name}.data" for name in _GRAPHS)}
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -109,15 +108,11 @@ def writing(destination: Path) -> Iterator[None]:
         ) from exc
 
 
-def write_graph(path: Path, graph: onnx.ModelProto) -> None:
-    """Writes ``graph`` to ``path``, the same bytes for the same graph."""
-    path.write_bytes(graph.SerializeToString(deterministic=True))
-
-
-def write_golden(folder: Path, tower: str, items: Sequence[Any], vectors: np.ndarray[Any, Any]) -> None:
-    """Writes real items as arrays, with the vectors that torch gave for them."""
-    arrays = {f"{tower}_{index}": np.asarray(item) for index, item in enumerate(items)}
-    arrays[f"{tower}_embedding"] = vectors
+def write_golden(folder: Path, towers: Mapping[TowerName, tuple[Sequence[Any], Vectors]]) -> None:
+    """Writes, for each tower, real items as arrays with the vectors that torch gave for them."""
+    arrays = {f"{name}_embedding": vectors for name, (_, vectors) in towers.items()}
+    for name, (items, _) in towers.items():
+        arrays |= {f"{name}_{index}": np.asarray(item) for index, item in enumerate(items)}
     with (folder / GOLDEN_FILE).open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
 
@@ -137,10 +132,10 @@ def write_readme(folder: Path, manifest: Manifest, summary: str) -> None:
 {warnings}An embedding model for the task {manifest.task}, exported to ONNX: {manifest.output_dim} dimensions.
 
 ```python
-import runtime  # pip install 'embedding-backbones[cpu]'
+import runtime  # pip install 'embedding-backbones[{_extras(manifest)}]'
 
 model = runtime.load("path/to/this/folder")
-vectors = model.embed({_example(manifest)})  # [2, {manifest.output_dim}] float32
+vectors = model.{_example(manifest)}  # [2, {manifest.output_dim}] float32
 ```
 
 `python -m runtime verify path/to/this/folder` checks the files' hashes and, on your machine, the golden vectors that
@@ -170,16 +165,29 @@ def record_files(folder: Path) -> dict[str, FileRecord]:
     return {path.name: record_file(path) for path in sorted(folder.iterdir())}
 
 
+def _extras(manifest: Manifest) -> str:
+    cleaned = any(getattr(tower.preprocessing, "cleaning", "none") == "ftfy" for tower in manifest.towers.values())
+    return "cpu" + ",mesh" * ("mesh" in manifest.towers) + ",openclip" * cleaned
+
+
 def _example(manifest: Manifest) -> str:
-    return '["a.jpg", "b.jpg"]' if "image" in manifest.towers else '["a text", "another one"]'
+    if "mesh" in manifest.towers:
+        return 'embed(["a.obj", "b.stl"])'
+    if "text" in manifest.towers:
+        return 'embed_text(["a text", "another one"])'
+    return 'embed_image(["a.jpg", "b.jpg"])'
 
 
 def _file_rows(manifest: Manifest) -> str:
     return "\n".join(
-        f"| {file} | {'the graph' if file == tower.graph else 'the tokenizer'} of the {name} tower |"
+        f"| {file} | {_file_meaning(file, tower)} of the {name} tower |"
         for name, tower in manifest.towers.items()
         for file in tower.files()
     )
+
+
+def _file_meaning(file: str, tower: Tower) -> str:
+    return {tower.graph: "the graph", tower.external_data: "the weights of the graph"}.get(file, "the tokenizer")
 
 
 def _move_into_place(folder: Path, destination: Path, *, force: bool) -> None:

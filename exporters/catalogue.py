@@ -42,9 +42,10 @@ def as_table(task: str | None = None) -> str:
 
 
 def as_json(task: str | None = None) -> str:
-    """Returns the catalogue as a JSON array of objects: the columns, the note, and whether each is exportable."""
+    """Returns the catalogue as a JSON array of objects: the columns, the note, and that each is exportable."""
     rows = [
-        {column: getattr(spec, column) for column in (*COLUMNS, "note", "exportable")} for spec in list_models(task)
+        {column: getattr(spec, column) for column in (*COLUMNS, "note")} | {"exportable": spec.source is not None}
+        for spec in list_models(task)
     ]
     return json.dumps(rows, indent=2)
 
@@ -56,6 +57,5 @@ def as_markdown(task: str | None = None) -> str:
 
 
 def _row(spec: BackboneSpec) -> list[object]:
-    notes = [spec.note] * bool(spec.note) + ["not exportable yet"] * (not spec.exportable)
-    description = spec.description + (f" ({'; '.join(notes)})" if notes else "")
+    description = spec.description + (f" ({spec.note})" if spec.note else "")
     return [spec.name, spec.task, spec.output_dim, spec.architecture, description]

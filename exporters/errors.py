@@ -3,7 +3,6 @@
 EmbeddingBackbonesError
 └── ExportError
     ├── UnknownBackboneError       no such name in the catalogue
-    ├── NotExportableError         in the catalogue, not exportable yet
     ├── WeightsError               the weights cannot be used
     │   ├── WeightsUnavailableError    they cannot be had: no network, no such file
     │   └── WeightsMismatchError       they are of another model
@@ -23,10 +22,6 @@ class ExportError(EmbeddingBackbonesError):
 
 class UnknownBackboneError(ExportError):
     """The catalogue has no backbone of that name."""
-
-
-class NotExportableError(ExportError):
-    """The catalogue has the backbone, and it cannot be exported yet."""
 
 
 class WeightsError(ExportError):

@@ -52,11 +52,11 @@ def export(
     _check_weights(options.weights)
     check_packages()
     with stage("import torch"), _named_dependencies():
-        from exporters.pipeline import export_tower
-        from exporters.towers.load import load_tower
+        from exporters.pipeline import export_towers
+        from exporters.towers.load import load_towers
     with stage("load weights"):
-        tower = load_tower(spec, options)
-    return export_tower(spec, tower, destination, options=options, stage=stage)
+        towers = load_towers(spec, options)
+    return export_towers(spec, towers, destination, options=options, stage=stage)
 
 
 def _check_weights(weights: str) -> None:

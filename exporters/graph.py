@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 import onnx
 import onnx_ir as ir
@@ -11,16 +12,20 @@ import torch
 from torch import nn
 
 from exporters.errors import GraphError
+from exporters.modules.operators import TRANSLATIONS
 from exporters.passes.strip_metadata import strip_metadata
 from exporters.spec import OPSETS
 from exporters.towers import GraphInput
 from runtime.manifest import TensorSpec
 from runtime.version import __version__
 
+# protobuf refuses messages of 2 GiB: https://protobuf.dev/programming-guides/proto-limits/
+EXTERNAL_DATA_THRESHOLD_BYTES = 2**31 - 2**27
+
 
 def build_graph(
     module: nn.Module, inputs: Sequence[GraphInput], output: TensorSpec, *, opset: int = OPSETS.start
-) -> onnx.ModelProto:
+) -> ir.Model:
     """Traces ``module`` and returns its graph.
 
     Args:
@@ -37,12 +42,33 @@ def build_graph(
     strip_metadata(model)
     _name_output(model, output.name)
     _check_contract(model, [graph_input.spec for graph_input in inputs], output, opset)
-    proto = ir.to_proto(model)
+    return model
+
+
+def write_graph(path: Path, model: ir.Model) -> str | None:
+    """Writes ``model`` to ``path``, the same bytes for the same graph.
+
+    Args:
+        path: The ONNX file.
+        model: The graph. One that is too large for protobuf has its weights written to a second file beside ``path``.
+
+    Returns:
+        The name of that file, or ``None``.
+
+    Raises:
+        GraphError: The graph is not valid ONNX.
+        OSError: The files cannot be written.
+    """
+    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
+    external = f"{path.name}.data" if size > EXTERNAL_DATA_THRESHOLD_BYTES else None
+    if external:
+        ir.external_data.unload_from_model(model, path.parent, external)
+    path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
     try:
-        onnx.checker.check_model(proto, full_check=True)
+        onnx.checker.check_model(path, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
         raise GraphError(f"the graph is not valid ONNX: {exc}") from exc
-    return proto
+    return external
 
 
 def _trace(module: nn.Module, inputs: Sequence[GraphInput], opset: int) -> ir.Model:
@@ -56,6 +82,7 @@ def _trace(module: nn.Module, inputs: Sequence[GraphInput], opset: int) -> ir.Mo
                 opset_version=opset,
                 input_names=[graph_input.spec.name for graph_input in inputs],
                 dynamic_shapes=tuple(_dynamic_axes(graph_input.spec) for graph_input in inputs),
+                custom_translation_table=dict(TRANSLATIONS),
                 verbose=False,
             )
     except Exception as exc:  # the exporter wraps each of its own stages' errors in another type
@@ -75,8 +102,12 @@ def _root_cause(exc: BaseException) -> str:
 def _name_output(model: ir.Model, name: str) -> None:
     """Renames the graph's output, and before it whatever has that name already, as nn.Embedding's result does.
 
-    The exporter's own ``output_names`` would give the name to both.
+    That result is an initializer where it was folded to a constant. The exporter's own ``output_names`` would give the
+    name to both.
     """
+    taken = model.graph.initializers.get(name)
+    if taken is not None:
+        taken.name = f"{name}_constant"
     for node in model.graph.all_nodes():
         for value in node.outputs:
             if value.name == name:

@@ -6,27 +6,28 @@ graph on one side, the unmodified model with its own library's preprocessing on 
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from exporters.errors import ParityError
-from runtime.agreement import Agreement, measure_agreement, near_one
-from runtime.embedder import Embedder
+from runtime.agreement import Agreement, cosine_similarities, measure_agreement, near_one
+from runtime.embedder import Embedder, quiet
 from runtime.errors import NonFiniteError
-from runtime.manifest import Parity, Tolerance
+from runtime.manifest import Parity, SimilarityParity, Tolerance, TowerName
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
 
 
-def measure_parity(model: Embedder, items: Sequence[Any], reference: Array, tolerance: Tolerance) -> Parity:
-    """Compares ``model`` with torch.
+def measure_parity(
+    model: Embedder, tower: TowerName, items: Sequence[Any], reference: Array, tolerance: Tolerance
+) -> Parity:
+    """Compares one tower of ``model`` with torch.
 
     Args:
         model: The artifact, loaded.
+        tower: Which tower.
         items: Real and different inputs, three or more.
         reference: ``[items, output_dim]``: torch's embeddings of them.
         tolerance: The bounds on cosine and error.
@@ -39,8 +40,8 @@ def measure_parity(model: Embedder, items: Sequence[Any], reference: Array, tole
     """
     sizes = batch_sizes(len(items))
     try:
-        with _quiet():
-            by_size = {size: model.embed(items, batch_size=size) for size in sizes}
+        with quiet():
+            by_size = {size: model.embed(items, tower=tower, batch_size=size) for size in sizes}
     except NonFiniteError as exc:
         raise ParityError(f"{exc}; torch's embeddings of the same inputs are finite") from exc
     agreement = measure_agreement(np.tile(reference, (len(sizes), 1)), np.concatenate(list(by_size.values())))
@@ -60,6 +61,45 @@ def measure_parity(model: Embedder, items: Sequence[Any], reference: Array, tole
     return parity
 
 
+def measure_similarity(
+    model: Embedder,
+    items: Mapping[TowerName, Sequence[Any]],
+    references: Mapping[TowerName, Array],
+    tolerance: Tolerance,
+) -> SimilarityParity:
+    """Compares the cosine similarities between texts and images with torch's.
+
+    Args:
+        model: The artifact, loaded, with a text and an image tower.
+        items: The inputs of both.
+        references: ``[items, output_dim]``: torch's embeddings of them.
+        tolerance: The bounds: on the error, and on its share of the range of similarities.
+
+    Returns:
+        The figures, all within bounds.
+
+    Raises:
+        ParityError: They are not; the message holds them.
+    """
+    with quiet():
+        vectors = {name: model.embed(items[name], tower=name) for name in items}
+    expected = cosine_similarities(references["text"], references["image"])
+    parity = SimilarityParity(
+        texts=len(items["text"]),
+        images=len(items["image"]),
+        max_abs_error=float(np.abs(cosine_similarities(vectors["text"], vectors["image"]) - expected).max()),
+        spread=float(np.ptp(expected)),
+    )
+    bound = min(tolerance.max_error, tolerance.max_distance_share * parity.spread)
+    if not parity.max_abs_error <= bound:
+        raise ParityError(
+            f"similarities between texts and images differ from torch's by up to {parity.max_abs_error:.2g} (at most "
+            f"{bound:.2g}; they span {parity.spread:.2g}); if that is good enough for you, say so with --max-error or "
+            "--max-distance-share"
+        )
+    return parity
+
+
 def check_reference(reference: Array) -> None:
     """Makes sure, before the graph is traced, that torch's embeddings are worth comparing with.
 
@@ -76,18 +116,6 @@ def check_reference(reference: Array) -> None:
             "torch itself gives two different inputs the same vector: the weights are damaged or were never trained; "
             "check the file"
         )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps the runtime from warning that our longest text is cut: it is there to be cut."""
-    logger = logging.getLogger("runtime")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def batch_sizes(items: int) -> tuple[int, ...]:

@@ -9,8 +9,15 @@ import difflib
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from exporters.errors import NotExportableError, UnknownBackboneError
-from exporters.spec import BackboneSpec, HuggingFaceSource, Source, TorchvisionSource
+from exporters.errors import UnknownBackboneError
+from exporters.spec import (
+    BackboneSpec,
+    ClipSource,
+    HuggingFaceSource,
+    OpenClipSource,
+    PointNetSource,
+    TorchvisionSource,
+)
 from runtime.manifest import Projection
 
 _BACKBONES = (
@@ -39,6 +46,7 @@ _BACKBONES = (
         description="Text embedding model trained using Linnaeus-Clean dataset by Jina AI",
         source=HuggingFaceSource(
             model_id="jinaai/jina-embedding-s-en-v1",
+            revision="5ac6cd473e2324c6d5f9e558a6a9f65abb57143e",
             model_type="t5",
             config=MappingProxyType(
                 {"vocab_size": 32128, "d_model": 512, "d_ff": 2048, "num_layers": 6, "num_heads": 8, "d_kv": 64}
@@ -55,6 +63,7 @@ _BACKBONES = (
         description="Text embedding model trained using Linnaeus-Clean dataset by Jina AI",
         source=HuggingFaceSource(
             model_id="jinaai/jina-embedding-b-en-v1",
+            revision="32aa658e5ceb90793454d22a57d8e3a14e699516",
             model_type="t5",
             config=MappingProxyType(
                 {"vocab_size": 32128, "d_model": 768, "d_ff": 3072, "num_layers": 12, "num_heads": 12, "d_kv": 64}
@@ -87,6 +96,7 @@ _BACKBONES = (
         description="BERT model pre-trained on BookCorpus and English Wikipedia",
         source=HuggingFaceSource(
             model_id="google-bert/bert-base-cased",
+            revision="cd5ef92a9fb2f889e972770a36d4ed042daf221e",
             model_type="bert",
             config=MappingProxyType({"vocab_size": 28996}),
             licence="Apache-2.0",
@@ -101,6 +111,7 @@ _BACKBONES = (
         description="BERT model pre-trained on multilingual Wikipedia",
         source=HuggingFaceSource(
             model_id="google-bert/bert-base-multilingual-cased",
+            revision="3f076fdb1ab68d5b2880cb87a0886f315b8146f8",
             model_type="bert",
             config=MappingProxyType({"vocab_size": 119547}),
             licence="Apache-2.0",
@@ -115,6 +126,7 @@ _BACKBONES = (
         description="Knowledge distilled version of the multilingual Sentence Encoder",
         source=HuggingFaceSource(
             model_id="sentence-transformers/distiluse-base-multilingual-cased-v1",
+            revision="ae9f5e096840ab325a30464d284f293fbea761a8",
             model_type="distilbert",
             config=MappingProxyType({"vocab_size": 119547}),
             max_length=128,
@@ -170,12 +182,20 @@ _BACKBONES = (
         description="ResNet50 pre-trained on ImageNet",
         source=TorchvisionSource(builder="resnet50", head="fc"),
     ),
+    # https://huggingface.co/openai/clip-vit-base-patch32/blob/main/config.json
     BackboneSpec(
         name="clip-base-en",
         task="text-to-image",
         output_dim=512,
         architecture="transformer",
         description="CLIP base model",
+        source=ClipSource(
+            model_id="openai/clip-vit-base-patch32",
+            revision="3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268",
+            text_config=MappingProxyType({}),
+            vision_config=MappingProxyType({}),
+            projection_dim=512,
+        ),
     ),
     # https://huggingface.co/openai/clip-vit-large-patch14/blob/main/config.json
     BackboneSpec(
@@ -184,21 +204,51 @@ _BACKBONES = (
         output_dim=768,
         architecture="transformer",
         description="CLIP large model with patch size 14",
-        note="the space that text and images share; Finetuner printed 1024",
+        note="the space that text and images share; Finetuner printed 1024, the width of the image tower before it",
+        source=ClipSource(
+            model_id="openai/clip-vit-large-patch14",
+            revision="32bd64288804d66eefd0ccbe215aa642df71cc41",
+            text_config=MappingProxyType({"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12}),
+            vision_config=MappingProxyType(
+                {
+                    "hidden_size": 1024,
+                    "intermediate_size": 4096,
+                    "num_hidden_layers": 24,
+                    "num_attention_heads": 16,
+                    "patch_size": 14,
+                }
+            ),
+            projection_dim=768,
+        ),
     ),
+    # https://huggingface.co/laion/CLIP-ViT-B-32-xlm-roberta-base-laion5B-s13B-b90k, and for its text half
+    # https://huggingface.co/FacebookAI/xlm-roberta-base/blob/main/config.json
     BackboneSpec(
         name="clip-base-multi",
         task="text-to-image",
         output_dim=512,
         architecture="transformer",
         description='Open MCLIP "xlm-roberta-base-ViT-B-32::laion5b_s13b_b90k" model',
+        source=OpenClipSource(
+            model_name="xlm-roberta-base-ViT-B-32",
+            tag="laion5b_s13b_b90k",
+            text_config=MappingProxyType(
+                {"vocab_size": 250002, "max_position_embeddings": 514, "type_vocab_size": 1, "pad_token_id": 1}
+            ),
+            tokenizer_id="FacebookAI/xlm-roberta-base",
+            tokenizer_revision="e73636d4f797dec63c3081bb6ed5c7b0bb3f2089",
+            licence="MIT",
+        ),
     ),
+    # https://arxiv.org/abs/1706.02413
     BackboneSpec(
         name="pointnet-base",
         task="mesh-to-mesh",
         output_dim=512,
         architecture="pointnet",
         description="PointNet++ embedding model for 3D mesh point clouds",
+        note="no pretrained weights any more: those of your own run, or random ones",
+        source=PointNetSource(),
     ),
 )
 
@@ -206,32 +256,13 @@ BACKBONES: Mapping[str, BackboneSpec] = MappingProxyType({spec.name: spec for sp
 
 
 def find_backbone(name: str) -> BackboneSpec:
-    """Returns the exportable entry of that name.
+    """Returns the entry of that name.
 
     Raises:
         UnknownBackboneError: The catalogue has no such name; the message lists the close ones.
-        NotExportableError: It has, but the backbone cannot be exported yet.
     """
     if name not in BACKBONES:
         close = difflib.get_close_matches(name.lower(), BACKBONES, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(close)}?" if close else "see `python -m exporters list`"
         raise UnknownBackboneError(f"there is no backbone {name!r}; {hint}")
-    find_source(BACKBONES[name])
     return BACKBONES[name]
-
-
-def find_source(spec: BackboneSpec) -> Source:
-    """Returns where the weights of ``spec`` come from.
-
-    Raises:
-        NotExportableError: The backbone cannot be exported yet.
-    """
-    if spec.source is None:
-        ready = ", ".join(exportable_names())
-        raise NotExportableError(f"{spec.name} is in the catalogue but cannot be exported yet; these can: {ready}")
-    return spec.source
-
-
-def exportable_names() -> list[str]:
-    """Returns the names that can be exported, in catalogue order."""
-    return [name for name, spec in BACKBONES.items() if spec.exportable]

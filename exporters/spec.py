@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from runtime.errors import UsageError
-from runtime.manifest import Pooling, Projection, Task, Tolerance
+from runtime.manifest import Arithmetic, Pooling, Projection, Task, Tolerance
 
 Architecture = Literal["cnn", "transformer", "pointnet"]
 
@@ -41,6 +42,11 @@ class TorchvisionSource:
     head: str
     licence: str = "BSD-3-Clause (torchvision); trained on ImageNet-1k, whose own terms of access apply"
 
+    @property
+    def descriptor(self) -> str:
+        """What Finetuner called it."""
+        return self.builder
+
 
 @dataclass(frozen=True, kw_only=True)
 class HuggingFaceSource:
@@ -48,22 +54,98 @@ class HuggingFaceSource:
 
     Attributes:
         model_id: Its name on the hub.
+        revision: The commit that is downloaded; ``None`` for the newest, where none is known to be good.
         model_type: transformers' name of its architecture.
-        config: What differs there from the architecture's default configuration; for random weights.
+        config: What differs there from the architecture's default configuration; for random weights and state dicts.
         max_length: Tokens that it takes; for random weights.
         projection: Linear layer after the pooling; for random weights.
         licence: Terms of the pretrained weights.
     """
 
     model_id: str
+    revision: str | None = None
     model_type: Literal["bert", "distilbert", "t5"]
     config: Mapping[str, int]
     max_length: int = 512
     projection: Projection | None = None
     licence: str | None = None
 
+    @property
+    def descriptor(self) -> str:
+        """What Finetuner called it."""
+        return self.model_id.rpartition("/")[2]
 
-Source = TorchvisionSource | HuggingFaceSource
+
+@dataclass(frozen=True, kw_only=True)
+class ClipSource:
+    """A CLIP on the Hugging Face hub, in transformers' layout.
+
+    Attributes:
+        model_id: Its name on the hub.
+        revision: The commit that is downloaded; ``None`` for the newest.
+        text_config: What differs in its text half from the default configuration; for random weights and state dicts.
+        vision_config: The same for its image half.
+        projection_dim: Length of its embeddings, likewise.
+        licence: Terms of the pretrained weights.
+    """
+
+    model_id: str
+    revision: str | None = None
+    text_config: Mapping[str, int]
+    vision_config: Mapping[str, int]
+    projection_dim: int
+    licence: str | None = None
+
+    @property
+    def descriptor(self) -> str:
+        """What Finetuner called it."""
+        return self.model_id.rpartition("/")[2]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenClipSource:
+    """A CLIP that open_clip builds, with a text half of transformers.
+
+    Attributes:
+        model_name: open_clip's name of the model.
+        tag: open_clip's name of its pretrained weights.
+        text_config: What differs in the configuration of its XLM-RoBERTa from the default; open_clip would fetch it
+            from the hub even for weights of your own.
+        tokenizer_id: The name of its tokenizer on the hub.
+        tokenizer_revision: The commit of that; ``None`` for the newest.
+        licence: Terms of the pretrained weights.
+    """
+
+    model_name: str
+    tag: str
+    text_config: Mapping[str, int]
+    tokenizer_id: str
+    tokenizer_revision: str | None = None
+    licence: str | None = None
+
+    @property
+    def descriptor(self) -> str:
+        """What Finetuner called it."""
+        return f"{self.model_name}::{self.tag}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointNetSource:
+    """PointNet++ as Finetuner built it; there are no pretrained weights of it any more.
+
+    Attributes:
+        num_points: Points that are sampled from a mesh.
+    """
+
+    num_points: int = 2048
+
+    @property
+    def descriptor(self) -> str:
+        """What Finetuner called it."""
+        return "pointnet++"
+
+
+Source = TorchvisionSource | HuggingFaceSource | ClipSource | OpenClipSource | PointNetSource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +159,7 @@ class BackboneSpec:
         architecture: Its family.
         description: One line for the catalogue.
         note: What differs from Finetuner's table, if anything.
-        source: Where its weights come from; ``None`` while it cannot be exported yet.
+        source: Where its weights come from; ``None`` for a network of your own, whose towers you build yourself.
     """
 
     name: str
@@ -88,18 +170,17 @@ class BackboneSpec:
     note: str = ""
     source: Source | None = None
 
-    @property
-    def exportable(self) -> bool:
-        """Whether ``python -m exporters NAME`` works."""
-        return self.source is not None
-
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
     """What a user may choose for an export.
 
     Attributes:
-        weights: ``pretrained``, ``random``, ``random:SEED``, or the path of a state dict.
+        weights: ``pretrained``, ``random``, ``random:SEED``, or the path of a state dict, of a folder in the layout of
+            transformers or sentence-transformers, or of a Finetuner run artifact.
+        select_model: Which model of a Finetuner run artifact to take, where it holds two; ``both`` for both.
+        tokenizer: Folder of the tokenizer for weights that come without one; ``None`` for that of the hub.
+        tower: The only tower to export, where there are two; ``None`` for both.
         pooling: How features become one vector; ``None`` for what the checkpoint says, or the backbone's own way.
         normalize: Whether the graph scales embeddings to unit length; ``None`` for what the checkpoint says, else not.
         image_size: Side of the centre crop in pixels; ``None`` for that of the weights.
@@ -110,6 +191,9 @@ class ExportOptions:
     """
 
     weights: str = "pretrained"
+    select_model: str | None = None
+    tokenizer: Path | None = None
+    tower: Literal["text", "image"] | None = None
     pooling: Pooling | None = None
     normalize: bool | None = None
     image_size: int | None = None
@@ -130,6 +214,11 @@ class ExportOptions:
         random_seed(self.weights)
         if self.input not in ("uint8", "float32"):
             raise UsageError(f"input {self.input!r} is neither uint8 nor float32")
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """Who normalises pixels: the graph, or the caller of one that takes ``float32``."""
+        return "graph" if self.input == "uint8" else "caller"
 
 
 def random_seed(weights: str) -> int | None:

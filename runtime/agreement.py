@@ -50,6 +50,19 @@ def measure_agreement(reference: Array, actual: Array) -> Agreement:
     )
 
 
+def cosine_similarities(a: Array, b: Array) -> Array:
+    """Returns the cosine similarity of every row of ``a`` to every row of ``b``: ``[rows of a, rows of b]`` float64.
+
+    A row of zeros has no direction: its similarities are NaN.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        units = [
+            rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (a.astype(np.float64), b.astype(np.float64))
+        ]
+    similarities: Array = units[0] @ units[1].T
+    return similarities
+
+
 def near_one(cosine: float) -> str:
     """Returns a cosine similarity as text that keeps the digits that matter: ``1 - 4.5e-12``."""
     return f"1 - {1 - cosine:.1e}" if 0.999 < cosine < 1 else f"{cosine:.6g}"

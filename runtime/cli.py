@@ -14,11 +14,13 @@ from runtime import console
 from runtime.artifact import read_manifest
 from runtime.describe import describe_manifest, weight_warnings
 from runtime.errors import ItemError, OutputError, UsageError
-from runtime.manifest import Manifest
+from runtime.preprocess import IMAGE_SUFFIXES
 from runtime.version import __version__
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from runtime.embedder import Embedder
 
 _LABEL = 24  # characters of a text that name it in a table
 
@@ -31,17 +33,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m runtime", description="Embed images or texts from an exported artifact, without PyTorch."
+        prog="python -m runtime",
+        description="Embed texts, images or meshes from an exported artifact, without PyTorch.",
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    embed = _command(commands, "embed", _embed, "write the vectors of image files to a .npy file")
+    embed = _command(commands, "embed", _embed, "write the vectors of images, meshes or texts to a .npy file")
     embed.add_argument(
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help="image files, or texts for a text artifact: one row of the output each, in order",
+        help="one row of the output each, in order: image files, mesh files or texts, whichever the artifact embeds; "
+        "where it embeds texts and images, what is not a file is a text",
     )
     embed.add_argument("-o", "--output", type=Path, required=True, help="the .npy file: [inputs, output_dim] float32")
     embed.add_argument(
@@ -52,8 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_run_options(embed)
 
-    similarity = _command(commands, "similarity", _similarity, "print the cosine similarities of a few images or texts")
-    similarity.add_argument("inputs", nargs="+", metavar="INPUT", help="image files, or texts for a text artifact")
+    similarity = _command(commands, "similarity", _similarity, "print the cosine similarities of a few inputs")
+    similarity.add_argument("inputs", nargs="+", metavar="INPUT", help="as for embed")
     _add_run_options(similarity)
 
     info = _command(commands, "info", _info, "print what an artifact is; loads no graph")
@@ -75,6 +79,9 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size", type=int, default=32, help="items per run: more use more memory (default: %(default)s)"
     )
+    parser.add_argument(
+        "--tower", choices=["text", "image"], help="take every INPUT for a text, or every one for an image file"
+    )
     _add_session_options(parser)
 
 
@@ -92,17 +99,15 @@ def _add_session_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _embed(arguments: argparse.Namespace) -> int:
-    from runtime.embedder import load
-
     _check_output(arguments.output)
-    model = load(arguments.artifact, provider=arguments.provider, threads=arguments.threads)
-    _warn(model.manifest)
+    model = _load(arguments)
+    items = _items(model, arguments.inputs)
     options = {"batch_size": arguments.batch_size, "progress": sys.stderr.isatty()}
     if arguments.on_error == "raise":
-        vectors = model.embed(arguments.inputs, **options)
+        vectors = model.embed(items, **options)
         failures: list[ItemError] = []
     else:
-        vectors, _, failures, _ = model.embed(arguments.inputs, on_error="skip", **options)
+        vectors, _, failures, _ = model.embed(items, on_error="skip", **options)
     if failures and not len(vectors):
         raise failures[0]
     _write_vectors(arguments.output, vectors, failures)
@@ -115,16 +120,38 @@ def _embed(arguments: argparse.Namespace) -> int:
 def _similarity(arguments: argparse.Namespace) -> int:
     import numpy as np
 
-    from runtime.embedder import load
-
-    model = load(arguments.artifact, provider=arguments.provider, threads=arguments.threads)
-    _warn(model.manifest)
-    vectors = model.embed(arguments.inputs, batch_size=arguments.batch_size)
+    model = _load(arguments)
+    items = _items(model, arguments.inputs)
+    vectors = model.embed(items, batch_size=arguments.batch_size)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    short = [text[:_LABEL] if model.tower == "text" else Path(text).stem for text in arguments.inputs]
+    short = [_label(model, item) for item in items]
     names = short if len(set(short)) == len(short) else arguments.inputs
     _print_similarities(names, unit @ unit.T)
     return 0
+
+
+def _load(arguments: argparse.Namespace) -> Embedder:
+    from runtime.embedder import load
+
+    model = load(arguments.artifact, provider=arguments.provider, threads=arguments.threads, tower=arguments.tower)
+    for warning in weight_warnings(model.manifest):
+        print(f"WARNING: {warning}", file=sys.stderr)
+    return model
+
+
+def _items(model: Embedder, inputs: Sequence[str]) -> Sequence[str | Path]:
+    """Returns the words of the command line as ``embed`` takes them: with two towers, files are paths."""
+    if len(model.towers) == 1:
+        return inputs
+    files = {word for word in inputs if os.path.isfile(word)}  # noqa: PTH113  Path.is_file raises for long texts
+    missing = [word for word in inputs if word.lower().endswith(IMAGE_SUFFIXES) and word not in files]
+    if missing:
+        raise UsageError(f"there is no file {missing[0]}; if it is a text, say so by --tower text")
+    return [Path(word) if word in files else word for word in inputs]
+
+
+def _label(model: Embedder, item: str | Path) -> str:
+    return item[:_LABEL] if isinstance(item, str) and "text" in model.towers else Path(item).stem
 
 
 def _print_similarities(names: Sequence[str], cosines: np.ndarray[Any, Any]) -> None:
@@ -151,11 +178,6 @@ def _verify(arguments: argparse.Namespace) -> int:
     result = verify(arguments.artifact, provider=arguments.provider, threads=arguments.threads)
     print(f"verified: hashes, and golden vectors with {describe_verification(result)}")
     return 0
-
-
-def _warn(manifest: Manifest) -> None:
-    for warning in weight_warnings(manifest):
-        print(f"WARNING: {warning}", file=sys.stderr)
 
 
 def _check_output(path: Path) -> None:

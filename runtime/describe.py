@@ -5,7 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from runtime.agreement import near_one
-from runtime.manifest import Manifest, Parity, Pooling, Preprocessing, TextPreprocessing, Tower
+from runtime.manifest import (
+    Manifest,
+    Parity,
+    PointCloudPreprocessing,
+    Pooling,
+    Preprocessing,
+    SimilarityParity,
+    TextPreprocessing,
+    Tower,
+)
+
+_RESIZES = {"short_side": "short side", "squash": "both sides"}
 
 
 def describe_manifest(manifest: Manifest) -> str:
@@ -19,7 +30,8 @@ def describe_manifest(manifest: Manifest) -> str:
         f"  sha256      {weights.sha256}",
         f"  licence     {weights.licence or 'not known'}",
         *(line for name, tower in manifest.towers.items() for line in _describe_tower(name, tower)),
-        f"graph         opset {provenance.opset}, IR {provenance.ir_version}",
+        *([_describe_similarity(manifest.similarity)] if manifest.similarity else []),
+        f"opset         {provenance.opset}",
         f"made with     {packages}",
         f"size          {sum(record.size_bytes for record in manifest.files.values()) / 1e6:.1f} MB",
     ]
@@ -58,10 +70,15 @@ def _describe_tower(name: str, tower: Tower) -> list[str]:
 
 
 def _describe_preprocessing(recipe: Preprocessing) -> str:
+    if isinstance(recipe, PointCloudPreprocessing):
+        return (
+            f"{recipe.num_points} points of a mesh's surface (seed {recipe.seed}), centred, the farthest at distance 1"
+        )
     if isinstance(recipe, TextPreprocessing):
-        return f"{recipe.tokenizer}, at most {recipe.max_length} tokens"
+        cleaning = "cleaned by ftfy, " * (recipe.cleaning == "ftfy")
+        return f"{cleaning}{recipe.tokenizer}, at most {recipe.max_length} tokens"
     return (
-        f"short side to {recipe.resize_size} ({recipe.interpolation}), centre crop {recipe.crop_size}, "
+        f"{_RESIZES[recipe.resize]} to {recipe.resize_size} ({recipe.interpolation}), centre crop {recipe.crop_size}, "
         f"(x / 255 - {list(recipe.mean)}) / {list(recipe.std)} by the {recipe.arithmetic}"
     )
 
@@ -76,6 +93,13 @@ def _describe_parity(parity: Parity | None) -> str:
     return (
         f"min cosine {near_one(parity.min_cosine)}, max abs error {parity.max_abs_error:.2g} to torch, "
         f"{parity.items} inputs at batch {', '.join(map(str, parity.batch_sizes))}"
+    )
+
+
+def _describe_similarity(similarity: SimilarityParity) -> str:
+    return (
+        f"similarity    of {similarity.texts} texts to {similarity.images} images within "
+        f"{similarity.max_abs_error:.2g} of torch's, which span {similarity.spread:.2g}"
     )
 
 

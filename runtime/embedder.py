@@ -5,26 +5,26 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, assert_never, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, overload
 
 import numpy as np
 
 from runtime.artifact import check_files, read_manifest
-from runtime.errors import ItemError, NonFiniteError, UsageError
-from runtime.manifest import ImagePreprocessing, Manifest, Preprocessing, TextPreprocessing
-from runtime.preprocess import UnusableItemError
-from runtime.session import Session
+from runtime.errors import ItemError, UsageError
+from runtime.manifest import Manifest, TowerName
+from runtime.preprocess import IMAGE_SUFFIXES, UnusableItemError
+from runtime.tower import LoadedTower, Row, Vectors, group_key, is_truncated
 
 if TYPE_CHECKING:
-    from runtime.preprocess.image import ImageItem, ImagePreprocessor
-    from runtime.preprocess.text import TextPreprocessor, Tokens
+    from runtime.preprocess.image import ImageItem
+    from runtime.preprocess.pointcloud import PointCloudItem
 
 _NAME_LENGTH = 200
+_ITEM_AXES = {"image": 3, "mesh": 2}  # of an item that is an array
 _LOG = logging.getLogger("runtime")
-Item: TypeAlias = "ImageItem"  # a string is a path to an image tower and a text to a text tower
-Row: TypeAlias = "np.ndarray[Any, Any] | Tokens"
-Vectors: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
+Item: TypeAlias = "ImageItem | PointCloudItem"  # a string is a text to a text tower and a path to the others
 
 
 class PartialEmbeddings(NamedTuple):
@@ -44,7 +44,12 @@ class PartialEmbeddings(NamedTuple):
 
 
 def load(
-    path: str | os.PathLike[str], *, provider: str = "auto", threads: int | None = None, check_hashes: bool = True
+    path: str | os.PathLike[str],
+    *,
+    provider: str = "auto",
+    threads: int | None = None,
+    check_hashes: bool = True,
+    tower: TowerName | None = None,
 ) -> Embedder:
     """Loads an artifact.
 
@@ -54,18 +59,19 @@ def load(
             A provider that is named is used or refused, never replaced.
         threads: Threads of one call; by default as many as affinity mask and container quota allow.
         check_hashes: Whether to compare every file with its recorded hash first.
+        tower: The only tower to load, ``text`` or ``image``, where there are two; by default all.
 
     Raises:
         ArtifactError: The folder is not an artifact, is damaged, or is of another schema.
         ProviderError: The provider is not usable; the message names the cause.
         MissingDependencyError: No onnxruntime is installed.
-        UsageError: There is no such provider, or ``threads`` is below 1.
+        UsageError: There is no such provider or tower, or ``threads`` is below 1.
     """
     folder = Path(path)
     manifest = read_manifest(folder)
     if check_hashes:
         check_files(folder, manifest)
-    return Embedder(folder, manifest, provider=provider, threads=threads)
+    return Embedder(folder, manifest, provider=provider, threads=threads, tower=tower)
 
 
 class Embedder:
@@ -76,27 +82,56 @@ class Embedder:
         output_dim: Length of a vector.
         provider: The execution provider that is active.
         provider_reason: Why it is this one.
-        tower: The kind of item that it embeds.
+        towers: The kinds of item that it embeds, ``text``, ``image`` or ``mesh``.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, *, provider: str = "auto", threads: int | None = None) -> None:
-        """Loads the graph in ``folder`` that ``manifest`` describes; :func:`load` is the usual way here."""
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        *,
+        provider: str = "auto",
+        threads: int | None = None,
+        tower: TowerName | None = None,
+    ) -> None:
+        """Loads the graphs in ``folder`` that ``manifest`` describes; :func:`load` is the usual way here."""
         self.manifest = manifest
         self.output_dim = manifest.output_dim
-        self.tower, tower = next(iter(manifest.towers.items()))
-        self._preprocessor = _build_preprocessor(tower.preprocessing, folder)
-        self._session = Session(folder / tower.graph, tower, provider=provider, threads=threads)
-        self.provider = self._session.provider
-        self.provider_reason = self._session.provider_reason
+        chosen = manifest.towers if tower is None else {tower: manifest.towers[_check_tower(tower, manifest.towers)]}
+        self._towers: dict[TowerName, LoadedTower] = {}
+        for name, record in chosen.items():
+            self._towers[name] = LoadedTower(folder, record, provider=provider, threads=threads)
+            provider = self._towers[name].session.provider  # what auto chose for one tower is asked of the next
+        self.towers = tuple(self._towers)
+        session = self._towers[self.towers[0]].session
+        self.provider = session.provider
+        self.provider_reason = session.provider_reason
 
     def __repr__(self) -> str:
-        return f"<Embedder {self.manifest.backbone}: {self.tower} to {self.output_dim} dimensions by {self.provider}>"
+        kinds = " and ".join(self.towers)
+        return f"<Embedder {self.manifest.backbone}: {kinds} to {self.output_dim} dimensions by {self.provider}>"
+
+    def embed_text(
+        self,
+        texts: Iterable[str],
+        *,
+        batch_size: int = 32,
+        progress: bool = False,
+        truncate: Literal["count", "error"] = "count",
+    ) -> Vectors:
+        """Embeds strings by the text tower: :meth:`embed` with ``tower="text"``."""
+        return self.embed(texts, tower="text", batch_size=batch_size, progress=progress, truncate=truncate)
+
+    def embed_image(self, images: Iterable[ImageItem], *, batch_size: int = 32, progress: bool = False) -> Vectors:
+        """Embeds images by the image tower, where a string is a path: :meth:`embed` with ``tower="image"``."""
+        return self.embed(images, tower="image", batch_size=batch_size, progress=progress)
 
     @overload
     def embed(
         self,
         items: Iterable[Item],
         *,
+        tower: TowerName | None = ...,
         batch_size: int = ...,
         progress: bool = ...,
         on_error: Literal["raise"] = ...,
@@ -108,6 +143,7 @@ class Embedder:
         self,
         items: Iterable[Item],
         *,
+        tower: TowerName | None = ...,
         batch_size: int = ...,
         progress: bool = ...,
         on_error: Literal["skip"],
@@ -118,6 +154,7 @@ class Embedder:
         self,
         items: Iterable[Item],
         *,
+        tower: TowerName | None = None,
         batch_size: int = 32,
         progress: bool = False,
         on_error: Literal["raise", "skip"] = "raise",
@@ -126,8 +163,11 @@ class Embedder:
         """Embeds items.
 
         Args:
-            items: Strings for a text artifact. For an image artifact paths, bytes of image files, PIL images, or
-                ``[height, width, 3]`` uint8 RGB arrays, mixed at will. An iterator is read to its end first.
+            items: For a text tower strings; for an image tower paths, bytes of image files, PIL images, or
+                ``[height, width, 3]`` uint8 RGB arrays; for a mesh tower paths of mesh files, objects with vertices and
+                faces, or ``[points, 3]`` arrays. Mixed at will; an iterator is read to its end first.
+            tower: The tower that embeds them. Needless where there is only one, or where the items tell: with a text
+                and an image tower, a string is a text, and everything else an image.
             batch_size: Items that go through the graph together.
             progress: Whether to draw a progress bar on standard error.
             on_error: ``raise`` stops at the first item that cannot be read; ``skip`` leaves it out and says so.
@@ -144,27 +184,29 @@ class Embedder:
             NonFiniteError: The graph returned NaN or infinity.
             UsageError: An argument cannot be right.
         """
-        rows = _as_sequence(items)
         _check_arguments(batch_size, on_error, truncate)
+        if tower is not None:
+            _check_tower(tower, self._towers)
+        rows = _as_sequence(items, tower or self.towers[0])
         vectors = np.empty((len(rows), self.output_dim), dtype=np.float32)
         kept: list[int] = []
         truncated: list[int] = []
         failures: list[ItemError] = []
         for start in _batch_starts(len(rows), batch_size, progress):
-            batch: list[Row] = []
+            batch: list[tuple[TowerName, Row]] = []
             for index in range(start, min(start + batch_size, len(rows))):
                 try:
-                    batch.append(self._prepare(index, rows[index], truncate))
+                    name, row = self._prepare(index, rows[index], tower, truncate)
                 except ItemError as exc:
                     if on_error == "raise":
                         raise
                     failures.append(exc)
                 else:
+                    batch.append((name, row))
                     kept.append(index)
-                    if _is_truncated(batch[-1]):
+                    if is_truncated(row):
                         truncated.append(index)
-            if batch:
-                vectors[len(kept) - len(batch) : len(kept)] = self._run(batch)
+            vectors[len(kept) - len(batch) : len(kept)] = self._embed_batch(batch)
         if truncated:
             _LOG.warning("%d of %d texts were cut to the model's limit of tokens", len(truncated), len(rows))
         if on_error == "raise":
@@ -172,40 +214,51 @@ class Embedder:
         kept_indices, cut_indices = (np.array(indices, dtype=np.int64) for indices in (kept, truncated))
         return PartialEmbeddings(vectors[: len(kept)], kept_indices, failures, cut_indices)
 
-    def _prepare(self, index: int, item: Any, truncate: str) -> Row:
+    def _prepare(self, index: int, item: Any, tower: TowerName | None, truncate: str) -> tuple[TowerName, Row]:
         try:
-            row = self._preprocessor.prepare(item)
-            if truncate == "error" and _is_truncated(row):
-                raise UnusableItemError("it has more tokens than the model takes; shorten it, or let it be cut")
+            name = tower or self._choose_tower(item)
+            return name, self._towers[name].prepare(item, truncate=truncate == "count")
         except UnusableItemError as exc:
             raise ItemError(index, _name(item), str(exc)) from exc
-        return row
 
-    def _run(self, batch: list[Any]) -> Vectors:
-        vectors = self._session.run(self._preprocessor.collate(batch))
-        if not np.isfinite(vectors).all():
-            raise NonFiniteError(
-                f"the {self.tower} graph returned NaN or infinity on the provider {self.provider}; "
-                "check the artifact with `python -m runtime verify`, or take another provider"
+    def _choose_tower(self, item: object) -> TowerName:
+        if len(self.towers) == 1:
+            return self.towers[0]
+        if not isinstance(item, str):
+            return "image"
+        if item.lower().endswith(IMAGE_SUFFIXES) and os.path.isfile(item):  # noqa: PTH113  Path's raises for long texts
+            raise UnusableItemError(
+                "as a string it is a text, but there is an image file of that name: give a pathlib.Path, or say which "
+                "it is by embed_image or embed_text"
             )
+        return "text"
+
+    def _embed_batch(self, batch: Sequence[tuple[TowerName, Row]]) -> Vectors:
+        """Runs together what can go together, and returns the vectors in the order of ``batch``."""
+        groups: dict[tuple[TowerName, tuple[int, ...]], list[int]] = {}
+        for position, (name, row) in enumerate(batch):
+            groups.setdefault((name, group_key(row)), []).append(position)
+        vectors = np.empty((len(batch), self.output_dim), dtype=np.float32)
+        for (name, _), positions in groups.items():
+            vectors[positions] = self._towers[name].embed([batch[position][1] for position in positions])
         return vectors
 
 
-def _build_preprocessor(preprocessing: Preprocessing, folder: Path) -> ImagePreprocessor | TextPreprocessor:
-    """Imports what this kind of item needs, and nothing of the other kinds."""
-    if isinstance(preprocessing, ImagePreprocessing):
-        from runtime.preprocess.image import ImagePreprocessor
-
-        return ImagePreprocessor(preprocessing)
-    if isinstance(preprocessing, TextPreprocessing):
-        from runtime.preprocess.text import TextPreprocessor
-
-        return TextPreprocessor(preprocessing, folder)
-    assert_never(preprocessing)
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps :meth:`Embedder.embed` from warning of texts that are cut: those of a comparison are there to be cut."""
+    level = _LOG.level
+    _LOG.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        _LOG.setLevel(level)
 
 
-def _is_truncated(row: Row) -> bool:
-    return bool(getattr(row, "truncated", False))
+def _check_tower(tower: TowerName, towers: Iterable[TowerName]) -> TowerName:
+    if tower not in towers:
+        raise UsageError(f"there is no {tower} tower; the artifact has {' and '.join(towers)}")
+    return tower
 
 
 def _name(item: object) -> str:
@@ -225,11 +278,11 @@ def _check_arguments(batch_size: int, on_error: str, truncate: str) -> None:
         raise UsageError(f"truncate is {truncate!r}, it must be 'count' or 'error'")
 
 
-def _as_sequence(items: Iterable[Item]) -> Sequence[Item]:
+def _as_sequence(items: Iterable[Item], tower: TowerName) -> Sequence[Item]:
     if isinstance(items, str | bytes | os.PathLike) or not isinstance(items, Iterable):
         raise UsageError(f"embed takes several items, not one {type(items).__name__}; write embed([item])")
-    if isinstance(items, np.ndarray) and items.ndim == 3:
-        raise UsageError("embed takes several items, not one [height, width, 3] array; write embed([array])")
+    if isinstance(items, np.ndarray) and items.ndim == _ITEM_AXES.get(tower):
+        raise UsageError(f"embed takes several items, not one {list(items.shape)} array; write embed([array])")
     return items if isinstance(items, Sequence) else list(items)
 
 

@@ -22,11 +22,14 @@ OLDEST_READABLE = 1
 MANIFEST_FILE = "manifest.json"
 GOLDEN_FILE = "golden.npz"
 MIN_TEXT_LENGTH = 3
+MIN_POINTS = 2  # a single point has no distance to scale by
+MAX_SEED = 2**32 - 1  # of numpy.random.RandomState
 SEAL = "sha256"
 
 Task = Literal["text-to-text", "image-to-image", "text-to-image", "mesh-to-mesh"]
 TASKS: tuple[Task, ...] = get_args(Task)
-TowerName = Literal["image", "text"]
+Arithmetic = Literal["graph", "caller"]
+TowerName = Literal["text", "image", "mesh"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +55,14 @@ class ImagePreprocessing:
         kind: Tells this record from those of other inputs.
         exif_orientation: ``apply``: an image is first turned the way its EXIF tag says, as viewers show it.
         colour_order: Channel order of the pixels; every image is converted to it.
-        resize_size: Length of the shorter side after resizing, in pixels; the longer one keeps the aspect ratio.
+        resize: ``short_side``: the longer side keeps the aspect ratio. ``squash``: both sides become equally long,
+            whatever the image's shape, as Finetuner did with its CNNs.
+        resize_size: Length of the shorter side after resizing, in pixels.
         interpolation: Filter of the resize.
         antialias: Whether the filter widens with the downscaling factor. Pillow's filters do.
         crop_size: Side of the centre crop, in pixels: the height and width that the graph takes.
-        crop_rounding: How half a pixel of crop offset is rounded: ``half_even`` as torchvision does.
+        crop_rounding: How half a pixel of crop offset is rounded: ``half_even`` as torchvision does, ``floor`` as
+            transformers does.
         rescale: Multiplies the pixel values first.
         mean: Subtracted, per channel, from the rescaled values.
         std: Divides the difference, per channel.
@@ -67,15 +73,16 @@ class ImagePreprocessing:
     kind: Literal["image"] = "image"
     exif_orientation: Literal["apply"] = "apply"
     colour_order: Literal["RGB"] = "RGB"
+    resize: Literal["short_side", "squash"] = "short_side"
     resize_size: int
     interpolation: Literal["bilinear", "bicubic"]
     antialias: Literal[True] = True
     crop_size: int
-    crop_rounding: Literal["half_even"] = "half_even"
+    crop_rounding: Literal["half_even", "floor"] = "half_even"
     rescale: Literal["1/255"] = "1/255"
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    arithmetic: Literal["graph", "caller"]
+    arithmetic: Arithmetic
 
     def __post_init__(self) -> None:
         """Refuses sizes that no image can have."""
@@ -98,6 +105,8 @@ class TextPreprocessing:
 
     Attributes:
         kind: Tells this record from those of other inputs.
+        cleaning: What happens to a text before it is tokenized. ``ftfy``: mended by ``ftfy.fix_text``, HTML entities
+            resolved twice, each run of white space made one space, as open_clip does.
         tokenizer: File name of the tokenizer, in the format of the ``tokenizers`` library. Truncation and padding
             that are set in it are ignored in favour of the fields below.
         max_length: Tokens, special ones included, to which longer texts are cut.
@@ -105,6 +114,7 @@ class TextPreprocessing:
     """
 
     kind: Literal["text"] = "text"
+    cleaning: Literal["none", "ftfy"] = "none"
     tokenizer: str = "tokenizer.json"
     max_length: int
     pad_token_id: int
@@ -122,8 +132,46 @@ class TextPreprocessing:
         )
 
 
-Preprocessing = ImagePreprocessing | TextPreprocessing
-PoolingMethod = Literal["avg", "mean", "cls", "max", "gem"]
+@dataclass(frozen=True, kw_only=True)
+class PointCloudPreprocessing:
+    """From a mesh or a point cloud to what the graph takes, in the order of the fields.
+
+    Attributes:
+        kind: Tells this record from those of other inputs.
+        sampling: How points are taken from a mesh: ``surface_area``: triangles by their area, uniform in each.
+        num_points: Points that are sampled from a mesh. A raw cloud is taken as it is, with all its points.
+        seed: Where the random numbers of the sampling start, for every mesh anew.
+        generator: What they are drawn from; numpy keeps this stream the same in all its versions.
+        min_points: Fewest points that a raw cloud may have: the graph's number of centroids.
+        centring: What is moved to the origin: the ``mean`` of the points.
+        scaling: What is brought to distance 1 from the origin: the ``farthest_point``.
+    """
+
+    kind: Literal["mesh"] = "mesh"
+    sampling: Literal["surface_area"] = "surface_area"
+    num_points: int
+    seed: int
+    generator: Literal["numpy.random.RandomState"] = "numpy.random.RandomState"
+    min_points: int
+    centring: Literal["mean"] = "mean"
+    scaling: Literal["farthest_point"] = "farthest_point"
+
+    def __post_init__(self) -> None:
+        """Refuses counts that no cloud can have, and seeds that the generator does not take."""
+        if not MIN_POINTS <= self.min_points <= self.num_points:
+            raise UsageError(
+                f"min_points {self.min_points} is not within {MIN_POINTS} and num_points {self.num_points}"
+            )
+        if not 0 <= self.seed <= MAX_SEED:
+            raise UsageError(f"seed {self.seed} is not within 0 and {MAX_SEED}")
+
+    def graph_inputs(self) -> tuple[TensorSpec, ...]:
+        """Returns what a graph takes after this preprocessing."""
+        return (TensorSpec(name="points", dtype="float32", shape=("batch", "num_points", 3)),)
+
+
+Preprocessing = ImagePreprocessing | TextPreprocessing | PointCloudPreprocessing
+PoolingMethod = Literal["avg", "mean", "cls", "max", "gem", "eos"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,8 +179,9 @@ class Pooling:
     """How features became one vector.
 
     Attributes:
-        method: For images, ``avg`` is the mean over height and width. For texts, ``mean`` and ``max`` are over the
-            tokens that are no padding, and ``cls`` is the first token. ``gem`` is the generalised mean over either.
+        method: For CNNs, ``avg`` is the mean over height and width. For transformers, ``mean`` and ``max`` are over the
+            tokens that are no padding, ``cls`` is the first token, and ``eos`` the one that ends a text. ``gem`` is the
+            generalised mean over either. For point clouds, ``max`` is over the points.
         p: GeM's exponent; ``None`` for other methods.
         eps: GeM's lower clamp; ``None`` for other methods.
     """
@@ -218,11 +267,29 @@ class Parity:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SimilarityParity:
+    """The cosine similarities of texts to images, by the graphs against those by torch.
+
+    Attributes:
+        texts: Number of texts.
+        images: Number of images.
+        max_abs_error: Largest absolute difference of a similarity.
+        spread: Difference between torch's largest and smallest similarity.
+    """
+
+    texts: int
+    images: int
+    max_abs_error: float
+    spread: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tower:
     """One graph: from preprocessed items to embeddings.
 
     Attributes:
         graph: File name of the ONNX graph.
+        external_data: File name of the graph's weights, where they are too large to be inside it.
         inputs: What the graph takes.
         output: What it returns: ``embedding``, ``[batch, output_dim]`` float32.
         preprocessing: What happens to an item before the graph.
@@ -235,6 +302,7 @@ class Tower:
     """
 
     graph: str
+    external_data: str | None = None
     inputs: tuple[TensorSpec, ...]
     output: TensorSpec
     preprocessing: Preprocessing
@@ -246,9 +314,8 @@ class Tower:
 
     def files(self) -> tuple[str, ...]:
         """Returns the names of the files that the tower cannot do without."""
-        if isinstance(self.preprocessing, TextPreprocessing):
-            return self.graph, self.preprocessing.tokenizer
-        return (self.graph,)
+        tokenizer = self.preprocessing.tokenizer if isinstance(self.preprocessing, TextPreprocessing) else None
+        return tuple(name for name in (self.graph, self.external_data, tokenizer) if name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,13 +348,11 @@ class Provenance:
     """What made the graph.
 
     Attributes:
-        opset: ONNX operator set of the graph.
-        ir_version: Version of the ONNX file format.
+        opset: ONNX operator set of the graphs.
         packages: Versions of the packages that took part.
     """
 
     opset: int
-    ir_version: int
     packages: dict[str, str]
 
 
@@ -315,6 +380,7 @@ class Manifest:
         architecture: Its family.
         output_dim: Length of an embedding.
         towers: Each graph by the kind of item that it embeds.
+        similarity: How similarities between texts and images compare with torch's; ``None`` without both towers.
         weights: Where the weights came from.
         provenance: What made the graph.
         files: Every other file of the artifact by its name.
@@ -326,6 +392,7 @@ class Manifest:
     architecture: str
     output_dim: int
     towers: dict[TowerName, Tower]
+    similarity: SimilarityParity | None = None
     weights: Weights
     provenance: Provenance
     files: dict[str, FileRecord]

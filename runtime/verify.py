@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,26 +11,37 @@ from typing import Any
 import numpy as np
 
 from runtime.agreement import Agreement, measure_agreement, near_one
-from runtime.embedder import Embedder, load
+from runtime.embedder import Embedder, load, quiet
 from runtime.errors import IntegrityError, ManifestError, VerificationError
 from runtime.manifest import GOLDEN_FILE, Tolerance, TowerName
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verification:
-    """The golden items, embedded here.
+class TowerVerification:
+    """The golden items of one tower, embedded here.
 
     Attributes:
-        provider: Execution provider that was used.
-        items: Number of golden items.
+        items: Their number.
         agreement: Their vectors against those of torch.
         tolerance: The bounds, as recorded at export.
     """
 
-    provider: str
     items: int
     agreement: Agreement
     tolerance: Tolerance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """An artifact's golden items, embedded here.
+
+    Attributes:
+        provider: Execution provider that was used.
+        towers: The figures of each tower.
+    """
+
+    provider: str
+    towers: Mapping[TowerName, TowerVerification]
 
 
 def verify(path: str | os.PathLike[str], *, provider: str = "auto", threads: int | None = None) -> Verification:
@@ -45,22 +57,28 @@ def verify(path: str | os.PathLike[str], *, provider: str = "auto", threads: int
         EmbeddingBackbonesError: Whatever :func:`runtime.load` raises.
     """
     model = load(path, provider=provider, threads=threads)
-    parity = model.manifest.towers[model.tower].parity
-    if parity is None:
-        raise ManifestError(f"{path} records no parity with torch, so there is nothing to hold it to; export it again")
-    items, reference = read_golden(Path(path), model.tower, model.output_dim)
-    vectors = model.embed(items)
     result = Verification(
-        provider=model.provider,
-        items=len(items),
-        agreement=measure_agreement(reference, vectors),
-        tolerance=parity.tolerance,
+        provider=model.provider, towers={name: _verify_tower(model, Path(path), name) for name in model.towers}
     )
-    if not result.agreement.within(result.tolerance):
+    if not all(tower.agreement.within(tower.tolerance) for tower in result.towers.values()):
         raise VerificationError(
             f"the golden vectors are not reproduced: {describe_verification(result)}; {_way_out(model)}"
         )
     return result
+
+
+def _verify_tower(model: Embedder, folder: Path, name: TowerName) -> TowerVerification:
+    parity = model.manifest.towers[name].parity
+    if parity is None:
+        raise ManifestError(
+            f"{folder} records no parity with torch, so there is nothing to hold it to; export it again"
+        )
+    items, reference = read_golden(folder, name, model.output_dim)
+    with quiet():
+        vectors = model.embed(items, tower=name)
+    return TowerVerification(
+        items=len(items), agreement=measure_agreement(reference, vectors), tolerance=parity.tolerance
+    )
 
 
 def read_golden(folder: Path, tower: TowerName, output_dim: int) -> tuple[list[Any], np.ndarray[Any, Any]]:
@@ -83,11 +101,15 @@ def read_golden(folder: Path, tower: TowerName, output_dim: int) -> tuple[list[A
 
 def describe_verification(result: Verification) -> str:
     """Returns the figures of ``result`` beside their bounds, in one line."""
-    measured, bound = result.agreement, result.tolerance
+    towers = (_describe_tower(name, tower) for name, tower in result.towers.items())
+    return f"{'; '.join(towers)}; provider {result.provider}"
+
+
+def _describe_tower(name: TowerName, tower: TowerVerification) -> str:
+    measured, bound = tower.agreement, tower.tolerance
     return (
-        f"min cosine {near_one(measured.min_cosine)} (at least {near_one(bound.min_cosine)}), max abs error "
-        f"{measured.max_abs_error:.2g} (at most {bound.max_error * measured.reference_scale:.2g}), "
-        f"{result.items} items, provider {result.provider}"
+        f"{name} min cosine {near_one(measured.min_cosine)} (at least {near_one(bound.min_cosine)}), max abs error "
+        f"{measured.max_abs_error:.2g} (at most {bound.max_error * measured.reference_scale:.2g}), {tower.items} items"
     )
 
 

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torchvision.transforms._presets import ImageClassification
 
 from exporters.photos import load_photos, photo_names
-from exporters.pipeline import export_tower
-from exporters.sources.huggingface import load_text
+from exporters.pipeline import export_towers
+from exporters.sources.huggingface import load_transformer
 from exporters.spec import BackboneSpec, ExportOptions, HuggingFaceSource
 from exporters.towers.cnn import Cnn, CnnTower
-from exporters.towers.text import TextTower
+from exporters.towers.transformer import TransformerTower
 from runtime import manifest
 from runtime.manifest import Pooling, Weights
 
@@ -57,7 +57,7 @@ def make_tiny_cnn() -> Cnn:
 
 def export_tiny(spec: BackboneSpec, cnn: Cnn, folder: Path, options: ExportOptions) -> Path:
     tower = CnnTower(cnn, options, output_dim=spec.output_dim)
-    return export_tower(spec, tower, folder, options=options)
+    return export_towers(spec, [tower], folder, options=options)
 
 
 ExportTiny = Callable[[BackboneSpec, Cnn, Path], Path]
@@ -101,11 +101,11 @@ def exported_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An artifact of a toy BERT. Do not write in it."""
     sizes = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 32}
     source = HuggingFaceSource(model_id="toy", model_type="bert", config={"vocab_size": 400, **sizes}, max_length=64)
-    tower = TextTower(load_text(source, "random"), ExportOptions())
+    tower = TransformerTower(load_transformer(source, "random"), ExportOptions())
     spec = BackboneSpec(
         name="toy", task="text-to-text", output_dim=24, architecture="transformer", description="for tests"
     )
-    return export_tower(spec, tower, tmp_path_factory.mktemp("exported_text") / "toy", options=ExportOptions())
+    return export_towers(spec, [tower], tmp_path_factory.mktemp("exported_text") / "toy", options=ExportOptions())
 
 
 @pytest.fixture

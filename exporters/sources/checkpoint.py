@@ -4,32 +4,60 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from exporters.errors import WeightsError, WeightsMismatchError, WeightsUnavailableError
+from runtime.artifact import record_file
+from runtime.manifest import Weights
 
 _LISTED = 5
 _SAVE = "write it with torch.save(model.state_dict(), path)"
 _CONTAINERS = ("state_dict", "model_state_dict", "model")  # what training scripts save beside an optimizer's state
-_WRAPPERS = ("module.", "_orig_mod.", "model.")
+_WRAPPERS = ("module.", "_orig_mod.", "model.", "_model.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A state dict, and where it came from.
+
+    Attributes:
+        state_dict: Tensors by name.
+        source: What names it in a message.
+        record: Where it came from.
+    """
+
+    state_dict: Mapping[str, Tensor]
+    source: str
+    record: Weights
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Reads a file as :func:`read_state_dict` does, and hashes it."""
+    state_dict = read_state_dict(path)
+    name = printable(path.name)
+    record = Weights(origin="file", description=name, file=name, sha256=record_file(path).sha256)
+    return Checkpoint(state_dict=state_dict, source=str(path), record=record)
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Returns the tensors of a ``.pt`` or ``.pth`` file by name; no code in it is run.
+    """Returns the tensors of a ``.pt``, ``.pth``, ``.bin`` or ``.safetensors`` file by name; no code in it is run.
 
     Raises:
         WeightsUnavailableError: There is no such file.
         WeightsError: It is not a state dict.
     """
     if path.is_dir():
-        raise WeightsError(f"{path} is a folder; an image backbone takes the file of a state dict")
+        raise WeightsError(f"{path} is a folder; this backbone takes the file of a state dict")
     try:
         damaged = zipfile.ZipFile(path).testzip() if zipfile.is_zipfile(path) else None  # torch.load checks no sums
-        content = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
+        content = None if damaged else _load(path)
     except FileNotFoundError:
         raise WeightsUnavailableError(
             f"there is no file {path}; --weights takes `pretrained`, `random` or the path of a state dict"
@@ -55,30 +83,35 @@ def load_into(
     model: nn.Module,
     state_dict: Mapping[str, Tensor],
     *,
-    head: str,
+    unused: tuple[str, ...] = (),
     source: str,
     way_out: str = "export it under the backbone that it was trained as",
 ) -> None:
-    """Loads all but the head of ``state_dict`` into ``model``, where every other key has to fit.
+    """Loads ``state_dict`` into ``model``, where every key has to fit, but those of parts that are not exported.
 
-    The head is not exported, so a checkpoint may have another one (a fine-tuned number of classes) or none.
+    A head is not, so a checkpoint may have another one (a fine-tuned number of classes) or none.
 
     Args:
         model: The model to fill.
         state_dict: Tensors by name.
-        head: Name of the submodule that is left alone.
+        unused: Names of the submodules and tensors that are left alone.
         source: What names the checkpoint in a message.
         way_out: What to do if it does not fit.
 
     Raises:
         WeightsMismatchError: Keys are missing, unexpected or of another shape.
     """
-    expected = {key: value for key, value in model.state_dict().items() if not key.startswith(f"{head}.")}
-    given = {
-        key: value for key, value in _without_wrapper(state_dict, expected).items() if not key.startswith(f"{head}.")
-    }
+    everything = model.state_dict()
+    expected = {key: value for key, value in everything.items() if not _is_part_of(key, unused)}
+    unwrapped = unwrap(state_dict, everything)
+    given = {key: value for key, value in unwrapped.items() if not _is_part_of(key, unused)}
+    tied = {expected[key].data_ptr() for key in given if key in expected}  # of two names of one tensor, one is enough
     # checkpoints of before torch 0.4.1 have no such counters, and inference does not read them
-    missing = [key for key in expected if key not in given and not key.endswith(".num_batches_tracked")]
+    missing = [
+        key
+        for key, value in expected.items()
+        if key not in given and value.data_ptr() not in tied and not key.endswith(".num_batches_tracked")
+    ]
     unexpected = [key for key in given if key not in expected]
     reshaped = [
         f"{key} {list(value.shape)} instead of {list(expected[key].shape)}"
@@ -97,7 +130,6 @@ def load_into(
             ("unexpected", unexpected),
             ("of another shape", reshaped),
             ("of another type", retyped),
-            ("of another type", retyped),
         )
         if keys
     ]
@@ -108,6 +140,16 @@ def load_into(
     model.load_state_dict(given, strict=False)
 
 
+def _load(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _is_part_of(key: str, parts: tuple[str, ...]) -> bool:
+    return any(key == part or key.startswith(f"{part}.") for part in parts)
+
+
 def _is_entry(name: object, value: object) -> bool:
     """Tells whether this is a named, dense, real tensor, as parameters and buffers are."""
     if not isinstance(name, str) or not isinstance(value, Tensor):
@@ -115,14 +157,30 @@ def _is_entry(name: object, value: object) -> bool:
     return value.layout == torch.strided and not (value.is_complex() or value.is_quantized or value.is_meta)
 
 
-def _without_wrapper(state_dict: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Takes off the prefix that DataParallel, torch.compile or a training script put before every name."""
+def unwrap(state_dict: Mapping[str, Tensor], names: Iterable[str] = ()) -> Mapping[str, Tensor]:
+    """Takes off the prefix that DataParallel, torch.compile or a training script put before every name.
+
+    Args:
+        state_dict: Tensors by name.
+        names: Those of the model: what they begin with themselves is no wrapper's prefix.
+    """
     for prefix in _WRAPPERS:
-        if all(name.startswith(prefix) for name in state_dict) and not any(
-            name.startswith(prefix) for name in expected
-        ):
-            return _without_wrapper({name.removeprefix(prefix): v for name, v in state_dict.items()}, expected)
+        wrapped = all(name.startswith(prefix) for name in state_dict)
+        if state_dict and wrapped and not any(name.startswith(prefix) for name in names):
+            return unwrap({name.removeprefix(prefix): value for name, value in state_dict.items()}, names)
     return state_dict
+
+
+def random_record(model: nn.Module, seed: int) -> Weights:
+    """Returns the record of a model with random weights."""
+    return Weights(
+        origin="random", description=f"random, seed {seed}", seed=seed, sha256=hash_values(model.state_dict())
+    )
+
+
+def printable(name: str) -> str:
+    """Returns a file's name as text: a manifest holds text, a path may not."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def hash_values(state_dict: Mapping[str, Tensor]) -> str:

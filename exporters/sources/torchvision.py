@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 from torch import nn
 from torchvision.models import WeightsEnum, get_model, get_model_weights
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
 
 from exporters.errors import WeightsError, WeightsUnavailableError
-from exporters.sources.checkpoint import hash_values, load_into, read_state_dict
+from exporters.sources.checkpoint import Checkpoint, load_into, random_record, read_checkpoint
 from exporters.sources.untrained import make_plausible
 from exporters.spec import TorchvisionSource, random_seed
 from exporters.towers.cnn import Cnn
@@ -21,12 +22,12 @@ from runtime.manifest import Weights
 _CALIBRATION_SIZE = 224  # statistics hardly change with the size, and EfficientNet-B7's own takes seven times longer
 
 
-def load_cnn(source: TorchvisionSource, weights: str, image_size: int | None = None) -> Cnn:
+def load_cnn(source: TorchvisionSource, weights: str | Checkpoint, image_size: int | None = None) -> Cnn:
     """Builds a network of torchvision and fills it.
 
     Args:
         source: Which one.
-        weights: ``pretrained``, ``random``, ``random:SEED``, or the path of a state dict.
+        weights: ``pretrained``, ``random``, ``random:SEED``, the path of a state dict, or one that has been read.
         image_size: Side of the centre crop in pixels; ``None`` for that of the pretrained weights.
 
     Raises:
@@ -35,17 +36,17 @@ def load_cnn(source: TorchvisionSource, weights: str, image_size: int | None = N
         UsageError: The seed is not a number.
     """
     pretrained = get_model_weights(source.builder)["DEFAULT"]
-    seed = random_seed(weights)
+    seed = random_seed(weights) if isinstance(weights, str) else None
     model = _build(source, seed or 0)
     if weights == "pretrained":
         record = _load_pretrained(model, source, pretrained)
     elif seed is not None:
         make_plausible(model, _transforms(pretrained, _CALIBRATION_SIZE))
-        record = Weights(
-            origin="random", description=f"random, seed {seed}", seed=seed, sha256=hash_values(model.state_dict())
-        )
+        record = random_record(model, seed)
     else:
-        record = _load_file(model, source, Path(weights))
+        checkpoint = read_checkpoint(Path(weights)) if isinstance(weights, str) else weights
+        load_into(model, checkpoint.state_dict, unused=(source.head,), source=checkpoint.source)
+        record = checkpoint.record
     return Cnn(
         model=model,
         pool=source.pool,
@@ -66,7 +67,7 @@ def _load_pretrained(model: nn.Module, source: TorchvisionSource, pretrained: We
             f"cannot download {pretrained.url} ({exc}); put the file at {cached}, or take --weights PATH or "
             "--weights random"
         ) from exc
-    load_into(model, state_dict, head=source.head, source=str(cached), way_out="delete it, and export again")
+    load_into(model, state_dict, unused=(source.head,), source=str(cached), way_out="delete it, and export again")
     sha256 = record_file(cached).sha256
     published = sha256.startswith(_published_hash(pretrained))
     return Weights(
@@ -88,12 +89,6 @@ def _published_hash(pretrained: WeightsEnum) -> str:
     return match[1]
 
 
-def _load_file(model: nn.Module, source: TorchvisionSource, path: Path) -> Weights:
-    load_into(model, read_state_dict(path), head=source.head, source=str(path))
-    name = path.name.encode("utf-8", "backslashreplace").decode()  # a manifest holds text, a path may not
-    return Weights(origin="file", description=name, file=name, sha256=record_file(path).sha256)
-
-
 def _build(source: TorchvisionSource, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -109,3 +104,10 @@ def _transforms(pretrained: WeightsEnum, image_size: int | None) -> ImageClassif
     resize_size = round(image_size * transforms.resize_size[0] / transforms.crop_size[0])
     resized: ImageClassification = pretrained.transforms(crop_size=image_size, resize_size=resize_size)
     return resized
+
+
+def squashing_transforms(side: int) -> ImageClassification:
+    """Returns the preprocessing that Finetuner trained its CNNs with: any image becomes a square of ``side`` pixels."""
+    transforms = ImageClassification(crop_size=side, interpolation=InterpolationMode.BICUBIC)
+    transforms.resize_size = [side, side]
+    return transforms

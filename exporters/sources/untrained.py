@@ -1,9 +1,9 @@
-"""Makes a randomly initialised CNN behave like a trained one, numerically: nothing fades, explodes or amplifies."""
+"""Makes a randomly initialised network behave like a trained one, numerically: nothing fades, explodes or amplifies."""
 
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models.efficientnet import MBConv
 from torchvision.models.resnet import Bottleneck
 from torchvision.transforms._presets import ImageClassification
@@ -18,7 +18,7 @@ _RESIDUAL_GAMMA = 0.2
 
 
 def make_plausible(model: nn.Module, transforms: ImageClassification) -> None:
-    """Settles the batch norms of a random network, in place and without randomness.
+    """Settles the batch norms of a random CNN, in place and without randomness.
 
     Args:
         model: In evaluation mode; takes what ``transforms`` gives.
@@ -30,21 +30,26 @@ def make_plausible(model: nn.Module, transforms: ImageClassification) -> None:
         elif isinstance(module, MBConv) and module.use_res_connect:
             projection = module.block[-1]
             nn.init.constant_(projection[1].weight, _RESIDUAL_GAMMA)
-    _calibrate_batch_norms(model, transforms)
+    calibrate_batch_norms(model, torch.stack([transforms(photo) for photo in load_photos()]))
 
 
-def _calibrate_batch_norms(model: nn.Module, transforms: ImageClassification) -> None:
-    """Gives every batch norm the statistics that real photos have there.
+def calibrate_batch_norms(model: nn.Module, inputs: Tensor) -> None:
+    """Gives every batch norm the statistics that real inputs have there, in place.
 
     With the initial mean 0 and variance 1 the activations of an untrained EfficientNet fade to 1e-14.
+
+    Args:
+        model: In evaluation mode, which it is left in.
+        inputs: One batch of what ``model`` takes, of two different items or more.
     """
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
+        norm.reset_running_stats()
         norm.momentum = None  # one batch, and its statistics are taken as they are
         norm.train()
     with torch.inference_mode():
-        model(torch.stack([transforms(photo) for photo in load_photos()]))
+        model(inputs)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()

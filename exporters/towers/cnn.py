@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms._presets import ImageClassification
 
-from exporters.modules.pixels import NormalizePixels
 from exporters.modules.pooling import build_image_pooling
-from exporters.photos import load_photos
+from exporters.modules.projection import ProjectionLayer, project_exactly, stack_projections
 from exporters.spec import ExportOptions
-from exporters.towers import GraphInput
+from exporters.towers.image import ImageTower
 from runtime.errors import UsageError
-from runtime.manifest import ImagePreprocessing, Pooling, TensorSpec, Tower, TowerName, Weights
-from runtime.preprocess.image import resize_and_crop
-
-Array = np.ndarray[Any, np.dtype[np.float32]]
-_TRACED_BATCH = 2
+from runtime.manifest import ImagePreprocessing, Pooling, TensorSpec, Tower, Weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +31,8 @@ class Cnn:
         head: Name of the submodule whose input is the pooled ``[batch, channels]`` embedding.
         transforms: The preprocessing of its training: a PIL image to ``[3, height, width]``.
         weights: Where the weights came from.
+        pooling: What the checkpoint says instead of the network's own; ``None`` if it says nothing.
+        projections: Linear layers that the checkpoint has behind the pooling.
     """
 
     model: nn.Module
@@ -45,92 +40,52 @@ class Cnn:
     head: str
     transforms: ImageClassification
     weights: Weights
+    pooling: Pooling | None = None
+    projections: tuple[ProjectionLayer, ...] = ()
 
 
-class CnnTower:
+class CnnTower(ImageTower):
     """A :class:`Cnn` as an ``ExportableTower``."""
 
-    name: TowerName = "image"
-
     def __init__(self, cnn: Cnn, options: ExportOptions, *, output_dim: int) -> None:
-        """Works out the record; traces and runs nothing yet."""
+        """Works out the record; traces and runs nothing yet.
+
+        Args:
+            cnn: The network.
+            options: What the user chose.
+            output_dim: Length of the vector that enters its head.
+
+        Raises:
+            UsageError: An option is not for CNNs.
+        """
         self._cnn = cnn
-        self.weights = cnn.weights
-        self.output_dim = output_dim
-        self._normalize = bool(options.normalize)
-        self._pooling = options.pooling or Pooling(method="avg")
-        if self._pooling.method not in ("avg", "gem"):
-            raise UsageError(f"pooling {self._pooling.method} is for texts; images take avg or gem")
-        self._preprocessing = _preprocessing(cnn, options)
-        self.record = Tower(
-            graph="image.onnx",
-            inputs=self._preprocessing.graph_inputs(),
-            output=TensorSpec(name="embedding", dtype="float32", shape=("batch", output_dim)),
-            preprocessing=self._preprocessing,
-            pooling=self._pooling,
-            normalized=self._normalize,
-            decided_by="user" if options.pooling or options.normalize is not None else "default",
-        )
+        if cnn.projections:
+            output_dim = cnn.projections[-1][0].out_features
+        super().__init__(_record(cnn, options, output_dim), cnn.weights, output_dim, cnn.transforms)
 
-    def module(self) -> nn.Module:
-        """Returns pixel normalisation (unless the caller does it), backbone, pooling and normalisation in one."""
+    def backbone(self) -> nn.Module:
+        """Returns the network with the pooling of the record, its head removed, and the projections behind it."""
         backbone = copy.deepcopy(self._cnn.model)
-        backbone.set_submodule(self._cnn.pool, build_image_pooling(self._pooling))
+        backbone.set_submodule(self._cnn.pool, build_image_pooling(self.record.pooling))
         backbone.set_submodule(self._cnn.head, nn.Identity())
-        recipe = self._preprocessing
-        normalize = NormalizePixels(recipe.mean, recipe.std) if recipe.arithmetic == "graph" else nn.Identity()
-        return _Embedding(normalize, backbone, unit_length=self._normalize).eval()
+        return nn.Sequential(backbone, *stack_projections(self._cnn.projections))
 
-    def inputs(self) -> Sequence[GraphInput]:
-        """Returns the one input, with photos for an example."""
-        if self._preprocessing.arithmetic == "caller":
-            example = torch.stack([self._cnn.transforms(photo) for photo in self.items()[:_TRACED_BATCH]])
-        else:
-            pixels = [resize_and_crop(photo, self._preprocessing) for photo in self.items()[:_TRACED_BATCH]]
-            example = torch.from_numpy(np.stack(pixels))
-        return [GraphInput(spec=self.record.inputs[0], example=example)]
-
-    def items(self) -> Sequence[Image.Image]:
-        """Returns the photos that ship with the exporters."""
-        return load_photos()
-
-    def write_files(self, folder: Path) -> None:
-        """Writes nothing: the manifest holds all that preprocessing needs."""
-
-    def reference(self) -> Array:
-        """Returns what enters the head of the unmodified model when it sees the photos through its own transforms.
+    def embed(self, pixel_values: Tensor) -> Tensor:
+        """Returns what enters the head of the unmodified model, projected in float64 where there are projections.
 
         For GeM, which no model has by itself, it is what enters the model's own pooling, pooled in float64.
         """
-        pooling = self._pooling
+        pooling = self.record.pooling
         watched = self._cnn.head if pooling.method == "avg" else self._cnn.pool
-        rows = [self._input_of(watched, self._cnn.transforms(photo)[None]) for photo in self.items()]
-        vectors = np.concatenate(rows).astype(np.float64)
+        features = self._input_of(watched, pixel_values).double().numpy()
         if pooling.p is not None and pooling.eps is not None:
-            vectors = _gem(vectors, pooling.p, pooling.eps)
-        if self._normalize:
-            vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        return vectors.astype(np.float32)
+            features = _gem(features, pooling.p, pooling.eps)
+        return project_exactly(self._cnn.projections, torch.from_numpy(features))[0]
 
-    def _input_of(self, submodule: str, pixel_values: Tensor) -> Array:
-        with torch.inference_mode(), _captured_input(self._cnn.model.get_submodule(submodule)) as captured:
+    def _input_of(self, submodule: str, pixel_values: Tensor) -> Tensor:
+        with _captured_input(self._cnn.model.get_submodule(submodule)) as captured:
             self._cnn.model(pixel_values)
-        row: Array = captured[0].numpy()
-        return row
-
-
-class _Embedding(nn.Module):
-    """From the graph's input to its output."""
-
-    def __init__(self, normalize: nn.Module, backbone: nn.Module, *, unit_length: bool) -> None:
-        super().__init__()
-        self.normalize = normalize
-        self.backbone = backbone
-        self.unit_length = unit_length
-
-    def forward(self, images: Tensor) -> Tensor:
-        embedding: Tensor = self.backbone(self.normalize(images))
-        return nn.functional.normalize(embedding, dim=-1) if self.unit_length else embedding
+        return captured[0]
 
 
 @contextmanager
@@ -148,16 +103,35 @@ def _gem(features: np.ndarray[Any, Any], p: float, eps: float) -> np.ndarray[Any
     return means
 
 
-def _preprocessing(cnn: Cnn, options: ExportOptions) -> ImagePreprocessing:
-    transforms = cnn.transforms
-    (crop_size,), (resize_size,) = transforms.crop_size, transforms.resize_size
+def _record(cnn: Cnn, options: ExportOptions, output_dim: int) -> Tower:
+    pooling = options.pooling or cnn.pooling or Pooling(method="avg")
+    if pooling.method not in ("avg", "gem"):
+        raise UsageError(f"pooling {pooling.method} is not for CNNs, which take avg or gem")
+    preprocessing = _preprocessing(cnn.transforms, options)
+    by_user = options.pooling is not None or options.normalize is not None
+    return Tower(
+        graph="image.onnx",
+        inputs=preprocessing.graph_inputs(),
+        output=TensorSpec(name="embedding", dtype="float32", shape=("batch", output_dim)),
+        preprocessing=preprocessing,
+        pooling=pooling,
+        projections=tuple(record for record, _ in cnn.projections),
+        normalized=bool(options.normalize),
+        decided_by="user" if by_user else "checkpoint" if cnn.pooling or cnn.projections else "default",
+    )
+
+
+def _preprocessing(transforms: ImageClassification, options: ExportOptions) -> ImagePreprocessing:
+    (crop_size,) = transforms.crop_size
+    resize_size, *other = transforms.resize_size  # torchvision takes two sizes for a height and a width
     red, green, blue = transforms.mean
     red_std, green_std, blue_std = transforms.std
     return ImagePreprocessing(
+        resize="squash" if other else "short_side",
         resize_size=resize_size,
         interpolation=transforms.interpolation.value,
         crop_size=crop_size,
         mean=(red, green, blue),
         std=(red_std, green_std, blue_std),
-        arithmetic="graph" if options.input == "uint8" else "caller",
+        arithmetic=options.arithmetic,
     )

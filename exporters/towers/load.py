@@ -1,31 +1,75 @@
-"""From an entry of the catalogue to its tower, importing the libraries of its family alone."""
+"""From an entry of the catalogue to its towers, importing the libraries of its family alone."""
 
 from __future__ import annotations
 
-from typing import assert_never
+from pathlib import Path
+from typing import TYPE_CHECKING, assert_never
 
-from exporters.registry import find_source
-from exporters.spec import BackboneSpec, ExportOptions, HuggingFaceSource, TorchvisionSource
+from exporters.registry import BACKBONES
+from exporters.sources.finetuner import is_run
+from exporters.spec import (
+    BackboneSpec,
+    ClipSource,
+    ExportOptions,
+    HuggingFaceSource,
+    OpenClipSource,
+    PointNetSource,
+    TorchvisionSource,
+    random_seed,
+)
 from exporters.towers import ExportableTower
+from runtime.errors import UsageError
+
+if TYPE_CHECKING:
+    from exporters.towers.clip import Clip
 
 
-def load_tower(spec: BackboneSpec, options: ExportOptions) -> ExportableTower:
-    """Builds the backbone, fills it with the weights that ``options`` ask for, and returns its tower.
+def load_towers(spec: BackboneSpec, options: ExportOptions) -> list[ExportableTower]:
+    """Builds the backbone, fills it with the weights that ``options`` ask for, and returns its towers.
 
     Raises:
         WeightsError: The weights cannot be had, or do not fit.
         UsageError: An option is not for this family.
     """
-    source = find_source(spec)
+    source = spec.source
+    if source is None:
+        raise TypeError(f"{spec.name} has no source of weights: build its towers, and hand them to export_towers")
+    if options.weights != "pretrained" and random_seed(options.weights) is None and is_run(Path(options.weights)):
+        from exporters.towers.run import load_run_towers
+
+        return load_run_towers(spec, source, options)
+    if options.select_model:
+        raise UsageError("select_model is for Finetuner run artifacts; a CLIP's one tower is chosen by tower")
     if isinstance(source, TorchvisionSource):
         from exporters.sources.torchvision import load_cnn
         from exporters.towers.cnn import CnnTower
 
         cnn = load_cnn(source, options.weights, options.image_size)
-        return CnnTower(cnn, options, output_dim=spec.output_dim)
+        return [CnnTower(cnn, options, output_dim=spec.output_dim)]
     if isinstance(source, HuggingFaceSource):
-        from exporters.sources.huggingface import load_text
-        from exporters.towers.text import TextTower
+        from exporters.sources.huggingface import load_transformer
+        from exporters.towers.transformer import TransformerTower
 
-        return TextTower(load_text(source, options.weights), options)
+        descendant = spec.name not in BACKBONES
+        text = load_transformer(source, options.weights, tokenizer=options.tokenizer, any_family=descendant)
+        return [TransformerTower(text, options)]
+    if isinstance(source, ClipSource | OpenClipSource):
+        from exporters.towers.clip import clip_towers
+
+        return clip_towers(_load_clip(source, options), options)
+    if isinstance(source, PointNetSource):
+        from exporters.sources.pointnet import load_pointnet
+        from exporters.towers.pointnet import PointNetTower
+
+        return [PointNetTower(load_pointnet(source, options.weights), options)]
     assert_never(source)
+
+
+def _load_clip(source: ClipSource | OpenClipSource, options: ExportOptions) -> Clip:
+    if isinstance(source, ClipSource):
+        from exporters.sources.clip import load_clip
+
+        return load_clip(source, options.weights, arithmetic=options.arithmetic, tokenizer=options.tokenizer)
+    from exporters.sources.openclip import load_open_clip
+
+    return load_open_clip(source, options.weights, arithmetic=options.arithmetic, tokenizer=options.tokenizer)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")  # tell a path from a text
+
 
 class UnusableItemError(ValueError):
     """The item cannot be embedded; the message is the reason."""

@@ -1,7 +1,8 @@
-"""Images: decode, orient, convert to RGB, resize, crop; bit for bit what torchvision's transforms do.
+"""Images: decode, orient, convert to RGB, resize, crop; bit for bit what the transforms of their training do.
 
 Source: ``torchvision.transforms._presets.ImageClassification`` and the Pillow branch of
-``torchvision.transforms.functional`` (https://github.com/pytorch/vision).
+``torchvision.transforms.functional`` (https://github.com/pytorch/vision), which open_clip uses too;
+``CLIPImageProcessorPil`` (https://github.com/huggingface/transformers), which differs in the rounding of the crop.
 """
 
 from __future__ import annotations
@@ -101,11 +102,11 @@ def resize_and_crop(image: Image.Image, preprocessing: ImagePreprocessing) -> Pi
             ``PIL.Image.MAX_IMAGE_PIXELS``.
     """
     crop = preprocessing.crop_size
-    width, height = _resized_size(image.width, image.height, preprocessing.resize_size)
+    width, height = _resized_size(image, preprocessing)
     _check_size(width, height, "resized to ")
     if (width, height) != image.size:
         image = image.resize((width, height), _FILTERS[preprocessing.interpolation])
-    left, top = round((width - crop) / 2), round((height - crop) / 2)
+    left, top = (_crop_offset(size - crop, preprocessing.crop_rounding) for size in (width, height))
     return np.asarray(image.crop((left, top, left + crop, top + crop)))
 
 
@@ -181,10 +182,17 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _resized_size(width: int, height: int, short_side: int) -> tuple[int, int]:
+def _resized_size(image: Image.Image, preprocessing: ImagePreprocessing) -> tuple[int, int]:
+    width, height, side = image.width, image.height, preprocessing.resize_size
+    if preprocessing.resize == "squash":
+        return side, side
     if width <= height:
-        return short_side, int(short_side * height / width)
-    return int(short_side * width / height), short_side
+        return side, int(side * height / width)
+    return int(side * width / height), side
+
+
+def _crop_offset(surplus: int, rounding: str) -> int:
+    return surplus // 2 if rounding == "floor" else round(surplus / 2)
 
 
 def _reason(exc: Exception) -> str:

@@ -1,18 +1,19 @@
-"""Texts: tokenize with the ``tokenizers`` library alone, cut with notice, pad to the longest of a batch.
+"""Texts: clean, tokenize with the ``tokenizers`` library alone, cut with notice, pad to the longest of a batch.
 
 Gives the ids that transformers' ``AutoTokenizer`` gives for the same ``tokenizer.json``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import html
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from tokenizers import Tokenizer
 
-from runtime.errors import IntegrityError
+from runtime.errors import IntegrityError, MissingDependencyError
 from runtime.manifest import TextPreprocessing
 from runtime.preprocess import UnusableItemError
 
@@ -37,7 +38,9 @@ class TextPreprocessor:
 
         Raises:
             IntegrityError: The file is no tokenizer.
+            MissingDependencyError: The texts are to be cleaned by a package that is not installed.
         """
+        self._clean = _find_cleaning(preprocessing.cleaning)
         path = folder / preprocessing.tokenizer
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
@@ -57,7 +60,7 @@ class TextPreprocessor:
         if not isinstance(item, str):
             raise UnusableItemError(f"a {type(item).__name__} is not a text; give a string")
         try:
-            encoding = self._tokenizer.encode(item)
+            encoding = self._tokenizer.encode(self._clean(item))
         except Exception as exc:  # lone surrogates are refused with a bare TypeError
             raise UnusableItemError(f"it cannot be tokenized ({exc})") from exc
         return Tokens(encoding.ids, bool(encoding.overflowing))
@@ -71,3 +74,17 @@ class TextPreprocessor:
             input_ids[index, : len(row.ids)] = row.ids
             attention_mask[index, : len(row.ids)] = 1
         return {"input_ids": input_ids, "attention_mask": attention_mask}
+
+
+def _find_cleaning(name: str) -> Callable[[str], str]:
+    if name == "none":
+        return str
+    try:
+        from ftfy import fix_text
+    except ModuleNotFoundError as exc:
+        raise MissingDependencyError(
+            "this artifact cleans texts as open_clip does, for which it needs ftfy; install it with "
+            "`pip install 'embedding-backbones[openclip]'`"
+        ) from exc
+    # Source: open_clip's tokenizers, https://github.com/mlfoundations/open_clip/blob/main/src/open_clip/tokenizer.py
+    return lambda text: " ".join(html.unescape(html.unescape(fix_text(text))).split())

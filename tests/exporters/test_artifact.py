@@ -162,7 +162,7 @@ def test_a_full_disk_leaves_nothing(
 def test_golden_items_come_back(tmp_path: Path) -> None:
     images = [np.full((4, 5 + i, 3), i, np.uint8) for i in range(2)]
     vectors = np.eye(2, dtype=np.float32)
-    write_golden(tmp_path, "image", images, vectors)
+    write_golden(tmp_path, {"image": (images, vectors)})
     read, read_vectors = read_golden(tmp_path, "image", 2)
     for image, expected in zip(read, images, strict=True):
         np.testing.assert_array_equal(image, expected)

@@ -19,7 +19,7 @@ import torch
 from torchvision.models import ResNet50_Weights, resnet50
 
 from exporters.photos import load_photos
-from exporters.registry import BACKBONES, exportable_names
+from exporters.registry import BACKBONES
 from exporters.sources.untrained import make_plausible
 from exporters.texts import TEXTS
 
@@ -63,7 +63,7 @@ def lean(python: Path, *arguments: str | Path) -> subprocess.CompletedProcess[st
     )
 
 
-@pytest.fixture(scope="session", params=exportable_names())
+@pytest.fixture(scope="session", params=BACKBONES)
 def real(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The artifact of a real architecture with random weights; deleted afterwards, as together they take 5 GB."""
     output = tmp_path_factory.mktemp("artifacts")

@@ -59,7 +59,7 @@ def test_nothing_of_the_exporting_machine_is_in_the_graph(exported: Path) -> Non
 @pytest.mark.parametrize("opset", [OPSETS[0], OPSETS[-1]])
 def test_the_opset_is_the_one_asked_for(opset: int) -> None:
     graph = build_graph(nn.Linear(4, 3).eval(), [make_input()], OUTPUT, opset=opset)
-    assert graph.opset_import[0].version == opset
+    assert graph.opset_imports[""] == opset
 
 
 def test_a_name_that_a_module_has_too_is_no_collision() -> None:
@@ -73,7 +73,7 @@ def test_a_name_that_a_module_has_too_is_no_collision() -> None:
             return embedded
 
     graph = build_graph(Embeds().eval(), [make_input()], OUTPUT)
-    names = [name for node in graph.graph.node for name in node.output] + [t.name for t in graph.graph.initializer]
+    names = [value.name for node in graph.graph for value in node.outputs] + list(graph.graph.initializers)
     assert names.count("embedding") == 1
 
 

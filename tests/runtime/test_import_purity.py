@@ -35,7 +35,18 @@ def probe(code: str, heavy: tuple[str, ...] = HEAVY) -> str:
 
 
 def test_importing_the_runtime_loads_nothing_heavy() -> None:
-    assert probe("import runtime, runtime.cli", (*HEAVY, "onnxruntime", "tqdm")) == ""
+    assert probe("import runtime, runtime.cli", (*HEAVY, "onnxruntime", "tqdm", "trimesh")) == ""
+
+
+def test_point_clouds_are_prepared_without_trimesh() -> None:
+    code = """
+import numpy as np
+from runtime.manifest import PointCloudPreprocessing
+from runtime.preprocess.pointcloud import PointCloudPreprocessor
+preprocessor = PointCloudPreprocessor(PointCloudPreprocessing(num_points=9, min_points=2, seed=0))
+assert preprocessor.prepare(np.eye(3)).shape == (3, 3)
+"""
+    assert probe(code, (*HEAVY, "trimesh")) == ""
 
 
 def test_embedding_loads_nothing_heavy(exported: Path, photo_paths: list[Path]) -> None:
@@ -60,6 +71,6 @@ except SystemExit:
     assert probe(code, not_ours) == ""
 
 
-@pytest.mark.parametrize("name", ["torch", "exporters"])
+@pytest.mark.parametrize("name", ["torch", "exporters", "trimesh"])
 def test_the_probe_can_fail(name: str) -> None:
-    assert probe(f"import runtime, {name}").startswith(f"loaded: {name}")
+    assert probe(f"import runtime, {name}", (*HEAVY, "trimesh")).startswith(f"loaded: {name}")

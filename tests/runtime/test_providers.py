@@ -107,7 +107,7 @@ def test_every_provider_computes_what_was_proven() -> None:
 
 def test_a_failed_run_does_not_go_on_with_the_cpu(exported: Path) -> None:
     """onnxruntime's own fallback says so by print() alone: it must be off."""
-    assert not runtime.load(exported)._session._session._enable_fallback
+    assert not runtime.load(exported)._towers["image"].session._session._enable_fallback
 
 
 @pytest.mark.parametrize("threads", [0, -1, 100_000])

@@ -9,7 +9,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 import runtime
-from exporters.sources.random_tokenizer import build_tokenizer
+from exporters.sources.random_tokenizer import random_tokenizer
 from exporters.texts import TEXTS
 from runtime.manifest import TextPreprocessing
 from runtime.preprocess import UnusableItemError
@@ -34,10 +34,9 @@ HARD = (
 @pytest.fixture(params=["bert", "t5"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A folder with a tokenizer whose own file asks for another truncation and padding, as real ones do."""
-    backend, special = build_tokenizer(request.param)
-    backend.enable_truncation(5)
-    backend.enable_padding(length=9)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **special)  # type: ignore[no-untyped-call]
+    tokenizer = random_tokenizer(request.param, 64)
+    tokenizer.backend_tokenizer.enable_truncation(5)
+    tokenizer.backend_tokenizer.enable_padding(length=9)
     tokenizer.save_pretrained(tmp_path)
     return tmp_path
 

@@ -1,0 +1,134 @@
+"""Torch operators of our own, each with the ONNX operators that do the same, to the last index.
+
+Both choose points by distance, and a choice is all or nothing: one bit of a distance can mean another point, and so
+another vector. Hence one formula for distances, in one order of operations, and one winner among equals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from onnxscript import BOOL, FLOAT, INT64, graph, opset18, script
+from torch import Tensor
+
+op: Any = opset18
+
+
+@torch.library.custom_op("embedding_backbones::farthest_points", mutates_args=())
+def farthest_points(points: Tensor, count: int) -> Tensor:
+    """Chooses points: the first, and then again and again the one that is farthest from all those chosen before.
+
+    Of equally far ones the lowest index is chosen, so 0 again once every different point has been.
+
+    Source: Qi et al. 2017, section 3.2, https://arxiv.org/abs/1706.02413; the start at index 0 is Finetuner's.
+
+    Args:
+        points: ``[batch, num_points, 3]`` float32, finite, in any unit; ``num_points`` at least 1.
+        count: How many to choose, at least 1.
+
+    Returns:
+        ``[batch, count]`` int64: indices into ``num_points``, in the order of choice.
+    """
+    x, y, z = points.unbind(dim=2)
+    nearest = torch.full_like(x, torch.inf)
+    farthest = torch.zeros_like(x[:, :1], dtype=torch.int64)
+    chosen = [farthest]
+    for _ in range(count - 1):
+        nearest = torch.minimum(nearest, _squared_length(*(plane - plane.gather(1, farthest) for plane in (x, y, z))))
+        farthest = nearest.argmax(dim=1, keepdim=True)  # of equals the first, says its documentation
+        chosen.append(farthest)
+    return torch.cat(chosen, dim=1)
+
+
+@farthest_points.register_fake
+def _(points: Tensor, count: int) -> Tensor:
+    return points.new_empty((points.shape[0], count), dtype=torch.int64)
+
+
+@script()
+def _farthest_points(points: FLOAT, count: int) -> INT64:
+    # Three planes of [batch, num_points]: a loop over [batch, num_points, 3] takes five times as long.
+    x = op.Gather(points, 0, axis=2)
+    y = op.Gather(points, 1, axis=2)
+    z = op.Gather(points, 2, axis=2)
+    first = op.Expand(op.Constant(value_int=0), op.Concat(op.Shape(x, end=1), [1], axis=0))
+    unknown = op.Expand(op.Constant(value_float=float("inf")), op.Shape(x))
+
+    # A Python loop would do, but onnxscript orders its variables by their hashes, which differ from process to process.
+    # FLOAT and INT64 here would mean scalars, and a return type would be taken for that of the function around.
+    @graph()
+    def choose(step: INT64, condition: BOOL, farthest, nearest):  # type: ignore[no-untyped-def]
+        dx = op.Sub(x, op.GatherElements(x, farthest, axis=1))
+        dy = op.Sub(y, op.GatherElements(y, farthest, axis=1))
+        dz = op.Sub(z, op.GatherElements(z, farthest, axis=1))
+        distances = op.Add(op.Add(op.Mul(dx, dx), op.Mul(dy, dy)), op.Mul(dz, dz))
+        nearer = op.Min(nearest, distances)
+        next_farthest = op.ArgMax(nearer, axis=1)  # of equals the first, says its specification
+        return op.Identity(condition), next_farthest, nearer, op.Identity(farthest)
+
+    _last, _nearest, chosen = op.Loop(op.Constant(value_int=count), None, first, unknown, body=choose)
+    indices: INT64 = op.Transpose(op.Squeeze(chosen, [2]), perm=[1, 0])
+    return indices
+
+
+@torch.library.custom_op("embedding_backbones::smallest", mutates_args=())
+def smallest(distances: Tensor, count: int) -> Tensor:
+    """Finds the smallest distances of each row; of equal ones those of the lowest index.
+
+    ``torch.topk`` promises nothing about equal ones, and a stable sort of whole rows takes twice as long as this.
+
+    Args:
+        distances: ``[batch, rows, num_points]`` float32, none negative or NaN; ``num_points`` at least ``count``.
+        count: How many to find.
+
+    Returns:
+        ``[batch, rows, count]`` int64: indices into ``num_points``, that of the smallest distance first.
+    """
+    num_points = distances.shape[-1]
+    # The bits of floats that are not negative, read as integers, are in the floats' order; no two keys are equal.
+    keys = distances.view(torch.int32).to(torch.int64) * num_points + torch.arange(num_points, device=distances.device)
+    return keys.topk(count, largest=False).indices
+
+
+@smallest.register_fake
+def _(distances: Tensor, count: int) -> Tensor:
+    return distances.new_empty((*distances.shape[:-1], count), dtype=torch.int64)
+
+
+@script()
+def _smallest(distances: FLOAT, count: int) -> INT64:
+    size = op.Reshape(op.Constant(value_int=count), [1])
+    _, found = op.TopK(distances, size, largest=0)  # of equals the lowest index first, says its specification
+    indices: INT64 = found
+    return indices
+
+
+def nearest_neighbors(points: Tensor, centroids: Tensor, count: int) -> Tensor:
+    """Finds the points that are nearest to each centroid, in the order of distance; of equally near ones the first.
+
+    Args:
+        points: ``[batch, num_points, 3]`` float32, finite; ``num_points`` at least ``count``.
+        centroids: ``[batch, num_centroids, 3]`` float32, finite, in the same unit.
+        count: How many for each centroid.
+
+    Returns:
+        ``[batch, num_centroids, count]`` int64: indices into ``num_points``.
+    """
+    planes = zip(points.unbind(dim=2), centroids.unbind(dim=2), strict=True)
+    distances = _squared_length(*(plane[:, None] - center[:, :, None] for plane, center in planes))
+    indices: Tensor = smallest(distances, count)
+    return indices
+
+
+def _squared_length(dx: Tensor, dy: Tensor, dz: Tensor) -> Tensor:
+    """Returns the sum of squares in the one order in which the graphs compute it too."""
+    return dx * dx + dy * dy + dz * dz
+
+
+TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
+    torch.ops.embedding_backbones.farthest_points.default: _farthest_points,
+    torch.ops.embedding_backbones.smallest.default: _smallest,
+}
+"""What torch's exporter is to write for each operator of this file."""

@@ -1,0 +1,157 @@
+"""From a Finetuner run artifact to towers: its pooler, projection head and names honoured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, assert_never
+
+from torch import Tensor
+
+from exporters.errors import WeightsMismatchError
+from exporters.registry import BACKBONES
+from exporters.sources.checkpoint import Checkpoint
+from exporters.sources.finetuner import RunModel, combine_records, read_run
+from exporters.spec import (
+    BackboneSpec,
+    ClipSource,
+    ExportOptions,
+    HuggingFaceSource,
+    OpenClipSource,
+    PointNetSource,
+    Source,
+    TorchvisionSource,
+)
+from exporters.towers import ExportableTower
+from runtime.manifest import Pooling, TowerName
+
+if TYPE_CHECKING:
+    from exporters.towers.clip import Clip
+
+_IMAGE_SIZE = 224  # Finetuner squashed the images of all its CNNs to this, EfficientNet-B7's too
+# Each half's names in a run, and in the whole CLIP. A run of open_clip holds the whole one twice.
+_HF_HALVES: Mapping[TowerName, Mapping[str, str]] = {
+    "text": {"_model.": "text_model.", "_projection.": "text_projection."},
+    "image": {"_model.": "vision_model.", "_projection.": "visual_projection."},
+}
+_OPEN_CLIP_HALVES: Mapping[TowerName, Mapping[str, str]] = {
+    "text": {"_model.text.": "text."},
+    "image": {"_model.visual.": "visual."},
+}
+_CLIP_MODELS: dict[str, TowerName] = {"clip-text": "text", "clip-vision": "image"}
+
+
+def load_run_towers(spec: BackboneSpec, source: Source, options: ExportOptions) -> list[ExportableTower]:
+    """Reads the run artifact that ``options.weights`` names, and returns the towers of its models.
+
+    Raises:
+        WeightsError: It is damaged, is of another backbone, or holds two models and none is selected.
+        UsageError: An option is not for this family.
+    """
+    selected = options.select_model or {tower: name for name, tower in _CLIP_MODELS.items()}.get(
+        options.tower or "mesh"
+    )
+    models = read_run(Path(options.weights), selected)
+    for model in models:
+        _check_descriptor(spec, source, model)
+    if isinstance(source, ClipSource | OpenClipSource):
+        return _clip_towers(source, models, options)
+    (model,) = models
+    if isinstance(source, TorchvisionSource):
+        return [_cnn_tower(spec, source, model, options)]
+    if isinstance(source, HuggingFaceSource):
+        return [_text_tower(source, model, options)]
+    if isinstance(source, PointNetSource):
+        from exporters.sources.pointnet import load_pointnet
+        from exporters.towers.pointnet import PointNetTower
+
+        return [PointNetTower(load_pointnet(source, model.checkpoint), options)]
+    assert_never(source)
+
+
+def _check_descriptor(spec: BackboneSpec, source: Source, model: RunModel) -> None:
+    """Refuses a run of another backbone of the catalogue; of one that is not in it, the state dict tells."""
+    stated = model.descriptor.rpartition("/")[2]
+    others = [other.name for other in BACKBONES.values() if other.source and other.source.descriptor == stated]
+    if others and stated != source.descriptor:
+        raise WeightsMismatchError(
+            f"{model.checkpoint.source} was fine-tuned from {stated}, not from {source.descriptor}; export it as "
+            f"{others[0]}, not {spec.name}"
+        )
+
+
+def _cnn_tower(
+    spec: BackboneSpec, source: TorchvisionSource, model: RunModel, options: ExportOptions
+) -> ExportableTower:
+    from exporters.sources.torchvision import load_cnn, squashing_transforms
+    from exporters.towers.cnn import CnnTower
+
+    checkpoint, projections = model.split("embed_model.")
+    cnn = replace(
+        load_cnn(source, checkpoint),
+        transforms=squashing_transforms(options.image_size or _IMAGE_SIZE),
+        pooling=model.pooling,
+        projections=projections,
+    )
+    return CnnTower(cnn, options, output_dim=BACKBONES.get(spec.name, spec).output_dim)
+
+
+def _text_tower(source: HuggingFaceSource, model: RunModel, options: ExportOptions) -> ExportableTower:
+    from exporters.sources.huggingface import load_transformer
+    from exporters.sources.sentence_layers import SentenceLayers
+    from exporters.towers.transformer import TransformerTower
+
+    checkpoint, projections = model.split("_model.")
+    layers = SentenceLayers(pooling=model.pooling or Pooling(method="mean"), projections=projections)
+    return TransformerTower(load_transformer(source, checkpoint, tokenizer=options.tokenizer, layers=layers), options)
+
+
+def _clip_towers(
+    source: ClipSource | OpenClipSource, models: Sequence[RunModel], options: ExportOptions
+) -> list[ExportableTower]:
+    from exporters.towers.clip import clip_towers
+
+    halves = {_tower_of(model): model for model in models}
+    parts = _HF_HALVES if isinstance(source, ClipSource) else _OPEN_CLIP_HALVES
+    state_dict: dict[str, Tensor] = {}
+    for tower, model in halves.items():
+        state_dict |= _rename(model, parts[tower])
+    checkpoint = Checkpoint(
+        state_dict=state_dict,
+        source=" and ".join(model.checkpoint.source for model in models),
+        record=combine_records(models),
+    )
+    unused = tuple(part.rstrip(".") for tower in parts.keys() - halves.keys() for part in parts[tower].values())
+    clip = _load_clip(source, checkpoint, options, unused)
+    return [tower for tower in clip_towers(clip, replace(options, tower=None)) if tower.name in halves]
+
+
+def _tower_of(model: RunModel) -> TowerName:
+    if model.name not in _CLIP_MODELS:
+        raise WeightsMismatchError(
+            f"{model.checkpoint.source} is called {model.name}, where {' or '.join(_CLIP_MODELS)} is expected"
+        )
+    return _CLIP_MODELS[model.name]
+
+
+def _rename(model: RunModel, parts: Mapping[str, str]) -> dict[str, Tensor]:
+    """Returns the tensors of one half by the names that the whole CLIP has for them."""
+    return {
+        new + name.removeprefix(old): value
+        for name, value in model.checkpoint.state_dict.items()
+        for old, new in parts.items()
+        if name.startswith(old)
+    }
+
+
+def _load_clip(
+    source: ClipSource | OpenClipSource, checkpoint: Checkpoint, options: ExportOptions, unused: tuple[str, ...]
+) -> Clip:
+    if isinstance(source, ClipSource):
+        from exporters.sources.clip import load_clip
+
+        return load_clip(source, checkpoint, arithmetic=options.arithmetic, tokenizer=options.tokenizer, unused=unused)
+    from exporters.sources.openclip import load_open_clip
+
+    return load_open_clip(source, checkpoint, arithmetic=options.arithmetic, tokenizer=options.tokenizer, unused=unused)
