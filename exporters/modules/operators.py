@@ -7,11 +7,18 @@ another vector. Hence one formula for distances, in one order of operations, and
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from onnxscript import BOOL, FLOAT, INT64, graph, opset18, script
 from torch import Tensor
+
+if TYPE_CHECKING:
+    _Index = INT64
+    _Plane = FLOAT
+else:  # a loop's variables; onnxscript takes plain INT64 and FLOAT for scalars, and OpenVINO needs a type
+    _Index = INT64["batch", 1]
+    _Plane = FLOAT["batch", "num_points"]
 
 op: Any = opset18
 
@@ -57,9 +64,9 @@ def _farthest_points(points: FLOAT, count: int) -> INT64:
     unknown = op.Expand(op.Constant(value_float=float("inf")), op.Shape(x))
 
     # A Python loop would do, but onnxscript orders its variables by their hashes, which differ from process to process.
-    # FLOAT and INT64 here would mean scalars, and a return type would be taken for that of the function around.
+    # A return type here it would take for that of the function around.
     @graph()
-    def choose(step: INT64, condition: BOOL, farthest, nearest):  # type: ignore[no-untyped-def]
+    def choose(step: INT64, condition: BOOL, farthest: _Index, nearest: _Plane):  # type: ignore[no-untyped-def]
         dx = op.Sub(x, op.GatherElements(x, farthest, axis=1))
         dy = op.Sub(y, op.GatherElements(y, farthest, axis=1))
         dz = op.Sub(z, op.GatherElements(z, farthest, axis=1))

@@ -76,7 +76,7 @@ def _load_folder(folder: Path, weights: Weights, arithmetic: Arithmetic) -> Clip
     if not isinstance(config, CLIPConfig):
         raise WeightsMismatchError(f"{folder} is a {config.model_type}, where a clip is expected")
     model = load_with_transformers(CLIPModel, folder, "clip", ignored=_UNUSED)
-    return _assemble(model, read_tokenizer(folder, model), _read_processor(folder), weights, arithmetic)
+    return _assemble(model, read_tokenizer(folder, _vocab_size(model)), _read_processor(folder), weights, arithmetic)
 
 
 def _fill(
@@ -85,7 +85,7 @@ def _fill(
     folder = folder or download_tokenizer(source.model_id, source.revision)
     model = _build(source, seed=0)
     load_into(model, checkpoint.state_dict, unused=(*_UNUSED, *unused), source=checkpoint.source)
-    tokenizer = read_tokenizer(folder, model)
+    tokenizer = read_tokenizer(folder, _vocab_size(model))
     return _assemble(model, tokenizer, _default_processor(source), checkpoint.record, arithmetic)
 
 
@@ -142,6 +142,12 @@ def _assemble(
         normalized=False,
         weights=weights,
     )
+
+
+def _vocab_size(model: CLIPModel) -> int:
+    text: Any = model.config.text_config
+    size: int = text.vocab_size
+    return size
 
 
 def _linear(in_features: int, out_features: int) -> Projection:

@@ -42,6 +42,14 @@ from runtime.manifest import MIN_TEXT_LENGTH, Weights
 _NO_LIMIT = 1_000_000  # transformers writes 1e30 where a tokenizer states none
 _DEFAULT_LENGTH = 512  # of T5, whose positions are relative and state none either
 _ENCODERS = {"bert": BertModel, "distilbert": DistilBertModel, "t5": T5EncoderModel}
+_VOCABULARIES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+)
 # What is not exported: BERT's pooler for its pre-training, T5's other half, and counters that older versions saved.
 _UNUSED = ("pooler", "decoder", "lm_head", "embeddings.position_ids")
 # Where the state dict of a SentenceTransformer has its encoder, and the linear layers behind the pooling.
@@ -64,7 +72,7 @@ def load_transformer(
         weights: ``pretrained``, ``random``, ``random:SEED``, a folder in either library's layout, whose own files then
             decide everything, the file of a state dict, or one that has been read.
         tokenizer: For a state dict, the folder that holds its tokenizer; by default that of ``source`` on the hub.
-        layers: For a state dict, what follows the encoder; by default what the tokenizer's folder says.
+        layers: For a state dict of the encoder alone, what follows it; by default what the tokenizer's folder says.
         any_family: Whether a folder may hold another architecture than that of ``source``.
 
     Raises:
@@ -109,7 +117,7 @@ def load_folder(folder: Path, weights: Weights, *, expected: str | None = None) 
         raise WeightsMismatchError(f"{folder} is a {config.model_type}, where a text encoder is expected")
     loader = T5EncoderModel if config.model_type == "t5" else AutoModel
     model = load_with_transformers(loader, folder, config.model_type, ignored=_UNUSED)
-    tokenizer = read_tokenizer(folder, model)
+    tokenizer = read_tokenizer(folder, model.config.vocab_size)
     return Transformer(
         model=model,
         tokenizer=tokenizer,
@@ -132,14 +140,16 @@ def read_config(folder: Path) -> PreTrainedConfig:
     return config
 
 
-def read_tokenizer(folder: Path, model: PreTrainedModel) -> PreTrainedTokenizerFast:
+def read_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenizerFast:
     """Returns the tokenizer in ``folder``, as transformers loads it.
 
     Raises:
         WeightsError: There is none, or none that the ``tokenizers`` library can run.
-        WeightsMismatchError: It has more tokens than ``model`` has embeddings.
+        WeightsMismatchError: It has more tokens than the model's ``vocab_size``.
     """
     way_out = "save one there with tokenizer.save_pretrained (tokenizer.json)"
+    if not any((folder / name).is_file() for name in _VOCABULARIES):  # transformers would make one of no words
+        raise WeightsError(f"{folder} holds no tokenizer; {way_out}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as exc:  # as above
@@ -148,11 +158,9 @@ def read_tokenizer(folder: Path, model: PreTrainedModel) -> PreTrainedTokenizerF
         ) from exc
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise WeightsError(f"{folder} has no fast tokenizer; {way_out}")
-    embedding: Any = model.get_input_embeddings()
-    embeddings = embedding.num_embeddings
-    if len(tokenizer) > embeddings:
+    if len(tokenizer) > vocab_size:
         raise WeightsMismatchError(
-            f"the tokenizer in {folder} has {len(tokenizer)} tokens, and the model embeddings for {embeddings}; take "
+            f"the tokenizer in {folder} has {len(tokenizer)} tokens, and the model embeddings for {vocab_size}; take "
             "the tokenizer of that model"
         )
     return tokenizer
@@ -179,13 +187,14 @@ def _fill(
     """Builds the architecture of ``source``, and fills it with a state dict; the rest comes from ``folder``."""
     folder = folder or download_tokenizer(source.model_id, source.revision)
     model = _build(source, seed=0)
-    tokenizer = read_tokenizer(folder, model)
+    tokenizer = read_tokenizer(folder, int(model.config.vocab_size))
+    encoder = checkpoint.state_dict
     if layers is None:
         layers = read_sentence_layers(folder, with_weights=False)
-    encoder, dense = _split(checkpoint, layers.projections)
+        encoder, dense = _split(checkpoint, layers.projections)
+        for (_, layer), state_dict in zip(layers.projections, dense, strict=True):
+            load_into(layer, state_dict, source=checkpoint.source)
     load_into(model, encoder, unused=_UNUSED, source=checkpoint.source)
-    for (_, layer), state_dict in zip(layers.projections, dense, strict=True):
-        load_into(layer, state_dict, source=checkpoint.source)
     return Transformer(
         model=model,
         tokenizer=tokenizer,

@@ -59,7 +59,7 @@ def load_open_clip(
     checkpoint = weights if isinstance(weights, Checkpoint) else _read(source, weights)
     load_into(model, checkpoint.state_dict, unused=(*_UNUSED, *unused), source=checkpoint.source)
     folder = tokenizer or download_tokenizer(source.tokenizer_id, source.tokenizer_revision)
-    return _assemble(model, read_tokenizer(folder, model.text.transformer), checkpoint.record, arithmetic)
+    return _assemble(model, read_tokenizer(folder, model.text.vocab_size), checkpoint.record, arithmetic)
 
 
 def build_open_clip(source: OpenClipSource, seed: int) -> open_clip.CustomTextCLIP:

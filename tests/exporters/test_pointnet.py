@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -220,6 +223,20 @@ def test_the_graph_is_plain_onnx(toy_graph: onnx.ModelProto) -> None:
 
 def test_two_exports_have_the_same_bytes(toy: PointNetEmbedding, toy_graph: onnx.ModelProto) -> None:
     assert trace_toy(toy).SerializeToString() == toy_graph.SerializeToString()
+
+
+def test_the_translations_do_not_depend_on_the_process() -> None:
+    """Python hashes strings by a seed; with these two onnxscript orders the variables of a loop differently."""
+    code = (
+        "from exporters.modules.operators import TRANSLATIONS\n"
+        "print([function.to_function_proto().SerializeToString() for function in TRANSLATIONS.values()])"
+    )
+    outputs = [
+        subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True)
+        for seed in ("0", "1")
+    ]
+    assert outputs[0].returncode == 0, outputs[0].stderr.decode()
+    assert outputs[0].stdout == outputs[1].stdout
 
 
 def test_the_names_are_those_of_finetuners_checkpoints() -> None:

@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
-    BertConfig,
     BertModel,
-    DistilBertConfig,
-    DistilBertModel,
-    MPNetConfig,
-    MPNetModel,
-    PreTrainedModel,
     PreTrainedTokenizerFast,
-    T5Config,
-    T5EncoderModel,
-    XLMRobertaConfig,
-    XLMRobertaModel,
 )
 
 import runtime
@@ -37,39 +28,16 @@ from exporters.modules.pooling import TokenPool
 from exporters.pipeline import export_towers
 from exporters.registry import BACKBONES
 from exporters.sources.huggingface import load_folder, load_transformer
-from exporters.sources.random_tokenizer import random_tokenizer
 from exporters.spec import BackboneSpec, ExportOptions, HuggingFaceSource
 from exporters.texts import TEXTS
 from exporters.towers.transformer import Transformer, TransformerTower
 from runtime.artifact import read_manifest
 from runtime.errors import UsageError
 from runtime.manifest import Pooling, Weights
+from tests.exporters.toys import FAMILIES, save_clip, save_toy
 
-SMALL: dict[str, Any] = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32}
-FAMILIES: dict[str, Callable[[int], PreTrainedModel]] = {
-    "bert": lambda size: BertModel(BertConfig(vocab_size=size, **SMALL)),
-    "distilbert": lambda size: DistilBertModel(
-        DistilBertConfig(vocab_size=size, dim=24, n_layers=2, n_heads=4, hidden_dim=32)
-    ),
-    "t5": lambda size: T5EncoderModel(
-        T5Config(vocab_size=size, d_model=24, num_layers=2, num_heads=4, d_kv=6, d_ff=32)
-    ),
-    "xlm-roberta": lambda size: XLMRobertaModel(
-        XLMRobertaConfig(vocab_size=size, max_position_embeddings=66, pad_token_id=1, **SMALL)
-    ),
-    "mpnet": lambda size: MPNetModel(MPNetConfig(vocab_size=size, max_position_embeddings=66, pad_token_id=1, **SMALL)),
-}
 RECORD = Weights(origin="file", description="toy", sha256="0" * 64)
 SPEC = BackboneSpec(name="toy", task="text-to-text", output_dim=0, architecture="transformer", description="toy")
-
-
-def save_toy(folder: Path, family: str = "bert") -> Path:
-    """Writes a folder in transformers' layout."""
-    tokenizer = random_tokenizer(family, 64)
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
-    FAMILIES[family](len(tokenizer)).save_pretrained(folder)
-    return folder
 
 
 def save_sentence_layers(folder: Path, *modules: tuple[str, dict[str, Any] | None], limit: int | None = None) -> Path:
@@ -327,3 +295,111 @@ def test_real_minilm_understands(tmp_path: Path) -> None:
     coffee, espresso, rocket, motorcycle, *_ = runtime.load(folder).embed(TEXTS)
     assert coffee @ espresso > 0.5
     assert max(coffee @ rocket, coffee @ motorcycle, rocket @ motorcycle) < 0.3
+
+
+TOY = replace(SOURCE, config={"vocab_size": 400, "hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 4})
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("prefix", ["", "module.", "model.", "0.auto_model."])
+def test_a_state_dict_takes_its_tokenizer_from_a_folder(prefix: str, suffix: str, toy: Path, tmp_path: Path) -> None:
+    theirs = load_transformer(TOY, "random:7").model.state_dict()
+    state_dict = {prefix + name: value for name, value in theirs.items() if "pooler" not in name}
+    state_dict[f"{prefix}embeddings.position_ids"] = torch.arange(512)[None]  # as older versions have
+    path = tmp_path / f"tuned{suffix}"
+    save_file(state_dict, path) if suffix == ".safetensors" else torch.save(state_dict, path)
+    text = load_transformer(TOY, str(path), tokenizer=toy)
+    assert torch.equal(text.model.state_dict()["embeddings.word_embeddings.weight"], theirs[_WORDS])
+    assert (text.weights.origin, text.weights.file, text.max_length) == ("file", path.name, 64)
+
+
+_WORDS = "embeddings.word_embeddings.weight"
+
+
+def test_a_state_dict_of_a_whole_sentence_transformer(checkpoint: Path, tmp_path: Path) -> None:
+    config = {"in_features": 24, "out_features": 10, "bias": True}
+    save_sentence_layers(checkpoint, ("Pooling", {"pooling_mode": "max"}), ("Dense", config), limit=30)
+    dense = nn.Linear(24, 10)
+    theirs = load_transformer(TOY, "random:7").model.state_dict()
+    encoder = {f"0.auto_model.{name}": value for name, value in theirs.items()}
+    torch.save(encoder | {f"2.linear.{name}": value for name, value in dense.state_dict().items()}, tmp_path / "all.pt")
+    text = load_transformer(TOY, str(tmp_path / "all.pt"), tokenizer=checkpoint)
+    assert torch.equal(text.layers.projections[0][1].weight, dense.weight)
+    assert (text.layers.pooling, text.max_length) == (Pooling(method="max"), 30)
+    torch.save(encoder, tmp_path / "encoder.pt")
+    with pytest.raises(WeightsMismatchError, match=r"0 linear layers behind the pooling, where 1 are expected"):
+        load_transformer(TOY, str(tmp_path / "encoder.pt"), tokenizer=checkpoint)
+
+
+def test_a_state_dict_without_a_tokenizer_names_the_way_out(hub: Path, tmp_path: Path) -> None:
+    torch.save(load_transformer(TOY, "random").model.state_dict(), tmp_path / "tuned.pt")
+    with pytest.raises(WeightsUnavailableError, match=r"comes without a tokenizer.*--tokenizer"):
+        load_transformer(TOY, str(tmp_path / "tuned.pt"))
+
+
+def test_of_two_names_of_one_tensor_one_is_enough(tmp_path: Path) -> None:
+    config = {"vocab_size": 400, "d_model": 24, "num_layers": 1, "num_heads": 4, "d_kv": 6, "d_ff": 32}
+    source = replace(SOURCE, model_type="t5", config=config)
+    theirs = load_transformer(source, "random:7")
+    theirs.tokenizer.save_pretrained(tmp_path)
+    state_dict = {name: value for name, value in theirs.model.state_dict().items() if name != "shared.weight"}
+    torch.save(state_dict, tmp_path / "tuned.pt")
+    text = load_transformer(source, str(tmp_path / "tuned.pt"), tokenizer=tmp_path)
+    assert torch.equal(text.model.state_dict()["shared.weight"], state_dict["encoder.embed_tokens.weight"])
+
+
+def test_another_family_needs_a_name_of_its_own(tmp_path: Path) -> None:
+    folder = save_toy(tmp_path / "toy", "mpnet")
+    with pytest.raises(WeightsMismatchError, match=r"is a mpnet, where a bert is expected; .*--name"):
+        load_transformer(SOURCE, str(folder))
+    assert load_transformer(SOURCE, str(folder), any_family=True).model.config.model_type == "mpnet"
+
+
+def test_what_is_no_text_encoder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(WeightsMismatchError, match="is a clip, where a text encoder is expected"):
+        load_transformer(SOURCE, str(save_clip(tmp_path / "clip")), any_family=True)
+    (tmp_path / "timm").mkdir()
+    (tmp_path / "timm" / "config.json").write_text(json.dumps({"architecture": "resnet50", "pretrained_cfg": {}}))
+    (tmp_path / "timm" / "model.safetensors").write_bytes(b"x")
+    with pytest.raises(WeightsMismatchError, match="is a model of timm, where one of transformers"):
+        load_transformer(SOURCE, str(tmp_path / "timm"))
+
+
+def test_pickled_weights_are_read_where_there_are_no_others(hub: Path, checkpoint: Path) -> None:
+    state = load_file(checkpoint / "model.safetensors")
+    (checkpoint / "model.safetensors").unlink()
+    torch.save(state, checkpoint / "pytorch_model.bin")
+    text = load_transformer(SOURCE, str(checkpoint))
+    assert torch.equal(text.model.state_dict()[_WORDS], state[_WORDS])
+    assert text.weights.file == "pytorch_model.bin"
+    repository, revision = hub / "models--someone--toy", "0123456789abcdef0123456789abcdef01234567"
+    shutil.copytree(checkpoint, repository / "snapshots" / revision)
+    pinned = replace(SOURCE, revision=revision)
+    assert load_transformer(pinned, "pretrained").weights.sha256 == text.weights.sha256
+
+
+def test_shards_are_hashed_together(checkpoint: Path) -> None:
+    model = BertModel.from_pretrained(checkpoint)
+    (checkpoint / "model.safetensors").unlink()
+    model.save_pretrained(checkpoint, max_shard_size="20KB")
+    assert len(list(checkpoint.glob("model-*.safetensors"))) > 1
+    text = load_transformer(SOURCE, str(checkpoint))
+    assert torch.equal(text.model.state_dict()[_WORDS], model.state_dict()[_WORDS])
+    shard = max(checkpoint.glob("model-*.safetensors"))
+    save_file({name: value + 1 for name, value in load_file(shard).items()}, shard, {"format": "pt"})
+    assert load_transformer(SOURCE, str(checkpoint)).weights.sha256 != text.weights.sha256
+
+
+def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused(checkpoint: Path) -> None:
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(checkpoint)
+    tokenizer.add_tokens([f"new{index}" for index in range(5)])
+    tokenizer.save_pretrained(checkpoint)
+    with pytest.raises(WeightsMismatchError, match=r"tokens, and the model embeddings for"):
+        load(checkpoint)
+
+
+def test_a_folder_without_a_tokenizer_says_what_to_save(checkpoint: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (checkpoint / name).unlink()
+    with pytest.raises(WeightsError, match=r"tokenizer\.save_pretrained"):
+        load(checkpoint)

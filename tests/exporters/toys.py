@@ -1,0 +1,147 @@
+"""Toy models of the real families, small enough to be exported in seconds."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+from transformers import (
+    BertConfig,
+    BertModel,
+    CLIPConfig,
+    CLIPModel,
+    DistilBertConfig,
+    DistilBertModel,
+    MPNetConfig,
+    MPNetModel,
+    PreTrainedModel,
+    T5Config,
+    T5EncoderModel,
+    XLMRobertaConfig,
+    XLMRobertaModel,
+)
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from exporters.sources.random_tokenizer import random_clip_tokenizer, random_tokenizer
+from exporters.spec import BackboneSpec, ClipSource, HuggingFaceSource, OpenClipSource
+
+DIM = 24
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+SIDE = 64
+BERT = HuggingFaceSource(
+    model_id="someone/toy", model_type="bert", config={"vocab_size": 400, **SMALL}, max_length=64, licence="MIT"
+)
+CLIP = ClipSource(
+    model_id="someone/toy-clip",
+    text_config=SMALL,
+    vision_config=SMALL | {"image_size": SIDE, "patch_size": 16},
+    projection_dim=DIM,
+    licence="MIT",
+)
+OPEN_CLIP = OpenClipSource(
+    model_name="toy-xlm-roberta-ViT",
+    tag="toy",
+    text_config=SMALL | {"vocab_size": 400, "max_position_embeddings": 130, "type_vocab_size": 1, "pad_token_id": 1},
+    tokenizer_id="someone/toy-xlm-roberta",
+    licence="MIT",
+)
+OPEN_CLIP_CONFIG = {
+    "embed_dim": DIM,
+    "vision_cfg": {"image_size": SIDE, "layers": 2, "width": 32, "patch_size": 16, "head_width": 8},
+    "text_cfg": {"hf_model_name": "none", "hf_tokenizer_name": "none", "hf_pooler_type": "mean_pooler"},
+}
+
+_TEXT: dict[str, Any] = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32}
+FAMILIES: dict[str, Callable[[int], PreTrainedModel]] = {
+    "bert": lambda size: BertModel(BertConfig(vocab_size=size, **_TEXT)),
+    "distilbert": lambda size: DistilBertModel(
+        DistilBertConfig(vocab_size=size, dim=24, n_layers=2, n_heads=4, hidden_dim=32)
+    ),
+    "t5": lambda size: T5EncoderModel(
+        T5Config(vocab_size=size, d_model=24, num_layers=2, num_heads=4, d_kv=6, d_ff=32)
+    ),
+    "xlm-roberta": lambda size: XLMRobertaModel(
+        XLMRobertaConfig(vocab_size=size, max_position_embeddings=66, pad_token_id=1, **_TEXT)
+    ),
+    "mpnet": lambda size: MPNetModel(MPNetConfig(vocab_size=size, max_position_embeddings=66, pad_token_id=1, **_TEXT)),
+}
+
+
+def toy_spec(source: Any, name: str = "toy") -> BackboneSpec:
+    """An entry of the catalogue."""
+    return BackboneSpec(
+        name=name, task="text-to-image", output_dim=DIM, architecture="transformer", description="toy", source=source
+    )
+
+
+def save_toy(folder: Path, family: str = "bert") -> Path:
+    """Writes a folder in transformers' layout."""
+    tokenizer = random_tokenizer(family, 64)
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    FAMILIES[family](len(tokenizer)).save_pretrained(folder)
+    return folder
+
+
+def make_clip(seed: int = 3) -> CLIPModel:
+    """A CLIP that no seed of the exporters gives."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        config = CLIPConfig(
+            text_config=dict(CLIP.text_config), vision_config=dict(CLIP.vision_config), projection_dim=DIM
+        )
+        model: CLIPModel = CLIPModel(config)
+    model.eval()  # type: ignore[no-untyped-call]
+    return model
+
+
+def save_clip_tokenizer(folder: Path) -> Path:
+    """Writes a folder that holds the toy's tokenizer alone."""
+    random_clip_tokenizer(77, bos_token_id=49406, eos_token_id=49407).save_pretrained(folder)
+    return folder
+
+
+def save_clip(folder: Path) -> Path:
+    """Writes a folder in transformers' layout."""
+    make_clip().save_pretrained(folder)
+    CLIPImageProcessorPil(size={"shortest_edge": SIDE + 5}, crop_size={"height": SIDE, "width": SIDE}).save_pretrained(
+        folder
+    )
+    return save_clip_tokenizer(folder)
+
+
+def write_run(folder: Path, models: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Tensor]]]) -> Path:
+    """Writes a Finetuner run artifact: each model's metadata and state dict, by the name of its folder."""
+    (folder / "models").mkdir(parents=True)
+    (folder / "config.yml").write_text(yaml.safe_dump({"run_name": folder.name}))
+    (folder / "metadata.yml").write_text(yaml.safe_dump({"name": folder.name, "product": "finetuner"}))
+    for name, (metadata, state_dict) in models.items():
+        place = folder / "models" / name
+        place.mkdir(parents=True)
+        shape = ["batch-size", 3, 224, 224]
+        document = {"input_shapes": [shape], "tailor_input_shape": shape, **metadata}  # YAML makes this an alias
+        (place / "metadata.yml").write_text(yaml.safe_dump(document, sort_keys=False))
+        torch.save(dict(state_dict), place / "model.pt")
+    return folder
+
+
+def zip_folder(folder: Path) -> Path:
+    """Packs a folder as Finetuner did: the folder itself is the one at the top."""
+    path = folder.with_suffix(".zip")
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(folder.rglob("*")):
+            archive.write(file, file.relative_to(folder.parent))
+    return path
+
+
+def to_bytes(content: object) -> bytes:
+    """Returns what ``torch.save`` writes."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
