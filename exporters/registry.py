@@ -266,3 +266,9 @@ def find_backbone(name: str) -> BackboneSpec:
         hint = f"did you mean {' or '.join(close)}?" if close else "see `python -m exporters list`"
         raise UnknownBackboneError(f"there is no backbone {name!r}; {hint}")
     return BACKBONES[name]
+
+
+def find_descriptor(descriptor: str) -> BackboneSpec | None:
+    """Returns the entry that Finetuner called ``descriptor``, such as ``bert-base-cased``, or ``None``."""
+    name = descriptor.rpartition("/")[2]
+    return next((spec for spec in BACKBONES.values() if spec.source and spec.source.descriptor == name), None)

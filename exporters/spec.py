@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from runtime.errors import UsageError
-from runtime.manifest import Arithmetic, Pooling, Projection, Task, Tolerance
+from runtime.manifest import Arithmetic, Pooling, Projection, Task, Tolerance, TowerName
 
 Architecture = Literal["cnn", "transformer", "pointnet"]
 
@@ -193,7 +193,7 @@ class ExportOptions:
     weights: str = "pretrained"
     select_model: str | None = None
     tokenizer: Path | None = None
-    tower: Literal["text", "image"] | None = None
+    tower: TowerName | None = None
     pooling: Pooling | None = None
     normalize: bool | None = None
     image_size: int | None = None

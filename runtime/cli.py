@@ -60,6 +60,13 @@ def _parser() -> argparse.ArgumentParser:
     similarity.add_argument("inputs", nargs="+", metavar="INPUT", help="as for embed")
     _add_run_options(similarity)
 
+    search = _command(commands, "search", _search, "print what is nearest to a query among vectors that embed wrote")
+    search.add_argument("query", metavar="QUERY", help="one input, as for embed")
+    search.add_argument("vectors", type=Path, metavar="VECTORS", help="the .npy file that embed wrote")
+    search.add_argument("--names", type=Path, help="a text file with a name on each line, one for each row of VECTORS")
+    search.add_argument("--top", type=int, default=5, help="how many to print (default: %(default)s)")
+    _add_run_options(search)
+
     info = _command(commands, "info", _info, "print what an artifact is; loads no graph")
     info.add_argument("--json", action="store_true", help="print the whole manifest")
 
@@ -128,6 +135,47 @@ def _similarity(arguments: argparse.Namespace) -> int:
     names = short if len(set(short)) == len(short) else arguments.inputs
     _print_similarities(names, unit @ unit.T)
     return 0
+
+
+def _search(arguments: argparse.Namespace) -> int:
+    import numpy as np
+
+    from runtime.agreement import cosine_similarities
+
+    model = _load(arguments)
+    vectors = _read_vectors(arguments.vectors, model.output_dim)
+    names = _read_names(arguments.names, len(vectors)) if arguments.names else [""] * len(vectors)
+    query = model.embed(_items(model, [arguments.query]))
+    cosines = cosine_similarities(query, vectors)[0]
+    nearest = np.argsort(-cosines, kind="stable")[: arguments.top]
+    print(console.table(["row", "cosine", "name"], [[row, f"{cosines[row]:.3f}", names[row]] for row in nearest]))
+    return 0
+
+
+def _read_vectors(path: Path, output_dim: int) -> np.ndarray[Any, Any]:
+    import numpy as np
+
+    try:
+        with path.open("rb") as file:
+            vectors: np.ndarray[Any, Any] = np.lib.format.read_array(file, allow_pickle=False)
+    except (OSError, ValueError) as exc:
+        raise UsageError(f"{path} cannot be read as vectors ({exc}); write them by `python -m runtime embed`") from exc
+    if vectors.dtype.kind != "f" or vectors.ndim != 2 or vectors.shape[1] != output_dim:
+        raise UsageError(
+            f"{path} holds {vectors.dtype} {list(vectors.shape)}, where [rows, {output_dim}] is expected; embed with "
+            "the same artifact"
+        )
+    return vectors
+
+
+def _read_names(path: Path, rows: int) -> list[str]:
+    try:
+        names = path.read_text("utf-8").splitlines()
+    except (OSError, ValueError) as exc:
+        raise UsageError(f"{path} cannot be read as text ({exc})") from exc
+    if len(names) != rows:
+        raise UsageError(f"{path} has {len(names)} lines, where the vectors have {rows} rows")
+    return names
 
 
 def _load(arguments: argparse.Namespace) -> Embedder:

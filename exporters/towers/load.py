@@ -34,6 +34,10 @@ def load_towers(spec: BackboneSpec, options: ExportOptions) -> list[ExportableTo
     source = spec.source
     if source is None:
         raise TypeError(f"{spec.name} has no source of weights: build its towers, and hand them to export_towers")
+    if options.tower and not isinstance(source, ClipSource | OpenClipSource):
+        raise UsageError(f"tower is for CLIP; {spec.name} has one tower alone")
+    if options.tokenizer and isinstance(source, TorchvisionSource | PointNetSource):
+        raise UsageError(f"tokenizer is for texts, which {spec.name} does not take")
     if options.weights != "pretrained" and random_seed(options.weights) is None and is_run(Path(options.weights)):
         from exporters.towers.run import load_run_towers
 

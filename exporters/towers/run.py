@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, assert_never
 from torch import Tensor
 
 from exporters.errors import WeightsMismatchError
-from exporters.registry import BACKBONES
+from exporters.registry import BACKBONES, find_descriptor
 from exporters.sources.checkpoint import Checkpoint
 from exporters.sources.finetuner import RunModel, combine_records, read_run
 from exporters.spec import (
@@ -72,12 +72,11 @@ def load_run_towers(spec: BackboneSpec, source: Source, options: ExportOptions) 
 
 def _check_descriptor(spec: BackboneSpec, source: Source, model: RunModel) -> None:
     """Refuses a run of another backbone of the catalogue; of one that is not in it, the state dict tells."""
-    stated = model.descriptor.rpartition("/")[2]
-    others = [other.name for other in BACKBONES.values() if other.source and other.source.descriptor == stated]
-    if others and stated != source.descriptor:
+    stated = find_descriptor(model.descriptor)
+    if stated is not None and stated.source != source:
         raise WeightsMismatchError(
-            f"{model.checkpoint.source} was fine-tuned from {stated}, not from {source.descriptor}; export it as "
-            f"{others[0]}, not {spec.name}"
+            f"{model.checkpoint.source} was fine-tuned from {model.descriptor}, not from {source.descriptor}; export "
+            f"it as {stated.name}, not {spec.name}"
         )
 
 

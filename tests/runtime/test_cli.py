@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -189,3 +191,40 @@ def test_texts_are_compared_as_they_stand(
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]] == ["a", "b/c.jpg"]
     assert main(["embed", str(exported_text), "a", "b", "-o", str(tmp_path / "v.npy")]) == 0
     assert np.load(tmp_path / "v.npy").shape == (2, 24)
+
+
+def test_search_prints_the_nearest_first(
+    artifact: Path, photo_paths: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vectors, names = tmp_path / "vectors.npy", tmp_path / "names.txt"
+    assert main(["embed", str(artifact), *map(str, photo_paths), "-o", str(vectors)]) == 0
+    names.write_text("".join(f"{path.stem}\n" for path in photo_paths))
+    capsys.readouterr()
+    words = ["search", str(artifact), str(photo_paths[3]), str(vectors), "--names", str(names), "--top", "2"]
+    assert main(words) == 0
+    _, _, best, second = capsys.readouterr().out.splitlines()
+    assert best.split() == ["3", "1.000", photo_paths[3].stem]
+    assert float(second.split()[1]) < 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read as vectors"),
+        (b"no vectors", "cannot be read as vectors"),
+        (np.ones((2, 5), np.float32), r"where \[rows, 12\] is expected"),
+        (np.ones((2, 12), np.int64), r"where \[rows, 12\] is expected"),
+        (np.ones((2, 12), np.float32), "has 1 lines, where the vectors have 2 rows"),
+    ],
+)
+def test_vectors_that_cannot_be_searched_are_wrong_usage(
+    content: Any, message: str, artifact: Path, photo_paths: list[Path], tmp_path: Path, capsys: Any
+) -> None:
+    path, names = tmp_path / "vectors.npy", tmp_path / "names.txt"
+    names.write_text("one\n")
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        np.save(path, content)
+    assert main(["search", str(artifact), str(photo_paths[0]), str(path), "--names", str(names)]) == 2
+    assert re.search(message, capsys.readouterr().err)

