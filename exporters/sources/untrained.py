@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torchvision.models.efficientnet import MBConv
-from torchvision.models.resnet import Bottleneck
+from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.transforms._presets import ImageClassification
 
 from exporters.photos import load_photos
@@ -27,6 +27,8 @@ def make_plausible(model: nn.Module, transforms: ImageClassification) -> None:
     for module in model.modules():
         if isinstance(module, Bottleneck):
             nn.init.constant_(module.bn3.weight, _RESIDUAL_GAMMA)
+        elif isinstance(module, BasicBlock):
+            nn.init.constant_(module.bn2.weight, _RESIDUAL_GAMMA)
         elif isinstance(module, MBConv) and module.use_res_connect:
             projection = module.block[-1]
             nn.init.constant_(projection[1].weight, _RESIDUAL_GAMMA)

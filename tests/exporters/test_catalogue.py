@@ -23,8 +23,8 @@ FINETUNER_NAMES = (
 )
 
 
-def test_the_catalogue_is_finetuners() -> None:
-    assert tuple(BACKBONES) == FINETUNER_NAMES
+def test_the_catalogue_begins_with_finetuners() -> None:
+    assert tuple(BACKBONES)[: len(FINETUNER_NAMES)] == FINETUNER_NAMES
     assert all(spec.name == name for name, spec in BACKBONES.items())
 
 
@@ -42,7 +42,7 @@ def test_list_prints_every_name_under_the_columns(capsys: pytest.CaptureFixture[
     assert main(["list"]) == 0
     header, _, *rows = capsys.readouterr().out.splitlines()
     assert header.split() == ["name", "task", "output_dim", "architecture", "description"]
-    assert [row.split()[0] for row in rows] == list(FINETUNER_NAMES)
+    assert [row.split()[0] for row in rows] == list(BACKBONES)
 
 
 @pytest.mark.parametrize("task", TASKS)
