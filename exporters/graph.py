@@ -21,6 +21,7 @@ from runtime.version import __version__
 
 # protobuf refuses messages of 2 GiB: https://protobuf.dev/programming-guides/proto-limits/
 EXTERNAL_DATA_THRESHOLD_BYTES = 2**31 - 2**27
+_SMALL_BYTES = 256  # axes and shapes, which shape inference wants to see inside the graph
 
 
 def build_graph(
@@ -62,7 +63,7 @@ def write_graph(path: Path, model: ir.Model) -> str | None:
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
     external = f"{path.name}.data" if size > EXTERNAL_DATA_THRESHOLD_BYTES else None
     if external:
-        ir.external_data.unload_from_model(model, path.parent, external)
+        ir.external_data.unload_from_model(model, path.parent, external, size_threshold_bytes=_SMALL_BYTES)
     path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
     try:
         onnx.checker.check_model(path, full_check=True)

@@ -46,36 +46,41 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(state_dict=state_dict, source=str(path), record=record)
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
+def read_state_dict(path: Path, source: str | None = None) -> dict[str, Tensor]:
     """Returns the tensors of a ``.pt``, ``.pth``, ``.bin`` or ``.safetensors`` file by name; no code in it is run.
+
+    Args:
+        path: The file.
+        source: What names it in a message, if it is not ``path``.
 
     Raises:
         WeightsUnavailableError: There is no such file.
         WeightsError: It is not a state dict.
     """
+    source = source or str(path)
     if path.is_dir():
-        raise WeightsError(f"{path} is a folder; this backbone takes the file of a state dict")
+        raise WeightsError(f"{source} is a folder; this backbone takes the file of a state dict")
     try:
         damaged = zipfile.ZipFile(path).testzip() if zipfile.is_zipfile(path) else None  # torch.load checks no sums
         content = None if damaged else _load(path)
     except FileNotFoundError:
         raise WeightsUnavailableError(
-            f"there is no file {path}; --weights takes `pretrained`, `random` or the path of a state dict"
+            f"there is no file {source}; --weights takes `pretrained`, `random` or the path of a state dict"
         ) from None
     except PermissionError as exc:
-        raise WeightsError(f"there is no permission to read {path}; change its mode, or copy it") from exc
+        raise WeightsError(f"there is no permission to read {source}; change its mode, or copy it") from exc
     except Exception as exc:  # pickle, zip and torch raise whatever a damaged file makes them trip over
         raise WeightsError(
-            f"{path} cannot be read: it is damaged, or holds more than tensors, such as a whole model; {_SAVE}"
+            f"{source} cannot be read: it is damaged, or holds more than tensors, such as a whole model; {_SAVE}"
         ) from exc
     if damaged:
-        raise WeightsError(f"{path} is damaged at {damaged}; copy or download it again")
+        raise WeightsError(f"{source} is damaged at {damaged}; copy or download it again")
     for container in _CONTAINERS:
         if isinstance(content, dict) and isinstance(content.get(container), dict):
             content = content[container]
     if not isinstance(content, dict) or not content or not all(map(_is_entry, content.keys(), content.values())):
         names = ", ".join(map(str, list(content)[:_LISTED])) if isinstance(content, dict) else type(content).__name__
-        raise WeightsError(f"{path} is no state dict of tensors by name, but holds {names or 'nothing'}; {_SAVE}")
+        raise WeightsError(f"{source} is no state dict of tensors by name, but holds {names or 'nothing'}; {_SAVE}")
     return content
 
 

@@ -24,7 +24,7 @@ from exporters.errors import DestinationError, UnknownBackboneError, WeightsErro
 from exporters.modules.pointnet import PointNetEmbedding
 from exporters.pipeline import export_towers
 from exporters.registry import BACKBONES
-from exporters.sources import finetuner
+from exporters.sources import archive, finetuner
 from exporters.sources.finetuner import is_run, read_run
 from exporters.sources.huggingface import load_transformer
 from exporters.sources.openclip import build_open_clip
@@ -337,7 +337,7 @@ def test_a_model_larger_than_any_is_not_read(run: Path, monkeypatch: pytest.Monk
 
 
 def test_thousands_of_files_are_not_read(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(finetuner, "_ENTRIES", 3)
+    monkeypatch.setattr(archive, "MAX_ENTRIES", 3)
     with pytest.raises(WeightsError, match="far more than a run's artifact"):
         read_run(zip_folder(run), None)
 

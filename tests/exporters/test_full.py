@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import venv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
+import trimesh
 from torchvision.models import ResNet50_Weights, resnet50
 
 from exporters.photos import load_photos
 from exporters.registry import BACKBONES
 from exporters.sources.untrained import make_plausible
 from exporters.texts import TEXTS
+from runtime.artifact import read_manifest
 
 pytestmark = pytest.mark.full
 ROOT = Path(__file__).parents[2]
@@ -41,7 +44,7 @@ def run(*arguments: str | Path, **changes: str) -> subprocess.CompletedProcess[s
 
 @pytest.fixture(scope="session")
 def lean_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The interpreter of a new environment with nothing but ``pip install embedding-backbones[cpu]``."""
+    """The interpreter of a new environment with nothing but ``pip install embedding-backbones[cpu,mesh,openclip]``."""
     folder = tmp_path_factory.mktemp("lean")
     source = folder / "source"
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
@@ -51,7 +54,7 @@ def lean_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(ROOT / name, source)
     venv.create(folder / "venv", with_pip=True)
     python = folder / "venv" / "bin" / "python"
-    words = f"-m pip install --quiet --constraint {ROOT / 'constraints.txt'} {source}[cpu]"
+    words = f"-m pip install --quiet --constraint {ROOT / 'constraints.txt'} {source}[cpu,mesh,openclip]"
     subprocess.run([python, *words.split()], check=True, cwd=folder)
     return python
 
@@ -65,20 +68,32 @@ def lean(python: Path, *arguments: str | Path) -> subprocess.CompletedProcess[st
 
 @pytest.fixture(scope="session", params=BACKBONES)
 def real(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The artifact of a real architecture with random weights; deleted afterwards, as together they take 5 GB."""
+    """The artifact of a real architecture with random weights; deleted afterwards, as together they take 9 GB."""
     output = tmp_path_factory.mktemp("artifacts")
     ended = run("-m", "exporters", request.param, "--weights", "random", "--output", output)
     assert ended.returncode == 0, ended.stderr
     assert "WARNING: the weights are random" in ended.stdout
+    peak_bytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    assert peak_bytes < 16 * 2**30, "of this or an earlier export"
     yield output / str(request.param)
     shutil.rmtree(output)
+
+
+@pytest.fixture(scope="session")
+def mesh_paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("meshes")
+    shapes = [trimesh.creation.box(), trimesh.creation.icosphere(), trimesh.creation.torus(2, 1)]
+    paths = [folder / "box.obj", folder / "sphere.stl", folder / "torus.glb"]
+    for shape, path in zip(shapes, paths, strict=True):
+        shape.export(path)
+    return paths
 
 
 def test_the_base_package_brings_no_torch(lean_python: Path) -> None:
     listed = json.loads(lean(lean_python, "-m", "pip", "list", "--format", "json").stdout)
     names = {package["name"].lower() for package in listed}
     assert {"embedding-backbones", "onnxruntime", "numpy", "pillow"} <= names
-    assert not names & {"torch", "torchvision", "transformers", "onnx", "onnxscript", "optimum"}
+    assert not names & {"torch", "torchvision", "transformers", "onnx", "onnxscript", "open_clip_torch", "optimum"}
     assert lean(lean_python, "-m", "exporters", "list").returncode == 0
     refused = lean(lean_python, "-m", "exporters", "resnet-base", "--weights", "random")
     assert refused.returncode == 1
@@ -88,14 +103,16 @@ def test_the_base_package_brings_no_torch(lean_python: Path) -> None:
 def test_an_environment_without_torch_verifies_it(real: Path, lean_python: Path) -> None:
     ended = lean(lean_python, "-m", "runtime", "verify", real)
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.startswith("verified: hashes, and golden vectors with min cosine 1")
+    assert ended.stdout.startswith("verified: hashes, and golden vectors with ")
+    assert ended.stdout.count("min cosine 1") == len(read_manifest(real).towers)
 
 
 def test_an_environment_without_torch_embeds_with_it(
-    real: Path, lean_python: Path, photo_paths: list[Path], tmp_path: Path
+    real: Path, lean_python: Path, photo_paths: list[Path], mesh_paths: list[Path], tmp_path: Path
 ) -> None:
     output = tmp_path / "vectors.npy"
-    items = photo_paths if (real / "image.onnx").exists() else TEXTS[:6]
+    inputs: dict[str, Sequence[str | Path]] = {"text": TEXTS[:6], "image": photo_paths, "mesh": mesh_paths}
+    items = [item for tower in read_manifest(real).towers for item in inputs[tower]]
     ended = lean(lean_python, "-m", "runtime", "embed", real, *items, "-o", output, "--batch-size", "5")
     assert ended.returncode == 0, ended.stderr
     vectors = np.load(output)
@@ -104,16 +121,19 @@ def test_an_environment_without_torch_embeds_with_it(
     assert np.linalg.matrix_rank(vectors) == len(items)
 
 
-def test_its_graph_is_dynamic_and_gives_one_embedding(real: Path) -> None:
-    (path,) = real.glob("*.onnx")
-    graph = onnx.load(path).graph
-    (embedding,) = graph.output
-    batch, dim = embedding.type.tensor_type.shape.dim
-    assert (embedding.name, batch.dim_param, dim.dim_value) == ("embedding", "batch", BACKBONES[real.name].output_dim)
-    for tensor in graph.input:
-        assert tensor.type.tensor_type.shape.dim[0].dim_param == "batch"
-    if path.name == "image.onnx":
-        assert not any(node.op_type in ("Gemm", "MatMul", "Dropout") for node in graph.node), "the head is still there"
+def test_its_graphs_are_dynamic_and_give_one_embedding(real: Path) -> None:
+    for name, tower in read_manifest(real).towers.items():
+        graph = onnx.load(real / tower.graph).graph
+        (embedding,) = graph.output
+        batch, dim = embedding.type.tensor_type.shape.dim
+        assert (embedding.name, batch.dim_param) == ("embedding", "batch")
+        assert dim.dim_value == BACKBONES[real.name].output_dim
+        for tensor in graph.input:
+            axes = [axis.dim_param for axis in tensor.type.tensor_type.shape.dim if axis.dim_param]
+            assert axes == {"text": ["batch", "sequence"], "image": ["batch"], "mesh": ["batch", "num_points"]}[name]
+        if BACKBONES[real.name].architecture == "cnn":
+            operators = {node.op_type for node in graph.node}
+            assert not operators & {"Gemm", "MatMul", "Dropout"}, "the head is still there"
 
 
 def test_pretrained_is_the_default_and_twice_gives_the_same_bytes(tmp_path: Path, photo_paths: list[Path]) -> None:
@@ -149,7 +169,7 @@ def test_an_interrupted_export_leaves_nothing(number: signal.Signals, tmp_path: 
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         for line in process.stderr:
-            if "reference by torch" in line:  # the next stage, the longest, has begun
+            if "image by torch" in line:  # the next stage, the longest, has begun
                 process.send_signal(number)
                 break
         rest = process.stderr.read()

@@ -7,10 +7,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import runtime
+from exporters import graph as graph_module
 from exporters.errors import GraphError
 from exporters.graph import build_graph
-from exporters.spec import OPSETS
+from exporters.pipeline import export_towers
+from exporters.spec import OPSETS, BackboneSpec, ExportOptions
 from exporters.towers import GraphInput
+from exporters.towers.cnn import Cnn, CnnTower
+from runtime.artifact import read_manifest
 from runtime.manifest import TensorSpec
 
 OUTPUT = TensorSpec(name="embedding", dtype="float32", shape=("batch", 3))
@@ -85,3 +90,29 @@ def test_a_batch_that_froze_is_refused() -> None:
 def test_a_result_of_another_size_is_refused() -> None:
     with pytest.raises(GraphError, match=r"\['batch', 5\] instead of"):
         build_graph(nn.Linear(4, 5).eval(), [make_input()], OUTPUT)
+
+
+def test_weights_beyond_protobufs_limit_lie_in_a_second_file(
+    tiny_spec: BackboneSpec, tiny_cnn: Cnn, tmp_path: Path, photo_paths: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the limit lowered: what takes the real one, XLM-RoBERTa-large say, is too much for a test."""
+    monkeypatch.setattr(graph_module, "EXTERNAL_DATA_THRESHOLD_BYTES", 1000)
+    folders = [tmp_path / "first", tmp_path / "second"]
+    for folder in folders:
+        export_towers(tiny_spec, [CnnTower(tiny_cnn, ExportOptions(), output_dim=12)], folder, options=ExportOptions())
+    first, second = folders
+    manifest = read_manifest(first)
+    assert manifest.towers["image"].external_data == "image.onnx.data"
+    assert manifest.files["image.onnx.data"].size_bytes > 1000
+    assert (first / "image.onnx.data").read_bytes() == (second / "image.onnx.data").read_bytes()
+    assert "| image.onnx.data | the weights of the graph of the image tower |" in (first / "README.md").read_text()
+    vectors = runtime.load(first).embed(photo_paths)
+    assert vectors.shape == (len(photo_paths), 12)
+    runtime.verify(first)
+    (first / "image.onnx.data").unlink()
+    with pytest.raises(runtime.IntegrityError, match=r"image\.onnx\.data"):
+        runtime.load(first)
+    data = second / "image.onnx.data"
+    data.write_bytes(data.read_bytes()[:-1] + b"x")
+    with pytest.raises(runtime.IntegrityError, match=r"image\.onnx\.data"):
+        runtime.load(second)
