@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -134,9 +136,11 @@ def load_with_transformers(loader: Any, folder: Path, family: str, ignored: tupl
         WeightsError: transformers cannot load it.
         WeightsMismatchError: It lacks weights, which transformers would fill with random values and only log.
     """
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # in the middle of our stages
     try:
-        model, report = loader.from_pretrained(folder, local_files_only=True, dtype="float32", output_loading_info=True)
+        with _quiet():
+            model, report = loader.from_pretrained(
+                folder, local_files_only=True, dtype="float32", output_loading_info=True
+            )
     except Exception as exc:  # transformers raises whatever a damaged or strange folder makes it trip over
         raise WeightsError(f"{folder} cannot be loaded by transformers ({first_line(exc)})") from exc
     missing = sorted(key for key in report["missing_keys"] if not any(part in key for part in ignored))
@@ -146,6 +150,19 @@ def load_with_transformers(loader: Any, folder: Path, family: str, ignored: tupl
             f"{folder} lacks {len(missing)} weights of its {family} ({listed}); save it whole with save_pretrained"
         )
     return model.eval()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps transformers from drawing bars and tables among our stages; what it would report is looked at instead."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def read_json(path: Path) -> Any:
