@@ -11,7 +11,7 @@ from exporters import catalogue
 from exporters.export import export
 from exporters.progress import StageDisplay
 from exporters.registry import BACKBONES, find_backbone
-from exporters.spec import DEFAULT_TOLERANCE, GEM_EPS, GEM_P, OPSETS, ExportOptions
+from exporters.spec import DEFAULT_TOLERANCE, GEM_EPS, GEM_P, OPSETS, ExportOptions, check_options
 from runtime import console
 from runtime.artifact import read_manifest
 from runtime.describe import describe_export
@@ -60,8 +60,8 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
         default="pretrained",
         metavar="pretrained|random[:SEED]|PATH",
         help="pretrained: the library's own, downloaded once; random: seeded, to try a pipeline or measure speed "
-        "without a download; PATH: your own, as a state dict (.pt, .pth, .safetensors), a folder in the layout of "
-        "transformers or sentence-transformers, or the folder or zip of a Finetuner run (default: %(default)s)",
+        "without a download; PATH: your own, as a state dict (.pt, .pth, .bin, .safetensors), a folder in the layout "
+        "of transformers or sentence-transformers, or the folder or zip of a Finetuner run (default: %(default)s)",
     )
     parser.add_argument(
         "--select-model",
@@ -176,6 +176,8 @@ def _export(arguments: argparse.Namespace) -> int:
     names = _names(arguments.names)
     if arguments.artifact_name and (len(names) > 1 or Path(arguments.artifact_name).name != arguments.artifact_name):
         raise UsageError("--name is a folder's name for the artifact of one backbone")
+    for name in names:
+        check_options(find_backbone(name), options)
     failed = [name for name in names if not _export_one(name, arguments, options)]
     if len(names) > 1:
         print(f"{len(names) - len(failed)} of {len(names)} exported" + f"; failed: {', '.join(failed)}" * bool(failed))

@@ -11,8 +11,8 @@ from pathlib import Path
 from exporters.errors import WeightsUnavailableError
 from exporters.progress import Stage, silent
 from exporters.registry import find_backbone
-from exporters.spec import ExportOptions, random_seed
-from runtime.errors import MissingDependencyError
+from exporters.spec import BackboneSpec, ExportOptions, PointNetSource, check_options, random_seed
+from runtime.errors import MissingDependencyError, UsageError
 from runtime.providers import check_packages
 
 
@@ -39,17 +39,21 @@ def export(
     Raises:
         ExportError: There is no such backbone, its weights cannot be used, the graph does not agree with torch, or
             the artifact cannot be written.
+        UsageError: An option is not for this backbone.
         MissingDependencyError: torch or onnxruntime is not installed.
         ProviderError: Two onnxruntime packages are installed.
     """
     from exporters.artifact import check_destination
 
     spec = find_backbone(name)
-    spec = replace(spec, name=artifact_name or spec.name)
     options = options or ExportOptions()
+    if artifact_name is not None and (not artifact_name or Path(artifact_name).name != artifact_name):
+        raise UsageError(f"an artifact cannot be called {artifact_name!r}; --name is the name of a folder")
+    check_options(spec, options)
+    spec = replace(spec, name=artifact_name or spec.name)
     destination = Path(output) / spec.name
     check_destination(destination, force=options.force)
-    _check_weights(options.weights)
+    _check_weights(spec, options.weights)
     check_packages()
     with stage("import torch"), _named_dependencies():
         from exporters.pipeline import export_towers
@@ -59,8 +63,13 @@ def export(
     return export_towers(spec, towers, destination, options=options, stage=stage)
 
 
-def _check_weights(weights: str) -> None:
-    """Finds out before torch is imported whether a path leads anywhere."""
+def _check_weights(spec: BackboneSpec, weights: str) -> None:
+    """Finds out before torch is imported whether there are such weights."""
+    if weights == "pretrained" and isinstance(spec.source, PointNetSource):
+        raise WeightsUnavailableError(
+            "there are no pretrained weights of PointNet++ any more: the service that held them is gone; take "
+            "--weights PATH with the artifact of your own Finetuner run or a state dict, or --weights random"
+        )
     if weights != "pretrained" and random_seed(weights) is None and not os.path.lexists(weights):
         raise WeightsUnavailableError(
             f"there is no {weights}; --weights takes `pretrained`, `random[:SEED]`, or the path of a checkpoint"

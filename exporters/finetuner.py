@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from exporters.catalogue import describe_models
-from exporters.errors import DestinationError, UnknownBackboneError
+from exporters.errors import DestinationError, UnknownBackboneError, WeightsUnavailableError
 from exporters.export import export
 from exporters.registry import find_backbone, find_descriptor
 from exporters.spec import ExportOptions, random_seed
@@ -41,13 +41,15 @@ def build_model(
         select_model: The half of a CLIP; by default both, which Finetuner could not.
         device: ``cpu`` or ``cuda``; by default the fastest that works.
         output: The folder in which the artifact is kept.
-        options: As for :func:`exporters.export`; by default pretrained weights.
+        options: As for :func:`exporters.export`, with pretrained (the default) or random weights. Those of the first
+            call count.
 
     Raises:
         EmbeddingBackbonesError: Whatever :func:`exporters.export` and :func:`runtime.load` raise.
         DestinationError: There is an artifact already, with other weights.
     """
-    options = replace(options or ExportOptions(), tower=choose_tower(select_model))
+    options = options or ExportOptions()
+    options = replace(options, tower=choose_tower(select_model) or options.tower)
     folder = Path(output) / (name if select_model is None else f"{name}-{select_model}")
     if not (folder / MANIFEST_FILE).exists():
         find_backbone(name)
@@ -74,7 +76,8 @@ def get_model(
         select_model: The half of a CLIP.
         device: ``cpu`` or ``cuda``; by default the fastest that works.
         output: The folder in which the exported run is kept, under the run's name.
-        options: As for :func:`exporters.export`; its ``weights`` and ``select_model`` are not used.
+        options: As for :func:`exporters.export`; ``weights`` and ``select_model`` are not used. Those of the first
+            call count.
 
     Raises:
         EmbeddingBackbonesError: Whatever :func:`exporters.export` and :func:`runtime.load` raise.
@@ -85,14 +88,18 @@ def get_model(
         return finetuner.get_model(artifact, batch_size, select_model, device)
     from exporters.sources.finetuner import combine_records, read_run
 
+    if not os.path.lexists(artifact):
+        raise WeightsUnavailableError(f"there is no {artifact}; give an artifact's folder, or a run's folder or zip")
     models = read_run(Path(artifact), select_model)
-    backbone = find_descriptor(models[0].descriptor)
+    backbone = find_descriptor(models[0].descriptor) or find_descriptor(models[0].name)
     if backbone is None:
         raise UnknownBackboneError(
             f"{artifact} was fine-tuned from {models[0].descriptor}, which is not in the catalogue; export it with "
             f"`python -m exporters NAME --weights {artifact}`"
         )
-    folder = Path(output) / "-".join([Path(artifact).stem, *([select_model] if select_model else [])])
+    folder = Path(output) / "-".join(
+        [Path(artifact).name.removesuffix(".zip"), *([select_model] if select_model else [])]
+    )
     if not (folder / MANIFEST_FILE).exists():
         chosen = replace(options or ExportOptions(), weights=os.fspath(artifact), select_model=select_model)
         export(backbone.name, output=output, artifact_name=folder.name, options=chosen)

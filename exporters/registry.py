@@ -269,6 +269,8 @@ def find_backbone(name: str) -> BackboneSpec:
 
 
 def find_descriptor(descriptor: str) -> BackboneSpec | None:
-    """Returns the entry that Finetuner called ``descriptor``, such as ``bert-base-cased``, or ``None``."""
+    """Returns the entry that Finetuner called so, ``bert-base-cased`` or ``bert-base-en``, say, or ``None``."""
     name = descriptor.rpartition("/")[2]
+    if name in BACKBONES:
+        return BACKBONES[name]
     return next((spec for spec in BACKBONES.values() if spec.source and spec.source.descriptor == name), None)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 from runtime.errors import UsageError
@@ -192,7 +194,7 @@ class ExportOptions:
 
     weights: str = "pretrained"
     select_model: str | None = None
-    tokenizer: Path | None = None
+    tokenizer: str | os.PathLike[str] | None = None
     tower: TowerName | None = None
     pooling: Pooling | None = None
     normalize: bool | None = None
@@ -216,9 +218,40 @@ class ExportOptions:
             raise UsageError(f"input {self.input!r} is neither uint8 nor float32")
 
     @property
+    def tokenizer_folder(self) -> Path | None:
+        """The folder of the tokenizer, if one is named."""
+        return None if self.tokenizer is None else Path(self.tokenizer)
+
+    @property
     def arithmetic(self) -> Arithmetic:
         """Who normalises pixels: the graph, or the caller of one that takes ``float32``."""
         return "graph" if self.input == "uint8" else "caller"
+
+
+# What each family takes of the options that not all take; the others say so instead of ignoring it.
+_TAKES: Mapping[type, frozenset[str]] = MappingProxyType(
+    {
+        TorchvisionSource: frozenset({"pooling", "image_size", "input"}),
+        HuggingFaceSource: frozenset({"pooling", "tokenizer"}),
+        ClipSource: frozenset({"input", "tokenizer", "tower"}),
+        OpenClipSource: frozenset({"input", "tokenizer", "tower"}),
+        PointNetSource: frozenset(),
+    }
+)
+_NOT_FOR_ALL = ("pooling", "image_size", "input", "tokenizer", "tower")
+
+
+def check_options(spec: BackboneSpec, options: ExportOptions) -> None:
+    """Refuses, before anything is loaded, options that a backbone of this family does not take.
+
+    Raises:
+        UsageError: There is one.
+    """
+    defaults = ExportOptions()
+    for name in _NOT_FOR_ALL:
+        given = getattr(options, name) != getattr(defaults, name)
+        if given and spec.source is not None and name not in _TAKES[type(spec.source)]:
+            raise UsageError(f"--{name.replace('_', '-')} is not for {spec.name}; leave it out")
 
 
 def random_seed(weights: str) -> int | None:

@@ -14,7 +14,7 @@ from runtime import console
 from runtime.artifact import read_manifest
 from runtime.describe import describe_manifest, weight_warnings
 from runtime.errors import ItemError, OutputError, UsageError
-from runtime.preprocess import IMAGE_SUFFIXES
+from runtime.preprocess import looks_like_image_path
 from runtime.version import __version__
 
 if TYPE_CHECKING:
@@ -131,9 +131,7 @@ def _similarity(arguments: argparse.Namespace) -> int:
     items = _items(model, arguments.inputs)
     vectors = model.embed(items, batch_size=arguments.batch_size)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    short = [_label(model, item) for item in items]
-    names = short if len(set(short)) == len(short) else arguments.inputs
-    _print_similarities(names, unit @ unit.T)
+    _print_similarities(_number([_label(model, item) for item in items]), unit @ unit.T)
     return 0
 
 
@@ -192,14 +190,24 @@ def _items(model: Embedder, inputs: Sequence[str]) -> Sequence[str | Path]:
     if len(model.towers) == 1:
         return inputs
     files = {word for word in inputs if os.path.isfile(word)}  # noqa: PTH113  Path.is_file raises for long texts
-    missing = [word for word in inputs if word.lower().endswith(IMAGE_SUFFIXES) and word not in files]
+    missing = [word for word in inputs if looks_like_image_path(word) and word not in files]
     if missing:
         raise UsageError(f"there is no file {missing[0]}; if it is a text, say so by --tower text")
     return [Path(word) if word in files else word for word in inputs]
 
 
 def _label(model: Embedder, item: str | Path) -> str:
-    return item[:_LABEL] if isinstance(item, str) and "text" in model.towers else Path(item).stem
+    if isinstance(item, str) and "text" in model.towers:
+        return " ".join(item.split())[:_LABEL] or '""'
+    return Path(item).stem
+
+
+def _number(labels: Sequence[str]) -> list[str]:
+    """Returns the labels, those that are there several times numbered from the second on."""
+    return [
+        label if label not in labels[:index] else f"{label} ({labels[:index].count(label) + 1})"
+        for index, label in enumerate(labels)
+    ]
 
 
 def _print_similarities(names: Sequence[str], cosines: np.ndarray[Any, Any]) -> None:

@@ -50,14 +50,18 @@ def weight_warnings(manifest: Manifest) -> list[str]:
     """Returns what keeps the weights from being what their name promises."""
     warnings = []
     if manifest.weights.origin == "random":
-        warnings.append(f"the weights are random (seed {manifest.weights.seed}): the vectors mean nothing")
+        stand_in = ", and the tokenizer is a stand-in" * ("text" in manifest.towers)
+        warnings.append(f"the weights are random (seed {manifest.weights.seed}): the vectors mean nothing{stand_in}")
     if manifest.weights.published is False:
         warnings.append(f"the weights are not the published ones of that name, but another {manifest.weights.file}")
     return warnings
 
 
 def _describe_tower(name: str, tower: Tower) -> list[str]:
-    projections = "".join(f", linear to {layer.out_features} and {layer.activation}" for layer in tower.projections)
+    projections = "".join(
+        f", linear to {layer.out_features}" + f" and {layer.activation}" * (layer.activation != "identity")
+        for layer in tower.projections
+    )
     return [
         f"{name} tower",
         *(f"  input       {tensor.name} {tensor.dtype} {_shape(tensor.shape)}" for tensor in tower.inputs),

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, overload
 
@@ -14,7 +15,7 @@ import numpy as np
 from runtime.artifact import check_files, read_manifest
 from runtime.errors import ItemError, UsageError
 from runtime.manifest import Manifest, TowerName
-from runtime.preprocess import IMAGE_SUFFIXES, UnusableItemError
+from runtime.preprocess import UnusableItemError, looks_like_image_path
 from runtime.tower import LoadedTower, Row, Vectors, group_key, is_truncated
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _NAME_LENGTH = 200
 _ITEM_AXES = {"image": 3, "mesh": 2}  # of an item that is an array
 _LOG = logging.getLogger("runtime")
+_WARNS = ContextVar("warns", default=True)
 Item: TypeAlias = "ImageItem | PointCloudItem"  # a string is a text to a text tower and a path to the others
 
 
@@ -207,7 +209,7 @@ class Embedder:
                     if is_truncated(row):
                         truncated.append(index)
             vectors[len(kept) - len(batch) : len(kept)] = self._embed_batch(batch)
-        if truncated:
+        if truncated and _WARNS.get():
             _LOG.warning("%d of %d texts were cut to the model's limit of tokens", len(truncated), len(rows))
         if on_error == "raise":
             return vectors
@@ -226,9 +228,9 @@ class Embedder:
             return self.towers[0]
         if not isinstance(item, str):
             return "image"
-        if item.lower().endswith(IMAGE_SUFFIXES) and os.path.isfile(item):  # noqa: PTH113  Path's raises for long texts
+        if looks_like_image_path(item):
             raise UnusableItemError(
-                "as a string it is a text, but there is an image file of that name: give a pathlib.Path, or say which "
+                "as a string it is a text, and it ends as an image's path does: give a pathlib.Path, or say which "
                 "it is by embed_image or embed_text"
             )
         return "text"
@@ -247,12 +249,11 @@ class Embedder:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keeps :meth:`Embedder.embed` from warning of texts that are cut: those of a comparison are there to be cut."""
-    level = _LOG.level
-    _LOG.setLevel(logging.ERROR)
+    token = _WARNS.set(False)
     try:
         yield
     finally:
-        _LOG.setLevel(level)
+        _WARNS.reset(token)
 
 
 def _check_tower(tower: TowerName, towers: Iterable[TowerName]) -> TowerName:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -39,6 +40,11 @@ def get_model(
         EmbeddingBackbonesError: Whatever :func:`runtime.load` raises.
     """
     del batch_size
+    if Path(artifact).is_file():
+        raise UsageError(
+            f"{artifact} is a file, and an artifact is a folder; a run of Finetuner itself is taken by "
+            "exporters.finetuner.get_model, where torch is"
+        )
     return load(artifact, provider=device or "auto", tower=choose_tower(select_model))
 
 

@@ -107,9 +107,9 @@ def load_into(
         WeightsMismatchError: Keys are missing, unexpected or of another shape.
     """
     everything = model.state_dict()
-    expected = {key: value for key, value in everything.items() if not _is_part_of(key, unused)}
+    expected = {key: value for key, value in everything.items() if not is_part_of(key, unused)}
     unwrapped = unwrap(state_dict, everything)
-    given = {key: value for key, value in unwrapped.items() if not _is_part_of(key, unused)}
+    given = {key: value for key, value in unwrapped.items() if not is_part_of(key, unused)}
     tied = {expected[key].data_ptr() for key in given if key in expected}  # of two names of one tensor, one is enough
     # checkpoints of before torch 0.4.1 have no such counters, and inference does not read them
     missing = [
@@ -129,7 +129,7 @@ def load_into(
         if key in expected and value.is_floating_point() != expected[key].is_floating_point()
     ]
     faults = [
-        f"{len(keys)} {name} ({_some(keys)})"
+        f"{len(keys)} {name} ({some(keys)})"
         for name, keys in (
             ("missing", missing),
             ("unexpected", unexpected),
@@ -151,7 +151,8 @@ def _load(path: Path) -> Any:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _is_part_of(key: str, parts: tuple[str, ...]) -> bool:
+def is_part_of(key: str, parts: tuple[str, ...]) -> bool:
+    """Tells whether a tensor's name is one of ``parts``, or within one."""
     return any(key == part or key.startswith(f"{part}.") for part in parts)
 
 
@@ -197,5 +198,6 @@ def hash_values(state_dict: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _some(keys: list[str]) -> str:
+def some(keys: list[str]) -> str:
+    """Returns the first few of ``keys`` for a message."""
     return ", ".join(keys[:_LISTED]) + (", ..." if len(keys) > _LISTED else "")

@@ -22,6 +22,7 @@ from exporters.sources.folder import (
     download_tokenizer,
     first_line,
     load_with_transformers,
+    reading,
 )
 from exporters.sources.huggingface import max_length, read_config, read_tokenizer
 from exporters.sources.random_tokenizer import random_clip_tokenizer
@@ -58,6 +59,8 @@ def load_clip(
     """
     if isinstance(weights, Checkpoint):
         return _fill(source, weights, tokenizer, unused, arithmetic)
+    if tokenizer and not Path(weights).is_file():
+        raise UsageError(f"--tokenizer is for weights that come without one, and {weights} brings its own")
     seed = random_seed(weights)
     if seed is not None:
         return _build_random(source, seed, arithmetic)
@@ -134,7 +137,7 @@ def _assemble(
             backbone=_ImageFeatures(model),
             embed=lambda pixel_values: model.get_image_features(pixel_values).pooler_output,
             transforms=lambda photo: processor(photo, return_tensors="pt")["pixel_values"][0],
-            preprocessing=_preprocessing(processor, arithmetic),
+            preprocessing=_preprocessing(processor, vision.image_size, arithmetic),
             pooling=Pooling(method="cls"),
             projections=(_linear(vision.hidden_size, config.projection_dim),),
         ),
@@ -198,7 +201,7 @@ def _default_processor(source: ClipSource) -> CLIPImageProcessorPil:
 
 def _read_processor(folder: Path) -> CLIPImageProcessorPil:
     try:
-        return CLIPImageProcessorPil.from_pretrained(folder, local_files_only=True)
+        return CLIPImageProcessorPil.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as exc:  # transformers raises whatever a damaged or strange folder makes it trip over
         raise WeightsError(
             f"{folder} holds no image processor ({first_line(exc)}); save one there with processor.save_pretrained "
@@ -206,36 +209,38 @@ def _read_processor(folder: Path) -> CLIPImageProcessorPil:
         ) from exc
 
 
-def _preprocessing(processor: CLIPImageProcessorPil, arithmetic: Arithmetic) -> ImagePreprocessing:
+def _preprocessing(processor: CLIPImageProcessorPil, side: int, arithmetic: Arithmetic) -> ImagePreprocessing:
     """Returns what the runtime does instead of ``processor``.
 
     Raises:
-        WeightsError: It does what the runtime cannot.
+        WeightsError: It does what the runtime cannot, or crops to another size than the model's ``side``.
     """
+    with reading("the image processor"):
+        return _read_preprocessing(processor, side, arithmetic)
+
+
+def _read_preprocessing(processor: CLIPImageProcessorPil, side: int, arithmetic: Arithmetic) -> ImagePreprocessing:
     size, crop = processor.size, processor.crop_size
     steps = ("do_convert_rgb", "do_resize", "do_center_crop", "do_rescale", "do_normalize")
     left_out = [step for step in steps if not getattr(processor, step)]
-    if left_out or crop["height"] != crop["width"] or abs(processor.rescale_factor * 255 - 1) > 1e-6:
+    if left_out or not crop["height"] == crop["width"] == side or abs(processor.rescale_factor * 255 - 1) > 1e-6:
         raise WeightsError(
             f"the image processor crops to {crop}, rescales by {processor.rescale_factor} and leaves out "
-            f"{left_out or 'nothing'}; this exporter knows the usual one: all steps, a square crop, 1/255"
+            f"{left_out or 'nothing'}; this exporter knows the usual one: all steps, a crop to {side}, 1/255"
         )
     if "shortest_edge" not in size or processor.resample not in (_BICUBIC, _BILINEAR):
         raise WeightsError(
             f"the image processor resizes to {size} by filter {processor.resample}; this exporter knows shortest_edge, "
             "bicubic and bilinear"
         )
-    red, green, blue = processor.image_mean
-    red_std, green_std, blue_std = processor.image_std
-    try:
-        return ImagePreprocessing(
-            resize_size=size["shortest_edge"],
-            interpolation="bicubic" if processor.resample == _BICUBIC else "bilinear",
-            crop_size=crop["height"],
-            crop_rounding="floor",
-            mean=(red, green, blue),
-            std=(red_std, green_std, blue_std),
-            arithmetic=arithmetic,
-        )
-    except UsageError as exc:
-        raise WeightsError(f"the image processor cannot be right: {exc}") from exc
+    red, green, blue = map(float, processor.image_mean)
+    red_std, green_std, blue_std = map(float, processor.image_std)
+    return ImagePreprocessing(
+        resize_size=size["shortest_edge"],
+        interpolation="bicubic" if processor.resample == _BICUBIC else "bilinear",
+        crop_size=side,
+        crop_rounding="floor",
+        mean=(red, green, blue),
+        std=(red_std, green_std, blue_std),
+        arithmetic=arithmetic,
+    )

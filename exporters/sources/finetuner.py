@@ -23,6 +23,7 @@ from exporters.errors import WeightsError
 from exporters.modules.projection import ProjectionLayer
 from exporters.sources.archive import copy_limited, open_archive, walk
 from exporters.sources.checkpoint import Checkpoint, printable, read_state_dict
+from exporters.sources.folder import reading
 from exporters.sources.projection_head import read_head
 from exporters.spec import GEM_EPS, GEM_P
 from runtime.artifact import record_file
@@ -32,7 +33,9 @@ BOTH = "both"
 _METADATA, _MODEL, _GRAPH = "metadata.yml", "model.pt", "model.onnx"
 _METADATA_BYTES = 2**20
 _MODEL_BYTES = 2**33  # the largest of the sixteen takes 1.7 GB
-_POOLINGS: Mapping[str, PoolingMethod] = {"mean": "mean", "max": "max", "cls": "cls", "gem": "gem"}
+_GEM_P = "avgpool.p"  # where a CNN's pooling learned its exponent
+_IMAGE_SIZE = 224  # to which Finetuner squashed the images of all its CNNs, EfficientNet-B7's too
+_POOLINGS: Mapping[str, PoolingMethod] = {"mean": "mean", "max": "max", "cls": "cls", "GeM": "gem"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +46,16 @@ class RunModel:
         name: Its name in the run, such as ``clip-text``.
         descriptor: What it was fine-tuned from, such as ``bert-base-cased``; empty if the metadata does not say.
         pooling: The pooling that the run asked for; ``None`` for the backbone's own.
+        output_dim: Length of its embeddings, if the run asked for another than the backbone's own.
+        image_size: Side of the square to which images were squashed, in pixels.
         checkpoint: Its tensors by the names that the run gave them.
     """
 
     name: str
     descriptor: str
     pooling: Pooling | None
+    output_dim: int | None
+    image_size: int
     checkpoint: Checkpoint
 
     def split(self, backbone: str) -> tuple[Checkpoint, tuple[ProjectionLayer, ...]]:
@@ -74,15 +81,16 @@ class RunModel:
 def is_run(path: Path) -> bool:
     """Tells a run artifact from a model's folder and from a checkpoint, which can be a zip too."""
     if path.is_dir():
-        return (path / "config.yml").is_file() or (path / "models").is_dir() or bool(list(path.glob("*/config.yml")))
-    if not zipfile.is_zipfile(path):
+        of_a_library = (path / "config.json").exists() or (path / "modules.json").exists()
+        return not of_a_library and any((folder / _METADATA).is_file() for folder in walk(path, depth=4))
+    if path.suffix == ".zip" or not zipfile.is_zipfile(path):
         return path.suffix == ".zip"
     try:
         with zipfile.ZipFile(path) as archive:
             names = {PurePosixPath(name).name for name in archive.namelist()}
     except (zipfile.BadZipFile, OSError):
-        return path.suffix == ".zip"
-    return _METADATA in names or "config.yml" in names
+        return False
+    return _METADATA in names
 
 
 def read_run(path: Path, select_model: str | None) -> list[RunModel]:
@@ -158,13 +166,14 @@ def _read_model(folder: Traversable, metadata: Mapping[str, Any], path: Path) ->
         name=name,
         descriptor=str(metadata.get("descriptor") or name),
         pooling=_read_pooling(metadata, state_dict, source),
+        output_dim=metadata.get("output_dim"),
+        image_size=_read_image_size(metadata, source),
         checkpoint=Checkpoint(
-            state_dict={key: value for key, value in state_dict.items() if key != _GEM_P_KEY},
+            state_dict={key: value for key, value in state_dict.items() if key != _GEM_P},
             source=source,
             record=Weights(
                 origin="file",
-                description=f"Finetuner run {printable(path.stem)}",
-                revision=name,
+                description=f"Finetuner run {printable(path.name.removesuffix('.zip'))}, model {name}",
                 file=_MODEL,
                 sha256=record.sha256,
             ),
@@ -172,23 +181,28 @@ def _read_model(folder: Traversable, metadata: Mapping[str, Any], path: Path) ->
     )
 
 
-_GEM_P_KEY = "avgpool.p"  # where a CNN's pooling learned its exponent
-
-
 def _read_pooling(metadata: Mapping[str, Any], state_dict: Mapping[str, Tensor], source: str) -> Pooling | None:
-    options = metadata.get("options") or {}
-    pooler = options.get("pooler") if isinstance(options, dict) else None
-    if pooler is None:
-        return None
-    method = _POOLINGS.get(str(pooler).lower())
-    if method is None:
-        raise WeightsError(f"{source} was pooled by {pooler!r}; this exporter knows {', '.join(_POOLINGS)}")
-    if method != "gem":
-        return Pooling(method=method)
-    parameters = options.get("pooler_options") or {}
-    learned = state_dict.get(_GEM_P_KEY)
-    p = float(parameters.get("p", GEM_P)) if learned is None else float(learned.reshape(-1)[0])
-    return Pooling(method="gem", p=p, eps=float(parameters.get("eps", GEM_EPS)))
+    with reading(f"the metadata of {source}"):
+        options = dict(metadata.get("options") or {})
+        pooler, parameters = options.get("pooler"), dict(options.get("pooler_options") or {})
+        if pooler is None:
+            return None
+        if pooler not in _POOLINGS:
+            raise WeightsError(f"{source} was pooled by {pooler!r}; this exporter knows {', '.join(_POOLINGS)}")
+        if pooler != "GeM":
+            return Pooling(method=_POOLINGS[pooler])
+        learned = state_dict.get(_GEM_P)
+        p = float(parameters.get("p", GEM_P)) if learned is None else float(learned.reshape(-1)[0])
+        return Pooling(method="gem", p=p, eps=float(parameters.get("eps", GEM_EPS)))
+
+
+def _read_image_size(metadata: Mapping[str, Any], source: str) -> int:
+    with reading(f"the metadata of {source}"):
+        image = dict(dict(metadata.get("preprocess_options") or {}).get("image") or {})
+        height, width = (int(image.get(side, _IMAGE_SIZE)) for side in ("height", "width"))
+    if height != width:
+        raise WeightsError(f"{source} was trained on images of {height} x {width}; this exporter knows squares alone")
+    return height
 
 
 def combine_records(models: Sequence[RunModel]) -> Weights:
@@ -198,6 +212,6 @@ def combine_records(models: Sequence[RunModel]) -> Weights:
         return records[0]
     return replace(
         records[0],
-        revision=" and ".join(model.name for model in models),
+        description=" and ".join([records[0].description, *(model.name for model in models[1:])]),
         sha256=hashlib.sha256("".join(record.sha256 for record in records).encode()).hexdigest(),
     )

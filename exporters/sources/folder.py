@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,11 +15,10 @@ from optimum.exporters.tasks import TasksManager
 from transformers.utils import logging as transformers_logging
 
 from exporters.errors import WeightsError, WeightsMismatchError, WeightsUnavailableError
-from exporters.sources.checkpoint import printable
+from exporters.sources.checkpoint import is_part_of, printable, some
 from runtime.artifact import record_file
 from runtime.manifest import Weights
 
-_LISTED = 5
 _CONFIGURATION = ("*.json", "*.txt", "*.model")
 _SAFETENSORS = ("model*.safetensors", "*/model.safetensors")
 _PICKLED = ("pytorch_model*.bin", "*/pytorch_model.bin")  # read with weights_only; older models have nothing else
@@ -84,13 +84,16 @@ def describe_folder(folder: Path) -> Weights:
             "transformers or sentence-transformers"
         )
     files = find_weights(folder)
-    return Weights(
-        origin="file", description=printable(folder.resolve().name), file=files[0].name, sha256=_hash(folder, files)
-    )
+    sha256 = _hash(folder, files)
+    return Weights(origin="file", description=printable(folder.resolve().name), file=files[0].name, sha256=sha256)
 
 
 def find_weights(folder: Path) -> list[Path]:
-    """Returns the files that hold a folder's weights, empty for none: one, or the shards of one, safetensors first."""
+    """Returns the files that hold a folder's weights, empty for none: one, or the shards of one, safetensors first.
+
+    Raises:
+        WeightsError: The index of the shards is damaged, or names files elsewhere.
+    """
     for single, index in (
         ("model.safetensors", "model.safetensors.index.json"),
         ("pytorch_model.bin", "pytorch_model.bin.index.json"),
@@ -98,8 +101,11 @@ def find_weights(folder: Path) -> list[Path]:
         if (folder / single).is_file():
             return [folder / single]
         if (folder / index).is_file():
-            shards = read_json(folder / index).get("weight_map", {}).values()
-            return [folder / shard for shard in sorted(set(shards))]
+            with reading(folder / index):
+                shards = sorted({str(shard) for shard in read_json(folder / index)["weight_map"].values()})
+            if any(Path(shard).name != shard for shard in shards):
+                raise WeightsError(f"{folder / index} names files outside its folder; download the model again")
+            return [folder / shard for shard in shards]
     return []
 
 
@@ -110,6 +116,8 @@ def check_library(folder: Path) -> None:
         WeightsMismatchError: It is of another one; the message names it.
         WeightsError: It is of none.
     """
+    if (folder / "adapter_config.json").is_file():
+        raise WeightsError(f"{folder} holds an adapter beside its model; merge it first, with merge_and_unload")
     try:
         library = TasksManager.infer_library_from_model(str(folder))
     except Exception as exc:  # optimum raises whatever a strange folder makes it trip over
@@ -130,39 +138,68 @@ def load_with_transformers(loader: Any, folder: Path, family: str, ignored: tupl
         loader: One of transformers' classes.
         folder: In its layout.
         family: The architecture's name, for the message.
-        ignored: Parts of the names of weights that may be missing, since they are not exported.
+        ignored: Submodules and tensors that may be missing, since they are not exported.
 
     Raises:
         WeightsError: transformers cannot load it.
-        WeightsMismatchError: It lacks weights, which transformers would fill with random values and only log.
+        WeightsMismatchError: It lacks weights, which transformers would fill with random values, or has more than the
+            architecture takes, which it would leave out; it only logs either.
     """
     try:
         with _quiet():
             model, report = loader.from_pretrained(
-                folder, local_files_only=True, dtype="float32", output_loading_info=True
+                folder, local_files_only=True, trust_remote_code=False, dtype="float32", output_loading_info=True
             )
     except Exception as exc:  # transformers raises whatever a damaged or strange folder makes it trip over
         raise WeightsError(f"{folder} cannot be loaded by transformers ({first_line(exc)})") from exc
-    missing = sorted(key for key in report["missing_keys"] if not any(part in key for part in ignored))
+    missing = [key for key in report["missing_keys"] if not is_part_of(key, ignored)]
     if missing:
-        listed = ", ".join(missing[:_LISTED]) + (", ..." if len(missing) > _LISTED else "")
         raise WeightsMismatchError(
-            f"{folder} lacks {len(missing)} weights of its {family} ({listed}); save it whole with save_pretrained"
+            f"{folder} lacks {len(missing)} weights of its {family} ({some(sorted(missing))}); save it whole with "
+            "save_pretrained"
+        )
+    unread = [key for key in report["unexpected_keys"] if _is_of_encoder(key, model, ignored)]
+    if unread:
+        raise WeightsMismatchError(
+            f"{folder} has {len(unread)} weights that its {family} has no place for ({some(sorted(unread))}); mend its "
+            "config.json"
         )
     return model.eval()
+
+
+def _is_of_encoder(key: str, model: Any, ignored: tuple[str, ...]) -> bool:
+    """Tells whether a weight belongs to what is exported, and not to a head that some training put on it."""
+    inner = key.removeprefix(f"{model.base_model_prefix}.")
+    return is_part_of(inner, tuple(name for name, _ in model.named_children())) and not is_part_of(inner, ignored)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps transformers from drawing bars and tables among our stages; what it would report is looked at instead."""
     verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
+    transformers_logging.set_verbosity(logging.ERROR)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         transformers_logging.set_verbosity(verbosity)
         transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def reading(path: Path | str) -> Iterator[None]:
+    """Turns what a file of the wrong form makes its reader trip over into one of ours.
+
+    Raises:
+        WeightsError: It does; the message names ``path``.
+    """
+    try:
+        yield
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as exc:
+        raise WeightsError(
+            f"{path} is not of the form that it should have ({type(exc).__name__}: {first_line(exc)}); save it again "
+            "with its own library"
+        ) from exc
 
 
 def read_json(path: Path) -> Any:

@@ -37,6 +37,7 @@ from exporters.sources.random_tokenizer import random_tokenizer
 from exporters.sources.sentence_layers import SentenceLayers, read_sentence_layers
 from exporters.spec import HuggingFaceSource, random_seed
 from exporters.towers.transformer import Transformer
+from runtime.errors import UsageError
 from runtime.manifest import MIN_TEXT_LENGTH, Weights
 
 _NO_LIMIT = 1_000_000  # transformers writes 1e30 where a tokenizer states none
@@ -51,9 +52,10 @@ _VOCABULARIES = (
     "tokenizer.model",
 )
 # What is not exported: BERT's pooler for its pre-training, T5's other half, and counters that older versions saved.
-_UNUSED = ("pooler", "decoder", "lm_head", "embeddings.position_ids")
+_UNUSED = ("pooler", "embeddings.position_ids")
+_UNUSED_OF_T5 = ("decoder", "lm_head")
 # Where the state dict of a SentenceTransformer has its encoder, and the linear layers behind the pooling.
-_SENTENCE_ENCODER = "0.auto_model."
+_SENTENCE_ENCODERS = ("0.auto_model.", "0.model.")
 _DENSE = re.compile(r"\d+\.linear\.\w+$")
 
 
@@ -81,6 +83,8 @@ def load_transformer(
     """
     if isinstance(weights, Checkpoint):
         return _fill(source, weights, tokenizer, layers)
+    if tokenizer and not Path(weights).is_file():
+        raise UsageError(f"--tokenizer is for weights that come without one, and {weights} brings its own")
     seed = random_seed(weights)
     if seed is not None:
         return _build_random(source, seed)
@@ -113,11 +117,13 @@ def load_folder(folder: Path, weights: Weights, *, expected: str | None = None) 
             f"{folder} is a {config.model_type}, where a {expected} is expected; export it under a name of its own "
             "by --name"
         )
-    if not hasattr(config, "vocab_size"):
+    is_t5 = config.model_type == "t5"
+    if not hasattr(config, "vocab_size") or (config.is_encoder_decoder and not is_t5):
         raise WeightsMismatchError(f"{folder} is a {config.model_type}, where a text encoder is expected")
-    loader = T5EncoderModel if config.model_type == "t5" else AutoModel
-    model = load_with_transformers(loader, folder, config.model_type, ignored=_UNUSED)
+    loader, unused = (T5EncoderModel, _UNUSED + _UNUSED_OF_T5) if is_t5 else (AutoModel, _UNUSED)
+    model = load_with_transformers(loader, folder, config.model_type, ignored=unused)
     tokenizer = read_tokenizer(folder, model.config.vocab_size)
+    _check_case(tokenizer, layers, folder)
     return Transformer(
         model=model,
         tokenizer=tokenizer,
@@ -134,7 +140,7 @@ def read_config(folder: Path) -> PreTrainedConfig:
         WeightsError: It cannot be read.
     """
     try:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as exc:  # transformers raises whatever a damaged or strange folder makes it trip over
         raise WeightsError(f"{folder} cannot be loaded by transformers ({first_line(exc)})") from exc
     return config
@@ -151,13 +157,15 @@ def read_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenizerFast:
     if not any((folder / name).is_file() for name in _VOCABULARIES):  # transformers would make one of no words
         raise WeightsError(f"{folder} holds no tokenizer; {way_out}")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as exc:  # as above
         raise WeightsError(
             f"{folder} holds no tokenizer that transformers loads ({first_line(exc)}); {way_out}"
         ) from exc
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise WeightsError(f"{folder} has no fast tokenizer; {way_out}")
+    if tokenizer.truncation_side != "right":
+        raise WeightsError(f"{folder} cuts texts at their beginning (truncation_side), and the runtime at their end")
     if len(tokenizer) > vocab_size:
         raise WeightsMismatchError(
             f"the tokenizer in {folder} has {len(tokenizer)} tokens, and the model embeddings for {vocab_size}; take "
@@ -176,7 +184,7 @@ def max_length(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast, sta
     """
     positions = getattr(config, "max_position_embeddings", None)
     if config.model_type in ("roberta", "xlm-roberta", "mpnet") and positions:
-        positions -= config.pad_token_id + 1  # their positions start behind the padding's
+        positions -= (config.pad_token_id or 0) + 1  # their positions start behind the padding's
     limits = [int(limit) for limit in (stated or tokenizer.model_max_length, positions) if limit and limit < _NO_LIMIT]
     return max(MIN_TEXT_LENGTH, min(limits, default=_DEFAULT_LENGTH))
 
@@ -194,7 +202,9 @@ def _fill(
         encoder, dense = _split(checkpoint, layers.projections)
         for (_, layer), state_dict in zip(layers.projections, dense, strict=True):
             load_into(layer, state_dict, source=checkpoint.source)
-    load_into(model, encoder, unused=_UNUSED, source=checkpoint.source)
+    _check_case(tokenizer, layers, folder)
+    unused = _UNUSED + _UNUSED_OF_T5 if source.model_type == "t5" else _UNUSED
+    load_into(model, encoder, unused=unused, source=checkpoint.source)
     return Transformer(
         model=model,
         tokenizer=tokenizer,
@@ -202,6 +212,14 @@ def _fill(
         max_length=max_length(model.config, tokenizer, layers.max_length),
         weights=checkpoint.record,
     )
+
+
+def _check_case(tokenizer: PreTrainedTokenizerFast, layers: SentenceLayers, folder: Path) -> None:
+    if layers.lowercase and tokenizer.tokenize("A CAT") != tokenizer.tokenize("a cat"):
+        raise WeightsError(
+            f"{folder} asks for lowercase texts (do_lower_case) and has a tokenizer that keeps their case; give it one "
+            "that lowercases"
+        )
 
 
 def _split(
@@ -213,7 +231,9 @@ def _split(
         WeightsMismatchError: It has not as many linear layers as ``projections``.
     """
     state_dict = unwrap(checkpoint.state_dict)
-    encoder = {name.removeprefix(_SENTENCE_ENCODER): value for name, value in state_dict.items()}
+    encoder = dict(state_dict)
+    for prefix in _SENTENCE_ENCODERS:
+        encoder = {name.removeprefix(prefix): value for name, value in encoder.items()}
     dense: dict[str, dict[str, Tensor]] = {}
     for name in [name for name in encoder if _DENSE.match(name)]:
         index, _, parameter = name.split(".")

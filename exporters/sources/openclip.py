@@ -75,6 +75,8 @@ def build_open_clip(source: OpenClipSource, seed: int) -> open_clip.CustomTextCL
 
 
 def _read(source: OpenClipSource, weights: str) -> Checkpoint:
+    if Path(weights).is_dir():
+        raise WeightsError(f"{weights} is a folder; name the checkpoint in it, such as open_clip_pytorch_model.bin")
     if weights != "pretrained":
         return read_checkpoint(Path(weights))
     path = _download(source)

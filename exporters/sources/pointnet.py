@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 
-from exporters.errors import WeightsUnavailableError
 from exporters.modules.pointnet import PointNetEmbedding
 from exporters.shapes import load_shapes
 from exporters.sources.checkpoint import Checkpoint, load_into, random_record, read_checkpoint
@@ -26,14 +25,9 @@ def load_pointnet(source: PointNetSource, weights: str | Checkpoint) -> PointNet
         weights: ``random``, ``random:SEED``, the path of a state dict, or one that has been read.
 
     Raises:
-        WeightsUnavailableError: ``pretrained`` weights are asked for, or there is no such file.
+        WeightsUnavailableError: There is no such file.
         WeightsError: The state dict is damaged, or does not fit.
     """
-    if weights == "pretrained":
-        raise WeightsUnavailableError(
-            "pointnet-base has no pretrained weights any more: the service that held them is gone; take --weights PATH "
-            "with the artifact of your own Finetuner run or a state dict, or --weights random"
-        )
     seed = random_seed(weights) if isinstance(weights, str) else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed or 0)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_linear_bn_eval
@@ -31,7 +32,8 @@ def read_head(head: Mapping[str, Tensor], source: str) -> tuple[ProjectionLayer,
                 linears.append(_linear(parts[module]))
             else:
                 linears[-1] = fuse_linear_bn_eval(linears[-1], _batch_norm(parts[module]))
-    except (KeyError, IndexError, RuntimeError) as exc:
+        _check_chain(linears)
+    except (AssertionError, KeyError, IndexError, RuntimeError, ValueError) as exc:
         raise WeightsMismatchError(
             f"{source} has {', '.join(list(head)[:5])} behind its backbone, which is no projection head of linear "
             "layers and batch norms"
@@ -48,6 +50,12 @@ def read_head(head: Mapping[str, Tensor], source: str) -> tuple[ProjectionLayer,
         )
         for linear in linears
     )
+
+
+def _check_chain(linears: Sequence[nn.Linear]) -> None:
+    for before, after in pairwise(linears):
+        if before.out_features != after.in_features:
+            raise ValueError(f"a layer gives {before.out_features} numbers, and the next one takes {after.in_features}")
 
 
 def _linear(parameters: Mapping[str, Tensor]) -> nn.Linear:

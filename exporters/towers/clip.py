@@ -14,7 +14,6 @@ from exporters.spec import ExportOptions
 from exporters.towers import ExportableTower
 from exporters.towers.image import ImageTower
 from exporters.towers.text import TextTower
-from runtime.errors import UsageError
 from runtime.manifest import (
     ImagePreprocessing,
     Pooling,
@@ -90,15 +89,7 @@ class Clip:
 
 
 def clip_towers(clip: Clip, options: ExportOptions) -> list[ExportableTower]:
-    """Returns the towers that ``options`` ask for: both, or the one that they name.
-
-    Raises:
-        UsageError: An option is not for CLIP.
-    """
-    if options.pooling is not None:
-        raise UsageError("pooling is not for CLIP, whose towers were trained with their own")
-    if options.image_size is not None:
-        raise UsageError("image_size is not for CLIP, whose image tower takes the size that it was trained with")
+    """Returns the towers that ``options`` ask for: both, or the one that they name."""
     towers: list[ExportableTower] = [ClipTextTower(clip, options), ClipImageTower(clip, options)]
     return [tower for tower in towers if options.tower in (None, tower.name)]
 

@@ -15,6 +15,7 @@ from exporters.spec import (
     OpenClipSource,
     PointNetSource,
     TorchvisionSource,
+    check_options,
     random_seed,
 )
 from exporters.towers import ExportableTower
@@ -34,16 +35,13 @@ def load_towers(spec: BackboneSpec, options: ExportOptions) -> list[ExportableTo
     source = spec.source
     if source is None:
         raise TypeError(f"{spec.name} has no source of weights: build its towers, and hand them to export_towers")
-    if options.tower and not isinstance(source, ClipSource | OpenClipSource):
-        raise UsageError(f"tower is for CLIP; {spec.name} has one tower alone")
-    if options.tokenizer and isinstance(source, TorchvisionSource | PointNetSource):
-        raise UsageError(f"tokenizer is for texts, which {spec.name} does not take")
+    check_options(spec, options)
     if options.weights != "pretrained" and random_seed(options.weights) is None and is_run(Path(options.weights)):
         from exporters.towers.run import load_run_towers
 
         return load_run_towers(spec, source, options)
     if options.select_model:
-        raise UsageError("select_model is for Finetuner run artifacts; a CLIP's one tower is chosen by tower")
+        raise UsageError("--select-model is for Finetuner run artifacts; a CLIP's one tower is chosen by --tower")
     if isinstance(source, TorchvisionSource):
         from exporters.sources.torchvision import load_cnn
         from exporters.towers.cnn import CnnTower
@@ -55,7 +53,7 @@ def load_towers(spec: BackboneSpec, options: ExportOptions) -> list[ExportableTo
         from exporters.towers.transformer import TransformerTower
 
         descendant = spec.name not in BACKBONES
-        text = load_transformer(source, options.weights, tokenizer=options.tokenizer, any_family=descendant)
+        text = load_transformer(source, options.weights, tokenizer=options.tokenizer_folder, any_family=descendant)
         return [TransformerTower(text, options)]
     if isinstance(source, ClipSource | OpenClipSource):
         from exporters.towers.clip import clip_towers
@@ -73,7 +71,7 @@ def _load_clip(source: ClipSource | OpenClipSource, options: ExportOptions) -> C
     if isinstance(source, ClipSource):
         from exporters.sources.clip import load_clip
 
-        return load_clip(source, options.weights, arithmetic=options.arithmetic, tokenizer=options.tokenizer)
+        return load_clip(source, options.weights, arithmetic=options.arithmetic, tokenizer=options.tokenizer_folder)
     from exporters.sources.openclip import load_open_clip
 
-    return load_open_clip(source, options.weights, arithmetic=options.arithmetic, tokenizer=options.tokenizer)
+    return load_open_clip(source, options.weights, arithmetic=options.arithmetic, tokenizer=options.tokenizer_folder)

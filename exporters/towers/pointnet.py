@@ -15,7 +15,6 @@ from exporters.modules.pointnet import PointNetEmbedding
 from exporters.shapes import Cloud, load_shapes
 from exporters.spec import ExportOptions
 from exporters.towers import GraphInput
-from runtime.errors import UsageError
 from runtime.manifest import PointCloudPreprocessing, Pooling, Projection, TensorSpec, Tower, TowerName, Weights
 
 _SEED = 0  # of the sampling of surfaces; Finetuner's was not seeded
@@ -43,13 +42,7 @@ class PointNetTower:
     name: TowerName = "mesh"
 
     def __init__(self, pointnet: PointNet, options: ExportOptions) -> None:
-        """Works out the record; traces and runs nothing yet.
-
-        Raises:
-            UsageError: An option is not for meshes.
-        """
-        if options.pooling is not None or options.image_size is not None or options.input != "uint8":
-            raise UsageError("pooling, image_size and input are not for PointNet++, which takes points and has its own")
+        """Works out the record; traces and runs nothing yet."""
         sizes = pointnet.model.sizes
         features = sizes.widths[-1][-1]
         preprocessing = PointCloudPreprocessing(

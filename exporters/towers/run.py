@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, assert_never
 from torch import Tensor
 
 from exporters.errors import WeightsMismatchError
-from exporters.registry import BACKBONES, find_descriptor
+from exporters.registry import find_descriptor
 from exporters.sources.checkpoint import Checkpoint
 from exporters.sources.finetuner import RunModel, combine_records, read_run
 from exporters.spec import (
@@ -24,12 +24,12 @@ from exporters.spec import (
     TorchvisionSource,
 )
 from exporters.towers import ExportableTower
+from runtime.errors import UsageError
 from runtime.manifest import Pooling, TowerName
 
 if TYPE_CHECKING:
     from exporters.towers.clip import Clip
 
-_IMAGE_SIZE = 224  # Finetuner squashed the images of all its CNNs to this, EfficientNet-B7's too
 # Each half's names in a run, and in the whole CLIP. A run of open_clip holds the whole one twice.
 _HF_HALVES: Mapping[TowerName, Mapping[str, str]] = {
     "text": {"_model.": "text_model.", "_projection.": "text_projection."},
@@ -49,6 +49,8 @@ def load_run_towers(spec: BackboneSpec, source: Source, options: ExportOptions) 
         WeightsError: It is damaged, is of another backbone, or holds two models and none is selected.
         UsageError: An option is not for this family.
     """
+    if options.select_model and options.tower:
+        raise UsageError("a run's model is chosen by --select-model or by --tower, not by both")
     selected = options.select_model or {tower: name for name, tower in _CLIP_MODELS.items()}.get(
         options.tower or "mesh"
     )
@@ -57,7 +59,9 @@ def load_run_towers(spec: BackboneSpec, source: Source, options: ExportOptions) 
         _check_descriptor(spec, source, model)
     if isinstance(source, ClipSource | OpenClipSource):
         return _clip_towers(source, models, options)
-    (model,) = models
+    model, *others = models
+    if others:
+        raise WeightsMismatchError(f"{options.weights} holds {len(models)} models, where {spec.name} takes one")
     if isinstance(source, TorchvisionSource):
         return [_cnn_tower(spec, source, model, options)]
     if isinstance(source, HuggingFaceSource):
@@ -89,11 +93,17 @@ def _cnn_tower(
     checkpoint, projections = model.split("embed_model.")
     cnn = replace(
         load_cnn(source, checkpoint),
-        transforms=squashing_transforms(options.image_size or _IMAGE_SIZE),
+        transforms=squashing_transforms(options.image_size or model.image_size),
         pooling=model.pooling,
         projections=projections,
     )
-    return CnnTower(cnn, options, output_dim=BACKBONES.get(spec.name, spec).output_dim)
+    tower = CnnTower(cnn, options, output_dim=spec.output_dim)
+    if model.output_dim not in (None, tower.output_dim):
+        raise WeightsMismatchError(
+            f"{model.checkpoint.source} states {model.output_dim} dimensions and has layers for {tower.output_dim}; "
+            "download the run's artifact again"
+        )
+    return tower
 
 
 def _text_tower(source: HuggingFaceSource, model: RunModel, options: ExportOptions) -> ExportableTower:
@@ -103,7 +113,8 @@ def _text_tower(source: HuggingFaceSource, model: RunModel, options: ExportOptio
 
     checkpoint, projections = model.split("_model.")
     layers = SentenceLayers(pooling=model.pooling or Pooling(method="mean"), projections=projections)
-    return TransformerTower(load_transformer(source, checkpoint, tokenizer=options.tokenizer, layers=layers), options)
+    transformer = load_transformer(source, checkpoint, tokenizer=options.tokenizer_folder, layers=layers)
+    return TransformerTower(transformer, options)
 
 
 def _clip_towers(
@@ -150,7 +161,11 @@ def _load_clip(
     if isinstance(source, ClipSource):
         from exporters.sources.clip import load_clip
 
-        return load_clip(source, checkpoint, arithmetic=options.arithmetic, tokenizer=options.tokenizer, unused=unused)
+        return load_clip(
+            source, checkpoint, arithmetic=options.arithmetic, tokenizer=options.tokenizer_folder, unused=unused
+        )
     from exporters.sources.openclip import load_open_clip
 
-    return load_open_clip(source, checkpoint, arithmetic=options.arithmetic, tokenizer=options.tokenizer, unused=unused)
+    return load_open_clip(
+        source, checkpoint, arithmetic=options.arithmetic, tokenizer=options.tokenizer_folder, unused=unused
+    )

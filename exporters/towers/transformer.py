@@ -80,8 +80,6 @@ class _Pooled(nn.Module):
 
 
 def _record(transformer: Transformer, options: ExportOptions) -> Tower:
-    if options.image_size is not None or options.input != "uint8":
-        raise UsageError("image_size and input are for image backbones")
     layers = transformer.layers
     pooling = options.pooling or layers.pooling or Pooling(method="mean")
     if pooling.method not in ("mean", "cls", "max", "gem"):

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")  # tell a path from a text
+import os
+
+_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 class UnusableItemError(ValueError):
     """The item cannot be embedded; the message is the reason."""
+
+
+def looks_like_image_path(text: str) -> bool:
+    """Tells whether a string that could be a text ends as an image's path does, and is one word or a file's name."""
+    if not text.lower().endswith(_IMAGE_SUFFIXES):
+        return False
+    return len(text.split()) == 1 or os.path.isfile(text)  # noqa: PTH113  Path.is_file raises for names too long

@@ -42,16 +42,22 @@ def test_a_name_alone_is_an_export(prefix: list[str], calls: list[Any]) -> None:
 def test_every_option_arrives(calls: list[Any], tmp_path: Path) -> None:
     words = f"""--output {tmp_path} --weights random:4 --pooling gem --gem-p 2.5 --normalize --image-size 96
         --input float32 --opset 21 --min-cosine 0.9 --max-error 0.01 --max-distance-share 0.1 --force
-        --name mine --select-model both --tokenizer tok --tower text resnet-large"""
+        --name mine --select-model both resnet-large"""
     assert main(words.split()) == 0
     ((name, output, options),) = calls
     assert (name, output) == ("resnet-large", tmp_path)
     assert (options.weights, options.normalize, options.image_size) == ("random:4", True, 96)
     assert (options.input, options.opset, options.force) == ("float32", 21, True)
-    assert (options.select_model, options.tokenizer, options.tower) == ("both", Path("tok"), "text")
+    assert options.select_model == "both"
     assert options.pooling is not None
     assert (options.pooling.method, options.pooling.p, options.pooling.eps) == ("gem", 2.5, 1e-6)
     assert options.tolerance == Tolerance(min_cosine=0.9, max_error=0.01, max_distance_share=0.1)
+
+
+def test_options_of_clip_arrive(calls: list[Any]) -> None:
+    assert main(["--tower", "text", "--tokenizer", "tok", "clip-base-en"]) == 0
+    ((_, _, options),) = calls
+    assert (options.tower, options.tokenizer) == ("text", Path("tok"))
 
 
 def test_several_names_go_on_after_a_failure(calls: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
@@ -99,6 +105,16 @@ def test_names_are_checked_before_anything_is_exported(
         "--image-size 20000 resnet-base",
         "--pooling gem --gem-p inf resnet-base",
         "--min-cosine 2 resnet-base",
+        "--pooling mean clip-base-en",
+        "--pooling max pointnet-base",
+        "--image-size 96 bert-base-en",
+        "--image-size 96 clip-base-multi",
+        "--input float32 bert-base-en",
+        "--input float32 pointnet-base",
+        "--tower image resnet-base",
+        "--tower text bert-base-en",
+        "--tokenizer folder resnet-base",
+        "--tokenizer folder pointnet-base",
     ],
 )
 def test_values_that_cannot_be_right_exit_with_2(

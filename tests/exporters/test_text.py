@@ -16,6 +16,7 @@ import onnx
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer
 from torch import nn
 from transformers import (
     BertModel,
@@ -40,7 +41,7 @@ RECORD = Weights(origin="file", description="toy", sha256="0" * 64)
 SPEC = BackboneSpec(name="toy", task="text-to-text", output_dim=0, architecture="transformer", description="toy")
 
 
-def save_sentence_layers(folder: Path, *modules: tuple[str, dict[str, Any] | None], limit: int | None = None) -> Path:
+def save_sentence_layers(folder: Path, *modules: tuple[str, dict[str, Any] | None], limit: Any = None) -> Path:
     """Adds the files of sentence-transformers: modules by type, each with its config.json or none."""
     entries = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]
     for index, (kind, config) in enumerate(modules, start=1):
@@ -176,7 +177,7 @@ def _remove(name: str) -> Callable[[Path], None]:
     [
         (lambda f: save_sentence_layers(f, ("Pooling", {"pooling_mode_lasttoken": True})), "knows mean, cls and max"),
         (lambda f: save_sentence_layers(f, ("Pooling", None)), "cannot be read"),
-        (lambda f: save_sentence_layers(f, ("WordWeights", {})), "a module WordWeights"),
+        (lambda f: save_sentence_layers(f, ("WordWeights", {})), "chains Transformer, WordWeights, where"),
         (lambda f: (f / "modules.json").write_text("{"), "cannot be read"),
         (
             lambda f: save_sentence_layers(f, ("Dense", {"in_features": 2, "out_features": 3, "bias": True})),
@@ -207,14 +208,9 @@ def test_weights_that_are_missing_are_not_made_up(checkpoint: Path) -> None:
         load(checkpoint)
 
 
-def test_options_of_images_are_wrong_usage(toy: Path) -> None:
-    for options in (
-        ExportOptions(image_size=64),
-        ExportOptions(input="float32"),
-        ExportOptions(pooling=Pooling(method="avg")),
-    ):
-        with pytest.raises(UsageError, match=r"not for texts|image backbones"):
-            TransformerTower(load(toy), options)
+def test_a_pooling_of_images_is_wrong_usage(toy: Path) -> None:
+    with pytest.raises(UsageError, match="pooling avg is not for texts"):
+        TransformerTower(load(toy), ExportOptions(pooling=Pooling(method="avg")))
 
 
 SOURCE = HuggingFaceSource(model_id="someone/toy", model_type="bert", config={}, licence="MIT")
@@ -285,7 +281,7 @@ TOY = replace(SOURCE, config={"vocab_size": 400, "hidden_size": 24, "num_hidden_
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-@pytest.mark.parametrize("prefix", ["", "module.", "model.", "0.auto_model."])
+@pytest.mark.parametrize("prefix", ["", "module.", "model.", "0.auto_model.", "0.model."])
 def test_a_state_dict_takes_its_tokenizer_from_a_folder(prefix: str, suffix: str, toy: Path, tmp_path: Path) -> None:
     theirs = load_transformer(TOY, "random:7").model.state_dict()
     state_dict = {prefix + name: value for name, value in theirs.items() if "pooler" not in name}
@@ -387,3 +383,140 @@ def test_a_folder_without_a_tokenizer_says_what_to_save(checkpoint: Path) -> Non
         (checkpoint / name).unlink()
     with pytest.raises(WeightsError, match=r"tokenizer\.save_pretrained"):
         load(checkpoint)
+
+
+DENSE = {"in_features": 24, "out_features": 24, "bias": True}
+
+
+WIDTH = {"word_embedding_dimension": 24}
+
+
+@pytest.mark.parametrize(
+    "modules",
+    [
+        [("Pooling", {**WIDTH, "pooling_mode": "cls"}), ("Normalize", None)],
+        [("Pooling", {**WIDTH, "pooling_mode_max_tokens": True})],
+        [("Pooling", {**WIDTH, "pooling_mode": "cls", "pooling_mode_mean_tokens": True})],
+        [
+            ("Pooling", {**WIDTH, "pooling_mode": "mean"}),
+            ("Dense", DENSE),
+            ("Dense", DENSE),
+            ("Normalize", None),
+        ],
+    ],
+    ids=["cls", "max", "both", "dense"],
+)
+def test_a_folder_means_what_sentence_transformers_makes_of_it(
+    modules: list[tuple[str, dict[str, Any] | None]], checkpoint: Path
+) -> None:
+    """The gate compares with our own reading of the folder; this compares that reading with theirs."""
+    save_sentence_layers(checkpoint, *modules, limit=20)
+    for path in checkpoint.glob("*_Dense"):
+        torch.manual_seed(int(path.name[0]))
+        save_dense(path, nn.Linear(24, 24))
+    expected = SentenceTransformer(str(checkpoint), device="cpu").encode(list(TEXTS))
+    np.testing.assert_allclose(TransformerTower(load(checkpoint), ExportOptions()).reference(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: save_sentence_layers(f, ("Normalize", None), ("Dense", DENSE)), "chains Transformer, Normalize"),
+        (lambda f: save_sentence_layers(f, ("Dense", DENSE), ("Pooling", {"pooling_mode": "cls"})), "chains"),
+        (lambda f: save_sentence_layers(f, ("Dense", DENSE | {"use_residual": True})), "use_residual True"),
+        (lambda f: save_sentence_layers(f, ("Dense", DENSE | {"module_input_name": "token_embeddings"})), "token_emb"),
+        (lambda f: save_sentence_layers(f, ("Dense", {})), "is not of the form"),
+        (lambda f: save_sentence_layers(f, ("Dense", DENSE | {"in_features": -1})), "is not of the form"),
+        (lambda f: save_sentence_layers(f, limit=0), "max_seq_length of 0"),
+        (lambda f: save_sentence_layers(f, limit=[1]), "is not of the form"),
+        (lambda f: (f / "modules.json").write_text("3"), "is not of the form"),
+        (
+            lambda f: (f / "modules.json").write_text('[{"type": "Transformer", "path": "../.."}]'),
+            "not a folder beside",
+        ),
+        (lambda f: _lowercase(f), "do_lower_case"),
+        (lambda f: _prompt(f), "the prompt 'query'"),
+        (lambda f: (f / "adapter_config.json").write_text("{}"), "merge it first"),
+        (lambda f: _index(f, "[1]"), "is not of the form"),
+        (lambda f: _index(f, '{"weight_map": {"a": "../x.safetensors"}}'), "names files outside"),
+    ],
+)
+def test_what_a_graph_would_quietly_get_wrong_is_refused(
+    damage: Callable[[Path], None], message: str, checkpoint: Path
+) -> None:
+    damage(checkpoint)
+    with pytest.raises(WeightsError, match=message):
+        load_transformer(SOURCE, str(checkpoint))
+
+
+def _lowercase(folder: Path) -> None:
+    save_sentence_layers(folder)
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 9, "do_lower_case": True}))
+
+
+def _prompt(folder: Path) -> None:
+    save_sentence_layers(folder)
+    (folder / "config_sentence_transformers.json").write_text(json.dumps({"default_prompt_name": "query"}))
+
+
+def _index(folder: Path, content: str) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(content)
+
+
+def test_code_beside_a_model_is_not_run(checkpoint: Path) -> None:
+    (checkpoint / "evil.py").write_text("import pathlib; pathlib.Path(__file__).with_name('was_run').touch()")
+    config = json.loads((checkpoint / "config.json").read_text())
+    strange = config | {"model_type": "evil", "auto_map": {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"}}
+    (checkpoint / "config.json").write_text(json.dumps(strange))
+    with pytest.raises(WeightsError, match="cannot be loaded by transformers"):
+        load_transformer(SOURCE, str(checkpoint))
+    assert not (checkpoint / "was_run").exists()
+
+
+def test_weights_without_a_place_are_not_dropped(checkpoint: Path) -> None:
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}))
+    with pytest.raises(WeightsMismatchError, match=r"weights that its bert has no place for \(encoder\.layer\.1"):
+        load_transformer(SOURCE, str(checkpoint))
+
+
+def test_a_head_on_the_encoder_is_left_alone(checkpoint: Path) -> None:
+    path = checkpoint / "model.safetensors"
+    state = {f"bert.{name}": value for name, value in load_file(path).items()}
+    save_file(state | {"classifier.weight": torch.zeros(2, 24)}, path, {"format": "pt"})
+    assert torch.equal(load(checkpoint).model.state_dict()[_WORDS], state[f"bert.{_WORDS}"])
+
+
+def test_weights_of_half_precision_are_computed_in_full(checkpoint: Path) -> None:
+    path = checkpoint / "model.safetensors"
+    save_file({name: value.half() for name, value in load_file(path).items()}, path, {"format": "pt"})
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps(config | {"dtype": "float16"}))
+    assert load(checkpoint).model.dtype == torch.float32
+
+
+def test_an_empty_folder_holds_no_weights(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"holds neither model\.safetensors nor pytorch_model\.bin"):
+        load_transformer(SOURCE, str(tmp_path))
+
+
+def test_the_tokenizers_commit_is_pinned_too(hub: Path, toy: Path, tmp_path: Path) -> None:
+    torch.save(load_transformer(TOY, "random").model.state_dict(), tmp_path / "tuned.pt")
+    repository, revision = hub / "models--someone--toy", "1" * 40
+    shutil.copytree(toy, repository / "snapshots" / revision)
+    assert load_transformer(replace(TOY, revision=revision), str(tmp_path / "tuned.pt")).max_length == 64
+    with pytest.raises(WeightsUnavailableError):
+        load_transformer(replace(TOY, revision="2" * 40), str(tmp_path / "tuned.pt"))
+
+
+def test_a_tokenizer_that_is_not_needed_is_wrong_usage(toy: Path) -> None:
+    for weights in ("random", "pretrained", str(toy)):
+        with pytest.raises(UsageError, match="brings its own"):
+            load_transformer(TOY, weights, tokenizer=toy)
+
+
+def test_the_tokenizer_travels_with_its_limit(toy: Path, tmp_path: Path) -> None:
+    TransformerTower(load(toy), ExportOptions()).write_files(tmp_path)
+    tokenizer = json.loads((tmp_path / "tokenizer.json").read_text())
+    assert (tokenizer["truncation"]["max_length"], tokenizer["padding"]) == (64, None)
