@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from dataclasses import replace
@@ -20,16 +21,19 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 import runtime
 from exporters.errors import ParityError, WeightsError, WeightsMismatchError, WeightsUnavailableError
+from exporters.parity import measure_similarity
 from exporters.pipeline import export_towers
 from exporters.registry import BACKBONES
 from exporters.sources.clip import load_clip
 from exporters.sources.openclip import build_open_clip, load_open_clip
 from exporters.sources.random_tokenizer import random_tokenizer
-from exporters.spec import ClipSource, ExportOptions
+from exporters.spec import DEFAULT_TOLERANCE, ClipSource, ExportOptions
 from exporters.texts import TEXTS
 from exporters.towers.clip import Clip, clip_towers
+from runtime import session
+from runtime.artifact import record_file
 from runtime.errors import UsageError
-from runtime.manifest import ImagePreprocessing
+from runtime.manifest import ImagePreprocessing, seal
 from runtime.preprocess.image import pixel_values, resize_and_crop
 from tests.exporters.toys import (
     CLIP,
@@ -96,9 +100,15 @@ def test_the_items_tell_their_tower(model: runtime.Embedder, photo_paths: list[P
     np.testing.assert_allclose(mixed[[1, 3, 4]], model.embed_image(photo_paths[:3]), atol=1e-5)
 
 
-def test_a_string_that_may_be_a_path_is_not_guessed(model: runtime.Embedder, photo_paths: list[Path]) -> None:
-    with pytest.raises(runtime.ItemError, match=r"item 1 .*embed_image or embed_text"):
-        model.embed(["a cat", str(photo_paths[0])])
+def test_a_string_that_may_be_a_path_is_not_guessed(
+    model: runtime.Embedder, photo_paths: list[Path], tmp_path: Path
+) -> None:
+    spaced = tmp_path / "my cat.jpg"
+    shutil.copy(photo_paths[0], spaced)
+    for path in (photo_paths[0], "none.PNG", spaced):
+        with pytest.raises(runtime.ItemError, match=r"item 1 .*embed_image or embed_text"):
+            model.embed(["a cat", str(path)])
+    assert model.embed(["as in my dog.jpg"]).shape == (1, DIM)
     assert model.embed_image([str(photo_paths[0])]).shape == model.embed_text([str(photo_paths[0])]).shape == (1, DIM)
 
 
@@ -159,15 +169,95 @@ def test_a_tower_of_another_model_is_stopped(folder: Path, tmp_path: Path) -> No
         export_towers(SPEC, towers, tmp_path / "toy", options=ExportOptions())
 
 
-def test_similarities_that_differ_are_stopped(model: runtime.Embedder, photos: list[Image.Image]) -> None:
-    from exporters.parity import measure_similarity
-    from exporters.spec import DEFAULT_TOLERANCE
-
+@pytest.mark.parametrize(
+    ("error", "spread_to"),
+    [(1e-3, 1.0), (5e-5, 1e-2)],
+    ids=["beyond max_error", "beyond the share of the spread"],
+)
+def test_similarities_that_differ_are_stopped(
+    error: float, spread_to: float, model: runtime.Embedder, photos: list[Image.Image]
+) -> None:
     texts, images = model.embed_text(TEXTS), model.embed_image(photos)
+    common = texts.mean(axis=0) * 100  # what all have in common brings the similarities together
+    references: Any = {"text": texts, "image": images}
+    if spread_to < 1:
+        references = {name: rows + common for name, rows in references.items()}
+    fake: Any = FakeModel(references)
     items: Any = {"text": TEXTS, "image": photos}
-    measure_similarity(model, items, {"text": texts, "image": images}, DEFAULT_TOLERANCE)
+    measure_similarity(fake, items, references, DEFAULT_TOLERANCE)
+    wrong: Any = FakeModel(references, turn=error)
     with pytest.raises(ParityError, match="similarities between texts and images"):
-        measure_similarity(model, items, {"text": texts, "image": np.roll(images, 1, axis=1)}, DEFAULT_TOLERANCE)
+        measure_similarity(wrong, items, references, DEFAULT_TOLERANCE)
+
+
+class FakeModel:
+    """Embeds as the references say, the images turned towards one direction by an angle."""
+
+    def __init__(self, references: dict[str, Any], turn: float = 0) -> None:
+        self._references, self._turn = references, turn
+
+    def embed(self, items: object, *, tower: str) -> Any:
+        rows = self._references[tower].astype(np.float64)
+        direction = np.zeros(DIM)
+        direction[0] = 1
+        turned = rows + self._turn * np.linalg.norm(rows, axis=1, keepdims=True) * direction
+        return turned if tower == "image" else rows
+
+
+def test_one_damaged_tower_fails_the_whole(artifact: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(artifact, tmp_path / "toy"))
+    document = json.loads((copy / "manifest.json").read_text())
+    document.pop("sha256")
+    with np.load(copy / "golden.npz") as golden:
+        arrays = dict(golden)
+    arrays["image_embedding"] = arrays["image_embedding"] + np.float32(0.1)
+    np.savez(copy / "golden.npz", **arrays)
+    document["files"]["golden.npz"] = dataclasses.asdict(record_file(copy / "golden.npz"))
+    (copy / "manifest.json").write_text(json.dumps(document | {"sha256": seal(document)}))
+    with pytest.raises(runtime.VerificationError, match="the golden vectors are not reproduced"):
+        runtime.verify(copy)
+
+
+def test_the_second_tower_is_on_the_provider_of_the_first(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    load_session = session.Session.__init__
+
+    def record(self: Any, path: Path, tower: Any, *, provider: str, threads: int | None) -> None:
+        asked.append(provider)
+        load_session(self, path, tower, provider=provider, threads=threads)
+
+    monkeypatch.setattr(session.Session, "__init__", record)
+    runtime.load(artifact)
+    assert asked == ["auto", "cpu"]
+
+
+def test_an_image_processor_of_its_own_is_honoured(folder: Path, tmp_path: Path, photos: list[Image.Image]) -> None:
+    checkpoint = Path(shutil.copytree(folder, tmp_path / "toy"))
+    path = checkpoint / "preprocessor_config.json"
+    own = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.25], "resample": 2}
+    path.write_text(json.dumps(json.loads(path.read_text()) | own))
+    clip = load_clip(CLIP, str(checkpoint))
+    recipe = clip.image.preprocessing
+    assert (recipe.mean, recipe.std, recipe.interpolation) == ((0.5, 0.4, 0.3), (0.2, 0.3, 0.25), "bilinear")
+    ours = pixel_values(resize_and_crop(photos[0], recipe), recipe)
+    np.testing.assert_allclose(ours, clip.image.transforms(photos[0]), atol=1e-6)
+
+
+def test_a_tokenizer_too_large_for_a_clip_is_refused(folder: Path, tmp_path: Path) -> None:
+    checkpoint = Path(shutil.copytree(folder, tmp_path / "toy"))
+    tokenizer = CLIPTokenizer.from_pretrained(checkpoint)
+    tokenizer.add_tokens([f"new{index}" for index in range(50_000)])
+    tokenizer.save_pretrained(checkpoint)
+    with pytest.raises(WeightsMismatchError, match="embeddings for 49408"):
+        load_clip(CLIP, str(checkpoint))
+
+
+def test_position_ids_of_older_versions_are_left_alone(tmp_path: Path) -> None:
+    state_dict = dict(make_clip().state_dict())
+    state_dict["text_model.embeddings.position_ids"] = torch.arange(77)[None]
+    state_dict["vision_model.embeddings.position_ids"] = torch.arange(17)[None]
+    torch.save(state_dict, tmp_path / "clip.pt")
+    load_clip(CLIP, str(tmp_path / "clip.pt"), tokenizer=save_clip_tokenizer(tmp_path / "tokenizer"))
 
 
 @pytest.mark.parametrize(

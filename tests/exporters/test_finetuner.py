@@ -25,9 +25,10 @@ from exporters.modules.pointnet import PointNetEmbedding
 from exporters.pipeline import export_towers
 from exporters.registry import BACKBONES
 from exporters.sources import archive, finetuner
-from exporters.sources.finetuner import is_run, read_run
+from exporters.sources.finetuner import combine_records, is_run, read_run
 from exporters.sources.huggingface import load_transformer
 from exporters.sources.openclip import build_open_clip
+from exporters.sources.projection_head import read_head
 from exporters.spec import ExportOptions
 from exporters.towers.load import load_towers
 from runtime.errors import UsageError
@@ -90,6 +91,7 @@ def test_a_text_run_exports_with_its_own_pooler(packed: bool, run: Path, tokeniz
 @pytest.mark.parametrize(
     ("options_", "pooling"),
     [
+        ({"pooler": "max", "pooler_options": None}, ("max", None, None)),
         ({"pooler": "mean"}, ("mean", None, None)),
         ({"pooler": "GeM", "pooler_options": {"p": 2, "eps": 1e-4}}, ("gem", 2.0, 1e-4)),
         ({"pooler": "GeM", "pooler_options": {}}, ("gem", 3.0, 1e-6)),
@@ -121,6 +123,11 @@ def test_a_cnn_run_keeps_its_pooling_head_and_preprocessing(tmp_path: Path, phot
     metadata = {"name": "resnet50", "descriptor": "resnet50", "options": {"pooler": None}, "output_dim": 16}
     run = write_run(tmp_path / "run", {"resnet50": (metadata, state_dict)})
     (tower,) = load_towers(BACKBONES["resnet-base"], options(run))
+    (small,) = load_towers(BACKBONES["resnet-base"], options(run, image_size=96))
+    assert small.record.preprocessing.graph_inputs()[0].shape == ("batch", 96, 96, 3)
+    other = write_run(tmp_path / "other", {"resnet50": (metadata | {"output_dim": 17}, state_dict)})
+    with pytest.raises(WeightsMismatchError, match="states 17 dimensions and has layers for 16"):
+        load_towers(BACKBONES["resnet-base"], options(other))
     assert (tower.output_dim, tower.record.decided_by) == (16, "checkpoint")
     assert [(layer.out_features, layer.bias, layer.activation) for layer in tower.record.projections] == [
         (2048, True, "relu"),
@@ -149,7 +156,7 @@ def test_a_learned_gem_exponent_is_kept(tmp_path: Path) -> None:
 def test_a_pointnet_run_may_hold_the_classifier_it_never_used(tmp_path: Path) -> None:
     torch.manual_seed(4)
     model = PointNetEmbedding()
-    leftover = {"_point_encoder.fc1.weight": torch.zeros(4, 4), "_point_encoder.bn2.bias": torch.zeros(4)}
+    leftover = {f"_point_encoder.{name}.bias": torch.zeros(4) for name in ("fc1", "bn1", "fc2", "bn2")}
     metadata = {"name": "pointnet++", "descriptor": "pointnet++", "options": {}}
     run = write_run(tmp_path / "run", {"pointnet": (metadata, model.state_dict() | leftover)})
     (tower,) = load_towers(BACKBONES["pointnet-base"], options(run))
@@ -233,6 +240,37 @@ def test_a_head_of_another_kind_is_refused(tmp_path: Path, tokenizer: Path) -> N
         load_towers(SPEC, options(run, tokenizer=tokenizer))
 
 
+def test_a_head_whose_layers_do_not_fit_each_other_is_refused(tmp_path: Path, tokenizer: Path) -> None:
+    for head in (
+        {"head.0.weight": torch.zeros(3, 32), "head.1.weight": torch.zeros(2, 4)},
+        {"head.0.weight": torch.zeros(3, 32), **{f"head.1.{k}": v for k, v in nn.BatchNorm1d(4).state_dict().items()}},
+    ):
+        run = write_run(tmp_path / f"run{len(head)}", {"toy": (TEXT, bert() | head)})
+        with pytest.raises(WeightsMismatchError, match="no projection head"):
+            load_towers(SPEC, options(run, tokenizer=tokenizer))
+
+
+def test_layers_are_taken_in_the_order_of_their_numbers() -> None:
+    head = {f"head.{index}.weight": torch.full((1, 1), float(index)) for index in range(12)}
+    assert [float(layer.weight.item()) for _, layer in read_head(head, "run")] == list(range(12))
+
+
+def test_both_models_are_in_the_hash(clip_run: Path) -> None:
+    models = read_run(clip_run, "both")
+    assert combine_records(models).sha256 != combine_records([models[0], models[0]]).sha256
+    assert combine_records(models).description == "Finetuner run clip-run, model clip-text and clip-vision"
+
+
+def test_a_models_own_folder_is_a_run_too(run: Path, tokenizer: Path) -> None:
+    (tower,) = load_towers(SPEC, options(run / "models" / "toy", tokenizer=tokenizer))
+    assert tower.record.pooling.method == "cls"
+
+
+def test_two_ways_of_selecting_are_one_too_many(clip_run: Path) -> None:
+    with pytest.raises(UsageError, match="not by both"):
+        load_towers(toy_spec(CLIP), clip_options(clip_run, select_model="clip-text", tower="image"))
+
+
 def test_a_linear_head_behind_a_text_model_is_taken(tmp_path: Path, tokenizer: Path) -> None:
     head = {"projection_head.weight": torch.rand(5, 32), "projection_head.bias": torch.rand(5)}
     run = write_run(tmp_path / "run", {"toy": (TEXT, bert() | head)})
@@ -313,6 +351,17 @@ def _truncate(run: Path) -> Path:
         (lambda run: _replace_metadata(run, b"[1]"), "states no name"),
         (lambda run: _replace_metadata(run, b"name: x\n" + b"#" * 2**20), "larger than"),
         (lambda run: _replace_metadata(run, b"name: x\noptions: {pooler: sum}"), "pooled by 'sum'"),
+        (lambda run: _replace_metadata(run, b"name: x\noptions: 3"), "is not of the form"),
+        (
+            lambda run: _replace_metadata(run, b"name: x\noptions: {pooler: GeM, pooler_options: 3}"),
+            "is not of the form",
+        ),
+        (lambda run: _replace_metadata(run, b"name: x\noptions: {pooler: GeM, pooler_options: {p: x}}"), "of the form"),
+        (lambda run: _replace_metadata(run, b"name: x\noptions: {pooler: GeM, pooler_options: {p: 0}}"), "of the form"),
+        (
+            lambda run: _replace_metadata(run, b"name: x\npreprocess_options: {image: {height: 2, width: 3}}"),
+            "squares alone",
+        ),
     ],
 )
 def test_a_run_that_cannot_be_right_is_refused(
