@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
+from huggingface_hub.utils import logging as hub_logging
 from optimum.exporters.tasks import TasksManager
 from transformers.utils import logging as transformers_logging
 
@@ -32,9 +33,9 @@ def download(model_id: str, revision: str | None) -> Path:
         WeightsUnavailableError: The hub cannot be reached, or has no such model.
     """
     try:
-        folder = Path(snapshot_download(model_id, revision=revision, allow_patterns=[*_CONFIGURATION, *_SAFETENSORS]))
+        folder = _download(model_id, revision, *_CONFIGURATION, *_SAFETENSORS)
         if not all(find_weights(part) for part in _parts(folder)):
-            snapshot_download(model_id, revision=revision, allow_patterns=[*_CONFIGURATION, *_SAFETENSORS, *_PICKLED])
+            _download(model_id, revision, *_CONFIGURATION, *_SAFETENSORS, *_PICKLED)
     except Exception as exc:  # the hub's client raises a dozen types, and its HTTP library others
         raise WeightsUnavailableError(
             f"cannot download {model_id} ({first_line(exc)}); take --weights FOLDER with a copy of it, or --weights "
@@ -50,12 +51,21 @@ def download_tokenizer(model_id: str, revision: str | None) -> Path:
         WeightsUnavailableError: The hub cannot be reached, or has no such model.
     """
     try:
-        return Path(snapshot_download(model_id, revision=revision, allow_patterns=list(_CONFIGURATION)))
+        return _download(model_id, revision, *_CONFIGURATION)
     except Exception as exc:  # as above
         raise WeightsUnavailableError(
             f"a state dict comes without a tokenizer, and that of {model_id} cannot be downloaded ({first_line(exc)}); "
             "name a folder that holds it by --tokenizer"
         ) from exc
+
+
+def _download(model_id: str, revision: str | None, *patterns: str) -> Path:
+    verbosity = hub_logging.get_verbosity()
+    hub_logging.set_verbosity_error()  # each retry would be a line among our stages; the last error is told
+    try:
+        return Path(snapshot_download(model_id, revision=revision, allow_patterns=list(patterns)))
+    finally:
+        hub_logging.set_verbosity(verbosity)
 
 
 def describe_hub(model_id: str, folder: Path, licence: str | None) -> Weights:
