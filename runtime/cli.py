@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from os.path import commonpath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,7 +132,7 @@ def _similarity(arguments: argparse.Namespace) -> int:
     items = _items(model, arguments.inputs)
     vectors = model.embed(items, batch_size=arguments.batch_size)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    _print_similarities(_number([_label(model, item) for item in items]), unit @ unit.T)
+    _print_similarities(_labels(model, items), unit @ unit.T)
     return 0
 
 
@@ -202,8 +203,15 @@ def _label(model: Embedder, item: str | Path) -> str:
     return Path(item).stem
 
 
-def _number(labels: Sequence[str]) -> list[str]:
-    """Returns the labels, those that are there several times numbered from the second on."""
+def _labels(model: Embedder, items: Sequence[str | Path]) -> list[str]:
+    """Returns a short name for each item: a file's, with its folder where files have one name, or a text's beginning.
+
+    What is still there several times is numbered from the second on.
+    """
+    labels = [_label(model, item) for item in items]
+    if len(set(labels)) < len(labels) and "text" not in model.towers:
+        shared = len(commonpath(list(map(str, items))).rpartition(os.sep)[0])
+        labels = [str(item)[shared:].lstrip(os.sep) for item in items]
     return [
         label if label not in labels[:index] else f"{label} ({labels[:index].count(label) + 1})"
         for index, label in enumerate(labels)

@@ -61,7 +61,7 @@ def download_tokenizer(model_id: str, revision: str | None) -> Path:
 
 def _download(model_id: str, revision: str | None, *patterns: str) -> Path:
     verbosity = hub_logging.get_verbosity()
-    hub_logging.set_verbosity_error()  # each retry would be a line among our stages; the last error is told
+    hub_logging.set_verbosity(logging.ERROR)  # each retry would be a line among our stages; the last error is told
     try:
         return Path(snapshot_download(model_id, revision=revision, allow_patterns=list(patterns)))
     finally:

@@ -95,7 +95,9 @@ def test_similarity_tells_namesakes_apart(
         place.parent.mkdir()
         place.write_bytes(photo.read_bytes())
     assert main(["similarity", str(exported), *map(str, places)]) == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]] == [str(place) for place in places]
+    assert [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()[2:]] == ["a/x.jpg", "b/x.jpg"]
+    assert main(["similarity", str(exported), str(places[0]), str(places[0])]) == 0
+    assert [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()[2:]] == ["x.jpg", "x.jpg (2)"]
 
 
 def test_nothing_embedded_is_a_failure_and_leaves_the_old_vectors(exported: Path, tmp_path: Path) -> None:
