@@ -210,8 +210,8 @@ def _labels(model: Embedder, items: Sequence[str | Path]) -> list[str]:
     """
     labels = [_label(model, item) for item in items]
     if len(set(labels)) < len(labels) and "text" not in model.towers:
-        shared = len(commonpath(list(map(str, items))).rpartition(os.sep)[0])
-        labels = [str(item)[shared:].lstrip(os.sep) for item in items]
+        shared = os.path.commonpath([Path(item).absolute().parent for item in items])
+        labels = [os.path.relpath(item, shared) for item in items]
     return [
         label if label not in labels[:index] else f"{label} ({labels[:index].count(label) + 1})"
         for index, label in enumerate(labels)
