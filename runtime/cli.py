@@ -7,7 +7,6 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from os.path import commonpath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
