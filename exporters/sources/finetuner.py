@@ -44,7 +44,7 @@ class RunModel:
 
     Attributes:
         name: Its name in the run, such as ``clip-text``.
-        descriptor: What it was fine-tuned from, such as ``bert-base-cased``; empty if the metadata does not say.
+        descriptor: What it was fine-tuned from, such as ``bert-base-cased``; else its name.
         pooling: The pooling that the run asked for; ``None`` for the backbone's own.
         output_dim: Length of its embeddings, if the run asked for another than the backbone's own.
         image_size: Side of the square to which images were squashed, in pixels.

@@ -186,14 +186,15 @@ def _is_of_encoder(key: str, model: Any, ignored: tuple[str, ...]) -> bool:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps transformers from drawing bars and tables among our stages; what it would report is looked at instead."""
-    verbosity = transformers_logging.get_verbosity()
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity(logging.ERROR)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         transformers_logging.set_verbosity(verbosity)
-        transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+        if bars:
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from exporters.towers import ExportableTower
 from runtime.errors import UsageError
 
 if TYPE_CHECKING:
+    from exporters.sources.checkpoint import Checkpoint
     from exporters.towers.clip import Clip
 
 
@@ -58,7 +59,7 @@ def load_towers(spec: BackboneSpec, options: ExportOptions) -> list[ExportableTo
     if isinstance(source, ClipSource | OpenClipSource):
         from exporters.towers.clip import clip_towers
 
-        return clip_towers(_load_clip(source, options), options)
+        return clip_towers(load_any_clip(source, options.weights, options), options)
     if isinstance(source, PointNetSource):
         from exporters.sources.pointnet import load_pointnet
         from exporters.towers.pointnet import PointNetTower
@@ -67,11 +68,29 @@ def load_towers(spec: BackboneSpec, options: ExportOptions) -> list[ExportableTo
     assert_never(source)
 
 
-def _load_clip(source: ClipSource | OpenClipSource, options: ExportOptions) -> Clip:
+def load_any_clip(
+    source: ClipSource | OpenClipSource,
+    weights: str | Checkpoint,
+    options: ExportOptions,
+    *,
+    unused: tuple[str, ...] = (),
+) -> Clip:
+    """Builds a CLIP by the library that has it, and fills it.
+
+    Args:
+        source: Which one.
+        weights: As ``options.weights``, or a state dict that has been read.
+        options: For ``tokenizer`` and ``input``.
+        unused: Parts that a state dict may lack.
+
+    Raises:
+        WeightsError: The weights cannot be had, or do not fit.
+    """
+    arithmetic, tokenizer = options.arithmetic, options.tokenizer_folder
     if isinstance(source, ClipSource):
         from exporters.sources.clip import load_clip
 
-        return load_clip(source, options.weights, arithmetic=options.arithmetic, tokenizer=options.tokenizer_folder)
+        return load_clip(source, weights, arithmetic=arithmetic, tokenizer=tokenizer, unused=unused)
     from exporters.sources.openclip import load_open_clip
 
-    return load_open_clip(source, options.weights, arithmetic=options.arithmetic, tokenizer=options.tokenizer_folder)
+    return load_open_clip(source, weights, arithmetic=arithmetic, tokenizer=tokenizer, unused=unused)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, assert_never
+from typing import assert_never
 
 from torch import Tensor
 
@@ -26,9 +26,6 @@ from exporters.spec import (
 from exporters.towers import ExportableTower
 from runtime.errors import UsageError
 from runtime.manifest import Pooling, TowerName
-
-if TYPE_CHECKING:
-    from exporters.towers.clip import Clip
 
 # Each half's names in a run, and in the whole CLIP. A run of open_clip holds the whole one twice.
 _HF_HALVES: Mapping[TowerName, Mapping[str, str]] = {
@@ -121,6 +118,7 @@ def _clip_towers(
     source: ClipSource | OpenClipSource, models: Sequence[RunModel], options: ExportOptions
 ) -> list[ExportableTower]:
     from exporters.towers.clip import clip_towers
+    from exporters.towers.load import load_any_clip
 
     halves = {_tower_of(model): model for model in models}
     parts = _HF_HALVES if isinstance(source, ClipSource) else _OPEN_CLIP_HALVES
@@ -133,7 +131,7 @@ def _clip_towers(
         record=combine_records(models),
     )
     unused = tuple(part.rstrip(".") for tower in parts.keys() - halves.keys() for part in parts[tower].values())
-    clip = _load_clip(source, checkpoint, options, unused)
+    clip = load_any_clip(source, checkpoint, options, unused=unused)
     return [tower for tower in clip_towers(clip, replace(options, tower=None)) if tower.name in halves]
 
 
@@ -146,26 +144,10 @@ def _tower_of(model: RunModel) -> TowerName:
 
 
 def _rename(model: RunModel, parts: Mapping[str, str]) -> dict[str, Tensor]:
-    """Returns the tensors of one half by the names that the whole CLIP has for them."""
-    return {
-        new + name.removeprefix(old): value
-        for name, value in model.checkpoint.state_dict.items()
-        for old, new in parts.items()
-        if name.startswith(old)
-    }
-
-
-def _load_clip(
-    source: ClipSource | OpenClipSource, checkpoint: Checkpoint, options: ExportOptions, unused: tuple[str, ...]
-) -> Clip:
-    if isinstance(source, ClipSource):
-        from exporters.sources.clip import load_clip
-
-        return load_clip(
-            source, checkpoint, arithmetic=options.arithmetic, tokenizer=options.tokenizer_folder, unused=unused
-        )
-    from exporters.sources.openclip import load_open_clip
-
-    return load_open_clip(
-        source, checkpoint, arithmetic=options.arithmetic, tokenizer=options.tokenizer_folder, unused=unused
-    )
+    """Returns the tensors of one half by the names that the whole CLIP has for them, and strange ones as they are."""
+    renamed = {}
+    for name, value in model.checkpoint.state_dict.items():
+        old, new = next(((old, new) for old, new in parts.items() if name.startswith(old)), ("", ""))
+        if old or not name.startswith("_model."):  # what else a run of open_clip has there is the other half
+            renamed[new + name.removeprefix(old)] = value
+    return renamed

@@ -208,6 +208,13 @@ def test_the_selected_models_become_towers(choice: dict[str, Any], towers: list[
             assert torch.equal(value, expected.get(original, value)), name
 
 
+def test_what_a_clip_run_has_too_much_is_listed(tmp_path: Path, clip_run: Path) -> None:
+    place = next(clip_run.rglob("clip-text")) / "model.pt"
+    torch.save(torch.load(place) | {"strange.weight": torch.zeros(1)}, place)
+    with pytest.raises(WeightsMismatchError, match=r"1 unexpected \(strange\.weight\)"):
+        load_towers(toy_spec(CLIP), clip_options(clip_run, select_model="clip-text"))
+
+
 def test_of_each_open_clip_model_its_own_half_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from exporters.sources.random_tokenizer import random_tokenizer
 
