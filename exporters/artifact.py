@@ -24,6 +24,11 @@ Vectors = np.ndarray[Any, np.dtype[np.float32]]
 README_FILE = "README.md"
 _GRAPHS = {f"{name}.onnx" for name in get_args(TowerName)}
 _FILES = {MANIFEST_FILE, GOLDEN_FILE, README_FILE, "tokenizer.json", *_GRAPHS, *(f"{name}.data" for name in _GRAPHS)}
+_EXAMPLES: Mapping[TowerName, str] = {
+    "text": 'embed_text(["a text", "another one"])',
+    "image": 'embed_image(["a.jpg", "b.jpg"])',
+    "mesh": 'embed(["a.obj", "b.stl"])',
+}
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -135,7 +140,7 @@ def write_readme(folder: Path, manifest: Manifest, summary: str) -> None:
 import runtime  # pip install 'embedding-backbones[{_extras(manifest)}]'
 
 model = runtime.load("path/to/this/folder")
-vectors = model.{_example(manifest)}  # [2, {manifest.output_dim}] float32
+{_example(manifest)}
 ```
 
 `python -m runtime verify path/to/this/folder` checks the files' hashes and, on your machine, the golden vectors that
@@ -171,11 +176,9 @@ def _extras(manifest: Manifest) -> str:
 
 
 def _example(manifest: Manifest) -> str:
-    if "mesh" in manifest.towers:
-        return 'embed(["a.obj", "b.stl"])'
-    if "text" in manifest.towers:
-        return 'embed_text(["a text", "another one"])'
-    return 'embed_image(["a.jpg", "b.jpg"])'
+    return "\n".join(
+        f"vectors = model.{_EXAMPLES[name]}  # [2, {manifest.output_dim}] float32" for name in manifest.towers
+    )
 
 
 def _file_rows(manifest: Manifest) -> str:

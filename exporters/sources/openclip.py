@@ -23,6 +23,7 @@ from exporters.sources.random_tokenizer import random_tokenizer
 from exporters.spec import OpenClipSource, random_seed
 from exporters.towers.clip import Clip, ClipImage, ClipText
 from runtime.artifact import record_file
+from runtime.errors import UsageError
 from runtime.manifest import Arithmetic, ImagePreprocessing, Pooling, Projection, TextPreprocessing, Weights
 
 _UNUSED = ("logit_scale", "logit_bias", "text.transformer.embeddings.position_ids")
@@ -52,6 +53,8 @@ def load_open_clip(
         WeightsError: They do not fit.
     """
     seed = random_seed(weights) if isinstance(weights, str) else None
+    if tokenizer and seed is not None:
+        raise UsageError(f"--tokenizer is for weights that come without one, and {weights} brings its own")
     model = build_open_clip(source, seed or 0)
     if seed is not None:
         words = random_tokenizer("xlm-roberta", _CONTEXT_LENGTH)

@@ -405,6 +405,20 @@ def test_an_open_clip_checkpoint_from_a_file(tmp_path: Path) -> None:
     assert torch.equal(clip.image.backbone.state_dict()["proj"], theirs.visual.proj)
 
 
+def test_a_tokenizer_that_is_not_needed_is_wrong_usage(folder: Path) -> None:
+    with pytest.raises(UsageError, match="brings its own"):
+        load_open_clip(OPEN_CLIP, "random", tokenizer=folder)
+    for weights in ("random", str(folder)):
+        with pytest.raises(UsageError, match="brings its own"):
+            load_clip(CLIP, weights, tokenizer=folder)
+
+
+def test_the_artifacts_readme_shows_both_towers(artifact: Path) -> None:
+    text = (artifact / "README.md").read_text()
+    assert 'model.embed_text(["a text", "another one"])  # [2, 24] float32' in text
+    assert 'model.embed_image(["a.jpg", "b.jpg"])  # [2, 24] float32' in text
+
+
 def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
     torch.save(build_open_clip(OPEN_CLIP, 5).state_dict(), tmp_path / "clip.pt")
     with pytest.raises(WeightsMismatchError, match="take the tokenizer of that model"):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer
 
 import runtime
-from exporters.sources.random_tokenizer import random_tokenizer
+from exporters.sources.random_tokenizer import random_clip_tokenizer, random_tokenizer
 from exporters.texts import TEXTS
 from runtime.manifest import TextPreprocessing
 from runtime.preprocess import UnusableItemError
@@ -31,10 +32,14 @@ HARD = (
 )
 
 
-@pytest.fixture(params=["bert", "t5"])
+@pytest.fixture(params=["bert", "t5", "xlm-roberta", "clip"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A folder with a tokenizer whose own file asks for another truncation and padding, as real ones do."""
-    tokenizer = random_tokenizer(request.param, 64)
+    tokenizer: Any = (
+        random_clip_tokenizer(64, bos_token_id=600, eos_token_id=601)
+        if request.param == "clip"
+        else random_tokenizer(request.param, 64)
+    )
     tokenizer.backend_tokenizer.enable_truncation(5)
     tokenizer.backend_tokenizer.enable_padding(length=9)
     tokenizer.save_pretrained(tmp_path)
@@ -43,7 +48,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("max_length", [3, 16, 128])
 def test_ids_are_those_of_transformers(folder: Path, max_length: int) -> None:
-    reference = PreTrainedTokenizerFast.from_pretrained(folder)
+    reference = AutoTokenizer.from_pretrained(folder)
     ours = TextPreprocessor(TextPreprocessing(max_length=max_length, pad_token_id=0), folder)
     for text in HARD:
         whole = reference(text, truncation=False, padding=False)["input_ids"]
@@ -54,7 +59,7 @@ def test_ids_are_those_of_transformers(folder: Path, max_length: int) -> None:
 
 
 def test_a_batch_is_padded_as_transformers_pads_it(folder: Path) -> None:
-    reference = PreTrainedTokenizerFast.from_pretrained(folder)
+    reference = AutoTokenizer.from_pretrained(folder)
     expected = reference(list(TEXTS), truncation=True, padding=True, max_length=32, return_tensors="np")
     ours = TextPreprocessor(TextPreprocessing(max_length=32, pad_token_id=reference.pad_token_id), folder)
     batch = ours.collate([ours.prepare(text) for text in TEXTS])
