@@ -132,7 +132,7 @@ def write_readme(folder: Path, manifest: Manifest, summary: str) -> None:
     """
     warnings = "".join(f"> **WARNING: {warning}.**\n\n" for warning in weight_warnings(manifest))
     (folder / README_FILE).write_text(
-        f"""# {manifest.backbone}
+        f"""# {manifest.name}
 
 {warnings}An embedding model for the task {manifest.task}, exported to ONNX: {manifest.output_dim} dimensions.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from exporters.errors import WeightsUnavailableError
@@ -50,8 +49,7 @@ def export(
     if artifact_name is not None and (not artifact_name or Path(artifact_name).name != artifact_name):
         raise UsageError(f"an artifact cannot be called {artifact_name!r}; --name is the name of a folder")
     check_options(spec, options)
-    spec = replace(spec, name=artifact_name or spec.name)
-    destination = Path(output) / spec.name
+    destination = Path(output) / (artifact_name or spec.name)
     check_destination(destination, force=options.force)
     _check_weights(spec, options.weights)
     check_packages()
@@ -59,7 +57,7 @@ def export(
         from exporters.pipeline import export_towers
         from exporters.towers.load import load_towers
     with stage("load weights"):
-        towers = load_towers(spec, options)
+        towers = load_towers(spec, options, any_family=artifact_name is not None)
     return export_towers(spec, towers, destination, options=options, stage=stage)
 
 

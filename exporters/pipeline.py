@@ -46,10 +46,10 @@ def export_towers(
     """Exports the towers of a backbone, of the catalogue or of your own, if they pass the gate.
 
     Args:
-        spec: What to call it; its ``output_dim`` and ``source`` are not used.
+        spec: What it is; its ``output_dim`` and ``source`` are not used.
         towers: The loaded model: a ``CnnTower``, a ``TextTower``, both towers of a CLIP, or whatever else is of that
             protocol; one for each kind of item.
-        destination: The artifact's folder.
+        destination: The artifact's folder, whose name is the artifact's.
         options: ``opset``, ``tolerance`` and ``force``; the others are settled in ``towers``.
         stage: As for :func:`exporters.export`.
 
@@ -73,6 +73,7 @@ def export_towers(
             write_golden(folder, {tower.name: _golden(tower, references[tower.name]) for tower in towers})
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
+            name=destination.name,
             backbone=spec.name,
             task=spec.task,
             architecture=spec.architecture,

@@ -24,6 +24,7 @@ def describe_manifest(manifest: Manifest) -> str:
     weights, provenance = manifest.weights, manifest.provenance
     packages = ", ".join(f"{name} {version}" for name, version in provenance.packages.items())
     lines = [
+        f"name          {manifest.name}",
         f"backbone      {manifest.backbone} ({manifest.architecture}, {manifest.task})",
         f"weights       {' '.join(filter(None, (weights.description, weights.revision)))}",
         *(f"  WARNING     {warning}" for warning in weight_warnings(manifest)),

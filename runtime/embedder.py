@@ -111,7 +111,7 @@ class Embedder:
 
     def __repr__(self) -> str:
         kinds = " and ".join(self.towers)
-        return f"<Embedder {self.manifest.backbone}: {kinds} to {self.output_dim} dimensions by {self.provider}>"
+        return f"<Embedder {self.manifest.name}: {kinds} to {self.output_dim} dimensions by {self.provider}>"
 
     def embed_text(
         self,

@@ -375,7 +375,8 @@ class Manifest:
 
     Attributes:
         schema_version: :data:`SCHEMA_VERSION` at the time of writing.
-        backbone: Name of the exported backbone.
+        name: What the artifact is called.
+        backbone: The entry of the catalogue by which it was exported; for a network of your own, what you call that.
         task: What its vectors are for.
         architecture: Its family.
         output_dim: Length of an embedding.
@@ -387,6 +388,7 @@ class Manifest:
     """
 
     schema_version: int
+    name: str
     backbone: str
     task: Task
     architecture: str

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
-from exporters.registry import BACKBONES
 from exporters.sources.finetuner import is_run
 from exporters.spec import (
     BackboneSpec,
@@ -26,8 +25,13 @@ if TYPE_CHECKING:
     from exporters.towers.clip import Clip
 
 
-def load_towers(spec: BackboneSpec, options: ExportOptions) -> list[ExportableTower]:
+def load_towers(spec: BackboneSpec, options: ExportOptions, *, any_family: bool = False) -> list[ExportableTower]:
     """Builds the backbone, fills it with the weights that ``options`` ask for, and returns its towers.
+
+    Args:
+        spec: The backbone.
+        options: What the user chose.
+        any_family: Whether a text model's folder may be of another architecture: it will not bear the backbone's name.
 
     Raises:
         WeightsError: The weights cannot be had, or do not fit.
@@ -53,8 +57,7 @@ def load_towers(spec: BackboneSpec, options: ExportOptions) -> list[ExportableTo
         from exporters.sources.huggingface import load_transformer
         from exporters.towers.transformer import TransformerTower
 
-        descendant = spec.name not in BACKBONES
-        text = load_transformer(source, options.weights, tokenizer=options.tokenizer_folder, any_family=descendant)
+        text = load_transformer(source, options.weights, tokenizer=options.tokenizer_folder, any_family=any_family)
         return [TransformerTower(text, options)]
     if isinstance(source, ClipSource | OpenClipSource):
         from exporters.towers.clip import clip_towers

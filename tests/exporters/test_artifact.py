@@ -14,6 +14,7 @@ from exporters.artifact import check_destination, new_artifact, write_golden
 from exporters.errors import DestinationError
 from exporters.spec import BackboneSpec
 from exporters.towers.cnn import Cnn
+from runtime.artifact import read_manifest
 from runtime.verify import read_golden
 
 ExportTiny = Callable[[BackboneSpec, Cnn, Path], Path]
@@ -178,7 +179,7 @@ def test_two_exports_of_the_same_weights_are_byte_identical(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    again = export_default(tiny_spec, tiny_cnn, Path("elsewhere"))
+    again = export_default(tiny_spec, tiny_cnn, Path("elsewhere") / exported.name)
     assert {path.name for path in again.iterdir()} == {path.name for path in exported.iterdir()}
     for path in exported.iterdir():
         assert (again / path.name).read_bytes() == path.read_bytes(), path.name
@@ -189,3 +190,10 @@ def test_random_weights_are_called_random_in_the_readme(exported: Path) -> None:
         "> **WARNING: the weights are random (seed 0): the vectors mean nothing.**"
         in (exported / "README.md").read_text()
     )
+
+
+def test_an_artifact_bears_its_own_name_and_that_of_its_backbone(
+    export_default: ExportTiny, tiny_cnn: Cnn, tiny_spec: BackboneSpec, tmp_path: Path
+) -> None:
+    manifest = read_manifest(export_default(tiny_spec, tiny_cnn, tmp_path / "mine"))
+    assert (manifest.name, manifest.backbone) == ("mine", tiny_spec.name)

@@ -433,7 +433,8 @@ def test_finetuners_words_export_a_run_once_and_load_it(run: Path, tokenizer: Pa
 def test_finetuners_words_build_a_backbone_once(tmp_path: Path) -> None:
     random = ExportOptions(weights="random:2")
     model = surface.build_model("toy-clip-en", "clip-text", output=tmp_path, options=random)
-    assert (model.towers, model.manifest.backbone) == (("text",), "toy-clip-en-clip-text")
+    assert (model.towers, model.manifest.backbone) == (("text",), "toy-clip-en")
+    assert model.manifest.name == "toy-clip-en-clip-text"
     again = surface.build_model("toy-clip-en", "clip-text", output=tmp_path, options=random)
     assert again.manifest == model.manifest
     with pytest.raises(DestinationError, match="with other weights"):
