@@ -2,7 +2,7 @@
 
 No file of a zip is extracted under a name of its own, none is read beyond a fixed size, and no pickled code is run.
 
-Source of the layout: the packages finetuner-stubs and finetuner-commons 0.13.10, https://pypi.org/project/finetuner-commons
+Source of the layout: the packages finetuner-stubs and finetuner-commons 0.13.10, of https://github.com/jina-ai/finetuner
 """
 
 from __future__ import annotations
