@@ -16,6 +16,7 @@ from exporters.errors import WeightsError, WeightsMismatchError
 from exporters.sources.checkpoint import Checkpoint, load_into, random_record, read_checkpoint
 from exporters.sources.folder import (
     check_library,
+    check_tokenizer_is_needed,
     describe_folder,
     describe_hub,
     download,
@@ -28,7 +29,6 @@ from exporters.sources.huggingface import max_length, read_config, read_tokenize
 from exporters.sources.random_tokenizer import random_clip_tokenizer
 from exporters.spec import ClipSource, random_seed
 from exporters.towers.clip import Clip, ClipImage, ClipText
-from runtime.errors import UsageError
 from runtime.manifest import Arithmetic, ImagePreprocessing, Pooling, Projection, TextPreprocessing, Weights
 
 _UNUSED = ("logit_scale", "text_model.embeddings.position_ids", "vision_model.embeddings.position_ids")
@@ -59,8 +59,8 @@ def load_clip(
     """
     if isinstance(weights, Checkpoint):
         return _fill(source, weights, tokenizer, unused, arithmetic)
-    if tokenizer and not Path(weights).is_file():
-        raise UsageError(f"--tokenizer is for weights that come without one, and {weights} brings its own")
+    if not Path(weights).is_file():
+        check_tokenizer_is_needed(tokenizer, weights)
     seed = random_seed(weights)
     if seed is not None:
         return _build_random(source, seed, arithmetic)

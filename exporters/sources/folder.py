@@ -18,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 from exporters.errors import WeightsError, WeightsMismatchError, WeightsUnavailableError
 from exporters.sources.checkpoint import is_part_of, printable, some
 from runtime.artifact import record_file
+from runtime.errors import UsageError
 from runtime.manifest import Weights
 
 _CONFIGURATION = ("*.json", "*.txt", "*.model")
@@ -66,6 +67,16 @@ def _download(model_id: str, revision: str | None, *patterns: str) -> Path:
         return Path(snapshot_download(model_id, revision=revision, allow_patterns=list(patterns)))
     finally:
         hub_logging.set_verbosity(verbosity)
+
+
+def check_tokenizer_is_needed(tokenizer: Path | None, weights: str) -> None:
+    """Refuses a tokenizer for weights that bring their own, which would be ignored.
+
+    Raises:
+        UsageError: There is one.
+    """
+    if tokenizer is not None:
+        raise UsageError(f"--tokenizer is for weights that come without one, and {weights} brings its own")
 
 
 def describe_hub(model_id: str, folder: Path, licence: str | None) -> Weights:

@@ -26,6 +26,7 @@ from exporters.modules.projection import ProjectionLayer
 from exporters.sources.checkpoint import Checkpoint, load_into, random_record, read_checkpoint, unwrap
 from exporters.sources.folder import (
     check_library,
+    check_tokenizer_is_needed,
     describe_folder,
     describe_hub,
     download,
@@ -37,7 +38,6 @@ from exporters.sources.random_tokenizer import random_tokenizer
 from exporters.sources.sentence_layers import SentenceLayers, read_sentence_layers
 from exporters.spec import HuggingFaceSource, random_seed
 from exporters.towers.transformer import Transformer
-from runtime.errors import UsageError
 from runtime.manifest import MIN_TEXT_LENGTH, Weights
 
 _NO_LIMIT = 1_000_000  # transformers writes 1e30 where a tokenizer states none
@@ -83,8 +83,8 @@ def load_transformer(
     """
     if isinstance(weights, Checkpoint):
         return _fill(source, weights, tokenizer, layers)
-    if tokenizer and not Path(weights).is_file():
-        raise UsageError(f"--tokenizer is for weights that come without one, and {weights} brings its own")
+    if not Path(weights).is_file():
+        check_tokenizer_is_needed(tokenizer, weights)
     seed = random_seed(weights)
     if seed is not None:
         return _build_random(source, seed)

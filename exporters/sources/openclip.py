@@ -17,13 +17,12 @@ from transformers import PreTrainedTokenizerFast, XLMRobertaConfig
 
 from exporters.errors import WeightsError, WeightsUnavailableError
 from exporters.sources.checkpoint import Checkpoint, load_into, random_record, read_checkpoint
-from exporters.sources.folder import download_tokenizer, first_line
+from exporters.sources.folder import check_tokenizer_is_needed, download_tokenizer, first_line
 from exporters.sources.huggingface import read_tokenizer
 from exporters.sources.random_tokenizer import random_tokenizer
 from exporters.spec import OpenClipSource, random_seed
 from exporters.towers.clip import Clip, ClipImage, ClipText
 from runtime.artifact import record_file
-from runtime.errors import UsageError
 from runtime.manifest import Arithmetic, ImagePreprocessing, Pooling, Projection, TextPreprocessing, Weights
 
 _UNUSED = ("logit_scale", "logit_bias", "text.transformer.embeddings.position_ids")
@@ -53,8 +52,8 @@ def load_open_clip(
         WeightsError: They do not fit.
     """
     seed = random_seed(weights) if isinstance(weights, str) else None
-    if tokenizer and seed is not None:
-        raise UsageError(f"--tokenizer is for weights that come without one, and {weights} brings its own")
+    if seed is not None:
+        check_tokenizer_is_needed(tokenizer, str(weights))
     model = build_open_clip(source, seed or 0)
     if seed is not None:
         words = random_tokenizer("xlm-roberta", _CONTEXT_LENGTH)
