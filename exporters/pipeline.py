@@ -25,7 +25,9 @@ from exporters.towers import ExportableTower
 from runtime.describe import describe_manifest
 from runtime.embedder import Embedder
 from runtime.manifest import SCHEMA_VERSION, Manifest, Provenance, Tower, TowerName
+from runtime.pipeline import Pipeline
 from runtime.providers import installed_packages
+from runtime.session import SessionOptions
 from runtime.version import __version__
 
 _GOLDEN_ITEMS = 4
@@ -84,7 +86,8 @@ def export_towers(
             files=record_files(folder),
         )
         with stage("compare with torch"):
-            judged = _judge(Embedder(folder, manifest, provider="cpu"), towers, references, options)
+            pipeline = Pipeline(folder, manifest.towers, manifest.output_dim, SessionOptions(provider="cpu"))
+            judged = _judge(Embedder(manifest, pipeline), towers, references, options)
         with writing(destination):
             write_readme(folder, judged, describe_manifest(judged))
             write_manifest(folder, judged)

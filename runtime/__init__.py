@@ -5,7 +5,7 @@ model = runtime.load("artifacts/resnet-base")
 vectors = model.embed(["a.jpg", "b.jpg"])  # [2, 2048] float32
 """
 
-from runtime.embedder import Embedder, PartialEmbeddings, load
+from runtime.embedder import Embedder, load
 from runtime.errors import (
     ArtifactError,
     EmbeddingBackbonesError,
@@ -22,11 +22,16 @@ from runtime.errors import (
     VerificationError,
 )
 from runtime.manifest import Manifest
+from runtime.pipeline import PartialEmbeddings
+from runtime.provider_options import CpuOptions, CudaOptions, OpenVinoOptions, ProviderOptions, TensorRtOptions
+from runtime.quantize import int8_ranges, quantize
 from runtime.verify import Verification, verify
 from runtime.version import __version__
 
 __all__ = [
     "ArtifactError",
+    "CpuOptions",
+    "CudaOptions",
     "Embedder",
     "EmbeddingBackbonesError",
     "InferenceError",
@@ -36,14 +41,19 @@ __all__ = [
     "ManifestError",
     "MissingDependencyError",
     "NonFiniteError",
+    "OpenVinoOptions",
     "OutputError",
     "PartialEmbeddings",
     "ProviderError",
+    "ProviderOptions",
     "SchemaVersionError",
+    "TensorRtOptions",
     "UsageError",
     "Verification",
     "VerificationError",
     "__version__",
+    "int8_ranges",
     "load",
+    "quantize",
     "verify",
 ]

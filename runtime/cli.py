@@ -84,7 +84,7 @@ def _command(commands: Any, name: str, function: Any, summary: str) -> argparse.
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--batch-size", type=int, default=32, help="items per run: more use more memory (default: %(default)s)"
+        "--batch-size", type=int, help="items that go through the graph together (default: as fits a budget of tokens)"
     )
     parser.add_argument(
         "--tower", choices=["text", "image"], help="take every INPUT for a text, or every one for an image file"
@@ -95,10 +95,17 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 def _add_session_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--provider",
-        choices=["auto", "cpu", "cuda", "openvino"],
+        choices=["auto", "cpu", "cuda", "openvino", "tensorrt"],
         default="auto",
         help="execution provider; a named one is used or refused, auto takes the first of cuda, openvino, cpu that "
         "works (default: auto)",
+    )
+    parser.add_argument(
+        "--provider-option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a setting of the provider that is named, such as tf32=true of cuda or dtype=bf16 of openvino; repeatable",
     )
     parser.add_argument(
         "--threads", type=int, help="threads of one run (default: what affinity mask and container quota allow)"
@@ -178,8 +185,15 @@ def _read_names(path: Path, rows: int) -> list[str]:
 
 def _load(arguments: argparse.Namespace) -> Embedder:
     from runtime.embedder import load
+    from runtime.provider_options import parse_options
 
-    model = load(arguments.artifact, provider=arguments.provider, threads=arguments.threads, tower=arguments.tower)
+    model = load(
+        arguments.artifact,
+        provider=arguments.provider,
+        provider_options=parse_options(arguments.provider, arguments.provider_option),
+        threads=arguments.threads,
+        tower=arguments.tower,
+    )
     for warning in weight_warnings(model.manifest):
         print(f"WARNING: {warning}", file=sys.stderr)
     return model
@@ -236,9 +250,13 @@ def _info(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
+    from runtime.provider_options import parse_options
     from runtime.verify import describe_verification, verify
 
-    result = verify(arguments.artifact, provider=arguments.provider, threads=arguments.threads)
+    options = parse_options(arguments.provider, arguments.provider_option)
+    result = verify(
+        arguments.artifact, provider=arguments.provider, provider_options=options, threads=arguments.threads
+    )
     print(f"verified: hashes, and golden vectors with {describe_verification(result)}")
     return 0
 

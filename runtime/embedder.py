@@ -4,52 +4,42 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias, overload
 
 import numpy as np
 
 from runtime.artifact import check_files, read_manifest
-from runtime.errors import ItemError, UsageError
+from runtime.errors import UsageError
 from runtime.manifest import Manifest, TowerName
-from runtime.preprocess import UnusableItemError, looks_like_image_path
-from runtime.tower import LoadedTower, Row, Vectors, group_key, is_truncated
+from runtime.pipeline import Active, OnProgress, PartialEmbeddings, Pipeline, Request
+from runtime.provider_options import ProviderOptions
+from runtime.quantize import Dtype, check_dtype, quantize
+from runtime.session import SessionOptions
 
 if TYPE_CHECKING:
     from runtime.preprocess.image import ImageItem
     from runtime.preprocess.pointcloud import PointCloudItem
 
-_NAME_LENGTH = 200
 _ITEM_AXES = {"image": 3, "mesh": 2}  # of an item that is an array
 _LOG = logging.getLogger("runtime")
 _WARNS = ContextVar("warns", default=True)
+Array = np.ndarray[Any, Any]
 Item: TypeAlias = "ImageItem | PointCloudItem"  # a string is a text to a text tower and a path to the others
-
-
-class PartialEmbeddings(NamedTuple):
-    """What ``on_error="skip"`` returns.
-
-    Attributes:
-        vectors: ``[len(kept), output_dim]`` float32.
-        kept: ``[len(kept)]`` int64: the index of each row's item in the input.
-        failures: One error for each item that was left out.
-        truncated: ``[texts]`` int64: the index of each text that was embedded without its end.
-    """
-
-    vectors: Vectors
-    kept: np.ndarray[Any, np.dtype[np.int64]]
-    failures: list[ItemError]
-    truncated: np.ndarray[Any, np.dtype[np.int64]]
 
 
 def load(
     path: str | os.PathLike[str],
     *,
     provider: str = "auto",
+    provider_options: ProviderOptions | None = None,
     threads: int | None = None,
+    workers: int | None = None,
+    device_ids: Sequence[int] | None = None,
     check_hashes: bool = True,
     tower: TowerName | None = None,
 ) -> Embedder:
@@ -57,74 +47,100 @@ def load(
 
     Args:
         path: The artifact's folder.
-        provider: ``cpu``, ``cuda``, ``openvino``, or ``auto``: the first of cuda, openvino, cpu that works here.
-            A provider that is named is used or refused, never replaced.
-        threads: Threads of one call; by default as many as affinity mask and container quota allow.
-        check_hashes: Whether to compare every file with its recorded hash first.
+        provider: ``cpu``, ``cuda``, ``tensorrt``, ``openvino``, or ``auto``: the first of cuda, openvino, cpu that
+            works here. A provider that is named is used or refused, never replaced.
+        provider_options: Settings of the provider: :class:`runtime.CudaOptions`, say.
+        threads: Threads of one run; by default as many as affinity mask and container quota allow. With workers, of
+            all of them together.
+        workers: Processes that embed side by side, each with a session of its own and its share of the threads; by
+            default the graph runs in this process. A script that uses them needs ``if __name__ == "__main__":``.
+        device_ids: GPUs, for a worker each.
+        check_hashes: Whether to compare every file with its recorded hash.
         tower: The only tower to load, ``text`` or ``image``, where there are two; by default all.
 
     Raises:
         ArtifactError: The folder is not an artifact, is damaged, or is of another schema.
         ProviderError: The provider is not usable; the message names the cause.
         MissingDependencyError: No onnxruntime is installed.
-        UsageError: There is no such provider or tower, or ``threads`` is below 1.
+        UsageError: There is no such provider or tower, or an argument cannot be right.
     """
     folder = Path(path)
     manifest = read_manifest(folder)
-    if check_hashes:
-        check_files(folder, manifest)
-    return Embedder(folder, manifest, provider=provider, threads=threads, tower=tower)
+    if tower is not None:
+        _check_tower(tower, manifest.towers)
+    options = SessionOptions(provider=provider, provider_options=provider_options, threads=threads).settled()
+    with _hashes_checked(folder, manifest) if check_hashes else nullcontext():
+        return Embedder(manifest, _start(folder, manifest, tower, options, workers, device_ids))
+
+
+class Backend(Protocol):
+    """What runs the graphs for an :class:`Embedder`: a pipeline in this process, or workers."""
+
+    @property
+    def active(self) -> Active:
+        """What embeds, in fact."""
+
+    def stream(
+        self, items: Iterable[Any], request: Request, on_progress: OnProgress | None = None
+    ) -> Iterator[PartialEmbeddings]:
+        """Yields what becomes of ``items``, in order; see :meth:`runtime.pipeline.Pipeline.stream`."""
+
+    def close(self) -> None:
+        """Ends what was started."""
 
 
 class Embedder:
-    """An artifact, loaded.
+    """An artifact, loaded. Several threads may use one at once.
 
     Attributes:
         manifest: The artifact's record.
         output_dim: Length of a vector.
         provider: The execution provider that is active.
+        provider_options: Its settings.
         provider_reason: Why it is this one.
+        threads: Number of threads that one run uses.
         towers: The kinds of item that it embeds, ``text``, ``image`` or ``mesh``.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        manifest: Manifest,
-        *,
-        provider: str = "auto",
-        threads: int | None = None,
-        tower: TowerName | None = None,
-    ) -> None:
-        """Loads the graphs in ``folder`` that ``manifest`` describes; :func:`load` is the usual way here."""
+    def __init__(self, manifest: Manifest, backend: Backend) -> None:
+        """Embeds by ``backend`` what ``manifest`` describes; :func:`load` is the usual way here."""
         self.manifest = manifest
         self.output_dim = manifest.output_dim
-        chosen = manifest.towers if tower is None else {tower: manifest.towers[_check_tower(tower, manifest.towers)]}
-        self._towers: dict[TowerName, LoadedTower] = {}
-        for name, record in chosen.items():
-            self._towers[name] = LoadedTower(folder, record, provider=provider, threads=threads)
-            provider = self._towers[name].session.provider  # what auto chose for one tower is asked of the next
-        self.towers = tuple(self._towers)
-        session = self._towers[self.towers[0]].session
-        self.provider = session.provider
-        self.provider_reason = session.provider_reason
+        self.provider = backend.active.provider
+        self.provider_options = backend.active.provider_options
+        self.provider_reason = backend.active.provider_reason
+        self.threads = backend.active.threads
+        self.towers = backend.active.towers
+        self._backend = backend
 
     def __repr__(self) -> str:
         kinds = " and ".join(self.towers)
         return f"<Embedder {self.manifest.name}: {kinds} to {self.output_dim} dimensions by {self.provider}>"
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the workers, where there are any."""
+        self._backend.close()
+
     def embed_text(
         self,
         texts: Iterable[str],
         *,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         progress: bool = False,
         truncate: Literal["count", "error"] = "count",
-    ) -> Vectors:
+    ) -> Array:
         """Embeds strings by the text tower: :meth:`embed` with ``tower="text"``."""
         return self.embed(texts, tower="text", batch_size=batch_size, progress=progress, truncate=truncate)
 
-    def embed_image(self, images: Iterable[ImageItem], *, batch_size: int = 32, progress: bool = False) -> Vectors:
+    def embed_image(
+        self, images: Iterable[ImageItem], *, batch_size: int | None = None, progress: bool = False
+    ) -> Array:
         """Embeds images by the image tower, where a string is a path: :meth:`embed` with ``tower="image"``."""
         return self.embed(images, tower="image", batch_size=batch_size, progress=progress)
 
@@ -134,11 +150,15 @@ class Embedder:
         items: Iterable[Item],
         *,
         tower: TowerName | None = ...,
-        batch_size: int = ...,
+        batch_size: int | None = ...,
         progress: bool = ...,
         on_error: Literal["raise"] = ...,
         truncate: Literal["count", "error"] = ...,
-    ) -> Vectors: ...
+        normalize: bool = ...,
+        truncate_dim: int | None = ...,
+        dtype: Dtype = ...,
+        ranges: Array | None = ...,
+    ) -> Array: ...
 
     @overload
     def embed(
@@ -146,10 +166,14 @@ class Embedder:
         items: Iterable[Item],
         *,
         tower: TowerName | None = ...,
-        batch_size: int = ...,
+        batch_size: int | None = ...,
         progress: bool = ...,
         on_error: Literal["skip"],
         truncate: Literal["count", "error"] = ...,
+        normalize: bool = ...,
+        truncate_dim: int | None = ...,
+        dtype: Dtype = ...,
+        ranges: Array | None = ...,
     ) -> PartialEmbeddings: ...
 
     def embed(
@@ -157,28 +181,39 @@ class Embedder:
         items: Iterable[Item],
         *,
         tower: TowerName | None = None,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         progress: bool = False,
         on_error: Literal["raise", "skip"] = "raise",
         truncate: Literal["count", "error"] = "count",
-    ) -> Vectors | PartialEmbeddings:
+        normalize: bool = False,
+        truncate_dim: int | None = None,
+        dtype: Dtype = "float32",
+        ranges: Array | None = None,
+    ) -> Array | PartialEmbeddings:
         """Embeds items.
 
         Args:
             items: For a text tower strings; for an image tower paths, bytes of image files, PIL images, or
                 ``[height, width, 3]`` uint8 RGB arrays; for a mesh tower paths of mesh files, objects with vertices and
-                faces, or ``[points, 3]`` arrays. Mixed at will; an iterator is read to its end first.
+                faces, or ``[points, 3]`` arrays. Mixed at will.
             tower: The tower that embeds them. Needless where there is only one, or where the items tell: with a text
                 and an image tower, a string is a text, and everything else an image.
-            batch_size: Items that go through the graph together.
+            batch_size: Items that go through the graph together at most; by default as many as fit a budget of tokens,
+                pixels or points. Texts of like length go together either way.
             progress: Whether to draw a progress bar on standard error.
             on_error: ``raise`` stops at the first item that cannot be read; ``skip`` leaves it out and says so.
             truncate: What to do with texts of more tokens than the model takes: ``count`` embeds their beginning, logs
                 a warning with their number, and lists them in what ``skip`` returns; ``error`` counts as unreadable.
+            normalize: Whether vectors are brought to unit length, after ``truncate_dim``.
+            truncate_dim: How many dimensions are kept, from the first on; by default all.
+            dtype: Type of the vectors: ``float32``, ``float16``, ``int8`` or ``binary``; see
+                :func:`runtime.quantize.quantize`, which has the same for vectors that are there already.
+            ranges: For ``int8``, the ``[2, dim]`` of :func:`runtime.quantize.int8_ranges` over vectors of the like; by
+                default over these. Vectors that are to be compared need the same.
 
         Returns:
-            ``[len(items), output_dim]`` float32, in the order of ``items``; with ``skip``, those rows that could be
-            made, with their indices and the errors of the others.
+            ``[len(items), output_dim]`` float32, in the order of ``items``, or as ``dtype`` and ``truncate_dim`` say;
+            with ``skip``, those rows that could be made, with their indices and the errors of the others.
 
         Raises:
             ItemError: With ``raise``, an item cannot be read; the error names it by index and path.
@@ -186,64 +221,108 @@ class Embedder:
             NonFiniteError: The graph returned NaN or infinity.
             UsageError: An argument cannot be right.
         """
-        _check_arguments(batch_size, on_error, truncate)
-        if tower is not None:
-            _check_tower(tower, self._towers)
-        rows = _as_sequence(items, tower or self.towers[0])
-        vectors = np.empty((len(rows), self.output_dim), dtype=np.float32)
-        kept: list[int] = []
-        truncated: list[int] = []
-        failures: list[ItemError] = []
-        for start in _batch_starts(len(rows), batch_size, progress):
-            batch: list[tuple[TowerName, Row]] = []
-            for index in range(start, min(start + batch_size, len(rows))):
-                try:
-                    name, row = self._prepare(index, rows[index], tower, truncate)
-                except ItemError as exc:
-                    if on_error == "raise":
-                        raise
-                    failures.append(exc)
-                else:
-                    batch.append((name, row))
-                    kept.append(index)
-                    if is_truncated(row):
-                        truncated.append(index)
-            vectors[len(kept) - len(batch) : len(kept)] = self._embed_batch(batch)
-        if truncated and _WARNS.get():
-            _LOG.warning("%d of %d texts were cut to the model's limit of tokens", len(truncated), len(rows))
-        if on_error == "raise":
-            return vectors
-        kept_indices, cut_indices = (np.array(indices, dtype=np.int64) for indices in (kept, truncated))
-        return PartialEmbeddings(vectors[: len(kept)], kept_indices, failures, cut_indices)
+        request = Request(
+            tower=tower,
+            batch_size=batch_size,
+            on_error=on_error,
+            truncate=truncate,
+            normalize=normalize,
+            truncate_dim=truncate_dim,
+        )
+        dim = self._check(request)
+        check_dtype(dtype, ranges, dim)
+        total = len(items) if isinstance(items, Sized) else None
+        with _bar(total) if progress else nullcontext() as on_progress:
+            embedded = _join(self._stream(items, request, on_progress), total, dim)
+        vectors = quantize(embedded.vectors, dtype, ranges)
+        return vectors if on_error == "raise" else embedded._replace(vectors=vectors)
 
-    def _prepare(self, index: int, item: Any, tower: TowerName | None, truncate: str) -> tuple[TowerName, Row]:
+    def embed_stream(
+        self,
+        items: Iterable[Item],
+        *,
+        tower: TowerName | None = None,
+        batch_size: int | None = None,
+        on_error: Literal["raise", "skip"] = "raise",
+        truncate: Literal["count", "error"] = "count",
+        normalize: bool = False,
+        truncate_dim: int | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> Iterator[PartialEmbeddings]:
+        """Embeds items as they come, in bounded memory: a million of them from a generator.
+
+        Some hundred items are in flight at a time, and of ``items`` no more is read. Close the generator, or leave it,
+        and what is under way ends.
+
+        Args:
+            items: As for :meth:`embed`.
+            tower: As for :meth:`embed`, and so are the others that it has.
+            batch_size: See there.
+            on_error: See there.
+            truncate: See there.
+            normalize: See there.
+            truncate_dim: See there.
+            on_progress: Is called with the number of items that a batch has finished, from another thread.
+
+        Yields:
+            The vectors of the next items, in the order of ``items``, with their indices. Each part goes on where the
+            one before ended, so that ``len(kept) + len(failures)`` is the number of items that it is about.
+
+        Raises:
+            EmbeddingBackbonesError: As :meth:`embed`, when the item's turn has come.
+        """
+        request = Request(
+            tower=tower,
+            batch_size=batch_size,
+            on_error=on_error,
+            truncate=truncate,
+            normalize=normalize,
+            truncate_dim=truncate_dim,
+        )
+        self._check(request)
+        return self._stream(items, request, on_progress)
+
+    def _check(self, request: Request) -> int:
+        """Returns the number of dimensions that ``request`` asks for."""
+        if request.tower is not None:
+            _check_tower(request.tower, self.towers)
+        dim = request.truncate_dim or self.output_dim
+        if dim > self.output_dim:
+            raise UsageError(f"truncate_dim is {dim}, and the vectors have {self.output_dim} dimensions")
+        return dim
+
+    def _stream(
+        self, items: Iterable[Any], request: Request, on_progress: OnProgress | None
+    ) -> Iterator[PartialEmbeddings]:
+        items = _as_items(items, request.tower or self.towers[0])
+        return _counting_truncated(self._backend.stream(items, request, on_progress))
+
+
+def _start(
+    folder: Path,
+    manifest: Manifest,
+    tower: TowerName | None,
+    options: SessionOptions,
+    workers: int | None,
+    device_ids: Sequence[int] | None,
+) -> Backend:
+    towers = manifest.towers if tower is None else {tower: manifest.towers[tower]}
+    if workers is None and device_ids is None:
+        return Pipeline(folder, towers, manifest.output_dim, options)
+    from runtime.workers import Workers, divide
+
+    return Workers(folder, towers, manifest.output_dim, divide(options, workers, device_ids))
+
+
+@contextmanager
+def _hashes_checked(folder: Path, manifest: Manifest) -> Iterator[None]:
+    """Checks every file beside what is done in the block. What is damaged explains more than what comes of it."""
+    with ThreadPoolExecutor(1) as executor:
+        checked = executor.submit(check_files, folder, manifest)
         try:
-            name = tower or self._choose_tower(item)
-            return name, self._towers[name].prepare(item, truncate=truncate == "count")
-        except UnusableItemError as exc:
-            raise ItemError(index, _name(item), str(exc)) from exc
-
-    def _choose_tower(self, item: object) -> TowerName:
-        if len(self.towers) == 1:
-            return self.towers[0]
-        if not isinstance(item, str):
-            return "image"
-        if looks_like_image_path(item):
-            raise UnusableItemError(
-                "as a string it is a text, and it ends as an image's path does: give a pathlib.Path, or say which "
-                "it is by embed_image or embed_text"
-            )
-        return "text"
-
-    def _embed_batch(self, batch: Sequence[tuple[TowerName, Row]]) -> Vectors:
-        """Runs together what can go together, and returns the vectors in the order of ``batch``."""
-        groups: dict[tuple[TowerName, tuple[int, ...]], list[int]] = {}
-        for position, (name, row) in enumerate(batch):
-            groups.setdefault((name, group_key(row)), []).append(position)
-        vectors = np.empty((len(batch), self.output_dim), dtype=np.float32)
-        for (name, _), positions in groups.items():
-            vectors[positions] = self._towers[name].embed([batch[position][1] for position in positions])
-        return vectors
+            yield
+        finally:
+            checked.result()
 
 
 @contextmanager
@@ -256,45 +335,56 @@ def quiet() -> Iterator[None]:
         _WARNS.reset(token)
 
 
-def _check_tower(tower: TowerName, towers: Iterable[TowerName]) -> TowerName:
+def _counting_truncated(parts: Iterator[PartialEmbeddings]) -> Iterator[PartialEmbeddings]:
+    truncated = total = 0
+    for part in parts:
+        truncated += len(part.truncated)
+        total += len(part.kept) + len(part.failures)
+        yield part
+    if truncated and _WARNS.get():
+        _LOG.warning("%d of %d texts were cut to the model's limit of tokens", truncated, total)
+
+
+def _join(parts: Iterator[PartialEmbeddings], total: int | None, dim: int) -> PartialEmbeddings:
+    """Returns ``parts`` as one; where their number of items is known, without ever holding the vectors twice."""
+    vectors = np.empty((total or 0, dim), dtype=np.float32)
+    pieces, kept, truncated, failures, rows = [], [], [], [], 0
+    for part in parts:
+        if total is None:
+            pieces.append(part.vectors)
+        else:
+            vectors[rows : rows + len(part.vectors)] = part.vectors
+        rows += len(part.vectors)
+        kept.append(part.kept)
+        truncated.append(part.truncated)
+        failures += part.failures
+    none = np.empty(0, dtype=np.int64)
+    return PartialEmbeddings(
+        np.concatenate([vectors, *pieces])[:rows] if total is None else vectors[:rows],
+        np.concatenate([none, *kept]),
+        failures,
+        np.concatenate([none, *truncated]),
+    )
+
+
+def _check_tower(tower: TowerName, towers: Iterable[TowerName]) -> None:
     if tower not in towers:
         raise UsageError(f"there is no {tower} tower; the artifact has {' and '.join(towers)}")
-    return tower
 
 
-def _name(item: object) -> str:
-    """Returns what names an item in an error: a path as it is, a text by its beginning, else the type."""
-    if isinstance(item, str | os.PathLike):
-        name = os.fspath(item)
-        return str(name) if len(str(name)) <= _NAME_LENGTH else f"{str(name)[:_NAME_LENGTH]}..."
-    return type(item).__name__
-
-
-def _check_arguments(batch_size: int, on_error: str, truncate: str) -> None:
-    if not isinstance(batch_size, int) or batch_size < 1:
-        raise UsageError(f"batch_size is {batch_size!r}, it must be a number from 1 up")
-    if on_error not in ("raise", "skip"):
-        raise UsageError(f"on_error is {on_error!r}, it must be 'raise' or 'skip'")
-    if truncate not in ("count", "error"):
-        raise UsageError(f"truncate is {truncate!r}, it must be 'count' or 'error'")
-
-
-def _as_sequence(items: Iterable[Item], tower: TowerName) -> Sequence[Item]:
+def _as_items(items: Iterable[Any], tower: TowerName) -> Iterable[Any]:
     if isinstance(items, str | bytes | os.PathLike) or not isinstance(items, Iterable):
         raise UsageError(f"embed takes several items, not one {type(items).__name__}; write embed([item])")
-    if isinstance(items, np.ndarray) and items.ndim == _ITEM_AXES.get(tower):
-        raise UsageError(f"embed takes several items, not one {list(items.shape)} array; write embed([array])")
-    return items if isinstance(items, Sequence) else list(items)
+    if isinstance(items, np.ndarray):
+        if items.ndim == _ITEM_AXES.get(tower):
+            raise UsageError(f"embed takes several items, not one {list(items.shape)} array; write embed([array])")
+        return list(items)
+    return items
 
 
-def _batch_starts(count: int, batch_size: int, progress: bool) -> Iterator[int]:
-    starts = range(0, count, batch_size)
-    if not progress:
-        yield from starts
-        return
+@contextmanager
+def _bar(total: int | None) -> Iterator[Callable[[int], object]]:
     from tqdm import tqdm  # only who watches pays for the import
 
-    with tqdm(total=count, unit="item", desc="embed") as bar:
-        for start in starts:
-            yield start
-            bar.update(min(batch_size, count - start))
+    with tqdm(total=total, unit="item", desc="embed") as bar:
+        yield bar.update

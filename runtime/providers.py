@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib.metadata
-import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -18,8 +17,7 @@ from runtime.errors import MissingDependencyError, ProviderError, UsageError
 if TYPE_CHECKING:
     import onnxruntime
 
-Provider = Literal["auto", "cpu", "cuda", "openvino"]
-ProviderOptions = Callable[[int], dict[str, str]]
+Provider = Literal["auto", "cpu", "cuda", "openvino", "tensorrt"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,30 +29,20 @@ class ExecutionProvider:
         onnxruntime_name: ONNX Runtime's name of it.
         package: The distribution that brings it.
         extra: Our extra that brings the distribution.
-        options: From a number of threads to its provider options.
+        device: Where its buffers are, in ONNX Runtime's words.
+        in_auto: Whether "auto" tries it.
+        sequence_multiple: Texts are padded to a multiple of this many tokens, since it compiles for every new length.
+        pads_batches: Whether batches are filled to a power of two, since it searches or compiles for every new size.
     """
 
-    name: Literal["cpu", "cuda", "openvino"]
+    name: Literal["cpu", "cuda", "openvino", "tensorrt"]
     onnxruntime_name: str
     package: str
     extra: str
-    options: ProviderOptions
-
-
-def _cpu_options(threads: int) -> dict[str, str]:
-    return {}
-
-
-def _cuda_options(threads: int) -> dict[str, str]:
-    # TF32 keeps 10 bits of mantissa, and ONNX Runtime turns it on by default:
-    # https://github.com/microsoft/onnxruntime/issues/19288
-    return {"use_tf32": "0"}
-
-
-def _openvino_options(threads: int) -> dict[str, str]:
-    # Left alone, OpenVINO computes in bfloat16 on CPUs that have it: four times faster, and not what was exported.
-    config = {"CPU": {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": str(threads)}}
-    return {"device_type": "CPU", "load_config": json.dumps(config)}
+    device: Literal["cpu", "cuda"] = "cpu"
+    in_auto: bool = True
+    sequence_multiple: int = 1
+    pads_batches: bool = False
 
 
 PROVIDERS: Mapping[str, ExecutionProvider] = MappingProxyType(
@@ -66,21 +54,32 @@ PROVIDERS: Mapping[str, ExecutionProvider] = MappingProxyType(
                 onnxruntime_name="CUDAExecutionProvider",
                 package="onnxruntime-gpu",
                 extra="gpu",
-                options=_cuda_options,
+                device="cuda",
+                sequence_multiple=32,
+                pads_batches=True,
+            ),
+            ExecutionProvider(
+                name="tensorrt",
+                onnxruntime_name="TensorrtExecutionProvider",
+                package="onnxruntime-gpu",
+                extra="gpu",
+                device="cuda",
+                in_auto=False,  # the package names it even where TensorRT itself, minutes to compile with, is absent
+                sequence_multiple=32,
+                pads_batches=True,
             ),
             ExecutionProvider(
                 name="openvino",
                 onnxruntime_name="OpenVINOExecutionProvider",
                 package="onnxruntime-openvino",
                 extra="openvino",
-                options=_openvino_options,
+                sequence_multiple=16,
             ),
             ExecutionProvider(
                 name="cpu",
                 onnxruntime_name="CPUExecutionProvider",
                 package="onnxruntime",
                 extra="cpu",
-                options=_cpu_options,
             ),
         )
     }
@@ -101,9 +100,9 @@ def find_provider(name: str) -> ExecutionProvider:
 def installed_packages() -> dict[str, str]:
     """Returns the installed onnxruntime distributions and their versions."""
     found = {}
-    for provider in PROVIDERS.values():
+    for package in dict.fromkeys(provider.package for provider in PROVIDERS.values()):
         try:
-            found[provider.package] = importlib.metadata.version(provider.package)
+            found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
@@ -175,17 +174,18 @@ def find_obstacle(provider: ExecutionProvider) -> str | None:
             f"the provider {provider.name} is not in the installed package {installed}; run `pip uninstall -y "
             f"{' '.join(packages)}`, then `pip install 'embedding-backbones[{provider.extra}]'`"
         )
-    if provider.name == "cuda":
+    if provider.device == "cuda":
         driver = _driver_error()
         if driver:
-            return f"the provider cuda finds no usable GPU ({driver}); check the driver with `nvidia-smi`"
+            return f"the provider {provider.name} finds no usable GPU ({driver}); check the driver with `nvidia-smi`"
         with contextlib.redirect_stdout(None):  # it prints what it does not find, and _load_error says it better
             import_onnxruntime().preload_dlls()  # CUDA and cuDNN from NVIDIA's wheels, which are on no library path
     missing = _load_error(provider)
     if missing:
+        wanted = "tensorrt" if provider.name == "tensorrt" else f"'embedding-backbones[{provider.extra}]'"
         return (
             f"the provider {provider.name} cannot load its libraries ({missing}); install those that "
-            f"{provider.package} needs with `pip install 'embedding-backbones[{provider.extra}]'`"
+            f"{provider.package} needs with `pip install {wanted}`"
         )
     return None
 
@@ -214,4 +214,5 @@ def _driver_error() -> str | None:
 
 
 def _install_choices() -> str:
-    return " or ".join(f"`pip install 'embedding-backbones[{p.extra}]'`" for p in reversed(list(PROVIDERS.values())))
+    extras = dict.fromkeys(provider.extra for provider in reversed(list(PROVIDERS.values())))
+    return " or ".join(f"`pip install 'embedding-backbones[{extra}]'`" for extra in extras)

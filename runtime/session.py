@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from runtime.device import DeviceRunner, Feeds, Vectors
 from runtime.errors import InferenceError, IntegrityError, ProviderError, UsageError
 from runtime.manifest import TensorSpec, Tower
+from runtime.provider_options import OPTIONS, CpuOptions, CudaOptions, ProviderOptions, TensorRtOptions, settle_options
 from runtime.providers import (
+    PROVIDERS,
     ExecutionProvider,
     available_providers,
     find_obstacle,
@@ -29,90 +30,146 @@ _DTYPES = {"tensor(uint8)": "uint8", "tensor(int64)": "int64", "tensor(float)": 
 _ERRORS_ONLY = 3
 
 
+@dataclass(frozen=True, kw_only=True)
+class SessionOptions:
+    """How a graph is loaded.
+
+    Attributes:
+        provider: ``cpu``, ``cuda``, ``tensorrt`` or ``openvino``; ``auto`` takes the first of cuda, openvino, cpu that
+            works.
+        provider_options: Settings of that provider; they name it where ``provider`` is ``auto``.
+        threads: Threads of one run; by default as many as affinity mask and container quota allow.
+    """
+
+    provider: str = "auto"
+    provider_options: ProviderOptions | None = None
+    threads: int | None = None
+
+    def settled(self) -> SessionOptions:
+        """Returns these options with the provider that its options name, and a number of threads.
+
+        Raises:
+            UsageError: They contradict each other, there is no such provider, or the machine has not so many cores.
+        """
+        provider, options = settle_options(self.provider, self.provider_options)
+        if provider != "auto":
+            find_provider(provider)
+        cores = os.cpu_count() or 1
+        if self.threads is not None and not 1 <= self.threads <= cores:
+            raise UsageError(f"threads is {self.threads}, it must be from 1 to {cores}, the number of cores")
+        threads = self.threads or available_threads()
+        return SessionOptions(provider=provider, provider_options=options, threads=threads)
+
+
 class Session:
     """One loaded graph.
 
     Attributes:
-        provider: Name of the execution provider that runs it.
+        provider: The execution provider that runs it.
+        provider_options: Its settings.
         provider_reason: Why it is this one.
         threads: Number of threads that one run uses.
     """
 
-    def __init__(self, path: Path, tower: Tower, *, provider: str = "auto", threads: int | None = None) -> None:
+    def __init__(self, path: Path, tower: Tower, options: SessionOptions) -> None:
         """Loads the graph of ``tower`` at ``path``.
 
         Args:
             path: The ONNX file.
             tower: What the manifest says of it.
-            provider: ``cpu``, ``cuda`` or ``openvino``; ``auto`` takes the first of cuda, openvino, cpu that works.
-            threads: Threads of one run; by default as many as affinity mask and container quota allow.
+            options: How.
 
         Raises:
             ProviderError: The provider is not active.
             IntegrityError: ONNX Runtime cannot load the file, or it is not the graph that ``tower`` describes.
-            UsageError: ``threads`` is below 1 or above the number of cores, or there is no such provider.
+            UsageError: The options cannot be right.
         """
-        cores = os.cpu_count() or 1
-        if threads is not None and not 1 <= threads <= cores:
-            raise UsageError(f"threads is {threads}, it must be from 1 to {cores}, the number of cores")
-        self.threads = threads or available_threads()
-        self._session, chosen, self.provider_reason = _open(path, provider, self.threads)
-        self.provider = chosen.name
-        self._output = tower.output.name
+        options = options.settled()
+        self.threads = options.threads or 1
+        self._session, self.provider, self.provider_options, self.provider_reason = _open(path, options)
         _check_signature(self._session, tower, path)
+        self._output = tower.output
+        self._on_device = DeviceRunner(self._session, tower.output, self.provider, self.provider_options)
 
-    def run(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """Runs the graph.
+    def run(self, feeds: Feeds, stop: Stop | None = None) -> Vectors:
+        """Runs the graph. Several threads may do so at once.
 
         Args:
             feeds: An array for each input of the graph, of its dtype and shape.
+            stop: What can end the run early, from another thread.
 
         Returns:
             ``[batch, output_dim]`` float32.
 
         Raises:
-            InferenceError: ONNX Runtime refuses, for want of memory, say.
+            InferenceError: ONNX Runtime refuses, for want of memory, say, or was stopped.
         """
         try:
-            output: np.ndarray[Any, np.dtype[np.float32]] = self._session.run([self._output], dict(feeds))[0]
+            if self.provider.device == "cpu":
+                output: Vectors = self._session.run([self._output.name], dict(feeds), stop and stop.run_options)[0]
+            else:
+                output = self._on_device.run(feeds)
         except Exception as exc:  # onnxruntime raises a dozen types that share no base of their own
             raise InferenceError(
-                f"onnxruntime cannot run the graph on a batch of {len(next(iter(feeds.values())))} by {self.provider} "
-                f"({_one_line(exc)}); take a smaller batch_size or another provider"
+                f"onnxruntime cannot run the graph on a batch of {len(next(iter(feeds.values())))} by "
+                f"{self.provider.name} ({_one_line(exc)}); take a smaller batch_size or another provider"
             ) from exc
         return output
 
 
-def _open(path: Path, name: str, threads: int) -> tuple[onnxruntime.InferenceSession, ExecutionProvider, str]:
-    if name != "auto":
-        provider = find_provider(name)
-        return _open_on(path, provider, threads), provider, "as requested"
+class Stop:
+    """Ends runs of a session early: what makes Ctrl-C take effect at once and not after a large batch.
+
+    Attributes:
+        run_options: What the runs are given.
+    """
+
+    def __init__(self) -> None:
+        """Makes one that has not been set."""
+        self.run_options: onnxruntime.RunOptions = import_onnxruntime().RunOptions()
+
+    def set(self) -> None:
+        """Ends the run that is under way, if any, and every later one."""
+        self.run_options.terminate = True
+
+
+_Opened = tuple["onnxruntime.InferenceSession", ExecutionProvider, ProviderOptions, str]
+
+
+def _open(path: Path, options: SessionOptions) -> _Opened:
+    threads = options.threads or 1
+    if options.provider != "auto":
+        provider = find_provider(options.provider)
+        settings = options.provider_options or OPTIONS[provider.name]()
+        return _open_on(path, provider, settings, threads), provider, settings, "as requested"
     refusals: list[str] = []
     for provider in available_providers():
+        if not provider.in_auto:
+            continue
+        settings = OPTIONS[provider.name]()
         try:
-            session = _open_on(path, provider, threads)
+            session = _open_on(path, provider, settings, threads)
         except ProviderError as exc:
             _LOG.warning("provider auto passes over %s: %s", provider.name, exc)
             refusals.append(provider.name)
             continue
         passed_over = f", {' and '.join(refusals)} being unusable" if refusals else ""
-        return session, provider, f"auto: the first usable one of the installed onnxruntime{passed_over}"
+        return session, provider, settings, f"auto: the first usable one of the installed onnxruntime{passed_over}"
     raise ProviderError("the installed onnxruntime has none of cuda, openvino and cpu; install another build of it")
 
 
-def _open_on(path: Path, provider: ExecutionProvider, threads: int) -> onnxruntime.InferenceSession:
+def _open_on(
+    path: Path, provider: ExecutionProvider, settings: ProviderOptions, threads: int
+) -> onnxruntime.InferenceSession:
     ort = import_onnxruntime()
     obstacle = find_obstacle(provider)
     if obstacle:
         raise ProviderError(obstacle)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = _ERRORS_ONLY
     try:
         session = ort.InferenceSession(
             str(path),
-            options,
-            providers=[(provider.onnxruntime_name, provider.options(threads))],
+            _session_options(ort, settings, threads),
+            providers=_with_fallbacks(provider, settings, threads),
             enable_fallback=False,  # else a failed run goes on with the CPU, and says so by print() alone
         )
     except Exception as exc:  # onnxruntime raises a dozen types that share no base of their own
@@ -127,6 +184,27 @@ def _open_on(path: Path, provider: ExecutionProvider, threads: int) -> onnxrunti
             "mend that, or take another provider"
         )
     return session
+
+
+def _session_options(ort: Any, settings: ProviderOptions, threads: int) -> onnxruntime.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = _ERRORS_ONLY
+    options.enable_mem_pattern = False  # it keeps a plan for every shape that it meets
+    if isinstance(settings, CpuOptions) and not settings.spinning:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _with_fallbacks(
+    provider: ExecutionProvider, settings: ProviderOptions, threads: int
+) -> list[tuple[str, dict[str, str]]]:
+    """Returns ONNX Runtime's list of providers: for nodes that TensorRT does not take, CUDA is next."""
+    chosen = [(provider.onnxruntime_name, settings.settings(threads))]
+    if isinstance(settings, TensorRtOptions):
+        cuda = CudaOptions(device_id=settings.device_id)
+        chosen.append((PROVIDERS["cuda"].onnxruntime_name, cuda.settings(threads)))
+    return chosen
 
 
 def _one_line(exc: Exception) -> str:

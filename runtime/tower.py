@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias, assert_never
 
 import numpy as np
 
+from runtime.batching import BatchLimit, power_of_two
 from runtime.errors import NonFiniteError
 from runtime.manifest import ImagePreprocessing, PointCloudPreprocessing, Preprocessing, TextPreprocessing, Tower
 from runtime.preprocess import UnusableItemError
-from runtime.session import Session
+from runtime.session import Session, SessionOptions, Stop
 
 if TYPE_CHECKING:
     from runtime.preprocess.image import ImagePreprocessor
@@ -22,31 +25,64 @@ Row: TypeAlias = "np.ndarray[Any, Any] | Tokens"
 Vectors: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Portions:
+    """How items of one kind are portioned out.
+
+    Attributes:
+        window: Items that are in flight together, and among which those of like length find each other.
+        chunk: Items that a thread prepares at a time.
+        budget: Cost of a batch at most: tokens for texts, points for meshes, 1 for an image.
+        device_budget: The same for a GPU, which needs more to be busy.
+    """
+
+    window: int
+    chunk: int
+    budget: int
+    device_budget: int
+
+
+PORTIONS: Mapping[str, Portions] = MappingProxyType(
+    {
+        "text": Portions(window=1024, chunk=64, budget=4096, device_budget=65536),
+        "image": Portions(window=32, chunk=1, budget=8, device_budget=64),
+        "mesh": Portions(window=32, chunk=1, budget=16384, device_budget=131072),
+    }
+)
+
+
 class LoadedTower:
     """Preprocessing and graph of one kind of item.
 
     Attributes:
         session: The graph.
+        portions: How its items are portioned out.
     """
 
-    def __init__(self, folder: Path, tower: Tower, *, provider: str, threads: int | None) -> None:
+    def __init__(self, folder: Path, tower: Tower, options: SessionOptions) -> None:
         """Loads ``tower`` from the artifact in ``folder``; see :class:`runtime.session.Session` for the rest."""
-        self._preprocessor = _build_preprocessor(tower.preprocessing, folder)
         self._graph = tower.graph
-        self.session = Session(folder / tower.graph, tower, provider=provider, threads=threads)
+        self.session = Session(folder / tower.graph, tower, options)
+        self._preprocessor = _build_preprocessor(tower.preprocessing, folder, self.session.provider.sequence_multiple)
+        self.portions = PORTIONS[tower.preprocessing.kind]
 
-    def prepare(self, item: Any, *, truncate: bool = True) -> Row:
-        """Returns one row of the graph's input.
+    def prepare(self, items: Sequence[Any], *, truncate: bool = True) -> list[Row | UnusableItemError]:
+        """Returns one row of the graph's input for each item, or why it has none.
 
-        Raises:
-            UnusableItemError: The item cannot be embedded, or would have to be cut and ``truncate`` is false.
+        An item has none if it cannot be embedded, or would have to be cut and ``truncate`` is false.
         """
-        row = self._preprocessor.prepare(item)
-        if not truncate and is_truncated(row):
-            raise UnusableItemError("it has more tokens than the model takes; shorten it, or let it be cut")
-        return row
+        rows: Sequence[Row | UnusableItemError] = self._preprocessor.prepare_all(items)
+        return list(rows) if truncate else [_refuse_truncated(row) for row in rows]
 
-    def embed(self, rows: Sequence[Any]) -> Vectors:
+    def limit(self, batch_size: int | None) -> BatchLimit:
+        """Returns what goes through the graph at once: ``batch_size`` items, by default what the budget allows."""
+        provider = self.session.provider
+        if batch_size is not None:
+            return BatchLimit(items=batch_size)
+        budget = self.portions.budget if provider.device == "cpu" else self.portions.device_budget
+        return BatchLimit(budget=budget, multiple=provider.sequence_multiple)
+
+    def embed(self, rows: Sequence[Any], stop: Stop | None = None) -> Vectors:
         """Runs the graph on rows of :meth:`prepare`, which go together: see :func:`group_key`.
 
         Returns:
@@ -56,16 +92,25 @@ class LoadedTower:
             InferenceError: The graph cannot be run.
             NonFiniteError: It returned NaN or infinity.
         """
-        vectors = self.session.run(self._preprocessor.collate(rows))
+        provider = self.session.provider
+        filled = [*rows, *[rows[-1]] * (power_of_two(len(rows)) - len(rows))] if provider.pads_batches else rows
+        feeds = self._preprocessor.collate(filled)
+        vectors = self.session.run(feeds, stop)[: len(rows)]
         if not np.isfinite(vectors).all():
             raise NonFiniteError(
-                f"{self._graph} returned NaN or infinity on the provider {self.session.provider}; "
+                f"{self._graph} returned NaN or infinity on the provider {provider.name}; "
                 "check the artifact with `python -m runtime verify`, or take another provider"
             )
         return vectors
 
 
-def is_truncated(row: Row) -> bool:
+def _refuse_truncated(row: Row | UnusableItemError) -> Row | UnusableItemError:
+    if is_truncated(row):
+        return UnusableItemError("it has more tokens than the model takes; shorten it, or let it be cut")
+    return row
+
+
+def is_truncated(row: Row | UnusableItemError) -> bool:
     """Tells whether ``row`` is a text without its end."""
     return bool(getattr(row, "truncated", False))
 
@@ -75,8 +120,15 @@ def group_key(row: Row) -> tuple[int, ...]:
     return row.shape if isinstance(row, np.ndarray) else ()
 
 
+def row_cost(row: Row) -> int:
+    """Returns what ``row`` costs of a batch's budget: its tokens or points; an image costs 1."""
+    if not isinstance(row, np.ndarray):
+        return len(row.ids)
+    return len(row) if row.ndim == 2 else 1
+
+
 def _build_preprocessor(
-    preprocessing: Preprocessing, folder: Path
+    preprocessing: Preprocessing, folder: Path, sequence_multiple: int
 ) -> ImagePreprocessor | TextPreprocessor | PointCloudPreprocessor:
     """Imports what this kind of item needs, and nothing of the other kinds."""
     if isinstance(preprocessing, ImagePreprocessing):
@@ -86,7 +138,7 @@ def _build_preprocessor(
     if isinstance(preprocessing, TextPreprocessing):
         from runtime.preprocess.text import TextPreprocessor
 
-        return TextPreprocessor(preprocessing, folder)
+        return TextPreprocessor(preprocessing, folder, sequence_multiple)
     if isinstance(preprocessing, PointCloudPreprocessing):
         from runtime.preprocess.pointcloud import PointCloudPreprocessor
 

@@ -14,6 +14,7 @@ from runtime.agreement import Agreement, measure_agreement, near_one
 from runtime.embedder import Embedder, load, quiet
 from runtime.errors import IntegrityError, ManifestError, VerificationError
 from runtime.manifest import GOLDEN_FILE, Tolerance, TowerName
+from runtime.provider_options import ProviderOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,19 +45,26 @@ class Verification:
     towers: Mapping[TowerName, TowerVerification]
 
 
-def verify(path: str | os.PathLike[str], *, provider: str = "auto", threads: int | None = None) -> Verification:
+def verify(
+    path: str | os.PathLike[str],
+    *,
+    provider: str = "auto",
+    provider_options: ProviderOptions | None = None,
+    threads: int | None = None,
+) -> Verification:
     """Checks the hash of every file, then embeds the golden items and compares them with torch's vectors.
 
     Args:
         path: The artifact's folder.
         provider: As for :func:`runtime.load`.
+        provider_options: As for :func:`runtime.load`.
         threads: As for :func:`runtime.load`.
 
     Raises:
         VerificationError: The vectors are out of tolerance.
         EmbeddingBackbonesError: Whatever :func:`runtime.load` raises.
     """
-    model = load(path, provider=provider, threads=threads)
+    model = load(path, provider=provider, provider_options=provider_options, threads=threads)
     result = Verification(
         provider=model.provider, towers={name: _verify_tower(model, Path(path), name) for name in model.towers}
     )

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from runtime.manifest import ImagePreprocessing
-from runtime.preprocess import UnusableItemError
+from runtime.preprocess import UnusableItemError, prepare_each
 
 ImageItem: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray[Any, Any]"
 Pixels: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
@@ -57,6 +57,10 @@ class ImagePreprocessor:
         """
         pixels = resize_and_crop(load_image(item), self._preprocessing)
         return pixels if self._preprocessing.arithmetic == "graph" else pixel_values(pixels, self._preprocessing)
+
+    def prepare_all(self, items: Sequence[ImageItem]) -> list[np.ndarray[Any, Any] | UnusableItemError]:
+        """Returns :meth:`prepare` of each item, or what it raises."""
+        return prepare_each(self.prepare, items)
 
     def collate(self, rows: Sequence[np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
         """Returns the graph's input for rows of :meth:`prepare`: ``[rows, ...]``, by name."""

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from runtime.manifest import PointCloudPreprocessing
-from runtime.preprocess import UnusableItemError
+from runtime.preprocess import UnusableItemError, prepare_each
 from runtime.preprocess.mesh import Float64Array, MeshLike, SceneLike, load_corners
 
 PointCloudItem: TypeAlias = "str | os.PathLike[str] | MeshLike | SceneLike | np.ndarray[Any, Any]"
@@ -52,6 +52,10 @@ class PointCloudPreprocessor:
         else:
             points = sample_surface(load_corners(item), self._preprocessing.num_points, self._preprocessing.seed)
         return center_and_scale(points).astype(np.float32)
+
+    def prepare_all(self, items: Sequence[PointCloudItem]) -> list[np.ndarray[Any, Any] | UnusableItemError]:
+        """Returns :meth:`prepare` of each item, or what it raises."""
+        return prepare_each(self.prepare, items)
 
     def collate(self, rows: Sequence[np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
         """Returns the graph's input for rows of :meth:`prepare` of one length: ``points``, ``[rows, n, 3]`` float32."""

@@ -222,9 +222,9 @@ def test_the_second_tower_is_on_the_provider_of_the_first(artifact: Path, monkey
     asked: list[str] = []
     load_session = session.Session.__init__
 
-    def record(self: Any, path: Path, tower: Any, *, provider: str, threads: int | None) -> None:
-        asked.append(provider)
-        load_session(self, path, tower, provider=provider, threads=threads)
+    def record(self: Any, path: Path, tower: Any, options: session.SessionOptions) -> None:
+        asked.append(options.provider)
+        load_session(self, path, tower, options)
 
     monkeypatch.setattr(session.Session, "__init__", record)
     runtime.load(artifact)

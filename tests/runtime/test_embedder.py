@@ -12,6 +12,8 @@ import runtime
 from exporters.spec import ExportOptions
 from exporters.towers.cnn import Cnn, CnnTower
 from runtime.manifest import Pooling
+from runtime.preprocess.image import ImagePreprocessor
+from runtime.session import Session
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +114,7 @@ def test_vectors_that_are_not_finite_are_not_returned(
     exported: Path, photo_paths: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = runtime.load(exported)
-    monkeypatch.setattr(model._towers["image"].session, "run", lambda feeds: np.full((1, 12), np.nan, np.float32))
+    monkeypatch.setattr(Session, "run", lambda self, feeds, stop: np.full((1, 12), np.nan, np.float32))
     with pytest.raises(runtime.NonFiniteError, match="runtime verify"):
         model.embed(photo_paths[:1])
 
@@ -121,7 +123,7 @@ def test_a_run_that_fails_says_what_to_do(
     exported: Path, photo_paths: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = runtime.load(exported)
-    monkeypatch.setattr(model._towers["image"]._preprocessor, "prepare", lambda item: np.zeros((3, 3, 3), np.uint8))
+    monkeypatch.setattr(ImagePreprocessor, "prepare", lambda self, item: np.zeros((3, 3, 3), np.uint8))
     with pytest.raises(runtime.InferenceError, match=r"batch of 2 by cpu .*smaller batch_size"):
         model.embed(photo_paths[:2])
 

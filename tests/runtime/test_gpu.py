@@ -8,6 +8,7 @@ import pytest
 
 import runtime
 from runtime.providers import PROVIDERS, available_providers, find_obstacle
+from tests.runtime.test_providers import load_session
 
 pytestmark = [
     pytest.mark.gpu,
@@ -23,6 +24,5 @@ def test_cuda_reproduces_the_golden_vectors(exported: Path) -> None:
 
 
 def test_tf32_is_off(exported: Path) -> None:
-    model = runtime.load(exported, provider="cuda")
-    options = model._towers["image"].session._session.get_provider_options()["CUDAExecutionProvider"]
+    options = load_session(exported, "cuda").get_provider_options()["CUDAExecutionProvider"]
     assert options["use_tf32"] == "0"

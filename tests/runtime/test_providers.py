@@ -6,11 +6,13 @@ import importlib.metadata
 import json
 import logging
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 import runtime
 from runtime import providers, session
+from runtime.pipeline import Pipeline
 
 
 def test_a_provider_of_another_package_is_refused_with_the_package_to_install(exported: Path) -> None:
@@ -23,7 +25,7 @@ def test_a_provider_of_another_package_is_refused_with_the_package_to_install(ex
 
 
 def test_an_unknown_provider_is_wrong_usage(exported: Path) -> None:
-    with pytest.raises(runtime.UsageError, match="auto, cuda, openvino, cpu"):
+    with pytest.raises(runtime.UsageError, match="auto, cuda, tensorrt, openvino, cpu"):
         runtime.load(exported, provider="npu")
 
 
@@ -78,6 +80,11 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert "embedding-backbones[openvino]" in obstacle
 
 
+def load_session(artifact: Path, provider: str = "cpu") -> Any:
+    backend = cast("Pipeline", runtime.load(artifact, provider=provider)._backend)
+    return next(iter(backend.towers.values())).session._session
+
+
 def _pretend_installed(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     def version(name: str) -> str:
         if name in names:
@@ -100,14 +107,18 @@ def test_no_package_is_refused_with_the_choices(exported: Path, monkeypatch: pyt
 
 
 def test_every_provider_computes_what_was_proven() -> None:
-    assert providers.PROVIDERS["cuda"].options(2)["use_tf32"] == "0"
-    config = json.loads(providers.PROVIDERS["openvino"].options(2)["load_config"])["CPU"]
-    assert config == {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": "2"}
+    assert runtime.CudaOptions().settings(2)["use_tf32"] == "0"
+    config = json.loads(runtime.OpenVinoOptions().settings(2)["load_config"])["CPU"]
+    assert config == {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": "2",
+        "PERFORMANCE_HINT": "LATENCY",
+    }
 
 
 def test_a_failed_run_does_not_go_on_with_the_cpu(exported: Path) -> None:
     """onnxruntime's own fallback says so by print() alone: it must be off."""
-    assert not runtime.load(exported)._towers["image"].session._session._enable_fallback
+    assert not load_session(exported)._enable_fallback
 
 
 @pytest.mark.parametrize("threads", [0, -1, 100_000])

@@ -1,0 +1,95 @@
+"""Embeddings made smaller: fewer dimensions, fewer bits; with the meanings that sentence-transformers gives them.
+
+Source: ``sentence_transformers.quantization.quantize_embeddings`` and ``truncate_embeddings``
+(https://github.com/huggingface/sentence-transformers), whose ``binary`` and ``int8`` these are.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from runtime.errors import UsageError
+
+Dtype = Literal["float32", "float16", "int8", "binary"]
+Array = np.ndarray[Any, Any]
+_INT8_STEPS = 255
+
+
+def int8_ranges(vectors: Array) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Returns the smallest and the largest value of each dimension, ``[2, dim]`` float32.
+
+    Args:
+        vectors: ``[rows, dim]`` of any float type, the more the better: what lies outside their range is clipped.
+
+    Raises:
+        UsageError: There are no rows.
+    """
+    if not len(vectors):
+        raise UsageError("there are no vectors to take the ranges of int8 from; give some, or give ranges")
+    return np.stack([vectors.min(axis=0), vectors.max(axis=0)]).astype(np.float32)
+
+
+def quantize(vectors: Array, dtype: Dtype, ranges: Array | None = None) -> Array:
+    """Returns ``vectors`` in another type.
+
+    Args:
+        vectors: ``[rows, dim]`` float32.
+        dtype: ``float16`` rounds; ``int8`` spreads each dimension's range over -128 to 127; ``binary`` keeps the signs,
+            eight dimensions to a byte, the byte less 128.
+        ranges: For ``int8``, ``[2, dim]`` of :func:`int8_ranges`; by default those of ``vectors`` themselves. Vectors
+            that are to be compared need the same ones. What lies outside is clipped.
+
+    Returns:
+        ``[rows, dim]`` float32, float16 or int8; for ``binary`` ``[rows, ceil(dim / 8)]`` int8.
+
+    Raises:
+        UsageError: There is no such type, or ``ranges`` has another shape or is for another type.
+    """
+    check_dtype(dtype, ranges, vectors.shape[1])
+    if dtype == "int8":
+        return _to_int8(vectors, int8_ranges(vectors) if ranges is None and len(vectors) else ranges)
+    if dtype == "binary":
+        return (np.packbits(vectors > 0, axis=1).astype(np.int16) - 128).astype(np.int8)
+    return vectors.astype(dtype, copy=False)
+
+
+def check_dtype(dtype: str, ranges: Array | None, dim: int) -> None:
+    """Raises :class:`UsageError` unless vectors of ``dim`` can be given as ``dtype`` with ``ranges``."""
+    if dtype not in get_args(Dtype):
+        raise UsageError(f"dtype is {dtype!r}, it must be one of {', '.join(get_args(Dtype))}")
+    if ranges is None:
+        return
+    if dtype != "int8":
+        raise UsageError(f"ranges are for dtype int8, not {dtype}")
+    if ranges.shape != (2, dim) or not (ranges[0] <= ranges[1]).all():
+        raise UsageError(
+            f"ranges is {list(ranges.shape)}, it must be the smallest and the largest value of each dimension: "
+            f"[2, {dim}]"
+        )
+
+
+def truncate_and_normalize(vectors: Array, truncate_dim: int | None, normalize: bool) -> Array:
+    """Returns the first ``truncate_dim`` dimensions, then, with ``normalize``, at unit length.
+
+    Args:
+        vectors: ``[rows, dim]`` float32.
+        truncate_dim: How many dimensions are kept, as of models trained by Matryoshka loss; ``None`` for all.
+        normalize: Whether each row is divided by its length. A row of zeros stays one.
+    """
+    vectors = vectors[:, :truncate_dim]
+    if not normalize:
+        return vectors
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.where(lengths == 0, 1, lengths)
+
+
+def _to_int8(vectors: Array, ranges: Array | None) -> Array:
+    if ranges is None:
+        return vectors.astype(np.int8)
+    smallest, largest = ranges.astype(np.float32)
+    steps = (largest - smallest) / _INT8_STEPS
+    steps[steps == 0] = 1  # a dimension that never varies
+    quantized: Array = np.clip((vectors - smallest) / steps - 128, -128, 127).astype(np.int8)
+    return quantized
