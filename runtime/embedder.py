@@ -69,8 +69,13 @@ def load(
     if tower is not None:
         _check_tower(tower, manifest.towers)
     options = SessionOptions(provider=provider, provider_options=provider_options, threads=threads).settled()
-    with _hashes_checked(folder, manifest) if check_hashes else nullcontext():
+    from runtime.openvino import load_fittest
+
+    def open_embedder(options: SessionOptions) -> Embedder:
         return Embedder(manifest, _start(folder, manifest, tower, options, workers, device_ids))
+
+    with _hashes_checked(folder, manifest) if check_hashes else nullcontext():
+        return load_fittest(folder, manifest, options, open_embedder)
 
 
 class Backend(Protocol):

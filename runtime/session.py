@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,11 +39,13 @@ class SessionOptions:
             works.
         provider_options: Settings of that provider; they name it where ``provider`` is ``auto``.
         threads: Threads of one run; by default as many as affinity mask and container quota allow.
+        reason: Why it is the provider that is named, for a person.
     """
 
     provider: str = "auto"
     provider_options: ProviderOptions | None = None
     threads: int | None = None
+    reason: str = "as requested"
 
     def settled(self) -> SessionOptions:
         """Returns these options with the provider that its options name, and a number of threads.
@@ -58,7 +60,7 @@ class SessionOptions:
         if self.threads is not None and not 1 <= self.threads <= cores:
             raise UsageError(f"threads is {self.threads}, it must be from 1 to {cores}, the number of cores")
         threads = self.threads or available_threads()
-        return SessionOptions(provider=provider, provider_options=options, threads=threads)
+        return replace(self, provider=provider, provider_options=options, threads=threads)
 
 
 class Session:
@@ -141,7 +143,7 @@ def _open(path: Path, options: SessionOptions) -> _Opened:
     if options.provider != "auto":
         provider = find_provider(options.provider)
         settings = options.provider_options or OPTIONS[provider.name]()
-        return _open_on(path, provider, settings, threads), provider, settings, "as requested"
+        return _open_on(path, provider, settings, threads), provider, settings, options.reason
     refusals: list[str] = []
     for provider in available_providers():
         if not provider.in_auto:
