@@ -91,5 +91,5 @@ def _to_int8(vectors: Array, ranges: Array | None) -> Array:
     smallest, largest = ranges.astype(np.float32)
     steps = (largest - smallest) / _INT8_STEPS
     steps[steps == 0] = 1  # a dimension that never varies
-    quantized: Array = np.clip((vectors - smallest) / steps - 128, -128, 127).astype(np.int8)
-    return quantized
+    levels = np.clip(np.floor((vectors - smallest) / steps), 0, _INT8_STEPS)
+    return (levels - 128).astype(np.int8)

@@ -1,0 +1,84 @@
+"""Smaller embeddings mean what they mean in sentence-transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+from sentence_transformers.util import truncate_embeddings
+from sentence_transformers.util.quantization import quantize_embeddings
+
+import runtime
+from runtime.quantize import Dtype, int8_ranges, quantize, truncate_and_normalize
+
+VECTORS = np.random.default_rng(0).normal(size=(200, 20)).astype(np.float32)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "binary"])
+def test_the_values_are_those_of_sentence_transformers(dtype: Literal["int8", "binary"]) -> None:
+    theirs = np.asarray(quantize_embeddings(VECTORS, precision=dtype))
+    ours = quantize(VECTORS, dtype)
+    assert ours.dtype == theirs.dtype
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_ranges_of_a_sample_serve_for_others() -> None:
+    sample, others = VECTORS[:150], VECTORS[150:]
+    theirs = np.asarray(quantize_embeddings(others, precision="int8", ranges=int8_ranges(sample)))
+    np.testing.assert_array_equal(quantize(others, "int8", int8_ranges(sample)), theirs)
+
+
+def test_what_lies_outside_the_ranges_is_clipped_and_does_not_wrap_around() -> None:
+    ranges = np.array([[-1.0], [1.0]], dtype=np.float32)
+    assert quantize(np.array([[-9.0], [9.0]], dtype=np.float32), "int8", ranges).ravel().tolist() == [-128, 127]
+
+
+def test_a_dimension_that_never_varies_is_no_division_by_zero() -> None:
+    assert quantize(np.ones((3, 2), np.float32), "int8").tolist() == [[-128, -128]] * 3
+
+
+def test_float16_rounds() -> None:
+    assert quantize(VECTORS, "float16").dtype == np.float16
+    np.testing.assert_array_equal(quantize(VECTORS, "float16"), VECTORS.astype(np.float16))
+
+
+@pytest.mark.parametrize(("dtype", "shape"), [("float16", (0, 20)), ("int8", (0, 20)), ("binary", (0, 3))])
+def test_no_vectors_stay_none(dtype: Dtype, shape: tuple[int, int]) -> None:
+    assert quantize(VECTORS[:0], dtype).shape == shape
+
+
+@pytest.mark.parametrize(
+    ("dtype", "ranges", "message"),
+    [
+        ("int4", None, "dtype is 'int4', it must be one of float32"),
+        ("int8", np.zeros((2, 3)), r"\[2, 20\]"),
+        ("int8", np.stack([np.ones(20), np.zeros(20)]), "smallest and the largest"),
+        ("binary", np.zeros((2, 20)), "for dtype int8"),
+    ],
+)
+def test_what_cannot_be_is_refused(dtype: Any, ranges: Any, message: str) -> None:
+    with pytest.raises(runtime.UsageError, match=message):
+        quantize(VECTORS, dtype, ranges)
+
+
+def test_truncation_comes_before_normalisation() -> None:
+    truncated = truncate_embeddings(VECTORS, 7)
+    expected = truncated / np.linalg.norm(truncated, axis=1, keepdims=True)
+    np.testing.assert_allclose(truncate_and_normalize(VECTORS, 7, True), expected, rtol=1e-6)
+    np.testing.assert_array_equal(truncate_and_normalize(VECTORS, 7, False), truncated)
+    assert not truncate_and_normalize(np.zeros((1, 3), np.float32), None, True).any(), "zeros have no direction"
+
+
+def test_embed_gives_them(exported_text: Path) -> None:
+    model, texts = runtime.load(exported_text), ["a", "some text", "another one"]
+    plain = model.embed(texts)
+    small = model.embed(texts, truncate_dim=5, normalize=True, dtype="float16")
+    assert (small.shape, small.dtype) == ((3, 5), np.float16)
+    np.testing.assert_allclose(np.linalg.norm(small.astype(float), axis=1), 1, atol=1e-3)
+    np.testing.assert_array_equal(model.embed(texts, dtype="binary"), quantize(plain, "binary"))
+    ranges = int8_ranges(plain)
+    np.testing.assert_array_equal(model.embed(texts[:1], dtype="int8", ranges=ranges)[0], quantize(plain, "int8")[0])
+    with pytest.raises(runtime.UsageError, match="truncate_dim is 25, and the vectors have 24"):
+        model.embed(texts, truncate_dim=25)

@@ -1,0 +1,179 @@
+"""A stream: in order, in bounded memory, beside inference, and ended at once."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import runtime
+from runtime.session import Session
+from runtime.tower import PORTIONS
+
+WORDS = ("word", "another", "Grüße", "x", "sentence")
+TEXTS = [" ".join(itertools.islice(itertools.cycle(WORDS), 1 + number % 12)) + f" {number}" for number in range(2500)]
+IN_FLIGHT = 3  # windows: one that was yielded, one that is embedded, one that is prepared
+
+
+@pytest.fixture(scope="module")
+def model(exported_text: Path) -> runtime.Embedder:
+    return runtime.load(exported_text, provider="cpu")
+
+
+@pytest.fixture(scope="module")
+def alone(model: runtime.Embedder) -> np.ndarray[Any, Any]:
+    return np.concatenate([model.embed([text]) for text in TEXTS])
+
+
+def test_texts_of_any_length_come_back_in_order(model: runtime.Embedder, alone: np.ndarray[Any, Any]) -> None:
+    np.testing.assert_allclose(model.embed(TEXTS), alone, atol=2e-6)
+    np.testing.assert_allclose(model.embed(iter(TEXTS)), alone, atol=2e-6)
+    np.testing.assert_allclose(model.embed(TEXTS, batch_size=7), alone, atol=2e-6)
+
+
+def test_parts_of_a_stream_go_on_where_the_last_ended(model: runtime.Embedder, alone: np.ndarray[Any, Any]) -> None:
+    items: list[Any] = list(TEXTS)
+    items[5] = items[1500] = items[1501] = None
+    items[2000] = "word " * 100
+    parts = list(model.embed_stream(iter(items), on_error="skip"))
+    assert len(parts) > 1
+    end = 0
+    for part in parts:
+        indices = sorted([*part.kept.tolist(), *(failure.index for failure in part.failures)])
+        assert indices == list(range(end, end + len(indices)))
+        end += len(indices)
+    assert end == len(items)
+    assert [failure.index for part in parts for failure in part.failures] == [5, 1500, 1501]
+    assert [index for part in parts for index in part.truncated.tolist()] == [2000]
+    kept = np.concatenate([part.kept for part in parts])
+    same = kept != 2000
+    np.testing.assert_allclose(np.concatenate([part.vectors for part in parts])[same], alone[kept[same]], atol=2e-6)
+
+
+def test_a_stream_reads_no_more_than_its_windows(model: runtime.Embedder) -> None:
+    read = 0
+
+    def endless() -> Iterator[str]:
+        nonlocal read
+        for number in itertools.count():
+            read += 1
+            yield f"text {number}"
+
+    stream = model.embed_stream(endless())
+    for number, part in enumerate(itertools.islice(stream, 4), start=1):
+        assert len(part.kept) == PORTIONS["text"].window
+        assert read <= (number + IN_FLIGHT - 1) * PORTIONS["text"].window
+    stream.close()  # type: ignore[attr-defined]
+
+
+def test_an_error_of_an_early_item_stops_the_stream_early(model: runtime.Embedder) -> None:
+    def endless() -> Iterator[Any]:
+        yield from ["a", None]
+        yield from itertools.repeat("text")
+
+    with pytest.raises(runtime.ItemError, match=r"item 1 \(NoneType\)"):
+        model.embed(endless())
+
+
+def test_an_error_of_the_source_is_its_own(model: runtime.Embedder) -> None:
+    def broken() -> Iterator[str]:
+        yield "text"
+        raise ValueError("of the source")
+
+    with pytest.raises(ValueError, match="of the source"):
+        model.embed(broken())
+
+
+def test_progress_counts_every_item_once(model: runtime.Embedder) -> None:
+    counts: list[int] = []
+    items: list[Any] = [*TEXTS[:1500], None]
+    list(model.embed_stream(items, on_error="skip", on_progress=counts.append))
+    assert sum(counts) == 1501
+    assert len(counts) > 2
+
+
+def test_batches_keep_to_the_budget_of_tokens(model: runtime.Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[tuple[int, int]] = []
+    run = Session.run
+
+    def record(self: Session, feeds: Any, stop: Any = None) -> Any:
+        sizes.append(feeds["input_ids"].shape)
+        return run(self, feeds, stop)
+
+    monkeypatch.setattr(Session, "run", record)
+    model.embed(TEXTS)
+    assert max(rows * length for rows, length in sizes) <= PORTIONS["text"].budget
+    assert len({rows for rows, _ in sizes}) > 3, "a fixed count is no budget"
+    filled = sum(rows * length for rows, length in sizes)
+    naive = sum(32 * max(len(text.split()) for text in TEXTS[start : start + 32]) for start in range(0, len(TEXTS), 32))
+    assert filled < naive * 2, "tokens are more than words, but padding of unlike texts would be more than this"
+    sizes.clear()
+    model.embed(TEXTS[:100], batch_size=9)
+    assert sorted({rows for rows, _ in sizes}) == [1, 9]
+
+
+def test_concurrent_callers_get_their_own_vectors(model: runtime.Embedder, alone: np.ndarray[Any, Any]) -> None:
+    starts = [number * 97 % 2000 for number in range(24)]
+
+    def call(start: int) -> np.ndarray[Any, Any]:
+        return model.embed(TEXTS[start : start + 1 + start % 200])
+
+    with ThreadPoolExecutor(8) as pool:
+        for start, vectors in zip(starts, pool.map(call, starts), strict=True):
+            np.testing.assert_allclose(vectors, alone[start : start + len(vectors)], atol=2e-6)
+
+
+def test_inference_goes_on_while_the_caller_is_busy(model: runtime.Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = threading.Event()
+    run = Session.run
+
+    def record(self: Session, feeds: Any, stop: Any = None) -> Any:
+        if threading.current_thread() is not threading.main_thread() and first_is_there.is_set():
+            ran.set()
+        return run(self, feeds, stop)
+
+    first_is_there = threading.Event()
+    monkeypatch.setattr(Session, "run", record)
+    stream = model.embed_stream(itertools.repeat("text", 5000))
+    next(stream)
+    first_is_there.set()
+    assert ran.wait(20), "the next window waits until it is asked for"
+    assert len(list(stream)) > 1
+
+
+def test_a_stream_that_is_left_ends_its_threads(model: runtime.Embedder) -> None:
+    stream = model.embed_stream(itertools.repeat("text"))
+    next(stream)
+    del stream
+    deadline = time.monotonic() + 20
+    while any(thread.name.startswith(("prepare", "infer")) for thread in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_ctrl_c_ends_an_endless_stream(exported_text: Path) -> None:
+    code = f"""
+import itertools, runtime
+model = runtime.load({str(exported_text)!r})
+stream = model.embed_stream(itertools.repeat("word " * 60))
+next(stream)
+print("running", flush=True)
+for part in stream:
+    pass
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "running\n"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert err.rstrip().endswith("KeyboardInterrupt")
