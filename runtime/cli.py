@@ -72,6 +72,11 @@ def _parser() -> argparse.ArgumentParser:
 
     verify = _command(commands, "verify", _verify, "check the hashes, then torch's golden vectors on this machine")
     _add_session_options(verify)
+
+    summary = "print what is installed, which providers really run a graph here, and what to mend"
+    doctor = commands.add_parser("doctor", help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+    doctor.add_argument("--json", action="store_true", help="print the report for machines")
+    doctor.set_defaults(command=_doctor)
     return parser
 
 
@@ -259,6 +264,14 @@ def _verify(arguments: argparse.Namespace) -> int:
     )
     print(f"verified: hashes, and golden vectors with {describe_verification(result)}")
     return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from runtime.doctor import describe_report, examine, report_to_json
+
+    report = examine()
+    print(report_to_json(report) if arguments.json else describe_report(report))
+    return 0 if report.healthy else console.FAILURE
 
 
 def _check_output(path: Path) -> None:
