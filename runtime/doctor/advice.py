@@ -16,7 +16,8 @@ _LITTLE_MEMORY = 1 << 30
 
 def find_advice(report: Report) -> tuple[str, ...]:
     """Returns what to do, the most pressing first; nothing where nothing is wrong."""
-    cuda = list(_advise_cuda(report.cuda, report.threads.variables)) if report.cuda and not report.finding else []
+    suffers = any(state.name == _GPU.name and state.finding for state in report.providers)
+    cuda = list(_advise_cuda(report.cuda, report.threads.variables)) if report.cuda and suffers else []
     return (
         *([_sentence(report.finding.remedy)] if report.finding else []),
         *_advise_packages(report),

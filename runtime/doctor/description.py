@@ -11,7 +11,7 @@ from runtime.console import table
 from runtime.doctor.advice import find_advice
 from runtime.doctor.report import Cuda, Library, ProviderState, Report
 
-_WIDTH = 22
+_WIDTH = 24
 _ABSENT = ": cannot open shared object file: No such file"  # the dynamic linker's words
 
 

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -65,7 +66,13 @@ def _failure(provider: ExecutionProvider, exc: Exception) -> str:
     with contextlib.suppress(Exception):
         if provider.onnxruntime_name not in _open(provider, everything=False).get_providers():
             return "onnxruntime did not start it and went on with the CPU"
-    return " ".join(str(exc).split())
+    return _gist(" ".join(str(exc).split()))
+
+
+def _gist(message: str) -> str:
+    """Returns what CUDA says, where onnxruntime wraps it in C++ signatures."""
+    failure = re.search(r"\w+ failure \d+: .*?(?= ; )", message)
+    return failure.group() if failure else message
 
 
 def examine_cuda(runtime_major: str, cudnn_major: str) -> dict[str, Any]:
