@@ -437,4 +437,6 @@ def test_the_documented_messages_of_the_providers_can_be_split() -> None:
     assert obstacle is not None
     finding = examination._split(obstacle)
     assert "not in the installed package" in finding.cause
+    assert "pip uninstall" not in finding.cause
     assert finding.remedy.startswith("run `pip uninstall")
+    assert examination._split("no way out").cause == "no way out"
