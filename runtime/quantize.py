@@ -91,5 +91,5 @@ def _to_int8(vectors: Array, ranges: Array | None) -> Array:
     smallest, largest = ranges.astype(np.float32)
     steps = (largest - smallest) / _INT8_STEPS
     steps[steps == 0] = 1  # a dimension that never varies
-    levels = np.clip(np.floor((vectors - smallest) / steps), 0, _INT8_STEPS)
+    levels: Array = np.clip(np.floor((vectors - smallest) / steps), 0, _INT8_STEPS)
     return (levels - 128).astype(np.int8)

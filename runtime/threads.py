@@ -1,26 +1,25 @@
-"""How many threads this process may really use."""
+"""How many threads this process may really use: what affinity mask and control groups leave to it."""
 
 from __future__ import annotations
 
 import math
 import os
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator
+from pathlib import Path
 
-_CGROUP = Path("/sys/fs/cgroup")
-_MEMBERSHIP = Path("/proc/self/cgroup")
+_ROOT = Path("/")
 
 
-def available_threads(cgroup: Path = _CGROUP, membership: Path = _MEMBERSHIP) -> int:
+def available_threads(root: Path = _ROOT) -> int:
     """Returns the number of cores that affinity mask and container quota leave to this process, at least 1.
 
     A container that is given 2 of a host's 64 cores still sees 64 in ``os.cpu_count()``, and ONNX Runtime's own
     default starts a thread for each: https://github.com/microsoft/onnxruntime/issues/29510
 
     Args:
-        cgroup: Where the control-group file system is mounted.
-        membership: The file that says to which groups this process belongs.
+        root: Where ``proc`` and ``sys`` are.
     """
-    return max(1, math.ceil(min(allowed_cores(), cpu_quota(cgroup, membership))))
+    return max(1, math.ceil(min(allowed_cores(), cpu_quota(root))))
 
 
 def allowed_cores() -> int:
@@ -29,49 +28,50 @@ def allowed_cores() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-def cpu_quota(cgroup: Path = _CGROUP, membership: Path = _MEMBERSHIP) -> float:
-    """Returns the smallest CPU quota, in cores, of this process's control group and those above it; infinite if none.
+def cpu_quota(root: Path = _ROOT) -> float:
+    """Returns the smallest CPU quota, in cores, of this process's control groups; infinite where none is set.
 
     Source: https://docs.kernel.org/admin-guide/cgroup-v2.html, "cpu.max", and
     https://docs.kernel.org/scheduler/sched-bwc.html for version 1.
+
+    Args:
+        root: Where ``proc`` and ``sys`` are.
     """
-    version_1, version_2 = _groups(membership)
-    quotas = [_quota_2(cgroup / group) for group in _with_parents(version_2)]
-    quotas += [_quota_1(cgroup / "cpu" / group) for group in _with_parents(version_1)]
-    return min(quotas)
+    return min((_quota(folder) for folder in control_groups(root, "cpu")), default=math.inf)
 
 
-def _groups(membership: Path) -> tuple[PurePosixPath, PurePosixPath]:
-    """Returns this process's groups of version 1 (that of the CPU) and 2, relative to where each is mounted."""
-    version_1 = version_2 = PurePosixPath()
+def control_groups(root: Path, controller: str) -> Iterator[Path]:
+    """Yields the folders whose limits bind this process: its own control group's, and those above it.
+
+    Where the container sees the host's path of its group and not its files, the mounted root alone is left.
+
+    Args:
+        root: Where ``proc`` and ``sys`` are.
+        controller: ``cpu`` or ``memory``.
+    """
+    mount = root / "sys/fs/cgroup"
+    yield from (mount, mount / controller)
+    for line in read_or_empty(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        top = mount / controller if controllers else mount
+        group = top / path.strip("/")
+        yield from (folder for folder in (group, *group.parents) if folder.is_relative_to(top) and folder.is_dir())
+
+
+def read_or_empty(path: Path) -> str:
+    """Returns the text of a file of the kernel's, empty where there is none."""
     try:
-        lines = membership.read_text().splitlines()
-    except OSError:  # not Linux
-        lines = []
-    for line in lines:
-        _, controllers, group = line.split(":", 2)
-        if not controllers:
-            version_2 = PurePosixPath(group.lstrip("/"))
-        elif "cpu" in controllers.split(","):
-            version_1 = PurePosixPath(group.lstrip("/"))
-    return version_1, version_2
+        return path.read_text()
+    except OSError:
+        return ""
 
 
-def _with_parents(group: PurePosixPath) -> tuple[PurePosixPath, ...]:
-    return (group, *group.parents)
-
-
-def _quota_2(folder: Path) -> float:
-    try:  # one file, "max 100000" or "200000 100000", in microseconds
-        quota, period = (folder / "cpu.max").read_text().split()
-        return math.inf if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError):
-        return math.inf
-
-
-def _quota_1(folder: Path) -> float:
-    try:  # two files, -1 for no quota
-        quota, period = (int((folder / name).read_text()) for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us"))
-        return math.inf if quota < 0 else quota / period
-    except (OSError, ValueError):
-        return math.inf
+def _quota(folder: Path) -> float:
+    """Returns the quota of one control group in cores: of version 2, "200000 100000" or "max 100000" microseconds."""
+    words = read_or_empty(folder / "cpu.max").split() or [
+        read_or_empty(folder / "cpu.cfs_quota_us").strip(),
+        read_or_empty(folder / "cpu.cfs_period_us").strip(),
+    ]
+    return int(words[0]) / int(words[1]) if all(word.isdigit() for word in words) else math.inf

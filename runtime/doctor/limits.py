@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from runtime.doctor.report import Memory, ThreadBudget
-from runtime.threads import available_threads
+from runtime.threads import allowed_cores, available_threads, control_groups, cpu_quota, read_or_empty
 
 _VARIABLES = (
     "OMP_NUM_THREADS",
@@ -27,15 +26,12 @@ def examine_threads(root: Path = Path("/")) -> ThreadBudget:
     Args:
         root: Where ``proc`` and ``sys`` are.
     """
-    cores = os.cpu_count() or 1
-    affinity = getattr(os, "sched_getaffinity", None)
-    quotas = [_quota(folder) for folder in _control_groups(root, "cpu")]
-    quota = min(quotas, default=math.inf)
+    quota = cpu_quota(root)
     return ThreadBudget(
-        cores=cores,
-        affinity=len(affinity(0)) if affinity else cores,
+        cores=os.cpu_count() or 1,
+        affinity=allowed_cores(),
         quota=quota if math.isfinite(quota) else None,
-        threads=available_threads(),
+        threads=available_threads(root),
         variables={name: os.environ[name] for name in _VARIABLES if name in os.environ},
     )
 
@@ -46,9 +42,9 @@ def examine_memory(root: Path = Path("/")) -> Memory:
     Args:
         root: Where ``proc`` and ``sys`` are.
     """
-    limits = [_memory_limit(folder) for folder in _control_groups(root, "memory")]
+    limits = [_memory_limit(folder) for folder in control_groups(root, "memory")]
     limit = min(limits, default=_UNLIMITED)
-    lines = _text(root / "proc/meminfo").splitlines()
+    lines = read_or_empty(root / "proc/meminfo").splitlines()
     sizes = {words[0]: int(words[1]) * 1024 for words in map(str.split, lines) if len(words) > 1}
     return Memory(
         total=sizes.get("MemTotal:"),
@@ -57,39 +53,7 @@ def examine_memory(root: Path = Path("/")) -> Memory:
     )
 
 
-def _control_groups(root: Path, controller: str) -> Iterator[Path]:
-    """Yields the folders whose limits bind this process: its own control group's, and those above it.
-
-    Where the container sees the host's path of its group and not its files, the mounted root alone is left.
-    """
-    mount = root / "sys/fs/cgroup"
-    yield mount
-    for line in _text(root / "proc/self/cgroup").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers and controller not in controllers.split(","):
-            continue
-        top = mount / controller if controllers else mount
-        group = top / path.strip("/")
-        yield from (folder for folder in (group, *group.parents) if folder.is_relative_to(top) and folder.is_dir())
-
-
-def _quota(folder: Path) -> float:
-    """Returns the CPU quota of a control group in cores, infinite where it sets none."""
-    words = _text(folder / "cpu.max").split() or [
-        _text(folder / "cpu.cfs_quota_us").strip(),
-        _text(folder / "cpu.cfs_period_us").strip(),
-    ]
-    return int(words[0]) / int(words[1]) if all(word.isdigit() for word in words) else math.inf
-
-
 def _memory_limit(folder: Path) -> int:
     """Returns the memory limit of a control group in bytes."""
-    text = (_text(folder / "memory.max") or _text(folder / "memory.limit_in_bytes")).strip()
+    text = (read_or_empty(folder / "memory.max") or read_or_empty(folder / "memory.limit_in_bytes")).strip()
     return int(text) if text.isdigit() else _UNLIMITED
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""

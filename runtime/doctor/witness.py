@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from runtime.errors import EmbeddingBackbonesError
+from runtime.provider_options import OPTIONS
 from runtime.providers import ExecutionProvider, available_providers, find_obstacle, find_provider, import_onnxruntime
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def _open(provider: ExecutionProvider, *, everything: bool) -> onnxruntime.Infer
     options.log_severity_level = _ERRORS_ONLY
     if everything and provider.name != "cpu":
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    chosen = [(provider.onnxruntime_name, provider.options(1))]
+    chosen = [(provider.onnxruntime_name, OPTIONS[provider.name]().settings(1))]
     return ort.InferenceSession(str(PROBE), options, providers=chosen, enable_fallback=False)
 
 

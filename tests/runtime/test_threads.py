@@ -22,6 +22,7 @@ def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"cpu.max": "150000 100000\n"}, 2),
         ({"cpu.max": "10000 100000\n"}, 1),
         ({"cpu.max": "6400000 100000\n"}, 8),
+        ({"a/b/cpu.max": "max 100000\n", "a/cpu.max": "400000 100000\n"}, 4),
         ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
         ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 8),
     ],
@@ -29,8 +30,11 @@ def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_the_container_quota_bounds_the_threads(tmp_path: Path, files: dict[str, str], threads: int) -> None:
     for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
+        path = tmp_path / "sys/fs/cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("4:memory:/elsewhere\n0::/a/b\n")
     assert available_threads(tmp_path) == threads
 
 
