@@ -1,0 +1,126 @@
+"""bfloat16 where CPU and golden vectors allow it. The CPU's own provider stands in for OpenVINO's sessions."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import runtime
+from runtime import openvino
+from runtime.artifact import read_manifest
+from runtime.openvino import bf16_units, load_fittest
+from runtime.provider_options import OpenVinoOptions
+from runtime.session import Session, SessionOptions
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EMBEDDING_BACKBONES_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def units(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    return lambda *names: monkeypatch.setattr(openvino, "bf16_units", lambda: set(names))
+
+
+@pytest.fixture
+def choose(exported: Path) -> Callable[..., list[str]]:
+    """Returns in what the artifact was opened, one after the other."""
+
+    def load(dtype: Any = "auto", provider: str = "openvino") -> list[str]:
+        opened: list[str] = []
+
+        def open_embedder(options: SessionOptions) -> runtime.Embedder:
+            chosen = options.provider_options
+            opened.append(chosen.dtype if isinstance(chosen, OpenVinoOptions) else "another provider")
+            return runtime.load(exported, provider="cpu")
+
+        options = SessionOptions(provider=provider, provider_options=OpenVinoOptions(dtype=dtype))
+        if provider != "openvino":
+            options = replace(options, provider_options=None)
+        load_fittest(exported, read_manifest(exported), options, open_embedder)
+        return opened
+
+    return load
+
+
+def test_bf16_is_taken_where_the_golden_vectors_pass_and_remembered(
+    units: Callable[..., None], choose: Callable[..., list[str]], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    units("amx_bf16")
+    assert choose() == ["bf16"]
+    assert len(list(cache.rglob("bf16-*.json"))) == 1
+    monkeypatch.setattr(openvino, "verify_towers", None)  # would be called if it were measured again
+    assert choose() == ["bf16"]
+
+
+def test_fp32_is_taken_where_they_do_not_pass_and_said(
+    units: Callable[..., None],
+    choose: Callable[..., list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    units("amx_bf16")
+    run = Session.run
+    monkeypatch.setattr(Session, "run", lambda *arguments: run(*arguments)[:, ::-1])
+    with caplog.at_level(logging.WARNING, "runtime"):
+        assert choose() == ["bf16", "fp32"]
+    assert "computes in float32, since in bfloat16 the golden vectors are at" in caplog.text
+    assert choose() == ["fp32"], "what was found is remembered"
+
+
+def test_a_graph_that_cannot_run_in_bf16_runs_in_fp32(
+    units: Callable[..., None], choose: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    units("amx_bf16")
+    monkeypatch.setattr(Session, "run", lambda self, feeds, stop: np.full((len(feeds["pixels"]), 12), np.nan))
+    assert choose() == ["bf16", "fp32"]
+
+
+def test_a_memory_that_was_half_written_is_found_again(
+    units: Callable[..., None], choose: Callable[..., list[str]], cache: Path
+) -> None:
+    units("amx_bf16")
+    choose()
+    (memory,) = cache.rglob("bf16-*.json")
+    memory.write_text('{"passes"')
+    assert choose() == ["bf16"]
+    assert "figures" in memory.read_text()
+
+
+def test_cpus_without_amx_compute_in_fp32(units: Callable[..., None], choose: Callable[..., list[str]]) -> None:
+    units()
+    assert choose() == ["fp32"]
+    units("avx512_bf16")
+    assert choose() == ["fp32"]
+
+
+def test_bf16_that_is_asked_for_needs_units(units: Callable[..., None], choose: Callable[..., list[str]]) -> None:
+    units("avx512_bf16")
+    assert choose("bf16") == ["bf16"]
+    units()
+    with pytest.raises(runtime.ProviderError, match="no units for bfloat16"):
+        choose("bf16")
+
+
+def test_fp32_and_other_providers_are_left_as_they_are(
+    units: Callable[..., None], choose: Callable[..., list[str]]
+) -> None:
+    units("amx_bf16")
+    assert choose("fp32") == ["fp32"]
+    assert choose(provider="cpu") == ["another provider"]
+    assert choose(provider="auto") == ["another provider"], "the package that is installed has no OpenVINO"
+
+
+def test_the_units_are_those_that_linux_names(tmp_path: Path) -> None:
+    cpu_info = tmp_path / "cpuinfo"
+    assert bf16_units(cpu_info) == set()
+    cpu_info.write_text("processor : 0\nflags : fpu amx_bf16 amx_tile\n\nprocessor : 1\nflags : fpu\n")
+    assert bf16_units(cpu_info) == {"amx_bf16"}

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import runtime
+from runtime.provider_options import OPTIONS, parse_options, settle_options, usable_cache
+from runtime.providers import PROVIDERS
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EMBEDDING_BACKBONES_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_every_provider_has_options() -> None:
+    assert list(OPTIONS) == list(PROVIDERS)
+
+
+def test_cuda_searches_no_algorithm_anew_and_grows_by_what_it_needs() -> None:
+    assert runtime.CudaOptions(memory_limit_bytes=10**9, device_id=1).settings(2) == {
+        "device_id": "1",
+        "use_tf32": "0",
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "arena_extend_strategy": "kSameAsRequested",
+        "enable_cuda_graph": "0",
+        "gpu_mem_limit": "1000000000",
+    }
+    assert runtime.CudaOptions(tf32=True, cuda_graphs=True).settings(2)["use_tf32"] == "1"
+    assert runtime.CudaOptions(cuda_graphs=True).settings(2)["enable_cuda_graph"] == "1"
+
+
+def test_compiled_graphs_are_kept(cache: Path, tmp_path: Path) -> None:
+    assert runtime.OpenVinoOptions().settings(2)["cache_dir"] == str(cache / "openvino")
+    assert runtime.OpenVinoOptions(cache_folder=str(tmp_path / "mine")).settings(2)["cache_dir"] == str(
+        tmp_path / "mine"
+    )
+    assert runtime.TensorRtOptions().settings(2)["trt_engine_cache_path"] == str(cache / "tensorrt")
+
+
+def test_a_cache_that_cannot_be_is_done_without_unless_it_was_named(cache: Path) -> None:
+    cache.write_text("a file where the folder would be")
+    assert "cache_dir" not in runtime.OpenVinoOptions().settings(2)
+    with pytest.raises(runtime.UsageError, match=r"the cache folder .*/x cannot be written"):
+        usable_cache("openvino", str(cache / "x"))
+
+
+@pytest.mark.parametrize(("dtype", "hint"), [("auto", "f32"), ("fp32", "f32"), ("bf16", "bf16")])
+def test_openvino_computes_as_it_is_told(dtype: Any, hint: str) -> None:
+    settings = runtime.OpenVinoOptions(dtype=dtype, hint="throughput").settings(3)
+    assert json.loads(settings["load_config"])["CPU"] == {
+        "INFERENCE_PRECISION_HINT": hint,
+        "INFERENCE_NUM_THREADS": "3",
+        "PERFORMANCE_HINT": "THROUGHPUT",
+    }
+
+
+def test_options_name_their_provider() -> None:
+    options = runtime.CudaOptions()
+    assert settle_options("auto", options) == ("cuda", options)
+    assert settle_options("cpu", None) == ("cpu", None)
+    with pytest.raises(runtime.UsageError, match="CudaOptions, which are not those of the provider cpu"):
+        settle_options("cpu", options)
+
+
+def test_the_command_lines_words_become_options() -> None:
+    words = ["tf32=true", "device_id=2", "memory_limit_bytes=5", "cudnn_search=exhaustive"]
+    assert parse_options("cuda", words) == runtime.CudaOptions(
+        tf32=True, device_id=2, memory_limit_bytes=5, cudnn_search="exhaustive"
+    )
+    assert parse_options("openvino", ["cache_folder=/x"]) == runtime.OpenVinoOptions(cache_folder="/x")
+    assert parse_options("auto", []) is None
+
+
+@pytest.mark.parametrize(
+    ("provider", "word", "message"),
+    [
+        ("auto", "tf32=true", "needs --provider"),
+        ("cuda", "tf33=true", "cuda has no option 'tf33'; it has device_id, tf32"),
+        ("cuda", "tf32=yes", "say true or false"),
+        ("cuda", "tf32", "say true or false"),
+        ("cuda", "device_id=one", "no whole number"),
+        ("cuda", "device_id=-1", "it must be 0 or more"),
+        ("cuda", "memory_limit_bytes=0", "it must be above 0"),
+        ("openvino", "dtype=int8", "take one of auto, bf16, fp32"),
+    ],
+)
+def test_words_that_say_nothing_are_refused(provider: str, word: str, message: str) -> None:
+    with pytest.raises(runtime.UsageError, match=message):
+        parse_options(provider, [word])
