@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from textwrap import shorten
 
 from runtime.decode import decode
 from runtime.errors import ArtifactError, IntegrityError, ManifestError, SchemaVersionError
 from runtime.manifest import MANIFEST_FILE, OLDEST_READABLE, SCHEMA_VERSION, SEAL, FileRecord, Manifest, seal
+
+_LONGEST_REASON = 500
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -24,18 +27,20 @@ def read_manifest(folder: Path) -> Manifest:
         if not folder.is_dir():
             raise ArtifactError(f"there is no folder {folder}; export one with `python -m exporters NAME`")
         document = json.loads(path.read_text("utf-8"), parse_constant=_refuse_constant)
+        _check_schema_version(document, path)
+        intact = document.pop(SEAL, None) == seal(document)
     except FileNotFoundError:
         raise ManifestError(f"{folder} holds no {MANIFEST_FILE}, so it is not an artifact; export it again") from None
     except (OSError, ValueError, RecursionError) as exc:
         raise ManifestError(f"{path} cannot be read ({exc}); export the artifact again") from exc
-    _check_schema_version(document, path)
-    if document.pop(SEAL, None) != seal(document):
+    if not intact:
         raise IntegrityError(f"{path} has changed since export; copy or export the whole artifact again")
     try:
         return decode(Manifest, document, "manifest")
-    except ManifestError as exc:
+    except (ManifestError, RecursionError) as exc:  # one that is nested too deep to be shown in a message
+        reason = shorten(str(exc), _LONGEST_REASON)
         raise ManifestError(
-            f"{path} does not follow schema {SCHEMA_VERSION}: {exc}; export the artifact again"
+            f"{path} does not follow schema {SCHEMA_VERSION}: {reason}; export the artifact again"
         ) from exc
 
 
@@ -78,7 +83,7 @@ def _check_schema_version(document: object, path: Path) -> None:
     if not OLDEST_READABLE <= version <= SCHEMA_VERSION:
         way_out = "upgrade embedding-backbones" if version > SCHEMA_VERSION else "export the artifact again"
         readable = " to ".join(map(str, sorted({OLDEST_READABLE, SCHEMA_VERSION})))
-        raise SchemaVersionError(f"{path} has schema {version}, this runtime reads {readable}; {way_out}")
+        raise SchemaVersionError(f"{path} has schema {str(version)[:20]}, this runtime reads {readable}; {way_out}")
 
 
 def _refuse_constant(name: str) -> float:

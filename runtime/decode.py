@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from runtime.errors import ManifestError, UsageError
 
 T = TypeVar("T")
+_SHOWN_NAMES = 5
 
 
 def decode(kind: type[T], value: object, where: str) -> T:
@@ -43,7 +44,8 @@ def _decode(kind: Any, value: object, where: str) -> object:
         return _decode_tuple(typing.get_args(kind), value, where)
     if origin is dict:
         members = _expect(dict, value, where)
-        return {key: _decode(typing.get_args(kind)[1], member, f"{where}.{key}") for key, member in members.items()}
+        inner = typing.get_args(kind)[1]
+        return {key: _decode(inner, member, f"{where}.{_show([key])}") for key, member in members.items()}
     if kind is float:
         return _to_float(_expect(int | float, value, where), where)
     return _expect(kind, value, where)
@@ -54,7 +56,7 @@ def _decode_dataclass(kind: Any, value: object, where: str) -> object:
     fields = {field.name for field in dataclasses.fields(kind)}
     unknown, missing = sorted(members.keys() - fields), sorted(fields - members.keys())
     if unknown or missing:
-        faults = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"has unknown {', '.join(unknown)}"] * bool(unknown)
+        faults = [f"lacks {_show(missing)}"] * bool(missing) + [f"has unknown {_show(unknown)}"] * bool(unknown)
         raise ManifestError(f"{where} {' and '.join(faults)}")
     kinds = typing.get_type_hints(kind)
     decoded = {name: _decode(kinds[name], member, f"{where}.{name}") for name, member in members.items()}
@@ -96,7 +98,7 @@ def _decode_tuple(kinds: tuple[Any, ...], value: object, where: str) -> tuple[ob
 
 def _one_of(allowed: tuple[Any, ...], value: object, where: str) -> Any:
     if not any(type(value) is type(choice) and value == choice for choice in allowed):
-        raise ManifestError(f"{where} is {value!r} instead of {' or '.join(map(repr, allowed))}")
+        raise ManifestError(f"{where} is {value!r:.80} instead of {' or '.join(map(repr, allowed))}")
     return value
 
 
@@ -114,3 +116,9 @@ def _expect(kind: Any, value: object, where: str) -> Any:
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise ManifestError(f"{where} is {value!r:.80} instead of {getattr(kind, '__name__', kind)}")
     return value
+
+
+def _show(names: list[str]) -> str:
+    """Returns names for a message of one line: a stranger's may be endless, or hold what moves a terminal's cursor."""
+    shown = [name if name.isprintable() and len(name) <= 80 else f"{name!r:.80}" for name in names[:_SHOWN_NAMES]]
+    return ", ".join(shown) + f" and {len(names) - _SHOWN_NAMES} more" * (len(names) > _SHOWN_NAMES)

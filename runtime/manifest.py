@@ -24,6 +24,11 @@ GOLDEN_FILE = "golden.npz"
 MIN_TEXT_LENGTH = 3
 MIN_POINTS = 2  # a single point has no distance to scale by
 MAX_SEED = 2**32 - 1  # of numpy.random.RandomState
+MAX_SIDE = 8192  # its square is within PIL.Image.MAX_IMAGE_PIXELS, above which no image would be taken
+MAX_TEXT_LENGTH = 2**20
+MAX_POINTS = 2**20
+MAX_TOKEN_ID = 2**31 - 1
+MAX_PIXEL_SCALE = 1e6  # of mean and std, which for pixels from 0 to 1 are of order 1; float32 holds them all
 SEAL = "sha256"
 
 Task = Literal["text-to-text", "image-to-image", "text-to-image", "mesh-to-mesh"]
@@ -88,8 +93,12 @@ class ImagePreprocessing:
         """Refuses sizes that no image can have."""
         if not 0 < self.crop_size <= self.resize_size:
             raise UsageError(f"crop_size {self.crop_size} is not within 1 and resize_size {self.resize_size}")
+        if self.resize_size > MAX_SIDE:
+            raise UsageError(f"resize_size {self.resize_size} is above {MAX_SIDE}")
         if not all(self.std):
             raise UsageError(f"std {self.std} holds a zero")
+        if not all(abs(value) <= MAX_PIXEL_SCALE for value in (*self.mean, *self.std, *(1 / each for each in self.std))):
+            raise UsageError(f"mean {self.mean} or std {self.std} is beyond what pixels can have")
 
     def graph_inputs(self) -> tuple[TensorSpec, ...]:
         """Returns what a graph takes after this preprocessing."""
@@ -120,9 +129,13 @@ class TextPreprocessing:
     pad_token_id: int
 
     def __post_init__(self) -> None:
-        """Refuses a length that leaves no room for a token between the special ones."""
+        """Refuses a length that leaves no room for a token between the special ones, and what no model can take."""
         if self.max_length < MIN_TEXT_LENGTH:
             raise UsageError(f"max_length {self.max_length} is below {MIN_TEXT_LENGTH}")
+        if self.max_length > MAX_TEXT_LENGTH:
+            raise UsageError(f"max_length {self.max_length} is above {MAX_TEXT_LENGTH}")
+        if not 0 <= self.pad_token_id <= MAX_TOKEN_ID:
+            raise UsageError(f"pad_token_id {self.pad_token_id} is not within 0 and {MAX_TOKEN_ID}")
 
     def graph_inputs(self) -> tuple[TensorSpec, ...]:
         """Returns what a graph takes after this preprocessing."""
@@ -162,6 +175,8 @@ class PointCloudPreprocessing:
             raise UsageError(
                 f"min_points {self.min_points} is not within {MIN_POINTS} and num_points {self.num_points}"
             )
+        if self.num_points > MAX_POINTS:
+            raise UsageError(f"num_points {self.num_points} is above {MAX_POINTS}")
         if not 0 <= self.seed <= MAX_SEED:
             raise UsageError(f"seed {self.seed} is not within 0 and {MAX_SEED}")
 
@@ -431,6 +446,6 @@ def seal(document: object) -> str:
 def _check_inside(name: str) -> None:
     posix, windows = PurePosixPath(name), PureWindowsPath(name)
     if not name or posix.is_absolute() or windows.drive or windows.root or ".." in windows.parts or "\0" in name:
-        raise ManifestError(f"the path {name!r} leaves the artifact's folder")
+        raise ManifestError(f"the path {name!r:.80} leaves the artifact's folder")
     if not name.isprintable():  # lone surrogates too, which no file system takes
-        raise ManifestError(f"the path {name!r} is not a file's name")
+        raise ManifestError(f"the path {name!r:.80} is not a file's name")

@@ -8,6 +8,7 @@ Source: ``torchvision.transforms._presets.ImageClassification`` and the Pillow b
 from __future__ import annotations
 
 import io
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from runtime.manifest import ImagePreprocessing
 from runtime.preprocess import UnusableItemError, prepare_each
+from runtime.preprocess.files import check_regular_file
+from runtime.preprocess.quiet import Quiet
 
 ImageItem: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray[Any, Any]"
 Pixels: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
@@ -33,6 +36,10 @@ _TURNS = {  # EXIF 2.32, tag Orientation: what makes the stored image upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# Pillow warns of damaged EXIF, of odd frames, of large images: either the pixels are there, or our error says why not.
+_QUIET = Quiet("PIL")
+# Without any handler, Python prints a library's log records of level warning on standard error.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 class ImagePreprocessor:
@@ -83,10 +90,12 @@ def load_image(item: ImageItem) -> Image.Image:
             ``PIL.Image.MAX_IMAGE_PIXELS``.
     """
     try:
-        image = _open(item)
-        _check_size(image.width, image.height)
-        turn = _TURNS.get(_orientation(image))
-        rgb = _to_rgb(image)
+        with _QUIET:
+            image = _open(item)
+            _check_size(image.width, image.height)
+            turn = _TURNS.get(_orientation(image))
+            rgb = _to_rgb(image)
+        _check_size(rgb.width, rgb.height)  # again: the image inside an ICO can be larger than its header says
         return rgb if turn is None else rgb.transpose(turn)
     except UnusableItemError:
         raise
@@ -139,8 +148,7 @@ def _open(item: ImageItem) -> Image.Image:
     if isinstance(item, bytes):
         return _read(item)
     if isinstance(item, str | os.PathLike):
-        if not os.fspath(item):
-            raise UnusableItemError("the path is empty")
+        check_regular_file(item)
         return _read(Path(item).read_bytes())
     raise UnusableItemError(f"a {type(item).__name__} is not an image; give a path, bytes, a PIL image or an array")
 
@@ -148,7 +156,10 @@ def _open(item: ImageItem) -> Image.Image:
 def _read(data: bytes) -> Image.Image:
     if not data:
         raise UnusableItemError("the file is empty")
-    return Image.open(io.BytesIO(data))
+    image = Image.open(io.BytesIO(data))
+    if image.format == "EPS":
+        raise UnusableItemError("it is EPS, a program that Pillow would have Ghostscript run; convert it to PNG")
+    return image
 
 
 def _from_array(array: np.ndarray[Any, Any]) -> Image.Image:

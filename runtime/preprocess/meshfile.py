@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import stat
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from typing import Any
 
 from runtime.errors import MissingDependencyError
 from runtime.preprocess import UnusableItemError
+from runtime.preprocess.files import check_regular_file
 from runtime.preprocess.glb import check_glb
 
 _INSTALL = "pip install 'embedding-backbones[mesh]'"
@@ -67,13 +67,8 @@ def _import_trimesh() -> ModuleType:
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[str, bytes]:
-    if not os.fspath(path):
-        raise UnusableItemError("the path is empty")
-    mode, suffix = Path(path).stat().st_mode, Path(path).suffix.lower()
-    if stat.S_ISDIR(mode):
-        raise IsADirectoryError
-    if not stat.S_ISREG(mode):  # reading a pipe could wait forever
-        raise UnusableItemError("it is not a regular file; save the mesh in one")
+    check_regular_file(path)
+    suffix = Path(path).suffix.lower()
     if suffix not in FORMATS:
         raise UnusableItemError(f"{suffix or 'no extension'} is not a format that is read; give {', '.join(FORMATS)}")
     data = Path(path).read_bytes()

@@ -20,6 +20,8 @@ from runtime.preprocess.mesh import Float64Array, MeshLike, SceneLike, load_corn
 
 PointCloudItem: TypeAlias = "str | os.PathLike[str] | MeshLike | SceneLike | np.ndarray[Any, Any]"
 _TOO_LARGE = "its coordinates are so large that their squares overflow; give it in a larger unit"
+_TOO_SMALL = "its points are so close together that squares of their distances underflow; give it in a smaller unit"
+_MIN_RADIUS = 1e-150  # below the root of the smallest normal float64, 1.5e-154, a square loses its digits
 
 
 class PointCloudPreprocessor:
@@ -112,7 +114,8 @@ def center_and_scale(points: Float64Array) -> Float64Array:
         ``[n, 3]`` float64, in the same order.
 
     Raises:
-        UnusableItemError: All points are at one place, or so far apart that squares overflow.
+        UnusableItemError: All points are at one place, or so far apart that squares overflow, or so close that they
+            underflow.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         # From the first point, equal points are exactly 0 apart, and a cloud far from the origin loses no digits.
@@ -123,6 +126,8 @@ def center_and_scale(points: Float64Array) -> Float64Array:
         raise UnusableItemError(_TOO_LARGE)
     if not radius:
         raise UnusableItemError("all its points are at one place, so there is no size to scale it by; leave it out")
+    if radius < _MIN_RADIUS:
+        raise UnusableItemError(_TOO_SMALL)
     return np.asarray(centred / radius)
 
 

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import runtime
 from runtime.artifact import check_files, read_manifest
-from runtime.manifest import SCHEMA_VERSION
+from runtime.decode import decode
+from runtime.manifest import SCHEMA_VERSION, Preprocessing
+from tests.fuzz.seeds import documents
 
 Edit = Callable[[Callable[[dict[str, Any]], None]], Path]
 
@@ -142,3 +146,89 @@ def test_a_folder_in_place_of_a_file_is_noticed(artifact: Path) -> None:
     (artifact / "golden.npz").mkdir()
     with pytest.raises(runtime.IntegrityError, match="cannot be read"):
         check_files(artifact, read_manifest(artifact))
+
+
+def test_an_artifact_of_a_newer_package_with_the_same_schema_is_read(edit_manifest: Edit) -> None:
+    """The package's version is told, not judged: the schema alone says whether a manifest is understood."""
+    packages = {"embedding-backbones": "99.0.0", "torch": "99.0", "some-new-tool": "1.0"}
+    folder = edit_manifest(lambda m: m["provenance"].update(packages=packages))
+    model = runtime.load(folder, provider="cpu")
+    assert model.manifest.provenance.packages == packages
+    assert model.embed([np.zeros((9, 9, 3), np.uint8)]).shape == (1, model.output_dim)
+
+
+@pytest.mark.parametrize(
+    ("version", "way_out"),
+    [(SCHEMA_VERSION + 1, "upgrade"), (10**60, "upgrade"), (0, "export the artifact again"), (-1, "export the")],
+)
+def test_another_schema_is_refused_before_its_members_are_looked_at(
+    artifact: Path, version: int, way_out: str
+) -> None:
+    """Nothing else of a foreign schema can be known: neither its members, nor how it is sealed."""
+    (artifact / "manifest.json").write_text(json.dumps({"schema_version": version, "everything": "else"}))
+    with pytest.raises(runtime.SchemaVersionError, match=f"this runtime reads 1; {way_out}") as caught:
+        runtime.load(artifact)
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("place", [[], ["towers", "image"], ["towers", "image", "preprocessing"], ["weights"]])
+def test_an_unknown_member_of_the_same_schema_is_refused_by_its_path(edit_manifest: Edit, place: list[str]) -> None:
+    """A member that a newer writer added without raising the schema might change what the vectors mean."""
+
+    def change(manifest: dict[str, Any]) -> None:
+        for name in place:
+            manifest = manifest[name]
+        manifest["quantised"] = True
+
+    with pytest.raises(runtime.ManifestError, match=rf"{'.'.join(['manifest', *place])} has unknown quantised; export"):
+        runtime.load(edit_manifest(change))
+
+
+@pytest.mark.parametrize("name", ["a\nb", "\x1b[2J", "x" * 5000, "\ud800", "\u2028"])
+def test_messages_stay_on_one_short_line(edit_manifest: Edit, name: str) -> None:
+    """Found by atheris: names of members went into the message as they are."""
+    changes: list[Callable[[dict[str, Any]], None]] = [
+        lambda m: m.update({name: 1}),
+        lambda m: m.update({f"{name}{i}": 1 for i in range(50)}),
+        lambda m: m["files"].update({name: 1}),
+        lambda m: m["towers"].update({name: m["towers"]["image"]}),
+        lambda m: m.update(task=name),
+    ]
+    for change in changes:
+        with pytest.raises(runtime.ManifestError) as caught:
+            read_manifest(edit_manifest(change))
+        message = str(caught.value).replace(str(caught.value).split(" ")[0], "")
+        assert message.isprintable()
+        assert len(message) < 700
+
+
+@pytest.mark.parametrize("place", ["top", "member"])
+def test_no_depth_of_nesting_is_a_recursion_error(artifact: Path, place: str) -> None:
+    """Found by atheris: some depths could be read, and not be written again to compare the seal."""
+    document = json.loads((artifact / "manifest.json").read_text())
+    for depth in range(300, 1100, 5):
+        nested = "[" * depth + "]" * depth
+        text = json.dumps(document | {"name": "NESTED"}).replace('"NESTED"', nested) if place == "member" else nested
+        (artifact / "manifest.json").write_text(text)
+        with pytest.raises((runtime.ManifestError, runtime.IntegrityError)):
+            read_manifest(artifact)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "image", "resize_size": 10**400}, "resize_size .* is above 8192"),
+        ({"kind": "image", "std": [1e-50, 1, 1]}, "beyond what pixels can have"),
+        ({"kind": "image", "mean": [1e300, 0, 0]}, "beyond what pixels can have"),
+        ({"kind": "text", "max_length": 10**30}, "max_length .* is above"),
+        ({"kind": "text", "pad_token_id": 10**30}, "pad_token_id .* is not within 0"),
+        ({"kind": "text", "pad_token_id": -1}, "pad_token_id -1 is not within 0"),
+        ({"kind": "mesh", "num_points": 10**18}, "num_points .* is above"),
+    ],
+)
+def test_numbers_that_no_item_could_be_prepared_by_are_refused(change: dict[str, Any], message: str) -> None:
+    """They would come out as OverflowError or MemoryError of the libraries, at the first item."""
+    document = documents()[change["kind"]]["towers"][change["kind"]]["preprocessing"]
+    decode(Preprocessing, document, "preprocessing")  # type: ignore[arg-type]
+    with pytest.raises(runtime.ManifestError, match=message):
+        decode(Preprocessing, document | change, "preprocessing")  # type: ignore[arg-type]
