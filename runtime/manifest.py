@@ -97,7 +97,9 @@ class ImagePreprocessing:
             raise UsageError(f"resize_size {self.resize_size} is above {MAX_SIDE}")
         if not all(self.std):
             raise UsageError(f"std {self.std} holds a zero")
-        if not all(abs(value) <= MAX_PIXEL_SCALE for value in (*self.mean, *self.std, *(1 / each for each in self.std))):
+        if not all(
+            abs(value) <= MAX_PIXEL_SCALE for value in (*self.mean, *self.std, *(1 / each for each in self.std))
+        ):
             raise UsageError(f"mean {self.mean} or std {self.std} is beyond what pixels can have")
 
     def graph_inputs(self) -> tuple[TensorSpec, ...]:

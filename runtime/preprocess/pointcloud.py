@@ -143,7 +143,8 @@ def _check_cloud(array: np.ndarray[Any, Any], min_points: int) -> Float64Array:
         )
     if len(array) < min_points:
         raise UnusableItemError(f"it has {len(array)} points, and the model takes {min_points} or more; give more")
-    points = array.astype(np.float64)
+    with np.errstate(all="ignore"):  # a long double can be beyond it, and a NaN that signals is told of
+        points = array.astype(np.float64)
     if not np.isfinite(points).all():
         raise UnusableItemError("its points hold NaN or infinity; remove those points")
     return points

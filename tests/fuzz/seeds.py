@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import trimesh
 from PIL import Image
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from exporters.photos import load_photos
 from runtime.manifest import (
     GOLDEN_FILE,
     SCHEMA_VERSION,
@@ -32,7 +30,15 @@ from runtime.manifest import (
     Weights,
 )
 
-TEXTS = ("", "a photo of a cat", "déjà vu 漢字 👩‍👩‍👧", "a\0b\u200b &amp;lt; ﬁ", "word " * 40, "\ud800", "[CLS] [PAD] </s>")
+TEXTS = (
+    "",
+    "a photo of a cat",
+    "déjà vu 漢字 👩‍👩‍👧",
+    "a\0b\u200b &amp;lt; ﬁ",
+    "word " * 40,
+    "\ud800",
+    "[CLS] [PAD] </s>",
+)
 _SIZE = (24, 18)
 _DIM = 8
 _MAX_SEED = 16_000
@@ -40,6 +46,8 @@ _MAX_SEED = 16_000
 
 def image_seeds() -> dict[str, bytes]:
     """Returns a small photo in every format and mode that Pillow writes, by name."""
+    from exporters.photos import load_photos
+
     Image.init()
     photo = load_photos()[0].resize(_SIZE)
     modes = ("RGB", "L", "P", "RGBA", "LA", "CMYK", "1", "I;16")
@@ -85,6 +93,8 @@ def _encode(image: Image.Image, name: str, **options: Any) -> bytes:
 
 def mesh_seeds(suffix: str) -> dict[str, bytes]:
     """Returns meshes in a file of the format ``suffix``, by name."""
+    import trimesh
+
     box = trimesh.creation.box()
     seeds = {"box": _export(box, suffix), "ball": _export(trimesh.creation.icosphere(subdivisions=1), suffix)}
     if suffix in (".ply", ".stl"):
@@ -99,11 +109,13 @@ def mesh_seeds(suffix: str) -> dict[str, bytes]:
         seeds["coloured"] = _export(coloured, suffix)
     if suffix == ".obj":
         rows = "".join(f"v {x} {y} {z}\n" for x, y, z in box.vertices)
-        seeds["quads"] = (f"mtllib a.mtl\no box\nvt 0 0\nvn 0 0 1\n{rows}usemtl red\nf 1 2 4 3\nf -1/1/1 -2/1/1 -3/1/1\n").encode()
+        seeds["quads"] = (
+            f"mtllib a.mtl\no box\nvt 0 0\nvn 0 0 1\n{rows}usemtl red\nf 1 2 4 3\nf -1/1/1 -2/1/1 -3/1/1\n"
+        ).encode()
     return seeds
 
 
-def _export(mesh: trimesh.Trimesh, suffix: str) -> bytes:
+def _export(mesh: Any, suffix: str) -> bytes:
     return _to_bytes(mesh.export(file_type=suffix[1:]))
 
 
@@ -222,10 +234,14 @@ def _byte_pairs() -> Tokenizer:
 def seeds_of(target: str) -> dict[str, bytes]:
     """Returns the seeds of a target by name."""
     makers: dict[str, Callable[[], dict[str, bytes]]] = {
-        "manifest": lambda: {name: make_manifest(each).to_json().encode() for each in _preprocessings() for name in (each.kind,)},
+        "manifest": lambda: {
+            name: make_manifest(each).to_json().encode() for each in _preprocessings() for name in (each.kind,)
+        },
         "sealed": lambda: {name: json.dumps(each).encode() for name, each in documents().items()},
         "image": image_seeds,
-        "text": lambda: {str(index): text.encode("utf-8", "surrogateescape") for index, text in enumerate(TEXTS) if text != "\ud800"},
+        "text": lambda: {
+            str(index): text.encode("utf-8", "surrogateescape") for index, text in enumerate(TEXTS) if text != "\ud800"
+        },
         "array": array_seeds,
     }
     return makers[target]() if target in makers else mesh_seeds(f".{target}")

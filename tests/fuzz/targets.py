@@ -48,13 +48,18 @@ class Targets:
             for cleaning in ("none", "ftfy"):
                 recipe = TextPreprocessing(cleaning=cleaning, tokenizer=name, max_length=MAX_LENGTH, pad_token_id=0)
                 self._texts.append((TextPreprocessor(recipe, scratch), vocabulary_size))
-        self.by_name: dict[str, Target] = {
-            "manifest": self.manifest,
-            "sealed": self.sealed,
-            "image": self.image,
-            "text": lambda data: self.text(data.decode("utf-8", "surrogateescape")),  # bytes that are none: surrogates
-            "array": self.array,
-        } | {suffix[1:]: self._mesh_target(suffix) for suffix in _MESH_SUFFIXES}
+        self.by_name: dict[str, Target] = (
+            {
+                "manifest": self.manifest,
+                "sealed": self.sealed,
+                "image": self.image,
+                "text": lambda data: self.text(
+                    data.decode("utf-8", "surrogateescape")
+                ),  # bytes that are none: surrogates
+                "array": self.array,
+            }
+            | {suffix[1:]: self._mesh_target(suffix) for suffix in _MESH_SUFFIXES}
+        )
 
     def manifest(self, data: bytes) -> None:
         """``data`` is all that is in manifest.json."""
@@ -151,9 +156,7 @@ def _image_recipes() -> list[ImagePreprocessing]:
     sides = {"resize_size": SIDE + 4, "crop_size": SIDE}
     return [
         ImagePreprocessing(**sides, interpolation="bilinear", mean=mean, std=std, arithmetic="graph"),
-        ImagePreprocessing(
-            **sides, interpolation="bicubic", mean=mean, std=std, arithmetic="caller", resize="squash"
-        ),
+        ImagePreprocessing(**sides, interpolation="bicubic", mean=mean, std=std, arithmetic="caller", resize="squash"),
     ]
 
 

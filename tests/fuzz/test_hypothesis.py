@@ -125,7 +125,11 @@ SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=6) | st.t
 
 
 @MANY
-@given(data=st.data(), dtype=st.sampled_from(DTYPES), shape=SHAPES | st.tuples(SHAPES, st.just((3,))).map(lambda two: two[0] + two[1]))
+@given(
+    data=st.data(),
+    dtype=st.sampled_from(DTYPES),
+    shape=SHAPES | st.tuples(SHAPES, st.just((3,))).map(lambda two: two[0] + two[1]),
+)
 def test_any_array_is_an_item_or_is_refused(
     targets: Targets, data: st.DataObject, dtype: Any, shape: tuple[int, ...]
 ) -> None:
@@ -151,9 +155,7 @@ INDICES = st.integers(-2, 9) | st.sampled_from([2**31, -(2**31), 2**62])
     vertices=hnp.arrays("f8", st.tuples(st.integers(0, 9), st.just(3)), elements=HARD_FLOATS),
     faces=hnp.arrays("i8", st.tuples(st.integers(0, 6), st.sampled_from([3, 3, 3, 4])), elements=INDICES),
 )
-def test_nearly_valid_meshes(
-    targets: Targets, vertices: np.ndarray[Any, Any], faces: np.ndarray[Any, Any]
-) -> None:
+def test_nearly_valid_meshes(targets: Targets, vertices: np.ndarray[Any, Any], faces: np.ndarray[Any, Any]) -> None:
     targets.mesh(SimpleNamespace(vertices=vertices, faces=faces))
     targets.mesh(SimpleNamespace(vertices=vertices.tolist(), faces=faces.tolist()))
     rows = "".join(f"v {x} {y} {z}\n" for x, y, z in vertices)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 from torchvision.models import get_model_weights
 from torchvision.transforms import v2
 from torchvision.transforms._presets import ImageClassification
@@ -22,6 +24,7 @@ from exporters.spec import TorchvisionSource
 from runtime.manifest import ImagePreprocessing
 from runtime.preprocess import UnusableItemError
 from runtime.preprocess.image import ImagePreprocessor, load_image, pixel_values, resize_and_crop
+from runtime.preprocess.quiet import Quiet
 
 
 def _prepare(item: Any, recipe: ImagePreprocessing) -> np.ndarray[Any, Any]:
@@ -201,6 +204,82 @@ def test_the_callers_image_is_left_alone(photos: list[Image.Image]) -> None:
 def test_unusable_items_say_why(item: Any, reason: str) -> None:
     with pytest.raises(UnusableItemError, match=reason):
         load_image(item)
+
+
+@pytest.mark.parametrize("name", ["pipe.jpg", "pipe"])
+def test_a_pipe_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(UnusableItemError, match="not a regular file"):
+        load_image(tmp_path / name)
+
+
+def test_a_device_is_not_read_to_its_end() -> None:
+    with pytest.raises(UnusableItemError, match="not a regular file"):
+        load_image("/dev/zero")
+
+
+def test_eps_is_refused_and_no_program_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Any] = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *arguments: started.append(arguments))
+    with pytest.raises(UnusableItemError, match="EPS, a program"):
+        load_image(_encode(Image.new("RGB", (4, 4)), "EPS"))
+    assert started == []
+
+
+def test_an_icon_that_is_larger_than_it_says_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between one and two times Pillow's limit it only warns, and of the image inside an ICO it does so on decoding."""
+    inner = _encode(Image.new("RGB", (20, 20)), "PNG")
+    icon = struct.pack("<3H4B2H2I", 0, 1, 1, 4, 4, 0, 0, 1, 24, len(inner), 22) + inner
+    assert load_image(icon).size == (20, 20)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)
+    with pytest.raises(UnusableItemError, match=r"20 x 20 it has more pixels than PIL\.Image\.MAX_IMAGE_PIXELS"):
+        load_image(icon)
+
+
+def test_warnings_and_logs_of_pillow_stay_inside(photos: list[Image.Image], capfd: Any) -> None:
+    """One line for each image of a user's million, naming none of them, would only hide what matters."""
+    damaged = _photo_with_exif(photos[1], b"MM\0*\0\0\0\x08\xff\xff")
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        load_image(damaged)
+        assert warned == []
+        Image.open(io.BytesIO(damaged)).getexif()
+        assert [each.category for each in warned] == [UserWarning]  # else the first half proves nothing
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_filters_of_warnings_are_as_before(photos: list[Image.Image]) -> None:
+    before = list(warnings.filters)
+    load_image(photos[0])
+    with pytest.raises(UnusableItemError):
+        load_image(b"no image")
+    assert list(warnings.filters) == before
+
+
+def test_threads_are_quiet_until_the_last_has_left() -> None:
+    """catch_warnings in each would have the first that leaves bring back the warnings of the second."""
+    before = list(warnings.filters)
+    quiet = Quiet("PIL")
+    with quiet:
+        with quiet:
+            assert len(warnings.filters) == len(before) + 1
+        warnings.warn_explicit("damaged", UserWarning, "x.py", 1, module="PIL.Image")
+        with pytest.raises(UserWarning, match="ours"):
+            warnings.warn_explicit("ours", UserWarning, "x.py", 1, module="runtime.embedder")
+    assert list(warnings.filters) == before
+    with pytest.raises(UserWarning, match="damaged"):
+        warnings.warn_explicit("damaged", UserWarning, "x.py", 1, module="PIL.Image")
+
+
+def test_a_filter_list_that_was_exchanged_meanwhile_is_left_alone() -> None:
+    quiet = Quiet("PIL")
+    with warnings.catch_warnings():
+        outer = list(warnings.filters)
+        quiet.__enter__()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            quiet.__exit__(None, None, None)
+        assert list(warnings.filters) == outer
 
 
 def test_a_truncated_file_says_so(photo_paths: list[Path]) -> None:

@@ -161,9 +161,7 @@ def test_an_artifact_of_a_newer_package_with_the_same_schema_is_read(edit_manife
     ("version", "way_out"),
     [(SCHEMA_VERSION + 1, "upgrade"), (10**60, "upgrade"), (0, "export the artifact again"), (-1, "export the")],
 )
-def test_another_schema_is_refused_before_its_members_are_looked_at(
-    artifact: Path, version: int, way_out: str
-) -> None:
+def test_another_schema_is_refused_before_its_members_are_looked_at(artifact: Path, version: int, way_out: str) -> None:
     """Nothing else of a foreign schema can be known: neither its members, nor how it is sealed."""
     (artifact / "manifest.json").write_text(json.dumps({"schema_version": version, "everything": "else"}))
     with pytest.raises(runtime.SchemaVersionError, match=f"this runtime reads 1; {way_out}") as caught:

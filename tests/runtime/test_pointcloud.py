@@ -477,6 +477,8 @@ BAD_ITEMS: dict[str, tuple[Any, str]] = {
     "nan": (np.full((9, 3), np.nan), "NaN or infinity"),
     "infinity": (np.where(np.arange(9)[:, None] == 3, np.inf, np.zeros(3)), "NaN or infinity"),
     "one place": (np.full((9, 3), 0.1), "at one place"),
+    "long double": (np.full((9, 3), np.longdouble("1e4000")), "NaN or infinity"),
+    "tiny cloud": (np.eye(4, 3) * 1e-160, "underflow; give it in a smaller unit"),
     "huge cloud": (np.eye(4, 3) * 1e200, TOO_LARGE),
     "huger cloud": (np.array([[1e308, 0, 0], [-1e308, 0, 0]] * 2), TOO_LARGE),
     "huge mesh": (cube(vertices=CORNERS * 1e100), TOO_LARGE),

@@ -1,0 +1,60 @@
+"""Small files that announce a great deal cost little memory: seen from outside, as C libraries count too."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.fuzz.bombs import bombs
+from tests.fuzz.targets import Targets
+
+MEGABYTES = 100  # of 200 at least that each would take; what Python takes on the way is about 30
+CODE = """
+import re, sys
+from pathlib import Path
+from tests.fuzz.bombs import bombs
+from tests.fuzz.seeds import seeds_of
+from tests.fuzz.targets import Targets
+
+def peak():  # of this process: getrusage would count what it was forked from
+    return int(re.search("VmHWM: *([0-9]+)", Path("/proc/self/status").read_text().replace("\\t", ""))[1])
+
+targets = Targets(Path(sys.argv[1]))
+waiting = list(bombs().values())
+for name in {name for name, _ in waiting}:
+    targets.by_name[name](next(iter(seeds_of(name).values())))
+before = peak()
+for name, data in waiting:
+    targets.by_name[name](data)
+DETONATE
+print((peak() - before) // 1024)
+"""
+
+
+BOMBS = bombs()
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_bomb_is_defused(name: str, targets: Targets) -> None:
+    target, data = BOMBS[name]
+    targets.by_name[target](data)
+
+
+def _megabytes(scratch: Path, detonate: str = "") -> int:
+    command = [sys.executable, "-W", "error", "-c", CODE.replace("DETONATE", detonate), str(scratch)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    found = subprocess.run(command, capture_output=True, check=True, text=True, env=environment)
+    assert found.stderr == ""
+    return int(found.stdout)
+
+
+def test_bombs_cost_little_memory(tmp_path: Path) -> None:
+    assert _megabytes(tmp_path) < MEGABYTES
+
+
+def test_the_probe_of_memory_can_fail(tmp_path: Path) -> None:
+    assert _megabytes(tmp_path, "held = b'x' * 2 * 10**8") > MEGABYTES

@@ -1,0 +1,58 @@
+"""Graphs that the installed ONNX Runtime is too old for, in its own words."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+
+from runtime.graph_version import find_newer_need
+
+
+def _refusal(model: bytes) -> str:
+    with pytest.raises(Exception, match="ONNXRuntimeError") as caught:
+        onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    return str(caught.value)
+
+
+def _graph(*, opset: int = 18, ir_version: int = 10, op: str = "Relu", domain: str = "") -> bytes:
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3]) for name in ("x", "embedding")]
+    graph = helper.make_graph([helper.make_node(op, ["x"], ["embedding"], domain=domain)], "g", ends[:1], ends[1:])
+    opsets = [
+        helper.make_opsetid(name, version) for name, version in {"": opset, domain: 1 if domain else opset}.items()
+    ]
+    model: onnx.ModelProto = helper.make_model(graph, opset_imports=opsets, ir_version=ir_version)
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("changes", "need"),
+    [
+        ({"opset": 99}, r"opset 99 and it knows [0-9]+"),
+        ({"ir_version": 99}, r"IR version 99 and it knows [0-9]+"),
+        ({"op": "NewOperator"}, "the operator NewOperator of opset 18"),
+        ({"op": "NewOperator", "domain": "com.microsoft"}, "the operator com.microsoft:NewOperator"),
+    ],
+)
+def test_a_graph_of_the_future_is_told_from_a_damaged_one(changes: dict[str, Any], need: str) -> None:
+    found = find_newer_need(_refusal(_graph(**changes)))
+    assert found is not None
+    assert re.fullmatch(need, found)
+
+
+@pytest.mark.parametrize("damage", [b"garbage", b"", _graph()[:20]])
+def test_a_damaged_graph_is_not_taken_for_a_newer_one(damage: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "graph.onnx"
+    path.write_bytes(damage)
+    with pytest.raises(Exception, match="ONNXRuntimeError") as caught:
+        onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    assert find_newer_need(str(caught.value)) is None
+
+
+def test_a_graph_of_today_loads() -> None:
+    assert onnxruntime.InferenceSession(_graph(), providers=["CPUExecutionProvider"]).get_inputs()[0].name == "x"
