@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check format clean
+.PHONY: demo test fuzz check format clean
 
 demo: $(READY)  ## export a backbone, embed photos with the runtime, print how similar they are
 	$(BIN)/python -m exporters.demo
 
 test: $(READY)  ## run all tests; ARGS="-m 'not full'" leaves out those of real size
 	$(BIN)/python -m pytest $(ARGS)
+
+fuzz: $(READY)  ## throw damaged files at every reader, SECONDS=60 at each
+	$(BIN)/python -m tests.fuzz.run_atheris all -max_total_time=$(or $(SECONDS),60)
 
 check: $(READY)  ## lint, types, and the README's generated table
 	$(BIN)/ruff format --check .

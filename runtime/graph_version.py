@@ -1,4 +1,4 @@
-"""Tells from ONNX Runtime's words whether it is too old for a graph, which is nothing that the graph could be mended by."""
+"""Tells from ONNX Runtime's words whether it is too old for a graph, which is no fault of the graph's."""
 
 from __future__ import annotations
 

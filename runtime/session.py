@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runtime.device import DeviceRunner, Feeds, Vectors
-from runtime.errors import InferenceError, IntegrityError, ProviderError, UsageError
+from runtime.errors import ArtifactError, InferenceError, IntegrityError, ProviderError, UsageError
+from runtime.graph_version import find_newer_need
 from runtime.manifest import TensorSpec, Tower
 from runtime.provider_options import OPTIONS, CpuOptions, CudaOptions, ProviderOptions, TensorRtOptions, settle_options
 from runtime.providers import (
@@ -175,6 +176,12 @@ def _open_on(
             enable_fallback=False,  # else a failed run goes on with the CPU, and says so by print() alone
         )
     except Exception as exc:  # onnxruntime raises a dozen types that share no base of their own
+        need = find_newer_need(str(exc))
+        if need:  # no other provider of this onnxruntime would know it either
+            raise ArtifactError(
+                f"{path} is too new for the installed onnxruntime {ort.__version__}: it needs {need}; upgrade "
+                "onnxruntime, or export the artifact again with a lower --opset"
+            ) from exc
         if provider.name == "cpu":
             raise IntegrityError(f"onnxruntime cannot load {path}: {_one_line(exc)}") from exc
         raise ProviderError(

@@ -13,7 +13,7 @@ class Quiet:
 
     ``warnings.catch_warnings`` is not for threads: whoever leaves first ends it for the others, and who leaves last
     brings back filters that were gone. Here one entry is put in the list of filters by the first who enters, and
-    taken out of the same list by the last who leaves. Meanwhile all threads miss that package's warnings, and no others.
+    taken out of the same list by the last who leaves. Meanwhile all threads miss that package's warnings, no others.
     """
 
     def __init__(self, package: str) -> None:

@@ -42,7 +42,8 @@ def _image_bombs() -> dict[str, tuple[str, bytes]]:
 
 def _mesh_bombs() -> dict[str, tuple[str, bytes]]:
     axes = "".join(f"property float {axis}\n" for axis in "xyz")
-    ply = f"ply\nformat {{}} 1.0\nelement vertex {{}}\n{axes}element face {HUGE}\nproperty list uchar int vertex_indices\nend_header\n"
+    faces = f"element face {HUGE}\nproperty list uchar int vertex_indices\nend_header\n"
+    ply = f"ply\nformat {{}} 1.0\nelement vertex {{}}\n{axes}{faces}"
     wide = "".join(f"property list uint double p{index}\n" for index in range(9))
     return {
         "PLY, binary vertices": ("ply", ply.format("binary_little_endian", HUGE).encode() + b"\0" * 60),

@@ -15,7 +15,7 @@ from typing import Any
 
 # What a header may claim, and what a member of a document may be: huge, empty, negative, not finite, not printable.
 CLAIMS = (-1, 0, 1, 3, 255, 2**16 - 1, 2**31 - 1, 2**32 - 1, 10**9)
-HARD = (
+HARD: tuple[Any, ...] = (
     *(10**400, -1, 0, 1, 2, 7, 10**9, 2**63, 0.5, 1e308, 5e-324, float("inf"), True, False, None),
     *("", "\ud800", "a\nb", "\x1b[2J", "../x", "x" * 5000, "VEC3", "SCALAR", "data:,", "image", "gem", [], {}, [[]]),
 )
@@ -23,7 +23,7 @@ _GLB_HEAD = 20
 
 
 def mutate_bytes(data: bytes, other: bytes, random: Random) -> bytes:
-    """Returns ``data`` after one of: bytes replaced, put in or taken out, an end cut or replaced, a number made huge."""
+    """Returns ``data`` with bytes replaced, put in or taken out, its end cut or exchanged, or a number made huge."""
     start = random.randint(0, len(data))
     end = min(len(data), start + random.randint(0, 8))
     match random.randrange(6):

@@ -79,7 +79,7 @@ def _fuzz_one(target: Callable[[bytes], None], corpus: Path, flags: Sequence[str
     by_structure = _BY_STRUCTURE.get(corpus.name)
 
     def mutate(data: bytes, max_size: int, seed: int) -> bytes:
-        random = Random(seed)
+        random = Random(seed)  # noqa: S311  to be repeatable is the point
         if by_structure is None or random.random() < 0.5:  # bytes alone would seldom give a document
             return bytes(atheris.Mutate(data, max_size))
         return by_structure(data, random)[:max_size]

@@ -103,7 +103,7 @@ def mesh_seeds(suffix: str) -> dict[str, bytes]:
     if suffix == ".glb":
         moved = box.copy()
         moved.apply_translation([3, 0, 0])
-        seeds["scene"] = _to_bytes(trimesh.Scene([box, moved]).export(file_type="glb"))
+        seeds["scene"] = _to_bytes(_scene([box, moved]).export(file_type="glb"))
         coloured = box.copy()
         coloured.visual.vertex_colors = np.full((len(box.vertices), 4), 128, np.uint8)
         seeds["coloured"] = _export(coloured, suffix)
@@ -113,6 +113,12 @@ def mesh_seeds(suffix: str) -> dict[str, bytes]:
             f"mtllib a.mtl\no box\nvt 0 0\nvn 0 0 1\n{rows}usemtl red\nf 1 2 4 3\nf -1/1/1 -2/1/1 -3/1/1\n"
         ).encode()
     return seeds
+
+
+def _scene(meshes: list[Any]) -> Any:
+    import trimesh
+
+    return trimesh.Scene(meshes)
 
 
 def _export(mesh: Any, suffix: str) -> bytes:
@@ -138,7 +144,7 @@ def array_seeds() -> dict[str, bytes]:
 
 def documents() -> dict[str, dict[str, Any]]:
     """Returns what the JSON of a manifest of each kind says, without its seal."""
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for preprocessing in _preprocessings():
         document = json.loads(make_manifest(preprocessing).to_json())
         del document["sha256"]
@@ -199,7 +205,8 @@ def write_tokenizers(folder: Path) -> dict[str, int]:
 def _word_piece() -> Tokenizer:
     letters = "abcdefghijklmnopqrstuvwxyz漢.,&;"
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *letters, *(f"##{letter}" for letter in letters), "word", "photo"]
-    tokenizer = Tokenizer(models.WordPiece({piece: index for index, piece in enumerate(pieces)}, unk_token="[UNK]"))
+    unknown = "[UNK]"
+    tokenizer = Tokenizer(models.WordPiece({piece: index for index, piece in enumerate(pieces)}, unk_token=unknown))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = processors.TemplateProcessing(

@@ -1,7 +1,7 @@
 """What is thrown at each reader, and what may come back: a result that keeps its promises, or an error of our own.
 
-A target is a function that returns nothing. It raises if the reader let a foreign exception through, warned, or accepted
-something and broke a promise about it. The tests with hypothesis and the harness of atheris share them.
+A target is a function that returns nothing. It raises if the reader let a foreign exception through, warned, or
+accepted something and broke a promise about it. The tests with hypothesis and the harness of atheris share them.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def check_points(points: np.ndarray[Any, Any], count: int) -> None:
 
 def _image_recipes() -> list[ImagePreprocessing]:
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    sides = {"resize_size": SIDE + 4, "crop_size": SIDE}
+    sides: dict[str, Any] = {"resize_size": SIDE + 4, "crop_size": SIDE}
     return [
         ImagePreprocessing(**sides, interpolation="bilinear", mean=mean, std=std, arithmetic="graph"),
         ImagePreprocessing(**sides, interpolation="bicubic", mean=mean, std=std, arithmetic="caller", resize="squash"),

@@ -27,7 +27,7 @@ def _graph(*, opset: int = 18, ir_version: int = 10, op: str = "Relu", domain: s
         helper.make_opsetid(name, version) for name, version in {"": opset, domain: 1 if domain else opset}.items()
     ]
     model: onnx.ModelProto = helper.make_model(graph, opset_imports=opsets, ir_version=ir_version)
-    return model.SerializeToString()
+    return bytes(model.SerializeToString())
 
 
 @pytest.mark.parametrize(

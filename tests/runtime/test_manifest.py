@@ -202,7 +202,7 @@ def test_messages_stay_on_one_short_line(edit_manifest: Edit, name: str) -> None
 
 @pytest.mark.parametrize("place", ["top", "member"])
 def test_no_depth_of_nesting_is_a_recursion_error(artifact: Path, place: str) -> None:
-    """Found by atheris: some depths could be read, and not be written again to compare the seal."""
+    """Some depths could be read, and not be written again to compare the seal."""
     document = json.loads((artifact / "manifest.json").read_text())
     for depth in range(300, 1100, 5):
         nested = "[" * depth + "]" * depth
