@@ -21,13 +21,13 @@ from tests.fuzz.targets import Targets
 
 # The same examples on every run, and no clock: CI is to be fast, and to say the same tomorrow.
 FEW = settings(
-    max_examples=60,
+    max_examples=40,
     deadline=None,
     derandomize=True,
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-MANY = settings(FEW, max_examples=250)
+MANY = settings(FEW, max_examples=100)
 RANDOM = st.randoms(use_true_random=False)
 HARD_FLOATS = st.floats() | st.sampled_from([5e-324, 1e-160, 1e153, 1.7e308, -1.7e308])
 DTYPES = ("u1", "f4", "f8", "f2", ">f4", "i8", "u8", "?", "c8", "S3", "U2", "M8[s]", "O", "V4", [("x", "f4")])
