@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 from typing import Any, cast
 
+import onnx
 import pytest
 
 import runtime
@@ -136,4 +137,12 @@ def test_a_graph_that_onnxruntime_cannot_load_is_refused(artifact: Path) -> None
 def test_a_graph_of_another_artifact_is_refused(artifact: Path, exported_float32: Path) -> None:
     (artifact / "image.onnx").write_bytes((exported_float32 / "image.onnx").read_bytes())
     with pytest.raises(runtime.IntegrityError, match="pixel_values"):
+        runtime.load(artifact, check_hashes=False)
+
+
+def test_a_graph_that_is_too_new_for_onnxruntime_is_told_from_a_damaged_one(artifact: Path) -> None:
+    graph = onnx.load(artifact / "image.onnx")
+    graph.opset_import[0].version = 99
+    onnx.save(graph, artifact / "image.onnx")
+    with pytest.raises(runtime.ArtifactError, match=r"too new for the installed onnxruntime .*opset 99.*upgrade"):
         runtime.load(artifact, check_hashes=False)
