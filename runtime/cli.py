@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from runtime import console
 from runtime.artifact import read_manifest
 from runtime.describe import describe_manifest, weight_warnings
-from runtime.errors import ItemError, OutputError, UsageError
+from runtime.errors import UsageError
+from runtime.jobs.outputs import OutputOptions, VectorDtype, report_path
+from runtime.jobs.run import Job, is_complete, run_job
+from runtime.jobs.vectors import read_ranges, read_vectors
 from runtime.preprocess import looks_like_image_path
 from runtime.version import __version__
 
@@ -39,21 +41,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    embed = _command(commands, "embed", _embed, "write the vectors of images, meshes or texts to a .npy file")
-    embed.add_argument(
-        "inputs",
-        nargs="+",
-        metavar="INPUT",
-        help="one row of the output each, in order: image files, mesh files or texts, whichever the artifact embeds; "
-        "where it embeds texts and images, what is not a file is a text",
-    )
-    embed.add_argument("-o", "--output", type=Path, required=True, help="the .npy file: [inputs, output_dim] float32")
-    embed.add_argument(
-        "--on-error",
-        choices=["raise", "skip"],
-        default="raise",
-        help="an unreadable input ends the run, or is left out and listed in OUTPUT.skipped.json (default: raise)",
-    )
+    embed = _command(commands, "embed", _embed, "write the vectors of images, meshes or texts to a file")
+    _add_job_options(embed)
     _add_run_options(embed)
 
     similarity = _command(commands, "similarity", _similarity, "print the cosine similarities of a few inputs")
@@ -62,8 +51,11 @@ def _parser() -> argparse.ArgumentParser:
 
     search = _command(commands, "search", _search, "print what is nearest to a query among vectors that embed wrote")
     search.add_argument("query", metavar="QUERY", help="one input, as for embed")
-    search.add_argument("vectors", type=Path, metavar="VECTORS", help="the .npy file that embed wrote")
+    search.add_argument(
+        "vectors", type=Path, metavar="VECTORS", help="the file that embed wrote: .npy, .npz or .parquet"
+    )
     search.add_argument("--names", type=Path, help="a text file with a name on each line, one for each row of VECTORS")
+    search.add_argument("--truncate-dim", type=int, metavar="N", help="as it was given to embed")
     search.add_argument("--top", type=int, default=5, help="how many to print (default: %(default)s)")
     _add_run_options(search)
 
@@ -85,6 +77,45 @@ def _command(commands: Any, name: str, function: Any, summary: str) -> argparse.
     parser.add_argument("artifact", type=Path, metavar="ARTIFACT", help="the artifact's folder")
     parser.set_defaults(command=function)
     return parser
+
+
+def _add_job_options(embed: argparse.ArgumentParser) -> None:
+    embed.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="image files, mesh files or texts, whichever the artifact embeds; folders; patterns, ** included; - for "
+        "standard input, an item a line; .txt, an item a line; .jsonl and .parquet, see --column. Listed images and "
+        "meshes are paths. With a text and an image tower, what is not a file is a text",
+    )
+    embed.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        help="the file, a row per input in order: .npy (vectors), .npz (and names, index) or .parquet (the same)",
+    )
+    embed.add_argument("--column", help="the column of .jsonl and .parquet files (default: text, image or mesh)")
+    embed.add_argument("--dtype", choices=get_args(VectorDtype), default="float32", help="of the vectors")
+    embed.add_argument(
+        "--ranges", type=Path, help="a .npy of [2, dimensions], smallest and largest values for --dtype int8"
+    )
+    embed.add_argument("--normalize", action="store_true", help="scale vectors to unit length")
+    embed.add_argument("--truncate-dim", type=int, metavar="N", help="keep the first N dimensions")
+    embed.add_argument(
+        "--on-error",
+        choices=["raise", "skip"],
+        default="raise",
+        help="an unreadable input ends the run, or is left out and listed in OUTPUT.skipped.jsonl (default: raise)",
+    )
+    embed.add_argument("--resume", action="store_true", help="go on with an interrupted run, or begin if there is none")
+    embed.add_argument("--force", action="store_true", help="replace an output that is there, or begin a run again")
+    embed.add_argument(
+        "--progress",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="draw a progress bar on standard error (default: on a terminal)",
+    )
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -118,22 +149,39 @@ def _add_session_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _embed(arguments: argparse.Namespace) -> int:
-    _check_output(arguments.output)
+    job = _job(arguments)
+    if is_complete(job):
+        print(f"{arguments.output}: is there already and nothing is left to resume; --force embeds everything again")
+        return 0
     model = _load(arguments)
-    items = _items(model, arguments.inputs)
-    options = {"batch_size": arguments.batch_size, "progress": sys.stderr.isatty()}
-    if arguments.on_error == "raise":
-        vectors = model.embed(items, **options)
-        failures: list[ItemError] = []
-    else:
-        vectors, _, failures, _ = model.embed(items, on_error="skip", **options)
-    if failures and not len(vectors):
-        raise failures[0]
-    _write_vectors(arguments.output, vectors, failures)
-    print(f"{arguments.output}: {len(vectors)} vectors of {model.output_dim} by {model.provider}")
-    if failures:
-        print(f"{len(failures)} of {len(arguments.inputs)} inputs left out: see {_report_path(arguments.output)}")
+    result = run_job(model, job)
+    kind = "" if arguments.dtype == "float32" else f"{arguments.dtype} "
+    dim = arguments.truncate_dim or model.output_dim
+    print(f"{arguments.output}: {result.rows} {kind}vectors of {dim} by {model.provider}")
+    if result.resumed:
+        print(f"{result.resumed} of {result.items} inputs were done by an earlier run")
+    if result.rows < result.items:
+        left_out = result.items - result.rows
+        print(f"{left_out} of {result.items} inputs left out: see {report_path(arguments.output)}")
+    if result.truncated:
+        print(f"{result.truncated} of {result.rows} texts were cut to the model's limit of tokens")
     return 0
+
+
+def _job(arguments: argparse.Namespace) -> Job:
+    ranges = read_ranges(arguments.ranges) if arguments.ranges else None
+    return Job(
+        words=arguments.inputs,
+        column=arguments.column,
+        output=OutputOptions(path=arguments.output, dtype=arguments.dtype, ranges=ranges),
+        on_error=arguments.on_error,
+        resume=arguments.resume,
+        force=arguments.force,
+        normalize=arguments.normalize,
+        truncate_dim=arguments.truncate_dim,
+        batch_size=arguments.batch_size,
+        progress=sys.stderr.isatty() if arguments.progress is None else arguments.progress,
+    )
 
 
 def _similarity(arguments: argparse.Namespace) -> int:
@@ -153,29 +201,16 @@ def _search(arguments: argparse.Namespace) -> int:
     from runtime.agreement import cosine_similarities
 
     model = _load(arguments)
-    vectors = _read_vectors(arguments.vectors, model.output_dim)
-    names = _read_names(arguments.names, len(vectors)) if arguments.names else [""] * len(vectors)
-    query = model.embed(_items(model, [arguments.query]))
+    dim = arguments.truncate_dim or model.output_dim
+    vectors, names = read_vectors(arguments.vectors, dim)
+    if arguments.names:
+        names = _read_names(arguments.names, len(vectors))
+    names = names or [""] * len(vectors)
+    query = model.embed(_items(model, [arguments.query]), batch_size=arguments.batch_size)[:, :dim]
     cosines = cosine_similarities(query, vectors)[0]
     nearest = np.argsort(-cosines, kind="stable")[: arguments.top]
     print(console.table(["row", "cosine", "name"], [[row, f"{cosines[row]:.3f}", names[row]] for row in nearest]))
     return 0
-
-
-def _read_vectors(path: Path, output_dim: int) -> np.ndarray[Any, Any]:
-    import numpy as np
-
-    try:
-        with path.open("rb") as file:
-            vectors: np.ndarray[Any, Any] = np.lib.format.read_array(file, allow_pickle=False)
-    except (OSError, ValueError) as exc:
-        raise UsageError(f"{path} cannot be read as vectors ({exc}); write them by `python -m runtime embed`") from exc
-    if vectors.dtype.kind != "f" or vectors.ndim != 2 or vectors.shape[1] != output_dim:
-        raise UsageError(
-            f"{path} holds {vectors.dtype} {list(vectors.shape)}, where [rows, {output_dim}] is expected; embed with "
-            "the same artifact"
-        )
-    return vectors
 
 
 def _read_names(path: Path, rows: int) -> list[str]:
@@ -272,45 +307,3 @@ def _doctor(arguments: argparse.Namespace) -> int:
     report = examine()
     print(report_to_json(report) if arguments.json else describe_report(report))
     return 0 if report.healthy else console.FAILURE
-
-
-def _check_output(path: Path) -> None:
-    if path.suffix != ".npy":
-        raise UsageError(f"the output {path} must end in .npy")
-    if path.is_dir():
-        raise OutputError(f"the output {path} is a folder; name a file")
-    if not path.parent.is_dir():
-        raise OutputError(f"there is no folder {path.parent} to write {path.name} in; create it first")
-    if not os.access(path.parent, os.W_OK):
-        raise OutputError(f"the folder {path.parent} is read-only; name another place")
-
-
-def _write_vectors(path: Path, vectors: np.ndarray[Any, Any], failures: list[ItemError]) -> None:
-    """Writes vectors and report beside their places and then moves both, so that a full disk leaves no half of one."""
-    import numpy as np
-
-    partial, partial_report = (
-        place.with_name(f".{place.name}.{os.getpid()}.partial") for place in (path, _report_path(path))
-    )
-    report = [{"index": failure.index, "item": failure.item, "reason": failure.reason} for failure in failures]
-    try:
-        with partial.open("wb") as file:  # not np.save: it writes by C's stdio, and takes no notice of a full disk
-            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(vectors))
-            file.write(np.ascontiguousarray(vectors).data)
-        partial_report.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
-        partial.replace(path)
-        if report:
-            partial_report.replace(_report_path(path))
-        else:
-            _report_path(path).unlink(missing_ok=True)  # that of an earlier run would be taken for this one's
-    except OSError as exc:
-        raise OutputError(
-            f"cannot write {path} ({exc.strerror or exc}); free some space, or name another place"
-        ) from exc
-    finally:
-        partial.unlink(missing_ok=True)
-        partial_report.unlink(missing_ok=True)
-
-
-def _report_path(path: Path) -> Path:
-    return path.with_name(f"{path.name}.skipped.json")

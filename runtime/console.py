@@ -28,8 +28,8 @@ def run(command: Callable[[], int]) -> int:
     except EmbeddingBackbonesError as exc:
         print(f"error: {exc}", file=sys.stderr)
         return WRONG_USAGE if isinstance(exc, UsageError) else FAILURE
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as exc:
+        print(str(exc) or "interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the reader, `head` say, has seen enough
         _abandon_stdout()

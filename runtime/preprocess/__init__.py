@@ -8,7 +8,7 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 Row = TypeVar("Row")
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 class UnusableItemError(ValueError):
@@ -28,6 +28,6 @@ def prepare_each(prepare: Callable[[Item], Row], items: Iterable[Item]) -> list[
 
 def looks_like_image_path(text: str) -> bool:
     """Tells whether a string that could be a text ends as an image's path does, and is one word or a file's name."""
-    if not text.lower().endswith(_IMAGE_SUFFIXES):
+    if not text.lower().endswith(IMAGE_SUFFIXES):
         return False
     return len(text.split()) == 1 or os.path.isfile(text)  # noqa: PTH113  Path.is_file raises for names too long

@@ -28,31 +28,39 @@ def test_embed_writes_a_row_per_input(
     assert [path.name for path in tmp_path.iterdir()] == ["vectors.npy"]
 
 
-def test_embed_stops_at_a_bad_input_and_leaves_nothing(
+def test_embed_stops_at_a_bad_input_and_keeps_what_came_before(
     exported: Path, photo_paths: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "vectors.npy"
     assert main(["embed", str(exported), str(photo_paths[0]), "no.jpg", "-o", str(output)]) == 1
-    assert capsys.readouterr().err.splitlines()[-1] == "error: item 1 (no.jpg): there is no such file"
-    assert list(tmp_path.iterdir()) == []
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: item 1 (no.jpg): there is no such file; 1 item before it is kept")
+    assert [path.name for path in tmp_path.iterdir()] == [".vectors.npy.work"]
+    assert main(["embed", str(exported), "no.jpg", "-o", str(tmp_path / "other.npy")]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "error: item 0 (no.jpg): there is no such file"
+    assert not (tmp_path / ".other.npy.work").exists(), "there is nothing to keep"
 
 
 def test_embed_can_skip_and_reports_what_it_skipped(
     exported: Path, photo_paths: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    output, report = tmp_path / "vectors.npy", tmp_path / "vectors.npy.skipped.json"
+    output, report = tmp_path / "vectors.npy", tmp_path / "vectors.npy.skipped.jsonl"
     inputs = ["no.jpg", str(photo_paths[0])]
     assert main(["embed", str(exported), *inputs, "-o", str(output), "--on-error", "skip"]) == 0
     assert np.load(output).shape == (1, 12)
-    assert json.loads(report.read_text()) == [{"index": 0, "item": "no.jpg", "reason": "there is no such file"}]
+    assert json.loads(report.read_text()) == {"index": 0, "item": "no.jpg", "reason": "there is no such file"}
     assert "1 of 2 inputs left out" in capsys.readouterr().out
-    assert main(["embed", str(exported), str(photo_paths[0]), "-o", str(output), "--on-error", "skip"]) == 0
+    assert main(["embed", str(exported), str(photo_paths[0]), "-o", str(output), "--on-error", "skip", "--force"]) == 0
     assert not report.exists(), "a report of an earlier run would be taken for this one's"
 
 
 @pytest.mark.parametrize(
     ("output", "code", "message"),
-    [("vectors.txt", 2, "must end in .npy"), ("no/folder/v.npy", 1, "there is no folder"), ("v.npy", 1, "is a folder")],
+    [
+        ("vectors.txt", 2, "must end in .npy, .npz, .parquet"),
+        ("no/folder/v.npy", 1, "there is no folder"),
+        ("v.npy", 1, "is a folder"),
+    ],
 )
 def test_embed_checks_its_output_first(
     exported: Path, output: str, code: int, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -73,7 +81,7 @@ def test_a_full_disk_leaves_the_old_vectors(
     output.write_bytes(b"old")
     many = [str(photo_paths[0])] * 60
     with small_disk():
-        assert main(["embed", str(exported), *many, "-o", str(output)]) == 1
+        assert main(["embed", str(exported), *many, "-o", str(output), "--force"]) == 1
     assert "free some space" in capsys.readouterr().err
     assert output.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [output]
@@ -102,7 +110,7 @@ def test_similarity_tells_namesakes_apart(
 
 def test_nothing_embedded_is_a_failure_and_leaves_the_old_vectors(exported: Path, tmp_path: Path) -> None:
     (tmp_path / "v.npy").write_bytes(b"old")
-    assert main(["embed", str(exported), "no.jpg", "-o", str(tmp_path / "v.npy"), "--on-error", "skip"]) == 1
+    assert main(["embed", str(exported), "no.jpg", "-o", str(tmp_path / "v.npy"), "--on-error", "skip", "--force"]) == 1
     assert (tmp_path / "v.npy").read_bytes() == b"old"
 
 
