@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import unicodedata
 from collections.abc import Callable, Sequence
 from types import FrameType
 
@@ -58,10 +59,23 @@ def _abandon_stdout() -> None:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Returns left-aligned columns under ``header``, each as wide as its widest cell."""
+    """Returns left-aligned columns under ``header``, each as wide on a terminal as its widest cell."""
     cells = [list(header), *([str(cell) for cell in row] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
     cells.insert(1, ["-" * width for width in widths])
     return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells
+        "  ".join(cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    )
+
+
+def _width(cell: str) -> int:
+    """Returns the columns that a terminal gives to ``cell``: two for wide characters, none for those that combine.
+
+    Source: https://www.unicode.org/reports/tr11/
+    """
+    combining = ("Mn", "Me", "Cf")
+    return sum(
+        0 if unicodedata.category(character) in combining else 1 + (unicodedata.east_asian_width(character) in "WF")
+        for character in cell
     )

@@ -150,7 +150,8 @@ class _WordReader:
             group = _Group(sum(1 for _ in find()), lambda: map(path_source, find()))
             found = bool(group.total)
         if not found:
-            raise UsageError(f"{name} holds no file that ends in {', '.join(suffixes)}; {_PIPE}")
+            way_out = _PIPE if self.kind == "text" else "name the files themselves"
+            raise UsageError(f"{name} holds no file that ends in {', '.join(suffixes)}; {way_out}")
         return group
 
     def _suffixes(self) -> tuple[str, ...]:

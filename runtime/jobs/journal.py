@@ -86,9 +86,9 @@ class Journal:
         try:
             self._lock()
             begun = self._read_begun(resume=resume, force=force)
-            if begun:
+            if begun is not None:
                 _check_same(output, begun, fingerprint)
-            self.spool, self.last = self._open_spool(dim, fingerprint, resumed=bool(begun))
+            self.spool, self.last = self._open_spool(dim, fingerprint, resumed=begun is not None)
         except BaseException:
             os.close(self._descriptor)
             raise
@@ -171,25 +171,30 @@ class Journal:
         except BlockingIOError:
             raise OutputError(message) from None
 
-    def _read_begun(self, *, resume: bool, force: bool) -> dict[str, Any]:
-        """Returns the fingerprint of the job that is to be resumed, empty if none is."""
+    def _read_begun(self, *, resume: bool, force: bool) -> dict[str, Any] | None:
+        """Returns the fingerprint of the job that is to be resumed, if any."""
         begun = _read_fingerprint(self._folder / _JOURNAL)
-        if begun and not resume and not force:
+        if begun is not None and not resume and not force:
             raise OutputError(
                 f"{self._output} is begun and not finished; go on with --resume, or start again with --force"
             )
-        return begun if resume else {}
+        return begun if resume else None
 
     def _open_spool(self, dim: int, fingerprint: Mapping[str, Any], *, resumed: bool) -> tuple[Spool, Part]:
         """Returns the spool, and the part up to which it and the journal are good: there both are cut."""
-        with self._writing():
-            spool = Spool(self._folder / _SPOOL, dim)
-            end, last = self._find_last(spool) if resumed else (0, _START)
-            spool.cut(last.rows)
-            os.ftruncate(self._descriptor, end)
-            os.lseek(self._descriptor, end, os.SEEK_SET)
+        try:
+            with self._writing():
+                spool = Spool(self._folder / _SPOOL, dim)
+                end, last = self._find_last(spool) if resumed else (0, _START)
+                spool.cut(last.rows)
+                os.ftruncate(self._descriptor, end)
+                os.lseek(self._descriptor, end, os.SEEK_SET)
+                if not resumed:
+                    self._write(fingerprint)
+        except OutputError:
             if not resumed:
-                self._write(fingerprint)
+                self.discard()
+            raise
         return spool, last
 
     def _find_last(self, spool: Spool) -> tuple[int, Part]:
@@ -217,7 +222,7 @@ def work_folder(output: Path) -> Path:
 
 def is_begun(output: Path) -> bool:
     """Tells whether there is something to resume."""
-    return bool(_read_fingerprint(work_folder(output) / _JOURNAL))
+    return _read_fingerprint(work_folder(output) / _JOURNAL) is not None
 
 
 def finish_move(output: Path) -> bool:
@@ -240,15 +245,15 @@ def _writing(output: Path, way_out: str) -> Iterator[None]:
         raise OutputError(f"cannot write {output} ({exc.strerror or exc}); free some space, {way_out}") from exc
 
 
-def _read_fingerprint(path: Path) -> dict[str, Any]:
-    """Returns the first line of a journal, empty where there is none that is whole."""
+def _read_fingerprint(path: Path) -> dict[str, Any] | None:
+    """Returns the first line of a journal, or None where there is none that is whole."""
     try:
         with path.open("rb") as file:
             line = file.readline()
-            document = json.loads(line) if line.endswith(b"\n") else {}
+            document = json.loads(line) if line.endswith(b"\n") else None
     except (OSError, ValueError):
-        return {}
-    return document if isinstance(document, dict) else {}
+        return None
+    return document if isinstance(document, dict) else None
 
 
 def _read_parts(path: Path) -> Iterator[tuple[int, Part]]:

@@ -53,6 +53,14 @@ class OutputOptions:
         if self.path.suffix == ".parquet":
             import_parquet()
 
+    def check_ranges(self, dim: int) -> None:
+        """Refuses ranges that are not of vectors of ``dim`` values."""
+        if self.ranges is not None and self.ranges.shape[1] != dim:
+            raise UsageError(
+                f"the ranges are of {self.ranges.shape[1]} dimensions, and the vectors have {dim}; give those of "
+                "vectors of the same artifact and --truncate-dim"
+            )
+
     @property
     def has_names(self) -> bool:
         """Whether the file names its rows."""

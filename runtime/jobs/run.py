@@ -107,6 +107,7 @@ def run_job(model: Embedder, job: Job) -> JobResult:
     inputs = open_inputs(job.words, towers=model.towers, column=job.column)
     _check_not_read(job.output.path, inputs)
     dim = job.truncate_dim or model.output_dim
+    job.output.check_ranges(dim)
     journal = Journal(job.output.path, _fingerprint(model, job), dim=dim, resume=job.resume, force=job.force)
     resumed = journal.last.stop
     try:

@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from runtime.errors import OutputError, UsageError
+from runtime.jobs.journal import Journal, Part, finish_move, is_begun, work_folder
+
+DIM = 3
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    return tmp_path / "v.npy"
+
+
+@pytest.fixture
+def spool_file(output: Path) -> Path:
+    return work_folder(output) / "vectors.f32"
+
+
+@pytest.fixture
+def journal_file(output: Path) -> Path:
+    return work_folder(output) / "journal.jsonl"
+
+
+def open_journal(output: Path, *, resume: bool = False, force: bool = False, **fingerprint: Any) -> Journal:
+    return Journal(output, fingerprint, dim=DIM, resume=resume, force=force)
+
+
+def make_part(stop: int, rows: int) -> Part:
+    return Part(stop, rows, [(stop - 1, "x", "bad")], None, 0, f"digest {stop}")
+
+
+def rows_of(count: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return np.arange(count * DIM, dtype=np.float32).reshape(count, DIM)
+
+
+@pytest.fixture
+def begun(output: Path) -> Path:
+    """A journal of two parts of three items and two rows each."""
+    journal = open_journal(output)
+    for stop in (3, 6):
+        journal.append(make_part(stop, stop // 3 * 2), rows_of(4)[-2:] if stop == 6 else rows_of(2))
+        journal.commit()
+    journal.close()
+    return output
+
+
+def test_what_was_committed_is_there_again(begun: Path) -> None:
+    journal = open_journal(begun, resume=True)
+    assert (journal.last.stop, journal.last.rows, journal.last.sha256) == (6, 4, "digest 6")
+    np.testing.assert_array_equal(journal.spool.vectors(4), rows_of(4))
+    assert [part.stop for part in journal.parts()] == [3, 6]
+    assert [tuple(failure) for part in journal.parts() for failure in part.failures] == [
+        (2, "x", "bad"),
+        (5, "x", "bad"),
+    ]
+    journal.close()
+
+
+@pytest.mark.parametrize("torn", [b'{"stop": 9, "rows"', b"\0\0\0\n", b'{"stop": 9}\n', b"[]\n", b"7\n"])
+def test_a_torn_line_is_dropped_and_written_over(begun: Path, journal_file: Path, torn: bytes) -> None:
+    whole = journal_file.read_bytes()
+    journal_file.write_bytes(whole + torn)
+    journal = open_journal(begun, resume=True)
+    assert journal.last.stop == 6
+    journal.append(make_part(9, 6), rows_of(2))
+    journal.close()
+    assert journal_file.read_bytes().startswith(whole + b'{"stop": 9, "rows": 6, "failures"')
+
+
+def test_rows_without_a_line_are_dropped(begun: Path, spool_file: Path) -> None:
+    with spool_file.open("ab") as file:
+        file.write(b"\1" * 31)
+    journal = open_journal(begun, resume=True)
+    journal.append(make_part(7, 5), rows_of(1) + 100)
+    journal.commit()
+    np.testing.assert_array_equal(journal.spool.vectors(5), [*rows_of(4), *(rows_of(1) + 100)])
+    journal.close()
+
+
+def test_lines_without_their_rows_are_dropped(begun: Path, spool_file: Path) -> None:
+    with spool_file.open("r+b") as file:
+        file.truncate(spool_file.stat().st_size - 1)
+    journal = open_journal(begun, resume=True)
+    assert (journal.last.stop, [part.stop for part in journal.parts()]) == (3, [3])
+    journal.close()
+
+
+def test_a_journal_without_a_whole_first_line_is_none(output: Path, journal_file: Path) -> None:
+    journal_file.parent.mkdir()
+    journal_file.write_bytes(b'{"input')
+    assert not is_begun(output)
+    journal = open_journal(output, input="a")
+    assert json.loads(journal_file.read_bytes()) == {"input": "a"}
+    journal.close()
+
+
+def test_what_is_begun_wants_a_flag(begun: Path) -> None:
+    with pytest.raises(OutputError, match="go on with --resume, or start again with --force"):
+        open_journal(begun)
+    assert is_begun(begun)
+    journal = open_journal(begun, force=True)
+    assert journal.last.stop == 0
+    journal.close()
+    assert not work_folder(begun).exists(), "nothing was done, so there is nothing to keep"
+
+
+def test_another_job_is_not_resumed(output: Path) -> None:
+    journal = open_journal(output, normalize=False, input=["a"])
+    journal.append(make_part(3, 2), rows_of(2))
+    journal.close()
+    with pytest.raises(UsageError, match="its normalize is false, this one's is true"):
+        open_journal(output, resume=True, force=True, normalize=True, input=["a"])
+    with pytest.raises(UsageError, match=r"its input is \[\"a\"\], this one's is \[\"x+\.\.\.;"):
+        open_journal(output, resume=True, normalize=False, input=["x" * 999])
+    open_journal(output, resume=True, normalize=False, input=["a"]).close()
+
+
+def test_one_output_has_one_writer(begun: Path) -> None:
+    first = open_journal(begun, resume=True)
+    code = f"""
+from pathlib import Path
+from runtime.jobs.journal import Journal
+Journal(Path({str(begun)!r}), {{}}, dim={DIM}, resume=False, force=True)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "OutputError: another process is writing" in ended.stderr
+    first.close()
+    open_journal(begun, resume=True).close()
+
+
+def test_a_lock_on_a_removed_folder_is_none(begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process may end, and remove its folder, between our opening and our locking."""
+    import fcntl
+
+    lock = fcntl.flock
+
+    def lock_late(descriptor: int, flags: int) -> None:
+        work_folder(begun).rename(begun.with_name("removed"))
+        lock(descriptor, flags)
+
+    monkeypatch.setattr(fcntl, "flock", lock_late)
+    with pytest.raises(OutputError, match="another process is writing"):
+        open_journal(begun, resume=True)
+
+
+def test_a_full_disk_keeps_what_was_committed(
+    output: Path, small_disk: Callable[[], AbstractContextManager[None]]
+) -> None:
+    journal = open_journal(output)
+    with small_disk():
+        for count in range(1, 1000):
+            journal.append(make_part(3 * count, 2 * count), rows_of(2))
+            if count % 5 == 0:
+                journal.commit()
+            if journal.last.stop == 15:
+                break
+        with pytest.raises(OutputError, match=r"cannot write .*v\.npy \(.*\); free some space, then run .* --resume"):
+            journal.append(make_part(999, 999), rows_of(999))
+        journal.close()
+    journal = open_journal(output, resume=True)
+    assert (journal.last.stop, len(list(journal.parts()))) == (15, 5)
+    journal.close()
+
+
+def test_a_disk_too_full_to_begin_is_left_as_it_was(
+    output: Path, small_disk: Callable[[], AbstractContextManager[None]]
+) -> None:
+    with small_disk(), pytest.raises(OutputError):
+        open_journal(output, input="x" * 3000)
+    assert not work_folder(output).exists()
+
+
+def test_a_journal_that_cannot_be_written_does_not_vouch_for_more(begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Ctrl-C in the middle of a commit must not make the next one write the same parts again."""
+    journal = open_journal(begun, resume=True)
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    journal.append(make_part(9, 6), rows_of(2))
+    monkeypatch.setattr(journal.spool, "sync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        journal.commit()
+    monkeypatch.undo()
+    journal.close()
+    journal = open_journal(begun, resume=True)
+    assert [part.stop for part in journal.parts()] == [3, 6]
+    journal.close()
+
+
+def test_commits_wait_for_their_interval(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runtime.jobs.journal.COMMIT_INTERVAL_S", 1e9)
+    journal = open_journal(output)
+    journal.append(make_part(3, 2), rows_of(2))
+    assert journal.last.stop == 0
+    monkeypatch.setattr("runtime.jobs.journal.COMMIT_INTERVAL_S", 0.0)
+    journal.append(make_part(6, 4), rows_of(2))
+    assert journal.last.stop == 6
+    journal.close()
+
+
+def test_the_spool_becomes_the_output_without_a_copy(begun: Path, spool_file: Path) -> None:
+    inode = spool_file.stat().st_ino
+    journal = open_journal(begun, resume=True)
+    journal.move_spool()
+    journal.close()
+    assert begun.stat().st_ino == inode
+    np.testing.assert_array_equal(np.load(begun), rows_of(4))
+    assert work_folder(begun).is_dir(), "as if it had been killed here"
+    assert finish_move(begun)
+    assert not work_folder(begun).exists()
+
+
+def test_a_move_is_only_finished_where_one_was_begun(begun: Path, spool_file: Path) -> None:
+    assert not finish_move(begun), "there is no output"
+    begun.write_bytes(b"old")
+    assert not finish_move(begun), "there is a spool"
+    spool_file.unlink()
+    assert not finish_move(begun), "the spool was lost, not moved"
+    journal = open_journal(begun, resume=True)
+    assert journal.last.stop == 0
+    journal.close()

@@ -1,0 +1,311 @@
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import runtime
+from runtime.cli import main
+from runtime.jobs.journal import work_folder
+from runtime.jobs.source import Unreadable
+from runtime.manifest import PointCloudPreprocessing
+from runtime.preprocess import UnusableItemError
+from runtime.preprocess.pointcloud import PointCloudPreprocessor
+
+ITEMS = 600
+# Runs embed with a journal that waits for no clock, and does something to itself at its n-th call of a method.
+SCRIPT = """
+import os, signal, sys
+from runtime.cli import main
+from runtime.jobs import journal
+owner, name, call, moment = journal.{owner}, "{method}", {call}, "{moment}"
+journal.COMMIT_INTERVAL_S = 0
+method, calls = getattr(owner, name), []
+def struck(self):
+    calls.append(0)
+    if len(calls) == call and moment == "before":
+        os.kill(os.getpid(), signal.{signal})
+    method(self)
+    if len(calls) == call and moment == "after":
+        os.kill(os.getpid(), signal.{signal})
+setattr(owner, name, struck)
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def embed(exported_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Runs embed on the toy text artifact, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    return lambda *words: main(["embed", str(exported_text), *map(str, words)])
+
+
+@pytest.fixture
+def embedded(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """All items that go into an embedder."""
+    seen: list[Any] = []
+    embed_stream = runtime.Embedder.embed_stream
+
+    def watch(self: runtime.Embedder, items: Iterable[Any], **options: Any) -> Any:
+        def note() -> Iterator[Any]:
+            for item in items:
+                seen.append(item)
+                yield item
+
+        return embed_stream(self, note(), **options)
+
+    monkeypatch.setattr(runtime.Embedder, "embed_stream", watch)
+    return seen
+
+
+def lines(count: int = ITEMS) -> list[str]:
+    return [" ".join(["word"] * (index * 7 % 11)) + f" {index}" for index in range(count)]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(exported_text: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    (folder / "t.txt").write_text("\n".join(lines()))
+    words = ["embed", str(exported_text), str(folder / "t.txt"), "-o", str(folder / "v.npz"), "--batch-size", "8"]
+    assert main(words) == 0
+    return (folder / "v.npz").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("owner", "method", "call", "moment", "signal"),
+    [
+        ("Journal", "commit", 1, "after", "SIGKILL"),
+        (
+            "Spool",
+            "sync",
+            2,
+            "before",
+            "SIGKILL",
+        ),  # the vectors are written, and not yet the line that vouches for them
+        ("Journal", "commit", 1, "after", "SIGINT"),
+        ("Spool", "sync", 2, "after", "SIGTERM"),
+    ],
+)
+def test_a_run_that_is_ended_goes_on_where_it_was(
+    owner: str,
+    method: str,
+    call: int,
+    moment: str,
+    signal: str,
+    exported_text: Path,
+    embed: Callable[..., int],
+    embedded: list[Any],
+    uninterrupted: bytes,
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "t.txt").write_text("\n".join(lines()))
+    words = ["t.txt", "-o", "v.npz", "--batch-size", "8"]
+    script = SCRIPT.format(owner=owner, method=method, call=call, moment=moment, signal=signal)
+    command = [sys.executable, "-c", script, "embed", str(exported_text), *words]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    parts = (work_folder(tmp_path / "v.npz") / "journal.jsonl").read_text().splitlines()[1:]
+    stop = json.loads(parts[-1])["stop"]
+    assert 0 < stop < ITEMS
+    if signal == "SIGKILL":
+        assert ended.returncode == -9
+    else:
+        assert ended.returncode == 130
+        assert f"interrupted; {stop} items are kept: run the same command with --resume" in ended.stderr
+    assert embed(*words, "--resume") == 0
+    assert embedded == lines()[stop:]
+    assert (tmp_path / "v.npz").read_bytes() == uninterrupted
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["t.txt", "v.npz"]
+
+
+def test_an_item_that_fails_ends_the_run_and_can_be_mended(
+    embed: Callable[..., int], embedded: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = tmp_path / "t.txt"
+    texts.write_bytes(b"a\nb\n\xff\nc")
+    assert embed("t.txt", "-o", "v.npz") == 1
+    assert "item 2 (t.txt:3): the line is not UTF-8" in capsys.readouterr().err
+    assert embed("t.txt", "-o", "v.npz") == 1
+    assert "v.npz is begun and not finished; go on with --resume, or start again" in capsys.readouterr().err
+    texts.write_bytes(b"a\nb\nmended\nc")
+    embedded.clear()
+    assert embed("t.txt", "-o", "v.npz", "--resume") == 0
+    assert "2 of 4 inputs were done by an earlier run" in capsys.readouterr().out
+    assert embedded == ["mended", "c"]
+    assert np.load("v.npz")["names"].tolist() == ["a", "b", "mended", "c"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"A\nb\n\xff\nc", "2 items of them are done, and they are others now, or in another order"),
+        (b"b\na\n\xff\nc", "2 items of them are done, and they are others now, or in another order"),
+        (b"a", "2 items of them are done, and there are 1 now"),
+    ],
+)
+def test_inputs_that_changed_are_not_resumed(
+    content: bytes, message: str, embed: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "t.txt").write_bytes(b"a\nb\n\xff\nc")
+    assert embed("t.txt", "-o", "v.npy") == 1
+    (tmp_path / "t.txt").write_bytes(content)
+    assert embed("t.txt", "-o", "v.npy", "--resume", "--on-error", "skip") == 2
+    assert message in capsys.readouterr().err
+    assert embed("t.txt", "-o", "v.npy", "--force", "--on-error", "skip") == 0
+    assert len(np.load("v.npy")) == len(content.replace(b"\xff\n", b"").split(b"\n"))
+
+
+@pytest.mark.parametrize("option", [["--normalize"], ["--truncate-dim", "3"], ["more"]])
+def test_other_options_are_not_resumed(
+    option: list[str], embed: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "t.txt").write_bytes(b"a\n\xff")
+    assert embed("t.txt", "-o", "v.npy") == 1
+    assert embed("t.txt", *option, "-o", "v.npy", "--resume") == 2
+    assert "the unfinished v.npy is of another job: its " in capsys.readouterr().err
+    assert embed("t.txt", "-o", "v.npy", "--resume", "--on-error", "skip", "--dtype", "float16") == 0
+    assert np.load("v.npy").dtype == np.float16
+
+
+def test_a_run_that_is_complete_is_not_repeated(
+    embed: Callable[..., int], embedded: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert embed("a", "b", "-o", "v.npy", "--resume") == 0, "where nothing is begun, it begins"
+    assert embed("a", "b", "-o", "v.npy", "--resume") == 0
+    assert "is there already and nothing is left to resume; --force" in capsys.readouterr().out
+    assert embed("a", "b", "-o", "v.npy") == 1
+    assert "v.npy is there already; name another one, or replace it with --force" in capsys.readouterr().err
+    assert embedded == ["a", "b"]
+    assert embed("c", "-o", "v.npy", "--force") == 0
+    assert np.load("v.npy").shape == (1, 24)
+
+
+@pytest.mark.parametrize("name", ["v.npz", "v.npy"])
+def test_a_full_disk_at_the_end_costs_no_vector(
+    name: str,
+    embed: Callable[..., int],
+    embedded: list[Any],
+    tmp_path: Path,
+    small_disk: Callable[[], AbstractContextManager[None]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The vectors fit, and the file that holds more than them does not; nor does the report of what was left out."""
+    (tmp_path / name).write_bytes(b"old")
+    (tmp_path / "t.txt").write_bytes(b"\n".join(b"text %d" % index for index in range(15)) + b"\n\xff" * 9)
+    words = ["t.txt", "-o", name, "--force", "--on-error", "skip"]
+    with small_disk():
+        assert embed(*words) == 1
+    assert "free some space, then run the same command with --resume" in capsys.readouterr().err
+    assert (tmp_path / name).read_bytes() == b"old"
+    embedded.clear()
+    assert embed(*words, "--resume") == 0
+    assert embedded == []
+    assert len(read_rows(name)) == 15
+
+
+def read_rows(path: str) -> Any:
+    return np.load(path)["vectors"] if path.endswith("npz") else np.load(path)
+
+
+def test_what_is_left_out_is_reported_and_shifts_no_row(embed: Callable[..., int], tmp_path: Path) -> None:
+    bad = {7, 8, 70, 199}
+    texts = lines(200)
+    content = [
+        b'{"text": 5}' if index in bad else json.dumps({"text": text}).encode() for index, text in enumerate(texts)
+    ]
+    (tmp_path / "t.jsonl").write_bytes(b"\n".join(content))
+    assert embed("t.jsonl", "-o", "v.parquet", "--on-error", "skip", "--batch-size", "8") == 0
+    table = pq.read_table("v.parquet").to_pydict()
+    assert table["index"] == [index for index in range(200) if index not in bad]
+    assert table["name"] == [" ".join(texts[index].split()) for index in table["index"]]
+    report = [json.loads(line) for line in (tmp_path / "v.parquet.skipped.jsonl").read_text().splitlines()]
+    assert [(each["index"], each["item"]) for each in report] == [
+        (index, f"t.jsonl:{index + 1}") for index in sorted(bad)
+    ]
+    assert {each["reason"] for each in report} == {"'text' is a int, not a string"}
+    assert embed(*[texts[index] for index in (0, 9, 198)], "-o", "alone.npy") == 0
+    rows = [table["embedding"][table["index"].index(index)] for index in (0, 9, 198)]
+    np.testing.assert_allclose(rows, np.load("alone.npy"), atol=1e-5)
+
+
+def test_duplicates_are_rows_of_their_own(embed: Callable[..., int]) -> None:
+    assert embed("a", "b", "a", "-o", "v.npz") == 0
+    arrays = np.load("v.npz")
+    assert arrays["names"].tolist() == ["a", "b", "a"]
+    np.testing.assert_allclose(arrays["vectors"][0], arrays["vectors"][2], atol=1e-6)
+
+
+def test_no_item_is_wrong_usage_and_no_good_one_a_failure(
+    embed: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "t.txt").touch()
+    assert embed("t.txt", "-o", "v.npy") == 2
+    assert "there is nothing to embed: t.txt holds no item" in capsys.readouterr().err
+    (tmp_path / "t.txt").write_bytes(b"\xff\n\xff")
+    assert embed("t.txt", "-o", "v.npy", "--on-error", "skip") == 1
+    assert "item 0 (t.txt:1): the line is not UTF-8" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["t.txt"]
+
+
+def test_vectors_are_normalised_and_cut_as_asked(embed: Callable[..., int]) -> None:
+    assert embed("a", "b", "-o", "v.npy", "--normalize", "--truncate-dim", "5") == 0
+    vectors = np.load("v.npy")
+    assert vectors.shape == (2, 5)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
+
+
+def test_cut_texts_are_counted(embed: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert embed("a", "long " * 99, "-o", "v.npy") == 0
+    assert "1 of 2 texts were cut to the model's limit of tokens" in capsys.readouterr().out
+
+
+def test_the_output_is_no_input(embed: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "t.parquet")
+    before = (tmp_path / "t.parquet").read_bytes()
+    assert embed(".", "-o", "t.parquet", "--force") == 2
+    assert "the output t.parquet is among the inputs" in capsys.readouterr().err
+    assert (tmp_path / "t.parquet").read_bytes() == before
+
+
+@pytest.mark.parametrize(("option", "shown"), [([], False), (["--progress"], True), (["--no-progress"], False)])
+def test_progress_is_drawn_where_it_is_watched(
+    option: list[str], shown: bool, embed: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert embed("a", "b", "-o", "v.npy", *option) == 0
+    assert bool(re.search(r"100%.* 2/2 \[.*item/s\]", capsys.readouterr().err)) == shown
+
+
+def test_images_come_from_files_lists_and_tables(
+    exported: Path, photo_paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    photo = photo_paths[0]
+    pq.write_table(pa.table({"image": [{"bytes": photo.read_bytes(), "path": "x.jpg"}, None]}), "t.parquet")
+    (tmp_path / "l.txt").write_text(f"{photo}\nno.jpg\n")
+    words = ["embed", str(exported), "t.parquet", "l.txt", str(photo.parent), "-o", "v.npz", "--on-error", "skip"]
+    assert main(words) == 0
+    arrays = np.load("v.npz")
+    photos = sorted(map(str, photo_paths))
+    assert arrays["names"].tolist() == ["x.jpg", str(photo), *photos]
+    assert arrays["index"].tolist() == [0, 2, *range(4, 4 + len(photos))]
+    np.testing.assert_allclose(arrays["vectors"], runtime.load(exported).embed([photo, photo, *photos]), atol=1e-5)
+    report = [json.loads(line) for line in (tmp_path / "v.npz.skipped.jsonl").read_text().splitlines()]
+    assert [(each["item"], each["reason"]) for each in report] == [
+        ("t.parquet:2", "'image' is null"),
+        ("no.jpg (l.txt:2)", "there is no such file"),
+    ]
+
+
+def test_no_mesh_is_no_point_cloud() -> None:
+    preprocessor = PointCloudPreprocessor(PointCloudPreprocessing(num_points=9, min_points=2, seed=0))
+    with pytest.raises(UnusableItemError, match="Unreadable"):
+        preprocessor.prepare(Unreadable("the line is not JSON"))  # type: ignore[arg-type]
