@@ -153,7 +153,7 @@ class Journal:
         """Keeps what is done for a later run, or removes the folder if that is nothing; lets another process in."""
         with suppress(OutputError):
             self.commit()
-        if self.last == _START:
+        if not self.last.stop:
             self.discard()
         self.spool.close()
         os.close(self._descriptor)

@@ -81,9 +81,11 @@ def _find_string(line: str, column: str) -> str | Unreadable:
         return Unreadable(f"the line is not JSON ({exc})")
     if not isinstance(document, dict):
         return Unreadable(
-            f'the line holds a {type(document).__name__}, where an object is expected: {{"{column}": ...}}'
+            f'the line is of type {type(document).__name__}, where an object is expected: {{"{column}": ...}}'
         )
     if column not in document:
         return Unreadable(f"there is no {column!r} among {', '.join(map(repr, document)) or 'nothing'}; see --column")
     value = document[column]
-    return value if isinstance(value, str) else Unreadable(f"{column!r} is a {type(value).__name__}, not a string")
+    return (
+        value if isinstance(value, str) else Unreadable(f"{column!r} is of type {type(value).__name__}, not a string")
+    )

@@ -177,7 +177,9 @@ class _Run:
             self._append(sources, embeddings, failures)
             return
         first = failures[0]
-        self._append(sources[: first.index - self._last.stop], embeddings, [])
+        before = sources[: first.index - self._last.stop]
+        if before:
+            self._append(before, embeddings, [])
         raise _with_way_out(first)
 
     def _describe(self, failure: ItemError, sources: Sequence[Source]) -> ItemError:

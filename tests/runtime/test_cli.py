@@ -217,6 +217,21 @@ def test_search_prints_the_nearest_first(
     assert float(second.split()[1]) < 1
 
 
+@pytest.mark.parametrize("suffix", ["npz", "parquet"])
+def test_search_names_the_rows_of_files_that_have_names(
+    suffix: str, artifact: Path, photo_paths: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vectors = tmp_path / f"vectors.{suffix}"
+    photos = [*map(str, photo_paths)]
+    assert main(["embed", str(artifact), *photos, "-o", str(vectors), "--truncate-dim", "9"]) == 0
+    capsys.readouterr()
+    words = ["search", str(artifact), photos[3], str(vectors), "--top", "1"]
+    assert main([*words, "--truncate-dim", "9"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["3", "1.000", photos[3]]
+    assert main(words) == 2
+    assert "search with the same --truncate-dim" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -103,8 +103,8 @@ def test_json_lines_fail_one_by_one(folder: Path) -> None:
     assert (first, surrogate, last) == ("a", "\ud800", "b")
     assert bad_json[0].startswith("the line is not JSON (Expecting property name")
     assert missing == ("there is no 'text' among 'id', 'n'; see --column",)
-    assert null == ("'text' is a NoneType, not a string",)
-    assert "holds a list, where an object is expected" in listed[0]
+    assert null == ("'text' is of type NoneType, not a string",)
+    assert "is of type list, where an object is expected" in listed[0]
     assert "recursion" in deep[0]
     assert "not UTF-8" in undecodable[0]
     assert [source.place for source in read(["t.jsonl"])][4] == "t.jsonl:6", "blank lines count as lines"
