@@ -142,7 +142,9 @@ def _benchmark(arguments: argparse.Namespace) -> int:
 
 def _photos(folder: Path | None, count: int) -> list[str]:
     folder = folder or _ROOT / "exporters" / "photos"
-    photos = sorted(str(path.absolute()) for path in folder.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    photos = sorted(
+        str(path.absolute()) for path in folder.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png")
+    )
     if not photos:
         raise UsageError(f"there are no photos in {folder}; name another folder by --photos")
     return [photos[index % len(photos)] for index in range(count)]

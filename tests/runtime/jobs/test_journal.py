@@ -67,7 +67,10 @@ def test_what_was_committed_is_there_again(begun: Path) -> None:
     journal.close()
 
 
-@pytest.mark.parametrize("torn", [b'{"stop": 9, "rows"', b"\0\0\0\n", b'{"stop": 9}\n', b"[]\n", b"7\n"])
+WHOLE = b'{"stop": 9, "rows": 6, "failures": [], "names": null, "truncated": 0, "sha256": "%s"}' % (b"0" * 99)
+
+
+@pytest.mark.parametrize("torn", [WHOLE[:20], WHOLE, b"\0\0\0\n", b'{"stop": 9}\n', b"[]\n", b"7\n", b"x" * 999])
 def test_a_torn_line_is_dropped_and_written_over(begun: Path, journal_file: Path, torn: bytes) -> None:
     whole = journal_file.read_bytes()
     journal_file.write_bytes(whole + torn)
@@ -75,7 +78,8 @@ def test_a_torn_line_is_dropped_and_written_over(begun: Path, journal_file: Path
     assert journal.last.stop == 6
     journal.append(make_part(9, 6), rows_of(2))
     journal.close()
-    assert journal_file.read_bytes().startswith(whole + b'{"stop": 9, "rows": 6, "failures"')
+    assert journal_file.read_bytes().startswith(whole)
+    assert [json.loads(line)["stop"] for line in journal_file.read_bytes().splitlines()[1:]] == [3, 6, 9]
 
 
 def test_rows_without_a_line_are_dropped(begun: Path, spool_file: Path) -> None:
@@ -231,3 +235,15 @@ def test_a_move_is_only_finished_where_one_was_begun(begun: Path, spool_file: Pa
     journal = open_journal(begun, resume=True)
     assert journal.last.stop == 0
     journal.close()
+
+
+def test_a_move_that_was_only_announced_is_made_again(begun: Path, journal_file: Path) -> None:
+    begun.write_bytes(b"old")
+    with journal_file.open("ab") as file:
+        file.write(b'{"moved": true}\n')
+    assert not finish_move(begun)
+    journal = open_journal(begun, resume=True)
+    assert journal.last.stop == 6
+    journal.move_spool()
+    journal.close()
+    np.testing.assert_array_equal(np.load(begun), rows_of(4))

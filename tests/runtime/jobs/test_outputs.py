@@ -152,7 +152,7 @@ def test_int8_is_not_searched(name: str, open_journal: Callable[[str], Journal],
 
 
 @pytest.mark.parametrize("name", ["v.npz", "v.parquet", "v.npy"])
-@pytest.mark.parametrize("content", [b"", b"PK\x05\x06" + b"\0" * 18, b"PAR1PAR1", None])
+@pytest.mark.parametrize("content", [b"", b"PK\x05\x06" + b"\0" * 18, b"PK\x03\x04" + b"\0" * 99, b"PAR1PAR1", None])
 def test_what_holds_no_vectors_is_wrong_usage(name: str, content: bytes | None, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content)
