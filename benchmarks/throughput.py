@@ -25,6 +25,7 @@ from runtime import console
 from runtime.agreement import measure_agreement, near_one
 from runtime.artifact import read_manifest
 from runtime.errors import EmbeddingBackbonesError, UsageError
+from runtime.preprocess import IMAGE_SUFFIXES
 
 _ROOT = Path(__file__).parents[1]
 
@@ -142,9 +143,7 @@ def _benchmark(arguments: argparse.Namespace) -> int:
 
 def _photos(folder: Path | None, count: int) -> list[str]:
     folder = folder or _ROOT / "exporters" / "photos"
-    photos = sorted(
-        str(path.absolute()) for path in folder.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png")
-    )
+    photos = sorted(str(path.absolute()) for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
     if not photos:
         raise UsageError(f"there are no photos in {folder}; name another folder by --photos")
     return [photos[index % len(photos)] for index in range(count)]

@@ -13,10 +13,11 @@ from runtime import console
 from runtime.artifact import read_manifest
 from runtime.describe import describe_manifest, weight_warnings
 from runtime.errors import UsageError
-from runtime.jobs.outputs import OutputOptions, VectorDtype, report_path
+from runtime.jobs.outputs import OutputOptions, report_path
 from runtime.jobs.run import Job, is_complete, run_job
 from runtime.jobs.vectors import read_ranges, read_vectors
 from runtime.preprocess import looks_like_image_path
+from runtime.quantize import Dtype
 from runtime.version import __version__
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def _add_job_options(embed: argparse.ArgumentParser) -> None:
         help="the file, a row per input in order: .npy (vectors), .npz (and names, index) or .parquet (the same)",
     )
     embed.add_argument("--column", help="the column of .jsonl and .parquet files (default: text, image or mesh)")
-    embed.add_argument("--dtype", choices=get_args(VectorDtype), default="float32", help="of the vectors")
+    embed.add_argument("--dtype", choices=get_args(Dtype), default="float32", help="of the vectors")
     embed.add_argument(
         "--ranges", type=Path, help="a .npy of [2, dimensions], smallest and largest values for --dtype int8"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
@@ -253,7 +253,7 @@ class Embedder:
         normalize: bool = False,
         truncate_dim: int | None = None,
         on_progress: OnProgress | None = None,
-    ) -> Iterator[PartialEmbeddings]:
+    ) -> Generator[PartialEmbeddings, None, None]:
         """Embeds items as they come, in bounded memory: a million of them from a generator.
 
         Some hundred items are in flight at a time, and of ``items`` no more is read. Close the generator, or leave it,
@@ -298,7 +298,7 @@ class Embedder:
 
     def _stream(
         self, items: Iterable[Any], request: Request, on_progress: OnProgress | None
-    ) -> Iterator[PartialEmbeddings]:
+    ) -> Generator[PartialEmbeddings, None, None]:
         items = _as_items(items, request.tower or self.towers[0])
         return _counting_truncated(self._backend.stream(items, request, on_progress))
 
@@ -340,7 +340,7 @@ def quiet() -> Iterator[None]:
         _WARNS.reset(token)
 
 
-def _counting_truncated(parts: Iterator[PartialEmbeddings]) -> Iterator[PartialEmbeddings]:
+def _counting_truncated(parts: Iterator[PartialEmbeddings]) -> Generator[PartialEmbeddings, None, None]:
     truncated = total = 0
     for part in parts:
         truncated += len(part.truncated)

@@ -44,7 +44,7 @@ class Portions:
 
 PORTIONS: Mapping[str, Portions] = MappingProxyType(
     {
-        "text": Portions(window=1024, chunk=64, budget=4096, device_budget=65536),
+        "text": Portions(window=1024, chunk=64, budget=1024, device_budget=65536),
         "image": Portions(window=32, chunk=1, budget=8, device_budget=64),
         "mesh": Portions(window=32, chunk=1, budget=16384, device_budget=131072),
     }

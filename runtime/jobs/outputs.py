@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Literal, TypeAlias
+from typing import IO, Any, TypeAlias
 
 import numpy as np
 
@@ -17,10 +17,9 @@ from runtime.errors import OutputError, UsageError
 from runtime.jobs.journal import Journal
 from runtime.jobs.spool import npy_header
 from runtime.jobs.table import import_parquet
-from runtime.quantize import int8_ranges, quantize
+from runtime.quantize import Dtype, int8_ranges, quantize
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
-VectorDtype: TypeAlias = Literal["float32", "float16", "int8", "binary"]
 SUFFIXES = (".npy", ".npz", ".parquet")
 _CHUNK_BYTES = 8 << 20
 _ROW_GROUP = 65_536
@@ -41,7 +40,7 @@ class OutputOptions:
     """
 
     path: Path
-    dtype: VectorDtype = "float32"
+    dtype: Dtype = "float32"
     ranges: Array | None = None
 
     def __post_init__(self) -> None:

@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from runtime.errors import ItemError, OutputError, UsageError
 from runtime.jobs.inputs import Inputs, open_inputs
@@ -21,7 +21,8 @@ from runtime.jobs.source import Source, SourceItem, Unreadable, digest_sources
 from runtime.manifest import SEAL
 
 if TYPE_CHECKING:
-    from runtime.embedder import Embedder, PartialEmbeddings
+    from runtime.embedder import Embedder, Item
+    from runtime.pipeline import PartialEmbeddings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,20 +137,21 @@ class _Run:
     def embed(self) -> None:
         sources = iter(self._inputs)
         self._skip(sources)
-        stream: Any = self._model.embed_stream(
-            self._items(sources),
-            batch_size=self._job.batch_size,
-            on_error="skip",  # also where the job raises: what is embedded before a failure is worth keeping
-            normalize=self._job.normalize,
-            truncate_dim=self._job.truncate_dim,
-        )
-        with self._bar() as bar, closing(stream):
-            try:
-                for embeddings in stream:
-                    self._take(embeddings)
-                    bar.update(len(embeddings.kept) + len(embeddings.failures))
-            finally:
-                self._journal.commit()  # before the stream is closed, which may have to wait for a batch
+        with self._bar() as bar:
+            stream = self._model.embed_stream(
+                cast("Iterator[Item]", self._items(sources)),  # what is no item fails in its place
+                batch_size=self._job.batch_size,
+                on_error="skip",  # also where the job raises: what is embedded before a failure is worth keeping
+                normalize=self._job.normalize,
+                truncate_dim=self._job.truncate_dim,
+                on_progress=bar.update,
+            )
+            with closing(stream):
+                try:
+                    for embeddings in stream:
+                        self._take(embeddings)
+                finally:
+                    self._journal.commit()  # before the stream is closed, which may have to wait for a batch
 
     def _skip(self, sources: Iterator[Source]) -> None:
         """Passes over what an earlier run has done, and makes sure that it is the same."""

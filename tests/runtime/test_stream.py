@@ -73,7 +73,7 @@ def test_a_stream_reads_no_more_than_its_windows(model: runtime.Embedder) -> Non
     for number, part in enumerate(itertools.islice(stream, 4), start=1):
         assert len(part.kept) == PORTIONS["text"].window
         assert read <= (number + IN_FLIGHT - 1) * PORTIONS["text"].window
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
 
 
 def test_an_error_of_an_early_item_stops_the_stream_early(model: runtime.Embedder) -> None:

@@ -14,8 +14,9 @@ import pytest
 from runtime.errors import OutputError, UsageError
 from runtime.jobs import outputs
 from runtime.jobs.journal import Journal, Part
-from runtime.jobs.outputs import OutputOptions, VectorDtype, write_output
+from runtime.jobs.outputs import OutputOptions, write_output
 from runtime.jobs.vectors import read_ranges, read_vectors
+from runtime.quantize import Dtype
 
 ROWS, DIM = 100, 12
 NAMES = ["", "é", "\udcff.jpg", *(f"name {index}" for index in range(ROWS - 3))]
@@ -50,7 +51,7 @@ def open_journal(tmp_path: Path, vectors: Any) -> Iterator[Callable[[str], Journ
         journal.close()
 
 
-def as_float(vectors: Any, dtype: VectorDtype) -> Any:
+def as_float(vectors: Any, dtype: Dtype) -> Any:
     """Returns what the file should hold, computed at once and by the definition."""
     if dtype == "binary":
         return (np.packbits(vectors > 0, axis=1) - 128).astype(np.int8)
@@ -63,7 +64,7 @@ def as_float(vectors: Any, dtype: VectorDtype) -> Any:
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8", "binary"])
 @pytest.mark.parametrize("suffix", ["npy", "npz", "parquet"])
 def test_every_format_holds_every_dtype(
-    suffix: str, dtype: VectorDtype, open_journal: Callable[[str], Journal], vectors: Any, tmp_path: Path
+    suffix: str, dtype: Dtype, open_journal: Callable[[str], Journal], vectors: Any, tmp_path: Path
 ) -> None:
     path = tmp_path / f"v.{suffix}"
     write_output(open_journal(path.name), OutputOptions(path=path, dtype=dtype))
@@ -135,7 +136,7 @@ def test_the_report_is_an_object_a_line(open_journal: Callable[[str], Journal], 
 @pytest.mark.parametrize("name", ["v.npz", "v.parquet"])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_what_was_written_can_be_searched(
-    name: str, dtype: VectorDtype, open_journal: Callable[[str], Journal], vectors: Any, tmp_path: Path
+    name: str, dtype: Dtype, open_journal: Callable[[str], Journal], vectors: Any, tmp_path: Path
 ) -> None:
     write_output(open_journal(name), OutputOptions(path=tmp_path / name, dtype=dtype))
     found, names = read_vectors(tmp_path / name, DIM)

@@ -23,7 +23,7 @@ from runtime.manifest import PointCloudPreprocessing
 from runtime.preprocess import UnusableItemError
 from runtime.preprocess.pointcloud import PointCloudPreprocessor
 
-ITEMS = 600
+ITEMS = 2500  # more than two windows of a stream
 # Runs embed with a journal that waits for no clock, and does something to itself at its n-th call of a method.
 SCRIPT = """
 import os, signal, sys
