@@ -72,7 +72,7 @@ def _read_npy(path: Path) -> NamedVectors:
 
 
 def _read_npz(path: Path) -> NamedVectors:
-    with np.load(path, allow_pickle=False) as arrays:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:  # by a path it leaks what is no zip
         return NamedVectors(arrays["vectors"], arrays["names"].tolist())
 
 

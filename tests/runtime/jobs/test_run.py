@@ -259,9 +259,14 @@ def test_vectors_are_normalised_and_cut_as_asked(embed: Callable[..., int]) -> N
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
 
 
-def test_cut_texts_are_counted(embed: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
-    assert embed("a", "long " * 99, "-o", "v.npy") == 0
-    assert "1 of 2 texts were cut to the model's limit of tokens" in capsys.readouterr().out
+def test_cut_texts_are_counted_once(
+    embed: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = b"long " * 99
+    (tmp_path / "t.txt").write_bytes(long + b"\nb\n\xff\n" + long)
+    assert embed("t.txt", "-o", "v.npy") == 1
+    assert embed("t.txt", "-o", "v.npy", "--resume", "--on-error", "skip") == 0
+    assert "2 of 3 texts were cut to the model's limit of tokens" in capsys.readouterr().out
 
 
 def test_the_output_is_no_input(embed: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
