@@ -22,7 +22,7 @@ from runtime.quantize import Dtype, int8_ranges, quantize
 Array: TypeAlias = "np.ndarray[Any, Any]"
 SUFFIXES = (".npy", ".npz", ".parquet")
 _CHUNK_BYTES = 8 << 20
-_ROW_GROUP = 65_536
+_CHUNK_ROWS = 65_536  # of names, as Python has them
 _VECTORS, _RANGES, _REPORT = "output.partial", "ranges.partial", "report.partial"
 
 
@@ -129,10 +129,9 @@ def _replace_report(journal: Journal, place: Path) -> None:
 
 
 def _chunks(journal: Journal) -> Iterator[Array]:
-    vectors = journal.spool.vectors(journal.last.rows)
-    step = max(1, _CHUNK_BYTES // (4 * journal.spool.dim))
-    for start in range(0, len(vectors), step):
-        yield vectors[start : start + step]
+    rows, step = journal.last.rows, min(_CHUNK_ROWS, max(1, _CHUNK_BYTES // (4 * journal.spool.dim)))
+    for start in range(0, rows, step):
+        yield journal.spool.read(start, min(start + step, rows))
 
 
 def _quantized(journal: Journal, options: OutputOptions, ranges: Array | None) -> Iterator[Array]:
@@ -199,7 +198,7 @@ def _write_column(
 ) -> None:
     header = {"descr": dtype.str, "fortran_order": False, "shape": (journal.last.rows,)}
     np.lib.format.write_array_header_1_0(file, header)
-    rows, step = _rows(journal), max(1, _CHUNK_BYTES // dtype.itemsize)
+    rows, step = _rows(journal), min(_CHUNK_ROWS, max(1, _CHUNK_BYTES // dtype.itemsize))
     while chunk := list(islice(rows, step)):
         file.write(np.array(pick(chunk), dtype=dtype).tobytes())
 
@@ -224,7 +223,7 @@ def _write_parquet(journal: Journal, options: OutputOptions, ranges: Array | Non
         for chunk in _quantized(journal, options, ranges):
             table = _as_table(pa, list(islice(rows, len(chunk))), chunk)
             writer = writer or parquet.ParquetWriter(journal.work_path(_VECTORS), table.schema)
-            writer.write_table(table, row_group_size=_ROW_GROUP)
+            writer.write_table(table, row_group_size=len(chunk))
     finally:
         if writer is not None:
             writer.close()

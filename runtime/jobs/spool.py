@@ -1,4 +1,4 @@
-"""Vectors on disk while their job runs: appended, cut back, mapped, and at last a .npy file as they stand."""
+"""Vectors on disk while their job runs: appended, cut back, read by chunks, and at last a .npy file as they stand."""
 
 from __future__ import annotations
 
@@ -45,9 +45,10 @@ class Spool:
         """Returns when the disk has what was written."""
         os.fsync(self._descriptor)
 
-    def vectors(self, rows: int) -> Float32Array:
-        """Returns the first ``rows`` rows, read from the disk where they are touched."""
-        return np.memmap(self.path, dtype="<f4", mode="r", offset=HEADER_BYTES, shape=(rows, self.dim))
+    def read(self, start: int, stop: int) -> Float32Array:
+        """Returns the rows from ``start`` up to ``stop``; not mapped, so that memory is seen to stay bounded."""
+        count, offset = (stop - start) * self.dim, self._end(start)
+        return np.fromfile(self.path, dtype="<f4", count=count, offset=offset).reshape(stop - start, self.dim)
 
     def make_npy(self, rows: int) -> None:
         """Makes the file a .npy file of ``rows`` rows."""

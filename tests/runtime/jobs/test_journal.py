@@ -58,7 +58,7 @@ def begun(output: Path) -> Path:
 def test_what_was_committed_is_there_again(begun: Path) -> None:
     journal = open_journal(begun, resume=True)
     assert (journal.last.stop, journal.last.rows, journal.last.sha256) == (6, 4, "digest 6")
-    np.testing.assert_array_equal(journal.spool.vectors(4), rows_of(4))
+    np.testing.assert_array_equal(journal.spool.read(0, 4), rows_of(4))
     assert [part.stop for part in journal.parts()] == [3, 6]
     assert [tuple(failure) for part in journal.parts() for failure in part.failures] == [
         (2, "x", "bad"),
@@ -88,7 +88,7 @@ def test_rows_without_a_line_are_dropped(begun: Path, spool_file: Path) -> None:
     journal = open_journal(begun, resume=True)
     journal.append(make_part(7, 5), rows_of(1) + 100)
     journal.commit()
-    np.testing.assert_array_equal(journal.spool.vectors(5), [*rows_of(4), *(rows_of(1) + 100)])
+    np.testing.assert_array_equal(journal.spool.read(0, 5), [*rows_of(4), *(rows_of(1) + 100)])
     journal.close()
 
 
