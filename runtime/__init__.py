@@ -8,6 +8,7 @@ vectors = model.embed(["a.jpg", "b.jpg"])  # [2, 2048] float32
 from runtime.embedder import Embedder, load
 from runtime.errors import (
     ArtifactError,
+    ClusterError,
     EmbeddingBackbonesError,
     InferenceError,
     IntegrityError,
@@ -30,6 +31,7 @@ from runtime.version import __version__
 
 __all__ = [
     "ArtifactError",
+    "ClusterError",
     "CpuOptions",
     "CudaOptions",
     "Embedder",

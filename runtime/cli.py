@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
 
     embed = _command(commands, "embed", _embed, "write the vectors of images, meshes or texts to a file")
     _add_job_options(embed)
+    _add_cluster_options(embed)
     _add_run_options(embed)
 
     similarity = _command(commands, "similarity", _similarity, "print the cosine similarities of a few inputs")
@@ -92,9 +93,9 @@ def _add_job_options(embed: argparse.ArgumentParser) -> None:
     embed.add_argument(
         "-o",
         "--output",
-        type=Path,
         required=True,
-        help="the file, a row per input in order: .npy (vectors), .npz (and names, index) or .parquet (the same)",
+        help="the file, a row per input in order: .npy (vectors), .npz (and names, index) or .parquet (the same); with "
+        "--engine ray, a folder of parquet",
     )
     embed.add_argument("--column", help="the column of .jsonl and .parquet files (default: text, image or mesh)")
     embed.add_argument("--dtype", choices=get_args(Dtype), default="float32", help="of the vectors")
@@ -149,13 +150,74 @@ def _add_session_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_cluster_options(embed: argparse.ArgumentParser) -> None:
+    cluster = embed.add_argument_group("past one session")
+    cluster.add_argument(
+        "--workers",
+        type=int,
+        help="processes, each with a session and its share of the threads (default: none, with ray what the cluster "
+        "has room for)",
+    )
+    cluster.add_argument("--device-ids", type=int, nargs="+", metavar="N", help="GPUs, with a process for each")
+    cluster.add_argument("--engine", choices=["local", "ray"], default="local", help="what runs it (default: local)")
+    cluster.add_argument("--address", help="with ray: the cluster (default: RAY_ADDRESS, or one of this machine alone)")
+    cluster.add_argument("--rows-per-part", type=int, help="with ray: rows of a part, which a killed worker costs")
+
+
+def _embed_on_ray(arguments: argparse.Namespace) -> int:
+    from runtime.cluster.on_ray import RayJob, embed_on_ray
+
+    for flag in ("resume", "ranges", "provider_option", "device_ids"):
+        if getattr(arguments, flag):
+            raise UsageError(f"--{flag.replace('_', '-')} is for one machine; leave it out with --engine ray")
+    if arguments.dtype != "float32":
+        raise UsageError("--engine ray writes float32; leave --dtype out, or quantize what it wrote")
+    done = embed_on_ray(
+        RayJob(
+            artifact=arguments.artifact,
+            inputs=arguments.inputs,
+            output=arguments.output,
+            column=arguments.column,
+            tower=arguments.tower,
+            provider=arguments.provider,
+            workers=arguments.workers,
+            threads=arguments.threads,
+            batch_size=arguments.batch_size,
+            on_error=arguments.on_error,
+            normalize=arguments.normalize,
+            truncate_dim=arguments.truncate_dim,
+            rows_per_part=arguments.rows_per_part,
+            address=arguments.address,
+            force=arguments.force,
+            progress=_shows_progress(arguments),
+        )
+    )
+    sessions = f"{done.workers} workers of {done.threads} threads by {' and '.join(done.providers)}"
+    print(f"{done.output}: {done.rows} rows in {done.parts} parts from {sessions}")
+    if done.redone:
+        print(f"{done.redone} parts were begun again, after a worker was lost")
+    if done.truncated:
+        print(f"{done.truncated} texts were cut to the model's limit of tokens")
+    if done.skipped:
+        print(f"{done.skipped} rows have no vector, and say why in their column error; the first: {done.first_error}")
+    return 0
+
+
+def _shows_progress(arguments: argparse.Namespace) -> bool:
+    return sys.stderr.isatty() if arguments.progress is None else bool(arguments.progress)
+
+
 def _embed(arguments: argparse.Namespace) -> int:
+    if arguments.engine == "ray":
+        return _embed_on_ray(arguments)
+    if arguments.address or arguments.rows_per_part:
+        raise UsageError("--address and --rows-per-part are for a cluster; add --engine ray")
     job = _job(arguments)
     if is_complete(job):
         print(f"{arguments.output}: is there already and nothing is left to resume; --force embeds everything again")
         return 0
-    model = _load(arguments)
-    result = run_job(model, job)
+    with _load(arguments, workers=arguments.workers, device_ids=arguments.device_ids) as model:
+        result = run_job(model, job)
     kind = "" if arguments.dtype == "float32" else f"{arguments.dtype} "
     dim = arguments.truncate_dim or model.output_dim
     print(f"{arguments.output}: {result.rows} {kind}vectors of {dim} by {model.provider}")
@@ -163,7 +225,7 @@ def _embed(arguments: argparse.Namespace) -> int:
         print(f"{result.resumed} of {result.items} inputs were done by an earlier run")
     if result.rows < result.items:
         left_out = result.items - result.rows
-        print(f"{left_out} of {result.items} inputs left out: see {report_path(arguments.output)}")
+        print(f"{left_out} of {result.items} inputs left out: see {report_path(Path(arguments.output))}")
     if result.truncated:
         print(f"{result.truncated} of {result.rows} texts were cut to the model's limit of tokens")
     return 0
@@ -174,14 +236,14 @@ def _job(arguments: argparse.Namespace) -> Job:
     return Job(
         words=arguments.inputs,
         column=arguments.column,
-        output=OutputOptions(path=arguments.output, dtype=arguments.dtype, ranges=ranges),
+        output=OutputOptions(path=Path(arguments.output), dtype=arguments.dtype, ranges=ranges),
         on_error=arguments.on_error,
         resume=arguments.resume,
         force=arguments.force,
         normalize=arguments.normalize,
         truncate_dim=arguments.truncate_dim,
         batch_size=arguments.batch_size,
-        progress=sys.stderr.isatty() if arguments.progress is None else arguments.progress,
+        progress=_shows_progress(arguments),
     )
 
 
@@ -224,7 +286,9 @@ def _read_names(path: Path, rows: int) -> list[str]:
     return names
 
 
-def _load(arguments: argparse.Namespace) -> Embedder:
+def _load(
+    arguments: argparse.Namespace, *, workers: int | None = None, device_ids: Sequence[int] | None = None
+) -> Embedder:
     from runtime.embedder import load
     from runtime.provider_options import parse_options
 
@@ -233,6 +297,8 @@ def _load(arguments: argparse.Namespace) -> Embedder:
         provider=arguments.provider,
         provider_options=parse_options(arguments.provider, arguments.provider_option),
         threads=arguments.threads,
+        workers=workers,
+        device_ids=device_ids,
         tower=arguments.tower,
     )
     for warning in weight_warnings(model.manifest):

@@ -11,6 +11,7 @@
     ├── ItemError                 one item cannot be read or embedded; it carries its index
     ├── InferenceError            the graph cannot be run on these items: too little memory, say
     ├── OutputError               the results cannot be written
+    ├── ClusterError              the Ray cluster cannot be used, or its workers do not survive
     ├── NonFiniteError            the graph returned NaN or infinity
     └── VerificationError         the golden vectors are not reproduced on this machine
 
@@ -79,6 +80,10 @@ class InferenceError(EmbeddingBackbonesError):
 
 class OutputError(EmbeddingBackbonesError):
     """The results cannot be written where they should go; nothing half-written is left there."""
+
+
+class ClusterError(EmbeddingBackbonesError):
+    """A Ray cluster cannot be started or joined, has too little, or its workers do not survive the job."""
 
 
 class NonFiniteError(EmbeddingBackbonesError):

@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from runtime.embedder import quiet
 from runtime.errors import ItemError, OutputError, UsageError
 from runtime.jobs.inputs import Inputs, open_inputs
 from runtime.jobs.journal import SCHEMA, Journal, Part, finish_move, is_begun
@@ -112,7 +113,8 @@ def run_job(model: Embedder, job: Job) -> JobResult:
     journal = Journal(job.output.path, _fingerprint(model, job), dim=dim, resume=job.resume, force=job.force)
     resumed = journal.last.stop
     try:
-        _Run(model, job, journal, inputs).embed()
+        with quiet():  # the result counts the texts that were cut
+            _Run(model, job, journal, inputs).embed()
         _check_rows(journal, job)
         write_output(journal, job.output)
         journal.discard()

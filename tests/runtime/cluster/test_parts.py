@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from runtime.cluster.parts import PartFolder, part_schema, vector_column, write_part
+from runtime.errors import OutputError, UsageError
+
+TABLE = pa.table({"a": [1, 2]})
+
+
+def name_of_path(folder: Path) -> str:
+    return str(folder / "out.parquet")
+
+
+def name_of_uri(folder: Path) -> str:
+    return f"{folder.as_uri()}/out.parquet"
+
+
+def written(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "out.parquet").iterdir())
+
+
+def test_an_output_appears_when_all_of_it_is_there(tmp_path: Path) -> None:
+    folder = PartFolder(name_of_path(tmp_path), force=False)
+    write_part(folder.place, 1, TABLE)
+    write_part(folder.place, 0, TABLE)
+    write_part(folder.place, 0, TABLE)
+    (Path(folder.place) / "part-000001.parquet.99.partial").touch()
+    assert not (tmp_path / "out.parquet").exists()
+    folder.publish(2)
+    assert written(tmp_path) == ["part-000000.parquet", "part-000001.parquet"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out.parquet"]
+
+
+def test_a_uri_is_written_directly_and_gets_a_marker(tmp_path: Path) -> None:
+    folder = PartFolder(name_of_uri(tmp_path), force=False)
+    write_part(folder.place, 0, TABLE)
+    assert written(tmp_path) == ["part-000000.parquet"]
+    folder.publish(1)
+    assert written(tmp_path) == ["_SUCCESS", "part-000000.parquet"]
+
+
+@pytest.mark.parametrize("name", [name_of_path, name_of_uri])
+def test_a_missing_part_is_no_output(tmp_path: Path, name: Callable[[Path], str]) -> None:
+    folder = PartFolder(name(tmp_path), force=False)
+    write_part(folder.place, 1, TABLE)
+    with pytest.raises(OutputError, match=r"part-000000\.parquet is not in .*name an output that all machines"):
+        folder.publish(2)
+    folder.discard()
+    assert not list(tmp_path.rglob("*.*.partial")) + list(tmp_path.rglob("part-*"))
+
+
+@pytest.mark.parametrize("name", [name_of_path, name_of_uri])
+def test_only_an_earlier_output_is_replaced_and_only_by_force(tmp_path: Path, name: Callable[[Path], str]) -> None:
+    for force in (False, True):
+        folder = PartFolder(name(tmp_path), force=force)
+        write_part(folder.place, 0, TABLE)
+        if not force:
+            write_part(folder.place, 1, TABLE)
+        folder.publish(1)
+        with pytest.raises(OutputError, match=r"exists; name another place, or replace it by force"):
+            PartFolder(name(tmp_path), force=False)
+    assert "part-000001.parquet" not in written(tmp_path)
+    (tmp_path / "out.parquet" / "thesis.tex").touch()
+    with pytest.raises(OutputError, match=r"holds thesis\.tex, which no job wrote"):
+        PartFolder(name(tmp_path), force=True)
+    with pytest.raises(OutputError, match="is a file; name a folder"):
+        PartFolder(str(tmp_path / "out.parquet" / "thesis.tex"), force=True)
+
+
+def test_a_part_needs_its_folder(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="name a folder that all machines share"):
+        write_part(str(tmp_path / "of-another-machine"), 0, TABLE)
+
+
+def test_columns_of_the_input_are_not_overwritten() -> None:
+    with pytest.raises(UsageError, match="column embedding is one that the output adds"):
+        part_schema(pa.schema([("id", pa.int64()), ("embedding", pa.string())]), 3, errors=False)
+
+
+def test_vectors_stay_with_their_rows() -> None:
+    column = vector_column(np.array([[1, 2], [3, 4]], dtype=np.float32), np.array([0, 2]), 4)
+    assert column.type == pa.list_(pa.float32(), 2)
+    assert column.to_pylist() == [[1, 2], None, [3, 4], None]

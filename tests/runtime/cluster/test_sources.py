@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from runtime.cluster.pieces import Piece, cut, read_piece
+from runtime.cluster.places import join, public_name
+from runtime.cluster.sources import find_inputs
+from runtime.errors import UsageError
+
+COUNTS = (70, 1, 0, 200, 129)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The same texts three times: as parquet of small row groups, as lines, and as JSON lines."""
+    for number, count in enumerate(COUNTS):
+        texts = [f"{number} é {row}" for row in range(count)]
+        columns = {"text": pa.array(texts, pa.string()), "id": pa.array(range(count), pa.int32())}
+        parquet.write_table(pa.table(columns), tmp_path / f"{number}.parquet", row_group_size=30)
+        (tmp_path / f"{number}.txt").write_bytes("\r\n".join(texts).encode())
+        (tmp_path / f"{number}.jsonl").write_text("".join(f"{json.dumps({'text': text})}\n" for text in texts))
+    (tmp_path / "_metadata.parquet").write_text("of no concern")
+    return tmp_path
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "txt", "jsonl"])
+@pytest.mark.parametrize("size", [1, 7, 64, 100, 1000])
+def test_pieces_hold_every_row_once_and_in_order(folder: Path, suffix: str, size: int) -> None:
+    files = sorted(str(path) for path in folder.glob(f"[0-9].{suffix}"))
+    places = [str(folder)] if suffix == "parquet" else files
+    inputs = find_inputs(places, None if suffix == "txt" else "text", "text")
+    assert inputs.rows == sum(COUNTS)
+    pieces = [Piece.from_json(piece.to_json()) for piece in cut(inputs, size)]
+    assert [piece.number for piece in pieces] == list(range(len(pieces)))
+    assert max(piece.rows for piece in pieces) <= (size if suffix == "parquet" else -(-size // 64) * 64)
+    read = [read_piece(piece, inputs.format, inputs.column) for piece in pieces]
+    wanted = [(number, row) for number, count in enumerate(COUNTS) for row in range(count)]
+    assert [item for rows in read for item in rows.items] == [f"{number} é {row}" for number, row in wanted]
+    found = [place for rows in read for place in zip(rows.files, rows.numbers, strict=True)]
+    assert found == [(files[number], row) for number, row in wanted]
+    assert [piece.first for piece in pieces] == [sum(p.rows for p in pieces[:i]) for i in range(len(pieces))]
+    assert pieces[-1].locate(pieces[-1].rows - 1) == f"{files[-1]} row 128"
+    if suffix == "parquet":
+        assert pa.concat_tables([rows.carried for rows in read])["id"].to_pylist() == [row for _, row in wanted]
+
+
+def test_pieces_of_a_large_row_group_hold_their_own_rows(tmp_path: Path) -> None:
+    texts = [str(row) for row in range(5000)]
+    parquet.write_table(pa.table({"text": texts}), tmp_path / "a.parquet")
+    pieces = cut(find_inputs([str(tmp_path)], "text", "text"), 1500)
+    assert [item for piece in pieces for item in read_piece(piece, "parquet", "text").items] == texts
+
+
+def test_a_row_without_an_item_is_a_fault_of_its_own(tmp_path: Path) -> None:
+    parquet.write_table(pa.table({"text": ["a", None, "c"]}), tmp_path / "a.parquet")
+    (tmp_path / "a.jsonl").write_text('"a"\n[1]\n"c"\n')
+    (tmp_path / "a.txt").write_bytes(b"a\n\xff\nc\n")
+    for suffix, column in (("parquet", "text"), ("jsonl", None), ("txt", None)):
+        inputs = find_inputs([str(tmp_path / f"a.{suffix}")], column, "text")
+        rows = read_piece(cut(inputs, 10)[0], inputs.format, column)
+        assert (rows.items, list(rows.faults)) == (["a", None, "c"], [1])
+
+
+def test_a_file_that_shrinks_during_the_job_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("a\nb\n")
+    (piece,) = cut(find_inputs([str(path)], None, "text"), 10)
+    path.write_text("a\n")
+    with pytest.raises(UsageError, match=r"a\.txt has changed since the job began"):
+        read_piece(piece, "txt", None)
+
+
+def test_a_folder_gives_the_files_that_the_tower_embeds(tmp_path: Path) -> None:
+    for name in ("b.PNG", "a/c.jpg", "d.obj", ".hidden.jpg", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    images = find_inputs([str(tmp_path)], None, "image").sources
+    assert [source.name for source in images] == [str(tmp_path / "a/c.jpg"), str(tmp_path / "b.PNG")]
+    assert [Path(source.name).name for source in find_inputs([tmp_path.as_uri()], None, "mesh").sources] == ["d.obj"]
+    with pytest.raises(UsageError, match=r"holds none of \.parquet"):
+        find_inputs([str(tmp_path)], None, "text")
+
+
+@pytest.mark.parametrize(
+    ("places", "column", "message"),
+    [
+        (["0.parquet"], None, "column is None, .* has text, id"),
+        (["0.parquet"], "id", "column id is int32; it must hold strings"),
+        (["0.parquet", "other.parquet"], "text", r"other\.parquet has other columns than"),
+        (["0.parquet", "0.txt"], "text", "of several formats, parquet, txt"),
+        (["0.txt"], "text", "the input is txt, which has no columns"),
+        (["0.txt", "0.txt"], None, "is given twice"),
+        (["no.txt"], None, "there is no file or folder"),
+        (["_metadata.parquet"], "text", "cannot be read as parquet"),
+    ],
+)
+def test_inputs_that_cannot_be_right(folder: Path, places: list[str], column: str | None, message: str) -> None:
+    parquet.write_table(pa.table({"text": ["a"], "size": [1]}), folder / "other.parquet")
+    with pytest.raises(UsageError, match=message):
+        find_inputs([str(folder / place) for place in places], column, "text")
+
+
+def test_a_uri_is_shown_without_its_secrets() -> None:
+    assert join("s3://key:secret@bucket/in/?region=eu", "a.txt") == "s3://key:secret@bucket/in/a.txt?region=eu"
+    assert public_name("s3://key:secret@bucket/in/a.txt?region=eu") == "s3://bucket/in/a.txt"
