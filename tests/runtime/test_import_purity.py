@@ -35,7 +35,7 @@ def probe(code: str, heavy: tuple[str, ...] = HEAVY) -> str:
 
 
 def test_importing_the_runtime_loads_nothing_heavy() -> None:
-    assert probe("import runtime, runtime.cli", (*HEAVY, "onnxruntime", "tqdm", "trimesh", "pyarrow")) == ""
+    assert probe("import runtime, runtime.cli", (*HEAVY, "onnxruntime", "tqdm", "trimesh", "pyarrow", "ray")) == ""
 
 
 def test_point_clouds_are_prepared_without_trimesh() -> None:
