@@ -12,7 +12,14 @@ import numpy as np
 
 from runtime.batching import BatchLimit, power_of_two
 from runtime.errors import NonFiniteError
-from runtime.manifest import ImagePreprocessing, PointCloudPreprocessing, Preprocessing, TextPreprocessing, Tower
+from runtime.manifest import (
+    ImagePreprocessing,
+    PointCloudPreprocessing,
+    Preprocessing,
+    TextPreprocessing,
+    Tower,
+    TowerName,
+)
 from runtime.preprocess import UnusableItemError
 from runtime.session import Session, SessionOptions, Stop
 
@@ -27,26 +34,27 @@ Vectors: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
 
 @dataclass(frozen=True, kw_only=True)
 class Portions:
-    """How items of one kind are portioned out.
+    """How items of one kind are portioned out on one kind of device; a GPU needs more at a time to be busy.
 
     Attributes:
         window: Items that are in flight together, and among which those of like length find each other.
         chunk: Items that a thread prepares at a time.
         budget: Cost of a batch at most: tokens for texts, points for meshes, 1 for an image.
-        device_budget: The same for a GPU, which needs more to be busy.
     """
 
     window: int
     chunk: int
     budget: int
-    device_budget: int
 
 
-PORTIONS: Mapping[str, Portions] = MappingProxyType(
+PORTIONS: Mapping[tuple[TowerName, str], Portions] = MappingProxyType(
     {
-        "text": Portions(window=1024, chunk=64, budget=1024, device_budget=65536),
-        "image": Portions(window=32, chunk=1, budget=8, device_budget=64),
-        "mesh": Portions(window=32, chunk=1, budget=16384, device_budget=131072),
+        ("text", "cpu"): Portions(window=1024, chunk=64, budget=1024),
+        ("text", "cuda"): Portions(window=4096, chunk=64, budget=65536),
+        ("image", "cpu"): Portions(window=32, chunk=1, budget=8),
+        ("image", "cuda"): Portions(window=128, chunk=1, budget=64),
+        ("mesh", "cpu"): Portions(window=32, chunk=1, budget=16384),
+        ("mesh", "cuda"): Portions(window=128, chunk=1, budget=131072),
     }
 )
 
@@ -64,7 +72,7 @@ class LoadedTower:
         self._graph = tower.graph
         self.session = Session(folder / tower.graph, tower, options)
         self._preprocessor = _build_preprocessor(tower.preprocessing, folder, self.session.provider.sequence_multiple)
-        self.portions = PORTIONS[tower.preprocessing.kind]
+        self.portions = PORTIONS[tower.preprocessing.kind, self.session.provider.device]
 
     def prepare(self, items: Sequence[Any], *, truncate: bool = True) -> list[Row | UnusableItemError]:
         """Returns one row of the graph's input for each item, or why it has none.
@@ -76,11 +84,9 @@ class LoadedTower:
 
     def limit(self, batch_size: int | None) -> BatchLimit:
         """Returns what goes through the graph at once: ``batch_size`` items, by default what the budget allows."""
-        provider = self.session.provider
         if batch_size is not None:
             return BatchLimit(items=batch_size)
-        budget = self.portions.budget if provider.device == "cpu" else self.portions.device_budget
-        return BatchLimit(budget=budget, multiple=provider.sequence_multiple)
+        return BatchLimit(budget=self.portions.budget, multiple=self.session.provider.sequence_multiple)
 
     def embed(self, rows: Sequence[Any], stop: Stop | None = None) -> Vectors:
         """Runs the graph on rows of :meth:`prepare`, which go together: see :func:`group_key`.

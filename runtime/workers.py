@@ -19,6 +19,7 @@ from runtime.errors import EmbeddingBackbonesError, InferenceError, ItemError, U
 from runtime.manifest import Tower, TowerName
 from runtime.pipeline import Active, OnProgress, PartialEmbeddings, Pipeline, Request
 from runtime.provider_options import OPTIONS, replace_device
+from runtime.providers import PROVIDERS
 from runtime.session import SessionOptions
 from runtime.tower import PORTIONS
 
@@ -70,7 +71,6 @@ class Workers:
         Raises:
             EmbeddingBackbonesError: What the first that failed says.
         """
-        self._portions = min((PORTIONS[name] for name in towers), key=lambda portions: portions.window)
         self._lock = threading.Lock()
         self._workers = [_Worker(folder, towers, output_dim, share) for share in options]
         try:
@@ -79,6 +79,8 @@ class Workers:
             self.close()
             raise
         self.active: Active = actives[0]
+        device = PROVIDERS[self.active.provider].device
+        self._portions = min((PORTIONS[name, device] for name in towers), key=lambda portions: portions.window)
 
     def stream(
         self, items: Iterable[Any], request: Request, on_progress: OnProgress | None = None

@@ -71,8 +71,8 @@ def test_a_stream_reads_no_more_than_its_windows(model: runtime.Embedder) -> Non
 
     stream = model.embed_stream(endless())
     for number, part in enumerate(itertools.islice(stream, 4), start=1):
-        assert len(part.kept) == PORTIONS["text"].window
-        assert read <= (number + IN_FLIGHT - 1) * PORTIONS["text"].window
+        assert len(part.kept) == PORTIONS["text", "cpu"].window
+        assert read <= (number + IN_FLIGHT - 1) * PORTIONS["text", "cpu"].window
     stream.close()
 
 
@@ -116,7 +116,7 @@ def test_batches_keep_to_the_budget_of_tokens(model: runtime.Embedder, monkeypat
     monkeypatch.setattr(Session, "run", record)
     model.embed(TEXTS)
     padded = [rows * length for rows, length in sizes]
-    assert max(padded) <= PORTIONS["text"].budget
+    assert max(padded) <= PORTIONS["text", "cpu"].budget
     assert len({rows for rows, _ in sizes}) > 3, "a fixed count is no budget"
     assert sum(padded) < 1.15 * tokens, "texts of like length go together"
     sizes.clear()
