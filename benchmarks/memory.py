@@ -36,13 +36,17 @@ def _measure(artifact: Path, batches: int, longest: int) -> int:
         raise UsageError("--batches must be 10 or more, --longest 1 or more")
     logging.disable(logging.WARNING)  # of texts that are cut
     model = runtime.load(artifact)
-    rows = [["loaded", f"{_resident_mb():.0f}"]]
+    print(f"{'batches':>8}  resident MiB")
+    _print_row("loaded")
     for number, texts in enumerate(_random_batches(batches, longest), start=1):
         model.embed(texts, tower="text")
         if number % (batches // 10) == 0:
-            rows.append([str(number), f"{_resident_mb():.0f}"])
-    print(console.table(["batches", "resident MiB"], rows))
+            _print_row(number)
     return 0
+
+
+def _print_row(batches: object) -> None:
+    print(f"{batches:>8}  {_resident_mb():12.0f}", flush=True)
 
 
 def _random_batches(count: int, longest: int) -> Iterator[list[str]]:

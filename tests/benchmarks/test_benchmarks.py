@@ -55,7 +55,7 @@ def test_a_contestant_that_fails_ends_the_benchmark(exported_text: Path, capsys:
 
 def test_memory_is_told_ten_times(exported_text: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert memory.main([str(exported_text), "--batches", "20", "--longest", "4"]) == 0
-    rows = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
     assert [row[0] for row in rows] == ["loaded", *map(str, range(2, 21, 2))]
     assert all(float(row[1]) > 0 for row in rows)
 

@@ -10,8 +10,11 @@ import signal
 import subprocess
 import sys
 import venv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from threading import Event, Semaphore
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -28,6 +31,23 @@ from runtime.artifact import read_manifest
 
 pytestmark = pytest.mark.full
 ROOT = Path(__file__).parents[2]
+
+
+_AHEAD = 4  # artifacts on disk, or being made
+
+
+class Exports(NamedTuple):
+    """Exports that were begun.
+
+    Attributes:
+        folder: Where the artifacts are written.
+        ended: How the export of each backbone ended.
+        on_disk: Released when an artifact is deleted.
+    """
+
+    folder: Path
+    ended: Mapping[str, Future[subprocess.CompletedProcess[str]]]
+    on_disk: Semaphore
 
 
 def run(*arguments: str | Path, **changes: str) -> subprocess.CompletedProcess[str]:
@@ -66,17 +86,40 @@ def lean(python: Path, *arguments: str | Path) -> subprocess.CompletedProcess[st
     )
 
 
+@pytest.fixture(scope="session")
+def exports(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exports]:
+    """Exports of the backbones that tests will ask for, begun ahead: two at a time, as each keeps one core busy."""
+    items = [item for item in request.session.items if isinstance(item, pytest.Function) and hasattr(item, "callspec")]
+    names = dict.fromkeys(str(item.callspec.params["real"]) for item in items if "real" in item.callspec.params)
+    on_disk, ended = Semaphore(_AHEAD), Event()
+    folder = tmp_path_factory.mktemp("artifacts")
+
+    def export(name: str) -> subprocess.CompletedProcess[str]:
+        on_disk.acquire()
+        if ended.is_set():
+            raise RuntimeError("the tests have ended")
+        return run("-m", "exporters", name, "--weights", "random", "--output", folder)
+
+    with ThreadPoolExecutor(2) as pool:
+        yield Exports(folder, {name: pool.submit(export, name) for name in names}, on_disk)
+        ended.set()  # after a test that failed, with -x, exports may be waiting for a place on the disk
+        pool.shutdown(wait=False, cancel_futures=True)
+        on_disk.release(len(names))
+
+
 @pytest.fixture(scope="session", params=BACKBONES)
-def real(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def real(request: pytest.FixtureRequest, exports: Exports) -> Iterator[Path]:
     """The artifact of a real architecture with random weights; deleted afterwards, as together they take 9 GB."""
-    output = tmp_path_factory.mktemp("artifacts")
-    ended = run("-m", "exporters", request.param, "--weights", "random", "--output", output)
-    assert ended.returncode == 0, ended.stderr
-    assert "WARNING: the weights are random" in ended.stdout
-    peak_bytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    assert peak_bytes < 16 * 2**30, "of this or an earlier export"
-    yield output / str(request.param)
-    shutil.rmtree(output)
+    ended = exports.ended[request.param].result()
+    try:
+        assert ended.returncode == 0, ended.stderr
+        assert "WARNING: the weights are random" in ended.stdout
+        peak_bytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+        assert peak_bytes < 16 * 2**30, "of this or an earlier export"
+        yield exports.folder / str(request.param)
+    finally:
+        shutil.rmtree(exports.folder / str(request.param), ignore_errors=True)
+        exports.on_disk.release()
 
 
 @pytest.fixture(scope="session")
@@ -146,8 +189,10 @@ def test_pretrained_is_the_default_and_twice_gives_the_same_bytes(tmp_path: Path
     cached.parent.mkdir(parents=True)
     torch.save(model.state_dict(), cached)
     outputs = [tmp_path / "first", tmp_path / "second"]
-    for output in outputs:
-        ended = run("-m", "exporters", "resnet-base", "--output", output, TORCH_HOME=str(tmp_path))
+    with ThreadPoolExecutor(2) as pool:
+        commands = [("-m", "exporters", "resnet-base", "--output", output) for output in outputs]
+        both = list(pool.map(lambda words: run(*words, TORCH_HOME=str(tmp_path)), commands))
+    for ended in both:
         assert ended.returncode == 0, ended.stderr
         assert "not the published ones" in ended.stdout
     first, second = (output / "resnet-base" for output in outputs)
