@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import resource
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -24,6 +25,12 @@ from runtime import manifest
 from runtime.manifest import Pooling, Weights
 
 TINY_DIM = 12
+
+
+def pytest_configure() -> None:
+    """Lets Ctrl-C reach the processes that tests start, also where a shell runs the tests in the background."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class TinyCnn(nn.Module):
