@@ -226,19 +226,21 @@ class Embedder:
             NonFiniteError: The graph returned NaN or infinity.
             UsageError: An argument cannot be right.
         """
-        request = Request(
-            tower=tower,
-            batch_size=batch_size,
-            on_error=on_error,
-            truncate=truncate,
-            normalize=normalize,
-            truncate_dim=truncate_dim,
-        )
-        dim = self._check(request)
+        dim = truncate_dim or self.output_dim
         check_dtype(dtype, ranges, dim)
         total = len(items) if isinstance(items, Sized) else None
         with _bar(total) if progress else nullcontext() as on_progress:
-            embedded = _join(self._stream(items, request, on_progress), total, dim)
+            parts = self.embed_stream(
+                items,
+                tower=tower,
+                batch_size=batch_size,
+                on_error=on_error,
+                truncate=truncate,
+                normalize=normalize,
+                truncate_dim=truncate_dim,
+                on_progress=on_progress,
+            )
+            embedded = _join(parts, total, dim)
         vectors = quantize(embedded.vectors, dtype, ranges)
         return vectors if on_error == "raise" else embedded._replace(vectors=vectors)
 
@@ -284,22 +286,11 @@ class Embedder:
             normalize=normalize,
             truncate_dim=truncate_dim,
         )
-        self._check(request)
-        return self._stream(items, request, on_progress)
-
-    def _check(self, request: Request) -> int:
-        """Returns the number of dimensions that ``request`` asks for."""
-        if request.tower is not None:
-            _check_tower(request.tower, self.towers)
-        dim = request.truncate_dim or self.output_dim
-        if dim > self.output_dim:
-            raise UsageError(f"truncate_dim is {dim}, and the vectors have {self.output_dim} dimensions")
-        return dim
-
-    def _stream(
-        self, items: Iterable[Any], request: Request, on_progress: OnProgress | None
-    ) -> Generator[PartialEmbeddings, None, None]:
-        items = _as_items(items, request.tower or self.towers[0])
+        if tower is not None:
+            _check_tower(tower, self.towers)
+        if truncate_dim is not None and truncate_dim > self.output_dim:
+            raise UsageError(f"truncate_dim is {truncate_dim}, and the vectors have {self.output_dim} dimensions")
+        items = _as_items(items, tower or self.towers[0])
         return _counting_truncated(self._backend.stream(items, request, on_progress))
 
 

@@ -92,3 +92,8 @@ class NonFiniteError(EmbeddingBackbonesError):
 
 class VerificationError(EmbeddingBackbonesError):
     """The artifact does not give its golden vectors on this machine."""
+
+
+def one_line(exc: BaseException) -> str:
+    """Returns the message of another library's error, which may have several lines, on one."""
+    return " ".join(str(exc).split())

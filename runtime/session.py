@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runtime.device import DeviceRunner, Feeds, Vectors
-from runtime.errors import ArtifactError, InferenceError, IntegrityError, ProviderError, UsageError
+from runtime.errors import ArtifactError, InferenceError, IntegrityError, ProviderError, UsageError, one_line
 from runtime.graph_version import find_newer_need
 from runtime.manifest import TensorSpec, Tower
 from runtime.provider_options import OPTIONS, CpuOptions, CudaOptions, ProviderOptions, TensorRtOptions, settle_options
@@ -115,7 +115,7 @@ class Session:
         except Exception as exc:  # onnxruntime raises a dozen types that share no base of their own
             raise InferenceError(
                 f"onnxruntime cannot run the graph on a batch of {len(next(iter(feeds.values())))} by "
-                f"{self.provider.name} ({_one_line(exc)}); take a smaller batch_size or another provider"
+                f"{self.provider.name} ({one_line(exc)}); take a smaller batch_size or another provider"
             ) from exc
         return output
 
@@ -183,9 +183,9 @@ def _open_on(
                 "onnxruntime, or export the artifact again with a lower --opset"
             ) from exc
         if provider.name == "cpu":
-            raise IntegrityError(f"onnxruntime cannot load {path}: {_one_line(exc)}") from exc
+            raise IntegrityError(f"onnxruntime cannot load {path}: {one_line(exc)}") from exc
         raise ProviderError(
-            f"the provider {provider.name} cannot load {path} ({_one_line(exc)}); take another provider"
+            f"the provider {provider.name} cannot load {path} ({one_line(exc)}); take another provider"
         ) from exc
     if provider.onnxruntime_name not in session.get_providers():  # it fell back to the CPU and only logged it
         raise ProviderError(
@@ -214,10 +214,6 @@ def _with_fallbacks(
         cuda = CudaOptions(device_id=settings.device_id)
         chosen.append((PROVIDERS["cuda"].onnxruntime_name, cuda.settings(threads)))
     return chosen
-
-
-def _one_line(exc: Exception) -> str:
-    return " ".join(str(exc).split())
 
 
 def _check_signature(session: onnxruntime.InferenceSession, tower: Tower, path: Path) -> None:

@@ -36,7 +36,7 @@ class RayJob:
         inputs: Files or folders, paths or URIs, of one format: .parquet, .txt (an item a line), .jsonl, or folders of
             images or meshes.
         output: The folder of parquet to write, a path or a URI that all machines share.
-        column: The column of parquet, or the key of .jsonl, that holds the items.
+        column: The column of parquet, or the key of .jsonl, that holds the items; by default named as the tower.
         tower: The tower that embeds; needed only where the artifact has two.
         provider: ``cpu``, ``cuda`` or ``openvino``; with ``cuda`` each worker has a GPU of its own; ``auto`` gives it
             one if the cluster has any.

@@ -13,6 +13,10 @@ from typing import TYPE_CHECKING, Any
 from runtime.cluster.places import is_uri, open_place
 from runtime.cluster.sources import STEP, Format, Inputs, Source
 from runtime.errors import UsageError
+from runtime.jobs.lines import find_strings, read_lines, without_blanks
+from runtime.jobs.source import SourceItem, Unreadable, cell_source
+from runtime.jobs.table import row_source
+from runtime.manifest import TowerName
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -121,8 +125,8 @@ def _spans(sources: Sequence[Source], size: int) -> Iterator[Span]:
             yield Span(name=source.name, place=source.place, start=start, stop=stop, offset=offset)
 
 
-def read_piece(piece: Piece, form: Format, column: str | None) -> Rows:
-    """Reads the rows of ``piece``; one that cannot be read is a fault of its own.
+def read_piece(piece: Piece, form: Format, column: str | None, tower: TowerName) -> Rows:
+    """Reads the rows of ``piece``, by the rules of :mod:`runtime.jobs`; one that cannot be read is a fault of its own.
 
     Raises:
         OSError: A file cannot be read.
@@ -131,32 +135,29 @@ def read_piece(piece: Piece, form: Format, column: str | None) -> Rows:
     """
     import pyarrow as pa
 
-    items: list[Any] = []
-    faults: dict[int, str] = {}
+    read: list[SourceItem] = []
     carried: list[pa.Table] = []
     for span in piece.spans:
-        read, table = _read_parquet(span, column) if form == "parquet" else (_read_items(span, form, column), None)
-        if len(read) != span.stop - span.start:
+        if form == "files":
+            items = [_read_file(span.place)]
+        elif form == "parquet":
+            items, table = _read_parquet(span, column or tower, tower)
+            carried.append(table)
+        else:
+            items = _read_lines(span, column, tower)
+        if len(items) != span.stop - span.start:
             raise UsageError(f"{span.name} has changed since the job began; run it again when the input is complete")
-        faults |= {len(items) + i: str(item) for i, item in enumerate(read) if isinstance(item, _Fault)}
-        items.extend(None if isinstance(item, _Fault) else item for item in read)
-        carried += [] if table is None else [table]
+        read += items
     return Rows(
-        items=items,
-        faults=faults,
+        items=[None if isinstance(item, Unreadable) else item for item in read],
+        faults={index: item.reason for index, item in enumerate(read) if isinstance(item, Unreadable)},
         files=[span.name for span in piece.spans for _ in range(span.start, span.stop)],
         numbers=[number for span in piece.spans for number in range(span.start, span.stop)],
         carried=pa.concat_tables(carried) if carried else pa.table({}),
     )
 
 
-class _Fault(str):
-    """Stands where an item should be."""
-
-    __slots__ = ()
-
-
-def _read_parquet(span: Span, column: str | None) -> tuple[list[Any], pa.Table]:
+def _read_parquet(span: Span, column: str, tower: TowerName) -> tuple[list[SourceItem], pa.Table]:
     """Reads through the row groups that the span touches, batch by batch, and keeps only its rows."""
     import pyarrow as pa
     from pyarrow import parquet
@@ -172,7 +173,7 @@ def _read_parquet(span: Span, column: str | None) -> tuple[list[Any], pa.Table]:
             if not wanted:
                 break
         table = pa.Table.from_batches(kept, schema=file.schema_arrow).replace_schema_metadata()
-    items = [_Fault("the item is null") if item is None else item for item in table.column(column).to_pylist()]
+    items = [row_source(scalar, column, tower, span.name).item for scalar in table.column(column)]
     return items, table.drop_columns([column])
 
 
@@ -184,30 +185,25 @@ def _row_groups(metadata: Any, span: Span) -> tuple[list[int], int]:
     return groups, span.start - starts[groups[0]] if groups else 0
 
 
-def _read_items(span: Span, form: Format, column: str | None) -> list[Any]:
-    if form == "files":
-        return [_read_bytes(span.place) if is_uri(span.place) else Path(span.place)]
+def _read_lines(span: Span, column: str | None, tower: TowerName) -> list[SourceItem]:
     file_system, path = open_place(span.place)
     with file_system.open_input_file(path) as file:
         file.seek(span.offset)
-        lines = [line.rstrip(b"\r\n") for line in itertools.islice(io.BufferedReader(file), span.stop - span.start)]
-    return [_parse_line(line, form, column) for line in lines]
+        cells = read_lines(io.BufferedReader(file), span.name, first=span.start + 1)
+        if column is not None:
+            cells = find_strings(without_blanks(cells), column)
+        elif tower != "text":
+            cells = without_blanks(cells)
+        wanted = itertools.islice(cells, span.stop - span.start)
+        return [cell_source(value, tower, place).item for place, value in wanted]
 
 
-def _read_bytes(place: str) -> Any:
+def _read_file(place: str) -> SourceItem:
+    if not is_uri(place):
+        return Path(place)
     file_system, path = open_place(place)
     try:
         with file_system.open_input_file(path) as file:
-            return file.read()
+            return bytes(file.read())
     except OSError as exc:
-        return _Fault(f"it cannot be read ({exc})")
-
-
-def _parse_line(line: bytes, form: Format, column: str | None) -> Any:
-    try:
-        value = json.loads(line) if form == "jsonl" else line.decode()
-    except (ValueError, RecursionError) as exc:
-        return _Fault(f"the line cannot be read ({exc})")
-    if isinstance(value, dict) and column in value:
-        value = value[column]
-    return value if isinstance(value, str) else _Fault(f"the line holds no string{f' {column!r}' if column else ''}")
+        return Unreadable(f"it cannot be read ({exc})")

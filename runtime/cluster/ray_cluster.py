@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO, cast
 
-from runtime.errors import ClusterError, MissingDependencyError, UsageError
+from runtime.errors import ClusterError, MissingDependencyError, UsageError, one_line
 from runtime.threads import available_threads
 
 _STORE_BYTES = 100 * 2**20  # Ray takes no less than 75 MB; pieces and receipts are small, vectors do not pass it
@@ -138,7 +138,7 @@ def _connect(ray: Any, request: Request) -> None:
     except (OSError, RuntimeError, ValueError) as exc:  # ConnectionError of an address where nothing answers is one
         raise ClusterError(
             f"the Ray cluster {address!r} cannot be {'started' if address == 'local' else 'joined'} "
-            f"({' '.join(str(exc).split()):.300}); see `ray status`, or leave the address out for a local one"
+            f"({one_line(exc):.300}); see `ray status`, or leave the address out for a local one"
         ) from exc
 
 

@@ -15,7 +15,7 @@ from runtime.cluster.parts import part_schema, vector_column, write_part
 from runtime.cluster.pieces import Piece, Rows, read_piece
 from runtime.cluster.sources import Format
 from runtime.embedder import Embedder
-from runtime.errors import ClusterError, EmbeddingBackbonesError, ItemError
+from runtime.errors import ClusterError, EmbeddingBackbonesError, ItemError, one_line
 from runtime.manifest import TowerName
 from runtime.pipeline import PartialEmbeddings
 
@@ -180,11 +180,10 @@ class PieceEmbedder:
         import pyarrow as pa
 
         try:
-            return read_piece(piece, self._options.format, self._options.column)
+            return read_piece(piece, self._options.format, self._options.column, self._options.tower)
         except (OSError, pa.ArrowException) as exc:
-            reason = " ".join(str(exc).split())
             raise ClusterError(
-                f"cannot read {piece.locate(0)} ({reason}); the input must be at the same place on every machine"
+                f"cannot read {piece.locate(0)} ({one_line(exc)}); the input must be at the same place on every machine"
             ) from exc
 
     def _run(self, items: list[Any]) -> tuple[Any, np.ndarray[Any, Any], int, list[ItemError]]:

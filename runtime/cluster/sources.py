@@ -10,8 +10,12 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
 from runtime.cluster.places import absolute, join, open_place, public_name
-from runtime.errors import UsageError
+from runtime.errors import UsageError, one_line
+from runtime.jobs.lines import BLANKS
+from runtime.jobs.table import check_column
 from runtime.manifest import TowerName
+from runtime.preprocess import IMAGE_SUFFIXES
+from runtime.preprocess.meshfile import FORMATS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,8 +26,8 @@ STEP = 64  # every so many lines of a text file, the byte where the line begins 
 _SUFFIXES: dict[str, Format] = {".parquet": "parquet", ".txt": "txt", ".jsonl": "jsonl"}
 _ITEM_SUFFIXES: dict[TowerName, tuple[str, ...]] = {  # of the files in a folder that are items themselves
     "text": (),
-    "image": (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
-    "mesh": (".glb", ".obj", ".off", ".ply", ".stl"),
+    "image": IMAGE_SUFFIXES,
+    "mesh": tuple(FORMATS),
 }
 
 
@@ -71,7 +75,7 @@ def find_inputs(places: Sequence[str], column: str | None, tower: TowerName) -> 
 
     Args:
         places: Paths or URIs. Of a folder, its parquet is taken, or else the files that ``tower`` embeds.
-        column: Where the items are in parquet, or in the objects of .jsonl.
+        column: Where the items are in parquet, or in the objects of .jsonl; by default named as the tower.
         tower: The kind of item.
 
     Raises:
@@ -85,11 +89,13 @@ def find_inputs(places: Sequence[str], column: str | None, tower: TowerName) -> 
         raise UsageError(f"the input {' '.join(map(public_name, places))} is {what}; give files of one format")
     form = formats.pop()
     if form == "parquet":
-        return _parquet_inputs(found, column)
-    if column is not None and form != "jsonl":
+        return _parquet_inputs(found, column or tower, tower)
+    if form == "jsonl":
+        return _inputs(form, column or tower, [_count_lines(file, blanks=False) for file in found])
+    if column is not None:
         raise UsageError(f"column is {column!r}, and the input is {form}, which has no columns; leave it out")
-    sources = found if form == "files" else [_count_lines(file) for file in found]
-    return _inputs(form, column, sources)
+    sources = found if form == "files" else [_count_lines(file, blanks=tower == "text") for file in found]
+    return _inputs(form, None, sources)
 
 
 def _inputs(form: Format, column: str | None, sources: Sequence[Source]) -> Inputs:
@@ -137,28 +143,27 @@ def _check_distinct(places: Iterable[str]) -> None:
         seen.add(place)
 
 
-def _count_lines(file: Source) -> Source:
+def _count_lines(file: Source, *, blanks: bool) -> Source:
+    """Counts the lines that are items: also the blank ones, if they are texts."""
     file_system, path = open_place(file.place)
     offsets, position, rows = array("q"), 0, 0
     with io.BufferedReader(file_system.open_input_file(path)) as stream:
         for line in stream:
-            if rows % STEP == 0:
-                offsets.append(position)
-            position, rows = position + len(line), rows + 1
+            if blanks or line.strip(BLANKS.encode()):
+                if rows % STEP == 0:
+                    offsets.append(position)
+                rows += 1
+            position += len(line)
     return Source(name=file.name, place=file.place, rows=rows, offsets=offsets)
 
 
-def _parquet_inputs(files: Sequence[Source], column: str | None) -> Inputs:
+def _parquet_inputs(files: Sequence[Source], column: str, tower: TowerName) -> Inputs:
     sources, schemas = zip(*(_count_rows(file) for file in files), strict=True)
     first: pa.Schema = schemas[0]
     for file, schema in zip(files, schemas, strict=True):
         if not schema.equals(first):
             raise UsageError(f"{file.name} has other columns than {files[0].name}; embed them by runs of their own")
-    if column not in first.names:
-        raise UsageError(
-            f"column is {column!r}, {files[0].name} has {', '.join(first.names)}; name the one that holds the items"
-        )
-    _check_type(first.field(column))
+    check_column(first, files[0].name, column, tower)
     carried = first.remove(first.get_field_index(column))
     return Inputs(format="parquet", column=column, sources=sources, carried=carried)
 
@@ -173,16 +178,4 @@ def _count_rows(file: Source) -> tuple[Source, pa.Schema]:
             source = Source(name=file.name, place=file.place, rows=opened.metadata.num_rows)
             return source, opened.schema_arrow.remove_metadata()
     except (OSError, pa.ArrowException) as exc:
-        raise UsageError(f"{file.name} cannot be read as parquet ({_one_line(exc)}); leave it out") from exc
-
-
-def _check_type(field: pa.Field) -> None:
-    from pyarrow import types
-
-    kind = field.type.value_type if types.is_dictionary(field.type) else field.type
-    if not any(fits(kind) for fits in (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary)):
-        raise UsageError(f"column {field.name} is {field.type}; it must hold strings, or the bytes of image files")
-
-
-def _one_line(exc: Exception) -> str:
-    return " ".join(str(exc).split())
+        raise UsageError(f"{file.name} cannot be read as parquet ({one_line(exc)}); leave it out") from exc

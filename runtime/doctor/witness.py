@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from runtime.errors import EmbeddingBackbonesError
+from runtime.errors import EmbeddingBackbonesError, one_line
 from runtime.provider_options import OPTIONS
 from runtime.providers import ExecutionProvider, available_providers, find_obstacle, find_provider, import_onnxruntime
 
@@ -67,7 +67,7 @@ def _failure(provider: ExecutionProvider, exc: Exception) -> str:
     with contextlib.suppress(Exception):
         if provider.onnxruntime_name not in _open(provider, everything=False).get_providers():
             return "onnxruntime did not start it and went on with the CPU"
-    return _gist(" ".join(str(exc).split()))
+    return _gist(one_line(exc))
 
 
 def _gist(message: str) -> str:

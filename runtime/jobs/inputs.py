@@ -12,8 +12,8 @@ from functools import partial
 from itertools import chain
 
 from runtime.errors import UsageError
-from runtime.jobs.lines import Cell, count_lines, read_file_lines, read_json_lines, read_lines
-from runtime.jobs.source import Source, Unreadable, path_source, text_source
+from runtime.jobs.lines import Cell, count_lines, find_strings, read_file_lines, read_lines, without_blanks
+from runtime.jobs.source import Source, cell_source, path_source, text_source
 from runtime.jobs.table import ParquetColumn
 from runtime.preprocess import IMAGE_SUFFIXES, looks_like_image_path
 
@@ -90,7 +90,7 @@ class _WordReader:
     def open_word(self, word: str) -> _Group:
         if word == STDIN:
             self._check_listable("standard input")
-            return _Group(None, lambda: self._sources(read_lines(sys.stdin.buffer, STDIN)))
+            return _Group(None, lambda: self._lines(read_lines(sys.stdin.buffer, STDIN)))
         mode = _mode(word)
         if mode is None:
             return self._open_pattern(word) if self._is_pattern(word) else self._open_missing(word)
@@ -116,21 +116,21 @@ class _WordReader:
         if suffix == ".parquet":
             column = ParquetColumn(path, self.column, self.kind or "")
             return _Group(column.rows, column.read, (path,))
-        read = partial(read_json_lines, path, self.column) if suffix == ".jsonl" else partial(read_file_lines, path)
-        return _Group(count_lines(path), lambda: self._sources(read()), (path,))
+        read = self._json_lines if suffix == ".jsonl" else self._lines
+        return _Group(count_lines(path), lambda: read(read_file_lines(path)), (path,))
 
     def _check_listable(self, name: str) -> None:
         if self.kind is None:
             raise UsageError(f"{name} can hold texts or paths of images; say which by --tower text or --tower image")
 
+    def _lines(self, cells: Iterable[Cell]) -> Iterator[Source]:
+        return self._sources(cells if self.kind == "text" else without_blanks(cells))
+
+    def _json_lines(self, cells: Iterable[Cell]) -> Iterator[Source]:
+        return self._sources(find_strings(without_blanks(cells), self.column))
+
     def _sources(self, cells: Iterable[Cell]) -> Iterator[Source]:
-        for place, cell in cells:
-            if isinstance(cell, Unreadable):
-                yield Source(place, cell, place)
-            elif self.kind == "text":
-                yield text_source(cell, place)
-            elif cell.strip():
-                yield path_source(cell, place)
+        return (cell_source(value, self.kind or "", place) for place, value in cells)
 
     def _open_folder(self, folder: str) -> _Group:
         return self._open_files(f"the folder {folder}", partial(_walk, folder, self._suffixes()))

@@ -13,6 +13,7 @@ from runtime.errors import UsageError
 from runtime.jobs.source import Unreadable
 
 Cell: TypeAlias = tuple[str, str | Unreadable]  # its place, and the string there
+BLANKS = " \t\r\n"  # JSON's
 _BLOCK = 1 << 20
 _COUNTED_BYTES = 4 << 30  # a second or two of reading; beyond it a bar does without the time left
 
@@ -41,15 +42,15 @@ def read_file_lines(path: str) -> Iterator[Cell]:
         yield from read_lines(file, path)
 
 
-def read_lines(lines: Iterable[bytes], name: str) -> Iterator[Cell]:
-    """Yields each line with its place, ``name:number`` from 1, without its end (LF or CRLF) and without a BOM.
+def read_lines(lines: Iterable[bytes], name: str, first: int = 1) -> Iterator[Cell]:
+    """Yields each line with its place, ``name:number`` from ``first``, without its end (LF or CRLF) and without a BOM.
 
     A line that is not UTF-8 is unreadable, and the others stay what they are.
 
     Raises:
         UsageError: The first line begins as UTF-16 does.
     """
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(lines, first):
         if number == 1:
             line = _without_bom(line, name)
         try:
@@ -65,13 +66,15 @@ def _without_bom(line: bytes, name: str) -> bytes:
     return line.removeprefix(codecs.BOM_UTF8)
 
 
-def read_json_lines(path: str, column: str) -> Iterator[Cell]:
-    """Yields the string under ``column`` of the object on each line that is not blank."""
-    for place, line in read_file_lines(path):
-        if isinstance(line, Unreadable):
-            yield place, line
-        elif line and not line.isspace():
-            yield place, _find_string(line, column)
+def without_blanks(cells: Iterable[Cell]) -> Iterator[Cell]:
+    """Yields those lines that are not blank; they hold neither JSON nor a path."""
+    return (cell for cell in cells if isinstance(cell[1], Unreadable) or cell[1].strip(BLANKS))
+
+
+def find_strings(cells: Iterable[Cell], column: str) -> Iterator[Cell]:
+    """Yields the string under ``column`` of the JSON object on each line."""
+    for place, line in cells:
+        yield place, line if isinstance(line, Unreadable) else _find_string(line, column)
 
 
 def _find_string(line: str, column: str) -> str | Unreadable:

@@ -58,6 +58,13 @@ def path_source(path: str, place: str = "") -> Source:
     return Source(path, Path(path) if path else Unreadable("the path is empty"), place)
 
 
+def cell_source(value: str | Unreadable, kind: str, place: str) -> Source:
+    """Returns the source of what a list holds at ``place``: of a text, or of a file for the other kinds of tower."""
+    if isinstance(value, Unreadable):
+        return Source(place, value, place)
+    return text_source(value, place) if kind == "text" else path_source(value, place)
+
+
 def digest_sources(digest: _Hash, sources: Iterable[Source]) -> None:
     """Adds names and items to ``digest``, so that their order and their bounds count; of a file its path alone."""
     for source in sources:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from runtime.errors import MissingDependencyError, UsageError
-from runtime.jobs.source import Source, SourceItem, Unreadable, path_source, text_source
+from runtime.errors import MissingDependencyError, UsageError, one_line
+from runtime.jobs.source import Source, Unreadable, cell_source
 
 _ROWS = 256  # of image bytes, these are some 50 MB
 _STRINGS = ("string", "large_string", "string_view")
@@ -51,12 +51,12 @@ class ParquetColumn:
         self._path, self._column, self._kind = path, column, kind
         with _open(path) as file:
             self.rows = int(file.metadata.num_rows)
-            _check_column(file.schema_arrow, path, column, kind)
+            check_column(file.schema_arrow, path, column, kind)
 
     def read(self) -> Iterator[Source]:
         """Yields each row; its place is ``path:row``, from 1 as lines are."""
         for row, scalar in enumerate(self._scalars(), 1):
-            yield self._source(scalar, f"{self._path}:{row}")
+            yield row_source(scalar, self._column, self._kind, f"{self._path}:{row}")
 
     def _scalars(self) -> Iterator[Any]:
         with _open(self._path) as file:
@@ -65,31 +65,25 @@ class ParquetColumn:
                 try:
                     batch = next(batches, None)
                 except (OSError, ValueError) as exc:  # pyarrow's errors are both
-                    raise UsageError(f"{self._path} is damaged ({_one_line(exc)}); write it again") from exc
+                    raise UsageError(f"{self._path} is damaged ({one_line(exc)}); write it again") from exc
                 if batch is None:
                     return
                 yield from batch.column(0)
 
-    def _source(self, scalar: Any, place: str) -> Source:
-        try:
-            value = scalar.as_py()
-        except UnicodeDecodeError as exc:
-            return Source(place, Unreadable(f"the string is not UTF-8 ({exc.reason})"), place)
-        if isinstance(value, dict):
-            return self._image_source(value, place)
-        return self._value_source(value, place)
 
-    def _image_source(self, value: dict[str, Any], place: str) -> Source:
-        data, path = value.get("bytes"), value.get("path")
-        if data is None:
-            return self._value_source(path, place)
-        return Source(path or place, data, place)
-
-    def _value_source(self, value: str | bytes | None, place: str) -> Source:
-        if isinstance(value, str):
-            return text_source(value, place) if self._kind == "text" else path_source(value, place)
-        item: SourceItem = Unreadable(f"{self._column!r} is null") if value is None else value
-        return Source(place, item, place)
+def row_source(scalar: Any, column: str, kind: str, place: str) -> Source:
+    """Returns the source of a row, from what ``column`` has there: a pyarrow scalar of a type that is checked."""
+    try:
+        value = scalar.as_py()
+    except UnicodeDecodeError as exc:
+        return cell_source(Unreadable(f"the string is not UTF-8 ({exc.reason})"), kind, place)
+    name = place
+    if isinstance(value, dict):
+        name = value.get("path") or place
+        value = value.get("path") if value.get("bytes") is None else value["bytes"]
+    if isinstance(value, bytes):
+        return Source(name, value, place)
+    return cell_source(Unreadable(f"{column!r} is null") if value is None else value, kind, place)
 
 
 def _open(path: str) -> Any:
@@ -97,10 +91,11 @@ def _open(path: str) -> Any:
     try:
         return parquet.ParquetFile(path)
     except (OSError, ValueError) as exc:  # pyarrow's errors are both
-        raise UsageError(f"{path} cannot be read as parquet ({_one_line(exc)})") from exc
+        raise UsageError(f"{path} cannot be read as parquet ({one_line(exc)})") from exc
 
 
-def _check_column(schema: Any, path: str, column: str, kind: str) -> None:
+def check_column(schema: Any, path: str, column: str, kind: str) -> None:
+    """Raises :class:`UsageError` unless the column is there and of a type that a tower of ``kind`` takes."""
     if column not in schema.names:
         raise UsageError(f"{path} has no column {column!r}, but {', '.join(schema.names)}; name one by --column")
     column_type = schema.field(column).type
@@ -114,7 +109,3 @@ def _check_column(schema: Any, path: str, column: str, kind: str) -> None:
 def _is_image_struct(column_type: Any) -> bool:
     fields = {field.name: str(field.type) for field in column_type} if str(column_type).startswith("struct<") else {}
     return fields.get("bytes") in _BINARIES and fields.get("path", "string") in _STRINGS
-
-
-def _one_line(exc: Exception) -> str:
-    return " ".join(str(exc).split())

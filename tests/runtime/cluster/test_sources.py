@@ -11,6 +11,9 @@ from runtime.cluster.pieces import Piece, cut, read_piece
 from runtime.cluster.places import join, public_name
 from runtime.cluster.sources import find_inputs
 from runtime.errors import UsageError
+from runtime.jobs.inputs import open_inputs
+from runtime.jobs.source import Unreadable
+from runtime.manifest import TowerName
 
 COUNTS = (70, 1, 0, 200, 129)
 
@@ -38,7 +41,7 @@ def test_pieces_hold_every_row_once_and_in_order(folder: Path, suffix: str, size
     pieces = [Piece.from_json(piece.to_json()) for piece in cut(inputs, size)]
     assert [piece.number for piece in pieces] == list(range(len(pieces)))
     assert max(piece.rows for piece in pieces) <= (size if suffix == "parquet" else -(-size // 64) * 64)
-    read = [read_piece(piece, inputs.format, inputs.column) for piece in pieces]
+    read = [read_piece(piece, inputs.format, inputs.column, "text") for piece in pieces]
     wanted = [(number, row) for number, count in enumerate(COUNTS) for row in range(count)]
     assert [item for rows in read for item in rows.items] == [f"{number} é {row}" for number, row in wanted]
     found = [place for rows in read for place in zip(rows.files, rows.numbers, strict=True)]
@@ -53,17 +56,40 @@ def test_pieces_of_a_large_row_group_hold_their_own_rows(tmp_path: Path) -> None
     texts = [str(row) for row in range(5000)]
     parquet.write_table(pa.table({"text": texts}), tmp_path / "a.parquet")
     pieces = cut(find_inputs([str(tmp_path)], "text", "text"), 1500)
-    assert [item for piece in pieces for item in read_piece(piece, "parquet", "text").items] == texts
+    assert [item for piece in pieces for item in read_piece(piece, "parquet", "text", "text").items] == texts
 
 
 def test_a_row_without_an_item_is_a_fault_of_its_own(tmp_path: Path) -> None:
     parquet.write_table(pa.table({"text": ["a", None, "c"]}), tmp_path / "a.parquet")
-    (tmp_path / "a.jsonl").write_text('"a"\n[1]\n"c"\n')
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n[1]\n\n{"text": "c"}\n')
     (tmp_path / "a.txt").write_bytes(b"a\n\xff\nc\n")
-    for suffix, column in (("parquet", "text"), ("jsonl", None), ("txt", None)):
-        inputs = find_inputs([str(tmp_path / f"a.{suffix}")], column, "text")
-        rows = read_piece(cut(inputs, 10)[0], inputs.format, column)
+    for suffix, column in (("parquet", "text"), ("jsonl", "text"), ("txt", None)):
+        inputs = find_inputs([str(tmp_path / f"a.{suffix}")], None, "text")
+        rows = read_piece(cut(inputs, 10)[0], inputs.format, column, "text")
         assert (rows.items, list(rows.faults)) == (["a", None, "c"], [1])
+
+
+@pytest.mark.parametrize(
+    ("name", "tower"),
+    [("a.txt", "text"), ("a.txt", "image"), ("a.jsonl", "text"), ("a.parquet", "text"), ("a.parquet", "image")],
+)
+def test_lists_hold_the_same_items_as_on_one_machine(tmp_path: Path, name: str, tower: TowerName) -> None:
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone.jpg\n\n \t\r\n\xff\n" + b"two\n" * 70 + b"three")
+    lines = [*['{"text": "é"}', "", "[1]", "{", '{"text": 1}'] * 40, '{"other": 2}']
+    (tmp_path / "a.jsonl").write_text("\ufeff" + "\r\n".join(lines))
+    images = [{"bytes": b"\x89PNG", "path": "a.png"}, {"bytes": None, "path": "b.png"}, {"bytes": None, "path": None}]
+    parquet.write_table(pa.table({"image": images, "text": ["a", None, ""]}), tmp_path / "a.parquet")
+    path = str(tmp_path / name)
+    alone = [source.item for source in open_inputs([path], towers=[tower])]
+    inputs = find_inputs([path], None, tower)
+    read = [read_piece(piece, inputs.format, inputs.column, tower) for piece in cut(inputs, 64)]
+    assert len(alone) == inputs.rows
+    assert [item for rows in read for item in rows.items] == [
+        None if isinstance(item, Unreadable) else item for item in alone
+    ]
+    assert [reason for rows in read for reason in rows.faults.values()] == [
+        item.reason for item in alone if isinstance(item, Unreadable)
+    ]
 
 
 def test_a_file_that_shrinks_during_the_job_is_noticed(tmp_path: Path) -> None:
@@ -72,7 +98,7 @@ def test_a_file_that_shrinks_during_the_job_is_noticed(tmp_path: Path) -> None:
     (piece,) = cut(find_inputs([str(path)], None, "text"), 10)
     path.write_text("a\n")
     with pytest.raises(UsageError, match=r"a\.txt has changed since the job began"):
-        read_piece(piece, "txt", None)
+        read_piece(piece, "txt", None, "text")
 
 
 def test_a_folder_gives_the_files_that_the_tower_embeds(tmp_path: Path) -> None:
@@ -89,8 +115,8 @@ def test_a_folder_gives_the_files_that_the_tower_embeds(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("places", "column", "message"),
     [
-        (["0.parquet"], None, "column is None, .* has text, id"),
-        (["0.parquet"], "id", "column id is int32; it must hold strings"),
+        (["0.parquet"], "body", r"0\.parquet has no column 'body', but text, id"),
+        (["0.parquet"], "id", "has int32 in column 'id', where strings are expected"),
         (["0.parquet", "other.parquet"], "text", r"other\.parquet has other columns than"),
         (["0.parquet", "0.txt"], "text", "of several formats, parquet, txt"),
         (["0.txt"], "text", "the input is txt, which has no columns"),
