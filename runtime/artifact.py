@@ -8,6 +8,7 @@ import mmap
 import os
 from pathlib import Path
 from textwrap import shorten
+from typing import Any
 
 from runtime.decode import decode
 from runtime.errors import ArtifactError, IntegrityError, ManifestError, SchemaVersionError
@@ -38,7 +39,7 @@ def read_manifest(folder: Path) -> Manifest:
     if not intact:
         raise IntegrityError(f"{path} has changed since export; copy or export the whole artifact again")
     try:
-        return decode(Manifest, document, "manifest")
+        return decode(Manifest, _upgrade(document), "manifest")
     except (ManifestError, RecursionError) as exc:  # one that is nested too deep to be shown in a message
         reason = shorten(str(exc), _LONGEST_REASON)
         raise ManifestError(
@@ -90,6 +91,17 @@ def _check_schema_version(document: object, path: Path) -> None:
         way_out = "upgrade embedding-backbones" if version > SCHEMA_VERSION else "export the artifact again"
         readable = " to ".join(map(str, sorted({OLDEST_READABLE, SCHEMA_VERSION})))
         raise SchemaVersionError(f"{path} has schema {str(version)[:20]}, this runtime reads {readable}; {way_out}")
+
+
+def _upgrade(document: dict[str, Any]) -> dict[str, Any]:
+    """Returns a document of an older schema as one of today's: schema 1 had no variants."""
+    towers = document.get("towers")
+    if document["schema_version"] == 1 and isinstance(towers, dict):
+        for tower in towers.values():
+            if isinstance(tower, dict):
+                tower.setdefault("variants", {})
+        document["schema_version"] = SCHEMA_VERSION
+    return document
 
 
 def _refuse_constant(name: str) -> float:

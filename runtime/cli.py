@@ -18,6 +18,7 @@ from runtime.jobs.run import Job, is_complete, run_job
 from runtime.jobs.vectors import read_ranges, read_vectors
 from runtime.preprocess import looks_like_image_path
 from runtime.quantize import Dtype
+from runtime.variants import VARIANT_NAMES
 from runtime.version import __version__
 
 if TYPE_CHECKING:
@@ -146,6 +147,13 @@ def _add_session_options(parser: argparse.ArgumentParser) -> None:
         help="a setting of the provider that is named, such as tf32=true of cuda or dtype=bf16 of openvino; repeatable",
     )
     parser.add_argument(
+        "--variant",
+        choices=["auto", *VARIANT_NAMES],
+        default="auto",
+        help="which of the artifact's graphs; auto takes the fastest here among those that passed their floors "
+        "(default: auto)",
+    )
+    parser.add_argument(
         "--threads", type=int, help="threads of one run (default: what affinity mask and container quota allow)"
     )
 
@@ -220,7 +228,7 @@ def _embed(arguments: argparse.Namespace) -> int:
         result = run_job(model, job)
     kind = "" if arguments.dtype == "float32" else f"{arguments.dtype} "
     dim = arguments.truncate_dim or model.output_dim
-    print(f"{arguments.output}: {result.rows} {kind}vectors of {dim} by {model.provider}")
+    print(f"{arguments.output}: {result.rows} {kind}vectors of {dim} by {_running(model)}")
     if result.resumed:
         print(f"{result.resumed} of {result.items} inputs were done by an earlier run")
     if result.rows < result.items:
@@ -300,10 +308,15 @@ def _load(
         workers=workers,
         device_ids=device_ids,
         tower=arguments.tower,
+        variant=arguments.variant,
     )
     for warning in weight_warnings(model.manifest):
         print(f"WARNING: {warning}", file=sys.stderr)
     return model
+
+
+def _running(model: Embedder) -> str:
+    return model.provider if model.variant == "fp32" else f"{model.provider}, {model.variant}"
 
 
 def _items(model: Embedder, inputs: Sequence[str]) -> Sequence[str | Path]:
@@ -362,7 +375,11 @@ def _verify(arguments: argparse.Namespace) -> int:
 
     options = parse_options(arguments.provider, arguments.provider_option)
     result = verify(
-        arguments.artifact, provider=arguments.provider, provider_options=options, threads=arguments.threads
+        arguments.artifact,
+        provider=arguments.provider,
+        provider_options=options,
+        threads=arguments.threads,
+        variant=arguments.variant,
     )
     print(f"verified: hashes, and golden vectors with {describe_verification(result)}")
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
@@ -42,6 +42,7 @@ def load(
     device_ids: Sequence[int] | None = None,
     check_hashes: bool = True,
     tower: TowerName | None = None,
+    variant: str = "auto",
 ) -> Embedder:
     """Loads an artifact.
 
@@ -57,6 +58,9 @@ def load(
         device_ids: GPUs, for a worker each.
         check_hashes: Whether to compare every file with its recorded hash.
         tower: The only tower to load, ``text`` or ``image``, where there are two; by default all.
+        variant: Which of the artifact's graphs to run: ``fp32``, as it was exported, ``optimized``, ``fp16``, ``int8``;
+            or ``auto``, for each tower the fastest on this machine and provider among those that have passed their
+            floors (see :mod:`runtime.choice`).
 
     Raises:
         ArtifactError: The folder is not an artifact, is damaged, or is of another schema.
@@ -68,7 +72,8 @@ def load(
     manifest = read_manifest(folder)
     if tower is not None:
         _check_tower(tower, manifest.towers)
-    options = SessionOptions(provider=provider, provider_options=provider_options, threads=threads).settled()
+    options = SessionOptions(provider=provider, provider_options=provider_options, threads=threads, variant=variant)
+    options = options.settled()
     from runtime.openvino import load_fittest
 
     def open_embedder(options: SessionOptions) -> Embedder:
@@ -103,6 +108,9 @@ class Embedder:
         provider: The execution provider that is active.
         provider_options: Its settings.
         provider_reason: Why it is this one.
+        variants: Name of the graph that runs for each tower.
+        variant: That name; of each tower, where they differ.
+        variant_reason: Why it is this one.
         threads: Number of threads that one run uses.
         towers: The kinds of item that it embeds, ``text``, ``image`` or ``mesh``.
     """
@@ -114,6 +122,9 @@ class Embedder:
         self.provider = backend.active.provider
         self.provider_options = backend.active.provider_options
         self.provider_reason = backend.active.provider_reason
+        self.variants = {name: choice.name for name, choice in backend.active.choices.items()}
+        self.variant = _join_towers(self.variants)
+        self.variant_reason = _join_towers({name: choice.reason for name, choice in backend.active.choices.items()})
         self.threads = backend.active.threads
         self.towers = backend.active.towers
         self._backend = backend
@@ -361,6 +372,12 @@ def _join(parts: Iterator[PartialEmbeddings], total: int | None, dim: int) -> Pa
         failures,
         np.concatenate([none, *truncated]),
     )
+
+
+def _join_towers(values: Mapping[TowerName, str]) -> str:
+    """Returns what all towers have in common, or what each has."""
+    first, *others = dict.fromkeys(values.values())
+    return first if not others else ", ".join(f"{name}: {value}" for name, value in values.items())
 
 
 def _check_tower(tower: TowerName, towers: Iterable[TowerName]) -> None:

@@ -16,8 +16,9 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import Literal, get_args
 
 from runtime.errors import ManifestError, UsageError
+from runtime.variants import VARIANT_NAMES, Variant, VariantName
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 OLDEST_READABLE = 1
 MANIFEST_FILE = "manifest.json"
 GOLDEN_FILE = "golden.npz"
@@ -316,6 +317,7 @@ class Tower:
         decided_by: Who chose pooling and normalisation: the files of the ``checkpoint``, the ``user`` (at least one
             of them), or the ``default`` of the backbone.
         parity: How the graph compares with torch; ``None`` only until that is measured.
+        variants: Other graphs that give the same embeddings, within the floors that they state.
     """
 
     graph: str
@@ -328,11 +330,13 @@ class Tower:
     normalized: bool
     decided_by: Literal["checkpoint", "user", "default"]
     parity: Parity | None = None
+    variants: dict[VariantName, Variant] = dataclasses.field(default_factory=dict)
 
     def files(self) -> tuple[str, ...]:
         """Returns the names of the files that the tower cannot do without."""
         tokenizer = self.preprocessing.tokenizer if isinstance(self.preprocessing, TextPreprocessing) else None
-        return tuple(name for name in (self.graph, self.external_data, tokenizer) if name)
+        own = tuple(name for name in (self.graph, self.external_data, tokenizer) if name)
+        return own + tuple(name for variant in self.variants.values() for name in variant.files())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -431,6 +435,9 @@ class Manifest:
                 raise ManifestError(f"the {name} tower has preprocessing for {tower.preprocessing.kind}")
             if tower.inputs != tower.preprocessing.graph_inputs():
                 raise ManifestError(f"the {name} tower's inputs are not what its preprocessing gives")
+            strange = sorted(tower.variants.keys() - {*VARIANT_NAMES[1:]})
+            if strange:
+                raise ManifestError(f"the {name} tower has variants {strange}, known are {VARIANT_NAMES[1:]}")
             if tower.output.shape != ("batch", self.output_dim):
                 raise ManifestError(f"the {name} tower's output {tower.output.shape} has not {self.output_dim} columns")
 

@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runtime.agreement import BF16_TOLERANCE, near_one
+from runtime.choice import choose
 from runtime.embedder import Embedder
 from runtime.errors import EmbeddingBackbonesError, ProviderError
+from runtime.hardware import bf16_units
 from runtime.manifest import Manifest
 from runtime.provider_options import OpenVinoOptions, usable_cache
 from runtime.providers import PROVIDERS, available_providers, installed_packages
@@ -20,7 +22,6 @@ from runtime.session import SessionOptions
 from runtime.verify import verify_towers
 
 _LOG = logging.getLogger("runtime")
-_CPU_INFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,8 @@ def load_fittest(
     reason = "auto: the installed onnxruntime brings it" if options.provider == "auto" else options.reason
     options = replace(options, provider="openvino", reason=reason)
     in_bf16, in_fp32 = (replace(options, provider_options=replace(chosen, dtype=name)) for name in ("bf16", "fp32"))
+    if _is_quantized(manifest, in_fp32):
+        return open_embedder(in_fp32)
     units = bf16_units()
     if chosen.dtype == "bf16":
         if not units:
@@ -70,14 +73,11 @@ def load_fittest(
     return _decide(folder, manifest, in_bf16, in_fp32, open_embedder)
 
 
-def bf16_units(cpu_info: Path = _CPU_INFO) -> set[str]:
-    """Returns which of ``amx_bf16`` and ``avx512_bf16`` the CPU has, as Linux names them."""
-    try:
-        lines = cpu_info.read_text().splitlines()
-    except OSError:  # not Linux
-        return set()
-    flags = next((line.split() for line in lines if line.startswith("flags")), [])
-    return {"amx_bf16", "avx512_bf16"} & set(flags)
+def _is_quantized(manifest: Manifest, options: SessionOptions) -> bool:
+    """Tells whether int8 is going to run, whose own figures count and not those of bfloat16."""
+    provider, settings = PROVIDERS["openvino"], options.provider_options or OpenVinoOptions()
+    chosen = (choose(tower, provider, settings, options.variant) for tower in manifest.towers.values())
+    return any(choice.name == "int8" for choice in chosen)
 
 
 def _openvino_options(options: SessionOptions) -> OpenVinoOptions | None:

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 
 from runtime.batching import plan_batches, windows
+from runtime.choice import Choice
 from runtime.errors import ItemError, UsageError
 from runtime.manifest import Tower, TowerName
 from runtime.preprocess import UnusableItemError, looks_like_image_path
@@ -53,6 +54,7 @@ class Active:
         provider_reason: Why it is this one.
         threads: Threads of one run.
         towers: The kinds of item that are embedded.
+        choices: The graph that runs for each of them.
     """
 
     provider: str
@@ -60,6 +62,7 @@ class Active:
     provider_reason: str
     threads: int
     towers: tuple[TowerName, ...]
+    choices: Mapping[TowerName, Choice]
 
 
 class PreparedItem(NamedTuple):
@@ -123,6 +126,7 @@ class Pipeline:
             provider_reason=first.provider_reason,
             threads=first.threads,
             towers=tuple(self.towers),
+            choices={name: tower.session.choice for name, tower in self.towers.items()},
         )
 
     def close(self) -> None:

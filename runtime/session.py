@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runtime.choice import Choice, choose
 from runtime.device import DeviceRunner, Feeds, Vectors
 from runtime.errors import ArtifactError, InferenceError, IntegrityError, ProviderError, UsageError, one_line
 from runtime.graph_version import find_newer_need
@@ -40,12 +41,14 @@ class SessionOptions:
             works.
         provider_options: Settings of that provider; they name it where ``provider`` is ``auto``.
         threads: Threads of one run; by default as many as affinity mask and container quota allow.
+        variant: ``auto``, or the name of one of the artifact's graphs.
         reason: Why it is the provider that is named, for a person.
     """
 
     provider: str = "auto"
     provider_options: ProviderOptions | None = None
     threads: int | None = None
+    variant: str = "auto"
     reason: str = "as requested"
 
     def settled(self) -> SessionOptions:
@@ -71,26 +74,28 @@ class Session:
         provider: The execution provider that runs it.
         provider_options: Its settings.
         provider_reason: Why it is this one.
+        choice: The graph that runs.
         threads: Number of threads that one run uses.
     """
 
-    def __init__(self, path: Path, tower: Tower, options: SessionOptions) -> None:
-        """Loads the graph of ``tower`` at ``path``.
+    def __init__(self, folder: Path, tower: Tower, options: SessionOptions) -> None:
+        """Loads a graph of ``tower``.
 
         Args:
-            path: The ONNX file.
+            folder: The artifact.
             tower: What the manifest says of it.
             options: How.
 
         Raises:
-            ProviderError: The provider is not active.
+            ProviderError: The provider is not active, or the variant not for it.
             IntegrityError: ONNX Runtime cannot load the file, or it is not the graph that ``tower`` describes.
-            UsageError: The options cannot be right.
+            UsageError: The options cannot be right, or there is no such variant.
         """
         options = options.settled()
         self.threads = options.threads or 1
-        self._session, self.provider, self.provider_options, self.provider_reason = _open(path, options)
-        _check_signature(self._session, tower, path)
+        opened = _open(folder, tower, options)
+        self._session, self.provider, self.provider_options, self.provider_reason, self.choice = opened
+        _check_signature(self._session, tower, folder / self.choice.graph)
         self._output = tower.output
         self._on_device = DeviceRunner(self._session, tower.output, self.provider, self.provider_options)
 
@@ -136,28 +141,32 @@ class Stop:
         self.run_options.terminate = True
 
 
-_Opened = tuple["onnxruntime.InferenceSession", ExecutionProvider, ProviderOptions, str]
+_Opened = tuple["onnxruntime.InferenceSession", ExecutionProvider, ProviderOptions, str, Choice]
 
 
-def _open(path: Path, options: SessionOptions) -> _Opened:
+def _open(folder: Path, tower: Tower, options: SessionOptions) -> _Opened:
     threads = options.threads or 1
     if options.provider != "auto":
         provider = find_provider(options.provider)
         settings = options.provider_options or OPTIONS[provider.name]()
-        return _open_on(path, provider, settings, threads), provider, settings, options.reason
+        choice = choose(tower, provider, settings, options.variant)
+        session = _open_on(folder / choice.graph, provider, settings, threads)
+        return session, provider, settings, options.reason, choice
     refusals: list[str] = []
     for provider in available_providers():
         if not provider.in_auto:
             continue
         settings = OPTIONS[provider.name]()
         try:
-            session = _open_on(path, provider, settings, threads)
+            choice = choose(tower, provider, settings, options.variant)
+            session = _open_on(folder / choice.graph, provider, settings, threads)
         except ProviderError as exc:
             _LOG.warning("provider auto passes over %s: %s", provider.name, exc)
             refusals.append(provider.name)
             continue
         passed_over = f", {' and '.join(refusals)} being unusable" if refusals else ""
-        return session, provider, settings, f"auto: the first usable one of the installed onnxruntime{passed_over}"
+        reason = f"auto: the first usable one of the installed onnxruntime{passed_over}"
+        return session, provider, settings, reason, choice
     raise ProviderError("the installed onnxruntime has none of cuda, openvino and cpu; install another build of it")
 
 

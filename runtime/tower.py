@@ -69,8 +69,7 @@ class LoadedTower:
 
     def __init__(self, folder: Path, tower: Tower, options: SessionOptions) -> None:
         """Loads ``tower`` from the artifact in ``folder``; see :class:`runtime.session.Session` for the rest."""
-        self._graph = tower.graph
-        self.session = Session(folder / tower.graph, tower, options)
+        self.session = Session(folder, tower, options)
         self._preprocessor = _build_preprocessor(tower.preprocessing, folder, self.session.provider.sequence_multiple)
         self.portions = PORTIONS[tower.preprocessing.kind, self.session.provider.device]
 
@@ -104,7 +103,7 @@ class LoadedTower:
         vectors = self.session.run(feeds, stop)[: len(rows)]
         if not np.isfinite(vectors).all():
             raise NonFiniteError(
-                f"{self._graph} returned NaN or infinity on the provider {provider.name}; "
+                f"{self.session.choice.graph} returned NaN or infinity on the provider {provider.name}; "
                 "check the artifact with `python -m runtime verify`, or take another provider"
             )
         return vectors

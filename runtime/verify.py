@@ -13,7 +13,7 @@ import numpy as np
 from runtime.agreement import BF16_TOLERANCE, Agreement, measure_agreement, near_one
 from runtime.embedder import Embedder, load, quiet
 from runtime.errors import IntegrityError, ManifestError, VerificationError
-from runtime.manifest import GOLDEN_FILE, Tolerance, TowerName
+from runtime.manifest import GOLDEN_FILE, Parity, Tolerance, TowerName
 from runtime.provider_options import OpenVinoOptions, ProviderOptions
 
 
@@ -24,7 +24,8 @@ class TowerVerification:
     Attributes:
         items: Their number.
         agreement: Their vectors against those of torch.
-        tolerance: The bounds, as recorded at export; those of bfloat16 where it is computed in that.
+        tolerance: The bounds, as recorded at export; those of bfloat16 where it is computed in that, and a variant's
+            own floor.
     """
 
     items: int
@@ -38,10 +39,12 @@ class Verification:
 
     Attributes:
         provider: Execution provider that was used.
+        variant: The graph that ran.
         towers: The figures of each tower.
     """
 
     provider: str
+    variant: str
     towers: Mapping[TowerName, TowerVerification]
 
 
@@ -51,6 +54,7 @@ def verify(
     provider: str = "auto",
     provider_options: ProviderOptions | None = None,
     threads: int | None = None,
+    variant: str = "auto",
 ) -> Verification:
     """Checks the hash of every file, then embeds the golden items and compares them with torch's vectors.
 
@@ -59,13 +63,14 @@ def verify(
         provider: As for :func:`runtime.load`.
         provider_options: As for :func:`runtime.load`.
         threads: As for :func:`runtime.load`.
+        variant: As for :func:`runtime.load`.
 
     Raises:
         VerificationError: The vectors are out of tolerance.
         EmbeddingBackbonesError: Whatever :func:`runtime.load` raises.
     """
-    model = load(path, provider=provider, provider_options=provider_options, threads=threads)
-    result = Verification(provider=model.provider, towers=verify_towers(model, Path(path)))
+    model = load(path, provider=provider, provider_options=provider_options, threads=threads, variant=variant)
+    result = Verification(provider=model.provider, variant=model.variant, towers=verify_towers(model, Path(path)))
     if not all(tower.agreement.within(tower.tolerance) for tower in result.towers.values()):
         raise VerificationError(
             f"the golden vectors are not reproduced: {describe_verification(result)}; {_way_out(model)}"
@@ -92,12 +97,19 @@ def _verify_tower(model: Embedder, folder: Path, name: TowerName) -> TowerVerifi
     items, reference = read_golden(folder, name, model.output_dim)
     with quiet():
         vectors = model.embed(items, tower=name)
-    in_bf16 = isinstance(model.provider_options, OpenVinoOptions) and model.provider_options.dtype == "bf16"
     return TowerVerification(
-        items=len(items),
-        agreement=measure_agreement(reference, vectors),
-        tolerance=BF16_TOLERANCE if in_bf16 else parity.tolerance,
+        items=len(items), agreement=measure_agreement(reference, vectors), tolerance=_tolerance(model, name, parity)
     )
+
+
+def _tolerance(model: Embedder, name: TowerName, parity: Parity) -> Tolerance:
+    """Returns the bounds for what runs: those of the export, of bfloat16, or of the variant."""
+    if isinstance(model.provider_options, OpenVinoOptions) and model.provider_options.dtype == "bf16":
+        return BF16_TOLERANCE
+    variant = model.manifest.towers[name].variants.get(model.variants[name])
+    if variant is None:
+        return parity.tolerance
+    return Tolerance(min_cosine=variant.parity.floors.min_cosine, max_error=1.0, max_distance_share=1.0)
 
 
 def read_golden(folder: Path, tower: TowerName, output_dim: int) -> tuple[list[Any], np.ndarray[Any, Any]]:
@@ -121,7 +133,7 @@ def read_golden(folder: Path, tower: TowerName, output_dim: int) -> tuple[list[A
 def describe_verification(result: Verification) -> str:
     """Returns the figures of ``result`` beside their bounds, in one line."""
     towers = (_describe_tower(name, tower) for name, tower in result.towers.items())
-    return f"{'; '.join(towers)}; provider {result.provider}"
+    return f"{'; '.join(towers)}; provider {result.provider}, variant {result.variant}"
 
 
 def _describe_tower(name: TowerName, tower: TowerVerification) -> str:

@@ -12,7 +12,7 @@ import pytest
 import runtime
 from runtime.artifact import check_files, read_manifest
 from runtime.decode import decode
-from runtime.manifest import SCHEMA_VERSION, Preprocessing
+from runtime.manifest import OLDEST_READABLE, SCHEMA_VERSION, Preprocessing
 from tests.fuzz.seeds import documents
 
 Edit = Callable[[Callable[[dict[str, Any]], None]], Path]
@@ -72,7 +72,7 @@ def test_every_file_is_recorded(artifact: Path) -> None:
         (lambda m: m["towers"]["image"]["preprocessing"].update(mean=[1, 1, 10**400]), runtime.ManifestError, "large"),
         (lambda m: m.update(schema_version=SCHEMA_VERSION + 1), runtime.SchemaVersionError, "upgrade"),
         (
-            lambda m: m.update(schema_version=SCHEMA_VERSION - 1),
+            lambda m: m.update(schema_version=OLDEST_READABLE - 1),
             runtime.SchemaVersionError,
             "export the artifact again",
         ),
@@ -164,7 +164,7 @@ def test_an_artifact_of_a_newer_package_with_the_same_schema_is_read(edit_manife
 def test_another_schema_is_refused_before_its_members_are_looked_at(artifact: Path, version: int, way_out: str) -> None:
     """Nothing else of a foreign schema can be known: neither its members, nor how it is sealed."""
     (artifact / "manifest.json").write_text(json.dumps({"schema_version": version, "everything": "else"}))
-    with pytest.raises(runtime.SchemaVersionError, match=f"this runtime reads 1; {way_out}") as caught:
+    with pytest.raises(runtime.SchemaVersionError, match=f"this runtime reads 1 to 2; {way_out}") as caught:
         runtime.load(artifact)
     assert len(str(caught.value)) < 300
 
@@ -230,3 +230,13 @@ def test_numbers_that_no_item_could_be_prepared_by_are_refused(change: dict[str,
     decode(Preprocessing, document, "preprocessing")  # type: ignore[arg-type]
     with pytest.raises(runtime.ManifestError, match=message):
         decode(Preprocessing, document | change, "preprocessing")  # type: ignore[arg-type]
+
+
+def test_a_manifest_of_schema_1_is_read_as_one_without_variants(edit_manifest: Edit) -> None:
+    def age(document: dict[str, Any]) -> None:
+        document["schema_version"] = 1
+        for tower in document["towers"].values():
+            del tower["variants"]
+
+    manifest = read_manifest(edit_manifest(age))
+    assert (manifest.schema_version, manifest.towers["image"].variants) == (SCHEMA_VERSION, {})

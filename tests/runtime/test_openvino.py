@@ -14,7 +14,8 @@ import pytest
 import runtime
 from runtime import openvino
 from runtime.artifact import read_manifest
-from runtime.openvino import bf16_units, load_fittest
+from runtime.hardware import bf16_units
+from runtime.openvino import load_fittest
 from runtime.provider_options import OpenVinoOptions
 from runtime.session import Session, SessionOptions
 
