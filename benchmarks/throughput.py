@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.texts import load_texts
+from exporters.docstrings import load_texts
 from runtime import console
 from runtime.agreement import measure_agreement, near_one
 from runtime.artifact import read_manifest

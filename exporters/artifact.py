@@ -190,7 +190,10 @@ def _file_rows(manifest: Manifest) -> str:
 
 
 def _file_meaning(file: str, tower: Tower) -> str:
-    return {tower.graph: "the graph", tower.external_data: "the weights of the graph"}.get(file, "the tokenizer")
+    meanings = {tower.graph: "the graph", tower.external_data: "the weights of the graph"}
+    for name, variant in tower.variants.items():
+        meanings |= {variant.graph: f"the variant {name}", variant.external_data: f"the weights of the variant {name}"}
+    return meanings.get(file, "the tokenizer")
 
 
 def _move_into_place(folder: Path, destination: Path, *, force: bool) -> None:

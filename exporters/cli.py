@@ -5,21 +5,25 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import get_args
 
 from exporters import catalogue
 from exporters.export import export
 from exporters.progress import StageDisplay
 from exporters.registry import BACKBONES, find_backbone
 from exporters.spec import DEFAULT_TOLERANCE, GEM_EPS, GEM_P, OPSETS, ExportOptions, check_options
+from exporters.variant_options import DEFAULT_FLOORS, VariantOptions
 from runtime import console
 from runtime.artifact import read_manifest
 from runtime.describe import describe_export
 from runtime.errors import EmbeddingBackbonesError, UsageError
 from runtime.manifest import TASKS, Pooling, Tolerance
+from runtime.variants import CalibrationMethod, Level, Precision
 from runtime.version import __version__
 
-_COMMANDS = ("export", "list")
+_COMMANDS = ("export", "optimize", "list")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_export(commands.add_parser("export", help="write an artifact for each NAME"))
+    _add_optimize(commands.add_parser("optimize", help="add faster variants to an artifact, each proven"))
     _add_list(commands.add_parser("list", help="print the catalogue"))
     return parser
 
@@ -86,7 +91,69 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="replace artifacts that exist, which is refused otherwise")
 
     _add_graph_options(parser.add_argument_group("what the graph does"))
+    variants = parser.add_argument_group("faster variants beside it, as by `optimize`")
+    variants.add_argument("--optimize", action="store_true", help="add the variant optimized, as by --precision fp32")
+    _add_variant_options(variants)
     _add_gate_options(parser.add_argument_group("how close to torch it has to be, or no artifact is written"))
+
+
+def _add_optimize(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Add variants of its graphs to ARTIFACT: each is held to floors on real items before it is written, and the "
+        "runtime takes the fastest that is made for its machine."
+    )
+    parser.set_defaults(command=_optimize)
+    parser.add_argument("artifact", type=Path, metavar="ARTIFACT", help="the artifact's folder")
+    _add_variant_options(parser)
+    parser.add_argument(
+        "--method",
+        choices=get_args(CalibrationMethod),
+        default="minmax",
+        help="how int8's ranges follow from the values that were seen (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--items",
+        type=int,
+        default=32,
+        help="how many to calibrate with, and as many others to judge by (default: %(default)s)",
+    )
+    for flag, what in (
+        ("--min-cosine", "cosine similarity to the fp32 graph's vector"),
+        ("--min-overlap", "mean share of ten nearest neighbours that stay"),
+        ("--min-invariance", "cosine similarity to the vector in another batch or by other threads"),
+    ):
+        name = flag[2:].replace("-", "_")
+        defaults = ", ".join(f"{precision} {getattr(floors, name)}" for precision, floors in DEFAULT_FLOORS.items())
+        parser.add_argument(flag, type=float, help=f"smallest {what} (default: {defaults})")
+    parser.add_argument(
+        "--accept-batch-dependent",
+        action="store_true",
+        help="let int8 take its ranges from each batch, so that a vector depends on what it is embedded with",
+    )
+
+
+def _add_variant_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    parser.add_argument(
+        "--level",
+        choices=get_args(Level)[1:],
+        default="extended",
+        help="basic: within ONNX's own operators; extended: attention, normalisations and activations in ONNX "
+        "Runtime's; all: also laid out for this machine's CPU (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--precision",
+        nargs="+",
+        choices=get_args(Precision),
+        default=[],
+        help="fp32: optimized alone; fp16: for GPUs; int8: for CPUs; several at once",
+    )
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="PATH",
+        help="a folder of your images or meshes, or a .txt of your texts, half to calibrate with and half to judge by "
+        "(default: what comes with this package and with Python)",
+    )
 
 
 def _add_graph_options(graph: argparse._ArgumentGroup) -> None:
@@ -184,6 +251,24 @@ def _export(arguments: argparse.Namespace) -> int:
     return console.FAILURE if failed else 0
 
 
+def _optimize(arguments: argparse.Namespace) -> int:
+    names = [field.name for field in fields(VariantOptions) if field.name != "precisions"]
+    return _add_variants(arguments.artifact, arguments, names)
+
+
+def _add_variants(artifact: Path, arguments: argparse.Namespace, names: Sequence[str]) -> int:
+    """Makes the variants that ``arguments`` ask for, whose ``names`` are those of the options."""
+    from exporters.variant_report import describe_outcomes
+    from exporters.variants import add_variants
+
+    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    asked = ["fp32"] if getattr(arguments, "optimize", not arguments.precision) else []
+    precisions = [*dict.fromkeys([*asked, *arguments.precision])]
+    outcomes = add_variants(artifact, VariantOptions(precisions=precisions, **given), stage=StageDisplay())
+    print(describe_outcomes(outcomes))
+    return console.FAILURE if any(outcome.failed for outcome in outcomes) else 0
+
+
 def _options(arguments: argparse.Namespace) -> ExportOptions:
     if arguments.pooling != "gem" and (arguments.gem_p, arguments.gem_eps) != (None, None):
         raise UsageError("--gem-p and --gem-eps are of --pooling gem")
@@ -228,8 +313,10 @@ def _export_one(name: str, arguments: argparse.Namespace, options: ExportOptions
             options=options,
             stage=StageDisplay(),
         )
+        print(describe_export(folder, read_manifest(folder)))
+        if arguments.optimize or arguments.precision:
+            return _add_variants(folder, arguments, ("level", "calibration")) == 0
     except EmbeddingBackbonesError as exc:
         print(f"error: {name}: {exc}", file=sys.stderr)
         return False
-    print(describe_export(folder, read_manifest(folder)))
     return True

@@ -8,6 +8,7 @@ EmbeddingBackbonesError
     │   └── WeightsMismatchError       they are of another model
     ├── GraphError                 torch cannot trace the model, or the graph breaks its contract
     ├── ParityError                the graph does not agree with torch
+    ├── VariantError               another precision does not reach its floors, or cannot be made
     └── DestinationError           the artifact cannot be written there
 """
 
@@ -42,6 +43,10 @@ class GraphError(ExportError):
 
 class ParityError(ExportError):
     """The graph does not agree with torch; the message holds the figures."""
+
+
+class VariantError(ExportError):
+    """A variant of a graph does not reach its floors, or cannot be made; the message holds the figures."""
 
 
 class DestinationError(ExportError):

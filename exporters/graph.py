@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 
-import onnx
 import onnx_ir as ir
 import torch
 from torch import nn
@@ -18,10 +16,6 @@ from exporters.spec import OPSETS
 from exporters.towers import GraphInput
 from runtime.manifest import TensorSpec
 from runtime.version import __version__
-
-# protobuf refuses messages of 2 GiB: https://protobuf.dev/programming-guides/proto-limits/
-EXTERNAL_DATA_THRESHOLD_BYTES = 2**31 - 2**27
-_SMALL_BYTES = 256  # axes and shapes, which shape inference wants to see inside the graph
 
 
 def build_graph(
@@ -44,32 +38,6 @@ def build_graph(
     _name_output(model, output.name)
     _check_contract(model, [graph_input.spec for graph_input in inputs], output, opset)
     return model
-
-
-def write_graph(path: Path, model: ir.Model) -> str | None:
-    """Writes ``model`` to ``path``, the same bytes for the same graph.
-
-    Args:
-        path: The ONNX file.
-        model: The graph. One that is too large for protobuf has its weights written to a second file beside ``path``.
-
-    Returns:
-        The name of that file, or ``None``.
-
-    Raises:
-        GraphError: The graph is not valid ONNX.
-        OSError: The files cannot be written.
-    """
-    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
-    external = f"{path.name}.data" if size > EXTERNAL_DATA_THRESHOLD_BYTES else None
-    if external:
-        ir.external_data.unload_from_model(model, path.parent, external, size_threshold_bytes=_SMALL_BYTES)
-    path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
-    try:
-        onnx.checker.check_model(path, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
-        raise GraphError(f"the graph is not valid ONNX: {exc}") from exc
-    return external
 
 
 def _trace(module: nn.Module, inputs: Sequence[GraphInput], opset: int) -> ir.Model:

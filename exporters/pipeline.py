@@ -17,7 +17,8 @@ from exporters.artifact import (
     write_readme,
     writing,
 )
-from exporters.graph import build_graph, write_graph
+from exporters.graph import build_graph
+from exporters.graph_file import write_graph
 from exporters.parity import check_reference, measure_parity, measure_similarity
 from exporters.progress import Stage, silent
 from exporters.spec import BackboneSpec, ExportOptions

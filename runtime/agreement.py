@@ -65,6 +65,24 @@ def cosine_similarities(a: Array, b: Array) -> Array:
     return similarities
 
 
+def neighbour_overlap(reference: Array, actual: Array, top: int = 10) -> float:
+    """Returns the mean share of each row's ``top`` nearest rows by cosine that are the same in both.
+
+    Args:
+        reference: ``[rows, dim]``.
+        actual: ``[rows, dim]``.
+        top: How many neighbours; with ``rows`` of no more than that, all others.
+    """
+    top = min(top, len(reference) - 1)
+    nearest = []
+    for vectors in (reference, actual):
+        similarities = cosine_similarities(vectors, vectors)
+        np.fill_diagonal(similarities, -np.inf)
+        nearest.append(np.argsort(-similarities, axis=1, kind="stable")[:, :top])
+    shared = [len(set(a) & set(b)) for a, b in zip(*nearest, strict=True)]
+    return float(np.mean(shared)) / top
+
+
 def near_one(cosine: float) -> str:
     """Returns a cosine similarity as text that keeps the digits that matter: ``1 - 4.5e-12``."""
     return f"1 - {1 - cosine:.1e}" if 0.999 < cosine < 1 else f"{cosine:.6g}"

@@ -15,6 +15,7 @@ from runtime.manifest import (
     TextPreprocessing,
     Tower,
 )
+from runtime.variants import Variant
 
 _RESIZES = {"short_side": "short side", "squash": "both sides"}
 
@@ -71,7 +72,22 @@ def _describe_tower(name: str, tower: Tower) -> list[str]:
         f"  pooling     {_describe_pooling(tower.pooling)}{projections}{', L2-normalised' if tower.normalized else ''} "
         f"(decided by the {tower.decided_by})",
         f"  parity      {_describe_parity(tower.parity)}",
+        *(f"  {name:<11} {describe_variant(variant)}" for name, variant in tower.variants.items()),
     ]
+
+
+def describe_variant(variant: Variant) -> str:
+    """Returns what a person wants to know of a variant, in one line."""
+    parity = variant.parity
+    facts = [
+        f"level {variant.level}" * (variant.level != "none"),
+        f"for {', '.join(variant.providers)}" + f" with {', '.join(variant.cpu_features)}" * bool(variant.cpu_features),
+        f"min cosine {near_one(parity.min_cosine)}, {parity.neighbour_overlap:.1%} of neighbours kept to fp32",
+        f"{len(variant.float_nodes)} nodes in float32" * bool(variant.float_nodes),
+        f"calibrated with {variant.calibration.items} {variant.calibration.source}" if variant.calibration else "",
+        "vectors DEPEND ON THE BATCH" * (not variant.batch_invariant),
+    ]
+    return "; ".join(filter(None, facts))
 
 
 def _describe_preprocessing(recipe: Preprocessing) -> str:

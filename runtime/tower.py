@@ -81,6 +81,10 @@ class LoadedTower:
         rows: Sequence[Row | UnusableItemError] = self._preprocessor.prepare_all(items)
         return list(rows) if truncate else [_refuse_truncated(row) for row in rows]
 
+    def collate(self, rows: Sequence[Any]) -> dict[str, np.ndarray[Any, Any]]:
+        """Returns the graph's inputs for rows of :meth:`prepare` that go together, by name; texts are padded."""
+        return self._preprocessor.collate(rows)
+
     def limit(self, batch_size: int | None) -> BatchLimit:
         """Returns what goes through the graph at once: ``batch_size`` items, by default what the budget allows."""
         if batch_size is not None:
@@ -99,8 +103,7 @@ class LoadedTower:
         """
         provider = self.session.provider
         filled = [*rows, *[rows[-1]] * (power_of_two(len(rows)) - len(rows))] if provider.pads_batches else rows
-        feeds = self._preprocessor.collate(filled)
-        vectors = self.session.run(feeds, stop)[: len(rows)]
+        vectors = self.session.run(self.collate(filled), stop)[: len(rows)]
         if not np.isfinite(vectors).all():
             raise NonFiniteError(
                 f"{self.session.choice.graph} returned NaN or infinity on the provider {provider.name}; "

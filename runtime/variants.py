@@ -33,8 +33,8 @@ class Floors:
     def __post_init__(self) -> None:
         """Refuses what nothing can reach."""
         for name, value in dataclasses.asdict(self).items():
-            if not 0 <= value <= 1:
-                raise UsageError(f"the floor {name} is {value}, it must be from 0 to 1")
+            if not 0 <= value <= 1 or (value == 0 and name != "min_overlap"):
+                raise UsageError(f"the floor {name} is {value}, it must be above 0 and at most 1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ import pytest
 
 import runtime
 from benchmarks import footprint, memory, throughput
-from benchmarks.texts import load_texts
+from exporters.docstrings import load_texts
 
 
 def test_texts_are_real_and_of_mixed_length() -> None:

@@ -1,0 +1,47 @@
+"""An ONNX graph as a file, or as two where one would be too large; and as a reader sees it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+
+from exporters.errors import GraphError
+
+# protobuf refuses messages of 2 GiB: https://protobuf.dev/programming-guides/proto-limits/
+EXTERNAL_DATA_THRESHOLD_BYTES = 2**31 - 2**27
+_SMALL_BYTES = 256  # axes and shapes, which shape inference wants to see inside the graph
+
+
+def load_graph(path: Path) -> ir.Model:
+    """Returns the graph at ``path`` with all of its weights in memory."""
+    model = ir.load(path)
+    ir.external_data.load_to_model(model)
+    return model
+
+
+def write_graph(path: Path, model: ir.Model) -> str | None:
+    """Writes ``model`` to ``path``, the same bytes for the same graph.
+
+    Args:
+        path: The ONNX file.
+        model: The graph. One that is too large for protobuf has its weights written to a second file beside ``path``.
+
+    Returns:
+        The name of that file, or ``None``.
+
+    Raises:
+        GraphError: The graph is not valid ONNX.
+        OSError: The files cannot be written.
+    """
+    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
+    external = f"{path.name}.data" if size > EXTERNAL_DATA_THRESHOLD_BYTES else None
+    if external:
+        ir.external_data.unload_from_model(model, path.parent, external, size_threshold_bytes=_SMALL_BYTES)
+    path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
+    try:
+        onnx.checker.check_model(path, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
+        raise GraphError(f"the graph is not valid ONNX: {exc}") from exc
+    return external

@@ -1,0 +1,241 @@
+"""Adds variants to an artifact: other graphs for its towers, each made by a pass and let through by the gate."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from exporters.artifact import README_FILE, new_artifact, record_files, write_manifest, write_readme, writing
+from exporters.census import Census, take_census
+from exporters.corpus import Corpus, load_corpus
+from exporters.errors import VariantError
+from exporters.gate import Gate
+from exporters.makers import MAKERS, Order, Samples
+from exporters.progress import Stage, silent
+from exporters.speed import measure_speedup
+from exporters.variant_options import VariantOptions
+from runtime.artifact import check_files, read_manifest
+from runtime.batching import BatchLimit, plan_batches
+from runtime.describe import describe_manifest
+from runtime.errors import UsageError
+from runtime.manifest import Manifest, Tower, TowerName
+from runtime.preprocess import UnusableItemError
+from runtime.provider_options import CpuOptions
+from runtime.providers import check_packages, installed_packages
+from runtime.session import SessionOptions
+from runtime.tower import LoadedTower, Row, group_key, row_cost
+from runtime.variants import Calibration, Floors, Precision, Variant, VariantName
+from runtime.verify import read_golden
+
+NAMES: Mapping[Precision, VariantName] = {"fp32": "optimized", "fp16": "fp16", "int8": "int8"}
+_SAMPLE = 8  # items of one sample
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of one variant of one tower.
+
+    Attributes:
+        tower: The tower.
+        name: The variant's name.
+        variant: Its record, ``None`` if it was not made.
+        reason: Why it was not.
+        failed: Whether that is a failure; it is none that there was nothing to fuse.
+        before: The tower's own graph, counted.
+        after: The variant's.
+        speedup: How many times as fast as the tower's own graph it is on the CPU provider here; ``None`` if not for it.
+    """
+
+    tower: TowerName
+    name: VariantName
+    variant: Variant | None = None
+    reason: str = ""
+    failed: bool = False
+    before: Census
+    after: Census | None = None
+    speedup: float | None = None
+
+
+def add_variants(artifact: Path, options: VariantOptions, *, stage: Stage = silent) -> list[Outcome]:
+    """Makes variants of every tower of an artifact and adds those that pass the gate; the others leave it as it was.
+
+    Args:
+        artifact: The artifact's folder.
+        options: What to make.
+        stage: As for :func:`exporters.export`.
+
+    Returns:
+        What became of each.
+
+    Raises:
+        VariantError: Not one of them passed.
+        UsageError: An option cannot be right.
+        ArtifactError: The artifact is damaged.
+        DestinationError: It cannot be written.
+    """
+    check_packages()
+    floors = {precision: options.floors(precision) for precision in options.precisions}  # before any work
+    manifest = read_manifest(artifact)
+    check_files(artifact, manifest)
+    with new_artifact(artifact, force=True) as folder:
+        remade = {NAMES[precision] for precision in options.precisions}
+        with writing(artifact):
+            _link_files(artifact, folder, manifest, remade)
+        outcomes: list[Outcome] = []
+        towers: dict[TowerName, Tower] = {}
+        for kind in manifest.towers:
+            workshop = _Workshop(folder, manifest, kind, options, stage)
+            made = [workshop.make(precision, floors[precision]) for precision in options.precisions]
+            towers[kind] = _with_variants(artifact, folder, manifest.towers[kind], made)
+            outcomes += made
+        if all(outcome.variant is None for outcome in outcomes) and any(outcome.failed for outcome in outcomes):
+            raise VariantError("; ".join(f"{each.tower} {each.name}: {each.reason}" for each in outcomes))
+        with writing(artifact):
+            judged = replace(manifest, towers=towers, files=record_files(folder))
+            write_readme(folder, judged, describe_manifest(judged))
+            write_manifest(folder, judged)
+    return outcomes
+
+
+def _link_files(artifact: Path, folder: Path, manifest: Manifest, remade: set[VariantName]) -> None:
+    """Gives ``folder`` the files that stay as they are, without a copy of them."""
+    replaced = {
+        name
+        for tower in manifest.towers.values()
+        for made in remade & tower.variants.keys()
+        for name in tower.variants[made].files()
+    }
+    for name in manifest.files.keys() - replaced - {README_FILE}:
+        os.link(artifact / name, folder / name)
+
+
+def _with_variants(artifact: Path, folder: Path, tower: Tower, made: Sequence[Outcome]) -> Tower:
+    """Returns ``tower`` with what was made; a variant that failed this time stays what it was."""
+    variants = dict(tower.variants)
+    for outcome in made:
+        old = variants.get(outcome.name)
+        if outcome.variant is not None:
+            variants[outcome.name] = outcome.variant
+        elif old is not None:
+            for name in old.files():
+                os.link(artifact / name, folder / name)
+    return replace(tower, variants=variants)
+
+
+class _Workshop:
+    """Makes the variants of one tower."""
+
+    def __init__(
+        self, folder: Path, manifest: Manifest, kind: TowerName, options: VariantOptions, stage: Stage
+    ) -> None:
+        self._folder, self._kind, self._options, self._stage = folder, kind, options, stage
+        self._tower = manifest.towers[kind]
+        self._loaded = self._load(self._tower.graph)
+        self._corpus: Corpus = load_corpus(kind, options.calibration, options.items)
+        golden, _ = read_golden(folder, kind, manifest.output_dim)
+        with stage(f"{kind} fp32 graph"):
+            self._gate = Gate(folder, manifest, kind, [*golden, *self._corpus.held_out])
+        self._before = take_census(folder / self._tower.graph, self._tower.external_data)
+        self._rows = self._prepare(golden)
+
+    def make(self, precision: Precision, floors: Floors) -> Outcome:
+        """Returns a variant that has passed the gate, or why there is none."""
+        name = NAMES[precision]
+        outcome = Outcome(tower=self._kind, name=name, before=self._before)
+        graph = f"{self._kind}.{name}.onnx"
+        try:
+            with self._stage(f"{self._kind} {name}"):
+                return self._make(outcome, precision, graph, floors)
+        except VariantError as exc:
+            for path in self._folder.glob(f"{graph}*"):
+                path.unlink()
+            return replace(outcome, reason=str(exc), failed=True)
+
+    def _make(self, outcome: Outcome, precision: Precision, graph: str, floors: Floors) -> Outcome:
+        made = MAKERS[precision](self._order(graph, floors))
+        after = take_census(self._folder / graph, made.external_data)
+        if precision == "fp32" and after.nodes == self._before.nodes and not after.foreign:
+            (self._folder / graph).unlink()
+            return replace(outcome, reason=f"nothing was fused at level {made.level}, so it is not written")
+        check_loads(self._folder / graph)
+        variant = Variant(
+            **{field.name: getattr(made, field.name) for field in fields(made)},
+            precision=precision,
+            graph=graph,
+            operators=tuple(sorted(after.foreign)),
+            onnxruntime=next(iter(installed_packages().values())),
+            parity=self._gate.measure(graph, floors, batch_invariant=made.batch_invariant),
+        )
+        speedup = None if precision == "fp16" else measure_speedup(self._loaded, self._load(graph), self._rows)
+        return replace(outcome, variant=variant, after=after, speedup=speedup)
+
+    def _order(self, graph: str, floors: Floors) -> Order:
+        options, samples = self._options, self._samples
+        return Order(
+            graph=self._folder / self._tower.graph,
+            output=self._folder / graph,
+            level=options.level,
+            samples=samples,
+            calibration=Calibration(
+                source=self._corpus.source,
+                items=len(self._corpus.calibration),
+                sha256=_digest(samples),
+                method=options.method,
+            ),
+            method=options.method,
+            min_cosine=floors.min_cosine,
+            accept_batch_dependent=options.accept_batch_dependent,
+        )
+
+    @cached_property
+    def _samples(self) -> Samples:
+        """Calibration items as the graph takes them, of like length together."""
+        groups: dict[tuple[int, ...], list[Row]] = {}
+        for row in self._prepare(self._corpus.calibration):
+            groups.setdefault(group_key(row), []).append(row)
+        return [
+            self._loaded.collate([rows[index] for index in batch])
+            for rows in groups.values()
+            for batch in plan_batches([row_cost(row) for row in rows], BatchLimit(items=_SAMPLE))
+        ]
+
+    def _prepare(self, items: Sequence[Any]) -> list[Row]:
+        rows = self._loaded.prepare(items)
+        for item, row in zip(items, rows, strict=True):
+            if isinstance(row, UnusableItemError):
+                raise UsageError(f"{self._corpus.source}: {item} cannot be calibrated with: {row}; take it out")
+        return [row for row in rows if not isinstance(row, UnusableItemError)]
+
+    def _load(self, graph: str) -> LoadedTower:
+        options = SessionOptions(provider="cpu", provider_options=CpuOptions(spinning=False))
+        return LoadedTower(self._folder, replace(self._tower, graph=graph, variants={}), options)
+
+
+def check_loads(graph: Path) -> None:
+    """Loads ``graph`` in a process of its own, since ONNX Runtime has been seen to crash on what was made of one.
+
+    Raises:
+        VariantError: It does not load.
+    """
+    code = "import sys, onnxruntime; onnxruntime.InferenceSession(sys.argv[1], providers=['CPUExecutionProvider'])"
+    done = subprocess.run([sys.executable, "-c", code, str(graph)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or [f"it ended by signal {-done.returncode}"])[-1]
+        raise VariantError(f"onnxruntime cannot load it ({said}); take another --level")
+
+
+def _digest(samples: Samples) -> str:
+    digest = hashlib.sha256()
+    for sample in samples:
+        for array in sample.values():
+            digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

@@ -1,0 +1,154 @@
+"""Variants are added whole or not at all, and what is there stays as it was."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+import runtime
+from exporters import makers
+from exporters.census import take_census
+from exporters.cli import main
+from exporters.errors import VariantError
+from exporters.passes import fuse
+from exporters.variant_options import VariantOptions
+from exporters.variants import add_variants
+from runtime import hardware
+from runtime.artifact import check_files, read_manifest
+from runtime.errors import UsageError
+
+TEXTS = ["a cup of coffee", "the rocket left the launch pad at noon", ""]
+
+
+@pytest.fixture
+def text_artifact(exported_text: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(exported_text, tmp_path / "toy"))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets fusing write a graph whose largest weight is scaled wrongly."""
+    right = fuse.fuse
+
+    def wrong(graph: Path, output: Path, level: Any) -> str | None:
+        external_data = right(graph, output, level)
+        model = onnx.load(output)
+        weight = next(each for each in model.graph.initializer if list(each.dims) == [400, 24])
+        weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight)[:, ::-1].copy(), weight.name))
+        onnx.save(model, output)
+        return external_data
+
+    monkeypatch.setattr(makers, "fuse", wrong)
+
+
+def test_an_optimized_graph_is_added_and_taken(text_artifact: Path) -> None:
+    before = runtime.load(text_artifact).embed(TEXTS)
+    (outcome,) = add_variants(text_artifact, VariantOptions(items=16))
+    assert outcome.after is not None
+    assert outcome.after.nodes < outcome.before.nodes
+    assert outcome.after.foreign["com.microsoft:Attention"] == 1
+    manifest = read_manifest(text_artifact)
+    check_files(text_artifact, manifest)
+    variant = manifest.towers["text"].variants["optimized"]
+    assert variant.operators == tuple(sorted(outcome.after.foreign))
+    assert (variant.level, variant.graph, "openvino" in variant.providers) == ("extended", "text.optimized.onnx", False)
+    assert "the variant optimized of the text tower" in (text_artifact / "README.md").read_text()
+    model = runtime.load(text_artifact)
+    assert (model.variant, model.variant_reason) == ("optimized", "auto: its operators are fused")
+    np.testing.assert_allclose(model.embed(TEXTS), before, atol=1e-6)
+    assert runtime.load(text_artifact, variant="fp32").variant == "fp32"
+    assert runtime.verify(text_artifact).variant == "optimized"
+
+
+def test_the_same_command_twice_gives_the_same_bytes(text_artifact: Path) -> None:
+    add_variants(text_artifact, VariantOptions(items=16))
+    first = contents(text_artifact)
+    add_variants(text_artifact, VariantOptions(items=16))
+    assert contents(text_artifact) == first
+
+
+def test_a_variant_that_fails_leaves_everything_as_it_was(
+    text_artifact: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_variants(text_artifact, VariantOptions(items=16))
+    good = contents(text_artifact)
+    spoil(monkeypatch)
+    with pytest.raises(VariantError, match=r"text optimized: min cosine .* is below .*neighbours"):
+        add_variants(text_artifact, VariantOptions(items=16))
+    assert contents(text_artifact) == good
+    assert [path.name for path in text_artifact.parent.iterdir()] == ["toy"]
+    assert main(["optimize", str(text_artifact), "--items", "16"]) == 1
+    assert "error: text optimized: min cosine" in capsys.readouterr().err
+
+
+def test_a_floor_that_the_user_states_counts(text_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spoil(monkeypatch)
+    options = VariantOptions(items=16, min_cosine=0.01, min_overlap=0.0)
+    (outcome,) = add_variants(text_artifact, options)
+    assert outcome.variant is not None
+    assert outcome.variant.parity.min_cosine < 0.9999
+    assert runtime.verify(text_artifact).towers["text"].tolerance.min_cosine < 0.1
+
+
+def test_a_pass_that_fused_nothing_says_so_and_writes_nothing(
+    artifact: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = contents(artifact)
+    assert main(["optimize", str(artifact), "--items", "16"]) == 0
+    assert "image optimized: nothing was fused at level extended, so it is not written" in capsys.readouterr().out
+    assert contents(artifact) == before
+
+
+def test_level_all_is_for_the_cpu_that_did_it(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fuse, "hardware", hardware)
+    monkeypatch.setattr(hardware, "cpu_flags", lambda *_: frozenset({"avx2"}))
+    with pytest.raises(UsageError, match="level all lays weights out for CPUs with AVX-512, which this one lacks"):
+        add_variants(artifact, VariantOptions(items=16, level="all"))
+    monkeypatch.undo()
+    if "avx512f" not in hardware.cpu_flags():
+        pytest.skip("this CPU has no AVX-512")
+    (outcome,) = add_variants(artifact, VariantOptions(items=16, level="all"))
+    assert outcome.variant is not None
+    assert (outcome.variant.providers, outcome.variant.cpu_features) == (("cpu",), ("avx512f",))
+    assert outcome.after is not None
+    assert outcome.after.foreign["com.microsoft.nchwc:Conv"] == 2
+
+
+def test_the_command_prints_what_changed(text_artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["optimize", str(text_artifact), "--items", "16"]) == 0
+    printed = capsys.readouterr().out
+    assert "1 Attention, 1 BiasGelu, 2 SkipLayerNormalization" in printed
+    assert printed.splitlines()[2].split()[:2] == ["text", "fp32"]
+
+
+def test_an_export_can_add_variants_at_once(
+    text_artifact: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("exporters.cli.export", lambda *_, **__: text_artifact)
+    assert main(["sbert-base-en", "--optimize"]) == 0
+    assert "Attention" in capsys.readouterr().out
+    assert list(read_manifest(text_artifact).towers["text"].variants) == ["optimized"]
+
+
+def test_options_that_cannot_be_right_are_refused_before_any_work(text_artifact: Path) -> None:
+    with pytest.raises(UsageError, match=r"the floor min_cosine is 1\.5"):
+        add_variants(text_artifact, VariantOptions(min_cosine=1.5))
+    with pytest.raises(UsageError, match="too few to judge by"):
+        add_variants(text_artifact, VariantOptions(items=3))
+    with pytest.raises(runtime.ArtifactError, match="there is no folder"):
+        add_variants(text_artifact / "no", VariantOptions())
+
+
+def test_a_census_counts_nodes_and_foreign_operators(text_artifact: Path) -> None:
+    census = take_census(text_artifact / "text.onnx", None)
+    assert (census.nodes, census.foreign) == (len(onnx.load(text_artifact / "text.onnx").graph.node), {})
+    assert census.size_bytes == (text_artifact / "text.onnx").stat().st_size
