@@ -18,54 +18,99 @@ import numpy as np
 Embed = Callable[[], np.ndarray[Any, Any]]
 
 
-def _runtime(folder: str, items: list[str], provider: str) -> Embed:
+def _runtime(folder: str, items: Path, provider: str, variant: str) -> Embed:
     import runtime
 
-    model = runtime.load(folder, provider=provider)
+    texts = _read(items)
+    model = runtime.load(folder, provider=provider, variant=variant)
     kind = model.towers[0]
-    return lambda: model.embed(items, tower=kind)
+    return lambda: model.embed(texts, tower=kind)
 
 
-def _graph_alone(folder: str, items: list[str], provider: str) -> Embed:
+def _graph_alone(folder: str, items: Path, provider: str, variant: str) -> Embed:
     """The graph on images that are decoded already, in the batches that the runtime makes."""
     import runtime
     from runtime.pipeline import Pipeline
 
-    model = runtime.load(folder, provider=provider)
+    model = runtime.load(folder, provider=provider, variant=variant)
     backend = model._backend  # noqa: SLF001  what the runtime does less its preprocessing
     if not isinstance(backend, Pipeline):
         raise TypeError("only a pipeline in this process has a graph to run alone")
     tower = next(iter(backend.towers.values()))
-    rows = tower.prepare(items)
+    rows = tower.prepare(_read(items))
     size = tower.portions.budget
     batches = [rows[start : start + size] for start in range(0, len(rows), size)]
     return lambda: np.concatenate([tower.embed(batch) for batch in batches])
 
 
-def _sentence_transformers(folder: str, items: list[str], provider: str) -> Embed:
+def _one_batch(folder: str, feeds: Path, provider: str, variant: str) -> Embed:
+    """A variant's graph on inputs that are there already."""
+    from runtime.artifact import read_manifest
+    from runtime.session import Session, SessionOptions
+
+    arrays = dict(np.load(feeds))
+    towers = read_manifest(Path(folder)).towers.values()
+    tower = next(tower for tower in towers if {spec.name for spec in tower.inputs} == arrays.keys())
+    session = Session(Path(folder), tower, SessionOptions(provider=provider, variant=variant))
+    return lambda: session.run(arrays)
+
+
+def _torch(model: str, feeds: Path, provider: str, variant: str) -> Embed:
+    """What the graph was traced from, named as ``BACKBONE=WEIGHTS``, run in one of torch's ways."""
+    import torch
+
+    from exporters.registry import find_backbone
+    from exporters.spec import ExportOptions
+    from exporters.towers.load import load_towers
+    from runtime.threads import available_threads
+
+    arrays = np.load(feeds)
+    name, _, weights = model.partition("=")
+    towers = load_towers(find_backbone(name), ExportOptions(weights=weights), any_family=True)
+    tower = next(each for each in towers if {spec.name for spec in each.record.inputs} == set(arrays.files))
+    module = tower.module().eval()
+    inputs = [torch.from_numpy(arrays[given.spec.name]) for given in tower.inputs()]
+    torch.set_num_threads(available_threads())
+    call = torch.compile(module) if variant == "compile" else module
+
+    def embed() -> np.ndarray[Any, Any]:
+        with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=variant == "bf16"):
+            vectors: np.ndarray[Any, Any] = call(*inputs).float().numpy()
+        return vectors
+
+    return embed
+
+
+def _sentence_transformers(folder: str, items: Path, provider: str, variant: str) -> Embed:
     import torch
     from sentence_transformers import SentenceTransformer
 
     from runtime.threads import available_threads
 
     torch.set_num_threads(available_threads())
-    model = SentenceTransformer(folder, device=provider)
-    return lambda: np.asarray(model.encode(items, show_progress_bar=False))
+    model, texts = SentenceTransformer(folder, device=provider), _read(items)
+    return lambda: np.asarray(model.encode(texts, show_progress_bar=False))
 
 
-CONTESTANTS: dict[str, Callable[[str, list[str], str], Embed]] = {
+def _read(items: Path) -> list[str]:
+    texts: list[str] = json.loads(items.read_text("utf-8"))
+    return texts
+
+
+CONTESTANTS: dict[str, Callable[[str, Path, str, str], Embed]] = {
     "runtime": _runtime,
     "graph": _graph_alone,
+    "batch": _one_batch,
+    "torch": _torch,
     "sentence-transformers": _sentence_transformers,
 }
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Serves rounds: ``KIND MODEL ITEMS.json PROVIDER VECTORS.npy``."""
-    kind, folder, items, provider, output = arguments
-    texts = json.loads(Path(items).read_text("utf-8"))
+    """Serves rounds: ``KIND MODEL ITEMS PROVIDER VARIANT VECTORS.npy``; the items are .json, or .npz for one batch."""
+    kind, model, items, provider, variant, output = arguments
     started = time.perf_counter()
-    embed = CONTESTANTS[kind](folder, texts, provider)
+    embed = CONTESTANTS[kind](model, Path(items), provider, variant)
     loaded = time.perf_counter() - started
     np.save(output, embed())  # which warms up, too
     _say({"load_s": loaded})

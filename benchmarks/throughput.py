@@ -37,15 +37,17 @@ class Entry:
     Attributes:
         name: What the table calls it.
         kind: One of :data:`benchmarks.contestant.CONTESTANTS`.
-        model: Its artifact or folder.
+        model: Its artifact or folder, or ``BACKBONE=WEIGHTS`` for torch.
         provider: Execution provider or device.
+        variant: The artifact's graph, or torch's way to run.
         python: The interpreter of its environment.
     """
 
     name: str
     kind: str
-    model: Path
+    model: str
     provider: str = "cpu"
+    variant: str = "auto"
     python: str = sys.executable
 
 
@@ -104,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=5, help="times that each contestant runs (default: %(default)s)")
     parser.add_argument("--sentence-transformers", type=Path, metavar="FOLDER", help="the model for the peer")
     parser.add_argument("--openvino-python", metavar="PYTHON", help="of an environment with the extra [openvino]")
+    parser.add_argument("--variants", nargs="+", default=["auto"], help="the artifact's graphs (default: auto)")
     parser.add_argument("--photos", type=Path, help="a folder of image files (default: the six that exporters brings)")
     return parser
 
@@ -112,33 +115,43 @@ def _benchmark(arguments: argparse.Namespace) -> int:
     towers = read_manifest(arguments.artifact).towers
     if arguments.items < 1 or arguments.rounds < 1:
         raise UsageError("--items and --rounds must be 1 or more")
-    entries = [Entry(name="runtime, cpu", kind="runtime", model=arguments.artifact)]
+    artifact = str(arguments.artifact.absolute())
+    entries = [
+        Entry(name=_name("runtime, cpu", variant), kind="runtime", model=artifact, variant=variant)
+        for variant in arguments.variants
+    ]
     if "text" in towers:
         items = load_texts(arguments.items)
         if arguments.sentence_transformers:
             peer = Entry(
                 name="sentence-transformers, torch fp32",
                 kind="sentence-transformers",
-                model=arguments.sentence_transformers,
+                model=str(arguments.sentence_transformers.absolute()),
             )
             entries.insert(0, peer)
     else:
         items = _photos(arguments.photos, arguments.items)
-        entries.insert(0, Entry(name="the graph alone, cpu", kind="graph", model=arguments.artifact))
+        entries.insert(0, Entry(name="the graph alone, cpu", kind="graph", model=artifact))
     if arguments.openvino_python:
         entries.append(
             Entry(
                 name="runtime, openvino",
                 kind="runtime",
-                model=arguments.artifact,
+                model=artifact,
                 provider="openvino",
                 python=arguments.openvino_python,
             )
         )
     with tempfile.TemporaryDirectory() as scratch:
-        contestants = _run(entries, items, arguments.rounds, Path(scratch))
-        print(_describe(contestants, len(items)))
+        listing = Path(scratch) / "items.json"
+        listing.write_text(json.dumps(items), "utf-8")
+        contestants = run(entries, listing, arguments.rounds, Path(scratch))
+        print(describe(contestants, len(items)))
     return 0
+
+
+def _name(contestant: str, variant: str) -> str:
+    return contestant if variant == "auto" else f"{contestant}, {variant}"
 
 
 def _photos(folder: Path | None, count: int) -> list[str]:
@@ -149,13 +162,16 @@ def _photos(folder: Path | None, count: int) -> list[str]:
     return [photos[index % len(photos)] for index in range(count)]
 
 
-def _run(entries: Sequence[Entry], items: Sequence[str], rounds: int, scratch: Path) -> list[Contestant]:
-    listing = scratch / "items.json"
-    listing.write_text(json.dumps(list(items)), "utf-8")
+def run(entries: Sequence[Entry], items: Path, rounds: int, scratch: Path) -> list[Contestant]:
+    """Starts a process for each entry and lets them take turns; what they wrote is in ``scratch``.
+
+    Raises:
+        EmbeddingBackbonesError: One has ended early.
+    """
     contestants: list[Contestant] = []
     try:
         for number, entry in enumerate(entries):
-            contestants.append(_start(entry, listing, scratch / f"{number}.npy"))
+            contestants.append(_start(entry, items, scratch / f"{number}.npy"))
             contestants[-1].load_s = contestants[-1].read()["load_s"]
         for _ in range(rounds):
             for contestant in contestants:
@@ -168,7 +184,7 @@ def _run(entries: Sequence[Entry], items: Sequence[str], rounds: int, scratch: P
 
 
 def _start(entry: Entry, items: Path, vectors: Path) -> Contestant:
-    words = [entry.kind, str(entry.model.absolute()), str(items), entry.provider, str(vectors)]
+    words = [entry.kind, entry.model, str(items), entry.provider, entry.variant, str(vectors)]
     process = subprocess.Popen(
         [entry.python, "-m", "benchmarks.contestant", *words],
         stdin=subprocess.PIPE,
@@ -180,7 +196,8 @@ def _start(entry: Entry, items: Path, vectors: Path) -> Contestant:
     return Contestant(entry=entry, vectors=vectors, process=process)
 
 
-def _describe(contestants: Sequence[Contestant], count: int) -> str:
+def describe(contestants: Sequence[Contestant], count: int) -> str:
+    """Returns a table of ``count`` items a round, held against the first contestant."""
     reference = np.load(contestants[0].vectors)
     rows: list[list[Any]] = []
     for contestant in contestants:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import runtime
-from benchmarks import footprint, memory, throughput
+from benchmarks import footprint, graphs, memory, throughput
 from exporters.docstrings import load_texts
 
 
@@ -38,7 +38,7 @@ def test_images_from_files_are_held_against_the_graph_alone(exported: Path, caps
 def test_a_contestant_answers_every_round_and_leaves_its_vectors(exported_text: Path, tmp_path: Path) -> None:
     items, vectors = tmp_path / "items.json", tmp_path / "v.npy"
     items.write_text(json.dumps(["a text", "another"]))
-    words = ["runtime", str(exported_text), str(items), "cpu", str(vectors)]
+    words = ["runtime", str(exported_text), str(items), "cpu", "auto", str(vectors)]
     command = [sys.executable, "-m", "benchmarks.contestant", *words]
     run = subprocess.run(command, input="\n\n", capture_output=True, text=True, check=True)
     loaded, *rounds = map(json.loads, run.stdout.splitlines())
@@ -77,3 +77,11 @@ def test_the_footprint_of_a_start_is_measured(exported_text: Path, capsys: pytes
 def test_a_model_that_cannot_be_started_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert footprint.main([str(tmp_path / "none"), "--rounds", "1"]) == 1
     assert "cannot be started" in capsys.readouterr().err
+
+
+def test_variants_and_torch_run_the_same_batch(exported_text: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert graphs.main([str(exported_text), "--batch", "3", "--tokens", "9", "--rounds", "1"]) == 0
+    *_, ours = capsys.readouterr().out.splitlines()
+    assert ours.startswith("fp32, cpu")
+    assert graphs.main([str(exported_text), "--batch", "0"]) == 2
+    assert "must be 1 or more" in capsys.readouterr().err
