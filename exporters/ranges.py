@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,10 +52,7 @@ def measure_ranges(graph: Path, samples: Sequence[Mapping[str, np.ndarray[Any, A
     if not samples:
         raise GraphError("no samples to measure the graph's ranges with; pass one at least")
     names = [name for name, kind in infer_types(graph).items() if kind.is_float]
-    model = onnx.load(graph, load_external_data=False)
-    masked = find_masked(ir.load(graph).graph)
-    _replace_outputs(model, [_append_maximum(model, name, name in masked) for name in names])
-    session = _open(model, graph)
+    session = _open(_measuring_graph(graph, names), graph)
     largest = np.zeros(len(names), np.float32)
     for sample in samples:
         largest = np.maximum(largest, _run(session, sample, graph))
@@ -70,33 +67,55 @@ def infer_types(graph: Path) -> dict[str, TensorType]:
     Raises:
         GraphError: onnxruntime cannot load the graph.
     """
+    outputs = _open(_weightless_graph(graph), graph).get_outputs()
+    return {output.name: TensorType(output.type == _FLOAT, len(output.shape)) for output in outputs}
+
+
+def _weightless_graph(graph: Path) -> bytes:
+    """Returns the graph with inputs instead of weights, and what each node gives as an output."""
     model = onnx.load(graph, load_external_data=False)
     large = [tensor for tensor in model.graph.initializer if _is_large(tensor)]
     for tensor in large:
         model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
         model.graph.initializer.remove(tensor)
     _replace_outputs(model, (name for node in model.graph.node for name in node.output if name))
-    return {out.name: TensorType(out.type == _FLOAT, len(out.shape)) for out in _open(model, graph).get_outputs()}
+    content: bytes = model.SerializeToString()
+    return content
 
 
 def _is_large(tensor: onnx.TensorProto) -> bool:
     return tensor.data_type == onnx.TensorProto.FLOAT and 4 * int(np.prod(tensor.dims)) > _SMALL_BYTES
 
 
-def _append_maximum(model: onnx.ModelProto, name: str, masked: bool) -> str:
-    """Adds to the graph the largest magnitude of a tensor, and returns the name of this scalar."""
-    nodes, magnitude = model.graph.node, f"{name}/magnitude"
-    nodes.append(helper.make_node("Abs", [name], [magnitude]))
-    if masked:
+def _measuring_graph(graph: Path, names: Sequence[str]) -> bytes:
+    """Returns the graph with the largest magnitudes of tensors as its outputs, each made right behind its tensor.
+
+    At the end of the graph they would keep all tensors in memory until then.
+    """
+    masked, model = find_masked(ir.load(graph).graph), onnx.load(graph, load_external_data=False)
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    for node in nodes:
+        model.graph.node.append(node)
+        for name in set(names).intersection(node.output):
+            model.graph.node.extend(_largest_magnitude(name, name in masked))
+    _replace_outputs(model, [f"{name}/largest" for name in names])
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def _largest_magnitude(name: str, is_masked: bool) -> Iterator[onnx.NodeProto]:
+    magnitude = f"{name}/magnitude"
+    yield helper.make_node("Abs", [name], [magnitude])
+    if is_masked:
         filling = helper.make_tensor("filling", onnx.TensorProto.FLOAT, [], [MASK_MAGNITUDE])
         nothing = helper.make_tensor("nothing", onnx.TensorProto.FLOAT, [], [0])
-        nodes.append(helper.make_node("Constant", [], [f"{name}/filling"], value=filling))
-        nodes.append(helper.make_node("Constant", [], [f"{name}/nothing"], value=nothing))
-        nodes.append(helper.make_node("Less", [magnitude, f"{name}/filling"], [f"{name}/counts"]))
+        yield helper.make_node("Constant", [], [f"{name}/filling"], value=filling)
+        yield helper.make_node("Constant", [], [f"{name}/nothing"], value=nothing)
+        yield helper.make_node("Less", [magnitude, f"{name}/filling"], [f"{name}/counts"])
         counted = [f"{name}/counts", magnitude, f"{name}/nothing"]
-        nodes.append(helper.make_node("Where", counted, [magnitude := f"{name}/counted"]))
-    nodes.append(helper.make_node("ReduceMax", [magnitude], [f"{name}/largest"], keepdims=0))
-    return f"{name}/largest"
+        yield helper.make_node("Where", counted, [magnitude := f"{name}/counted"])
+    yield helper.make_node("ReduceMax", [magnitude], [f"{name}/largest"], keepdims=0)
 
 
 def _replace_outputs(model: onnx.ModelProto, names: Iterable[str]) -> None:
@@ -104,14 +123,15 @@ def _replace_outputs(model: onnx.ModelProto, names: Iterable[str]) -> None:
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
 
 
-def _open(model: onnx.ModelProto, graph: Path) -> ort.InferenceSession:
+def _open(content: bytes, graph: Path) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # else tensors are fused away
+    options.execution_order = ort.ExecutionOrder.PRIORITY_BASED  # the graph's; the default one keeps tensors for longer
     options.intra_op_num_threads, options.log_severity_level = 1, 3
     options.add_session_config_entry("session.disable_prepacking", "1")  # it would hold the weights twice
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(graph.parent))
     try:
-        return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as exc:  # onnxruntime's errors have no common type
         raise GraphError(f"onnxruntime cannot load {graph.name}: {exc}") from exc
 

@@ -89,23 +89,32 @@ def _name_nodes(graph: ir.Graph) -> None:
 
 
 def _find_out_of_range(graph: FloatGraph, ranges: Mapping[str, float], limit: float) -> set[ir.Node]:
-    largest = dict(ranges) | {name: _measure_weight(value) for name, value in _weights(graph).items()}
+    misfits = {name for name, largest in ranges.items() if not _fits(largest, limit)}
+    misfits |= {name for name, weight in _weights(graph).items() if not _weight_fits(_array(weight), limit)}
+    return {
+        node
+        for node in graph.graph
+        if any(value.name in misfits for value in [*graph.inputs(node), *graph.outputs(node)])
+    }
 
-    def fits(value: ir.Value) -> bool:
-        magnitude = largest.get(value.name or "", 0.0)
-        return magnitude == 0 or SMALLEST_NORMAL <= magnitude <= limit
 
-    return {node for node in graph.graph if not all(map(fits, [*graph.inputs(node), *graph.outputs(node)]))}
+def _fits(largest: float, limit: float) -> bool:
+    return largest == 0 or SMALLEST_NORMAL <= largest <= limit
+
+
+def _weight_fits(array: np.ndarray[Any, Any], limit: float) -> bool:
+    """Tells whether float16 can hold a weight or constant; the filling of a mask counts as nothing.
+
+    A vector may vanish: as the bias of a folded BatchNorm does, beside results that are no smaller than their range
+    says. A scalar may not: it may be what keeps a division from zero.
+    """
+    magnitude = np.abs(array)
+    largest = float(np.max(magnitude, initial=0.0, where=magnitude < MASK_MAGNITUDE))
+    return largest <= limit if array.ndim == 1 and array.size > 1 else _fits(largest, limit)
 
 
 def _weights(graph: FloatGraph) -> dict[str, ir.Value]:
     return {name: value for name, value in graph.graph.initializers.items() if graph.is_float(value)}
-
-
-def _measure_weight(value: ir.Value) -> float:
-    """Returns the largest magnitude of a constant, apart from the filling of a mask."""
-    magnitude = np.abs(_array(value))
-    return float(np.max(magnitude, initial=0.0, where=magnitude < MASK_MAGNITUDE))
 
 
 @dataclass(frozen=True)

@@ -211,6 +211,25 @@ def test_an_epsilon_that_float16_does_not_have(write: Callable[..., Path]) -> No
     assert not np.isfinite(run(convert(path, [feeds], limit=np.inf).model, feeds)).all()
 
 
+def test_a_bias_may_vanish(write: Callable[..., Path]) -> None:
+    path = write(
+        """toy (float[batch, tokens, 8] x) => (float[batch, 8] embedding) {
+            start = MatMul(x, first)
+            sum = Add(start, bias)
+            last = MatMul(sum, final)
+            axis = Constant <value_ints = [1]> ()
+            embedding = ReduceMean <keepdims = 0> (last, axis)
+        }""",
+        first=normal(DIM, DIM),
+        bias=normal(DIM, scale=1e-8),
+        final=normal(DIM, DIM),
+    )
+    half = convert(path, [X])
+
+    assert in_half(half) == {"MatMul_0", "Add_1", "MatMul_2"}
+    assert distance(run(half.model, X), run(path, X)) < 1e-6
+
+
 ATTENTION = """toy (float[batch, tokens, 8] x, int64[batch, tokens] mask) => (float[batch, 8] embedding) {
     start = MatMul(x, first)
     turned = Transpose <perm = [0, 2, 1]> (start)
