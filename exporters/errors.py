@@ -7,6 +7,7 @@ EmbeddingBackbonesError
     │   ├── WeightsUnavailableError    they cannot be had: no network, no such file
     │   └── WeightsMismatchError       they are of another model
     ├── GraphError                 torch cannot trace the model, or the graph breaks its contract
+    ├── QuantizationError          the graph cannot be computed in 8 bits
     ├── ParityError                the graph does not agree with torch
     ├── VariantError               another precision does not reach its floors, or cannot be made
     └── DestinationError           the artifact cannot be written there
@@ -39,6 +40,10 @@ class WeightsMismatchError(WeightsError):
 
 class GraphError(ExportError):
     """torch cannot trace the model, or the graph is not what the artifact promises."""
+
+
+class QuantizationError(ExportError):
+    """The graph cannot be computed in 8 bits."""
 
 
 class ParityError(ExportError):

@@ -1,0 +1,180 @@
+"""Which nodes of a graph 8 bits harm most, measured; and how few of them have to stay in float.
+
+One graph is built in which every node can be switched between float and 8 bits while it runs, so that a measurement
+costs one run over the samples, not a quantization and a session of its own. It rounds as the real graph does, in float.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+
+from exporters.calibration import Array, Samples, add_constant, check_samples, open_session, run_all, save
+from exporters.passes.int8 import StaticQuantizer
+
+_GROUPS = 64  # measured first; then the worst are taken apart
+_BUDGET_S = 600.0
+_STEP = 3  # of the worst nodes that remain, how many are tried as the next one
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What 8 bits cost in one node.
+
+    Attributes:
+        node: Its name.
+        cost: The largest cosine distance to the float vectors when it alone is in 8 bits. For a node that there was no
+            time to measure alone: that of the group it was measured in, divided by the nodes of the group.
+        alone: Whether it was measured alone.
+    """
+
+    node: str
+    cost: float
+    alone: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sensitivity:
+    """Which nodes should stay in float.
+
+    Attributes:
+        float_nodes: Their names, in the order in which they were chosen.
+        min_cosine: The smallest cosine between the vectors of the real graph, quantized but for them, and of float.
+        costs: Of every node, the worst first.
+    """
+
+    float_nodes: tuple[str, ...]
+    min_cosine: float
+    costs: tuple[Cost, ...]
+
+
+def min_cosine(vectors: Array, reference: Array) -> float:
+    """Returns the smallest cosine between rows of two arrays, ``[rows, dim]``."""
+    lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(reference, axis=1)
+    return float(((vectors * reference).sum(axis=1, dtype=np.float64) / np.maximum(lengths, 1e-30)).min())
+
+
+def find_sensitive(
+    quantizer: StaticQuantizer,
+    samples: Samples,
+    *,
+    floor: float,
+    most: int = 16,
+    budget_s: float = _BUDGET_S,
+    threads: int = 0,
+) -> Sensitivity:
+    """Measures what 8 bits cost in each node, then leaves the worst in float until the cosine reaches ``floor``.
+
+    Args:
+        quantizer: The graph, calibrated on other samples than these.
+        samples: Batches of the graph's inputs, held out.
+        floor: The smallest cosine to the float vectors that will do.
+        most: How many nodes may stay in float. If they are not enough, the result's ``min_cosine`` is below the floor.
+        budget_s: For measuring nodes alone, in seconds. The nodes are measured in up to 64 groups of neighbours first,
+            whatever it takes; then those of the worst groups alone while there is time.
+        threads: How many may be used; 0 for all cores.
+
+    Raises:
+        QuantizationError: There are no samples, or onnxruntime cannot do it.
+    """
+    check_samples(samples)
+    with tempfile.TemporaryDirectory() as folder:
+        probe = _Probe(quantizer, samples, Path(folder), threads)
+        costs = _rank(quantizer.nodes, probe.cost, time.monotonic() + budget_s)
+        chosen: list[str] = []
+        reached = probe.measure_real(chosen)
+        while reached < floor and len(chosen) < min(most, len(costs)):
+            chosen.append(probe.next_node(chosen, costs))
+            if probe.measure(set(quantizer.nodes) - set(chosen)) >= floor or len(chosen) == most:
+                reached = probe.measure_real(chosen)
+    return Sensitivity(float_nodes=tuple(chosen), min_cosine=reached, costs=tuple(costs))
+
+
+class _Probe:
+    """The graph with a switch for each node, and the held-out samples."""
+
+    def __init__(self, quantizer: StaticQuantizer, samples: Samples, folder: Path, threads: int) -> None:
+        self._quantizer, self._samples, self._folder, self._threads = quantizer, samples, folder, threads
+        self._session = self._open(add_switches(quantizer))
+        self._reference = self._run(())
+
+    def cost(self, nodes: Collection[str]) -> float:
+        return 1 - self.measure(nodes)
+
+    def measure(self, int8: Collection[str]) -> float:
+        """Returns the smallest cosine with the nodes ``int8`` in 8 bits and all others in float."""
+        return min_cosine(self._run(int8), self._reference)
+
+    def measure_real(self, float_nodes: Collection[str]) -> float:
+        """Returns the smallest cosine of the graph that would be written, run by its 8 bit kernels."""
+        session = self._open(self._quantizer.quantize(float_nodes))
+        return min_cosine(run_all(session, self._samples, {}), self._reference)
+
+    def next_node(self, chosen: Sequence[str], costs: Sequence[Cost]) -> str:
+        """Returns which of the worst nodes helps most beside those that were chosen."""
+        left = [cost.node for cost in costs if cost.node not in chosen][:_STEP]
+        return max(left, key=lambda node: self.measure(set(self._quantizer.nodes) - {*chosen, node}))
+
+    def _open(self, model: ir.Model) -> onnxruntime.InferenceSession:
+        return open_session(save(model, self._folder / "probe.onnx"), self._threads)
+
+    def _run(self, int8: Collection[str]) -> Array:
+        return run_all(self._session, self._samples, {_switch(n): np.array(n in int8) for n in self._quantizer.nodes})
+
+
+def add_switches(quantizer: StaticQuantizer) -> ir.Model:
+    """Returns the quantized graph with a boolean input for each node: whether it takes its inputs in 8 bits."""
+    model, original = quantizer.quantize(keep_activations=True), quantizer.model
+    names = set(quantizer.nodes)
+    weights = {node.name: node.inputs for node in original.graph}
+    for node in [node for node in model.graph if node.name in names]:
+        switch = ir.Value(name=_switch(str(node.name)), shape=ir.Shape([]), type=ir.TensorType(ir.DataType.BOOL))
+        model.graph.inputs.append(switch)
+        for index, value in enumerate(node.inputs):
+            restored = None if value is None else value.producer()
+            if restored is not None and restored.op_type == "DequantizeLinear":
+                plain = _plain(model.graph, restored, weights[node.name][index])
+                choice = ir.node("Where", [switch, value, plain])
+                model.graph.insert_before(node, choice)
+                node.replace_input_with(index, choice.outputs[0])
+    return model
+
+
+def _plain(graph: ir.Graph, restored: ir.Node, original: ir.Value | None) -> ir.Value | None:
+    """Returns the tensor that was rounded: what went into the pair, or the constant of the original graph."""
+    rounded = None if restored.inputs[0] is None else restored.inputs[0].producer()
+    if rounded is not None:
+        return rounded.inputs[0]
+    if original is None:
+        return None
+    if original.name not in graph.initializers:
+        add_constant(graph, str(original.name), original.const_value.numpy())  # type: ignore[union-attr]
+    return graph.initializers[str(original.name)]
+
+
+def _switch(node: str) -> str:
+    return f"{node}/int8"
+
+
+def _rank(nodes: Sequence[str], cost: Callable[[Collection[str]], float], deadline: float) -> list[Cost]:
+    found = {each.node: each for each in _measure_groups(nodes, cost)}
+    for each in sorted(found.values(), key=lambda each: -each.cost):
+        if not each.alone and time.monotonic() < deadline:
+            found[each.node] = Cost(node=each.node, cost=cost([each.node]), alone=True)
+    return sorted(found.values(), key=lambda each: -each.cost)
+
+
+def _measure_groups(nodes: Sequence[str], cost: Callable[[Collection[str]], float]) -> Iterator[Cost]:
+    size = max(1, ceil(len(nodes) / _GROUPS))
+    for start in range(0, len(nodes), size):
+        group = nodes[start : start + size]
+        share = cost(group) / len(group)
+        yield from (Cost(node=node, cost=share, alone=len(group) == 1) for node in group)
