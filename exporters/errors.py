@@ -7,9 +7,9 @@ EmbeddingBackbonesError
     │   ├── WeightsUnavailableError    they cannot be had: no network, no such file
     │   └── WeightsMismatchError       they are of another model
     ├── GraphError                 torch cannot trace the model, or the graph breaks its contract
-    ├── QuantizationError          the graph cannot be computed in 8 bits
     ├── ParityError                the graph does not agree with torch
     ├── VariantError               another precision does not reach its floors, or cannot be made
+    │   └── QuantizationError          the graph cannot be computed in 8 bits
     └── DestinationError           the artifact cannot be written there
 """
 
@@ -42,16 +42,16 @@ class GraphError(ExportError):
     """torch cannot trace the model, or the graph is not what the artifact promises."""
 
 
-class QuantizationError(ExportError):
-    """The graph cannot be computed in 8 bits."""
-
-
 class ParityError(ExportError):
     """The graph does not agree with torch; the message holds the figures."""
 
 
 class VariantError(ExportError):
     """A variant of a graph does not reach its floors, or cannot be made; the message holds the figures."""
+
+
+class QuantizationError(VariantError):
+    """The graph cannot be computed in 8 bits."""
 
 
 class DestinationError(ExportError):

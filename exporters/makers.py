@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
-import numpy as np
-
+from exporters.calibration import Samples
+from exporters.errors import VariantError
+from exporters.graph_file import write_graph
 from exporters.passes.fuse import LAYOUT_FLAG, fuse
+from exporters.passes.half import to_half
+from exporters.passes.int8 import StaticQuantizer, quantize_dynamic
+from exporters.sensitivity import find_sensitive
+from runtime.agreement import near_one
 from runtime.variants import Calibration, CalibrationMethod, Level, Precision
 
 # Who knows the operators of a level; TensorRT leaves what it does not know to CUDA, and OpenVINO to nobody.
@@ -21,7 +26,7 @@ _RUN_BY: Mapping[Level, tuple[str, ...]] = MappingProxyType(
         "all": ("cpu",),
     }
 )
-Samples = Sequence[Mapping[str, np.ndarray[Any, Any]]]
+_MARGIN = 0.7  # of the cosine distance to the floor: what is held out is not what the layers were chosen by
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,4 +73,42 @@ def _make_optimized(order: Order) -> Made:
     return Made(level=order.level, providers=_RUN_BY[order.level], external_data=external_data, cpu_features=features)
 
 
-MAKERS: Mapping[Precision, Callable[[Order], Made]] = MappingProxyType({"fp32": _make_optimized})
+def _make_fp16(order: Order) -> Made:
+    """Fuses first, since on a GPU that is where the time goes; nothing of it is laid out for a CPU."""
+    level: Level = "extended" if order.level == "all" else order.level
+    with tempfile.TemporaryDirectory(dir=order.output.parent) as folder:
+        fused = Path(folder, "fused.onnx")
+        fuse(order.graph, fused, level)
+        half = to_half(fused, order.samples)
+        external_data = write_graph(order.output, half.model)
+    return Made(
+        level=level,
+        providers=_RUN_BY[level],
+        external_data=external_data,
+        float_nodes=half.float_nodes,
+        calibration=replace(order.calibration, method=None),
+    )
+
+
+def _make_int8(order: Order) -> Made:
+    """Quantizes what was exported: ONNX Runtime has no fused attention with constant ranges."""
+    if order.accept_batch_dependent:
+        quantized = quantize_dynamic(order.graph, order.output)
+        return Made(level="none", providers=("cpu",), float_nodes=quantized.float32, batch_invariant=False)
+    with StaticQuantizer(order.graph, order.samples[::2], method=order.method) as quantizer:
+        found = find_sensitive(quantizer, order.samples[1::2], floor=1 - _MARGIN * (1 - order.min_cosine))
+        if not found.min_cosine >= order.min_cosine:
+            worst = ", ".join(f"{cost.node} costs {cost.cost:.1e}" for cost in found.costs[:3])
+            raise VariantError(
+                f"min cosine {near_one(found.min_cosine)} is below {near_one(order.min_cosine)} even with "
+                f"{len(found.float_nodes)} nodes in float; the worst: {worst}"
+            )
+        quantizer.write(order.output, found.float_nodes)
+    return Made(
+        level="none", providers=("cpu", "openvino"), float_nodes=found.float_nodes, calibration=order.calibration
+    )
+
+
+MAKERS: Mapping[Precision, Callable[[Order], Made]] = MappingProxyType(
+    {"fp32": _make_optimized, "fp16": _make_fp16, "int8": _make_int8}
+)

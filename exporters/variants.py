@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from exporters.artifact import README_FILE, new_artifact, record_files, write_manifest, write_readme, writing
+from exporters.calibration import Samples
 from exporters.census import Census, take_census
 from exporters.corpus import Corpus, load_corpus
-from exporters.errors import VariantError
+from exporters.errors import GraphError, VariantError
 from exporters.gate import Gate
-from exporters.makers import MAKERS, Order, Samples
+from exporters.makers import MAKERS, Order
 from exporters.progress import Stage, silent
 from exporters.speed import measure_speedup
 from exporters.variant_options import VariantOptions
@@ -155,7 +156,7 @@ class _Workshop:
         try:
             with self._stage(f"{self._kind} {name}"):
                 return self._make(outcome, precision, graph, floors)
-        except VariantError as exc:
+        except (GraphError, VariantError) as exc:
             for path in self._folder.glob(f"{graph}*"):
                 path.unlink()
             return replace(outcome, reason=str(exc), failed=True)

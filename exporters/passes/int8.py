@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -23,7 +22,7 @@ from onnxruntime.quantization.calibrate import save_tensors_data
 
 from exporters.calibration import Method, Samples, channel_peaks, check_samples, save, tensor_ranges, to_tensors_data
 from exporters.errors import QuantizationError
-from exporters.graph import write_graph
+from exporters.graph_file import write_graph
 from exporters.passes.smoothing import input_channels, smooth_channels
 from exporters.passes.strip_metadata import strip_metadata
 
