@@ -28,6 +28,8 @@ _METHODS = {
     "percentile": CalibrationMethod.Percentile,
 }
 
+_ENTROPY_BINS = 1024  # onnxruntime's default, 128, is the number of levels it tries to fit: nothing would be cut
+
 
 def check_samples(samples: Samples, method: str = "minmax") -> None:
     """Raises :class:`QuantizationError` if there are no samples or there is no such method."""
@@ -99,7 +101,12 @@ def tensor_ranges(
     """
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):  # they print
         calibrator = create_calibrator(
-            graph, op_types, str(Path(folder) / "augmented.onnx"), _METHODS[method], use_external_data_format=True
+            graph,
+            op_types,
+            str(Path(folder) / "augmented.onnx"),
+            _METHODS[method],
+            use_external_data_format=True,
+            extra_options={"num_bins": _ENTROPY_BINS} if method == "entropy" else {},
         )
         for sample in samples:
             calibrator.collect_data(_Reader([sample]))

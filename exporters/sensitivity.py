@@ -22,7 +22,7 @@ from exporters.passes.int8 import StaticQuantizer
 
 _GROUPS = 64  # measured first; then the worst are taken apart
 _BUDGET_S = 600.0
-_STEP = 3  # of the worst nodes that remain, how many are tried as the next one
+_RANKED = 4  # batches that the ranking is measured on, at most; what is decided is measured on all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,7 @@ def find_sensitive(
         chosen: list[str] = []
         reached = probe.measure_real(chosen)
         while reached < floor and len(chosen) < min(most, len(costs)):
-            chosen.append(probe.next_node(chosen, costs))
+            chosen.append(costs[len(chosen)].node)
             if probe.measure(set(quantizer.nodes) - set(chosen)) >= floor or len(chosen) == most:
                 reached = probe.measure_real(chosen)
     return Sensitivity(float_nodes=tuple(chosen), min_cosine=reached, costs=tuple(costs))
@@ -104,30 +104,26 @@ class _Probe:
     def __init__(self, quantizer: StaticQuantizer, samples: Samples, folder: Path, threads: int) -> None:
         self._quantizer, self._samples, self._folder, self._threads = quantizer, samples, folder, threads
         self._session = self._open(add_switches(quantizer))
-        self._reference = self._run(())
+        self._few = list(samples[:: ceil(len(samples) / _RANKED)])
+        self._few_reference, self._reference = self._run((), self._few), self._run((), samples)
 
     def cost(self, nodes: Collection[str]) -> float:
-        return 1 - self.measure(nodes)
+        return 1 - min_cosine(self._run(nodes, self._few), self._few_reference)
 
     def measure(self, int8: Collection[str]) -> float:
         """Returns the smallest cosine with the nodes ``int8`` in 8 bits and all others in float."""
-        return min_cosine(self._run(int8), self._reference)
+        return min_cosine(self._run(int8, self._samples), self._reference)
 
     def measure_real(self, float_nodes: Collection[str]) -> float:
         """Returns the smallest cosine of the graph that would be written, run by its 8 bit kernels."""
         session = self._open(self._quantizer.quantize(float_nodes))
         return min_cosine(run_all(session, self._samples, {}), self._reference)
 
-    def next_node(self, chosen: Sequence[str], costs: Sequence[Cost]) -> str:
-        """Returns which of the worst nodes helps most beside those that were chosen."""
-        left = [cost.node for cost in costs if cost.node not in chosen][:_STEP]
-        return max(left, key=lambda node: self.measure(set(self._quantizer.nodes) - {*chosen, node}))
-
     def _open(self, model: ir.Model) -> onnxruntime.InferenceSession:
         return open_session(save(model, self._folder / "probe.onnx"), self._threads)
 
-    def _run(self, int8: Collection[str]) -> Array:
-        return run_all(self._session, self._samples, {_switch(n): np.array(n in int8) for n in self._quantizer.nodes})
+    def _run(self, int8: Collection[str], samples: Samples) -> Array:
+        return run_all(self._session, samples, {_switch(n): np.array(n in int8) for n in self._quantizer.nodes})
 
 
 def add_switches(quantizer: StaticQuantizer) -> ir.Model:

@@ -181,9 +181,16 @@ def _prepare(model: ir.Model, samples: Samples) -> ir.Model:
 
 
 def _weighted(model: ir.Model) -> list[ir.Node]:
-    """Returns the convolutions and products by constant weights; those inside attention have none."""
-    linear = [node for node in model.graph if node.op_type in _WEIGHTED and node.inputs[0] is not None]
+    """Returns the convolutions and products by constant weights; those inside attention have none.
+
+    A head is left out: the provider makes a Gemm of a product of pooled rows and its bias, and computes that in float.
+    """
+    linear = [node for node in model.graph if node.op_type in _WEIGHTED and _rank(node.outputs[0]) != 2]
     return [node for node in linear if node.inputs[1] is not None and node.inputs[1].const_value is not None]
+
+
+def _rank(value: ir.Value) -> int | None:
+    return None if value.shape is None else len(value.shape)
 
 
 def _following(model: ir.Model, weighted: Sequence[ir.Node]) -> list[ir.Node]:
