@@ -151,9 +151,10 @@ def _plain(graph: ir.Graph, restored: ir.Node, original: ir.Value | None) -> ir.
         return rounded.inputs[0]
     if original is None:
         return None
-    if original.name not in graph.initializers:
-        add_constant(graph, str(original.name), original.const_value.numpy())  # type: ignore[union-attr]
-    return graph.initializers[str(original.name)]
+    name = f"{original.name}/float"  # a bias is restored under its own name
+    if name not in graph.initializers:
+        add_constant(graph, name, original.const_value.numpy())  # type: ignore[union-attr]
+    return graph.initializers[name]
 
 
 def _switch(node: str) -> str:
