@@ -16,7 +16,7 @@ import onnx_ir as ir
 from exporters.calibration import Array, add_constant
 from exporters.errors import GraphError
 
-ALPHA = 0.7  # of MiniLM's 0.3, 0.5, 0.7 and 0.9 the best for what follows a LayerNorm
+ALPHA = 0.7  # on MiniLM 0.5 to 0.7 lie within noise of one another after a LayerNorm, and 0.8 is worse
 _SMALLEST = 1e-5  # of a channel that is never used
 
 
