@@ -5,6 +5,9 @@ onnxruntime 1.31.1, its ``convert_float_to_float16`` rounds what passes between 
 float32 (there T5 becomes infinite), gives two such nodes that take the same tensor a cast of the same name each
 (onnxruntime refuses the graph), cuts a constant that a float16 and a float32 node share to 65504 for both, and knows
 the types behind com.microsoft's operators only where the graph states them.
+
+That a float16 graph is finite on the CPU provider proves little: the provider runs float16 nodes in float32 and drops
+the casts between them. A T5 made to overflow was finite there without a limit, and NaN where each node was rounded.
 """
 
 from __future__ import annotations
