@@ -19,6 +19,7 @@ from runtime.errors import (
     OutputError,
     ProviderError,
     SchemaVersionError,
+    TuningError,
     UsageError,
     VerificationError,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "ProviderOptions",
     "SchemaVersionError",
     "TensorRtOptions",
+    "TuningError",
     "UsageError",
     "Verification",
     "VerificationError",

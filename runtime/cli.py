@@ -65,6 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     info = _command(commands, "info", _info, "print what an artifact is; loads no graph")
     info.add_argument("--json", action="store_true", help="print the whole manifest")
 
+    tune = _command(commands, "tune", _tune, "measure what is fastest on this machine, and have load() do that")
+    _add_tune_options(tune)
+
     verify = _command(commands, "verify", _verify, "check the hashes, then torch's golden vectors on this machine")
     _add_session_options(verify)
 
@@ -156,6 +159,48 @@ def _add_session_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=int, help="threads of one run (default: what affinity mask and container quota allow)"
     )
+
+
+def _add_tune_options(tune: argparse.ArgumentParser) -> None:
+    tune.add_argument(
+        "--max-latency-ms",
+        type=float,
+        metavar="MS",
+        help="take the case with most items a second among those whose calls are this fast in 95 of 100 (default: "
+        "among all)",
+    )
+    tune.add_argument(
+        "--min-cosine",
+        type=float,
+        default=0.999,
+        help="what is further from torch by the golden vectors cannot win (default: %(default)s)",
+    )
+    tune.add_argument(
+        "--batch-sizes", type=_numbers, default=(1, 8, 32), metavar="N,N", help="items of a call (default: 1,8,32)"
+    )
+    tune.add_argument(
+        "--threads",
+        type=_numbers,
+        metavar="N,N",
+        help="threads of one run (default: 1, half of, and all those allowed)",
+    )
+    tune.add_argument(
+        "--provider",
+        choices=["auto", "cpu", "cuda", "openvino", "tensorrt"],
+        default="auto",
+        help="the only execution provider; auto takes all that work (default: auto)",
+    )
+    tune.add_argument("--tower", choices=["text", "image"], help="the tower, where there are two")
+    tune.add_argument("--rounds", type=int, default=10, help="turns of each case (default: %(default)s)")
+    tune.add_argument("--json", action="store_true", help="print the report for machines")
+    tune.add_argument("--forget", action="store_true", help="measure nothing, and remove what was found before")
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(word) for word in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} are no whole numbers with commas between them") from None
 
 
 def _add_cluster_options(embed: argparse.ArgumentParser) -> None:
@@ -364,8 +409,54 @@ def _print_similarities(names: Sequence[str], cosines: np.ndarray[Any, Any]) -> 
 
 
 def _info(arguments: argparse.Namespace) -> int:
+    from runtime.tune.memory import recall
+
     manifest = read_manifest(arguments.artifact)
-    print(manifest.to_json() if arguments.json else describe_manifest(manifest))
+    if arguments.json:
+        print(manifest.to_json())
+        return 0
+    print(describe_manifest(manifest))
+    for tower in manifest.towers:
+        print(
+            f"tuned         {tower}: {recall(manifest, tower) or 'not on this machine; see `python -m runtime tune`'}"
+        )
+    return 0
+
+
+def _tune(arguments: argparse.Namespace) -> int:
+    from runtime.tune import memory, report
+    from runtime.tune.measure import TuneOptions, measure
+
+    if arguments.forget:
+        return _forget(arguments)
+    options = TuneOptions(
+        max_latency_ms=arguments.max_latency_ms,
+        min_cosine=arguments.min_cosine,
+        batch_sizes=arguments.batch_sizes,
+        threads=arguments.threads,
+        provider=arguments.provider,
+        tower=arguments.tower,
+        rounds=arguments.rounds,
+    )
+    memory.check_memory()
+    found = measure(arguments.artifact, options, progress=sys.stderr.isatty())
+    print(report.report_to_json(found) if arguments.json else report.describe_report(found))
+    if found.winner is None:
+        raise report.explain_no_winner(found)
+    manifest = read_manifest(arguments.artifact)
+    place = memory.remember(manifest, memory.make_tuning(manifest, found.tower, found.winner, options.max_latency_ms))
+    if not arguments.json:
+        print(f"winner: {found.winner}; load() does so from now on, by {place}")
+    return 0
+
+
+def _forget(arguments: argparse.Namespace) -> int:
+    from runtime.tune import memory
+
+    manifest = read_manifest(arguments.artifact)
+    towers = [arguments.tower] if arguments.tower else list(manifest.towers)
+    forgotten = [tower for tower in towers if memory.forget(manifest, tower)]
+    print(f"forgotten: {' and '.join(forgotten)}" if forgotten else "there was nothing to forget on this machine")
     return 0
 
 

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias, overl
 import numpy as np
 
 from runtime.artifact import check_files, read_manifest
-from runtime.errors import UsageError
+from runtime.errors import ProviderError, UsageError
 from runtime.manifest import Manifest, TowerName
 from runtime.pipeline import Active, OnProgress, PartialEmbeddings, Pipeline, Request
 from runtime.provider_options import ProviderOptions
 from runtime.quantize import Dtype, check_dtype, quantize
 from runtime.session import SessionOptions
+from runtime.tune.memory import Tuning, recall
 
 if TYPE_CHECKING:
     from runtime.preprocess.image import ImageItem
@@ -45,6 +46,13 @@ def load(
     variant: str = "auto",
 ) -> Embedder:
     """Loads an artifact.
+
+    Where ``python -m runtime tune`` has found on this machine what is fastest for the artifact, that is done: provider,
+    variant and threads, and for images and meshes the size of a batch; ``model.provider_reason`` and
+    ``model.variant_reason`` say so. It is done only if the caller leaves all of it open: ``provider``,
+    ``provider_options``, ``threads``, ``workers``, ``device_ids`` or ``variant``, given, sets the tuning aside as a
+    whole. One of another artifact, onnxruntime, CPU, number of allowed threads or GPU counts for nothing, and so does
+    that of a single tower where two are loaded. ``batch_size`` of :meth:`Embedder.embed` comes before the tuned one.
 
     Args:
         path: The artifact's folder.
@@ -73,6 +81,8 @@ def load(
     if tower is not None:
         _check_tower(tower, manifest.towers)
     options = SessionOptions(provider=provider, provider_options=provider_options, threads=threads, variant=variant)
+    untouched = options == SessionOptions() and workers is None and device_ids is None
+    tuning = _recall_tuning(manifest, tower) if untouched else None
     options = options.settled()
     from runtime.openvino import load_fittest
 
@@ -80,6 +90,11 @@ def load(
         return Embedder(manifest, _start(folder, manifest, tower, options, workers, device_ids))
 
     with _hashes_checked(folder, manifest) if check_hashes else nullcontext():
+        if tuning is not None:
+            try:
+                return load_fittest(folder, manifest, tuning.session_options().settled(), open_embedder)
+            except ProviderError as exc:
+                _LOG.warning("what was tuned on this machine on %s is passed over: %s", tuning, exc)
         return load_fittest(folder, manifest, options, open_embedder)
 
 
@@ -215,7 +230,8 @@ class Embedder:
             tower: The tower that embeds them. Needless where there is only one, or where the items tell: with a text
                 and an image tower, a string is a text, and everything else an image.
             batch_size: Items that go through the graph together at most; by default as many as fit a budget of tokens,
-                pixels or points. Texts of like length go together either way.
+                images or points, for images and meshes one that was tuned on this machine, if any was. Texts of like
+                length go together either way.
             progress: Whether to draw a progress bar on standard error.
             on_error: ``raise`` stops at the first item that cannot be read; ``skip`` leaves it out and says so.
             truncate: What to do with texts of more tokens than the model takes: ``count`` embeds their beginning, logs
@@ -303,6 +319,11 @@ class Embedder:
             raise UsageError(f"truncate_dim is {truncate_dim}, and the vectors have {self.output_dim} dimensions")
         items = _as_items(items, tower or self.towers[0])
         return _counting_truncated(self._backend.stream(items, request, on_progress))
+
+
+def _recall_tuning(manifest: Manifest, tower: TowerName | None) -> Tuning | None:
+    towers = list(manifest.towers) if tower is None else [tower]
+    return recall(manifest, towers[0]) if len(towers) == 1 else None
 
 
 def _start(

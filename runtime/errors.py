@@ -13,6 +13,7 @@
     ├── OutputError               the results cannot be written
     ├── ClusterError              the Ray cluster cannot be used, or its workers do not survive
     ├── NonFiniteError            the graph returned NaN or infinity
+    ├── TuningError               no way of running the artifact here keeps the bounds
     └── VerificationError         the golden vectors are not reproduced on this machine
 
 ``exporters.errors`` grows its own branch from the same root.
@@ -88,6 +89,10 @@ class ClusterError(EmbeddingBackbonesError):
 
 class NonFiniteError(EmbeddingBackbonesError):
     """The graph returned NaN or infinity, so its vectors cannot be trusted."""
+
+
+class TuningError(EmbeddingBackbonesError):
+    """No provider, variant, number of threads and batch size keeps the bounds that were given to ``tune``."""
 
 
 class VerificationError(EmbeddingBackbonesError):

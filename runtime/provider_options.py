@@ -190,16 +190,24 @@ def replace_device(options: ProviderOptions, device_id: int) -> ProviderOptions:
     return dataclasses.replace(options, device_id=device_id)
 
 
+def default_cache(name: str) -> Path:
+    """Returns this user's folder for ``name``, which need not be there.
+
+    Raises:
+        RuntimeError: The user has no home.
+    """
+    home = os.environ.get("XDG_CACHE_HOME") or Path("~", ".cache")
+    return Path(os.environ.get(CACHE_VARIABLE) or Path(home, "embedding-backbones"), name).expanduser()
+
+
 def usable_cache(name: str, folder: str | None) -> str | None:
     """Returns ``folder``, by default one of this user's, made if need be; ``None`` where the default is not writable.
 
     Raises:
         UsageError: The folder that was named cannot be made.
     """
-    home = os.environ.get("XDG_CACHE_HOME") or Path("~", ".cache")
-    default = Path(os.environ.get(CACHE_VARIABLE) or Path(home, "embedding-backbones"), name)
     try:
-        place = (Path(folder) if folder else default).expanduser()
+        place = Path(folder).expanduser() if folder else default_cache(name)
         place.mkdir(parents=True, exist_ok=True)
         writable = os.access(place, os.W_OK)
     except (OSError, RuntimeError):  # read-only, or a user without a home

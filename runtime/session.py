@@ -42,14 +42,18 @@ class SessionOptions:
         provider_options: Settings of that provider; they name it where ``provider`` is ``auto``.
         threads: Threads of one run; by default as many as affinity mask and container quota allow.
         variant: ``auto``, or the name of one of the artifact's graphs.
+        batch_size: Items of a batch by default, for images and meshes; ``None`` for the usual budget.
         reason: Why it is the provider that is named, for a person.
+        variant_reason: Why it is the variant that is named, for a person.
     """
 
     provider: str = "auto"
     provider_options: ProviderOptions | None = None
     threads: int | None = None
     variant: str = "auto"
+    batch_size: int | None = None
     reason: str = "as requested"
+    variant_reason: str = "as requested"
 
     def settled(self) -> SessionOptions:
         """Returns these options with the provider that its options name, and a number of threads.
@@ -150,6 +154,8 @@ def _open(folder: Path, tower: Tower, options: SessionOptions) -> _Opened:
         provider = find_provider(options.provider)
         settings = options.provider_options or OPTIONS[provider.name]()
         choice = choose(tower, provider, settings, options.variant)
+        if options.variant != "auto":
+            choice = replace(choice, reason=options.variant_reason)
         session = _open_on(folder / choice.graph, provider, settings, threads)
         return session, provider, settings, options.reason, choice
     refusals: list[str] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias, assert_never
@@ -71,7 +71,8 @@ class LoadedTower:
         """Loads ``tower`` from the artifact in ``folder``; see :class:`runtime.session.Session` for the rest."""
         self.session = Session(folder, tower, options)
         self._preprocessor = _build_preprocessor(tower.preprocessing, folder, self.session.provider.sequence_multiple)
-        self.portions = PORTIONS[tower.preprocessing.kind, self.session.provider.device]
+        usual = PORTIONS[tower.preprocessing.kind, self.session.provider.device]
+        self.portions = _resize(usual, tower.preprocessing, options.batch_size)
 
     def prepare(self, items: Sequence[Any], *, truncate: bool = True) -> list[Row | UnusableItemError]:
         """Returns one row of the graph's input for each item, or why it has none.
@@ -110,6 +111,17 @@ class LoadedTower:
                 "check the artifact with `python -m runtime verify`, or take another provider"
             )
         return vectors
+
+
+def _resize(usual: Portions, preprocessing: Preprocessing, batch_size: int | None) -> Portions:
+    """Returns portions for batches of so many images, or meshes of the usual number of points.
+
+    Texts keep to their budget of tokens, whose lengths say more of the time that a batch takes than their number.
+    """
+    if batch_size is None or isinstance(preprocessing, TextPreprocessing):
+        return usual
+    cost = preprocessing.num_points if isinstance(preprocessing, PointCloudPreprocessing) else 1
+    return replace(usual, window=max(usual.window, 2 * batch_size), budget=cost * batch_size)
 
 
 def _refuse_truncated(row: Row | UnusableItemError) -> Row | UnusableItemError:

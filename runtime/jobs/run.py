@@ -231,6 +231,7 @@ def _fingerprint(model: Embedder, job: Job) -> dict[str, Any]:
         "journal's schema": SCHEMA,
         "artifact": json.loads(model.manifest.to_json())[SEAL],
         "tower": list(model.towers),
+        "variant": model.variant,
         "normalize": job.normalize,
         "truncate_dim": job.truncate_dim,
         "column": job.column,

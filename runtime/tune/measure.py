@@ -1,0 +1,216 @@
+"""Every case takes its turn: providers, variants, numbers of threads and batch sizes, round after round."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from runtime.artifact import check_files, read_manifest
+from runtime.choice import find_obstacle as find_variant_obstacle
+from runtime.errors import EmbeddingBackbonesError, ProviderError, UsageError
+from runtime.manifest import Manifest, TextPreprocessing, Tower, TowerName
+from runtime.providers import ExecutionProvider, available_providers, find_obstacle, find_provider
+from runtime.threads import available_threads
+from runtime.tune.contestant import Contestant, ProcessContestant, Setting
+from runtime.tune.memory import LARGEST_BATCH
+from runtime.tune.report import Refused, Report, summarize
+from runtime.verify import read_golden
+
+T = TypeVar("T")
+Start = Callable[[Path, TowerName, Setting], Contestant]
+_Turns = dict[tuple[Setting, int], list[list[float]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneOptions:
+    """What is measured, and what may win.
+
+    Attributes:
+        max_latency_ms: Bound on the 95th percentile of the time that a call takes; ``None`` for no bound.
+        min_cosine: Smallest cosine similarity to torch's golden vectors.
+        batch_sizes: Items of a call.
+        threads: Threads of one run; by default 1, half of, and all that affinity mask and container quota allow.
+        provider: The only one; ``auto`` for all that ``auto`` could take.
+        tower: The tower, where the artifact has two.
+        rounds: Turns that each case has.
+    """
+
+    max_latency_ms: float | None = None
+    min_cosine: float = 0.999
+    batch_sizes: tuple[int, ...] = (1, 8, 32)
+    threads: tuple[int, ...] | None = None
+    provider: str = "auto"
+    tower: TowerName | None = None
+    rounds: int = 10
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be right."""
+        if self.max_latency_ms is not None and not 0 < self.max_latency_ms < math.inf:
+            raise UsageError(f"max_latency_ms is {self.max_latency_ms}, it must be above 0")
+        if not 0 <= self.min_cosine <= 1:
+            raise UsageError(f"min_cosine is {self.min_cosine}, it must be from 0 to 1")
+        if self.rounds < 1:
+            raise UsageError(f"rounds is {self.rounds}, it must be 1 or more")
+        _check_numbers("batch_sizes", self.batch_sizes, LARGEST_BATCH)
+        _check_numbers("threads", self.numbers_of_threads(), available_threads())
+
+    def numbers_of_threads(self) -> tuple[int, ...]:
+        """Returns the numbers of threads that are tried."""
+        allowed = available_threads()
+        return tuple(sorted({1, max(1, allowed // 2), allowed})) if self.threads is None else self.threads
+
+
+def measure(folder: Path, options: TuneOptions, *, start: Start = ProcessContestant, progress: bool = False) -> Report:
+    """Measures a tower on this machine in every case.
+
+    A case is what ``embed(items, batch_size=len(items))`` takes of the artifact's golden items, as arrays or strings,
+    preparation included. Each provider, variant and number of threads is loaded in a process of its own; all stay
+    loaded, and take turns, so that whatever else the machine does hits all alike.
+
+    Args:
+        folder: The artifact.
+        options: The rest.
+        start: Makes a contestant of each setting.
+        progress: Whether to draw a progress bar on standard error.
+
+    Raises:
+        ArtifactError: The folder is not an artifact, or is damaged.
+        ProviderError: The provider that is named cannot be used.
+        UsageError: The artifact has no such tower, or has two and none is named.
+    """
+    manifest = read_manifest(folder)
+    tower = find_tower(manifest, options.tower)
+    check_files(folder, manifest)
+    inputs = _describe_inputs(folder, manifest, tower)
+    settings, refused = _list_settings(manifest.towers[tower], options)
+    with ExitStack() as stack:
+        loaded: dict[Setting, tuple[Contestant, float]] = {}
+        for setting in _watch(settings, "load", progress):
+            contestant = start(folder, tower, setting)
+            stack.callback(contestant.close)
+            try:
+                loaded[setting] = contestant, _load(contestant, options.min_cosine)
+            except EmbeddingBackbonesError as exc:
+                contestant.close()
+                refused.append(Refused(name=str(setting), reason=str(exc)))
+        turns = _run_rounds({name: entry[0] for name, entry in loaded.items()}, options, refused, progress)
+    measured = [summarize(setting, size, each, loaded[setting][1]) for (setting, size), each in turns.items()]
+    return Report(
+        tower=tower,
+        inputs=inputs,
+        max_latency_ms=options.max_latency_ms,
+        measured=tuple(sorted(measured, key=lambda case: -case.items_per_s)),
+        refused=tuple(refused),
+    )
+
+
+def find_tower(manifest: Manifest, asked: TowerName | None) -> TowerName:
+    """Returns the tower that is asked for, or the only one.
+
+    Raises:
+        UsageError: There is no such tower, or there are two and none is named.
+    """
+    if asked is None and len(manifest.towers) > 1:
+        raise UsageError(f"the artifact has {' and '.join(manifest.towers)} towers; tune one at a time, by --tower")
+    tower = asked or next(iter(manifest.towers))
+    if tower not in manifest.towers:
+        raise UsageError(f"there is no {tower} tower; the artifact has {' and '.join(manifest.towers)}")
+    return tower
+
+
+def _list_settings(tower: Tower, options: TuneOptions) -> tuple[list[Setting], list[Refused]]:
+    """Returns what can be loaded here, and what needs no trial to be refused."""
+    providers, refused = _find_providers(options.provider)
+    settings = []
+    for provider in providers:
+        for name in ("fp32", *tower.variants):
+            variant = tower.variants.get(name)
+            obstacle = variant and find_variant_obstacle(variant, provider)
+            if obstacle:
+                refused.append(Refused(name=f"{provider.name}, {name}", reason=obstacle))
+                continue
+            settings += [
+                Setting(provider=provider.name, variant=name, threads=threads)
+                for threads in dict.fromkeys(options.numbers_of_threads())
+            ]
+    return settings, refused
+
+
+def _find_providers(asked: str) -> tuple[list[ExecutionProvider], list[Refused]]:
+    if asked != "auto":
+        provider = find_provider(asked)
+        obstacle = find_obstacle(provider)
+        if obstacle:
+            raise ProviderError(obstacle)
+        return [provider], []
+    obstacles = {provider.name: find_obstacle(provider) for provider in available_providers() if provider.in_auto}
+    usable = [find_provider(name) for name, obstacle in obstacles.items() if obstacle is None]
+    return usable, [Refused(name=name, reason=reason) for name, reason in obstacles.items() if reason]
+
+
+def _load(contestant: Contestant, floor: float) -> float:
+    cosine = contestant.load()
+    if not cosine >= floor:  # NaN is not
+        raise EmbeddingBackbonesError(f"its min cosine to torch is {cosine:.6g}, below the {floor:g} of --min-cosine")
+    return cosine
+
+
+def _run_rounds(
+    contestants: dict[Setting, Contestant], options: TuneOptions, refused: list[Refused], progress: bool
+) -> _Turns:
+    """Returns the seconds of all turns. What fails in its turn is refused, and has no further one."""
+    cases = [(setting, size) for setting in contestants for size in dict.fromkeys(options.batch_sizes)]
+    turns: _Turns = {case: [] for case in cases}
+    for setting, size in _watch(list(_interleave(cases, options.rounds)), "measure", progress):
+        if (setting, size) not in turns:
+            continue
+        try:
+            turns[setting, size].append(contestants[setting].take_turn(size))
+        except EmbeddingBackbonesError as exc:
+            del turns[setting, size]
+            refused.append(Refused(name=f"{setting}, batches of {size}", reason=str(exc)))
+    return turns
+
+
+def _interleave(cases: Sequence[T], rounds: int) -> Iterator[T]:
+    """Yields all cases once in each round; every other one backwards, so that none has always the same before it."""
+    for number in range(rounds):
+        yield from cases if number % 2 == 0 else reversed(cases)
+
+
+def _describe_inputs(folder: Path, manifest: Manifest, tower: TowerName) -> str:
+    items, _ = read_golden(folder, tower, manifest.output_dim)
+    return (
+        f"{tower}: {len(items)} golden items {_describe_sizes(manifest.towers[tower], folder, items)}, repeated until "
+        "a batch is full; a call is embed(batch_size=...) of one batch, preparation included"
+    )
+
+
+def _describe_sizes(tower: Tower, folder: Path, items: Sequence[Any]) -> str:
+    if isinstance(tower.preprocessing, TextPreprocessing):
+        from runtime.preprocess.text import TextPreprocessor, Tokens
+
+        rows = TextPreprocessor(tower.preprocessing, folder).prepare_all(items)
+        lengths = ", ".join(str(len(row.ids)) for row in rows if isinstance(row, Tokens))
+        return f"of {lengths} tokens, a batch padded to its longest"
+    shapes = ", ".join("x".join(map(str, item.shape[:-1])) for item in items)
+    return f"of {shapes} {'pixels' if tower.preprocessing.kind == 'image' else 'points'}, as arrays"
+
+
+def _check_numbers(name: str, numbers: Sequence[int], largest: int) -> None:
+    wrong = [number for number in numbers if not (isinstance(number, int) and 1 <= number <= largest)]
+    if wrong or not numbers:
+        raise UsageError(f"{name} are {list(wrong or numbers)}, they must be numbers from 1 to {largest}")
+
+
+def _watch(things: Sequence[T], what: str, progress: bool) -> Iterable[T]:
+    if not progress:
+        return things
+    from tqdm import tqdm  # only who watches pays for the import
+
+    watched: Iterable[T] = tqdm(things, desc=what, leave=False)
+    return watched

@@ -1,0 +1,508 @@
+"""What is fastest here is found, kept, and done by load(). Speeds are made up wherever their order matters."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import onnx
+import pytest
+from onnx import numpy_helper
+
+import runtime
+from runtime import hardware
+from runtime.artifact import read_manifest, record_file
+from runtime.cli import main
+from runtime.errors import InferenceError, OutputError, TuningError, UsageError
+from runtime.manifest import PointCloudPreprocessing
+from runtime.pipeline import Pipeline
+from runtime.threads import available_threads
+from runtime.tower import PORTIONS, _resize
+from runtime.tune import memory
+from runtime.tune.contestant import ProcessContestant, Setting
+from runtime.tune.measure import TuneOptions, find_tower, measure
+from runtime.tune.memory import make_tuning, recall, remember
+from runtime.tune.report import Measured, Refused, Report, explain_no_winner, pareto_front, summarize
+from runtime.tune.worker import open_model, take_turn
+from tests.runtime.test_choice import make_variant
+
+Speed = Callable[[Setting, int], float]
+SETTING = Setting(provider="cpu", variant="fp32", threads=1)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EMBEDDING_BACKBONES_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "tuned"
+
+
+@pytest.fixture(autouse=True)
+def two_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("runtime.tune.memory", "runtime.tune.measure"):
+        monkeypatch.setattr(f"{module}.available_threads", lambda: 2)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+
+
+@pytest.fixture
+def paced(monkeypatch: pytest.MonkeyPatch) -> Callable[[Speed], None]:
+    """Lets contestants be real in all but their speed, and without a process of their own."""
+
+    def pace(seconds: Speed) -> None:
+        class Paced:
+            def __init__(self, folder: Path, tower: Any, setting: Setting) -> None:
+                self._folder, self._tower, self._setting = folder, tower, setting
+
+            def load(self) -> float:
+                setting = self._setting
+                _, cosine = open_model(self._folder, self._tower, setting.provider, setting.variant, setting.threads)
+                return cosine
+
+            def take_turn(self, batch_size: int) -> list[float]:
+                return [seconds(self._setting, batch_size)] * 4
+
+            def close(self) -> None:
+                pass
+
+        monkeypatch.setitem(cast("dict[str, Any]", measure.__kwdefaults__), "start", Paced)
+
+    return pace
+
+
+@pytest.fixture
+def varied(artifact: Path, edit_manifest: Callable[[Callable[[dict[str, Any]], None]], Path]) -> Path:
+    """An artifact with a variant that is right, ``optimized``, and one that is wrong, ``int8``."""
+    shutil.copy(artifact / "image.onnx", artifact / "image.optimized.onnx")
+    graph = onnx.load(artifact / "image.onnx")
+    largest = max(graph.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    largest.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(largest)[::-1].copy(), largest.name))
+    onnx.save(graph, artifact / "image.int8.onnx")
+
+    def add(document: dict[str, Any]) -> None:
+        for name in ("optimized", "int8"):
+            variant = make_variant(name, "cpu")
+            document["towers"]["image"]["variants"][name] = dataclasses.asdict(variant)
+            document["files"][variant.graph] = dataclasses.asdict(record_file(artifact / variant.graph))
+
+    return edit_manifest(add)
+
+
+def case(p50_ms: float, items_per_s: float, *, p95_ms: float | None = None, batch_size: int = 1) -> Measured:
+    return Measured(
+        setting=SETTING,
+        batch_size=batch_size,
+        p50_ms=p50_ms,
+        p95_ms=p95_ms or p50_ms,
+        items_per_s=items_per_s,
+        min_cosine=1.0,
+        calls=20,
+        spread=0.0,
+    )
+
+
+def report(*cases: Measured, max_latency_ms: float | None = None) -> Report:
+    return Report(tower="image", inputs="", max_latency_ms=max_latency_ms, measured=cases, refused=())
+
+
+def keep(folder: Path, **changes: Any) -> Path:
+    """Stores a tuning as if it had been found here, and returns its file."""
+    manifest = read_manifest(folder)
+    tower = next(iter(manifest.towers))
+    tuning = make_tuning(manifest, tower, case(8.0, 100.0, batch_size=48), None)
+    return remember(manifest, replace(tuning, **changes))
+
+
+def is_tuned(model: runtime.Embedder) -> bool:
+    return "tuned on this machine" in model.provider_reason or "tuned on this machine" in model.variant_reason
+
+
+def budget(model: runtime.Embedder, tower: Any) -> int:
+    return cast("Pipeline", model._backend).towers[tower].portions.budget
+
+
+def test_the_front_is_what_nothing_beats() -> None:
+    fast, even, slow = case(1, 10), case(5, 50), case(9, 90)
+    beaten_by_even, slower_at_no_gain, twin = case(6, 40), case(10, 90), case(1, 10)
+    cases = [fast, beaten_by_even, even, slower_at_no_gain, slow, twin]
+    assert pareto_front(cases) == [fast, even, slow, twin]
+    assert pareto_front([]) == []
+
+
+def test_the_winner_has_most_items_a_second_among_those_whose_p95_keeps_the_bound() -> None:
+    quick, jumpy, slow = case(1, 10), case(2, 50, p95_ms=30), case(20, 90)
+    assert report(quick, jumpy, slow).winner == slow
+    assert report(quick, jumpy, slow, max_latency_ms=20).winner == slow
+    assert report(quick, jumpy, slow, max_latency_ms=19.9).winner == quick
+    assert report(case(3, 90), case(2, 90)).winner == case(2, 90)
+    none = report(jumpy, slow, max_latency_ms=19)
+    assert none.winner is None
+    message = r"no case has a p95 within 19 ms, the fastest being cpu, fp32, 1 thread, batches of 1 with 20 ms"
+    with pytest.raises(TuningError, match=message):
+        raise explain_no_winner(none)
+    with pytest.raises(TuningError, match="nothing can be tuned: cuda: no driver"):
+        raise explain_no_winner(replace(none, measured=(), refused=(Refused(name="cuda", reason="no driver"),)))
+
+
+def test_figures_are_of_all_calls_and_of_whole_turns() -> None:
+    figures = summarize(SETTING, 8, [[0.001, 0.003], [0.002, 0.002], [0.1, 0.1]], 0.9999)
+    assert (figures.p50_ms, figures.items_per_s, figures.calls) == (pytest.approx(2.5), pytest.approx(4000), 6)
+    assert 90 < figures.p95_ms <= 100
+    assert figures.spread == pytest.approx((4000 - 2040) / 4000)
+
+
+@pytest.mark.parametrize(("batch_size", "calls"), [(1, 4), (2, 4), (3, 4), (4, 4), (8, 4)])
+def test_every_item_has_its_share_of_a_turn(batch_size: int, calls: int) -> None:
+    embedded: list[str] = []
+    sizes = set()
+
+    def embed(items: list[str], *, tower: str, batch_size: int) -> None:
+        embedded.extend(items)
+        sizes.add((len(items), batch_size, tower))
+
+    model = cast("runtime.Embedder", SimpleNamespace(embed=embed, towers=("text",)))
+    ticks = iter(range(1000))
+    seconds = take_turn(model, ["a", "b", "c", "d"], batch_size, clock=lambda: next(ticks) / 1000)
+    assert seconds == pytest.approx([0.001] * calls)
+    assert len({embedded.count(item) for item in "abcd"}) == 1
+    assert sizes == {(batch_size, batch_size, "text")}
+
+
+def test_slow_calls_are_few() -> None:
+    model = cast("runtime.Embedder", SimpleNamespace(embed=lambda *_, **__: None, towers=("text",)))
+    ticks = iter(range(1000))
+    assert take_turn(model, ["a"], 1, clock=lambda: next(ticks)) == [1]
+
+
+def test_the_fastest_is_kept_and_load_does_it_until_it_is_forgotten(
+    varied: Path,
+    paced: Callable[[Speed], None],
+    capsys: pytest.CaptureFixture[str],
+    cache: Path,
+    photo_paths: list[Path],
+) -> None:
+    best = (Setting(provider="cpu", variant="optimized", threads=1), 48)
+    paced(lambda *each: 0.001 if each == best else 0.1 * each[1])
+    assert main(["tune", str(varied), "--batch-sizes", "2,48", "--threads", "1,2", "--rounds", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "winner: cpu, optimized, 1 thread, batches of 48" in out
+    assert "4 golden items of 512x512, 300x451" in out
+    assert len([line for line in out.splitlines() if line.startswith("cpu ")]) == 8
+    assert [path.suffix for path in cache.iterdir()] == [".json"]
+
+    model = runtime.load(varied)
+    assert (model.provider, model.variant, model.threads, budget(model, "image")) == ("cpu", "optimized", 1, 48)
+    for reason in (model.provider_reason, model.variant_reason):
+        assert reason.startswith("tuned on this machine on 20")
+        assert reason.endswith(": cpu, optimized, 1 thread, batches of 48")
+    assert cast("Pipeline", model._backend).towers["image"].portions.window >= 48
+    assert model.embed(photo_paths).shape == (6, 12)
+
+    assert main(["info", str(varied)]) == 0
+    assert "tuned         image: 20" in capsys.readouterr().out
+    assert main(["tune", str(varied), "--forget"]) == 0
+    assert capsys.readouterr().out == "forgotten: image\n"
+    assert main(["tune", str(varied), "--forget"]) == 0
+    assert "nothing to forget" in capsys.readouterr().out
+    assert not is_tuned(runtime.load(varied))
+    assert main(["info", str(varied)]) == 0
+    assert "tuned         image: not on this machine" in capsys.readouterr().out
+
+
+def test_what_is_wrong_or_cannot_be_loaded_is_named_and_cannot_win(
+    varied: Path, paced: Callable[[Speed], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    paced(lambda setting, size: 0.0001 if setting.variant == "int8" else 0.1)
+    assert main(["tune", str(varied), "--batch-sizes", "1", "--threads", "1", "--rounds", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "refused: cpu, int8, 1 thread: its min cosine to torch is 0." in out
+    assert "winner: cpu, int8" not in out
+    assert runtime.load(varied).variant != "int8"
+    assert main(["tune", str(varied), "--rounds", "1", "--threads", "1", "--min-cosine", "0"]) == 0
+    assert "winner: cpu, int8" in capsys.readouterr().out, "the floor is what kept it from winning"
+
+
+def test_variants_for_another_machine_are_not_tried(
+    varied: Path, edit_manifest: Callable[..., Path], paced: Callable[[Speed], None]
+) -> None:
+    def narrow(document: dict[str, Any]) -> None:
+        document["towers"]["image"]["variants"]["optimized"]["cpu_features"] = ["no_such_flag"]
+        document["towers"]["image"]["variants"]["int8"]["providers"] = ["cuda"]
+
+    paced(lambda setting, size: 1.0)
+    found = measure(edit_manifest(narrow), TuneOptions(batch_sizes=(1,), threads=(1,), rounds=1))
+    assert [case.setting.variant for case in found.measured] == ["fp32"]
+    assert [refused.name for refused in found.refused] == ["cpu, optimized", "cpu, int8"]
+    assert "no_such_flag" in found.refused[0].reason
+
+
+def test_where_none_fits_nothing_is_stored_and_what_was_is_kept(
+    exported: Path, paced: Callable[[Speed], None], capsys: pytest.CaptureFixture[str], cache: Path
+) -> None:
+    paced(lambda setting, size: 0.05 / setting.threads)
+    words = ["tune", str(exported), "--rounds", "1", "--max-latency-ms", "20"]
+    assert main(words) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: no case has a p95 within 20 ms, the fastest being cpu, fp32, 2 threads, batches of")
+    assert not list(cache.iterdir())
+    place = keep(exported)
+    before = place.read_bytes()
+    assert main([*words, "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["winner"] is None
+    assert [*cache.iterdir()] == [place]
+    assert place.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"provider": "cpu"},
+        {"variant": "fp32"},
+        {"threads": 1},
+        {"provider_options": runtime.CpuOptions()},
+        {"workers": 1},
+    ],
+    ids=lambda arguments: next(iter(arguments)),
+)
+def test_what_the_caller_says_sets_the_tuning_aside(exported: Path, arguments: dict[str, Any]) -> None:
+    keep(exported)
+    assert is_tuned(runtime.load(exported))
+    assert is_tuned(runtime.load(exported, tower="image"))
+    with runtime.load(exported, **arguments) as model:
+        assert not is_tuned(model)
+        if "workers" not in arguments:
+            assert budget(model, "image") == PORTIONS["image", "cpu"].budget
+
+
+def test_texts_keep_their_budget_of_tokens_and_meshes_count_points(exported_text: Path) -> None:
+    keep(exported_text, batch_size=2)
+    model = runtime.load(exported_text)
+    assert is_tuned(model)
+    assert budget(model, "text") == PORTIONS["text", "cpu"].budget
+    clouds = PointCloudPreprocessing(num_points=2048, min_points=512, seed=0)
+    assert _resize(PORTIONS["mesh", "cpu"], clouds, 20).budget == 20 * 2048
+    assert _resize(PORTIONS["mesh", "cpu"], clouds, 20).window == 40
+
+
+def test_a_tuning_of_something_else_counts_for_nothing(
+    exported: Path,
+    exported_text: Path,
+    artifact: Path,
+    edit_manifest: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keep(exported)
+    assert is_tuned(runtime.load(artifact)), "it is the same artifact in another folder"
+    assert not is_tuned(runtime.load(exported_text))
+    other = edit_manifest(lambda document: document.update(name="other"))
+    assert not is_tuned(runtime.load(other))
+    strangers: list[tuple[Any, str, Any]] = [
+        (memory, "installed_packages", lambda: {"onnxruntime": "1.0.0"}),
+        (memory, "installed_packages", lambda: {"onnxruntime-gpu": "1.31.1"}),
+        (hardware, "cpu_flags", lambda *_: frozenset({"fpu"})),
+        (hardware, "cpu_model", lambda *_: "another"),
+        (memory, "available_threads", lambda: 1),
+    ]
+    for module, name, value in strangers:
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, value)
+            assert not is_tuned(runtime.load(exported)), name
+    assert is_tuned(runtime.load(exported))
+
+
+def test_another_gpu_is_another_machine(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = read_manifest(exported)
+    monkeypatch.setattr(memory, "installed_packages", lambda: {"onnxruntime-gpu": "1.31.1"})
+    monkeypatch.setattr(hardware, "gpu_names", lambda: ("NVIDIA H200",))
+    keep(exported)
+    assert recall(manifest, "image") is not None
+    monkeypatch.setattr(hardware, "gpu_names", tuple)
+    assert recall(manifest, "image") is None
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[: len(text) // 2],
+        lambda text: "",
+        lambda text: "[" * 100_000,
+        lambda text: text.replace('"schema_version": 1', '"schema_version": 2'),
+        lambda text: text.replace('"variant": "fp32"', '"variant": "fp64"'),
+        lambda text: text.replace('"batch_size": 48', '"batch_size": 0'),
+        lambda text: text.replace('"threads": 1', '"threads": 99'),
+        lambda text: text.replace('"p50_ms": 8.0', '"p50_ms": NaN'),
+        lambda text: text.replace('"tower": "image"', '"tower": "text"'),
+    ],
+    ids=["half", "empty", "deep", "schema", "variant", "batch", "threads", "nan", "tower"],
+)
+def test_a_file_that_is_damaged_or_foreign_is_ignored_and_replaced(
+    exported: Path, damage: Callable[[str], str]
+) -> None:
+    place = keep(exported)
+    whole = place.read_text()
+    assert damage(whole) != whole
+    place.write_text(damage(whole))
+    assert not is_tuned(runtime.load(exported))
+    keep(exported)
+    assert is_tuned(runtime.load(exported))
+
+
+def test_a_tuned_provider_that_no_longer_works_is_passed_over_and_said(
+    exported: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    keep(exported, provider="cuda")
+    model = runtime.load(exported)
+    assert (model.provider, is_tuned(model)) == ("cpu", False)
+    assert "cuda, fp32, 1 thread, batches of 48 is passed over: the provider cuda is not in" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--batch-sizes", "0,8"], "batch_sizes are [0], they must be numbers from 1 to 4096"),
+        (["--batch-sizes", "9999"], "batch_sizes are [9999]"),
+        (["--threads", "1,3"], "threads are [3], they must be numbers from 1 to 2"),
+        (["--max-latency-ms", "0"], "max_latency_ms is 0.0, it must be above 0"),
+        (["--max-latency-ms", "nan"], "max_latency_ms is nan"),
+        (["--min-cosine", "1.5"], "min_cosine is 1.5"),
+        (["--rounds", "0"], "rounds is 0"),
+        (["--tower", "text"], "there is no text tower; the artifact has image"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_right_is_wrong_usage(
+    exported: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["tune", str(exported), *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--batch-sizes", "1,,8"], ["--threads", "all"], ["--provider", "tpu"]], ids=str)
+def test_what_is_no_number_or_provider_is_wrong_usage(exported: Path, words: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["tune", str(exported), *words])
+    assert caught.value.code == 2
+
+
+def test_of_two_towers_one_is_named() -> None:
+    both = cast("Any", SimpleNamespace(towers={"text": None, "image": None}))
+    assert find_tower(both, "image") == "image"
+    with pytest.raises(UsageError, match="has text and image towers; tune one at a time, by --tower"):
+        find_tower(both, None)
+
+
+def test_a_damaged_artifact_a_missing_provider_and_a_locked_cache_are_errors_before_anything_is_measured(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(ProcessContestant, "__init__", None)  # would be called if anything were measured
+    assert main(["tune", str(artifact), "--provider", "cuda"]) == 1
+    assert "the provider cuda is not in the installed package" in capsys.readouterr().err
+    with (artifact / "image.onnx").open("ab") as graph:
+        graph.write(b"!")
+    assert main(["tune", str(artifact)]) == 1
+    assert "image.onnx has changed since export" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("EMBEDDING_BACKBONES_CACHE", str(tmp_path / "file"))
+    assert main(["tune", str(artifact)]) == 1
+    assert "cache folder cannot be written; name another folder by EMBEDDING" in capsys.readouterr().err
+
+
+def test_a_full_disk_leaves_nothing_half_written(exported: Path, small_disk: Any, cache: Path) -> None:
+    with pytest.raises(OutputError, match="cannot be written"), small_disk():
+        keep(exported, date="x" * 5000)
+    assert not list(cache.iterdir())
+
+
+def test_processes_measure_for_real(exported_text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = TuneOptions(batch_sizes=(1, 6), threads=(1,), rounds=2)
+    found = measure(exported_text, options)
+    assert {(case.setting.threads, case.batch_size) for case in found.measured} == {(1, 1), (1, 6)}
+    assert all(0 < case.p50_ms <= case.p95_ms and case.min_cosine > 0.999999 for case in found.measured)
+    assert all(case.calls >= 8 for case in found.measured)
+    assert found.winner is not None
+    assert not found.refused
+    assert "golden items of" in found.inputs
+    assert "tokens" in found.inputs
+
+
+def test_a_worker_that_dies_costs_its_cases_alone(exported_text: Path) -> None:
+    def start(folder: Path, tower: Any, setting: Setting) -> ProcessContestant:
+        contestant = ProcessContestant(folder, tower, setting)
+        if setting.threads == 2:
+            contestant.load()
+            os.kill(contestant._process.pid, signal.SIGKILL)
+            contestant._process.wait()
+            contestant.load = lambda: 1.0  # type: ignore[method-assign]
+        return contestant
+
+    found = measure(exported_text, TuneOptions(batch_sizes=(1, 2), threads=(1, 2), rounds=1), start=start)
+    assert {(case.setting.threads, case.batch_size) for case in found.measured} == {(1, 1), (1, 2)}
+    assert [refused.name for refused in found.refused] == [
+        f"cpu, fp32, 2 threads, batches of {size}" for size in (1, 2)
+    ]
+    assert "its process has died (exit code -9)" in found.refused[0].reason
+
+
+def test_a_batch_that_fails_is_refused_and_smaller_ones_go_on(exported: Path, paced: Callable[[Speed], None]) -> None:
+    def seconds(setting: Setting, size: int) -> float:
+        if size == 8:
+            raise InferenceError("too little memory")
+        return 0.1
+
+    paced(seconds)
+    found = measure(exported, TuneOptions(batch_sizes=(1, 8), threads=(1,), rounds=3))
+    assert [case.batch_size for case in found.measured] == [1]
+    assert found.refused == (Refused(name="cpu, fp32, 1 thread, batches of 8", reason="too little memory"),)
+
+
+def test_cases_take_turns(exported: Path, paced: Callable[[Speed], None]) -> None:
+    order: list[int] = []
+    paced(lambda setting, size: float(order.append(size) or 1))
+    measure(exported, TuneOptions(batch_sizes=(1, 2), threads=(1,), rounds=2))
+    assert order == [1, 2, 2, 1]
+
+
+def test_ctrl_c_ends_at_once_and_leaves_neither_process_nor_file(exported_text: Path, cache: Path) -> None:
+    words = ["tune", str(exported_text), "--rounds", "1000000", "--batch-sizes", "1", "--threads", "1"]
+    tuning = subprocess.Popen(
+        [sys.executable, "-m", "runtime", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    workers = _await_workers(tuning.pid)
+    tuning.send_signal(signal.SIGINT)
+    _, errors = tuning.communicate(timeout=60)
+    assert (tuning.returncode, errors) == (130, "interrupted\n")
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+    assert not list(cache.glob("*"))
+
+
+def _await_workers(parent: int) -> list[int]:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        found = [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/stat") if _parent(path) == parent]
+        if found:
+            return found
+    raise AssertionError("no worker was started")
+
+
+def _parent(stat: Path) -> int | None:
+    try:
+        return int(stat.read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return None
+
+
+def test_gpus_and_the_cpu_are_named(tmp_path: Path) -> None:
+    assert isinstance(hardware.gpu_names(), tuple)
+    cpu_info = tmp_path / "cpuinfo"
+    cpu_info.write_text("processor : 0\nmodel name\t: Some CPU @ 2.50GHz\nflags : fpu\n")
+    assert hardware.cpu_model(cpu_info) == "Some CPU @ 2.50GHz"
+    assert available_threads() >= 1
