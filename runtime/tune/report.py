@@ -123,11 +123,11 @@ def explain_no_winner(report: Report) -> TuningError:
     """Returns the error for a report without a winner, which says how near it came."""
     if not report.measured:
         first = report.refused[0] if report.refused else Refused(name="nothing", reason="there is no usable provider")
-        return TuningError(f"nothing can be tuned: {first.name}: {first.reason}; mend that, or try other cases")
+        return TuningError(f"nothing can be tuned: {first.name}: {first.reason}; mend that, or measure other cases")
     fastest = min(report.measured, key=lambda case: case.p95_ms)
     return TuningError(
         f"no case has a p95 within {report.max_latency_ms:g} ms, the fastest being {fastest} with "
-        f"{fastest.p95_ms:.3g} ms; raise --max-latency-ms, or try smaller --batch-sizes or more --threads; "
+        f"{_round(fastest.p95_ms)} ms; raise --max-latency-ms, or try smaller --batch-sizes or more --threads; "
         "nothing is stored"
     )
 
@@ -137,7 +137,11 @@ def describe_report(report: Report) -> str:
     front, winner = pareto_front(report.measured), report.winner
     header = ["provider", "variant", "threads", "batch", "p50 ms", "p95 ms", "items/s", "min cosine", ""]
     rows = [[*_cells(case), _mark(case is winner, case in front)] for case in report.measured]
-    lines = [report.inputs, *([console.table(header, rows)] if rows else [])]
+    lines = [
+        report.inputs,
+        "a call is embed(batch_size=...) of one batch, preparation included",
+        *([console.table(header, rows)] if rows else []),
+    ]
     lines += [f"refused: {refused.name}: {refused.reason}" for refused in report.refused]
     if rows:
         lines.append("front: no other case has both a lower p50 and more items/s")
@@ -160,8 +164,13 @@ def report_to_json(report: Report) -> str:
 
 def _cells(case: Measured) -> list[object]:
     setting = case.setting
-    figures = [f"{case.p50_ms:.3g}", f"{case.p95_ms:.3g}", f"{case.items_per_s:.3g}", near_one(case.min_cosine)]
+    figures = [_round(case.p50_ms), _round(case.p95_ms), _round(case.items_per_s), near_one(case.min_cosine)]
     return [setting.provider, setting.variant, setting.threads, case.batch_size, *figures]
+
+
+def _round(figure: float) -> str:
+    """Returns three digits that count, and no exponent."""
+    return f"{float(f'{figure:.3g}'):.12g}"
 
 
 def _mark(wins: bool, in_front: bool) -> str:

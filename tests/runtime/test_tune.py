@@ -27,13 +27,21 @@ from runtime.cli import main
 from runtime.errors import InferenceError, OutputError, TuningError, UsageError
 from runtime.manifest import PointCloudPreprocessing
 from runtime.pipeline import Pipeline
-from runtime.threads import available_threads
 from runtime.tower import PORTIONS, _resize
 from runtime.tune import memory
 from runtime.tune.contestant import ProcessContestant, Setting
 from runtime.tune.measure import TuneOptions, find_tower, measure
 from runtime.tune.memory import make_tuning, recall, remember
-from runtime.tune.report import Measured, Refused, Report, explain_no_winner, pareto_front, summarize
+from runtime.tune.report import (
+    Measured,
+    Refused,
+    Report,
+    describe_report,
+    explain_no_winner,
+    pareto_front,
+    report_to_json,
+    summarize,
+)
 from runtime.tune.worker import open_model, take_turn
 from tests.runtime.test_choice import make_variant
 
@@ -464,6 +472,19 @@ def test_a_batch_that_fails_is_refused_and_smaller_ones_go_on(exported: Path, pa
     assert found.refused == (Refused(name="cpu, fp32, 1 thread, batches of 8", reason="too little memory"),)
 
 
+def test_the_table_has_no_exponents_and_says_what_to_doubt() -> None:
+    found = report(replace(case(1234.5, 0.051234, batch_size=8), spread=0.5), case(1, 0.01))
+    out = describe_report(found)
+    assert "1230" in out
+    assert "0.0512" in out
+    assert "e+" not in out
+    assert "the turns of the winner are 50% apart" in out
+    assert "the largest batch size wins" in out
+    assert "apart" not in describe_report(report(case(1, 1)))
+    document = json.loads(report_to_json(found))
+    assert (document["winner"]["batch_size"], len(document["front"])) == (8, 2)
+
+
 def test_cases_take_turns(exported: Path, paced: Callable[[Speed], None]) -> None:
     order: list[int] = []
     paced(lambda setting, size: float(order.append(size) or 1))
@@ -505,4 +526,3 @@ def test_gpus_and_the_cpu_are_named(tmp_path: Path) -> None:
     cpu_info = tmp_path / "cpuinfo"
     cpu_info.write_text("processor : 0\nmodel name\t: Some CPU @ 2.50GHz\nflags : fpu\n")
     assert hardware.cpu_model(cpu_info) == "Some CPU @ 2.50GHz"
-    assert available_threads() >= 1

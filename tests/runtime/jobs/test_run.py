@@ -177,6 +177,19 @@ def test_other_options_are_not_resumed(
     assert np.load("v.npy").dtype == np.float16
 
 
+def test_another_variant_is_not_resumed(
+    embed: Callable[..., int],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "t.txt").write_bytes(b"a\n\xff")
+    assert embed("t.txt", "-o", "v.npy") == 1
+    monkeypatch.setattr("runtime.embedder._join_towers", lambda _: "int8")
+    assert embed("t.txt", "-o", "v.npy", "--resume") == 2
+    assert 'its variant is "fp32", this one\'s is "int8"' in capsys.readouterr().err
+
+
 def test_a_run_that_is_complete_is_not_repeated(
     embed: Callable[..., int], embedded: list[Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
