@@ -410,6 +410,7 @@ def _print_similarities(names: Sequence[str], cosines: np.ndarray[Any, Any]) -> 
 
 def _info(arguments: argparse.Namespace) -> int:
     from runtime.tune.memory import recall
+    from runtime.tune.report import round_figure
 
     manifest = read_manifest(arguments.artifact)
     if arguments.json:
@@ -417,9 +418,13 @@ def _info(arguments: argparse.Namespace) -> int:
         return 0
     print(describe_manifest(manifest))
     for tower in manifest.towers:
-        print(
-            f"tuned         {tower}: {recall(manifest, tower) or 'not on this machine; see `python -m runtime tune`'}"
+        tuning = recall(manifest, tower)
+        found = (
+            f"{tuning}, {round_figure(tuning.items_per_s)} items/s"
+            if tuning
+            else "not on this machine; see `python -m runtime tune`"
         )
+        print(f"tuned         {tower}: {found}")
     return 0
 
 

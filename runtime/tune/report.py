@@ -127,7 +127,7 @@ def explain_no_winner(report: Report) -> TuningError:
     fastest = min(report.measured, key=lambda case: case.p95_ms)
     return TuningError(
         f"no case has a p95 within {report.max_latency_ms:g} ms, the fastest being {fastest} with "
-        f"{_round(fastest.p95_ms)} ms; raise --max-latency-ms, or try smaller --batch-sizes or more --threads; "
+        f"{round_figure(fastest.p95_ms)} ms; raise --max-latency-ms, or try smaller --batch-sizes or more --threads; "
         "nothing is stored"
     )
 
@@ -164,11 +164,16 @@ def report_to_json(report: Report) -> str:
 
 def _cells(case: Measured) -> list[object]:
     setting = case.setting
-    figures = [_round(case.p50_ms), _round(case.p95_ms), _round(case.items_per_s), near_one(case.min_cosine)]
+    figures = [
+        round_figure(case.p50_ms),
+        round_figure(case.p95_ms),
+        round_figure(case.items_per_s),
+        near_one(case.min_cosine),
+    ]
     return [setting.provider, setting.variant, setting.threads, case.batch_size, *figures]
 
 
-def _round(figure: float) -> str:
+def round_figure(figure: float) -> str:
     """Returns three digits that count, and no exponent."""
     return f"{float(f'{figure:.3g}'):.12g}"
 
