@@ -504,10 +504,14 @@ def test_cases_take_turns(exported: Path, paced: Callable[[Speed], None]) -> Non
 def test_ctrl_c_ends_at_once_and_leaves_neither_process_nor_file(exported_text: Path, cache: Path) -> None:
     words = ["tune", str(exported_text), "--rounds", "1000000", "--batch-sizes", "1", "--threads", "1"]
     tuning = subprocess.Popen(
-        [sys.executable, "-m", "runtime", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "runtime", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        process_group=0,
     )
     workers = _await_workers(tuning.pid)
-    tuning.send_signal(signal.SIGINT)
+    os.killpg(tuning.pid, signal.SIGINT)  # as a terminal does
     _, errors = tuning.communicate(timeout=60)
     assert (tuning.returncode, errors) == (130, "interrupted\n")
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
