@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import ceil
 from pathlib import Path
 
@@ -19,9 +20,10 @@ import onnxruntime
 
 from exporters.calibration import Array, Samples, add_constant, check_samples, open_session, run_all, save
 from exporters.passes.int8 import StaticQuantizer
+from runtime.threads import available_threads
 
-_GROUPS = 64  # measured first; then the worst are taken apart
-_BUDGET_S = 600.0
+_GROUPS = 64  # measured first, at most; then the worst are taken apart
+_BUDGET_S = 300.0
 _RANKED = 4  # batches that the ranking is measured on, at most; what is decided is measured on all
 
 
@@ -48,7 +50,7 @@ class Sensitivity:
     Attributes:
         float_nodes: Their names, in the order in which they were chosen.
         min_cosine: The smallest cosine between the vectors of the real graph, quantized but for them, and of float.
-        costs: Of every node, the worst first.
+        costs: Of every node, the worst first; empty where none has to stay in float, which is tried first.
     """
 
     float_nodes: tuple[str, ...]
@@ -69,7 +71,7 @@ def find_sensitive(
     floor: float,
     most: int = 16,
     budget_s: float = _BUDGET_S,
-    threads: int = 0,
+    threads: int | None = None,
 ) -> Sensitivity:
     """Measures what 8 bits cost in each node, then leaves the worst in float until the cosine reaches ``floor``.
 
@@ -78,19 +80,21 @@ def find_sensitive(
         samples: Batches of the graph's inputs, held out.
         floor: The smallest cosine to the float vectors that will do.
         most: How many nodes may stay in float. If they are not enough, the result's ``min_cosine`` is below the floor.
-        budget_s: For measuring nodes alone, in seconds. The nodes are measured in up to 64 groups of neighbours first,
-            whatever it takes; then those of the worst groups alone while there is time.
-        threads: How many may be used; 0 for all cores.
+        budget_s: For ranking the nodes, in seconds. They are measured in groups of neighbours first, as many as half of
+            it allows; then those of the worst groups alone while there is time.
+        threads: How many may be used; by default as many as affinity mask and container quota allow.
 
     Raises:
         QuantizationError: There are no samples, or onnxruntime cannot do it.
     """
     check_samples(samples)
     with tempfile.TemporaryDirectory() as folder:
-        probe = _Probe(quantizer, samples, Path(folder), threads)
-        costs = _rank(quantizer.nodes, probe.cost, time.monotonic() + budget_s)
+        probe = _Probe(quantizer, samples, Path(folder), threads or available_threads())
         chosen: list[str] = []
         reached = probe.measure_real(chosen)
+        if reached >= floor:
+            return Sensitivity(float_nodes=(), min_cosine=reached, costs=())
+        costs = _rank(quantizer.nodes, probe.cost, budget_s)
         while reached < floor and len(chosen) < min(most, len(costs)):
             chosen.append(costs[len(chosen)].node)
             if probe.measure(set(quantizer.nodes) - set(chosen)) >= floor or len(chosen) == most:
@@ -103,9 +107,13 @@ class _Probe:
 
     def __init__(self, quantizer: StaticQuantizer, samples: Samples, folder: Path, threads: int) -> None:
         self._quantizer, self._samples, self._folder, self._threads = quantizer, samples, folder, threads
-        self._session = self._open(add_switches(quantizer))
         self._few = list(samples[:: ceil(len(samples) / _RANKED)])
-        self._few_reference, self._reference = self._run((), self._few), self._run((), samples)
+        plain = self._open(quantizer.model)
+        self._few_reference, self._reference = run_all(plain, self._few, {}), run_all(plain, samples, {})
+
+    @cached_property
+    def _session(self) -> onnxruntime.InferenceSession:
+        return self._open(add_switches(self._quantizer))
 
     def cost(self, nodes: Collection[str]) -> float:
         return 1 - min_cosine(self._run(nodes, self._few), self._few_reference)
@@ -161,16 +169,20 @@ def _switch(node: str) -> str:
     return f"{node}/int8"
 
 
-def _rank(nodes: Sequence[str], cost: Callable[[Collection[str]], float], deadline: float) -> list[Cost]:
-    found = {each.node: each for each in _measure_groups(nodes, cost)}
+def _rank(nodes: Sequence[str], cost: Callable[[Collection[str]], float], budget_s: float) -> list[Cost]:
+    started = time.monotonic()
+    cost(nodes[:1])
+    affordable = int(budget_s / 2 / (time.monotonic() - started))
+    found = {each.node: each for each in _measure_groups(nodes, cost, max(2, min(_GROUPS, affordable)))}
+    deadline = started + budget_s
     for each in sorted(found.values(), key=lambda each: -each.cost):
         if not each.alone and time.monotonic() < deadline:
             found[each.node] = Cost(node=each.node, cost=cost([each.node]), alone=True)
     return sorted(found.values(), key=lambda each: -each.cost)
 
 
-def _measure_groups(nodes: Sequence[str], cost: Callable[[Collection[str]], float]) -> Iterator[Cost]:
-    size = max(1, ceil(len(nodes) / _GROUPS))
+def _measure_groups(nodes: Sequence[str], cost: Callable[[Collection[str]], float], groups: int) -> Iterator[Cost]:
+    size = max(1, ceil(len(nodes) / groups))
     for start in range(0, len(nodes), size):
         group = nodes[start : start + size]
         share = cost(group) / len(group)

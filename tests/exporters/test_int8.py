@@ -178,8 +178,8 @@ def test_a_floor_out_of_reach_ends_with_the_costs(residual: Path) -> None:
 def test_nodes_are_measured_in_groups_where_there_are_many(residual: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("exporters.sensitivity._GROUPS", 2)
     with StaticQuantizer(residual, _samples(8, 1), method="minmax") as quantizer:
-        hasty = find_sensitive(quantizer, _samples(2, 2), floor=0, budget_s=0, threads=1)
-        patient = find_sensitive(quantizer, _samples(2, 2), floor=0, threads=1)
+        hasty = find_sensitive(quantizer, _samples(2, 2), floor=1.1, most=1, budget_s=0, threads=1)
+        patient = find_sensitive(quantizer, _samples(2, 2), floor=1.1, most=1, threads=1)
     assert [cost.alone for cost in hasty.costs].count(True) == 1
     assert all(cost.alone for cost in patient.costs)
 
