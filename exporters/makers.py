@@ -9,9 +9,11 @@ from pathlib import Path
 from types import MappingProxyType
 
 from exporters.calibration import Samples
+from exporters.census import take_census
 from exporters.errors import VariantError
 from exporters.graph_file import write_graph
 from exporters.passes.fuse import LAYOUT_FLAG, fuse
+from exporters.passes.fuse_around_products import fuse_around_products
 from exporters.passes.half import to_half
 from exporters.passes.int8 import StaticQuantizer, quantize_dynamic
 from exporters.sensitivity import find_sensitive
@@ -91,11 +93,28 @@ def _make_fp16(order: Order) -> Made:
 
 
 def _make_int8(order: Order) -> Made:
-    """Quantizes what was exported: ONNX Runtime has no fused attention with constant ranges."""
-    if order.accept_batch_dependent:
-        quantized = quantize_dynamic(order.graph, order.output)
-        return Made(level="none", providers=("cpu",), float_nodes=quantized.float32, batch_invariant=False)
-    with StaticQuantizer(order.graph, order.samples[::2], method=order.method) as quantizer:
+    """Fuses what lies around the products, and computes those in 8 bits."""
+    with tempfile.TemporaryDirectory(dir=order.output.parent) as folder:
+        graph = order.graph
+        if order.level != "basic":
+            graph = Path(folder, "fused.onnx")
+            fuse_around_products(order.graph, graph)
+        if order.accept_batch_dependent:
+            quantized = quantize_dynamic(graph, order.output)
+            return Made(level="none", providers=("cpu",), float_nodes=quantized.float32, batch_invariant=False)
+        float_nodes = _quantize_statically(graph, order)
+    foreign = take_census(order.output, None).foreign
+    return Made(
+        level="extended" if foreign else "none",
+        providers=("cpu",) if foreign else ("cpu", "openvino"),
+        float_nodes=float_nodes,
+        calibration=order.calibration,
+    )
+
+
+def _quantize_statically(graph: Path, order: Order) -> tuple[str, ...]:
+    """Writes ``graph`` in 8 bits, and returns what had to stay in float for the floor."""
+    with StaticQuantizer(graph, order.samples[::2], method=order.method) as quantizer:
         found = find_sensitive(quantizer, order.samples[1::2], floor=1 - _MARGIN * (1 - order.min_cosine))
         if not found.min_cosine >= order.min_cosine:
             worst = ", ".join(f"{cost.node} costs {cost.cost:.1e}" for cost in found.costs[:3])
@@ -104,9 +123,7 @@ def _make_int8(order: Order) -> Made:
                 f"{len(found.float_nodes)} nodes in float; the worst: {worst}"
             )
         quantizer.write(order.output, found.float_nodes)
-    return Made(
-        level="none", providers=("cpu", "openvino"), float_nodes=found.float_nodes, calibration=order.calibration
-    )
+    return found.float_nodes
 
 
 MAKERS: Mapping[Precision, Callable[[Order], Made]] = MappingProxyType(

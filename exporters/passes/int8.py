@@ -25,6 +25,7 @@ from exporters.errors import QuantizationError
 from exporters.graph_file import write_graph
 from exporters.passes.smoothing import input_channels, smooth_channels
 from exporters.passes.strip_metadata import strip_metadata
+from exporters.ranges import infer_types
 
 _WEIGHTED = ("Conv", "MatMul", "Gemm")
 _FOLLOWING = ("Add", "Mul", "Relu", "Sigmoid", "Clip", "MaxPool")  # stay in 8 bits between two convolutions
@@ -113,7 +114,7 @@ class StaticQuantizer:
         self._temporary = tempfile.TemporaryDirectory()
         self._folder = Path(self._temporary.name)
         with _wrapping():
-            self.model = _prepare(_load(graph), samples)
+            self.model = _prepare(_typed(_load(graph), graph), samples)
             weighted = _weighted(self.model)
             following = _following(self.model, weighted)
             self.nodes = tuple(str(node.name) for node in self.model.graph if node in weighted or node in following)
@@ -174,6 +175,16 @@ def _load(graph: Path) -> ir.Model:
         raise QuantizationError(f"cannot read the graph {graph}: {exc}") from exc
 
 
+def _typed(model: ir.Model, graph: Path) -> ir.Model:
+    """Notes the types behind fused operators, which onnx cannot infer: what has none is not calibrated."""
+    types = infer_types(graph)
+    for node in model.graph:
+        for value in node.outputs:
+            if value.type is None and value.name in types and types[value.name].is_float:
+                value.type = ir.TensorType(ir.DataType.FLOAT)
+    return model
+
+
 def _prepare(model: ir.Model, samples: Samples) -> ir.Model:
     smooth_channels(model, channel_peaks(model, input_channels(model), samples))
     RemoveUnusedNodesPass()(model)
@@ -206,7 +217,7 @@ def _following(model: ir.Model, weighted: Sequence[ir.Node]) -> list[ir.Node]:
 
 
 def _without_shapes(model: ir.Model, folder: Path) -> Path:
-    """Writes ``model`` with no shapes but its inputs' and outputs'.
+    """Writes ``model`` with types, and no shapes but its inputs' and outputs'.
 
     What the exporter noted of CLIP's shapes contradicts what onnx infers, and the quantizer stops at that.
     """
@@ -214,7 +225,7 @@ def _without_shapes(model: ir.Model, folder: Path) -> Path:
     for node in bare.graph:
         for value in node.outputs:
             if not value.is_graph_output():
-                value.shape = value.type = None
+                value.shape = None
     return save(bare, folder / "float.onnx")
 
 
