@@ -152,3 +152,39 @@ def test_a_census_counts_nodes_and_foreign_operators(text_artifact: Path) -> Non
     census = take_census(text_artifact / "text.onnx", None)
     assert (census.nodes, census.foreign) == (len(onnx.load(text_artifact / "text.onnx").graph.node), {})
     assert census.size_bytes == (text_artifact / "text.onnx").stat().st_size
+
+
+def test_every_precision_of_a_text_and_an_image_tower_passes_its_floors(
+    text_artifact: Path, artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hardware, "cpu_flags", lambda *_: frozenset({"avx512_vnni"}))
+    for folder, kind in ((text_artifact, "text"), (artifact, "image")):
+        outcomes = add_variants(folder, VariantOptions(precisions=("fp16", "int8"), items=16))
+        assert [outcome.reason for outcome in outcomes] == ["", ""]
+        manifest = read_manifest(folder)
+        check_files(folder, manifest)
+        half, eighth = manifest.towers["text" if kind == "text" else "image"].variants.values()
+        assert "cuda" in half.providers
+        assert (half.precision, half.parity.min_cosine > 0.9999) == ("fp16", True)
+        assert (eighth.precision, eighth.batch_invariant, eighth.parity.min_cosine > 0.995) == ("int8", True, True)
+        assert eighth.calibration is not None
+        assert (eighth.calibration.items, eighth.calibration.method) == (16, "minmax")
+        model = runtime.load(folder)
+        assert (model.variant, model.variant_reason) == ("int8", "auto: the CPU has avx512_vnni")
+        assert runtime.verify(folder, variant="fp16").variant == "fp16"
+
+
+def test_a_floor_out_of_reach_is_refused_with_the_worst_layers(text_artifact: Path) -> None:
+    options = VariantOptions(precisions=("fp32", "int8"), items=16, min_cosine=1.0)
+    before = contents(text_artifact)
+    with pytest.raises(VariantError, match=r"text int8: min cosine .* nodes in float; the worst: .* costs .*, .*, .*"):
+        add_variants(text_artifact, options)
+    assert contents(text_artifact) == before
+
+
+def test_int8_that_depends_on_the_batch_has_to_be_accepted(text_artifact: Path) -> None:
+    options = VariantOptions(precisions=("int8",), items=16, accept_batch_dependent=True, min_cosine=0.9)
+    (outcome,) = add_variants(text_artifact, options)
+    assert outcome.variant is not None
+    assert not outcome.variant.batch_invariant
+    assert "vectors DEPEND ON THE BATCH" in (text_artifact / "README.md").read_text()
