@@ -14,7 +14,7 @@ from exporters.export import export
 from exporters.progress import StageDisplay
 from exporters.registry import BACKBONES, find_backbone
 from exporters.spec import DEFAULT_TOLERANCE, GEM_EPS, GEM_P, OPSETS, ExportOptions, check_options
-from exporters.variant_options import DEFAULT_FLOORS, VariantOptions
+from exporters.variant_options import DEFAULT_FLOORS, DEFAULT_ITEMS, VariantOptions
 from runtime import console
 from runtime.artifact import read_manifest
 from runtime.describe import describe_export
@@ -114,8 +114,8 @@ def _add_optimize(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--items",
         type=int,
-        default=32,
-        help="how many to calibrate with, and as many others to judge by (default: %(default)s)",
+        help="how many to calibrate with, and as many others to judge by "
+        f"(default: {', '.join(f'{kind} {count}' for kind, count in DEFAULT_ITEMS.items())})",
     )
     for flag, what in (
         ("--min-cosine", "cosine similarity to the fp32 graph's vector"),

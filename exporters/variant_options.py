@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
+from runtime.manifest import TowerName
 from runtime.variants import CalibrationMethod, Floors, Level, Precision
 
 DEFAULT_FLOORS: Mapping[Precision, Floors] = MappingProxyType(
@@ -16,6 +17,8 @@ DEFAULT_FLOORS: Mapping[Precision, Floors] = MappingProxyType(
         "int8": Floors(min_cosine=0.995, min_overlap=0.8, min_invariance=0.9999),
     }
 )
+# The worst of many items is worse than that of few; images cost a hundred times what a text does.
+DEFAULT_ITEMS: Mapping[TowerName, int] = MappingProxyType({"text": 128, "image": 32, "mesh": 32})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +30,7 @@ class VariantOptions:
         level: How far graphs are optimized, see :func:`exporters.passes.fuse.fuse`; int8 starts from what was exported.
         calibration: The user's own items, a folder or a file; by default what every machine has.
         method: How int8's ranges follow from the values that were seen.
-        items: How many items to calibrate with, and as many others to judge by.
+        items: How many items to calibrate with, and as many others to judge by; by default :data:`DEFAULT_ITEMS`.
         min_cosine: Floor in place of the default one of :data:`DEFAULT_FLOORS`.
         min_overlap: The same.
         min_invariance: The same.
@@ -38,7 +41,7 @@ class VariantOptions:
     level: Level = "extended"
     calibration: Path | None = None
     method: CalibrationMethod = "minmax"
-    items: int = 32
+    items: int | None = None
     min_cosine: float | None = None
     min_overlap: float | None = None
     min_invariance: float | None = None

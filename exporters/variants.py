@@ -23,7 +23,7 @@ from exporters.gate import Gate
 from exporters.makers import MAKERS, Order
 from exporters.progress import Stage, silent
 from exporters.speed import measure_speedup
-from exporters.variant_options import VariantOptions
+from exporters.variant_options import DEFAULT_ITEMS, VariantOptions
 from runtime.artifact import check_files, read_manifest
 from runtime.batching import BatchLimit, plan_batches
 from runtime.describe import describe_manifest
@@ -141,7 +141,9 @@ class _Workshop:
         self._folder, self._kind, self._options, self._stage = folder, kind, options, stage
         self._tower = manifest.towers[kind]
         self._loaded = self._load(self._tower.graph)
-        self._corpus: Corpus = load_corpus(kind, options.calibration, options.items)
+        self._corpus: Corpus = load_corpus(
+            kind, options.calibration, DEFAULT_ITEMS[kind] if options.items is None else options.items
+        )
         golden, _ = read_golden(folder, kind, manifest.output_dim)
         with stage(f"{kind} fp32 graph"):
             self._gate = Gate(folder, manifest, kind, [*golden, *self._corpus.held_out])
