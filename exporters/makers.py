@@ -104,9 +104,11 @@ def _make_int8(order: Order) -> Made:
             return Made(level="none", providers=("cpu",), float_nodes=quantized.float32, batch_invariant=False)
         float_nodes = _quantize_statically(graph, order)
     foreign = take_census(order.output, None).foreign
+    weights = order.output.with_name(f"{order.output.name}.data")
     return Made(
         level="extended" if foreign else "none",
         providers=("cpu",) if foreign else ("cpu", "openvino"),
+        external_data=weights.name if weights.exists() else None,
         float_nodes=float_nodes,
         calibration=order.calibration,
     )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import runtime
-from exporters import graph as graph_module
+from exporters import graph_file
 from exporters.errors import GraphError
 from exporters.graph import build_graph
 from exporters.pipeline import export_towers
@@ -96,7 +96,7 @@ def test_weights_beyond_protobufs_limit_lie_in_a_second_file(
     tiny_spec: BackboneSpec, tiny_cnn: Cnn, tmp_path: Path, photo_paths: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the limit lowered: what takes the real one, XLM-RoBERTa-large say, is too much for a test."""
-    monkeypatch.setattr(graph_module, "EXTERNAL_DATA_THRESHOLD_BYTES", 1000)
+    monkeypatch.setattr(graph_file, "EXTERNAL_DATA_THRESHOLD_BYTES", 1000)
     folders = [tmp_path / "first", tmp_path / "second"]
     for folder in folders:
         export_towers(tiny_spec, [CnnTower(tiny_cnn, ExportOptions(), output_dim=12)], folder, options=ExportOptions())

@@ -12,7 +12,7 @@ import pytest
 from onnx import numpy_helper
 
 import runtime
-from exporters import makers
+from exporters import graph_file, makers
 from exporters.census import take_census
 from exporters.cli import main
 from exporters.errors import VariantError
@@ -188,3 +188,16 @@ def test_int8_that_depends_on_the_batch_has_to_be_accepted(text_artifact: Path) 
     assert outcome.variant is not None
     assert not outcome.variant.batch_invariant
     assert "vectors DEPEND ON THE BATCH" in (text_artifact / "README.md").read_text()
+
+
+def test_weights_of_variants_may_lie_in_files_of_their_own(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the limit lowered, as of a model of more than 2 GB."""
+    monkeypatch.setattr(graph_file, "EXTERNAL_DATA_THRESHOLD_BYTES", 1000)
+    options = VariantOptions(precisions=("fp16", "int8"), items=16)
+    for _ in range(2):  # the second time, in place of the first
+        add_variants(artifact, options)
+        manifest = read_manifest(artifact)
+        check_files(artifact, manifest)
+        for name, variant in manifest.towers["image"].variants.items():
+            assert variant.files() == (f"image.{name}.onnx", f"image.{name}.onnx.data")
+            assert runtime.verify(artifact, variant=name).variant == name
