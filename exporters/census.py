@@ -19,7 +19,8 @@ class Census:
 
     Attributes:
         nodes: Number of its nodes, those of its functions and loops included.
-        foreign: How many of each operator that is not ONNX's own, as ``domain:name``.
+        foreign: How many of each operator that is not ONNX's own, as ``domain:name``; some of ONNX Runtime's have no
+            domain.
         size_bytes: Size of its files.
     """
 
@@ -37,7 +38,11 @@ def take_census(graph: Path, external_data: str | None) -> Census:
     foreign = Counter(
         f"{node.domain}:{node.op_type}"
         for node in nodes
-        if node.domain not in _OWN_DOMAINS and (node.domain, node.op_type) not in functions
+        if not _is_own(node) and (node.domain, node.op_type) not in functions
     )
     files = [graph, *([graph.with_name(external_data)] if external_data else [])]
     return Census(nodes=len(nodes), foreign=dict(foreign), size_bytes=sum(file.stat().st_size for file in files))
+
+
+def _is_own(node: ir.Node) -> bool:
+    return node.domain in _OWN_DOMAINS and onnx.defs.has(node.op_type)

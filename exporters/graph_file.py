@@ -8,6 +8,7 @@ import onnx
 import onnx_ir as ir
 
 from exporters.errors import GraphError
+from runtime.errors import one_line
 
 # protobuf refuses messages of 2 GiB: https://protobuf.dev/programming-guides/proto-limits/
 EXTERNAL_DATA_THRESHOLD_BYTES = 2**31 - 2**27
@@ -21,12 +22,13 @@ def load_graph(path: Path) -> ir.Model:
     return model
 
 
-def write_graph(path: Path, model: ir.Model) -> str | None:
+def write_graph(path: Path, model: ir.Model, *, fused: bool = False) -> str | None:
     """Writes ``model`` to ``path``, the same bytes for the same graph.
 
     Args:
         path: The ONNX file.
         model: The graph. One that is too large for protobuf has its weights written to a second file beside ``path``.
+        fused: Whether it has operators that ONNX does not know, so that loading it is what tells whether it is valid.
 
     Returns:
         The name of that file, or ``None``.
@@ -40,8 +42,10 @@ def write_graph(path: Path, model: ir.Model) -> str | None:
     if external:
         ir.external_data.unload_from_model(model, path.parent, external, size_threshold_bytes=_SMALL_BYTES)
     path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
+    if fused:
+        return external
     try:
         onnx.checker.check_model(path, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
-        raise GraphError(f"the graph is not valid ONNX: {exc}") from exc
+        raise GraphError(f"the graph is not valid ONNX: {one_line(exc)}") from exc
     return external

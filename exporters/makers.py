@@ -82,7 +82,7 @@ def _make_fp16(order: Order) -> Made:
         fused = Path(folder, "fused.onnx")
         fuse(order.graph, fused, level)
         half = to_half(fused, order.samples)
-        external_data = write_graph(order.output, half.model)
+        external_data = write_graph(order.output, half.model, fused=True)
     return Made(
         level=level,
         providers=_RUN_BY[level],

@@ -46,10 +46,10 @@ def fuse(graph: Path, output: Path, level: Level) -> str | None:
     ort_fusions.optimize_for_ort(model)
     strip_metadata(model)
     if level == "extended":
-        return write_graph(output, model)
+        return write_graph(output, model, fused=True)
     with tempfile.TemporaryDirectory(dir=output.parent) as folder:
         fused = Path(folder, "fused.onnx")
-        write_graph(fused, model)
+        write_graph(fused, model, fused=True)
         return _by_onnxruntime(fused, output, "ORT_ENABLE_ALL")
 
 
@@ -64,4 +64,6 @@ def _by_onnxruntime(graph: Path, output: Path, level: str) -> str | None:
         options.optimized_model_filepath = str(Path(folder, "optimized.onnx"))
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights")
         ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
-        return write_graph(output, load_graph(Path(options.optimized_model_filepath)))
+        return write_graph(
+            output, load_graph(Path(options.optimized_model_filepath)), fused=level != "ORT_ENABLE_BASIC"
+        )

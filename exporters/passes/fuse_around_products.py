@@ -60,4 +60,4 @@ def fuse_around_products(graph: Path, output: Path) -> str | None:
     passes.LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=1)(model)
     passes.ShapeInferencePass()(model)
     strip_metadata(model)
-    return write_graph(output, model)
+    return write_graph(output, model, fused=True)

@@ -275,7 +275,7 @@ def _spare_others(model: ir.Model, int8: Collection[str]) -> ir.Model:
 
 def _write(model: ir.Model, output: Path) -> None:
     strip_metadata(model)
-    write_graph(output, model)
+    write_graph(output, model, fused=True)
 
 
 @contextlib.contextmanager

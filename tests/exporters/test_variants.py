@@ -16,12 +16,15 @@ from exporters import graph_file, makers
 from exporters.census import take_census
 from exporters.cli import main
 from exporters.errors import VariantError
+from exporters.export import export
 from exporters.passes import fuse
+from exporters.spec import ExportOptions
 from exporters.variant_options import VariantOptions
 from exporters.variants import add_variants
 from runtime import hardware
 from runtime.artifact import check_files, read_manifest
 from runtime.errors import UsageError
+from tests.exporters.toys import save_toy
 
 TEXTS = ["a cup of coffee", "the rocket left the launch pad at noon", ""]
 
@@ -201,3 +204,17 @@ def test_weights_of_variants_may_lie_in_files_of_their_own(artifact: Path, monke
         for name, variant in manifest.towers["image"].variants.items():
             assert variant.files() == (f"image.{name}.onnx", f"image.{name}.onnx.data")
             assert runtime.verify(artifact, variant=name).variant == name
+
+
+def test_a_t5_is_fused_into_operators_that_onnx_does_not_know(tmp_path: Path) -> None:
+    folder = export(
+        "jina-embedding-s-en-v1",
+        output=tmp_path,
+        artifact_name="toy",
+        options=ExportOptions(weights=str(save_toy(tmp_path / "weights", "t5"))),
+    )
+    (outcome,) = add_variants(folder, VariantOptions(items=16))
+    assert outcome.after is not None
+    assert outcome.after.foreign[":SimplifiedLayerNormalization"] == 1
+    assert outcome.after.foreign["com.microsoft:SkipSimplifiedLayerNormalization"] == 4
+    assert runtime.load(folder).variant == "optimized"
