@@ -153,8 +153,8 @@ def _add_session_options(parser: argparse.ArgumentParser) -> None:
         "--variant",
         choices=["auto", *VARIANT_NAMES],
         default="auto",
-        help="which of the artifact's graphs; auto takes the fastest here among those that passed their floors "
-        "(default: auto)",
+        help="which of the artifact's graphs; auto takes the fastest here among those that passed their floors, "
+        "and with --engine ray fp32 (default: auto)",
     )
     parser.add_argument(
         "--threads", type=int, help="threads of one run (default: what affinity mask and container quota allow)"
@@ -233,6 +233,7 @@ def _embed_on_ray(arguments: argparse.Namespace) -> int:
             column=arguments.column,
             tower=arguments.tower,
             provider=arguments.provider,
+            variant=arguments.variant,
             workers=arguments.workers,
             threads=arguments.threads,
             batch_size=arguments.batch_size,

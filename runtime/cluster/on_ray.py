@@ -40,6 +40,8 @@ class RayJob:
         tower: The tower that embeds; needed only where the artifact has two.
         provider: ``cpu``, ``cuda`` or ``openvino``; with ``cuda`` each worker has a GPU of its own; ``auto`` gives it
             one if the cluster has any.
+        variant: Which of the artifact's graphs; ``auto`` is ``fp32`` here, as machines of different kinds have to give
+            vectors that can be compared.
         workers: Number of sessions; by default as many as the cluster has room for.
         threads: Threads of each; by default up to 4, or what ``workers`` leave to each.
         batch_size: Items that go through the graph together; ``None`` leaves it to the embedder.
@@ -60,6 +62,7 @@ class RayJob:
     column: str | None = None
     tower: TowerName | None = None
     provider: str = "auto"
+    variant: str = "auto"
     workers: int | None = None
     threads: int | None = None
     batch_size: int | None = None
@@ -171,6 +174,7 @@ def _options(job: RayJob, inputs: Inputs, folder: PartFolder, tower: TowerName, 
         column=inputs.column,
         tower=tower,
         provider=job.provider,
+        variant="fp32" if job.variant == "auto" else job.variant,
         threads=share.threads,
         batch_size=job.batch_size,
         skip=job.on_error == "skip",

@@ -34,6 +34,7 @@ class WorkerOptions:
         column: Where an item is in a row of the input.
         tower: The tower that embeds.
         provider: Execution provider.
+        variant: Which of the artifact's graphs.
         threads: Threads of the session.
         batch_size: Items that go through the graph together.
         skip: Whether an item that cannot be embedded stays as a row without a vector.
@@ -47,6 +48,7 @@ class WorkerOptions:
     column: str | None
     tower: TowerName
     provider: str
+    variant: str
     threads: int
     batch_size: int | None
     skip: bool
@@ -129,7 +131,11 @@ class PieceEmbedder:
         self._fault: EmbeddingBackbonesError | None = None
         try:
             self._model: Embedder = runtime.load(
-                options.artifact, provider=options.provider, threads=options.threads, tower=options.tower
+                options.artifact,
+                provider=options.provider,
+                threads=options.threads,
+                tower=options.tower,
+                variant=options.variant,
             )
         except EmbeddingBackbonesError as exc:
             self._fault = exc

@@ -17,6 +17,11 @@ import pytest
 from pyarrow import parquet
 
 import runtime
+from runtime.cluster import on_ray
+from runtime.cluster.on_ray import RayJob
+from runtime.cluster.parts import PartFolder
+from runtime.cluster.ray_cluster import Share
+from runtime.cluster.sources import Inputs
 
 ROWS_OF_FILES = (700, 1, 900, 0, 399)
 TEXTS = [" ".join(["a b", "cat", "on the", "red tree"][: 1 + i % 4]) + f" {i}" for i in range(sum(ROWS_OF_FILES))]
@@ -194,3 +199,13 @@ def test_the_command_survives_a_killed_worker_and_ends_its_cluster(
     assert_each_row_once(output, expected)
     assert [path.name for path in tmp_path.iterdir()] == ["vectors"]
     assert marked_processes(mark) == {}
+
+
+@pytest.mark.parametrize(("asked", "given"), [("auto", "fp32"), ("int8", "int8")])
+def test_machines_of_different_kinds_run_the_same_graph(tmp_path: Path, asked: str, given: str) -> None:
+    job = RayJob(artifact=tmp_path, inputs=["a.txt"], output=str(tmp_path / "out"), variant=asked)
+    inputs = Inputs(format="txt", column=None, sources=(), carried=pa.schema([]))
+    folder = PartFolder(job.output, force=False)
+    options = on_ray._options(job, inputs, folder, "text", Share(workers=1, threads=1, gpus=0))
+    folder.discard()
+    assert options.variant == given
