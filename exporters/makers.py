@@ -16,7 +16,7 @@ from exporters.passes.fuse import LAYOUT_FLAG, fuse
 from exporters.passes.fuse_around_products import fuse_around_products
 from exporters.passes.half import to_half
 from exporters.passes.int8 import StaticQuantizer, quantize_dynamic
-from exporters.sensitivity import find_sensitive
+from exporters.sensitivity import Sensitivity, find_sensitive
 from runtime.agreement import near_one
 from runtime.variants import Calibration, CalibrationMethod, Level, Precision
 
@@ -28,7 +28,6 @@ _RUN_BY: Mapping[Level, tuple[str, ...]] = MappingProxyType(
         "all": ("cpu",),
     }
 )
-_MARGIN = 0.7  # of the cosine distance to the floor: what is held out is not what the layers were chosen by
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +41,7 @@ class Order:
         samples: Batches of the graph's inputs, from real items.
         calibration: What is recorded of them.
         method: How int8's ranges follow from the values that were seen.
-        min_cosine: Smallest cosine similarity to the tower's own graph that is to be kept.
+        min_cosine: Smallest cosine similarity to the tower's own graph that is to be kept on the samples.
         accept_batch_dependent: Whether int8 may take the range of each batch.
     """
 
@@ -58,7 +57,7 @@ class Order:
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """What was made, in the words of :class:`runtime.variants.Variant`."""
+    """What was made, in the words of :class:`runtime.variants.Variant`, and which layers cost most, worst first."""
 
     level: Level
     providers: tuple[str, ...]
@@ -67,6 +66,7 @@ class Made:
     float_nodes: tuple[str, ...] = ()
     calibration: Calibration | None = None
     batch_invariant: bool = True
+    worst_layers: tuple[str, ...] = ()
 
 
 def _make_optimized(order: Order) -> Made:
@@ -102,30 +102,34 @@ def _make_int8(order: Order) -> Made:
         if order.accept_batch_dependent:
             quantized = quantize_dynamic(graph, order.output)
             return Made(level="none", providers=("cpu",), float_nodes=quantized.float32, batch_invariant=False)
-        float_nodes = _quantize_statically(graph, order)
+        found = _quantize_statically(graph, order)
     foreign = take_census(order.output, None).foreign
     weights = order.output.with_name(f"{order.output.name}.data")
     return Made(
         level="extended" if foreign else "none",
         providers=("cpu",) if foreign else ("cpu", "openvino"),
         external_data=weights.name if weights.exists() else None,
-        float_nodes=float_nodes,
+        float_nodes=found.float_nodes,
         calibration=order.calibration,
+        worst_layers=_name_worst(found),
     )
 
 
-def _quantize_statically(graph: Path, order: Order) -> tuple[str, ...]:
-    """Writes ``graph`` in 8 bits, and returns what had to stay in float for the floor."""
+def _quantize_statically(graph: Path, order: Order) -> Sensitivity:
+    """Writes ``graph`` in 8 bits, with what has to stay in float for the cosine that is to be kept."""
     with StaticQuantizer(graph, order.samples[::2], method=order.method) as quantizer:
-        found = find_sensitive(quantizer, order.samples[1::2], floor=1 - _MARGIN * (1 - order.min_cosine))
+        found = find_sensitive(quantizer, order.samples[1::2], floor=order.min_cosine)
         if not found.min_cosine >= order.min_cosine:
-            worst = ", ".join(f"{cost.node} costs {cost.cost:.1e}" for cost in found.costs[:3])
             raise VariantError(
                 f"min cosine {near_one(found.min_cosine)} is below {near_one(order.min_cosine)} even with "
-                f"{len(found.float_nodes)} nodes in float; the worst: {worst}"
+                f"{len(found.float_nodes)} nodes in float; the worst: {', '.join(_name_worst(found))}"
             )
         quantizer.write(order.output, found.float_nodes)
-    return found.float_nodes
+    return found
+
+
+def _name_worst(found: Sensitivity) -> tuple[str, ...]:
+    return tuple(f"{cost.node} costs {cost.cost:.1e}" for cost in found.costs[:3])
 
 
 MAKERS: Mapping[Precision, Callable[[Order], Made]] = MappingProxyType(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ import pytest
 from onnx import numpy_helper
 
 import runtime
-from exporters import graph_file, makers
+from exporters import graph_file, makers, variants
 from exporters.census import take_census
 from exporters.cli import main
 from exporters.errors import VariantError
 from exporters.export import export
+from exporters.gate import Gate
 from exporters.passes import fuse
 from exporters.spec import ExportOptions
 from exporters.variant_options import VariantOptions
@@ -218,3 +220,30 @@ def test_a_t5_is_fused_into_operators_that_onnx_does_not_know(tmp_path: Path) ->
     assert outcome.after.foreign[":SimplifiedLayerNormalization"] == 1
     assert outcome.after.foreign["com.microsoft:SkipSimplifiedLayerNormalization"] == 4
     assert runtime.load(folder).variant == "optimized"
+
+
+def test_int8_that_misses_its_floor_on_other_items_is_made_once_more_with_more_left_in_float(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    targets: list[float] = []
+    make, measure = makers.MAKERS["int8"], Gate.measure
+
+    def record(order: makers.Order) -> makers.Made:
+        targets.append(order.min_cosine)
+        return replace(make(order), worst_layers=("a costs 0.1", "b costs 0.01"))
+
+    def refuse(gate: Gate, *arguments: Any, **named: Any) -> Any:
+        if len(targets) < refusals + 1:
+            raise VariantError("below the floor")
+        return measure(gate, *arguments, **named)
+
+    monkeypatch.setattr(variants, "MAKERS", {"int8": record})
+    monkeypatch.setattr(Gate, "measure", refuse)
+    refusals = 1
+    (outcome,) = add_variants(artifact, VariantOptions(precisions=("int8",), items=16, min_cosine=0.9))
+    assert (outcome.variant is None, outcome.reason, outcome.failed) == (False, "", False)
+    assert targets == pytest.approx([0.93, 0.965])
+    targets.clear()
+    refusals = 2
+    with pytest.raises(VariantError, match=r"below the floor; the worst layers: a costs 0\.1, b costs 0\.01"):
+        add_variants(artifact, VariantOptions(precisions=("int8",), items=16, min_cosine=0.9))
