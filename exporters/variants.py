@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -92,15 +93,15 @@ def add_variants(artifact: Path, options: VariantOptions, *, stage: Stage = sile
     check_files(artifact, manifest)
     with new_artifact(artifact, force=True) as folder:
         remade = {NAMES[precision] for precision in options.precisions}
-        with writing(artifact):
-            _link_files(artifact, folder, manifest, remade)
         outcomes: list[Outcome] = []
         towers: dict[TowerName, Tower] = {}
-        for kind in manifest.towers:
-            workshop = _Workshop(folder, manifest, kind, options, stage)
-            made = [workshop.make(precision, floors[precision]) for precision in options.precisions]
-            towers[kind] = _with_variants(artifact, folder, manifest.towers[kind], made)
-            outcomes += made
+        with writing(artifact):
+            _link_files(artifact, folder, manifest, remade)
+            for kind in manifest.towers:
+                workshop = _Workshop(folder, manifest, kind, options, stage)
+                made = [workshop.make(precision, floors[precision]) for precision in options.precisions]
+                towers[kind] = _with_variants(artifact, folder, manifest.towers[kind], made)
+                outcomes += made
         if all(outcome.variant is None for outcome in outcomes) and any(outcome.failed for outcome in outcomes):
             raise VariantError("; ".join(f"{each.tower} {each.name}: {each.reason}" for each in outcomes))
         with writing(artifact):
@@ -111,7 +112,7 @@ def add_variants(artifact: Path, options: VariantOptions, *, stage: Stage = sile
 
 
 def _link_files(artifact: Path, folder: Path, manifest: Manifest, remade: set[VariantName]) -> None:
-    """Gives ``folder`` the files that stay as they are, without a copy of them."""
+    """Gives ``folder`` the files that stay as they are."""
     replaced = {
         name
         for tower in manifest.towers.values()
@@ -119,7 +120,15 @@ def _link_files(artifact: Path, folder: Path, manifest: Manifest, remade: set[Va
         for name in tower.variants[made].files()
     }
     for name in manifest.files.keys() - replaced - {README_FILE}:
-        os.link(artifact / name, folder / name)
+        _link(artifact / name, folder / name)
+
+
+def _link(source: Path, target: Path) -> None:
+    """Lets ``target`` be the same file as ``source``, or a copy where the file system has no links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def _with_variants(artifact: Path, folder: Path, tower: Tower, made: Sequence[Outcome]) -> Tower:
@@ -131,7 +140,7 @@ def _with_variants(artifact: Path, folder: Path, tower: Tower, made: Sequence[Ou
             variants[outcome.name] = outcome.variant
         elif old is not None:
             for name in old.files():
-                os.link(artifact / name, folder / name)
+                _link(artifact / name, folder / name)
     return replace(tower, variants=variants)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import runtime
 from exporters import graph_file, makers, variants
 from exporters.census import take_census
 from exporters.cli import main
-from exporters.errors import VariantError
+from exporters.errors import DestinationError, VariantError
 from exporters.export import export
 from exporters.gate import Gate
 from exporters.passes import fuse
@@ -247,3 +249,19 @@ def test_int8_that_misses_its_floor_on_other_items_is_made_once_more_with_more_l
     refusals = 2
     with pytest.raises(VariantError, match=r"below the floor; the worst layers: a costs 0\.1, b costs 0\.01"):
         add_variants(artifact, VariantOptions(precisions=("int8",), items=16, min_cosine=0.9))
+
+
+def test_a_file_system_without_links_and_a_full_disk(
+    text_artifact: Path, monkeypatch: pytest.MonkeyPatch, small_disk: Callable[[], AbstractContextManager[None]]
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", refuse)
+    add_variants(text_artifact, VariantOptions(items=16))
+    check_files(text_artifact, read_manifest(text_artifact))
+    good = contents(text_artifact)
+    with small_disk(), pytest.raises(DestinationError, match="free some space"):
+        add_variants(text_artifact, VariantOptions(items=16))
+    assert contents(text_artifact) == good
+    assert [path.name for path in text_artifact.parent.iterdir()] == ["toy"]
