@@ -98,7 +98,11 @@ def _claim_output() -> TextIO:
 
 
 def _say(answers: TextIO, answer: dict[str, Any]) -> None:
-    print(json.dumps(answer), file=answers, flush=True)
+    """Answers; if nobody is there to read it, as after Ctrl-C, ends at once."""
+    try:
+        print(json.dumps(answer), file=answers, flush=True)
+    except BrokenPipeError:
+        os._exit(1)  # at an ordinary exit Python would complain of what it cannot flush
 
 
 if __name__ == "__main__":

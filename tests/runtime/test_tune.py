@@ -518,6 +518,17 @@ def test_ctrl_c_ends_at_once_and_leaves_neither_process_nor_file(exported_text: 
     assert not list(cache.glob("*"))
 
 
+def test_a_worker_whose_tuning_is_gone_ends_without_a_word(exported_text: Path) -> None:
+    words = ["runtime.tune.worker", str(exported_text), "text", "cpu", "fp32", "1"]
+    worker = subprocess.Popen(
+        [sys.executable, "-m", *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert worker.stdout is not None
+    worker.stdout.close()
+    worker.stdout = None
+    assert worker.communicate(timeout=60) == (None, b"")
+
+
 def _await_workers(parent: int) -> list[int]:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
