@@ -526,7 +526,7 @@ def test_a_worker_whose_tuning_is_gone_ends_without_a_word(exported_text: Path) 
     assert worker.stdout is not None
     worker.stdout.close()
     worker.stdout = None
-    assert worker.communicate(timeout=60) == (None, b"")
+    assert worker.communicate(timeout=60)[1] == b""
 
 
 def _await_workers(parent: int) -> list[int]:
