@@ -7,7 +7,7 @@ import io
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, TypeAlias, get_args
 
 import numpy as np
 import onnx_ir as ir
@@ -16,10 +16,12 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod
 from onnxruntime.quantization.calibrate import TensorData, TensorsData, create_calibrator
 
 from exporters.errors import QuantizationError
+from runtime.errors import one_line
+from runtime.threads import available_threads
+from runtime.variants import CalibrationMethod as Method
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Samples: TypeAlias = Sequence[Mapping[str, Array]]
-Method = Literal["minmax", "entropy", "percentile"]
 Ranges: TypeAlias = Mapping[str, tuple[float, float]]
 
 _METHODS = {
@@ -41,22 +43,22 @@ def check_samples(samples: Samples, method: str = "minmax") -> None:
         )
 
 
-def open_session(graph: Path, threads: int = 0) -> onnxruntime.InferenceSession:
+def open_session(graph: Path, threads: int | None = None) -> onnxruntime.InferenceSession:
     """Opens ``graph`` on the CPU provider, at its default optimizations.
 
     Args:
         graph: An ONNX file.
-        threads: How many it may take; 0 for all cores.
+        threads: How many it may take; by default as many as affinity mask and container quota allow.
 
     Raises:
         QuantizationError: onnxruntime does not take the graph.
     """
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = threads, 3
+    options.intra_op_num_threads, options.log_severity_level = threads or available_threads(), 3
     try:
         return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as exc:  # onnxruntime's exceptions have no common class but this one
-        raise QuantizationError(f"onnxruntime cannot load the quantized graph: {exc}") from exc
+        raise QuantizationError(f"onnxruntime cannot load the graph on its way to 8 bits: {one_line(exc)}") from exc
 
 
 def run_all(session: onnxruntime.InferenceSession, samples: Samples, extra: Mapping[str, Array]) -> Array:

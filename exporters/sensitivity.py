@@ -20,7 +20,6 @@ import onnxruntime
 
 from exporters.calibration import Array, Samples, add_constant, check_samples, open_session, run_all, save
 from exporters.passes.int8 import StaticQuantizer
-from runtime.threads import available_threads
 
 _GROUPS = 64  # measured first, at most; then the worst are taken apart
 _BUDGET_S = 300.0
@@ -89,7 +88,7 @@ def find_sensitive(
     """
     check_samples(samples)
     with tempfile.TemporaryDirectory() as folder:
-        probe = _Probe(quantizer, samples, Path(folder), threads or available_threads())
+        probe = _Probe(quantizer, samples, Path(folder), threads)
         chosen: list[str] = []
         reached = probe.measure_real(chosen)
         if reached >= floor:
@@ -105,7 +104,7 @@ def find_sensitive(
 class _Probe:
     """The graph with a switch for each node, and the held-out samples."""
 
-    def __init__(self, quantizer: StaticQuantizer, samples: Samples, folder: Path, threads: int) -> None:
+    def __init__(self, quantizer: StaticQuantizer, samples: Samples, folder: Path, threads: int | None) -> None:
         self._quantizer, self._samples, self._folder, self._threads = quantizer, samples, folder, threads
         self._few = list(samples[:: ceil(len(samples) / _RANKED)])
         plain = self._open(quantizer.model)

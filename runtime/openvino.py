@@ -76,8 +76,8 @@ def load_fittest(
 def _is_quantized(manifest: Manifest, options: SessionOptions) -> bool:
     """Tells whether int8 is going to run, whose own figures count and not those of bfloat16."""
     provider, settings = PROVIDERS["openvino"], options.provider_options or OpenVinoOptions()
-    chosen = (choose(tower, provider, settings, options.variant) for tower in manifest.towers.values())
-    return any(choice.name == "int8" for choice in chosen)
+    towers = [tower for tower in manifest.towers.values() if "int8" in tower.variants]  # the only ones it can run for
+    return any(choose(tower, provider, settings, options.variant).name == "int8" for tower in towers)
 
 
 def _openvino_options(options: SessionOptions) -> OpenVinoOptions | None:

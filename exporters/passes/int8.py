@@ -20,12 +20,13 @@ import onnxruntime.quantization as ort
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnxruntime.quantization.calibrate import save_tensors_data
 
-from exporters.calibration import Method, Samples, channel_peaks, check_samples, save, tensor_ranges, to_tensors_data
+from exporters.calibration import Samples, channel_peaks, check_samples, save, tensor_ranges, to_tensors_data
 from exporters.errors import QuantizationError
 from exporters.graph_file import write_graph
 from exporters.passes.smoothing import input_channels, smooth_channels
 from exporters.passes.strip_metadata import strip_metadata
 from exporters.ranges import infer_types
+from runtime.variants import CalibrationMethod as Method
 
 _WEIGHTED = ("Conv", "MatMul", "Gemm")
 _FOLLOWING = ("Add", "Mul", "Relu", "Sigmoid", "Clip", "MaxPool")  # stay in 8 bits between two convolutions

@@ -10,10 +10,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from exporters.calibration import Array, Method, open_session, run_all, tensor_ranges
+from exporters.calibration import Array, open_session, run_all, tensor_ranges
 from exporters.errors import QuantizationError
 from exporters.passes.int8 import StaticQuantizer, quantize_dynamic, quantize_static
 from exporters.sensitivity import find_sensitive, min_cosine
+from runtime.variants import CalibrationMethod as Method
 
 DIM = 32
 LAYERS = ("first", "second", "third")
