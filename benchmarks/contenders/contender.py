@@ -1,0 +1,73 @@
+"""What every contender has in common: how it is found, and what it can be asked to do once it is loaded."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from benchmarks.results import Precision, Stage
+from runtime.manifest import Manifest, TowerName
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What is embedded with.
+
+    Attributes:
+        folder: The artifact.
+        manifest: What it says of itself.
+        tower: Which of its graphs.
+        weights: What its export was given as ``--weights``; ``None`` where that is not known here.
+        pythons: Interpreters of other environments, by what they are for: ``openvino``, ``optimum``.
+    """
+
+    folder: Path
+    manifest: Manifest
+    tower: TowerName
+    weights: str | None
+    pythons: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """One way to embed: all that a process of its own has to be told.
+
+    Attributes:
+        contender: Who: a key of :data:`benchmarks.contenders.registry.CONTENDERS`.
+        variant: How: the graph's variant, or torch's way to run.
+        provider: Execution provider of onnxruntime, or device of torch.
+        precision: Of the arithmetic that most of the work is done in.
+        stages: What it can be measured at.
+        model: What it loads: a folder, or ``BACKBONE=WEIGHTS`` for torch.
+        tower: Which tower of it.
+        python: The interpreter of its environment.
+    """
+
+    contender: str
+    variant: str
+    provider: str
+    precision: Precision
+    stages: tuple[Stage, ...]
+    model: str
+    tower: TowerName
+    python: str = sys.executable
+
+
+class Contender(Protocol):
+    """A model, loaded in one way. It runs with as many threads as it was loaded for."""
+
+    def embed_arrays(self, arrays: Mapping[str, Array]) -> Array:
+        """Returns vectors ``[batch, output_dim]`` of what :meth:`runtime.tower.LoadedTower.collate` gave."""
+
+    def embed_items(self, items: Sequence[Any]) -> Array:
+        """Returns vectors ``[items, output_dim]`` of texts, or of paths of files, preparation included."""
+
+    def take_apart(self, items: Sequence[Any]) -> dict[str, float]:
+        """Returns the seconds of each step of embedding ``items``, one after another; empty if it cannot tell."""
