@@ -25,6 +25,7 @@ class Subject:
         manifest: What it says of itself.
         tower: Which of its graphs.
         weights: What its export was given as ``--weights``; ``None`` where that is not known here.
+        providers: Execution providers that are active here, or in an environment of ``pythons``.
         pythons: Interpreters of other environments, by what they are for: ``openvino``, ``optimum``.
     """
 
@@ -32,6 +33,7 @@ class Subject:
     manifest: Manifest
     tower: TowerName
     weights: str | None
+    providers: tuple[str, ...] = ("cpu",)
     pythons: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -1,0 +1,287 @@
+"""Contenders at one piece of work: each in a fresh process, taking turns until their medians are known well enough."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.contenders.contender import Array, Subject, Way
+from benchmarks.counting import count_work, variant_weight_bytes
+from benchmarks.material import Material
+from benchmarks.parity import judge
+from benchmarks.results import Case, Parity, Skipped, Stage, Work
+from benchmarks.summary import is_precise
+from benchmarks.task import Task, Worker
+from runtime.errors import EmbeddingBackbonesError
+
+_ITEMS_OF_A_TURN = 32
+_MOST_CALLS_OF_A_TURN = 8
+_YARDSTICK_SIZE, _YARDSTICK_TIMES = 1024, 3
+_MOST_ROUNDS = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """How much is measured.
+
+    Attributes:
+        threads: Threads that every contender is given.
+        min_rounds: Rounds that all take at least.
+        seconds: Of measuring, for each contender, after which no further round begins.
+        confidence: Of the interval of each median.
+        precision: Half-width of that interval, as a share of the median, at which it is known well enough.
+    """
+
+    threads: int
+    min_rounds: int
+    seconds: float
+    confidence: float
+    precision: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """A piece of work, at which contenders take turns.
+
+    Attributes:
+        subject: What embeds.
+        stage: Whether they are given arrays or items.
+        items: Items of a call.
+        tokens: Length of each text; ``None`` where lengths are mixed, or there are none.
+        ways: The contenders.
+    """
+
+    subject: Subject
+    stage: Stage
+    items: int
+    tokens: int | None
+    ways: tuple[Way, ...]
+
+    def __str__(self) -> str:
+        length = f" x {self.tokens}" if self.tokens else ""
+        stage = "graph" if self.stage == "graph" else "end to end"
+        return f"{self.subject.manifest.name}, {self.subject.tower}, {stage}, {self.items}{length}"
+
+    def is_of(self, case: Case) -> bool:
+        """Tells whether ``case`` is one of this group."""
+        name = self.subject.manifest.name
+        mine = (name, self.subject.tower, self.stage, self.items, self.tokens)
+        return (case.artifact, case.tower, case.stage, case.items, case.tokens) == mine
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """The vectors that are right.
+
+    Attributes:
+        name: Who gave them.
+        vectors: ``[items, output_dim]``.
+    """
+
+    name: str
+    vectors: Array
+
+
+@dataclass(kw_only=True)
+class _Entrant:
+    """A contender that is running, and its times so far."""
+
+    way: Way
+    worker: Worker
+    start_s: float
+    first_s: float
+    rounds: list[tuple[float, ...]] = field(default_factory=list)
+    peak_bytes: int = 0
+
+    def take_turn(self) -> None:
+        answer = self.worker.ask("turn")
+        self.rounds.append(tuple(round(second, 7) for second in answer["seconds"]))
+        self.peak_bytes = answer["peak_bytes"]
+
+
+def measure_group(
+    group: Group, material: Material, reference: Reference, effort: Effort, scratch: Path
+) -> tuple[list[Case], list[Skipped]]:
+    """Measures all contenders of ``group``; one that fails is left out, with the reason.
+
+    Args:
+        group: The work.
+        material: What is embedded.
+        reference: What the vectors are held against.
+        effort: How much is measured.
+        scratch: A folder for files that go with it.
+    """
+    task, arrays = _prepare(group, material, effort, scratch)
+    skipped: list[Skipped] = []
+    with ExitStack() as stack:
+        entrants: list[_Entrant] = []
+        for number, way in enumerate(group.ways):
+            own = replace(task, way=way, vectors=str(scratch / f"{number}.npy"))
+            worker = Worker(own, scratch / f"{number}.json")
+            stack.callback(worker.close)
+            try:
+                start_s, first_s = worker.load()
+            except EmbeddingBackbonesError as exc:
+                worker.close()
+                skipped.append(_skip(group, way, exc))
+            else:
+                entrants.append(_Entrant(way=way, worker=worker, start_s=start_s, first_s=first_s))
+        yardstick = _run_rounds(entrants, group, effort, skipped)
+        cases = [_conclude(entrant, group, material, reference, yardstick, skipped) for entrant in entrants]
+    work = _count(group, arrays) if group.stage == "graph" else {}
+    return [replace(case, work=work.get(_graph_of(case))) for case in cases if case is not None], skipped
+
+
+def embed_judged(way: Way, material: Material, effort: Effort, scratch: Path) -> Array:
+    """Returns what ``way`` gives for the items by which parity is judged, each embedded alone.
+
+    Raises:
+        EmbeddingBackbonesError: It cannot.
+    """
+    feeds, vectors = scratch / "judged.npz", scratch / "judged.npy"
+    material.write_judged(feeds, 1)
+    task = _task(way, effort, stage="graph", items=1, feeds=str(feeds), parity_feeds=str(feeds), vectors=str(vectors))
+    worker = Worker(task, scratch / "judged.json")
+    try:
+        worker.load()
+        worker.ask("embed")
+    finally:
+        worker.close()
+    return np.asarray(np.load(vectors))
+
+
+def _prepare(group: Group, material: Material, effort: Effort, scratch: Path) -> tuple[Task, dict[str, Array]]:
+    """Returns the task that all contenders have in common, and the arrays of a call."""
+    way = group.ways[0]
+    if group.stage == "end_to_end":
+        turns = max(1, min(_MOST_CALLS_OF_A_TURN, _ITEMS_OF_A_TURN // group.items))
+        calls = material.calls(group.items, turns)
+        return _task(way, effort, "end_to_end", group.items, calls=calls, parity_items=material.judged.items), {}
+    feeds, judged = scratch / "feeds.npz", scratch / "judged.npz"
+    arrays = material.write_feeds(feeds, group.items, group.tokens)
+    material.write_judged(judged, group.items)
+    return _task(way, effort, "graph", group.items, feeds=str(feeds), parity_feeds=str(judged)), arrays
+
+
+def _task(
+    way: Way,
+    effort: Effort,
+    stage: Stage,
+    items: int,
+    *,
+    feeds: str = "",
+    calls: tuple[tuple[str, ...], ...] = (),
+    parity_feeds: str = "",
+    parity_items: tuple[str, ...] = (),
+    vectors: str = "",
+) -> Task:
+    return Task(
+        way=way,
+        threads=effort.threads,
+        stage=stage,
+        items=items,
+        feeds=feeds,
+        calls=calls,
+        parity_feeds=parity_feeds,
+        parity_items=parity_items,
+        vectors=vectors,
+    )
+
+
+def _run_rounds(entrants: list[_Entrant], group: Group, effort: Effort, skipped: list[Skipped]) -> tuple[float, ...]:
+    """Has all take turns, every other round backwards, and returns the yardstick of each round."""
+    yardstick: list[float] = []
+    started = time.perf_counter()
+    while entrants and len(yardstick) < _MOST_ROUNDS:
+        yardstick.append(measure_yardstick())
+        for entrant in entrants[:: 1 if len(yardstick) % 2 else -1]:
+            try:
+                entrant.take_turn()
+            except EmbeddingBackbonesError as exc:
+                entrants.remove(entrant)
+                skipped.append(_skip(group, entrant.way, exc))
+        elapsed = time.perf_counter() - started
+        if len(yardstick) >= effort.min_rounds and (
+            elapsed > effort.seconds * len(entrants)
+            or all(is_precise(entrant.rounds, effort.confidence, effort.precision) for entrant in entrants)
+        ):
+            break
+    return tuple(yardstick)
+
+
+def measure_yardstick() -> float:
+    """Returns the median seconds of a product of two float32 matrices of 1024 x 1024 by numpy."""
+    matrix = np.ones((_YARDSTICK_SIZE, _YARDSTICK_SIZE), dtype=np.float32)
+    seconds = []
+    for _ in range(_YARDSTICK_TIMES):
+        started = time.perf_counter()
+        matrix @ matrix
+        seconds.append(time.perf_counter() - started)
+    return round(float(np.median(seconds)), 7)
+
+
+def _conclude(
+    entrant: _Entrant,
+    group: Group,
+    material: Material,
+    reference: Reference,
+    yardstick: tuple[float, ...],
+    skipped: list[Skipped],
+) -> Case | None:
+    try:
+        stages = entrant.worker.ask("take apart")["stages"]
+        entrant.worker.ask("embed")
+        vectors = np.load(entrant.worker.task.vectors)
+        parity = judge(reference.vectors, vectors, material.judged.names, reference.name)
+    except EmbeddingBackbonesError as exc:
+        skipped.append(_skip(group, entrant.way, exc))
+        return None
+    return _case(entrant, group, yardstick, stages, parity)
+
+
+def _case(
+    entrant: _Entrant, group: Group, yardstick: tuple[float, ...], stages: dict[str, float], parity: Parity
+) -> Case:
+    way = entrant.way
+    return Case(
+        artifact=group.subject.manifest.name,
+        tower=group.subject.tower,
+        contender=way.contender,
+        variant=way.variant,
+        provider=way.provider,
+        precision=way.precision,
+        stage=group.stage,
+        items=group.items,
+        tokens=group.tokens,
+        rounds=tuple(entrant.rounds),
+        yardstick=yardstick,
+        start_s=entrant.start_s,
+        first_s=entrant.first_s,
+        peak_bytes=entrant.peak_bytes,
+        stages=stages,
+        parity=parity,
+        work=None,
+    )
+
+
+def _graph_of(case: Case) -> str:
+    return case.variant if case.contender == "runtime" else "fp32"
+
+
+def _count(group: Group, arrays: dict[str, Array]) -> dict[str, Work]:
+    """Returns the work of a call by variant; all of them do the operations of the graph as it was exported."""
+    folder, record = group.subject.folder, group.subject.manifest.towers[group.subject.tower]
+    work = count_work(folder / record.graph, arrays, variant_weight_bytes(folder, record, "fp32"))
+    inputs = work.read_bytes - variant_weight_bytes(folder, record, "fp32")
+    return {
+        variant: replace(work, read_bytes=inputs + variant_weight_bytes(folder, record, variant))
+        for variant in ("fp32", *record.variants)
+    }
+
+
+def _skip(group: Group, way: Way, exc: Exception) -> Skipped:
+    return Skipped(name=f"{group}: {way.contender} {way.variant} on {way.provider}", reason=str(exc))

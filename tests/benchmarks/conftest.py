@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import exporters
+from tests.exporters.toys import save_toy
+
+
+@pytest.fixture(scope="session")
+def toy_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy BERT in transformers' layout."""
+    return save_toy(tmp_path_factory.mktemp("weights") / "toy")
+
+
+@pytest.fixture(scope="session")
+def toy(toy_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its artifact, which torch can be held against. Do not write in it."""
+    options = exporters.ExportOptions(weights=str(toy_weights))
+    return exporters.export("bert-base-en", output=tmp_path_factory.mktemp("artifacts"), options=options, artifact_name="toy")
