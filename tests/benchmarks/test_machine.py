@@ -1,0 +1,154 @@
+"""A machine is described fully, and so that the description can be published; GPUs, which are not here, by fakes."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import getpass
+import json
+import os
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import gpus, machine
+from benchmarks.gpus import find_gpus
+from benchmarks.machine import this_machine
+from benchmarks.results import Gpu, Machine
+from runtime.decode import decode
+from runtime.doctor.isolation import Answer
+from runtime.doctor.report import Memory, ThreadBudget
+
+H200 = Gpu(name="NVIDIA H200", memory_bytes=150_000_000_000, driver="580.95.05")
+
+
+def test_this_machine_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "find_gpus", lambda: ())
+    monkeypatch.setattr(machine, "_PACKAGES", ("numpy", "not-installed"))
+    described = this_machine(None, 2)
+    assert described.name == described.cpu
+    assert described.threads == 2
+    assert described.memory_bytes > 2**28
+    assert 1 <= described.cores_allowed <= described.cores
+    assert described.packages["onnxruntime"]
+    assert described.packages["numpy"] == np.__version__
+    assert "not-installed" not in described.packages
+    assert len(described.load_average) == 3
+    assert (described.gpus, described.cuda, described.cudnn) == ((), None, None)
+
+
+def test_it_comes_back_from_json() -> None:
+    described = this_machine("mine", 1)
+    assert described.name == "mine"
+    assert decode(Machine, json.loads(json.dumps(dataclasses.asdict(described))), "machine") == described
+
+
+def test_it_tells_neither_host_nor_user_nor_path() -> None:
+    text = json.dumps(dataclasses.asdict(this_machine(None, 1)))
+    words = set(text.replace('"', " ").replace(",", " ").split())
+    assert not words & {platform.node(), getpass.getuser()}
+    assert str(Path.home()) not in text
+    assert str(Path(__file__).parents[2]) not in text
+
+
+def test_quota_and_limits_are_those_of_the_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    budget = ThreadBudget(cores=64, affinity=16, quota=2.5, threads=3, variables={})
+    monkeypatch.setattr(machine, "examine_threads", lambda: budget)
+    monkeypatch.setattr(machine, "examine_memory", lambda: Memory(total=1 << 36, available=1 << 35, limit=1 << 32))
+    described = this_machine(None, 3)
+    assert (described.cores, described.cores_allowed, described.cpu_quota) == (64, 16, 2.5)
+    assert (described.memory_bytes, described.memory_limit_bytes) == (1 << 36, 1 << 32)
+
+
+@pytest.mark.parametrize(
+    ("found", "name"),
+    [((), "A CPU"), ((H200,), "A CPU + NVIDIA H200"), ((H200, H200), "A CPU + 2 x NVIDIA H200")],
+    ids=["no GPU", "one", "two"],
+)
+def test_it_is_named_after_what_it_computes_with(
+    found: tuple[Gpu, ...], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "find_gpus", lambda: found)
+    monkeypatch.setattr(machine, "cpu_model", lambda: "A CPU")
+    monkeypatch.setattr(machine, "_cuda_versions", lambda: (None, None))
+    assert this_machine(None, 1).name == name
+
+
+def test_versions_of_cuda_come_from_the_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
+    report: Any = type("Report", (), {"cuda": type("Cuda", (), {"cudnn": type("Library", (), {"found": "9.24.0"})})})
+    survey = Answer(facts={"providers": ["cuda"], "cuda_version": "13.0"}, failure=None, log="")
+    monkeypatch.setattr(machine, "find_gpus", lambda: (H200,))
+    monkeypatch.setattr(machine, "examine", lambda: report)
+    monkeypatch.setattr(machine, "ask", lambda _: survey)
+    described = this_machine(None, 1)
+    assert (described.cuda, described.cudnn) == ("13.0", "9.24.0")
+
+
+class Driver:
+    """NVIDIA's two libraries, of a machine with one GPU for each of ``sizes``."""
+
+    def __init__(self, *sizes: int, obstacle: str = "") -> None:
+        self._sizes = sizes
+        self._obstacle = obstacle
+
+    def __getattr__(self, name: str) -> Callable[..., int]:
+        if name == self._obstacle:
+            return lambda *_: 999
+        functions: dict[str, Callable[..., int]] = {
+            "cuInit": lambda _: 0,
+            "cuDeviceGetCount": lambda count: write(count._obj, len(self._sizes)),
+            "cuDeviceGet": lambda device, number: write(device._obj, number),
+            "cuDeviceGetName": lambda name, size, device: write(name, b"NVIDIA H200"),
+            "cuDeviceTotalMem_v2": lambda size, device: write(size._obj, self._sizes[device.value]),
+            "nvmlInit_v2": lambda: 0,
+            "nvmlSystemGetDriverVersion": lambda version, size: write(version, b"580.95.05"),
+            "nvmlShutdown": lambda: 0,
+        }
+        return functions[name]
+
+
+def write(target: Any, value: object) -> int:
+    target.value = value
+    return 0
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, driver: Driver, *missing: str) -> None:
+    def load(name: str) -> Driver:
+        if name in missing:
+            raise OSError(f"{name}: cannot open")
+        return driver
+
+    monkeypatch.setattr(ctypes, "CDLL", load)
+
+
+def test_gpus_are_described_by_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, Driver(H200.memory_bytes, 24 << 30))
+    assert find_gpus() == (H200, dataclasses.replace(H200, memory_bytes=24 << 30))
+
+
+@pytest.mark.parametrize(
+    ("driver", "missing", "found"),
+    [
+        (Driver(), ("libcuda.so.1",), ()),
+        (Driver(), (), ()),
+        (Driver(1, obstacle="cuInit"), (), ()),
+        (Driver(1), ("libnvidia-ml.so.1",), (Gpu(name=H200.name, memory_bytes=1, driver=""),)),
+        (Driver(1, obstacle="nvmlInit_v2"), (), (Gpu(name=H200.name, memory_bytes=1, driver=""),)),
+        (
+            Driver(1, obstacle="cuDeviceTotalMem_v2"),
+            (),
+            (Gpu(name=H200.name, memory_bytes=0, driver=H200.driver),),
+        ),
+    ],
+    ids=["no driver", "no GPU", "a driver that does not start", "no NVML", "NVML fails", "memory is not told"],
+)
+@pytest.mark.skipif(os.name == "nt", reason="the names of the libraries are Linux's")
+def test_what_the_driver_does_not_tell_is_left_open(
+    driver: Driver, missing: tuple[str, ...], found: tuple[Gpu, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, driver, *missing)
+    assert gpus.find_gpus() == found
