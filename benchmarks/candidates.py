@@ -163,7 +163,8 @@ def _newest(entries: Sequence[_Entry], warnings: list[str]) -> list[_Entry]:
     newest = {(entry.machine, entry.job, entry.case.key): entry for entry in entries}
     if len(newest) < len(entries):
         count = len(entries) - len(newest)
-        warnings.append(f"{count} cases were measured more than once on the same machine: the last time counts")
+        cases = "1 case was" if count == 1 else f"{count} cases were"
+        warnings.append(f"{cases} measured more than once on the same machine: the last time counts")
     return list(newest.values())
 
 

@@ -29,7 +29,7 @@ _HEADER = (
 
 def as_text(job: Job, choice: Choice, demand: Demand, prices: Prices) -> str:
     """Returns what was chosen for ``job``, with the reasoning."""
-    parts = [f"== {job.label} =="]
+    parts = [f"== {job.label} (artifact {job.artifact.seal[:8]}) =="]
     parts += [_winner(choice, demand, prices), _ranking(choice, prices)] if choice.plans else [_nothing(choice, demand)]
     left_out = "\n".join(_left_out(choice, demand))
     return "\n\n".join([*parts, *([f"Left out:\n{left_out}"] if left_out else [])])
@@ -206,4 +206,4 @@ def _why(reason: Reason, group: Sequence[LeftOut], demand: Demand) -> str:
 
 def _who(left_out: LeftOut) -> str:
     candidate = left_out.candidate
-    return f"{candidate.label} on {candidate.machine}, {_batches(candidate.batch)}"
+    return f"{candidate.label}, {_batches(candidate.batch)} ({candidate.machine})"

@@ -24,7 +24,7 @@ _MOST_SPARE = 1000  # with so many times the least instances, next to nobody wai
 # p95 is good to 2 % up to four fifths of the capacity, measured over seeds and against M/M/1; to 4 % at nine tenths,
 # where it rises so steeply that the number of instances hardly feels it.
 _ARRIVALS = 2**19
-_BATCHES = 2**15
+_BATCHES = 2**14
 _ROUNDING = 1e-9  # a service time that equals the bound keeps it, though it went through another unit of time
 _WARM_UP = 0.1  # share of the arrivals that find a queue which is still filling
 _QUANTILES = 1000
@@ -118,23 +118,30 @@ def instances_needed(
         at_most: More instances than that are not of interest.
     """
     least = math.ceil(rate / (MOST_UTILISATION * service.capacity))
-    limit = min(_MOST_SPARE * least, at_most or _MOST_SPARE * least)
+    limit = at_most or _MOST_SPARE * least
+    max_p95_s *= 1 + _ROUNDING
     if least > limit or service.alone_p95_s > max_p95_s:
         return None
-    too_few, enough = least - 1, least
-    max_p95_s *= 1 + _ROUNDING
+    too_few, enough = least - 1, at_most or least
     while (found := respond(service, rate / enough)).p95_s > max_p95_s:
         if enough == limit:
             return None
         too_few, enough = enough, min(2 * enough, limit)
-    while enough - too_few > 1:
-        middle = (too_few + enough) // 2
+    return _fewest(service, rate, max_p95_s, too_few, (enough, found))
+
+
+def _fewest(
+    service: Service, rate: float, max_p95_s: float, too_few: int, enough: tuple[int, Response]
+) -> tuple[int, Response]:
+    """Bisects between what is too few and what is enough: with more instances, nobody waits longer."""
+    while enough[0] - too_few > 1:
+        middle = (too_few + enough[0]) // 2
         response = respond(service, rate / middle)
         if response.p95_s <= max_p95_s:
-            enough, found = middle, response
+            enough = (middle, response)
         else:
             too_few = middle
-    return enough, found
+    return enough
 
 
 def _one_by_one(quantiles: Array) -> Array:
@@ -157,7 +164,7 @@ def _in_batches(quantiles: Array) -> Array:
     for draw in draws:
         if first + largest > _ARRIVALS:
             break
-        start = max(free, arrivals[first])
+        start = arrivals[first] if arrivals[first] > free else free
         after = bisect_right(arrivals, start, first, first + largest)
         starts.append(start)
         seconds.append(times[after - first - 1][draw])
