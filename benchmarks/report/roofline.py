@@ -1,0 +1,63 @@
+"""How much of what the machine can do at most a case makes use of.
+
+Source: Williams, Waterman and Patterson, Roofline: an insightful visual performance model, CACM 52(4), 2009,
+https://doi.org/10.1145/1498765.1498785
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from benchmarks.results import Case, Ceilings, Work
+
+
+@dataclass(frozen=True, kw_only=True)
+class Roofline:
+    """A case beside the least time that it could take.
+
+    Attributes:
+        intensity: Operations for each byte that has to be moved.
+        ops_per_s: Operations a second that were reached.
+        attainable_ms: The least time of a call.
+        share: That, as a share of the median time.
+        bound: What keeps it from being less: arithmetic or memory.
+    """
+
+    intensity: float
+    ops_per_s: float
+    attainable_ms: float
+    share: float
+    bound: Literal["arithmetic", "memory"]
+
+
+def place(case: Case, p50_ms: float, ceilings: Ceilings | None) -> Roofline | str:
+    """Returns where ``case`` stands under the roofline, or why that cannot be said."""
+    if case.work is None:
+        return "its work was not counted"
+    if ceilings is None:
+        return "the machine's ceilings were not measured"
+    peak = peak_ops_per_s(ceilings, case.device, case.precision)
+    bandwidth = ceilings.read_bytes_per_s.get(case.device)
+    if not peak or not bandwidth:
+        return f"no ceiling of {case.precision if not peak else 'memory'} was measured on {case.device}"
+    return _place(case.work, p50_ms, peak, bandwidth)
+
+
+def peak_ops_per_s(ceilings: Ceilings, device: str, precision: str) -> float | None:
+    """Returns the most operations a second that any engine reached; ``None`` if none was tried."""
+    reached = [c.ops_per_s for c in ceilings.products if (c.device, c.precision) == (device, precision)]
+    return max(reached, default=None)
+
+
+def _place(work: Work, p50_ms: float, peak: float, bandwidth: float) -> Roofline:
+    moved = work.read_bytes + work.written_bytes
+    arithmetic_ms, memory_ms = 1000 * work.operations / peak, 1000 * moved / bandwidth
+    attainable_ms = max(arithmetic_ms, memory_ms)
+    return Roofline(
+        intensity=work.operations / max(1, moved),
+        ops_per_s=1000 * work.operations / p50_ms,
+        attainable_ms=attainable_ms,
+        share=attainable_ms / p50_ms,
+        bound="arithmetic" if arithmetic_ms >= memory_ms else "memory",
+    )
