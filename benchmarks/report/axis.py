@@ -11,7 +11,7 @@ from benchmarks.report.node import label, node, number
 from benchmarks.report.words import short
 
 WIDTH, HEIGHT = 420, 300
-LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 42
+LEFT, RIGHT, TOP, BOTTOM = 60, 14, 12, 42
 _MANTISSAS = ((1, 2, 5), (1, 3), (1,))  # the finest that gives no more than _MOST ticks
 _MOST = 7
 

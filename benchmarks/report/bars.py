@@ -45,12 +45,9 @@ def parity_plot(section: Section) -> Plot | None:
     _draw_axis(plot, x, bottom)
     for n, (name, parities) in enumerate(found.items()):
         _dots(plot, x, n * _LINE, (name, parities, styles(section.labels)[name]))
-    return Plot(
-        title="Distance to torch's vectors",
-        drawing=plot,
-        legend=None,
-        note="The worst item of each case; further left is closer. Left of the scale: a cosine of 1.",
-    )
+    exact = any(_lacking(parity) == _EXACT for parities in found.values() for _, parity in parities)
+    note = "The worst item of each case; further left is closer." + (" A cosine of 1 stands at 1e-16." if exact else "")
+    return Plot(title="Distance to torch's vectors", drawing=plot, legend=None, note=note)
 
 
 def _ends(section: Section) -> list[Row]:
@@ -84,7 +81,7 @@ def _step(plot: Element, top: float, span: tuple[float, float], step: tuple[int,
     if position % _HATCHINGS:
         bar.append(node("rect", box | {"fill": f"url(#h{position % _HATCHINGS})"}))
     plot.append(bar)
-    if width > 6.5 * len(told):
+    if width > 7 * len(told):
         label(plot, x + width / 2, top + 11, told, "mid step-name")
 
 
@@ -117,7 +114,7 @@ def _distance_axis(values: Sequence[float]) -> Axis:
     high = max(high, low + 2)
     step = math.ceil((high - low) / 7)
     ticks = tuple(10.0**power for power in range(low, high + 1, step))
-    return Axis(low=10.0**low, high=10.0**high, start=14, end=WIDTH - 20, ticks=ticks)
+    return Axis(low=10.0**low, high=10.0**high, start=20, end=WIDTH - 22, ticks=ticks)
 
 
 def _draw_axis(plot: Element, x: Axis, bottom: float) -> None:

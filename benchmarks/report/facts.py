@@ -37,16 +37,14 @@ def machine_table(machine: Machine) -> Table:
     quota = "" if machine.cpu_quota is None else f", quota of {digits(machine.cpu_quota)} cores"
     memory = gibibytes(machine.memory_bytes)
     limit = "" if machine.memory_limit_bytes is None else f", limited to {gibibytes(machine.memory_limit_bytes)}"
+    gpus = [f"{gpu.name}, {gibibytes(gpu.memory_bytes)}, driver {gpu.driver}" for gpu in machine.gpus]
     rows = [
         ("name", machine.name),
         ("CPU", f"{machine.cpu} ({machine.architecture}), {limits}{quota}"),
         ("instructions that matter", ", ".join(telling_flags(machine)) or "none of those that speed up products"),
         ("threads of each contender", str(machine.threads)),
         ("memory", memory + limit),
-        *(
-            (f"GPU {n}", f"{gpu.name}, {gibibytes(gpu.memory_bytes)}, driver {gpu.driver}")
-            for n, gpu in enumerate(machine.gpus)
-        ),
+        *((f"GPU {n}", gpu) for n, gpu in enumerate(gpus)),
         ("CUDA, cuDNN", listing([v for v in (machine.cuda, machine.cudnn) if v]) or "none"),
         ("system", f"{machine.system}, Python {machine.python}"),
         ("packages", ", ".join(f"{name} {version}" for name, version in sorted(machine.packages.items()))),

@@ -24,10 +24,12 @@ from benchmarks.report.tables import (
     times_table,
     worst_table,
 )
-from benchmarks.results import Artifact, Results
+from benchmarks.report.words import listing
+from benchmarks.results import Results
 
 _STYLE = Path(__file__).with_name("style.css")
 _OPEN_ROWS = 8  # longer tables are folded
+_LONG = 36  # more characters are broken into lines
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
@@ -38,10 +40,14 @@ def render_html(results: Results, prices: Prices | None) -> str:
         results: What was measured.
         prices: What machines cost; ``None`` if nobody said.
     """
-    whole = study(results, prices)
-    title = f"Benchmarks on {results.machine.name}"
-    page = node("html", {"lang": "en"}, _head(title), _body(title, whole))
-    return f"<!DOCTYPE html>\n{write(page)}\n"
+    return page(study(results, prices))
+
+
+def page(whole: Study) -> str:
+    """Returns the page of a study."""
+    title = f"Benchmarks on {whole.results.machine.name}"
+    root = node("html", {"lang": "en"}, _head(title), _body(title, whole))
+    return f"<!DOCTYPE html>\n{write(root)}\n"
 
 
 def _head(title: str) -> Element:
@@ -76,17 +82,11 @@ def _header(title: str, whole: Study) -> Element:
         "header",
         None,
         node("h1", None, title),
-        node("p", None, _artifacts(results.artifacts)),
+        node("p", None, listing([artifact.name for artifact in results.artifacts]) or "Nothing was measured."),
         node("p", {"class": "made"}, f"{results.date}, by ", node("code", None, results.command)),
         *([node("ul", {"class": "caveats", "aria-label": "warnings"}, *warnings)] if warnings else []),
         *_tables([glance_table(whole)], folded=False),
     )
-
-
-def _artifacts(artifacts: Sequence[Artifact]) -> str:
-    if not artifacts:
-        return "Nothing was measured."
-    return "; ".join(f"{a.name} ({a.task}, {a.output_dim} dimensions, weights: {a.weights})" for a in artifacts) + "."
 
 
 def _navigation(whole: Study) -> Element:
@@ -97,11 +97,12 @@ def _navigation(whole: Study) -> Element:
 
 def _section(position: int, section: Section, whole: Study) -> Element:
     artifact = section.artifact
+    about = f"{artifact.architecture}, {artifact.task}, {artifact.output_dim} dimensions, seal {artifact.seal[:12]}"
     return node(
         "section",
         {"id": f"s{position}"},
         node("h2", None, section.title),
-        node("p", {"class": "made"}, f"{artifact.backbone}, {artifact.architecture}, manifest {artifact.seal[:12]}"),
+        node("p", {"class": "made"}, f"{artifact.backbone}: {about}. Weights: {artifact.weights}."),
         node("ul", {"class": "summary"}, *(node("li", None, sentence) for sentence in summary(section, whole))),
         *(_parts(section, whole) if section.rows else []),
     )
@@ -112,7 +113,7 @@ def _parts(section: Section, whole: Study) -> list[Element]:
     roofline = roofline_plot(section, whole.results.ceilings)
     times = [times_table(section, "end_to_end"), times_table(section, "graph"), stages_table(section)]
     return [
-        *_part("Is it right?", [parity_plot(section)], [parity_table(section), worst_table(section)]),
+        *_part("Is it right?", [parity_plot(section)], [parity_table(section.rows), worst_table(section)]),
         *_part("How fast is it?", [*speed, roofline], [*times, roofline_table(section)]),
         *_part("What does a million cost?", [], [cost_table(section, whole)]),
         *_part("Which settings on this machine?", [], [settings_table(section, whole)]),
@@ -157,7 +158,8 @@ def _cell(tag: str, position: int, cell: Cell, table: Table) -> Element:
     text: Child = node("code", None, cell.text) if cell.code and cell.text else cell.text
     aside: list[Child] = [" ", node("small", None, cell.aside)] if cell.aside else []
     mark: list[Child] = [" ", node("em", None, cell.mark)] if cell.mark else []
-    kind = {"class": "w"} if position < table.words or cell.code else {}
+    left = position < table.words or any(row[position].code for row in table.rows)
+    kind = {"class": "w long" if len(cell.text) > _LONG else "w"} if left else {}
     scope = {"scope": "col"} if tag == "th" else {}
     return node(tag, kind | scope, text, *aside, *mark)
 

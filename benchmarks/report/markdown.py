@@ -11,6 +11,7 @@ from benchmarks.report.table import Cell, Table
 from benchmarks.report.tables import (
     cost_table,
     glance_table,
+    lowest,
     parity_table,
     settings_table,
     stages_table,
@@ -29,7 +30,12 @@ def render_markdown(results: Results, prices: Prices | None) -> str:
         results: What was measured.
         prices: What machines cost; ``None`` if nobody said.
     """
-    whole = study(results, prices)
+    return pull_request(study(results, prices))
+
+
+def pull_request(whole: Study) -> str:
+    """Returns the Markdown of a study."""
+    results = whole.results
     parts = [
         f"# Benchmarks on {escape(results.machine.name)}",
         f"{escape(results.date)}, by {_code(results.command)}",
@@ -50,7 +56,7 @@ def escape(text: str) -> str:
 
 
 def _section(section: Section, whole: Study) -> list[str]:
-    tables = (parity_table(section), times_table(section, "end_to_end"), times_table(section, "graph"))
+    tables = (parity_table(lowest(section)), times_table(section, "end_to_end"), times_table(section, "graph"))
     return [
         f"## {escape(section.title)}",
         "\n".join(f"- {escape(sentence)}" for sentence in summary(section, whole)),

@@ -15,6 +15,8 @@ from benchmarks.report.study import FAITHFUL, Row, Section, Study
 from benchmarks.report.words import cosine, count, digits, short, span
 from benchmarks.results import Ceilings
 
+_HOLLOW = f"Hollow: a cosine below {FAITHFUL}, or unknown."
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plot:
@@ -59,10 +61,11 @@ def throughput_plot(section: Section, study: Study) -> Plot | None:
     if priced and study.per_hour is not None:
         _cost_axis(plot, x, y, study.per_hour, study.currency)
     plot.append(_front_line(_front(rows), x, y))
-    _draw(plot, section, rows, _place(x, y, lambda row: (row.summary.p50_ms, row.summary.items_per_s)), joined=False)
-    note = (
-        f"Grey: the Pareto front, whose points no other beats in both. Hollow: a cosine below {FAITHFUL}, or unknown."
-    )
+    place = _place(x, y, lambda row: (row.summary.p50_ms, row.summary.items_per_s))
+    _draw(plot, section, rows, place, judged=True)
+    for row in _front(rows):
+        label(plot, place(row)[0], place(row)[1] - 8, str(row.case.items), "mid size")
+    note = f"Grey: the Pareto front, which nothing beats in both, with its items a call. {_HOLLOW}"
     return Plot(title=title, drawing=plot, legend=_legend(section, rows), note=note)
 
 
@@ -82,7 +85,7 @@ def roofline_plot(section: Section, ceilings: Ceilings | None) -> Plot | None:
     for name, peak, rate in roofs:
         _roof(plot, x, y, (name, peak / 1e9, rate / 1e9))
     rows = [row for row, _ in placed]
-    _draw(plot, section, rows, _place(x, y, lambda row: points[id(row)]), joined=True)
+    _draw(plot, section, rows, _place(x, y, lambda row: points[id(row)]))
     note = "Lines: the most that memory (slanted) and arithmetic (level) allow. The closer below, the less is left."
     return Plot(title="Roofline of the graph alone", drawing=plot, legend=_legend(section, rows), note=note)
 
@@ -93,8 +96,8 @@ def _latency(section: Section, title: str, rows: Sequence[Row]) -> Plot:
     y = upward([value for row in rows for value in (row.summary.p50_ms, row.summary.low_ms, row.summary.high_ms)])
     plot = frame(title, f"Median time of a call against its items, of {count(len(rows), 'case')}; see the table.")
     draw_axes(plot, x, y, ("items a call", "median time of a call, ms"))
-    _draw(plot, section, rows, _place(x, y, lambda row: (row.case.items, row.summary.p50_ms)), joined=True)
     plot.append(_whiskers(rows, x, y))
+    _draw(plot, section, rows, _place(x, y, lambda row: (row.case.items, row.summary.p50_ms)))
     note = "Whiskers: the interval of the median, mostly narrower than its marker."
     return Plot(title=title, drawing=plot, legend=_legend(section, rows), note=note)
 
@@ -110,22 +113,22 @@ def _place(x: Axis, y: Axis, values: Place) -> Place:
     return place
 
 
-def _draw(plot: Element, section: Section, rows: Sequence[Row], place: Place, *, joined: bool) -> None:
+def _draw(plot: Element, section: Section, rows: Sequence[Row], place: Place, *, judged: bool = False) -> None:
     """Draws a marker for each row, and a line through those of one way at texts of one length."""
     for name, style in styles(section.labels).items():
         own = [row for row in rows if row.label == name]
         if own:
-            plot.append(_one(own, style, place, joined=joined))
+            plot.append(_one(own, style, place, judged=judged))
 
 
-def _one(rows: Sequence[Row], style: Style, place: Place, *, joined: bool) -> Element:
-    group = node("g", {"class": style.colour})
+def _one(rows: Sequence[Row], style: Style, place: Place, *, judged: bool) -> Element:
+    group = node("g", {"class": f"{style.colour} thin" if judged else style.colour})
     for tokens in dict.fromkeys(row.case.tokens for row in rows):
         points = [place(row) for row in rows if row.case.tokens == tokens]
-        if joined and len(points) > 1:
+        if len(points) > 1:
             group.append(style.line(points))
     for row in rows:
-        group.append(style.marker(*place(row), _told_of(row), hollow=not joined and not row.faithful))
+        group.append(style.marker(*place(row), _told_of(row), hollow=judged and not row.faithful))
     return group
 
 

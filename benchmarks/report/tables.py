@@ -27,13 +27,13 @@ def settings_table(section: Section, study: Study) -> Table:
     return table("Settings to take", header, rows, words=2, note=note)
 
 
-def parity_table(section: Section) -> Table:
-    """Returns how every case's vectors compare to those of torch."""
+def parity_table(rows: Sequence[Row]) -> Table:
+    """Returns how the vectors of ``rows`` compare to those of torch."""
     header = (
         *("setting", "stage", "items a call", "tokens", "min cosine", "p1 cosine", "mean cosine", "max abs error"),
         *("relative error", "overlap@10", "items"),
     )
-    measured = [(row.case, row.case.parity) for row in section.rows if row.case.parity is not None]
+    measured = [(row.case, row.case.parity) for row in rows if row.case.parity is not None]
     references = listing(sorted({parity.reference for _, parity in measured}))
     return table(
         "Vectors against those of torch",
@@ -45,6 +45,13 @@ def parity_table(section: Section) -> Table:
         if measured
         else "",
     )
+
+
+def lowest(section: Section) -> list[Row]:
+    """Returns, of each way to embed, the case with the smallest cosine."""
+    rows = [row for row in section.rows if row.case.parity is not None]
+    own = [[row for row in rows if row.label == label] for label in section.labels]
+    return [min(group, key=lambda row: row.cosine or 0.0) for group in own if group]
 
 
 def worst_table(section: Section) -> Table:

@@ -49,8 +49,8 @@ def gibibytes(size_bytes: float) -> str:
 
 
 def cosine(value: float | None) -> str:
-    """Returns a cosine similarity so that what it lacks to one can be read."""
-    return NONE if value is None else near_one(value)
+    """Returns a cosine similarity so that what it lacks to one can be read, on one line."""
+    return NONE if value is None else near_one(value).replace(" ", "\u00a0")
 
 
 def count(number: int, noun: str) -> str:

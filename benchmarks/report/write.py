@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from benchmarks.report.html import render_html
-from benchmarks.report.markdown import render_markdown
-from benchmarks.report.study import Prices
+from benchmarks.report.html import page
+from benchmarks.report.markdown import pull_request
+from benchmarks.report.study import Prices, Study, study
 from benchmarks.results import RESULTS_FILE, Results, write_text
 from runtime.errors import OutputError
 
@@ -31,7 +31,8 @@ def write_report(results: Results, folder: Path, formats: Sequence[Format], pric
     Raises:
         OutputError: The folder cannot be made, or a file cannot be written.
     """
-    texts = {folder / FILES[name]: _render(results, name, prices) for name in formats}
+    whole = study(results, prices)
+    texts = {folder / FILES[name]: _render(whole, name) for name in formats}
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
@@ -41,7 +42,7 @@ def write_report(results: Results, folder: Path, formats: Sequence[Format], pric
     return list(texts)
 
 
-def _render(results: Results, name: Format, prices: Prices | None) -> str:
+def _render(whole: Study, name: Format) -> str:
     if name == "html":
-        return render_html(results, prices)
-    return render_markdown(results, prices) if name == "md" else results.to_json()
+        return page(whole)
+    return pull_request(whole) if name == "md" else whole.results.to_json()
