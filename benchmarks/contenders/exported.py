@@ -1,0 +1,51 @@
+"""Models that another library turns into ONNX: once, in a process of its own, so that its memory is not measured."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from benchmarks.contenders.peers import PeerError
+
+_TIMEOUT_S = 1800.0
+
+
+def export_once(
+    name: str, model: str, scratch: Path, command: Callable[[Path], Sequence[str]], *, timeout_s: float = _TIMEOUT_S
+) -> Path:
+    """Returns the folder to which a library exported ``model``, having it exported unless that is there already.
+
+    Args:
+        name: The library; also a part of the folder's name.
+        model: What is exported.
+        scratch: Where the folder goes.
+        command: Gives the command that exports to the folder it is given.
+        timeout_s: Seconds after which an export is given up.
+
+    Raises:
+        PeerError: The export failed; the message holds its last line.
+    """
+    folder = scratch / f"{name}-{hashlib.sha256(model.encode()).hexdigest()[:12]}"
+    if folder.is_dir():
+        return folder
+    partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
+    try:
+        _export(name, model, command(partial), timeout_s)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def _export(name: str, model: str, command: Sequence[str], timeout_s: float) -> None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        raise PeerError(f"{name} has not exported {model} within {timeout_s:g} s") from None
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["it said nothing"]
+        raise PeerError(f"{name} cannot export {model} (exit code {done.returncode}: {lines[-1]})")
