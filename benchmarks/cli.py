@@ -8,18 +8,19 @@ import datetime as dt
 import shlex
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import get_args
 
 from tqdm import tqdm
 
-from benchmarks import choose, compare
 from benchmarks.ceilings import measure_ceilings
 from benchmarks.contenders.registry import CONTENDERS
 from benchmarks.machine import this_machine
 from benchmarks.measure import Effort
 from benchmarks.plan import Choices, Plan, make_plan
 from benchmarks.prices import Prices, read_prices
-from benchmarks.report import FORMATS, write_report
+from benchmarks.report import Format, write_report
 from benchmarks.results import RESULTS_FILE, SCHEMA_VERSION, Results, read_results, write_text
 from benchmarks.run import Settings, check_resumable, count_left, join, measure_plan
 from runtime import console
@@ -27,7 +28,7 @@ from runtime.artifact import read_manifest
 from runtime.errors import OutputError, UsageError
 from runtime.threads import available_threads
 
-_OTHERS = {"choose": choose.main, "compare": compare.main}
+_OTHERS = ("choose", "compare")
 _EPILOG = """
 python -m benchmarks choose RESULTS... says which machine to take, by results of several;
 python -m benchmarks compare OLD NEW says what has become faster or slower. Each has a --help of its own.
@@ -38,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs what the command line names."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0] in _OTHERS:
-        return _OTHERS[words[0]](words[1:])
+        code: int = import_module(f"benchmarks.{words[0]}").main(words[1:])
+        return code
     arguments = _parser().parse_args(words)
     return console.run(lambda: _benchmark(arguments, shlex.join(["python", "-m", "benchmarks", *words])))
 
@@ -53,7 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("artifacts", nargs="+", type=Path, metavar="ARTIFACT", help="folders of artifacts")
     add("-o", "--output", type=Path, required=True, metavar="REPORT", help="folder of the report and results.json")
-    add("--format", nargs="+", choices=FORMATS, default=["html", "md"], help="of the report (default: html md)")
+    add(
+        "--format", nargs="+", choices=get_args(Format), default=["html", "md"], help="of the report (default: html md)"
+    )
     add("--prices", type=Path, metavar="TOML", help="prices per hour by machine, for the cost of a million embeddings")
     add("--machine", metavar="NAME", help="what to call this machine, as the prices do (default: its CPU and GPUs)")
     add("--weights", nargs="+", default=[], metavar="[NAME=]WEIGHTS", help="what the exports were given, for torch")
@@ -111,8 +115,8 @@ def _benchmark(arguments: argparse.Namespace, command: str) -> int:
     return 0
 
 
-def _write(results: Results, output: Path, formats: Sequence[str], prices: Prices | None) -> None:
-    for path in write_report(results, output, ["json", *formats], prices):
+def _write(results: Results, output: Path, formats: Sequence[Format], prices: Prices | None) -> None:
+    for path in write_report(results, output, tuple(dict.fromkeys(("json", *formats))), prices):
         print(path)
 
 

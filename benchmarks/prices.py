@@ -72,6 +72,11 @@ class Prices:
         if not self.machines:
             raise UsageError('no machine has a price; add one as [machines."NAME"]')
 
+    def per_hour(self, machine: str) -> float | None:
+        """Returns the price of an hour of the machine of that name; ``None`` if there is none."""
+        price = self.machines.get(machine)
+        return price and price.per_hour
+
 
 def read_prices(path: Path) -> Prices:
     """Reads and checks a file of prices.

@@ -13,6 +13,10 @@ from benchmarks.results import Skipped
 CONTENDERS: dict[str, str] = {
     "runtime": "benchmarks.contenders.runtime",
     "torch": "benchmarks.contenders.torch",
+    "sentence-transformers": "benchmarks.contenders.sentence_transformers",
+    "optimum": "benchmarks.contenders.optimum",
+    "fastembed": "benchmarks.contenders.fastembed",
+    "openvino": "benchmarks.contenders.openvino",
 }
 
 

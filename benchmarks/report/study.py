@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
+from benchmarks.prices import Prices
 from benchmarks.report.ratio import Ratio, find_baseline, is_baseline, speed_ratio
 from benchmarks.report.roofline import Roofline, place
 from benchmarks.results import Artifact, Case, Results, Stage
@@ -16,26 +16,6 @@ from runtime.manifest import TowerName
 
 FAITHFUL = 0.999  # the cosine from which vectors are taken for those of torch
 FEW_ROUNDS = 5  # an interval of fewer says next to nothing
-
-
-class Prices(Protocol):
-    """What machines cost.
-
-    Attributes:
-        currency: Of the prices, such as ``EUR``.
-        date: When they held.
-    """
-
-    @property
-    def currency(self) -> str:
-        """Of the prices, such as ``EUR``."""
-
-    @property
-    def date(self) -> str:
-        """When they held."""
-
-    def per_hour(self, machine_name: str) -> float | None:
-        """Returns what an hour of a machine costs; ``None`` if that is not known."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,4 +18,5 @@ def toy_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def toy(toy_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its artifact, which torch can be held against. Do not write in it."""
     options = exporters.ExportOptions(weights=str(toy_weights))
-    return exporters.export("bert-base-en", output=tmp_path_factory.mktemp("artifacts"), options=options, artifact_name="toy")
+    folder = tmp_path_factory.mktemp("artifacts")
+    return exporters.export("bert-base-en", output=folder, options=options, artifact_name="toy")

@@ -273,4 +273,3 @@ def test_vectors_of_a_batch_are_in_order(toy: Path, tmp_path: Path) -> None:
     assert case.parity is not None
     assert case.parity.min_cosine > 1 - 1e-10
     assert summarize(case).calls >= 3
-
