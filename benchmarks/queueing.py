@@ -84,9 +84,9 @@ def service_times(measured: Mapping[int, Sequence[float]], largest: int) -> Serv
 
     Args:
         measured: Seconds of every call, by the items of a call.
-        largest: One of those sizes; larger ones are left out.
+        largest: One of those sizes.
     """
-    sizes = sorted(size for size in measured if size <= largest)
+    sizes = sorted(measured)
     at = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
     known = np.stack([np.quantile(np.asarray(measured[size]), at, method="inverted_cdf") for size in sizes])
     batches = np.arange(1, largest + 1)

@@ -140,11 +140,14 @@ def test_what_is_far_from_torch_or_was_not_compared_is_left_out_and_said_so(desk
     assert "Take 1 x m with runtime int8" in desk.output
 
 
-def test_a_batch_that_is_far_from_torch_leaves_the_smaller_ones(desk: Desk) -> None:
-    far = case([0.006], items=8, parity=replace(PARITY, min_cosine=0.9))
+@pytest.mark.parametrize(("cosine", "reason"), [(0.9, "parity"), (None, "no parity")])
+def test_a_batch_that_is_not_close_to_torch_leaves_the_smaller_ones(
+    cosine: float | None, reason: str, desk: Desk
+) -> None:
+    far = case([0.006], items=8, parity=replace(PARITY, min_cosine=cosine) if cosine else None)
     answer = desk.answer([measured("m", case([0.005]), far)], {"m": 1})["choices"][0]
     assert [plan["batch"] for plan in answer["plans"]] == [1]
-    assert [(each["batch"], each["reason"]) for each in answer["left_out"]] == [(8, "parity")]
+    assert [(each["batch"], each["reason"]) for each in answer["left_out"]] == [(8, reason)]
 
 
 def test_a_machine_without_a_price_is_left_out_and_said_so(desk: Desk) -> None:

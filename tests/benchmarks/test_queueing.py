@@ -110,5 +110,6 @@ def test_no_instance_is_loaded_to_where_the_queue_may_grow() -> None:
 
 def test_no_number_of_instances_makes_a_service_faster() -> None:
     assert instances_needed(service_times({1: [0.040]}, 1), 100, 0.030) is None
-    exactly = instances_needed(service_times({1: [0.0297]}, 1), 100, 29.7 / 1000)
-    assert exactly is not None, "what takes as long as the bound keeps it, with instances enough"
+    exactly = instances_needed(service_times({1: [0.007]}, 1), 0.1, 0.007)
+    assert exactly is not None
+    assert exactly[0] == 1, "what takes as long as the bound keeps it"
