@@ -6,7 +6,7 @@ import numpy as np
 
 from benchmarks.report.study import FEW_ROUNDS, Study
 from benchmarks.report.table import Table, table
-from benchmarks.report.words import count, digits, gibibytes, listing, percent
+from benchmarks.report.words import count, digits, gibibytes, listing, percent, short
 from benchmarks.results import Machine, Results
 
 BUSY = 0.5  # load for each core from which others may have slowed what was measured
@@ -34,7 +34,7 @@ def caveats(study: Study) -> tuple[str, ...]:
 def machine_table(machine: Machine) -> Table:
     """Returns where it was measured."""
     limits = f"{machine.cores_allowed} of {machine.cores} cores allowed"
-    quota = "" if machine.cpu_quota is None else f", quota of {digits(machine.cpu_quota)} cores"
+    quota = "" if machine.cpu_quota is None else f", quota of {short(machine.cpu_quota)} cores"
     memory = gibibytes(machine.memory_bytes)
     limit = "" if machine.memory_limit_bytes is None else f", limited to {gibibytes(machine.memory_limit_bytes)}"
     gpus = [f"{gpu.name}, {gibibytes(gpu.memory_bytes)}, driver {gpu.driver}" for gpu in machine.gpus]
@@ -48,9 +48,9 @@ def machine_table(machine: Machine) -> Table:
         ("CUDA, cuDNN", listing([v for v in (machine.cuda, machine.cudnn) if v]) or "none"),
         ("system", f"{machine.system}, Python {machine.python}"),
         ("packages", ", ".join(f"{name} {version}" for name, version in sorted(machine.packages.items()))),
-        ("load average at the start", ", ".join(map(digits, machine.load_average))),
+        ("load average at the start", ", ".join(map(short, machine.load_average))),
     ]
-    return table("Machine", ("what", "value"), rows, words=2)
+    return table("Where it was measured", ("what", "value"), rows, words=2)
 
 
 def ceilings_table(results: Results) -> Table:

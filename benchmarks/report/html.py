@@ -24,7 +24,7 @@ from benchmarks.report.tables import (
     times_table,
     worst_table,
 )
-from benchmarks.report.words import listing
+from benchmarks.report.words import count, listing
 from benchmarks.results import Results
 
 _STYLE = Path(__file__).with_name("style.css")
@@ -143,7 +143,7 @@ def _table(table: Table, *, folded: bool) -> Element:
     if not folded or not grid:
         return node("div", None, node("h4", None, table.title), *grid, *note)
     state = {"open": "open"} if len(table.rows) <= _OPEN_ROWS else {}
-    title = node("summary", None, f"{table.title} ", node("small", None, f"{len(table.rows)} rows"))
+    title = node("summary", None, f"{table.title} ", node("small", None, count(len(table.rows), "row")))
     return node("details", state, title, *grid, *note)
 
 

@@ -47,7 +47,7 @@ def _faster(section: Section) -> str:
         return ""
     gain = f"{digits(row.summary.items_per_s / kept.summary.items_per_s)} times that, by " if kept else ""
     price = f"at a smallest cosine of {cosine(row.cosine)}" if row.cosine is not None else "at a cosine nobody checked"
-    return f"Faster, {price}: {gain}{_described(row)}{_against(row)}."
+    return f"{'Faster' if kept else 'Fastest'}, {price}: {gain}{_described(row)}{_against(row)}."
 
 
 def _soon(section: Section) -> str:

@@ -152,7 +152,7 @@ def _towers(artifact: Artifact, cases: Sequence[Case]) -> list[tuple[TowerName |
 
 def _rows(results: Results, cases: Sequence[Case], per_hour: float | None) -> tuple[Row, ...]:
     order = {label: position for position, label in enumerate(dict.fromkeys(case.label for case in cases))}
-    ordered = sorted(cases, key=lambda case: (order[case.label], case.tokens or math.inf, case.items))
+    ordered = sorted(cases, key=lambda case: (order[case.label], case.stage, case.tokens or math.inf, case.items))
     return tuple(_row(results, case, cases, per_hour) for case in ordered)
 
 

@@ -45,7 +45,7 @@ class Table:
 def table(
     title: str, header: Sequence[str], rows: Sequence[Sequence[Cell | str]], *, words: int = 1, note: str = ""
 ) -> Table:
-    """Returns a table without the columns that are empty in every row."""
+    """Returns a table without the columns that are empty in every row; without rows there is no note either."""
     cells = [[Cell(text=cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
     kept = [n for n in range(len(header)) if any(row[n].text for row in cells)]
     return Table(
@@ -53,5 +53,5 @@ def table(
         header=tuple(header[n] for n in kept),
         rows=tuple(tuple(row[n] for n in kept) for row in cells),
         words=sum(n < words for n in kept),
-        note=note,
+        note=note if rows else "",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from benchmarks.report.choice import Choice, choices
 from benchmarks.report.ratio import is_baseline
@@ -100,7 +101,8 @@ def roofline_table(section: Section) -> Table:
         "Least time: the longer one of its operations at the rate of the best product of matrices, and its bytes at "
         "that of memory. More than 100 %: what is read lay in a cache. "
     )
-    return table("Share of the roofline", header, rows, words=3, note=note + _missing_roofline(section))
+    found = table("Share of the roofline", header, rows, words=3, note=note)
+    return replace(found, note=found.note + _missing_roofline(section))
 
 
 def cost_table(section: Section, study: Study) -> Table:

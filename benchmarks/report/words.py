@@ -35,7 +35,8 @@ def span(low: float, high: float) -> str:
 
 def percent(share: float) -> str:
     """Returns a share as a percentage without decimals, or with one where it is small."""
-    return f"{100 * share:.0f} %" if share >= 0.0995 or share == 0 else f"{100 * share:.1f} %"
+    text = f"{100 * share:.0f}" if share >= 0.0995 else f"{100 * share:.1f}"
+    return f"{text.removesuffix('.0')} %"
 
 
 def mebibytes(size_bytes: float) -> str:

@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -65,8 +65,8 @@ def read(page: str) -> Reader:
     return reader
 
 
-def drawings(page: str) -> list[ElementTree.Element]:
-    return [ElementTree.fromstring(svg) for svg in re.findall(r"<svg viewBox=.*?</svg>", page, re.S)]
+def drawings(page: str) -> list[ET.Element]:
+    return [ET.fromstring(svg) for svg in re.findall(r"<svg viewBox=.*?</svg>", page, re.S)]  # noqa: S314 - our own
 
 
 FULL = replace(RESULTS, cases=many_cases())
@@ -98,7 +98,13 @@ SAMPLES = {
 }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(autouse=True)
+def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bootstraps quickly: what the intervals hold is tested elsewhere."""
+    monkeypatch.setattr("benchmarks.summary._RESAMPLES", 100)
+
+
+@pytest.fixture
 def full() -> Study:
     return study(FULL, FixedPrice())
 
@@ -111,7 +117,8 @@ def test_every_kind_of_results_gives_a_sound_page(sample: str, prices: Prices | 
     assert len(set(reader.ids)) == len(reader.ids)
     assert {address.removeprefix("#") for address in reader.addresses} <= set(reader.ids)
     for drawing in drawings(page):
-        assert "nan" not in ElementTree.tostring(drawing, encoding="unicode").replace("NaN", "")
+        values = [value for element in drawing.iter() for value in element.attrib.values()]
+        assert not any("nan" in value or "inf" in value for value in values)
     assert render_markdown(SAMPLES[sample], prices).startswith("# Benchmarks on toy")
 
 
@@ -127,13 +134,14 @@ def test_the_page_needs_nothing_from_outside() -> None:
     assert not re.search(r"https?:|url\((?!#)|@import|//", page)
 
 
-def test_the_page_is_small() -> None:
+def test_the_report_is_small(tmp_path: Path) -> None:
     artifacts = tuple(replace(ARTIFACT, name=f"toy-{n}") for n in range(8))
     cases = tuple(replace(case, artifact=artifact.name) for artifact in artifacts for case in many_cases())
     results = replace(RESULTS, artifacts=artifacts, cases=cases)
     assert len(cases) == 192
-    assert len(render_html(results, FixedPrice())) < 400_000
-    assert len(render_markdown(results, FixedPrice())) < 65_536  # what GitHub takes as a comment
+    page, text = write_report(results, tmp_path, ["html", "md"], FixedPrice())
+    assert page.stat().st_size < 400_000
+    assert text.stat().st_size < 65_536  # what GitHub takes as a comment
 
 
 def nasty() -> Results:
@@ -207,11 +215,12 @@ def test_the_roofline_names_what_binds() -> None:
     case = replace(CASE, work=work)
     found = place(case, 20.0, CEILINGS)
     assert isinstance(found, Roofline)
-    assert (found.bound, found.share, found.attainable_ms) == ("arithmetic", pytest.approx(0.5), pytest.approx(10))
-    assert found.intensity == pytest.approx(27.5)
+    assert found.bound == "arithmetic"
+    assert [found.share, found.attainable_ms, found.intensity] == pytest.approx([0.5, 10, 27.5])
     starved = place(replace(case, work=replace(work, read_bytes=16 * 10**7)), 40.0, CEILINGS)
     assert isinstance(starved, Roofline)
-    assert (starved.bound, starved.share) == ("memory", pytest.approx(0.5))
+    assert starved.bound == "memory"
+    assert starved.share == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(
@@ -230,6 +239,12 @@ def test_a_missing_ceiling_is_said(case: Case, ceilings: None, reason: str) -> N
 
 def test_the_page_says_what_has_no_place_under_the_roofline() -> None:
     assert "Not of torch bf16 on cpu: no ceiling of bf16 was measured on cpu." in render_html(FULL, None)
+
+
+def test_what_was_not_measured_has_no_heading() -> None:
+    page = render_html(SAMPLES["one case"], None)
+    assert "The graph alone" not in page
+    assert "Share of the roofline" not in page
 
 
 def test_cost_is_the_hour_shared_by_what_it_embeds(full: Study) -> None:
@@ -303,11 +318,9 @@ def test_a_quiet_and_complete_run_has_no_warnings() -> None:
 
 def test_instability_stands_beside_the_number() -> None:
     (noisy,) = [c for c in many_cases() if (c.label, c.stage, c.items) == ("torch bf16 on cpu", "graph", 128)]
-    page = render_html(replace(RESULTS, cases=(noisy,)), None)
-    assert re.search(r"<small>\[[\d.,]+ [\d.,]+\]</small> <em>unstable</em></td>", page)
-    assert re.search(
-        r"\\\[[\d.,]+ [\d.,]+\\\] \*\*unstable\*\*", render_markdown(replace(RESULTS, cases=(noisy,)), None)
-    )
+    results = replace(RESULTS, cases=(noisy,))
+    assert re.search(r"<small>\[[\d.,]+ [\d.,]+\]</small> <em>unstable</em></td>", render_html(results, None))
+    assert re.search(r"\\\[[\d.,]+ [\d.,]+\\\] \*\*unstable\*\*", render_markdown(results, None))
 
 
 def test_the_answers_come_in_the_order_of_the_questions() -> None:
