@@ -1,0 +1,183 @@
+"""Old results against new ones: which cases became slower, and which differences the noise could have made.
+
+Three things keep noise from passing for news. Within a run, each round is divided by its own yardstick: a machine that
+swings gives a wide interval instead of a wrong one. Between runs, what all cases share is taken off, as far as the
+yardstick shows it too: neither a yardstick that is off nor a change of every case can then pass for the other. And the
+interval of each case is widened until all of them together hold with the confidence asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from benchmarks.results import Case, Device, Results, ResultsError
+from benchmarks.summary import resample_medians
+
+FEWEST_ROUNDS = 5  # of fewer, all new ones being above all old ones by chance is no rare thing
+CONFIDENCE = 0.95
+RESOLUTION = 0.05
+
+_HAIR = 1e-4  # of a cosine; sums in another order move it less
+
+Verdict = Literal["slower", "faster", "not distinguishable"]
+Rounds = tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What became of a case.
+
+    Attributes:
+        old: The case as it was.
+        new: The case as it is.
+        ratio: Its new time by its old one, without what the machine did.
+        low: Lower end of the interval of ``ratio``.
+        high: Its upper end.
+        verdict: What that says.
+    """
+
+    old: Case
+    new: Case
+    ratio: float
+    low: float
+    high: float
+    verdict: Verdict
+
+    @property
+    def parity_is_worse(self) -> bool:
+        """Whether its vectors have moved away from the same reference by more than rounding does."""
+        old, new = self.old.parity, self.new.parity
+        if old is None or new is None or (old.reference, old.items) != (new.reference, new.items):
+            return False
+        return new.min_cosine < old.min_cosine - _HAIR
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What became of all cases.
+
+    Attributes:
+        changes: The cases that both results have, the slowest ratio first.
+        drift: How many times slower each device was in the new run, whatever ran on it; empty between machines.
+        gone: Cases that only the old results have.
+        added: Cases that only the new results have.
+    """
+
+    changes: tuple[Change, ...]
+    drift: Mapping[Device, float]
+    gone: tuple[Case, ...]
+    added: tuple[Case, ...]
+
+    def regressions(self, fail_above: float) -> list[Change]:
+        """Returns the cases that are slower, and by more than ``fail_above`` of their old time."""
+        return [change for change in self.changes if change.verdict == "slower" and change.ratio > 1 + fail_above]
+
+
+def compare(old: Results, new: Results, *, same_machine: bool, resolution: float = RESOLUTION) -> Comparison:
+    """Finds the cases that both results have, and tells which became slower or faster.
+
+    Args:
+        old: What is compared with.
+        new: What is judged.
+        same_machine: Whether the yardsticks are of one machine, so that they tell how fast it was in each round. Raw
+            times are compared otherwise.
+        resolution: Share of a time up to which no difference is believed, since a process that is started again
+            differs by its memory's layout, which no interval within a run can see.
+
+    Raises:
+        ResultsError: They share no case, are of different artifacts, or hold times that cannot be.
+    """
+    _refuse_other_artifacts(old, new)
+    pairs = _pairs(old, new)
+    drift = _drift(pairs) if same_machine else {}
+    changes = [
+        _judge(before, after, drift.get(after.device), confidence=1 - (1 - CONFIDENCE) / len(pairs), least=resolution)
+        for before, after in pairs
+    ]
+    keys = {before.key for before, _ in pairs}
+    return Comparison(
+        changes=tuple(sorted(changes, key=lambda change: -change.ratio)),
+        drift=drift,
+        gone=tuple(case for case in old.cases if case.key not in keys),
+        added=tuple(case for case in new.cases if case.key not in keys),
+    )
+
+
+def _refuse_other_artifacts(old: Results, new: Results) -> None:
+    seals = {artifact.name: artifact.seal for artifact in old.artifacts}
+    for artifact in new.artifacts:
+        seal = seals.get(artifact.name, artifact.seal)
+        if seal != artifact.seal:
+            raise ResultsError(
+                f"{artifact.name} is not the same artifact in both: its seal was {seal[:12]} and is "
+                f"{artifact.seal[:12]}; measure one artifact twice, or both in one run, by "
+                "`python -m benchmarks OLD_ARTIFACT NEW_ARTIFACT -o REPORT`"
+            )
+
+
+def _pairs(old: Results, new: Results) -> list[tuple[Case, Case]]:
+    before = {case.key: case for case in old.cases}
+    pairs = [(before[case.key], case) for case in new.cases if case.key in before]
+    if not pairs:
+        raise ResultsError(
+            "the results have no case in common, so there is nothing to compare; "
+            "measure the same artifacts, contenders and batch sizes"
+        )
+    for case in (case for pair in pairs for case in pair):
+        _check_times(case)
+    return pairs
+
+
+def _check_times(case: Case) -> None:
+    times = [*case.yardstick, *(second for turn in case.rounds for second in turn)]
+    sound = all(0 < second < math.inf for second in times) and all(case.rounds)
+    if not case.rounds or not sound or len(case.yardstick) != len(case.rounds):
+        raise ResultsError(
+            f"{case.artifact}: {case.label} at {case.items} items: its rounds hold no times above 0, "
+            "or not one of the yardstick each; measure again"
+        )
+
+
+def _drift(pairs: Sequence[tuple[Case, Case]]) -> dict[Device, float]:
+    """Returns, by device, how many times slower it was: what most cases and the yardstick agree on."""
+    drift: dict[Device, float] = {}
+    for device in sorted({new.device for _, new in pairs}):
+        here = [(old, new) for old, new in pairs if new.device == device]
+        shared = float(np.median([_centre(_steady(new)) / _centre(_steady(old)) for old, new in here]))
+        seen = float(np.median([np.median(new.yardstick) / np.median(old.yardstick) for old, new in here]))
+        drift[device] = float(np.clip(shared, min(1.0, seen), max(1.0, seen)))
+    return drift
+
+
+def _judge(old: Case, new: Case, drift: float | None, *, confidence: float, least: float) -> Change:
+    before, after = (case.rounds if drift is None else _steady(case) for case in (old, new))
+    scale = drift or 1.0
+    ratio = _centre(after) / _centre(before) / scale
+    ratios = resample_medians(after, seed=1) / resample_medians(before, seed=0) / scale
+    tail = 50 * (1 - confidence)
+    low, high = map(float, np.percentile(ratios, [tail, 100 - tail]))
+    enough = min(len(before), len(after)) >= FEWEST_ROUNDS
+    verdict: Verdict = "not distinguishable"
+    if enough and low > 1 and ratio > 1 + least:
+        verdict = "slower"
+    elif enough and high < 1 and ratio < 1 / (1 + least):
+        verdict = "faster"
+    return Change(old=old, new=new, ratio=ratio, low=low, high=high, verdict=verdict)
+
+
+def _steady(case: Case) -> Rounds:
+    """Returns the times that the case would have taken, had the machine been as fast in each round as in the median."""
+    usual = float(np.median(case.yardstick))
+    return tuple(
+        tuple(second * usual / yardstick for second in turn)
+        for turn, yardstick in zip(case.rounds, case.yardstick, strict=True)
+    )
+
+
+def _centre(rounds: Rounds) -> float:
+    return float(np.median([np.median(turn) for turn in rounds]))

@@ -1,0 +1,272 @@
+"""A planted slowdown is found and noise is not taken for one. All times are made from seeds; nothing here is timed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.compare import main
+from benchmarks.comparison import CONFIDENCE, Comparison, compare
+from benchmarks.results import Case, Gpu, Results, ResultsError, write_text
+from tests.benchmarks.samples import ARTIFACT, CASE, MACHINE, PARITY, RESULTS, many_cases
+
+_CASES = tuple(
+    replace(case, artifact=name) for name in ("toy-text", "other") for case in many_cases() if case.items != 128
+)
+_OTHER = replace(ARTIFACT, name="other", seal="1" * 64)
+_SLOWED = 7
+
+
+def measured(
+    seed: int, cases: Sequence[Case] = _CASES, *, pace: float = 1.0, factors: Mapping[int, float] | None = None
+) -> Results:
+    """Returns results of a machine that took ``pace`` times as long as it should, swung by itself, and had hiccups.
+
+    Args:
+        seed: Of all noise.
+        cases: What was measured; their times are the median of those they have.
+        pace: Of the whole run.
+        factors: By which the cases at these places took longer still.
+    """
+    generator = np.random.default_rng(seed)
+    speeds = pace * np.exp(np.cumsum(0.03 * generator.standard_normal(12)))
+    yardstick = 0.05 * speeds * np.exp(0.015 * generator.standard_normal(12))
+    timed = []
+    for place, case in enumerate(cases):
+        layout, noise = np.exp(0.01 * generator.standard_normal()), 0.03 * generator.standard_normal((12, 1))
+        times = np.median(case.rounds) * (factors or {}).get(place, 1.0) * layout * speeds[:, None] * np.exp(noise)
+        times = times * np.exp(0.02 * generator.standard_normal((12, 4)))
+        times[generator.random((12, 4)) < 0.03] *= 2.5
+        timed.append(replace(case, rounds=tuple(map(tuple, times.tolist())), yardstick=tuple(yardstick.tolist())))
+    return replace(RESULTS, artifacts=(ARTIFACT, _OTHER), cases=tuple(timed))
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Any:
+    def write(old: Results, new: Results) -> list[str]:
+        paths = [tmp_path / "old.json", tmp_path / "new.json"]
+        for path, results in zip(paths, (old, new), strict=True):
+            write_text(path, results.to_json())
+        return [str(path) for path in paths]
+
+    return write
+
+
+def slower(comparison: Comparison) -> list[Case]:
+    return [change.new for change in comparison.changes if change.verdict == "slower"]
+
+
+@pytest.mark.parametrize("pace", [0.75, 1.0, 1.3])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_planted_slowdown_is_found_and_nothing_else(seed: int, pace: float, files: Any, capsys: Any) -> None:
+    arguments = files(measured(seed), measured(seed + 100, pace=pace, factors={_SLOWED: 1.2}))
+    assert main(arguments) == 1
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = (line for line in lines if line.endswith("  slower"))
+    assert _CASES[_SLOWED].artifact in line
+    assert _CASES[_SLOWED].label in line
+    assert lines.index(line) == [line.startswith("---") for line in lines].index(True) + 1, "the worst comes first"
+    assert "1 slower, 0 faster" in lines[-1]
+
+
+@pytest.mark.parametrize("pace", [0.75, 1.0, 1.3])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_same_thing_twice_passes(seed: int, pace: float, files: Any, capsys: Any) -> None:
+    assert main(files(measured(seed), measured(seed + 100, pace=pace))) == 0
+    assert f"0 slower, 0 faster, {len(_CASES)} not distinguishable" in capsys.readouterr().out
+
+
+def test_a_faster_case_is_faster_and_no_failure(files: Any, capsys: Any) -> None:
+    assert main(files(measured(0), measured(100, factors={_SLOWED: 0.8}))) == 0
+    assert "0 slower, 1 faster" in capsys.readouterr().out
+
+
+def test_a_slowdown_of_everything_is_found_on_a_machine_that_kept_its_pace() -> None:
+    everything = dict.fromkeys(range(len(_CASES)), 1.25)
+    comparison = compare(measured(0), measured(100, factors=everything), same_machine=True)
+    assert len(slower(comparison)) > len(_CASES) / 2
+
+
+def test_a_yardstick_that_alone_is_slower_makes_nothing_faster() -> None:
+    new = measured(100)
+    off = tuple(replace(case, yardstick=tuple(1.3 * y for y in case.yardstick)) for case in new.cases)
+    comparison = compare(measured(0), replace(new, cases=off), same_machine=True)
+    assert {change.verdict for change in comparison.changes} == {"not distinguishable"}
+
+
+def test_a_machine_that_swings_by_a_factor_of_two_is_steadied_by_its_yardstick() -> None:
+    swing = (1.0, 2.0) * 6
+    case = replace(CASE, rounds=tuple((0.01 * p,) * 4 for p in swing), yardstick=tuple(0.05 * p for p in swing))
+    new = replace(case, rounds=tuple(tuple(1.2 * t for t in turn) for turn in case.rounds))
+    (change,) = compare(*(replace(RESULTS, cases=(c,)) for c in (case, new)), same_machine=True).changes
+    assert (change.low, change.ratio, change.high) == pytest.approx((1.2, 1.2, 1.2))
+    assert change.verdict == "slower"
+
+
+def test_many_cases_widen_every_interval() -> None:
+    old, new = measured(0), measured(100)
+    alone = [replace(results, cases=results.cases[:1]) for results in (old, new)]
+    (one,) = compare(*alone, same_machine=False).changes
+    (same,) = (c for c in compare(old, new, same_machine=False).changes if c.new.key == one.new.key)
+    assert same.low < one.low < one.high < same.high
+    assert CONFIDENCE == 0.95
+
+
+def test_a_file_against_itself_is_equal(files: Any, capsys: Any) -> None:
+    path, _ = files(measured(0), measured(0))
+    assert main([path, path]) == 0
+    assert "1.000 (" in capsys.readouterr().out
+
+
+def test_few_rounds_prove_nothing() -> None:
+    old = replace(CASE, rounds=CASE.rounds[:3], yardstick=CASE.yardstick[:3])
+    new = replace(old, rounds=tuple(tuple(2 * second for second in turn) for turn in old.rounds))
+    (change,) = compare(*(replace(RESULTS, cases=(c,)) for c in (old, new)), same_machine=True).changes
+    assert change.ratio == pytest.approx(2)
+    assert change.verdict == "not distinguishable"
+
+
+@pytest.mark.parametrize(("text", "code"), [("30%", 0), ("0.3", 0), ("10%", 1), ("0.1", 1), ("0", 1)])
+def test_what_fails_is_for_the_caller_to_say(text: str, code: int, files: Any) -> None:
+    assert main([*files(measured(0), measured(100, factors={_SLOWED: 1.2})), "--fail-above", text]) == code
+
+
+@pytest.mark.parametrize("text", ["ten", "-1%", "10", "nan", "inf%", "%", ""])
+def test_what_is_no_share_is_refused(text: str, files: Any, capsys: Any) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([*files(measured(0), measured(0)), f"--fail-above={text}"])
+    assert caught.value.code == 2
+    assert "write it as 10% or 0.1" in capsys.readouterr().err
+
+
+def test_differences_below_the_resolution_are_not_believed(files: Any, capsys: Any) -> None:
+    arguments = files(measured(0), measured(100, factors={_SLOWED: 1.3}))
+    assert main([*arguments, "--resolution", "50%"]) == 0
+    assert "0 slower" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"name": "another"}, "name toy-machine -> another"),
+        ({"cores_allowed": 1}, "cores_allowed 2 -> 1"),
+        ({"cpu_flags": ("avx2", "amx_int8")}, "cpu_flags -avx512_vnni +amx_int8"),
+        ({"gpus": (Gpu(name="H200", memory_bytes=1, driver="570"),)}, "gpus none -> H200 (driver 570)"),
+    ],
+)
+def test_another_machine_is_labelled_first_and_its_raw_times_compared(
+    change: dict[str, Any], words: str, files: Any, capsys: Any
+) -> None:
+    new = replace(measured(100, pace=2.0), machine=replace(MACHINE, **change))
+    assert main(files(measured(0), new)) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("DIFFERENT MACHINES, so raw times are compared: ")
+    assert words in lines[0]
+    assert f"{len(_CASES)} slower" in lines[-1]
+
+
+def test_other_software_and_load_are_no_other_machine(files: Any, capsys: Any) -> None:
+    machine = replace(MACHINE, packages=MACHINE.packages | {"onnxruntime": "1.32.0"}, load_average=(9.0, 9.0, 9.0))
+    assert main(files(measured(0), replace(measured(100), machine=machine))) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[0] == ("The same machine, toy-machine, with other software: onnxruntime 1.31.1 -> 1.32.0.")
+    assert "load_average" not in out
+
+
+def test_the_pace_of_the_machine_is_told(files: Any, capsys: Any) -> None:
+    main(files(measured(0), measured(100, pace=1.5)))
+    assert "The cpu was 1." in capsys.readouterr().out
+
+
+def test_other_artifacts_are_refused_with_the_way_out(files: Any, capsys: Any) -> None:
+    new = replace(measured(100), artifacts=(ARTIFACT, replace(_OTHER, seal="2" * 64)))
+    assert main(files(measured(0), new)) == 1
+    err = capsys.readouterr().err
+    assert "other is not the same artifact" in err
+    assert "both in one run" in err
+
+
+def test_cases_of_one_side_are_listed(files: Any, capsys: Any) -> None:
+    old, new = measured(0), measured(100)
+    assert main(files(replace(old, cases=old.cases[:-1]), replace(new, cases=new.cases[1:]))) == 0
+    out = capsys.readouterr().out
+    assert "Only in the old results: toy-text text, runtime fp32 on cpu, graph, 1 of 64 tokens." in out
+    assert "Only in the new results: other text, runtime int8 on cpu, end_to_end, 32." in out
+
+
+def test_nothing_in_common_is_an_error(files: Any, capsys: Any) -> None:
+    old, new = measured(0), measured(100)
+    assert main(files(replace(old, cases=old.cases[:2]), replace(new, cases=new.cases[2:]))) == 1
+    assert "no case in common" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("which", ["old", "new"])
+def test_incomplete_results_are_called_so(which: str, files: Any, capsys: Any) -> None:
+    sides = {"old": measured(0), "new": measured(100)}
+    sides[which] = replace(sides[which], complete=False)
+    main(files(*sides.values()))
+    assert f"The {which} results are incomplete" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rounds": ()},
+        {"rounds": ((),) * 12},
+        {"rounds": ((0.0,),) * 12},
+        {"rounds": ((float("nan"),),) * 12},
+        {"yardstick": (0.05,)},
+        {"yardstick": (-0.05,) * 12},
+    ],
+    ids=str,
+)
+def test_times_that_cannot_be_are_refused(change: dict[str, Any]) -> None:
+    new = measured(100)
+    broken = replace(new, cases=(replace(new.cases[0], **change), *new.cases[1:]))
+    with pytest.raises(ResultsError, match="measure again"):
+        compare(measured(0), broken, same_machine=True)
+
+
+@pytest.mark.parametrize(("cosine", "told"), [(0.99712, False), (0.99705, False), (0.9, True), (1.0, False)])
+def test_parity_that_got_worse_is_told_and_no_failure(cosine: float, told: bool, files: Any, capsys: Any) -> None:
+    case = replace(CASE, parity=replace(PARITY, min_cosine=cosine))
+    assert main(files(RESULTS, replace(RESULTS, cases=(case,)))) == 0
+    assert ("Parity is worse: toy-text" in capsys.readouterr().out) is told
+
+
+def test_parity_against_another_reference_is_not_compared(files: Any, capsys: Any) -> None:
+    case = replace(CASE, parity=replace(PARITY, min_cosine=0.5, reference="another"))
+    main(files(RESULTS, replace(RESULTS, cases=(case,))))
+    assert "Parity" not in capsys.readouterr().out
+
+
+def test_json_says_the_same(files: Any, capsys: Any) -> None:
+    arguments = files(measured(0), measured(100, factors={_SLOWED: 1.2}))
+    assert main([*arguments, "--format", "json"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert document["failed"] is True
+    assert [change["case"] for change in document["changes"] if change["regression"]] == [list(_CASES[_SLOWED].key)]
+
+
+def test_markdown_is_a_table_whose_cells_stay_apart(files: Any, capsys: Any) -> None:
+    case = replace(CASE, contender="a|b")
+    main([*files(*[replace(RESULTS, cases=(case,))] * 2), "--format", "md"])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
+    assert len(lines) == 3
+
+
+def test_missing_results_are_an_error(tmp_path: Path, capsys: Any) -> None:
+    assert main([str(tmp_path), str(tmp_path)]) == 1
+    assert "there is no" in capsys.readouterr().err
+
+
+def test_results_of_another_schema_are_refused(files: Any, capsys: Any) -> None:
+    assert main(files(RESULTS, replace(RESULTS, schema_version=99))) == 1
+    assert "upgrade" in capsys.readouterr().err
