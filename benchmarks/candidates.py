@@ -152,7 +152,7 @@ def _entries(path: Path, results: Results, warnings: list[str]) -> Iterator[_Ent
             warnings.append(f"{path}: {case.label} at {case.items} items has no times that could be; it is left out")
             continue
         yield _Entry(
-            job=Job(artifact=artifacts[case.artifact], tower=case.tower, tokens=None),
+            job=Job(artifact=artifacts[case.artifact], tower=case.tower, tokens=case.tokens),
             machine=results.machine.name,
             case=case,
             stable=is_precise(case.rounds, results.confidence, results.precision),

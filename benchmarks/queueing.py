@@ -59,7 +59,7 @@ class Service:
     @property
     def alone_p95_s(self) -> float:
         """95th percentile of the seconds of an item that never waits: no number of instances is faster."""
-        return float(np.percentile(self.quantiles_s[0], 95))
+        return float(np.percentile(self.quantiles_s[0], 95, method="higher"))
 
 
 @dataclass(frozen=True)

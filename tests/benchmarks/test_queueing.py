@@ -110,6 +110,8 @@ def test_no_instance_is_loaded_to_where_the_queue_may_grow() -> None:
 
 def test_no_number_of_instances_makes_a_service_faster() -> None:
     assert instances_needed(service_times({1: [0.040]}, 1), 100, 0.030) is None
+    # Of twenty times the slowest is the p95 as often as not: it is not told as one between the two slowest.
+    assert service_times({1: [0.010] * 19 + [0.040]}, 1).alone_p95_s == 0.040
     exactly = instances_needed(service_times({1: [0.007]}, 1), 0.1, 0.007)
     assert exactly is not None
     assert exactly[0] == 1, "what takes as long as the bound keeps it"
