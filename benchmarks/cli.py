@@ -26,6 +26,7 @@ from benchmarks.run import Settings, check_resumable, count_left, join, measure_
 from runtime import console
 from runtime.artifact import read_manifest
 from runtime.errors import OutputError, UsageError
+from runtime.manifest import TowerName
 from runtime.threads import available_threads
 
 _OTHERS = ("choose", "compare")
@@ -90,9 +91,9 @@ def _benchmark(arguments: argparse.Namespace, command: str) -> int:
     _check_output(arguments)
     prices = read_prices(arguments.prices) if arguments.prices else None
     effort = _read_effort(arguments)
+    settings = Settings(effort=effort, items=_read_items(arguments.items))
     plan = make_plan(arguments.artifacts, _read_choices(arguments))
     results = _begin(arguments, plan, effort, command)
-    settings = Settings(effort=effort, items={kind: Path(path) for kind, path in _pairs(arguments.items).items()})
     output.mkdir(parents=True, exist_ok=True)
     left = count_left(plan, results)
     with tqdm(total=len(left), unit="group", disable=None) as bar:
@@ -160,6 +161,14 @@ def _read_choices(arguments: argparse.Namespace) -> Choices:
         weights=_pairs(words),
         pythons=_pairs(arguments.python),
     )
+
+
+def _read_items(words: Sequence[str]) -> dict[str, Path]:
+    items = {kind: Path(path) for kind, path in _pairs(words).items()}
+    strange = sorted(items.keys() - {*get_args(TowerName)})
+    if strange:
+        raise UsageError(f"--items names {', '.join(strange)}; kinds of items are {', '.join(get_args(TowerName))}")
+    return items
 
 
 def _pairs(words: Sequence[str]) -> dict[str, str]:

@@ -80,9 +80,8 @@ def make_plan(folders: Sequence[Path], choices: Choices) -> Plan:
         ProviderError: A provider that is named is not active; it would not be measured as another one.
         UsageError: A choice does not fit the artifacts.
     """
-    manifests = {folder: read_manifest(folder) for folder in folders}
-    names = [manifest.name for manifest in manifests.values()]
-    _check_names(names, choices)
+    manifests = [read_manifest(folder) for folder in folders]
+    _check_names([manifest.name for manifest in manifests], choices)
     providers = _find_providers(choices)
     for folder in folders:
         verify(folder, provider="cpu", variant="fp32")
@@ -95,7 +94,7 @@ def make_plan(folders: Sequence[Path], choices: Choices) -> Plan:
             providers=providers,
             pythons=choices.pythons,
         )
-        for folder, manifest in manifests.items()
+        for folder, manifest in zip(folders, manifests, strict=True)
         for tower in manifest.towers
     ]
     groups: list[Group] = []
@@ -105,7 +104,7 @@ def make_plan(folders: Sequence[Path], choices: Choices) -> Plan:
         groups += _make_groups(subject, [way for way in ways if choices.wants(way)], choices)
         skipped += missing
     return Plan(
-        artifacts=tuple(map(describe_artifact, manifests.values())),
+        artifacts=tuple(map(describe_artifact, manifests)),
         subjects=tuple(subjects),
         groups=tuple(groups),
         skipped=tuple(skipped),
