@@ -118,18 +118,13 @@ def measure_group(
     task, arrays = _prepare(group, material, effort, scratch)
     skipped: list[Skipped] = []
     with ExitStack() as stack:
-        entrants: list[_Entrant] = []
+        entrants = []
         for number, way in enumerate(group.ways):
             own = replace(task, way=way, vectors=str(scratch / f"{number}.npy"))
-            worker = Worker(own, scratch / f"{number}.json")
-            stack.callback(worker.close)
             try:
-                start_s, first_s = worker.load()
+                entrants.append(_start(own, stack))
             except EmbeddingBackbonesError as exc:
-                worker.close()
                 skipped.append(_skip(group, way, exc))
-            else:
-                entrants.append(_Entrant(way=way, worker=worker, start_s=start_s, first_s=first_s))
         yardstick = _run_rounds(entrants, group, effort, skipped)
         cases = [_conclude(entrant, group, material, reference, yardstick, skipped) for entrant in entrants]
     work = _count(group, arrays) if group.stage == "graph" else {}
@@ -152,6 +147,21 @@ def embed_judged(way: Way, material: Material, effort: Effort, scratch: Path) ->
     finally:
         worker.close()
     return np.asarray(np.load(vectors))
+
+
+def _start(task: Task, stack: ExitStack) -> _Entrant:
+    """Returns a contender that is loaded, and is closed with ``stack``.
+
+    Raises:
+        EmbeddingBackbonesError: It cannot be loaded.
+    """
+    for is_measured in [False] * task.way.exports + [True]:
+        worker = Worker(task, Path(task.vectors).with_suffix(".json"))
+        stack.callback(worker.close)
+        start_s, first_s = worker.load()
+        if not is_measured:
+            worker.close()
+    return _Entrant(way=task.way, worker=worker, start_s=start_s, first_s=first_s)
 
 
 def _prepare(group: Group, material: Material, effort: Effort, scratch: Path) -> tuple[Task, dict[str, Array]]:

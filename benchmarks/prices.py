@@ -75,7 +75,7 @@ class Prices:
     def per_hour(self, machine: str) -> float | None:
         """Returns the price of an hour of the machine of that name; ``None`` if there is none."""
         price = self.machines.get(machine)
-        return price and price.per_hour
+        return None if price is None else price.per_hour
 
 
 def read_prices(path: Path) -> Prices:

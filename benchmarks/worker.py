@@ -9,7 +9,6 @@ import json
 import os
 import resource
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count, takewhile
@@ -109,12 +108,11 @@ def main(arguments: Sequence[str]) -> None:
     task = read_task(Path(arguments[0]))
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print goes to standard error
-    with tempfile.TemporaryDirectory() as scratch:
-        for answer in _serve(task, Path(scratch)):
-            try:
-                print(json.dumps(answer), file=answers, flush=True)
-            except BrokenPipeError:
-                os._exit(1)  # at an ordinary exit Python would complain of what it cannot flush
+    for answer in _serve(task, Path(arguments[0]).parent):
+        try:
+            print(json.dumps(answer), file=answers, flush=True)
+        except BrokenPipeError:
+            os._exit(1)  # at an ordinary exit Python would complain of what it cannot flush
 
 
 def _serve(task: Task, scratch: Path) -> Iterator[dict[str, Any]]:

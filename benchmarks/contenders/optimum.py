@@ -57,6 +57,7 @@ def _way(subject: Subject) -> Way:
         model=str(find_model_folder(subject, needs_layers=True)),
         tower=subject.tower,
         python=find_python(subject, NAME, ["optimum-onnx", "sentence-transformers"]),
+        exports=True,
     )
 
 

@@ -85,6 +85,7 @@ def _onnx_way(subject: Subject) -> Way:
         model=str(find_model_folder(subject)),
         tower=subject.tower,
         python=find_python(subject, "optimum", [NAME, "optimum-onnx"]),
+        exports=True,
     )
 
 

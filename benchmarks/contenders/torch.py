@@ -104,7 +104,7 @@ def _settle(module: torch.nn.Module, way: Way) -> Callable[..., Any]:
     if way.variant == "float64":
         return module.double()
     if way.variant == "channels_last":
-        return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        return module.to(memory_format=torch.channels_last)
     return torch.compile(module) if way.variant == "compile" else module
 
 

@@ -2,7 +2,6 @@
 
 from benchmarks.report.html import render_html
 from benchmarks.report.markdown import render_markdown
-from benchmarks.report.study import Prices
 from benchmarks.report.write import Format, write_report
 
-__all__ = ["Format", "Prices", "render_html", "render_markdown", "write_report"]
+__all__ = ["Format", "render_html", "render_markdown", "write_report"]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
+from benchmarks.prices import Prices
 from benchmarks.report.facts import caveats, machine_table, method, skipped_table
 from benchmarks.report.sentences import summary
-from benchmarks.report.study import Prices, Section, Study, study
+from benchmarks.report.study import Section, Study, study
 from benchmarks.report.table import Cell, Table
 from benchmarks.report.tables import (
     cost_table,

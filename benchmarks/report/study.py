@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from benchmarks.prices import Prices
+from benchmarks.prices import Prices, cost_per_million
 from benchmarks.report.ratio import Ratio, find_baseline, is_baseline, speed_ratio
 from benchmarks.report.roofline import Roofline, place
 from benchmarks.results import Artifact, Case, Results, Stage
@@ -168,11 +168,6 @@ def _row(results: Results, case: Case, cases: Sequence[Case], per_hour: float | 
         cosine=_cosine(case, cases),
         cost_per_million=cost_per_million(per_hour, figures.items_per_s) if priced and per_hour is not None else None,
     )
-
-
-def cost_per_million(per_hour: float, items_per_s: float) -> float:
-    """Returns what a million items cost at the price of an hour."""
-    return per_hour / (items_per_s * 3600) * 1e6
 
 
 def _cosine(case: Case, cases: Sequence[Case]) -> float | None:

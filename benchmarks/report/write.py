@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from benchmarks.prices import Prices
 from benchmarks.report.html import page
 from benchmarks.report.markdown import pull_request
-from benchmarks.report.study import Prices, Study, study
+from benchmarks.report.study import Study, study
 from benchmarks.results import RESULTS_FILE, Results, write_text
 from runtime.errors import OutputError
 

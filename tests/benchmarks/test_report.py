@@ -10,14 +10,15 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from benchmarks.report import Prices, render_html, render_markdown, write_report
+from benchmarks.prices import MachinePrice, Prices
+from benchmarks.report import render_html, render_markdown, write_report
 from benchmarks.report.choice import choices
 from benchmarks.report.facts import caveats
 from benchmarks.report.plots import throughput_plot
 from benchmarks.report.ratio import speed_ratio
 from benchmarks.report.roofline import Roofline, place
 from benchmarks.report.sentences import summary
-from benchmarks.report.study import Study, cost_per_million, study
+from benchmarks.report.study import Study, study
 from benchmarks.report.words import cosine, digits, percent, short
 from benchmarks.results import Case, Results, Skipped, Work, Worst, read_results
 from runtime.errors import OutputError
@@ -27,14 +28,9 @@ VOID = {"meta", "br", "hr", "img", "input", "link"}
 NASTY = "<script>alert('x')</script> & \"q\" | `tick` [a](http://b) \x00\udcff\u2028 *b*"
 
 
-class FixedPrice:
-    """A price list of one machine."""
-
-    currency = "EUR"
-    date = "2026-11-01"
-
-    def per_hour(self, machine_name: str) -> float | None:
-        return 0.36 if machine_name == MACHINE.name else None
+PRICES = Prices(
+    date="2026-11-01", currency="EUR", machines={MACHINE.name: MachinePrice(per_hour=0.36, source="an offer")}
+)
 
 
 class Reader(HTMLParser):
@@ -106,10 +102,10 @@ def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def full() -> Study:
-    return study(FULL, FixedPrice())
+    return study(FULL, PRICES)
 
 
-@pytest.mark.parametrize("prices", [None, FixedPrice()], ids=["unpriced", "priced"])
+@pytest.mark.parametrize("prices", [None, PRICES], ids=["unpriced", "priced"])
 @pytest.mark.parametrize("sample", SAMPLES)
 def test_every_kind_of_results_gives_a_sound_page(sample: str, prices: Prices | None) -> None:
     page = render_html(SAMPLES[sample], prices)
@@ -129,7 +125,7 @@ def test_plots_have_a_name_for_who_cannot_see_them() -> None:
 
 
 def test_the_page_needs_nothing_from_outside() -> None:
-    page = render_html(FULL, FixedPrice())
+    page = render_html(FULL, PRICES)
     assert not {"script", "link", "img", "iframe"} & set(read(page).tags)
     assert not re.search(r"https?:|url\((?!#)|@import|//", page)
 
@@ -139,7 +135,7 @@ def test_the_report_is_small(tmp_path: Path) -> None:
     cases = tuple(replace(case, artifact=artifact.name) for artifact in artifacts for case in many_cases())
     results = replace(RESULTS, artifacts=artifacts, cases=cases)
     assert len(cases) == 192
-    page, text = write_report(results, tmp_path, ["html", "md"], FixedPrice())
+    page, text = write_report(results, tmp_path, ["html", "md"], PRICES)
     assert page.stat().st_size < 400_000
     assert text.stat().st_size < 65_536  # what GitHub takes as a comment
 
@@ -185,7 +181,7 @@ def columns(line: str) -> int:
 
 
 def test_rows_of_markdown_have_the_columns_of_their_header() -> None:
-    blocks = re.findall(r"(?:^\|.*\|\n)+", render_markdown(nasty(), FixedPrice()), re.M)
+    blocks = re.findall(r"(?:^\|.*\|\n)+", render_markdown(nasty(), PRICES), re.M)
     assert blocks
     for block in blocks:
         assert len({columns(line) for line in block.splitlines()}) == 1
@@ -248,7 +244,6 @@ def test_what_was_not_measured_has_no_heading() -> None:
 
 
 def test_cost_is_the_hour_shared_by_what_it_embeds(full: Study) -> None:
-    assert cost_per_million(0.36, 100) == pytest.approx(1.0)
     ends = [row for row in full.rows if row.case.stage == "end_to_end"]
     assert all(row.cost_per_million == pytest.approx(100 / row.summary.items_per_s) for row in ends)
     assert all(row.cost_per_million is None for row in full.rows if row.case.stage == "graph")
@@ -256,7 +251,7 @@ def test_cost_is_the_hour_shared_by_what_it_embeds(full: Study) -> None:
 
 def test_without_a_price_no_cost_is_made_up() -> None:
     elsewhere = replace(FULL, machine=replace(MACHINE, name="elsewhere"))
-    page = render_html(elsewhere, FixedPrice())
+    page = render_html(elsewhere, PRICES)
     assert "The prices of 2026-11-01 have none of elsewhere" in page
     assert "EUR" not in page
     assert "Without --prices" in render_html(FULL, None)
@@ -357,7 +352,7 @@ def test_shares_ticks_and_cosines_are_short() -> None:
 
 def test_each_format_is_a_file(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "report"
-    paths = write_report(FULL, folder, ["html", "md", "json"], FixedPrice())
+    paths = write_report(FULL, folder, ["html", "md", "json"], PRICES)
     assert paths == [folder / "report.html", folder / "report.md", folder / "results.json"]
     assert sorted(folder.iterdir()) == sorted(paths)
     assert read_results(folder) == FULL
