@@ -13,8 +13,8 @@ demo: $(READY)  ## export a backbone, embed photos with the runtime, print how s
 test: $(READY)  ## run all tests; ARGS="-m 'not full'" leaves out those of real size
 	$(BIN)/python -m pytest $(ARGS)
 
-bench: demo  ## measure the demo's text model: texts a second, installation, start
-	$(BIN)/python -m benchmarks.throughput artifacts/demo/all-MiniLM-L6-v2 --sentence-transformers $(MINILM)
+bench: demo  ## measure the demo's text model beside torch and sentence-transformers; write artifacts/demo/report
+	$(BIN)/python -m benchmarks artifacts/demo/all-MiniLM-L6-v2 --weights $(MINILM) -o artifacts/demo/report --force
 	$(BIN)/python -m benchmarks.footprint artifacts/demo/all-MiniLM-L6-v2 --sentence-transformers $(MINILM)
 
 fuzz: $(READY)  ## throw damaged files at every reader, SECONDS=60 at each
