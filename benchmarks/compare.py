@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_share,
         default=RESOLUTION,
         metavar="SHARE",
-        help="differences up to this are not believed, whatever their interval (default: 5%%)",
+        help="what a fresh process may differ by; a verdict's whole interval lies beyond (default: 5%%)",
     )
     parser.add_argument("--format", choices=("text", "md", "json"), default="text", help="default: %(default)s")
     return parser

@@ -1,9 +1,13 @@
 """Old results against new ones: which cases became slower, and which differences the noise could have made.
 
-Three things keep noise from passing for news. Within a run, each round is divided by its own yardstick: a machine that
-swings gives a wide interval instead of a wrong one. Between runs, what all cases share is taken off, as far as the
-yardstick shows it too: neither a yardstick that is off nor a change of every case can then pass for the other. And the
-interval of each case is widened until all of them together hold with the confidence asked for.
+Within a run, each round is divided by its own yardstick: a machine that swings gives a wide interval, not a wrong one.
+Between runs, what most cases share is taken off, as far as the yardstick shows it too: a yardstick that is off alone
+changes nothing. What is lost by that: every case slower on a day when the machine was faster cannot be told from a
+yardstick that is off, and is not called slower.
+
+The intervals are widened until all of them together hold with the confidence asked for (Bonferroni), and a verdict
+needs one that lies beyond the resolution as a whole. In 600 simulated comparisons of the same thing, of 36 cases and on
+days up to 30% apart, no case had one; where leaving out 1 was enough, some case had one in about a fifth of them.
 """
 
 from __future__ import annotations
@@ -87,7 +91,7 @@ def compare(old: Results, new: Results, *, same_machine: bool, resolution: float
         same_machine: Whether the yardsticks are of one machine, so that they tell how fast it was in each round. Raw
             times are compared otherwise.
         resolution: Share of a time up to which no difference is believed, since a process that is started again
-            differs by its memory's layout, which no interval within a run can see.
+            differs by its memory's layout, which no interval within a run can see; the interval has to lie beyond it.
 
     Raises:
         ResultsError: They share no case, are of different artifacts, or hold times that cannot be.
@@ -163,9 +167,9 @@ def _judge(old: Case, new: Case, drift: float | None, *, confidence: float, leas
     low, high = map(float, np.percentile(ratios, [tail, 100 - tail]))
     enough = min(len(before), len(after)) >= FEWEST_ROUNDS
     verdict: Verdict = "not distinguishable"
-    if enough and low > 1 and ratio > 1 + least:
+    if enough and low > 1 + least:
         verdict = "slower"
-    elif enough and high < 1 and ratio < 1 / (1 + least):
+    elif enough and high < 1 / (1 + least):
         verdict = "faster"
     return Change(old=old, new=new, ratio=ratio, low=low, high=high, verdict=verdict)
 
