@@ -74,7 +74,8 @@ def _compare(arguments: argparse.Namespace) -> int:
     else:
         rows = [_row(change) for change in comparison.changes]
         draw = console.table if arguments.format == "text" else _markdown
-        print("\n\n".join(["\n".join(notes), draw(_HEADER, rows), _conclusion(comparison, regressions, arguments)]))
+        conclusion = _conclusion(comparison, regressions, arguments)
+        print("\n\n".join(filter(None, ["\n".join(notes), draw(_HEADER, rows), conclusion])))
     return 1 if regressions else 0
 
 
