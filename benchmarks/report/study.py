@@ -166,7 +166,7 @@ def _row(results: Results, case: Case, cases: Sequence[Case], per_hour: float | 
         ratio=speed_ratio(case, baseline, results.confidence) if baseline else None,
         roofline=place(case, figures.p50_ms, results.ceilings),
         cosine=_cosine(case, cases),
-        cost_per_million=cost_per_million(per_hour, figures.items_per_s) if priced and per_hour is not None else None,
+        cost_per_million=cost_per_million(figures.items_per_s, per_hour) if priced and per_hour is not None else None,
     )
 
 
