@@ -8,7 +8,8 @@ EmbeddingBackbonesError
     │   └── WeightsMismatchError       they are of another model
     ├── GraphError                 torch cannot trace the model, or the graph breaks its contract
     ├── ParityError                the graph does not agree with torch
-    ├── VariantError               another precision does not reach its floors, or cannot be made
+    ├── VariantError               another precision cannot be made
+    │   ├── FloorError                 it can, and does not reach its floors
     │   └── QuantizationError          the graph cannot be computed in 8 bits
     └── DestinationError           the artifact cannot be written there
 """
@@ -48,6 +49,19 @@ class ParityError(ExportError):
 
 class VariantError(ExportError):
     """A variant of a graph does not reach its floors, or cannot be made; the message holds the figures."""
+
+
+class FloorError(VariantError):
+    """A variant does not reach its floors on items that it was not made from.
+
+    Attributes:
+        min_cosine: The smallest cosine similarity that it reaches.
+    """
+
+    def __init__(self, message: str, min_cosine: float) -> None:
+        """Keeps the figure beside the message."""
+        super().__init__(message)
+        self.min_cosine = min_cosine
 
 
 class QuantizationError(VariantError):

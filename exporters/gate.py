@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from exporters.errors import VariantError
+from exporters.errors import FloorError, VariantError
 from runtime.agreement import cosine_similarities, measure_agreement, near_one, neighbour_overlap
 from runtime.embedder import Embedder, quiet
 from runtime.errors import InferenceError, NonFiniteError
@@ -62,7 +62,7 @@ class Gate:
             raise VariantError(f"{exc}; the fp32 graph's vectors of the same items are finite") from exc
         faults = find_faults(parity, batch_invariant=batch_invariant)
         if faults:
-            raise VariantError(f"{'; '.join(faults)} ({describe_figures(parity)})")
+            raise FloorError(f"{'; '.join(faults)} ({describe_figures(parity)})", parity.min_cosine)
         return parity
 
     def _measure(self, graph: str, floors: Floors) -> VariantParity:

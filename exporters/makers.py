@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from exporters.calibration import Samples
 from exporters.census import take_census
-from exporters.errors import VariantError
 from exporters.graph_file import write_graph
 from exporters.passes.fuse import LAYOUT_FLAG, fuse
 from exporters.passes.fuse_around_products import fuse_around_products
 from exporters.passes.half import to_half
 from exporters.passes.int8 import StaticQuantizer, quantize_dynamic
 from exporters.sensitivity import Sensitivity, find_sensitive
-from runtime.agreement import near_one
-from runtime.variants import Calibration, CalibrationMethod, Level, Precision
+from runtime.variants import Calibration, CalibrationMethod, Level, Precision, Variant
 
 # Who knows the operators of a level; TensorRT leaves what it does not know to CUDA, and OpenVINO to nobody.
 _RUN_BY: Mapping[Level, tuple[str, ...]] = MappingProxyType(
@@ -41,7 +40,7 @@ class Order:
         samples: Batches of the graph's inputs, from real items.
         calibration: What is recorded of them.
         method: How int8's ranges follow from the values that were seen.
-        min_cosine: Smallest cosine similarity to the tower's own graph that is to be kept on the samples.
+        min_cosine: Smallest cosine similarity to the tower's own graph that is aimed at on the samples.
         accept_batch_dependent: Whether int8 may take the range of each batch.
     """
 
@@ -57,7 +56,12 @@ class Order:
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """What was made, in the words of :class:`runtime.variants.Variant`, and which layers cost most, worst first."""
+    """What was made, in the words of :class:`runtime.variants.Variant`, and how it came out.
+
+    Attributes:
+        sample_cosine: Smallest cosine similarity on the samples, where they were measured; the gate has others.
+        worst_layers: Which layers cost most, the worst first; empty where none had to be measured.
+    """
 
     level: Level
     providers: tuple[str, ...]
@@ -66,7 +70,17 @@ class Made:
     float_nodes: tuple[str, ...] = ()
     calibration: Calibration | None = None
     batch_invariant: bool = True
+    sample_cosine: float | None = None
     worst_layers: tuple[str, ...] = ()
+
+    def describe_worst(self) -> str:
+        """Returns which layers cost most, for a person who has to decide what to do about it."""
+        return f"{len(self.float_nodes)} nodes left in float; the worst layers: {', '.join(self.worst_layers)}"
+
+    def record(self) -> dict[str, Any]:
+        """Returns what goes into the variant's record."""
+        kept = {field.name for field in fields(Variant)}
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name in kept}
 
 
 def _make_optimized(order: Order) -> Made:
@@ -111,25 +125,17 @@ def _make_int8(order: Order) -> Made:
         external_data=weights.name if weights.exists() else None,
         float_nodes=found.float_nodes,
         calibration=order.calibration,
-        worst_layers=_name_worst(found),
+        sample_cosine=found.min_cosine,
+        worst_layers=tuple(f"{cost.node} costs {cost.cost:.1e}" for cost in found.costs[:3]),
     )
 
 
 def _quantize_statically(graph: Path, order: Order) -> Sensitivity:
-    """Writes ``graph`` in 8 bits, with what has to stay in float for the cosine that is to be kept."""
+    """Writes ``graph`` in 8 bits, with what has to stay in float for the cosine that is aimed at, or comes nearest."""
     with StaticQuantizer(graph, order.samples[::2], method=order.method) as quantizer:
         found = find_sensitive(quantizer, order.samples[1::2], floor=order.min_cosine)
-        if not found.min_cosine >= order.min_cosine:
-            raise VariantError(
-                f"min cosine {near_one(found.min_cosine)} is below {near_one(order.min_cosine)} even with "
-                f"{len(found.float_nodes)} nodes in float; the worst: {', '.join(_name_worst(found))}"
-            )
         quantizer.write(order.output, found.float_nodes)
     return found
-
-
-def _name_worst(found: Sensitivity) -> tuple[str, ...]:
-    return tuple(f"{cost.node} costs {cost.cost:.1e}" for cost in found.costs[:3])
 
 
 MAKERS: Mapping[Precision, Callable[[Order], Made]] = MappingProxyType(

@@ -18,7 +18,7 @@ import runtime
 from exporters import graph_file, makers, variants
 from exporters.census import take_census
 from exporters.cli import main
-from exporters.errors import DestinationError, VariantError
+from exporters.errors import DestinationError, FloorError, VariantError
 from exporters.export import export
 from exporters.gate import Gate
 from exporters.passes import fuse
@@ -184,7 +184,10 @@ def test_every_precision_of_a_text_and_an_image_tower_passes_its_floors(
 def test_a_floor_out_of_reach_is_refused_with_the_worst_layers(text_artifact: Path) -> None:
     options = VariantOptions(precisions=("fp32", "int8"), items=16, min_cosine=1.0)
     before = contents(text_artifact)
-    with pytest.raises(VariantError, match=r"text int8: min cosine .* nodes in float; the worst: .* costs .*, .*, .*"):
+    with pytest.raises(
+        VariantError,
+        match=r"text int8: min cosine .* is below 1 .* nodes left in float; the worst layers: .* costs .*, .*, .*",
+    ):
         add_variants(text_artifact, options)
     assert contents(text_artifact) == before
 
@@ -232,11 +235,11 @@ def test_int8_that_misses_its_floor_on_other_items_is_made_once_more_with_more_l
 
     def record(order: makers.Order) -> makers.Made:
         targets.append(order.min_cosine)
-        return replace(make(order), worst_layers=("a costs 0.1", "b costs 0.01"))
+        return replace(make(order), sample_cosine=0.96, worst_layers=("a costs 0.1", "b costs 0.01"))
 
     def refuse(gate: Gate, *arguments: Any, **named: Any) -> Any:
         if len(targets) < refusals + 1:
-            raise VariantError("below the floor")
+            raise FloorError("below the floor", 0.8)
         return measure(gate, *arguments, **named)
 
     monkeypatch.setattr(variants, "MAKERS", {"int8": record})
@@ -244,11 +247,20 @@ def test_int8_that_misses_its_floor_on_other_items_is_made_once_more_with_more_l
     refusals = 1
     (outcome,) = add_variants(artifact, VariantOptions(precisions=("int8",), items=16, min_cosine=0.9))
     assert (outcome.variant is None, outcome.reason, outcome.failed) == (False, "", False)
-    assert targets == pytest.approx([0.93, 0.965])
+    assert targets == pytest.approx([0.93, 1 - 0.7 * 0.5 * 0.04])
     targets.clear()
     refusals = 2
-    with pytest.raises(VariantError, match=r"below the floor; the worst layers: a costs 0\.1, b costs 0\.01"):
+    with pytest.raises(
+        VariantError, match=r"below the floor; 0 nodes left .*; the worst layers: a costs 0\.1, b costs"
+    ):
         add_variants(artifact, VariantOptions(precisions=("int8",), items=16, min_cosine=0.9))
+    assert len(targets) == 2
+
+
+def test_what_is_aimed_at_is_always_above_what_was_reached() -> None:
+    assert variants.aim_higher(0.99, 0.98, 0.99) == pytest.approx(1 - 0.7 * 0.5 * 0.01)
+    assert 0.99 < variants.aim_higher(0.99, 0.999, 0.99) < 1
+    assert variants.aim_higher(1.0, 1.0, 0.99) == 1
 
 
 def test_a_file_system_without_links_and_a_full_disk(
