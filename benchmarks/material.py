@@ -6,21 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from benchmarks.contenders.contender import Array, Subject
+from benchmarks.contenders.contender import Array, Subject, usable
 from benchmarks.worker import write_arrays
 from exporters.corpus import MIN_ITEMS, load_corpus
 from runtime.errors import EmbeddingBackbonesError, UsageError
 from runtime.jobs.inputs import open_inputs
 from runtime.jobs.source import Unreadable
 from runtime.manifest import TowerName
-from runtime.preprocess import UnusableItemError
-from runtime.session import SessionOptions
-from runtime.tower import LoadedTower, Row, group_key
+from runtime.tower import Row, build_preprocessor, group_key
 
 _JPEG_QUALITY = 90
 _AROUND, _ACROSS = 48, 24  # points of a torus
@@ -127,8 +124,7 @@ class Material:
     def __init__(self, subject: Subject, items: Items) -> None:
         """Prepares ``items``; a quarter of them, but not too few for ten neighbours, are those that are judged."""
         record = subject.manifest.towers[subject.tower]
-        options = SessionOptions(provider="cpu", variant="fp32")
-        self._tower = LoadedTower(subject.folder, record, options)
+        self._preprocessor = build_preprocessor(record.preprocessing, subject.folder, 1)
         self._max_length = getattr(record.preprocessing, "max_length", None)
         self.items = items
         judged = max(2 * MIN_ITEMS, len(items.items) // _JUDGED)
@@ -139,7 +135,7 @@ class Material:
         items = self.items.items
         if tokens is not None:
             items = tuple(" ".join([*items[at:], *items[:at]]) for at in range(min(size, len(items))))
-        arrays = self._tower.collate(self._prepare(list(islice(cycle(items), size))))
+        arrays = self._preprocessor.collate(self._prepare(list(islice(cycle(items), size))))
         arrays = {name: array[:, :tokens] for name, array in arrays.items()} if tokens is not None else arrays
         write_arrays(path, [arrays])
         return arrays
@@ -152,7 +148,7 @@ class Material:
             batch = rows[start : start + size]
             if len({group_key(row) for row in batch}) > 1:
                 raise EmbeddingBackbonesError("items of one batch differ in shape; take others by --items")
-            batches.append(self._tower.collate(batch))
+            batches.append(self._preprocessor.collate(batch))
         write_arrays(path, batches)
 
     def calls(self, size: int, turns: int) -> tuple[tuple[str, ...], ...]:
@@ -164,9 +160,5 @@ class Material:
         """Tells whether the tower takes texts of that length."""
         return tokens is None or self._max_length is None or tokens <= self._max_length
 
-    def _prepare(self, items: Sequence[Any]) -> list[Row]:
-        rows = self._tower.prepare(items)
-        bad = next((row for row in rows if isinstance(row, UnusableItemError)), None)
-        if bad is not None:
-            raise EmbeddingBackbonesError(f"an item cannot be embedded: {bad}")
-        return [row for row in rows if not isinstance(row, UnusableItemError)]
+    def _prepare(self, items: Sequence[str]) -> list[Row]:
+        return usable(self._preprocessor.prepare_all(items))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeAlias, assert_never
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, assert_never
 
 import numpy as np
 
@@ -24,9 +24,7 @@ from runtime.preprocess import UnusableItemError
 from runtime.session import Session, SessionOptions, Stop
 
 if TYPE_CHECKING:
-    from runtime.preprocess.image import ImagePreprocessor
-    from runtime.preprocess.pointcloud import PointCloudPreprocessor
-    from runtime.preprocess.text import TextPreprocessor, Tokens
+    from runtime.preprocess.text import Tokens
 
 Row: TypeAlias = "np.ndarray[Any, Any] | Tokens"
 Vectors: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
@@ -59,6 +57,16 @@ PORTIONS: Mapping[tuple[TowerName, str], Portions] = MappingProxyType(
 )
 
 
+class Preprocessor(Protocol):
+    """What makes of items what a graph takes."""
+
+    def prepare_all(self, items: Sequence[Any]) -> Sequence[Row | UnusableItemError]:
+        """Returns one row of the graph's input for each item, or why it has none."""
+
+    def collate(self, rows: Sequence[Any]) -> dict[str, np.ndarray[Any, Any]]:
+        """Returns the graph's inputs for rows that go together, by name; texts are padded."""
+
+
 class LoadedTower:
     """Preprocessing and graph of one kind of item.
 
@@ -70,7 +78,7 @@ class LoadedTower:
     def __init__(self, folder: Path, tower: Tower, options: SessionOptions) -> None:
         """Loads ``tower`` from the artifact in ``folder``; see :class:`runtime.session.Session` for the rest."""
         self.session = Session(folder, tower, options)
-        self._preprocessor = _build_preprocessor(tower.preprocessing, folder, self.session.provider.sequence_multiple)
+        self._preprocessor = build_preprocessor(tower.preprocessing, folder, self.session.provider.sequence_multiple)
         usual = PORTIONS[tower.preprocessing.kind, self.session.provider.device]
         self.portions = _resize(usual, tower.preprocessing, options.batch_size)
 
@@ -148,10 +156,14 @@ def row_cost(row: Row) -> int:
     return len(row) if row.ndim == 2 else 1
 
 
-def _build_preprocessor(
-    preprocessing: Preprocessing, folder: Path, sequence_multiple: int
-) -> ImagePreprocessor | TextPreprocessor | PointCloudPreprocessor:
-    """Imports what this kind of item needs, and nothing of the other kinds."""
+def build_preprocessor(preprocessing: Preprocessing, folder: Path, sequence_multiple: int) -> Preprocessor:
+    """Returns what prepares items of one kind, having imported what it needs, and nothing of the other kinds.
+
+    Args:
+        preprocessing: What is to be done.
+        folder: The artifact, for its tokenizer.
+        sequence_multiple: To which texts are padded.
+    """
     if isinstance(preprocessing, ImagePreprocessing):
         from runtime.preprocess.image import ImagePreprocessor
 

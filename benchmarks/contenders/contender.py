@@ -11,7 +11,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from benchmarks.results import Precision, Stage
+from runtime.errors import EmbeddingBackbonesError
 from runtime.manifest import Manifest, TowerName
+from runtime.preprocess import UnusableItemError
+from runtime.tower import Row
 
 Array = np.ndarray[Any, Any]
 
@@ -75,3 +78,15 @@ class Contender(Protocol):
 
     def take_apart(self, items: Sequence[Any]) -> dict[str, float]:
         """Returns the seconds of each step of embedding ``items``, one after another; empty if it cannot tell."""
+
+
+def usable(rows: Sequence[Row | UnusableItemError]) -> list[Row]:
+    """Returns the rows of items that were prepared.
+
+    Raises:
+        EmbeddingBackbonesError: An item has none.
+    """
+    bad = next((row for row in rows if isinstance(row, UnusableItemError)), None)
+    if bad is not None:
+        raise EmbeddingBackbonesError(f"an item cannot be embedded: {bad}")
+    return [row for row in rows if not isinstance(row, UnusableItemError)]

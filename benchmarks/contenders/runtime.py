@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import runtime
-from benchmarks.contenders.contender import Array, Contender, Subject, Way
+from benchmarks.contenders.contender import Array, Contender, Subject, Way, usable
 from benchmarks.results import Precision, Skipped
 from runtime.batching import plan_batches
 from runtime.choice import find_obstacle as find_variant_obstacle
 from runtime.embedder import quiet
-from runtime.errors import EmbeddingBackbonesError
 from runtime.hardware import bf16_units
 from runtime.manifest import ImagePreprocessing, Tower, TowerName
 from runtime.pipeline import Pipeline
-from runtime.preprocess import UnusableItemError
 from runtime.preprocess.image import load_image
 from runtime.provider_options import OpenVinoOptions
 from runtime.providers import find_provider
@@ -108,20 +106,13 @@ def _prepare(tower: LoadedTower, record: Tower, items: Sequence[Any]) -> tuple[d
     """Returns the seconds of each step from ``items`` to rows of the graph's input, and those rows."""
     started = time.perf_counter()
     if not isinstance(record.preprocessing, ImagePreprocessing):
-        rows = _usable(tower.prepare(items))
+        rows = usable(tower.prepare(items))
         step = "tokenize" if record.preprocessing.kind == "text" else "read and sample"
         return {step: time.perf_counter() - started}, rows
     images = [load_image(item) for item in items]
     decoded = time.perf_counter()
-    rows = _usable(tower.prepare(images))
+    rows = usable(tower.prepare(images))
     return {"decode": decoded - started, "resize": time.perf_counter() - decoded}, rows
-
-
-def _usable(rows: Sequence[Row | UnusableItemError]) -> list[Row]:
-    usable = [row for row in rows if not isinstance(row, UnusableItemError)]
-    if len(usable) < len(rows):
-        raise EmbeddingBackbonesError("an item cannot be embedded; leave it out")
-    return usable
 
 
 def _batches(tower: LoadedTower, rows: Sequence[Row]) -> list[list[Row]]:

@@ -11,18 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.contenders.contender import Array, Contender, Subject, Way
+from benchmarks.contenders.contender import Array, Contender, Subject, Way, usable
 from benchmarks.results import Precision, Skipped
 from exporters.registry import BACKBONES, find_backbone
 from exporters.spec import ExportOptions
 from exporters.towers.load import load_towers
-from runtime.errors import EmbeddingBackbonesError, UsageError
+from runtime.batching import BatchLimit, plan_batches
+from runtime.errors import UsageError
 from runtime.hardware import bf16_units, gpu_names
 from runtime.manifest import Pooling
+from runtime.tower import Preprocessor, build_preprocessor, row_cost
 
 if TYPE_CHECKING:
     import torch
 
+_BATCH = 32
 _PRECISIONS: dict[str, Precision] = {"eager": "fp32", "channels_last": "fp32", "compile": "fp32"}
 
 
@@ -59,8 +62,9 @@ def make_way(subject: Subject, variant: str, provider: str, precision: Precision
         variant=variant,
         provider=provider,
         precision=precision,
-        stages=("graph",),
-        model=json.dumps({"backbone": subject.manifest.backbone, "options": chosen}),
+        # torch.compile would compile again for every length and number of items
+        stages=("graph",) if variant == "compile" else ("graph", "end_to_end"),
+        model=json.dumps({"backbone": subject.manifest.backbone, "options": chosen, "folder": str(subject.folder)}),
         tower=subject.tower,
     )
 
@@ -93,7 +97,8 @@ def load(way: Way, threads: int, scratch: Path) -> Contender:
     if tower is None:
         raise UsageError(f"the weights {options.weights} have no {way.tower} tower")
     names = [given.spec.name for given in tower.inputs()]
-    return _Torch(_settle(tower.module().eval(), way), names, way)
+    preprocessor = build_preprocessor(tower.record.preprocessing, Path(model["folder"]), 1)
+    return _Torch(_settle(tower.module().eval(), way), names, preprocessor, way)
 
 
 def _settle(module: torch.nn.Module, way: Way) -> Callable[..., Any]:
@@ -109,8 +114,8 @@ def _settle(module: torch.nn.Module, way: Way) -> Callable[..., Any]:
 
 
 class _Torch:
-    def __init__(self, call: Callable[..., Any], names: Sequence[str], way: Way) -> None:
-        self._call, self._names, self._way = call, names, way
+    def __init__(self, call: Callable[..., Any], names: Sequence[str], preprocessor: Preprocessor, way: Way) -> None:
+        self._call, self._names, self._preprocessor, self._way = call, names, preprocessor, way
 
     def embed_arrays(self, arrays: Mapping[str, Array]) -> Array:
         import torch
@@ -123,7 +128,12 @@ class _Torch:
             return np.asarray(wide.cpu().numpy())  # which waits for a GPU
 
     def embed_items(self, items: Sequence[Any]) -> Array:
-        raise EmbeddingBackbonesError("torch is measured on arrays alone")
+        """Prepares as the runtime does, and embeds as sentence-transformers does: sorted by length, 32 at a time."""
+        rows = usable(self._preprocessor.prepare_all(items))
+        batches = plan_batches([row_cost(row) for row in rows], BatchLimit(items=_BATCH))
+        vectors = [self.embed_arrays(self._preprocessor.collate([rows[at] for at in batch])) for batch in batches]
+        order = np.argsort(np.concatenate(batches))
+        return np.asarray(np.concatenate(vectors)[order])
 
     def take_apart(self, items: Sequence[Any]) -> dict[str, float]:
         return {}

@@ -49,6 +49,7 @@ def test_all_contenders_were_measured_in_the_same_rounds(results: Results) -> No
         ("runtime", "fp32", "graph"),
         ("torch", "eager", "graph"),
         ("runtime", "fp32", "end_to_end"),
+        ("torch", "eager", "end_to_end"),
     ]
     for case in results.cases:
         assert len(case.rounds) == len(case.yardstick) >= 3
