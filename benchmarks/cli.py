@@ -23,6 +23,7 @@ from benchmarks.prices import Prices, read_prices
 from benchmarks.report import Format, write_report
 from benchmarks.results import RESULTS_FILE, SCHEMA_VERSION, Results, read_results, write_text
 from benchmarks.run import Settings, check_resumable, count_left, join, measure_plan
+from exporters.progress import Stage, StageDisplay
 from runtime import console
 from runtime.artifact import read_manifest
 from runtime.errors import OutputError, UsageError
@@ -92,9 +93,11 @@ def _benchmark(arguments: argparse.Namespace, command: str) -> int:
     prices = read_prices(arguments.prices) if arguments.prices else None
     effort = _read_effort(arguments)
     settings = Settings(effort=effort, items=_read_items(arguments.items))
-    plan = make_plan(arguments.artifacts, _read_choices(arguments))
-    results = _begin(arguments, plan, effort, command)
-    output.mkdir(parents=True, exist_ok=True)
+    stage = StageDisplay(sys.stderr)
+    with stage("verify"):
+        plan = make_plan(arguments.artifacts, _read_choices(arguments))
+    output.mkdir(parents=True, exist_ok=True)  # before the work, in case that it cannot be
+    results = _begin(arguments, plan, effort, command, stage)
     left = count_left(plan, results)
     with tqdm(total=len(left), unit="group", disable=None) as bar:
 
@@ -178,7 +181,7 @@ def _pairs(words: Sequence[str]) -> dict[str, str]:
     return pairs
 
 
-def _begin(arguments: argparse.Namespace, plan: Plan, effort: Effort, command: str) -> Results:
+def _begin(arguments: argparse.Namespace, plan: Plan, effort: Effort, command: str, stage: Stage) -> Results:
     fresh = Results(
         schema_version=SCHEMA_VERSION,
         date=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
@@ -199,4 +202,5 @@ def _begin(arguments: argparse.Namespace, plan: Plan, effort: Effort, command: s
     if arguments.no_ceilings:
         return fresh
     providers = tuple(dict.fromkeys(provider for subject in plan.subjects for provider in subject.providers))
-    return dataclasses.replace(fresh, ceilings=measure_ceilings(effort.threads, providers))
+    with stage("ceilings"):
+        return dataclasses.replace(fresh, ceilings=measure_ceilings(effort.threads, providers))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from benchmarks.contenders.contender import Subject
 from benchmarks.contenders.peers import PeerError
+from exporters.spec import random_seed
 from runtime.manifest import Tower
 
 
@@ -21,10 +22,10 @@ def find_model_folder(subject: Subject, *, needs_layers: bool = False) -> Path:
     Raises:
         PeerError: There is no such folder, or its vectors would be others.
     """
-    if subject.weights in (None, "random", "pretrained"):
-        known = "unknown" if subject.weights is None else subject.weights
-        raise PeerError(f"it loads a model's folder, and the weights are {known}; name the folder they came from")
-    folder = Path(subject.weights)
+    weights = subject.weights or "unknown"
+    if weights in ("unknown", "pretrained") or random_seed(weights) is not None:
+        raise PeerError(f"it loads a model's folder, and the weights are {weights}; name the folder they came from")
+    folder = Path(weights)
     has_layers = (folder / "modules.json").is_file()
     if not has_layers and not (folder / "config.json").is_file():
         raise PeerError(f"{folder} is no folder in the layout of sentence-transformers or transformers")
