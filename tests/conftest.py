@@ -33,6 +33,29 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Spreads what needs a backbone of real size among the other modules: exports of the next ones run beside those."""
+    sized: dict[str, list[pytest.Item]] = {}
+    modules: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        name = (
+            item.callspec.params.get("real")
+            if isinstance(item, pytest.Function) and hasattr(item, "callspec")
+            else None
+        )
+        group = modules.setdefault(item.path, []) if name is None else sized.setdefault(name, [])
+        group.append(item)
+    waiting, step = list(sized.values()), sum(map(len, modules.values())) / max(1, len(sized))
+    spread: list[pytest.Item] = []
+    others = 0
+    for module in modules.values():
+        while waiting and others >= step * (len(sized) - len(waiting)):
+            spread += waiting.pop(0)
+        spread += module
+        others += len(module)
+    items[:] = [*spread, *(item for group in waiting for item in group)]
+
+
 class TinyCnn(nn.Module):
     """A classifier with the parts of a real one, small enough to be exported in seconds."""
 
