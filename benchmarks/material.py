@@ -22,7 +22,7 @@ from runtime.tower import Row, build_preprocessor, group_key
 _JPEG_QUALITY = 90
 _AROUND, _ACROSS = 48, 24  # points of a torus
 _COUNTS: dict[TowerName, int] = {"text": 256, "image": 64, "mesh": 64}
-_JUDGED = 4  # one in so many
+_JUDGED = 2 * MIN_ITEMS  # at every batch size, as they come: long texts fill up short ones, which takes its time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,13 +122,12 @@ class Material:
     """
 
     def __init__(self, subject: Subject, items: Items) -> None:
-        """Prepares ``items``; a quarter of them, but not too few for ten neighbours, are those that are judged."""
+        """Prepares ``items``; the first of them are those that are judged."""
         record = subject.manifest.towers[subject.tower]
         self._preprocessor = build_preprocessor(record.preprocessing, subject.folder, 1)
         self._max_length = getattr(record.preprocessing, "max_length", None)
         self.items = items
-        judged = max(2 * MIN_ITEMS, len(items.items) // _JUDGED)
-        self.judged = Items(source=items.source, items=items.items[:judged], names=items.names[:judged])
+        self.judged = Items(source=items.source, items=items.items[:_JUDGED], names=items.names[:_JUDGED])
 
     def write_feeds(self, path: Path, size: int, tokens: int | None) -> dict[str, Array]:
         """Writes one batch of ``size`` items, and returns it; texts, joined where they are short, are cut to length."""

@@ -65,7 +65,7 @@ def test_vectors_are_held_against_torch_in_float64(results: Results) -> None:
         assert case.parity.reference == "torch in float64, each item alone"
         assert 1 - case.parity.min_cosine < 1e-10
         assert case.parity.overlap_at_10 == 1
-        assert case.parity.items == 64
+        assert case.parity.items == 32
 
 
 def test_the_work_of_the_graph_is_counted_and_steps_are_taken_apart_end_to_end(results: Results) -> None:
@@ -91,7 +91,7 @@ def test_other_weights_than_those_of_the_export_are_refused(
     (subject,) = make_plan([toy], plan_for(toy, None)).subjects
     material = Material(subject, load_items("text", None, tmp_path))
     subject = replace(subject, weights="somewhere")
-    vectors = np.random.default_rng(0).standard_normal((64, 24))
+    vectors = np.random.default_rng(0).standard_normal((32, 24))
     monkeypatch.setattr(run, "embed_judged", lambda way, *_: vectors * (1 if way.contender == "runtime" else -1))
     with pytest.raises(UsageError, match="--weights toy="):
         make_reference(subject, material, EFFORT, tmp_path)
@@ -267,7 +267,7 @@ def test_vectors_of_a_batch_are_in_order(toy: Path, tmp_path: Path) -> None:
     (group, *_) = make_plan([toy], plan_for(toy, None, contenders=("runtime",))).groups
     material = Material(group.subject, load_items("text", None, tmp_path))
     vectors = embed_judged(group.ways[0], material, EFFORT, tmp_path)
-    assert vectors.shape == (64, 24)
+    assert vectors.shape == (32, 24)
     reference = measure.Reference(name="x", vectors=vectors)
     whole = Group(subject=group.subject, stage="end_to_end", items=7, tokens=None, ways=group.ways)
     (case,), _ = measure_group(whole, material, reference, EFFORT, tmp_path)
