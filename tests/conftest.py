@@ -38,12 +38,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     sized: dict[str, list[pytest.Item]] = {}
     modules: dict[Path, list[pytest.Item]] = {}
     for item in items:
-        name = (
-            item.callspec.params.get("real")
-            if isinstance(item, pytest.Function) and hasattr(item, "callspec")
-            else None
-        )
-        group = modules.setdefault(item.path, []) if name is None else sized.setdefault(name, [])
+        parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        name = parameters.get("real")
+        group = modules.setdefault(item.path, []) if name is None else sized.setdefault(str(name), [])
         group.append(item)
     waiting, step = list(sized.values()), sum(map(len, modules.values())) / max(1, len(sized))
     spread: list[pytest.Item] = []
