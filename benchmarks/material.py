@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from runtime.tower import Row, build_preprocessor, group_key
 _JPEG_QUALITY = 90
 _AROUND, _ACROSS = 48, 24  # points of a torus
 _COUNTS: dict[TowerName, int] = {"text": 256, "image": 64, "mesh": 64}
+_TIMED = 16  # items of a turn end to end, so that batches of every size have the same
+_STRIDE = 5  # which has no divisor in common with a power of two
 _JUDGED = 2 * MIN_ITEMS  # at every batch size, as they come: long texts fill up short ones, which takes its time
 
 
@@ -33,11 +36,17 @@ class Items:
         source: Where they are from, for a person.
         items: Texts, or paths of files.
         names: What a report calls them.
+        sizes: Characters of a text, bytes of a file.
     """
 
     source: str
     items: tuple[str, ...]
     names: tuple[str, ...]
+    sizes: tuple[int, ...]
+
+    def first(self, count: int) -> Items:
+        """Returns the first ``count`` of them, or all."""
+        return replace(self, items=self.items[:count], names=self.names[:count], sizes=self.sizes[:count])
 
 
 def load_items(kind: TowerName, own: Path | None, scratch: Path) -> Items:
@@ -60,8 +69,7 @@ def load_items(kind: TowerName, own: Path | None, scratch: Path) -> Items:
     held_out = corpus.held_out[:count]
     if kind == "image":
         return _files(corpus.source, [_write_photo(scratch, number, photo) for number, photo in enumerate(held_out)])
-    texts = tuple(map(str, held_out))
-    return Items(source=corpus.source, items=texts, names=texts)
+    return _texts(corpus.source, held_out)
 
 
 def _load_own(kind: TowerName, own: Path, count: int) -> Items:
@@ -73,12 +81,21 @@ def _load_own(kind: TowerName, own: Path, count: int) -> Items:
         raise UsageError(f"{own} holds {len(found)} items, where {MIN_ITEMS} are needed")
     if kind != "text":
         return _files(own.name, [Path(str(item)).absolute() for item in found])
-    texts = tuple(map(str, found))
-    return Items(source=own.name, items=texts, names=texts)
+    return _texts(own.name, found)
+
+
+def _texts(source: str, items: Sequence[object]) -> Items:
+    texts = tuple(map(str, items))
+    return Items(source=source, items=texts, names=texts, sizes=tuple(map(len, texts)))
 
 
 def _files(source: str, paths: Sequence[Path]) -> Items:
-    return Items(source=source, items=tuple(map(str, paths)), names=tuple(path.name for path in paths))
+    return Items(
+        source=source,
+        items=tuple(map(str, paths)),
+        names=tuple(path.name for path in paths),
+        sizes=tuple(path.stat().st_size for path in paths),
+    )
 
 
 def _write_photo(folder: Path, number: int, photo: Image.Image) -> Path:
@@ -113,6 +130,19 @@ def _to_off(points: Array, faces: Array) -> str:
     return "\n".join([*lines, *("3 " + " ".join(map(str, face)) for face in faces), ""])
 
 
+def pick_typical(items: Sequence[str], sizes: Sequence[int], count: int) -> tuple[str, ...]:
+    """Returns ``count`` of ``items``, evenly spaced from the shortest text or smallest file to the largest, and mixed.
+
+    Args:
+        items: Texts, or paths of files; not fewer than ``count``.
+        sizes: How large each is.
+        count: How many: a power of two.
+    """
+    ordered = [item for _, item in sorted(zip(sizes, items, strict=True))]
+    picked = [ordered[(2 * number + 1) * len(ordered) // (2 * count)] for number in range(count)]
+    return tuple(picked[_STRIDE * number % count] for number in range(count))
+
+
 class Material:
     """The items of one tower, and the arrays that its graphs take of them.
 
@@ -125,9 +155,9 @@ class Material:
         """Prepares ``items``; the first of them are those that are judged."""
         record = subject.manifest.towers[subject.tower]
         self._preprocessor = build_preprocessor(record.preprocessing, subject.folder, 1)
-        self._max_length = getattr(record.preprocessing, "max_length", None)
         self.items = items
-        self.judged = Items(source=items.source, items=items.items[:_JUDGED], names=items.names[:_JUDGED])
+        self._timed = pick_typical(items.items, items.sizes, _TIMED)
+        self.judged = items.first(_JUDGED)
 
     def write_feeds(self, path: Path, size: int, tokens: int | None) -> dict[str, Array]:
         """Writes one batch of ``size`` items, and returns it; texts, joined where they are short, are cut to length."""
@@ -150,14 +180,10 @@ class Material:
             batches.append(self._preprocessor.collate(batch))
         write_arrays(path, batches)
 
-    def calls(self, size: int, turns: int) -> tuple[tuple[str, ...], ...]:
-        """Returns the items of ``turns`` calls of ``size`` each, which go on where the one before ended."""
-        endless = cycle(self.items.items)
-        return tuple(tuple(islice(endless, size)) for _ in range(turns))
-
-    def takes(self, tokens: int | None) -> bool:
-        """Tells whether the tower takes texts of that length."""
-        return tokens is None or self._max_length is None or tokens <= self._max_length
+    def calls(self, size: int) -> tuple[tuple[str, ...], ...]:
+        """Returns the items of each call of a turn: ``size``, and at every size each item is there equally often."""
+        endless = cycle(self._timed)
+        return tuple(tuple(islice(endless, size)) for _ in range(_TIMED // math.gcd(_TIMED, size)))
 
     def _prepare(self, items: Sequence[str]) -> list[Row]:
         return usable(self._preprocessor.prepare_all(items))

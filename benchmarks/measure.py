@@ -18,8 +18,6 @@ from benchmarks.summary import is_precise
 from benchmarks.task import Task, Worker
 from runtime.errors import EmbeddingBackbonesError
 
-_ITEMS_OF_A_TURN = 32
-_MOST_CALLS_OF_A_TURN = 8
 _YARDSTICK_SIZE, _YARDSTICK_TIMES = 1024, 3
 _MOST_ROUNDS = 200
 
@@ -168,8 +166,7 @@ def _prepare(group: Group, material: Material, effort: Effort, scratch: Path) ->
     """Returns the task that all contenders have in common, and the arrays of a call."""
     way = group.ways[0]
     if group.stage == "end_to_end":
-        turns = max(1, min(_MOST_CALLS_OF_A_TURN, _ITEMS_OF_A_TURN // group.items))
-        calls = material.calls(group.items, turns)
+        calls = material.calls(group.items)
         return _task(way, effort, "end_to_end", group.items, calls=calls, parity_items=material.judged.items), {}
     feeds, judged = scratch / "feeds.npz", scratch / "judged.npz"
     arrays = material.write_feeds(feeds, group.items, group.tokens)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks import measure, run
-from benchmarks.material import Material, load_items
+from benchmarks.material import Material, load_items, pick_typical
 from benchmarks.measure import Effort, Group, embed_judged, measure_group
 from benchmarks.parity import judge
 from benchmarks.plan import Choices, make_plan
@@ -224,9 +225,25 @@ def test_each_kind_has_items_that_its_tower_takes(exported: Path, tmp_path: Path
     assert arrays["pixels"].shape == (3, 40, 40, 3)
     material.write_judged(tmp_path / "j.npz", 5)
     assert [len(batch["pixels"]) for batch in read_arrays(tmp_path / "j.npz")] == [5, 5, 5, 5, 5, 5, 2]
-    calls = material.calls(3, 2)
-    assert [len(call) for call in calls] == [3, 3]
-    assert len(set(calls[0] + calls[1])) == 6
+
+
+@pytest.mark.parametrize("size", [1, 3, 8, 16, 32, 48])
+def test_calls_of_every_size_hold_the_same_items_equally_often(size: int, toy: Path, tmp_path: Path) -> None:
+    (subject,) = make_plan([toy], plan_for(toy, None, contenders=("runtime",))).subjects
+    material = Material(subject, load_items("text", None, tmp_path))
+    calls = material.calls(size)
+    assert {len(call) for call in calls} == {size}
+    counts = Counter(item for call in calls for item in call)
+    assert len(counts) == 16
+    assert len(set(counts.values())) == 1
+    assert set(counts) == {item for call in material.calls(1) for item in call}
+
+
+def test_typical_items_are_of_all_lengths_and_mixed() -> None:
+    picked = pick_typical(["x" * length for length in range(1, 257)], range(1, 257), 16)
+    lengths = [len(text) for text in picked]
+    assert sorted(lengths) == [9 + 16 * number for number in range(16)]
+    assert lengths != sorted(lengths)
 
 
 def test_meshes_are_read_by_the_runtime(tmp_path: Path) -> None:
