@@ -119,8 +119,8 @@ def _refuse_other_artifacts(old: Results, new: Results) -> None:
         if seal != artifact.seal:
             raise ResultsError(
                 f"{artifact.name} is not the same artifact in both: its seal was {seal[:12]} and is "
-                f"{artifact.seal[:12]}; measure one artifact twice, or both in one run, by "
-                "`python -m benchmarks OLD_ARTIFACT NEW_ARTIFACT -o REPORT`"
+                f"{artifact.seal[:12]}; measure one artifact twice, or export the new one under another --name "
+                "and measure both in one run, by `python -m benchmarks OLD_ARTIFACT NEW_ARTIFACT -o REPORT`"
             )
 
 
