@@ -16,7 +16,7 @@ from exporters.passes.fuse import LAYOUT_FLAG, fuse
 from exporters.passes.fuse_around_products import fuse_around_products
 from exporters.passes.half import to_half
 from exporters.passes.int8 import StaticQuantizer, quantize_dynamic
-from exporters.sensitivity import Sensitivity, find_sensitive
+from exporters.sensitivity import Cost, Sensitivity, find_sensitive
 from runtime.variants import Calibration, CalibrationMethod, Level, Precision, Variant
 
 # Who knows the operators of a level; TensorRT leaves what it does not know to CUDA, and OpenVINO to nobody.
@@ -42,6 +42,7 @@ class Order:
         method: How int8's ranges follow from the values that were seen.
         min_cosine: Smallest cosine similarity to the tower's own graph that is aimed at on the samples.
         accept_batch_dependent: Whether int8 may take the range of each batch.
+        costs: What 8 bits cost in each node, where an earlier attempt has measured it, which takes minutes.
     """
 
     graph: Path
@@ -52,6 +53,7 @@ class Order:
     method: CalibrationMethod
     min_cosine: float
     accept_batch_dependent: bool
+    costs: tuple[Cost, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +62,7 @@ class Made:
 
     Attributes:
         sample_cosine: Smallest cosine similarity on the samples, where they were measured; the gate has others.
-        worst_layers: Which layers cost most, the worst first; empty where none had to be measured.
+        costs: What 8 bits cost in each node, the worst first; empty where that had not to be measured.
     """
 
     level: Level
@@ -71,11 +73,12 @@ class Made:
     calibration: Calibration | None = None
     batch_invariant: bool = True
     sample_cosine: float | None = None
-    worst_layers: tuple[str, ...] = ()
+    costs: tuple[Cost, ...] = ()
 
     def describe_worst(self) -> str:
         """Returns which layers cost most, for a person who has to decide what to do about it."""
-        return f"{len(self.float_nodes)} nodes left in float; the worst layers: {', '.join(self.worst_layers)}"
+        worst = ", ".join(f"{cost.node} costs {cost.cost:.1e}" for cost in self.costs[:3])
+        return f"{len(self.float_nodes)} nodes left in float; the worst layers: {worst}"
 
     def record(self) -> dict[str, Any]:
         """Returns what goes into the variant's record."""
@@ -126,14 +129,14 @@ def _make_int8(order: Order) -> Made:
         float_nodes=found.float_nodes,
         calibration=order.calibration,
         sample_cosine=found.min_cosine,
-        worst_layers=tuple(f"{cost.node} costs {cost.cost:.1e}" for cost in found.costs[:3]),
+        costs=found.costs,
     )
 
 
 def _quantize_statically(graph: Path, order: Order) -> Sensitivity:
     """Writes ``graph`` in 8 bits, with what has to stay in float for the cosine that is aimed at, or comes nearest."""
     with StaticQuantizer(graph, order.samples[::2], method=order.method) as quantizer:
-        found = find_sensitive(quantizer, order.samples[1::2], floor=order.min_cosine)
+        found = find_sensitive(quantizer, order.samples[1::2], floor=order.min_cosine, costs=order.costs)
         quantizer.write(order.output, found.float_nodes)
     return found
 

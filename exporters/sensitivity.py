@@ -69,6 +69,7 @@ def find_sensitive(
     *,
     floor: float,
     most: int = 16,
+    costs: Sequence[Cost] = (),
     budget_s: float = _BUDGET_S,
     threads: int | None = None,
 ) -> Sensitivity:
@@ -79,6 +80,7 @@ def find_sensitive(
         samples: Batches of the graph's inputs, held out.
         floor: The smallest cosine to the float vectors that will do.
         most: How many nodes may stay in float. If they are not enough, the result's ``min_cosine`` is below the floor.
+        costs: Of every node, if an earlier search of the same graph and samples has measured them; the worst first.
         budget_s: For ranking the nodes, in seconds. They are measured in groups of neighbours first, as many as half of
             it allows; then those of the worst groups alone while there is time.
         threads: How many may be used; by default as many as affinity mask and container quota allow.
@@ -93,7 +95,7 @@ def find_sensitive(
         reached = probe.measure_real(chosen)
         if reached >= floor:
             return Sensitivity(float_nodes=(), min_cosine=reached, costs=())
-        costs = _rank(quantizer.nodes, probe.cost, budget_s)
+        costs = costs or _rank(quantizer.nodes, probe.cost, budget_s)
         while reached < floor and len(chosen) < min(most, len(costs)):
             chosen.append(costs[len(chosen)].node)
             if probe.measure(set(quantizer.nodes) - set(chosen)) >= floor or len(chosen) == most:

@@ -186,7 +186,7 @@ class _Workshop:
                 raise VariantError(f"{exc}; {made.describe_worst()}") from exc
             target = aim_higher(made.sample_cosine, exc.min_cosine, floors.min_cosine)
         self._discard(graph)
-        made = MAKERS[precision](self._order(graph, target))
+        made = MAKERS[precision](replace(self._order(graph, target), costs=made.costs))
         try:
             return self._let_in(outcome, precision, made, graph, floors)
         except FloorError as exc:

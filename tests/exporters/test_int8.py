@@ -176,6 +176,14 @@ def test_a_floor_out_of_reach_ends_with_the_costs(residual: Path) -> None:
     assert {cost.node for cost in found.costs} == set(LAYERS)
 
 
+def test_costs_that_are_known_are_not_measured_again(residual: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with StaticQuantizer(residual, _samples(8, 1), method="minmax") as quantizer:
+        first = find_sensitive(quantizer, _samples(2, 2), floor=1.1, most=2, threads=1)
+        monkeypatch.setattr("exporters.sensitivity._rank", None)
+        again = find_sensitive(quantizer, _samples(2, 2), floor=1.1, most=2, costs=first.costs, threads=1)
+    assert again == first
+
+
 def test_nodes_are_measured_in_groups_where_there_are_many(residual: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("exporters.sensitivity._GROUPS", 2)
     with StaticQuantizer(residual, _samples(8, 1), method="minmax") as quantizer:

@@ -22,6 +22,7 @@ from exporters.errors import DestinationError, FloorError, VariantError
 from exporters.export import export
 from exporters.gate import Gate
 from exporters.passes import fuse
+from exporters.sensitivity import Cost
 from exporters.spec import ExportOptions
 from exporters.variant_options import VariantOptions
 from exporters.variants import add_variants
@@ -232,10 +233,12 @@ def test_int8_that_misses_its_floor_on_other_items_is_made_once_more_with_more_l
 ) -> None:
     targets: list[float] = []
     make, measure = makers.MAKERS["int8"], Gate.measure
+    costs = (Cost(node="a", cost=0.1, alone=True), Cost(node="b", cost=0.01, alone=True))
 
     def record(order: makers.Order) -> makers.Made:
+        assert order.costs == (costs if targets else ())  # they are measured once
         targets.append(order.min_cosine)
-        return replace(make(order), sample_cosine=0.96, worst_layers=("a costs 0.1", "b costs 0.01"))
+        return replace(make(order), sample_cosine=0.96, costs=costs)
 
     def refuse(gate: Gate, *arguments: Any, **named: Any) -> Any:
         if len(targets) < refusals + 1:
@@ -251,7 +254,7 @@ def test_int8_that_misses_its_floor_on_other_items_is_made_once_more_with_more_l
     targets.clear()
     refusals = 2
     with pytest.raises(
-        VariantError, match=r"below the floor; 0 nodes left .*; the worst layers: a costs 0\.1, b costs"
+        VariantError, match=r"below the floor; 0 nodes left .*; the worst layers: a costs 1\.0e-01, b costs"
     ):
         add_variants(artifact, VariantOptions(precisions=("int8",), items=16, min_cosine=0.9))
     assert len(targets) == 2
