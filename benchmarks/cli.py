@@ -107,8 +107,13 @@ def _benchmark(arguments: argparse.Namespace, command: str) -> int:
             write_text(output / RESULTS_FILE, so_far.to_json())
             bar.update()
 
+        def say(name: str) -> None:
+            bar.set_description(name)
+            if bar.disable:  # a log has a line for each instead
+                print(f"  {name}", file=sys.stderr, flush=True)
+
         try:
-            results = measure_plan(plan, results, settings, keep, lambda name: bar.set_description(name))
+            results = measure_plan(plan, results, settings, keep, say)
         except KeyboardInterrupt:
             _write(results, output, arguments.format, prices)
             raise KeyboardInterrupt(

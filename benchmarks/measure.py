@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from benchmarks.counting import count_work, variant_weight_bytes
 from benchmarks.material import Material
 from benchmarks.parity import judge
 from benchmarks.results import Case, Parity, Skipped, Stage, Work
+from benchmarks.stolen import MOST_STOLEN, read_cpu_time
 from benchmarks.summary import is_precise
 from benchmarks.task import Task, Worker
 from runtime.errors import EmbeddingBackbonesError
@@ -93,11 +95,21 @@ class _Entrant:
     start_s: float
     first_s: float
     rounds: list[tuple[float, ...]] = field(default_factory=list)
+    stolen: list[float] = field(default_factory=list)
+    disturbed: list[tuple[float, ...]] = field(default_factory=list)
     peak_bytes: int = 0
 
-    def take_turn(self) -> None:
-        answer = self.worker.ask("turn")
-        self.rounds.append(tuple(round(second, 7) for second in answer["seconds"]))
+    def take_turn(self, may_repeat: Callable[[], bool]) -> None:
+        while True:
+            before = read_cpu_time()
+            answer = self.worker.ask("turn")
+            stolen = read_cpu_time().stolen_since(before)
+            seconds = tuple(round(second, 7) for second in answer["seconds"])
+            if stolen <= MOST_STOLEN or not may_repeat():
+                break
+            self.disturbed.append(seconds)
+        self.rounds.append(seconds)
+        self.stolen.append(round(stolen, 4))
         self.peak_bytes = answer["peak_bytes"]
 
 
@@ -203,17 +215,20 @@ def _run_rounds(entrants: list[_Entrant], group: Group, effort: Effort, skipped:
     """Has all take turns, every other round backwards, and returns the yardstick of each round."""
     yardstick: list[float] = []
     started = time.perf_counter()
+
+    def may_repeat() -> bool:
+        return time.perf_counter() - started <= effort.seconds * len(entrants)
+
     while entrants and len(yardstick) < _MOST_ROUNDS:
         yardstick.append(measure_yardstick())
         for entrant in entrants[:: 1 if len(yardstick) % 2 else -1]:
             try:
-                entrant.take_turn()
+                entrant.take_turn(may_repeat)
             except EmbeddingBackbonesError as exc:
                 entrants.remove(entrant)
                 skipped.append(_skip(group, entrant.way, exc))
-        elapsed = time.perf_counter() - started
         if len(yardstick) >= effort.min_rounds and (
-            elapsed > effort.seconds * len(entrants)
+            not may_repeat()
             or all(is_precise(entrant.rounds, effort.confidence, effort.precision) for entrant in entrants)
         ):
             break
@@ -266,6 +281,8 @@ def _case(
         tokens=group.tokens,
         rounds=tuple(entrant.rounds),
         yardstick=yardstick,
+        stolen=tuple(entrant.stolen),
+        disturbed=tuple(entrant.disturbed),
         start_s=entrant.start_s,
         first_s=entrant.first_s,
         peak_bytes=entrant.peak_bytes,

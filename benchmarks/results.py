@@ -209,6 +209,9 @@ class Case:
         tokens: Length of each text, padding included; ``None`` where lengths are mixed, or there are none.
         rounds: Seconds of each call, in the rounds in which the contenders took turns.
         yardstick: Seconds of a fixed piece of work in each of those rounds, which tells how fast the machine was then.
+        stolen: Share of the CPU time it asked for in each of those rounds that the host of a virtual machine gave to
+            others; 0 where no system tells.
+        disturbed: Seconds of each call of turns that were taken again, since too much was stolen in them.
         start_s: Seconds from the start of the process until the model was loaded.
         first_s: Seconds of its first call.
         peak_bytes: Largest resident memory of the process.
@@ -228,6 +231,8 @@ class Case:
     tokens: int | None
     rounds: tuple[tuple[float, ...], ...]
     yardstick: tuple[float, ...]
+    stolen: tuple[float, ...]
+    disturbed: tuple[tuple[float, ...], ...]
     start_s: float
     first_s: float
     peak_bytes: int

@@ -8,6 +8,7 @@ from benchmarks.report.study import FEW_ROUNDS, Study
 from benchmarks.report.table import Table, table
 from benchmarks.report.words import count, digits, gibibytes, listing, percent, short
 from benchmarks.results import Machine, Results
+from benchmarks.stolen import MOST_STOLEN
 
 BUSY = 0.5  # load for each core from which others may have slowed what was measured
 RESTLESS = 0.15  # spread of the yardstick beyond which the machine's own speed changed
@@ -27,7 +28,8 @@ _TELLING = (
 
 def caveats(study: Study) -> tuple[str, ...]:
     """Returns what keeps the figures from being taken at their word, the gravest first."""
-    found = (_incomplete(study.results), _random(study.results), _busy(study.results.machine), _restless(study))
+    results = study.results
+    found = (_incomplete(results), _random(results), _busy(results.machine), _robbed(study), _restless(study))
     return tuple(filter(None, (*found, *_doubtful(study))))
 
 
@@ -74,10 +76,13 @@ def skipped_table(results: Results) -> Table:
 
 def method(results: Results) -> tuple[str, ...]:
     """Returns how it was measured, a paragraph a piece."""
+    repeated = sum(len(case.disturbed) for case in results.cases)
     aim = f"Rounds were taken until the {percent(results.confidence)} interval of the median was within "
     return (
         "Every case ran in a fresh process and was warmed up first. Cases of the same work took turns, round by round, "
         "so that a change of the machine's speed hit all of them alike. All had the same number of threads.",
+        f"A turn in which the host of a virtual machine gave more than {percent(MOST_STOLEN)} of the CPU time that was "
+        f"asked for to others was taken again, while there was time: {count(repeated, 'turn')} in all.",
         f"{aim}{percent(results.precision)} of it to either side; where that was not reached the case is called "
         "unstable beside its figure. Intervals are bootstrapped over whole rounds, since calls of one round share what "
         "the machine did meanwhile.",
@@ -107,6 +112,17 @@ def _busy(machine: Machine) -> str:
     if load <= BUSY * machine.cores:
         return ""
     return f"The machine was busy when it began: a load of {digits(load)} on {count(machine.cores, 'core')}."
+
+
+def _robbed(study: Study) -> str:
+    """Says in how many cases the host gave much of the CPU to others."""
+    shares = [row.stolen for row in study.rows if row.stolen > MOST_STOLEN]
+    if not shares:
+        return ""
+    return (
+        f"The host gave CPU time to others: more than {percent(MOST_STOLEN)} of what {len(shares)} of "
+        f"{count(len(study.rows), 'case')} asked for, at most {percent(max(shares))}. Measure again when it is quieter."
+    )
 
 
 def _restless(study: Study) -> str:

@@ -11,6 +11,7 @@ from benchmarks.prices import Prices, cost_per_million
 from benchmarks.report.ratio import Ratio, find_baseline, is_baseline, speed_ratio
 from benchmarks.report.roofline import Roofline, place
 from benchmarks.results import Artifact, Case, Results, Stage
+from benchmarks.stolen import MOST_STOLEN
 from benchmarks.summary import Summary, summarize
 from runtime.manifest import TowerName
 
@@ -51,10 +52,17 @@ class Row:
 
     @property
     def doubt(self) -> str:
-        """What is to be said beside its times: ``unstable``, ``few rounds``, or nothing."""
+        """What is to be said beside its times: ``few rounds``, ``unstable``, ``disturbed``, or nothing."""
         if len(self.case.rounds) < FEW_ROUNDS:
             return "few rounds"
-        return "" if self.summary.stable else "unstable"
+        if not self.summary.stable:
+            return "unstable"
+        return "disturbed" if self.stolen > MOST_STOLEN else ""
+
+    @property
+    def stolen(self) -> float:
+        """Mean share of the CPU time it asked for that the host gave to others."""
+        return sum(self.case.stolen) / max(1, len(self.case.stolen))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -100,6 +100,7 @@ def test_what_was_measured_outlives_an_interruption(
     play.interrupt_at = None
     assert measure("--batch-sizes", "1", "2", "--resume") == 0
     assert len(play.groups) == len(set(play.groups)) == 4
+    assert [line.strip() for line in capsys.readouterr().err.splitlines()][-2:] == play.groups[2:]  # a log has no bar
     whole = read(tmp_path)
     assert whole.complete
     assert whole.cases[:2] == half.cases

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from benchmarks.parity import judge
 from benchmarks.plan import Choices, make_plan
 from benchmarks.results import Case, Results
 from benchmarks.run import Settings, make_reference, measure_plan
+from benchmarks.stolen import CpuTime, read_cpu_time
 from benchmarks.summary import summarize
 from benchmarks.task import Task, Worker
 from benchmarks.worker import peak_bytes, read_arrays, take_turn, write_arrays
@@ -53,7 +55,7 @@ def test_all_contenders_were_measured_in_the_same_rounds(results: Results) -> No
         ("torch", "eager", "end_to_end"),
     ]
     for case in results.cases:
-        assert len(case.rounds) == len(case.yardstick) >= 3
+        assert len(case.rounds) == len(case.yardstick) == len(case.stolen) >= 3
         assert all(second > 0 for turn in case.rounds for second in turn)
         assert case.start_s > case.first_s > 0
         assert case.peak_bytes > 30 * 2**20
@@ -155,14 +157,57 @@ def test_rounds_end_when_all_medians_are_known_or_the_time_is_up(
             self.rounds: list[tuple[float, ...]] = []
             self._times = times
 
-        def take_turn(self) -> None:
+        def take_turn(self, may_repeat: Callable[[], bool]) -> None:
             self.rounds.append((next(self._times),))
 
     steady, restless = Entrant(itertools.cycle([1.0])), Entrant(itertools.cycle([1.0, 2.0]))
     effort = replace(EFFORT, min_rounds=5, seconds=10.0)
     assert len(measure._run_rounds([steady], group, effort, [])) == 5  # type: ignore[list-item]
     yardstick = measure._run_rounds([restless], group, effort, [])  # type: ignore[list-item]
-    assert len(yardstick) == len(restless.rounds) == 11
+    assert len(yardstick) == len(restless.rounds) == 4 + 11  # the clock is not looked at before there are enough
+
+
+class RobbedWorker:
+    """A worker that takes a tenth of a second, of which the host keeps the shares that are given."""
+
+    def __init__(self, shares: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+        self._shares, self._time = iter(shares), CpuTime(7, 100)
+        monkeypatch.setattr(measure, "read_cpu_time", lambda: self._time)
+
+    def ask(self, command: str) -> dict[str, Any]:
+        share = next(self._shares)
+        self._time = CpuTime(self._time.stolen + round(1000 * share), self._time.wanted + 1000)
+        return {"seconds": [0.1 * (1 + share)], "peak_bytes": 1}
+
+
+def test_a_turn_that_the_host_disturbed_is_taken_again_while_there_is_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = RobbedWorker([0.3, 0.02, 0.5], monkeypatch)
+    entrant = measure._Entrant(way=None, worker=worker, start_s=1, first_s=1)  # type: ignore[arg-type]
+    entrant.take_turn(lambda: True)
+    entrant.take_turn(lambda: False)
+    assert entrant.rounds == [pytest.approx((0.102,)), pytest.approx((0.15,))]
+    assert entrant.stolen == [0.02, 0.5]
+    assert entrant.disturbed == [pytest.approx((0.13,))]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("cpu  100 5 20 4000 300 1 4 70 9 2\ncpu0 1 1 1 1 1 1 1 1 1 1\n", CpuTime(70, 200)),
+        ("cpu  100 5 20 4000\n", CpuTime(0, 0)),
+        ("", CpuTime(0, 0)),
+        (None, CpuTime(0, 0)),
+    ],
+    ids=["linux", "old kernel", "empty", "another system"],
+)
+def test_the_stolen_time_is_read_where_a_system_tells(
+    text: str | None, expected: CpuTime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.stolen._STAT", tmp_path / "stat")
+    if text is not None:
+        (tmp_path / "stat").write_text(text)
+    assert read_cpu_time() == expected
+    assert read_cpu_time().stolen_since(expected) == 0
 
 
 def test_a_turn_repeats_short_calls_and_not_long_ones() -> None:

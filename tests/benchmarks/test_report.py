@@ -296,8 +296,12 @@ def test_the_front_is_what_nothing_beats(full: Study) -> None:
         (FULL, "6 of 24 cases unstable"),
         (SAMPLES["one round"], "1 of 1 case with fewer than 5 rounds"),
         (replace(FULL, cases=(CASE, replace(CASE, items=2, yardstick=(0.08,) * 10))), "took 50.0 to 80.0 ms"),
+        (
+            replace(FULL, cases=(CASE, replace(CASE, items=2, stolen=(0.0, 0.5)))),
+            "more than 5 % of what 1 of 2 cases asked for, at most 25 %",
+        ),
     ],
-    ids=["incomplete", "random", "busy", "unstable", "few rounds", "restless"],
+    ids=["incomplete", "random", "busy", "unstable", "few rounds", "restless", "robbed"],
 )
 def test_doubts_come_first(results: Results, words: str) -> None:
     assert any(words in caveat for caveat in caveats(study(results, None)))
