@@ -22,7 +22,7 @@ from benchmarks.plan import Choices, Plan, make_plan
 from benchmarks.prices import Prices, read_prices
 from benchmarks.report import Format, write_report
 from benchmarks.results import RESULTS_FILE, SCHEMA_VERSION, Results, read_results, write_text
-from benchmarks.run import Settings, check_resumable, count_left, join, measure_plan
+from benchmarks.run import Settings, check_resumable, find_left, join, measure_plan
 from exporters.progress import Stage, StageDisplay
 from runtime import console
 from runtime.artifact import read_manifest
@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--python", nargs="+", default=[], metavar="WHAT=PYTHON", help="of other environments: openvino, optimum")
     add("--no-ceilings", action="store_true", help="do not measure what the machine can do at most")
     add("--resume", action="store_true", help="go on with what is in REPORT")
+    add("--redo-disturbed", action="store_true", help="with --resume: and measure again what the host disturbed")
     add("--force", action="store_true", help="replace what is in REPORT")
     return parser
 
@@ -98,12 +99,13 @@ def _benchmark(arguments: argparse.Namespace, command: str) -> int:
         plan = make_plan(arguments.artifacts, _read_choices(arguments))
     output.mkdir(parents=True, exist_ok=True)  # before the work, in case that it cannot be
     results = _begin(arguments, plan, effort, command, stage)
-    left = count_left(plan, results)
+    left = find_left(plan, results, redo_disturbed=arguments.redo_disturbed)
+    done = 0
     with tqdm(total=len(left), unit="group", disable=None) as bar:
 
         def keep(so_far: Results) -> None:
-            nonlocal results
-            results = so_far
+            nonlocal results, done
+            results, done = so_far, done + 1
             write_text(output / RESULTS_FILE, so_far.to_json())
             bar.update()
 
@@ -113,11 +115,11 @@ def _benchmark(arguments: argparse.Namespace, command: str) -> int:
                 print(f"  {name}", file=sys.stderr, flush=True)
 
         try:
-            results = measure_plan(plan, results, settings, keep, say)
+            results = measure_plan(left, results, settings, keep, say)
         except KeyboardInterrupt:
             _write(results, output, arguments.format, prices)
             raise KeyboardInterrupt(
-                f"interrupted: {len(count_left(plan, results))} of {len(plan.groups)} groups are left; "
+                f"interrupted: {len(left) - done} of {len(plan.groups)} groups are left; "
                 "go on by the same command with --resume"
             ) from None
     _write(results, output, arguments.format, prices)
@@ -132,6 +134,8 @@ def _write(results: Results, output: Path, formats: Sequence[Format], prices: Pr
 def _check_output(arguments: argparse.Namespace) -> None:
     if arguments.resume and arguments.force:
         raise UsageError("--resume keeps what --force replaces; give one of them")
+    if arguments.redo_disturbed and not arguments.resume:
+        raise UsageError("--redo-disturbed is of what is in REPORT; give --resume too")
     if (arguments.output / RESULTS_FILE).exists() and not (arguments.resume or arguments.force):
         raise OutputError(f"{arguments.output} holds results; --resume goes on with them, --force replaces them")
     if arguments.output.exists() and not arguments.output.is_dir():
@@ -198,7 +202,7 @@ def _begin(arguments: argparse.Namespace, plan: Plan, effort: Effort, command: s
         ceilings=None,
         artifacts=plan.artifacts,
         cases=(),
-        skipped=(),
+        skipped=plan.skipped,
     )
     if arguments.resume and (arguments.output / RESULTS_FILE).exists():
         found = read_results(arguments.output)

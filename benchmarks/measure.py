@@ -96,7 +96,7 @@ class _Entrant:
     first_s: float
     rounds: list[tuple[float, ...]] = field(default_factory=list)
     stolen: list[float] = field(default_factory=list)
-    disturbed: list[tuple[float, ...]] = field(default_factory=list)
+    repeated: list[tuple[float, ...]] = field(default_factory=list)
     peak_bytes: int = 0
 
     def take_turn(self, may_repeat: Callable[[], bool]) -> None:
@@ -107,7 +107,7 @@ class _Entrant:
             seconds = tuple(round(second, 7) for second in answer["seconds"])
             if stolen <= MOST_STOLEN or not may_repeat():
                 break
-            self.disturbed.append(seconds)
+            self.repeated.append(seconds)
         self.rounds.append(seconds)
         self.stolen.append(round(stolen, 4))
         self.peak_bytes = answer["peak_bytes"]
@@ -282,7 +282,7 @@ def _case(
         rounds=tuple(entrant.rounds),
         yardstick=yardstick,
         stolen=tuple(entrant.stolen),
-        disturbed=tuple(entrant.disturbed),
+        repeated=tuple(entrant.repeated),
         start_s=entrant.start_s,
         first_s=entrant.first_s,
         peak_bytes=entrant.peak_bytes,

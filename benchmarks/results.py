@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from benchmarks.stolen import MOST_STOLEN
 from runtime.decode import decode
 from runtime.errors import EmbeddingBackbonesError, ManifestError, OutputError
 from runtime.manifest import TowerName
@@ -211,7 +212,7 @@ class Case:
         yardstick: Seconds of a fixed piece of work in each of those rounds, which tells how fast the machine was then.
         stolen: Share of the CPU time it asked for in each of those rounds that the host of a virtual machine gave to
             others; 0 where no system tells.
-        disturbed: Seconds of each call of turns that were taken again, since too much was stolen in them.
+        repeated: Seconds of each call of turns that were taken again, since too much was stolen in them.
         start_s: Seconds from the start of the process until the model was loaded.
         first_s: Seconds of its first call.
         peak_bytes: Largest resident memory of the process.
@@ -232,7 +233,7 @@ class Case:
     rounds: tuple[tuple[float, ...], ...]
     yardstick: tuple[float, ...]
     stolen: tuple[float, ...]
-    disturbed: tuple[tuple[float, ...], ...]
+    repeated: tuple[tuple[float, ...], ...]
     start_s: float
     first_s: float
     peak_bytes: int
@@ -244,6 +245,16 @@ class Case:
     def label(self) -> str:
         """Who, how and on what, for a person: ``runtime int8 on cpu``."""
         return f"{self.contender} {self.variant} on {self.provider}"
+
+    @property
+    def stolen_share(self) -> float:
+        """Mean of :attr:`stolen`."""
+        return sum(self.stolen) / max(1, len(self.stolen))
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether so much was stolen that its times say little of the machine."""
+        return self.stolen_share > MOST_STOLEN
 
     @property
     def device(self) -> Device:

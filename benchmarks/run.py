@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from benchmarks.material import Material, load_items
 from benchmarks.measure import Effort, Group, Reference, embed_judged, measure_group
 from benchmarks.parity import judge
 from benchmarks.plan import Plan
-from benchmarks.results import Results, ResultsError, Skipped
+from benchmarks.results import Case, Results, ResultsError, Skipped
 from runtime.errors import EmbeddingBackbonesError, UsageError
 
 SMALL_BYTES = 120 * 10**6  # of a graph in float32, up to which torch computes the reference in float64
@@ -37,16 +38,16 @@ class Settings:
 
 
 def measure_plan(
-    plan: Plan,
+    left: Sequence[Group],
     results: Results,
     settings: Settings,
     on_group: OnGroup,
     say: Callable[[str], None],
 ) -> Results:
-    """Measures what ``results`` lacks of ``plan``.
+    """Measures ``left``, and puts it in the place of what ``results`` may have of it.
 
     Args:
-        plan: What is to be measured.
+        left: What is to be measured, that of each tower together.
         results: What is there already.
         settings: How.
         on_group: Is given the results so far, after each group.
@@ -55,13 +56,7 @@ def measure_plan(
     Raises:
         EmbeddingBackbonesError: Nothing right can be measured of an artifact: its torch weights are others, say.
     """
-    results = replace(results, skipped=_merge(results.skipped, plan.skipped))
-    for subject in plan.subjects:
-        groups = [
-            group for group in plan.groups if group.subject is subject and not any(map(group.is_of, results.cases))
-        ]
-        if not groups:
-            continue
+    for subject, groups in itertools.groupby(left, key=lambda group: group.subject):
         with tempfile.TemporaryDirectory(prefix="embedding-backbones-") as scratch:
             items = load_items(subject.tower, settings.items.get(subject.tower), Path(scratch))
             material = Material(subject, items)
@@ -71,7 +66,8 @@ def measure_plan(
             for group in groups:
                 say(str(group))
                 cases, skipped = measure_group(group, material, reference, settings.effort, Path(scratch))
-                results = replace(results, cases=(*results.cases, *cases), skipped=_merge(results.skipped, skipped))
+                others = (case for case in results.cases if not group.is_of(case))
+                results = replace(results, cases=(*others, *cases), skipped=_merge(results.skipped, skipped))
                 on_group(results)
     return replace(results, complete=True)
 
@@ -144,13 +140,22 @@ def check_resumable(found: Results, fresh: Results) -> None:
 def join(found: Results, fresh: Results) -> Results:
     """Returns ``found`` with the artifacts of ``fresh`` besides its own, and its command."""
     artifacts = {each.name: each for each in (*found.artifacts, *fresh.artifacts)}
-    return replace(found, artifacts=tuple(artifacts.values()), command=fresh.command, complete=False)
+    skipped = _merge(found.skipped, fresh.skipped)
+    return replace(found, artifacts=tuple(artifacts.values()), skipped=skipped, command=fresh.command, complete=False)
 
 
 def _merge(old: Sequence[Skipped], new: Sequence[Skipped]) -> tuple[Skipped, ...]:
     return tuple(dict.fromkeys((*old, *new)))
 
 
-def count_left(plan: Plan, results: Results) -> list[Group]:
-    """Returns the groups of ``plan`` of which ``results`` has no case."""
-    return [group for group in plan.groups if not any(map(group.is_of, results.cases))]
+def find_left(plan: Plan, results: Results, *, redo_disturbed: bool) -> list[Group]:
+    """Returns the groups of ``plan`` of which ``results`` has no case, or one that has to be measured again."""
+    return [
+        group
+        for group in plan.groups
+        if _is_left([case for case in results.cases if group.is_of(case)], redo_disturbed)
+    ]
+
+
+def _is_left(found: Sequence[Case], redo_disturbed: bool) -> bool:
+    return not found or (redo_disturbed and any(case.disturbed for case in found))

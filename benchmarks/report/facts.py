@@ -76,7 +76,7 @@ def skipped_table(results: Results) -> Table:
 
 def method(results: Results) -> tuple[str, ...]:
     """Returns how it was measured, a paragraph a piece."""
-    repeated = sum(len(case.disturbed) for case in results.cases)
+    repeated = sum(len(case.repeated) for case in results.cases)
     aim = f"Rounds were taken until the {percent(results.confidence)} interval of the median was within "
     return (
         "Every case ran in a fresh process and was warmed up first. Cases of the same work took turns, round by round, "
@@ -116,12 +116,13 @@ def _busy(machine: Machine) -> str:
 
 def _robbed(study: Study) -> str:
     """Says in how many cases the host gave much of the CPU to others."""
-    shares = [row.stolen for row in study.rows if row.stolen > MOST_STOLEN]
+    shares = [row.case.stolen_share for row in study.rows if row.case.disturbed]
     if not shares:
         return ""
     return (
         f"The host gave CPU time to others: more than {percent(MOST_STOLEN)} of what {len(shares)} of "
-        f"{count(len(study.rows), 'case')} asked for, at most {percent(max(shares))}. Measure again when it is quieter."
+        f"{count(len(study.rows), 'case')} asked for, at most {percent(max(shares))}. When it is quieter, "
+        "--resume --redo-disturbed measures those again."
     )
 
 

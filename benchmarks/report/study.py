@@ -11,7 +11,6 @@ from benchmarks.prices import Prices, cost_per_million
 from benchmarks.report.ratio import Ratio, find_baseline, is_baseline, speed_ratio
 from benchmarks.report.roofline import Roofline, place
 from benchmarks.results import Artifact, Case, Results, Stage
-from benchmarks.stolen import MOST_STOLEN
 from benchmarks.summary import Summary, summarize
 from runtime.manifest import TowerName
 
@@ -57,12 +56,7 @@ class Row:
             return "few rounds"
         if not self.summary.stable:
             return "unstable"
-        return "disturbed" if self.stolen > MOST_STOLEN else ""
-
-    @property
-    def stolen(self) -> float:
-        """Mean share of the CPU time it asked for that the host gave to others."""
-        return sum(self.case.stolen) / max(1, len(self.case.stolen))
+        return "disturbed" if self.case.disturbed else ""
 
 
 @dataclass(frozen=True, kw_only=True)

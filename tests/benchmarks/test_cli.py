@@ -106,6 +106,17 @@ def test_what_was_measured_outlives_an_interruption(
     assert whole.cases[:2] == half.cases
 
 
+def test_what_the_host_disturbed_is_replaced_when_it_is_measured_again(
+    measure: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as busy:
+        busy.setitem(globals(), "CASE", replace(CASE, stolen=(0.3,) * 10))
+        assert measure("--batch-sizes", "1", "2", "--stages", "graph") == 0
+    assert all(case.disturbed for case in read(tmp_path).cases)
+    assert measure("--batch-sizes", "2", "--stages", "graph", "--resume", "--redo-disturbed") == 0
+    assert [(case.items, case.disturbed) for case in read(tmp_path).cases] == [(1, True), (2, False)]
+
+
 def test_results_are_not_overwritten_unasked(
     measure: Main, play: Play, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -175,6 +186,7 @@ def test_a_provider_that_is_not_active_is_refused_and_not_measured_as_another(
         (["--weights", "a=1", "b"], "NAME=VALUE"),
         (["--items", "poem=x"], "--items names poem"),
         (["--resume", "--force"], "give one of them"),
+        (["--redo-disturbed"], "give --resume too"),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )

@@ -18,7 +18,7 @@ from benchmarks.measure import Effort, Group, embed_judged, measure_group
 from benchmarks.parity import judge
 from benchmarks.plan import Choices, make_plan
 from benchmarks.results import Case, Results
-from benchmarks.run import Settings, make_reference, measure_plan
+from benchmarks.run import Settings, find_left, make_reference, measure_plan
 from benchmarks.stolen import CpuTime, read_cpu_time
 from benchmarks.summary import summarize
 from benchmarks.task import Task, Worker
@@ -40,7 +40,7 @@ def results(toy: Path, toy_weights: Path) -> Results:
     choices = plan_for(toy, toy_weights, contenders=("runtime", "torch:eager"))
     plan = make_plan([toy], choices)
     empty = replace(RESULTS, cases=(), skipped=(), artifacts=plan.artifacts, complete=False)
-    return measure_plan(plan, empty, Settings(effort=EFFORT, items={}), lambda _: None, lambda _: None)
+    return measure_plan(plan.groups, empty, Settings(effort=EFFORT, items={}), lambda _: None, lambda _: None)
 
 
 def find(results: Results, contender: str, stage: str) -> Case:
@@ -80,12 +80,13 @@ def test_the_work_of_the_graph_is_counted_and_steps_are_taken_apart_end_to_end(r
     assert (graph.tokens, whole.tokens, whole.work) == (8, None, None)
 
 
-def test_what_is_there_is_not_measured_again(results: Results, toy: Path, toy_weights: Path) -> None:
+def test_what_is_there_is_not_left_unless_it_was_disturbed(results: Results, toy: Path, toy_weights: Path) -> None:
     plan = make_plan([toy], plan_for(toy, toy_weights, contenders=("runtime", "torch:eager")))
-    calls: list[Results] = []
-    again = measure_plan(plan, results, Settings(effort=EFFORT, items={}), calls.append, lambda _: None)
-    assert not calls
-    assert again.cases == results.cases
+    quiet = [replace(case, stolen=(0.0, 0.04)) for case in results.cases]
+    assert find_left(plan, replace(results, cases=tuple(quiet)), redo_disturbed=True) == []
+    mixed = replace(results, cases=(*quiet[:3], replace(quiet[3], stolen=(0.2, 0.0))))
+    assert find_left(plan, mixed, redo_disturbed=False) == []
+    assert find_left(plan, mixed, redo_disturbed=True) == [plan.groups[1]]
 
 
 def test_other_weights_than_those_of_the_export_are_refused(
@@ -187,7 +188,7 @@ def test_a_turn_that_the_host_disturbed_is_taken_again_while_there_is_time(monke
     entrant.take_turn(lambda: False)
     assert entrant.rounds == [pytest.approx((0.102,)), pytest.approx((0.15,))]
     assert entrant.stolen == [0.02, 0.5]
-    assert entrant.disturbed == [pytest.approx((0.13,))]
+    assert entrant.repeated == [pytest.approx((0.13,))]
 
 
 @pytest.mark.parametrize(
