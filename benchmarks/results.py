@@ -14,7 +14,7 @@ from runtime.decode import decode
 from runtime.errors import EmbeddingBackbonesError, ManifestError, OutputError
 from runtime.manifest import TowerName
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 RESULTS_FILE = "results.json"
 
 Stage = Literal["graph", "end_to_end"]
