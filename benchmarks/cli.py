@@ -78,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--threads", type=int, help="of every contender (default: what this process is allowed)")
     add("--rounds", type=int, default=7, help="in which all take turns, at least (default: %(default)s)")
     add("--seconds", type=float, default=10, help="of measuring a case, at most (default: %(default)s)")
+    add("--patience", type=float, default=60, help="seconds lost to a busy host at a piece of work (default: 60)")
     add("--confidence", type=float, default=0.95, help="of intervals (default: %(default)s)")
     add("--precision", type=float, default=0.05, help="half-width of an interval that is enough (default: %(default)s)")
     add("--python", nargs="+", default=[], metavar="WHAT=PYTHON", help="of other environments: openvino, optimum")
@@ -147,14 +148,15 @@ def _read_effort(arguments: argparse.Namespace) -> Effort:
     threads = allowed if arguments.threads is None else arguments.threads
     if not 1 <= threads <= allowed:
         raise UsageError(f"--threads is {threads}, it must be from 1 to {allowed}, which this process is allowed")
-    if arguments.rounds < 3 or not arguments.seconds > 0:
-        raise UsageError("--rounds must be 3 or more, --seconds above 0")
+    if arguments.rounds < 3 or not arguments.seconds > 0 or not arguments.patience >= 0:
+        raise UsageError("--rounds must be 3 or more, --seconds above 0, --patience 0 or more")
     if not (0.5 <= arguments.confidence < 1 and 0 < arguments.precision < 1):
         raise UsageError("--confidence must be from 0.5 to below 1, --precision between 0 and 1")
     return Effort(
         threads=threads,
         min_rounds=arguments.rounds,
         seconds=arguments.seconds,
+        patience=arguments.patience,
         confidence=arguments.confidence,
         precision=arguments.precision,
     )

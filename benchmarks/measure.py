@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,6 +32,7 @@ class Effort:
         threads: Threads that every contender is given.
         min_rounds: Rounds that all take at least.
         seconds: Of measuring, for each contender, after which no further round begins.
+        patience: Seconds of a group that turns may take which the host of the machine disturbed, and do not count.
         confidence: Of the interval of each median.
         precision: Half-width of that interval, as a share of the median, at which it is known well enough.
     """
@@ -39,6 +40,7 @@ class Effort:
     threads: int
     min_rounds: int
     seconds: float
+    patience: float
     confidence: float
     precision: float
 
@@ -86,6 +88,22 @@ class Reference:
     vectors: Array
 
 
+class Patience:
+    """With a host that gives CPU time to others."""
+
+    def __init__(self, seconds: float) -> None:
+        """There are so many seconds of it."""
+        self.lost = 0.0
+        self._seconds = seconds
+
+    def bears(self, seconds: float) -> bool:
+        """Tells whether a turn that took so long may be taken again, and counts it then."""
+        if self.lost + seconds > self._seconds:
+            return False
+        self.lost += seconds
+        return True
+
+
 @dataclass(kw_only=True)
 class _Entrant:
     """A contender that is running, and its times so far."""
@@ -96,21 +114,27 @@ class _Entrant:
     first_s: float
     rounds: list[tuple[float, ...]] = field(default_factory=list)
     stolen: list[float] = field(default_factory=list)
-    repeated: list[tuple[float, ...]] = field(default_factory=list)
+    left_out: list[tuple[float, ...]] = field(default_factory=list)
     peak_bytes: int = 0
 
-    def take_turn(self, may_repeat: Callable[[], bool]) -> None:
+    def take_turn(self, patience: Patience) -> None:
         while True:
-            before = read_cpu_time()
+            started, before = time.perf_counter(), read_cpu_time()
             answer = self.worker.ask("turn")
             stolen = read_cpu_time().stolen_since(before)
             seconds = tuple(round(second, 7) for second in answer["seconds"])
-            if stolen <= MOST_STOLEN or not may_repeat():
+            if stolen <= MOST_STOLEN or not patience.bears(time.perf_counter() - started):
                 break
-            self.repeated.append(seconds)
+            self.left_out.append(seconds)
         self.rounds.append(seconds)
         self.stolen.append(round(stolen, 4))
         self.peak_bytes = answer["peak_bytes"]
+
+    def keep(self, rounds: Collection[int]) -> None:
+        """Leaves out all other rounds."""
+        self.left_out += [turn for number, turn in enumerate(self.rounds) if number not in rounds]
+        self.rounds = [self.rounds[number] for number in rounds]
+        self.stolen = [self.stolen[number] for number in rounds]
 
 
 def measure_group(
@@ -214,25 +238,32 @@ def _task(
 def _run_rounds(entrants: list[_Entrant], group: Group, effort: Effort, skipped: list[Skipped]) -> tuple[float, ...]:
     """Has all take turns, every other round backwards, and returns the yardstick of each round."""
     yardstick: list[float] = []
-    started = time.perf_counter()
-
-    def may_repeat() -> bool:
-        return time.perf_counter() - started <= effort.seconds * len(entrants)
-
+    patience, started = Patience(effort.patience), time.perf_counter()
     while entrants and len(yardstick) < _MOST_ROUNDS:
         yardstick.append(measure_yardstick())
         for entrant in entrants[:: 1 if len(yardstick) % 2 else -1]:
             try:
-                entrant.take_turn(may_repeat)
+                entrant.take_turn(patience)
             except EmbeddingBackbonesError as exc:
                 entrants.remove(entrant)
                 skipped.append(_skip(group, entrant.way, exc))
+        elapsed = time.perf_counter() - started - patience.lost
         if len(yardstick) >= effort.min_rounds and (
-            not may_repeat()
+            elapsed > effort.seconds * len(entrants)
             or all(is_precise(entrant.rounds, effort.confidence, effort.precision) for entrant in entrants)
         ):
             break
-    return tuple(yardstick)
+    return _leave_out_disturbed(entrants, yardstick, effort.min_rounds)
+
+
+def _leave_out_disturbed(entrants: list[_Entrant], yardstick: list[float], min_rounds: int) -> tuple[float, ...]:
+    """Keeps the rounds that the host disturbed for nobody, if there are enough, and returns their yardstick."""
+    calm = [number for number in range(len(yardstick)) if all(each.stolen[number] <= MOST_STOLEN for each in entrants)]
+    if len(calm) < min_rounds:
+        return tuple(yardstick)
+    for entrant in entrants:
+        entrant.keep(calm)
+    return tuple(yardstick[number] for number in calm)
 
 
 def measure_yardstick() -> float:
@@ -282,7 +313,7 @@ def _case(
         rounds=tuple(entrant.rounds),
         yardstick=yardstick,
         stolen=tuple(entrant.stolen),
-        repeated=tuple(entrant.repeated),
+        left_out=tuple(entrant.left_out),
         start_s=entrant.start_s,
         first_s=entrant.first_s,
         peak_bytes=entrant.peak_bytes,

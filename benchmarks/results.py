@@ -212,7 +212,7 @@ class Case:
         yardstick: Seconds of a fixed piece of work in each of those rounds, which tells how fast the machine was then.
         stolen: Share of the CPU time it asked for in each of those rounds that the host of a virtual machine gave to
             others; 0 where no system tells.
-        repeated: Seconds of each call of turns that were taken again, since too much was stolen in them.
+        left_out: Seconds of each call of turns that do not count, since too much was stolen in them.
         start_s: Seconds from the start of the process until the model was loaded.
         first_s: Seconds of its first call.
         peak_bytes: Largest resident memory of the process.
@@ -233,7 +233,7 @@ class Case:
     rounds: tuple[tuple[float, ...], ...]
     yardstick: tuple[float, ...]
     stolen: tuple[float, ...]
-    repeated: tuple[tuple[float, ...], ...]
+    left_out: tuple[tuple[float, ...], ...]
     start_s: float
     first_s: float
     peak_bytes: int

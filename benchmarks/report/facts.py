@@ -76,13 +76,13 @@ def skipped_table(results: Results) -> Table:
 
 def method(results: Results) -> tuple[str, ...]:
     """Returns how it was measured, a paragraph a piece."""
-    repeated = sum(len(case.repeated) for case in results.cases)
+    left_out = sum(len(case.left_out) for case in results.cases)
     aim = f"Rounds were taken until the {percent(results.confidence)} interval of the median was within "
     return (
         "Every case ran in a fresh process and was warmed up first. Cases of the same work took turns, round by round, "
         "so that a change of the machine's speed hit all of them alike. All had the same number of threads.",
-        f"A turn in which the host of a virtual machine gave more than {percent(MOST_STOLEN)} of the CPU time that was "
-        f"asked for to others was taken again, while there was time: {count(repeated, 'turn')} in all.",
+        f"Turns in which the host of a virtual machine gave more than {percent(MOST_STOLEN)} of the CPU time that was "
+        f"asked for to others were taken again, as far as --patience reached: {count(left_out, 'turn')} left out.",
         f"{aim}{percent(results.precision)} of it to either side; where that was not reached the case is called "
         "unstable beside its figure. Intervals are bootstrapped over whole rounds, since calls of one round share what "
         "the machine did meanwhile.",

@@ -181,6 +181,7 @@ def test_a_provider_that_is_not_active_is_refused_and_not_measured_as_another(
         (["--threads", "0"], "--threads"),
         (["--rounds", "1"], "--rounds must be 3"),
         (["--seconds", "nan"], "--seconds"),
+        (["--patience", "-1"], "--patience"),
         (["--confidence", "1"], "--confidence"),
         (["--weights", "other=x"], "--weights names other"),
         (["--weights", "a=1", "b"], "NAME=VALUE"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks import measure, run
 from benchmarks.material import Material, load_items, pick_typical
-from benchmarks.measure import Effort, Group, embed_judged, measure_group
+from benchmarks.measure import Effort, Group, Patience, embed_judged, measure_group
 from benchmarks.parity import judge
 from benchmarks.plan import Choices, make_plan
 from benchmarks.results import Case, Results
@@ -26,7 +26,7 @@ from benchmarks.worker import peak_bytes, read_arrays, take_turn, write_arrays
 from runtime.errors import EmbeddingBackbonesError, UsageError
 from tests.benchmarks.samples import RESULTS
 
-EFFORT = Effort(threads=1, min_rounds=3, seconds=0.01, confidence=0.95, precision=0.05)
+EFFORT = Effort(threads=1, min_rounds=3, seconds=0.01, patience=0, confidence=0.95, precision=0.05)
 
 
 def plan_for(folder: Path, weights: Path | None, **choices: object) -> Choices:
@@ -156,16 +156,21 @@ def test_rounds_end_when_all_medians_are_known_or_the_time_is_up(
 
         def __init__(self, times: itertools.cycle[float]) -> None:
             self.rounds: list[tuple[float, ...]] = []
+            self.stolen: list[float] = []
             self._times = times
 
-        def take_turn(self, may_repeat: Callable[[], bool]) -> None:
+        def take_turn(self, patience: Patience) -> None:
             self.rounds.append((next(self._times),))
+            self.stolen.append(0.0)
+
+        def keep(self, rounds: Collection[int]) -> None:
+            assert len(rounds) == len(self.rounds)
 
     steady, restless = Entrant(itertools.cycle([1.0])), Entrant(itertools.cycle([1.0, 2.0]))
     effort = replace(EFFORT, min_rounds=5, seconds=10.0)
     assert len(measure._run_rounds([steady], group, effort, [])) == 5  # type: ignore[list-item]
     yardstick = measure._run_rounds([restless], group, effort, [])  # type: ignore[list-item]
-    assert len(yardstick) == len(restless.rounds) == 4 + 11  # the clock is not looked at before there are enough
+    assert len(yardstick) == len(restless.rounds) == 11
 
 
 class RobbedWorker:
@@ -184,11 +189,37 @@ class RobbedWorker:
 def test_a_turn_that_the_host_disturbed_is_taken_again_while_there_is_time(monkeypatch: pytest.MonkeyPatch) -> None:
     worker = RobbedWorker([0.3, 0.02, 0.5], monkeypatch)
     entrant = measure._Entrant(way=None, worker=worker, start_s=1, first_s=1)  # type: ignore[arg-type]
-    entrant.take_turn(lambda: True)
-    entrant.take_turn(lambda: False)
+    entrant.take_turn(Patience(60))
+    entrant.take_turn(Patience(0))
     assert entrant.rounds == [pytest.approx((0.102,)), pytest.approx((0.15,))]
     assert entrant.stolen == [0.02, 0.5]
-    assert entrant.repeated == [pytest.approx((0.13,))]
+    assert entrant.left_out == [pytest.approx((0.13,))]
+
+
+def test_patience_ends() -> None:
+    patience = Patience(2)
+    assert [patience.bears(0.9) for _ in range(3)] == [True, True, False]
+    assert patience.lost == pytest.approx(1.8)
+
+
+@pytest.mark.parametrize(("enough", "kept"), [(2, [1.0, 4.0]), (3, [1.0, 2.0, 3.0, 4.0])])
+def test_rounds_that_were_disturbed_for_anyone_are_left_out_if_enough_remain(enough: int, kept: list[float]) -> None:
+    both = [
+        measure._Entrant(
+            way=None,  # type: ignore[arg-type]
+            worker=None,  # type: ignore[arg-type]
+            start_s=1,
+            first_s=1,
+            rounds=[(1.0,), (2.0,), (3.0,), (4.0,)],
+            stolen=stolen,
+        )
+        for stolen in ([0.0, 0.2, 0.0, 0.0], [0.0, 0.0, 0.2, 0.0])
+    ]
+    assert list(measure._leave_out_disturbed(both, [1.0, 2.0, 3.0, 4.0], enough)) == kept
+    for entrant in both:
+        assert entrant.rounds == [(second,) for second in kept]
+        assert sorted([*entrant.rounds, *entrant.left_out]) == [(1.0,), (2.0,), (3.0,), (4.0,)]
+        assert len(entrant.stolen) == len(kept)
 
 
 @pytest.mark.parametrize(
