@@ -240,7 +240,7 @@ def _run_rounds(entrants: list[_Entrant], group: Group, effort: Effort, skipped:
     yardstick: list[float] = []
     patience, started = Patience(effort.patience), time.perf_counter()
     while entrants and len(yardstick) < _MOST_ROUNDS:
-        yardstick.append(measure_yardstick())
+        yardstick.append(_take_yardstick(patience))
         for entrant in entrants[:: 1 if len(yardstick) % 2 else -1]:
             try:
                 entrant.take_turn(patience)
@@ -264,6 +264,16 @@ def _leave_out_disturbed(entrants: list[_Entrant], yardstick: list[float], min_r
     for entrant in entrants:
         entrant.keep(calm)
     return tuple(yardstick[number] for number in calm)
+
+
+def _take_yardstick(patience: Patience) -> float:
+    """Returns the yardstick of a round, again and again until the host did not disturb it, or patience is lost."""
+    while True:
+        started, before = time.perf_counter(), read_cpu_time()
+        seconds = measure_yardstick()
+        lost = read_cpu_time().stolen_since(before) > MOST_STOLEN
+        if not lost or not patience.bears(time.perf_counter() - started):
+            return seconds
 
 
 def measure_yardstick() -> float:

@@ -148,7 +148,7 @@ def test_rounds_end_when_all_medians_are_known_or_the_time_is_up(
 ) -> None:
     clock = itertools.count(0.0, 1.0)
     monkeypatch.setattr(measure, "time", type("Clock", (), {"perf_counter": lambda: next(clock)}))
-    monkeypatch.setattr(measure, "measure_yardstick", lambda: 0.01)
+    monkeypatch.setattr(measure, "_take_yardstick", lambda patience: 0.01)
     (group,) = make_plan([toy], plan_for(toy, None, contenders=("runtime",), stages=("graph",))).groups
 
     class Entrant:
@@ -194,6 +194,18 @@ def test_a_turn_that_the_host_disturbed_is_taken_again_while_there_is_time(monke
     assert entrant.rounds == [pytest.approx((0.102,)), pytest.approx((0.15,))]
     assert entrant.stolen == [0.02, 0.5]
     assert entrant.left_out == [pytest.approx((0.13,))]
+
+
+def test_a_yardstick_that_the_host_disturbed_is_taken_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker, lengths = RobbedWorker([0.3, 0.02, 0.5], monkeypatch), iter([3.0, 2.0, 1.0])
+
+    def measure_one() -> float:
+        worker.ask("turn")
+        return next(lengths)
+
+    monkeypatch.setattr(measure, "measure_yardstick", measure_one)
+    assert measure._take_yardstick(Patience(60)) == 2
+    assert measure._take_yardstick(Patience(0)) == 1
 
 
 def test_patience_ends() -> None:
