@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-MOST_STOLEN = 0.05  # of the CPU time that a turn asked for; one that lost more is taken again while there is time
+MOST_STOLEN = 0.05  # of the CPU time that a turn asked for; one that lost more is taken again, with patience
 _STAT = Path("/proc/stat")
 _IDLE, _STOLEN, _COUNTED = (3, 4), 7, 8  # columns; those after them are part of the first two
 
