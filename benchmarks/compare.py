@@ -21,6 +21,7 @@ from runtime.agreement import near_one
 
 _SOFTWARE = ("system", "python", "packages", "cuda", "cudnn")
 _FLEETING = ("load_average",)
+_MOST_LISTED = 8
 _HEADER = ["artifact", "tower", "contender", "stage", "items", "old p50 ms", "new p50 ms", "ratio", "verdict"]
 
 
@@ -107,10 +108,18 @@ def _about_machines(old: Machine, new: Machine) -> list[str]:
 def _about_cases(comparison: Comparison) -> list[str]:
     few = sum(min(len(c.old.rounds), len(c.new.rounds)) < FEWEST_ROUNDS for c in comparison.changes)
     return [
-        *(f"Only in the old results: {_describe(case)}." for case in comparison.gone),
-        *(f"Only in the new results: {_describe(case)}." for case in comparison.added),
+        *_about_one_side("old", comparison.gone),
+        *_about_one_side("new", comparison.added),
         *([f"Cases with fewer than {FEWEST_ROUNDS} rounds, too few to judge: {few}."] if few else []),
         *(_about_parity(change) for change in comparison.changes if change.parity_is_worse),
+    ]
+
+
+def _about_one_side(which: str, cases: Sequence[Case]) -> list[str]:
+    if len(cases) <= _MOST_LISTED:
+        return [f"Only in the {which} results: {_describe(case)}." for case in cases]
+    return [
+        f"Only in the {which} results: {len(cases)} cases, of {', '.join({case.artifact: None for case in cases})}."
     ]
 
 
@@ -177,7 +186,18 @@ def _conclusion(comparison: Comparison, regressions: Sequence[Change], arguments
         f"{counts['slower']} slower, {counts['faster']} faster, {counts['not distinguishable']} not distinguishable; "
         f"{len(regressions)} slower by more than {100 * arguments.fail_above:g}%. "
         f"All {len(comparison.changes)} intervals hold at once with {100 * CONFIDENCE:g}% confidence; "
-        f"differences up to {100 * arguments.resolution:g}% are not believed."
+        f"differences up to {100 * arguments.resolution:g}% are not believed.{_power(comparison)}"
+    )
+
+
+def _power(comparison: Comparison) -> str:
+    """Says what a verdict of no difference is worth: which slowdowns would have been seen."""
+    visible = sorted(change.visible for change in comparison.changes if change.visible < math.inf)
+    if not visible:
+        return ""
+    half, every = (f"{math.ceil(100 * (ratio - 1))}%" for ratio in (visible[len(visible) // 2], visible[-1]))
+    return (
+        f" A slowdown of {half} would have been seen in half of the cases, one of {every} in all; more rounds see less."
     )
 
 
@@ -194,6 +214,7 @@ def _document(comparison: Comparison, regressions: Sequence[Change], notes: Sequ
                 "ratio": change.ratio,
                 "low": change.low,
                 "high": change.high,
+                "visible": change.visible if change.visible < math.inf else None,
                 "verdict": change.verdict,
                 "regression": change in regressions,
                 "parity_is_worse": change.parity_is_worse,

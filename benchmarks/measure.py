@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,8 +21,13 @@ from benchmarks.summary import is_precise
 from benchmarks.task import Task, Worker
 from runtime.errors import EmbeddingBackbonesError
 
-_YARDSTICK_SIZE, _YARDSTICK_TIMES = 1024, 3
+_YARDSTICK_SIZE, _YARDSTICK_TIMES = 1024, 9
 _MOST_ROUNDS = 200
+_REST_S = (
+    0.1  # onnxruntime's threads were seen to spin on for 25 to 45 ms after a call, on the cores of whoever is next
+)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,16 +124,10 @@ class _Entrant:
     peak_bytes: int = 0
 
     def take_turn(self, patience: Patience) -> None:
-        while True:
-            started, before = time.perf_counter(), read_cpu_time()
-            answer = self.worker.ask("turn")
-            stolen = read_cpu_time().stolen_since(before)
-            seconds = tuple(round(second, 7) for second in answer["seconds"])
-            if stolen <= MOST_STOLEN or not patience.bears(time.perf_counter() - started):
-                break
-            self.left_out.append(seconds)
-        self.rounds.append(seconds)
+        answer, stolen, disturbed = _take_in_peace(lambda: self.worker.ask("turn"), patience)
+        self.rounds.append(_seconds(answer))
         self.stolen.append(round(stolen, 4))
+        self.left_out += map(_seconds, disturbed)
         self.peak_bytes = answer["peak_bytes"]
 
     def keep(self, rounds: Collection[int]) -> None:
@@ -240,7 +240,7 @@ def _run_rounds(entrants: list[_Entrant], group: Group, effort: Effort, skipped:
     yardstick: list[float] = []
     patience, started = Patience(effort.patience), time.perf_counter()
     while entrants and len(yardstick) < _MOST_ROUNDS:
-        yardstick.append(_take_yardstick(patience))
+        yardstick.append(_take_in_peace(measure_yardstick, patience)[0])
         for entrant in entrants[:: 1 if len(yardstick) % 2 else -1]:
             try:
                 entrant.take_turn(patience)
@@ -266,18 +266,28 @@ def _leave_out_disturbed(entrants: list[_Entrant], yardstick: list[float], min_r
     return tuple(yardstick[number] for number in calm)
 
 
-def _take_yardstick(patience: Patience) -> float:
-    """Returns the yardstick of a round, again and again until the host did not disturb it, or patience is lost."""
+def _take_in_peace(take: Callable[[], T], patience: Patience) -> tuple[T, float, list[T]]:
+    """Returns what ``take`` gives once the last one's threads rest and the host leaves it alone, or patience is lost.
+
+    With it come the share of CPU time that was stolen meanwhile, and what it gave when that was too much.
+    """
+    disturbed: list[T] = []
     while True:
+        time.sleep(_REST_S)
         started, before = time.perf_counter(), read_cpu_time()
-        seconds = measure_yardstick()
-        lost = read_cpu_time().stolen_since(before) > MOST_STOLEN
-        if not lost or not patience.bears(time.perf_counter() - started):
-            return seconds
+        taken = take()
+        stolen = read_cpu_time().stolen_since(before)
+        if stolen <= MOST_STOLEN or not patience.bears(time.perf_counter() - started):
+            return taken, stolen, disturbed
+        disturbed.append(taken)
+
+
+def _seconds(answer: dict[str, Any]) -> tuple[float, ...]:
+    return tuple(round(second, 7) for second in answer["seconds"])
 
 
 def measure_yardstick() -> float:
-    """Returns the median seconds of a product of two float32 matrices of 1024 x 1024 by numpy."""
+    """Returns the median seconds of a product of two float32 matrices of 1024 x 1024 by numpy, of nine."""
     matrix = np.ones((_YARDSTICK_SIZE, _YARDSTICK_SIZE), dtype=np.float32)
     seconds = []
     for _ in range(_YARDSTICK_TIMES):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -101,13 +102,21 @@ def test_a_yardstick_that_alone_is_slower_makes_nothing_faster() -> None:
     assert {change.verdict for change in comparison.changes} == {"not distinguishable"}
 
 
-def test_a_machine_that_swings_by_a_factor_of_two_is_steadied_by_its_yardstick() -> None:
-    swing = (1.0, 2.0) * 6
-    case = replace(CASE, rounds=tuple((0.01 * p,) * 4 for p in swing), yardstick=tuple(0.05 * p for p in swing))
-    new = replace(case, rounds=tuple(tuple(1.2 * t for t in turn) for turn in case.rounds))
-    (change,) = compare(*(replace(RESULTS, cases=(c,)) for c in (case, new)), same_machine=True).changes
-    assert (change.low, change.ratio, change.high) == pytest.approx((1.2, 1.2, 1.2))
-    assert change.verdict == "slower"
+def test_a_machine_that_swings_by_a_factor_of_two_widens_the_interval_and_proves_nothing() -> None:
+    swung = replace(CASE, rounds=tuple((0.01 * pace,) * 4 for pace in (1.0, 2.0) * 6), yardstick=(0.05,) * 12)
+    calm = replace(swung, rounds=((0.01,) * 4,) * 12)
+    (change,) = compare(*(replace(RESULTS, cases=(case,)) for case in (calm, swung)), same_machine=True).changes
+    assert change.low == pytest.approx(1.0)
+    assert change.high == pytest.approx(2.0)
+    assert change.verdict == "not distinguishable"
+
+
+def test_a_noisy_yardstick_hides_nothing() -> None:
+    old, new = measured(0), measured(100, factors={_SLOWED: 1.2})
+    noise = np.random.default_rng(1).choice([1.0, 2.0], 12)
+    noisy = tuple(replace(case, yardstick=tuple(0.05 * noise)) for case in new.cases)
+    comparison = compare(old, replace(new, cases=noisy), same_machine=True)
+    assert [case.key for case in slower(comparison)] == [_FEW[_SLOWED].key]
 
 
 def test_many_cases_widen_every_interval() -> None:
@@ -199,6 +208,29 @@ def test_cases_of_one_side_are_listed(files: Any, capsys: Any) -> None:
     out = capsys.readouterr().out
     assert "Only in the old results: toy-text text, runtime fp32 on cpu, graph, 1 of 64 tokens." in out
     assert "Only in the new results: toy-text text, torch eager on cpu, graph, 32 of 64 tokens." in out
+
+
+def test_many_cases_of_one_side_are_counted(files: Any, capsys: Any) -> None:
+    assert main(files(measured(0, _CASES), measured(100, _FEW))) == 0
+    assert f"Only in the old results: {len(_CASES) - len(_FEW)} cases, of toy-text, other." in capsys.readouterr().out
+
+
+def test_what_would_have_been_seen_is_told_and_true(files: Any, capsys: Any) -> None:
+    old, new = measured(0), measured(100)
+    main(files(old, new))
+    percent = re.search(
+        r"A slowdown of (\d+)% would have been seen in half .* one of (\d+)% in all", capsys.readouterr().out
+    )
+    assert percent
+    half, every = (1 + int(group) / 100 for group in percent.groups())
+    assert 1.05 < half < every
+    found = [
+        len(slower(compare(old, measured(100, factors={place: factor}), same_machine=True)))
+        for factor in (half, every)
+        for place in range(len(_FEW))
+    ]
+    assert sum(found[: len(_FEW)]) > len(_FEW) / 2
+    assert found[len(_FEW) :] == [1] * len(_FEW)
 
 
 def test_nothing_in_common_is_an_error(files: Any, capsys: Any) -> None:

@@ -148,7 +148,7 @@ def test_rounds_end_when_all_medians_are_known_or_the_time_is_up(
 ) -> None:
     clock = itertools.count(0.0, 1.0)
     monkeypatch.setattr(measure, "time", type("Clock", (), {"perf_counter": lambda: next(clock)}))
-    monkeypatch.setattr(measure, "_take_yardstick", lambda patience: 0.01)
+    monkeypatch.setattr(measure, "_take_in_peace", lambda take, patience: (0.01, 0.0, []))
     (group,) = make_plan([toy], plan_for(toy, None, contenders=("runtime",), stages=("graph",))).groups
 
     class Entrant:
@@ -203,9 +203,17 @@ def test_a_yardstick_that_the_host_disturbed_is_taken_again(monkeypatch: pytest.
         worker.ask("turn")
         return next(lengths)
 
-    monkeypatch.setattr(measure, "measure_yardstick", measure_one)
-    assert measure._take_yardstick(Patience(60)) == 2
-    assert measure._take_yardstick(Patience(0)) == 1
+    assert measure._take_in_peace(measure_one, Patience(60)) == (2, 0.02, [3])
+    assert measure._take_in_peace(measure_one, Patience(0)) == (1, 0.5, [])
+
+
+def test_nobody_is_timed_while_the_threads_of_the_last_one_still_spin(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(
+        "benchmarks.measure.time.sleep", lambda seconds: done.append("rest" if seconds >= 0.05 else "too short")
+    )
+    measure._take_in_peace(lambda: done.append("turn"), Patience(60))
+    assert done == ["rest", "turn"]
 
 
 def test_patience_ends() -> None:
