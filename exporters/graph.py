@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from exporters.errors import GraphError
-from exporters.modules.operators import TRANSLATIONS
+from exporters.modules import operators, torch_operators
 from exporters.passes.strip_metadata import strip_metadata
 from exporters.spec import OPSETS
 from exporters.towers import GraphInput
@@ -51,7 +51,7 @@ def _trace(module: nn.Module, inputs: Sequence[GraphInput], opset: int) -> ir.Mo
                 opset_version=opset,
                 input_names=[graph_input.spec.name for graph_input in inputs],
                 dynamic_shapes=tuple(_dynamic_axes(graph_input.spec) for graph_input in inputs),
-                custom_translation_table=dict(TRANSLATIONS),
+                custom_translation_table={**operators.TRANSLATIONS, **torch_operators.TRANSLATIONS},
                 verbose=False,
             )
     except Exception as exc:  # the exporter wraps each of its own stages' errors in another type

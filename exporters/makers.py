@@ -12,8 +12,7 @@ from typing import Any
 from exporters.calibration import Samples
 from exporters.census import take_census
 from exporters.graph_file import write_graph
-from exporters.passes.fuse import LAYOUT_FLAG, fuse
-from exporters.passes.fuse_around_products import fuse_around_products
+from exporters.passes.fuse import LAYOUT_FLAG, fuse, fuse_around_products
 from exporters.passes.half import to_half
 from exporters.passes.int8 import StaticQuantizer, quantize_dynamic
 from exporters.sensitivity import Cost, Sensitivity, find_sensitive
@@ -97,7 +96,7 @@ def _make_fp16(order: Order) -> Made:
     level: Level = "extended" if order.level == "all" else order.level
     with tempfile.TemporaryDirectory(dir=order.output.parent) as folder:
         fused = Path(folder, "fused.onnx")
-        fuse(order.graph, fused, level)
+        fuse(order.graph, fused, level, skips=True)
         half = to_half(fused, order.samples)
         external_data = write_graph(order.output, half.model, fused=True)
     return Made(

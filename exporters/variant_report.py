@@ -20,6 +20,7 @@ _HEADER = (
     "in a batch",
     "in float",
 )
+_SLOWER = 0.95  # times as fast, above which it may be noise
 
 
 def describe_outcomes(outcomes: Sequence[Outcome]) -> str:
@@ -34,7 +35,13 @@ def describe_outcomes(outcomes: Sequence[Outcome]) -> str:
         if outcome.variant is not None:
             rows.append([outcome.tower, outcome.name, *_cells(outcome)])
     left_out = [f"{outcome.tower} {outcome.name}: {outcome.reason}" for outcome in outcomes if not outcome.variant]
-    return "\n".join([console.table(_HEADER, rows), *left_out])
+    slower = [
+        f"{outcome.tower} {outcome.name} is slower than fp32 on this CPU; `python -m runtime tune` finds what is "
+        "fastest on a machine, and load takes it there"
+        for outcome in outcomes
+        if outcome.speedup and outcome.speedup < _SLOWER
+    ]
+    return "\n".join([console.table(_HEADER, rows), *left_out, *slower])
 
 
 def _cells(outcome: Outcome) -> list[object]:

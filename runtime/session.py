@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("runtime")
 _DTYPES = {"tensor(uint8)": "uint8", "tensor(int64)": "int64", "tensor(float)": "float32"}
 _ERRORS_ONLY = 3
+SLOW_ON_CPU = ["SkipLayerNormFusion"]  # of onnxruntime 1.31; what it makes takes three times as long as the two before
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,6 +190,7 @@ def _open_on(
             _session_options(ort, settings, threads),
             providers=_with_fallbacks(provider, settings, threads),
             enable_fallback=False,  # else a failed run goes on with the CPU, and says so by print() alone
+            disabled_optimizers=SLOW_ON_CPU if provider.name == "cpu" else None,
         )
     except Exception as exc:  # onnxruntime raises a dozen types that share no base of their own
         need = find_newer_need(str(exc))

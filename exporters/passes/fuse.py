@@ -10,27 +10,28 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from onnxscript.rewriter import ort_fusions
-
 from exporters.graph_file import load_graph, write_graph
+from exporters.passes.fuse_transformer import fuse_transformer
 from exporters.passes.strip_metadata import strip_metadata
 from runtime import hardware
 from runtime.errors import UsageError
 from runtime.providers import import_onnxruntime
+from runtime.session import SLOW_ON_CPU
 from runtime.variants import Level
 
 LAYOUT_FLAG = "avx512f"  # by which ONNX Runtime lays out convolutions in blocks of 16 channels, elsewhere of 8
 
 
-def fuse(graph: Path, output: Path, level: Level) -> str | None:
+def fuse(graph: Path, output: Path, level: Level, *, skips: bool = False) -> str | None:
     """Writes ``graph`` to ``output``, optimized.
 
     Args:
         graph: The ONNX file.
         output: The new one.
         level: ``basic``: what ONNX Runtime simplifies within ONNX's own operators. ``extended``: attention,
-            normalisation with skip, and GELU with bias in its own operators. ``all``: then also what it does for this
+            and GELU with bias in its own operators. ``all``: then also what it does for this
             machine's CPU, its layout of convolutions included.
+        skips: See :func:`exporters.passes.fuse_transformer.fuse_transformer`.
 
     Returns:
         The name of the file of weights beside ``output``, or ``None``.
@@ -43,7 +44,7 @@ def fuse(graph: Path, output: Path, level: Level) -> str | None:
     if level == "all" and LAYOUT_FLAG not in hardware.cpu_flags():
         raise UsageError("level all lays weights out for CPUs with AVX-512, which this one lacks; take extended")
     model = load_graph(graph)
-    ort_fusions.optimize_for_ort(model)
+    fuse_transformer(model, products=True, skips=skips)
     strip_metadata(model)
     if level == "extended":
         return write_graph(output, model, fused=True)
@@ -51,6 +52,22 @@ def fuse(graph: Path, output: Path, level: Level) -> str | None:
         fused = Path(folder, "fused.onnx")
         write_graph(fused, model, fused=True)
         return _by_onnxruntime(fused, output, "ORT_ENABLE_ALL")
+
+
+def fuse_around_products(graph: Path, output: Path) -> str | None:
+    """Writes ``graph`` to ``output``, fused, with its matrix products as they are, so that they can be in 8 bits.
+
+    Args:
+        graph: The ONNX file.
+        output: The new one.
+
+    Returns:
+        The name of the file of weights beside ``output``, or ``None``.
+    """
+    model = load_graph(graph)
+    fuse_transformer(model, products=False, skips=False)
+    strip_metadata(model)
+    return write_graph(output, model, fused=True)
 
 
 def _by_onnxruntime(graph: Path, output: Path, level: str) -> str | None:
@@ -63,7 +80,7 @@ def _by_onnxruntime(graph: Path, output: Path, level: str) -> str | None:
     with tempfile.TemporaryDirectory(dir=output.parent) as folder:
         options.optimized_model_filepath = str(Path(folder, "optimized.onnx"))
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights")
-        ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"], disabled_optimizers=SLOW_ON_CPU)
         return write_graph(
             output, load_graph(Path(options.optimized_model_filepath)), fused=level != "ORT_ENABLE_BASIC"
         )

@@ -1,0 +1,103 @@
+"""Attention and GELU give what torch gives, in a form that ONNX Runtime fuses."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu, scaled_dot_product_attention
+
+from exporters.errors import GraphError
+from exporters.graph import build_graph
+from exporters.towers import GraphInput
+from runtime.manifest import TensorSpec
+
+_TOKENS, _DIM = 5, 8
+_MASKS = {
+    "none": None,
+    "bool": torch.ones(_TOKENS, _TOKENS).tril().bool(),
+    "float": torch.randn(_TOKENS, _TOKENS, generator=torch.manual_seed(0)),
+    "infinite": torch.full((_TOKENS, _TOKENS), -torch.inf).triu(1),
+}
+
+
+class Attends(nn.Module):
+    def __init__(self, **how: Any) -> None:
+        super().__init__()
+        self.how = how
+        self.keys, self.values = nn.Linear(_DIM, _DIM), nn.Linear(_DIM, _DIM)
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = [t.unflatten(-1, (2, -1)).transpose(1, 2) for t in (x, self.keys(x), self.values(x))]
+        return scaled_dot_product_attention(*heads, **self.how).transpose(1, 2).flatten(-2)
+
+
+class Activates(nn.Module):
+    def __init__(self, approximate: str) -> None:
+        super().__init__()
+        self.linear, self.approximate = nn.Linear(_DIM, _DIM), approximate
+
+    def forward(self, x: Tensor) -> Tensor:
+        return gelu(self.linear(x), approximate=self.approximate)
+
+
+def build(module: nn.Module, path: Path) -> Path:
+    spec = TensorSpec(name="x", dtype="float32", shape=("batch", _TOKENS, _DIM))
+    output = TensorSpec(name="embedding", dtype="float32", shape=("batch", _TOKENS, _DIM))
+    example = torch.randn(2, _TOKENS, _DIM)
+    ir.save(build_graph(module.eval(), [GraphInput(spec=spec, example=example)], output), path)
+    return path
+
+
+def run(path: Path, x: Tensor, fused: Path | None = None) -> np.ndarray[Any, Any]:
+    options = ort.SessionOptions()
+    if fused:
+        options.optimized_model_filepath = str(fused)
+    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, {"x": x.numpy()})[0])
+
+
+@pytest.mark.parametrize("mask", _MASKS)
+@pytest.mark.parametrize("scale", [None, 0.7])
+def test_attention_is_torchs(mask: str, scale: float | None, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = Attends(attn_mask=_MASKS[mask], scale=scale)
+    path, x = build(module, tmp_path / "graph.onnx"), torch.randn(3, _TOKENS, _DIM)
+    np.testing.assert_allclose(run(path, x), module(x).detach().numpy(), atol=2e-6)
+    operators = Counter(node.op_type for node in onnx.load(path).graph.node)
+    assert operators["IsNaN"] == 0
+    assert operators["Transpose"] == 4, "of query, key, value and result, once each"
+
+
+def test_causal_attention_is_torchs(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module, x = Attends(is_causal=True), torch.randn(3, _TOKENS, _DIM)
+    np.testing.assert_allclose(run(build(module, tmp_path / "graph.onnx"), x), module(x).detach().numpy(), atol=2e-6)
+
+
+def test_where_everything_is_masked_nothing_is_nan(tmp_path: Path) -> None:
+    module = Attends(attn_mask=torch.zeros(_TOKENS, _TOKENS, dtype=torch.bool))
+    assert np.isfinite(run(build(module, tmp_path / "graph.onnx"), torch.randn(3, _TOKENS, _DIM))).all()
+
+
+def test_attention_that_is_not_known_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(GraphError, match="grouped queries"):
+        build(Attends(enable_gqa=True), tmp_path / "graph.onnx")
+
+
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_gelu_is_torchs(approximate: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module, x = Activates(approximate), 3 * torch.randn(3, _TOKENS, _DIM)
+    path = build(module, tmp_path / "graph.onnx")
+    np.testing.assert_allclose(run(path, x, tmp_path / "fused.onnx"), module(x).detach().numpy(), atol=2e-6)
+    if approximate == "none":
+        assert "BiasGelu" in {node.op_type for node in onnx.load(tmp_path / "fused.onnx").graph.node}
