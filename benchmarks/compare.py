@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.comparison import CONFIDENCE, FEWEST_ROUNDS, RESOLUTION, Change, Comparison, compare
+from benchmarks.comparison import CONFIDENCE, RESOLUTION, Change, Comparison, compare
 from benchmarks.results import Case, Machine, Results, read_results
 from runtime import console
 from runtime.agreement import near_one
@@ -84,11 +84,7 @@ def _notes(old: Results, new: Results, comparison: Comparison) -> list[str]:
     """Returns what has to be known before a ratio is read, that about the machines first."""
     return [
         *_about_machines(old.machine, new.machine),
-        *(
-            f"The {device} was {_times(drift)} in the new run by yardstick and cases; ratios are without that."
-            for device, drift in comparison.drift.items()
-            if abs(math.log(drift)) > math.log(1.01)
-        ),
+        *_about_pace(comparison),
         *(
             f"The {which} results are incomplete: `{results.command}` was interrupted."
             for which, results in (("old", old), ("new", new))
@@ -105,12 +101,20 @@ def _about_machines(old: Machine, new: Machine) -> list[str]:
     return [f"The same machine, {new.name}, with other software: {'; '.join(software)}."] if software else []
 
 
+def _about_pace(comparison: Comparison) -> list[str]:
+    drifts = [change.drift for change in comparison.changes]
+    ends = dict.fromkeys((_times(min(drifts)), _times(max(drifts))))
+    if list(ends) == [_times(1.0)]:
+        return []
+    return [f"The machine was {' to '.join(ends)} in the new run by yardstick and cases; ratios are without that."]
+
+
 def _about_cases(comparison: Comparison) -> list[str]:
-    few = sum(min(len(c.old.rounds), len(c.new.rounds)) < FEWEST_ROUNDS for c in comparison.changes)
+    few = sum(change.visible == math.inf for change in comparison.changes)
     return [
         *_about_one_side("old", comparison.gone),
         *_about_one_side("new", comparison.added),
-        *([f"Cases with fewer than {FEWEST_ROUNDS} rounds, too few to judge: {few}."] if few else []),
+        *([f"Cases with too few rounds to be judged among so many: {few}; measure more --rounds."] if few else []),
         *(_about_parity(change) for change in comparison.changes if change.parity_is_worse),
     ]
 
@@ -129,6 +133,8 @@ def _about_parity(change: Change) -> str:
 
 
 def _times(drift: float) -> str:
+    if abs(math.log(drift)) < math.log(1.01):
+        return "as fast"
     return f"{drift:.2f} times slower" if drift > 1 else f"{1 / drift:.2f} times faster"
 
 
@@ -204,7 +210,6 @@ def _power(comparison: Comparison) -> str:
 def _document(comparison: Comparison, regressions: Sequence[Change], notes: Sequence[str]) -> dict[str, Any]:
     return {
         "notes": list(notes),
-        "drift": dict(comparison.drift),
         "failed": bool(regressions),
         "changes": [
             {
@@ -214,6 +219,7 @@ def _document(comparison: Comparison, regressions: Sequence[Change], notes: Sequ
                 "ratio": change.ratio,
                 "low": change.low,
                 "high": change.high,
+                "drift": change.drift,
                 "visible": change.visible if change.visible < math.inf else None,
                 "verdict": change.verdict,
                 "regression": change in regressions,

@@ -3,9 +3,9 @@
 Within a run nothing is divided by the yardstick: a machine that swings gives a wide interval, not a wrong one, and
 rounds that were divided by it were seen to spread three to ten times as far as before.
 
-Between runs, what most cases share is taken off, as far as the yardstick shows it too: a yardstick that is off alone
-changes nothing. What is lost by that: every case slower on a day when the machine was faster cannot be told from a
-yardstick that is off, and is not called slower.
+Between runs, what most others at the same work share, who were measured in the same minutes, is taken off, as far as
+the yardstick of those minutes shows it too: a yardstick that is off alone changes nothing. What is lost by that: all
+slower together when the machine was faster cannot be told from a yardstick that is off, and is not called slower.
 
 The intervals are widened until all of them together hold with the confidence asked for (Bonferroni), and a verdict
 needs one that lies beyond the resolution as a whole. In 600 simulated comparisons of the same thing, of 36 cases and 12
@@ -15,18 +15,18 @@ rounds on days up to 30% apart, no case had one, and of 600 slowdowns of 20% nin
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from benchmarks.results import Case, Device, Results, ResultsError
+from benchmarks.results import Case, Results, ResultsError
 from benchmarks.summary import resample_medians
 
-FEWEST_ROUNDS = 5  # of fewer, all new ones being above all old ones by chance is no rare thing
 CONFIDENCE = 0.95
 RESOLUTION = 0.05
+_FEW = 2  # contenders, of which the other tells too little of the machine
 
 _HAIR = 1e-4  # of a cosine; sums in another order move it less
 
@@ -44,7 +44,9 @@ class Change:
         ratio: Its new time by its old one, without what the machine did.
         low: Lower end of the interval of ``ratio``.
         high: Its upper end.
-        visible: The least ratio that would have been called slower with such an interval; infinite with too few rounds.
+        drift: How many times slower the machine was, whatever ran on it; 1 between machines.
+        visible: The least ratio that would have been called slower with such an interval; infinite with too few rounds,
+            where all new ones may be above all old ones by chance.
         verdict: What that says.
     """
 
@@ -53,6 +55,7 @@ class Change:
     ratio: float
     low: float
     high: float
+    drift: float
     visible: float
     verdict: Verdict
 
@@ -71,13 +74,11 @@ class Comparison:
 
     Attributes:
         changes: The cases that both results have, the slowest ratio first.
-        drift: How many times slower each device was in the new run, whatever ran on it; empty between machines.
         gone: Cases that only the old results have.
         added: Cases that only the new results have.
     """
 
     changes: tuple[Change, ...]
-    drift: Mapping[Device, float]
     gone: tuple[Case, ...]
     added: tuple[Case, ...]
 
@@ -102,17 +103,14 @@ def compare(old: Results, new: Results, *, same_machine: bool, resolution: float
     """
     _refuse_other_artifacts(old, new)
     pairs = _pairs(old, new)
-    drift = _drift(pairs) if same_machine else {}
+    chance = (1 - CONFIDENCE) / len(pairs)
     changes = [
-        _judge(
-            before, after, drift.get(after.device, 1.0), confidence=1 - (1 - CONFIDENCE) / len(pairs), least=resolution
-        )
-        for before, after in pairs
+        _judge(*pair, drift=_drift(pair, pairs) if same_machine else 1.0, chance=chance, least=resolution)
+        for pair in pairs
     ]
     keys = {before.key for before, _ in pairs}
     return Comparison(
         changes=tuple(sorted(changes, key=lambda change: -change.ratio)),
-        drift=drift,
         gone=tuple(case for case in old.cases if case.key not in keys),
         added=tuple(case for case in new.cases if case.key not in keys),
     )
@@ -153,30 +151,39 @@ def _check_times(case: Case) -> None:
         )
 
 
-def _drift(pairs: Sequence[tuple[Case, Case]]) -> dict[Device, float]:
-    """Returns, by device, how many times slower it was: what most cases and the yardstick agree on."""
-    drift: dict[Device, float] = {}
-    for device in sorted({new.device for _, new in pairs}):
-        here = [(old, new) for old, new in pairs if new.device == device]
-        shared = float(np.median([_centre(new.rounds) / _centre(old.rounds) for old, new in here]))
-        seen = float(np.median([np.median(new.yardstick) / np.median(old.yardstick) for old, new in here]))
-        drift[device] = float(np.clip(shared, min(1.0, seen), max(1.0, seen)))
-    return drift
+def _drift(pair: tuple[Case, Case], pairs: Sequence[tuple[Case, Case]]) -> float:
+    """Returns how many times slower the machine was for ``pair``: what the others and the yardstick agree on.
+
+    The others are those that took turns with it, or where that were fewer than two, all on its device.
+    """
+    device = [each for each in pairs if each[1].device == pair[1].device]
+    turns = [each for each in device if _work(each[1]) == _work(pair[1])]
+    shared = [
+        _centre(new.rounds) / _centre(old.rounds)
+        for old, new in (turns if len(turns) > _FEW else device)
+        if (old, new) != pair
+    ]
+    seen = float(np.median([np.median(new.yardstick) / np.median(old.yardstick) for old, new in turns]))
+    return float(np.clip(np.median(shared or [1.0]), min(1.0, seen), max(1.0, seen)))
 
 
-def _judge(old: Case, new: Case, drift: float, *, confidence: float, least: float) -> Change:
+def _work(case: Case) -> tuple[object, ...]:
+    """Returns what is the same of all contenders that took turns."""
+    return (case.artifact, case.tower, case.stage, case.items, case.tokens)
+
+
+def _judge(old: Case, new: Case, *, drift: float, chance: float, least: float) -> Change:
     ratio = _centre(new.rounds) / _centre(old.rounds) / drift
     ratios = resample_medians(new.rounds, seed=1) / resample_medians(old.rounds, seed=0) / drift
-    tail = 50 * (1 - confidence)
-    low, high = map(float, np.percentile(ratios, [tail, 100 - tail]))
-    enough = min(len(old.rounds), len(new.rounds)) >= FEWEST_ROUNDS
+    low, high = map(float, np.percentile(ratios, [50 * chance, 100 - 50 * chance]))
+    enough = 2 / math.comb(len(old.rounds) + len(new.rounds), len(old.rounds)) <= chance
     verdict: Verdict = "not distinguishable"
     if enough and low > 1 + least:
         verdict = "slower"
     elif enough and high < 1 / (1 + least):
         verdict = "faster"
     visible = (1 + least) * ratio / low if enough else math.inf
-    return Change(old=old, new=new, ratio=ratio, low=low, high=high, visible=visible, verdict=verdict)
+    return Change(old=old, new=new, ratio=ratio, low=low, high=high, drift=drift, visible=visible, verdict=verdict)
 
 
 def _centre(rounds: Rounds) -> float:

@@ -67,7 +67,8 @@ def measure_plan(
                 say(str(group))
                 cases, skipped = measure_group(group, material, reference, settings.effort, Path(scratch))
                 others = (case for case in results.cases if not group.is_of(case))
-                results = replace(results, cases=(*others, *cases), skipped=_merge(results.skipped, skipped))
+                before = [each for each in results.skipped if not each.name.startswith(f"{group}: ")]
+                results = replace(results, cases=(*others, *cases), skipped=_merge(before, skipped))
                 on_group(results)
     return replace(results, complete=True)
 

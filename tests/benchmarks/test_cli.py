@@ -25,6 +25,7 @@ class Play:
     def __init__(self) -> None:
         self.groups: list[str] = []
         self.interrupt_at: int | None = None
+        self.failure = ""
 
     def __call__(self, group: Group, *_: Any) -> tuple[list[Case], list[Skipped]]:
         if len(self.groups) == self.interrupt_at:
@@ -43,7 +44,7 @@ class Play:
             )
             for way in group.ways
         ]
-        return cases, []
+        return cases, [Skipped(name=f"{group}: torch eager on cpu", reason=self.failure)] * bool(self.failure)
 
 
 @pytest.fixture
@@ -107,14 +108,18 @@ def test_what_was_measured_outlives_an_interruption(
 
 
 def test_what_the_host_disturbed_is_replaced_when_it_is_measured_again(
-    measure: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    measure: Main, play: Play, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as busy:
         busy.setitem(globals(), "CASE", replace(CASE, stolen=(0.3,) * 10))
+        play.failure = "out of memory"
         assert measure("--batch-sizes", "1", "2", "--stages", "graph") == 0
+    play.failure = ""
     assert all(case.disturbed for case in read(tmp_path).cases)
     assert measure("--batch-sizes", "2", "--stages", "graph", "--resume", "--redo-disturbed") == 0
     assert [(case.items, case.disturbed) for case in read(tmp_path).cases] == [(1, True), (2, False)]
+    left = [each.name for each in read(tmp_path).skipped if each.reason == "out of memory"]
+    assert left == [f"{play.groups[0]}: torch eager on cpu"]
 
 
 def test_results_are_not_overwritten_unasked(
