@@ -93,8 +93,8 @@ def compare(old: Results, new: Results, *, same_machine: bool, resolution: float
     Args:
         old: What is compared with.
         new: What is judged.
-        same_machine: Whether the yardsticks are of one machine, so that they tell how fast it was in each round. Raw
-            times are compared otherwise.
+        same_machine: Whether the yardsticks are of one machine, so that they tell how fast it was. Raw times are
+            compared otherwise.
         resolution: Share of a time up to which no difference is believed, since a process that is started again
             differs by its memory's layout, which no interval within a run can see; the interval has to lie beyond it.
 
@@ -161,7 +161,7 @@ def _drift(pair: tuple[Case, Case], pairs: Sequence[tuple[Case, Case]]) -> float
     shared = [
         _centre(new.rounds) / _centre(old.rounds)
         for old, new in (turns if len(turns) > _FEW else device)
-        if (old, new) != pair
+        if new is not pair[1]
     ]
     seen = float(np.median([np.median(new.yardstick) / np.median(old.yardstick) for old, new in turns]))
     return float(np.clip(np.median(shared or [1.0]), min(1.0, seen), max(1.0, seen)))
