@@ -203,7 +203,8 @@ def _power(comparison: Comparison) -> str:
         return ""
     half, every = (f"{math.ceil(100 * (ratio - 1))}%" for ratio in (visible[len(visible) // 2], visible[-1]))
     return (
-        f" A slowdown of {half} would have been seen in half of the cases, one of {every} in all; more rounds see less."
+        f" Of {len(visible)} with rounds enough, a slowdown of {half} would have been seen in half of the cases, one "
+        f"of {every} in all; with more rounds, smaller ones are."
     )
 
 

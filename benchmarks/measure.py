@@ -23,9 +23,8 @@ from runtime.errors import EmbeddingBackbonesError
 
 _YARDSTICK_SIZE, _YARDSTICK_TIMES = 1024, 9
 _MOST_ROUNDS = 200
-_REST_S = (
-    0.1  # onnxruntime's threads were seen to spin on for 25 to 45 ms after a call, on the cores of whoever is next
-)
+# onnxruntime's threads were seen to spin on for 25 to 45 ms after a call, on the cores of whoever is next.
+_REST_S = 0.1
 
 T = TypeVar("T")
 

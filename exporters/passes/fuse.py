@@ -1,4 +1,4 @@
-"""Fuses operators: attention, skips, normalisations and activations, by onnxscript's rewriter and ONNX Runtime's own.
+"""Fuses operators: attention, normalisations and activations, by onnxscript's rewriter and ONNX Runtime's own.
 
 onnxscript's rules know the graphs that torch's exporter makes today, where ``onnxruntime.transformers.optimizer`` finds
 no attention in them.
@@ -28,9 +28,9 @@ def fuse(graph: Path, output: Path, level: Level, *, skips: bool = False) -> str
     Args:
         graph: The ONNX file.
         output: The new one.
-        level: ``basic``: what ONNX Runtime simplifies within ONNX's own operators. ``extended``: attention,
-            and GELU with bias in its own operators. ``all``: then also what it does for this
-            machine's CPU, its layout of convolutions included.
+        level: ``basic``: what ONNX Runtime simplifies within ONNX's own operators. ``extended``: attention
+            and GELU with bias in its own operators. ``all``: then also what it does for this machine's CPU, its layout
+            of convolutions included.
         skips: See :func:`exporters.passes.fuse_transformer.fuse_transformer`.
 
     Returns:

@@ -29,8 +29,8 @@ def fuse_transformer(model: ir.Model, *, products: bool, skips: bool) -> None:
         model: The graph.
         products: Whether attention takes the weights of query, key and value into its operator, which then knows no
             constant ranges, so that they cannot be in 8 bits.
-        skips: Whether an addition goes into the normalisation after it. GPUs gain by it. On the CPU, ONNX Runtime
-            1.31's operator takes three times as long as the two that it replaces.
+        skips: Whether an addition goes into the normalisation after it. It is meant for GPUs; on the CPU, ONNX
+            Runtime 1.31's operator takes three times as long as the two that it replaces.
     """
     passes.ShapeInferencePass()(model)
     optimize(model)

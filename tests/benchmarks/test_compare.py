@@ -221,7 +221,7 @@ def test_what_would_have_been_seen_is_told_and_true(files: Any, capsys: Any) -> 
     old, new = measured(0), measured(100)
     main(files(old, new))
     percent = re.search(
-        r"A slowdown of (\d+)% would have been seen in half .* one of (\d+)% in all", capsys.readouterr().out
+        r"a slowdown of (\d+)% would have been seen in half .* one of (\d+)% in all", capsys.readouterr().out
     )
     assert percent
     half, every = (1 + int(group) / 100 for group in percent.groups())
