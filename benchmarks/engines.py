@@ -13,6 +13,7 @@ from runtime.errors import ProviderError
 from runtime.hardware import bf16_units
 from runtime.provider_options import OPTIONS, OpenVinoOptions
 from runtime.providers import PROVIDERS, find_obstacle, find_provider, import_onnxruntime
+from runtime.session import EXACT_PRODUCTS
 
 _PASSES = 2  # over a thread's part of a buffer in one call, so that starting the threads is little of it
 _ERRORS_ONLY = 3
@@ -109,6 +110,7 @@ class OnnxRuntime:
         options = ort.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.log_severity_level = _ERRORS_ONLY
+        options.add_session_config_entry(*EXACT_PRODUCTS)
         if self._provider is not PROVIDERS["cpu"]:
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         chosen = [(self._provider.onnxruntime_name, self._settings(precision))]

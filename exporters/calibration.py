@@ -17,6 +17,7 @@ from onnxruntime.quantization.calibrate import TensorData, TensorsData, create_c
 
 from exporters.errors import QuantizationError
 from runtime.errors import one_line
+from runtime.session import EXACT_PRODUCTS
 from runtime.threads import available_threads
 from runtime.variants import CalibrationMethod as Method
 
@@ -55,6 +56,7 @@ def open_session(graph: Path, threads: int | None = None) -> onnxruntime.Inferen
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads or available_threads(), 3
+    options.add_session_config_entry(*EXACT_PRODUCTS)
     try:
         return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as exc:  # onnxruntime's exceptions have no common class but this one

@@ -86,7 +86,9 @@ def _named(tower: Tower, provider: ExecutionProvider, asked: str) -> Choice:
     if obstacle:
         raise ProviderError(f"the variant {asked} cannot run here: {obstacle}; take fp32, or another provider")
     if variant.precision == "int8" and not hardware.int8_units():
-        _LOG.warning("this CPU has no units for int8, and ONNX Runtime may round otherwise: check with `verify`")
+        _LOG.warning(
+            "this CPU has no units for int8: check with `tune` that it is faster here, with `verify` that it is right"
+        )
     _warn_of_version(asked, variant)
     return Choice(name=variant_name(asked), graph=variant.graph, reason="as requested")
 

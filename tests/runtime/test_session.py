@@ -5,11 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 import runtime
+from exporters.calibration import open_session
+from runtime import session as sessions
+from runtime.provider_options import CpuOptions
 
 
 def test_on_the_cpu_no_addition_goes_into_a_normalisation(
@@ -36,3 +41,31 @@ def _keeping(path: Path) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(path)
     return options
+
+
+def _open_for_the_runtime(path: Path) -> onnxruntime.InferenceSession:
+    options = sessions._session_options(onnxruntime, CpuOptions(), 1)
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("open_on_cpu", [_open_for_the_runtime, open_session], ids=["runtime", "exporters"])
+def test_the_largest_products_of_8_bits_are_exact_on_every_cpu(open_on_cpu: Any, tmp_path: Path) -> None:
+    """Where a CPU has no VNNI, ONNX Runtime cuts sums of two products off at 16 bits, unless it is told not to."""
+    signs = np.random.default_rng(0).choice([-1, 1], (64, 32))
+    left, weights = np.full((4, 64), 255, np.uint8), (127 * signs).astype(np.int8)
+    session = open_on_cpu(_integer_product(tmp_path / "product.onnx", weights))
+    exact = left.astype(np.int32) @ weights.astype(np.int32)
+    np.testing.assert_array_equal(session.run(None, {"x": left})[0], exact)
+    assert session.get_session_options().get_session_config_entry("session.x64quantprecision") == "1"
+
+
+def _integer_product(path: Path, weights: np.ndarray[Any, Any]) -> Path:
+    graph = helper.make_graph(
+        [helper.make_node("MatMulInteger", ["x", "w"], ["y"])],
+        "product",
+        [helper.make_tensor_value_info("x", TensorProto.UINT8, ["batch", len(weights)])],
+        [helper.make_tensor_value_info("y", TensorProto.INT32, ["batch", weights.shape[1]])],
+        [numpy_helper.from_array(weights, "w")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+    return path
