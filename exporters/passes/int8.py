@@ -14,13 +14,23 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime.quantization as ort
+from onnx_ir.convenience import replace_nodes_and_values
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnxruntime.quantization.calibrate import save_tensors_data
 
-from exporters.calibration import Samples, channel_peaks, check_samples, save, tensor_ranges, to_tensors_data
+from exporters.calibration import (
+    Samples,
+    add_constant,
+    channel_peaks,
+    check_samples,
+    save,
+    tensor_ranges,
+    to_tensors_data,
+)
 from exporters.errors import QuantizationError
 from exporters.graph_file import write_graph
 from exporters.passes.smoothing import input_channels, smooth_channels
@@ -30,6 +40,7 @@ from runtime.variants import CalibrationMethod as Method
 
 _WEIGHTED = ("Conv", "MatMul", "Gemm")
 _FOLLOWING = ("Add", "Mul", "Relu", "Sigmoid", "Clip", "MaxPool")  # stay in 8 bits between two convolutions
+_ZERO = "relu/zero"
 _KEEP_FLOAT_OUTPUT = ("MatMul", "Gemm")  # else the provider would round once more, for the bias alone
 
 
@@ -166,7 +177,8 @@ class StaticQuantizer:
                     "QDQKeepRemovableActivations": keep_activations,
                 },
             )
-        return _spare_others(_with_shapes(_load(path), self.model), chosen.int8)
+        model = _spare_others(_with_shapes(_load(path), self.model), chosen.int8)
+        return _without_relu(model, chosen.int8)
 
 
 def _load(graph: Path) -> ir.Model:
@@ -271,6 +283,21 @@ def _spare_others(model: ir.Model, int8: Collection[str]) -> ir.Model:
                 if taker.name not in int8:
                     taker.replace_input_with(index, value)
     RemoveUnusedNodesPass()(model)
+    return model
+
+
+def _without_relu(model: ir.Model, int8: Collection[str]) -> ir.Model:
+    """Writes a Relu of a product in ``int8`` as the larger of it and 0.
+
+    onnxruntime 1.31.1 computes a product in float that feeds a Relu, with weights that it restores in every run: T5's
+    feed-forward would be slower than in float.
+    """
+    for node in [node for node in model.graph if node.op_type == "Relu"]:
+        product = None if node.inputs[0] is None else node.inputs[0].producer()
+        if product is not None and product.op_type in _KEEP_FLOAT_OUTPUT and product.name in int8:
+            zero = model.graph.initializers.get(_ZERO) or add_constant(model.graph, _ZERO, np.array(0, np.float32))
+            larger = ir.node("Max", [node.inputs[0], zero], name=node.name)
+            replace_nodes_and_values(model.graph, node, [node], [larger], node.outputs, larger.outputs)
     return model
 
 

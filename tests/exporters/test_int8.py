@@ -117,6 +117,32 @@ def test_the_provider_computes_in_8_bits_and_keeps_the_residual_in_float(residua
     assert counts["Gemm"] == 1, "the head, which the provider would compute in float from rounded weights"
 
 
+@pytest.mark.parametrize("bias", [False, True])
+def test_what_a_relu_follows_is_computed_in_8_bits_too(tmp_path: Path, bias: bool) -> None:
+    """As in T5's feed-forward; ONNX Runtime would restore the weights in every run and multiply in float."""
+    weights = {"up": _weights(DIM, 2 * DIM), "down": _weights(2 * DIM, DIM, seed=1), "axes": np.array([1])}
+    between = "wide"
+    nodes = [
+        helper.make_node("Tanh", ["x"], ["in"], "tanh"),
+        helper.make_node("MatMul", ["in", "up"], ["wide"], "first"),
+    ]
+    if bias:
+        between, weights["bias"] = "biased", _weights(2 * DIM, seed=2)
+        nodes.append(helper.make_node("Add", ["wide", "bias"], ["biased"], "bias"))
+    nodes += [
+        helper.make_node("Relu", [between], ["active"], "relu"),
+        helper.make_node("MatMul", ["active", "down"], ["out"], "second"),
+        helper.make_node("ReduceMean", ["out", "axes"], ["embedding"], "pool", keepdims=0),
+    ]
+    graph = _save(tmp_path / "feed_forward.onnx", nodes, weights, ["batch", "sequence", DIM])
+    quantize_static(graph, tmp_path / "q.onnx", _samples(8, 1), method="minmax")
+    counts = _optimized(tmp_path / "q.onnx", tmp_path / "o.onnx")
+    assert counts["MatMulIntegerToFloat"] == 2, counts
+    assert counts["DequantizeLinear"] == 0
+    held_out = _samples(4, 2)
+    assert min_cosine(_vectors(tmp_path / "q.onnx", held_out), _vectors(graph, held_out)) > 0.99
+
+
 def test_convolutions_and_what_joins_them_are_fused(convolutions: Path, tmp_path: Path) -> None:
     samples = _samples(8, 1, 3, 12, 12)
     made = quantize_static(convolutions, tmp_path / "q.onnx", samples, method="minmax")
