@@ -21,7 +21,6 @@ from runtime.jobs.source import Unreadable
 from runtime.manifest import TowerName
 
 MIN_ITEMS = 16  # of each half; fewer say little of ranges, and nothing of ten nearest neighbours
-_WHOLE_TEXTS = 6  # of eight
 _GOLDEN_RATIO = 0.6180339887498949  # its multiples are spread evenly between 0 and 1
 
 
@@ -46,8 +45,7 @@ def load_corpus(kind: TowerName, path: Path | None, count: int) -> Corpus:
     Args:
         kind: What they are.
         path: The user's own: a folder of images or meshes, or a .txt, .jsonl or .parquet file. Without one, what every
-            machine has: docstrings of Python's standard library and single words of them, crops of this package's
-            photos, turned shapes.
+            machine has: docstrings of Python's standard library, crops of this package's photos, turned shapes.
         count: Items of each half at most.
 
     Raises:
@@ -75,9 +73,7 @@ def _own(kind: TowerName, path: Path, count: int) -> list[Any]:
 
 
 def _texts(count: int) -> Iterator[str]:
-    """Yields docstrings; of two in eight, one for each half, their longest word alone, as people search for one."""
-    texts = enumerate(load_texts(8 * count)[::3])  # some are left over for those that come twice
-    yield from dict.fromkeys(text if index % 8 < _WHOLE_TEXTS else max(text.split(), key=len) for index, text in texts)
+    return iter(load_texts(8 * count)[::4])
 
 
 def _crops(count: int) -> Iterator[Image.Image]:
@@ -104,7 +100,7 @@ def _turned_shapes(count: int) -> Iterator[Cloud]:
 
 _BUNDLED = {"text": _texts, "image": _crops, "mesh": _turned_shapes}
 _NAMES: dict[TowerName, str] = {
-    "text": f"docstrings of Python {sys.version_info.major}.{sys.version_info.minor}'s library, some cut to one word",
+    "text": f"docstrings of Python {sys.version_info.major}.{sys.version_info.minor}'s standard library",
     "image": "crops of the photos of embedding-backbones",
     "mesh": "turned shapes of embedding-backbones",
 }

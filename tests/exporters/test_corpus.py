@@ -25,13 +25,6 @@ def test_what_every_machine_has_is_always_the_same_and_no_item_in_both_halves(ki
     assert [*map(_key, again.calibration)] == [*map(_key, corpus.calibration)]
 
 
-def test_single_words_are_among_the_texts_of_both_halves() -> None:
-    corpus = load_corpus("text", None, 128)
-    assert len({*corpus.calibration, *corpus.held_out}) == 256, "none comes twice"
-    for half in (corpus.calibration, corpus.held_out):
-        assert 24 < sum(len(text.split()) == 1 for text in half) < 40
-
-
 def test_the_users_own_are_split_and_taken_from_all_over(tmp_path: Path) -> None:
     texts = [f"text {number}" for number in range(400)]
     path = tmp_path / "texts.txt"
