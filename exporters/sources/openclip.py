@@ -16,6 +16,7 @@ from torchvision.transforms import CenterCrop, Compose, Normalize, Resize
 from transformers import PreTrainedTokenizerFast, XLMRobertaConfig
 
 from exporters.errors import WeightsError, WeightsUnavailableError
+from exporters.modules.attention import unpack_attention
 from exporters.sources.checkpoint import Checkpoint, load_into, random_record, read_checkpoint
 from exporters.sources.folder import check_tokenizer_is_needed, download_tokenizer, first_line
 from exporters.sources.huggingface import read_tokenizer
@@ -125,7 +126,7 @@ def _assemble(
             projections=(_linear(first.in_features, first.out_features, "gelu"), _linear(last.in_features, dim)),
         ),
         image=ClipImage(
-            backbone=model.visual,
+            backbone=unpack_attention(model.visual),
             embed=model.encode_image,
             transforms=transforms,
             preprocessing=_preprocessing(transforms, arithmetic),

@@ -11,6 +11,7 @@ from torchvision.models import ResNet, ResNet50_Weights, efficientnet_b0
 from torchvision.models.resnet import Bottleneck
 from torchvision.transforms._presets import ImageClassification
 
+from exporters.modules.attention import SelfAttention, unpack_attention
 from exporters.modules.pooling import AvgPool, GeMPool, build_image_pooling
 from exporters.photos import load_photos
 from exporters.sources.untrained import make_plausible
@@ -80,3 +81,30 @@ def _spread_of_batch_norms(model: nn.Module, pixels: torch.Tensor) -> list[float
     for hook in hooks:
         hook.remove()
     return spreads
+
+
+def _packed(**options: bool) -> nn.MultiheadAttention:
+    packed = nn.MultiheadAttention(12, 3, **{"batch_first": True} | options).eval()
+    nn.init.normal_(packed.in_proj_weight)
+    if packed.in_proj_bias is not None:
+        nn.init.normal_(packed.in_proj_bias)  # torch's own are zeros
+    return packed
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_unpacked_attention_computes_what_torchs_does(masked: bool) -> None:
+    packed, features = _packed(), FEATURES.flatten(2).transpose(1, 2).repeat(1, 1, 3)[..., :12]
+    mask = torch.full((24, 24), -torch.inf).triu(1) if masked else None
+    expected = packed(features, features, features, need_weights=False, attn_mask=mask)[0]
+    unpacked = unpack_attention(nn.Sequential(packed))[0]
+    assert isinstance(unpacked, SelfAttention)
+    torch.testing.assert_close(unpacked(features, features, features, attn_mask=mask)[0], expected)
+
+
+@pytest.mark.parametrize(
+    "options", [{"batch_first": False}, {"add_bias_kv": True}, {"add_zero_attn": True}, {"bias": False}]
+)
+def test_attention_of_another_kind_stays_torchs(options: dict[str, bool]) -> None:
+    model = nn.Sequential(_packed(**options))
+    assert isinstance(unpack_attention(model)[0], nn.MultiheadAttention)
+    assert unpack_attention(model) is not model
