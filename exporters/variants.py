@@ -39,9 +39,11 @@ from runtime.variants import Calibration, Floors, Precision, Variant, VariantNam
 from runtime.verify import read_golden
 
 NAMES: Mapping[Precision, VariantName] = {"fp32": "optimized", "fp16": "fp16", "int8": "int8"}
-# Items of one sample. The calibrator keeps every tensor of a sample, of which 8 texts of 512 tokens have gigabytes.
-_SAMPLE = BatchLimit(items=8)
-_TEXT_SAMPLE = BatchLimit(items=8, budget=1024)
+# Items of one sample, and their tokens or pixels. The calibrator keeps every tensor of a sample: gigabytes for eight
+# texts of 512 tokens, or for one image of 600 x 600 in EfficientNet-B7.
+_SAMPLE = 8
+_BUDGETS: Mapping[TowerName, int | None] = {"text": 1024, "image": _SAMPLE * 224 * 224, "mesh": None}
+_IMAGE_AXES = 3  # [height, width, 3]
 # What is aimed at, as a share of the distance from 1 that is allowed: items that it was not made from come out worse.
 _SHARES: Mapping[Precision, float] = {"fp32": 1.0, "fp16": 1.0, "int8": 0.7}
 
@@ -236,14 +238,14 @@ class _Workshop:
     @cached_property
     def _samples(self) -> Samples:
         """Calibration items as the graph takes them, of like length together."""
-        limit = _TEXT_SAMPLE if self._kind == "text" else _SAMPLE
+        limit = BatchLimit(items=_SAMPLE, budget=_BUDGETS[self._kind])
         groups: dict[tuple[int, ...], list[Row]] = {}
         for row in self._prepare(self._corpus.calibration):
             groups.setdefault(group_key(row), []).append(row)
         return [
             self._loaded.collate([rows[index] for index in batch])
             for rows in groups.values()
-            for batch in plan_batches([row_cost(row) for row in rows], limit)
+            for batch in plan_batches([_sample_cost(row) for row in rows], limit)
         ]
 
     def _prepare(self, items: Sequence[Any]) -> list[Row]:
@@ -281,6 +283,12 @@ def check_loads(graph: Path) -> None:
     if done.returncode:
         said = (done.stderr.strip().splitlines() or [f"it ended by signal {-done.returncode}"])[-1]
         raise VariantError(f"onnxruntime cannot load it ({said}); take another --level")
+
+
+def _sample_cost(row: Row) -> int:
+    if isinstance(row, np.ndarray) and row.ndim == _IMAGE_AXES:
+        return int(row.shape[0] * row.shape[1])
+    return row_cost(row)
 
 
 def _digest(samples: Samples) -> str:
