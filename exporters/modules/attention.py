@@ -43,16 +43,10 @@ class SelfAttention(nn.Module):
         return x.view(*x.shape[:-1], self.heads, -1).transpose(1, 2)
 
 
-def is_plain(module: nn.Module) -> bool:
-    """Tells whether ``module`` is torch's attention, batch first, with biases, and nothing added to the keys."""
-    return (
-        isinstance(module, nn.MultiheadAttention)
-        and module.batch_first
-        and module.in_proj_weight is not None
-        and module.in_proj_bias is not None
-        and module.bias_k is None
-        and not module.add_zero_attn
-    )
+def is_plain(packed: nn.MultiheadAttention) -> bool:
+    """Tells whether it is batch first, of one width, with biases, and with nothing added to the keys."""
+    has_all = packed.in_proj_weight is not None and packed.in_proj_bias is not None
+    return packed.batch_first and has_all and packed.bias_k is None and not packed.add_zero_attn
 
 
 def unpack_attention(model: Model) -> Model:
