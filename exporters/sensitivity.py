@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -96,10 +97,14 @@ def find_sensitive(
         if reached >= floor:
             return Sensitivity(float_nodes=(), min_cosine=reached, costs=())
         costs = costs or _rank(quantizer.nodes, probe.cost, budget_s)
-        while reached < floor and len(chosen) < min(most, len(costs)):
-            chosen.append(costs[len(chosen)].node)
-            if probe.measure(set(quantizer.nodes) - set(chosen)) >= floor or len(chosen) == most:
-                reached = probe.measure_real(chosen)
+        worst = [each.node for each in costs[:most]]  # the more in float, the nearer: bisected, then tried for real
+        counts = range(1, len(worst) + 1)
+        likely = bisect_left(counts, True, key=lambda count: probe.measure_without(worst[:count]) >= floor)
+        for count in counts[min(likely, len(worst) - 1) :]:
+            chosen = worst[:count]
+            reached = probe.measure_real(chosen)
+            if reached >= floor:
+                break
     return Sensitivity(float_nodes=tuple(chosen), min_cosine=reached, costs=tuple(costs))
 
 
@@ -119,9 +124,9 @@ class _Probe:
     def cost(self, nodes: Collection[str]) -> float:
         return 1 - min_cosine(self._run(nodes, self._few), self._few_reference)
 
-    def measure(self, int8: Collection[str]) -> float:
-        """Returns the smallest cosine with the nodes ``int8`` in 8 bits and all others in float."""
-        return min_cosine(self._run(int8, self._samples), self._reference)
+    def measure_without(self, float_nodes: Collection[str]) -> float:
+        """Returns the smallest cosine with ``float_nodes`` in float and all others in 8 bits."""
+        return min_cosine(self._run(set(self._quantizer.nodes) - set(float_nodes), self._samples), self._reference)
 
     def measure_real(self, float_nodes: Collection[str]) -> float:
         """Returns the smallest cosine of the graph that would be written, run by its 8 bit kernels."""
