@@ -37,6 +37,7 @@ class Order:
         output: The new file.
         level: How far it is optimized first.
         samples: Batches of the graph's inputs, from real items.
+        wide_samples: Others, whose values are to fit the ranges, and by which nothing is judged.
         calibration: What is recorded of them.
         method: How int8's ranges follow from the values that were seen.
         min_cosine: Smallest cosine similarity to the tower's own graph that is aimed at on the samples.
@@ -48,6 +49,7 @@ class Order:
     output: Path
     level: Level
     samples: Samples
+    wide_samples: Samples
     calibration: Calibration
     method: CalibrationMethod
     min_cosine: float
@@ -97,7 +99,7 @@ def _make_fp16(order: Order) -> Made:
     with tempfile.TemporaryDirectory(dir=order.output.parent) as folder:
         fused = Path(folder, "fused.onnx")
         fuse(order.graph, fused, level, skips=True)
-        half = to_half(fused, order.samples)
+        half = to_half(fused, [*order.samples, *order.wide_samples])
         external_data = write_graph(order.output, half.model, fused=True)
     return Made(
         level=level,
@@ -134,7 +136,8 @@ def _make_int8(order: Order) -> Made:
 
 def _quantize_statically(graph: Path, order: Order) -> Sensitivity:
     """Writes ``graph`` in 8 bits, with what has to stay in float for the cosine that is aimed at, or comes nearest."""
-    with StaticQuantizer(graph, order.samples[::2], method=order.method) as quantizer:
+    samples = [*order.samples[::2], *order.wide_samples]
+    with StaticQuantizer(graph, samples, method=order.method) as quantizer:
         found = find_sensitive(quantizer, order.samples[1::2], floor=order.min_cosine, costs=order.costs)
         quantizer.write(order.output, found.float_nodes)
     return found

@@ -74,7 +74,7 @@ class Calibration:
     """The items from which the ranges of activations were taken.
 
     Attributes:
-        source: Where they are from, for a person.
+        source: Where they are from, for a person; and what else widens the ranges.
         items: Their number.
         sha256: Hash of what the graph was fed with.
         method: How a range follows from the values that were seen; ``None`` where only the largest counts.

@@ -126,8 +126,7 @@ class StaticQuantizer:
         self._temporary = tempfile.TemporaryDirectory()
         self._folder = Path(self._temporary.name)
         with _wrapping():
-            self.model = _prepare(_typed(_load(graph), graph), samples)
-            weighted = _weighted(self.model)
+            self.model, weighted = _prepare(_typed(_load(graph), graph), samples)
             following = _following(self.model, weighted)
             self.nodes = tuple(str(node.name) for node in self.model.graph if node in weighted or node in following)
             self._op_types = sorted({node.op_type for node in [*weighted, *following]})
@@ -198,10 +197,13 @@ def _typed(model: ir.Model, graph: Path) -> ir.Model:
     return model
 
 
-def _prepare(model: ir.Model, samples: Samples) -> ir.Model:
-    smooth_channels(model, channel_peaks(model, input_channels(model), samples))
+def _prepare(model: ir.Model, samples: Samples) -> tuple[ir.Model, list[ir.Node]]:
+    """Evens out what goes into the products; returns them, without those that were added for outliers, in float."""
+    weighted = _weighted(model)
+    smooth_channels(model, weighted, channel_peaks(model, input_channels(weighted), samples))
     RemoveUnusedNodesPass()(model)
-    return model
+    names = {node.name for node in weighted}
+    return model, [node for node in model.graph if node.name in names]
 
 
 def _weighted(model: ir.Model) -> list[ir.Node]:

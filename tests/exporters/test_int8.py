@@ -235,6 +235,29 @@ def test_smoothing_leaves_the_float_results(residual: Path) -> None:
         assert np.abs(_vectors(prepared, samples) - _vectors(residual, samples)).max() < 1e-5
 
 
+def test_channels_that_stand_out_are_multiplied_in_float(tmp_path: Path) -> None:
+    """They are large in a few rows only, as BERT's feed-forward is at a few words; all others would lose their bits."""
+    spread = np.ones(DIM, np.float32)
+    spread[[5, 20]] = 2000
+    weights = {"spread": spread, "power": np.array(9, np.float32), "w": _weights(DIM, DIM), "axes": np.array([1])}
+    nodes = [
+        helper.make_node("Tanh", ["x"], ["even"], "tanh"),
+        helper.make_node("Pow", ["even", "power"], ["rare"], "pow"),
+        helper.make_node("Where", ["standing_out", "rare", "even"], ["mixed"], "where"),
+        helper.make_node("Mul", ["mixed", "spread"], ["uneven"], "mul"),
+        helper.make_node("MatMul", ["uneven", "w"], ["out"], "product"),
+        helper.make_node("ReduceMean", ["out", "axes"], ["embedding"], "pool", keepdims=0),
+    ]
+    graph = _save(tmp_path / "f.onnx", nodes, weights | {"standing_out": spread > 1}, ["batch", "sequence", DIM])
+    made = quantize_static(graph, tmp_path / "q.onnx", _samples(8, 1), method="minmax")
+    assert made.int8 == ("product",), "the small product beside it is none that could be in 8 bits"
+    held_out = _samples(4, 2)
+    assert min_cosine(_vectors(tmp_path / "q.onnx", held_out), _vectors(graph, held_out)) > 0.99999
+    initializers = {each.name: numpy_helper.to_array(each) for each in onnx.load(tmp_path / "q.onnx").graph.initializer}
+    assert initializers["product/outliers"].tolist() == [5, 20]
+    assert _optimized(tmp_path / "q.onnx", tmp_path / "o.onnx")["MatMulIntegerToFloat"] == 1
+
+
 def test_the_same_graph_gives_the_same_bytes(residual: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         quantize_static(residual, tmp_path / name, _samples(8, 1), method="minmax")

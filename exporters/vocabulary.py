@@ -1,0 +1,29 @@
+"""Texts of random words from a tokenizer's vocabulary: like nothing that people write, with something of everything.
+
+A transformer's activations become largest at a few words, which differ from model to model.
+"""
+
+from __future__ import annotations
+
+from itertools import cycle, islice
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+_LENGTHS = (1, 2, 4, 8, 16, 32)
+_END_OF_WORD = "</w>"  # CLIP's tokenizers leave it
+
+
+def random_texts(tokenizer: Path, count: int) -> list[str]:
+    """Returns texts of 1 to 32 words, the same each time; none if no token of the vocabulary is a word.
+
+    Args:
+        tokenizer: A ``tokenizer.json``.
+        count: How many.
+    """
+    loaded = Tokenizer.from_file(str(tokenizer))
+    decoded = (loaded.decode([token]) for token in range(loaded.get_vocab_size()))
+    words = [word for text in decoded if (word := text.removesuffix(_END_OF_WORD).strip()).isalpha()]
+    rng = np.random.default_rng(0)
+    return [" ".join(rng.choice(words, size)) for size in islice(cycle(_LENGTHS), count)] if words else []
