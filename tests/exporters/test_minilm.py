@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -13,6 +14,8 @@ import pytest
 import runtime
 from exporters import ExportOptions, export
 from exporters.texts import TEXTS
+from exporters.variant_options import VariantOptions
+from exporters.variants import add_variants
 
 pytestmark = pytest.mark.weights
 SENTENCES = (
@@ -28,6 +31,13 @@ SENTENCES = (
     "החתול ישן על הספה",
     "Kedi kanepede uyuyor.",
     "Mèo đang ngủ trên ghế sofa.",
+)
+PHOTOS = (
+    "a photo of a dog on a skateboard.",
+    "a bad photo of a toaster.",
+    "a sculpture of an old motorcycle.",
+    "a cropped photo of the golden gate bridge.",
+    "graffiti of a barn owl.",
 )
 QUERIES = (
     "how do I repeat something for every element of a list",
@@ -45,11 +55,14 @@ def folder() -> Path:
 
 
 @pytest.fixture(scope="module")
-def model(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> runtime.Embedder:
+def artifact(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = ExportOptions(weights=str(folder))
-    return runtime.load(
-        export("bert-base-en", output=tmp_path_factory.mktemp("out"), artifact_name="minilm", options=options)
-    )
+    return export("bert-base-en", output=tmp_path_factory.mktemp("out"), artifact_name="minilm", options=options)
+
+
+@pytest.fixture(scope="module")
+def model(artifact: Path) -> runtime.Embedder:
+    return runtime.load(artifact)
 
 
 @pytest.fixture(scope="module")
@@ -98,3 +111,16 @@ def test_meaning_survives(model: runtime.Embedder) -> None:
     coffee, espresso, rocket, motorcycle, *_ = model.embed(TEXTS)
     assert coffee @ espresso > 0.5
     assert max(coffee @ rocket, coffee @ motorcycle, rocket @ motorcycle) < 0.3
+
+
+def test_int8_holds_for_other_texts_than_it_was_calibrated_with(
+    artifact: Path, model: runtime.Embedder, tmp_path: Path
+) -> None:
+    """Its samples are docstrings; a few channels are a hundred times as large as all others, at a few words."""
+    copy = Path(shutil.copytree(artifact, tmp_path / "minilm"))
+    (outcome,) = add_variants(copy, VariantOptions(precisions=("int8",), items=64))
+    assert outcome.variant is not None, outcome.reason
+    assert outcome.variant.float_nodes == ()
+    texts = [*PHOTOS, *QUERIES, *SENTENCES]
+    cosines = (runtime.load(copy, variant="int8").embed(texts) * model.embed(texts)).sum(axis=1)
+    assert cosines.min() > 0.9955, dict(zip(texts, cosines, strict=True))
