@@ -20,6 +20,7 @@ from exporters.calibration import Samples
 from exporters.census import Census, take_census
 from exporters.corpus import Corpus, load_corpus
 from exporters.errors import FloorError, GraphError, VariantError
+from exporters.exposures import vary_exposure
 from exporters.gate import Gate
 from exporters.makers import MAKERS, Made, Order
 from exporters.progress import Stage, silent
@@ -30,7 +31,7 @@ from runtime.artifact import check_files, read_manifest
 from runtime.batching import BatchLimit, plan_batches
 from runtime.describe import describe_manifest
 from runtime.errors import UsageError
-from runtime.manifest import Manifest, TextPreprocessing, Tower, TowerName
+from runtime.manifest import ImagePreprocessing, Manifest, TextPreprocessing, Tower, TowerName
 from runtime.preprocess import UnusableItemError
 from runtime.provider_options import CpuOptions
 from runtime.providers import check_packages, installed_packages
@@ -162,7 +163,6 @@ class _Workshop:
         self._corpus: Corpus = load_corpus(
             kind, options.calibration, DEFAULT_ITEMS[kind] if options.items is None else options.items
         )
-        self._wide = _random_texts(folder, self._tower, _WIDER * len(self._corpus.calibration))
         golden, _ = read_golden(folder, kind, manifest.output_dim)
         with stage(f"{kind} fp32 graph"):
             self._gate = Gate(folder, manifest, kind, [*golden, *self._corpus.held_out])
@@ -223,16 +223,17 @@ class _Workshop:
 
     def _order(self, graph: str, target: float) -> Order:
         options = self._options
+        wide, what = self._wide
         return Order(
             graph=self._folder / self._tower.graph,
             output=self._folder / graph,
             level=options.level,
             samples=self._samples,
-            wide_samples=self._wide_samples,
+            wide_samples=wide,
             calibration=Calibration(
-                source=self._corpus.source + (f" and {len(self._wide)} texts of random words" if self._wide else ""),
+                source=self._corpus.source + what,
                 items=len(self._corpus.calibration),
-                sha256=_digest([*self._samples, *self._wide_samples]),
+                sha256=_digest([*self._samples, *wide]),
                 method=options.method,
             ),
             method=options.method,
@@ -242,17 +243,25 @@ class _Workshop:
 
     @cached_property
     def _samples(self) -> Samples:
-        return self._collate(self._corpus.calibration)
+        return self._collate(self._prepare(self._corpus.calibration))
 
     @cached_property
-    def _wide_samples(self) -> Samples:
-        return self._collate(self._wide)
+    def _wide(self) -> tuple[Samples, str]:
+        """What other items than the samples may be like, so that they are not cut off; and how it is called."""
+        items, preprocessing = self._corpus.calibration, self._tower.preprocessing
+        if isinstance(preprocessing, TextPreprocessing):
+            texts = random_texts(self._folder / preprocessing.tokenizer, _WIDER * len(items))
+            return self._collate(self._prepare(texts)), f" and {len(texts)} texts of random words"
+        if isinstance(preprocessing, ImagePreprocessing):
+            pixels = [row for row in self._prepare(items) if isinstance(row, np.ndarray)]
+            return self._collate(vary_exposure(pixels)), ", each in another light or colours, too"
+        return [], ""
 
-    def _collate(self, items: Sequence[Any]) -> Samples:
+    def _collate(self, prepared: Sequence[Row]) -> Samples:
         """Returns items as the graph takes them, of like length together."""
         limit = BatchLimit(items=_SAMPLE, budget=_BUDGETS[self._kind])
         groups: dict[tuple[int, ...], list[Row]] = {}
-        for row in self._prepare(items):
+        for row in prepared:
             groups.setdefault(group_key(row), []).append(row)
         return [
             self._loaded.collate([rows[index] for index in batch])
@@ -295,11 +304,6 @@ def check_loads(graph: Path) -> None:
     if done.returncode:
         said = (done.stderr.strip().splitlines() or [f"it ended by signal {-done.returncode}"])[-1]
         raise VariantError(f"onnxruntime cannot load it ({said}); take another --level")
-
-
-def _random_texts(folder: Path, tower: Tower, count: int) -> list[str]:
-    words = tower.preprocessing
-    return random_texts(folder / words.tokenizer, count) if isinstance(words, TextPreprocessing) else []
 
 
 def _sample_cost(row: Row) -> int:
