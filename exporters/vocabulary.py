@@ -24,6 +24,6 @@ def random_texts(tokenizer: Path, count: int) -> list[str]:
     """
     loaded = Tokenizer.from_file(str(tokenizer))
     decoded = (loaded.decode([token]) for token in range(loaded.get_vocab_size()))
-    words = [word for text in decoded if (word := text.removesuffix(_END_OF_WORD).strip()).isalpha()]
+    words = np.array([word for text in decoded if (word := text.removesuffix(_END_OF_WORD).strip()).isalpha()])
     rng = np.random.default_rng(0)
-    return [" ".join(rng.choice(words, size)) for size in islice(cycle(_LENGTHS), count)] if words else []
+    return [" ".join(rng.choice(words, size)) for size in islice(cycle(_LENGTHS), count)] if len(words) else []
