@@ -15,7 +15,7 @@ test: $(READY)  ## run all tests; ARGS="-m 'not full'" leaves out those of real 
 
 bench: demo  ## measure the demo's text model beside torch and sentence-transformers; write artifacts/demo/report
 	$(BIN)/python -m benchmarks artifacts/demo/all-MiniLM-L6-v2 --weights $(MINILM) -o artifacts/demo/report --force
-	$(BIN)/python -m benchmarks.footprint artifacts/demo/all-MiniLM-L6-v2 --sentence-transformers $(MINILM)
+	$(BIN)/python -m benchmarks.scenarios.footprint artifacts/demo/all-MiniLM-L6-v2 --sentence-transformers $(MINILM)
 
 fuzz: $(READY)  ## throw damaged files at every reader, SECONDS=60 at each
 	$(BIN)/python -m tests.fuzz.run_atheris all -max_total_time=$(or $(SECONDS),60)

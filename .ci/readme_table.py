@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from exporters.catalogue import as_markdown
+from exporters.catalogue.tables import as_markdown
 
 README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- catalogue: made by `make format` -->", "<!-- end of catalogue -->"

@@ -14,21 +14,21 @@ from typing import get_args
 
 from tqdm import tqdm
 
-from benchmarks.ceilings import measure_ceilings
+from benchmarks.ceilings.measure import measure_ceilings
 from benchmarks.contenders.registry import CONTENDERS
-from benchmarks.machine import this_machine
-from benchmarks.measure import Effort
-from benchmarks.plan import Choices, Plan, make_plan
-from benchmarks.prices import Prices, read_prices
+from benchmarks.measure.machine import this_machine
+from benchmarks.measure.plan import Choices, Plan, make_plan
+from benchmarks.measure.rounds import Effort
+from benchmarks.measure.run import Settings, check_resumable, find_left, join, measure_plan
 from benchmarks.report import Format, write_report
-from benchmarks.results import RESULTS_FILE, SCHEMA_VERSION, Results, read_results, write_text
-from benchmarks.run import Settings, check_resumable, find_left, join, measure_plan
+from benchmarks.results.prices import Prices, read_prices
+from benchmarks.results.schema import RESULTS_FILE, SCHEMA_VERSION, Results, read_results, write_text
 from exporters.progress import Stage, StageDisplay
 from runtime import console
-from runtime.artifact import read_manifest
+from runtime.artifact.manifest import TowerName
+from runtime.artifact.reader import read_manifest
 from runtime.errors import OutputError, UsageError
-from runtime.manifest import TowerName
-from runtime.threads import available_threads
+from runtime.machine.threads import available_threads
 
 _OTHERS = ("choose", "compare")
 _EPILOG = """

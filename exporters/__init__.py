@@ -5,7 +5,9 @@ exporters.describe_models(task="image-to-image")
 folder = exporters.export("resnet-base", output="artifacts")
 """
 
-from exporters.catalogue import describe_models, list_models
+from exporters.catalogue.registry import BACKBONES
+from exporters.catalogue.spec import BackboneSpec, ExportOptions
+from exporters.catalogue.tables import describe_models, list_models
 from exporters.errors import (
     DestinationError,
     ExportError,
@@ -17,9 +19,7 @@ from exporters.errors import (
     WeightsUnavailableError,
 )
 from exporters.export import export
-from exporters.registry import BACKBONES
-from exporters.spec import BackboneSpec, ExportOptions
-from runtime.manifest import Pooling, Tolerance
+from runtime.artifact.manifest import Pooling, Tolerance
 from runtime.version import __version__
 
 __all__ = [

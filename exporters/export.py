@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from exporters.catalogue.registry import find_backbone
+from exporters.catalogue.spec import BackboneSpec, ExportOptions, PointNetSource, check_options, random_seed
 from exporters.errors import WeightsUnavailableError
 from exporters.progress import Stage, silent
-from exporters.registry import find_backbone
-from exporters.spec import BackboneSpec, ExportOptions, PointNetSource, check_options, random_seed
 from runtime.errors import MissingDependencyError, UsageError
-from runtime.providers import check_packages
+from runtime.session.providers import check_packages
 
 
 def export(
@@ -42,7 +42,7 @@ def export(
         MissingDependencyError: torch or onnxruntime is not installed.
         ProviderError: Two onnxruntime packages are installed.
     """
-    from exporters.artifact import check_destination
+    from exporters.artifact_writer import check_destination
 
     spec = find_backbone(name)
     options = options or ExportOptions()
@@ -54,8 +54,8 @@ def export(
     _check_weights(spec, options.weights)
     check_packages()
     with stage("import torch"), _named_dependencies():
-        from exporters.pipeline import export_towers
-        from exporters.towers.load import load_towers
+        from exporters.export_towers import export_towers
+        from exporters.families.load import load_towers
     with stage("load weights"):
         towers = load_towers(spec, options, any_family=artifact_name is not None)
     return export_towers(spec, towers, destination, options=options, stage=stage)

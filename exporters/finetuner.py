@@ -12,16 +12,16 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from exporters.catalogue import describe_models
+from exporters.catalogue.registry import find_backbone, find_descriptor
+from exporters.catalogue.spec import ExportOptions, random_seed
+from exporters.catalogue.tables import describe_models
 from exporters.errors import DestinationError, UnknownBackboneError, WeightsUnavailableError
 from exporters.export import export
-from exporters.registry import find_backbone, find_descriptor
-from exporters.spec import ExportOptions, random_seed
 from runtime import finetuner
-from runtime.artifact import read_manifest
-from runtime.embedder import Embedder
+from runtime.artifact.manifest import MANIFEST_FILE, Weights
+from runtime.artifact.reader import read_manifest
 from runtime.finetuner import SelectModel, choose_tower, cos_sim, encode
-from runtime.manifest import MANIFEST_FILE, Weights
+from runtime.inference.embedder import Embedder
 
 __all__ = ["build_model", "cos_sim", "describe_models", "encode", "get_model"]
 
@@ -86,7 +86,7 @@ def get_model(
     """
     if (Path(artifact) / MANIFEST_FILE).exists():
         return finetuner.get_model(artifact, batch_size, select_model, device)
-    from exporters.sources.finetuner import combine_records, read_run
+    from exporters.weights.finetuner_run import combine_records, read_run
 
     if not os.path.lexists(artifact):
         raise WeightsUnavailableError(f"there is no {artifact}; give an artifact's folder, or a run's folder or zip")

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from exporters.errors import ParityError
-from runtime.agreement import Agreement, cosine_similarities, measure_agreement, near_one
-from runtime.embedder import Embedder, quiet
+from runtime.artifact.manifest import Parity, SimilarityParity, Tolerance, TowerName
+from runtime.artifact.parity import Agreement, cosine_similarities, measure_agreement, near_one
 from runtime.errors import NonFiniteError
-from runtime.manifest import Parity, SimilarityParity, Tolerance, TowerName
+from runtime.inference.embedder import Embedder, quiet
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
 

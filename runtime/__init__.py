@@ -5,7 +5,7 @@ model = runtime.load("artifacts/resnet-base")
 vectors = model.embed(["a.jpg", "b.jpg"])  # [2, 2048] float32
 """
 
-from runtime.embedder import Embedder, load
+from runtime.artifact.manifest import Manifest
 from runtime.errors import (
     ArtifactError,
     ClusterError,
@@ -23,11 +23,11 @@ from runtime.errors import (
     UsageError,
     VerificationError,
 )
-from runtime.manifest import Manifest
-from runtime.pipeline import PartialEmbeddings
-from runtime.provider_options import CpuOptions, CudaOptions, OpenVinoOptions, ProviderOptions, TensorRtOptions
-from runtime.quantize import int8_ranges, quantize
-from runtime.verify import Verification, verify
+from runtime.inference.embedder import Embedder, load
+from runtime.inference.pipeline import PartialEmbeddings
+from runtime.loading.verify import Verification, verify
+from runtime.postprocess import int8_ranges, quantize
+from runtime.session.provider_options import CpuOptions, CudaOptions, OpenVinoOptions, ProviderOptions, TensorRtOptions
 from runtime.version import __version__
 
 __all__ = [

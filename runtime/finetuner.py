@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from runtime.agreement import cosine_similarities
-from runtime.embedder import Embedder, Item, load
+from runtime.artifact.manifest import TowerName
+from runtime.artifact.parity import cosine_similarities
 from runtime.errors import UsageError
-from runtime.manifest import TowerName
+from runtime.inference.embedder import Embedder, Item, load
 
 SelectModel = Literal["clip-text", "clip-vision"]
 Vectors = np.ndarray[Any, np.dtype[np.float32]]

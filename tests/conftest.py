@@ -15,14 +15,14 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms._presets import ImageClassification
 
-from exporters.photos import load_photos, photo_names
-from exporters.pipeline import export_towers
-from exporters.sources.huggingface import load_transformer
-from exporters.spec import BackboneSpec, ExportOptions, HuggingFaceSource
-from exporters.towers.cnn import Cnn, CnnTower
-from exporters.towers.transformer import TransformerTower
-from runtime import manifest
-from runtime.manifest import Pooling, Weights
+from exporters.catalogue.spec import BackboneSpec, ExportOptions, HuggingFaceSource
+from exporters.export_towers import export_towers
+from exporters.families.cnn.tower import Cnn, CnnTower
+from exporters.families.transformer.huggingface import load_transformer
+from exporters.families.transformer.tower import TransformerTower
+from exporters.samples.photos import load_photos, photo_names
+from runtime.artifact import manifest
+from runtime.artifact.manifest import Pooling, Weights
 
 TINY_DIM = 12
 
@@ -163,9 +163,9 @@ def photos() -> list[Image.Image]:
 
 @pytest.fixture(scope="session")
 def photo_paths() -> list[Path]:
-    import exporters.photos
+    import exporters.samples.photos
 
-    return [Path(exporters.photos.__file__).parent / name for name in photo_names()]
+    return [Path(exporters.samples.photos.__file__).parent / name for name in photo_names()]
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks.contenders.peers import PeerError
+from benchmarks.contenders.peer import PeerError
 
 _TIMEOUT_S = 1800.0
 

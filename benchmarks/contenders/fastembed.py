@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.contenders.contender import Subject, Way
-from benchmarks.contenders.peers import Peer, PeerError, find_python, find_ways, limit_tokenizers, reporting
-from benchmarks.results import Skipped
-from runtime.artifact import read_manifest
-from runtime.manifest import TextPreprocessing, Tower
+from benchmarks.contenders.peer import Peer, PeerError, find_python, find_ways, limit_tokenizers, reporting
+from benchmarks.contenders.protocol import Subject, Way
+from benchmarks.results.schema import Skipped
+from runtime.artifact.manifest import TextPreprocessing, Tower
+from runtime.artifact.reader import read_manifest
 
 NAME = "fastembed"
 

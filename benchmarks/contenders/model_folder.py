@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.contenders.contender import Subject
-from benchmarks.contenders.peers import PeerError
-from exporters.spec import random_seed
-from runtime.manifest import Tower
+from benchmarks.contenders.peer import PeerError
+from benchmarks.contenders.protocol import Subject
+from exporters.catalogue.spec import random_seed
+from runtime.artifact.manifest import Tower
 
 
 def find_model_folder(subject: Subject, *, needs_layers: bool = False) -> Path:

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.contenders.contender import Subject, Way
-from benchmarks.contenders.peers import Peer, PeerError, find_python, find_ways, reporting
-from benchmarks.results import Precision, Skipped
-from runtime.artifact import read_manifest
-from runtime.hardware import bf16_units
+from benchmarks.contenders.peer import Peer, PeerError, find_python, find_ways, reporting
+from benchmarks.contenders.protocol import Subject, Way
+from benchmarks.results.schema import Precision, Skipped
+from runtime.artifact.reader import read_manifest
+from runtime.machine.cpu import bf16_units
 
 NAME = "openvino"
 _PRECISIONS = {"fp32": "f32", "bf16": "bf16"}

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.contenders.contender import Subject, Way
 from benchmarks.contenders.exported import export_once
 from benchmarks.contenders.model_folder import find_model_folder
-from benchmarks.contenders.peers import Peer, find_python, find_ways, limit_tokenizers, reporting
-from benchmarks.results import Skipped
+from benchmarks.contenders.peer import Peer, find_python, find_ways, limit_tokenizers, reporting
+from benchmarks.contenders.protocol import Subject, Way
+from benchmarks.results.schema import Skipped
 
 NAME = "optimum"
 _BATCH = 32

@@ -6,10 +6,10 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
-from benchmarks.contenders.contender import Contender, Subject, Way
-from benchmarks.results import Skipped
+from benchmarks.contenders.protocol import Contender, Subject, Way
+from benchmarks.results.schema import Skipped
 
-# The order is that of tables. A module offers `find` and `load`, see `benchmarks.contenders.contender`.
+# The order is that of tables. A module offers `find` and `load`, see `benchmarks.contenders.protocol`.
 CONTENDERS: dict[str, str] = {
     "runtime": "benchmarks.contenders.runtime",
     "torch": "benchmarks.contenders.torch",

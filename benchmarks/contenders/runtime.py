@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import runtime
-from benchmarks.contenders.contender import Array, Contender, Subject, Way, usable
-from benchmarks.results import Precision, Skipped
-from runtime.batching import plan_batches
-from runtime.choice import find_obstacle as find_variant_obstacle
-from runtime.embedder import quiet
-from runtime.hardware import bf16_units
-from runtime.manifest import ImagePreprocessing, Tower, TowerName
-from runtime.pipeline import Pipeline
+from benchmarks.contenders.protocol import Array, Contender, Subject, Way, usable
+from benchmarks.results.schema import Precision, Skipped
+from runtime.artifact.manifest import ImagePreprocessing, Tower, TowerName
+from runtime.inference.batching import plan_batches
+from runtime.inference.embedder import quiet
+from runtime.inference.pipeline import Pipeline
+from runtime.inference.tower import LoadedTower, Row, group_key, row_cost
+from runtime.machine.cpu import bf16_units
 from runtime.preprocess.image import load_image
-from runtime.provider_options import OpenVinoOptions
-from runtime.providers import find_provider
-from runtime.tower import LoadedTower, Row, group_key, row_cost
+from runtime.session.provider_options import OpenVinoOptions
+from runtime.session.providers import find_provider
+from runtime.session.variant_selection import find_obstacle as find_variant_obstacle
 
 _PRECISIONS: dict[str, Precision] = {"fp32": "fp32", "optimized": "fp32", "fp16": "fp16", "int8": "int8"}
 

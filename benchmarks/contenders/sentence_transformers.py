@@ -8,12 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contenders.contender import Subject, Way
 from benchmarks.contenders.exported import export_once
 from benchmarks.contenders.model_folder import find_model_folder
-from benchmarks.contenders.peers import Peer, PeerError, find_python, find_ways, limit_tokenizers, reporting
-from benchmarks.results import Precision, Skipped
-from runtime.hardware import bf16_units, gpu_names
+from benchmarks.contenders.peer import Peer, PeerError, find_python, find_ways, limit_tokenizers, reporting
+from benchmarks.contenders.protocol import Subject, Way
+from benchmarks.results.schema import Precision, Skipped
+from runtime.machine.cpu import bf16_units, gpu_names
 
 NAME = "sentence-transformers"
 _EXPORT = (

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.contenders.contender import Array, Contender, Subject, Way, usable
-from benchmarks.results import Precision, Skipped
-from exporters.registry import BACKBONES, find_backbone
-from exporters.spec import ExportOptions
-from exporters.towers.load import load_towers
-from runtime.batching import BatchLimit, plan_batches
+from benchmarks.contenders.protocol import Array, Contender, Subject, Way, usable
+from benchmarks.results.schema import Precision, Skipped
+from exporters.catalogue.registry import BACKBONES, find_backbone
+from exporters.catalogue.spec import ExportOptions
+from exporters.families.load import load_towers
+from runtime.artifact.manifest import Pooling
 from runtime.errors import UsageError
-from runtime.hardware import bf16_units, gpu_names
-from runtime.manifest import Pooling
-from runtime.tower import Preprocessor, build_preprocessor, row_cost
+from runtime.inference.batching import BatchLimit, plan_batches
+from runtime.inference.tower import Preprocessor, build_preprocessor, row_cost
+from runtime.machine.cpu import bf16_units, gpu_names
 
 if TYPE_CHECKING:
     import torch

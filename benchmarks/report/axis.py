@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element
 
+from benchmarks.report.format import short
 from benchmarks.report.node import label, node, number
-from benchmarks.report.words import short
 
 WIDTH, HEIGHT = 420, 300
 LEFT, RIGHT, TOP, BOTTOM = 60, 14, 12, 42

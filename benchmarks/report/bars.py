@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from itertools import accumulate
 from xml.etree.ElementTree import Element
 
+from benchmarks.report.analysis import Row, Section
 from benchmarks.report.axis import WIDTH, Axis, frame
+from benchmarks.report.format import NONE, cosine, count, digits, percent
 from benchmarks.report.node import label, node, number
 from benchmarks.report.plots import Plot
 from benchmarks.report.series import COLOURS, Style, styles
-from benchmarks.report.study import Row, Section
-from benchmarks.report.words import NONE, cosine, count, digits, percent
-from benchmarks.results import Parity
+from benchmarks.results.schema import Parity
 
 _LINE = 36  # pixels for a name and what is drawn below it
 _HATCHINGS = 4

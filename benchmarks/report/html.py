@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
-from benchmarks.prices import Prices
+from benchmarks.report.analysis import Section, Study, study
 from benchmarks.report.bars import parity_plot, stages_plot
-from benchmarks.report.facts import caveats, ceilings_table, machine_table, method, skipped_table
+from benchmarks.report.caveats import caveats, ceilings_table, machine_table, method, skipped_table
+from benchmarks.report.format import count, listing
 from benchmarks.report.node import Child, node, write
 from benchmarks.report.plots import Plot, latency_plots, roofline_plot, throughput_plot
-from benchmarks.report.sentences import summary
 from benchmarks.report.series import definitions
-from benchmarks.report.study import Section, Study, study
+from benchmarks.report.summary import summary
 from benchmarks.report.table import Cell, Table
 from benchmarks.report.tables import (
     cost_table,
@@ -25,8 +25,8 @@ from benchmarks.report.tables import (
     times_table,
     worst_table,
 )
-from benchmarks.report.words import count, listing
-from benchmarks.results import Results
+from benchmarks.results.prices import Prices
+from benchmarks.results.schema import Results
 
 _STYLE = Path(__file__).with_name("style.css")
 _OPEN_ROWS = 8  # longer tables are folded

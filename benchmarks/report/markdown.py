@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 
-from benchmarks.prices import Prices
-from benchmarks.report.facts import caveats, machine_table, method, skipped_table
-from benchmarks.report.sentences import summary
-from benchmarks.report.study import Section, Study, study
+from benchmarks.report.analysis import Section, Study, study
+from benchmarks.report.caveats import caveats, machine_table, method, skipped_table
+from benchmarks.report.summary import summary
 from benchmarks.report.table import Cell, Table
 from benchmarks.report.tables import (
     cost_table,
@@ -18,7 +17,8 @@ from benchmarks.report.tables import (
     stages_table,
     times_table,
 )
-from benchmarks.results import Results
+from benchmarks.results.prices import Prices
+from benchmarks.results.schema import Results
 
 _SIGNS = re.compile(r"([\\`*_\[\]|~#!])")
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from xml.etree.ElementTree import Element
 
+from benchmarks.report.analysis import FAITHFUL, Row, Section, Study
 from benchmarks.report.axis import Axis, across, draw_axes, drawable, frame, round_ticks, upward
+from benchmarks.report.format import cosine, count, digits, short, span
 from benchmarks.report.node import label, node, number
 from benchmarks.report.roofline import Roofline
 from benchmarks.report.series import Style, legend, styles
-from benchmarks.report.study import FAITHFUL, Row, Section, Study
-from benchmarks.report.words import cosine, count, digits, short, span
-from benchmarks.results import Ceilings
+from benchmarks.results.schema import Ceilings
 
 _HOLLOW = f"Hollow: a cosine below {FAITHFUL}, or unknown."
 

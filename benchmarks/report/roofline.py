@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from benchmarks.results import Case, Ceilings, Work
+from benchmarks.results.schema import Case, Ceilings, Work
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element
 
-from benchmarks.report.choice import OURS
 from benchmarks.report.node import node, number
+from benchmarks.report.recommendations import OURS
 
 COLOURS = 7  # in style.css; Source: Okabe and Ito, Color Universal Design, https://jfly.uni-koeln.de/color/
 MARKERS = (

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from benchmarks.report.choice import Choice, choices
-from benchmarks.report.ratio import is_baseline
+from benchmarks.report.analysis import FAITHFUL, Row, Section, Study, best
+from benchmarks.report.format import NONE, cosine, digits, listing, mebibytes, percent, span
+from benchmarks.report.recommendations import Choice, choices
 from benchmarks.report.roofline import Roofline
-from benchmarks.report.study import FAITHFUL, Row, Section, Study, best
+from benchmarks.report.speedup import is_baseline
 from benchmarks.report.table import Cell, Table, table
-from benchmarks.report.words import NONE, cosine, digits, listing, mebibytes, percent, span
-from benchmarks.results import Case, Parity, Stage
+from benchmarks.results.schema import Case, Parity, Stage
 
 STAGES: dict[Stage, str] = {"end_to_end": "End to end", "graph": "The graph alone"}
 _WHAT = {"end_to_end": "files or texts in, vectors out", "graph": "arrays in, vectors out"}

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from benchmarks.prices import Prices
+from benchmarks.report.analysis import Study, study
 from benchmarks.report.html import page
 from benchmarks.report.markdown import pull_request
-from benchmarks.report.study import Study, study
-from benchmarks.results import RESULTS_FILE, Results, write_text
+from benchmarks.results.prices import Prices
+from benchmarks.results.schema import RESULTS_FILE, Results, write_text
 from runtime.errors import OutputError
 
 Format = Literal["html", "md", "json"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from runtime.manifest import Pooling
+from runtime.artifact.manifest import Pooling
 
 
 class AvgPool(nn.Module):

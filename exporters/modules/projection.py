@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from runtime.manifest import Projection
+from runtime.artifact.manifest import Projection
 
 ProjectionLayer = tuple[Projection, nn.Linear]
 _ACTIVATIONS: Mapping[str, type[nn.Module]] = {

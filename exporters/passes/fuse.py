@@ -10,14 +10,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from exporters.graph_file import load_graph, write_graph
+from exporters.graph.onnx_file import load_graph, write_graph
+from exporters.graph.strip_metadata import strip_metadata
 from exporters.passes.fuse_transformer import fuse_transformer
-from exporters.passes.strip_metadata import strip_metadata
-from runtime import hardware
+from runtime.artifact.variants import Level
 from runtime.errors import UsageError
-from runtime.providers import import_onnxruntime
-from runtime.session import SLOW_ON_CPU
-from runtime.variants import Level
+from runtime.machine import cpu as hardware
+from runtime.session.providers import import_onnxruntime
+from runtime.session.session import SLOW_ON_CPU
 
 LAYOUT_FLAG = "avx512f"  # by which ONNX Runtime lays out convolutions in blocks of 16 channels, elsewhere of 8
 

@@ -22,7 +22,7 @@ from onnx_ir.convenience import replace_nodes_and_values
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnxruntime.quantization.calibrate import save_tensors_data
 
-from exporters.calibration import (
+from exporters.calibration.activations import (
     Samples,
     add_constant,
     channel_peaks,
@@ -31,12 +31,12 @@ from exporters.calibration import (
     tensor_ranges,
     to_tensors_data,
 )
+from exporters.calibration.ranges import infer_types
 from exporters.errors import QuantizationError
-from exporters.graph_file import write_graph
-from exporters.passes.smoothing import input_channels, smooth_channels
-from exporters.passes.strip_metadata import strip_metadata
-from exporters.ranges import infer_types
-from runtime.variants import CalibrationMethod as Method
+from exporters.graph.onnx_file import write_graph
+from exporters.graph.strip_metadata import strip_metadata
+from exporters.passes.smoothquant import input_channels, smooth_channels
+from runtime.artifact.variants import CalibrationMethod as Method
 
 _WEIGHTED = ("Conv", "MatMul", "Gemm")
 _FOLLOWING = ("Add", "Mul", "Relu", "Sigmoid", "Clip", "MaxPool")  # stay in 8 bits between two convolutions
@@ -66,7 +66,7 @@ def quantize_static(
         graph: The float32 graph.
         output: The new ONNX file.
         samples: Batches of the graph's inputs, by name, which show what values are usual.
-        method: How their ranges are cut; see :func:`exporters.calibration.tensor_ranges`.
+        method: How their ranges are cut; see :func:`exporters.calibration.activations.tensor_ranges`.
         float_nodes: The names of nodes that stay in float.
 
     Raises:

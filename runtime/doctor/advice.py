@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from runtime.doctor.report import Cuda, Report, ThreadBudget
-from runtime.providers import PROVIDERS
+from runtime.session.providers import PROVIDERS
 
 _GPU, _CPU = PROVIDERS["cuda"], PROVIDERS["cpu"]
 _INSTALL_CUDA = f"`pip install 'embedding-backbones[{_GPU.extra}]'`"

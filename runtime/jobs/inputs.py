@@ -12,9 +12,9 @@ from functools import partial
 from itertools import chain
 
 from runtime.errors import UsageError
-from runtime.jobs.lines import Cell, count_lines, find_strings, read_file_lines, read_lines, without_blanks
-from runtime.jobs.source import Source, cell_source, path_source, text_source
-from runtime.jobs.table import ParquetColumn
+from runtime.jobs.items import Source, cell_source, path_source, text_source
+from runtime.jobs.parquet import ParquetColumn
+from runtime.jobs.text_files import Cell, count_lines, find_strings, read_file_lines, read_lines, without_blanks
 from runtime.preprocess import IMAGE_SUFFIXES, looks_like_image_path
 
 STDIN = "-"
@@ -158,7 +158,7 @@ class _WordReader:
         if self.kind == "text":
             return _LISTS
         if self.kind == "mesh":
-            from runtime.preprocess.meshfile import FORMATS
+            from runtime.preprocess.mesh.formats import FORMATS
 
             return tuple(FORMATS)
         return IMAGE_SUFFIXES

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from runtime.errors import OutputError, UsageError
-from runtime.jobs.spool import Float32Array, Spool, write_all
+from runtime.jobs.vector_file import Float32Array, Spool, write_all
 
 if sys.platform != "win32":
     import fcntl

@@ -15,9 +15,9 @@ import numpy as np
 
 from runtime.errors import OutputError, UsageError
 from runtime.jobs.journal import Journal
-from runtime.jobs.spool import npy_header
-from runtime.jobs.table import import_parquet
-from runtime.quantize import Dtype, int8_ranges, quantize
+from runtime.jobs.parquet import import_parquet
+from runtime.jobs.vector_file import npy_header
+from runtime.postprocess import Dtype, int8_ranges, quantize
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 SUFFIXES = (".npy", ".npz", ".parquet")

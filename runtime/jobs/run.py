@@ -13,17 +13,17 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from runtime.embedder import quiet
+from runtime.artifact.manifest import SEAL
 from runtime.errors import ItemError, OutputError, UsageError
+from runtime.inference.embedder import quiet
 from runtime.jobs.inputs import Inputs, open_inputs
+from runtime.jobs.items import Source, SourceItem, Unreadable, digest_sources
 from runtime.jobs.journal import SCHEMA, Journal, Part, finish_move, is_begun
 from runtime.jobs.outputs import OutputOptions, write_output
-from runtime.jobs.source import Source, SourceItem, Unreadable, digest_sources
-from runtime.manifest import SEAL
 
 if TYPE_CHECKING:
-    from runtime.embedder import Embedder, Item
-    from runtime.pipeline import PartialEmbeddings
+    from runtime.inference.embedder import Embedder, Item
+    from runtime.inference.pipeline import PartialEmbeddings
 
 
 @dataclass(frozen=True, kw_only=True)

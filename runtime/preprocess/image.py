@@ -17,10 +17,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from runtime.manifest import ImagePreprocessing
+from runtime.artifact.manifest import ImagePreprocessing
 from runtime.preprocess import UnusableItemError, prepare_each
 from runtime.preprocess.files import check_regular_file
-from runtime.preprocess.quiet import Quiet
+from runtime.preprocess.silence import Quiet
 
 ImageItem: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray[Any, Any]"
 Pixels: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"

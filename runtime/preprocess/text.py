@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
-from runtime.batching import round_up
+from runtime.artifact.manifest import TextPreprocessing
 from runtime.errors import IntegrityError, MissingDependencyError
-from runtime.manifest import TextPreprocessing
+from runtime.inference.batching import round_up
 from runtime.preprocess import UnusableItemError, prepare_each
 
 

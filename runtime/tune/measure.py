@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from runtime.artifact import check_files, read_manifest
-from runtime.choice import find_obstacle as find_variant_obstacle
+from runtime.artifact.manifest import Manifest, TextPreprocessing, Tower, TowerName
+from runtime.artifact.reader import check_files, read_manifest
 from runtime.errors import EmbeddingBackbonesError, ProviderError, UsageError
-from runtime.manifest import Manifest, TextPreprocessing, Tower, TowerName
-from runtime.providers import ExecutionProvider, available_providers, find_obstacle, find_provider
-from runtime.threads import available_threads
-from runtime.tune.contestant import Contestant, ProcessContestant, Setting
-from runtime.tune.memory import LARGEST_BATCH
+from runtime.loading.tuning_store import LARGEST_BATCH
+from runtime.loading.verify import read_golden
+from runtime.machine.threads import available_threads
+from runtime.session.providers import ExecutionProvider, available_providers, find_obstacle, find_provider
+from runtime.session.variant_selection import find_obstacle as find_variant_obstacle
+from runtime.tune.candidate import Contestant, ProcessContestant, Setting
 from runtime.tune.report import Refused, Report, summarize
-from runtime.verify import read_golden
 
 T = TypeVar("T")
 Start = Callable[[Path, TowerName, Setting], Contestant]

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from runtime import console
-from runtime.agreement import near_one
+from runtime.artifact.manifest import TowerName
+from runtime.artifact.parity import near_one
 from runtime.errors import TuningError
-from runtime.manifest import TowerName
-from runtime.tune.contestant import Setting
+from runtime.tune.candidate import Setting
 
 _UNSTEADY = 0.1  # above which a few percent between two cases mean nothing
 

@@ -16,10 +16,10 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, TextIO
 
-from runtime.embedder import Embedder, load, quiet
+from runtime.artifact.manifest import TowerName
 from runtime.errors import EmbeddingBackbonesError
-from runtime.manifest import TowerName
-from runtime.verify import read_golden, verify_towers
+from runtime.inference.embedder import Embedder, load, quiet
+from runtime.loading.verify import read_golden, verify_towers
 
 _CALLS = 4  # that a turn times, unless they are slow
 _LONG_ENOUGH_S = 0.5

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from benchmarks.results import (
+from benchmarks.results.schema import (
     SCHEMA_VERSION,
     Artifact,
     Case,

@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import ceiling_worker, ceilings, engines
-from benchmarks.ceilings import measure_ceilings
-from benchmarks.engines import Call, Numpy, OnnxRuntime, Torch
-from benchmarks.results import Ceiling, Precision
-from runtime.doctor.isolation import Answer
+from benchmarks.ceilings import engines
+from benchmarks.ceilings import measure as ceilings
+from benchmarks.ceilings import worker as ceiling_worker
+from benchmarks.ceilings.engines import Call, Numpy, OnnxRuntime, Torch
+from benchmarks.ceilings.measure import measure_ceilings
+from benchmarks.results.schema import Ceiling, Precision
 from runtime.errors import ProviderError
-from runtime.providers import import_onnxruntime
+from runtime.machine.child_process import Answer
+from runtime.session.providers import import_onnxruntime
 
 Answers = dict[tuple[str, str], Answer]
 

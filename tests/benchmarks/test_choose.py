@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.choose import main
-from benchmarks.results import Case, Results
+from benchmarks.choose.cli import main
+from benchmarks.results.schema import Case, Results
 from tests.benchmarks.samples import ARTIFACT, CASE, MACHINE, PARITY, RESULTS
 from tests.benchmarks.test_queueing import exponential
 

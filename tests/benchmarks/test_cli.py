@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import cli, plan, run
-from benchmarks.measure import Group, Reference
-from benchmarks.results import Case, Results, Skipped, read_results
+from benchmarks import cli
+from benchmarks.measure import plan, run
+from benchmarks.measure.rounds import Group, Reference
+from benchmarks.results.schema import Case, Results, Skipped, read_results
 from tests.benchmarks.samples import CASE, CEILINGS, MACHINE
 
 Main = Callable[..., int]

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.compare import main
-from benchmarks.comparison import CONFIDENCE, Comparison, compare
-from benchmarks.results import Case, Gpu, Results, ResultsError, write_text
+from benchmarks.compare.cli import main
+from benchmarks.compare.verdicts import CONFIDENCE, Comparison, compare
+from benchmarks.results.schema import Case, Gpu, Results, ResultsError, write_text
 from tests.benchmarks.samples import ARTIFACT, CASE, MACHINE, PARITY, RESULTS, many_cases
 
 _CASES = tuple(

@@ -14,11 +14,11 @@ import pytest
 from onnx import NodeProto, TensorProto, ValueInfoProto, numpy_helper
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 
-from benchmarks.counting import CountingError, count_work, variant_weight_bytes
-from benchmarks.results import Work
-from runtime.artifact import read_manifest
+from benchmarks.measure.operations import CountingError, count_work, variant_weight_bytes
+from benchmarks.results.schema import Work
+from runtime.artifact.manifest import Tower
+from runtime.artifact.reader import read_manifest
 from runtime.errors import InferenceError, UsageError
-from runtime.manifest import Tower
 
 Weights = dict[str, np.ndarray[Any, Any]]
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import footprint, memory
-from exporters.docstrings import load_texts
+from benchmarks.scenarios import footprint
+from benchmarks.scenarios import memory_growth as memory
+from exporters.samples.docstrings import load_texts
 
 
 def test_texts_are_real_and_of_mixed_length() -> None:

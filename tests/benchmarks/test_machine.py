@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import gpus, machine
-from benchmarks.gpus import find_gpus
-from benchmarks.machine import this_machine
-from benchmarks.results import Gpu, Machine
-from runtime.decode import decode
-from runtime.doctor.isolation import Answer
+from benchmarks.measure import gpus, machine
+from benchmarks.measure.gpus import find_gpus
+from benchmarks.measure.machine import this_machine
+from benchmarks.results.schema import Gpu, Machine
+from runtime.artifact.json_schema import decode
 from runtime.doctor.report import Memory, ThreadBudget
+from runtime.machine.child_process import Answer
 
 H200 = Gpu(name="NVIDIA H200", memory_bytes=150_000_000_000, driver="580.95.05")
 

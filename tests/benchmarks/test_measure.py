@@ -12,17 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import measure, run
-from benchmarks.material import Material, load_items, pick_typical
-from benchmarks.measure import Effort, Group, Patience, embed_judged, measure_group
-from benchmarks.parity import judge
-from benchmarks.plan import Choices, make_plan
-from benchmarks.results import Case, Results
-from benchmarks.run import Settings, find_left, make_reference, measure_plan
-from benchmarks.stolen import CpuTime, read_cpu_time
-from benchmarks.summary import summarize
-from benchmarks.task import Task, Worker
-from benchmarks.worker import peak_bytes, read_arrays, take_turn, write_arrays
+from benchmarks.measure import rounds as measure
+from benchmarks.measure import run
+from benchmarks.measure.parity import judge
+from benchmarks.measure.plan import Choices, make_plan
+from benchmarks.measure.rounds import Effort, Group, Patience, embed_judged, measure_group
+from benchmarks.measure.run import Settings, find_left, make_reference, measure_plan
+from benchmarks.measure.worker import peak_bytes, read_arrays, take_turn, write_arrays
+from benchmarks.measure.worker_client import Task, Worker
+from benchmarks.measure.workload import Material, load_items, pick_typical
+from benchmarks.results.schema import Case, Results
+from benchmarks.results.statistics import summarize
+from benchmarks.results.steal_time import CpuTime, read_cpu_time
 from runtime.errors import EmbeddingBackbonesError, UsageError
 from tests.benchmarks.samples import RESULTS
 
@@ -210,7 +211,7 @@ def test_a_yardstick_that_the_host_disturbed_is_taken_again(monkeypatch: pytest.
 def test_nobody_is_timed_while_the_threads_of_the_last_one_still_spin(monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
     monkeypatch.setattr(
-        "benchmarks.measure.time.sleep", lambda seconds: done.append("rest" if seconds >= 0.05 else "too short")
+        "benchmarks.measure.rounds.time.sleep", lambda seconds: done.append("rest" if seconds >= 0.05 else "too short")
     )
     measure._take_in_peace(lambda: done.append("turn"), Patience(60))
     assert done == ["rest", "turn"]
@@ -255,7 +256,7 @@ def test_rounds_that_were_disturbed_for_anyone_are_left_out_if_enough_remain(eno
 def test_the_stolen_time_is_read_where_a_system_tells(
     text: str | None, expected: CpuTime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("benchmarks.stolen._STAT", tmp_path / "stat")
+    monkeypatch.setattr("benchmarks.results.steal_time._STAT", tmp_path / "stat")
     if text is not None:
         (tmp_path / "stat").write_text(text)
     assert read_cpu_time() == expected
@@ -344,7 +345,7 @@ def test_typical_items_are_of_all_lengths_and_mixed() -> None:
 
 
 def test_meshes_are_read_by_the_runtime(tmp_path: Path) -> None:
-    from runtime.preprocess.mesh import load_corners
+    from runtime.preprocess.mesh.triangles import load_corners
 
     items = load_items("mesh", None, tmp_path)
     assert len(items.items) == len(set(items.names)) == 64

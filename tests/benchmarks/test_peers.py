@@ -21,15 +21,16 @@ import torch
 from tokenizers import Tokenizer
 
 import runtime
-from benchmarks.contenders import fastembed, openvino, optimum, peers, sentence_transformers
-from benchmarks.contenders.contender import Subject, Way
+from benchmarks.contenders import fastembed, openvino, optimum, sentence_transformers
+from benchmarks.contenders import peer as peers
 from benchmarks.contenders.exported import export_once
-from benchmarks.contenders.peers import Peer, PeerError, find_python, has_packages
+from benchmarks.contenders.peer import Peer, PeerError, find_python, has_packages
+from benchmarks.contenders.protocol import Subject, Way
 from exporters import ExportOptions, export
-from runtime.agreement import measure_agreement
-from runtime.artifact import read_manifest
+from runtime.artifact.manifest import Pooling, TextPreprocessing, Tower
+from runtime.artifact.parity import measure_agreement
+from runtime.artifact.reader import read_manifest
 from runtime.errors import UsageError
-from runtime.manifest import Pooling, TextPreprocessing, Tower
 
 TEXTS = ["a text", "another one, which is longer than the first by some words " * 20, "", "eine Brücke"]
 ADAPTERS = (fastembed, openvino, optimum, sentence_transformers)
@@ -229,7 +230,7 @@ def test_to_be_found_nothing_heavy_is_imported(exported_text: Path) -> None:
     code = (
         "import sys; from pathlib import Path\n"
         "from benchmarks.contenders import contender, fastembed, openvino, optimum, sentence_transformers\n"
-        "from runtime.artifact import read_manifest\n"
+        "from runtime.artifact.reader import read_manifest\n"
         "folder = Path(sys.argv[1])\n"
         "manifest = read_manifest(folder)\n"
         "subject = contender.Subject(folder=folder, manifest=manifest, tower='text', weights=str(folder))\n"

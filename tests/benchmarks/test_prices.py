@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.prices import EXAMPLE, MachinePrice, PricesError, cost_per_million, read_prices
+from benchmarks.results.prices import EXAMPLE, MachinePrice, PricesError, cost_per_million, read_prices
 
 ROOT = Path(__file__).parents[2]
 HEAD = 'date = "2026-01-19"\ncurrency = "EUR"\n'

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks import queueing
-from benchmarks.queueing import MOST_UTILISATION, Service, instances_needed, respond, service_times
+from benchmarks.choose import queueing
+from benchmarks.choose.queueing import MOST_UTILISATION, Service, instances_needed, respond, service_times
 
 MU = 200.0  # services a second
 

@@ -10,17 +10,17 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from benchmarks.prices import MachinePrice, Prices
 from benchmarks.report import render_html, render_markdown, write_report
-from benchmarks.report.choice import choices
-from benchmarks.report.facts import caveats
+from benchmarks.report.analysis import Study, study
+from benchmarks.report.caveats import caveats
+from benchmarks.report.format import cosine, digits, percent, short
 from benchmarks.report.plots import throughput_plot
-from benchmarks.report.ratio import speed_ratio
+from benchmarks.report.recommendations import choices
 from benchmarks.report.roofline import Roofline, place
-from benchmarks.report.sentences import summary
-from benchmarks.report.study import Study, study
-from benchmarks.report.words import cosine, digits, percent, short
-from benchmarks.results import Case, Results, Skipped, Work, Worst, read_results
+from benchmarks.report.speedup import speed_ratio
+from benchmarks.report.summary import summary
+from benchmarks.results.prices import MachinePrice, Prices
+from benchmarks.results.schema import Case, Results, Skipped, Work, Worst, read_results
 from runtime.errors import OutputError
 from tests.benchmarks.samples import ARTIFACT, CASE, CEILINGS, MACHINE, PARITY, RESULTS, many_cases, timed
 
@@ -97,7 +97,7 @@ SAMPLES = {
 @pytest.fixture(autouse=True)
 def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bootstraps quickly: what the intervals hold is tested elsewhere."""
-    monkeypatch.setattr("benchmarks.summary._RESAMPLES", 100)
+    monkeypatch.setattr("benchmarks.results.statistics._RESAMPLES", 100)
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.results import Results, ResultsError, read_results, write_text
-from benchmarks.summary import median_interval, summarize
+from benchmarks.results.schema import Results, ResultsError, read_results, write_text
+from benchmarks.results.statistics import median_interval, summarize
 from tests.benchmarks.samples import CASE, RESULTS, many_cases, timed
 
 

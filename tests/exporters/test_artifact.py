@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exporters.artifact import check_destination, new_artifact, write_golden
+from exporters.artifact_writer import check_destination, new_artifact, write_golden
+from exporters.catalogue.spec import BackboneSpec
 from exporters.errors import DestinationError
-from exporters.spec import BackboneSpec
-from exporters.towers.cnn import Cnn
-from runtime.artifact import read_manifest
-from runtime.verify import read_golden
+from exporters.families.cnn.tower import Cnn
+from runtime.artifact.reader import read_manifest
+from runtime.loading.verify import read_golden
 
 ExportTiny = Callable[[BackboneSpec, Cnn, Path], Path]
 

@@ -7,12 +7,12 @@ import pytest
 from torchvision.models import get_model_weights
 
 import exporters
-from exporters import catalogue
+from exporters.catalogue import tables as catalogue
+from exporters.catalogue.registry import BACKBONES, find_backbone
+from exporters.catalogue.spec import TorchvisionSource
 from exporters.cli import main
-from exporters.registry import BACKBONES, find_backbone
-from exporters.spec import TorchvisionSource
+from runtime.artifact.manifest import TASKS
 from runtime.errors import UsageError
-from runtime.manifest import TASKS
 
 # https://finetuner.jina.ai (2023), by way of the table that finetuner.describe_models() printed
 FINETUNER_NAMES = (

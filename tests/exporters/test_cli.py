@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from exporters import cli
+from exporters.catalogue.registry import BACKBONES
+from exporters.catalogue.spec import ExportOptions
 from exporters.cli import main
 from exporters.errors import ParityError
 from exporters.progress import StageDisplay
-from exporters.registry import BACKBONES
-from exporters.spec import ExportOptions
-from runtime.manifest import Tolerance
+from runtime.artifact.manifest import Tolerance
 
 
 @pytest.fixture

@@ -20,21 +20,21 @@ from transformers import CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 import runtime
+from exporters.catalogue.registry import BACKBONES
+from exporters.catalogue.spec import DEFAULT_TOLERANCE, ClipSource, ExportOptions
 from exporters.errors import ParityError, WeightsError, WeightsMismatchError, WeightsUnavailableError
+from exporters.export_towers import export_towers
+from exporters.families.clip.huggingface import load_clip
+from exporters.families.clip.open_clip import build_open_clip, load_open_clip
+from exporters.families.clip.tower import Clip, clip_towers
 from exporters.parity import measure_similarity
-from exporters.pipeline import export_towers
-from exporters.registry import BACKBONES
-from exporters.sources.clip import load_clip
-from exporters.sources.openclip import build_open_clip, load_open_clip
-from exporters.sources.random_tokenizer import random_tokenizer
-from exporters.spec import DEFAULT_TOLERANCE, ClipSource, ExportOptions
-from exporters.texts import TEXTS
-from exporters.towers.clip import Clip, clip_towers
-from runtime import session
-from runtime.artifact import record_file
+from exporters.samples.texts import TEXTS
+from exporters.weights.stand_in_tokenizer import random_tokenizer
+from runtime.artifact.manifest import ImagePreprocessing, seal
+from runtime.artifact.reader import record_file
 from runtime.errors import UsageError
-from runtime.manifest import ImagePreprocessing, seal
 from runtime.preprocess.image import pixel_values, resize_and_crop
+from runtime.session import session
 from tests.exporters.toys import (
     CLIP,
     DIM,

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from exporters.corpus import load_corpus
+from exporters.calibration.dataset import load_corpus
+from runtime.artifact.manifest import TowerName
 from runtime.errors import UsageError
-from runtime.manifest import TowerName
 
 
 def _key(item: object) -> bytes:

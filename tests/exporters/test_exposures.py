@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from exporters.exposures import vary_exposure
+from exporters.samples.photo_variations import vary_exposure
 
 
 def test_images_become_dark_bright_negative_and_of_other_colours_in_turn() -> None:

@@ -20,17 +20,18 @@ from torchvision.models import resnet50
 
 import runtime
 from exporters import finetuner as surface
+from exporters.catalogue.registry import BACKBONES
+from exporters.catalogue.spec import ExportOptions
 from exporters.errors import DestinationError, UnknownBackboneError, WeightsError, WeightsMismatchError
-from exporters.modules.pointnet import PointNetEmbedding
-from exporters.pipeline import export_towers
-from exporters.registry import BACKBONES
-from exporters.sources import archive, finetuner
-from exporters.sources.finetuner import combine_records, is_run, read_run
-from exporters.sources.huggingface import load_transformer
-from exporters.sources.openclip import build_open_clip
-from exporters.sources.projection_head import read_head
-from exporters.spec import ExportOptions
-from exporters.towers.load import load_towers
+from exporters.export_towers import export_towers
+from exporters.families.clip.open_clip import build_open_clip
+from exporters.families.load import load_towers
+from exporters.families.pointnet.network import PointNetEmbedding
+from exporters.families.transformer.huggingface import load_transformer
+from exporters.weights import archive
+from exporters.weights import finetuner_run as finetuner
+from exporters.weights.finetuner_run import combine_records, is_run, read_run
+from exporters.weights.projection_head import read_head
 from runtime.errors import UsageError
 from tests.exporters.toys import (
     BERT,
@@ -216,7 +217,7 @@ def test_what_a_clip_run_has_too_much_is_listed(tmp_path: Path, clip_run: Path) 
 
 
 def test_of_each_open_clip_model_its_own_half_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from exporters.sources.random_tokenizer import random_tokenizer
+    from exporters.weights.stand_in_tokenizer import random_tokenizer
 
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, OPEN_CLIP.model_name, OPEN_CLIP_CONFIG)
     random_tokenizer("xlm-roberta", 512).save_pretrained(tmp_path / "tokenizer")
@@ -411,7 +412,7 @@ def test_two_models_of_one_name_are_refused(run: Path) -> None:
 def catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
     """A catalogue of toys."""
     toys = {"toy-base-en": toy_spec(BERT, "toy-base-en"), "toy-clip-en": toy_spec(CLIP, "toy-clip-en")}
-    monkeypatch.setattr("exporters.registry.BACKBONES", toys)
+    monkeypatch.setattr("exporters.catalogue.registry.BACKBONES", toys)
 
 
 @pytest.mark.usefixtures("catalogue")

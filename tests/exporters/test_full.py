@@ -23,11 +23,11 @@ import torch
 import trimesh
 from torchvision.models import ResNet50_Weights, resnet50
 
-from exporters.photos import load_photos
-from exporters.registry import BACKBONES
-from exporters.sources.untrained import make_plausible
-from exporters.texts import TEXTS
-from runtime.artifact import read_manifest
+from exporters.catalogue.registry import BACKBONES
+from exporters.samples.photos import load_photos
+from exporters.samples.texts import TEXTS
+from exporters.weights.random_init import make_plausible
+from runtime.artifact.reader import read_manifest
 
 pytestmark = pytest.mark.full
 ROOT = Path(__file__).parents[2]

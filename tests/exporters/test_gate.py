@@ -13,13 +13,13 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from exporters.corpus import load_corpus
+from exporters.calibration.dataset import load_corpus
 from exporters.errors import VariantError
-from exporters.gate import Gate, find_faults
-from exporters.variant_options import DEFAULT_FLOORS
-from exporters.variants import check_loads
-from runtime.agreement import neighbour_overlap
-from runtime.artifact import read_manifest
+from exporters.variants.build import check_loads
+from exporters.variants.gate import Gate, find_faults
+from exporters.variants.options import DEFAULT_FLOORS
+from runtime.artifact.parity import neighbour_overlap
+from runtime.artifact.reader import read_manifest
 
 FLOORS = DEFAULT_FLOORS["int8"]
 SCALES = np.linspace(0.2, 2, 12, dtype=np.float32)[:, None, None, None]

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor, nn
 
 import runtime
-from exporters import graph_file
+from exporters.catalogue.spec import OPSETS, BackboneSpec, ExportOptions
 from exporters.errors import GraphError
-from exporters.graph import build_graph
-from exporters.pipeline import export_towers
-from exporters.spec import OPSETS, BackboneSpec, ExportOptions
-from exporters.towers import GraphInput
-from exporters.towers.cnn import Cnn, CnnTower
-from runtime.artifact import read_manifest
-from runtime.manifest import TensorSpec
+from exporters.export_towers import export_towers
+from exporters.families.cnn.tower import Cnn, CnnTower
+from exporters.families.tower import GraphInput
+from exporters.graph import onnx_file as graph_file
+from exporters.graph.trace import build_graph
+from runtime.artifact.manifest import TensorSpec
+from runtime.artifact.reader import read_manifest
 
 OUTPUT = TensorSpec(name="embedding", dtype="float32", shape=("batch", 3))
 

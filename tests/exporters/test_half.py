@@ -12,10 +12,10 @@ import pytest
 from onnx import numpy_helper, parser
 from onnx.reference import ReferenceEvaluator
 
+from exporters.calibration.ranges import infer_types, measure_ranges
 from exporters.errors import GraphError
-from exporters.passes.half import HalfGraph, to_half
-from exporters.passes.masks import LARGEST_HALF, MASK_FILLING
-from exporters.ranges import infer_types, measure_ranges
+from exporters.graph.attention_masks import LARGEST_HALF, MASK_FILLING
+from exporters.passes.fp16 import HalfGraph, to_half
 
 Array = np.ndarray[Any, Any]
 Feeds = Mapping[str, Array]

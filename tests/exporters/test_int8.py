@@ -10,11 +10,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from exporters.calibration import Array, open_session, run_all, tensor_ranges
+from exporters.calibration.activations import Array, open_session, run_all, tensor_ranges
 from exporters.errors import QuantizationError
 from exporters.passes.int8 import StaticQuantizer, quantize_dynamic, quantize_static
-from exporters.sensitivity import find_sensitive, min_cosine
-from runtime.variants import CalibrationMethod as Method
+from exporters.variants.sensitivity import find_sensitive, min_cosine
+from runtime.artifact.variants import CalibrationMethod as Method
 
 DIM = 32
 LAYERS = ("first", "second", "third")
@@ -205,13 +205,13 @@ def test_a_floor_out_of_reach_ends_with_the_costs(residual: Path) -> None:
 def test_costs_that_are_known_are_not_measured_again(residual: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with StaticQuantizer(residual, _samples(8, 1), method="minmax") as quantizer:
         first = find_sensitive(quantizer, _samples(2, 2), floor=1.1, most=2, threads=1)
-        monkeypatch.setattr("exporters.sensitivity._rank", None)
+        monkeypatch.setattr("exporters.variants.sensitivity._rank", None)
         again = find_sensitive(quantizer, _samples(2, 2), floor=1.1, most=2, costs=first.costs, threads=1)
     assert again == first
 
 
 def test_nodes_are_measured_in_groups_where_there_are_many(residual: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("exporters.sensitivity._GROUPS", 2)
+    monkeypatch.setattr("exporters.variants.sensitivity._GROUPS", 2)
     with StaticQuantizer(residual, _samples(8, 1), method="minmax") as quantizer:
         hasty = find_sensitive(quantizer, _samples(2, 2), floor=1.1, most=1, budget_s=0, threads=1)
         patient = find_sensitive(quantizer, _samples(2, 2), floor=1.1, most=1, threads=1)

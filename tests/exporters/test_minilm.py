@@ -13,9 +13,9 @@ import pytest
 
 import runtime
 from exporters import ExportOptions, export
-from exporters.texts import TEXTS
-from exporters.variant_options import VariantOptions
-from exporters.variants import add_variants
+from exporters.samples.texts import TEXTS
+from exporters.variants.build import add_variants
+from exporters.variants.options import VariantOptions
 
 pytestmark = pytest.mark.weights
 SENTENCES = (

@@ -13,10 +13,10 @@ from torchvision.transforms._presets import ImageClassification
 
 from exporters.modules.attention import SelfAttention, unpack_attention
 from exporters.modules.pooling import AvgPool, GeMPool, build_image_pooling
-from exporters.photos import load_photos
-from exporters.sources.untrained import make_plausible
+from exporters.samples.photos import load_photos
+from exporters.weights.random_init import make_plausible
+from runtime.artifact.manifest import Pooling
 from runtime.errors import UsageError
-from runtime.manifest import Pooling
 
 FEATURES = torch.from_numpy(np.random.default_rng(0).normal(size=(3, 5, 4, 6)).astype(np.float32))
 

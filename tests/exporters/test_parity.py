@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from exporters.catalogue.spec import DEFAULT_TOLERANCE, BackboneSpec, ExportOptions
 from exporters.errors import ExportError, GraphError, ParityError
+from exporters.export_towers import export_towers
+from exporters.families.cnn.tower import Cnn, CnnTower
 from exporters.parity import batch_sizes, check_reference, measure_parity
-from exporters.pipeline import export_towers
-from exporters.spec import DEFAULT_TOLERANCE, BackboneSpec, ExportOptions
-from exporters.towers.cnn import Cnn, CnnTower
 from runtime.errors import NonFiniteError
 
 REFERENCE = np.random.default_rng(0).normal(size=(6, 16)).astype(np.float32)

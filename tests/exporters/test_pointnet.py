@@ -15,14 +15,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from exporters.graph import build_graph
-from exporters.modules.operators import farthest_points, nearest_neighbors
-from exporters.modules.pointnet import PointNetEmbedding, PointNetSizes
-from exporters.shapes import load_shapes
-from exporters.sources.untrained import calibrate_batch_norms
-from exporters.spec import OPSETS
-from exporters.towers import GraphInput
-from runtime.manifest import TensorSpec
+from exporters.catalogue.spec import OPSETS
+from exporters.families.pointnet.network import PointNetEmbedding, PointNetSizes
+from exporters.families.tower import GraphInput
+from exporters.graph.trace import build_graph
+from exporters.modules.point_sampling import farthest_points, nearest_neighbors
+from exporters.samples.point_clouds import load_shapes
+from exporters.weights.random_init import calibrate_batch_norms
+from runtime.artifact.manifest import TensorSpec
 
 Array = np.ndarray[Any, Any]
 
@@ -228,7 +228,7 @@ def test_two_exports_have_the_same_bytes(toy: PointNetEmbedding, toy_graph: onnx
 def test_the_translations_do_not_depend_on_the_process() -> None:
     """Python hashes strings by a seed; with these two onnxscript orders the variables of a loop differently."""
     code = (
-        "from exporters.modules.operators import TRANSLATIONS\n"
+        "from exporters.modules.point_sampling import TRANSLATIONS\n"
         "print([function.to_function_proto().SerializeToString() for function in TRANSLATIONS.values()])"
     )
     outputs = [

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import ResNet50_Weights, resnet50
 
+from exporters.catalogue.spec import TorchvisionSource, random_seed
 from exporters.errors import WeightsError, WeightsMismatchError, WeightsUnavailableError
-from exporters.sources.checkpoint import load_into, read_state_dict
-from exporters.sources.torchvision import load_cnn
-from exporters.spec import TorchvisionSource, random_seed
+from exporters.families.cnn.torchvision import load_cnn
+from exporters.weights.state_dict import load_into, read_state_dict
 from runtime.errors import UsageError
 
 SOURCE = TorchvisionSource(builder="resnet50", head="fc")

@@ -24,17 +24,17 @@ from transformers import (
 )
 
 import runtime
+from exporters.catalogue.registry import BACKBONES
+from exporters.catalogue.spec import BackboneSpec, ExportOptions, HuggingFaceSource
 from exporters.errors import WeightsError, WeightsMismatchError, WeightsUnavailableError
+from exporters.export_towers import export_towers
+from exporters.families.transformer.huggingface import load_folder, load_transformer
+from exporters.families.transformer.tower import Transformer, TransformerTower
 from exporters.modules.pooling import TokenPool
-from exporters.pipeline import export_towers
-from exporters.registry import BACKBONES
-from exporters.sources.huggingface import load_folder, load_transformer
-from exporters.spec import BackboneSpec, ExportOptions, HuggingFaceSource
-from exporters.texts import TEXTS
-from exporters.towers.transformer import Transformer, TransformerTower
-from runtime.artifact import read_manifest
+from exporters.samples.texts import TEXTS
+from runtime.artifact.manifest import Pooling, Weights
+from runtime.artifact.reader import read_manifest
 from runtime.errors import UsageError
-from runtime.manifest import Pooling, Weights
 from tests.exporters.toys import FAMILIES, save_clip, save_toy
 
 RECORD = Weights(origin="file", description="toy", sha256="0" * 64)

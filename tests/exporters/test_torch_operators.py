@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
 from exporters.errors import GraphError
-from exporters.graph import build_graph
-from exporters.towers import GraphInput
-from runtime.manifest import TensorSpec
+from exporters.families.tower import GraphInput
+from exporters.graph.trace import build_graph
+from runtime.artifact.manifest import TensorSpec
 
 _TOKENS, _DIM = 5, 8
 _MASKS = {

@@ -15,21 +15,23 @@ import pytest
 from onnx import numpy_helper
 
 import runtime
-from exporters import graph_file, makers, variants
-from exporters.census import take_census
+from exporters.catalogue.spec import ExportOptions
 from exporters.cli import main
 from exporters.errors import DestinationError, FloorError, VariantError
 from exporters.export import export
-from exporters.gate import Gate
+from exporters.graph import onnx_file as graph_file
+from exporters.graph.statistics import take_census
 from exporters.passes import fuse
-from exporters.sensitivity import Cost
-from exporters.spec import ExportOptions
-from exporters.variant_options import VariantOptions
-from exporters.variant_report import describe_outcomes
-from exporters.variants import add_variants
-from runtime import hardware
-from runtime.artifact import check_files, read_manifest
+from exporters.variants import build as variants
+from exporters.variants import recipes as makers
+from exporters.variants.build import add_variants
+from exporters.variants.gate import Gate
+from exporters.variants.options import VariantOptions
+from exporters.variants.report import describe_outcomes
+from exporters.variants.sensitivity import Cost
+from runtime.artifact.reader import check_files, read_manifest
 from runtime.errors import UsageError
+from runtime.machine import cpu as hardware
 from tests.exporters.toys import save_toy
 
 TEXTS = ["a cup of coffee", "the rocket left the launch pad at noon", ""]

@@ -7,7 +7,7 @@ from tokenizers.decoders import WordPiece as WordPieceDecoder
 from tokenizers.models import WordLevel, WordPiece
 from tokenizers.pre_tokenizers import Whitespace
 
-from exporters.vocabulary import random_texts
+from exporters.samples.random_words import random_texts
 
 WORDS = ("cup", "Regen", "\u96e8")
 

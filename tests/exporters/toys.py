@@ -28,8 +28,8 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from exporters.sources.random_tokenizer import random_clip_tokenizer, random_tokenizer
-from exporters.spec import BackboneSpec, ClipSource, HuggingFaceSource, OpenClipSource
+from exporters.catalogue.spec import BackboneSpec, ClipSource, HuggingFaceSource, OpenClipSource
+from exporters.weights.stand_in_tokenizer import random_clip_tokenizer, random_tokenizer
 
 DIM = 24
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}

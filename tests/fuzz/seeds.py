@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from runtime.manifest import (
+from runtime.artifact.manifest import (
     GOLDEN_FILE,
     SCHEMA_VERSION,
     FileRecord,
@@ -46,7 +46,7 @@ _MAX_SEED = 16_000
 
 def image_seeds() -> dict[str, bytes]:
     """Returns a small photo in every format and mode that Pillow writes, by name."""
-    from exporters.photos import load_photos
+    from exporters.samples.photos import load_photos
 
     Image.init()
     photo = load_photos()[0].resize(_SIZE)

@@ -15,13 +15,20 @@ from typing import Any
 
 import numpy as np
 
-from runtime.artifact import read_manifest
-from runtime.decode import decode
+from runtime.artifact.json_schema import decode
+from runtime.artifact.manifest import (
+    SEAL,
+    ImagePreprocessing,
+    Manifest,
+    PointCloudPreprocessing,
+    TextPreprocessing,
+    seal,
+)
+from runtime.artifact.reader import read_manifest
 from runtime.errors import ArtifactError
-from runtime.manifest import SEAL, ImagePreprocessing, Manifest, PointCloudPreprocessing, TextPreprocessing, seal
 from runtime.preprocess import UnusableItemError
 from runtime.preprocess.image import ImagePreprocessor
-from runtime.preprocess.pointcloud import PointCloudPreprocessor
+from runtime.preprocess.point_cloud import PointCloudPreprocessor
 from runtime.preprocess.text import TextPreprocessor
 from tests.fuzz.seeds import write_tokenizers
 

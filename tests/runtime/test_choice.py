@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 
-from runtime import choice, hardware
-from runtime.artifact import read_manifest
-from runtime.choice import Choice, choose
+from runtime.artifact.manifest import Tower
+from runtime.artifact.reader import read_manifest
+from runtime.artifact.variants import Floors, Variant, VariantName, VariantParity
 from runtime.errors import ProviderError, UsageError
-from runtime.manifest import Tower
-from runtime.provider_options import OPTIONS
-from runtime.providers import PROVIDERS
-from runtime.variants import Floors, Variant, VariantName, VariantParity
+from runtime.machine import cpu as hardware
+from runtime.session import variant_selection as choice
+from runtime.session.provider_options import OPTIONS
+from runtime.session.providers import PROVIDERS
+from runtime.session.variant_selection import Choice, choose
 
 FLOORS = Floors(min_cosine=0.99, min_overlap=0.9, min_invariance=0.999)
 PARITY = VariantParity(

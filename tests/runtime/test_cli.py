@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import runtime
-from runtime.artifact import read_manifest
-from runtime.cli import main
+from runtime.artifact.reader import read_manifest
+from runtime.cli.main import main
 
 
 def test_embed_writes_a_row_per_input(
@@ -161,7 +161,7 @@ def test_ctrl_c_ends_with_130(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("runtime.cli.read_manifest", interrupt)
+    monkeypatch.setattr("runtime.cli.main.read_manifest", interrupt)
     assert main(["info", str(exported)]) == 130
     assert capsys.readouterr().err == "interrupted\n"
 

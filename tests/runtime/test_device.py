@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import runtime
-from runtime import providers, session
-from runtime.device import DeviceRunner
-from runtime.pipeline import Pipeline
+from runtime.inference.pipeline import Pipeline
+from runtime.session import providers, session
+from runtime.session.io_binding import DeviceRunner
 
 TEXTS = [f"text {number} " * (1 + number % 9) for number in range(100)]
 
@@ -43,7 +43,7 @@ def test_buffers_are_used_again_and_give_each_call_its_own_vectors(runner: Devic
 
 
 def test_buffers_of_old_shapes_are_given_up(runner: DeviceRunner, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runtime.device._SHAPES_KEPT", 3)
+    monkeypatch.setattr("runtime.session.io_binding._SHAPES_KEPT", 3)
     for length in (4, 5, 6, 4, 7):
         runner.run(feeds(2, length))
     assert [shapes[0] for shapes in runner._kept] == [(2, 6), (2, 4), (2, 7)]

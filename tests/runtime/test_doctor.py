@@ -17,12 +17,15 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from runtime import providers
-from runtime.cli import main
-from runtime.doctor import Report, describe_report, examination, examine, find_advice, isolation, witness
-from runtime.doctor.isolation import Answer, listen
-from runtime.doctor.limits import examine_memory, examine_threads
-from runtime.providers import PROVIDERS
+from runtime.cli.main import main
+from runtime.doctor import Report, describe_report, examine, find_advice
+from runtime.doctor import collect as examination
+from runtime.doctor import probe as witness
+from runtime.machine import child_process as isolation
+from runtime.machine.child_process import Answer, listen
+from runtime.machine.limits import examine_memory, examine_threads
+from runtime.session import providers
+from runtime.session.providers import PROVIDERS
 
 GPU_REQUIREMENTS = [
     "numpy>=1.21.6",

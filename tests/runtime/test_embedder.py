@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 import runtime
-from exporters.spec import ExportOptions
-from exporters.towers.cnn import Cnn, CnnTower
-from runtime.manifest import Pooling
+from exporters.catalogue.spec import ExportOptions
+from exporters.families.cnn.tower import Cnn, CnnTower
+from runtime.artifact.manifest import Pooling
 from runtime.preprocess.image import ImagePreprocessor
-from runtime.session import Session
+from runtime.session.session import Session
 
 
 @pytest.fixture(scope="module")

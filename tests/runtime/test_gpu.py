@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import runtime
-from runtime.providers import PROVIDERS, available_providers, find_obstacle
+from runtime.session.providers import PROVIDERS, available_providers, find_obstacle
 from tests.runtime.test_providers import load_session
 
 pytestmark = [

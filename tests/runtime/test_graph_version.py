@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from runtime.graph_version import find_newer_need
+from runtime.session.graph_version import find_newer_need
 
 
 def _refusal(model: bytes) -> str:

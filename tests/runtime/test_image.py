@@ -18,13 +18,13 @@ from torchvision.models import get_model_weights
 from torchvision.transforms import v2
 from torchvision.transforms._presets import ImageClassification
 
+from exporters.catalogue.registry import BACKBONES
+from exporters.catalogue.spec import TorchvisionSource
 from exporters.modules.pixels import NormalizePixels
-from exporters.registry import BACKBONES
-from exporters.spec import TorchvisionSource
-from runtime.manifest import ImagePreprocessing
+from runtime.artifact.manifest import ImagePreprocessing
 from runtime.preprocess import UnusableItemError
 from runtime.preprocess.image import ImagePreprocessor, load_image, pixel_values, resize_and_crop
-from runtime.preprocess.quiet import Quiet
+from runtime.preprocess.silence import Quiet
 
 
 def _prepare(item: Any, recipe: ImagePreprocessing) -> np.ndarray[Any, Any]:
@@ -265,7 +265,7 @@ def test_threads_are_quiet_until_the_last_has_left() -> None:
             assert len(warnings.filters) == len(before) + 1
         warnings.warn_explicit("damaged", UserWarning, "x.py", 1, module="PIL.Image")
         with pytest.raises(UserWarning, match="ours"):
-            warnings.warn_explicit("ours", UserWarning, "x.py", 1, module="runtime.embedder")
+            warnings.warn_explicit("ours", UserWarning, "x.py", 1, module="runtime.inference.embedder")
     assert list(warnings.filters) == before
     with pytest.raises(UserWarning, match="damaged"):
         warnings.warn_explicit("damaged", UserWarning, "x.py", 1, module="PIL.Image")

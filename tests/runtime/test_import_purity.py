@@ -35,14 +35,14 @@ def probe(code: str, heavy: tuple[str, ...] = HEAVY) -> str:
 
 
 def test_importing_the_runtime_loads_nothing_heavy() -> None:
-    assert probe("import runtime, runtime.cli", (*HEAVY, "onnxruntime", "tqdm", "trimesh", "pyarrow", "ray")) == ""
+    assert probe("import runtime, runtime.cli.main", (*HEAVY, "onnxruntime", "tqdm", "trimesh", "pyarrow", "ray")) == ""
 
 
 def test_point_clouds_are_prepared_without_trimesh() -> None:
     code = """
 import numpy as np
-from runtime.manifest import PointCloudPreprocessing
-from runtime.preprocess.pointcloud import PointCloudPreprocessor
+from runtime.artifact.manifest import PointCloudPreprocessing
+from runtime.preprocess.point_cloud import PointCloudPreprocessor
 preprocessor = PointCloudPreprocessor(PointCloudPreprocessing(num_points=9, min_points=2, seed=0))
 assert preprocessor.prepare(np.eye(3)).shape == (3, 3)
 """

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import runtime
-from runtime.artifact import check_files, read_manifest
-from runtime.decode import decode
-from runtime.manifest import OLDEST_READABLE, SCHEMA_VERSION, Preprocessing
+from runtime.artifact.json_schema import decode
+from runtime.artifact.manifest import OLDEST_READABLE, SCHEMA_VERSION, Preprocessing
+from runtime.artifact.reader import check_files, read_manifest
 from tests.fuzz.seeds import documents
 
 Edit = Callable[[Callable[[dict[str, Any]], None]], Path]

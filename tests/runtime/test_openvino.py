@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 import runtime
-from runtime import openvino
-from runtime.artifact import read_manifest
-from runtime.hardware import bf16_units
-from runtime.openvino import load_fittest
-from runtime.provider_options import OpenVinoOptions
-from runtime.session import Session, SessionOptions
+from runtime.artifact.reader import read_manifest
+from runtime.loading import openvino_precision as openvino
+from runtime.loading.openvino_precision import load_fittest
+from runtime.machine.cpu import bf16_units
+from runtime.session.provider_options import OpenVinoOptions
+from runtime.session.session import Session, SessionOptions
 
 
 @pytest.fixture(autouse=True)

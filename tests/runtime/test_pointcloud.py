@@ -19,13 +19,13 @@ import pytest
 import trimesh
 from PIL import Image
 
-from runtime.decode import decode
+from runtime.artifact.json_schema import decode
+from runtime.artifact.manifest import PointCloudPreprocessing
 from runtime.errors import ManifestError, MissingDependencyError, UsageError
-from runtime.manifest import PointCloudPreprocessing
 from runtime.preprocess import UnusableItemError
-from runtime.preprocess import mesh as mesh_module
-from runtime.preprocess.mesh import load_corners
-from runtime.preprocess.pointcloud import PointCloudPreprocessor, center_and_scale, sample_surface, triangle_areas
+from runtime.preprocess.mesh import triangles as mesh_module
+from runtime.preprocess.mesh.triangles import load_corners
+from runtime.preprocess.point_cloud import PointCloudPreprocessor, center_and_scale, sample_surface, triangle_areas
 
 Array = np.ndarray[Any, Any]
 PointCloud: Any = trimesh.PointCloud  # its constructor has no types
@@ -229,8 +229,8 @@ def test_the_same_file_gives_the_same_points_in_another_process(tmp_path: Path) 
     path.write_bytes(glb(meshes=[{"primitives": two_primitives}], nodes=nodes, scenes=[{"nodes": list(range(7))}]))
     code = f"""
 import hashlib
-from runtime.manifest import PointCloudPreprocessing
-from runtime.preprocess.pointcloud import PointCloudPreprocessor
+from runtime.artifact.manifest import PointCloudPreprocessing
+from runtime.preprocess.point_cloud import PointCloudPreprocessor
 points = PointCloudPreprocessor(PointCloudPreprocessing(num_points=64, min_points=4, seed=0)).prepare({str(path)!r})
 print(hashlib.sha256(points.tobytes()).hexdigest())
 """

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 import runtime
-from runtime.provider_options import OPTIONS, parse_options, settle_options, usable_cache
-from runtime.providers import PROVIDERS
+from runtime.session.provider_options import OPTIONS, parse_options, settle_options, usable_cache
+from runtime.session.providers import PROVIDERS
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,8 @@ import onnx
 import pytest
 
 import runtime
-from runtime import providers, session
-from runtime.pipeline import Pipeline
+from runtime.inference.pipeline import Pipeline
+from runtime.session import providers, session
 
 
 def test_a_provider_of_another_package_is_refused_with_the_package_to_install(exported: Path) -> None:

@@ -11,7 +11,7 @@ from sentence_transformers.util import truncate_embeddings
 from sentence_transformers.util.quantization import quantize_embeddings
 
 import runtime
-from runtime.quantize import Dtype, int8_ranges, quantize, truncate_and_normalize
+from runtime.postprocess import Dtype, int8_ranges, quantize, truncate_and_normalize
 
 VECTORS = np.random.default_rng(0).normal(size=(200, 20)).astype(np.float32)
 

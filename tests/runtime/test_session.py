@@ -12,9 +12,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import runtime
-from exporters.calibration import open_session
-from runtime import session as sessions
-from runtime.provider_options import CpuOptions
+from exporters.calibration.activations import open_session
+from runtime.session import session as sessions
+from runtime.session.provider_options import CpuOptions
 
 
 def test_on_the_cpu_no_addition_goes_into_a_normalisation(

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 import runtime
-from runtime.session import Session
-from runtime.tower import PORTIONS
+from runtime.inference.tower import PORTIONS
+from runtime.session.session import Session
 
 WORDS = ("word", "another", "Grüße", "x", "sentence")
 TEXTS = [" ".join(itertools.islice(itertools.cycle(WORDS), 1 + number % 12)) + f" {number}" for number in range(2500)]

@@ -10,9 +10,9 @@ import pytest
 from transformers import AutoTokenizer
 
 import runtime
-from exporters.sources.random_tokenizer import random_clip_tokenizer, random_tokenizer
-from exporters.texts import TEXTS
-from runtime.manifest import TextPreprocessing
+from exporters.samples.texts import TEXTS
+from exporters.weights.stand_in_tokenizer import random_clip_tokenizer, random_tokenizer
+from runtime.artifact.manifest import TextPreprocessing
 from runtime.preprocess import UnusableItemError
 from runtime.preprocess.text import TextPreprocessor
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.threads import available_threads
+from runtime.machine.threads import available_threads
 
 
 @pytest.fixture(autouse=True)

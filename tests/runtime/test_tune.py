@@ -21,17 +21,17 @@ import pytest
 from onnx import numpy_helper
 
 import runtime
-from runtime import hardware
-from runtime.artifact import read_manifest, record_file
-from runtime.cli import main
+from runtime.artifact.manifest import PointCloudPreprocessing
+from runtime.artifact.reader import read_manifest, record_file
+from runtime.cli.main import main
 from runtime.errors import InferenceError, OutputError, TuningError, UsageError
-from runtime.manifest import PointCloudPreprocessing
-from runtime.pipeline import Pipeline
-from runtime.tower import PORTIONS, _resize
-from runtime.tune import memory
-from runtime.tune.contestant import ProcessContestant, Setting
+from runtime.inference.pipeline import Pipeline
+from runtime.inference.tower import PORTIONS, _resize
+from runtime.loading import tuning_store as memory
+from runtime.loading.tuning_store import make_tuning, recall, remember
+from runtime.machine import cpu as hardware
+from runtime.tune.candidate import ProcessContestant, Setting
 from runtime.tune.measure import TuneOptions, find_tower, measure
-from runtime.tune.memory import make_tuning, recall, remember
 from runtime.tune.report import (
     Measured,
     Refused,
@@ -57,7 +57,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(autouse=True)
 def two_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("runtime.tune.memory", "runtime.tune.measure"):
+    for module in ("runtime.loading.tuning_store", "runtime.tune.measure"):
         monkeypatch.setattr(f"{module}.available_threads", lambda: 2)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
 

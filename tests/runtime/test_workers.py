@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import runtime
-from runtime.session import SessionOptions
-from runtime.workers import Workers, divide
+from runtime.inference.workers import Workers, divide
+from runtime.session.session import SessionOptions
 
 TEXTS = [f"text {number} " * (number % 9) for number in range(400)]
 

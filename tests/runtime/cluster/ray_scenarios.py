@@ -19,11 +19,11 @@ from unittest.mock import patch
 
 import ray
 
-from runtime.cluster import on_ray
-from runtime.cluster.on_ray import RayJob, RaySummary, embed_on_ray
-from runtime.cluster.pieces import Piece, Rows
-from runtime.cluster.ray_worker import PieceEmbedder, Receipt
 from runtime.errors import EmbeddingBackbonesError
+from runtime.ray_jobs import job as on_ray
+from runtime.ray_jobs.actor import PieceEmbedder, Receipt
+from runtime.ray_jobs.job import RayJob, RaySummary, embed_on_ray
+from runtime.ray_jobs.shards import Piece, Rows
 
 FOLDER = Path(sys.argv[1])
 BEGUN = FOLDER / "begun"

@@ -17,11 +17,11 @@ import pytest
 from pyarrow import parquet
 
 import runtime
-from runtime.cluster import on_ray
-from runtime.cluster.on_ray import RayJob
-from runtime.cluster.parts import PartFolder
-from runtime.cluster.ray_cluster import Share
-from runtime.cluster.sources import Inputs
+from runtime.ray_jobs import job as on_ray
+from runtime.ray_jobs.cluster import Share
+from runtime.ray_jobs.input_files import Inputs
+from runtime.ray_jobs.job import RayJob
+from runtime.ray_jobs.output import PartFolder
 
 ROWS_OF_FILES = (700, 1, 900, 0, 399)
 TEXTS = [" ".join(["a b", "cat", "on the", "red tree"][: 1 + i % 4]) + f" {i}" for i in range(sum(ROWS_OF_FILES))]

@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from runtime.cluster.parts import PartFolder, part_schema, vector_column, write_part
 from runtime.errors import OutputError, UsageError
+from runtime.ray_jobs.output import PartFolder, part_schema, vector_column, write_part
 
 TABLE = pa.table({"a": [1, 2]})
 

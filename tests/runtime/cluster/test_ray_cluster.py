@@ -8,9 +8,9 @@ from typing import TextIO, cast
 
 import pytest
 
-from runtime.cluster import ray_cluster
-from runtime.cluster.ray_cluster import Request, Share, cluster, import_ray
 from runtime.errors import ClusterError, MissingDependencyError, UsageError
+from runtime.ray_jobs import cluster as ray_cluster
+from runtime.ray_jobs.cluster import Request, Share, cluster, import_ray
 
 CPU_NODES, GPU_NODES = [(2, 0), (16, 0)], [(4, 0), (32, 4)]
 

@@ -7,13 +7,13 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from runtime.cluster.pieces import Piece, cut, read_piece
-from runtime.cluster.places import join, public_name
-from runtime.cluster.sources import find_inputs
+from runtime.artifact.manifest import TowerName
 from runtime.errors import UsageError
 from runtime.jobs.inputs import open_inputs
-from runtime.jobs.source import Unreadable
-from runtime.manifest import TowerName
+from runtime.jobs.items import Unreadable
+from runtime.ray_jobs.input_files import find_inputs
+from runtime.ray_jobs.shards import Piece, cut, read_piece
+from runtime.ray_jobs.storage import join, public_name
 
 COUNTS = (70, 1, 0, 200, 129)
 

@@ -15,7 +15,7 @@ import pytest
 
 from runtime.errors import MissingDependencyError, UsageError
 from runtime.jobs.inputs import open_inputs
-from runtime.jobs.source import Source, Unreadable
+from runtime.jobs.items import Source, Unreadable
 
 TEXT, IMAGE, BOTH = ("text",), ("image",), ("text", "image")
 

@@ -15,8 +15,8 @@ from runtime.errors import OutputError, UsageError
 from runtime.jobs import outputs
 from runtime.jobs.journal import Journal, Part
 from runtime.jobs.outputs import OutputOptions, write_output
-from runtime.jobs.vectors import read_ranges, read_vectors
-from runtime.quantize import Dtype
+from runtime.jobs.read_vectors import read_ranges, read_vectors
+from runtime.postprocess import Dtype
 
 ROWS, DIM = 100, 12
 NAMES = ["", "é", "\udcff.jpg", *(f"name {index}" for index in range(ROWS - 3))]

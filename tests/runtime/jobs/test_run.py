@@ -15,19 +15,19 @@ import pyarrow.parquet as pq
 import pytest
 
 import runtime
-from runtime.cli import main
+from runtime.artifact.manifest import PointCloudPreprocessing
+from runtime.cli.main import main
+from runtime.jobs.items import Unreadable
 from runtime.jobs.journal import work_folder
-from runtime.jobs.source import Unreadable
-from runtime.jobs.vectors import read_vectors
-from runtime.manifest import PointCloudPreprocessing
+from runtime.jobs.read_vectors import read_vectors
 from runtime.preprocess import UnusableItemError
-from runtime.preprocess.pointcloud import PointCloudPreprocessor
+from runtime.preprocess.point_cloud import PointCloudPreprocessor
 
 ITEMS = 2500  # more than two windows of a stream
 # Runs embed with a journal that waits for no clock, and does something to itself at its n-th call of a method.
 SCRIPT = """
 import os, signal, sys
-from runtime.cli import main
+from runtime.cli.main import main
 from runtime.jobs import journal
 owner, name, call, moment = journal.{owner}, "{method}", {call}, "{moment}"
 journal.COMMIT_INTERVAL_S = 0
@@ -185,7 +185,7 @@ def test_another_variant_is_not_resumed(
 ) -> None:
     (tmp_path / "t.txt").write_bytes(b"a\n\xff")
     assert embed("t.txt", "-o", "v.npy") == 1
-    monkeypatch.setattr("runtime.embedder._join_towers", lambda _: "int8")
+    monkeypatch.setattr("runtime.inference.embedder._join_towers", lambda _: "int8")
     assert embed("t.txt", "-o", "v.npy", "--resume") == 2
     assert 'its variant is "fp32", this one\'s is "int8"' in capsys.readouterr().err
 

@@ -1,0 +1,1 @@
+"""Measure the most that a machine can do."""

@@ -1,0 +1,77 @@
+"""The most that this machine does, by the libraries that contenders use: what shares of the roofline are stated by."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from benchmarks.results.schema import Ceiling, Ceilings
+from runtime.machine.child_process import listen
+from runtime.machine.cpu import gpu_names
+
+_LOG = logging.getLogger("benchmarks")
+_TIMEOUT_S = 120.0
+
+_Found = tuple[str, dict[str, Any]]
+
+
+def measure_ceilings(threads: int, providers: Sequence[str]) -> Ceilings:
+    """Measures large products of matrices by precision, and reading of memory. Takes about half a minute.
+
+    A ceiling is a maximum: the best of many repetitions, by the best engine. Each engine has a process of its own, so
+    that its threads disturb no other one. What cannot be measured is logged as a warning, and is not in the result.
+
+    A convolution may be above the ceiling of its precision, since Winograd's algorithm needs fewer multiplications
+    than are counted.
+
+    Args:
+        threads: Threads of each engine.
+        providers: Execution providers of onnxruntime that are usable here; tensorrt is bound by the ceilings of cuda.
+    """
+    found = [(engine, _ask(engine, place, threads)) for engine, place in _plan(providers)]
+    return Ceilings(products=tuple(_best_products(found)), read_bytes_per_s=_best_reads(found))
+
+
+def _plan(providers: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yields engines, each with the provider or the device that it is measured on."""
+    yield "numpy", "cpu"
+    for provider in providers:
+        if provider != "tensorrt":
+            yield ("openvino" if provider == "openvino" else "onnxruntime"), provider
+    if importlib.util.find_spec("torch"):
+        yield "torch", "cpu"
+        if gpu_names():
+            yield "torch", "cuda"
+
+
+def _ask(engine: str, place: str, threads: int) -> dict[str, Any]:
+    """Returns what :mod:`benchmarks.ceilings.worker` says, which is nothing if it fails."""
+    command = [sys.executable, "-m", "benchmarks.ceilings.worker", engine, place, str(threads)]
+    answer = listen(command, timeout_s=_TIMEOUT_S)
+    problems = [answer.failure] if answer.failure else answer.facts["problems"]
+    for problem in problems:
+        _LOG.warning("there is no ceiling by %s on %s: %s", engine, place, problem)
+    return answer.facts or {"device": place, "products": {}, "read_bytes_per_s": None}
+
+
+def _best_products(found: Sequence[_Found]) -> Iterator[Ceiling]:
+    """Yields the best engine of each device and precision, in the order in which they were first seen."""
+    ceilings = [
+        Ceiling(device=facts["device"], precision=precision, engine=engine, ops_per_s=ops_per_s)
+        for engine, facts in found
+        for precision, ops_per_s in facts["products"].items()
+    ]
+    for device, precision in dict.fromkeys((each.device, each.precision) for each in ceilings):
+        rivals = [each for each in ceilings if (each.device, each.precision) == (device, precision)]
+        yield max(rivals, key=lambda each: each.ops_per_s)
+
+
+def _best_reads(found: Sequence[_Found]) -> dict[str, float]:
+    reads: dict[str, float] = {}
+    for _, facts in found:
+        if facts["read_bytes_per_s"]:
+            reads[facts["device"]] = max(facts["read_bytes_per_s"], reads.get(facts["device"], 0.0))
+    return reads

@@ -1,0 +1,1 @@
+"""Choose hardware from results of several machines."""

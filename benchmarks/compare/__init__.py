@@ -1,0 +1,1 @@
+"""Compare two results and judge each case."""

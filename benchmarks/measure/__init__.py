@@ -1,0 +1,1 @@
+"""Measure contenders: the plan, the rounds, the worker processes."""

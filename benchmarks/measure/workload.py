@@ -1,0 +1,189 @@
+"""What is embedded: real texts, photos as files, and meshes; and the arrays that a graph is fed of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import cycle, islice
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.contenders.protocol import Array, Subject, usable
+from benchmarks.measure.worker import write_arrays
+from exporters.calibration.dataset import MIN_ITEMS, load_corpus
+from runtime.artifact.manifest import TowerName
+from runtime.errors import EmbeddingBackbonesError, UsageError
+from runtime.inference.tower import Row, build_preprocessor, group_key
+from runtime.jobs.inputs import open_inputs
+from runtime.jobs.items import Unreadable
+
+_JPEG_QUALITY = 90
+_AROUND, _ACROSS = 48, 24  # points of a torus
+_COUNTS: dict[TowerName, int] = {"text": 256, "image": 64, "mesh": 64}
+_TIMED = 16  # items of a turn end to end, so that batches of every size have the same
+_STRIDE = 5  # which has no divisor in common with a power of two
+_JUDGED = 2 * MIN_ITEMS  # at every batch size, as they come: long texts fill up short ones, which takes its time
+
+
+@dataclass(frozen=True, kw_only=True)
+class Items:
+    """Real items of one kind.
+
+    Attributes:
+        source: Where they are from, for a person.
+        items: Texts, or paths of files.
+        names: What a report calls them.
+        sizes: Characters of a text, bytes of a file.
+    """
+
+    source: str
+    items: tuple[str, ...]
+    names: tuple[str, ...]
+    sizes: tuple[int, ...]
+
+    def first(self, count: int) -> Items:
+        """Returns the first ``count`` of them, or all."""
+        return replace(self, items=self.items[:count], names=self.names[:count], sizes=self.sizes[:count])
+
+
+def load_items(kind: TowerName, own: Path | None, scratch: Path) -> Items:
+    """Returns the items for a tower of ``kind``.
+
+    Args:
+        kind: What they are.
+        own: A user's: a folder of images or meshes, or a file of texts or paths; ``None`` for what every machine has.
+        scratch: Where files are made of photos and shapes.
+
+    Raises:
+        UsageError: The user's are none, or of another kind.
+    """
+    count = _COUNTS[kind]
+    if own is not None:
+        return _load_own(kind, own, count)
+    if kind == "mesh":
+        return _files("tori of many shapes", [_write_torus(scratch, number) for number in range(count)])
+    corpus = load_corpus(kind, None, count)
+    held_out = corpus.held_out[:count]
+    if kind == "image":
+        return _files(corpus.source, [_write_photo(scratch, number, photo) for number, photo in enumerate(held_out)])
+    return _texts(corpus.source, held_out)
+
+
+def _load_own(kind: TowerName, own: Path, count: int) -> Items:
+    found = [source.item for source in islice(open_inputs([str(own)], towers=[kind]), count)]
+    bad = next((item for item in found if not isinstance(item, str | Path)), None)
+    if bad is not None:
+        raise UsageError(f"{own} cannot be used: {bad.reason if isinstance(bad, Unreadable) else 'it holds no paths'}")
+    if len(found) < MIN_ITEMS:
+        raise UsageError(f"{own} holds {len(found)} items, where {MIN_ITEMS} are needed")
+    if kind != "text":
+        return _files(own.name, [Path(str(item)).absolute() for item in found])
+    return _texts(own.name, found)
+
+
+def _texts(source: str, items: Sequence[object]) -> Items:
+    texts = tuple(map(str, items))
+    return Items(source=source, items=texts, names=texts, sizes=tuple(map(len, texts)))
+
+
+def _files(source: str, paths: Sequence[Path]) -> Items:
+    return Items(
+        source=source,
+        items=tuple(map(str, paths)),
+        names=tuple(path.name for path in paths),
+        sizes=tuple(path.stat().st_size for path in paths),
+    )
+
+
+def _write_photo(folder: Path, number: int, photo: Image.Image) -> Path:
+    path = folder / f"photo-{number:03}.jpg"
+    photo.save(path, quality=_JPEG_QUALITY)
+    return path
+
+
+def _write_torus(folder: Path, number: int) -> Path:
+    """Writes a torus whose tube swells in its own way, as an OFF file."""
+    angles = (np.linspace(0, 2 * np.pi, steps, endpoint=False) for steps in (_AROUND, _ACROSS))
+    around, across = np.meshgrid(*angles)
+    tube = 0.2 + 0.1 * (number % 5) + 0.1 * np.sin((2 + number % 7) * around + number)
+    radius = 1 + tube * np.cos(across)
+    points = np.stack([radius * np.cos(around), radius * np.sin(around), (1 + number % 3) * tube * np.sin(across)], -1)
+    path = folder / f"torus-{number:03}.off"
+    path.write_text(_to_off(points.reshape(-1, 3), _faces()))
+    return path
+
+
+def _faces() -> Array:
+    """Returns the corners of the triangles of a grid that closes on itself both ways, ``[triangles, 3]``."""
+    here = np.arange(_AROUND * _ACROSS).reshape(_ACROSS, _AROUND)
+    right, up = np.roll(here, -1, axis=1), np.roll(here, -1, axis=0)
+    triangles = (here, right, up), (right, np.roll(right, -1, axis=0), up)
+    return np.concatenate([np.stack(corners, -1).reshape(-1, 3) for corners in triangles])
+
+
+def _to_off(points: Array, faces: Array) -> str:
+    lines = ["OFF", f"{len(points)} {len(faces)} 0"]
+    lines += [" ".join(f"{value:.6f}" for value in point) for point in points]
+    return "\n".join([*lines, *("3 " + " ".join(map(str, face)) for face in faces), ""])
+
+
+def pick_typical(items: Sequence[str], sizes: Sequence[int], count: int) -> tuple[str, ...]:
+    """Returns ``count`` of ``items``, evenly spaced from the shortest text or smallest file to the largest, and mixed.
+
+    Args:
+        items: Texts, or paths of files; not fewer than ``count``.
+        sizes: How large each is.
+        count: How many: a power of two.
+    """
+    ordered = [item for _, item in sorted(zip(sizes, items, strict=True))]
+    picked = [ordered[(2 * number + 1) * len(ordered) // (2 * count)] for number in range(count)]
+    return tuple(picked[_STRIDE * number % count] for number in range(count))
+
+
+class Material:
+    """The items of one tower, and the arrays that its graphs take of them.
+
+    Attributes:
+        items: Those that are timed.
+        judged: Those by which parity is judged.
+    """
+
+    def __init__(self, subject: Subject, items: Items) -> None:
+        """Prepares ``items``; the first of them are those that are judged."""
+        record = subject.manifest.towers[subject.tower]
+        self._preprocessor = build_preprocessor(record.preprocessing, subject.folder, 1)
+        self.items = items
+        self._timed = pick_typical(items.items, items.sizes, _TIMED)
+        self.judged = items.first(_JUDGED)
+
+    def write_feeds(self, path: Path, size: int, tokens: int | None) -> dict[str, Array]:
+        """Writes one batch of ``size`` items, and returns it; texts, joined where they are short, are cut to length."""
+        items = self.items.items
+        if tokens is not None:
+            items = tuple(" ".join([*items[at:], *items[:at]]) for at in range(min(size, len(items))))
+        arrays = self._preprocessor.collate(self._prepare(list(islice(cycle(items), size))))
+        arrays = {name: array[:, :tokens] for name, array in arrays.items()} if tokens is not None else arrays
+        write_arrays(path, [arrays])
+        return arrays
+
+    def write_judged(self, path: Path, size: int) -> None:
+        """Writes the items by which parity is judged, in batches of ``size``, as they come."""
+        rows = self._prepare(self.judged.items)
+        batches = []
+        for start in range(0, len(rows), size):
+            batch = rows[start : start + size]
+            if len({group_key(row) for row in batch}) > 1:
+                raise EmbeddingBackbonesError("items of one batch differ in shape; take others by --items")
+            batches.append(self._preprocessor.collate(batch))
+        write_arrays(path, batches)
+
+    def calls(self, size: int) -> tuple[tuple[str, ...], ...]:
+        """Returns the items of each call of a turn: ``size``, and at every size each item is there equally often."""
+        endless = cycle(self._timed)
+        return tuple(tuple(islice(endless, size)) for _ in range(_TIMED // math.gcd(_TIMED, size)))
+
+    def _prepare(self, items: Sequence[str]) -> list[Row]:
+        return usable(self._preprocessor.prepare_all(items))

@@ -1,0 +1,1 @@
+"""Results of a benchmark: the schema, statistics, prices."""

@@ -1,0 +1,1 @@
+"""Measurements of their own: installation footprint, memory growth."""

@@ -1,0 +1,218 @@
+"""Writes an artifact's folder: all of it or nothing."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from exporters.errors import DestinationError
+from runtime.artifact.describe import weight_warnings
+from runtime.artifact.manifest import GOLDEN_FILE, MANIFEST_FILE, FileRecord, Manifest, Tower, TowerName
+from runtime.artifact.reader import record_file
+
+Vectors = np.ndarray[Any, np.dtype[np.float32]]
+README_FILE = "README.md"
+_GRAPHS = {f"{name}.onnx" for name in get_args(TowerName)}
+_FILES = {MANIFEST_FILE, GOLDEN_FILE, README_FILE, "tokenizer.json", *_GRAPHS, *(f"{name}.data" for name in _GRAPHS)}
+_EXAMPLES: Mapping[TowerName, str] = {
+    "text": 'embed_text(["a text", "another one"])',
+    "image": 'embed_image(["a.jpg", "b.jpg"])',
+    "mesh": 'embed(["a.obj", "b.stl"])',
+}
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def check_destination(destination: Path, *, force: bool) -> None:
+    """Refuses a destination that is taken, before any work is done for it.
+
+    Raises:
+        DestinationError: It exists and ``force`` is not given; or it is not an artifact, so that replacing it would
+            delete something else.
+    """
+    with writing(destination):
+        if not os.path.lexists(destination):
+            _check_writable(destination.parent)
+            return
+        if not force:
+            raise DestinationError(f"{destination} exists; pass --force to replace it, or --output for another place")
+        foreign = _foreign_content(destination)
+        if foreign:
+            raise DestinationError(f"{destination} {foreign}, so it is not replaced; name another place by --output")
+
+
+def _check_writable(folder: Path) -> None:
+    """Finds out before the work whether ``folder`` can be made and written."""
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, f"{folder} is a file")
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(errno.EACCES, f"{folder} is read-only")
+
+
+def _foreign_content(destination: Path) -> str:
+    """Returns what would be lost with ``destination`` that no export wrote, empty for nothing."""
+    try:
+        document = json.loads((destination / MANIFEST_FILE).read_text("utf-8"))
+        written = {MANIFEST_FILE, *document["files"]} if document["schema_version"] else set()
+    except (OSError, ValueError, KeyError, TypeError):  # a damaged artifact still holds nothing else
+        names = {path.name for path in destination.iterdir()} if destination.is_dir() else set()
+        written = names if GOLDEN_FILE in names and names <= _FILES else set()
+    if destination.is_symlink() or not written:
+        return "is not an artifact"
+    others = sorted({path.name for path in destination.iterdir()} - written)
+    return f"holds {', '.join(others)} beside the artifact" if others else ""
+
+
+@contextmanager
+def new_artifact(destination: Path, *, force: bool) -> Iterator[Path]:
+    """Yields an empty folder that becomes ``destination`` when the block ends well, and vanishes when it does not.
+
+    The folder lies beside ``destination``, so that moving it there is one rename. Its manifest is written last: even
+    a killed process leaves nothing that ``runtime.load`` would take for an artifact.
+
+    Raises:
+        DestinationError: The destination is taken, or cannot be written.
+    """
+    check_destination(destination, force=force)
+    with writing(destination):
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=destination.parent, prefix=f".{destination.name}.", suffix=".partial"))
+    try:
+        yield folder
+        with writing(destination):
+            folder.chmod(0o777 & ~_umask())  # mkdtemp's folders are private; an artifact is as any other folder
+            _move_into_place(folder, destination, force=force)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def writing(destination: Path) -> Iterator[None]:
+    """Turns the operating system's errors of the block into one of ours.
+
+    Raises:
+        DestinationError: The disk is full, the folder is read-only, or the like.
+    """
+    try:
+        yield
+    except OSError as exc:
+        way_out = "free some space, or name" if exc.errno in _NO_SPACE else "name"
+        raise DestinationError(
+            f"cannot write {destination} ({exc.strerror or exc}); {way_out} another place by --output"
+        ) from exc
+
+
+def write_golden(folder: Path, towers: Mapping[TowerName, tuple[Sequence[Any], Vectors]]) -> None:
+    """Writes, for each tower, real items as arrays with the vectors that torch gave for them."""
+    arrays = {f"{name}_embedding": vectors for name, (_, vectors) in towers.items()}
+    for name, (items, _) in towers.items():
+        arrays |= {f"{name}_{index}": np.asarray(item) for index, item in enumerate(items)}
+    with (folder / GOLDEN_FILE).open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+def write_readme(folder: Path, manifest: Manifest, summary: str) -> None:
+    """Writes the page for whoever finds the folder.
+
+    Args:
+        folder: The artifact.
+        manifest: What it is; the README's own file record is still missing from it.
+        summary: The facts of the manifest as text.
+    """
+    warnings = "".join(f"> **WARNING: {warning}.**\n\n" for warning in weight_warnings(manifest))
+    (folder / README_FILE).write_text(
+        f"""# {manifest.name}
+
+{warnings}An embedding model for the task {manifest.task}, exported to ONNX: {manifest.output_dim} dimensions.
+
+```python
+import runtime  # pip install 'embedding-backbones[{_extras(manifest)}]'
+
+model = runtime.load("path/to/this/folder")
+{_example(manifest)}
+```
+
+`python -m runtime verify path/to/this/folder` checks the files' hashes and, on your machine, the golden vectors that
+torch gave.
+
+```text
+{summary}
+```
+
+| file | what it is |
+|---|---|
+{_file_rows(manifest)}
+| {GOLDEN_FILE} | a few real inputs, and the embeddings that torch gave for them |
+| {MANIFEST_FILE} | everything above and more, for programs |
+""",
+        "utf-8",
+    )
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Records every file of ``folder`` and writes ``manifest.json``, which makes the folder an artifact."""
+    (folder / MANIFEST_FILE).write_text(replace(manifest, files=record_files(folder)).to_json(), "utf-8")
+
+
+def record_files(folder: Path) -> dict[str, FileRecord]:
+    """Returns the record of every file in ``folder``, by name."""
+    return {path.name: record_file(path) for path in sorted(folder.iterdir())}
+
+
+def _extras(manifest: Manifest) -> str:
+    cleaned = any(getattr(tower.preprocessing, "cleaning", "none") == "ftfy" for tower in manifest.towers.values())
+    return "cpu" + ",mesh" * ("mesh" in manifest.towers) + ",openclip" * cleaned
+
+
+def _example(manifest: Manifest) -> str:
+    return "\n".join(
+        f"vectors = model.{_EXAMPLES[name]}  # [2, {manifest.output_dim}] float32" for name in manifest.towers
+    )
+
+
+def _file_rows(manifest: Manifest) -> str:
+    return "\n".join(
+        f"| {file} | {_file_meaning(file, tower)} of the {name} tower |"
+        for name, tower in manifest.towers.items()
+        for file in tower.files()
+    )
+
+
+def _file_meaning(file: str, tower: Tower) -> str:
+    meanings = {tower.graph: "the graph", tower.external_data: "the weights of the graph"}
+    for name, variant in tower.variants.items():
+        meanings |= {variant.graph: f"the variant {name}", variant.external_data: f"the weights of the variant {name}"}
+    return meanings.get(file, "the tokenizer")
+
+
+def _move_into_place(folder: Path, destination: Path, *, force: bool) -> None:
+    check_destination(destination, force=force)  # once more: an export takes minutes, in which others work too
+    if not destination.exists():
+        folder.rename(destination)
+        return
+    retired = folder.with_suffix(".replaced")
+    try:
+        destination.rename(retired)
+        folder.rename(destination)
+    except BaseException:  # Ctrl-C too
+        if retired.exists() and not destination.exists():
+            retired.rename(destination)
+        raise
+    shutil.rmtree(retired, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,1 @@
+"""Calibration items, and the value ranges that tensors take on them."""

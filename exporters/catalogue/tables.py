@@ -1,0 +1,61 @@
+"""The catalogue as people and programs read it."""
+
+from __future__ import annotations
+
+import json
+
+from exporters.catalogue.registry import BACKBONES
+from exporters.catalogue.spec import BackboneSpec
+from runtime import console
+from runtime.artifact.manifest import TASKS
+from runtime.errors import UsageError
+
+COLUMNS = ("name", "task", "output_dim", "architecture", "description")
+
+
+def describe_models(task: str | None = None) -> None:
+    """Prints the catalogue as a table, as Finetuner's function of the same name did.
+
+    Args:
+        task: Only the backbones of this task, such as ``image-to-image``.
+
+    Raises:
+        UsageError: There is no such task.
+    """
+    print(as_table(task))
+
+
+def list_models(task: str | None = None) -> list[BackboneSpec]:
+    """Returns the entries of the catalogue, all or those of one task.
+
+    Raises:
+        UsageError: There is no such task.
+    """
+    if task is not None and task not in TASKS:
+        raise UsageError(f"there is no task {task!r}; take one of {', '.join(TASKS)}")
+    return [spec for spec in BACKBONES.values() if task in (None, spec.task)]
+
+
+def as_table(task: str | None = None) -> str:
+    """Returns the catalogue as aligned text."""
+    return console.table(COLUMNS, [_row(spec) for spec in list_models(task)])
+
+
+def as_json(task: str | None = None) -> str:
+    """Returns the catalogue as a JSON array of objects: the columns, the note, and that each is exportable."""
+    rows = [
+        {column: getattr(spec, column) for column in (*COLUMNS, "note")} | {"exportable": spec.source is not None}
+        for spec in list_models(task)
+    ]
+    return json.dumps(rows, indent=2)
+
+
+def as_markdown(task: str | None = None) -> str:
+    """Returns the catalogue as the README's table."""
+    lines = [COLUMNS, ["---"] * len(COLUMNS), *(_row(spec) for spec in list_models(task))]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def _row(spec: BackboneSpec) -> list[object]:
+    description = spec.description + (f" ({spec.note})" if spec.note else "")
+    return [spec.name, spec.task, spec.output_dim, spec.architecture, description]

@@ -1,0 +1,139 @@
+"""What every export goes through: torch's reference, the graph, the folder, the gate."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from exporters.artifact_writer import (
+    Vectors,
+    new_artifact,
+    record_files,
+    write_golden,
+    write_manifest,
+    write_readme,
+    writing,
+)
+from exporters.catalogue.spec import BackboneSpec, ExportOptions
+from exporters.families.tower import ExportableTower
+from exporters.graph.onnx_file import write_graph
+from exporters.graph.trace import build_graph
+from exporters.parity import check_reference, measure_parity, measure_similarity
+from exporters.progress import Stage, silent
+from runtime.artifact.describe import describe_manifest
+from runtime.artifact.manifest import SCHEMA_VERSION, Manifest, Provenance, Tower, TowerName
+from runtime.inference.embedder import Embedder
+from runtime.inference.pipeline import Pipeline
+from runtime.session.providers import installed_packages
+from runtime.session.session import SessionOptions
+from runtime.version import __version__
+
+_GOLDEN_ITEMS = 4
+_PACKAGES = (
+    *("torch", "torchvision", "transformers", "tokenizers", "open_clip_torch", "onnx", "onnxscript"),
+    *("numpy", "pillow"),
+)
+
+
+def export_towers(
+    spec: BackboneSpec,
+    towers: Sequence[ExportableTower],
+    destination: Path,
+    *,
+    options: ExportOptions,
+    stage: Stage = silent,
+) -> Path:
+    """Exports the towers of a backbone, of the catalogue or of your own, if they pass the gate.
+
+    Args:
+        spec: What it is; its ``output_dim`` and ``source`` are not used.
+        towers: The loaded model: a ``CnnTower``, a ``TextTower``, both towers of a CLIP, or whatever else is of that
+            protocol; one for each kind of item.
+        destination: The artifact's folder, whose name is the artifact's.
+        options: ``opset``, ``tolerance`` and ``force``; the others are settled in ``towers``.
+        stage: As for :func:`exporters.export`.
+
+    Returns:
+        ``destination``.
+
+    Raises:
+        ExportError: A tower cannot be traced, does not agree with torch, or cannot be written.
+    """
+    with new_artifact(destination, force=options.force) as folder:
+        references: dict[TowerName, Vectors] = {}
+        for tower in towers:
+            with stage(f"{tower.name} by torch"):
+                references[tower.name] = tower.reference()
+                check_reference(references[tower.name])
+        records = {}
+        for tower in towers:
+            with stage(f"{tower.name} graph"):
+                records[tower.name] = _write_tower(folder, tower, destination, options.opset)
+        with writing(destination):
+            write_golden(folder, {tower.name: _golden(tower, references[tower.name]) for tower in towers})
+        manifest = Manifest(
+            schema_version=SCHEMA_VERSION,
+            name=destination.name,
+            backbone=spec.name,
+            task=spec.task,
+            architecture=spec.architecture,
+            output_dim=towers[0].output_dim,
+            towers=records,
+            weights=towers[0].weights,
+            provenance=Provenance(opset=options.opset, packages=dict(_versions())),
+            files=record_files(folder),
+        )
+        with stage("compare with torch"):
+            pipeline = Pipeline(folder, manifest.towers, manifest.output_dim, SessionOptions(provider="cpu"))
+            judged = _judge(Embedder(manifest, pipeline), towers, references, options)
+        with writing(destination):
+            write_readme(folder, judged, describe_manifest(judged))
+            write_manifest(folder, judged)
+    return destination
+
+
+def _write_tower(folder: Path, tower: ExportableTower, destination: Path, opset: int) -> Tower:
+    graph = build_graph(tower.module(), tower.inputs(), tower.record.output, opset=opset)
+    with writing(destination):
+        external_data = write_graph(folder / tower.record.graph, graph)
+        tower.write_files(folder)
+    return replace(tower.record, external_data=external_data)
+
+
+def _golden(tower: ExportableTower, reference: Vectors) -> tuple[Sequence[Any], Vectors]:
+    return tower.items()[:_GOLDEN_ITEMS], reference[:_GOLDEN_ITEMS]
+
+
+def _judge(
+    model: Embedder,
+    towers: Sequence[ExportableTower],
+    references: Mapping[TowerName, Vectors],
+    options: ExportOptions,
+) -> Manifest:
+    """Returns the manifest with the figures of every tower, and of both together.
+
+    Raises:
+        ParityError: They are out of bounds.
+    """
+    manifest, similarity = model.manifest, None
+    judged = {
+        tower.name: replace(
+            manifest.towers[tower.name],
+            parity=measure_parity(model, tower.name, tower.items(), references[tower.name], options.tolerance),
+        )
+        for tower in towers
+    }
+    if judged.keys() == {"text", "image"}:
+        items = {tower.name: tower.items() for tower in towers}
+        similarity = measure_similarity(model, items, references, options.tolerance)
+    return replace(manifest, towers=judged, similarity=similarity)
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    yield "embedding-backbones", __version__
+    for name in _PACKAGES:
+        yield name, importlib.metadata.version(name)
+    yield from installed_packages().items()

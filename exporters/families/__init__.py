@@ -1,0 +1,1 @@
+"""Model families: each folder loads its models and builds their towers."""

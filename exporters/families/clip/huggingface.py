@@ -1,0 +1,246 @@
+"""CLIPs in transformers' layout: from the hub, a folder, a state dict, or random."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig, PreTrainedTokenizerFast
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from exporters.catalogue.spec import ClipSource, random_seed
+from exporters.errors import WeightsError, WeightsMismatchError
+from exporters.families.clip.tower import Clip, ClipImage, ClipText
+from exporters.families.transformer.huggingface import max_length, read_config, read_tokenizer
+from exporters.weights.model_folder import (
+    check_library,
+    check_tokenizer_is_needed,
+    describe_folder,
+    describe_hub,
+    download,
+    download_tokenizer,
+    first_line,
+    load_with_transformers,
+    reading,
+)
+from exporters.weights.stand_in_tokenizer import random_clip_tokenizer
+from exporters.weights.state_dict import Checkpoint, load_into, random_record, read_checkpoint
+from runtime.artifact.manifest import Arithmetic, ImagePreprocessing, Pooling, Projection, TextPreprocessing, Weights
+
+_UNUSED = ("logit_scale", "text_model.embeddings.position_ids", "vision_model.embeddings.position_ids")
+_BICUBIC, _BILINEAR = Image.Resampling.BICUBIC, Image.Resampling.BILINEAR
+
+
+def load_clip(
+    source: ClipSource,
+    weights: str | Checkpoint,
+    *,
+    arithmetic: Arithmetic = "graph",
+    tokenizer: Path | None = None,
+    unused: tuple[str, ...] = (),
+) -> Clip:
+    """Builds a CLIP and fills it.
+
+    Args:
+        source: Which one.
+        weights: ``pretrained``, ``random``, ``random:SEED``, a folder in transformers' layout, whose own files then
+            decide everything, the file of a state dict, or one that has been read.
+        arithmetic: Whether pixels are normalised in the image graph or by its caller.
+        tokenizer: For a state dict, the folder that holds its tokenizer; by default that of ``source`` on the hub.
+        unused: Parts that a state dict may lack.
+
+    Raises:
+        WeightsUnavailableError: The hub cannot be reached, or there is no such file or folder.
+        WeightsError: They are no CLIP.
+    """
+    if isinstance(weights, Checkpoint):
+        return _fill(source, weights, tokenizer, unused, arithmetic)
+    if not Path(weights).is_file():
+        check_tokenizer_is_needed(tokenizer, weights)
+    seed = random_seed(weights)
+    if seed is not None:
+        return _build_random(source, seed, arithmetic)
+    if weights == "pretrained":
+        folder = download(source.model_id, source.revision)
+        return _load_folder(folder, describe_hub(source.model_id, folder, source.licence), arithmetic)
+    path = Path(weights)
+    if path.is_file():
+        return _fill(source, read_checkpoint(path), tokenizer, unused, arithmetic)
+    return _load_folder(path, describe_folder(path), arithmetic)
+
+
+def _load_folder(folder: Path, weights: Weights, arithmetic: Arithmetic) -> Clip:
+    check_library(folder)
+    config = read_config(folder)
+    if not isinstance(config, CLIPConfig):
+        raise WeightsMismatchError(f"{folder} is a {config.model_type}, where a clip is expected")
+    model = load_with_transformers(CLIPModel, folder, "clip", ignored=_UNUSED)
+    return _assemble(model, read_tokenizer(folder, _vocab_size(model)), _read_processor(folder), weights, arithmetic)
+
+
+def _fill(
+    source: ClipSource, checkpoint: Checkpoint, folder: Path | None, unused: tuple[str, ...], arithmetic: Arithmetic
+) -> Clip:
+    folder = folder or download_tokenizer(source.model_id, source.revision)
+    model = _build(source, seed=0)
+    load_into(model, checkpoint.state_dict, unused=(*_UNUSED, *unused), source=checkpoint.source)
+    tokenizer = read_tokenizer(folder, _vocab_size(model))
+    return _assemble(model, tokenizer, _default_processor(source), checkpoint.record, arithmetic)
+
+
+def _build_random(source: ClipSource, seed: int, arithmetic: Arithmetic) -> Clip:
+    model = _build(source, seed)
+    text: Any = model.config.text_config
+    tokenizer = random_clip_tokenizer(
+        text.max_position_embeddings, bos_token_id=text.bos_token_id, eos_token_id=text.eos_token_id
+    )
+    return _assemble(model, tokenizer, _default_processor(source), random_record(model, seed), arithmetic)
+
+
+def _build(source: ClipSource, seed: int) -> CLIPModel:
+    config = CLIPConfig(
+        text_config=dict(source.text_config),
+        vision_config=dict(source.vision_config),
+        projection_dim=source.projection_dim,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: CLIPModel = CLIPModel(config)
+    model.eval()  # type: ignore[no-untyped-call]
+    return model
+
+
+def _assemble(
+    model: CLIPModel,
+    tokenizer: PreTrainedTokenizerFast,
+    processor: CLIPImageProcessorPil,
+    weights: Weights,
+    arithmetic: Arithmetic,
+) -> Clip:
+    config: Any = model.config
+    text, vision = config.text_config, config.vision_config
+    limit = max_length(text, tokenizer)
+    return Clip(
+        text=ClipText(
+            encoder=_TextFeatures(model),
+            embed=_embed_text(model, tokenizer, limit),
+            tokenizer=tokenizer,
+            preprocessing=TextPreprocessing(max_length=limit, pad_token_id=tokenizer.pad_token_id or 0),
+            pooling=Pooling(method="eos"),
+            projections=(_linear(text.hidden_size, config.projection_dim),),
+        ),
+        image=ClipImage(
+            backbone=_ImageFeatures(model),
+            embed=lambda pixel_values: model.get_image_features(pixel_values).pooler_output,
+            transforms=lambda photo: processor(photo, return_tensors="pt")["pixel_values"][0],
+            preprocessing=_preprocessing(processor, vision.image_size, arithmetic),
+            pooling=Pooling(method="cls"),
+            projections=(_linear(vision.hidden_size, config.projection_dim),),
+        ),
+        output_dim=config.projection_dim,
+        normalized=False,
+        weights=weights,
+    )
+
+
+def _vocab_size(model: CLIPModel) -> int:
+    text: Any = model.config.text_config
+    size: int = text.vocab_size
+    return size
+
+
+def _linear(in_features: int, out_features: int) -> Projection:
+    return Projection(in_features=in_features, out_features=out_features, bias=False, activation="identity")
+
+
+def _embed_text(model: CLIPModel, tokenizer: PreTrainedTokenizerFast, limit: int) -> Callable[[str], Tensor]:
+    def embed(text: str) -> Tensor:
+        encoded = tokenizer(text, truncation=True, max_length=limit, return_tensors="pt")
+        features: Tensor = model.get_text_features(**encoded).pooler_output[0]
+        return features
+
+    return embed
+
+
+class _TextFeatures(nn.Module):
+    """The text half alone, so that its graph holds no weights of the other."""
+
+    def __init__(self, model: CLIPModel) -> None:
+        super().__init__()
+        self.text_model = model.text_model
+        self.text_projection = model.text_projection
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        pooled = self.text_model(input_ids=input_ids, attention_mask=attention_mask).pooler_output
+        features: Tensor = self.text_projection(pooled)
+        return features
+
+
+class _ImageFeatures(nn.Module):
+    """The image half alone."""
+
+    def __init__(self, model: CLIPModel) -> None:
+        super().__init__()
+        self.vision_model = model.vision_model
+        self.visual_projection = model.visual_projection
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        features: Tensor = self.visual_projection(self.vision_model(pixel_values=pixel_values).pooler_output)
+        return features
+
+
+def _default_processor(source: ClipSource) -> CLIPImageProcessorPil:
+    vision: Any = CLIPVisionConfig(**source.vision_config)  # type: ignore[arg-type]
+    side = vision.image_size
+    return CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+
+
+def _read_processor(folder: Path) -> CLIPImageProcessorPil:
+    try:
+        return CLIPImageProcessorPil.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as exc:  # transformers raises whatever a damaged or strange folder makes it trip over
+        raise WeightsError(
+            f"{folder} holds no image processor ({first_line(exc)}); save one there with processor.save_pretrained "
+            "(preprocessor_config.json)"
+        ) from exc
+
+
+def _preprocessing(processor: CLIPImageProcessorPil, side: int, arithmetic: Arithmetic) -> ImagePreprocessing:
+    """Returns what the runtime does instead of ``processor``.
+
+    Raises:
+        WeightsError: It does what the runtime cannot, or crops to another size than the model's ``side``.
+    """
+    with reading("the image processor"):
+        return _read_preprocessing(processor, side, arithmetic)
+
+
+def _read_preprocessing(processor: CLIPImageProcessorPil, side: int, arithmetic: Arithmetic) -> ImagePreprocessing:
+    size, crop = processor.size, processor.crop_size
+    steps = ("do_convert_rgb", "do_resize", "do_center_crop", "do_rescale", "do_normalize")
+    left_out = [step for step in steps if not getattr(processor, step)]
+    if left_out or not crop["height"] == crop["width"] == side or abs(processor.rescale_factor * 255 - 1) > 1e-6:
+        raise WeightsError(
+            f"the image processor crops to {crop}, rescales by {processor.rescale_factor} and leaves out "
+            f"{left_out or 'nothing'}; this exporter knows the usual one: all steps, a crop to {side}, 1/255"
+        )
+    if "shortest_edge" not in size or processor.resample not in (_BICUBIC, _BILINEAR):
+        raise WeightsError(
+            f"the image processor resizes to {size} by filter {processor.resample}; this exporter knows shortest_edge, "
+            "bicubic and bilinear"
+        )
+    red, green, blue = map(float, processor.image_mean)
+    red_std, green_std, blue_std = map(float, processor.image_std)
+    return ImagePreprocessing(
+        resize_size=size["shortest_edge"],
+        interpolation="bicubic" if processor.resample == _BICUBIC else "bilinear",
+        crop_size=side,
+        crop_rounding="floor",
+        mean=(red, green, blue),
+        std=(red_std, green_std, blue_std),
+        arithmetic=arithmetic,
+    )

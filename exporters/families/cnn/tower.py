@@ -1,0 +1,137 @@
+"""The image tower of a convolutional network: head removed, pooling fused, pixels normalised in the graph."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchvision.transforms._presets import ImageClassification
+
+from exporters.catalogue.spec import ExportOptions
+from exporters.families.image_tower import ImageTower
+from exporters.modules.pooling import build_image_pooling
+from exporters.modules.projection import ProjectionLayer, project_exactly, stack_projections
+from runtime.artifact.manifest import ImagePreprocessing, Pooling, TensorSpec, Tower, Weights
+from runtime.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cnn:
+    """A network as its library built it.
+
+    Attributes:
+        model: The unmodified classifier, in evaluation mode: ``[batch, 3, height, width]`` to logits.
+        pool: Name of the submodule that pools the feature map.
+        head: Name of the submodule whose input is the pooled ``[batch, channels]`` embedding.
+        transforms: The preprocessing of its training: a PIL image to ``[3, height, width]``.
+        weights: Where the weights came from.
+        pooling: What the checkpoint says instead of the network's own; ``None`` if it says nothing.
+        projections: Linear layers that the checkpoint has behind the pooling.
+    """
+
+    model: nn.Module
+    pool: str
+    head: str
+    transforms: ImageClassification
+    weights: Weights
+    pooling: Pooling | None = None
+    projections: tuple[ProjectionLayer, ...] = ()
+
+
+class CnnTower(ImageTower):
+    """A :class:`Cnn` as an ``ExportableTower``."""
+
+    def __init__(self, cnn: Cnn, options: ExportOptions, *, output_dim: int) -> None:
+        """Works out the record; traces and runs nothing yet.
+
+        Args:
+            cnn: The network.
+            options: What the user chose.
+            output_dim: Length of the vector that enters its head.
+
+        Raises:
+            UsageError: An option is not for CNNs.
+        """
+        self._cnn = cnn
+        if cnn.projections:
+            output_dim = cnn.projections[-1][0].out_features
+        super().__init__(_record(cnn, options, output_dim), cnn.weights, output_dim, cnn.transforms)
+
+    def backbone(self) -> nn.Module:
+        """Returns the network with the pooling of the record, its head removed, and the projections behind it."""
+        backbone = copy.deepcopy(self._cnn.model)
+        backbone.set_submodule(self._cnn.pool, build_image_pooling(self.record.pooling))
+        backbone.set_submodule(self._cnn.head, nn.Identity())
+        return nn.Sequential(backbone, *stack_projections(self._cnn.projections))
+
+    def embed(self, pixel_values: Tensor) -> Tensor:
+        """Returns what enters the head of the unmodified model, projected in float64 where there are projections.
+
+        For GeM, which no model has by itself, it is what enters the model's own pooling, pooled in float64.
+        """
+        pooling = self.record.pooling
+        watched = self._cnn.head if pooling.method == "avg" else self._cnn.pool
+        features = self._input_of(watched, pixel_values).double().numpy()
+        if pooling.p is not None and pooling.eps is not None:
+            features = _gem(features, pooling.p, pooling.eps)
+        return project_exactly(self._cnn.projections, torch.from_numpy(features))[0]
+
+    def _input_of(self, submodule: str, pixel_values: Tensor) -> Tensor:
+        with _captured_input(self._cnn.model.get_submodule(submodule)) as captured:
+            self._cnn.model(pixel_values)
+        return captured[0]
+
+
+@contextmanager
+def _captured_input(module: nn.Module) -> Iterator[list[Tensor]]:
+    captured: list[Tensor] = []
+    hook = module.register_forward_pre_hook(lambda _, arguments: captured.append(arguments[0]))
+    try:
+        yield captured
+    finally:
+        hook.remove()
+
+
+def _gem(features: np.ndarray[Any, Any], p: float, eps: float) -> np.ndarray[Any, Any]:
+    means: np.ndarray[Any, Any] = (np.maximum(features, eps) ** p).mean(axis=(2, 3)) ** (1 / p)
+    return means
+
+
+def _record(cnn: Cnn, options: ExportOptions, output_dim: int) -> Tower:
+    pooling = options.pooling or cnn.pooling or Pooling(method="avg")
+    if pooling.method not in ("avg", "gem"):
+        raise UsageError(f"pooling {pooling.method} is not for CNNs, which take avg or gem")
+    preprocessing = _preprocessing(cnn.transforms, options)
+    by_user = options.pooling is not None or options.normalize is not None
+    return Tower(
+        graph="image.onnx",
+        inputs=preprocessing.graph_inputs(),
+        output=TensorSpec(name="embedding", dtype="float32", shape=("batch", output_dim)),
+        preprocessing=preprocessing,
+        pooling=pooling,
+        projections=tuple(record for record, _ in cnn.projections),
+        normalized=bool(options.normalize),
+        decided_by="user" if by_user else "checkpoint" if cnn.pooling or cnn.projections else "default",
+    )
+
+
+def _preprocessing(transforms: ImageClassification, options: ExportOptions) -> ImagePreprocessing:
+    (crop_size,) = transforms.crop_size
+    resize_size, *other = transforms.resize_size  # torchvision takes two sizes for a height and a width
+    red, green, blue = transforms.mean
+    red_std, green_std, blue_std = transforms.std
+    return ImagePreprocessing(
+        resize="squash" if other else "short_side",
+        resize_size=resize_size,
+        interpolation=transforms.interpolation.value,
+        crop_size=crop_size,
+        mean=(red, green, blue),
+        std=(red_std, green_std, blue_std),
+        arithmetic=options.arithmetic,
+    )

@@ -1,0 +1,1 @@
+"""PointNet++ for meshes and point clouds."""

@@ -1,0 +1,1 @@
+"""Trace a module to ONNX, and read or write ONNX files."""

@@ -1,0 +1,109 @@
+"""An nn.Module becomes an ONNX graph with the names, dynamic axes and opset that the artifact promises."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import onnx_ir as ir
+import torch
+from torch import nn
+
+from exporters.catalogue.spec import OPSETS
+from exporters.errors import GraphError
+from exporters.families.tower import GraphInput
+from exporters.graph import translations as torch_operators
+from exporters.graph.strip_metadata import strip_metadata
+from exporters.modules import point_sampling as operators
+from runtime.artifact.manifest import TensorSpec
+from runtime.version import __version__
+
+
+def build_graph(
+    module: nn.Module, inputs: Sequence[GraphInput], output: TensorSpec, *, opset: int = OPSETS.start
+) -> ir.Model:
+    """Traces ``module`` and returns its graph.
+
+    Args:
+        module: In evaluation mode; takes the inputs by position, returns one tensor.
+        inputs: Names, shapes and examples of its arguments.
+        output: Name, dtype and shape of its result.
+        opset: The ONNX operator set, one of ``OPSETS``.
+
+    Raises:
+        GraphError: torch cannot trace the module, or an axis that should be dynamic became a constant.
+    """
+    model = _trace(module, inputs, opset)
+    model.producer_name, model.producer_version = "embedding-backbones", __version__
+    strip_metadata(model)
+    _name_output(model, output.name)
+    _check_contract(model, [graph_input.spec for graph_input in inputs], output, opset)
+    return model
+
+
+def _trace(module: nn.Module, inputs: Sequence[GraphInput], opset: int) -> ir.Model:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's notes to its own developers; the contract is checked below
+            program = torch.onnx.export(
+                module,
+                tuple(graph_input.example for graph_input in inputs),
+                dynamo=True,
+                opset_version=opset,
+                input_names=[graph_input.spec.name for graph_input in inputs],
+                dynamic_shapes=tuple(_dynamic_axes(graph_input.spec) for graph_input in inputs),
+                custom_translation_table={**operators.TRANSLATIONS, **torch_operators.TRANSLATIONS},
+                verbose=False,
+            )
+    except Exception as exc:  # the exporter wraps each of its own stages' errors in another type
+        raise GraphError(f"torch cannot export the model: {_root_cause(exc)}") from exc
+    if program is None:
+        raise GraphError("torch exported no model")
+    return program.model
+
+
+def _root_cause(exc: BaseException) -> str:
+    """Returns the first line of what the exporter tripped over; its own message is a page of advice."""
+    while exc.__cause__ is not None:
+        exc = exc.__cause__
+    return f"{type(exc).__name__}: {str(exc).strip().partition(chr(10))[0]}"
+
+
+def _name_output(model: ir.Model, name: str) -> None:
+    """Renames the graph's output, and before it whatever has that name already, as nn.Embedding's result does.
+
+    That result is an initializer where it was folded to a constant. The exporter's own ``output_names`` would give the
+    name to both.
+    """
+    taken = model.graph.initializers.get(name)
+    if taken is not None:
+        taken.name = f"{name}_constant"
+    for node in model.graph.all_nodes():
+        for value in node.outputs:
+            if value.name == name:
+                value.name = f"{name}_of_{node.name or node.op_type}"
+    model.graph.outputs[0].name = name
+
+
+def _dynamic_axes(spec: TensorSpec) -> dict[int, torch.export.Dim]:
+    return {axis: torch.export.Dim(size) for axis, size in enumerate(spec.shape) if isinstance(size, str)}
+
+
+def _check_contract(model: ir.Model, inputs: Sequence[TensorSpec], output: TensorSpec, opset: int) -> None:
+    expected = [*inputs, output]
+    actual = [_describe(value) for value in [*model.graph.inputs, *model.graph.outputs]]
+    if actual != expected:
+        differences = [
+            f"{a.name} {a.dtype} {list(a.shape)} instead of {e.name} {e.dtype} {list(e.shape)}"
+            for a, e in zip(actual, expected, strict=False)
+            if a != e
+        ]
+        raise GraphError(f"the graph has {', '.join(differences) or f'{len(actual)} tensors'}; mend the model's record")
+    if model.opset_imports.get("") != opset:
+        raise GraphError(f"the graph has opset {model.opset_imports.get('')} instead of {opset}; take another --opset")
+
+
+def _describe(value: ir.Value) -> TensorSpec:
+    dtype = "" if value.dtype is None else str(value.dtype.numpy())
+    shape = tuple(size if isinstance(size, int) else str(size.value) for size in value.shape or ())
+    return TensorSpec(name=value.name or "", dtype=dtype, shape=shape)

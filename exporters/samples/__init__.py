@@ -1,0 +1,1 @@
+"""Texts, photos and point clouds that ship with the exporters."""

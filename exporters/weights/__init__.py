@@ -1,0 +1,1 @@
+"""Read weights that no model family owns: state dicts, model folders, the hub, Finetuner runs."""

@@ -1,0 +1,88 @@
+"""Tokenizers for random weights: of a real kind, with a small vocabulary made from our texts, without training."""
+
+from __future__ import annotations
+
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import CLIPTokenizer, PreTrainedTokenizerFast
+
+from exporters.samples.texts import TEXTS
+
+
+def random_tokenizer(model_type: str, max_length: int) -> PreTrainedTokenizerFast:
+    """Returns a tokenizer of the kind that ``model_type`` has, which cuts at ``max_length`` tokens.
+
+    Every character of our texts is a token, so that different texts have different ids.
+
+    Args:
+        model_type: transformers' name of the architecture.
+        max_length: Tokens that the model takes.
+    """
+    kinds = {"t5": _unigram, "xlm-roberta": _unigram_in_brackets}
+    backend, special = kinds.get(model_type, _word_piece)()
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=backend, model_max_length=max_length, **special
+    )
+
+
+def random_clip_tokenizer(max_length: int, *, bos_token_id: int, eos_token_id: int) -> CLIPTokenizer:
+    """Returns a CLIP tokenizer of single bytes, which cuts at ``max_length`` tokens.
+
+    Args:
+        max_length: Tokens that the model takes.
+        bos_token_id: Id of the token that begins a text, as the model's configuration has it.
+        eos_token_id: That of the one that ends it, by which the model pools.
+    """
+    symbols = pre_tokenizers.ByteLevel.alphabet()
+    pieces = [symbol + end for symbol in sorted(symbols) for end in ("", "</w>")]
+    vocabulary = {piece: index for index, piece in enumerate(pieces)}
+    vocabulary |= {"<|startoftext|>": bos_token_id, "<|endoftext|>": eos_token_id}
+    return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=max_length)
+
+
+def _word_piece() -> tuple[Tokenizer, dict[str, str]]:
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    pieces = [*special.values(), *_words(), *_characters(), *(f"##{character}" for character in _characters())]
+    vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=special["unk_token"]))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        special_tokens=[(name, vocabulary[name]) for name in ("[CLS]", "[SEP]")],
+    )
+    tokenizer.decoder = decoders.WordPiece()
+    return tokenizer, special
+
+
+def _unigram() -> tuple[Tokenizer, dict[str, str]]:
+    special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    tokenizer = _metaspace([*special.values()], unk_id=2)
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return tokenizer, special
+
+
+def _unigram_in_brackets() -> tuple[Tokenizer, dict[str, str]]:
+    special = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    tokenizer = _metaspace([*special.values()], unk_id=3)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    return tokenizer, special
+
+
+def _metaspace(special: list[str], unk_id: int) -> Tokenizer:
+    pieces = dict.fromkeys([*special, "\u2581", *(f"\u2581{word}" for word in _words()), *_characters()])
+    tokenizer = Tokenizer(
+        models.Unigram([(piece, 0.0 if piece in special else -8.0) for piece in pieces], unk_id=unk_id)
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    return tokenizer
+
+
+def _characters() -> list[str]:
+    return sorted({character for text in TEXTS for character in text if not character.isspace()})
+
+
+def _words() -> list[str]:
+    return sorted({word for text in TEXTS for word in text.split() if word.isascii() and word.isalpha()})

@@ -1,0 +1,1 @@
+"""Read, check and describe an artifact: the manifest and the files beside it."""

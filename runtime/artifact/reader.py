@@ -1,0 +1,108 @@
+"""An artifact's folder, read and checked: its manifest, and its files against the manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import os
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+from runtime.artifact.json_schema import decode
+from runtime.artifact.manifest import MANIFEST_FILE, OLDEST_READABLE, SCHEMA_VERSION, SEAL, FileRecord, Manifest, seal
+from runtime.errors import ArtifactError, IntegrityError, ManifestError, SchemaVersionError
+
+_LONGEST_REASON = 500
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Reads and checks ``folder/manifest.json``; opens no other file.
+
+    Raises:
+        ArtifactError: There is no such folder.
+        ManifestError: The manifest is missing, unreadable, or does not follow the schema.
+        SchemaVersionError: It follows another schema.
+    """
+    path = folder / MANIFEST_FILE
+    try:
+        if not folder.is_dir():
+            raise ArtifactError(f"there is no folder {folder}; export one with `python -m exporters NAME`")
+        document = json.loads(path.read_text("utf-8"), parse_constant=_refuse_constant)
+        _check_schema_version(document, path)
+        intact = document.pop(SEAL, None) == seal(document)
+    except FileNotFoundError:
+        raise ManifestError(f"{folder} holds no {MANIFEST_FILE}, so it is not an artifact; export it again") from None
+    except (OSError, ValueError, RecursionError) as exc:
+        raise ManifestError(f"{path} cannot be read ({exc}); export the artifact again") from exc
+    if not intact:
+        raise IntegrityError(f"{path} has changed since export; copy or export the whole artifact again")
+    try:
+        return decode(Manifest, _upgrade(document), "manifest")
+    except (ManifestError, RecursionError) as exc:  # one that is nested too deep to be shown in a message
+        reason = shorten(str(exc), _LONGEST_REASON)
+        raise ManifestError(
+            f"{path} does not follow schema {SCHEMA_VERSION}: {reason}; export the artifact again"
+        ) from exc
+
+
+def check_files(folder: Path, manifest: Manifest) -> None:
+    """Compares every file of the artifact with the manifest, by length and SHA-256.
+
+    Raises:
+        IntegrityError: A file is missing, unreadable or different.
+    """
+    for name, record in manifest.files.items():
+        path = folder / name
+        try:
+            actual = record_file(path)
+        except FileNotFoundError:
+            raise IntegrityError(f"{path} is missing; copy or export the whole artifact again") from None
+        except OSError as exc:
+            raise IntegrityError(f"{path} cannot be read ({exc.strerror}); copy or export it again") from exc
+        if actual != record:
+            raise IntegrityError(
+                f"{path} has changed since export: {actual.size_bytes} bytes, sha256 {actual.sha256[:12]}..., the "
+                f"manifest has {record.size_bytes} bytes, {record.sha256[:12]}...; copy or export it again"
+            )
+
+
+def record_file(path: Path) -> FileRecord:
+    """Returns the length and hash of the file at ``path``.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if not size:  # which cannot be mapped
+            return FileRecord(sha256=hashlib.sha256().hexdigest(), size_bytes=0)
+        # In one call, which holds the GIL at no time: onnxruntime does while it loads the graph beside this.
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return FileRecord(sha256=hashlib.sha256(content).hexdigest(), size_bytes=size)
+
+
+def _check_schema_version(document: object, path: Path) -> None:
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    if not isinstance(version, int):
+        raise ManifestError(f"{path} has no schema_version, so it is not an artifact's manifest; export it again")
+    if not OLDEST_READABLE <= version <= SCHEMA_VERSION:
+        way_out = "upgrade embedding-backbones" if version > SCHEMA_VERSION else "export the artifact again"
+        readable = " to ".join(map(str, sorted({OLDEST_READABLE, SCHEMA_VERSION})))
+        raise SchemaVersionError(f"{path} has schema {str(version)[:20]}, this runtime reads {readable}; {way_out}")
+
+
+def _upgrade(document: dict[str, Any]) -> dict[str, Any]:
+    """Returns a document of an older schema as one of today's: schema 1 had no variants."""
+    towers = document.get("towers")
+    if document["schema_version"] == 1 and isinstance(towers, dict):
+        for tower in towers.values():
+            if isinstance(tower, dict):
+                tower.setdefault("variants", {})
+        document["schema_version"] = SCHEMA_VERSION
+    return document
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")

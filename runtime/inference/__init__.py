@@ -1,0 +1,1 @@
+"""Turn items into vectors: batching, towers, the pipeline, workers, and the Embedder."""

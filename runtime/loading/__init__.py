@@ -1,0 +1,1 @@
+"""Load an artifact: verification by golden vectors, OpenVINO's precision, stored tuning."""

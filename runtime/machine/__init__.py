@@ -1,0 +1,1 @@
+"""Facts about the machine: CPU, GPU driver, threads, memory limits, child processes."""

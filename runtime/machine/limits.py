@@ -1,0 +1,59 @@
+"""What the host and the control groups leave to this process: cores, quota, memory."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+from runtime.doctor.report import Memory, ThreadBudget
+from runtime.machine.threads import allowed_cores, available_threads, control_groups, cpu_quota, read_or_empty
+
+_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "RAYON_NUM_THREADS",
+    "TOKENIZERS_PARALLELISM",
+    "CUDA_VISIBLE_DEVICES",
+)
+_UNLIMITED = 1 << 60  # version 1 writes "no limit" as the largest multiple of a page
+
+
+def examine_threads(root: Path = Path("/")) -> ThreadBudget:
+    """Returns the thread budget.
+
+    Args:
+        root: Where ``proc`` and ``sys`` are.
+    """
+    quota = cpu_quota(root)
+    return ThreadBudget(
+        cores=os.cpu_count() or 1,
+        affinity=allowed_cores(),
+        quota=quota if math.isfinite(quota) else None,
+        threads=available_threads(root),
+        variables={name: os.environ[name] for name in _VARIABLES if name in os.environ},
+    )
+
+
+def examine_memory(root: Path = Path("/")) -> Memory:
+    """Returns the memory of the host and the control groups' limit.
+
+    Args:
+        root: Where ``proc`` and ``sys`` are.
+    """
+    limits = [_memory_limit(folder) for folder in control_groups(root, "memory")]
+    limit = min(limits, default=_UNLIMITED)
+    lines = read_or_empty(root / "proc/meminfo").splitlines()
+    sizes = {words[0]: int(words[1]) * 1024 for words in map(str.split, lines) if len(words) > 1}
+    return Memory(
+        total=sizes.get("MemTotal:"),
+        available=sizes.get("MemAvailable:"),
+        limit=limit if limit < _UNLIMITED else None,
+    )
+
+
+def _memory_limit(folder: Path) -> int:
+    """Returns the memory limit of a control group in bytes."""
+    text = (read_or_empty(folder / "memory.max") or read_or_empty(folder / "memory.limit_in_bytes")).strip()
+    return int(text) if text.isdigit() else _UNLIMITED

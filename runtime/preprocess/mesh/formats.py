@@ -1,0 +1,196 @@
+"""Mesh files, read by trimesh, and refused where trimesh would quietly read something else than they say.
+
+trimesh gets the bytes and never the path: no file beside this one is opened, and nothing is fetched.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from textwrap import shorten
+from types import ModuleType
+from typing import Any
+
+from runtime.errors import MissingDependencyError
+from runtime.preprocess import UnusableItemError
+from runtime.preprocess.files import check_regular_file
+from runtime.preprocess.mesh.glb import check_glb
+
+_INSTALL = "pip install 'embedding-backbones[mesh]'"
+_CUT = "it is truncated or damaged"
+_WARNINGS = threading.Lock()
+
+
+def read_mesh_file(path: str | os.PathLike[str]) -> Any:
+    """Returns what is in a mesh file: a ``Trimesh``, a ``Scene``, or a ``PointCloud`` of trimesh.
+
+    Vertices and faces are neither merged nor repaired. Materials and textures are not read.
+
+    Args:
+        path: A file of one of :data:`FORMATS`, by its extension.
+
+    Raises:
+        UnusableItemError: It cannot be read, is of another format, or is damaged.
+        MissingDependencyError: trimesh is not installed.
+    """
+    trimesh = _import_trimesh()
+    try:
+        suffix, data = _read(path)
+        FORMATS[suffix](data)
+        with _quiet():
+            loaded = trimesh.load(
+                BytesIO(_join_parts(data, suffix)), file_type=suffix[1:], process=False, skip_materials=True
+            )
+        _check_face_count(loaded, data, suffix)
+    except UnusableItemError:
+        raise
+    except Exception as exc:  # trimesh's loaders raise whatever their parsing stumbles over
+        raise UnusableItemError(_reason(exc)) from exc
+    return loaded
+
+
+def _import_trimesh() -> ModuleType:
+    try:
+        import trimesh
+    except ImportError as exc:
+        raise MissingDependencyError(f"mesh files are read with trimesh, which is not installed; {_INSTALL}") from exc
+    # Without any handler, Python prints a library's log records of level warning on standard error.
+    logging.getLogger("trimesh").addHandler(logging.NullHandler())
+    return trimesh
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[str, bytes]:
+    check_regular_file(path)
+    suffix = Path(path).suffix.lower()
+    if suffix not in FORMATS:
+        raise UnusableItemError(f"{suffix or 'no extension'} is not a format that is read; give {', '.join(FORMATS)}")
+    data = Path(path).read_bytes()
+    if not data.strip():
+        raise UnusableItemError("the file is empty")
+    return suffix, data
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps warnings off standard error; that numpy below 2.4 cannot read a number is an error here, as it is later."""
+    with _WARNINGS, warnings.catch_warnings():  # the list of filters belongs to all threads
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("error", message="string or file could not be read", category=DeprecationWarning)
+        yield
+
+
+def _check_face_count(loaded: Any, data: bytes, suffix: str) -> None:
+    """Refuses a file of which trimesh left faces out, as it does where a text file is cut off."""
+    announced = _ANNOUNCED_FACES[suffix](data)
+    found = sum(len(getattr(shape, "faces", ())) for shape in getattr(loaded, "geometry", {"": loaded}).values())
+    if found < announced:
+        raise UnusableItemError(f"{_CUT}: it announces {announced} faces, and {found} triangles can be read; repair it")
+
+
+def _check_obj(data: bytes) -> None:
+    """Refuses vertex 0, which trimesh takes for the first, and negative indices that do not count from the end.
+
+    A negative index counts back from the vertices so far; trimesh counts from the file's last one.
+    """
+    if re.search(rb"(?m)^f(?=[ \t])[^\n#]*[ \t][+-]?0+(?=[/\s]|$)", data):
+        raise UnusableItemError("its faces name vertex 0, and OBJ counts from 1; repair it")
+    relative = re.search(rb"(?m)^f[ \t][^\n#]*-[0-9]", data)
+    if relative and re.search(rb"(?m)^v\s", data[relative.end() :]):
+        raise UnusableItemError("it has negative indices between its vertices; export it with positive ones")
+
+
+def _check_off(data: bytes) -> None:
+    head = _OFF_HEAD.match(data)
+    if not head:
+        raise UnusableItemError("it does not begin as a text OFF file of three dimensions does; export it as such")
+    _check_line_count(data[head.end() :], int(head["vertices"]) + int(head["faces"]))
+
+
+def _check_ply(data: bytes) -> None:
+    head, end, body = data.partition(b"end_header")
+    if not re.match(rb"ply\s", head) or not end:
+        raise UnusableItemError("it does not begin with the header of a PLY file; export it again")
+    if re.search(rb"(?m)^format\s+ascii", head):
+        _check_line_count(body, sum(map(int, re.findall(rb"(?m)^element\s+\S+\s+([0-9]+)", head))))
+
+
+def _check_line_count(body: bytes, announced: int) -> None:
+    """Refuses a text in which trimesh would take what is there of the vertices and faces for all of them."""
+    found = len(re.findall(rb"(?m)^[ \t]*[^\s#]", body))
+    if found < announced:
+        raise UnusableItemError(
+            f"{_CUT}: it announces {announced} vertices and faces, and holds {found}; copy it again"
+        )
+
+
+def _check_stl(data: bytes) -> None:
+    if not _is_binary_stl(data) and not re.search(rb"(?i)\bendsolid\b", data):
+        raise UnusableItemError("it is truncated or not STL: it does not have the length that its header states")
+
+
+def _join_parts(data: bytes, suffix: str) -> bytes:
+    """Makes the parts of a text one: trimesh takes minutes for thousands, and reorders them by material."""
+    if suffix == ".obj":
+        return re.sub(rb"(?m)^[ \t]*(?:usemtl|o|g|s)[ \t][^\n]*", b"", data)
+    if suffix == ".stl" and not _is_binary_stl(data):
+        return re.sub(rb"(?mi)^[ \t]*endsolid[^\n]*\n\s*solid[^\n]*", b"", data)
+    return data
+
+
+def _is_binary_stl(data: bytes) -> bool:
+    """Tells by the length, as trimesh does: 80 bytes of title, the number of triangles, 50 bytes for each."""
+    return len(data) >= _STL_HEADER and len(data) == _STL_HEADER + 50 * int.from_bytes(data[80:84], "little")
+
+
+def _count_stl(data: bytes) -> int:
+    return 0 if _is_binary_stl(data) else len(re.findall(rb"(?i)\bendfacet\b", data))
+
+
+def _count_off(data: bytes) -> int:
+    head = _OFF_HEAD.match(data)
+    return int(head["faces"]) if head else 0
+
+
+def _count_ply(data: bytes) -> int:
+    counts = re.search(rb"(?m)^element\s+face\s+([0-9]+)", data.partition(b"end_header")[0])
+    return int(counts[1]) if counts else 0
+
+
+def _reason(exc: Exception) -> str:
+    if isinstance(exc, FileNotFoundError | NotADirectoryError):
+        return "there is no such file"
+    if isinstance(exc, PermissionError):
+        return "there is no permission to read it"
+    if isinstance(exc, IsADirectoryError):
+        return "it is a folder; name the files in it"
+    words = shorten(str(exc), 120) or type(exc).__name__
+    return f"it cannot be read ({words}); open it in a mesh viewer and export it again"
+
+
+_STL_HEADER = 84
+_OFF_GAP = rb"(?:\s|#[^\n]*\n)"
+_OFF_HEAD = re.compile(
+    rb"%b*+(?:ST)?C?N?OFF%b++(?P<vertices>[0-9]+)\s+(?P<faces>[0-9]+)\b[^\n]*" % (_OFF_GAP, _OFF_GAP)
+)
+# What says of each format that a file is not what trimesh would make of it.
+FORMATS: dict[str, Callable[[bytes], None]] = {
+    ".obj": _check_obj,
+    ".off": _check_off,
+    ".ply": _check_ply,
+    ".stl": _check_stl,
+    ".glb": check_glb,
+}
+_ANNOUNCED_FACES: dict[str, Callable[[bytes], int]] = {
+    ".obj": lambda data: len(re.findall(rb"(?m)^[ \t]*f[ \t]", data)),
+    ".off": _count_off,
+    ".ply": _count_ply,
+    ".stl": _count_stl,
+    ".glb": lambda data: 0,  # every accessor has its length checked by trimesh
+}

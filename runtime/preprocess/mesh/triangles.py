@@ -1,0 +1,128 @@
+"""Meshes, however users hold them, as the corners of their triangles."""
+
+from __future__ import annotations
+
+import os
+from textwrap import shorten
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+
+from runtime.preprocess import UnusableItemError
+from runtime.preprocess.mesh.formats import FORMATS, read_mesh_file
+
+Float64Array: TypeAlias = "np.ndarray[Any, np.dtype[np.float64]]"
+# A scene of some kilobytes can place one mesh millions of times; what is really stored is not limited.
+MAX_PLACED_TRIANGLES = 20_000_000
+
+
+class MeshLike(Protocol):
+    """A triangle mesh, such as ``trimesh.Trimesh``.
+
+    Attributes:
+        vertices: ``[v, 3]`` real numbers, in any unit.
+        faces: ``[f, 3]`` integers: the three vertices of each triangle, from 0.
+    """
+
+    @property
+    def vertices(self) -> Any: ...  # noqa: D102
+    @property
+    def faces(self) -> Any: ...  # noqa: D102
+
+
+class SceneLike(Protocol):
+    """Meshes placed in space, as in ``trimesh.Scene``.
+
+    Attributes:
+        geometry: Each mesh by its name.
+        graph: Names the nodes that hold a mesh in ``nodes_geometry``; by such a name it gives the node's ``[4, 4]``
+            transform and the name of its mesh.
+    """
+
+    @property
+    def geometry(self) -> Any: ...  # noqa: D102
+    @property
+    def graph(self) -> Any: ...  # noqa: D102
+
+
+def load_corners(item: str | os.PathLike[str] | MeshLike | SceneLike) -> Float64Array:
+    """Returns the triangles of a mesh, in its own order and unit.
+
+    Args:
+        item: A path to a file of one of :data:`~runtime.preprocess.mesh.formats.FORMATS`, a mesh, or a scene, whose
+            meshes are taken as they are placed.
+
+    Returns:
+        ``[triangles, 3, 3]`` float64: the corners of each triangle. All are finite; there is at least one triangle.
+
+    Raises:
+        UnusableItemError: It is none of these, is damaged, has no faces, or has impossible ones.
+        MissingDependencyError: It is a path, and trimesh is not installed.
+    """
+    if isinstance(item, str | os.PathLike):
+        item = read_mesh_file(item)
+    try:
+        with np.errstate(all="ignore"):  # transforms can overflow, those of trimesh too; the result is looked at below
+            corners = _scene_corners(item) if _is_scene(item) else _mesh_corners(item)
+    except UnusableItemError:
+        raise
+    except Exception as exc:  # an object of the caller's may raise anything when it is read
+        raise UnusableItemError(f"a {type(item).__name__} cannot be read as a mesh ({shorten(str(exc), 120)})") from exc
+    if not np.isfinite(corners).all():
+        raise UnusableItemError("its vertices hold NaN or infinity; repair the mesh")
+    return corners
+
+
+def _is_scene(item: Any) -> bool:
+    return hasattr(item, "geometry") and hasattr(item, "graph")
+
+
+def _mesh_corners(mesh: Any) -> Float64Array:
+    if not hasattr(mesh, "vertices"):
+        raise UnusableItemError(
+            f"a {type(mesh).__name__} is not a mesh or a point cloud; give a path to a file of {', '.join(FORMATS)}, "
+            "an object with vertices and faces, or an array of points"
+        )
+    vertices, faces = np.asarray(mesh.vertices), np.asarray(getattr(mesh, "faces", ()))
+    if not faces.size:
+        raise UnusableItemError(
+            "it holds points and no faces; to embed those points, give them as an array, as in "
+            "numpy.asarray(trimesh.load(path).vertices)"
+            if vertices.size
+            else "it holds no faces, so it has no surface; export it as a mesh of triangles"
+        )
+    _check_mesh(vertices, faces)
+    return np.asarray(vertices.astype(np.float64)[faces])
+
+
+def _check_mesh(vertices: np.ndarray[Any, Any], faces: np.ndarray[Any, Any]) -> None:
+    if vertices.dtype.kind not in "fiu" or vertices.ndim != 2 or vertices.shape[1] != 3:
+        raise UnusableItemError(f"its vertices are {vertices.dtype} {list(vertices.shape)}; give [v, 3] real numbers")
+    if faces.dtype.kind not in "iu" or faces.ndim != 2 or faces.shape[1] != 3:
+        raise UnusableItemError(
+            f"its faces are {faces.dtype} {list(faces.shape)}; give [f, 3] integers, with all faces cut into triangles"
+        )
+    if faces.min() < 0 or faces.max() >= len(vertices):
+        raise UnusableItemError(
+            f"its faces name vertices {faces.min()} to {faces.max()} of {len(vertices)} that count from 0; repair it"
+        )
+
+
+def _scene_corners(scene: Any) -> Float64Array:
+    placed = [scene.graph[node] for node in scene.graph.nodes_geometry]
+    placed = [(transform, name) for transform, name in placed if np.size(getattr(scene.geometry[name], "faces", ()))]
+    if not placed:
+        points = any(np.size(getattr(shape, "vertices", ())) for shape in scene.geometry.values())
+        raise UnusableItemError(f"it holds {'points or lines and ' * points}no faces, so it has no surface to sample")
+    corners = {name: _mesh_corners(scene.geometry[name]) for _, name in placed}
+    stored, total = sum(map(len, corners.values())), sum(len(corners[name]) for _, name in placed)
+    if total > max(stored, MAX_PLACED_TRIANGLES):
+        raise UnusableItemError(f"it places {stored} triangles so often that they become {total}; simplify the scene")
+    return np.concatenate([_transform(corners[name], np.asarray(transform, np.float64)) for transform, name in placed])
+
+
+def _transform(corners: Float64Array, transform: Float64Array) -> Float64Array:
+    """Returns corners moved by a ``[4, 4]`` transform; not by BLAS, whose last bits differ between processors."""
+    x, y, z = np.moveaxis(corners[..., None], -2, 0)
+    columns = transform[:3].T
+    return np.asarray(x * columns[0] + y * columns[1] + z * columns[2] + columns[3])
