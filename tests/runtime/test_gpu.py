@@ -10,7 +10,7 @@ import pytest
 
 import runtime
 from runtime.session.providers import PROVIDERS, available_providers, find_obstacle
-from tests.runtime.test_providers import load_session
+from tests.runtime.session.test_providers import load_session
 
 pytestmark = [
     pytest.mark.gpu,

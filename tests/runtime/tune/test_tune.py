@@ -43,7 +43,7 @@ from runtime.tune.report import (
     summarize,
 )
 from runtime.tune.worker import open_model, take_turn
-from tests.runtime.test_choice import make_variant
+from tests.runtime.session.test_variant_selection import make_variant
 
 Speed = Callable[[Setting, int], float]
 SETTING = Setting(provider="cpu", variant="fp32", threads=1)

@@ -52,7 +52,7 @@ def test_it_tells_neither_host_nor_user_nor_path() -> None:
     words = set(text.replace('"', " ").replace(",", " ").split())
     assert not words & {platform.node(), getpass.getuser()}
     assert str(Path.home()) not in text
-    assert str(Path(__file__).parents[2]) not in text
+    assert str(Path(__file__).parents[3]) not in text
 
 
 def test_quota_and_limits_are_those_of_the_container(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,8 @@ import pytest
 
 from benchmarks.choose.cli import main
 from benchmarks.results.schema import Case, Results
+from tests.benchmarks.choose.test_queueing import exponential
 from tests.benchmarks.samples import ARTIFACT, CASE, MACHINE, PARITY, RESULTS
-from tests.benchmarks.test_queueing import exponential
 
 CLOSE = replace(CASE, parity=replace(PARITY, min_cosine=0.9999))
 

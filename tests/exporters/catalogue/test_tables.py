@@ -70,7 +70,7 @@ def test_an_unknown_name_lists_the_close_ones(name: str, hint: str) -> None:
 
 
 def test_the_readme_holds_the_current_table() -> None:
-    readme = Path(__file__).parents[2] / "README.md"
+    readme = Path(__file__).parents[3] / "README.md"
     assert catalogue.as_markdown() in readme.read_text("utf-8")
 
 

@@ -64,7 +64,7 @@ def scenarios(
     lines = [json.dumps({"text": text, "other": 1}) for text in TEXTS[:150]]
     lines[70:72] = ["{", json.dumps({"other": 1})]
     (folder / "lines.jsonl").write_text("\n".join(lines))
-    command = [sys.executable, "-m", "tests.runtime.cluster.ray_scenarios", str(folder)]
+    command = [sys.executable, "-m", "tests.runtime.ray_jobs.ray_scenarios", str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return folder
