@@ -23,8 +23,9 @@ from runtime.errors import (
     UsageError,
     VerificationError,
 )
-from runtime.inference.embedder import Embedder, load
+from runtime.inference.embedder import Embedder
 from runtime.inference.pipeline import PartialEmbeddings
+from runtime.loading.load import load
 from runtime.loading.verify import Verification, verify
 from runtime.postprocess import int8_ranges, quantize
 from runtime.session.provider_options import CpuOptions, CudaOptions, OpenVinoOptions, ProviderOptions, TensorRtOptions

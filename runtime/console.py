@@ -10,6 +10,7 @@ import threading
 import unicodedata
 from collections.abc import Callable, Sequence
 from types import FrameType
+from typing import Any
 
 from runtime.errors import EmbeddingBackbonesError, UsageError
 
@@ -56,6 +57,23 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 def _abandon_stdout() -> None:
     """Keeps the interpreter from flushing, at its exit, into what cannot be written."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def progress_bar(
+    *, total: int | None, unit: str, label: str = "", initial: int = 0, hidden: bool | None = False
+) -> Any:
+    """Return a tqdm progress bar on standard error; the caller closes it.
+
+    Args:
+        total: Number of units; ``None`` if it is unknown.
+        unit: Name of one of them.
+        label: Text before the bar.
+        initial: Units that are already done.
+        hidden: Whether to draw nothing; ``None`` hides the bar unless standard error is a terminal.
+    """
+    from tqdm import tqdm  # only a command that draws a bar pays for the import
+
+    return tqdm(total=total, unit=unit, desc=label or None, initial=initial, disable=hidden)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -15,7 +15,8 @@ import numpy as np
 from runtime.artifact.manifest import TowerName
 from runtime.artifact.parity import cosine_similarities
 from runtime.errors import UsageError
-from runtime.inference.embedder import Embedder, Item, load
+from runtime.inference.embedder import Embedder, Item
+from runtime.loading.load import load
 
 SelectModel = Literal["clip-text", "clip-vision"]
 Vectors = np.ndarray[Any, np.dtype[np.float32]]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from benchmarks.measure.gpus import find_gpus
 from benchmarks.results.schema import Gpu, Machine
 from runtime.doctor import examine
-from runtime.machine.child_process import ask
+from runtime.doctor.collect import ask
 from runtime.machine.cpu import cpu_flags, cpu_model
 from runtime.machine.limits import examine_memory, examine_threads
 from runtime.session.providers import installed_packages

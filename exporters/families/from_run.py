@@ -117,8 +117,8 @@ def _text_tower(source: HuggingFaceSource, model: RunModel, options: ExportOptio
 def _clip_towers(
     source: ClipSource | OpenClipSource, models: Sequence[RunModel], options: ExportOptions
 ) -> list[ExportableTower]:
+    from exporters.families.clip.load import load_any_clip
     from exporters.families.clip.tower import clip_towers
-    from exporters.families.load import load_any_clip
 
     halves = {_tower_of(model): model for model in models}
     parts = _HF_HALVES if isinstance(source, ClipSource) else _OPEN_CLIP_HALVES

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, assert_never
+from typing import assert_never
 
 from exporters.catalogue.spec import (
     BackboneSpec,
@@ -19,10 +19,6 @@ from exporters.catalogue.spec import (
 from exporters.families.tower import ExportableTower
 from exporters.weights.finetuner_run import is_run
 from runtime.errors import UsageError
-
-if TYPE_CHECKING:
-    from exporters.families.clip.tower import Clip
-    from exporters.weights.state_dict import Checkpoint
 
 
 def load_towers(spec: BackboneSpec, options: ExportOptions, *, any_family: bool = False) -> list[ExportableTower]:
@@ -60,6 +56,7 @@ def load_towers(spec: BackboneSpec, options: ExportOptions, *, any_family: bool 
         text = load_transformer(source, options.weights, tokenizer=options.tokenizer_folder, any_family=any_family)
         return [TransformerTower(text, options)]
     if isinstance(source, ClipSource | OpenClipSource):
+        from exporters.families.clip.load import load_any_clip
         from exporters.families.clip.tower import clip_towers
 
         return clip_towers(load_any_clip(source, options.weights, options), options)
@@ -69,31 +66,3 @@ def load_towers(spec: BackboneSpec, options: ExportOptions, *, any_family: bool 
 
         return [PointNetTower(load_pointnet(source, options.weights), options)]
     assert_never(source)
-
-
-def load_any_clip(
-    source: ClipSource | OpenClipSource,
-    weights: str | Checkpoint,
-    options: ExportOptions,
-    *,
-    unused: tuple[str, ...] = (),
-) -> Clip:
-    """Builds a CLIP by the library that has it, and fills it.
-
-    Args:
-        source: Which one.
-        weights: As ``options.weights``, or a state dict that has been read.
-        options: For ``tokenizer`` and ``input``.
-        unused: Parts that a state dict may lack.
-
-    Raises:
-        WeightsError: The weights cannot be had, or do not fit.
-    """
-    arithmetic, tokenizer = options.arithmetic, options.tokenizer_folder
-    if isinstance(source, ClipSource):
-        from exporters.families.clip.huggingface import load_clip
-
-        return load_clip(source, weights, arithmetic=arithmetic, tokenizer=tokenizer, unused=unused)
-    from exporters.families.clip.open_clip import load_open_clip
-
-    return load_open_clip(source, weights, arithmetic=arithmetic, tokenizer=tokenizer, unused=unused)

@@ -443,8 +443,12 @@ class Manifest:
 
     def to_json(self) -> str:
         """Returns the manifest as the text of ``manifest.json``, sealed with a hash of its own."""
-        document = dataclasses.asdict(self)
-        return json.dumps(document | {SEAL: seal(document)}, indent=2) + "\n"
+        return json.dumps(dataclasses.asdict(self) | {SEAL: self.sha256}, indent=2) + "\n"
+
+    @property
+    def sha256(self) -> str:
+        """Hash of this record. ``manifest.json`` carries it, and other files name the artifact by it."""
+        return seal(dataclasses.asdict(self))
 
 
 def seal(document: object) -> str:

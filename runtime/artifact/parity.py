@@ -41,15 +41,23 @@ def measure_agreement(reference: Array, actual: Array) -> Agreement:
     """Compares ``actual`` with ``reference``, both ``[rows, dim]``, in float64."""
     reference, actual = reference.astype(np.float64), actual.astype(np.float64)
     difference = actual - reference
-    norms = np.linalg.norm(reference, axis=1) * np.linalg.norm(actual, axis=1)
-    with np.errstate(divide="ignore", invalid="ignore"):  # a vector of zeros has no direction: its cosine is NaN
-        cosines = (reference * actual).sum(axis=1) / norms
     return Agreement(
-        min_cosine=min(float(cosines.min()), 1.0),
+        min_cosine=float(row_cosines(reference, actual).min()),
         max_abs_error=float(np.abs(difference).max()),
         reference_scale=float(np.abs(reference).max()),
         max_row_error=float(np.linalg.norm(difference, axis=1).max()),
     )
+
+
+def row_cosines(a: Array, b: Array) -> Array:
+    """Return the cosine similarity of each row of ``a`` to the same row of ``b``: ``[rows]`` float64, at most 1.
+
+    A row of zeros has no direction: its similarity is NaN.
+    """
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        cosines: Array = (a * b).sum(axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
+    return np.minimum(cosines, 1.0)
 
 
 def cosine_similarities(a: Array, b: Array) -> Array:

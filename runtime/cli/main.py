@@ -216,7 +216,7 @@ def _read_names(path: Path, rows: int) -> list[str]:
 def _load(
     arguments: argparse.Namespace, *, workers: int | None = None, device_ids: Sequence[int] | None = None
 ) -> Embedder:
-    from runtime.inference.embedder import load
+    from runtime.loading.load import load
     from runtime.session.provider_options import parse_options
 
     model = load(
@@ -324,7 +324,7 @@ def _tune(arguments: argparse.Namespace) -> int:
     if found.winner is None:
         raise report.explain_no_winner(found)
     manifest = read_manifest(arguments.artifact)
-    memory.remember(manifest, memory.make_tuning(manifest, found.tower, found.winner, options.max_latency_ms))
+    memory.remember(manifest, report.make_tuning(manifest, found.tower, found.winner, options.max_latency_ms))
     if not arguments.json:
         print(f"winner: {found.winner}; load() does so from now on")
     return 0

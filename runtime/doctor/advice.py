@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from runtime.doctor.report import Cuda, Report, ThreadBudget
+from runtime.doctor.report import Cuda, Report
+from runtime.machine.limits import ThreadBudget
 from runtime.session.providers import PROVIDERS
 
 _GPU, _CPU = PROVIDERS["cuda"], PROVIDERS["cpu"]

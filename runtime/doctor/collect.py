@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from runtime.doctor.report import Cuda, Extra, Finding, Host, Library, ProviderState, Report
-from runtime.machine.child_process import Answer, ask
+from runtime.machine.child_process import Answer, listen
 from runtime.machine.limits import examine_memory, examine_threads
 from runtime.session.providers import PROVIDERS, ExecutionProvider, installed_packages
 from runtime.version import __version__
 
+_TIMEOUT_S = 60.0
 _REQUIRED = ("numpy", "pillow", "tokenizers", "tqdm")
 _EXTRAS = {"trimesh": "mesh", "ftfy": "openclip", "pyarrow": "parquet", "ray": "ray"}
 
@@ -148,3 +149,8 @@ def _wheels() -> dict[str, str]:
     """Returns NVIDIA's distributions of CUDA's runtime and cuDNN; their names carry the major version, or do not."""
     names = {distribution.name: distribution.version for distribution in importlib.metadata.distributions()}
     return {name: names[name] for name in sorted(names) if re.match(r"nvidia[-_](cuda[-_]runtime|cudnn)", name)}
+
+
+def ask(*question: str) -> Answer:
+    """Returns what ``python -m runtime.doctor.probe QUESTION`` answers, or how it failed to."""
+    return listen([sys.executable, "-m", "runtime.doctor.probe", *question], timeout_s=_TIMEOUT_S)

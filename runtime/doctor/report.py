@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from runtime.machine.limits import Memory, ThreadBudget
+
 
 @dataclass(frozen=True, kw_only=True)
 class Host:
@@ -104,40 +106,6 @@ class Cuda:
     runtime: Library
     cudnn: Library
     wheels: Mapping[str, str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ThreadBudget:
-    """How many threads one run gets, and what bounds them.
-
-    Attributes:
-        cores: Logical cores of the host.
-        affinity: Cores that the affinity mask leaves to this process.
-        quota: The control groups' CPU quota in cores, ``None`` where none is set.
-        threads: What ``load`` uses by default.
-        variables: Environment variables that are set and that people expect to bound threads or hide devices.
-    """
-
-    cores: int
-    affinity: int
-    quota: float | None
-    threads: int
-    variables: Mapping[str, str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Memory:
-    """Memory in bytes; ``None`` where the system does not tell, or sets no limit.
-
-    Attributes:
-        total: Of the host.
-        available: That could be had without swapping.
-        limit: The control groups' limit.
-    """
-
-    total: int | None
-    available: int | None
-    limit: int | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
 
+from runtime.preprocess.padding import round_up
+
 T = TypeVar("T")
 
 
@@ -51,11 +53,6 @@ def windows(items: Iterable[T], size: int) -> Iterator[list[T]]:
     iterator = iter(items)
     while window := list(islice(iterator, size)):
         yield window
-
-
-def round_up(number: int, multiple: int) -> int:
-    """Returns the smallest multiple of ``multiple`` that is at least ``number``."""
-    return -(-number // multiple) * multiple
 
 
 def power_of_two(number: int) -> int:

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Sized
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias, overload
 
 import numpy as np
 
 from runtime.artifact.manifest import Manifest, TowerName
-from runtime.artifact.reader import check_files, read_manifest
-from runtime.errors import ProviderError, UsageError
-from runtime.inference.pipeline import Active, OnProgress, PartialEmbeddings, Pipeline, Request
-from runtime.loading.tuning_store import Tuning, recall
+from runtime.errors import UsageError
+from runtime.inference.options import EmbedOptions
+from runtime.inference.pipeline import Active, OnProgress, PartialEmbeddings
 from runtime.postprocess import Dtype, check_dtype, quantize
-from runtime.session.provider_options import ProviderOptions
-from runtime.session.session import SessionOptions
 
 if TYPE_CHECKING:
     from runtime.preprocess.image import ImageItem
@@ -33,71 +28,6 @@ Array = np.ndarray[Any, Any]
 Item: TypeAlias = "ImageItem | PointCloudItem"  # a string is a text to a text tower and a path to the others
 
 
-def load(
-    path: str | os.PathLike[str],
-    *,
-    provider: str = "auto",
-    provider_options: ProviderOptions | None = None,
-    threads: int | None = None,
-    workers: int | None = None,
-    device_ids: Sequence[int] | None = None,
-    check_hashes: bool = True,
-    tower: TowerName | None = None,
-    variant: str = "auto",
-) -> Embedder:
-    """Loads an artifact.
-
-    Where ``python -m runtime tune`` has found on this machine what is fastest for the artifact, that is done: provider,
-    variant and threads, and for images and meshes the size of a batch; ``model.provider_reason`` and
-    ``model.variant_reason`` say so. It is done only if the caller leaves all of it open: ``provider``,
-    ``provider_options``, ``threads``, ``workers``, ``device_ids`` or ``variant``, given, sets the tuning aside as a
-    whole. One of another artifact, onnxruntime, CPU, number of allowed threads or GPU counts for nothing, and so does
-    that of a single tower where two are loaded. ``batch_size`` of :meth:`Embedder.embed` comes before the tuned one.
-
-    Args:
-        path: The artifact's folder.
-        provider: ``cpu``, ``cuda``, ``tensorrt``, ``openvino``, or ``auto``: the first of cuda, openvino, cpu that
-            works here. A provider that is named is used or refused, never replaced.
-        provider_options: Settings of the provider: :class:`runtime.CudaOptions`, say.
-        threads: Threads of one run; by default as many as affinity mask and container quota allow. With workers, of
-            all of them together.
-        workers: Processes that embed side by side, each with a session of its own and its share of the threads; by
-            default the graph runs in this process. A script that uses them needs ``if __name__ == "__main__":``.
-        device_ids: GPUs, for a worker each.
-        check_hashes: Whether to compare every file with its recorded hash.
-        tower: The only tower to load, ``text`` or ``image``, where there are two; by default all.
-        variant: Which of the artifact's graphs to run: ``fp32``, as it was exported, ``optimized``, ``fp16``, ``int8``;
-            or ``auto``, for each tower the fastest on this machine and provider among those that have passed their
-            floors (see :mod:`runtime.session.variant_selection`).
-
-    Raises:
-        ArtifactError: The folder is not an artifact, is damaged, or is of another schema.
-        ProviderError: The provider is not usable; the message names the cause.
-        MissingDependencyError: No onnxruntime is installed.
-        UsageError: There is no such provider or tower, or an argument cannot be right.
-    """
-    folder = Path(path)
-    manifest = read_manifest(folder)
-    if tower is not None:
-        _check_tower(tower, manifest.towers)
-    options = SessionOptions(provider=provider, provider_options=provider_options, threads=threads, variant=variant)
-    untouched = options == SessionOptions() and workers is None and device_ids is None
-    tuning = _recall_tuning(manifest, tower) if untouched else None
-    options = options.settled()
-    from runtime.loading.openvino_precision import load_fittest
-
-    def open_embedder(options: SessionOptions) -> Embedder:
-        return Embedder(manifest, _start(folder, manifest, tower, options, workers, device_ids))
-
-    with _hashes_checked(folder, manifest) if check_hashes else nullcontext():
-        if tuning is not None:
-            try:
-                return load_fittest(folder, manifest, tuning.session_options().settled(), open_embedder)
-            except ProviderError as exc:
-                _LOG.warning("what was tuned on this machine on %s is passed over: %s", tuning, exc)
-        return load_fittest(folder, manifest, options, open_embedder)
-
-
 class Backend(Protocol):
     """What runs the graphs for an :class:`Embedder`: a pipeline in this process, or workers."""
 
@@ -106,7 +36,7 @@ class Backend(Protocol):
         """What embeds, in fact."""
 
     def stream(
-        self, items: Iterable[Any], request: Request, on_progress: OnProgress | None = None
+        self, items: Iterable[Any], embed_options: EmbedOptions, on_progress: OnProgress | None = None
     ) -> Iterator[PartialEmbeddings]:
         """Yields what becomes of ``items``, in order; see :meth:`runtime.inference.pipeline.Pipeline.stream`."""
 
@@ -305,7 +235,7 @@ class Embedder:
         Raises:
             EmbeddingBackbonesError: As :meth:`embed`, when the item's turn has come.
         """
-        request = Request(
+        embed_options = EmbedOptions(
             tower=tower,
             batch_size=batch_size,
             on_error=on_error,
@@ -314,43 +244,11 @@ class Embedder:
             truncate_dim=truncate_dim,
         )
         if tower is not None:
-            _check_tower(tower, self.towers)
+            check_tower(tower, self.towers)
         if truncate_dim is not None and truncate_dim > self.output_dim:
             raise UsageError(f"truncate_dim is {truncate_dim}, and the vectors have {self.output_dim} dimensions")
         items = _as_items(items, tower or self.towers[0])
-        return _counting_truncated(self._backend.stream(items, request, on_progress))
-
-
-def _recall_tuning(manifest: Manifest, tower: TowerName | None) -> Tuning | None:
-    towers = list(manifest.towers) if tower is None else [tower]
-    return recall(manifest, towers[0]) if len(towers) == 1 else None
-
-
-def _start(
-    folder: Path,
-    manifest: Manifest,
-    tower: TowerName | None,
-    options: SessionOptions,
-    workers: int | None,
-    device_ids: Sequence[int] | None,
-) -> Backend:
-    towers = manifest.towers if tower is None else {tower: manifest.towers[tower]}
-    if workers is None and device_ids is None:
-        return Pipeline(folder, towers, manifest.output_dim, options)
-    from runtime.inference.workers import Workers, divide
-
-    return Workers(folder, towers, manifest.output_dim, divide(options, workers, device_ids))
-
-
-@contextmanager
-def _hashes_checked(folder: Path, manifest: Manifest) -> Iterator[None]:
-    """Checks every file beside what is done in the block. What is damaged explains more than what comes of it."""
-    with ThreadPoolExecutor(1) as executor:
-        checked = executor.submit(check_files, folder, manifest)
-        try:
-            yield
-        finally:
-            checked.result()
+        return _counting_truncated(self._backend.stream(items, embed_options, on_progress))
 
 
 @contextmanager
@@ -401,7 +299,8 @@ def _join_towers(values: Mapping[TowerName, str]) -> str:
     return first if not others else ", ".join(f"{name}: {value}" for name, value in values.items())
 
 
-def _check_tower(tower: TowerName, towers: Iterable[TowerName]) -> None:
+def check_tower(tower: TowerName, towers: Iterable[TowerName]) -> None:
+    """Raise :class:`UsageError` unless ``towers`` has ``tower``."""
     if tower not in towers:
         raise UsageError(f"there is no {tower} tower; the artifact has {' and '.join(towers)}")
 

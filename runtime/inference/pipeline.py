@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from runtime.artifact.manifest import Tower, TowerName
-from runtime.errors import ItemError, UsageError
+from runtime.errors import ItemError
 from runtime.inference.batching import plan_batches, windows
+from runtime.inference.options import EmbedOptions
 from runtime.inference.tower import LoadedTower, Portions, Row, Vectors, group_key, is_truncated, row_cost
 from runtime.postprocess import truncate_and_normalize
 from runtime.preprocess import UnusableItemError, looks_like_image_path
@@ -77,29 +78,6 @@ class PreparedItem(NamedTuple):
     row: Row
 
 
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What is asked of a backend beside the items; :meth:`runtime.Embedder.embed` says what each means."""
-
-    tower: TowerName | None = None
-    batch_size: int | None = None
-    on_error: Literal["raise", "skip"] = "raise"
-    truncate: Literal["count", "error"] = "count"
-    normalize: bool = False
-    truncate_dim: int | None = None
-
-    def __post_init__(self) -> None:
-        """Refuses what cannot be right."""
-        if self.batch_size is not None and not (isinstance(self.batch_size, int) and self.batch_size >= 1):
-            raise UsageError(f"batch_size is {self.batch_size!r}, it must be a number from 1 up")
-        if self.on_error not in ("raise", "skip"):
-            raise UsageError(f"on_error is {self.on_error!r}, it must be 'raise' or 'skip'")
-        if self.truncate not in ("count", "error"):
-            raise UsageError(f"truncate is {self.truncate!r}, it must be 'count' or 'error'")
-        if self.truncate_dim is not None and not (isinstance(self.truncate_dim, int) and self.truncate_dim >= 1):
-            raise UsageError(f"truncate_dim is {self.truncate_dim!r}, it must be a number from 1 up")
-
-
 class Pipeline:
     """The loaded towers of an artifact, and the way of items through them.
 
@@ -133,7 +111,7 @@ class Pipeline:
         """Does nothing: the graphs go when nothing refers to them."""
 
     def stream(
-        self, items: Iterable[Any], request: Request, on_progress: OnProgress | None = None
+        self, items: Iterable[Any], options: EmbedOptions, on_progress: OnProgress | None = None
     ) -> Iterator[PartialEmbeddings]:
         """Yields what becomes of ``items``, in order, a window at a time.
 
@@ -143,21 +121,21 @@ class Pipeline:
 
         Args:
             items: As for :meth:`runtime.Embedder.embed`.
-            request: The rest.
+            options: The rest.
             on_progress: Is told of each batch's number of items when it is done, from another thread.
         """
-        flight = _Flight(self, request, on_progress or (lambda count: None))
-        portions = self._portions(request)
+        flight = _Flight(self, options, on_progress or (lambda count: None))
+        portions = self._portions(options)
         if isinstance(items, Sequence) and len(items) <= portions.chunk:  # threads would only take time
             if items:
                 yield flight.embed(0, [_Done(flight.prepare(0, items))])
             return
-        yield from self._stream_in_threads(items, portions, request, flight)
+        yield from self._stream_in_threads(items, portions, options, flight)
 
     def _stream_in_threads(
-        self, items: Iterable[Any], portions: Portions, request: Request, flight: _Flight
+        self, items: Iterable[Any], portions: Portions, options: EmbedOptions, flight: _Flight
     ) -> Iterator[PartialEmbeddings]:
-        size = max(portions.window, 2 * (request.batch_size or 0))
+        size = max(portions.window, 2 * (options.batch_size or 0))
         pending: deque[Future[PartialEmbeddings]] = deque()
         preparing = ThreadPoolExecutor(self.active.threads, thread_name_prefix="prepare")
         inferring = ThreadPoolExecutor(1, thread_name_prefix="infer")
@@ -179,9 +157,9 @@ class Pipeline:
             preparing.shutdown(wait=False, cancel_futures=True)
             inferring.shutdown(wait=False, cancel_futures=True)
 
-    def _portions(self, request: Request) -> Portions:
+    def _portions(self, options: EmbedOptions) -> Portions:
         """Returns those of the one tower that is sure to be used, or of the most demanding one."""
-        towers = [self.towers[request.tower]] if request.tower else list(self.towers.values())
+        towers = [self.towers[options.tower]] if options.tower else list(self.towers.values())
         return min((tower.portions for tower in towers), key=lambda portions: portions.window)
 
 
@@ -197,10 +175,10 @@ class _Done(NamedTuple):
 class _Flight:
     """One call's way through the pipeline."""
 
-    def __init__(self, pipeline: Pipeline, request: Request, on_progress: OnProgress) -> None:
+    def __init__(self, pipeline: Pipeline, options: EmbedOptions, on_progress: OnProgress) -> None:
         self.stop = Stop()
         self._pipeline = pipeline
-        self._request = request
+        self._options = options
         self._on_progress = on_progress
 
     def prepare(self, start: int, items: Sequence[Any]) -> Prepared:
@@ -210,7 +188,7 @@ class _Flight:
         for name, tower in self._pipeline.towers.items():
             positions = [position for position, choice in enumerate(choices) if choice == name]
             chosen = tower.prepare(
-                [items[position] for position in positions], truncate=self._request.truncate == "count"
+                [items[position] for position in positions], truncate=self._options.truncate == "count"
             )
             rows |= zip(positions, chosen, strict=True)
         return [
@@ -222,13 +200,13 @@ class _Flight:
         """Runs together what can go together, and returns the vectors in the order of the items."""
         items = [item for future in prepared for item in future.result()]
         failures = [item for item in items if isinstance(item, ItemError)]
-        if failures and self._request.on_error == "raise":
+        if failures and self._options.on_error == "raise":
             raise failures[0]
         usable = [(index, item) for index, item in enumerate(items, start) if isinstance(item, PreparedItem)]
         vectors = self._run([item for _, item in usable])
         self._on_progress(len(failures))
         return PartialEmbeddings(
-            truncate_and_normalize(vectors, self._request.truncate_dim, self._request.normalize),
+            truncate_and_normalize(vectors, self._options.truncate_dim, self._options.normalize),
             np.array([index for index, _ in usable], dtype=np.int64),
             failures,
             np.array([index for index, item in usable if is_truncated(item.row)], dtype=np.int64),
@@ -242,15 +220,15 @@ class _Flight:
         for (name, _), positions in groups.items():
             tower = self._pipeline.towers[name]
             costs = [row_cost(items[position].row) for position in positions]
-            for batch in plan_batches(costs, tower.limit(self._request.batch_size)):
+            for batch in plan_batches(costs, tower.limit(self._options.batch_size)):
                 chosen = [positions[at] for at in batch]
                 vectors[chosen] = tower.embed([items[position].row for position in chosen], self.stop)
                 self._on_progress(len(chosen))
         return vectors
 
     def _choose_tower(self, item: object) -> TowerName | UnusableItemError:
-        if self._request.tower is not None:
-            return self._request.tower
+        if self._options.tower is not None:
+            return self._options.tower
         if len(self._pipeline.towers) == 1:
             return next(iter(self._pipeline.towers))
         if not isinstance(item, str):

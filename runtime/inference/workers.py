@@ -17,7 +17,8 @@ import numpy as np
 from runtime.artifact.manifest import Tower, TowerName
 from runtime.errors import EmbeddingBackbonesError, InferenceError, ItemError, UsageError
 from runtime.inference.batching import windows
-from runtime.inference.pipeline import Active, OnProgress, PartialEmbeddings, Pipeline, Request
+from runtime.inference.options import EmbedOptions
+from runtime.inference.pipeline import Active, OnProgress, PartialEmbeddings, Pipeline
 from runtime.inference.tower import PORTIONS
 from runtime.session.provider_options import OPTIONS, replace_device
 from runtime.session.providers import PROVIDERS
@@ -83,7 +84,7 @@ class Workers:
         self._portions = min((PORTIONS[name, device] for name in towers), key=lambda portions: portions.window)
 
     def stream(
-        self, items: Iterable[Any], request: Request, on_progress: OnProgress | None = None
+        self, items: Iterable[Any], embed_options: EmbedOptions, on_progress: OnProgress | None = None
     ) -> Iterator[PartialEmbeddings]:
         """Yields what becomes of ``items``, in order; see :meth:`runtime.inference.pipeline.Pipeline.stream`.
 
@@ -93,7 +94,7 @@ class Workers:
             InferenceError: A worker has died.
         """
         with self._lock:
-            flight = _Flight(self._workers, windows(items, self._window(items)), request)
+            flight = _Flight(self._workers, windows(items, self._window(items)), embed_options)
             try:
                 for part in flight:
                     if on_progress:
@@ -128,7 +129,7 @@ class _Worker:
         self._process.start()
         remote.close()
 
-    def send(self, task: tuple[list[Any], Request]) -> None:
+    def send(self, task: tuple[list[Any], EmbedOptions]) -> None:
         try:
             self.line.send(task)
         except OSError as exc:
@@ -160,9 +161,9 @@ class _Worker:
 class _Flight:
     """One call's windows on their way through the workers."""
 
-    def __init__(self, workers: Sequence[_Worker], todo: Iterator[list[Any]], request: Request) -> None:
+    def __init__(self, workers: Sequence[_Worker], todo: Iterator[list[Any]], embed_options: EmbedOptions) -> None:
         self._todo = todo
-        self._request = request
+        self._options = embed_options
         self._idle = list(workers)
         self._busy: dict[_Line, tuple[_Worker, int]] = {}
         self._done: dict[int, PartialEmbeddings | EmbeddingBackbonesError] = {}
@@ -190,7 +191,7 @@ class _Flight:
 
     def _send(self, window: list[Any], number: int) -> None:
         worker = self._idle.pop()
-        worker.send((window, self._request))
+        worker.send((window, self._options))
         self._busy[worker.line] = worker, number
 
     def _receive(self) -> None:
@@ -217,15 +218,15 @@ def _serve(
         return
     with suppress(EOFError, OSError):
         while True:
-            items, request = line.recv()
-            line.send(_embed_window(pipeline, items, request))
+            items, embed_options = line.recv()
+            line.send(_embed_window(pipeline, items, embed_options))
 
 
 def _embed_window(
-    pipeline: Pipeline, items: list[Any], request: Request
+    pipeline: Pipeline, items: list[Any], embed_options: EmbedOptions
 ) -> PartialEmbeddings | EmbeddingBackbonesError:
     try:
-        parts = list(pipeline.stream(items, request))
+        parts = list(pipeline.stream(items, embed_options))
     except EmbeddingBackbonesError as exc:
         return exc
     return PartialEmbeddings(

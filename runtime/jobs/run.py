@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,7 +12,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from runtime.artifact.manifest import SEAL
 from runtime.errors import ItemError, OutputError, UsageError
 from runtime.inference.embedder import quiet
 from runtime.jobs.inputs import Inputs, open_inputs
@@ -229,7 +227,7 @@ def _with_way_out(failure: ItemError) -> ItemError:
 def _fingerprint(model: Embedder, job: Job) -> dict[str, Any]:
     return {
         "journal's schema": SCHEMA,
-        "artifact": json.loads(model.manifest.to_json())[SEAL],
+        "artifact": model.manifest.sha256,
         "tower": list(model.towers),
         "variant": model.variant,
         "normalize": job.normalize,

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from runtime.artifact.manifest import Manifest
 from runtime.artifact.parity import BF16_TOLERANCE, near_one
 from runtime.errors import EmbeddingBackbonesError, ProviderError
 from runtime.inference.embedder import Embedder
-from runtime.loading.verify import verify_towers
+from runtime.loading.golden import verify_towers
 from runtime.machine.cpu import bf16_units
 from runtime.session.provider_options import OpenVinoOptions, usable_cache
 from runtime.session.providers import PROVIDERS, available_providers, installed_packages
@@ -127,7 +128,7 @@ def _memory(manifest: Manifest, options: SessionOptions) -> Path | None:
     """Returns the file that remembers the decision for this artifact, these packages, and this kind of CPU."""
     chosen = options.provider_options
     folder = usable_cache("openvino", chosen.cache_folder) if isinstance(chosen, OpenVinoOptions) else None
-    known = [manifest.to_json(), installed_packages(), os.uname().machine, sorted(bf16_units())]
+    known = [manifest.to_json(), installed_packages(), platform.machine(), sorted(bf16_units())]
     return Path(folder, f"bf16-{hashlib.sha256(json.dumps(known).encode()).hexdigest()[:32]}.json") if folder else None
 
 

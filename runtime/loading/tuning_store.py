@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime as dt
 import hashlib
 import json
 import os
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from runtime.artifact.json_schema import decode
-from runtime.artifact.manifest import SEAL, Manifest, TowerName
+from runtime.artifact.manifest import Manifest, TowerName
 from runtime.artifact.variants import VariantName
 from runtime.errors import ManifestError, OutputError, UsageError
 from runtime.machine import cpu as hardware
@@ -21,7 +20,6 @@ from runtime.machine.threads import available_threads
 from runtime.session.provider_options import CACHE_VARIABLE, default_cache, usable_cache
 from runtime.session.providers import installed_packages
 from runtime.session.session import SessionOptions
-from runtime.tune.report import Measured
 
 LARGEST_BATCH = 4096
 _FOLDER = "tuned"
@@ -119,20 +117,6 @@ def this_machine() -> Machine:
     )
 
 
-def make_tuning(manifest: Manifest, tower: TowerName, winner: Measured, max_latency_ms: float | None) -> Tuning:
-    """Returns the record of a winner on this machine, of today."""
-    document = dataclasses.asdict(winner) | dataclasses.asdict(winner.setting)
-    kept = {name: document[name] for name in document.keys() & {field.name for field in dataclasses.fields(Tuning)}}
-    return Tuning(
-        date=dt.datetime.now().astimezone().date().isoformat(),
-        artifact=_seal(manifest),
-        tower=tower,
-        machine=this_machine(),
-        max_latency_ms=max_latency_ms,
-        **kept,
-    )
-
-
 def recall(manifest: Manifest, tower: TowerName) -> Tuning | None:
     """Returns what was found for a tower on this machine; ``None`` if nothing was, or not in full."""
     machine = this_machine()
@@ -142,7 +126,7 @@ def recall(manifest: Manifest, tower: TowerName) -> Tuning | None:
     except (OSError, ValueError, RuntimeError, ManifestError):  # a recursion too deep and a missing home are the third
         return None
     known = (found.artifact, found.tower, found.machine)
-    return found if known == (_seal(manifest), tower, machine) else None
+    return found if known == (manifest.sha256, tower, machine) else None
 
 
 def check_memory() -> None:
@@ -190,10 +174,6 @@ def forget(manifest: Manifest, tower: TowerName) -> bool:
 
 
 def _place(folder: Path, manifest: Manifest, tower: TowerName, machine: Machine) -> Path:
-    known = [_seal(manifest), tower, dataclasses.asdict(machine)]
+    known = [manifest.sha256, tower, dataclasses.asdict(machine)]
     digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
     return folder / f"{digest[:32]}.json"
-
-
-def _seal(manifest: Manifest) -> str:
-    return str(json.loads(manifest.to_json())[SEAL])

@@ -1,4 +1,9 @@
-"""Asks another process, since a broken library crashes or hangs the one that loads it."""
+"""Child processes that answer in JSON.
+
+A broken library crashes or hangs the process that loads it, so this project loads it in a child. :func:`listen` runs a
+child that answers once. :class:`JsonWorker` keeps a child that answers each line it is sent; :func:`serve` is the
+child's side.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +14,15 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from runtime.errors import EmbeddingBackbonesError, InferenceError
 
 _ROOT = Path(__file__).parents[2]
-_TIMEOUT_S = 60.0
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -34,17 +41,11 @@ class Answer:
     log: str
 
 
-def ask(*question: str) -> Answer:
-    """Returns what ``python -m runtime.doctor.probe QUESTION`` answers, or how it failed to."""
-    return listen([sys.executable, "-m", "runtime.doctor.probe", *question], timeout_s=_TIMEOUT_S)
-
-
 def listen(command: Sequence[str], *, timeout_s: float) -> Answer:
     """Runs ``command`` and returns the JSON object that is its last line of output, or how it failed to print one."""
-    path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
     child = subprocess.Popen(
         command,
-        env=os.environ | {"PYTHONPATH": path},
+        env=_environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -58,6 +59,118 @@ def listen(command: Sequence[str], *, timeout_s: float) -> Answer:
     finally:
         _end(child)
     return _read(child.returncode, output, _last_line(errors))
+
+
+class JsonWorker:
+    """A child process that answers each line that it is sent with a line of JSON."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        environment: Mapping[str, str] | None = None,
+        log: Path | None = None,
+        timeout_s: float | None = None,
+    ) -> None:
+        """Start the child.
+
+        Args:
+            command: Its command line; the child calls :func:`serve`.
+            environment: Variables to set in addition to those of this process.
+            log: File for its standard error; by default it shares that of this process.
+            timeout_s: Seconds to wait for an answer before the child is killed; ``None``: wait for ever.
+        """
+        self._log = log
+        self._timeout_s = timeout_s
+        with contextlib.ExitStack() as stack:
+            errors: IO[str] | None = stack.enter_context(log.open("w")) if log else None
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env=_environment() | (environment or {}),
+                # A terminal sends Ctrl-C to the parent alone, which then ends the child without a traceback.
+                **({} if os.name == "nt" else {"process_group": 0}),
+            )
+
+    def ask(self, question: str) -> dict[str, Any]:
+        """Send a line and return the answer.
+
+        Raises:
+            InferenceError: The child has died.
+            EmbeddingBackbonesError: The child answered with an error.
+        """
+        try:
+            print(question, file=self._process.stdin, flush=True)
+        except (OSError, ValueError) as exc:
+            raise self._death() from exc
+        return self.receive()
+
+    def receive(self) -> dict[str, Any]:
+        """Return the next answer, one that the child gives unasked.
+
+        Raises:
+            InferenceError: The child has died.
+            EmbeddingBackbonesError: The child answered with an error.
+        """
+        line = self._read_line()
+        if not line:
+            raise self._death()
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise EmbeddingBackbonesError(answer["error"])
+        return answer
+
+    def close(self) -> None:
+        """End the child."""
+        self._process.kill()
+        with contextlib.suppress(OSError, ValueError):  # what it was still to be sent
+            self._process.communicate()
+
+    def _read_line(self) -> str:
+        if self._process.stdout is None or self._process.stdout.closed:
+            return ""
+        if self._timeout_s is None:
+            return self._process.stdout.readline()
+        timer = threading.Timer(self._timeout_s, self._process.kill)
+        timer.start()
+        try:
+            return self._process.stdout.readline()
+        finally:
+            timer.cancel()
+
+    def _death(self) -> InferenceError:
+        code = self._process.wait()
+        last = _last_line(self._log.read_text(errors="replace")) if self._log else ""
+        return InferenceError(f"the child process died (exit code {code}): {last or 'perhaps it ran out of memory'}")
+
+
+def serve(answers: Iterable[Mapping[str, Any]]) -> None:
+    """Print each answer as a line of JSON: the child's side of :class:`JsonWorker`.
+
+    What libraries print goes to standard error, so that it cannot be taken for an answer. If nobody reads the answers
+    any more, as after Ctrl-C, the process ends at once.
+    """
+    with os.fdopen(os.dup(1), "w") as output:
+        os.dup2(2, 1)
+        for answer in answers:
+            try:
+                print(json.dumps(answer), file=output, flush=True)
+            except BrokenPipeError:
+                os._exit(1)  # an ordinary exit would complain that it cannot flush
+
+
+def questions() -> Iterable[str]:
+    """Yield the lines that the parent sends, until it closes the child's standard input."""
+    for line in sys.stdin:
+        yield line.strip()
+
+
+def _environment() -> dict[str, str]:
+    """Return this process's environment, from which a child can import this project's packages."""
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))}
 
 
 def _end(child: subprocess.Popen[str]) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.doctor.report import Memory, ThreadBudget
 from runtime.machine.threads import allowed_cores, available_threads, control_groups, cpu_quota, read_or_empty
 
 _VARIABLES = (
@@ -18,6 +19,40 @@ _VARIABLES = (
     "CUDA_VISIBLE_DEVICES",
 )
 _UNLIMITED = 1 << 60  # version 1 writes "no limit" as the largest multiple of a page
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThreadBudget:
+    """How many threads one run gets, and what bounds them.
+
+    Attributes:
+        cores: Logical cores of the host.
+        affinity: Cores that the affinity mask leaves to this process.
+        quota: The control groups' CPU quota in cores, ``None`` where none is set.
+        threads: What ``load`` uses by default.
+        variables: Environment variables that are set and that people expect to bound threads or hide devices.
+    """
+
+    cores: int
+    affinity: int
+    quota: float | None
+    threads: int
+    variables: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Memory in bytes; ``None`` where the system does not tell, or sets no limit.
+
+    Attributes:
+        total: Of the host.
+        available: That could be had without swapping.
+        limit: The control groups' limit.
+    """
+
+    total: int | None
+    available: int | None
+    limit: int | None
 
 
 def examine_threads(root: Path = Path("/")) -> ThreadBudget:

@@ -15,8 +15,8 @@ from tokenizers import Encoding, Tokenizer
 
 from runtime.artifact.manifest import TextPreprocessing
 from runtime.errors import IntegrityError, MissingDependencyError
-from runtime.inference.batching import round_up
 from runtime.preprocess import UnusableItemError, prepare_each
+from runtime.preprocess.padding import round_up
 
 
 class Tokens(NamedTuple):

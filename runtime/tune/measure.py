@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 from runtime.artifact.manifest import Manifest, TextPreprocessing, Tower, TowerName
 from runtime.artifact.reader import check_files, read_manifest
 from runtime.errors import EmbeddingBackbonesError, ProviderError, UsageError
+from runtime.loading.golden import read_golden
 from runtime.loading.tuning_store import LARGEST_BATCH
-from runtime.loading.verify import read_golden
 from runtime.machine.threads import available_threads
 from runtime.session.providers import ExecutionProvider, available_providers, find_obstacle, find_provider
 from runtime.session.variant_selection import find_obstacle as find_variant_obstacle

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from runtime import console
-from runtime.artifact.manifest import TowerName
+from runtime.artifact.manifest import Manifest, TowerName
 from runtime.artifact.parity import near_one
 from runtime.errors import TuningError
+from runtime.loading.tuning_store import Tuning, this_machine
 from runtime.tune.candidate import Setting
 
 _UNSTEADY = 0.1  # above which a few percent between two cases mean nothing
@@ -180,3 +182,17 @@ def round_figure(figure: float) -> str:
 
 def _mark(wins: bool, in_front: bool) -> str:
     return ", ".join(["winner"] * wins + ["front"] * in_front)
+
+
+def make_tuning(manifest: Manifest, tower: TowerName, winner: Measured, max_latency_ms: float | None) -> Tuning:
+    """Returns the record of a winner on this machine, of today."""
+    document = dataclasses.asdict(winner) | dataclasses.asdict(winner.setting)
+    kept = {name: document[name] for name in document.keys() & {field.name for field in dataclasses.fields(Tuning)}}
+    return Tuning(
+        date=dt.datetime.now().astimezone().date().isoformat(),
+        artifact=manifest.sha256,
+        tower=tower,
+        machine=this_machine(),
+        max_latency_ms=max_latency_ms,
+        **kept,
+    )

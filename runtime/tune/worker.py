@@ -18,8 +18,9 @@ from typing import Any, TextIO
 
 from runtime.artifact.manifest import TowerName
 from runtime.errors import EmbeddingBackbonesError
-from runtime.inference.embedder import Embedder, load, quiet
-from runtime.loading.verify import read_golden, verify_towers
+from runtime.inference.embedder import Embedder, quiet
+from runtime.loading.golden import read_golden, verify_towers
+from runtime.loading.load import load
 
 _CALLS = 4  # that a turn times, unless they are slow
 _LONG_ENOUGH_S = 0.5

@@ -15,7 +15,7 @@ from exporters.catalogue.spec import BackboneSpec
 from exporters.errors import DestinationError
 from exporters.families.cnn.tower import Cnn
 from runtime.artifact.reader import read_manifest
-from runtime.loading.verify import read_golden
+from runtime.loading.golden import read_golden
 
 ExportTiny = Callable[[BackboneSpec, Cnn, Path], Path]
 

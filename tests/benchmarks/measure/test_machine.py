@@ -20,8 +20,8 @@ from benchmarks.measure.gpus import find_gpus
 from benchmarks.measure.machine import this_machine
 from benchmarks.results.schema import Gpu, Machine
 from runtime.artifact.json_schema import decode
-from runtime.doctor.report import Memory, ThreadBudget
 from runtime.machine.child_process import Answer
+from runtime.machine.limits import Memory, ThreadBudget
 
 H200 = Gpu(name="NVIDIA H200", memory_bytes=150_000_000_000, driver="580.95.05")
 

@@ -21,7 +21,6 @@ from runtime.cli.main import main
 from runtime.doctor import Report, describe_report, examine, find_advice
 from runtime.doctor import collect as examination
 from runtime.doctor import probe as witness
-from runtime.machine import child_process as isolation
 from runtime.machine.child_process import Answer, listen
 from runtime.machine.limits import examine_memory, examine_threads
 from runtime.session import providers
@@ -306,7 +305,7 @@ def test_an_answer_is_the_last_line() -> None:
 def test_a_witness_finds_the_runtime_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PYTHONPATH", raising=False)
-    assert isolation.ask("probe", "cpu") == Answer(facts={}, failure=None, log="")
+    assert examination.ask("probe", "cpu") == Answer(facts={}, failure=None, log="")
 
 
 def test_wrong_numbers_are_no_success(monkeypatch: pytest.MonkeyPatch) -> None:

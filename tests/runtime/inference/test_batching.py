@@ -5,7 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from runtime.inference.batching import BatchLimit, plan_batches, power_of_two, round_up, windows
+from runtime.inference.batching import BatchLimit, plan_batches, power_of_two, windows
+from runtime.preprocess.padding import round_up
 
 LENGTHS: list[int] = np.random.default_rng(0).integers(1, 300, 500).tolist()
 

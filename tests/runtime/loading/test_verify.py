@@ -12,7 +12,7 @@ import pytest
 import runtime
 from runtime.artifact.manifest import Tolerance
 from runtime.artifact.parity import measure_agreement, near_one
-from runtime.loading.verify import read_golden
+from runtime.loading.golden import read_golden
 
 
 def test_golden_vectors_are_reproduced(exported: Path, exported_float32: Path) -> None:

@@ -28,7 +28,7 @@ from runtime.errors import InferenceError, OutputError, TuningError, UsageError
 from runtime.inference.pipeline import Pipeline
 from runtime.inference.tower import PORTIONS, _resize
 from runtime.loading import tuning_store as memory
-from runtime.loading.tuning_store import make_tuning, recall, remember
+from runtime.loading.tuning_store import recall, remember
 from runtime.machine import cpu as hardware
 from runtime.tune.candidate import ProcessContestant, Setting
 from runtime.tune.measure import TuneOptions, find_tower, measure
@@ -38,6 +38,7 @@ from runtime.tune.report import (
     Report,
     describe_report,
     explain_no_winner,
+    make_tuning,
     pareto_front,
     report_to_json,
     summarize,

@@ -1,0 +1,45 @@
+"""Options of an embedding call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from runtime.artifact.manifest import TowerName
+from runtime.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedOptions:
+    """How items are embedded. The CLI, jobs, Ray workers and :meth:`runtime.Embedder.embed` all share this record.
+
+    Attributes:
+        tower: Tower that embeds the items; ``None``: choose by the type of each item.
+        batch_size: Maximum items per batch; ``None``: choose by a budget of tokens, images or points.
+        on_error: ``raise`` stops at the first unusable item; ``skip`` leaves it out and reports it.
+        truncate: ``count`` cuts texts that are too long and counts them; ``error`` treats them as unusable.
+        normalize: Whether to scale vectors to unit length.
+        truncate_dim: Number of leading dimensions to keep; ``None``: all.
+    """
+
+    tower: TowerName | None = None
+    batch_size: int | None = None
+    on_error: Literal["raise", "skip"] = "raise"
+    truncate: Literal["count", "error"] = "count"
+    normalize: bool = False
+    truncate_dim: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            UsageError: A value is out of range.
+        """
+        if self.batch_size is not None and not (isinstance(self.batch_size, int) and self.batch_size >= 1):
+            raise UsageError(f"batch_size is {self.batch_size!r}, it must be a number from 1 up")
+        if self.on_error not in ("raise", "skip"):
+            raise UsageError(f"on_error is {self.on_error!r}, it must be 'raise' or 'skip'")
+        if self.truncate not in ("count", "error"):
+            raise UsageError(f"truncate is {self.truncate!r}, it must be 'count' or 'error'")
+        if self.truncate_dim is not None and not (isinstance(self.truncate_dim, int) and self.truncate_dim >= 1):
+            raise UsageError(f"truncate_dim is {self.truncate_dim!r}, it must be a number from 1 up")

@@ -1,0 +1,37 @@
+"""Make ONNX Runtime's session options. Every session of this project gets its options here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from runtime.session.providers import import_onnxruntime
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+_LOG_ERRORS_ONLY = 3
+# On a CPU without VNNI, ONNX Runtime adds products of unsigned and signed 8-bit integers in 16 bits and saturates.
+# This entry makes it use unsigned weights there, which is slower and exact. It has no effect on other CPUs.
+EXACT_INT8 = {"session.x64quantprecision": "1"}
+SLOW_ON_CPU = ["SkipLayerNormFusion"]  # of onnxruntime 1.31: its operator takes three times as long as the two it fuses
+
+
+def session_options(
+    *, threads: int, optimization: str = "ORT_ENABLE_ALL", config: Mapping[str, str] | None = None
+) -> onnxruntime.SessionOptions:
+    """Make session options that log errors only.
+
+    Args:
+        threads: Threads of one run; 0 lets ONNX Runtime choose.
+        optimization: Name of a member of ``onnxruntime.GraphOptimizationLevel``.
+        config: Session configuration entries.
+    """
+    ort = import_onnxruntime()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = _LOG_ERRORS_ONLY
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, optimization)
+    for key, value in (config or {}).items():
+        options.add_session_config_entry(key, value)
+    return options
