@@ -13,7 +13,7 @@ from PIL import Image
 
 from benchmarks.contenders.protocol import Array, Subject, usable
 from benchmarks.measure.worker import write_arrays
-from exporters.calibration.dataset import MIN_ITEMS, load_corpus
+from exporters.calibration.dataset import MIN_ITEMS, load_calibration_dataset
 from runtime.artifact.manifest import TowerName
 from runtime.errors import EmbeddingBackbonesError, UsageError
 from runtime.inference.tower import Row, build_preprocessor, group_key
@@ -65,7 +65,7 @@ def load_items(kind: TowerName, own: Path | None, scratch: Path) -> Items:
         return _load_own(kind, own, count)
     if kind == "mesh":
         return _files("tori of many shapes", [_write_torus(scratch, number) for number in range(count)])
-    corpus = load_corpus(kind, None, count)
+    corpus = load_calibration_dataset(kind, None, count)
     held_out = corpus.held_out[:count]
     if kind == "image":
         return _files(corpus.source, [_write_photo(scratch, number, photo) for number, photo in enumerate(held_out)])

@@ -1,1 +1,1 @@
-"""Calibration items, and the value ranges that tensors take on them."""
+"""Choose calibration items, and measure the values that a graph's tensors take on them."""

@@ -1,11 +1,11 @@
-"""What values a graph's tensors take on samples: a pair for each tensor, or for each channel of one."""
+"""Measure the range of each tensor of a graph, or the peak of each of its channels, on calibration batches."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, get_args
 
@@ -16,13 +16,15 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod
 from onnxruntime.quantization.calibrate import TensorData, TensorsData, create_calibrator
 
 from exporters.errors import QuantizationError
+from exporters.graph.initializers import add_initializer
+from exporters.graph.onnx_file import write_temporary_graph
 from runtime.artifact.variants import CalibrationMethod as Method
 from runtime.errors import one_line
 from runtime.machine.threads import available_threads
-from runtime.session.session import EXACT_PRODUCTS
+from runtime.session.options import EXACT_INT8, session_options
 
 Array: TypeAlias = np.ndarray[Any, Any]
-Samples: TypeAlias = Sequence[Mapping[str, Array]]
+Batches: TypeAlias = Sequence[Mapping[str, Array]]  # the graph's inputs by name, one mapping per run
 Ranges: TypeAlias = Mapping[str, tuple[float, float]]
 
 _METHODS = {
@@ -31,79 +33,74 @@ _METHODS = {
     "percentile": CalibrationMethod.Percentile,
 }
 
-_ENTROPY_BINS = 1024  # onnxruntime's default, 128, is the number of levels it tries to fit: nothing would be cut
+_ENTROPY_BINS = 1024  # onnxruntime's default of 128 equals its number of quantization levels, so it would cut nothing
 
 
-def check_samples(samples: Samples, method: str = "minmax") -> None:
-    """Raises :class:`QuantizationError` if there are no samples or there is no such method."""
+def check_batches(batches: Batches, method: str = "minmax") -> None:
+    """Raise :class:`QuantizationError` if there are no calibration batches or if the method is unknown."""
     if method not in get_args(Method):
         raise QuantizationError(f"method is {method!r}, it must be one of {', '.join(get_args(Method))}")
-    if not samples or not all(len(array) for sample in samples for array in sample.values()):
-        raise QuantizationError(
-            "there are no samples to take the ranges of int8 from; give some items of the real kind"
-        )
+    if not batches or not all(len(array) for batch in batches for array in batch.values()):
+        raise QuantizationError("there are no calibration batches for int8; give some items of the real kind")
 
 
 def open_session(graph: Path, threads: int | None = None) -> onnxruntime.InferenceSession:
-    """Opens ``graph`` on the CPU provider, at its default optimizations.
+    """Open ``graph`` on the CPU provider with ONNX Runtime's default optimizations.
 
     Args:
         graph: An ONNX file.
-        threads: How many it may take; by default as many as affinity mask and container quota allow.
+        threads: Threads of one run. ``None`` means as many as the affinity mask and the container quota allow.
 
     Raises:
-        QuantizationError: onnxruntime does not take the graph.
+        QuantizationError: onnxruntime cannot load the graph.
     """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = threads or available_threads(), 3
-    options.add_session_config_entry(*EXACT_PRODUCTS)
+    options = session_options(threads=threads or available_threads(), config=EXACT_INT8)
     try:
         return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    except Exception as exc:  # onnxruntime's exceptions have no common class but this one
-        raise QuantizationError(f"onnxruntime cannot load the graph on its way to 8 bits: {one_line(exc)}") from exc
+    except Exception as exc:  # onnxruntime's exceptions have no other common class
+        raise QuantizationError(f"onnxruntime cannot load the graph during quantization: {one_line(exc)}") from exc
 
 
-def run_all(session: onnxruntime.InferenceSession, samples: Samples, extra: Mapping[str, Array]) -> Array:
-    """Returns the first output for every row of ``samples``, ``[rows, dim]``, with ``extra`` fed to every run."""
-    return np.concatenate([session.run(None, {**sample, **extra})[0] for sample in samples])
+def run_batches(session: onnxruntime.InferenceSession, batches: Batches, extra_inputs: Mapping[str, Array]) -> Array:
+    """Return the first output of every row, ``[rows, dim]``, with ``extra_inputs`` added to every batch."""
+    return np.concatenate([session.run(None, {**batch, **extra_inputs})[0] for batch in batches])
 
 
-def channel_peaks(model: ir.Model, channels: Mapping[str, int], samples: Samples) -> dict[str, Array]:
-    """Returns the largest absolute value in each channel of some tensors over all samples, ``[channels]`` float32.
+def channel_peaks(model: ir.Model, channels: Mapping[str, int], batches: Batches) -> dict[str, Array]:
+    """Return the largest absolute value in each channel of some tensors, ``[channels]`` float32 by tensor.
 
     Args:
-        model: The graph; it is left as it is.
-        channels: The length of the last axis, by tensor. Only the peaks leave the graph, so memory stays that of a run.
-        samples: Batches of the graph's inputs, not empty.
+        model: The graph. It is not changed.
+        channels: Length of the last axis, by tensor. The graph returns only the peaks, so memory stays that of a run.
+        batches: Batches of the graph's inputs, not empty.
     """
     if not channels:
         return {}
-    probe = model.clone()
+    instrumented = model.clone()
     for name, size in channels.items():
-        _add_peak(probe.graph, name, size)
+        _add_peak(instrumented.graph, name, size)
     with tempfile.TemporaryDirectory() as folder:
-        path = save(probe, Path(folder) / "peaks.onnx")
-        session = open_session(path)
-    wanted = [_peak_name(name) for name in channels]
-    peaks = [np.max(columns, axis=0) for columns in zip(*(session.run(wanted, s) for s in samples), strict=True)]
+        session = open_session(write_temporary_graph(Path(folder) / "peaks.onnx", instrumented))
+    outputs = [_peak_name(name) for name in channels]
+    peaks = [np.max(columns, axis=0) for columns in zip(*(session.run(outputs, b) for b in batches), strict=True)]
     return dict(zip(channels, peaks, strict=True))
 
 
 def tensor_ranges(
-    graph: Path, op_types: Sequence[str], samples: Samples, method: Method
+    graph: Path, op_types: Sequence[str], batches: Batches, method: Method
 ) -> dict[str, tuple[float, float]]:
-    """Returns the range of every input and output of the nodes of some types, by onnxruntime's calibrators.
+    """Return the range of every input and output of nodes of some types, measured by onnxruntime's calibrators.
 
-    One sample's tensors are in memory at a time: samples are given to the calibrator one by one.
+    The calibrator gets one batch at a time, so memory holds the tensors of one batch.
 
     Args:
-        graph: The float graph.
-        op_types: The types of node.
-        samples: Batches of its inputs, not empty.
-        method: ``minmax`` takes the extremes; ``entropy`` cuts where the histogram's divergence is least;
-            ``percentile`` cuts a hundred-thousandth of the values.
+        graph: The float32 graph.
+        op_types: Operator types of the nodes.
+        batches: Batches of the graph's inputs, not empty.
+        method: ``minmax`` takes the extremes. ``entropy`` cuts the histogram where its divergence is smallest.
+            ``percentile`` cuts off a hundred-thousandth of the values.
     """
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):  # they print
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):  # calibrators print
         calibrator = create_calibrator(
             graph,
             op_types,
@@ -112,14 +109,14 @@ def tensor_ranges(
             use_external_data_format=True,
             extra_options={"num_bins": _ENTROPY_BINS} if method == "entropy" else {},
         )
-        for sample in samples:
-            calibrator.collect_data(_Reader([sample]))
+        for batch in batches:
+            calibrator.collect_data(_Reader([batch]))
         found = calibrator.compute_data()
     return {name: (float(np.min(data.lowest)), float(np.max(data.highest))) for name, data in found.items()}
 
 
 def to_tensors_data(ranges: Ranges) -> TensorsData:
-    """Returns ``ranges`` as onnxruntime's quantizer takes them."""
+    """Return ``ranges`` in the form that onnxruntime's quantizer takes."""
     return TensorsData(
         CalibrationMethod.MinMax,
         {
@@ -129,26 +126,18 @@ def to_tensors_data(ranges: Ranges) -> TensorsData:
     )
 
 
-def save(model: ir.Model, path: Path) -> Path:
-    """Writes ``model`` for a moment, the weights beside it, which lifts protobuf's limit; returns ``path``."""
-    ir.save(model, path, external_data=f"{path.name}.data")
-    return path
-
-
 class _Reader(CalibrationDataReader):  # type: ignore[misc]
-    def __init__(self, samples: Samples) -> None:
-        self._samples: Iterator[Mapping[str, Array]] = iter(samples)
+    def __init__(self, batches: Batches) -> None:
+        self._batches = iter(batches)
 
     def get_next(self) -> Mapping[str, Array] | None:
-        return next(self._samples, None)
+        return next(self._batches, None)
 
 
 def _add_peak(graph: ir.Graph, name: str, size: int) -> None:
     value = next(value for node in graph for value in node.outputs if value.name == name)
-    shape, axis = (
-        add_constant(graph, f"{name}/shape", np.array([-1, size])),
-        add_constant(graph, f"{name}/axis", np.array([0])),
-    )
+    shape = add_initializer(graph, f"{name}/shape", np.array([-1, size]))
+    axis = add_initializer(graph, f"{name}/axis", np.array([0]))
     magnitude = ir.node("Abs", [value])
     rows = ir.node("Reshape", [magnitude.outputs[0], shape])
     peak = ir.node("ReduceMax", [rows.outputs[0], axis], {"keepdims": 0})
@@ -160,15 +149,3 @@ def _add_peak(graph: ir.Graph, name: str, size: int) -> None:
 
 def _peak_name(name: str) -> str:
     return f"{name}/peak"
-
-
-def add_constant(graph: ir.Graph, name: str, array: Array) -> ir.Value:
-    """Gives ``graph`` an initializer."""
-    value = ir.Value(
-        name=name,
-        const_value=ir.tensor(array, name=name),
-        shape=ir.Shape(array.shape),
-        type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
-    )
-    graph.register_initializer(value)
-    return value

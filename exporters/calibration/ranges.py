@@ -1,4 +1,4 @@
-"""How large the values within a graph become; what their types are."""
+"""Measure the largest absolute value of each tensor of a graph, and infer the type of each tensor."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import onnxruntime as ort
 from onnx import helper
 
 from exporters.errors import GraphError
-from exporters.graph.attention_masks import MASK_MAGNITUDE, find_masked
+from exporters.graph.attention_masks import MASK_THRESHOLD, find_masks
+from runtime.session.options import session_options
 
 _SMALL_BYTES = 1024
 _FLOAT = "tensor(float)"
@@ -22,47 +23,47 @@ _FLOAT = "tensor(float)"
 
 @dataclass(frozen=True)
 class TensorType:
-    """A tensor within a graph.
+    """Type of a tensor in a graph.
 
     Attributes:
-        is_float: Whether it is float32.
-        rank: The number of its axes; 0 also where onnxruntime cannot tell.
+        is_float: Whether the tensor is float32.
+        rank: Number of axes; 0 also if onnxruntime does not know the number.
     """
 
     is_float: bool
     rank: int
 
 
-def measure_ranges(graph: Path, samples: Sequence[Mapping[str, np.ndarray[Any, Any]]]) -> dict[str, float]:
-    """Runs a float32 graph on the CPU, not optimized, and returns how large its float32 tensors become.
+def max_abs_values(graph: Path, batches: Sequence[Mapping[str, np.ndarray[Any, Any]]]) -> dict[str, float]:
+    """Return the largest absolute value of each float32 tensor, from runs of the graph on the CPU without optimization.
 
-    What fills the masked places of an attention mask (see :mod:`exporters.graph.attention_masks`) does not count. The bodies of
-    loops and conditions are not measured. One sample is in memory at a time, and of each tensor one number is kept.
+    Mask values of attention (see :mod:`exporters.graph.attention_masks`) do not count. The bodies of loops and
+    conditions are not measured. Memory holds the tensors of one batch.
 
     Args:
-        graph: The ONNX file; its weights may lie beside it.
-        samples: Inputs by name, one mapping for each run.
+        graph: The ONNX file. Its weights may be in a second file.
+        batches: The graph's inputs by name, one mapping per run.
 
     Returns:
-        The largest absolute value by the name of the tensor, over all samples; NaN where the graph itself gives NaN.
+        The largest absolute value over all batches, by tensor; NaN if the graph itself gives NaN.
 
     Raises:
-        GraphError: onnxruntime cannot run the graph on these samples, or there are none.
+        GraphError: There are no batches, or onnxruntime cannot run the graph on them.
     """
-    if not samples:
-        raise GraphError("no samples to measure the graph's ranges with; pass one at least")
+    if not batches:
+        raise GraphError("there are no batches to measure the graph's values with; pass at least one")
     names = [name for name, kind in infer_types(graph).items() if kind.is_float]
-    session = _open(_measuring_graph(graph, names), graph)
+    session = _open(_instrumented_graph(graph, names), graph)
     largest = np.zeros(len(names), np.float32)
-    for sample in samples:
-        largest = np.maximum(largest, _run(session, sample, graph))
+    for batch in batches:
+        largest = np.maximum(largest, _run(session, batch, graph))
     return dict(zip(names, largest.tolist(), strict=True))
 
 
 def infer_types(graph: Path) -> dict[str, TensorType]:
-    """Returns the type of what each node gives, by name, bodies left out.
+    """Return the type of each node's outputs, by name, without the bodies of loops and conditions.
 
-    onnxruntime infers them, which knows the operators of its own domain; the weights are not loaded.
+    onnxruntime infers the types, because it knows its own operators. It does not load the weights.
 
     Raises:
         GraphError: onnxruntime cannot load the graph.
@@ -72,7 +73,7 @@ def infer_types(graph: Path) -> dict[str, TensorType]:
 
 
 def _weightless_graph(graph: Path) -> bytes:
-    """Returns the graph with inputs instead of weights, and what each node gives as an output."""
+    """Return the graph with inputs in place of large weights, and with every tensor as an output."""
     model = onnx.load(graph, load_external_data=False)
     large = [tensor for tensor in model.graph.initializer if _is_large(tensor)]
     for tensor in large:
@@ -87,33 +88,33 @@ def _is_large(tensor: onnx.TensorProto) -> bool:
     return tensor.data_type == onnx.TensorProto.FLOAT and 4 * int(np.prod(tensor.dims)) > _SMALL_BYTES
 
 
-def _measuring_graph(graph: Path, names: Sequence[str]) -> bytes:
-    """Returns the graph with the largest magnitudes of tensors as its outputs, each made right behind its tensor.
+def _instrumented_graph(graph: Path, names: Sequence[str]) -> bytes:
+    """Return the graph with the largest absolute values of tensors as outputs.
 
-    At the end of the graph they would keep all tensors in memory until then.
+    Each maximum is computed directly after its tensor. At the end of the graph it would keep all tensors in memory.
     """
-    masked, model = find_masked(ir.load(graph).graph), onnx.load(graph, load_external_data=False)
+    masks, model = find_masks(ir.load(graph).graph), onnx.load(graph, load_external_data=False)
     nodes = list(model.graph.node)
     del model.graph.node[:]
     for node in nodes:
         model.graph.node.append(node)
         for name in set(names).intersection(node.output):
-            model.graph.node.extend(_largest_magnitude(name, name in masked))
+            model.graph.node.extend(_max_abs_nodes(name, is_mask=name in masks))
     _replace_outputs(model, [f"{name}/largest" for name in names])
     content: bytes = model.SerializeToString()
     return content
 
 
-def _largest_magnitude(name: str, is_masked: bool) -> Iterator[onnx.NodeProto]:
+def _max_abs_nodes(name: str, *, is_mask: bool) -> Iterator[onnx.NodeProto]:
     magnitude = f"{name}/magnitude"
     yield helper.make_node("Abs", [name], [magnitude])
-    if is_masked:
-        filling = helper.make_tensor("filling", onnx.TensorProto.FLOAT, [], [MASK_MAGNITUDE])
-        nothing = helper.make_tensor("nothing", onnx.TensorProto.FLOAT, [], [0])
-        yield helper.make_node("Constant", [], [f"{name}/filling"], value=filling)
-        yield helper.make_node("Constant", [], [f"{name}/nothing"], value=nothing)
-        yield helper.make_node("Less", [magnitude, f"{name}/filling"], [f"{name}/counts"])
-        counted = [f"{name}/counts", magnitude, f"{name}/nothing"]
+    if is_mask:
+        threshold = helper.make_tensor("threshold", onnx.TensorProto.FLOAT, [], [MASK_THRESHOLD])
+        zero = helper.make_tensor("zero", onnx.TensorProto.FLOAT, [], [0])
+        yield helper.make_node("Constant", [], [f"{name}/threshold"], value=threshold)
+        yield helper.make_node("Constant", [], [f"{name}/zero"], value=zero)
+        yield helper.make_node("Less", [magnitude, f"{name}/threshold"], [f"{name}/counts"])
+        counted = [f"{name}/counts", magnitude, f"{name}/zero"]
         yield helper.make_node("Where", counted, [magnitude := f"{name}/counted"])
     yield helper.make_node("ReduceMax", [magnitude], [f"{name}/largest"], keepdims=0)
 
@@ -124,20 +125,23 @@ def _replace_outputs(model: onnx.ModelProto, names: Iterable[str]) -> None:
 
 
 def _open(content: bytes, graph: Path) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # else tensors are fused away
-    options.execution_order = ort.ExecutionOrder.PRIORITY_BASED  # the graph's; the default one keeps tensors for longer
-    options.intra_op_num_threads, options.log_severity_level = 1, 3
-    options.add_session_config_entry("session.disable_prepacking", "1")  # it would hold the weights twice
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(graph.parent))
+    options = session_options(
+        threads=1,
+        optimization="ORT_DISABLE_ALL",  # optimization would fuse tensors away
+        config={
+            "session.disable_prepacking": "1",  # prepacking would hold the weights twice
+            "session.model_external_initializers_file_folder_path": str(graph.parent),
+        },
+    )
+    options.execution_order = ort.ExecutionOrder.PRIORITY_BASED  # the order of the graph; the default uses more memory
     try:
         return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as exc:  # onnxruntime's errors have no common type
         raise GraphError(f"onnxruntime cannot load {graph.name}: {exc}") from exc
 
 
-def _run(session: ort.InferenceSession, sample: Mapping[str, np.ndarray[Any, Any]], graph: Path) -> Any:
+def _run(session: ort.InferenceSession, batch: Mapping[str, np.ndarray[Any, Any]], graph: Path) -> Any:
     try:
-        return np.stack(session.run(None, dict(sample)))
+        return np.stack(session.run(None, dict(batch)))
     except Exception as exc:  # onnxruntime's errors have no common type
-        raise GraphError(f"{graph.name} cannot be run on the samples, mend their names and shapes: {exc}") from exc
+        raise GraphError(f"cannot run {graph.name} on the batches; correct their names and shapes: {exc}") from exc

@@ -1,1 +1,1 @@
-"""Trace a module to ONNX, and read or write ONNX files."""
+"""Trace a module to ONNX, and read, count, clean or write ONNX graphs."""

@@ -1,4 +1,4 @@
-"""An ONNX graph as a file, or as two where one would be too large; and as a reader sees it."""
+"""Read and write ONNX files. The weights of a large graph go to a second file."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from runtime.errors import one_line
 
 # protobuf refuses messages of 2 GiB: https://protobuf.dev/programming-guides/proto-limits/
 EXTERNAL_DATA_THRESHOLD_BYTES = 2**31 - 2**27
-_SMALL_BYTES = 256  # axes and shapes, which shape inference wants to see inside the graph
+_SMALL_BYTES = 256  # axes and shapes stay inside the graph, where shape inference needs them
 
 
 def load_graph(path: Path) -> ir.Model:
-    """Returns the graph at ``path`` with all of its weights in memory."""
+    """Return the graph at ``path`` with all of its weights in memory."""
     model = ir.load(path)
     ir.external_data.load_to_model(model)
     return model
 
 
 def write_graph(path: Path, model: ir.Model, *, fused: bool = False) -> str | None:
-    """Writes ``model`` to ``path``, the same bytes for the same graph.
+    """Write ``model`` to ``path``. The same graph gives the same bytes.
 
     Args:
         path: The ONNX file.
-        model: The graph. One that is too large for protobuf has its weights written to a second file beside ``path``.
-        fused: Whether it has operators that ONNX does not know, so that loading it is what tells whether it is valid.
+        model: The graph. If it is too large for protobuf, its weights go to a second file beside ``path``.
+        fused: Whether the graph has operators of ONNX Runtime. The ONNX checker does not know them and is skipped.
 
     Returns:
-        The name of that file, or ``None``.
+        The name of the second file, or ``None``.
 
     Raises:
         GraphError: The graph is not valid ONNX.
@@ -49,3 +49,9 @@ def write_graph(path: Path, model: ir.Model, *, fused: bool = False) -> str | No
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
         raise GraphError(f"the graph is not valid ONNX: {one_line(exc)}") from exc
     return external
+
+
+def write_temporary_graph(path: Path, model: ir.Model) -> Path:
+    """Write ``model`` with its weights beside it, so that protobuf's size limit does not apply; return ``path``."""
+    ir.save(model, path, external_data=f"{path.name}.data")
+    return path

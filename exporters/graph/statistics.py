@@ -1,4 +1,4 @@
-"""What a graph is made of: its nodes, its operators, its size."""
+"""Count the nodes, operators and bytes of an ONNX graph."""
 
 from __future__ import annotations
 
@@ -10,39 +10,40 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-_OWN_DOMAINS = ("", "ai.onnx")
+_ONNX_DOMAINS = ("", "ai.onnx")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Census:
-    """A graph, counted.
+class GraphStatistics:
+    """Statistics of an ONNX graph.
 
     Attributes:
-        nodes: Number of its nodes, those of its functions and loops included.
-        foreign: How many of each operator that is not ONNX's own, as ``domain:name``; some of ONNX Runtime's have no
-            domain.
-        size_bytes: Size of its files.
+        nodes: Number of nodes, including those in functions and loops.
+        contrib_operators: Number of nodes per operator that ONNX does not define, by ``domain:name``. Some of ONNX
+            Runtime's own operators have no domain.
+        size_bytes: Size of the graph's files.
     """
 
     nodes: int
-    foreign: Mapping[str, int]
+    contrib_operators: Mapping[str, int]
     size_bytes: int
 
 
-def take_census(graph: Path, external_data: str | None) -> Census:
-    """Counts what is in the ONNX file ``graph``, whose weights may be in the file ``external_data`` beside it."""
+def graph_statistics(graph: Path, external_data: str | None) -> GraphStatistics:
+    """Return the statistics of the ONNX file ``graph``, whose weights may be in ``external_data`` beside it."""
     model = ir.serde.deserialize_model(onnx.load(graph, load_external_data=False))
     nodes = [node for function in model.functions.values() for node in function.all_nodes()]
     nodes += model.graph.all_nodes()
     functions = {(identifier[0], identifier[1]) for identifier in model.functions}
-    foreign = Counter(
+    contrib = Counter(
         f"{node.domain}:{node.op_type}"
         for node in nodes
-        if not _is_own(node) and (node.domain, node.op_type) not in functions
+        if not _is_onnx_operator(node) and (node.domain, node.op_type) not in functions
     )
     files = [graph, *([graph.with_name(external_data)] if external_data else [])]
-    return Census(nodes=len(nodes), foreign=dict(foreign), size_bytes=sum(file.stat().st_size for file in files))
+    size = sum(file.stat().st_size for file in files)
+    return GraphStatistics(nodes=len(nodes), contrib_operators=dict(contrib), size_bytes=size)
 
 
-def _is_own(node: ir.Node) -> bool:
-    return node.domain in _OWN_DOMAINS and onnx.defs.has(node.op_type)
+def _is_onnx_operator(node: ir.Node) -> bool:
+    return node.domain in _ONNX_DOMAINS and onnx.defs.has(node.op_type)

@@ -1,4 +1,4 @@
-"""Removes what the exporter noted about its own work: stack traces, with the paths of the exporting machine."""
+"""Remove the exporter's notes from a graph, such as stack traces with paths of the exporting machine."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 
 def strip_metadata(model: ir.Model) -> None:
-    """Empties the metadata and doc strings of the model, its graph, its nodes and its values.
+    """Clear the metadata and doc strings of the model, its graph, its nodes and its values.
 
     Before: two exports from different folders differ. After: the bytes depend on weights and operators alone.
     """

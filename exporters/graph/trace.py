@@ -1,4 +1,4 @@
-"""An nn.Module becomes an ONNX graph with the names, dynamic axes and opset that the artifact promises."""
+"""Trace an ``nn.Module`` to an ONNX graph with the names, dynamic axes and opset that the manifest records."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import nn
 from exporters.catalogue.spec import OPSETS
 from exporters.errors import GraphError
 from exporters.families.tower import GraphInput
-from exporters.graph import translations as torch_operators
 from exporters.graph.strip_metadata import strip_metadata
-from exporters.modules import point_sampling as operators
+from exporters.graph.translations import TRANSLATIONS
+from exporters.modules import point_sampling
 from runtime.artifact.manifest import TensorSpec
 from runtime.version import __version__
 
@@ -22,29 +22,29 @@ from runtime.version import __version__
 def build_graph(
     module: nn.Module, inputs: Sequence[GraphInput], output: TensorSpec, *, opset: int = OPSETS.start
 ) -> ir.Model:
-    """Traces ``module`` and returns its graph.
+    """Trace ``module`` and return its graph.
 
     Args:
-        module: In evaluation mode; takes the inputs by position, returns one tensor.
-        inputs: Names, shapes and examples of its arguments.
-        output: Name, dtype and shape of its result.
+        module: A module in evaluation mode that takes the inputs by position and returns one tensor.
+        inputs: Names, shapes and example values of the module's inputs.
+        output: Name, dtype and shape of the module's output.
         opset: The ONNX operator set, one of ``OPSETS``.
 
     Raises:
-        GraphError: torch cannot trace the module, or an axis that should be dynamic became a constant.
+        GraphError: torch cannot trace the module, or a dynamic axis became a constant.
     """
     model = _trace(module, inputs, opset)
     model.producer_name, model.producer_version = "embedding-backbones", __version__
     strip_metadata(model)
     _name_output(model, output.name)
-    _check_contract(model, [graph_input.spec for graph_input in inputs], output, opset)
+    _check_signature(model, [graph_input.spec for graph_input in inputs], output, opset)
     return model
 
 
 def _trace(module: nn.Module, inputs: Sequence[GraphInput], opset: int) -> ir.Model:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's notes to its own developers; the contract is checked below
+            warnings.simplefilter("ignore")  # notes for torch's own developers; _check_signature follows
             program = torch.onnx.export(
                 module,
                 tuple(graph_input.example for graph_input in inputs),
@@ -52,10 +52,10 @@ def _trace(module: nn.Module, inputs: Sequence[GraphInput], opset: int) -> ir.Mo
                 opset_version=opset,
                 input_names=[graph_input.spec.name for graph_input in inputs],
                 dynamic_shapes=tuple(_dynamic_axes(graph_input.spec) for graph_input in inputs),
-                custom_translation_table={**operators.TRANSLATIONS, **torch_operators.TRANSLATIONS},
+                custom_translation_table={**point_sampling.TRANSLATIONS, **TRANSLATIONS},
                 verbose=False,
             )
-    except Exception as exc:  # the exporter wraps each of its own stages' errors in another type
+    except Exception as exc:  # each stage of torch's exporter raises its own type
         raise GraphError(f"torch cannot export the model: {_root_cause(exc)}") from exc
     if program is None:
         raise GraphError("torch exported no model")
@@ -63,17 +63,17 @@ def _trace(module: nn.Module, inputs: Sequence[GraphInput], opset: int) -> ir.Mo
 
 
 def _root_cause(exc: BaseException) -> str:
-    """Returns the first line of what the exporter tripped over; its own message is a page of advice."""
+    """Return the first line of the exception that stopped the exporter; the exporter's own message is a page long."""
     while exc.__cause__ is not None:
         exc = exc.__cause__
     return f"{type(exc).__name__}: {str(exc).strip().partition(chr(10))[0]}"
 
 
 def _name_output(model: ir.Model, name: str) -> None:
-    """Renames the graph's output, and before it whatever has that name already, as nn.Embedding's result does.
+    """Rename the graph's output to ``name``, after renaming any other value of that name.
 
-    That result is an initializer where it was folded to a constant. The exporter's own ``output_names`` would give the
-    name to both.
+    ``nn.Embedding`` gives such a value, or an initializer if it was folded to a constant. The exporter's own
+    ``output_names`` would give both values the same name.
     """
     taken = model.graph.initializers.get(name)
     if taken is not None:
@@ -89,7 +89,7 @@ def _dynamic_axes(spec: TensorSpec) -> dict[int, torch.export.Dim]:
     return {axis: torch.export.Dim(size) for axis, size in enumerate(spec.shape) if isinstance(size, str)}
 
 
-def _check_contract(model: ir.Model, inputs: Sequence[TensorSpec], output: TensorSpec, opset: int) -> None:
+def _check_signature(model: ir.Model, inputs: Sequence[TensorSpec], output: TensorSpec, opset: int) -> None:
     expected = [*inputs, output]
     actual = [_describe(value) for value in [*model.graph.inputs, *model.graph.outputs]]
     if actual != expected:
@@ -98,9 +98,11 @@ def _check_contract(model: ir.Model, inputs: Sequence[TensorSpec], output: Tenso
             for a, e in zip(actual, expected, strict=False)
             if a != e
         ]
-        raise GraphError(f"the graph has {', '.join(differences) or f'{len(actual)} tensors'}; mend the model's record")
+        found = ", ".join(differences) or f"{len(actual)} tensors"
+        raise GraphError(f"the graph has {found}; correct the input and output specs of the tower")
     if model.opset_imports.get("") != opset:
-        raise GraphError(f"the graph has opset {model.opset_imports.get('')} instead of {opset}; take another --opset")
+        found = str(model.opset_imports.get(""))
+        raise GraphError(f"the graph has opset {found} instead of {opset}; choose another --opset")
 
 
 def _describe(value: ir.Value) -> TensorSpec:

@@ -1,4 +1,4 @@
-"""Operators of torch, written in ONNX as ONNX Runtime knows and fuses them; torch's exporter writes others there."""
+"""Translate torch operators to the ONNX patterns that ONNX Runtime fuses; torch's exporter writes other patterns."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ _LOWEST = torch.finfo(torch.float32).min
 
 
 def _gelu(x: FLOAT, approximate: str = "none") -> FLOAT:
-    """In the form that ONNX Runtime fuses with the bias before: half comes last. It changes no bit, wherever it comes.
+    """Write GELU in the form that ONNX Runtime fuses with the bias before it: the factor 0.5 comes last.
+
+    The position of the factor 0.5 does not change any bit of the result.
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.GELU.html
     """
     if approximate == "tanh":
-        bent = op.Tanh(op.Mul(op.Add(x, op.Mul(op.Pow(x, 3.0), 0.044715)), math.sqrt(2 / math.pi)))
+        inner = op.Tanh(op.Mul(op.Add(x, op.Mul(op.Pow(x, 3.0), 0.044715)), math.sqrt(2 / math.pi)))
     else:
-        bent = op.Erf(op.Div(x, math.sqrt(2)))
-    result: FLOAT = op.Mul(op.Mul(x, op.Add(bent, 1.0)), 0.5)
+        inner = op.Erf(op.Div(x, math.sqrt(2)))
+    result: FLOAT = op.Mul(op.Mul(x, op.Add(inner, 1.0)), 0.5)
     return result
 
 
@@ -38,15 +40,16 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> FLOAT:
-    """Softmax of scaled products. A mask is the lowest number and not infinity, whose softmax need not be mended.
+    """Write scaled dot-product attention with float32's minimum, not infinity, as the mask value.
 
-    That differs from torch's only where all tokens are masked, which a tokenizer never does: torch has zeros there, and
-    this their mean. Its exporter looks for NaN in every layer instead, and transposes keys twice.
+    The softmax of such a mask is never NaN. torch's exporter checks every layer for NaN instead, and transposes the
+    keys twice. Results differ from torch's only for a row whose tokens are all masked, and no tokenizer makes one.
+    torch gives zeros for that row; this translation gives the mean of the values.
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.scaled_dot_product_attention.html
     """
     if enable_gqa or query.shape is None or not isinstance(query.shape[-1], int):
-        raise NotImplementedError("attention with grouped queries, or with heads of an unknown size")
+        raise NotImplementedError("attention with grouped queries or with an unknown head size")
     axes = list(range(len(query.shape)))
     products = op.MatMul(query, op.Transpose(key, perm=[*axes[:-2], axes[-1], axes[-2]]))
     scores = op.Mul(products, query.shape[-1] ** -0.5 if scale is None else scale)
@@ -65,4 +68,4 @@ TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.aten.gelu.default: _gelu,
     torch.ops.aten.scaled_dot_product_attention.default: _attention,
 }
-"""What torch's exporter is to write for each operator of this file."""
+"""The translation of each torch operator, for ``custom_translation_table`` of ``torch.onnx.export``."""

@@ -1,1 +1,1 @@
-"""Transforms of a finished graph, one per file."""
+"""Transform a finished graph: fuse operators, or convert it to float16 or int8."""

@@ -1,13 +1,15 @@
-"""Moves a float32 graph to float16 for GPUs, and leaves in float32 what float16 would spoil.
+"""Convert a float32 graph to float16 for GPUs; nodes that float16 would spoil stay in float32.
 
-``onnxruntime.transformers.float16`` does this too; of it only the list of operators is used here. Tried with
-onnxruntime 1.31.1, its ``convert_float_to_float16`` rounds what passes between two nodes that it was told to leave in
-float32 (there T5 becomes infinite), gives two such nodes that take the same tensor a cast of the same name each
-(onnxruntime refuses the graph), cuts a constant that a float16 and a float32 node share to 65504 for both, and knows
-the types behind com.microsoft's operators only where the graph states them.
+``onnxruntime.transformers.float16`` does this too, but only its list of operators is used here.
+Its ``convert_float_to_float16`` has four faults in onnxruntime 1.31.1:
 
-That a float16 graph is finite on the CPU provider proves little: the provider runs float16 nodes in float32 and drops
-the casts between them. A T5 made to overflow was finite there without a limit, and NaN where each node was rounded.
+- It rounds values between two nodes that were told to stay in float32. T5 becomes infinite there.
+- It gives two casts the same name if two such nodes take the same tensor. onnxruntime refuses that graph.
+- It cuts a constant that a float16 and a float32 node share to 65504 for both.
+- It knows the types behind com.microsoft's operators only if the graph states them.
+
+A float16 graph with finite results on the CPU provider proves little. That provider runs float16 nodes in float32 and
+drops the casts between them. A T5 that overflows was finite there, and NaN after rounding at each node.
 """
 
 from __future__ import annotations
@@ -20,24 +22,24 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from exporters.calibration.ranges import infer_types, measure_ranges
-from exporters.errors import GraphError
+from exporters.calibration.ranges import infer_types, max_abs_values
 from exporters.graph.attention_masks import (
-    LARGEST_HALF,
-    MASK_FILLING,
-    MASK_MAGNITUDE,
-    find_masked,
-    is_bound,
-    make_finite,
+    FP16_MASK_VALUE,
+    FP16_MAX,
+    MASK_THRESHOLD,
+    find_masks,
+    limit_mask_values,
+    takes_bounds,
 )
-from exporters.passes.fp16_regions import close_gaps, find_float_regions
-from exporters.passes.fp16_values import FloatGraph
+from exporters.graph.initializers import add_initializer, initializer_array
+from exporters.passes.fp16_regions import close_gaps, find_fp32_regions
+from exporters.passes.fp16_values import Fp32Dataflow
 
-SMALLEST_NORMAL = 2.0**-14  # below, float16 loses digits, and all of them at 2**-24
-SAFE_LIMIT = LARGEST_HALF / 8  # other inputs than the samples may give larger values
+FP16_MIN_NORMAL = 2.0**-14  # below it float16 loses digits, and all of them at 2**-24
+SAFE_LIMIT = FP16_MAX / 8  # other inputs than the calibration batches may give larger values
 
-# These outputs stay float32 in float16 nodes: mean and deviation.
-_FLOAT_OUTPUTS = {
+# Outputs of float16 nodes that stay float32: mean and deviation.
+_FP32_OUTPUTS = {
     "LayerNormalization": (1, 2),
     "SimplifiedLayerNormalization": (1,),
     "SkipLayerNormalization": (1, 2),
@@ -46,51 +48,51 @@ _FLOAT_OUTPUTS = {
 
 
 @dataclass(frozen=True)
-class HalfGraph:
-    """A graph in float16, whose inputs and outputs have the types that they had.
+class Fp16Graph:
+    """A float16 graph whose inputs and outputs keep their types.
 
     Attributes:
         model: The graph.
-        float_nodes: Names of the nodes that stayed in float32 because of their values, in the graph's order; not those
-            that stay for what they do.
+        float_nodes: Names of the nodes that stay in float32 because of their values, in the graph's order. Nodes that
+            stay because of their operator are not included.
     """
 
     model: ir.Model
     float_nodes: tuple[str, ...]
 
 
-def to_half(
-    graph: Path, samples: Sequence[Mapping[str, np.ndarray[Any, Any]]], *, limit: float = SAFE_LIMIT
-) -> HalfGraph:
-    """Moves weights and activations of a float32 graph to float16.
+def to_fp16(
+    graph: Path, batches: Sequence[Mapping[str, np.ndarray[Any, Any]]], *, limit: float = SAFE_LIMIT
+) -> Fp16Graph:
+    """Convert the weights and activations of a float32 graph to float16.
 
-    In float32 stay what :func:`exporters.passes.fp16_regions.find_float_regions` finds, and each node that takes or
-    gives a tensor, or has weights, whose largest magnitude on the samples is above ``limit`` or below float16's
-    smallest normal number.
+    The nodes of :func:`exporters.passes.fp16_regions.find_fp32_regions` stay in float32. A node also stays if one of
+    its inputs, outputs or weights is out of range on the batches: above ``limit``, or below float16's smallest normal
+    number.
 
     Args:
-        graph: The ONNX file; its weights may lie beside it. Fused graphs are taken too.
-        samples: Inputs by name, one mapping for each run; the more they are like what will come, the better.
-        limit: The largest magnitude that may be in float16; infinity looks at no values.
+        graph: The ONNX file, fused or not. Its weights may be in a second file.
+        batches: Inputs by name, one mapping per run. They should be like the inputs of production.
+        limit: Largest absolute value allowed in float16; infinity turns the check of values off.
 
     Returns:
         The float16 graph, in memory.
 
     Raises:
-        GraphError: onnxruntime cannot load the graph, or run it on the samples.
-        OSError: It cannot be read.
+        GraphError: onnxruntime cannot load the graph or run it on the batches.
+        OSError: The graph cannot be read.
     """
-    ranges, types = measure_ranges(graph, samples), infer_types(graph)
+    largest, types = max_abs_values(graph, batches), infer_types(graph)
     model = ir.load(graph)
     _name_nodes(model.graph)
-    values = FloatGraph(model.graph, types)
-    regions = find_float_regions(values)
-    ranged = set() if np.isinf(limit) else _find_out_of_range(values, ranges, limit) - regions
-    kept = close_gaps(values, regions | ranged)
-    half = frozenset(node for node in model.graph if node not in kept)
-    _convert(_Plan(values, half, frozenset(find_masked(model.graph))))
+    dataflow = Fp32Dataflow(model.graph, types)
+    regions = find_fp32_regions(dataflow)
+    out_of_range = set() if np.isinf(limit) else _find_out_of_range(dataflow, largest, limit) - regions
+    kept = close_gaps(dataflow, regions | out_of_range)
+    fp16_nodes = frozenset(node for node in model.graph if node not in kept)
+    _convert(_Conversion(dataflow, fp16_nodes, frozenset(find_masks(model.graph))))
     ir.external_data.load_to_model(model)
-    return HalfGraph(model, tuple(node.name or "" for node in model.graph if node in ranged))
+    return Fp16Graph(model, tuple(node.name or "" for node in model.graph if node in out_of_range))
 
 
 def _name_nodes(graph: ir.Graph) -> None:
@@ -98,9 +100,9 @@ def _name_nodes(graph: ir.Graph) -> None:
         node.name = node.name or f"{node.op_type}_{node.outputs[0].name}"
 
 
-def _find_out_of_range(graph: FloatGraph, ranges: Mapping[str, float], limit: float) -> set[ir.Node]:
-    misfits = {name for name, largest in ranges.items() if not _fits(largest, limit)}
-    misfits |= {name for name, weight in _weights(graph).items() if not _weight_fits(_array(weight), limit)}
+def _find_out_of_range(graph: Fp32Dataflow, largest: Mapping[str, float], limit: float) -> set[ir.Node]:
+    misfits = {name for name, value in largest.items() if not _fits(value, limit)}
+    misfits |= {name for name, weight in _weights(graph).items() if not _weight_fits(initializer_array(weight), limit)}
     return {
         node
         for node in graph.graph
@@ -109,116 +111,114 @@ def _find_out_of_range(graph: FloatGraph, ranges: Mapping[str, float], limit: fl
 
 
 def _fits(largest: float, limit: float) -> bool:
-    return largest == 0 or SMALLEST_NORMAL <= largest <= limit
+    return largest == 0 or FP16_MIN_NORMAL <= largest <= limit
 
 
 def _weight_fits(array: np.ndarray[Any, Any], limit: float) -> bool:
-    """Tells whether float16 can hold a weight or constant; the filling of a mask counts as nothing.
+    """Return whether float16 can hold a weight or constant; mask values do not count.
 
-    A vector may vanish: as the bias of a folded BatchNorm does, beside results that are no smaller than their range
-    says. A scalar may not: it may be what keeps a division from zero.
+    A vector may become zero: the bias of a folded BatchNorm does, and the results it is added to are in range. A scalar
+    may not: it may prevent a division by zero.
     """
     magnitude = np.abs(array)
-    largest = float(np.max(magnitude, initial=0.0, where=magnitude < MASK_MAGNITUDE))
+    largest = float(np.max(magnitude, initial=0.0, where=magnitude < MASK_THRESHOLD))
     return largest <= limit if array.ndim == 1 and array.size > 1 else _fits(largest, limit)
 
 
-def _weights(graph: FloatGraph) -> dict[str, ir.Value]:
+def _weights(graph: Fp32Dataflow) -> dict[str, ir.Value]:
     return {name: value for name, value in graph.graph.initializers.items() if graph.is_float(value)}
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """What runs in float16.
+class _Conversion:
+    """The scope of a conversion to float16.
 
     Attributes:
-        graph: The graph.
-        half: The nodes that do.
-        masked: Names of the tensors that may hold the filling of a mask.
+        dataflow: The graph.
+        fp16_nodes: The nodes that run in float16.
+        masks: Names of the tensors that may hold mask values.
     """
 
-    graph: FloatGraph
-    half: frozenset[ir.Node]
-    masked: frozenset[str]
+    dataflow: Fp32Dataflow
+    fp16_nodes: frozenset[ir.Node]
+    masks: frozenset[str]
+
+    @property
+    def graph(self) -> ir.Graph:
+        return self.dataflow.graph
 
 
-def _convert(plan: _Plan) -> None:
-    """Moves nodes to float16, with a cast wherever a value passes between them and the others."""
-    graph = plan.graph
-    given = [value for value in graph.graph.inputs if graph.is_float(value)]
-    made = [value for node in graph.graph for value in graph.outputs(node)]
-    weights = list(_weights(graph).values())
-    for value in [*given, *made]:
-        _convert_activation(plan, value)
+def _convert(conversion: _Conversion) -> None:
+    """Convert nodes to float16, with a cast wherever a value passes between float16 and float32 nodes."""
+    dataflow, graph = conversion.dataflow, conversion.graph
+    inputs = [value for value in graph.inputs if dataflow.is_float(value)]
+    outputs = [value for node in graph for value in dataflow.outputs(node)]
+    weights = list(_weights(dataflow).values())
+    for value in [*inputs, *outputs]:
+        _convert_activation(conversion, value)
     for value in weights:
-        _convert_weight(plan, value)
+        _convert_weight(conversion, value)
 
 
-def _convert_activation(plan: _Plan, value: ir.Value) -> None:
-    """Casts ``value`` for those of its takers that want it in the other precision than it is made in."""
-    is_half = _is_made_half(plan, value)
-    takers = [use for use in value.uses() if (use.node in plan.half) != is_half]
-    value.dtype = ir.DataType.FLOAT16 if is_half else ir.DataType.FLOAT
-    if not takers:
+def _convert_activation(conversion: _Conversion, value: ir.Value) -> None:
+    """Cast ``value`` for its consumers in the other precision."""
+    is_fp16 = _is_produced_in_fp16(conversion, value)
+    uses = [use for use in value.uses() if (use.node in conversion.fp16_nodes) != is_fp16]
+    value.dtype = ir.DataType.FLOAT16 if is_fp16 else ir.DataType.FLOAT
+    if not uses:
         return
-    source = _limit_masked(plan, value) if value.name in plan.masked and not is_half else value
-    kind = ir.DataType.FLOAT if is_half else ir.DataType.FLOAT16
-    _redirect(takers, _insert(plan, source, "Cast", [], kind))
+    source = _limit_mask(conversion, value) if value.name in conversion.masks and not is_fp16 else value
+    dtype = ir.DataType.FLOAT if is_fp16 else ir.DataType.FLOAT16
+    _redirect(uses, _insert(conversion.graph, source, "Cast", [], dtype))
 
 
-def _is_made_half(plan: _Plan, value: ir.Value) -> bool:
-    maker = value.producer()
-    return maker is not None and maker in plan.half and value.index() not in _FLOAT_OUTPUTS.get(maker.op_type, ())
+def _is_produced_in_fp16(conversion: _Conversion, value: ir.Value) -> bool:
+    producer = value.producer()
+    return (
+        producer is not None
+        and producer in conversion.fp16_nodes
+        and value.index() not in _FP32_OUTPUTS.get(producer.op_type, ())
+    )
 
 
-def _limit_masked(plan: _Plan, value: ir.Value) -> ir.Value:
-    """Makes the filling of a mask finite before it is cast."""
+def _limit_mask(conversion: _Conversion, value: ir.Value) -> ir.Value:
+    """Clip the mask values of ``value`` to finite float16 numbers before the cast."""
     bounds = [
-        _register(plan, f"{value.name}/{number:g}", np.float32(number)) for number in (-MASK_FILLING, MASK_FILLING)
+        add_initializer(conversion.graph, f"{value.name}/{bound:g}", np.float32(bound))
+        for bound in (-FP16_MASK_VALUE, FP16_MASK_VALUE)
     ]
-    return _insert(plan, value, "Clip", bounds, ir.DataType.FLOAT)
+    return _insert(conversion.graph, value, "Clip", bounds, ir.DataType.FLOAT)
 
 
-def _insert(plan: _Plan, source: ir.Value, op_type: str, constants: Sequence[ir.Value], kind: ir.DataType) -> ir.Value:
-    """Puts a node right behind the one that gives ``source``, and returns what it gives."""
+def _insert(
+    graph: ir.Graph, source: ir.Value, op_type: str, constants: Sequence[ir.Value], dtype: ir.DataType
+) -> ir.Value:
+    """Insert a node directly after the producer of ``source``, and return the node's output."""
     name = f"{source.name}/{op_type}"
-    result = ir.Value(name=name, type=ir.TensorType(kind), shape=ir.Shape(source.shape) if source.shape else None)
-    attributes = {"to": kind} if op_type == "Cast" else {}
+    result = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(source.shape) if source.shape else None)
+    attributes = {"to": dtype} if op_type == "Cast" else {}
     node = ir.node(op_type, [source, *constants], attributes, outputs=[result], name=name)
-    maker, graph = source.producer(), plan.graph.graph
-    if maker is None:
+    producer = source.producer()
+    if producer is None:
         graph.insert_before(graph[0], node)
     else:
-        graph.insert_after(maker, node)
+        graph.insert_after(producer, node)
     return result
 
 
-def _convert_weight(plan: _Plan, value: ir.Value) -> None:
-    """Gives the float16 nodes that take a weight or constant one of their own, and drops it if all do."""
-    array, takers = _array(value), [use for use in value.uses() if use.node in plan.half]
-    for suffix, largest in (("half", MASK_FILLING), ("half_bound", LARGEST_HALF)):
-        uses = [use for use in takers if is_bound(use.node) == (suffix == "half_bound")]
+def _convert_weight(conversion: _Conversion, value: ir.Value) -> None:
+    """Give the float16 nodes a float16 copy of a weight or constant; delete the original if nothing else uses it."""
+    array, fp16_uses = initializer_array(value), [use for use in value.uses() if use.node in conversion.fp16_nodes]
+    for suffix, largest in (("half", FP16_MASK_VALUE), ("half_bound", FP16_MAX)):
+        uses = [use for use in fp16_uses if takes_bounds(use.node) == (suffix == "half_bound")]
         if uses:
-            with np.errstate(over="ignore"):  # without a limit
-                half = make_finite(array, largest).astype(np.float16)
-            _redirect(uses, _register(plan, f"{value.name}/{suffix}", half))
-    if takers and not value.uses():
-        del plan.graph.graph.initializers[value.name or ""]
-
-
-def _register(plan: _Plan, name: str, array: np.ndarray[Any, Any] | np.generic) -> ir.Value:
-    tensor = ir.tensor(np.asarray(array), name=name)
-    value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(np.shape(array)), const_value=tensor)
-    plan.graph.graph.register_initializer(value)
-    return value
+            with np.errstate(over="ignore"):  # overflows if the limit is infinite
+                converted = limit_mask_values(array, largest).astype(np.float16)
+            _redirect(uses, add_initializer(conversion.graph, f"{value.name}/{suffix}", converted))
+    if fp16_uses and not value.uses():
+        del conversion.graph.initializers[value.name or ""]
 
 
 def _redirect(uses: Sequence[tuple[ir.Node, int]], value: ir.Value) -> None:
     for node, index in uses:
         node.replace_input_with(index, value)
-
-
-def _array(value: ir.Value) -> np.ndarray[Any, Any]:
-    if value.const_value is None:
-        raise GraphError(f"the weight {value.name} of the graph has no values; export the model again")
-    return value.const_value.numpy()

@@ -1,4 +1,4 @@
-"""A graph as its float32 tensors see it: which values are float32, who makes them and who takes them."""
+"""Show the float32 values of a graph: the nodes that produce them and the nodes that consume them."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from exporters.calibration.ranges import TensorType
 
 
 @dataclass(frozen=True)
-class FloatGraph:
-    """The nodes of a graph, without those in bodies of loops and conditions, and the float32 values between them.
+class Fp32Dataflow:
+    """The nodes of a graph and the float32 values between them, without the bodies of loops and conditions.
 
     Attributes:
         graph: The graph.
-        types: What each node gives, as :func:`exporters.calibration.ranges.infer_types` tells.
+        types: Type of each node's outputs, from :func:`exporters.calibration.ranges.infer_types`.
     """
 
     graph: ir.Graph
     types: Mapping[str, TensorType]
 
     def is_float(self, value: ir.Value | None) -> bool:
-        """Tells whether ``value`` is float32, and of this graph, not of a body."""
+        """Return whether ``value`` is float32 and belongs to this graph, not to a body."""
         if value is None or value.graph is not self.graph:
             return False
         if value.producer() is None:
@@ -32,33 +32,33 @@ class FloatGraph:
         return kind is not None and kind.is_float
 
     def rank(self, value: ir.Value) -> int:
-        """Returns the number of axes of what a node gives."""
+        """Return the number of axes of a node's output."""
         return self.types[value.name or ""].rank
 
     def inputs(self, node: ir.Node) -> list[ir.Value]:
-        """Returns the float32 values that ``node`` takes, also within its bodies."""
-        values = [value for part in (node, *_within(node)) for value in part.inputs]
+        """Return the float32 inputs of ``node`` and of the nodes in its bodies."""
+        values = [value for part in (node, *_body_nodes(node)) for value in part.inputs]
         return [value for value in values if value is not None and self.is_float(value)]
 
     def activations(self, node: ir.Node) -> list[ir.Value]:
-        """Returns those of :meth:`inputs` that are no weights or constants."""
+        """Return the float32 inputs of ``node`` without weights and constants."""
         return [value for value in self.inputs(node) if not value.is_initializer()]
 
     def outputs(self, node: ir.Node) -> list[ir.Value]:
-        """Returns the float32 values that ``node`` gives."""
+        """Return the float32 outputs of ``node``."""
         return [value for value in node.outputs if self.is_float(value)]
 
     def producers(self, node: ir.Node) -> list[ir.Node]:
-        """Returns the nodes that give the float32 values that ``node`` takes."""
-        return [maker for value in self.inputs(node) if (maker := value.producer()) is not None]
+        """Return the nodes that produce the float32 inputs of ``node``."""
+        return [producer for value in self.inputs(node) if (producer := value.producer()) is not None]
 
     def neighbours(self, node: ir.Node) -> list[ir.Node]:
-        """Returns the nodes that give or take the float32 values that ``node`` takes or gives; not those in bodies."""
-        takers = [use.node for value in self.outputs(node) for use in value.uses()]
-        return [*self.producers(node), *(taker for taker in takers if taker.graph is self.graph)]
+        """Return the producers of the float32 inputs of ``node`` and the consumers of its float32 outputs."""
+        consumers = [use.node for value in self.outputs(node) for use in value.uses()]
+        return [*self.producers(node), *(each for each in consumers if each.graph is self.graph)]
 
 
-def _within(node: ir.Node) -> Iterator[ir.Node]:
+def _body_nodes(node: ir.Node) -> Iterator[ir.Node]:
     for attribute in node.attributes.values():
         if attribute.type == ir.AttributeType.GRAPH:
             yield from attribute.as_graph().all_nodes()

@@ -1,4 +1,4 @@
-"""Fuses what a transformer is made of, by onnxscript's rules, which know the graphs that torch's exporter makes."""
+"""Fuse the parts of a transformer with onnxscript's rules, which match the graphs of torch's exporter."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from onnxscript.rewriter.ort_fusions.skip_normalization import (
 
 
 def fuse_transformer(model: ir.Model, *, products: bool, skips: bool) -> None:
-    """Fuses attention, normalisations and activations in ``model``, in the order of onnxscript's own ``fuse_xformers``.
+    """Fuse attention, normalizations and activations in ``model``, in the order of onnxscript's ``fuse_xformers``.
 
     Args:
-        model: The graph.
-        products: Whether attention takes the weights of query, key and value into its operator, which then knows no
-            constant ranges, so that they cannot be in 8 bits.
-        skips: Whether an addition goes into the normalisation after it. It is meant for GPUs; on the CPU, ONNX
-            Runtime 1.31's operator takes three times as long as the two that it replaces.
+        model: The graph, which is changed.
+        products: Whether to fuse the projections of query, key and value into the attention operator. int8 cannot
+            quantize them there.
+        skips: Whether to fuse an addition with the normalization after it. This is for GPUs: on the CPU, ONNX Runtime
+            1.31's operator takes three times as long as the two that it replaces.
     """
     passes.ShapeInferencePass()(model)
     optimize(model)
@@ -46,6 +46,6 @@ def fuse_transformer(model: ir.Model, *, products: bool, skips: bool) -> None:
     attention = (fuse_mha1, fuse_mha2, fuse_mha_scale, fuse_mha_bias, *((fuse_attention,) if products else ()))
     for fuse_one in (*attention, fuse_gelu, fuse_bias_gelu, replace_sdpa_by_mha):
         fuse_one(model)
-    optimize(model)  # inlines what was fused half-way
+    optimize(model)  # inlines the functions of partial fusions
     passes.LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=1)(model)
     passes.ShapeInferencePass()(model)

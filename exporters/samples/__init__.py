@@ -1,1 +1,1 @@
-"""Texts, photos and point clouds that ship with the exporters."""
+"""Provide sample texts, photos and point clouds without any download."""

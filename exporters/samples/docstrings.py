@@ -1,4 +1,4 @@
-"""Real texts of mixed length that every machine has: the docstrings of Python's standard library."""
+"""Real texts of mixed length that every machine has: docstrings of Python's standard library."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _SKIPPED = ("test", "tests", "idlelib", "site-packages", "lib2to3")
 
 
 def load_texts(count: int) -> list[str]:
-    """Returns ``count`` docstrings, from the shortest phrase to whole pages, as they come; repeated if there are fewer.
+    """Return ``count`` docstrings of one phrase to several pages, in the order of the library's files.
 
     Args:
-        count: How many. The standard library of Python 3.11 has about 9,000.
+        count: Number of texts. Python 3.11 has about 9,000 docstrings; beyond that they repeat.
     """
     texts = list(islice(_docstrings(), count))
     return [texts[index % len(texts)] for index in range(count)]
@@ -30,7 +30,7 @@ def _docstrings() -> Iterator[str]:
 
 
 def _docstrings_of(path: Path) -> Iterator[str]:
-    with warnings.catch_warnings(action="ignore"):  # of escapes in other people's strings
+    with warnings.catch_warnings(action="ignore"):  # about invalid escapes in the library
         tree = ast.parse(path.read_bytes())
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):

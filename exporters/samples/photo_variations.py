@@ -1,4 +1,4 @@
-"""Images as another light, and another camera, would have given them."""
+"""Vary the exposure and the colours of images, so that calibration covers other light and other cameras."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 def vary_exposure(images: Sequence[Pixels]) -> list[Pixels]:
-    """Returns each image once more: dark, bright, as a negative, or with red and blue exchanged, in turn.
+    """Return one variation of each image, in turn: darker, brighter, negative, or with red and blue swapped.
 
     Args:
-        images: ``[height, width, 3]`` uint8 each.
+        images: ``[height, width, 3]`` uint8 RGB each.
     """
     return [np.ascontiguousarray(vary(image)) for vary, image in zip(cycle(_VARIATIONS), images)]
 

@@ -1,7 +1,7 @@
-"""The point clouds on which the mesh backbone's graph is compared with torch, and from which golden vectors are made.
+"""Point clouds for the parity check of the mesh backbone and for its golden vectors.
 
-Made by formulas, for this project: smooth surfaces, sharp edges, separate parts, and what makes a search for the
-farthest or nearest point stumble: equal distances and equal points.
+Formulas of this project make them: smooth surfaces, sharp edges and separate parts. Two clouds have equal distances or
+equal points, which make the farthest and the nearest point ambiguous.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ _TURN = 2 * np.pi
 
 
 def load_shapes() -> list[Cloud]:
-    """Returns eight clouds ``[num_points, 3]`` float32, neither centred nor scaled, each in a unit of its own.
+    """Return eight point clouds ``[num_points, 3]`` float32, always the same, neither centred nor scaled.
 
-    Seven have 2048 points, which are always the same; the lattice has 2109.
+    Seven clouds have 2048 points; the lattice has 2109.
     """
     shapes = [_sphere(), _cube(), _torus(), _helix(), _cylinder(), _blobs(), _lattice(), _pile()]
     return [shape.astype(np.float32) for shape in shapes]
 
 
 def _spread(dimensions: int) -> _Exact:
-    """Returns points that fill the unit cube, ``[2048, dimensions]``, the same on every machine.
+    """Return points that fill the unit cube, ``[2048, dimensions]``, the same on every machine.
 
-    The squares matter: of i instead of i², the distance between two points depends on the difference of their indices
-    alone, so most distances are equal but for rounding, and a change of the last bit chooses other points.
+    The square of the index i matters. Without it, the distance of two points depends only on the difference of their
+    indices. Most distances would then be equal but for rounding, and the last bit would choose the point.
 
-    Source: Weyl 1916, https://doi.org/10.1007/BF01475864: the fractional parts of i² times an irrational are spread
-    evenly.
+    Source: Weyl 1916, https://doi.org/10.1007/BF01475864: the fractional parts of i² times an irrational number are
+    uniformly distributed.
     """
     points: _Exact = np.arange(float(_NUM_POINTS))[:, None] ** 2 * np.sqrt([2, 3, 5])[:dimensions] % 1
     return points
@@ -47,7 +47,7 @@ def _sphere() -> _Exact:
 
 
 def _cube() -> _Exact:
-    """Returns the surface of a cube with a corner at the origin: each point is pushed to one of six faces."""
+    """Return the surface of a cube with a corner at the origin: each point moves to one of six faces."""
     points = 10 * _spread(3)
     rows = np.arange(_NUM_POINTS)
     points[rows, rows % 3] = 10 * (rows // 3 % 2)
@@ -72,7 +72,7 @@ def _cylinder() -> _Exact:
 
 
 def _blobs() -> _Exact:
-    """Returns two balls of different size, far apart."""
+    """Return two balls of different size, far apart."""
     along, around, outward = _spread(3).T
     height = 2 * along - 1
     width = np.sqrt(1 - height**2)
@@ -82,9 +82,10 @@ def _blobs() -> _Exact:
 
 
 def _lattice() -> _Exact:
-    """Returns the points of whole coordinates that are at most 8 from the origin: most distances are equal to others.
+    """Return all points with integer coordinates at a distance of at most 8 from the origin.
 
-    They stay exactly equal when the cloud is centred, for its mean is 0, and scaled, for its radius is a power of 2.
+    Most distances between them occur several times. They stay exactly equal after normalization, because the mean of
+    the cloud is 0 and its radius is a power of 2.
     """
     axis = np.arange(-8.0, 9.0)
     points = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
@@ -93,7 +94,7 @@ def _lattice() -> _Exact:
 
 
 def _pile() -> _Exact:
-    """Returns a pyramid of 300 different points, fewer than the centroids, each there six or seven times."""
+    """Return a pyramid of 300 distinct points, fewer than the centroids; each point occurs six or seven times."""
     points = _spread(3)[np.arange(_NUM_POINTS) % 300]
     points[:, :2] *= 1 - points[:, 2:]
     return points

@@ -1,6 +1,6 @@
-"""Texts of random words from a tokenizer's vocabulary: like nothing that people write, with something of everything.
+"""Build texts of random words from a tokenizer's vocabulary, so that calibration covers the whole vocabulary.
 
-A transformer's activations become largest at a few words, which differ from model to model.
+A few words give a transformer its largest activations. The words differ from model to model.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import numpy as np
 from tokenizers import Tokenizer
 
 _LENGTHS = (1, 2, 4, 8, 16, 32)
-_END_OF_WORD = "</w>"  # CLIP's tokenizers leave it
+_END_OF_WORD = "</w>"  # CLIP's tokenizers leave it in decoded text
 
 
 def random_texts(tokenizer: Path, count: int) -> list[str]:
-    """Returns texts of 1 to 32 words, the same each time; none if no token of the vocabulary is a word.
+    """Return texts of 1 to 32 words, always the same; an empty list if no token of the vocabulary is a word.
 
     Args:
-        tokenizer: A ``tokenizer.json``.
-        count: How many.
+        tokenizer: Path of a ``tokenizer.json``.
+        count: Number of texts.
     """
     loaded = Tokenizer.from_file(str(tokenizer))
     decoded = (loaded.decode([token]) for token in range(loaded.get_vocab_size()))

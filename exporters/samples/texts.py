@@ -1,7 +1,7 @@
-"""The texts on which every text backbone's graph is compared with torch, and from which golden vectors are made.
+"""Texts for the parity check of text backbones and for their golden vectors.
 
-Written for this project: from empty to longer than any model takes, in several scripts, and with what makes tokenizers
-stumble.
+They are written for this project. They include an empty text, a text longer than any model takes, several scripts, and
+strings that tokenizers often handle wrongly.
 """
 
 from __future__ import annotations

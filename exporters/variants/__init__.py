@@ -1,1 +1,1 @@
-"""Build optimized, fp16 and int8 variants of an artifact, and hold them to the gate."""
+"""Build optimized, fp16 and int8 variants of an artifact, and check their accuracy before they are added."""

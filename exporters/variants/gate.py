@@ -1,4 +1,4 @@
-"""The gate for variants: one is let through only if it keeps its floors on real items, alone, in batches and padded."""
+"""Check a variant against floors on real items: each alone, in batches with padding, and with other threads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from exporters.errors import FloorError, VariantError
 from runtime.artifact.manifest import Manifest, TowerName
-from runtime.artifact.parity import cosine_similarities, measure_agreement, near_one, neighbour_overlap
+from runtime.artifact.parity import measure_agreement, near_one, neighbour_overlap, row_cosines
 from runtime.artifact.variants import Floors, VariantParity
 from runtime.errors import InferenceError, NonFiniteError
 from runtime.inference.embedder import Embedder, quiet
@@ -21,54 +21,57 @@ from runtime.machine.threads import available_threads
 from runtime.session.session import SessionOptions
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
-_BATCH = 16  # items of a batch; more would only take memory
+_BATCH_SIZE = 16  # more would only take memory
 
 
-class Gate:
-    """What the variants of one tower are held to.
+class VariantGate:
+    """The accuracy check for the variants of one tower.
 
     Attributes:
-        items: The items on which they are judged.
-        reference: ``[items, output_dim]`` float32: what the fp32 graph gives for them.
+        items: The items on which accuracy is measured.
+        reference: Vectors of the items by the fp32 graph, ``[items, output_dim]`` float32.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, tower: TowerName, items: Sequence[Any]) -> None:
-        """Embeds ``items`` by the tower's own graph.
+        """Embed ``items`` with the tower's own graph.
 
         Args:
-            folder: The artifact; candidates lie in it too.
-            manifest: Its record.
-            tower: Which tower.
-            items: Real and different items, as ``Embedder.embed`` takes them.
+            folder: The artifact, where the variants' graphs are too.
+            manifest: The artifact's manifest.
+            tower: The tower.
+            items: Real and distinct items, as ``Embedder.embed`` takes them.
         """
         self._folder, self._manifest, self._tower = folder, manifest, tower
         self.items = items
         self.reference: Array = self._embed(manifest.towers[tower].graph, items)
 
     def measure(self, graph: str, floors: Floors, *, batch_invariant: bool = True) -> VariantParity:
-        """Returns how ``graph``, a file of the folder, compares with the reference.
+        """Return the accuracy of a variant.
 
         Args:
-            graph: The file's name.
-            floors: What it has to reach.
-            batch_invariant: Whether its vectors may not depend on the batch.
+            graph: Name of the graph's file in the artifact.
+            floors: The smallest values allowed.
+            batch_invariant: Whether the floor for vectors in a batch applies.
 
         Raises:
-            VariantError: It does not; the message holds the figures.
+            FloorError: A floor is not reached; the message holds the measurements.
+            VariantError: The graph cannot be run or returns NaN or infinity.
         """
         try:
             parity = self._measure(graph, floors)
         except (InferenceError, NonFiniteError) as exc:
             raise VariantError(f"{exc}; the fp32 graph's vectors of the same items are finite") from exc
-        faults = find_faults(parity, batch_invariant=batch_invariant)
-        if faults:
-            raise FloorError(f"{'; '.join(faults)} ({describe_figures(parity)})", parity.min_cosine)
+        misses = find_missed_floors(parity, batch_invariant=batch_invariant)
+        if misses:
+            raise FloorError(f"{'; '.join(misses)} ({describe_parity(parity)})", parity.min_cosine)
         return parity
 
     def _measure(self, graph: str, floors: Floors) -> VariantParity:
-        alone = self._embed(graph, self.items, batch_size=1)
-        few = self.items[:_BATCH]
-        agreement, cosines = measure_agreement(self.reference, alone), _row_cosines(self.reference, alone)
+        alone = self._embed(graph, self.items)
+        some = self.items[:_BATCH_SIZE]
+        batched = self._embed(graph, some, batch_size=_BATCH_SIZE)
+        threaded = self._embed(graph, some, threads=_other_threads())
+        agreement, cosines = measure_agreement(self.reference, alone), row_cosines(self.reference, alone)
         return VariantParity(
             provider="cpu",
             items=len(self.items),
@@ -78,8 +81,8 @@ class Gate:
             max_abs_error=agreement.max_abs_error,
             reference_scale=agreement.reference_scale,
             neighbour_overlap=neighbour_overlap(self.reference, alone),
-            batch_cosine=_least_cosine(alone, self._embed(graph, few, batch_size=_BATCH)),
-            thread_cosine=_least_cosine(alone, self._embed(graph, few, batch_size=1, threads=_other_threads())),
+            batch_cosine=float(row_cosines(alone[: len(some)], batched).min()),
+            thread_cosine=float(row_cosines(alone[: len(some)], threaded).min()),
             floors=floors,
         )
 
@@ -92,40 +95,33 @@ class Gate:
         return vectors
 
 
-def find_faults(parity: VariantParity, *, batch_invariant: bool = True) -> list[str]:
-    """Returns which floors are not reached. NaN reaches none."""
+def find_missed_floors(parity: VariantParity, *, batch_invariant: bool = True) -> list[str]:
+    """Return a description of each floor that is not reached. NaN reaches no floor."""
     floors = parity.floors
-    faults = []
+    misses = []
     if not parity.min_cosine >= floors.min_cosine:
-        faults.append(f"min cosine {near_one(parity.min_cosine)} is below {near_one(floors.min_cosine)}")
+        misses.append(f"min cosine {near_one(parity.min_cosine)} is below {near_one(floors.min_cosine)}")
     if not parity.neighbour_overlap >= floors.min_overlap:
-        faults.append(
-            f"{parity.neighbour_overlap:.1%} of nearest neighbours stay, where {floors.min_overlap:.1%} have to"
+        misses.append(
+            f"{parity.neighbour_overlap:.1%} of the nearest neighbours stay the same, below {floors.min_overlap:.1%}"
         )
     if batch_invariant and not parity.batch_cosine >= floors.min_invariance:
-        faults.append(f"a vector depends on its batch: {near_one(parity.batch_cosine)} to the one made alone")
+        misses.append(
+            f"a vector depends on its batch: cosine {near_one(parity.batch_cosine)} to the vector computed alone"
+        )
     if not parity.thread_cosine >= floors.min_invariance:
-        faults.append(f"a vector depends on the number of threads: {near_one(parity.thread_cosine)}")
-    return faults
+        misses.append(f"a vector depends on the number of threads: cosine {near_one(parity.thread_cosine)}")
+    return misses
 
 
-def describe_figures(parity: VariantParity) -> str:
-    """Returns the figures in one line."""
+def describe_parity(parity: VariantParity) -> str:
+    """Return the measurements in one line."""
     return (
-        f"cosine min {near_one(parity.min_cosine)}, p1 {near_one(parity.p1_cosine)}, mean "
-        f"{near_one(parity.mean_cosine)}; max abs error {parity.max_abs_error:.2g} of {parity.reference_scale:.2g}; "
-        f"neighbours {parity.neighbour_overlap:.1%}; in a batch {near_one(parity.batch_cosine)}, by other threads "
-        f"{near_one(parity.thread_cosine)}; {parity.items} items"
+        f"{parity.items} items: cosine min {near_one(parity.min_cosine)}, p1 {near_one(parity.p1_cosine)}, mean "
+        f"{near_one(parity.mean_cosine)}; max abs error {parity.max_abs_error:.2g}, largest value "
+        f"{parity.reference_scale:.2g}; same neighbours {parity.neighbour_overlap:.1%}; cosine in a batch "
+        f"{near_one(parity.batch_cosine)}, with other threads {near_one(parity.thread_cosine)}"
     )
-
-
-def _row_cosines(a: Array, b: Array) -> np.ndarray[Any, Any]:
-    cosines: np.ndarray[Any, Any] = np.diagonal(cosine_similarities(a, b))
-    return cosines
-
-
-def _least_cosine(alone: Array, others: Array) -> float:
-    return min(float(_row_cosines(alone[: len(others)], others).min()), 1.0)
 
 
 def _other_threads() -> int:

@@ -1,4 +1,4 @@
-"""What is asked of variants: which to make, from what, and what they have to reach. Imports nothing heavy."""
+"""Options of variants. This module imports no heavy package, so the command line starts fast."""
 
 from __future__ import annotations
 
@@ -17,24 +17,27 @@ DEFAULT_FLOORS: Mapping[Precision, Floors] = MappingProxyType(
         "int8": Floors(min_cosine=0.995, min_overlap=0.8, min_invariance=0.9999),
     }
 )
-# The worst of many items is worse than that of few; images cost a hundred times what a text does.
+# More items give a stricter minimum. An image costs a hundred times as much as a text.
 DEFAULT_ITEMS: Mapping[TowerName, int] = MappingProxyType({"text": 128, "image": 32, "mesh": 32})
 
 
 @dataclass(frozen=True, kw_only=True)
 class VariantOptions:
-    """What to make, from what, and how good it has to be.
+    """Options of :func:`exporters.variants.build.add_variants`.
 
     Attributes:
-        precisions: What to compute in; ``fp32`` makes the variant ``optimized``.
-        level: How far graphs are optimized, see :func:`exporters.passes.fuse.fuse`; int8 starts from what was exported.
-        calibration: The user's own items, a folder or a file; by default what every machine has.
-        method: How int8's ranges follow from the values that were seen.
-        items: How many items to calibrate with, and as many others to judge by; by default :data:`DEFAULT_ITEMS`.
-        min_cosine: Floor in place of the default one of :data:`DEFAULT_FLOORS`.
-        min_overlap: The same.
-        min_invariance: The same.
-        accept_batch_dependent: Whether int8 may take the range of each batch, so that a vector depends on its batch.
+        precisions: Precisions of the variants; ``fp32`` gives the variant ``optimized``.
+        level: Optimization level, see :func:`exporters.passes.fuse.fuse`. int8 starts from the exported graph.
+        calibration: The user's own items, a folder or a file. ``None`` means the items of
+            :func:`exporters.calibration.dataset.load_calibration_dataset`.
+        method: Calibration method of int8.
+        items: Number of items for calibration, and of other items for the accuracy check. ``None`` means
+            :data:`DEFAULT_ITEMS`.
+        min_cosine: Smallest cosine similarity to the fp32 graph. ``None`` means the value of :data:`DEFAULT_FLOORS`.
+        min_overlap: Smallest share of nearest neighbours that stay the same; ``None`` as above.
+        min_invariance: Smallest cosine similarity to the vector in another batch or with other threads; ``None`` as
+            above.
+        accept_batch_dependent: Whether int8 may use dynamic quantization, which makes a vector depend on its batch.
     """
 
     precisions: Sequence[Precision] = ("fp32",)
@@ -48,7 +51,7 @@ class VariantOptions:
     accept_batch_dependent: bool = False
 
     def floors(self, precision: Precision) -> Floors:
-        """Returns what a variant in ``precision`` has to reach."""
+        """Return the floors of a variant in ``precision``."""
         names = ("min_cosine", "min_overlap", "min_invariance")
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         return replace(DEFAULT_FLOORS[precision], **given)

@@ -1,4 +1,4 @@
-"""From a tower's own graph to a faster one: a function for each precision. The gate judges what they make."""
+"""Write a faster graph from a tower's own graph, with one recipe per precision. The gate checks the result."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from exporters.calibration.activations import Samples
 from exporters.graph.onnx_file import write_graph
-from exporters.graph.statistics import take_census
-from exporters.passes.fp16 import to_half
+from exporters.graph.statistics import graph_statistics
+from exporters.passes.fp16 import to_fp16
 from exporters.passes.fuse import LAYOUT_FLAG, fuse, fuse_around_products
 from exporters.passes.int8 import StaticQuantizer, quantize_dynamic
-from exporters.variants.sensitivity import Cost, Sensitivity, find_sensitive
+from exporters.variants.batches import CalibrationBatches
+from exporters.variants.sensitivity import NodeCost, SensitivityAnalysis, find_sensitive_nodes
 from runtime.artifact.variants import Calibration, CalibrationMethod, Level, Precision, Variant
 
-# Who knows the operators of a level; TensorRT leaves what it does not know to CUDA, and OpenVINO to nobody.
-_RUN_BY: Mapping[Level, tuple[str, ...]] = MappingProxyType(
+# Providers that know the operators of a level. TensorRT leaves unknown operators to CUDA; OpenVINO refuses them.
+_PROVIDERS: Mapping[Level, tuple[str, ...]] = MappingProxyType(
     {
         "basic": ("cpu", "cuda", "tensorrt", "openvino"),
         "extended": ("cpu", "cuda", "tensorrt"),
@@ -29,41 +29,37 @@ _RUN_BY: Mapping[Level, tuple[str, ...]] = MappingProxyType(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
-    """What is to be made.
+class RecipeInputs:
+    """Inputs of a recipe.
 
     Attributes:
         graph: The tower's own graph.
-        output: The new file.
-        level: How far it is optimized first.
-        samples: Batches of the graph's inputs, from real items.
-        wide_samples: Others, whose values are to fit the ranges, and by which nothing is judged.
-        calibration: What is recorded of them.
-        method: How int8's ranges follow from the values that were seen.
-        min_cosine: Smallest cosine similarity to the tower's own graph that is aimed at on the samples.
-        accept_batch_dependent: Whether int8 may take the range of each batch.
-        costs: What 8 bits cost in each node, where an earlier attempt has measured it, which takes minutes.
+        output: The new ONNX file.
+        level: Optimization level.
+        calibration: The calibration batches.
+        method: Calibration method of int8.
+        min_cosine: Target: smallest cosine similarity to the tower's own graph on the calibration batches.
+        accept_batch_dependent: Whether int8 may use dynamic quantization.
+        costs: Cost of int8 in each node, if an earlier run has measured it; the measurement takes minutes.
     """
 
     graph: Path
     output: Path
     level: Level
-    samples: Samples
-    wide_samples: Samples
-    calibration: Calibration
+    calibration: CalibrationBatches
     method: CalibrationMethod
     min_cosine: float
     accept_batch_dependent: bool
-    costs: tuple[Cost, ...] = ()
+    costs: tuple[NodeCost, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Made:
-    """What was made, in the words of :class:`runtime.artifact.variants.Variant`, and how it came out.
+class RecipeResult:
+    """Fields of the new :class:`runtime.artifact.variants.Variant`, and measurements on the calibration batches.
 
     Attributes:
-        sample_cosine: Smallest cosine similarity on the samples, where they were measured; the gate has others.
-        costs: What 8 bits cost in each node, the worst first; empty where that had not to be measured.
+        calibration_cosine: Smallest cosine similarity on the calibration batches, if measured.
+        costs: Cost of int8 in each node, the highest first; empty if not measured.
     """
 
     level: Level
@@ -73,76 +69,78 @@ class Made:
     float_nodes: tuple[str, ...] = ()
     calibration: Calibration | None = None
     batch_invariant: bool = True
-    sample_cosine: float | None = None
-    costs: tuple[Cost, ...] = ()
+    calibration_cosine: float | None = None
+    costs: tuple[NodeCost, ...] = ()
 
-    def describe_worst(self) -> str:
-        """Returns which layers cost most, for a person who has to decide what to do about it."""
-        worst = ", ".join(f"{cost.node} costs {cost.cost:.1e}" for cost in self.costs[:3])
-        return f"{len(self.float_nodes)} nodes left in float; the worst layers: {worst}"
+    def describe_costs(self) -> str:
+        """Return the number of float32 nodes and the nodes with the highest costs, as text for the user."""
+        highest = ", ".join(f"{cost.node} costs {cost.cost:.1e}" for cost in self.costs[:3])
+        return f"{len(self.float_nodes)} nodes stay in float32; the most sensitive nodes: {highest}"
 
     def record(self) -> dict[str, Any]:
-        """Returns what goes into the variant's record."""
-        kept = {field.name for field in fields(Variant)}
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name in kept}
+        """Return the fields of the variant's record."""
+        recorded = {field.name for field in fields(Variant)}
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name in recorded}
 
 
-def _make_optimized(order: Order) -> Made:
-    external_data = fuse(order.graph, order.output, order.level)
-    features = (LAYOUT_FLAG,) if order.level == "all" else ()
-    return Made(level=order.level, providers=_RUN_BY[order.level], external_data=external_data, cpu_features=features)
+def _optimize(inputs: RecipeInputs) -> RecipeResult:
+    level = inputs.level
+    external_data = fuse(inputs.graph, inputs.output, level)
+    features = (LAYOUT_FLAG,) if level == "all" else ()
+    return RecipeResult(level=level, providers=_PROVIDERS[level], external_data=external_data, cpu_features=features)
 
 
-def _make_fp16(order: Order) -> Made:
-    """Fuses first, since on a GPU that is where the time goes; nothing of it is laid out for a CPU."""
-    level: Level = "extended" if order.level == "all" else order.level
-    with tempfile.TemporaryDirectory(dir=order.output.parent) as folder:
+def _convert_to_fp16(inputs: RecipeInputs) -> RecipeResult:
+    """Fuse first, because fusion saves most of the time on a GPU; skip the optimizations for this CPU."""
+    level: Level = "extended" if inputs.level == "all" else inputs.level
+    calibration = inputs.calibration
+    with tempfile.TemporaryDirectory(dir=inputs.output.parent) as folder:
         fused = Path(folder, "fused.onnx")
-        fuse(order.graph, fused, level, skips=True)
-        half = to_half(fused, [*order.samples, *order.wide_samples])
-        external_data = write_graph(order.output, half.model, fused=True)
-    return Made(
+        fuse(inputs.graph, fused, level, skips=True)
+        fp16 = to_fp16(fused, [*calibration.batches, *calibration.extra_batches])
+        external_data = write_graph(inputs.output, fp16.model, fused=True)
+    return RecipeResult(
         level=level,
-        providers=_RUN_BY[level],
+        providers=_PROVIDERS[level],
         external_data=external_data,
-        float_nodes=half.float_nodes,
-        calibration=replace(order.calibration, method=None),
+        float_nodes=fp16.float_nodes,
+        calibration=replace(calibration.record, method=None),
     )
 
 
-def _make_int8(order: Order) -> Made:
-    """Fuses what lies around the products, and computes those in 8 bits."""
-    with tempfile.TemporaryDirectory(dir=order.output.parent) as folder:
-        graph = order.graph
-        if order.level != "basic":
+def _convert_to_int8(inputs: RecipeInputs) -> RecipeResult:
+    """Fuse the operators around the matrix products, and quantize the products."""
+    with tempfile.TemporaryDirectory(dir=inputs.output.parent) as folder:
+        graph = inputs.graph
+        if inputs.level != "basic":
             graph = Path(folder, "fused.onnx")
-            fuse_around_products(order.graph, graph)
-        if order.accept_batch_dependent:
-            quantized = quantize_dynamic(graph, order.output)
-            return Made(level="none", providers=("cpu",), float_nodes=quantized.float32, batch_invariant=False)
-        found = _quantize_statically(graph, order)
-    foreign = take_census(order.output, None).foreign
-    weights = order.output.with_name(f"{order.output.name}.data")
-    return Made(
-        level="extended" if foreign else "none",
-        providers=("cpu",) if foreign else ("cpu", "openvino"),
+            fuse_around_products(inputs.graph, graph)
+        if inputs.accept_batch_dependent:
+            quantize_dynamic(graph, inputs.output)
+            return RecipeResult(level="none", providers=("cpu",), batch_invariant=False)
+        analysis = _quantize_statically(graph, inputs)
+    contrib = graph_statistics(inputs.output, None).contrib_operators
+    weights = inputs.output.with_name(f"{inputs.output.name}.data")
+    return RecipeResult(
+        level="extended" if contrib else "none",
+        providers=("cpu",) if contrib else ("cpu", "openvino"),
         external_data=weights.name if weights.exists() else None,
-        float_nodes=found.float_nodes,
-        calibration=order.calibration,
-        sample_cosine=found.min_cosine,
-        costs=found.costs,
+        float_nodes=analysis.float_nodes,
+        calibration=inputs.calibration.record,
+        calibration_cosine=analysis.min_cosine,
+        costs=analysis.costs,
     )
 
 
-def _quantize_statically(graph: Path, order: Order) -> Sensitivity:
-    """Writes ``graph`` in 8 bits, with what has to stay in float for the cosine that is aimed at, or comes nearest."""
-    samples = [*order.samples[::2], *order.wide_samples]
-    with StaticQuantizer(graph, samples, method=order.method) as quantizer:
-        found = find_sensitive(quantizer, order.samples[1::2], floor=order.min_cosine, costs=order.costs)
-        quantizer.write(order.output, found.float_nodes)
-    return found
+def _quantize_statically(graph: Path, inputs: RecipeInputs) -> SensitivityAnalysis:
+    """Write an int8 graph with as few float32 nodes as reach the target cosine; half of the batches measure it."""
+    batches = inputs.calibration.batches
+    with StaticQuantizer(graph, [*batches[::2], *inputs.calibration.extra_batches], method=inputs.method) as quantizer:
+        analysis = find_sensitive_nodes(quantizer, batches[1::2], floor=inputs.min_cosine, costs=inputs.costs)
+        quantizer.write(inputs.output, analysis.float_nodes)
+    return analysis
 
 
-MAKERS: Mapping[Precision, Callable[[Order], Made]] = MappingProxyType(
-    {"fp32": _make_optimized, "fp16": _make_fp16, "int8": _make_int8}
+RECIPES: Mapping[Precision, Callable[[RecipeInputs], RecipeResult]] = MappingProxyType(
+    {"fp32": _optimize, "fp16": _convert_to_fp16, "int8": _convert_to_int8}
 )

@@ -1,10 +1,10 @@
-"""What became of variants, as a table: what was fused, how large, how fast, how near."""
+"""Describe new variants in a table: fused operators, size, speed and accuracy."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from exporters.variants.build import Outcome
+from exporters.variants.builder import VariantOutcome
 from runtime import console
 from runtime.artifact.parity import near_one
 
@@ -12,19 +12,19 @@ _HEADER = (
     "tower",
     "variant",
     "nodes",
-    "fused",
+    "fused operators",
     "MB",
-    "speed",
+    "speedup",
     "min cosine",
-    "neighbours",
-    "in a batch",
-    "in float",
+    "same neighbours",
+    "batch cosine",
+    "fp32 nodes",
 )
-_SLOWER = 0.95  # times as fast, above which it may be noise
+_SLOWER = 0.95  # a speedup between this and 1 may be noise
 
 
-def describe_outcomes(outcomes: Sequence[Outcome]) -> str:
-    """Returns a table with a row before and after for each variant, and a line for each that was not made."""
+def describe_outcomes(outcomes: Sequence[VariantOutcome]) -> str:
+    """Return a table with a row per tower and per variant, and a line for each variant that was not written."""
     rows: list[list[object]] = []
     towers: set[str] = set()
     for outcome in outcomes:
@@ -34,21 +34,21 @@ def describe_outcomes(outcomes: Sequence[Outcome]) -> str:
             rows.append([outcome.tower, "fp32", before.nodes, "", f"{before.size_bytes / 1e6:.1f}", "1.00x", *[""] * 4])
         if outcome.variant is not None:
             rows.append([outcome.tower, outcome.name, *_cells(outcome)])
-    left_out = [f"{outcome.tower} {outcome.name}: {outcome.reason}" for outcome in outcomes if not outcome.variant]
+    not_written = [f"{outcome.tower} {outcome.name}: {outcome.reason}" for outcome in outcomes if not outcome.variant]
     slower = [
-        f"{outcome.tower} {outcome.name} is slower than fp32 on this CPU; `python -m runtime tune` finds what is "
-        "fastest on a machine, and load takes it there"
+        f"{outcome.tower} {outcome.name} is slower than fp32 on this CPU; `python -m runtime tune` measures all "
+        "variants on a machine, and `load` then uses the fastest"
         for outcome in outcomes
         if outcome.speedup and outcome.speedup < _SLOWER
     ]
-    return "\n".join([console.table(_HEADER, rows), *left_out, *slower])
+    return "\n".join([console.table(_HEADER, rows), *not_written, *slower])
 
 
-def _cells(outcome: Outcome) -> list[object]:
+def _cells(outcome: VariantOutcome) -> list[object]:
     after, variant = outcome.after, outcome.variant
     if after is None or variant is None:
         return []
-    fused = ", ".join(f"{count} {name.rpartition(':')[2]}" for name, count in sorted(after.foreign.items()))
+    fused = ", ".join(f"{count} {name.rpartition(':')[2]}" for name, count in sorted(after.contrib_operators.items()))
     parity = variant.parity
     return [
         after.nodes,

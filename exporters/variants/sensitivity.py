@@ -1,7 +1,8 @@
-"""Which nodes of a graph 8 bits harm most, measured; and how few of them have to stay in float.
+"""Measure the cost of int8 in each node of a graph, and choose the nodes that stay in float32.
 
-One graph is built in which every node can be switched between float and 8 bits while it runs, so that a measurement
-costs one run over the samples, not a quantization and a session of its own. It rounds as the real graph does, in float.
+One graph has a switch for every node, between float32 and int8. A measurement is then one run over the held-out
+batches, without a new quantization and session. The switched graph rounds as the int8 graph does, but computes in
+float32.
 """
 
 from __future__ import annotations
@@ -19,23 +20,26 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 
-from exporters.calibration.activations import Array, Samples, add_constant, check_samples, open_session, run_all, save
+from exporters.calibration.activations import Array, Batches, check_batches, open_session, run_batches
+from exporters.graph.initializers import add_initializer, initializer_array
+from exporters.graph.onnx_file import write_temporary_graph
 from exporters.passes.int8 import StaticQuantizer
+from runtime.artifact.parity import row_cosines
 
-_GROUPS = 64  # measured first, at most; then the worst are taken apart
+_MAX_GROUPS = 64
 _BUDGET_S = 300.0
-_RANKED = 4  # batches that the ranking is measured on, at most; what is decided is measured on all
+_RANKING_BATCHES = 4  # the ranking uses these; the decision uses all batches
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cost:
-    """What 8 bits cost in one node.
+class NodeCost:
+    """Cost of int8 in one node.
 
     Attributes:
-        node: Its name.
-        cost: The largest cosine distance to the float vectors when it alone is in 8 bits. For a node that there was no
-            time to measure alone: that of the group it was measured in, divided by the nodes of the group.
-        alone: Whether it was measured alone.
+        node: Name of the node.
+        cost: Largest cosine distance to the float32 vectors if only this node is in int8. If there was no time to
+            measure the node alone: the cost of its group, divided by the number of nodes in the group.
+        alone: Whether the node was measured alone.
     """
 
     node: str
@@ -44,152 +48,168 @@ class Cost:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sensitivity:
-    """Which nodes should stay in float.
+class SensitivityAnalysis:
+    """Result of a search for the nodes that should stay in float32.
 
     Attributes:
-        float_nodes: Their names, in the order in which they were chosen.
-        min_cosine: The smallest cosine between the vectors of the real graph, quantized but for them, and of float.
-        costs: Of every node, the worst first; empty where none has to stay in float, which is tried first.
+        float_nodes: Names of these nodes, in the order of their choice.
+        min_cosine: Smallest cosine similarity of the int8 graph with these nodes in float32 to the float32 graph.
+        costs: Cost of every node, the highest first; empty if no node has to stay in float32.
     """
 
     float_nodes: tuple[str, ...]
     min_cosine: float
-    costs: tuple[Cost, ...]
+    costs: tuple[NodeCost, ...]
 
 
-def min_cosine(vectors: Array, reference: Array) -> float:
-    """Returns the smallest cosine between rows of two arrays, ``[rows, dim]``."""
-    lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(reference, axis=1)
-    return float(((vectors * reference).sum(axis=1, dtype=np.float64) / np.maximum(lengths, 1e-30)).min())
-
-
-def find_sensitive(
+def find_sensitive_nodes(
     quantizer: StaticQuantizer,
-    samples: Samples,
+    batches: Batches,
     *,
     floor: float,
-    most: int = 16,
-    costs: Sequence[Cost] = (),
+    max_float_nodes: int = 16,
+    costs: Sequence[NodeCost] = (),
     budget_s: float = _BUDGET_S,
+    max_groups: int = _MAX_GROUPS,
     threads: int | None = None,
-) -> Sensitivity:
-    """Measures what 8 bits cost in each node, then leaves the worst in float until the cosine reaches ``floor``.
+) -> SensitivityAnalysis:
+    """Measure the cost of int8 in each node, and keep the costliest nodes in float32 until the cosine reaches a floor.
 
     Args:
-        quantizer: The graph, calibrated on other samples than these.
-        samples: Batches of the graph's inputs, held out.
-        floor: The smallest cosine to the float vectors that will do.
-        most: How many nodes may stay in float. If they are not enough, the result's ``min_cosine`` is below the floor.
-        costs: Of every node, if an earlier search of the same graph and samples has measured them; the worst first.
-        budget_s: For ranking the nodes, in seconds. They are measured in groups of neighbours first, as many as half of
-            it allows; then those of the worst groups alone while there is time.
-        threads: How many may be used; by default as many as affinity mask and container quota allow.
+        quantizer: The graph, calibrated on other batches.
+        batches: Held-out batches of the graph's inputs.
+        floor: Smallest cosine similarity to the float32 vectors that is accepted.
+        max_float_nodes: Largest number of float32 nodes. If they are not enough, the result's ``min_cosine`` is below
+            the floor.
+        costs: Cost of every node from an earlier search on the same graph and batches, the highest first.
+        budget_s: Time for the ranking of nodes, in seconds. Half of it is for groups of neighbouring nodes; the rest is
+            for single nodes of the costliest groups.
+        max_groups: Largest number of groups.
+        threads: Threads of a run. ``None`` means as many as the affinity mask and the container quota allow.
 
     Raises:
-        QuantizationError: There are no samples, or onnxruntime cannot do it.
+        QuantizationError: There are no batches, or onnxruntime fails.
     """
-    check_samples(samples)
+    check_batches(batches)
     with tempfile.TemporaryDirectory() as folder:
-        probe = _Probe(quantizer, samples, Path(folder), threads)
+        graph = _SwitchableGraph(quantizer, batches, Path(folder), threads)
+        cosine = graph.int8_cosine(())
+        if cosine >= floor:
+            return SensitivityAnalysis(float_nodes=(), min_cosine=cosine, costs=())
+        costs = costs or rank_nodes(quantizer.nodes, graph.cost, budget_s, max_groups)
+        ranked = [each.node for each in costs[:max_float_nodes]]
         chosen: list[str] = []
-        reached = probe.measure_real(chosen)
-        if reached >= floor:
-            return Sensitivity(float_nodes=(), min_cosine=reached, costs=())
-        costs = costs or _rank(quantizer.nodes, probe.cost, budget_s)
-        worst = [each.node for each in costs[:most]]  # the more in float, the nearer: bisected, then tried for real
-        counts = range(1, len(worst) + 1)
-        likely = bisect_left(counts, True, key=lambda count: probe.measure_without(worst[:count]) >= floor)
-        for count in counts[min(likely, len(worst) - 1) :]:
-            chosen = worst[:count]
-            reached = probe.measure_real(chosen)
-            if reached >= floor:
+        # The cosine grows with the number of float32 nodes: bisect on the switched graph, then confirm on int8 graphs.
+        counts = range(1, len(ranked) + 1)
+        first = bisect_left(counts, True, key=lambda count: graph.switched_cosine(ranked[:count]) >= floor)
+        for count in counts[min(first, len(ranked) - 1) :]:
+            chosen = ranked[:count]
+            cosine = graph.int8_cosine(chosen)
+            if cosine >= floor:
                 break
-    return Sensitivity(float_nodes=tuple(chosen), min_cosine=reached, costs=tuple(costs))
+    return SensitivityAnalysis(float_nodes=tuple(chosen), min_cosine=cosine, costs=tuple(costs))
 
 
-class _Probe:
-    """The graph with a switch for each node, and the held-out samples."""
+class _SwitchableGraph:
+    """The graph with a switch for each node, and the held-out batches."""
 
-    def __init__(self, quantizer: StaticQuantizer, samples: Samples, folder: Path, threads: int | None) -> None:
-        self._quantizer, self._samples, self._folder, self._threads = quantizer, samples, folder, threads
-        self._few = list(samples[:: ceil(len(samples) / _RANKED)])
-        plain = self._open(quantizer.model)
-        self._few_reference, self._reference = run_all(plain, self._few, {}), run_all(plain, samples, {})
+    def __init__(self, quantizer: StaticQuantizer, batches: Batches, folder: Path, threads: int | None) -> None:
+        self._quantizer, self._batches, self._folder, self._threads = quantizer, batches, folder, threads
+        self._ranking_batches = list(batches[:: ceil(len(batches) / _RANKING_BATCHES)])
+        session = self._open(quantizer.model)
+        self._ranking_reference = run_batches(session, self._ranking_batches, {})
+        self._reference = run_batches(session, batches, {})
 
     @cached_property
     def _session(self) -> onnxruntime.InferenceSession:
         return self._open(add_switches(self._quantizer))
 
     def cost(self, nodes: Collection[str]) -> float:
-        return 1 - min_cosine(self._run(nodes, self._few), self._few_reference)
+        """Return the largest cosine distance with only ``nodes`` in int8."""
+        return 1 - _min_cosine(self._run(nodes, self._ranking_batches), self._ranking_reference)
 
-    def measure_without(self, float_nodes: Collection[str]) -> float:
-        """Returns the smallest cosine with ``float_nodes`` in float and all others in 8 bits."""
-        return min_cosine(self._run(set(self._quantizer.nodes) - set(float_nodes), self._samples), self._reference)
+    def switched_cosine(self, float_nodes: Collection[str]) -> float:
+        """Return the smallest cosine of the switched graph with ``float_nodes`` in float32 and the others in int8."""
+        vectors = self._run(set(self._quantizer.nodes) - set(float_nodes), self._batches)
+        return _min_cosine(vectors, self._reference)
 
-    def measure_real(self, float_nodes: Collection[str]) -> float:
-        """Returns the smallest cosine of the graph that would be written, run by its 8 bit kernels."""
+    def int8_cosine(self, float_nodes: Collection[str]) -> float:
+        """Return the smallest cosine of the int8 graph that would be written, run by int8 kernels."""
         session = self._open(self._quantizer.quantize(float_nodes))
-        return min_cosine(run_all(session, self._samples, {}), self._reference)
+        return _min_cosine(run_batches(session, self._batches, {}), self._reference)
 
     def _open(self, model: ir.Model) -> onnxruntime.InferenceSession:
-        return open_session(save(model, self._folder / "probe.onnx"), self._threads)
+        return open_session(write_temporary_graph(self._folder / "graph.onnx", model), self._threads)
 
-    def _run(self, int8: Collection[str], samples: Samples) -> Array:
-        return run_all(self._session, samples, {_switch(n): np.array(n in int8) for n in self._quantizer.nodes})
+    def _run(self, int8: Collection[str], batches: Batches) -> Array:
+        switches = {_switch(node): np.array(node in int8) for node in self._quantizer.nodes}
+        return run_batches(self._session, batches, switches)
 
 
 def add_switches(quantizer: StaticQuantizer) -> ir.Model:
-    """Returns the quantized graph with a boolean input for each node: whether it takes its inputs in 8 bits."""
+    """Return the quantized graph with one boolean input per node: whether its inputs are in int8."""
     model, original = quantizer.quantize(keep_activations=True), quantizer.model
     names = set(quantizer.nodes)
-    weights = {node.name: node.inputs for node in original.graph}
+    original_inputs = {node.name: node.inputs for node in original.graph}
     for node in [node for node in model.graph if node.name in names]:
         switch = ir.Value(name=_switch(str(node.name)), shape=ir.Shape([]), type=ir.TensorType(ir.DataType.BOOL))
         model.graph.inputs.append(switch)
         for index, value in enumerate(node.inputs):
-            restored = None if value is None else value.producer()
-            if restored is not None and restored.op_type == "DequantizeLinear":
-                plain = _plain(model.graph, restored, weights[node.name][index])
-                choice = ir.node("Where", [switch, value, plain])
+            dequantizer = None if value is None else value.producer()
+            if dequantizer is not None and dequantizer.op_type == "DequantizeLinear":
+                exact = _float_value(model.graph, dequantizer, original_inputs[node.name][index])
+                choice = ir.node("Where", [switch, value, exact])
                 model.graph.insert_before(node, choice)
                 node.replace_input_with(index, choice.outputs[0])
     return model
 
 
-def _plain(graph: ir.Graph, restored: ir.Node, original: ir.Value | None) -> ir.Value | None:
-    """Returns the tensor that was rounded: what went into the pair, or the constant of the original graph."""
-    rounded = None if restored.inputs[0] is None else restored.inputs[0].producer()
-    if rounded is not None:
-        return rounded.inputs[0]
+def rank_nodes(
+    nodes: Sequence[str], cost: Callable[[Collection[str]], float], budget_s: float, max_groups: int = _MAX_GROUPS
+) -> list[NodeCost]:
+    """Return the cost of every node, the highest first.
+
+    Args:
+        nodes: Names of the nodes, in the order of the graph.
+        cost: Function that measures the cost of int8 in some nodes together.
+        budget_s: Time for the ranking, in seconds.
+        max_groups: Largest number of groups of neighbouring nodes.
+    """
+    started = time.monotonic()
+    cost(nodes[:1])
+    affordable = int(budget_s / 2 / (time.monotonic() - started))
+    found = {each.node: each for each in _measure_groups(nodes, cost, max(2, min(max_groups, affordable)))}
+    deadline = started + budget_s
+    for each in sorted(found.values(), key=lambda each: -each.cost):
+        if not each.alone and time.monotonic() < deadline:
+            found[each.node] = NodeCost(node=each.node, cost=cost([each.node]), alone=True)
+    return sorted(found.values(), key=lambda each: -each.cost)
+
+
+def _measure_groups(nodes: Sequence[str], cost: Callable[[Collection[str]], float], groups: int) -> Iterator[NodeCost]:
+    size = max(1, ceil(len(nodes) / groups))
+    for start in range(0, len(nodes), size):
+        group = nodes[start : start + size]
+        share = cost(group) / len(group)
+        yield from (NodeCost(node=node, cost=share, alone=len(group) == 1) for node in group)
+
+
+def _min_cosine(vectors: Array, reference: Array) -> float:
+    return float(np.nan_to_num(row_cosines(vectors, reference)).min())  # a vector of zeros counts as 0
+
+
+def _float_value(graph: ir.Graph, dequantizer: ir.Node, original: ir.Value | None) -> ir.Value | None:
+    """Return the float32 tensor before rounding: the input of QuantizeLinear, or the original graph's constant."""
+    quantized = None if dequantizer.inputs[0] is None else dequantizer.inputs[0].producer()
+    if quantized is not None:
+        return quantized.inputs[0]
     if original is None:
         return None
-    name = f"{original.name}/float"  # a bias is restored under its own name
+    name = f"{original.name}/float"  # a dequantized bias has the name of the original
     if name not in graph.initializers:
-        add_constant(graph, name, original.const_value.numpy())  # type: ignore[union-attr]
+        add_initializer(graph, name, initializer_array(original))
     return graph.initializers[name]
 
 
 def _switch(node: str) -> str:
     return f"{node}/int8"
-
-
-def _rank(nodes: Sequence[str], cost: Callable[[Collection[str]], float], budget_s: float) -> list[Cost]:
-    started = time.monotonic()
-    cost(nodes[:1])
-    affordable = int(budget_s / 2 / (time.monotonic() - started))
-    found = {each.node: each for each in _measure_groups(nodes, cost, max(2, min(_GROUPS, affordable)))}
-    deadline = started + budget_s
-    for each in sorted(found.values(), key=lambda each: -each.cost):
-        if not each.alone and time.monotonic() < deadline:
-            found[each.node] = Cost(node=each.node, cost=cost([each.node]), alone=True)
-    return sorted(found.values(), key=lambda each: -each.cost)
-
-
-def _measure_groups(nodes: Sequence[str], cost: Callable[[Collection[str]], float], groups: int) -> Iterator[Cost]:
-    size = max(1, ceil(len(nodes) / groups))
-    for start in range(0, len(nodes), size):
-        group = nodes[start : start + size]
-        share = cost(group) / len(group)
-        yield from (Cost(node=node, cost=share, alone=len(group) == 1) for node in group)

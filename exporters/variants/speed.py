@@ -1,4 +1,4 @@
-"""How many times as fast one graph is as another, on the machine at hand."""
+"""Measure the speed of one graph relative to another on this machine."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ from statistics import median
 from runtime.inference.tower import LoadedTower, Row, group_key
 
 _ROUNDS = 15
-_SECONDS = 20.0  # of measuring at most, but for three rounds
+_MIN_ROUNDS = 3
+_BUDGET_S = 20.0  # no new round after this time, except for the minimum
 
 
 def measure_speedup(before: LoadedTower, after: LoadedTower, rows: Sequence[Row]) -> float:
-    """Returns the median of the ratio of both times, taken in turns so that drift hits both.
+    """Return the median ratio of the two run times, measured in turns so that drift affects both.
 
     Args:
-        before: The graph that is compared with.
-        after: The other one. Neither lets its threads spin, which would slow the other down.
-        rows: What both run as one batch.
+        before: The reference graph.
+        after: The other graph. The threads of neither may spin, because that would slow the other down.
+        rows: Rows of the graphs' input. Both graphs run those of the first row's length as one batch.
     """
     rows = [row for row in rows if group_key(row) == group_key(rows[0])]
     ratios: list[float] = []
     start = time.perf_counter()
     for tower in (before, after):
         tower.embed(rows)
-    while len(ratios) < _ROUNDS and (len(ratios) < 3 or time.perf_counter() - start < _SECONDS):
+    while len(ratios) < _ROUNDS and (len(ratios) < _MIN_ROUNDS or time.perf_counter() - start < _BUDGET_S):
         ratios.append(_time(before, rows) / _time(after, rows))
     return median(ratios)
 

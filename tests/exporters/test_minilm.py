@@ -1,4 +1,4 @@
-"""all-MiniLM-L6-v2 as a package ships it, from its folder to ranked texts, against sentence-transformers."""
+"""Compare all-MiniLM-L6-v2, exported from the folder of a package, with sentence-transformers."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def reference(folder: Path) -> Any:
 
 
 def paragraphs() -> list[str]:
-    """The topics of Python's manual: a few words to several pages."""
+    """Return the topics of Python's manual: a few words to several pages."""
     return [" ".join(text.split()) for text in topics.values()]
 
 
@@ -80,7 +80,7 @@ def rank(queries: np.ndarray[Any, Any], corpus: np.ndarray[Any, Any]) -> np.ndar
     return np.argsort(-(queries @ corpus.T), axis=1, kind="stable")
 
 
-def test_the_checkpoints_own_files_decide(model: runtime.Embedder) -> None:
+def test_the_checkpoints_files_decide_the_pooling(model: runtime.Embedder) -> None:
     record = model.manifest.towers["text"]
     assert (record.pooling.method, record.normalized, record.decided_by) == ("mean", True, "checkpoint")
     assert record.preprocessing.kind == "text"
@@ -107,16 +107,16 @@ def test_a_search_ranks_as_sentence_transformers_does(model: runtime.Embedder, r
     assert [names[best] for best in ours[:, 0]] == ["for", "exceptions", "typesfunctions", "imaginary", "typesmodules"]
 
 
-def test_meaning_survives(model: runtime.Embedder) -> None:
+def test_similar_texts_have_similar_vectors(model: runtime.Embedder) -> None:
     coffee, espresso, rocket, motorcycle, *_ = model.embed(TEXTS)
     assert coffee @ espresso > 0.5
     assert max(coffee @ rocket, coffee @ motorcycle, rocket @ motorcycle) < 0.3
 
 
-def test_int8_holds_for_other_texts_than_it_was_calibrated_with(
+def test_int8_is_accurate_on_texts_unlike_the_calibration_texts(
     artifact: Path, model: runtime.Embedder, tmp_path: Path
 ) -> None:
-    """Its samples are docstrings; a few channels are a hundred times as large as all others, at a few words."""
+    """Calibration uses docstrings; a few words make a few channels a hundred times as large as the others."""
     copy = Path(shutil.copytree(artifact, tmp_path / "minilm"))
     (outcome,) = add_variants(copy, VariantOptions(precisions=("int8",), items=64))
     assert outcome.variant is not None, outcome.reason

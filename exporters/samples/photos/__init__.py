@@ -1,4 +1,4 @@
-"""The photographs that ship with the exporters; README.md beside this file says whose they are."""
+"""Photos that ship with the exporters; README.md beside this file names their authors."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from PIL import Image
 
 
 def photo_names() -> list[str]:
-    """Returns the file names of the photos, sorted."""
+    """Return the file names of the photos, sorted."""
     return sorted(entry.name for entry in resources.files(__name__).iterdir() if entry.name.endswith(".jpg"))
 
 
 def load_photos() -> list[Image.Image]:
-    """Returns the photos as RGB images, in the order of :func:`photo_names`."""
+    """Return the photos as RGB images, in the order of :func:`photo_names`."""
     folder = resources.files(__name__)
     photos = []
     for name in photo_names():

@@ -13,7 +13,7 @@ from exporters.errors import GraphError
 from exporters.export_towers import export_towers
 from exporters.families.cnn.tower import Cnn, CnnTower
 from exporters.families.tower import GraphInput
-from exporters.graph import onnx_file as graph_file
+from exporters.graph import onnx_file
 from exporters.graph.trace import build_graph
 from runtime.artifact.manifest import TensorSpec
 from runtime.artifact.reader import read_manifest
@@ -26,13 +26,13 @@ def make_input(batch: int = 2) -> GraphInput:
 
 
 class Frozen(nn.Module):
-    """Works for the traced batch alone."""
+    """A module that works for the traced batch size only."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x[:, :3] + torch.arange(6.0).reshape(2, 3)
 
 
-def test_the_artifacts_graph_keeps_its_promises(exported: Path) -> None:
+def test_the_graph_has_the_recorded_inputs_and_output(exported: Path) -> None:
     graph = onnx.load(exported / "image.onnx").graph
     assert [tensor.name for tensor in graph.input] == ["pixels"]
     assert [tensor.name for tensor in graph.output] == ["embedding"]
@@ -43,31 +43,31 @@ def test_the_artifacts_graph_keeps_its_promises(exported: Path) -> None:
     assert [dim.dim_param or dim.dim_value for dim in embedding.type.tensor_type.shape.dim] == ["batch", 12]
 
 
-def test_the_float32_graph_takes_the_ecosystems_pixel_values(exported_float32: Path) -> None:
+def test_the_float32_graph_takes_pixel_values(exported_float32: Path) -> None:
     (pixel_values,) = onnx.load(exported_float32 / "image.onnx").graph.input
     assert pixel_values.name == "pixel_values"
     assert [d.dim_param or d.dim_value for d in pixel_values.type.tensor_type.shape.dim] == ["batch", 3, 40, 40]
 
 
-def test_the_head_is_gone(exported: Path) -> None:
+def test_the_graph_has_no_classification_head(exported: Path) -> None:
     graph = onnx.load(exported / "image.onnx").graph
     assert not any("fc" in tensor.name for tensor in graph.initializer)
     assert not any(node.op_type in ("Gemm", "MatMul") for node in graph.node)
 
 
-def test_nothing_of_the_exporting_machine_is_in_the_graph(exported: Path) -> None:
+def test_the_graph_holds_no_paths_of_the_exporting_machine(exported: Path) -> None:
     data = (exported / "image.onnx").read_bytes()
     for trace in (b".py", b"site-packages", b"forward(", str(Path(__file__).parents[3]).encode()):
         assert trace not in data
 
 
 @pytest.mark.parametrize("opset", [OPSETS[0], OPSETS[-1]])
-def test_the_opset_is_the_one_asked_for(opset: int) -> None:
+def test_the_graph_has_the_requested_opset(opset: int) -> None:
     graph = build_graph(nn.Linear(4, 3).eval(), [make_input()], OUTPUT, opset=opset)
     assert graph.opset_imports[""] == opset
 
 
-def test_a_name_that_a_module_has_too_is_no_collision() -> None:
+def test_a_submodule_may_have_the_name_of_the_output() -> None:
     class Embeds(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -82,21 +82,21 @@ def test_a_name_that_a_module_has_too_is_no_collision() -> None:
     assert names.count("embedding") == 1
 
 
-def test_a_batch_that_froze_is_refused() -> None:
+def test_a_constant_batch_axis_is_refused() -> None:
     with pytest.raises(GraphError):
         build_graph(Frozen().eval(), [make_input()], OUTPUT)
 
 
-def test_a_result_of_another_size_is_refused() -> None:
+def test_an_output_of_another_size_is_refused() -> None:
     with pytest.raises(GraphError, match=r"\['batch', 5\] instead of"):
         build_graph(nn.Linear(4, 5).eval(), [make_input()], OUTPUT)
 
 
-def test_weights_beyond_protobufs_limit_lie_in_a_second_file(
+def test_weights_beyond_protobufs_limit_are_in_a_second_file(
     tiny_spec: BackboneSpec, tiny_cnn: Cnn, tmp_path: Path, photo_paths: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the limit lowered: what takes the real one, XLM-RoBERTa-large say, is too much for a test."""
-    monkeypatch.setattr(graph_file, "EXTERNAL_DATA_THRESHOLD_BYTES", 1000)
+    """A lower limit stands in for a model such as XLM-RoBERTa-large, which is too large for a test."""
+    monkeypatch.setattr(onnx_file, "EXTERNAL_DATA_THRESHOLD_BYTES", 1000)
     folders = [tmp_path / "first", tmp_path / "second"]
     for folder in folders:
         export_towers(tiny_spec, [CnnTower(tiny_cnn, ExportOptions(), output_dim=12)], folder, options=ExportOptions())

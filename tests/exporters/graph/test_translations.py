@@ -1,4 +1,4 @@
-"""Attention and GELU give what torch gives, in a form that ONNX Runtime fuses."""
+"""Compare the translations of attention and GELU with torch, and check that ONNX Runtime fuses them."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def run(path: Path, x: Tensor, fused: Path | None = None) -> np.ndarray[Any, Any
 
 @pytest.mark.parametrize("mask", _MASKS)
 @pytest.mark.parametrize("scale", [None, 0.7])
-def test_attention_is_torchs(mask: str, scale: float | None, tmp_path: Path) -> None:
+def test_attention_agrees_with_torch(mask: str, scale: float | None, tmp_path: Path) -> None:
     torch.manual_seed(0)
     module = Attends(attn_mask=_MASKS[mask], scale=scale)
     path, x = build(module, tmp_path / "graph.onnx"), torch.randn(3, _TOKENS, _DIM)
@@ -77,24 +77,24 @@ def test_attention_is_torchs(mask: str, scale: float | None, tmp_path: Path) -> 
     assert operators["Transpose"] == 4, "of query, key, value and result, once each"
 
 
-def test_causal_attention_is_torchs(tmp_path: Path) -> None:
+def test_causal_attention_agrees_with_torch(tmp_path: Path) -> None:
     torch.manual_seed(0)
     module, x = Attends(is_causal=True), torch.randn(3, _TOKENS, _DIM)
     np.testing.assert_allclose(run(build(module, tmp_path / "graph.onnx"), x), module(x).detach().numpy(), atol=2e-6)
 
 
-def test_where_everything_is_masked_nothing_is_nan(tmp_path: Path) -> None:
+def test_a_fully_masked_row_is_not_nan(tmp_path: Path) -> None:
     module = Attends(attn_mask=torch.zeros(_TOKENS, _TOKENS, dtype=torch.bool))
     assert np.isfinite(run(build(module, tmp_path / "graph.onnx"), torch.randn(3, _TOKENS, _DIM))).all()
 
 
-def test_attention_that_is_not_known_is_refused(tmp_path: Path) -> None:
+def test_grouped_query_attention_is_refused(tmp_path: Path) -> None:
     with pytest.raises(GraphError, match="grouped queries"):
         build(Attends(enable_gqa=True), tmp_path / "graph.onnx")
 
 
 @pytest.mark.parametrize("approximate", ["none", "tanh"])
-def test_gelu_is_torchs(approximate: str, tmp_path: Path) -> None:
+def test_gelu_agrees_with_torch(approximate: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     module, x = Activates(approximate), 3 * torch.randn(3, _TOKENS, _DIM)
     path = build(module, tmp_path / "graph.onnx")

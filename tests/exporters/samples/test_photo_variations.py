@@ -5,7 +5,7 @@ import numpy as np
 from exporters.samples.photo_variations import vary_exposure
 
 
-def test_images_become_dark_bright_negative_and_of_other_colours_in_turn() -> None:
+def test_images_become_dark_bright_negative_and_swapped_in_turn() -> None:
     image = np.array([[[0, 100, 255]]], np.uint8)
     varied = vary_exposure([image] * 5)
     assert [each.tolist() for each in varied] == [

@@ -21,7 +21,7 @@ def _tokenizer(path: Path, *tokens: str) -> Path:
     return path
 
 
-def test_texts_hold_words_alone_and_are_the_same_each_time(tmp_path: Path) -> None:
+def test_texts_hold_only_words_and_are_always_the_same(tmp_path: Path) -> None:
     path = _tokenizer(tmp_path / "tokenizer.json", "[UNK]", "[CLS]", *WORDS, "##ing", "...", "7")
     texts = random_texts(path, 100)
     assert texts == random_texts(path, 100)
@@ -30,7 +30,7 @@ def test_texts_hold_words_alone_and_are_the_same_each_time(tmp_path: Path) -> No
     assert len(texts) == 100
 
 
-def test_words_of_clip_have_no_mark_at_their_end(tmp_path: Path) -> None:
+def test_words_of_clip_have_no_end_mark(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     Tokenizer(WordLevel({"photo</w>": 0, "a</w>": 1, "!</w>": 2}, "a</w>")).save(str(path))
     assert set(" ".join(random_texts(path, 12)).split()) == {"photo", "a"}

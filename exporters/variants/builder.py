@@ -1,0 +1,182 @@
+"""Build the variants of one tower: write the graph, check its accuracy, and measure its speed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from exporters.calibration.dataset import load_calibration_dataset
+from exporters.errors import FloorError, GraphError, VariantError
+from exporters.graph.statistics import GraphStatistics, graph_statistics
+from exporters.progress import Stage
+from exporters.variants.batches import CalibrationBatches, make_calibration_batches, prepare_items
+from exporters.variants.gate import VariantGate
+from exporters.variants.options import DEFAULT_ITEMS, VariantOptions
+from exporters.variants.recipes import RECIPES, RecipeInputs, RecipeResult
+from exporters.variants.speed import measure_speedup
+from runtime.artifact.manifest import Manifest, TowerName
+from runtime.artifact.variants import Floors, Precision, Variant, VariantName
+from runtime.inference.tower import LoadedTower
+from runtime.loading.golden import read_golden
+from runtime.session.provider_options import CpuOptions
+from runtime.session.providers import installed_packages
+from runtime.session.session import SessionOptions
+
+VARIANT_OF_PRECISION: Mapping[Precision, VariantName] = {"fp32": "optimized", "fp16": "fp16", "int8": "int8"}
+# Safety margin: share of the allowed distance from cosine 1 that a recipe may use on the calibration batches. The
+# accuracy on held-out items is lower.
+_MARGINS: Mapping[Precision, float] = {"fp32": 1.0, "fp16": 1.0, "int8": 0.7}
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariantOutcome:
+    """Result of building one variant of one tower.
+
+    Attributes:
+        tower: The tower.
+        name: The variant's name.
+        variant: The variant's record; ``None`` if it was not written.
+        reason: Why it was not written.
+        failed: Whether that is a failure. A graph in which nothing can be fused is not a failure.
+        before: Statistics of the tower's own graph.
+        after: Statistics of the variant.
+        speedup: Speed relative to the tower's own graph on the CPU provider; ``None`` if the variant is not for it.
+    """
+
+    tower: TowerName
+    name: VariantName
+    variant: Variant | None = None
+    reason: str = ""
+    failed: bool = False
+    before: GraphStatistics
+    after: GraphStatistics | None = None
+    speedup: float | None = None
+
+
+class VariantBuilder:
+    """Builds the variants of one tower from one calibration dataset."""
+
+    def __init__(
+        self, folder: Path, manifest: Manifest, kind: TowerName, options: VariantOptions, stage: Stage
+    ) -> None:
+        """Load the tower and its calibration dataset, and embed the held-out items with the tower's own graph.
+
+        Args:
+            folder: The artifact; the variants are written there.
+            manifest: The artifact's manifest.
+            kind: The tower.
+            options: Options of the variants.
+            stage: Display of stages, see :mod:`exporters.progress`.
+        """
+        self._folder, self._kind, self._options, self._stage = folder, kind, options, stage
+        self._tower = manifest.towers[kind]
+        self._loaded = self._load(self._tower.graph)
+        items = DEFAULT_ITEMS[kind] if options.items is None else options.items
+        self._dataset = load_calibration_dataset(kind, options.calibration, items)
+        golden, _ = read_golden(folder, kind, manifest.output_dim)
+        with stage(f"{kind} fp32 graph"):
+            self._gate = VariantGate(folder, manifest, kind, [*golden, *self._dataset.held_out])
+        self._before = graph_statistics(folder / self._tower.graph, self._tower.external_data)
+        self._speed_rows = prepare_items(self._loaded, golden, self._dataset.source)
+
+    def build(self, precision: Precision, floors: Floors) -> VariantOutcome:
+        """Build a variant that passes the gate, or return the reason why there is none."""
+        name = VARIANT_OF_PRECISION[precision]
+        outcome = VariantOutcome(tower=self._kind, name=name, before=self._before)
+        graph = f"{self._kind}.{name}.onnx"
+        with self._stage(f"{self._kind} {name}"):
+            try:
+                return self._build(outcome, precision, graph, floors)
+            except (GraphError, VariantError) as exc:
+                self._remove(graph)
+                return replace(outcome, reason=str(exc), failed=True)
+
+    def _build(self, outcome: VariantOutcome, precision: Precision, graph: str, floors: Floors) -> VariantOutcome:
+        """Run the recipe; if the held-out items miss the floor, run it once more with a higher target."""
+        target = 1 - _MARGINS[precision] * (1 - floors.min_cosine)
+        inputs = RecipeInputs(
+            graph=self._folder / self._tower.graph,
+            output=self._folder / graph,
+            level=self._options.level,
+            calibration=self._calibration,
+            method=self._options.method,
+            min_cosine=target,
+            accept_batch_dependent=self._options.accept_batch_dependent,
+        )
+        result = RECIPES[precision](inputs)
+        try:
+            return self._check(outcome, precision, result, graph, floors)
+        except FloorError as exc:
+            if result.calibration_cosine is None:
+                raise
+            if result.calibration_cosine < target:  # the recipe has used all float32 nodes it may
+                raise VariantError(f"{exc}; {result.describe_costs()}") from exc
+            target = raise_target(result.calibration_cosine, exc.min_cosine, floors.min_cosine)
+        self._remove(graph)
+        result = RECIPES[precision](replace(inputs, min_cosine=target, costs=result.costs))
+        try:
+            return self._check(outcome, precision, result, graph, floors)
+        except FloorError as exc:
+            raise VariantError(f"{exc}; {result.describe_costs()}") from exc
+
+    def _check(
+        self, outcome: VariantOutcome, precision: Precision, result: RecipeResult, graph: str, floors: Floors
+    ) -> VariantOutcome:
+        after = graph_statistics(self._folder / graph, result.external_data)
+        if precision == "fp32" and after.nodes == self._before.nodes and not after.contrib_operators:
+            self._remove(graph)
+            return replace(outcome, reason=f"nothing was fused at level {result.level}, so it is not written")
+        check_loads(self._folder / graph)
+        variant = Variant(
+            **result.record(),
+            precision=precision,
+            graph=graph,
+            operators=tuple(sorted(after.contrib_operators)),
+            onnxruntime=next(iter(installed_packages().values())),
+            parity=self._gate.measure(graph, floors, batch_invariant=result.batch_invariant),
+        )
+        speedup = None if precision == "fp16" else measure_speedup(self._loaded, self._load(graph), self._speed_rows)
+        return replace(outcome, variant=variant, after=after, speedup=speedup)
+
+    @cached_property
+    def _calibration(self) -> CalibrationBatches:
+        return make_calibration_batches(
+            self._folder, self._tower.preprocessing, self._loaded, self._dataset, self._options.method
+        )
+
+    def _remove(self, graph: str) -> None:
+        for path in self._folder.glob(f"{graph}*"):
+            path.unlink()
+
+    def _load(self, graph: str) -> LoadedTower:
+        options = SessionOptions(provider="cpu", provider_options=CpuOptions(spinning=False))
+        return LoadedTower(self._folder, replace(self._tower, graph=graph, variants={}), options)
+
+
+def raise_target(calibration_cosine: float, held_out_cosine: float, floor: float) -> float:
+    """Return a higher target for the calibration batches, so that the held-out items reach the floor.
+
+    Args:
+        calibration_cosine: Smallest cosine on the calibration batches.
+        held_out_cosine: Smallest cosine on the held-out items.
+        floor: Smallest cosine allowed on the held-out items.
+    """
+    excess = (1 - floor) / max(1 - held_out_cosine, 1e-12)  # of the distances from 1; above 1 if another floor failed
+    return 1 - _MARGINS["int8"] * min(excess, 1.0) * (1 - calibration_cosine)
+
+
+def check_loads(graph: Path) -> None:
+    """Load ``graph`` in a process of its own, because ONNX Runtime may crash on a graph that it optimized itself.
+
+    Raises:
+        VariantError: The graph cannot be loaded.
+    """
+    code = "import sys, onnxruntime; onnxruntime.InferenceSession(sys.argv[1], providers=['CPUExecutionProvider'])"
+    done = subprocess.run([sys.executable, "-c", code, str(graph)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or [f"ended by signal {-done.returncode}"])[-1]
+        raise VariantError(f"onnxruntime cannot load the graph ({said}); use another --level")
