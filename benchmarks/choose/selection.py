@@ -1,4 +1,4 @@
-"""Which machine, way to embed and batch size do a job for the least money, and what was in the way of the others."""
+"""Find the cheapest machine, setup and batch size for a task, and the reasons against the others."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from benchmarks.choose.offers import Candidate, Offer
-from benchmarks.choose.queueing import MOST_UTILISATION, Response, Service, instances_needed, respond
+from benchmarks.choose.offers import Deployment, Offer
+from benchmarks.choose.queueing import MAX_UTILIZATION, ResponseTimes, ServiceTimes, instances_needed, simulate
 from benchmarks.results.prices import Prices, cost_per_million
 
-HOURS_OF_A_MONTH = 730  # 365 days of 24 hours, by 12
-_SECONDS_OF_A_DAY = 86400
+HOURS_PER_MONTH = 730  # 365 days of 24 hours / 12
+_SECONDS_PER_DAY = 86400
 
 Reason = Literal["no price", "no parity", "parity", "p95"]
 Bound = Literal["p95", "capacity", "one"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Demand:
-    """What a service has to do.
+class Requirements:
+    """Load and service level objective (SLO) of a service.
 
     Attributes:
-        per_day: Items a day.
-        peak: How many times the mean of the day arrives at its busiest, for which instances are counted.
-        max_p95_ms: Bound of the 95th percentile of the response: waiting and service.
-        min_cosine: Bound of the smallest cosine similarity to torch.
+        per_day: Items per day.
+        peak: Rate of the busiest time of the day, as a multiple of the daily mean. Instances are counted for it.
+        max_p95_ms: Limit of the 95th percentile of the response time, waiting included.
+        min_cosine: Smallest allowed cosine similarity to torch.
     """
 
     per_day: float
@@ -36,34 +36,34 @@ class Demand:
 
     @property
     def mean_per_s(self) -> float:
-        """Items a second, over the day."""
-        return self.per_day / _SECONDS_OF_A_DAY
+        """Items per second, averaged over the day."""
+        return self.per_day / _SECONDS_PER_DAY
 
     @property
     def peak_per_s(self) -> float:
-        """Items a second, at the peak."""
+        """Items per second at the peak."""
         return self.mean_per_s * self.peak
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """Enough machines for a demand.
+class HardwarePlan:
+    """A deployment with enough instances for the requirements.
 
     Attributes:
-        candidate: What they run.
-        service: How long its batches take.
-        instances: How many machines.
-        utilisation: Arrivals at the peak, as a share of what they can do with batches as large as may be.
-        p50_ms: Median response at the peak.
-        p95_ms: Its 95th percentile.
-        per_month: What they cost.
-        per_million: What a million items cost, at the mean rate.
+        deployment: Machine, setup and largest batch.
+        service: Times of its batches.
+        instances: Number of machines.
+        utilization: Rate at the peak as a share of the capacity with the largest batches.
+        p50_ms: Median response time at the peak.
+        p95_ms: 95th percentile of the response time at the peak.
+        per_month: Cost per month.
+        per_million: Cost of a million items at the mean rate.
     """
 
-    candidate: Candidate
-    service: Service
+    deployment: Deployment
+    service: ServiceTimes
     instances: int
-    utilisation: float
+    utilization: float
     p50_ms: float
     p95_ms: float
     per_month: float
@@ -71,44 +71,44 @@ class Plan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LeftOut:
-    """What cannot be chosen.
+class Rejection:
+    """A deployment that does not meet the requirements.
 
     Attributes:
-        candidate: What.
-        reason: Why not.
-        figure: What is too small or too large: the cosine, or the p95 in ms that no number of machines betters.
+        deployment: The deployment.
+        reason: The requirement that it does not meet.
+        figure: The value that is too low or too high: the cosine, or the p95 of an unloaded instance in ms.
     """
 
-    candidate: Candidate
+    deployment: Deployment
     reason: Reason
     figure: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
-    """The answer for one job.
+class HardwareChoice:
+    """The result for one task.
 
     Attributes:
-        plans: The best of each machine and way, the cheapest first.
-        left_out: What keeps no bound, or has no price.
-        outdone: How many batch sizes keep the bounds and are no better than another of the same machine and way.
+        plans: The best plan of each offer, the cheapest first.
+        rejections: The deployments that do not meet the requirements or have no price.
+        outdone: Number of deployments that meet the requirements but are no better than the plan of their offer.
     """
 
-    plans: tuple[Plan, ...]
-    left_out: tuple[LeftOut, ...]
+    plans: tuple[HardwarePlan, ...]
+    rejections: tuple[Rejection, ...]
     outdone: int
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reasoning:
-    """Why a plan has as many instances as it has.
+class SizingRationale:
+    """The reason for the number of instances of a plan.
 
     Attributes:
-        by_averages: Instances if the rate were divided by the mean throughput.
-        averages_p95_ms: What they would answer in; ``None`` if the queue would grow without end.
-        bound: What keeps it from one instance fewer.
-        fewer_p95_ms: The p95 with one instance fewer; ``None`` where that was not the bound.
+        by_averages: Instances from the rate divided by the mean throughput, without a queue.
+        averages_p95_ms: Their p95 response time; ``None`` if their queue would grow without limit.
+        bound: The limit that one instance fewer would break.
+        fewer_p95_ms: The p95 response time with one instance fewer; ``None`` unless ``bound`` is ``p95``.
     """
 
     by_averages: int
@@ -117,103 +117,110 @@ class Reasoning:
     fewer_p95_ms: float | None
 
 
-def choose(offers: Sequence[Offer], demand: Demand, prices: Prices) -> Choice:
-    """Finds the cheapest plan of every offer.
+def choose_hardware(offers: Sequence[Offer], requirements: Requirements, prices: Prices) -> HardwareChoice:
+    """Find the cheapest plan of each offer.
 
     Args:
-        offers: What does the same job.
-        demand: What is asked for.
-        prices: What machines cost.
+        offers: The offers for one task.
+        requirements: Load and service level objective.
+        prices: Prices of machines.
     """
-    plans, left_out = [], []
+    plans, rejections = [], []
     for offer in offers:
         eligible = []
-        for candidate in offer.candidates:
-            fault = _fault(candidate, demand, prices)
-            if fault:
-                left_out.append(fault)
+        for deployment in offer:
+            rejection = _reject(deployment, requirements, prices)
+            if rejection:
+                rejections.append(rejection)
             else:
-                eligible.append(candidate)
-        plan = _best(eligible, demand, prices)
+                eligible.append(deployment)
+        plan = _best_plan(eligible, requirements, prices)
         if plan:
             plans.append(plan)
         else:
-            left_out += [LeftOut(candidate=each, reason="p95", figure=_alone_p95_ms(each)) for each in eligible]
+            rejections += [Rejection(deployment=d, reason="p95", figure=_unloaded_p95_ms(d)) for d in eligible]
     plans.sort(key=_rank)
-    count = sum(len(offer.candidates) for offer in offers)
-    return Choice(plans=tuple(plans), left_out=tuple(left_out), outdone=count - len(plans) - len(left_out))
+    outdone = sum(len(offer) for offer in offers) - len(plans) - len(rejections)
+    return HardwareChoice(plans=tuple(plans), rejections=tuple(rejections), outdone=outdone)
 
 
-def explain(plan: Plan, demand: Demand) -> Reasoning:
-    """Returns why ``plan`` has as many instances as it has."""
-    rate, service = demand.peak_per_s, plan.service
+def explain_sizing(plan: HardwarePlan, requirements: Requirements) -> SizingRationale:
+    """Return the reason for the number of instances of ``plan``."""
+    rate, service = requirements.peak_per_s, plan.service
     by_averages = math.ceil(rate / service.capacity)
     grows = rate >= by_averages * service.capacity
     fewer = plan.instances - 1
     bound = _bound(service, rate, fewer)
-    return Reasoning(
+    return SizingRationale(
         by_averages=by_averages,
-        averages_p95_ms=None if grows else 1000 * respond(service, rate / by_averages).p95_s,
+        averages_p95_ms=None if grows else 1000 * simulate(service, rate / by_averages).p95_s,
         bound=bound,
-        fewer_p95_ms=1000 * respond(service, rate / fewer).p95_s if bound == "p95" else None,
+        fewer_p95_ms=1000 * simulate(service, rate / fewer).p95_s if bound == "p95" else None,
     )
 
 
-def _bound(service: Service, rate: float, fewer: int) -> Bound:
+def _bound(service: ServiceTimes, rate: float, fewer: int) -> Bound:
     if not fewer:
         return "one"
-    return "capacity" if rate > MOST_UTILISATION * fewer * service.capacity else "p95"
+    return "capacity" if rate > MAX_UTILIZATION * fewer * service.capacity else "p95"
 
 
-def _rank(plan: Plan) -> tuple[float, float, int, str, str]:
-    return (plan.per_month, plan.p95_ms, plan.candidate.batch, plan.candidate.machine, plan.candidate.label)
+def _rank(plan: HardwarePlan) -> tuple[float, float, int, str, str]:
+    deployment = plan.deployment
+    return (plan.per_month, plan.p95_ms, deployment.max_batch, deployment.machine, deployment.label)
 
 
-def _fault(candidate: Candidate, demand: Demand, prices: Prices) -> LeftOut | None:
-    """Returns what can be said against ``candidate`` before any queue is simulated."""
-    cosine = candidate.min_cosine
-    if candidate.machine not in prices.machines:
-        return LeftOut(candidate=candidate, reason="no price", figure=None)
+def _reject(deployment: Deployment, requirements: Requirements, prices: Prices) -> Rejection | None:
+    """Return the reason against ``deployment`` that needs no simulation."""
+    cosine = deployment.min_cosine
+    if deployment.machine not in prices.machines:
+        return Rejection(deployment=deployment, reason="no price", figure=None)
     if cosine is None:
-        return LeftOut(candidate=candidate, reason="no parity", figure=None)
-    if cosine < demand.min_cosine:
-        return LeftOut(candidate=candidate, reason="parity", figure=cosine)
+        return Rejection(deployment=deployment, reason="no parity", figure=None)
+    if cosine < requirements.min_cosine:
+        return Rejection(deployment=deployment, reason="parity", figure=cosine)
     return None
 
 
-def _best(candidates: Sequence[Candidate], demand: Demand, prices: Prices) -> Plan | None:
-    """Returns the plan with the fewest instances, and among these the one that answers soonest.
+def _best_plan(deployments: Sequence[Deployment], requirements: Requirements, prices: Prices) -> HardwarePlan | None:
+    """Return the plan with the fewest instances, and among those the one with the lowest p95.
 
-    Those of the highest capacity come first, so that for most of the others it takes one simulation to see that they
-    need more instances, or none.
+    Deployments with a high capacity come first. Most others then take one simulation to show that they need more
+    instances.
     """
-    best: Plan | None = None
+    best: HardwarePlan | None = None
     services = sorted(
-        ((each.service(), each) for each in candidates), key=lambda pair: (-pair[0].capacity, pair[1].batch)
+        ((each.service_times(), each) for each in deployments), key=lambda pair: (-pair[0].capacity, pair[1].max_batch)
     )
-    for service, candidate in services:
+    for service, deployment in services:
         at_most = best.instances if best else None
-        found = instances_needed(service, demand.peak_per_s, demand.max_p95_ms / 1000, at_most)
+        found = instances_needed(service, requirements.peak_per_s, requirements.max_p95_ms / 1000, at_most)
         if found:
-            plan = _plan(candidate, service, found, demand, prices)
+            plan = _plan(deployment, service, found, requirements, prices)
             best = min(best or plan, plan, key=_rank)
     return best
 
 
-def _plan(candidate: Candidate, service: Service, found: tuple[int, Response], demand: Demand, prices: Prices) -> Plan:
+def _plan(
+    deployment: Deployment,
+    service: ServiceTimes,
+    found: tuple[int, ResponseTimes],
+    requirements: Requirements,
+    prices: Prices,
+) -> HardwarePlan:
     instances, response = found
-    per_hour = instances * prices.machines[candidate.machine].per_hour
-    return Plan(
-        candidate=candidate,
+    per_hour = instances * prices.machines[deployment.machine].per_hour
+    return HardwarePlan(
+        deployment=deployment,
         service=service,
         instances=instances,
-        utilisation=demand.peak_per_s / (instances * service.capacity),
+        utilization=requirements.peak_per_s / (instances * service.capacity),
         p50_ms=1000 * response.p50_s,
         p95_ms=1000 * response.p95_s,
-        per_month=per_hour * HOURS_OF_A_MONTH,
-        per_million=cost_per_million(demand.mean_per_s, per_hour),
+        per_month=per_hour * HOURS_PER_MONTH,
+        per_million=cost_per_million(requirements.mean_per_s, per_hour),
     )
 
 
-def _alone_p95_ms(candidate: Candidate) -> float:
-    return 1000 * candidate.service().alone_p95_s
+def _unloaded_p95_ms(deployment: Deployment) -> float:
+    return 1000 * deployment.service_times().unloaded_p95_s

@@ -1,4 +1,4 @@
-"""Says of every case that two results share whether it became faster, slower, or cannot be told apart, for CI."""
+"""Run ``python -m benchmarks compare``: judge whether each case became faster or slower, for CI."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import json
 import math
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,112 +13,119 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.compare.verdicts import CONFIDENCE, RESOLUTION, Change, Comparison, compare
+from benchmarks.compare.verdicts import CONFIDENCE, RESOLUTION, CaseChange, Comparison, compare
 from benchmarks.results.schema import Case, Machine, Results, read_results
 from runtime import console
 from runtime.artifact.parity import near_one
 
 _SOFTWARE = ("system", "python", "packages", "cuda", "cudnn")
-_FLEETING = ("load_average",)
+_IGNORED = ("load_average",)
 _MOST_LISTED = 8
-_HEADER = ["artifact", "tower", "contender", "stage", "items", "old p50 ms", "new p50 ms", "ratio", "verdict"]
+_HEADER = ["artifact", "tower", "setup", "stage", "batch size", "old p50 ms", "new p50 ms", "ratio", "verdict"]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Compares two results and returns 1 if a case is slower by more than ``--fail-above``."""
-    arguments = _parser().parse_args(argv)
-    return console.run(lambda: _compare(arguments))
+def main(arguments: Sequence[str]) -> int:
+    """Print the comparison. Return 1 if a case is slower by more than ``--fail-above``, else 0."""
+    options = build_parser().parse_args(arguments)
+    return console.run(lambda: _compare(options))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks compare", description=__doc__)
-    parser.add_argument("old", type=Path, help="a results.json, or the folder of its report")
-    parser.add_argument("new", type=Path, help="the same, of what is judged")
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks compare",
+        description="Compare two results of the same artifacts, and judge for each case whether it became faster or "
+        "slower, or is not distinguishable. Changes in the speed of the machine itself are divided out.",
+    )
+    parser.add_argument("old", type=Path, help="Old results.json, or report folder with one")
+    parser.add_argument("new", type=Path, help="New results.json, or report folder with one; this one is judged")
     parser.add_argument(
         "--fail-above",
         type=_share,
         default=0.1,
         metavar="SHARE",
-        help="exit with 1 if a case is slower by more than this, as 10%% or 0.1 (default: 10%%)",
+        help="Exit with 1 if a case is slower by more than this share, written as 10%% or 0.1 (default: 10%%)",
     )
     parser.add_argument(
         "--resolution",
         type=_share,
         default=RESOLUTION,
         metavar="SHARE",
-        help="what a fresh process may differ by; a verdict's whole interval lies beyond (default: 5%%)",
+        help="Ignore differences up to this share, which a restarted process can cause (default: 5%%)",
     )
-    parser.add_argument("--format", choices=("text", "md", "json"), default="text", help="default: %(default)s")
+    parser.add_argument(
+        "--format", choices=("text", "md", "json"), default="text", help="Format of the output (default: text)"
+    )
     return parser
 
 
 def _share(text: str) -> float:
-    """Returns the share that ``10%`` or ``0.1`` means."""
+    """Return a share from text such as ``10%`` or ``0.1``."""
     try:
         share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
         share = math.nan
     if not 0 <= share < math.inf or (share > 1 and not text.endswith("%")):
-        raise argparse.ArgumentTypeError(f"{text!r} is no share; write it as 10% or 0.1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share; write it as 10% or 0.1")
     return share
 
 
-def _compare(arguments: argparse.Namespace) -> int:
-    old, new = read_results(arguments.old), read_results(arguments.new)
+def _compare(options: argparse.Namespace) -> int:
+    old, new = read_results(options.old), read_results(options.new)
     hardware = _differences(old.machine, new.machine, software=False)
-    comparison = compare(old, new, same_machine=not hardware, resolution=arguments.resolution)
-    regressions = comparison.regressions(arguments.fail_above)
+    comparison = compare(old, new, same_machine=not hardware, resolution=options.resolution)
+    regressions = comparison.regressions(options.fail_above)
     notes = _notes(old, new, comparison)
-    if arguments.format == "json":
+    if options.format == "json":
         print(json.dumps(_document(comparison, regressions, notes), indent=1))
     else:
         rows = [_row(change) for change in comparison.changes]
-        draw = console.table if arguments.format == "text" else _markdown
-        conclusion = _conclusion(comparison, regressions, arguments)
+        draw = console.table if options.format == "text" else _markdown
+        conclusion = _conclusion(comparison, regressions, options)
         print("\n\n".join(filter(None, ["\n".join(notes), draw(_HEADER, rows), conclusion])))
     return 1 if regressions else 0
 
 
 def _notes(old: Results, new: Results, comparison: Comparison) -> list[str]:
-    """Returns what has to be known before a ratio is read, that about the machines first."""
+    """Return notes to read before the ratios, those about the machines first."""
     return [
-        *_about_machines(old.machine, new.machine),
-        *_about_pace(comparison),
+        *_machine_notes(old.machine, new.machine),
+        *_drift_notes(comparison),
         *(
             f"The {which} results are incomplete: `{results.command}` was interrupted."
             for which, results in (("old", old), ("new", new))
             if not results.complete
         ),
-        *_about_cases(comparison),
+        *_case_notes(comparison),
     ]
 
 
-def _about_machines(old: Machine, new: Machine) -> list[str]:
+def _machine_notes(old: Machine, new: Machine) -> list[str]:
     hardware, software = (_differences(old, new, software=kind) for kind in (False, True))
     if hardware:
-        return [f"DIFFERENT MACHINES, so raw times are compared: {'; '.join(hardware + software)}."]
-    return [f"The same machine, {new.name}, with other software: {'; '.join(software)}."] if software else []
+        return [f"DIFFERENT MACHINES, raw times are compared: {'; '.join(hardware + software)}."]
+    return [f"Same machine, {new.name}, with different software: {'; '.join(software)}."] if software else []
 
 
-def _about_pace(comparison: Comparison) -> list[str]:
+def _drift_notes(comparison: Comparison) -> list[str]:
     drifts = [change.drift for change in comparison.changes]
     ends = dict.fromkeys((_times(min(drifts)), _times(max(drifts))))
     if list(ends) == [_times(1.0)]:
         return []
-    return [f"The machine was {' to '.join(ends)} in the new run by yardstick and cases; ratios are without that."]
+    return [f"The machine itself was {' to '.join(ends)} in the new run; ratios are corrected for this."]
 
 
-def _about_cases(comparison: Comparison) -> list[str]:
-    few = sum(change.visible == math.inf for change in comparison.changes)
+def _case_notes(comparison: Comparison) -> list[str]:
+    few = sum(change.detectable == math.inf for change in comparison.changes)
     return [
-        *_about_one_side("old", comparison.gone),
-        *_about_one_side("new", comparison.added),
-        *([f"Cases with too few rounds to be judged among so many: {few}; measure more --rounds."] if few else []),
-        *(_about_parity(change) for change in comparison.changes if change.parity_is_worse),
+        *_one_sided_notes("old", comparison.gone),
+        *_one_sided_notes("new", comparison.added),
+        *([f"Cases with too few rounds for a verdict: {few}; measure with more --rounds."] if few else []),
+        *(_parity_note(change) for change in comparison.changes if change.parity_is_worse),
     ]
 
 
-def _about_one_side(which: str, cases: Sequence[Case]) -> list[str]:
+def _one_sided_notes(which: str, cases: Sequence[Case]) -> list[str]:
     if len(cases) <= _MOST_LISTED:
         return [f"Only in the {which} results: {_describe(case)}." for case in cases]
     return [
@@ -127,23 +133,23 @@ def _about_one_side(which: str, cases: Sequence[Case]) -> list[str]:
     ]
 
 
-def _about_parity(change: Change) -> str:
+def _parity_note(change: CaseChange) -> str:
     old, new = (near_one(case.parity.min_cosine) for case in (change.old, change.new) if case.parity)
-    return f"Parity is worse: {_describe(change.new)}: min cosine was {old}, is {new}."
+    return f"Parity is worse for {_describe(change.new)}: the smallest cosine was {old} and is now {new}."
 
 
 def _times(drift: float) -> str:
     if abs(math.log(drift)) < math.log(1.01):
-        return "as fast"
+        return "equally fast"
     return f"{drift:.2f} times slower" if drift > 1 else f"{1 / drift:.2f} times faster"
 
 
 def _differences(old: Machine, new: Machine, *, software: bool) -> list[str]:
-    """Returns the facts that differ, of the machine itself or of what is installed on it."""
+    """Return the differences in hardware, or those in software."""
     facts = [
         (field.name, getattr(old, field.name), getattr(new, field.name))
         for field in dataclasses.fields(Machine)
-        if field.name not in _FLEETING and (field.name in _SOFTWARE) == software
+        if field.name not in _IGNORED and (field.name in _SOFTWARE) == software
     ]
     return [_difference(name, before, after) for name, before, after in facts if before != after]
 
@@ -156,13 +162,13 @@ def _difference(name: str, old: Any, new: Any) -> str:
         words = [f"-{flag}" for flag in sorted(set(old) - set(new))] + [
             f"+{flag}" for flag in sorted(set(new) - set(old))
         ]
-        return f"cpu_flags {' '.join(words) or 'in another order'}"
+        return f"cpu_flags {' '.join(words) or 'in a different order'}"
     if name == "gpus":
         old, new = (", ".join(f"{gpu.name} (driver {gpu.driver})" for gpu in gpus) or "none" for gpus in (old, new))
     return f"{name} {old} -> {new}"
 
 
-def _row(change: Change) -> list[str]:
+def _row(change: CaseChange) -> list[str]:
     case = change.new
     p50s = [f"{_p50_ms(which):.4g}" for which in (change.old, change.new)]
     ratio = f"{change.ratio:.3f} ({change.low:.3f} to {change.high:.3f})"
@@ -174,11 +180,11 @@ def _p50_ms(case: Case) -> float:
 
 
 def _load(case: Case) -> str:
-    return str(case.items) if case.tokens is None else f"{case.items} of {case.tokens} tokens"
+    return str(case.items) if case.tokens is None else f"{case.items} with {case.tokens} tokens"
 
 
 def _describe(case: Case) -> str:
-    return f"{case.artifact} {case.tower}, {case.label}, {case.stage}, {_load(case)}"
+    return f"{case.artifact} {case.tower}, {case.label}, {case.stage}, batch size {_load(case)}"
 
 
 def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -186,29 +192,29 @@ def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _conclusion(comparison: Comparison, regressions: Sequence[Change], arguments: argparse.Namespace) -> str:
+def _conclusion(comparison: Comparison, regressions: Sequence[CaseChange], options: argparse.Namespace) -> str:
     counts = Counter(change.verdict for change in comparison.changes)
     return (
         f"{counts['slower']} slower, {counts['faster']} faster, {counts['not distinguishable']} not distinguishable; "
-        f"{len(regressions)} slower by more than {100 * arguments.fail_above:g}%. "
-        f"All {len(comparison.changes)} intervals hold at once with {100 * CONFIDENCE:g}% confidence; "
-        f"differences up to {100 * arguments.resolution:g}% are not believed.{_power(comparison)}"
+        f"{len(regressions)} slower by more than {100 * options.fail_above:g}%. "
+        f"All {len(comparison.changes)} intervals together have a confidence of {100 * CONFIDENCE:g}%. "
+        f"Differences up to {100 * options.resolution:g}% are ignored.{_power(comparison)}"
     )
 
 
 def _power(comparison: Comparison) -> str:
-    """Says what a verdict of no difference is worth: which slowdowns would have been seen."""
-    visible = sorted(change.visible for change in comparison.changes if change.visible < math.inf)
-    if not visible:
+    """Say which slowdowns would have been detected."""
+    detectable = sorted(change.detectable for change in comparison.changes if change.detectable < math.inf)
+    if not detectable:
         return ""
-    half, every = (f"{math.ceil(100 * (ratio - 1))}%" for ratio in (visible[len(visible) // 2], visible[-1]))
+    half, every = (f"{math.ceil(100 * (ratio - 1))}%" for ratio in (detectable[len(detectable) // 2], detectable[-1]))
     return (
-        f" Of {len(visible)} with rounds enough, a slowdown of {half} would have been seen in half of the cases, one "
-        f"of {every} in all; with more rounds, smaller ones are."
+        f" In the {len(detectable)} cases with enough rounds, a slowdown of {half} would have been detected in half of "
+        f"them, and one of {every} in all. More rounds detect smaller ones."
     )
 
 
-def _document(comparison: Comparison, regressions: Sequence[Change], notes: Sequence[str]) -> dict[str, Any]:
+def _document(comparison: Comparison, regressions: Sequence[CaseChange], notes: Sequence[str]) -> dict[str, Any]:
     return {
         "notes": list(notes),
         "failed": bool(regressions),
@@ -221,7 +227,7 @@ def _document(comparison: Comparison, regressions: Sequence[Change], notes: Sequ
                 "low": change.low,
                 "high": change.high,
                 "drift": change.drift,
-                "visible": change.visible if change.visible < math.inf else None,
+                "visible": change.detectable if change.detectable < math.inf else None,
                 "verdict": change.verdict,
                 "regression": change in regressions,
                 "parity_is_worse": change.parity_is_worse,
@@ -231,7 +237,3 @@ def _document(comparison: Comparison, regressions: Sequence[Change], notes: Sequ
         "gone": [list(case.key) for case in comparison.gone],
         "added": [list(case.key) for case in comparison.added],
     }
-
-
-if __name__ == "__main__":
-    sys.exit(main())

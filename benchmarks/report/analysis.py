@@ -1,4 +1,4 @@
-"""What the results come to: every case with the figures derived from it, in the order in which a report shows them."""
+"""Derive the figures of a report from results: every case with its figures, in the order of the report."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from benchmarks.report.roofline import Roofline, place
-from benchmarks.report.speedup import Ratio, find_baseline, is_baseline, speed_ratio
+from benchmarks.report.roofline import Roofline, find_roofline
+from benchmarks.report.speedup import Speedup, compute_speedup, find_baseline, is_baseline
 from benchmarks.results.prices import Prices, cost_per_million
 from benchmarks.results.schema import Artifact, Case, Results, Stage
 from benchmarks.results.statistics import Summary, summarize
 from runtime.artifact.manifest import TowerName
 
-FAITHFUL = 0.999  # the cosine from which vectors are taken for those of torch
-FEW_ROUNDS = 5  # an interval of fewer says next to nothing
+RUNTIME = "runtime"  # the contender of this project.
+TORCH_COSINE = 0.999  # vectors with at least this cosine similarity count as equal to torch's.
+FEW_ROUNDS = 5  # confidence intervals of fewer rounds are unreliable.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,35 +24,35 @@ class Row:
     """A case with its figures.
 
     Attributes:
-        case: What was measured.
-        summary: Its times.
-        ratio: Speed against torch eager at the same work; ``None`` if that was not measured, or is this case.
-        roofline: Where it stands under the roofline, or why that is not known.
-        cosine: Smallest cosine to the reference, of this case or else of the same way at other work; ``None`` if
-            it was never held against it.
-        cost_per_million: Price of a million embeddings; ``None`` without a price, or at another stage than end to end.
+        case: The measured case.
+        summary: Statistics of its times.
+        speedup: Speedup over torch eager at the same work; ``None`` for torch eager or without such a baseline.
+        roofline: Position under the roofline, or the reason why it is unknown.
+        cosine: Smallest cosine similarity to the reference, of this case or of its setup in other cases.
+            ``None`` if the setup was never compared.
+        cost_per_million: Price of a million embeddings; ``None`` without a price, or for graph-only cases.
     """
 
     case: Case
     summary: Summary
-    ratio: Ratio | None
+    speedup: Speedup | None
     roofline: Roofline | str
     cosine: float | None
     cost_per_million: float | None
 
     @property
     def label(self) -> str:
-        """Who, how and on what."""
+        """Name of the setup: contender, variant and provider."""
         return self.case.label
 
     @property
-    def faithful(self) -> bool:
-        """Whether its vectors can be taken for those of torch eager, which it may be itself."""
-        return is_baseline(self.case) if self.cosine is None else self.cosine >= FAITHFUL
+    def matches_torch(self) -> bool:
+        """Whether its vectors count as equal to those of torch eager."""
+        return is_baseline(self.case) if self.cosine is None else self.cosine >= TORCH_COSINE
 
     @property
-    def doubt(self) -> str:
-        """What is to be said beside its times: ``few rounds``, ``unstable``, ``disturbed``, or nothing."""
+    def warning(self) -> str:
+        """Warning to print beside its times: ``few rounds``, ``unstable``, ``disturbed`` or nothing."""
         if len(self.case.rounds) < FEW_ROUNDS:
             return "few rounds"
         if not self.summary.stable:
@@ -64,9 +65,9 @@ class Section:
     """One tower of an artifact.
 
     Attributes:
-        artifact: Of which artifact.
-        tower: Which of its towers; ``None`` where nothing of the artifact was measured.
-        rows: Its cases, those of one way to embed together, by batch size.
+        artifact: The artifact.
+        tower: The tower; ``None`` if no case of the artifact was measured.
+        rows: Its cases, grouped by setup and sorted by batch size.
     """
 
     artifact: Artifact
@@ -75,35 +76,34 @@ class Section:
 
     @property
     def title(self) -> str:
-        """Name of the artifact and tower."""
+        """Name of the artifact and the tower."""
         return f"{self.artifact.name}, {self.tower} tower" if self.tower else self.artifact.name
 
     def at(self, stage: Stage) -> tuple[Row, ...]:
-        """Returns the rows of a stage."""
+        """Return the rows of a stage."""
         return tuple(row for row in self.rows if row.case.stage == stage)
 
     @property
     def decisive(self) -> tuple[Row, ...]:
-        """The rows that settings are chosen by: end to end, or else of the graph alone with the longest texts."""
+        """Rows for choosing settings: the end-to-end rows, else the graph-only rows with the longest texts."""
         longest = max((row.case.tokens or 0 for row in self.at("graph")), default=0)
-        alone = tuple(row for row in self.at("graph") if (row.case.tokens or 0) == longest)
-        return self.at("end_to_end") or alone
+        return self.at("end_to_end") or tuple(row for row in self.at("graph") if (row.case.tokens or 0) == longest)
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
-        """All ways to embed, in the order in which they came."""
+        """Names of all setups, in order of first appearance."""
         return tuple(dict.fromkeys(row.label for row in self.rows))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """All that a report shows.
+    """The content of a report.
 
     Attributes:
-        results: What it was made from.
+        results: The results of the run.
         sections: The towers, in the order of the artifacts.
-        prices: What machines cost; ``None`` if nobody said.
-        per_hour: What this machine costs an hour; ``None`` if that is not known.
+        prices: Prices of machines; ``None`` without a price file.
+        per_hour: Price of this machine per hour; ``None`` if it is unknown.
     """
 
     results: Results
@@ -112,18 +112,23 @@ class Study:
     per_hour: float | None
 
     @property
+    def title(self) -> str:
+        """Title of the report."""
+        return f"Benchmarks on {self.results.machine.name}"
+
+    @property
     def rows(self) -> tuple[Row, ...]:
         """The rows of all sections."""
         return tuple(row for section in self.sections for row in section.rows)
 
     @property
     def currency(self) -> str:
-        """Of the prices; empty without any."""
+        """Currency of the prices; empty if the price of this machine is unknown."""
         return self.prices.currency if self.prices and self.per_hour is not None else ""
 
 
-def study(results: Results, prices: Prices | None) -> Study:
-    """Returns ``results`` with the figures that follow from them. Cases of which no call was timed are left out."""
+def analyze(results: Results, prices: Prices | None) -> Study:
+    """Return ``results`` with all derived figures. Cases without a timed call are left out."""
     per_hour = prices.per_hour(results.machine.name) if prices else None
     cases = [case for case in results.cases if case.rounds and all(case.rounds)]
     sections = [
@@ -134,16 +139,14 @@ def study(results: Results, prices: Prices | None) -> Study:
     return Study(results=results, sections=tuple(sections), prices=prices, per_hour=per_hour)
 
 
-def best(rows: Iterable[Row]) -> Row | None:
-    """Returns the row of the most items a second; ``None`` of none."""
+def highest_throughput(rows: Iterable[Row]) -> Row | None:
+    """Return the row with the most items per second; ``None`` if there is no row."""
     return max(rows, key=lambda row: row.summary.items_per_s, default=None)
 
 
-def quickest(rows: Iterable[Row]) -> Row | None:
-    """Returns the row of the shortest median time among those of the fewest items; ``None`` of none."""
-    rows = list(rows)
-    fewest = min((row.case.items for row in rows), default=0)
-    return min((row for row in rows if row.case.items == fewest), key=lambda row: row.summary.p50_ms, default=None)
+def lowest_latency(rows: Iterable[Row]) -> Row | None:
+    """Return the row with the shortest median time at the smallest batch size; ``None`` if there is no row."""
+    return min(rows, key=lambda row: (row.case.items, row.summary.p50_ms), default=None)
 
 
 def _towers(artifact: Artifact, cases: Sequence[Case]) -> list[tuple[TowerName | None, list[Case]]]:
@@ -165,8 +168,8 @@ def _row(results: Results, case: Case, cases: Sequence[Case], per_hour: float | 
     return Row(
         case=case,
         summary=figures,
-        ratio=speed_ratio(case, baseline, results.confidence) if baseline else None,
-        roofline=place(case, figures.p50_ms, results.ceilings),
+        speedup=compute_speedup(case, baseline, results.confidence) if baseline else None,
+        roofline=find_roofline(case, figures.p50_ms, results.ceilings),
         cosine=_cosine(case, cases),
         cost_per_million=cost_per_million(figures.items_per_s, per_hour) if priced and per_hour is not None else None,
     )
@@ -175,5 +178,4 @@ def _row(results: Results, case: Case, cases: Sequence[Case], per_hour: float | 
 def _cosine(case: Case, cases: Sequence[Case]) -> float | None:
     if case.parity is not None:
         return case.parity.min_cosine
-    same = [other.parity.min_cosine for other in cases if other.label == case.label and other.parity]
-    return min(same, default=None)
+    return min((c.parity.min_cosine for c in cases if c.label == case.label and c.parity), default=None)

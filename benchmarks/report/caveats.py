@@ -1,4 +1,4 @@
-"""What has to be known beside the figures: the machine, how it was measured, and what to be wary of."""
+"""Describe the conditions of a run: warnings, the machine, the method and the cases that were skipped."""
 
 from __future__ import annotations
 
@@ -6,35 +6,27 @@ import numpy as np
 
 from benchmarks.report.analysis import FEW_ROUNDS, Study
 from benchmarks.report.format import count, digits, gibibytes, listing, percent, short
-from benchmarks.report.table import Table, table
+from benchmarks.report.table import Table, text_table
 from benchmarks.results.schema import Machine, Results
 from benchmarks.results.steal_time import MOST_STOLEN
 
-BUSY = 0.5  # load for each core from which others may have slowed what was measured
-RESTLESS = 0.15  # spread of the yardstick beyond which the machine's own speed changed
-_TELLING = (
-    "avx2",
-    "avx512f",
-    "avx512_vnni",
-    "avx_vnni",
-    "avx512_bf16",
-    "avx512_fp16",
-    "amx_",
-    "asimddp",
-    "i8mm",
-    "sve",
-)
+BUSY_LOAD = 0.5  # load average per core above which other processes may have slowed the run.
+SPEED_DRIFT = 0.15  # spread of the yardstick times above which the speed of the machine changed.
+_USEFUL_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16", "asimddp", "i8mm", "sve")
 
 
 def caveats(study: Study) -> tuple[str, ...]:
-    """Returns what keeps the figures from being taken at their word, the gravest first."""
+    """Return reasons to distrust the figures, the most serious first."""
     results = study.results
-    found = (_incomplete(results), _random(results), _busy(results.machine), _robbed(study), _restless(study))
-    return tuple(filter(None, (*found, *_doubtful(study))))
+    found = (
+        *(_incomplete(results), _random_weights(results), _busy(results.machine), _steal_time(study)),
+        *(_speed_drift(study), _unstable(study), _few_rounds(study)),
+    )
+    return tuple(filter(None, found))
 
 
 def machine_table(machine: Machine) -> Table:
-    """Returns where it was measured."""
+    """Return the hardware and software of the machine."""
     limits = f"{machine.cores_allowed} of {machine.cores} cores allowed"
     quota = "" if machine.cpu_quota is None else f", quota of {short(machine.cpu_quota)} cores"
     memory = gibibytes(machine.memory_bytes)
@@ -43,8 +35,8 @@ def machine_table(machine: Machine) -> Table:
     rows = [
         ("name", machine.name),
         ("CPU", f"{machine.cpu} ({machine.architecture}), {limits}{quota}"),
-        ("instructions that matter", ", ".join(telling_flags(machine)) or "none of those that speed up products"),
-        ("threads of each contender", str(machine.threads)),
+        ("CPU features for fast inference", ", ".join(useful_flags(machine)) or "none"),
+        ("threads per contender", str(machine.threads)),
         ("memory", memory + limit),
         *((f"GPU {n}", gpu) for n, gpu in enumerate(gpus)),
         ("CUDA, cuDNN", listing([v for v in (machine.cuda, machine.cudnn) if v]) or "none"),
@@ -52,95 +44,99 @@ def machine_table(machine: Machine) -> Table:
         ("packages", ", ".join(f"{name} {version}" for name, version in sorted(machine.packages.items()))),
         ("load average at the start", ", ".join(map(short, machine.load_average))),
     ]
-    return table("Where it was measured", ("what", "value"), rows, words=2)
+    return text_table("Hardware and software", ("property", "value"), rows)
 
 
 def ceilings_table(results: Results) -> Table:
-    """Returns the most that the machine was seen to do."""
-    if results.ceilings is None:
-        return table("Ceilings", ("what",), [], words=1)
-    products = sorted(results.ceilings.products, key=lambda c: (c.device, c.precision, -c.ops_per_s))
-    rates = sorted(results.ceilings.read_bytes_per_s.items())
+    """Return the peak rates of the machine."""
+    ceilings = results.ceilings
+    products = sorted(ceilings.products, key=lambda c: (c.device, c.precision, -c.ops_per_s)) if ceilings else []
+    memories = sorted(ceilings.read_bytes_per_s.items()) if ceilings else []
     rows = [
-        (f"products in {c.precision} on {c.device}", c.engine, f"{digits(c.ops_per_s / 1e9)} Gop/s") for c in products
+        (f"{c.precision} matrix products on {c.device}", c.engine, f"{digits(c.ops_per_s / 1e9)} Gop/s")
+        for c in products
     ]
-    rows += [(f"reading memory of {device}", "", f"{digits(rate / 1e9)} GB/s") for device, rate in rates]
-    note = "The best rate seen in large products of matrices; a multiplication and an addition are two operations."
-    return table("Ceilings", ("what", "engine", "rate"), rows, words=2, note=note)
+    rows += [(f"memory reads on {device}", "", f"{digits(rate / 1e9)} GB/s") for device, rate in memories]
+    note = "Best measured rate of large matrix products; a multiplication and an addition count as two operations."
+    return text_table("Peak rates", ("operation", "engine", "rate"), rows, note=note)
 
 
 def skipped_table(results: Results) -> Table:
-    """Returns what was not measured, and why."""
-    return table("Not measured", ("what", "why"), [(s.name, s.reason) for s in results.skipped], words=2)
+    """Return the cases that were not measured, with the reasons."""
+    return text_table("Not measured", ("case", "reason"), [(s.name, s.reason) for s in results.skipped])
 
 
 def method(results: Results) -> tuple[str, ...]:
-    """Returns how it was measured, a paragraph a piece."""
-    left_out = sum(len(case.left_out) for case in results.cases)
-    aim = f"Rounds were taken until the {percent(results.confidence)} interval of the median was within "
+    """Return the description of the method, one paragraph per entry."""
+    discarded = count(sum(len(case.left_out) for case in results.cases), "turn")
     return (
-        "Every case ran in a fresh process and was warmed up first. Cases of the same work took turns, round by round, "
-        "so that a change of the machine's speed hit all of them alike. All had the same number of threads.",
-        f"Turns in which the host of a virtual machine gave more than {percent(MOST_STOLEN)} of the CPU time that was "
-        f"asked for to others were taken again, as far as --patience reached: {count(left_out, 'turn')} left out.",
-        f"{aim}{percent(results.precision)} of it to either side; where that was not reached the case is called "
-        "unstable beside its figure. Intervals are bootstrapped over whole rounds, since calls of one round share what "
-        "the machine did meanwhile.",
-        "Times as fast as torch eager: the median over rounds of the ratio of both medians in that round, at the same "
-        "stage, items, tokens and kind of device. Where its interval holds 1, the two cannot be told apart.",
-        "Items a second follow from the mean time. A p99 is given from 100 calls on. Cost comes from the times end to "
-        "end: price of an hour / (items a second x 3600) x a million.",
+        "Each case ran in a new process and was warmed up first. Cases with the same work took turns, round by round, "
+        "so that a change in the machine's speed affected all of them. All used the same number of threads.",
+        f"On a virtual machine, a turn was repeated if the host took more than {percent(MOST_STOLEN)} of its CPU time, "
+        f"until --patience ran out. Discarded: {discarded}.",
+        f"Rounds were added until the {percent(results.confidence)} confidence interval of the median was within "
+        f"+/- {percent(results.precision)}. A case that did not get there is marked unstable. The bootstrap behind "
+        "the intervals draws whole rounds, because calls of one round share the state of the machine.",
+        "Speedup over torch eager is the median, over rounds, of the ratio of both median times in a round. Both ran "
+        "the same stage, batch size and number of tokens on the same kind of device. If the interval contains 1, the "
+        "two are not distinguishable.",
+        "Items per second come from the mean time. A p99 needs at least 100 calls. Costs come from end-to-end times: "
+        "price per hour / (items per second x 3600) x 1,000,000.",
     )
 
 
-def telling_flags(machine: Machine) -> tuple[str, ...]:
-    """Returns the instructions, of those that the machine has, that decide how fast products of matrices are."""
-    return tuple(flag for flag in machine.cpu_flags if flag.startswith("amx_") or flag in _TELLING)
+def useful_flags(machine: Machine) -> tuple[str, ...]:
+    """Return the CPU features of the machine that speed up matrix products."""
+    return tuple(flag for flag in machine.cpu_flags if flag.startswith("amx_") or flag in _USEFUL_FLAGS)
 
 
 def _incomplete(results: Results) -> str:
-    return "" if results.complete else "The run was ended before everything was measured; --resume goes on with it."
+    return "" if results.complete else "The run stopped before everything was measured; continue it with --resume."
 
 
-def _random(results: Results) -> str:
+def _random_weights(results: Results) -> str:
     names = [artifact.name for artifact in results.artifacts if artifact.random]
-    return f"Random weights in {listing(names)}: the vectors mean nothing, only the speed does." if names else ""
+    return f"Random weights in {listing(names)}: times are valid, but vectors have no meaning." if names else ""
 
 
 def _busy(machine: Machine) -> str:
     load = machine.load_average[0] if machine.load_average else 0.0
-    if load <= BUSY * machine.cores:
+    if load <= BUSY_LOAD * machine.cores:
         return ""
-    return f"The machine was busy when it began: a load of {digits(load)} on {count(machine.cores, 'core')}."
+    return f"The machine was busy at the start: a load average of {digits(load)} on {count(machine.cores, 'core')}."
 
 
-def _robbed(study: Study) -> str:
-    """Says in how many cases the host gave much of the CPU to others."""
+def _steal_time(study: Study) -> str:
     shares = [row.case.stolen_share for row in study.rows if row.case.disturbed]
     if not shares:
         return ""
     return (
-        f"The host gave CPU time to others: more than {percent(MOST_STOLEN)} of what {len(shares)} of "
-        f"{count(len(study.rows), 'case')} asked for, at most {percent(max(shares))}. When it is quieter, "
-        "--resume --redo-disturbed measures those again."
+        f"The host took CPU time from this virtual machine: more than {percent(MOST_STOLEN)} in {len(shares)} of "
+        f"{count(len(study.rows), 'case')}, and up to {percent(max(shares))}. Measure these again at a quieter time "
+        "with --resume --redo-disturbed."
     )
 
 
-def _restless(study: Study) -> str:
-    """Says whether the fixed piece of work took longer at some times than at others."""
-    middles = [float(np.median(row.case.yardstick)) for row in study.rows if row.case.yardstick]
-    if not middles or max(middles) <= (1 + RESTLESS) * min(middles):
+def _speed_drift(study: Study) -> str:
+    medians = [float(np.median(row.case.yardstick)) for row in study.rows if row.case.yardstick]
+    if not medians or max(medians) <= (1 + SPEED_DRIFT) * min(medians):
         return ""
     return (
-        f"The machine's own speed changed: a fixed piece of work took {digits(1000 * min(middles))} to "
-        f"{digits(1000 * max(middles))} ms. Trust ratios more than times."
+        f"The machine's speed changed during the run: a fixed computation took {digits(1000 * min(medians))} to "
+        f"{digits(1000 * max(medians))} ms. Trust ratios more than times."
     )
 
 
-def _doubtful(study: Study) -> tuple[str, str]:
-    every = count(len(study.rows), "case")
-    unstable, few = (sum(row.doubt == doubt for row in study.rows) for doubt in ("unstable", "few rounds"))
-    return (
-        f"{unstable} of {every} unstable: their intervals are wider than was aimed at." if unstable else "",
-        f"{few} of {every} with fewer than {FEW_ROUNDS} rounds: their intervals say next to nothing." if few else "",
-    )
+def _unstable(study: Study) -> str:
+    cases = _with_warning(study, "unstable")
+    return f"Unstable times in {cases}: their confidence intervals are wider than requested." if cases else ""
+
+
+def _few_rounds(study: Study) -> str:
+    cases = _with_warning(study, "few rounds")
+    return f"Fewer than {FEW_ROUNDS} rounds in {cases}: their confidence intervals are unreliable." if cases else ""
+
+
+def _with_warning(study: Study, warning: str) -> str:
+    number = sum(row.warning == warning for row in study.rows)
+    return f"{number} of {count(len(study.rows), 'case')}" if number else ""

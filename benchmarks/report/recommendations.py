@@ -1,64 +1,55 @@
-"""Which way to embed to take for which goal."""
+"""Recommend a setup and a batch size for each goal."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.report.analysis import Row, Section, best, quickest
-
-OURS = "runtime"
+from benchmarks.report.analysis import RUNTIME, TORCH_COSINE, Row, Section, highest_throughput, lowest_latency
+from benchmarks.report.format import count
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
-    """What to take.
+class Recommendation:
+    """The best case for a goal.
 
     Attributes:
-        goal: For what.
-        row: The case that showed it.
-        single: Whether the goal is to have one item soon, and not many in a given time.
+        section: The tower.
+        goal: The goal, as a phrase.
+        row: The recommended case.
+        latency: Whether the goal is low latency; otherwise it is high throughput.
     """
 
+    section: Section
     goal: str
     row: Row
-    single: bool
+    latency: bool
 
     def command(self, threads: int) -> str:
-        """Returns the options of ``python -m runtime embed`` that do it; empty for what is not ours."""
+        """Return the matching options of ``python -m runtime embed``; empty for other contenders."""
         case = self.row.case
-        if case.contender != OURS:
+        if case.contender != RUNTIME:
             return ""
         return f"--provider {case.provider} --variant {case.variant} --batch-size {case.items} --threads {threads}"
 
 
-def choices(section: Section) -> tuple[Choice, ...]:
-    """Returns what to take, the best throughput first.
+def recommend(section: Section) -> tuple[Recommendation, ...]:
+    """Return the recommendations for a tower, those with torch's vectors and the best throughput first.
 
-    Those whose vectors are torch's come first; others are named where they are faster, and ours where it is not.
+    Faster setups with other vectors follow, then the best of this runtime. A case is named once for each goal.
     """
     rows = section.decisive
-    faithful = [row for row in rows if row.faithful]
-    found = [
-        *_both(faithful, "with torch's vectors"),
-        *_both(rows, "whatever the cosine"),
-        *_both([row for row in faithful if row.case.contender == OURS], "by the runtime, with torch's vectors"),
-    ]
-    return _distinct(found)
-
-
-def _both(rows: Sequence[Row], which: str) -> list[Choice]:
-    most, soonest = best(rows), quickest(rows)
-    if most is None or soonest is None:
-        return []
-    few = "one item" if soonest.case.items == 1 else f"{soonest.case.items} items"
-    return [
-        Choice(goal=f"most items a second, {which}", row=most, single=False),
-        Choice(goal=f"{few} soonest, {which}", row=soonest, single=True),
-    ]
-
-
-def _distinct(found: Sequence[Choice]) -> tuple[Choice, ...]:
-    """Leaves out what names again, for the same end, a case that was named before."""
-    first = {(choice.single, choice.row.case.key): choice for choice in reversed(found)}
-    return tuple(choice for choice in found if first[choice.single, choice.row.case.key] is choice)
+    matching = [row for row in rows if row.matches_torch]
+    ours = [row for row in matching if row.case.contender == RUNTIME]
+    found: dict[object, Recommendation] = {}
+    for candidates, condition in (
+        (matching, f"cosine >= {TORCH_COSINE}"),
+        (rows, "any cosine"),
+        (ours, f"this runtime, cosine >= {TORCH_COSINE}"),
+    ):
+        most, soonest = highest_throughput(candidates), lowest_latency(candidates)
+        if most and soonest:
+            goals = ("highest throughput", f"lowest latency of {count(soonest.case.items, 'item')}")
+            for row, goal, latency in ((most, goals[0], False), (soonest, goals[1], True)):
+                best = Recommendation(section=section, goal=f"{goal}, {condition}", row=row, latency=latency)
+                found.setdefault((latency, row.case.key), best)
+    return tuple(found.values())

@@ -1,4 +1,4 @@
-"""How much of what the machine can do at most a case makes use of.
+"""Compare a case with the least time that the machine's peak rates allow.
 
 Source: Williams, Waterman and Patterson, Roofline: an insightful visual performance model, CACM 52(4), 2009,
 https://doi.org/10.1145/1498765.1498785
@@ -14,14 +14,14 @@ from benchmarks.results.schema import Case, Ceilings, Work
 
 @dataclass(frozen=True, kw_only=True)
 class Roofline:
-    """A case beside the least time that it could take.
+    """A case and the least time that it could take.
 
     Attributes:
-        intensity: Operations for each byte that has to be moved.
-        ops_per_s: Operations a second that were reached.
-        attainable_ms: The least time of a call.
-        share: That, as a share of the median time.
-        bound: What keeps it from being less: arithmetic or memory.
+        intensity: Operations per byte that has to be moved.
+        ops_per_s: Operations per second that were reached.
+        attainable_ms: Least possible time of a call.
+        share: ``attainable_ms`` as a share of the median time.
+        bound: The limit that applies: arithmetic or memory.
     """
 
     intensity: float
@@ -31,26 +31,26 @@ class Roofline:
     bound: Literal["arithmetic", "memory"]
 
 
-def place(case: Case, p50_ms: float, ceilings: Ceilings | None) -> Roofline | str:
-    """Returns where ``case`` stands under the roofline, or why that cannot be said."""
+def find_roofline(case: Case, p50_ms: float, ceilings: Ceilings | None) -> Roofline | str:
+    """Return the position of ``case`` under the roofline, or the reason why it is unknown."""
     if case.work is None:
-        return "its work was not counted"
+        return "its operations were not counted"
     if ceilings is None:
-        return "the machine's ceilings were not measured"
+        return "the peak rates of the machine were not measured"
     peak = peak_ops_per_s(ceilings, case.device, case.precision)
     bandwidth = ceilings.read_bytes_per_s.get(case.device)
     if not peak or not bandwidth:
-        return f"no ceiling of {case.precision if not peak else 'memory'} was measured on {case.device}"
-    return _place(case.work, p50_ms, peak, bandwidth)
+        return f"no peak rate of {case.precision if not peak else 'memory'} was measured on {case.device}"
+    return _compute(case.work, p50_ms, peak, bandwidth)
 
 
 def peak_ops_per_s(ceilings: Ceilings, device: str, precision: str) -> float | None:
-    """Returns the most operations a second that any engine reached; ``None`` if none was tried."""
+    """Return the highest rate that any engine reached, in operations per second; ``None`` if none was measured."""
     reached = [c.ops_per_s for c in ceilings.products if (c.device, c.precision) == (device, precision)]
     return max(reached, default=None)
 
 
-def _place(work: Work, p50_ms: float, peak: float, bandwidth: float) -> Roofline:
+def _compute(work: Work, p50_ms: float, peak: float, bandwidth: float) -> Roofline:
     moved = work.read_bytes + work.written_bytes
     arithmetic_ms, memory_ms = 1000 * work.operations / peak, 1000 * moved / bandwidth
     attainable_ms = max(arithmetic_ms, memory_ms)

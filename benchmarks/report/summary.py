@@ -1,78 +1,84 @@
-"""What the figures say, in a few sentences for each tower."""
+"""Summarize a tower in a few sentences."""
 
 from __future__ import annotations
 
-from benchmarks.report.analysis import FAITHFUL, Row, Section, Study, best, quickest
+from benchmarks.report.analysis import RUNTIME, TORCH_COSINE, Row, Section, Study, highest_throughput, lowest_latency
 from benchmarks.report.format import cosine, count, digits, span
-from benchmarks.report.recommendations import OURS
 from benchmarks.report.speedup import is_baseline
 
 
-def summary(section: Section, study: Study) -> tuple[str, ...]:
-    """Returns what someone who buys machines wants to know first: right, fast, at what cost, at what loss."""
+def summarize_section(section: Section, study: Study) -> tuple[str, ...]:
+    """Return sentences about parity, throughput, cost, faster setups with other vectors, and latency."""
     if not section.rows:
-        return ("Nothing of it was measured.",)
-    found = (_right(section), _fast(section), _cost(section, study), _faster(section), _soon(section))
-    return tuple(sentence for sentence in found if sentence)
+        return ("No case was measured.",)
+    matching = [row for row in section.decisive if row.matches_torch]
+    fastest = highest_throughput(matching)
+    found = (
+        _parity(section),
+        _throughput(fastest),
+        _cost(section, study),
+        _faster(highest_throughput(section.decisive), fastest),
+        _latency(lowest_latency(matching)),
+    )
+    return tuple(filter(None, found))
 
 
-def _right(section: Section) -> str:
-    ours = [row for row in section.rows if row.case.contender == OURS and row.cosine is not None]
-    if not ours:
-        return "Its vectors were not held against those of torch."
-    variants = dict.fromkeys(row.case.variant for row in ours)
-    lowest = {v: min(r.cosine for r in ours if r.case.variant == v and r.cosine is not None) for v in variants}
+def _parity(section: Section) -> str:
+    lowest: dict[str, float] = {}
+    for row in section.rows:
+        if row.case.contender == RUNTIME and row.cosine is not None:
+            lowest[row.case.variant] = min(row.cosine, lowest.get(row.case.variant, row.cosine))
+    if not lowest:
+        return "The vectors were not compared with torch."
     each = "; ".join(f"{variant} {cosine(value)}" for variant, value in lowest.items())
-    return f"Smallest cosine of any item to torch's vector: {each}."
+    return f"Smallest cosine similarity of any item to torch: {each}."
 
 
-def _fast(section: Section) -> str:
-    row = best(row for row in section.decisive if row.faithful)
+def _throughput(row: Row | None) -> str:
     if row is None:
-        return f"Nothing that was measured keeps a cosine of {FAITHFUL} for every item."
-    return f"Fastest of those that keep {FAITHFUL}: {_described(row)}{_against(row)}."
+        return f"No setup reaches a cosine of {TORCH_COSINE} for every item."
+    return f"Fastest setup with a cosine of at least {TORCH_COSINE}: {_described(row)}{_against_torch(row)}."
 
 
 def _cost(section: Section, study: Study) -> str:
-    row = best(row for row in section.at("end_to_end") if row.faithful)
+    row = highest_throughput(row for row in section.at("end_to_end") if row.matches_torch)
     if row is None or row.cost_per_million is None:
         return ""
-    return f"A million embeddings then cost {digits(row.cost_per_million)} {study.currency}."
+    return f"At that rate, a million embeddings cost {digits(row.cost_per_million)} {study.currency}."
 
 
-def _faster(section: Section) -> str:
-    """Names what gives up some of the cosine for speed."""
-    row, kept = best(section.decisive), best(row for row in section.decisive if row.faithful)
-    if row is None or row.faithful:
+def _faster(row: Row | None, matching: Row | None) -> str:
+    """Name the fastest setup if its vectors are not torch's."""
+    if row is None or row.matches_torch:
         return ""
-    gain = f"{digits(row.summary.items_per_s / kept.summary.items_per_s)} times that, by " if kept else ""
-    price = f"at a smallest cosine of {cosine(row.cosine)}" if row.cosine is not None else "at a cosine nobody checked"
-    return f"{'Faster' if kept else 'Fastest'}, {price}: {gain}{_described(row)}{_against(row)}."
+    start = "Faster" if matching else "Fastest"
+    parity = f"with a smallest cosine of {cosine(row.cosine)}" if row.cosine is not None else "not compared with torch"
+    gain = f"{digits(row.summary.items_per_s / matching.summary.items_per_s)} times that rate, by " if matching else ""
+    return f"{start}, but {parity}: {gain}{_described(row)}{_against_torch(row)}."
 
 
-def _soon(section: Section) -> str:
-    row = quickest(row for row in section.decisive if row.faithful)
+def _latency(row: Row | None) -> str:
     if row is None:
         return ""
-    figures, cold = row.summary, row.case.start_s + row.case.first_s
+    figures, cold_s = row.summary, row.case.start_s + row.case.first_s
     return (
-        f"{count(row.case.items, 'item').capitalize()} at a time: {digits(figures.p50_ms)} ms (p95 "
-        f"{digits(figures.p95_ms)}) by {row.label}, which needs {digits(cold)} s from a cold start to its first vector."
+        f"Latency of {count(row.case.items, 'item')}: {digits(figures.p50_ms)} ms (p95 {digits(figures.p95_ms)} ms) "
+        f"with {row.label}. Its first vector takes {digits(cold_s)} s from a cold start."
     )
 
 
 def _described(row: Row) -> str:
-    where = "end to end" if row.case.stage == "end_to_end" else "in the graph alone"
-    doubt = f" ({row.doubt})" if row.doubt else ""
-    rate = f"{digits(row.summary.items_per_s)} items/s {where}{doubt}"
-    return f"{row.label}, {rate} at {count(row.case.items, 'item')} a call"
+    where = "end to end" if row.case.stage == "end_to_end" else "for the graph only"
+    warning = f" ({row.warning})" if row.warning else ""
+    return f"{row.label}, {digits(row.summary.items_per_s)} items/s {where}{warning} with batch size {row.case.items}"
 
 
-def _against(row: Row) -> str:
+def _against_torch(row: Row) -> str:
     if is_baseline(row.case):
-        return ", which is torch eager itself"
-    if row.ratio is None:
-        return "; torch eager was not measured at it"
-    if not row.ratio.distinguishable:
-        return f", not distinguishable from torch eager {span(row.ratio.low, row.ratio.high)}"
-    return f", {digits(row.ratio.times)} times as fast as torch eager {span(row.ratio.low, row.ratio.high)}"
+        return ", which is the baseline itself"
+    if row.speedup is None:
+        return "; torch eager was not measured at the same work"
+    interval = span(row.speedup.low, row.speedup.high)
+    if not row.speedup.distinguishable:
+        return f", not distinguishable from torch eager {interval}"
+    return f", {digits(row.speedup.times)} times as fast as torch eager {interval}"

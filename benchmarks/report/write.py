@@ -1,49 +1,49 @@
-"""Writes a report into its folder."""
+"""Write a report into a folder."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from benchmarks.report.analysis import Study, study
-from benchmarks.report.html import page
-from benchmarks.report.markdown import pull_request
+from benchmarks.report.analysis import Study, analyze
+from benchmarks.report.html import render_html
+from benchmarks.report.markdown import render_markdown
 from benchmarks.results.prices import Prices
-from benchmarks.results.schema import RESULTS_FILE, Results, write_text
+from benchmarks.results.schema import RESULTS_FILE, Results
+from runtime.atomic_write import write_text
 from runtime.errors import OutputError
 
 Format = Literal["html", "md", "json"]
 FILES: dict[Format, str] = {"html": "report.html", "md": "report.md", "json": RESULTS_FILE}
+_RENDERERS: dict[Format, Callable[[Study], str]] = {
+    "html": render_html,
+    "md": render_markdown,
+    "json": lambda study: study.results.to_json(),
+}
 
 
 def write_report(results: Results, folder: Path, formats: Sequence[Format], prices: Prices | None = None) -> list[Path]:
-    """Writes ``results`` in each format, every file whole or not at all.
+    """Write ``results`` in each format, every file whole or not at all.
 
     Args:
-        results: What was measured.
-        folder: Where to; it is made if it is not there.
+        results: Results of a run.
+        folder: Target folder; it is created if it does not exist.
         formats: ``html``, ``md`` and ``json``.
-        prices: What machines cost; without them there are no costs in the report.
+        prices: Prices of machines; the report has no costs without them.
 
     Returns:
-        The files, in the order of ``formats``.
+        The paths of the files, in the order of ``formats``.
 
     Raises:
-        OutputError: The folder cannot be made, or a file cannot be written.
+        OutputError: The folder cannot be created, or a file cannot be written.
     """
-    whole = study(results, prices)
-    texts = {folder / FILES[name]: _render(whole, name) for name in formats}
+    study = analyze(results, prices)
+    texts = {folder / FILES[name]: _RENDERERS[name](study) for name in formats}
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
-        raise OutputError(f"{folder} cannot be made ({exc.strerror}); name another folder for the report") from exc
+        raise OutputError(f"cannot create {folder} ({exc.strerror}); choose another folder for the report") from exc
     for path, text in texts.items():
         write_text(path, text)
     return list(texts)
-
-
-def _render(whole: Study, name: Format) -> str:
-    if name == "html":
-        return page(whole)
-    return pull_request(whole) if name == "md" else whole.results.to_json()

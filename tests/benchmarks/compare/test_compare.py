@@ -1,4 +1,4 @@
-"""A planted slowdown is found and noise is not taken for one. All times are made from seeds; nothing here is timed."""
+"""Test that a planted slowdown is found and that noise gets no verdict. All times come from seeds."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _SLOWED = 7
 def measured(
     seed: int, cases: Sequence[Case] = _FEW, *, pace: float = 1.0, factors: Mapping[int, float] | None = None
 ) -> Results:
-    """Returns results of a machine that took ``pace`` times as long as it should, swung by itself, and had hiccups.
+    """Return results with noise, a drifting machine speed and single slow calls.
 
     Args:
-        seed: Of all noise.
-        cases: What was measured; their times are the median of those they have.
-        pace: Of the whole run.
-        factors: By which the cases at these places took longer still.
+        seed: Seed of all noise.
+        cases: The cases; new times vary around their median.
+        pace: Factor on all times of the run.
+        factors: Extra factors on the times of single cases, by position.
     """
     generator = np.random.default_rng(seed)
     speeds = pace * np.exp(np.cumsum(0.03 * generator.standard_normal(12)))
@@ -79,7 +79,7 @@ def test_a_planted_slowdown_is_found_and_nothing_else(seed: int, pace: float, fi
 
 @pytest.mark.parametrize("pace", [0.75, 1.0, 1.3])
 @pytest.mark.parametrize("seed", range(3))
-def test_the_same_thing_twice_passes(seed: int, pace: float, files: Any, capsys: Any) -> None:
+def test_two_runs_of_the_same_code_pass(seed: int, pace: float, files: Any, capsys: Any) -> None:
     assert main(files(measured(seed, _CASES), measured(seed + 100, _CASES, pace=pace))) == 0
     assert f"0 slower, 0 faster, {len(_CASES)} not distinguishable" in capsys.readouterr().out
 
@@ -89,20 +89,20 @@ def test_a_faster_case_is_faster_and_no_failure(files: Any, capsys: Any) -> None
     assert "0 slower, 1 faster" in capsys.readouterr().out
 
 
-def test_a_slowdown_of_everything_is_found_on_a_machine_that_kept_its_pace() -> None:
+def test_a_slowdown_of_all_cases_is_found_on_a_steady_machine() -> None:
     everything = dict.fromkeys(range(len(_FEW)), 1.25)
     comparison = compare(measured(0), measured(100, factors=everything), same_machine=True)
     assert len(slower(comparison)) > len(_FEW) / 2
 
 
-def test_a_yardstick_that_alone_is_slower_makes_nothing_faster() -> None:
+def test_a_slower_yardstick_alone_makes_no_case_faster() -> None:
     new = measured(100)
     off = tuple(replace(case, yardstick=tuple(1.3 * y for y in case.yardstick)) for case in new.cases)
     comparison = compare(measured(0), replace(new, cases=off), same_machine=True)
     assert {change.verdict for change in comparison.changes} == {"not distinguishable"}
 
 
-def test_a_machine_that_swings_by_a_factor_of_two_widens_the_interval_and_proves_nothing() -> None:
+def test_an_unsteady_machine_widens_the_interval_and_gives_no_verdict() -> None:
     swung = replace(CASE, rounds=tuple((0.01 * pace,) * 4 for pace in (1.0, 2.0) * 6), yardstick=(0.05,) * 12)
     calm = replace(swung, rounds=((0.01,) * 4,) * 12)
     (change,) = compare(*(replace(RESULTS, cases=(case,)) for case in (calm, swung)), same_machine=True).changes
@@ -111,7 +111,7 @@ def test_a_machine_that_swings_by_a_factor_of_two_widens_the_interval_and_proves
     assert change.verdict == "not distinguishable"
 
 
-def test_a_noisy_yardstick_hides_nothing() -> None:
+def test_a_noisy_yardstick_hides_no_slowdown() -> None:
     old, new = measured(0), measured(100, factors={_SLOWED: 1.2})
     noise = np.random.default_rng(1).choice([1.0, 2.0], 12)
     noisy = tuple(replace(case, yardstick=tuple(0.05 * noise)) for case in new.cases)
@@ -128,13 +128,13 @@ def test_many_cases_widen_every_interval() -> None:
     assert CONFIDENCE == 0.95
 
 
-def test_a_file_against_itself_is_equal(files: Any, capsys: Any) -> None:
+def test_a_file_equals_itself(files: Any, capsys: Any) -> None:
     path, _ = files(measured(0), measured(0))
     assert main([path, path]) == 0
     assert "1.000 (" in capsys.readouterr().out
 
 
-def test_few_rounds_prove_nothing() -> None:
+def test_few_rounds_give_no_verdict() -> None:
     old = replace(CASE, rounds=CASE.rounds[:3], yardstick=CASE.yardstick[:3])
     new = replace(old, rounds=tuple(tuple(2 * second for second in turn) for turn in old.rounds))
     (change,) = compare(*(replace(RESULTS, cases=(c,)) for c in (old, new)), same_machine=True).changes
@@ -143,19 +143,19 @@ def test_few_rounds_prove_nothing() -> None:
 
 
 @pytest.mark.parametrize(("text", "code"), [("30%", 0), ("0.3", 0), ("10%", 1), ("0.1", 1), ("0", 1)])
-def test_what_fails_is_for_the_caller_to_say(text: str, code: int, files: Any) -> None:
+def test_fail_above_sets_the_exit_code(text: str, code: int, files: Any) -> None:
     assert main([*files(measured(0), measured(100, factors={_SLOWED: 1.2})), "--fail-above", text]) == code
 
 
 @pytest.mark.parametrize("text", ["ten", "-1%", "10", "nan", "inf%", "%", ""])
-def test_what_is_no_share_is_refused(text: str, files: Any, capsys: Any) -> None:
+def test_invalid_shares_are_refused(text: str, files: Any, capsys: Any) -> None:
     with pytest.raises(SystemExit) as caught:
         main([*files(measured(0), measured(0)), f"--fail-above={text}"])
     assert caught.value.code == 2
     assert "write it as 10% or 0.1" in capsys.readouterr().err
 
 
-def test_differences_below_the_resolution_are_not_believed(files: Any, capsys: Any) -> None:
+def test_differences_below_the_resolution_are_ignored(files: Any, capsys: Any) -> None:
     arguments = files(measured(0), measured(100, factors={_SLOWED: 1.3}))
     assert main([*arguments, "--resolution", "50%"]) == 0
     assert "0 slower" in capsys.readouterr().out
@@ -170,33 +170,33 @@ def test_differences_below_the_resolution_are_not_believed(files: Any, capsys: A
         ({"gpus": (Gpu(name="H200", memory_bytes=1, driver="570"),)}, "gpus none -> H200 (driver 570)"),
     ],
 )
-def test_another_machine_is_labelled_first_and_its_raw_times_compared(
+def test_another_machine_is_named_first_and_raw_times_are_compared(
     change: dict[str, Any], words: str, files: Any, capsys: Any
 ) -> None:
     new = replace(measured(100, pace=2.0), machine=replace(MACHINE, **change))
     assert main(files(measured(0), new)) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("DIFFERENT MACHINES, so raw times are compared: ")
+    assert lines[0].startswith("DIFFERENT MACHINES, raw times are compared: ")
     assert words in lines[0]
     assert f"{len(_FEW)} slower" in lines[-1]
 
 
-def test_other_software_and_load_are_no_other_machine(files: Any, capsys: Any) -> None:
+def test_other_software_or_load_is_not_another_machine(files: Any, capsys: Any) -> None:
     machine = replace(MACHINE, packages=MACHINE.packages | {"onnxruntime": "1.32.0"}, load_average=(9.0, 9.0, 9.0))
     assert main(files(measured(0), replace(measured(100), machine=machine))) == 0
     out = capsys.readouterr().out
-    assert out.splitlines()[0] == ("The same machine, toy-machine, with other software: onnxruntime 1.31.1 -> 1.32.0.")
+    assert out.splitlines()[0] == ("Same machine, toy-machine, with different software: onnxruntime 1.31.1 -> 1.32.0.")
     assert "load_average" not in out
 
 
-def test_the_pace_of_the_machine_is_told(files: Any, capsys: Any) -> None:
+def test_the_drift_of_the_machine_is_printed(files: Any, capsys: Any) -> None:
     main(files(measured(0), measured(100, pace=1.5)))
     assert re.search(
-        r"The machine was 1\.\d\d times slower to 1\.\d\d times slower in the new run", capsys.readouterr().out
+        r"The machine itself was 1\.\d\d times slower to 1\.\d\d times slower in the new run", capsys.readouterr().out
     )
 
 
-def test_other_artifacts_are_refused_with_the_way_out(files: Any, capsys: Any) -> None:
+def test_other_artifacts_are_refused_with_advice(files: Any, capsys: Any) -> None:
     new = replace(measured(100), artifacts=(replace(ARTIFACT, seal="2" * 64), _OTHER))
     assert main(files(measured(0), new)) == 1
     err = capsys.readouterr().err
@@ -204,24 +204,24 @@ def test_other_artifacts_are_refused_with_the_way_out(files: Any, capsys: Any) -
     assert "both in one run" in err
 
 
-def test_cases_of_one_side_are_listed(files: Any, capsys: Any) -> None:
+def test_cases_in_one_of_the_results_are_listed(files: Any, capsys: Any) -> None:
     old, new = measured(0), measured(100)
     assert main(files(replace(old, cases=old.cases[:-1]), replace(new, cases=new.cases[1:]))) == 0
     out = capsys.readouterr().out
-    assert "Only in the old results: toy-text text, runtime fp32 on cpu, graph, 1 of 64 tokens." in out
-    assert "Only in the new results: toy-text text, torch eager on cpu, graph, 32 of 64 tokens." in out
+    assert "Only in the old results: toy-text text, runtime fp32 on cpu, graph, batch size 1 with 64 tokens." in out
+    assert "Only in the new results: toy-text text, torch eager on cpu, graph, batch size 32 with 64 tokens." in out
 
 
-def test_many_cases_of_one_side_are_counted(files: Any, capsys: Any) -> None:
+def test_many_cases_in_one_of_the_results_are_counted(files: Any, capsys: Any) -> None:
     assert main(files(measured(0, _CASES), measured(100, _FEW))) == 0
     assert f"Only in the old results: {len(_CASES) - len(_FEW)} cases, of toy-text, other." in capsys.readouterr().out
 
 
-def test_what_would_have_been_seen_is_told_and_true(files: Any, capsys: Any) -> None:
+def test_the_detectable_slowdown_is_printed_and_true(files: Any, capsys: Any) -> None:
     old, new = measured(0), measured(100)
     main(files(old, new))
     percent = re.search(
-        r"a slowdown of (\d+)% would have been seen in half .* one of (\d+)% in all", capsys.readouterr().out
+        r"a slowdown of (\d+)% would have been detected in half .* one of (\d+)% in all", capsys.readouterr().out
     )
     assert percent
     half, every = (1 + int(group) / 100 for group in percent.groups())
@@ -235,14 +235,14 @@ def test_what_would_have_been_seen_is_told_and_true(files: Any, capsys: Any) -> 
     assert found[len(_FEW) :] == [1] * len(_FEW)
 
 
-def test_nothing_in_common_is_an_error(files: Any, capsys: Any) -> None:
+def test_results_without_a_common_case_are_refused(files: Any, capsys: Any) -> None:
     old, new = measured(0), measured(100)
     assert main(files(replace(old, cases=old.cases[:2]), replace(new, cases=new.cases[2:]))) == 1
     assert "no case in common" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("which", ["old", "new"])
-def test_incomplete_results_are_called_so(which: str, files: Any, capsys: Any) -> None:
+def test_incomplete_results_are_named(which: str, files: Any, capsys: Any) -> None:
     sides = {"old": measured(0), "new": measured(100)}
     sides[which] = replace(sides[which], complete=False)
     main(files(*sides.values()))
@@ -261,7 +261,7 @@ def test_incomplete_results_are_called_so(which: str, files: Any, capsys: Any) -
     ],
     ids=str,
 )
-def test_times_that_cannot_be_are_refused(change: dict[str, Any]) -> None:
+def test_invalid_times_are_refused(change: dict[str, Any]) -> None:
     new = measured(100)
     broken = replace(new, cases=(replace(new.cases[0], **change), *new.cases[1:]))
     with pytest.raises(ResultsError, match="measure again"):
@@ -269,10 +269,10 @@ def test_times_that_cannot_be_are_refused(change: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(("cosine", "told"), [(0.99712, False), (0.99705, False), (0.9, True), (1.0, False)])
-def test_parity_that_got_worse_is_told_and_no_failure(cosine: float, told: bool, files: Any, capsys: Any) -> None:
+def test_worse_parity_is_printed_and_is_no_failure(cosine: float, told: bool, files: Any, capsys: Any) -> None:
     case = replace(CASE, parity=replace(PARITY, min_cosine=cosine))
     assert main(files(RESULTS, replace(RESULTS, cases=(case,)))) == 0
-    assert ("Parity is worse: toy-text" in capsys.readouterr().out) is told
+    assert ("Parity is worse for toy-text" in capsys.readouterr().out) is told
 
 
 def test_parity_against_another_reference_is_not_compared(files: Any, capsys: Any) -> None:
@@ -281,7 +281,7 @@ def test_parity_against_another_reference_is_not_compared(files: Any, capsys: An
     assert "Parity" not in capsys.readouterr().out
 
 
-def test_json_says_the_same(files: Any, capsys: Any) -> None:
+def test_json_holds_the_same_verdicts(files: Any, capsys: Any) -> None:
     arguments = files(measured(0), measured(100, factors={_SLOWED: 1.2}))
     assert main([*arguments, "--format", "json"]) == 1
     document = json.loads(capsys.readouterr().out)
@@ -289,7 +289,7 @@ def test_json_says_the_same(files: Any, capsys: Any) -> None:
     assert [change["case"] for change in document["changes"] if change["regression"]] == [list(_CASES[_SLOWED].key)]
 
 
-def test_markdown_is_a_table_whose_cells_stay_apart(files: Any, capsys: Any) -> None:
+def test_markdown_cells_are_escaped(files: Any, capsys: Any) -> None:
     case = replace(CASE, contender="a|b")
     main([*files(*[replace(RESULTS, cases=(case,))] * 2), "--format", "md"])
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
