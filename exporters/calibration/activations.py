@@ -19,7 +19,7 @@ from exporters.errors import QuantizationError
 from runtime.artifact.variants import CalibrationMethod as Method
 from runtime.errors import one_line
 from runtime.machine.threads import available_threads
-from runtime.session.session import EXACT_PRODUCTS
+from runtime.session.options import EXACT_INT8
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Samples: TypeAlias = Sequence[Mapping[str, Array]]
@@ -56,7 +56,7 @@ def open_session(graph: Path, threads: int | None = None) -> onnxruntime.Inferen
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads or available_threads(), 3
-    options.add_session_config_entry(*EXACT_PRODUCTS)
+    options.add_session_config_entry(*next(iter(EXACT_INT8.items())))
     try:
         return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as exc:  # onnxruntime's exceptions have no common class but this one

@@ -17,7 +17,7 @@ from runtime.artifact.variants import Level
 from runtime.errors import UsageError
 from runtime.machine import cpu as hardware
 from runtime.session.providers import import_onnxruntime
-from runtime.session.session import SLOW_ON_CPU
+from runtime.session.options import SLOW_ON_CPU
 
 LAYOUT_FLAG = "avx512f"  # by which ONNX Runtime lays out convolutions in blocks of 16 channels, elsewhere of 8
 
