@@ -1,4 +1,4 @@
-"""Embeds images or texts from an exported artifact on ONNX Runtime, without PyTorch.
+"""Embed texts, images and meshes from an exported artifact with ONNX Runtime, without PyTorch.
 
 import runtime
 model = runtime.load("artifacts/resnet-base")

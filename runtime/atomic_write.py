@@ -12,7 +12,7 @@ from runtime.errors import OutputError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a path to write to. It replaces ``path`` if the block succeeds, and is removed if the block fails.
+    """Yield a path to write to, beside ``path``. It replaces ``path`` if the block succeeds; else it is removed.
 
     Raises:
         OSError: The file cannot be written.

@@ -1,4 +1,4 @@
-"""What the command lines of all packages share: exit codes, one-line errors, plain tables."""
+"""Exit codes, one-line errors, progress bars and plain tables for all command lines."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from runtime.errors import EmbeddingBackbonesError, UsageError
 
 FAILURE = 1
 WRONG_USAGE = 2
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+INTERRUPTED = 130  # 128 + SIGINT, the convention of shells
 
 
 def run(command: Callable[[], int]) -> int:
-    """Returns the exit code of ``command``, having printed an error of ours as one line on standard error."""
-    _tolerate_odd_names()
+    """Run ``command`` and return its exit code. Print an error of this project as one line on standard error."""
+    _escape_unprintable_names()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -33,7 +33,7 @@ def run(command: Callable[[], int]) -> int:
     except KeyboardInterrupt as exc:
         print(str(exc) or "interrupted", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # the reader, `head` say, has seen enough
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         _abandon_stdout()
         return FAILURE
     except OSError as exc:
@@ -43,41 +43,42 @@ def run(command: Callable[[], int]) -> int:
     return code
 
 
-def _tolerate_odd_names() -> None:
-    """Lets a file name that is no valid text be printed, escaped."""
+def _escape_unprintable_names() -> None:
+    """Let print() escape file names that are not valid text."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
-    """Lets `kill` and `docker stop` end a command as Ctrl-C does: with everything cleaned up."""
+    """Let `kill` and `docker stop` end a command like Ctrl-C, with all cleanup."""
     raise KeyboardInterrupt
 
 
 def _abandon_stdout() -> None:
-    """Keeps the interpreter from flushing, at its exit, into what cannot be written."""
+    """Redirect standard output, so that the interpreter's flush at exit does not fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def progress_bar(
-    *, total: int | None, unit: str, label: str = "", initial: int = 0, hidden: bool | None = False
+    *, total: int | None, unit: str, label: str = "", initial: int = 0, hidden: bool | None = False, leave: bool = True
 ) -> Any:
     """Return a tqdm progress bar on standard error; the caller closes it.
 
     Args:
         total: Number of units; ``None`` if it is unknown.
-        unit: Name of one of them.
+        unit: Name of a unit.
         label: Text before the bar.
-        initial: Units that are already done.
-        hidden: Whether to draw nothing; ``None`` hides the bar unless standard error is a terminal.
+        initial: Number of units that are done already.
+        hidden: Whether to hide the bar; ``None`` hides it unless standard error is a terminal.
+        leave: Whether the bar stays on the screen after it is closed.
     """
-    from tqdm import tqdm  # only a command that draws a bar pays for the import
+    from tqdm import tqdm  # imported late, because most commands draw no bar
 
-    return tqdm(total=total, unit=unit, desc=label or None, initial=initial, disable=hidden)
+    return tqdm(total=total, unit=unit, desc=label or None, initial=initial, disable=hidden, leave=leave)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Returns left-aligned columns under ``header``, each as wide on a terminal as its widest cell."""
+    """Return a table with left-aligned columns, each as wide as its widest cell on a terminal."""
     cells = [list(header), *([str(cell) for cell in row] for row in rows)]
     widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
     cells.insert(1, ["-" * width for width in widths])
@@ -88,7 +89,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def _width(cell: str) -> int:
-    """Returns the columns that a terminal gives to ``cell``: two for wide characters, none for those that combine.
+    """Return the width of ``cell`` on a terminal: two columns for a wide character, none for a combining one.
 
     Source: https://www.unicode.org/reports/tr11/
     """

@@ -1,37 +1,39 @@
-"""What can go wrong, as a tree: catch the root, or the branch you can mend.
+"""The errors of this project, as a tree. Catch the root, or a branch.
 
-    EmbeddingBackbonesError
-    ├── MissingDependencyError    a package or extra is not installed
-    ├── ArtifactError             the folder is not a usable artifact
-    │   ├── ManifestError         manifest.json is missing, unreadable or says something impossible
-    │   ├── SchemaVersionError    the manifest is of a schema that this runtime does not read
-    │   └── IntegrityError        a file is missing, or is not the one that was exported
-    ├── ProviderError             the execution provider asked for is not usable here
-    ├── UsageError                an argument that no artifact or machine could make right
-    ├── ItemError                 one item cannot be read or embedded; it carries its index
-    ├── InferenceError            the graph cannot be run on these items: too little memory, say
-    ├── OutputError               the results cannot be written
-    ├── ClusterError              the Ray cluster cannot be used, or its workers do not survive
-    ├── NonFiniteError            the graph returned NaN or infinity
-    ├── TuningError               no way of running the artifact here keeps the bounds
-    └── VerificationError         the golden vectors are not reproduced on this machine
+```text
+EmbeddingBackbonesError
+├── MissingDependencyError    a package or extra is not installed
+├── ArtifactError             the folder is not a usable artifact
+│   ├── ManifestError         manifest.json is missing, unreadable or invalid
+│   ├── SchemaVersionError    this runtime does not read the schema of the manifest
+│   └── IntegrityError        a file is missing or has changed since export
+├── ProviderError             the execution provider is not usable on this machine
+├── UsageError                an argument is invalid
+├── ItemError                 an item cannot be read or embedded
+├── InferenceError            the graph cannot run on these items, for example for lack of memory
+├── OutputError               the results cannot be written
+├── ClusterError              the Ray cluster cannot be used, or its workers die
+├── NonFiniteError            the graph returned NaN or infinity
+├── TuningError               no setting keeps the bounds of ``tune``
+└── VerificationError         this machine does not reproduce the golden vectors
+```
 
-``exporters.errors`` grows its own branch from the same root.
+``exporters.errors`` adds a branch to the same root.
 """
 
 from __future__ import annotations
 
 
 class EmbeddingBackbonesError(Exception):
-    """Root of every error that this project raises on purpose."""
+    """The root of all errors of this project."""
 
 
 class MissingDependencyError(EmbeddingBackbonesError):
-    """A package is not installed; the message holds the pip command that installs it."""
+    """A package is not installed. The message contains the pip command that installs it."""
 
 
 class ArtifactError(EmbeddingBackbonesError):
-    """The folder is not an artifact that this runtime can use."""
+    """A folder is not an artifact that this runtime can use."""
 
 
 class ManifestError(ArtifactError):
@@ -39,52 +41,52 @@ class ManifestError(ArtifactError):
 
 
 class SchemaVersionError(ArtifactError):
-    """``manifest.json`` follows a schema that this runtime does not read."""
+    """``manifest.json`` has a schema version that this runtime does not read."""
 
 
 class IntegrityError(ArtifactError):
-    """A file of the artifact is missing, or differs from what the manifest records."""
+    """A file of the artifact is missing, or differs from its record in the manifest."""
 
 
 class ProviderError(EmbeddingBackbonesError):
-    """The execution provider that was asked for is not active; the message names the cause."""
+    """An execution provider is not usable. The message names the cause."""
 
 
 class UsageError(EmbeddingBackbonesError, ValueError):
-    """An argument has a value that cannot be right."""
+    """An argument has an invalid value."""
 
 
 class ItemError(EmbeddingBackbonesError):
-    """One item cannot be read or embedded.
+    """An item cannot be read or embedded.
 
     Attributes:
         index: Position of the item in the caller's sequence, from 0.
-        item: What names the item to a person: its path, or its type.
-        reason: Why it cannot be embedded, and the way out.
+        item: Description of the item: its path, or its type.
+        reason: Why it cannot be embedded, and the remedy.
     """
 
     def __init__(self, index: int, item: str, reason: str) -> None:
-        """Builds the message from the three parts."""
+        """Make the message from its three parts."""
         super().__init__(f"item {index} ({item}): {reason}")
         self.index = index
         self.item = item
         self.reason = reason
 
     def __reduce__(self) -> tuple[type[ItemError], tuple[int, str, str]]:
-        """Lets the error travel between processes."""
+        """Let the error be pickled, to be sent between processes."""
         return type(self), (self.index, self.item, self.reason)
 
 
 class InferenceError(EmbeddingBackbonesError):
-    """ONNX Runtime cannot run the graph on a batch; the message holds its reason."""
+    """ONNX Runtime cannot run the graph on a batch. The message contains its reason."""
 
 
 class OutputError(EmbeddingBackbonesError):
-    """The results cannot be written where they should go; nothing half-written is left there."""
+    """The results cannot be written. No partial file is left."""
 
 
 class ClusterError(EmbeddingBackbonesError):
-    """A Ray cluster cannot be started or joined, has too little, or its workers do not survive the job."""
+    """A Ray cluster cannot be started or joined, lacks resources, or loses its workers."""
 
 
 class NonFiniteError(EmbeddingBackbonesError):
@@ -92,13 +94,13 @@ class NonFiniteError(EmbeddingBackbonesError):
 
 
 class TuningError(EmbeddingBackbonesError):
-    """No provider, variant, number of threads and batch size keeps the bounds that were given to ``tune``."""
+    """No provider, variant, number of threads and batch size keeps the bounds of ``tune``."""
 
 
 class VerificationError(EmbeddingBackbonesError):
-    """The artifact does not give its golden vectors on this machine."""
+    """This machine does not reproduce the golden vectors of the artifact."""
 
 
 def one_line(exc: BaseException) -> str:
-    """Returns the message of another library's error, which may have several lines, on one."""
+    """Return the message of an exception on one line."""
     return " ".join(str(exc).split())

@@ -1,6 +1,8 @@
-"""The functions that Finetuner's users know, over artifacts of this project: ``import runtime.finetuner as finetuner``.
+"""Finetuner's functions for artifacts of this project: ``import runtime.finetuner as finetuner``.
 
-Source of the signatures: https://finetuner.jina.ai, version 0.8. ``exporters.finetuner`` has those that need torch.
+``exporters.finetuner`` has the functions that need torch.
+
+Source: the signatures of https://finetuner.jina.ai, version 0.8.
 """
 
 from __future__ import annotations
@@ -8,10 +10,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
+from runtime.array_types import Array, Float32Array
 from runtime.artifact.manifest import TowerName
 from runtime.artifact.parity import cosine_similarities
 from runtime.errors import UsageError
@@ -19,7 +22,6 @@ from runtime.inference.embedder import Embedder, Item
 from runtime.loading.load import load
 
 SelectModel = Literal["clip-text", "clip-vision"]
-Vectors = np.ndarray[Any, np.dtype[np.float32]]
 _TOWERS: Mapping[str | None, TowerName | None] = {None: None, "clip-text": "text", "clip-vision": "image"}
 
 
@@ -29,31 +31,31 @@ def get_model(
     select_model: SelectModel | None = None,
     device: str | None = None,
 ) -> Embedder:
-    """Loads an exported artifact: :func:`runtime.load` by Finetuner's words.
+    """Load an exported artifact, as :func:`runtime.load` does.
 
     Args:
-        artifact: The artifact's folder. For a run artifact of Finetuner itself see ``exporters.finetuner.get_model``.
-        batch_size: Of no effect, as in Finetuner: :func:`encode` has its own.
-        select_model: The half of a CLIP to load; by default both, which Finetuner could not.
+        artifact: The artifact's folder. For a run artifact of Finetuner, see ``exporters.finetuner.get_model``.
+        batch_size: Ignored, as in Finetuner; :func:`encode` has its own.
+        select_model: The tower of a CLIP to load; by default both, which Finetuner does not support.
         device: ``cpu`` or ``cuda``; by default the fastest that works.
 
     Raises:
-        EmbeddingBackbonesError: Whatever :func:`runtime.load` raises.
+        EmbeddingBackbonesError: As for :func:`runtime.load`.
     """
     del batch_size
     if Path(artifact).is_file():
         raise UsageError(
-            f"{artifact} is a file, and an artifact is a folder; a run of Finetuner itself is taken by "
-            "exporters.finetuner.get_model, where torch is"
+            f"{artifact} is a file, but an artifact is a folder; load a run of Finetuner with "
+            "exporters.finetuner.get_model, which needs torch"
         )
     return load(artifact, provider=device or "auto", tower=choose_tower(select_model))
 
 
-def encode(model: Embedder, data: Iterable[Item], batch_size: int = 32) -> Vectors:
-    """Embeds items: :meth:`runtime.Embedder.embed` by Finetuner's words.
+def encode(model: Embedder, data: Iterable[Item], batch_size: int = 32) -> Float32Array:
+    """Embed items, as :meth:`runtime.Embedder.embed` does.
 
     Args:
-        model: What :func:`get_model` returned.
+        model: A model of :func:`get_model`.
         data: Texts for a text model; paths (or images) for an image model; paths (or point clouds) for a mesh model.
         batch_size: Items that go through the graph together.
 
@@ -61,23 +63,23 @@ def encode(model: Embedder, data: Iterable[Item], batch_size: int = 32) -> Vecto
         ``[len(data), output_dim]`` float32.
 
     Raises:
-        EmbeddingBackbonesError: Whatever :meth:`runtime.Embedder.embed` raises.
+        EmbeddingBackbonesError: As for :meth:`runtime.Embedder.embed`.
     """
     return model.embed(data, batch_size=batch_size)
 
 
-def cos_sim(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float | np.ndarray[Any, Any]:
-    """Returns cosine similarities.
+def cos_sim(a: Array, b: Array) -> float | Array:
+    """Return cosine similarities.
 
     Args:
         a: ``[dim]`` or ``[rows, dim]``, real numbers.
-        b: The same, with the same ``dim``.
+        b: ``[dim]`` or ``[rows, dim]``, with the same ``dim``.
 
     Returns:
-        A number for two vectors; else ``[rows of a, rows of b]`` float64. NaN where a vector is all zeros.
+        A number for two vectors; else ``[rows of a, rows of b]`` float64. NaN for a vector of zeros.
 
     Raises:
-        UsageError: They are of another shape.
+        UsageError: The shapes do not fit.
     """
     a, b = np.asarray(a), np.asarray(b)
     if not (a.ndim in (1, 2) and b.ndim in (1, 2) and a.shape[-1] == b.shape[-1]):
@@ -87,10 +89,10 @@ def cos_sim(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float | np.ndar
 
 
 def choose_tower(select_model: str | None) -> TowerName | None:
-    """Returns the tower that Finetuner called ``select_model``.
+    """Return the tower for Finetuner's ``select_model``.
 
     Raises:
-        UsageError: It called none so.
+        UsageError: Finetuner has no such model.
     """
     if select_model not in _TOWERS:
         raise UsageError(f"select_model is {select_model!r}, it must be 'clip-text', 'clip-vision' or None")

@@ -1,51 +1,51 @@
-"""Embeddings made smaller: fewer dimensions, fewer bits; with the meanings that sentence-transformers gives them.
+"""Truncate, normalize and quantize embeddings, with the same results as sentence-transformers.
 
 Source: ``sentence_transformers.quantization.quantize_embeddings`` and ``truncate_embeddings``
-(https://github.com/huggingface/sentence-transformers), whose ``binary`` and ``int8`` these are.
+(https://github.com/huggingface/sentence-transformers).
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 
+from runtime.array_types import Array, Float32Array
 from runtime.errors import UsageError
 
 Dtype = Literal["float32", "float16", "int8", "binary"]
-Array = np.ndarray[Any, Any]
 _INT8_STEPS = 255
 
 
-def int8_ranges(vectors: Array) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Returns the smallest and the largest value of each dimension, ``[2, dim]`` float32.
+def int8_ranges(vectors: Array) -> Float32Array:
+    """Return the smallest and the largest value of each dimension, ``[2, dim]`` float32.
 
     Args:
-        vectors: ``[rows, dim]`` of any float type, the more the better: what lies outside their range is clipped.
+        vectors: ``[rows, dim]`` of any float type. Take many, because values outside their ranges are clipped later.
 
     Raises:
         UsageError: There are no rows.
     """
     if not len(vectors):
-        raise UsageError("there are no vectors to take the ranges of int8 from; give some, or give ranges")
+        raise UsageError("there are no vectors to compute the ranges of int8 from; pass some, or pass ranges")
     return np.stack([vectors.min(axis=0), vectors.max(axis=0)]).astype(np.float32)
 
 
 def quantize(vectors: Array, dtype: Dtype, ranges: Array | None = None) -> Array:
-    """Returns ``vectors`` in another type.
+    """Return ``vectors`` in another type.
 
     Args:
         vectors: ``[rows, dim]`` float32.
-        dtype: ``float16`` rounds; ``int8`` spreads each dimension's range over -128 to 127; ``binary`` keeps the signs,
-            eight dimensions to a byte, the byte less 128.
-        ranges: For ``int8``, ``[2, dim]`` of :func:`int8_ranges`; by default those of ``vectors`` themselves. Vectors
-            that are to be compared need the same ones. What lies outside is clipped.
+        dtype: ``float16`` rounds. ``int8`` maps the range of each dimension to -128 to 127. ``binary`` keeps the signs,
+            eight dimensions in a byte, minus 128.
+        ranges: ``[2, dim]`` of :func:`int8_ranges`, for ``int8``; by default the ranges of ``vectors``. Vectors that
+            are compared with each other need the same ranges. Values outside are clipped.
 
     Returns:
         ``[rows, dim]`` float32, float16 or int8; for ``binary`` ``[rows, ceil(dim / 8)]`` int8.
 
     Raises:
-        UsageError: There is no such type, or ``ranges`` has another shape or is for another type.
+        UsageError: There is no such type, or ``ranges`` has the wrong shape or is for another type.
     """
     check_dtype(dtype, ranges, vectors.shape[1])
     if dtype == "int8":
@@ -56,7 +56,11 @@ def quantize(vectors: Array, dtype: Dtype, ranges: Array | None = None) -> Array
 
 
 def check_dtype(dtype: str, ranges: Array | None, dim: int) -> None:
-    """Raises :class:`UsageError` unless vectors of ``dim`` can be given as ``dtype`` with ``ranges``."""
+    """Check the arguments of :func:`quantize` for vectors of ``dim`` dimensions.
+
+    Raises:
+        UsageError: There is no such type, or ``ranges`` has the wrong shape or is for another type.
+    """
     if dtype not in get_args(Dtype):
         raise UsageError(f"dtype is {dtype!r}, it must be one of {', '.join(get_args(Dtype))}")
     if ranges is None:
@@ -71,12 +75,12 @@ def check_dtype(dtype: str, ranges: Array | None, dim: int) -> None:
 
 
 def truncate_and_normalize(vectors: Array, truncate_dim: int | None, normalize: bool) -> Array:
-    """Returns the first ``truncate_dim`` dimensions, then, with ``normalize``, at unit length.
+    """Return the first dimensions of each vector, normalized on request.
 
     Args:
         vectors: ``[rows, dim]`` float32.
-        truncate_dim: How many dimensions are kept, as of models trained by Matryoshka loss; ``None`` for all.
-        normalize: Whether each row is divided by its length. A row of zeros stays one.
+        truncate_dim: Number of dimensions to keep, for models trained with Matryoshka loss; ``None`` for all.
+        normalize: Whether to divide each row by its length, after truncation. A row of zeros stays zero.
     """
     vectors = vectors[:, :truncate_dim]
     if not normalize:
@@ -90,6 +94,6 @@ def _to_int8(vectors: Array, ranges: Array | None) -> Array:
         return vectors.astype(np.int8)
     smallest, largest = ranges.astype(np.float32)
     steps = (largest - smallest) / _INT8_STEPS
-    steps[steps == 0] = 1  # a dimension that never varies
+    steps[steps == 0] = 1  # a constant dimension
     levels: Array = np.clip(np.floor((vectors - smallest) / steps), 0, _INT8_STEPS)
     return (levels - 128).astype(np.int8)

@@ -1,3 +1,3 @@
-"""The version of all three packages: they are released as one distribution."""
+"""The version of this project. All its packages are released together."""
 
 __version__ = "0.1.0"

@@ -11,9 +11,9 @@ import numpy as np
 from benchmarks.results.schema import Device, Precision
 from runtime.errors import ProviderError
 from runtime.machine.cpu import bf16_units
+from runtime.session.options import EXACT_INT8
 from runtime.session.provider_options import OPTIONS, OpenVinoOptions
-from runtime.session.providers import PROVIDERS, find_obstacle, find_provider, import_onnxruntime
-from runtime.session.session import EXACT_PRODUCTS
+from runtime.session.providers import PROVIDERS, find_provider, find_provider_obstacle, import_onnxruntime
 
 _PASSES = 2  # over a thread's part of a buffer in one call, so that starting the threads is little of it
 _ERRORS_ONLY = 3
@@ -76,7 +76,7 @@ class OnnxRuntime:
             ProviderError: It cannot.
         """
         self._provider = find_provider(place)
-        obstacle = find_obstacle(self._provider)
+        obstacle = find_provider_obstacle(self._provider)
         if obstacle:
             raise ProviderError(obstacle)
         self._threads = threads
@@ -110,7 +110,7 @@ class OnnxRuntime:
         options = ort.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.log_severity_level = _ERRORS_ONLY
-        options.add_session_config_entry(*EXACT_PRODUCTS)
+        options.add_session_config_entry(*next(iter(EXACT_INT8.items())))
         if self._provider is not PROVIDERS["cpu"]:
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         chosen = [(self._provider.onnxruntime_name, self._settings(precision))]

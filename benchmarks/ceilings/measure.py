@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.results.schema import Ceiling, Ceilings
 from runtime.machine.child_process import listen
-from runtime.machine.cpu import gpu_names
+from runtime.machine.cuda_driver import gpu_names
 
 _LOG = logging.getLogger("benchmarks")
 _TIMEOUT_S = 120.0

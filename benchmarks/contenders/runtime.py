@@ -20,7 +20,7 @@ from runtime.machine.cpu import bf16_units
 from runtime.preprocess.image import load_image
 from runtime.session.provider_options import OpenVinoOptions
 from runtime.session.providers import find_provider
-from runtime.session.variant_selection import find_obstacle as find_variant_obstacle
+from runtime.session.variant_selection import find_variant_obstacle
 
 _PRECISIONS: dict[str, Precision] = {"fp32": "fp32", "optimized": "fp32", "fp16": "fp16", "int8": "int8"}
 

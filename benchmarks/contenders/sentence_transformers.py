@@ -13,7 +13,8 @@ from benchmarks.contenders.model_folder import find_model_folder
 from benchmarks.contenders.peer import Peer, PeerError, find_python, find_ways, limit_tokenizers, reporting
 from benchmarks.contenders.protocol import Subject, Way
 from benchmarks.results.schema import Precision, Skipped
-from runtime.machine.cpu import bf16_units, gpu_names
+from runtime.machine.cpu import bf16_units
+from runtime.machine.cuda_driver import gpu_names
 
 NAME = "sentence-transformers"
 _EXPORT = (

@@ -20,7 +20,8 @@ from runtime.artifact.manifest import Pooling
 from runtime.errors import UsageError
 from runtime.inference.batching import BatchLimit, plan_batches
 from runtime.inference.tower import Preprocessor, build_preprocessor, row_cost
-from runtime.machine.cpu import bf16_units, gpu_names
+from runtime.machine.cpu import bf16_units
+from runtime.machine.cuda_driver import gpu_names
 
 if TYPE_CHECKING:
     import torch

@@ -6,7 +6,7 @@ import ctypes
 import os
 
 from benchmarks.results.schema import Gpu
-from runtime.machine.cpu import gpu_names
+from runtime.machine.cuda_driver import gpu_names
 
 _LONGEST_VERSION = 80  # NVML_SYSTEM_DRIVER_VERSION_BUFFER_SIZE
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from benchmarks.measure.gpus import find_gpus
 from benchmarks.results.schema import Gpu, Machine
 from runtime.doctor import examine
-from runtime.doctor.collect import ask
+from runtime.doctor.collect import run_probe
 from runtime.machine.cpu import cpu_flags, cpu_model
 from runtime.machine.limits import examine_memory, examine_threads
 from runtime.session.providers import installed_packages
@@ -83,4 +83,4 @@ def _packages() -> dict[str, str]:
 def _cuda_versions() -> tuple[str | None, str | None]:
     """Returns the CUDA that onnxruntime was built with, and the cuDNN that was found, each where there is one."""
     cuda = examine().cuda  # None where the installed onnxruntime is not the one for GPUs
-    return ask("survey").facts.get("cuda_version"), cuda.cudnn.found if cuda else None
+    return run_probe("survey").facts.get("cuda_version"), cuda.cudnn.found if cuda else None

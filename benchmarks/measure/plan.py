@@ -15,7 +15,7 @@ from runtime.artifact.manifest import SEAL, Manifest
 from runtime.artifact.reader import read_manifest
 from runtime.errors import ProviderError, UsageError
 from runtime.loading.verify import verify
-from runtime.session.providers import available_providers, find_obstacle, find_provider
+from runtime.session.providers import available_providers, find_provider, find_provider_obstacle
 
 _STAGES: tuple[Stage, ...] = ("graph", "end_to_end")
 
@@ -137,11 +137,11 @@ def _check_names(names: Sequence[str], choices: Choices) -> None:
 def _find_providers(choices: Choices) -> tuple[str, ...]:
     if choices.providers is None:
         usable = [
-            provider.name for provider in available_providers() if provider.in_auto and not find_obstacle(provider)
+            provider.name for provider in available_providers() if provider.in_auto and not find_provider_obstacle(provider)
         ]
         return tuple(dict.fromkeys([*usable, *choices.pythons.keys() & {"openvino", "cuda"}]))
     for name in choices.providers:
-        obstacle = find_obstacle(find_provider(name))
+        obstacle = find_provider_obstacle(find_provider(name))
         if obstacle and name not in choices.pythons:
             raise ProviderError(obstacle)
     return choices.providers

@@ -1,4 +1,4 @@
-"""Artifacts and measurements in words, for the command lines and for the README in an artifact."""
+"""Describe an artifact as text, for the command lines and for the README in the artifact."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from runtime.artifact.manifest import (
 from runtime.artifact.parity import near_one
 from runtime.artifact.variants import Variant
 
-_RESIZES = {"short_side": "short side", "squash": "both sides"}
+_SIDES = {"short_side": "short side", "squash": "both sides"}
 
 
 def describe_manifest(manifest: Manifest) -> str:
-    """Returns what a person wants to know of an artifact, a fact a line."""
+    """Return a description of an artifact, one fact a line."""
     weights, provenance = manifest.weights, manifest.provenance
     packages = ", ".join(f"{name} {version}" for name, version in provenance.packages.items())
     lines = [
@@ -30,7 +30,7 @@ def describe_manifest(manifest: Manifest) -> str:
         f"weights       {' '.join(filter(None, (weights.description, weights.revision)))}",
         *(f"  WARNING     {warning}" for warning in weight_warnings(manifest)),
         f"  sha256      {weights.sha256}",
-        f"  licence     {weights.licence or 'not known'}",
+        f"  licence     {weights.licence or 'unknown'}",
         *(line for name, tower in manifest.towers.items() for line in _describe_tower(name, tower)),
         *([_describe_similarity(manifest.similarity)] if manifest.similarity else []),
         f"opset         {provenance.opset}",
@@ -41,7 +41,7 @@ def describe_manifest(manifest: Manifest) -> str:
 
 
 def describe_export(folder: Path, manifest: Manifest) -> str:
-    """Returns what to tell of a new artifact: where it is, how near to torch, and what its weights are not."""
+    """Return a summary of a new artifact: its folder, its parity with torch, and warnings about its weights."""
     lines = [f"{folder}: {manifest.output_dim} dimensions, weights {manifest.weights.description}"]
     lines += [f"  {name} tower: {_describe_parity(tower.parity)}" for name, tower in manifest.towers.items()]
     lines += [f"  WARNING: {warning}" for warning in weight_warnings(manifest)]
@@ -49,13 +49,13 @@ def describe_export(folder: Path, manifest: Manifest) -> str:
 
 
 def weight_warnings(manifest: Manifest) -> list[str]:
-    """Returns what keeps the weights from being what their name promises."""
+    """Return warnings if the weights are random or are not the published ones."""
     warnings = []
     if manifest.weights.origin == "random":
         stand_in = ", and the tokenizer is a stand-in" * ("text" in manifest.towers)
         warnings.append(f"the weights are random (seed {manifest.weights.seed}): the vectors mean nothing{stand_in}")
     if manifest.weights.published is False:
-        warnings.append(f"the weights are not the published ones of that name, but another {manifest.weights.file}")
+        warnings.append(f"the weights are not the published ones: {manifest.weights.file} has another hash")
     return warnings
 
 
@@ -77,12 +77,12 @@ def _describe_tower(name: str, tower: Tower) -> list[str]:
 
 
 def describe_variant(variant: Variant) -> str:
-    """Returns what a person wants to know of a variant, in one line."""
+    """Return a description of a variant on one line."""
     parity = variant.parity
     facts = [
         f"level {variant.level}" * (variant.level != "none"),
         f"for {', '.join(variant.providers)}" + f" with {', '.join(variant.cpu_features)}" * bool(variant.cpu_features),
-        f"min cosine {near_one(parity.min_cosine)}, {parity.neighbour_overlap:.1%} of neighbours kept to fp32",
+        f"min cosine {near_one(parity.min_cosine)} to fp32, {parity.neighbour_overlap:.1%} of neighbours kept",
         f"{len(variant.float_nodes)} nodes in float32" * bool(variant.float_nodes),
         f"calibrated with {variant.calibration.items} {variant.calibration.source}" if variant.calibration else "",
         "vectors DEPEND ON THE BATCH" * (not variant.batch_invariant),
@@ -99,7 +99,7 @@ def _describe_preprocessing(recipe: Preprocessing) -> str:
         cleaning = "cleaned by ftfy, " * (recipe.cleaning == "ftfy")
         return f"{cleaning}{recipe.tokenizer}, at most {recipe.max_length} tokens"
     return (
-        f"{_RESIZES[recipe.resize]} to {recipe.resize_size} ({recipe.interpolation}), centre crop {recipe.crop_size}, "
+        f"{_SIDES[recipe.resize]} to {recipe.resize_size} ({recipe.interpolation}), centre crop {recipe.crop_size}, "
         f"(x / 255 - {list(recipe.mean)}) / {list(recipe.std)} by the {recipe.arithmetic}"
     )
 
@@ -119,8 +119,8 @@ def _describe_parity(parity: Parity | None) -> str:
 
 def _describe_similarity(similarity: SimilarityParity) -> str:
     return (
-        f"similarity    of {similarity.texts} texts to {similarity.images} images within "
-        f"{similarity.max_abs_error:.2g} of torch's, which span {similarity.spread:.2g}"
+        f"similarity    max abs error {similarity.max_abs_error:.2g} to torch, for {similarity.texts} texts and "
+        f"{similarity.images} images (torch's similarities span {similarity.spread:.2g})"
     )
 
 

@@ -1,6 +1,7 @@
-"""JSON to frozen dataclasses, strictly: what is missing, unknown or of the wrong type is named by its path.
+"""Decode JSON into frozen dataclasses, strictly.
 
-A field is required on reading even if it has a default: a default is for whoever builds a record, not for a document.
+An error names the path of a member that is missing, unknown or of the wrong type. A document must contain every field:
+defaults of the dataclasses serve only code that builds a record.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ _SHOWN_NAMES = 5
 
 
 def decode(kind: type[T], value: object, where: str) -> T:
-    """Returns ``value`` as an instance of ``kind``.
+    """Decode ``value`` as an instance of ``kind``.
 
     Args:
         kind: A dataclass, ``str``, ``int``, ``float``, ``bool``, a ``Literal``, a union, ``tuple[X, ...]``,
             a fixed-length ``tuple``, or ``dict[str, X]``.
-        value: What ``json.loads`` gave.
-        where: The path of ``value`` in its document, for the message.
+        value: A result of ``json.loads``.
+        where: Path of ``value`` in its document, for error messages.
 
     Raises:
         ManifestError: ``value`` does not fit ``kind``.
@@ -67,7 +68,7 @@ def _decode_dataclass(kind: Any, value: object, where: str) -> object:
 
 
 def _decode_union(kinds: tuple[Any, ...], value: object, where: str) -> object:
-    """Decodes as the first member that fits; among records, as the one whose ``kind`` the value states."""
+    """Decode as the first member that fits, or as the dataclass with the same ``kind`` as the value."""
     records = {typing.get_args(typing.get_type_hints(kind)["kind"])[0]: kind for kind in kinds if _has_kind(kind)}
     if records:
         stated = _expect(dict, value, where).get("kind")
@@ -119,6 +120,6 @@ def _expect(kind: Any, value: object, where: str) -> Any:
 
 
 def _show(names: list[str]) -> str:
-    """Returns names for a message of one line: a stranger's may be endless, or hold what moves a terminal's cursor."""
+    """Return names for an error message. Foreign ones may be endless or contain control characters."""
     shown = [name if name.isprintable() and len(name) <= 80 else f"{name!r:.80}" for name in names[:_SHOWN_NAMES]]
     return ", ".join(shown) + f" and {len(names) - _SHOWN_NAMES} more" * (len(names) > _SHOWN_NAMES)

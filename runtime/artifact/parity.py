@@ -1,26 +1,25 @@
-"""How close two sets of embeddings are: the figures by which parity is judged, at export and afterwards."""
+"""Measure how close two sets of embeddings are. All judgements of parity use these measurements."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from runtime.array_types import Array, Float64Array
 from runtime.artifact.manifest import Tolerance
 
-Array = np.ndarray[Any, Any]
-# bfloat16 keeps 8 bits of mantissa: sound graphs come within 0.99998 (ResNet50) and 0.99999 (BERT) of float32.
+# bfloat16 has 8 bits of mantissa. The cosine similarity to float32 was 0.99998 for ResNet50, 0.99999 for BERT.
 BF16_TOLERANCE = Tolerance(min_cosine=0.9999, max_error=0.1, max_distance_share=1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """Embeddings against their reference, row by row.
+    """Measurements of embeddings against reference embeddings.
 
     Attributes:
         min_cosine: Smallest cosine similarity of a row to its reference.
-        max_abs_error: Largest absolute difference.
+        max_abs_error: Largest absolute difference of any value.
         reference_scale: Largest absolute value of the reference.
         max_row_error: Largest Euclidean distance of a row to its reference.
     """
@@ -31,14 +30,14 @@ class Agreement:
     max_row_error: float
 
     def within(self, tolerance: Tolerance) -> bool:
-        """Tells whether both bounds are met. NaN meets none."""
+        """Return whether cosine and error keep the tolerance. NaN does not."""
         return (
             self.min_cosine >= tolerance.min_cosine and self.max_abs_error <= tolerance.max_error * self.reference_scale
         )
 
 
 def measure_agreement(reference: Array, actual: Array) -> Agreement:
-    """Compares ``actual`` with ``reference``, both ``[rows, dim]``, in float64."""
+    """Compare ``actual`` with ``reference``, both ``[rows, dim]``, in float64."""
     reference, actual = reference.astype(np.float64), actual.astype(np.float64)
     difference = actual - reference
     return Agreement(
@@ -49,19 +48,19 @@ def measure_agreement(reference: Array, actual: Array) -> Agreement:
     )
 
 
-def row_cosines(a: Array, b: Array) -> Array:
+def row_cosines(a: Array, b: Array) -> Float64Array:
     """Return the cosine similarity of each row of ``a`` to the same row of ``b``: ``[rows]`` float64, at most 1.
 
     A row of zeros has no direction: its similarity is NaN.
     """
     a, b = a.astype(np.float64), b.astype(np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
-        cosines: Array = (a * b).sum(axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
+        cosines: Float64Array = (a * b).sum(axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
     return np.minimum(cosines, 1.0)
 
 
-def cosine_similarities(a: Array, b: Array) -> Array:
-    """Returns the cosine similarity of every row of ``a`` to every row of ``b``: ``[rows of a, rows of b]`` float64.
+def cosine_similarities(a: Array, b: Array) -> Float64Array:
+    """Return the cosine similarity of each row of ``a`` to each row of ``b``: ``[rows of a, rows of b]`` float64.
 
     A row of zeros has no direction: its similarities are NaN.
     """
@@ -69,17 +68,17 @@ def cosine_similarities(a: Array, b: Array) -> Array:
         units = [
             rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (a.astype(np.float64), b.astype(np.float64))
         ]
-    similarities: Array = units[0] @ units[1].T
+    similarities: Float64Array = units[0] @ units[1].T
     return similarities
 
 
 def neighbour_overlap(reference: Array, actual: Array, top: int = 10) -> float:
-    """Returns the mean share of each row's ``top`` nearest rows by cosine that are the same in both.
+    """Return the mean share of the ``top`` nearest neighbours of a row, by cosine, that are the same in both sets.
 
     Args:
         reference: ``[rows, dim]``.
         actual: ``[rows, dim]``.
-        top: How many neighbours; with ``rows`` of no more than that, all others.
+        top: Number of neighbours; if there are fewer other rows, all of them.
     """
     top = min(top, len(reference) - 1)
     nearest = []
@@ -92,5 +91,5 @@ def neighbour_overlap(reference: Array, actual: Array, top: int = 10) -> float:
 
 
 def near_one(cosine: float) -> str:
-    """Returns a cosine similarity as text that keeps the digits that matter: ``1 - 4.5e-12``."""
+    """Format a cosine similarity with its significant digits, such as ``1 - 4.5e-12``."""
     return f"1 - {1 - cosine:.1e}" if 0.999 < cosine < 1 else f"{cosine:.6g}"

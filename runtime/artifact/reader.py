@@ -1,4 +1,4 @@
-"""An artifact's folder, read and checked: its manifest, and its files against the manifest."""
+"""Read the manifest of an artifact, and check its files against the manifest."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ _LONGEST_REASON = 500
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Reads and checks ``folder/manifest.json``; opens no other file.
+    """Read and check ``folder/manifest.json``. Open no other file.
 
     Raises:
         ArtifactError: There is no such folder.
         ManifestError: The manifest is missing, unreadable, or does not follow the schema.
-        SchemaVersionError: It follows another schema.
+        SchemaVersionError: This runtime does not read the schema version of the manifest.
+        IntegrityError: The manifest has changed since export.
     """
     path = folder / MANIFEST_FILE
     try:
@@ -33,14 +34,16 @@ def read_manifest(folder: Path) -> Manifest:
         _check_schema_version(document, path)
         intact = document.pop(SEAL, None) == seal(document)
     except FileNotFoundError:
-        raise ManifestError(f"{folder} holds no {MANIFEST_FILE}, so it is not an artifact; export it again") from None
+        raise ManifestError(
+            f"{folder} contains no {MANIFEST_FILE}, so it is not an artifact; export it again"
+        ) from None
     except (OSError, ValueError, RecursionError) as exc:
         raise ManifestError(f"{path} cannot be read ({exc}); export the artifact again") from exc
     if not intact:
         raise IntegrityError(f"{path} has changed since export; copy or export the whole artifact again")
     try:
         return decode(Manifest, _upgrade(document), "manifest")
-    except (ManifestError, RecursionError) as exc:  # one that is nested too deep to be shown in a message
+    except (ManifestError, RecursionError) as exc:  # RecursionError: it is nested too deep to be shown
         reason = shorten(str(exc), _LONGEST_REASON)
         raise ManifestError(
             f"{path} does not follow schema {SCHEMA_VERSION}: {reason}; export the artifact again"
@@ -48,7 +51,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:
-    """Compares every file of the artifact with the manifest, by length and SHA-256.
+    """Compare every file of the artifact with its size and SHA-256 in the manifest.
 
     Raises:
         IntegrityError: A file is missing, unreadable or different.
@@ -69,16 +72,16 @@ def check_files(folder: Path, manifest: Manifest) -> None:
 
 
 def record_file(path: Path) -> FileRecord:
-    """Returns the length and hash of the file at ``path``.
+    """Return the hash and size of a file.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: The file cannot be read.
     """
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
-        if not size:  # which cannot be mapped
+        if not size:  # an empty file cannot be mapped
             return FileRecord(sha256=hashlib.sha256().hexdigest(), size_bytes=0)
-        # In one call, which holds the GIL at no time: onnxruntime does while it loads the graph beside this.
+        # A single call releases the GIL while it hashes, so that onnxruntime can load the graph at the same time.
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             return FileRecord(sha256=hashlib.sha256(content).hexdigest(), size_bytes=size)
 
@@ -86,15 +89,15 @@ def record_file(path: Path) -> FileRecord:
 def _check_schema_version(document: object, path: Path) -> None:
     version = document.get("schema_version") if isinstance(document, dict) else None
     if not isinstance(version, int):
-        raise ManifestError(f"{path} has no schema_version, so it is not an artifact's manifest; export it again")
+        raise ManifestError(f"{path} has no schema_version, so it is not the manifest of an artifact; export it again")
     if not OLDEST_READABLE <= version <= SCHEMA_VERSION:
-        way_out = "upgrade embedding-backbones" if version > SCHEMA_VERSION else "export the artifact again"
+        remedy = "upgrade embedding-backbones" if version > SCHEMA_VERSION else "export the artifact again"
         readable = " to ".join(map(str, sorted({OLDEST_READABLE, SCHEMA_VERSION})))
-        raise SchemaVersionError(f"{path} has schema {str(version)[:20]}, this runtime reads {readable}; {way_out}")
+        raise SchemaVersionError(f"{path} has schema {str(version)[:20]}, this runtime reads {readable}; {remedy}")
 
 
 def _upgrade(document: dict[str, Any]) -> dict[str, Any]:
-    """Returns a document of an older schema as one of today's: schema 1 had no variants."""
+    """Return a document of an older schema in the current one. Schema 1 had no variants."""
     towers = document.get("towers")
     if document["schema_version"] == 1 and isinstance(towers, dict):
         for tower in towers.values():

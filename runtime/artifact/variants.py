@@ -1,4 +1,4 @@
-"""Variants of a graph: the same embedding computed faster or in less memory, each with the figures that let it pass."""
+"""Variants of a graph: faster or smaller graphs for the same embeddings, with the measurements of their parity."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ CalibrationMethod = Literal["minmax", "entropy", "percentile"]
 
 @dataclass(frozen=True, kw_only=True)
 class Floors:
-    """What a variant has to reach on real items that it was not calibrated with.
+    """Lower bounds for a variant, measured on real items that it was not calibrated with.
 
     Attributes:
-        min_cosine: Smallest cosine similarity of an embedding to the one of the fp32 graph.
-        min_overlap: Smallest mean share of an item's ten nearest neighbours that stay the same.
-        min_invariance: Smallest cosine similarity of an embedding to that of the same item in another batch, with other
-            padding, or by another number of threads.
+        min_cosine: Bound on the smallest cosine similarity of an embedding to that of the fp32 graph.
+        min_overlap: Bound on the mean share of the ten nearest neighbours of an item that stay the same.
+        min_invariance: Bound on the cosine similarity of two embeddings of an item, computed in different batches, with
+            different padding, or by different numbers of threads.
     """
 
     min_cosine: float
@@ -31,7 +31,7 @@ class Floors:
     min_invariance: float
 
     def __post_init__(self) -> None:
-        """Refuses what nothing can reach."""
+        """Check the values."""
         for name, value in dataclasses.asdict(self).items():
             if not 0 <= value <= 1 or (value == 0 and name != "min_overlap"):
                 raise UsageError(f"the floor {name} is {value}, it must be above 0 and at most 1")
@@ -39,21 +39,20 @@ class Floors:
 
 @dataclass(frozen=True, kw_only=True)
 class VariantParity:
-    """A variant against the fp32 graph, whose own parity with torch its tower records.
+    """The parity of a variant with the fp32 graph. The tower records the parity of that graph with torch.
 
     Attributes:
         provider: Execution provider that ran both.
-        items: Number of items; the golden ones are among them.
-        min_cosine: Smallest cosine similarity of an embedding to the fp32 graph's.
-        p1_cosine: Its first percentile.
-        mean_cosine: Its mean.
+        items: Number of items, the golden ones included.
+        min_cosine: Smallest cosine similarity of an embedding to that of the fp32 graph.
+        p1_cosine: First percentile of the cosine similarity.
+        mean_cosine: Mean of the cosine similarity.
         max_abs_error: Largest absolute difference of any value.
-        reference_scale: Largest absolute value of the fp32 graph.
-        neighbour_overlap: Mean share of an item's ten nearest neighbours that are also those by the fp32 graph.
-        batch_cosine: Smallest cosine similarity of an embedding made alone to the one made in a batch, padded to its
-            longest item.
-        thread_cosine: Smallest cosine similarity of an embedding to the one made by another number of threads.
-        floors: The bounds that these figures met.
+        reference_scale: Largest absolute value of the fp32 graph's embeddings.
+        neighbour_overlap: Mean share of the ten nearest neighbours of an item that are the same by the fp32 graph.
+        batch_cosine: Smallest cosine similarity of an embedding computed alone to the one computed in a padded batch.
+        thread_cosine: Smallest cosine similarity of an embedding to the one computed by another number of threads.
+        floors: The bounds that these measurements keep.
     """
 
     provider: str
@@ -71,13 +70,13 @@ class VariantParity:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """The items from which the ranges of activations were taken.
+    """The items that the ranges of activations were computed from.
 
     Attributes:
-        source: Where they are from, for a person; and what else widens the ranges.
-        items: Their number.
-        sha256: Hash of what the graph was fed with.
-        method: How a range follows from the values that were seen; ``None`` where only the largest counts.
+        source: Description of the items and of the extra batches that widen the ranges.
+        items: Number of items.
+        sha256: Hash of the inputs of the graph.
+        method: How a range is computed from the observed values; ``None`` if only the largest value counts.
     """
 
     source: str
@@ -91,19 +90,19 @@ class Variant:
     """Another graph for the same tower.
 
     Attributes:
-        precision: What it computes in, for the most part.
-        level: How far it was optimized: ``basic`` keeps to ONNX's own operators, ``extended`` fuses into those of ONNX
-            Runtime, ``all`` also lays weights out for the CPU that did it.
+        precision: The precision of most of its nodes.
+        level: How far it was optimized. ``basic`` uses only operators of ONNX. ``extended`` uses fused operators of
+            ONNX Runtime. ``all`` also lays out weights for the CPU that optimized it.
         graph: File name of the graph.
-        external_data: File name of its weights, where they are too large to be inside it.
+        external_data: File name of its weights, if they are too large to be inside it.
         providers: Execution providers that can run it.
-        operators: Operators in it that are not ONNX's own, as ``domain:name``.
-        cpu_features: What a CPU needs to run it, as Linux names its flags; any other would compute something else.
-        float_nodes: Nodes that were left in a higher precision, since their values would not fit or cost too much.
-        calibration: What it was calibrated with; ``None`` where nothing was.
-        batch_invariant: Whether a vector does not depend on the batch it is computed in.
-        onnxruntime: Version of ONNX Runtime with which its figures were measured.
-        parity: Those figures.
+        operators: Its operators that are not part of ONNX, as ``domain:name``.
+        cpu_features: Linux names of the CPU flags that it needs. Another CPU would compute wrong results.
+        float_nodes: Nodes that were kept in a higher precision, to keep their values in range or exact.
+        calibration: Record of its calibration; ``None`` if it was not calibrated.
+        batch_invariant: Whether a vector does not depend on the other items of its batch.
+        onnxruntime: Version of ONNX Runtime that its parity was measured with.
+        parity: Its parity with the fp32 graph.
     """
 
     precision: Precision
@@ -120,5 +119,5 @@ class Variant:
     parity: VariantParity
 
     def files(self) -> tuple[str, ...]:
-        """Returns the names of the files that the variant adds to the artifact."""
+        """Return the names of the files that the variant adds to the artifact."""
         return tuple(name for name in (self.graph, self.external_data) if name)

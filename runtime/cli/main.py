@@ -320,7 +320,7 @@ def _tune(arguments: argparse.Namespace) -> int:
     )
     memory.check_memory()
     found = measure(arguments.artifact, options, progress=sys.stderr.isatty())
-    print(report.report_to_json(found) if arguments.json else report.describe_report(found))
+    print(report.render_json(found) if arguments.json else report.render_text(found))
     if found.winner is None:
         raise report.explain_no_winner(found)
     manifest = read_manifest(arguments.artifact)
@@ -357,8 +357,8 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from runtime.doctor import describe_report, examine, report_to_json
+    from runtime.doctor import examine, render_json, render_text
 
     report = examine()
-    print(report_to_json(report) if arguments.json else describe_report(report))
+    print(render_json(report) if arguments.json else render_text(report))
     return 0 if report.healthy else console.FAILURE

@@ -1,8 +1,8 @@
-"""What is installed, which providers really run a graph here, and one line of advice for each problem."""
+"""Report the installation, the execution providers that really run a graph, and advice for each problem."""
 
 from runtime.doctor.advice import find_advice
 from runtime.doctor.collect import examine
-from runtime.doctor.render import describe_report, report_to_json
-from runtime.doctor.report import Report
+from runtime.doctor.render import render_json, render_text
+from runtime.doctor.report import DoctorReport
 
-__all__ = ["Report", "describe_report", "examine", "find_advice", "report_to_json"]
+__all__ = ["DoctorReport", "examine", "find_advice", "render_json", "render_text"]

@@ -1,4 +1,4 @@
-"""Looks at this machine: what is installed, what runs, what bounds it."""
+"""Examine this machine: its packages, execution providers, CUDA, threads and memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from runtime.doctor.report import Cuda, Extra, Finding, Host, Library, ProviderState, Report
+from runtime.doctor.report import (
+    CudaLibrary,
+    CudaState,
+    DoctorReport,
+    Finding,
+    OptionalPackage,
+    ProviderState,
+    PythonHost,
+)
 from runtime.machine.child_process import Answer, listen
 from runtime.machine.limits import examine_memory, examine_threads
 from runtime.session.providers import PROVIDERS, ExecutionProvider, installed_packages
@@ -23,17 +31,19 @@ _REQUIRED = ("numpy", "pillow", "tokenizers", "tqdm")
 _EXTRAS = {"trimesh": "mesh", "ftfy": "openclip", "pyarrow": "parquet", "ray": "ray"}
 
 
-def examine() -> Report:
-    """Returns the report on this machine.
+def examine() -> DoctorReport:
+    """Return the report on this machine.
 
-    Everything that loads a native library happens in other processes, so that its crash is a finding.
+    Native libraries are loaded in child processes, so that a crash is a finding and does not end the doctor.
     """
     onnxruntimes = installed_packages()
-    survey = ask("survey")
-    return Report(
+    survey = run_probe("survey")
+    return DoctorReport(
         host=_host(),
         packages={name: _version(name) for name in _REQUIRED},
-        extras=tuple(Extra(package=name, extra=extra, version=_version(name)) for name, extra in _EXTRAS.items()),
+        extras=tuple(
+            OptionalPackage(package=name, extra=extra, version=_version(name)) for name, extra in _EXTRAS.items()
+        ),
         onnxruntimes=onnxruntimes,
         files_of=_files_of(),
         finding=_find_in_survey(survey, onnxruntimes),
@@ -44,8 +54,8 @@ def examine() -> Report:
     )
 
 
-def _host() -> Host:
-    return Host(
+def _host() -> PythonHost:
+    return PythonHost(
         version=__version__,
         folder=str(Path(__file__).parents[1]),
         python=platform.python_version(),
@@ -62,7 +72,7 @@ def _version(name: str) -> str | None:
 
 
 def _files_of() -> str | None:
-    """Reads what onnxruntime's build wrote of itself, without running any of it."""
+    """Return the name of the package whose build of onnxruntime is on disk, without importing it."""
     spec = importlib.util.find_spec("onnxruntime")
     for folder in (spec and spec.submodule_search_locations) or ():
         with contextlib.suppress(OSError):
@@ -74,11 +84,11 @@ def _files_of() -> str | None:
 def _find_in_survey(survey: Answer, onnxruntimes: Mapping[str, str]) -> Finding | None:
     if survey.failure:
         return Finding(cause=f"importing onnxruntime {survey.failure}", remedy=_reinstall(onnxruntimes))
-    return _split(survey.facts["obstacle"]) if "obstacle" in survey.facts else None
+    return split_obstacle(survey.facts["obstacle"]) if "obstacle" in survey.facts else None
 
 
-def _split(obstacle: str) -> Finding:
-    """Takes apart one of the runtime's messages: what is wrong; what to do."""
+def split_obstacle(obstacle: str) -> Finding:
+    """Split a message of the form ``CAUSE; REMEDY``, such as that of an error of this project."""
     cause, _, remedy = obstacle.rpartition("; ")
     return Finding(cause=cause or obstacle, remedy=remedy)
 
@@ -88,7 +98,7 @@ def _examine_providers(survey: Answer, onnxruntimes: Mapping[str, str]) -> Itera
         return
     for provider in PROVIDERS.values():
         if provider.name in survey.facts["providers"]:
-            finding = _find_in_probe(provider, ask("probe", provider.name), onnxruntimes)
+            finding = _find_in_probe(provider, run_probe("probe", provider.name), onnxruntimes)
             yield ProviderState(
                 name=provider.name,
                 package=provider.package,
@@ -101,7 +111,7 @@ def _examine_providers(survey: Answer, onnxruntimes: Mapping[str, str]) -> Itera
 
 def _find_in_probe(provider: ExecutionProvider, answer: Answer, onnxruntimes: Mapping[str, str]) -> Finding | None:
     if "obstacle" in answer.facts:
-        return _split(answer.facts["obstacle"])
+        return split_obstacle(answer.facts["obstacle"])
     failure = answer.failure or answer.facts.get("failure")
     if not failure:
         return None
@@ -114,14 +124,14 @@ def _reinstall(onnxruntimes: Mapping[str, str]) -> str:
     return f"reinstall onnxruntime: `pip install --force-reinstall {' '.join(onnxruntimes)}`"
 
 
-def _examine_cuda(survey: Answer) -> Cuda:
+def _examine_cuda(survey: Answer) -> CudaState:
     requirements = "\n".join(importlib.metadata.requires(PROVIDERS["cuda"].package) or [])
     declared = _match(r"^nvidia-cuda-runtime\S*?[~=]=(\d+)", requirements)
     runtime = str(survey.facts.get("cuda_version") or declared or "").split(".")[0]
     cudnn = _match(r"^nvidia-cudnn-cu\d+[~=]=(\d+)", requirements) or "9"
-    answer = ask("cuda", runtime, cudnn)
-    failed = {"error": f"looking for it {answer.failure}"} if answer.failure else {}
-    return Cuda(
+    answer = run_probe("cuda", runtime, cudnn)
+    failed = {"error": f"its check {answer.failure}"} if answer.failure else {}
+    return CudaState(
         devices=tuple(answer.facts.get("devices", {}).get("found", ())),
         driver=_driver(runtime, answer.facts or {"driver": failed, "devices": failed}),
         runtime=_library(runtime, answer.facts.get("runtime", failed)),
@@ -130,14 +140,16 @@ def _examine_cuda(survey: Answer) -> Cuda:
     )
 
 
-def _driver(needed: str, facts: Mapping[str, Any]) -> Library:
-    """The driver may tell its version and still start on no device."""
+def _driver(needed: str, facts: Mapping[str, Any]) -> CudaLibrary:
+    """Return the driver's state. A driver may report its version but fail to start."""
     driver, devices = facts["driver"], facts["devices"]
-    return Library(needed=needed or None, found=driver.get("found"), error=driver.get("error") or devices.get("error"))
+    return CudaLibrary(
+        needed=needed or None, found=driver.get("found"), error=driver.get("error") or devices.get("error")
+    )
 
 
-def _library(needed: str, facts: Mapping[str, Any]) -> Library:
-    return Library(needed=needed or None, found=facts.get("found"), error=facts.get("error"))
+def _library(needed: str, facts: Mapping[str, Any]) -> CudaLibrary:
+    return CudaLibrary(needed=needed or None, found=facts.get("found"), error=facts.get("error"))
 
 
 def _match(pattern: str, text: str) -> str | None:
@@ -146,11 +158,11 @@ def _match(pattern: str, text: str) -> str | None:
 
 
 def _wheels() -> dict[str, str]:
-    """Returns NVIDIA's distributions of CUDA's runtime and cuDNN; their names carry the major version, or do not."""
+    """Return NVIDIA's packages of CUDA's runtime and cuDNN, whose names may end with a major version."""
     names = {distribution.name: distribution.version for distribution in importlib.metadata.distributions()}
     return {name: names[name] for name in sorted(names) if re.match(r"nvidia[-_](cuda[-_]runtime|cudnn)", name)}
 
 
-def ask(*question: str) -> Answer:
-    """Returns what ``python -m runtime.doctor.probe QUESTION`` answers, or how it failed to."""
+def run_probe(*question: str) -> Answer:
+    """Run ``python -m runtime.doctor.probe QUESTION`` and return its answer."""
     return listen([sys.executable, "-m", "runtime.doctor.probe", *question], timeout_s=_TIMEOUT_S)

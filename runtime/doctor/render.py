@@ -1,4 +1,4 @@
-"""A report in words."""
+"""Render a report as text or JSON."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from textwrap import indent
 
 from runtime.console import table
 from runtime.doctor.advice import find_advice
-from runtime.doctor.report import Cuda, Library, ProviderState, Report
+from runtime.doctor.report import CudaLibrary, CudaState, DoctorReport, ProviderState
 
 _WIDTH = 24
-_ABSENT = ": cannot open shared object file: No such file"  # the dynamic linker's words
+_ABSENT = ": cannot open shared object file: No such file"  # message of the dynamic linker
 
 
-def describe_report(report: Report) -> str:
-    """Returns the report as sections, a fact a line, with the advice at the end."""
+def render_text(report: DoctorReport) -> str:
+    """Return the report as sections with one fact a line and the advice at the end."""
     sections = [
         _section("installation", _describe_installation(report)),
         _section("providers", _describe_providers(report)),
@@ -27,8 +27,8 @@ def describe_report(report: Report) -> str:
     return "\n\n".join(sections)
 
 
-def report_to_json(report: Report) -> str:
-    """Returns the report as JSON, with ``healthy`` and ``advice``."""
+def render_json(report: DoctorReport) -> str:
+    """Return the report as JSON, with ``healthy`` and ``advice``."""
     return json.dumps({"healthy": report.healthy, "advice": find_advice(report)} | asdict(report), indent=2)
 
 
@@ -40,10 +40,10 @@ def _fact(name: str, value: object) -> str:
     return f"{name:{_WIDTH}}{value}"
 
 
-def _describe_installation(report: Report) -> list[str]:
+def _describe_installation(report: DoctorReport) -> list[str]:
     host = report.host
     extras = [
-        _fact(extra.package, extra.version or f"not installed (optional, the extra {extra.extra} brings it)")
+        _fact(extra.package, extra.version or f"not installed (optional; the extra {extra.extra} installs it)")
         for extra in report.extras
     ]
     return [
@@ -57,7 +57,7 @@ def _describe_installation(report: Report) -> list[str]:
     ]
 
 
-def _describe_problem(report: Report) -> list[str]:
+def _describe_problem(report: DoctorReport) -> list[str]:
     if not report.finding:
         return []
     files = [_fact("  files on disk", f"those of {report.files_of}")] if report.files_of else []
@@ -68,9 +68,9 @@ def _describe_versions(versions: Mapping[str, str | None]) -> list[str]:
     return [_fact(name, version or "MISSING") for name, version in versions.items()]
 
 
-def _describe_providers(report: Report) -> list[str]:
+def _describe_providers(report: DoctorReport) -> list[str]:
     if report.finding:
-        return ["none is tried, as the runtime refuses to load: see the problem above"]
+        return ["none was tried, because onnxruntime cannot be used: see the problem above"]
     absent = [f"{state.name} ({state.package})" for state in report.providers if state.status == "absent"]
     return [
         *(_describe_provider(state) for state in report.providers if state.status != "absent"),
@@ -81,10 +81,10 @@ def _describe_providers(report: Report) -> list[str]:
 def _describe_provider(state: ProviderState) -> str:
     if state.finding:
         return _fact(state.name, f"NOT usable: {state.finding.cause.removeprefix(f'the provider {state.name} ')}")
-    return _fact(state.name, "usable (ran a graph, and its numbers are right)")
+    return _fact(state.name, "usable (ran a graph and computed the right numbers)")
 
 
-def _describe_cuda(cuda: Cuda) -> list[str]:
+def _describe_cuda(cuda: CudaState) -> list[str]:
     parts = {"driver": cuda.driver, "CUDA runtime": cuda.runtime, "cuDNN": cuda.cudnn}
     rows = [[name, library.needed or "?", _describe_found(library)] for name, library in parts.items()]
     return [
@@ -94,14 +94,14 @@ def _describe_cuda(cuda: Cuda) -> list[str]:
     ]
 
 
-def _describe_found(library: Library) -> str:
+def _describe_found(library: CudaLibrary) -> str:
     if not library.error:
         return library.found or "?"
     name, absent, _ = library.error.partition(_ABSENT)
     return f"{library.found or 'none'} ({f'there is no {name}' if absent else library.error})"
 
 
-def _describe_limits(report: Report) -> list[str]:
+def _describe_limits(report: DoctorReport) -> list[str]:
     threads, memory = report.threads, report.memory
     quota = "no container quota" if threads.quota is None else f"container quota {threads.quota:g}"
     return [

@@ -1,4 +1,4 @@
-"""What the doctor finds, as plain data."""
+"""The doctor's findings, as plain data."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from runtime.machine.limits import Memory, ThreadBudget
 
 
 @dataclass(frozen=True, kw_only=True)
-class Host:
-    """The interpreter and what it runs on.
+class PythonHost:
+    """The interpreter and its platform.
 
     Attributes:
-        version: This project's version.
-        folder: Where the runtime is imported from.
+        version: Version of this project.
+        folder: Folder from which ``runtime`` is imported.
         python: Version of Python.
-        executable: The interpreter.
+        executable: Path of the interpreter.
         platform: System, kernel and C library.
     """
 
@@ -29,13 +29,13 @@ class Host:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Extra:
-    """A package that some items or commands need.
+class OptionalPackage:
+    """A package that only some items or commands need.
 
     Attributes:
-        package: Its distribution.
-        extra: Our extra that brings it.
-        version: Its version, ``None`` where it is not installed.
+        package: Its name on PyPI.
+        extra: The extra of this project that installs it.
+        version: Its version; ``None`` if it is not installed.
     """
 
     package: str
@@ -45,11 +45,11 @@ class Extra:
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """Something that is wrong.
+    """A problem.
 
     Attributes:
-        cause: What is wrong.
-        remedy: What to do about it.
+        cause: The problem.
+        remedy: A way to fix it.
     """
 
     cause: str
@@ -58,13 +58,13 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class ProviderState:
-    """What became of one execution provider.
+    """The state of an execution provider.
 
     Attributes:
-        name: Our name of it.
-        package: The distribution that brings it.
-        status: ``usable`` where it ran a graph and its numbers were right, ``unusable`` where it did not, ``absent``
-            where the installed onnxruntime was built without it.
+        name: The provider.
+        package: PyPI package that contains it.
+        status: ``usable`` if it ran a graph and computed the right numbers, ``unusable`` if it did not, ``absent`` if
+            the installed onnxruntime does not contain it.
         finding: Why it is unusable.
     """
 
@@ -75,13 +75,13 @@ class ProviderState:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Library:
-    """A part of CUDA, as it is needed and as it was found.
+class CudaLibrary:
+    """A library of CUDA.
 
     Attributes:
-        needed: The major version that the installed onnxruntime was built for, ``None`` where it does not say.
-        found: The version that the library itself tells, ``None`` where it does not load.
-        error: Why it does not load, or does not start.
+        needed: The major version that the installed onnxruntime needs; ``None`` if it is unknown.
+        found: The version that the library reports; ``None`` if it does not load.
+        error: Why it does not load or does not start.
     """
 
     needed: str | None
@@ -90,53 +90,53 @@ class Library:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cuda:
-    """CUDA, looked at only where the GPU package is installed.
+class CudaState:
+    """The state of CUDA on this machine.
 
     Attributes:
-        devices: Names of the GPUs that the driver offers.
-        driver: NVIDIA's driver; its versions are those of CUDA.
+        devices: Names of the GPUs.
+        driver: NVIDIA's driver. Its versions are CUDA versions.
         runtime: The CUDA runtime.
         cudnn: cuDNN.
-        wheels: NVIDIA's own distributions of the last two, with their versions.
+        wheels: Versions of the PyPI packages of CUDA's runtime and cuDNN.
     """
 
     devices: tuple[str, ...]
-    driver: Library
-    runtime: Library
-    cudnn: Library
+    driver: CudaLibrary
+    runtime: CudaLibrary
+    cudnn: CudaLibrary
     wheels: Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
-    """All that the doctor finds.
+class DoctorReport:
+    """All findings of the doctor.
 
     Attributes:
-        host: The interpreter and what it runs on.
-        packages: The required distributions, ``None`` for the version of a missing one.
-        extras: The optional ones.
-        onnxruntimes: The onnxruntime distributions that are installed; more than one is a conflict.
-        files_of: The distribution whose files lie in the folder that they all write, ``None`` where it is incomplete.
-        finding: Why onnxruntime itself cannot be used: a conflict, or none installed, or a broken one.
-        providers: Every provider of ours, in the order of "auto"; empty where onnxruntime cannot be used.
-        cuda: CUDA, where the GPU package is installed.
+        host: The interpreter and its platform.
+        packages: Versions of the required packages; ``None`` for a missing one.
+        extras: The optional packages.
+        onnxruntimes: Versions of the installed onnxruntime packages; two or more are a conflict.
+        files_of: The onnxruntime package whose files are on disk; ``None`` if the files are incomplete.
+        finding: Why onnxruntime itself is unusable: packages conflict, none is installed, or it is broken.
+        providers: All providers, in the order of ``auto``; empty if onnxruntime is unusable.
+        cuda: The state of CUDA; ``None`` unless the GPU package is installed.
         threads: The thread budget.
         memory: The memory.
     """
 
-    host: Host
+    host: PythonHost
     packages: Mapping[str, str | None]
-    extras: tuple[Extra, ...]
+    extras: tuple[OptionalPackage, ...]
     onnxruntimes: Mapping[str, str]
     files_of: str | None
     finding: Finding | None
     providers: tuple[ProviderState, ...]
-    cuda: Cuda | None
+    cuda: CudaState | None
     threads: ThreadBudget
     memory: Memory
 
     @property
     def healthy(self) -> bool:
-        """Whether one provider at least is usable; where packages conflict there is none."""
+        """Whether at least one provider is usable."""
         return any(state.status == "usable" for state in self.providers)

@@ -20,8 +20,8 @@ from runtime.inference.tower import LoadedTower, Portions, Row, Vectors, group_k
 from runtime.postprocess import truncate_and_normalize
 from runtime.preprocess import UnusableItemError, looks_like_image_path
 from runtime.session.provider_options import ProviderOptions
-from runtime.session.session import SessionOptions, Stop
-from runtime.session.variant_selection import Choice
+from runtime.session.session import CancellationToken, SessionOptions
+from runtime.session.variant_selection import GraphChoice
 
 OnProgress: TypeAlias = Callable[[int], object]
 Prepared: TypeAlias = "list[PreparedItem | ItemError]"
@@ -63,7 +63,7 @@ class Active:
     provider_reason: str
     threads: int
     towers: tuple[TowerName, ...]
-    choices: Mapping[TowerName, Choice]
+    choices: Mapping[TowerName, GraphChoice]
 
 
 class PreparedItem(NamedTuple):
@@ -153,7 +153,7 @@ class Pipeline:
             while pending:
                 yield pending.popleft().result()
         finally:
-            flight.stop.set()
+            flight.stop.cancel()
             preparing.shutdown(wait=False, cancel_futures=True)
             inferring.shutdown(wait=False, cancel_futures=True)
 
@@ -176,7 +176,7 @@ class _Flight:
     """One call's way through the pipeline."""
 
     def __init__(self, pipeline: Pipeline, options: EmbedOptions, on_progress: OnProgress) -> None:
-        self.stop = Stop()
+        self.stop = CancellationToken()
         self._pipeline = pipeline
         self._options = options
         self._on_progress = on_progress

@@ -21,7 +21,7 @@ from runtime.artifact.manifest import (
 from runtime.errors import NonFiniteError
 from runtime.inference.batching import BatchLimit, power_of_two
 from runtime.preprocess import UnusableItemError
-from runtime.session.session import Session, SessionOptions, Stop
+from runtime.session.session import CancellationToken, Session, SessionOptions
 
 if TYPE_CHECKING:
     from runtime.preprocess.text import Tokens
@@ -100,7 +100,7 @@ class LoadedTower:
             return BatchLimit(items=batch_size)
         return BatchLimit(budget=self.portions.budget, multiple=self.session.provider.sequence_multiple)
 
-    def embed(self, rows: Sequence[Any], stop: Stop | None = None) -> Vectors:
+    def embed(self, rows: Sequence[Any], stop: CancellationToken | None = None) -> Vectors:
         """Runs the graph on rows of :meth:`prepare`, which go together: see :func:`group_key`.
 
         Returns:

@@ -72,7 +72,7 @@ def load(
     options = SessionOptions(provider=provider, provider_options=provider_options, threads=threads, variant=variant)
     untouched = options == SessionOptions() and workers is None and device_ids is None
     tuning = _recall_tuning(manifest, tower) if untouched else None
-    options = options.settled()
+    options = options.resolved()
 
     def open_embedder(options: SessionOptions) -> Embedder:
         return Embedder(manifest, _start(folder, manifest, tower, options, workers, device_ids))
@@ -80,7 +80,7 @@ def load(
     with _hashes_checked(folder, manifest) if check_hashes else nullcontext():
         if tuning is not None:
             try:
-                return load_fittest(folder, manifest, tuning.session_options().settled(), open_embedder)
+                return load_fittest(folder, manifest, tuning.session_options().resolved(), open_embedder)
             except ProviderError as exc:
                 _LOG.warning("what was tuned on this machine on %s is passed over: %s", tuning, exc)
         return load_fittest(folder, manifest, options, open_embedder)

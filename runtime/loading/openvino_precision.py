@@ -16,11 +16,12 @@ from runtime.artifact.parity import BF16_TOLERANCE, near_one
 from runtime.errors import EmbeddingBackbonesError, ProviderError
 from runtime.inference.embedder import Embedder
 from runtime.loading.golden import verify_towers
+from runtime.machine.cache_folder import usable_cache
 from runtime.machine.cpu import bf16_units
-from runtime.session.provider_options import OpenVinoOptions, usable_cache
+from runtime.session.provider_options import OpenVinoOptions
 from runtime.session.providers import PROVIDERS, available_providers, installed_packages
 from runtime.session.session import SessionOptions
-from runtime.session.variant_selection import choose
+from runtime.session.variant_selection import choose_graph
 
 _LOG = logging.getLogger("runtime")
 
@@ -78,7 +79,7 @@ def _is_quantized(manifest: Manifest, options: SessionOptions) -> bool:
     """Tells whether int8 is going to run, whose own figures count and not those of bfloat16."""
     provider, settings = PROVIDERS["openvino"], options.provider_options or OpenVinoOptions()
     towers = [tower for tower in manifest.towers.values() if "int8" in tower.variants]  # the only ones it can run for
-    return any(choose(tower, provider, settings, options.variant).name == "int8" for tower in towers)
+    return any(choose_graph(tower, provider, settings, options.variant).name == "int8" for tower in towers)
 
 
 def _openvino_options(options: SessionOptions) -> OpenVinoOptions | None:

@@ -15,9 +15,10 @@ from runtime.artifact.json_schema import decode
 from runtime.artifact.manifest import Manifest, TowerName
 from runtime.artifact.variants import VariantName
 from runtime.errors import ManifestError, OutputError, UsageError
-from runtime.machine import cpu as hardware
+from runtime.machine import cpu
+from runtime.machine.cache_folder import CACHE_VARIABLE, default_cache, usable_cache
+from runtime.machine.cuda_driver import gpu_names
 from runtime.machine.threads import available_threads
-from runtime.session.provider_options import CACHE_VARIABLE, default_cache, usable_cache
 from runtime.session.providers import installed_packages
 from runtime.session.session import SessionOptions
 
@@ -110,10 +111,10 @@ def this_machine() -> Machine:
     return Machine(
         packages=packages,
         architecture=platform.machine(),
-        cpu=hardware.cpu_model(),
-        cpu_flags=tuple(sorted(hardware.cpu_flags())),
+        cpu=cpu.cpu_model(),
+        cpu_flags=tuple(sorted(cpu.cpu_flags())),
         threads=available_threads(),
-        gpus=hardware.gpu_names() if "onnxruntime-gpu" in packages else (),
+        gpus=gpu_names() if "onnxruntime-gpu" in packages else (),
     )
 
 

@@ -1,8 +1,8 @@
-"""Child processes that answer in JSON.
+"""Run child processes that answer in JSON.
 
 A broken library crashes or hangs the process that loads it, so this project loads it in a child. :func:`listen` runs a
-child that answers once. :class:`JsonWorker` keeps a child that answers each line it is sent; :func:`serve` is the
-child's side.
+child that answers once. :class:`JsonWorker` keeps a child that answers each line that it is sent; the child calls
+:func:`serve`.
 """
 
 from __future__ import annotations
@@ -15,25 +15,26 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from runtime.errors import EmbeddingBackbonesError, InferenceError
 
 _ROOT = Path(__file__).parents[2]
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_END_TIMEOUT_S = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What the other process said.
+    """The answer of a child process, or how the child failed.
 
     Attributes:
-        facts: The object it printed; empty where it failed.
-        failure: How it ended instead, ``None`` if it answered.
-        log: The last line that it wrote on standard error.
+        facts: The JSON object that it printed; empty if it failed.
+        failure: How it failed; ``None`` if it answered.
+        log: The last line of its standard error.
     """
 
     facts: dict[str, Any]
@@ -42,7 +43,7 @@ class Answer:
 
 
 def listen(command: Sequence[str], *, timeout_s: float) -> Answer:
-    """Runs ``command`` and returns the JSON object that is its last line of output, or how it failed to print one."""
+    """Run ``command`` and return the JSON object on its last line of output, or how it failed to print one."""
     child = subprocess.Popen(
         command,
         env=_environment(),
@@ -75,48 +76,54 @@ class JsonWorker:
         """Start the child.
 
         Args:
-            command: Its command line; the child calls :func:`serve`.
+            command: Its command line. The child calls :func:`serve`.
             environment: Variables to set in addition to those of this process.
-            log: File for its standard error; by default it shares that of this process.
-            timeout_s: Seconds to wait for an answer before the child is killed; ``None``: wait for ever.
+            log: File for its standard error; by default the child shares that of this process.
+            timeout_s: Seconds to wait for an answer before the child is killed; ``None`` waits for ever.
         """
         self._log = log
         self._timeout_s = timeout_s
-        with contextlib.ExitStack() as stack:
-            errors: IO[str] | None = stack.enter_context(log.open("w")) if log else None
+        self._timed_out = False
+        with log.open("w") if log else contextlib.nullcontext() as errors:
+            # A terminal's Ctrl-C shall reach the parent alone, which ends the child without a traceback.
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
-                env=_environment() | (environment or {}),
-                # A terminal sends Ctrl-C to the parent alone, which then ends the child without a traceback.
-                **({} if os.name == "nt" else {"process_group": 0}),
+                env={**_environment(), **(environment or {})},
+                process_group=0,  # ignored on Windows
+                creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # on Windows only
             )
+
+    @property
+    def pid(self) -> int:
+        """The child's process id."""
+        return self._process.pid
 
     def ask(self, question: str) -> dict[str, Any]:
         """Send a line and return the answer.
 
         Raises:
-            InferenceError: The child has died.
+            InferenceError: The child died.
             EmbeddingBackbonesError: The child answered with an error.
         """
         try:
             print(question, file=self._process.stdin, flush=True)
-        except (OSError, ValueError) as exc:
+        except (OSError, ValueError) as exc:  # a closed pipe
             raise self._death() from exc
         return self.receive()
 
     def receive(self) -> dict[str, Any]:
-        """Return the next answer, one that the child gives unasked.
+        """Return the next answer, for a child that answers without a question.
 
         Raises:
-            InferenceError: The child has died.
+            InferenceError: The child died.
             EmbeddingBackbonesError: The child answered with an error.
         """
         line = self._read_line()
-        if not line:
+        if not line.endswith("\n"):
             raise self._death()
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
@@ -125,23 +132,27 @@ class JsonWorker:
 
     def close(self) -> None:
         """End the child."""
-        self._process.kill()
-        with contextlib.suppress(OSError, ValueError):  # what it was still to be sent
-            self._process.communicate()
+        _end(self._process)
 
     def _read_line(self) -> str:
         if self._process.stdout is None or self._process.stdout.closed:
             return ""
         if self._timeout_s is None:
             return self._process.stdout.readline()
-        timer = threading.Timer(self._timeout_s, self._process.kill)
+        timer = threading.Timer(self._timeout_s, self._kill_late)
         timer.start()
         try:
             return self._process.stdout.readline()
         finally:
             timer.cancel()
 
+    def _kill_late(self) -> None:
+        self._timed_out = True
+        self._process.kill()
+
     def _death(self) -> InferenceError:
+        if self._timed_out:
+            return InferenceError(f"the child process gave no answer within {self._timeout_s:g} s")
         code = self._process.wait()
         last = _last_line(self._log.read_text(errors="replace")) if self._log else ""
         return InferenceError(f"the child process died (exit code {code}): {last or 'perhaps it ran out of memory'}")
@@ -150,19 +161,19 @@ class JsonWorker:
 def serve(answers: Iterable[Mapping[str, Any]]) -> None:
     """Print each answer as a line of JSON: the child's side of :class:`JsonWorker`.
 
-    What libraries print goes to standard error, so that it cannot be taken for an answer. If nobody reads the answers
-    any more, as after Ctrl-C, the process ends at once.
+    Output of libraries goes to standard error, so that it is not read as an answer. The process ends at once if the
+    parent is gone, as after Ctrl-C.
     """
     with os.fdopen(os.dup(1), "w") as output:
         os.dup2(2, 1)
         for answer in answers:
             try:
                 print(json.dumps(answer), file=output, flush=True)
-            except BrokenPipeError:
-                os._exit(1)  # an ordinary exit would complain that it cannot flush
+            except OSError:  # a closed pipe; an ordinary exit would print that it cannot flush
+                os._exit(1)
 
 
-def questions() -> Iterable[str]:
+def questions() -> Iterator[str]:
     """Yield the lines that the parent sends, until it closes the child's standard input."""
     for line in sys.stdin:
         yield line.strip()
@@ -174,11 +185,13 @@ def _environment() -> dict[str, str]:
 
 
 def _end(child: subprocess.Popen[str]) -> None:
-    """Kills a child that still runs, without waiting for one that hangs inside the kernel, as broken drivers do."""
-    if child.poll() is None:
-        child.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.communicate(timeout=5)
+    """Kill a child if it still runs, and close its pipes.
+
+    A child that hangs inside the kernel, because of a broken driver, is not waited for.
+    """
+    child.kill()
+    with contextlib.suppress(subprocess.TimeoutExpired, OSError, ValueError):  # a closed pipe
+        child.communicate(timeout=_END_TIMEOUT_S)
 
 
 def _read(returncode: int, output: str, log: str) -> Answer:

@@ -1,4 +1,4 @@
-"""What the host and the control groups leave to this process: cores, quota, memory."""
+"""Read the cores, the CPU quota and the memory that the host and the control groups leave to this process."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ _VARIABLES = (
     "TOKENIZERS_PARALLELISM",
     "CUDA_VISIBLE_DEVICES",
 )
-_UNLIMITED = 1 << 60  # version 1 writes "no limit" as the largest multiple of a page
+_UNLIMITED = 1 << 60  # cgroup v1 writes "no limit" as the largest multiple of a page
 
 
 @dataclass(frozen=True, kw_only=True)
 class ThreadBudget:
-    """How many threads one run gets, and what bounds them.
+    """The number of threads of one run, and its bounds.
 
     Attributes:
         cores: Logical cores of the host.
-        affinity: Cores that the affinity mask leaves to this process.
-        quota: The control groups' CPU quota in cores, ``None`` where none is set.
-        threads: What ``load`` uses by default.
-        variables: Environment variables that are set and that people expect to bound threads or hide devices.
+        affinity: Cores in the affinity mask of this process.
+        quota: CPU quota of the control groups, in cores; ``None`` for no quota.
+        threads: Default number of threads of ``load``.
+        variables: Environment variables that are set and that people expect to limit threads or hide devices.
     """
 
     cores: int
@@ -42,12 +42,12 @@ class ThreadBudget:
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """Memory in bytes; ``None`` where the system does not tell, or sets no limit.
+    """Memory in bytes; ``None`` if it is unknown, or if there is no limit.
 
     Attributes:
-        total: Of the host.
-        available: That could be had without swapping.
-        limit: The control groups' limit.
+        total: Memory of the host.
+        available: Memory that can be allocated without swapping.
+        limit: Limit of the control groups.
     """
 
     total: int | None
@@ -56,10 +56,10 @@ class Memory:
 
 
 def examine_threads(root: Path = Path("/")) -> ThreadBudget:
-    """Returns the thread budget.
+    """Return the thread budget.
 
     Args:
-        root: Where ``proc`` and ``sys`` are.
+        root: Folder that holds ``proc`` and ``sys``.
     """
     quota = cpu_quota(root)
     return ThreadBudget(
@@ -72,10 +72,10 @@ def examine_threads(root: Path = Path("/")) -> ThreadBudget:
 
 
 def examine_memory(root: Path = Path("/")) -> Memory:
-    """Returns the memory of the host and the control groups' limit.
+    """Return the memory of the host and the limit of the control groups.
 
     Args:
-        root: Where ``proc`` and ``sys`` are.
+        root: Folder that holds ``proc`` and ``sys``.
     """
     limits = [_memory_limit(folder) for folder in control_groups(root, "memory")]
     limit = min(limits, default=_UNLIMITED)
@@ -89,6 +89,6 @@ def examine_memory(root: Path = Path("/")) -> Memory:
 
 
 def _memory_limit(folder: Path) -> int:
-    """Returns the memory limit of a control group in bytes."""
+    """Return the memory limit of a control group in bytes."""
     text = (read_or_empty(folder / "memory.max") or read_or_empty(folder / "memory.limit_in_bytes")).strip()
     return int(text) if text.isdigit() else _UNLIMITED

@@ -1,4 +1,4 @@
-"""How many threads this process may really use: what affinity mask and control groups leave to it."""
+"""Count the cores that the affinity mask and the control groups leave to this process."""
 
 from __future__ import annotations
 
@@ -11,42 +11,42 @@ _ROOT = Path("/")
 
 
 def available_threads(root: Path = _ROOT) -> int:
-    """Returns the number of cores that affinity mask and container quota leave to this process, at least 1.
+    """Return the number of cores that the affinity mask and the container quota leave to this process, at least 1.
 
-    A container that is given 2 of a host's 64 cores still sees 64 in ``os.cpu_count()``, and ONNX Runtime's own
-    default starts a thread for each: https://github.com/microsoft/onnxruntime/issues/29510
+    In a container with 2 of 64 cores, ``os.cpu_count()`` still returns 64. By default, ONNX Runtime starts a thread for
+    each: https://github.com/microsoft/onnxruntime/issues/29510
 
     Args:
-        root: Where ``proc`` and ``sys`` are.
+        root: Folder that holds ``proc`` and ``sys``.
     """
     return max(1, math.ceil(min(allowed_cores(), cpu_quota(root))))
 
 
 def allowed_cores() -> int:
-    """Returns the number of cores in this process's affinity mask."""
+    """Return the number of cores in the affinity mask of this process."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def cpu_quota(root: Path = _ROOT) -> float:
-    """Returns the smallest CPU quota, in cores, of this process's control groups; infinite where none is set.
+    """Return the smallest CPU quota of this process's control groups, in cores; infinite if there is none.
+
+    Args:
+        root: Folder that holds ``proc`` and ``sys``.
 
     Source: https://docs.kernel.org/admin-guide/cgroup-v2.html, "cpu.max", and
     https://docs.kernel.org/scheduler/sched-bwc.html for version 1.
-
-    Args:
-        root: Where ``proc`` and ``sys`` are.
     """
     return min((_quota(folder) for folder in control_groups(root, "cpu")), default=math.inf)
 
 
 def control_groups(root: Path, controller: str) -> Iterator[Path]:
-    """Yields the folders whose limits bind this process: its own control group's, and those above it.
+    """Yield the folders of this process's control group and of the groups above it, whose limits bind the process.
 
-    Where the container sees the host's path of its group and not its files, the mounted root alone is left.
+    A container may see the path of its group on the host, but not the group's files. Then only the mounted root counts.
 
     Args:
-        root: Where ``proc`` and ``sys`` are.
+        root: Folder that holds ``proc`` and ``sys``.
         controller: ``cpu`` or ``memory``.
     """
     mount = root / "sys/fs/cgroup"
@@ -61,7 +61,7 @@ def control_groups(root: Path, controller: str) -> Iterator[Path]:
 
 
 def read_or_empty(path: Path) -> str:
-    """Returns the text of a file of the kernel's, empty where there is none."""
+    """Return the text of a kernel file; empty if it cannot be read."""
     try:
         return path.read_text()
     except OSError:
@@ -69,7 +69,10 @@ def read_or_empty(path: Path) -> str:
 
 
 def _quota(folder: Path) -> float:
-    """Returns the quota of one control group in cores: of version 2, "200000 100000" or "max 100000" microseconds."""
+    """Return the quota of one control group in cores.
+
+    Version 2 writes "200000 100000" or "max 100000", in microseconds; version 1 has a file for each of the two numbers.
+    """
     words = read_or_empty(folder / "cpu.max").split() or [
         read_or_empty(folder / "cpu.cfs_quota_us").strip(),
         read_or_empty(folder / "cpu.cfs_period_us").strip(),

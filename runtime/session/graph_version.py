@@ -1,10 +1,10 @@
-"""Tells from ONNX Runtime's words whether it is too old for a graph, which is no fault of the graph's."""
+"""Recognize graphs that are too new for the installed ONNX Runtime. Such a graph is not damaged."""
 
 from __future__ import annotations
 
 import re
 
-# ONNX Runtime has one type of exception for this and for damaged files, so its words have to tell.
+# ONNX Runtime raises the same exceptions for damaged files, so only the message tells.
 # Source: onnxruntime/core/graph/model_load_utils.h, model.cc, graph.cc (https://github.com/microsoft/onnxruntime)
 _TOO_NEW = (
     (re.compile(r"Opset ([0-9]+) is under development.*?till opset ([0-9]+)", re.DOTALL), "opset {} and it knows {}"),
@@ -14,11 +14,11 @@ _TOO_NEW = (
 )
 
 
-def find_newer_need(message: str) -> str | None:
-    """Returns what a graph needs that the installed ONNX Runtime does not know, in words; ``None`` if it is not that.
+def find_missing_support(message: str) -> str | None:
+    """Return the part of a graph that the installed ONNX Runtime does not know; ``None`` if the graph is not too new.
 
     Args:
-        message: What ONNX Runtime said when it refused to load the graph.
+        message: ONNX Runtime's error on loading the graph.
     """
     for pattern, words in _TOO_NEW:
         found = pattern.search(message)

@@ -1,4 +1,4 @@
-"""Runs a graph on a device with memory of its own, with buffers that are made once and used again."""
+"""Run a graph on a device with its own memory, through buffers that are reused."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from runtime.array_types import Feeds, Float32Array
 from runtime.artifact.manifest import TensorSpec
 from runtime.session.provider_options import CudaOptions, ProviderOptions, TensorRtOptions
 from runtime.session.providers import ExecutionProvider, import_onnxruntime
@@ -17,9 +18,7 @@ from runtime.session.providers import ExecutionProvider, import_onnxruntime
 if TYPE_CHECKING:
     import onnxruntime
 
-Feeds = Mapping[str, np.ndarray[Any, Any]]
-Vectors = np.ndarray[Any, np.dtype[np.float32]]
-_SHAPES_KEPT = 32  # of which buffers are kept: with buckets, more than a text model has
+_MAX_CACHED_SHAPES = 32  # with padding to buckets, a text model has fewer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +32,7 @@ class _Buffers:
 
 
 class DeviceRunner:
-    """Runs a graph on a device by IO binding: buffers are made once per shape and used again, one run at a time.
+    """A graph on a device, run by IO binding: one run at a time, with one set of buffers for each input shape.
 
     Source: https://onnxruntime.ai/docs/performance/tune-performance/iobinding.html
     """
@@ -44,38 +43,54 @@ class DeviceRunner:
         output: TensorSpec,
         provider: ExecutionProvider,
         options: ProviderOptions,
+        *,
+        max_cached_shapes: int = _MAX_CACHED_SHAPES,
     ) -> None:
-        """Keeps the session that ``provider`` runs with ``options``, and the shape of its ``output``."""
+        """Prepare to run a session.
+
+        Args:
+            session: The session.
+            output: The output of its graph.
+            provider: The execution provider of the session.
+            options: The provider's settings.
+            max_cached_shapes: Number of input shapes whose buffers are kept.
+        """
         self._session = session
         self._output = output
         self._device = provider.device
         self._device_id = options.device_id if isinstance(options, CudaOptions | TensorRtOptions) else 0
-        self._graphs = isinstance(options, CudaOptions) and options.cuda_graphs
-        self._kept: OrderedDict[tuple[tuple[int, ...], ...], _Buffers] = OrderedDict()
+        self._cuda_graphs = isinstance(options, CudaOptions) and options.cuda_graphs
+        self._max_cached_shapes = max_cached_shapes
+        self._cache: OrderedDict[tuple[tuple[int, ...], ...], _Buffers] = OrderedDict()
         self._shapes_seen = 0
         self._lock = threading.Lock()
 
-    def run(self, feeds: Feeds) -> Vectors:
-        """Returns the graph's output for ``feeds``: ``[batch, output_dim]`` float32."""
+    @property
+    def cached_shapes(self) -> list[tuple[tuple[int, ...], ...]]:
+        """The input shapes whose buffers are kept, the one used last at the end."""
+        return list(self._cache)
+
+    def run(self, feeds: Feeds) -> Float32Array:
+        """Return the output of the graph for ``feeds``: ``[batch, output_dim]`` float32."""
         with self._lock:
-            buffers = self._find(feeds)
+            buffers = self._find_buffers(feeds)
             for name, array in feeds.items():
                 buffers.inputs[name].update_inplace(np.ascontiguousarray(array))
             self._session.run_with_iobinding(buffers.binding, buffers.run_options)
-            vectors: Vectors = buffers.output.numpy().copy()  # on a CPU it is the buffer itself
+            vectors: Float32Array = buffers.output.numpy().copy()  # on a CPU, numpy() is a view of the buffer
         return vectors
 
-    def _find(self, feeds: Feeds) -> _Buffers:
+    def _find_buffers(self, feeds: Feeds) -> _Buffers:
         shapes = tuple(array.shape for array in feeds.values())
-        if shapes not in self._kept:
-            # A graph that was captured points into its buffers, so those of CUDA graphs are never given up.
-            if len(self._kept) >= _SHAPES_KEPT and not self._graphs:
-                self._kept.popitem(last=False)
-            self._kept[shapes] = self._make(feeds)
-        self._kept.move_to_end(shapes)
-        return self._kept[shapes]
+        if shapes not in self._cache:
+            # A captured CUDA graph points into its buffers, so these are never freed.
+            if len(self._cache) >= self._max_cached_shapes and not self._cuda_graphs:
+                self._cache.popitem(last=False)
+            self._cache[shapes] = self._make_buffers(feeds)
+        self._cache.move_to_end(shapes)
+        return self._cache[shapes]
 
-    def _make(self, feeds: Feeds) -> _Buffers:
+    def _make_buffers(self, feeds: Feeds) -> _Buffers:
         ort = import_onnxruntime()
         inputs = {
             name: ort.OrtValue.ortvalue_from_numpy(array.copy(), self._device, self._device_id)
@@ -88,7 +103,7 @@ class DeviceRunner:
             binding.bind_ortvalue_input(name, value)
         binding.bind_ortvalue_output(self._output.name, output)
         run_options = ort.RunOptions()
-        if self._graphs:  # each shape is captured under a number of its own
+        if self._cuda_graphs:  # each shape is captured under its own number
             self._shapes_seen += 1
             run_options.add_run_config_entry("gpu_graph_id", str(self._shapes_seen))
         return _Buffers(inputs=inputs, output=output, binding=binding, run_options=run_options)

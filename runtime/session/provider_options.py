@@ -1,4 +1,4 @@
-"""What can be set of each execution provider, by names that say what they mean, and its translation to ONNX Runtime's.
+"""Settings of the execution providers, under clear names, and their translation to ONNX Runtime's options.
 
 Sources: https://onnxruntime.ai/docs/execution-providers, the pages of CUDA, TensorRT and OpenVINO.
 """
@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias, get_args, get_type_hints
 
 from runtime.errors import UsageError
+from runtime.machine.cache_folder import usable_cache
 
-CACHE_VARIABLE = "EMBEDDING_BACKBONES_CACHE"
 _PRECISIONS = {"auto": "f32", "bf16": "bf16", "fp32": "f32"}
 Settings: TypeAlias = dict[str, str]
 
@@ -26,14 +24,14 @@ class CpuOptions:
     """Settings of ``cpu``.
 
     Attributes:
-        spinning: Whether idle threads of a run wait actively: a little faster on a machine of one's own, and at the
-            cost of everybody else on a shared one.
+        spinning: Whether idle threads of a run spin. This is a little faster, but takes CPU time from other processes
+            on a shared machine.
     """
 
     spinning: bool = True
 
     def settings(self, threads: int) -> Settings:
-        """Returns ONNX Runtime's provider options."""
+        """Return ONNX Runtime's provider options."""
         return {}
 
 
@@ -43,14 +41,14 @@ class CudaOptions:
 
     Attributes:
         device_id: The GPU, from 0.
-        tf32: Whether matrix products and convolutions may round their inputs to 10 bits of mantissa, which ONNX Runtime
-            does unless told otherwise (https://github.com/microsoft/onnxruntime/issues/19288). Faster, and further
-            from torch than ``verify`` allows.
-        memory_limit_bytes: Most memory of the GPU that the session's arena takes; ``None`` for no limit.
-        cudnn_search: How cuDNN finds an algorithm for each shape of convolution: by ``heuristic``, or by measuring
-            (``exhaustive``), which takes a second or more for every new shape.
-        cuda_graphs: Whether the work for each shape is recorded once and then replayed. For small batches of few
-            shapes; graphs with loops (PointNet++) cannot.
+        tf32: Whether matrix products and convolutions may round their inputs to 10 bits of mantissa. This is faster,
+            but the vectors differ from torch's by more than ``verify`` allows. ONNX Runtime itself enables TF32 by
+            default (https://github.com/microsoft/onnxruntime/issues/19288).
+        memory_limit_bytes: Largest size of the session's memory arena on the GPU; ``None`` for no limit.
+        cudnn_search: How cuDNN chooses an algorithm for each shape of convolution: by ``heuristic``, or by measuring
+            (``exhaustive``). Measuring takes a second or more for every new shape.
+        cuda_graphs: Whether the work for each shape is recorded once and then replayed. It helps small batches of few
+            shapes. Graphs with loops (PointNet++) do not support it.
     """
 
     device_id: int = 0
@@ -60,18 +58,18 @@ class CudaOptions:
     cuda_graphs: bool = False
 
     def __post_init__(self) -> None:
-        """Refuses what no GPU has."""
+        """Check the values."""
         _check_device(self.device_id)
         if self.memory_limit_bytes is not None and self.memory_limit_bytes < 1:
             raise UsageError(f"memory_limit_bytes is {self.memory_limit_bytes}, it must be above 0")
 
     def settings(self, threads: int) -> Settings:
-        """Returns ONNX Runtime's provider options."""
+        """Return ONNX Runtime's provider options."""
         settings = {
             "device_id": str(self.device_id),
             "use_tf32": str(int(self.tf32)),
             "cudnn_conv_algo_search": self.cudnn_search.upper(),
-            # By the next power of two, as is the default, a long text can double what is held for good:
+            # The default, the next power of two, lets a single long text double the memory that is kept for good:
             # https://github.com/qdrant/fastembed/issues/570
             "arena_extend_strategy": "kSameAsRequested",
             "enable_cuda_graph": str(int(self.cuda_graphs)),
@@ -83,12 +81,13 @@ class CudaOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class TensorRtOptions:
-    """Settings of ``tensorrt``. What TensorRT does not take runs on CUDA.
+    """Settings of ``tensorrt``. Nodes that TensorRT does not support run on CUDA.
 
     Attributes:
         device_id: The GPU, from 0.
-        fp16: Whether TensorRT may compute in float16, further from torch than ``verify`` allows.
-        cache_folder: Where compiled engines are kept for the next start; ``None`` for a folder of this user's.
+        fp16: Whether TensorRT may compute in float16. The vectors then differ from torch's by more than ``verify``
+            allows.
+        cache_folder: Folder that keeps compiled engines for the next start; ``None`` for the user's cache folder.
     """
 
     device_id: int = 0
@@ -96,11 +95,11 @@ class TensorRtOptions:
     cache_folder: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuses what no GPU has."""
+        """Check the values."""
         _check_device(self.device_id)
 
     def settings(self, threads: int) -> Settings:
-        """Returns ONNX Runtime's provider options."""
+        """Return ONNX Runtime's provider options."""
         settings = {"device_id": str(self.device_id), "trt_fp16_enable": str(int(self.fp16))}
         folder = usable_cache("tensorrt", self.cache_folder)
         if folder:
@@ -113,10 +112,10 @@ class OpenVinoOptions:
     """Settings of ``openvino``, on the CPU.
 
     Attributes:
-        dtype: What is computed in. ``auto`` takes ``bf16`` where the CPU has units for it (AMX) and the artifact's
-            golden vectors keep a cosine similarity of 0.9999 to torch's on this machine, else ``fp32``.
-        hint: Whether one call at a time shall be fast (``latency``), or several at once (``throughput``).
-        cache_folder: Where compiled graphs are kept for the next start; ``None`` for a folder of this user's.
+        dtype: Precision of the computation. ``auto`` is ``bf16`` on a CPU with AMX instructions for it, if the golden
+            items keep a cosine similarity of 0.9999 to torch's vectors; else ``fp32``.
+        hint: Whether to optimize for a single call at a time (``latency``), or for parallel calls (``throughput``).
+        cache_folder: Folder that keeps compiled graphs for the next start; ``None`` for the user's cache folder.
     """
 
     dtype: Literal["auto", "bf16", "fp32"] = "auto"
@@ -124,9 +123,9 @@ class OpenVinoOptions:
     cache_folder: str | None = None
 
     def settings(self, threads: int) -> Settings:
-        """Returns ONNX Runtime's provider options; ``auto`` that nobody has decided is ``fp32``."""
+        """Return ONNX Runtime's provider options. An undecided ``auto`` is ``fp32``."""
         config = {
-            # Left alone, OpenVINO computes in bfloat16 on CPUs that have it, whatever was exported.
+            # By default, OpenVINO computes in bfloat16 on CPUs that support it.
             "INFERENCE_PRECISION_HINT": _PRECISIONS[self.dtype],
             "INFERENCE_NUM_THREADS": str(threads),
             "PERFORMANCE_HINT": self.hint.upper(),
@@ -142,27 +141,25 @@ OPTIONS: Mapping[str, type[ProviderOptions]] = MappingProxyType(
 )
 
 
-def settle_options(provider: str, options: ProviderOptions | None) -> tuple[str, ProviderOptions | None]:
-    """Returns the provider to use and its options: options that are given name their provider.
+def resolve_options(provider: str, options: ProviderOptions | None) -> tuple[str, ProviderOptions | None]:
+    """Return the provider to use and its options. Options imply their provider if ``provider`` is ``auto``.
 
     Raises:
-        UsageError: They are another provider's.
+        UsageError: The options belong to another provider.
     """
     if options is None:
         return provider, None
     owner = next((name for name, kind in OPTIONS.items() if isinstance(options, kind)), None)
     if owner is None or provider not in ("auto", owner):
-        raise UsageError(
-            f"provider_options are {type(options).__name__}, which are not those of the provider {provider}"
-        )
+        raise UsageError(f"provider_options is {type(options).__name__}, which is not for the provider {provider}")
     return owner, options
 
 
 def parse_options(provider: str, words: Sequence[str]) -> ProviderOptions | None:
-    """Returns the options that a command line's ``KEY=VALUE`` words say; ``None`` for no words.
+    """Parse the ``KEY=VALUE`` words of a command line. Return ``None`` if there are none.
 
     Raises:
-        UsageError: There is no such key, or its value does not fit; or no provider is named.
+        UsageError: A key is unknown, its value has the wrong type, or no provider is named.
     """
     if not words:
         return None
@@ -180,53 +177,26 @@ def parse_options(provider: str, words: Sequence[str]) -> ProviderOptions | None
 
 
 def replace_device(options: ProviderOptions, device_id: int) -> ProviderOptions:
-    """Returns ``options`` for another GPU.
+    """Return ``options`` for another GPU.
 
     Raises:
-        UsageError: They are not a GPU's.
+        UsageError: The options are not for a GPU.
     """
     if not isinstance(options, CudaOptions | TensorRtOptions):
-        raise UsageError("device_ids are GPUs; give provider='cuda' or 'tensorrt' with them")
+        raise UsageError("device_ids are for GPUs; pass provider='cuda' or 'tensorrt' as well")
     return dataclasses.replace(options, device_id=device_id)
-
-
-def default_cache(name: str) -> Path:
-    """Returns this user's folder for ``name``, which need not be there.
-
-    Raises:
-        RuntimeError: The user has no home.
-    """
-    home = os.environ.get("XDG_CACHE_HOME") or Path("~", ".cache")
-    return Path(os.environ.get(CACHE_VARIABLE) or Path(home, "embedding-backbones"), name).expanduser()
-
-
-def usable_cache(name: str, folder: str | None) -> str | None:
-    """Returns ``folder``, by default one of this user's, made if need be; ``None`` where the default is not writable.
-
-    Raises:
-        UsageError: The folder that was named cannot be made.
-    """
-    try:
-        place = Path(folder).expanduser() if folder else default_cache(name)
-        place.mkdir(parents=True, exist_ok=True)
-        writable = os.access(place, os.W_OK)
-    except (OSError, RuntimeError):  # read-only, or a user without a home
-        writable = False
-    if folder and not writable:
-        raise UsageError(f"the cache folder {folder} cannot be written; name another one")
-    return str(place) if writable else None
 
 
 def _parse(kind: object, text: str, word: str) -> object:
     if kind is bool:
         if text not in ("true", "false"):
-            raise UsageError(f"--provider-option {word}: say true or false")
+            raise UsageError(f"--provider-option {word}: use true or false")
         return text == "true"
     if kind in (int, int | None):
         try:
             return int(text)
         except ValueError:
-            raise UsageError(f"--provider-option {word}: {text!r} is no whole number") from None
+            raise UsageError(f"--provider-option {word}: {text!r} is not an integer") from None
     choices = get_args(kind)
     if choices and str not in choices and text not in choices:
         raise UsageError(f"--provider-option {word}: take one of {', '.join(choices)}")

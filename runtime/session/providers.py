@@ -1,11 +1,10 @@
-"""Execution providers: which are installed, and why one that was asked for is not usable."""
+"""List ONNX Runtime's execution providers, and find out why one cannot be used."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import importlib.metadata
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 from runtime.errors import MissingDependencyError, ProviderError, UsageError
+from runtime.machine import cuda_driver
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -22,17 +22,17 @@ Provider = Literal["auto", "cpu", "cuda", "openvino", "tensorrt"]
 
 @dataclass(frozen=True, kw_only=True)
 class ExecutionProvider:
-    """One of ONNX Runtime's execution providers, as this project uses it.
+    """An execution provider of ONNX Runtime.
 
     Attributes:
-        name: Our name of it.
-        onnxruntime_name: ONNX Runtime's name of it.
-        package: The distribution that brings it.
-        extra: Our extra that brings the distribution.
-        device: Where its buffers are, in ONNX Runtime's words.
-        in_auto: Whether "auto" tries it.
-        sequence_multiple: Texts are padded to a multiple of this many tokens, since it compiles for every new length.
-        pads_batches: Whether batches are filled to a power of two, since it searches or compiles for every new size.
+        name: Name in this project.
+        onnxruntime_name: Name in ONNX Runtime.
+        package: PyPI package that contains the provider.
+        extra: Extra of this project that installs the package.
+        device: ONNX Runtime's name of the device that holds the buffers.
+        in_auto: Whether ``auto`` tries it.
+        sequence_multiple: Texts are padded to a multiple of this many tokens, because each new length is compiled.
+        pads_batches: Whether batches are padded to a power of two, because each new size is compiled or tuned.
     """
 
     name: Literal["cpu", "cuda", "openvino", "tensorrt"]
@@ -48,7 +48,7 @@ class ExecutionProvider:
 PROVIDERS: Mapping[str, ExecutionProvider] = MappingProxyType(
     {
         provider.name: provider
-        for provider in (  # in the order in which "auto" tries them
+        for provider in (  # in the order of ``auto``
             ExecutionProvider(
                 name="cuda",
                 onnxruntime_name="CUDAExecutionProvider",
@@ -64,7 +64,7 @@ PROVIDERS: Mapping[str, ExecutionProvider] = MappingProxyType(
                 package="onnxruntime-gpu",
                 extra="gpu",
                 device="cuda",
-                in_auto=False,  # the package names it even where TensorRT itself, minutes to compile with, is absent
+                in_auto=False,  # the package lists it even if TensorRT is not installed, and it compiles for minutes
                 sequence_multiple=32,
                 pads_batches=True,
             ),
@@ -87,10 +87,10 @@ PROVIDERS: Mapping[str, ExecutionProvider] = MappingProxyType(
 
 
 def find_provider(name: str) -> ExecutionProvider:
-    """Returns the provider of that name.
+    """Return the provider called ``name``.
 
     Raises:
-        UsageError: There is none.
+        UsageError: There is no such provider.
     """
     if name not in PROVIDERS:
         raise UsageError(f"there is no provider {name!r}; take one of auto, {', '.join(PROVIDERS)}")
@@ -98,7 +98,7 @@ def find_provider(name: str) -> ExecutionProvider:
 
 
 def installed_packages() -> dict[str, str]:
-    """Returns the installed onnxruntime distributions and their versions."""
+    """Return the versions of the installed onnxruntime packages."""
     found = {}
     for package in dict.fromkeys(provider.package for provider in PROVIDERS.values()):
         try:
@@ -109,14 +109,14 @@ def installed_packages() -> dict[str, str]:
 
 
 def check_packages() -> None:
-    """Makes sure that exactly one onnxruntime distribution is installed.
+    """Check that exactly one onnxruntime package is installed.
 
-    All of them write the same folder, so pip lets the last one overwrite the others without a word:
+    All of them write to the same folder, and pip overwrites one with another without a warning:
     https://github.com/microsoft/onnxruntime/issues/26996
 
     Raises:
-        ProviderError: There are two or more.
-        MissingDependencyError: There is none.
+        ProviderError: Two or more are installed.
+        MissingDependencyError: None is installed.
     """
     packages = installed_packages()
     if len(packages) > 1:
@@ -129,22 +129,22 @@ def check_packages() -> None:
 
 
 def available_providers() -> list[ExecutionProvider]:
-    """Returns the providers that the installed onnxruntime was built with, in the order of "auto".
+    """Return the providers that the installed onnxruntime was built with, in the order of ``auto``.
 
     Raises:
         ProviderError: Two onnxruntime packages are installed.
-        MissingDependencyError: None is.
+        MissingDependencyError: No onnxruntime package is installed.
     """
     names = import_onnxruntime().get_available_providers()
     return [provider for provider in PROVIDERS.values() if provider.onnxruntime_name in names]
 
 
 def import_onnxruntime() -> onnxruntime:
-    """Imports and returns the ``onnxruntime`` module.
+    """Import and return the ``onnxruntime`` module.
 
     Raises:
-        ProviderError: Two onnxruntime packages are installed, or the one that is does not load.
-        MissingDependencyError: None is installed.
+        ProviderError: Two onnxruntime packages are installed, or the only one cannot be imported.
+        MissingDependencyError: No onnxruntime package is installed.
     """
     check_packages()
     try:
@@ -153,18 +153,18 @@ def import_onnxruntime() -> onnxruntime:
         if isinstance(exc.__cause__ or exc.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from exc
         raise ProviderError(f"onnxruntime is installed but cannot be imported ({exc}); reinstall it") from exc
-    if not hasattr(onnxruntime, "InferenceSession"):  # what pip leaves after uninstalling one of two
+    if not hasattr(onnxruntime, "InferenceSession"):  # pip uninstalled one of two packages
         raise ProviderError(
-            "the files of onnxruntime are incomplete, as when one of two packages is uninstalled; run `pip install "
+            "files of onnxruntime are missing, as after one of two packages was uninstalled; run `pip install "
             f"--force-reinstall {' '.join(installed_packages())}`"
         )
     return onnxruntime
 
 
-def find_obstacle(provider: ExecutionProvider) -> str | None:
-    """Returns one sentence on why ``provider`` cannot run here, with the way out; ``None`` if nothing is in its way.
+def find_provider_obstacle(provider: ExecutionProvider) -> str | None:
+    """Return why ``provider`` cannot run on this machine, and the remedy, as ``CAUSE; REMEDY``; ``None`` if it can.
 
-    Asked before a session is made, since ONNX Runtime itself only logs such a cause and goes on with the CPU:
+    Call this before a session is made. ONNX Runtime only logs the cause and continues with the CPU:
     https://github.com/qdrant/fastembed/issues/238
     """
     if provider not in available_providers():
@@ -175,11 +175,11 @@ def find_obstacle(provider: ExecutionProvider) -> str | None:
             f"{' '.join(packages)}`, then `pip install 'embedding-backbones[{provider.extra}]'`"
         )
     if provider.device == "cuda":
-        driver = _driver_error()
-        if driver:
-            return f"the provider {provider.name} finds no usable GPU ({driver}); check the driver with `nvidia-smi`"
-        with contextlib.redirect_stdout(None):  # it prints what it does not find, and _load_error says it better
-            import_onnxruntime().preload_dlls()  # CUDA and cuDNN from NVIDIA's wheels, which are on no library path
+        try:
+            cuda_driver.start_driver()
+        except OSError as exc:
+            return f"the provider {provider.name} finds no usable GPU ({exc}); check the driver with `nvidia-smi`"
+        preload_cuda_libraries()
     missing = _load_error(provider)
     if missing:
         wanted = "tensorrt" if provider.name == "tensorrt" else f"'embedding-backbones[{provider.extra}]'"
@@ -190,8 +190,14 @@ def find_obstacle(provider: ExecutionProvider) -> str | None:
     return None
 
 
+def preload_cuda_libraries() -> None:
+    """Load CUDA and cuDNN from NVIDIA's wheels, which are not on the library path."""
+    with contextlib.redirect_stdout(None):  # it prints the libraries that it does not find
+        import_onnxruntime().preload_dlls()
+
+
 def _load_error(provider: ExecutionProvider) -> str | None:
-    """Returns what the dynamic linker says of the provider's library, ``None`` if it loads or is built in."""
+    """Return the dynamic linker's error for the provider's library; ``None`` if it loads or is built in."""
     folder = Path(import_onnxruntime().__file__).parent / "capi"
     libraries = [folder / f"libonnxruntime_providers_{name}.so" for name in ("shared", provider.name)]
     if not all(library.exists() for library in libraries):
@@ -202,15 +208,6 @@ def _load_error(provider: ExecutionProvider) -> str | None:
     except OSError as exc:
         return str(exc)
     return None
-
-
-def _driver_error() -> str | None:
-    """Returns what is wrong with NVIDIA's driver, ``None`` if it starts. Source: CUDA driver API, cuInit."""
-    try:
-        status = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1").cuInit(0)
-    except OSError as exc:
-        return str(exc)
-    return f"cuInit returned {status}" if status else None
 
 
 def _install_choices() -> str:

@@ -1,1 +1,1 @@
-"""What is fastest on this machine: every variant, number of threads and batch size, measured and remembered."""
+"""Measure which provider, variant, number of threads and batch size is the fastest on this machine."""

@@ -1,9 +1,12 @@
-"""Every case takes its turn: providers, variants, numbers of threads and batch sizes, round after round."""
+"""Measure every case in turn, round after round.
+
+A case is a provider, a variant, a number of threads and a batch size.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,32 +14,33 @@ from typing import Any, TypeVar
 
 from runtime.artifact.manifest import Manifest, TextPreprocessing, Tower, TowerName
 from runtime.artifact.reader import check_files, read_manifest
+from runtime.console import progress_bar
 from runtime.errors import EmbeddingBackbonesError, ProviderError, UsageError
 from runtime.loading.golden import read_golden
 from runtime.loading.tuning_store import LARGEST_BATCH
 from runtime.machine.threads import available_threads
-from runtime.session.providers import ExecutionProvider, available_providers, find_obstacle, find_provider
-from runtime.session.variant_selection import find_obstacle as find_variant_obstacle
-from runtime.tune.candidate import Contestant, ProcessContestant, Setting
-from runtime.tune.report import Refused, Report, summarize
+from runtime.session.providers import ExecutionProvider, available_providers, find_provider, find_provider_obstacle
+from runtime.session.variant_selection import find_variant_obstacle
+from runtime.tune.candidate import ProcessCandidate, TuneCandidate, TuneSetting
+from runtime.tune.report import RefusedCase, TuneReport, summarize
 
 T = TypeVar("T")
-Start = Callable[[Path, TowerName, Setting], Contestant]
-_Turns = dict[tuple[Setting, int], list[list[float]]]
+Start = Callable[[Path, TowerName, TuneSetting], TuneCandidate]
+_Turns = dict[tuple[TuneSetting, int], list[list[float]]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TuneOptions:
-    """What is measured, and what may win.
+    """The cases to measure, and the bounds that the winner keeps.
 
     Attributes:
-        max_latency_ms: Bound on the 95th percentile of the time that a call takes; ``None`` for no bound.
-        min_cosine: Smallest cosine similarity to torch's golden vectors.
-        batch_sizes: Items of a call.
-        threads: Threads of one run; by default 1, half of, and all that affinity mask and container quota allow.
-        provider: The only one; ``auto`` for all that ``auto`` could take.
-        tower: The tower, where the artifact has two.
-        rounds: Turns that each case has.
+        max_latency_ms: Upper bound on the 95th percentile of the time of a call; ``None`` for no bound.
+        min_cosine: Lower bound on the cosine similarity to torch's golden vectors.
+        batch_sizes: Numbers of items of a call.
+        threads: Numbers of threads of one run; by default 1, half of the allowed number, and all allowed.
+        provider: The provider to measure; ``auto`` for all providers of ``auto``.
+        tower: The tower to measure, if the artifact has two.
+        rounds: Number of turns of each case.
     """
 
     max_latency_ms: float | None = None
@@ -48,7 +52,7 @@ class TuneOptions:
     rounds: int = 10
 
     def __post_init__(self) -> None:
-        """Refuses what cannot be right."""
+        """Check the values."""
         if self.max_latency_ms is not None and not 0 < self.max_latency_ms < math.inf:
             raise UsageError(f"max_latency_ms is {self.max_latency_ms}, it must be above 0")
         if not 0 <= self.min_cosine <= 1:
@@ -56,31 +60,33 @@ class TuneOptions:
         if self.rounds < 1:
             raise UsageError(f"rounds is {self.rounds}, it must be 1 or more")
         _check_numbers("batch_sizes", self.batch_sizes, LARGEST_BATCH)
-        _check_numbers("threads", self.numbers_of_threads(), available_threads())
+        _check_numbers("threads", self.thread_counts(), available_threads())
 
-    def numbers_of_threads(self) -> tuple[int, ...]:
-        """Returns the numbers of threads that are tried."""
+    def thread_counts(self) -> tuple[int, ...]:
+        """Return the numbers of threads to measure."""
         allowed = available_threads()
         return tuple(sorted({1, max(1, allowed // 2), allowed})) if self.threads is None else self.threads
 
 
-def measure(folder: Path, options: TuneOptions, *, start: Start = ProcessContestant, progress: bool = False) -> Report:
-    """Measures a tower on this machine in every case.
+def measure(
+    folder: Path, options: TuneOptions, *, start: Start = ProcessCandidate, progress: bool = False
+) -> TuneReport:
+    """Measure a tower on this machine in every case.
 
-    A case is what ``embed(items, batch_size=len(items))`` takes of the artifact's golden items, as arrays or strings,
-    preparation included. Each provider, variant and number of threads is loaded in a process of its own; all stay
-    loaded, and take turns, so that whatever else the machine does hits all alike.
+    A call is ``embed(items, batch_size=len(items))`` of golden items, as arrays or strings, preprocessing included.
+    Each provider, variant and number of threads is loaded in its own process. All stay loaded and take turns, so that
+    other load on the machine affects all alike.
 
     Args:
         folder: The artifact.
-        options: The rest.
-        start: Makes a contestant of each setting.
+        options: The cases and bounds.
+        start: Starts a candidate for each setting.
         progress: Whether to draw a progress bar on standard error.
 
     Raises:
         ArtifactError: The folder is not an artifact, or is damaged.
-        ProviderError: The provider that is named cannot be used.
-        UsageError: The artifact has no such tower, or has two and none is named.
+        ProviderError: The named provider cannot be used.
+        UsageError: The artifact has no such tower, or it has two and none is named.
     """
     manifest = read_manifest(folder)
     tower = find_tower(manifest, options.tower)
@@ -88,18 +94,18 @@ def measure(folder: Path, options: TuneOptions, *, start: Start = ProcessContest
     inputs = _describe_inputs(folder, manifest, tower)
     settings, refused = _list_settings(manifest.towers[tower], options)
     with ExitStack() as stack:
-        loaded: dict[Setting, tuple[Contestant, float]] = {}
+        loaded: dict[TuneSetting, tuple[TuneCandidate, float]] = {}
         for setting in _watch(settings, "load", progress):
-            contestant = start(folder, tower, setting)
-            stack.callback(contestant.close)
+            candidate = start(folder, tower, setting)
+            stack.callback(candidate.close)
             try:
-                loaded[setting] = contestant, _load(contestant, options.min_cosine)
+                loaded[setting] = candidate, _load(candidate, options.min_cosine)
             except EmbeddingBackbonesError as exc:
-                contestant.close()
-                refused.append(Refused(name=str(setting), reason=str(exc)))
+                candidate.close()
+                refused.append(RefusedCase(name=str(setting), reason=str(exc)))
         turns = _run_rounds({name: entry[0] for name, entry in loaded.items()}, options, refused, progress)
     measured = [summarize(setting, size, each, loaded[setting][1]) for (setting, size), each in turns.items()]
-    return Report(
+    return TuneReport(
         tower=tower,
         inputs=inputs,
         max_latency_ms=options.max_latency_ms,
@@ -109,21 +115,21 @@ def measure(folder: Path, options: TuneOptions, *, start: Start = ProcessContest
 
 
 def find_tower(manifest: Manifest, asked: TowerName | None) -> TowerName:
-    """Returns the tower that is asked for, or the only one.
+    """Return the tower called ``asked``, or the only one.
 
     Raises:
         UsageError: There is no such tower, or there are two and none is named.
     """
     if asked is None and len(manifest.towers) > 1:
-        raise UsageError(f"the artifact has {' and '.join(manifest.towers)} towers; tune one at a time, by --tower")
+        raise UsageError(f"the artifact has {' and '.join(manifest.towers)} towers; name one with --tower")
     tower = asked or next(iter(manifest.towers))
     if tower not in manifest.towers:
         raise UsageError(f"there is no {tower} tower; the artifact has {' and '.join(manifest.towers)}")
     return tower
 
 
-def _list_settings(tower: Tower, options: TuneOptions) -> tuple[list[Setting], list[Refused]]:
-    """Returns what can be loaded here, and what needs no trial to be refused."""
+def _list_settings(tower: Tower, options: TuneOptions) -> tuple[list[TuneSetting], list[RefusedCase]]:
+    """Return the settings to load, and the cases that are refused without a trial."""
     providers, refused = _find_providers(options.provider)
     settings = []
     for provider in providers:
@@ -131,53 +137,55 @@ def _list_settings(tower: Tower, options: TuneOptions) -> tuple[list[Setting], l
             variant = tower.variants.get(name)
             obstacle = variant and find_variant_obstacle(variant, provider)
             if obstacle:
-                refused.append(Refused(name=f"{provider.name}, {name}", reason=obstacle))
+                refused.append(RefusedCase(name=f"{provider.name}, {name}", reason=obstacle))
                 continue
             settings += [
-                Setting(provider=provider.name, variant=name, threads=threads)
-                for threads in dict.fromkeys(options.numbers_of_threads())
+                TuneSetting(provider=provider.name, variant=name, threads=threads)
+                for threads in dict.fromkeys(options.thread_counts())
             ]
     return settings, refused
 
 
-def _find_providers(asked: str) -> tuple[list[ExecutionProvider], list[Refused]]:
+def _find_providers(asked: str) -> tuple[list[ExecutionProvider], list[RefusedCase]]:
     if asked != "auto":
         provider = find_provider(asked)
-        obstacle = find_obstacle(provider)
+        obstacle = find_provider_obstacle(provider)
         if obstacle:
             raise ProviderError(obstacle)
         return [provider], []
-    obstacles = {provider.name: find_obstacle(provider) for provider in available_providers() if provider.in_auto}
+    obstacles = {
+        provider.name: find_provider_obstacle(provider) for provider in available_providers() if provider.in_auto
+    }
     usable = [find_provider(name) for name, obstacle in obstacles.items() if obstacle is None]
-    return usable, [Refused(name=name, reason=reason) for name, reason in obstacles.items() if reason]
+    return usable, [RefusedCase(name=name, reason=reason) for name, reason in obstacles.items() if reason]
 
 
-def _load(contestant: Contestant, floor: float) -> float:
-    cosine = contestant.load()
-    if not cosine >= floor:  # NaN is not
+def _load(candidate: TuneCandidate, floor: float) -> float:
+    cosine = candidate.load()
+    if not cosine >= floor:  # true for NaN, too
         raise EmbeddingBackbonesError(f"its min cosine to torch is {cosine:.6g}, below the {floor:g} of --min-cosine")
     return cosine
 
 
 def _run_rounds(
-    contestants: dict[Setting, Contestant], options: TuneOptions, refused: list[Refused], progress: bool
+    candidates: dict[TuneSetting, TuneCandidate], options: TuneOptions, refused: list[RefusedCase], progress: bool
 ) -> _Turns:
-    """Returns the seconds of all turns. What fails in its turn is refused, and has no further one."""
-    cases = [(setting, size) for setting in contestants for size in dict.fromkeys(options.batch_sizes)]
+    """Return the seconds of all turns. A case that fails is refused and gets no further turn."""
+    cases = [(setting, size) for setting in candidates for size in dict.fromkeys(options.batch_sizes)]
     turns: _Turns = {case: [] for case in cases}
     for setting, size in _watch(list(_interleave(cases, options.rounds)), "measure", progress):
         if (setting, size) not in turns:
             continue
         try:
-            turns[setting, size].append(contestants[setting].take_turn(size))
+            turns[setting, size].append(candidates[setting].take_turn(size))
         except EmbeddingBackbonesError as exc:
             del turns[setting, size]
-            refused.append(Refused(name=f"{setting}, batches of {size}", reason=str(exc)))
+            refused.append(RefusedCase(name=f"{setting}, batches of {size}", reason=str(exc)))
     return turns
 
 
 def _interleave(cases: Sequence[T], rounds: int) -> Iterator[T]:
-    """Yields all cases once in each round; every other one backwards, so that none has always the same before it."""
+    """Yield all cases once in each round, in every other round backwards, so that the order of cases varies."""
     for number in range(rounds):
         yield from cases if number % 2 == 0 else reversed(cases)
 
@@ -207,10 +215,8 @@ def _check_numbers(name: str, numbers: Sequence[int], largest: int) -> None:
         raise UsageError(f"{name} are {list(wrong or numbers)}, they must be numbers from 1 to {largest}")
 
 
-def _watch(things: Sequence[T], what: str, progress: bool) -> Iterable[T]:
-    if not progress:
-        return things
-    from tqdm import tqdm  # only who watches pays for the import
-
-    watched: Iterable[T] = tqdm(things, desc=what, leave=False)
-    return watched
+def _watch(things: Sequence[T], label: str, progress: bool) -> Iterator[T]:
+    with progress_bar(total=len(things), unit="case", label=label, hidden=not progress, leave=False) as bar:
+        for thing in things:
+            yield thing
+            bar.update()

@@ -1,4 +1,4 @@
-"""What was measured: which cases nothing beats, which one wins, and all of it as a table."""
+"""Report on a tuning: the measured cases, the Pareto front, the winner, and their rendering as text or JSON."""
 
 from __future__ import annotations
 
@@ -15,28 +15,27 @@ from runtime.artifact.manifest import Manifest, TowerName
 from runtime.artifact.parity import near_one
 from runtime.errors import TuningError
 from runtime.loading.tuning_store import Tuning, this_machine
-from runtime.tune.candidate import Setting
+from runtime.tune.candidate import TuneSetting
 
-_UNSTEADY = 0.1  # above which a few percent between two cases mean nothing
+_UNSTEADY = 0.1  # above this spread, a difference of a few percent between two cases is noise
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
-    """One case and its figures.
+class CaseResult:
+    """The measurements of one case.
 
     Attributes:
         setting: How the graph was loaded.
         batch_size: Items of a call, which go through the graph together.
-        p50_ms: Median time of a call, preparation included.
-        p95_ms: Its 95th percentile.
-        items_per_s: Items a second: of each turn, then the median of those.
+        p50_ms: Median time of a call, preprocessing included.
+        p95_ms: 95th percentile of the time of a call.
+        items_per_s: Throughput in items per second, the median over the turns.
         min_cosine: Smallest cosine similarity of a golden vector to torch's.
-        calls: Number of calls that were timed.
-        spread: How far apart the turns were: the range of the middle half of their items a second, as a share of the
-            median.
+        calls: Number of timed calls.
+        spread: Interquartile range of the throughput of the turns, as a share of its median.
     """
 
-    setting: Setting
+    setting: TuneSetting
     batch_size: int
     p50_ms: float
     p95_ms: float
@@ -50,12 +49,12 @@ class Measured:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Refused:
-    """What could not be measured, or must not win.
+class RefusedCase:
+    """A case that could not be measured, or that must not win.
 
     Attributes:
-        name: A provider, one of its variants, or a case.
-        reason: Why.
+        name: A provider, a setting, or a case.
+        reason: Why it was refused.
     """
 
     name: str
@@ -63,43 +62,43 @@ class Refused:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
-    """All that was measured of a tower.
+class TuneReport:
+    """The results of tuning a tower.
 
     Attributes:
-        tower: Its name.
-        inputs: What was embedded, for a person.
-        max_latency_ms: The bound on the 95th percentile of a call's time; ``None`` for no bound.
-        measured: The cases, the one with most items a second first.
-        refused: What is not among them.
+        tower: The tower.
+        inputs: Description of the embedded items.
+        max_latency_ms: Upper bound on the 95th percentile of the time of a call; ``None`` for no bound.
+        measured: The measured cases, the one with the highest throughput first.
+        refused: The other cases.
     """
 
     tower: TowerName
     inputs: str
     max_latency_ms: float | None
-    measured: tuple[Measured, ...]
-    refused: tuple[Refused, ...]
+    measured: tuple[CaseResult, ...]
+    refused: tuple[RefusedCase, ...]
 
     @property
-    def winner(self) -> Measured | None:
-        """The case with the most items a second within the bound, and of several such the fastest call."""
+    def winner(self) -> CaseResult | None:
+        """The case with the highest throughput within the bound; among equals, the one with the fastest call."""
         bound = np.inf if self.max_latency_ms is None else self.max_latency_ms
         fitting = [case for case in self.measured if case.p95_ms <= bound]
         return max(fitting, key=lambda case: (case.items_per_s, -case.p50_ms), default=None)
 
 
-def summarize(setting: Setting, batch_size: int, turns: Sequence[Sequence[float]], min_cosine: float) -> Measured:
-    """Returns the figures of one case.
+def summarize(setting: TuneSetting, batch_size: int, turns: Sequence[Sequence[float]], min_cosine: float) -> CaseResult:
+    """Return the result of one case.
 
     Args:
         setting: How the graph was loaded.
         batch_size: Items of a call.
-        turns: Seconds of the calls of each turn.
+        turns: Seconds of the calls, for each turn.
         min_cosine: Smallest cosine similarity of a golden vector to torch's.
     """
     calls_ms = 1000 * np.concatenate(turns)
     low, median, high = np.percentile([batch_size * len(turn) / sum(turn) for turn in turns], [25, 50, 75])
-    return Measured(
+    return CaseResult(
         setting=setting,
         batch_size=batch_size,
         p50_ms=float(np.median(calls_ms)),
@@ -111,51 +110,53 @@ def summarize(setting: Setting, batch_size: int, turns: Sequence[Sequence[float]
     )
 
 
-def pareto_front(cases: Sequence[Measured]) -> list[Measured]:
-    """Returns those of ``cases`` that no other one beats: none has both a call as fast and as many items a second."""
+def pareto_front(cases: Sequence[CaseResult]) -> list[CaseResult]:
+    """Return the cases that no other case beats in both the time of a call and throughput."""
     return [case for case in cases if not any(_beats(other, case) for other in cases)]
 
 
-def _beats(one: Measured, other: Measured) -> bool:
+def _beats(one: CaseResult, other: CaseResult) -> bool:
     level = one.p50_ms <= other.p50_ms and one.items_per_s >= other.items_per_s
     return level and (one.p50_ms, one.items_per_s) != (other.p50_ms, other.items_per_s)
 
 
-def explain_no_winner(report: Report) -> TuningError:
-    """Returns the error for a report without a winner, which says how near it came."""
+def explain_no_winner(report: TuneReport) -> TuningError:
+    """Return the error for a report without a winner. It names the fastest case."""
     if not report.measured:
-        first = report.refused[0] if report.refused else Refused(name="nothing", reason="there is no usable provider")
-        return TuningError(f"nothing can be tuned: {first.name}: {first.reason}; mend that, or measure other cases")
+        first = (
+            report.refused[0] if report.refused else RefusedCase(name="nothing", reason="there is no usable provider")
+        )
+        return TuningError(f"nothing can be tuned: {first.name}: {first.reason}; fix that, or measure other cases")
     fastest = min(report.measured, key=lambda case: case.p95_ms)
     return TuningError(
-        f"no case has a p95 within {report.max_latency_ms:g} ms, the fastest being {fastest} with "
+        f"no case has a p95 within {report.max_latency_ms:g} ms; the fastest is {fastest} with "
         f"{round_figure(fastest.p95_ms)} ms; raise --max-latency-ms, or try smaller --batch-sizes or more --threads; "
         "nothing is stored"
     )
 
 
-def describe_report(report: Report) -> str:
-    """Returns the table of all cases, with the Pareto front marked, what was refused, and the winner."""
+def render_text(report: TuneReport) -> str:
+    """Return a table of all cases, with the Pareto front and the winner marked, and the refused cases."""
     front, winner = pareto_front(report.measured), report.winner
     header = ["provider", "variant", "threads", "batch", "p50 ms", "p95 ms", "items/s", "min cosine", ""]
     rows = [[*_cells(case), _mark(case is winner, case in front)] for case in report.measured]
     lines = [
         report.inputs,
-        "a call is embed(batch_size=...) of one batch, preparation included",
+        "a call is embed(batch_size=...) of one batch, preprocessing included",
         *([console.table(header, rows)] if rows else []),
     ]
     lines += [f"refused: {refused.name}: {refused.reason}" for refused in report.refused]
     if rows:
         lines.append("front: no other case has both a lower p50 and more items/s")
     if winner and len(report.measured) > 1 and winner.batch_size == max(case.batch_size for case in report.measured):
-        lines.append("the largest batch size wins: larger ones, by --batch-sizes, may be faster still")
+        lines.append("the largest batch size wins: larger ones may be faster still, try them with --batch-sizes")
     if winner and winner.spread > _UNSTEADY:
-        lines.append(f"the turns of the winner are {winner.spread:.0%} apart: tune again when the machine is quiet")
+        lines.append(f"the turns of the winner differ by {winner.spread:.0%}: tune again when the machine is idle")
     return "\n".join(lines)
 
 
-def report_to_json(report: Report) -> str:
-    """Returns ``report`` for machines, with the Pareto front and the winner; null if there is none."""
+def render_json(report: TuneReport) -> str:
+    """Return the report as JSON, with the Pareto ``front`` and the ``winner``, which may be null."""
     front, winner = pareto_front(report.measured), report.winner
     document = dataclasses.asdict(report) | {
         "front": [dataclasses.asdict(case) for case in front],
@@ -164,7 +165,7 @@ def report_to_json(report: Report) -> str:
     return json.dumps(document, indent=2)
 
 
-def _cells(case: Measured) -> list[object]:
+def _cells(case: CaseResult) -> list[object]:
     setting = case.setting
     figures = [
         round_figure(case.p50_ms),
@@ -176,7 +177,7 @@ def _cells(case: Measured) -> list[object]:
 
 
 def round_figure(figure: float) -> str:
-    """Returns three digits that count, and no exponent."""
+    """Format a number with three significant digits and no exponent."""
     return f"{float(f'{figure:.3g}'):.12g}"
 
 
@@ -184,8 +185,8 @@ def _mark(wins: bool, in_front: bool) -> str:
     return ", ".join(["winner"] * wins + ["front"] * in_front)
 
 
-def make_tuning(manifest: Manifest, tower: TowerName, winner: Measured, max_latency_ms: float | None) -> Tuning:
-    """Returns the record of a winner on this machine, of today."""
+def make_tuning(manifest: Manifest, tower: TowerName, winner: CaseResult, max_latency_ms: float | None) -> Tuning:
+    """Return the record of a winner on this machine, with today's date."""
     document = dataclasses.asdict(winner) | dataclasses.asdict(winner.setting)
     kept = {name: document[name] for name in document.keys() & {field.name for field in dataclasses.fields(Tuning)}}
     return Tuning(

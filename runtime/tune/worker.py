@@ -1,36 +1,35 @@
-"""A process that embeds an artifact's golden items when it is told to: one contestant, loaded in one way.
+"""Embed an artifact's golden items on demand: the process of one candidate.
 
-``python -m runtime.tune.worker FOLDER TOWER PROVIDER VARIANT THREADS`` says how near it is to torch, reads a batch size
-from standard input for each turn, and answers with what the turn took.
+``python -m runtime.tune.worker FOLDER TOWER PROVIDER VARIANT THREADS`` answers with the cosine similarity to torch.
+Then it reads a batch size from each line of standard input, and answers with the seconds of a turn.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, cast
 
 from runtime.artifact.manifest import TowerName
 from runtime.errors import EmbeddingBackbonesError
 from runtime.inference.embedder import Embedder, quiet
 from runtime.loading.golden import read_golden, verify_towers
 from runtime.loading.load import load
+from runtime.machine.child_process import questions, serve
 
-_CALLS = 4  # that a turn times, unless they are slow
-_LONG_ENOUGH_S = 0.5
+_CALLS = 4  # calls in a turn, at least, unless they are slow
+_LONG_TURN_S = 0.5
 
 
 def open_model(folder: Path, tower: TowerName, provider: str, variant: str, threads: int) -> tuple[Embedder, float]:
-    """Returns a tower, loaded as it is told, and its smallest cosine similarity to torch's golden vectors.
+    """Load a tower. Return it with the smallest cosine similarity of its vectors to torch's golden vectors.
 
     Raises:
-        EmbeddingBackbonesError: It cannot be loaded or embed here.
+        EmbeddingBackbonesError: The tower cannot be loaded, or cannot embed.
     """
     model = load(folder, provider=provider, variant=variant, threads=threads, tower=tower, check_hashes=False)
     return model, verify_towers(model, folder)[tower].agreement.min_cosine
@@ -39,16 +38,16 @@ def open_model(folder: Path, tower: TowerName, provider: str, variant: str, thre
 def take_turn(
     model: Embedder, items: Sequence[Any], batch_size: int, *, clock: Callable[[], float] = time.perf_counter
 ) -> list[float]:
-    """Returns the seconds of some calls of ``embed`` with ``batch_size`` items each.
+    """Return the seconds of some calls of ``embed`` with ``batch_size`` items each.
 
-    Calls go on where the one before ended, so that every item has its share of the time at any batch size. All of that
-    is done once before it is timed, for what other processes have driven out of the caches.
+    Each call continues with the items after those of the previous call, so every item is embedded equally often. All
+    batches are embedded once before timing starts, because other processes have evicted the caches.
 
     Args:
-        model: What embeds.
-        items: Which are repeated until a batch is full.
+        model: The embedder.
+        items: Items to embed, repeated to fill a batch.
         batch_size: Items of a call, which go through the graph together.
-        clock: Tells the time in seconds.
+        clock: Returns the time in seconds.
 
     Raises:
         EmbeddingBackbonesError: A batch cannot be embedded.
@@ -60,7 +59,7 @@ def take_turn(
     with quiet():
         for batch in batches:
             model.embed(batch, tower=model.towers[0], batch_size=batch_size)
-        while len(seconds) < _CALLS and sum(seconds) < _LONG_ENOUGH_S:
+        while len(seconds) < _CALLS and sum(seconds) < _LONG_TURN_S:
             for batch in batches:
                 started = clock()
                 model.embed(batch, tower=model.towers[0], batch_size=batch_size)
@@ -69,41 +68,25 @@ def take_turn(
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Loads what the command line names, and takes turns until standard input ends."""
+    """Load the tower that the command line names, and take turns until standard input ends."""
     folder, tower, provider, variant, threads = arguments
-    answers = _claim_output()
+    serve(_answers(Path(folder), cast("TowerName", tower), provider, variant, int(threads)))
+
+
+def _answers(folder: Path, tower: TowerName, provider: str, variant: str, threads: int) -> Iterator[dict[str, Any]]:
     try:
-        model, min_cosine = open_model(Path(folder), tower_name(tower), provider, variant, int(threads))
-        items, _ = read_golden(Path(folder), tower_name(tower), model.output_dim)
+        model, min_cosine = open_model(folder, tower, provider, variant, threads)
+        items, _ = read_golden(folder, tower, model.output_dim)
     except EmbeddingBackbonesError as exc:
-        _say(answers, {"error": str(exc)})
+        yield {"error": str(exc)}
         return
-    _say(answers, {"min_cosine": min_cosine})
-    for line in sys.stdin:
+    yield {"min_cosine": min_cosine}
+    for batch_size in questions():
         try:
-            _say(answers, {"seconds": take_turn(model, items, int(line))})
+            answer: dict[str, Any] = {"seconds": take_turn(model, items, int(batch_size))}
         except EmbeddingBackbonesError as exc:
-            _say(answers, {"error": str(exc)})
-
-
-def tower_name(name: str) -> TowerName:
-    """Returns ``name``, which is known to be that of a tower."""
-    return "text" if name == "text" else "image" if name == "image" else "mesh"
-
-
-def _claim_output() -> TextIO:
-    """Returns standard output, to which libraries that print can no longer write: theirs goes to standard error."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    return answers
-
-
-def _say(answers: TextIO, answer: dict[str, Any]) -> None:
-    """Answers; if nobody is there to read it, as after Ctrl-C, ends at once."""
-    try:
-        print(json.dumps(answer), file=answers, flush=True)
-    except BrokenPipeError:
-        os._exit(1)  # at an ordinary exit Python would complain of what it cannot flush
+            answer = {"error": str(exc)}
+        yield answer
 
 
 if __name__ == "__main__":

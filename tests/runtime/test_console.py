@@ -13,3 +13,14 @@ def test_columns_are_as_wide_as_a_terminal_shows_them(cell: str) -> None:
         "-" * columns + "  -",
         cell + "  1",
     ]
+
+
+@pytest.mark.parametrize(("hidden", "drawn"), [(False, True), (True, False), (None, False)])
+def test_a_progress_bar_is_drawn_on_standard_error(
+    hidden: bool | None, drawn: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with console.progress_bar(total=2, unit="case", label="measure", hidden=hidden) as bar:
+        bar.update(2)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert ("measure: 100%" in err and "case/s" in err) is drawn

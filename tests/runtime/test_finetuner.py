@@ -10,7 +10,7 @@ import runtime
 from runtime import finetuner
 
 
-def test_the_words_of_finetuner_do_what_ours_do(exported: Path, photo_paths: list[Path]) -> None:
+def test_functions_of_finetuner_equal_those_of_the_runtime(exported: Path, photo_paths: list[Path]) -> None:
     model = finetuner.get_model(exported, batch_size=7, device="cpu")
     vectors = finetuner.encode(model, map(str, photo_paths), batch_size=2)
     np.testing.assert_allclose(vectors, runtime.load(exported).embed(photo_paths), atol=1e-6)
@@ -36,7 +36,7 @@ def test_cos_sim_of_other_shapes_is_wrong_usage(a: Any, b: Any) -> None:
         finetuner.cos_sim(a, b)
 
 
-def test_an_unknown_half_is_wrong_usage(exported: Path) -> None:
+def test_an_unknown_tower_is_wrong_usage(exported: Path) -> None:
     with pytest.raises(runtime.UsageError, match="'clip-text', 'clip-vision' or None"):
         finetuner.get_model(exported, select_model="clip-audio")  # type: ignore[arg-type]
     with pytest.raises(runtime.UsageError, match="no text tower; the artifact has image"):

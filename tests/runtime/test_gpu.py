@@ -1,4 +1,4 @@
-"""On a machine with a GPU: CUDA gives the vectors that torch gave, and gives them itself."""
+"""On a machine with a GPU, CUDA computes torch's vectors."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 import runtime
-from runtime.session.providers import PROVIDERS, available_providers, find_obstacle
-from tests.runtime.session.test_providers import load_session
+from runtime.session.providers import PROVIDERS, available_providers, find_provider_obstacle
+from runtime.session.session import open_graph
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(
-        PROVIDERS["cuda"] not in available_providers() or find_obstacle(PROVIDERS["cuda"]) is not None,
+        PROVIDERS["cuda"] not in available_providers() or find_provider_obstacle(PROVIDERS["cuda"]) is not None,
         reason="needs onnxruntime-gpu and an NVIDIA GPU",
     ),
 ]
@@ -26,7 +26,8 @@ def test_cuda_reproduces_the_golden_vectors(exported: Path) -> None:
 
 
 def test_tf32_is_off(exported: Path) -> None:
-    options = load_session(exported, "cuda").get_provider_options()["CUDAExecutionProvider"]
+    graph = open_graph(exported / "image.onnx", PROVIDERS["cuda"], runtime.CudaOptions(), 1)
+    options = graph.get_provider_options()["CUDAExecutionProvider"]
     assert options["use_tf32"] == "0"
 
 
@@ -41,7 +42,7 @@ TEXTS = [f"text {number} " * (1 + number % 9) for number in range(300)]
 def test_texts_of_any_length_get_the_vectors_of_the_cpu(exported_text: Path, options: runtime.CudaOptions) -> None:
     expected = runtime.load(exported_text, provider="cpu").embed(TEXTS)
     model = runtime.load(exported_text, provider_options=options)
-    for _ in range(3):  # the first run of a shape makes its buffers, or captures its graph
+    for _ in range(3):  # the first run of a shape allocates its buffers, or captures its CUDA graph
         np.testing.assert_allclose(model.embed(TEXTS), expected, atol=1e-5)
 
 

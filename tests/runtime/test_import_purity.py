@@ -1,4 +1,4 @@
-"""The runtime stays lean: what it imports is measured in a process of its own."""
+"""The runtime imports no heavy package, as a separate process proves."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+pytestmark = pytest.mark.process
 
 HEAVY = (
     "torch",
@@ -29,7 +31,7 @@ sys.exit("loaded: " + ", ".join(loaded) if loaded else 0)
 
 
 def probe(code: str, heavy: tuple[str, ...] = HEAVY) -> str:
-    """Returns what ``code`` loads of ``heavy``, empty for nothing."""
+    """Return which of ``heavy`` the code loads; empty for none."""
     command = [sys.executable, "-c", PROBE.format(code=code, heavy=heavy)]
     return subprocess.run(command, capture_output=True, text=True, check=False).stderr.strip()
 

@@ -1,4 +1,4 @@
-"""Smaller embeddings mean what they mean in sentence-transformers."""
+"""Smaller embeddings equal those of sentence-transformers."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ def test_the_values_are_those_of_sentence_transformers(dtype: Literal["int8", "b
     np.testing.assert_array_equal(ours, theirs)
 
 
-def test_ranges_of_a_sample_serve_for_others() -> None:
+def test_ranges_of_a_sample_apply_to_other_vectors() -> None:
     sample, others = VECTORS[:150], VECTORS[150:]
     theirs = np.asarray(quantize_embeddings(others, precision="int8", ranges=int8_ranges(sample)))
     np.testing.assert_array_equal(quantize(others, "int8", int8_ranges(sample)), theirs)
 
 
-def test_what_lies_outside_the_ranges_is_clipped_and_does_not_wrap_around() -> None:
+def test_values_outside_the_ranges_are_clipped() -> None:
     ranges = np.array([[-1.0], [1.0]], dtype=np.float32)
     assert quantize(np.array([[-9.0], [9.0]], dtype=np.float32), "int8", ranges).ravel().tolist() == [-128, 127]
 
 
-def test_a_dimension_that_never_varies_is_no_division_by_zero() -> None:
+def test_a_constant_dimension_is_no_division_by_zero() -> None:
     assert quantize(np.ones((3, 2), np.float32), "int8").tolist() == [[-128, -128]] * 3
 
 
@@ -58,7 +58,7 @@ def test_no_vectors_stay_none(dtype: Dtype, shape: tuple[int, int]) -> None:
         ("binary", np.zeros((2, 20)), "for dtype int8"),
     ],
 )
-def test_what_cannot_be_is_refused(dtype: Any, ranges: Any, message: str) -> None:
+def test_invalid_arguments_are_refused(dtype: Any, ranges: Any, message: str) -> None:
     with pytest.raises(runtime.UsageError, match=message):
         quantize(VECTORS, dtype, ranges)
 
@@ -71,7 +71,7 @@ def test_truncation_comes_before_normalisation() -> None:
     assert not truncate_and_normalize(np.zeros((1, 3), np.float32), None, True).any(), "zeros have no direction"
 
 
-def test_embed_gives_them(exported_text: Path) -> None:
+def test_embed_returns_them(exported_text: Path) -> None:
     model, texts = runtime.load(exported_text), ["a", "some text", "another one"]
     plain = model.embed(texts)
     small = model.embed(texts, truncate_dim=5, normalize=True, dtype="float16")

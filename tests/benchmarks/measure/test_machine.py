@@ -83,7 +83,7 @@ def test_versions_of_cuda_come_from_the_doctor(monkeypatch: pytest.MonkeyPatch) 
     survey = Answer(facts={"providers": ["cuda"], "cuda_version": "13.0"}, failure=None, log="")
     monkeypatch.setattr(machine, "find_gpus", lambda: (H200,))
     monkeypatch.setattr(machine, "examine", lambda: report)
-    monkeypatch.setattr(machine, "ask", lambda _: survey)
+    monkeypatch.setattr(machine, "run_probe", lambda _: survey)
     described = this_machine(None, 1)
     assert (described.cuda, described.cudnn) == ("13.0", "9.24.0")
 

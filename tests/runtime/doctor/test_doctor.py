@@ -1,13 +1,10 @@
-"""The doctor tells the truth: also of machines that these tests cannot have, whose answers are pretended."""
+"""The doctor reports problems of this machine, and of other machines whose answers are faked."""
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import importlib.metadata
 import json
-import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,13 +15,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from runtime.cli.main import main
-from runtime.doctor import Report, describe_report, examine, find_advice
-from runtime.doctor import collect as examination
-from runtime.doctor import probe as witness
-from runtime.machine.child_process import Answer, listen
-from runtime.machine.limits import examine_memory, examine_threads
+from runtime.doctor import DoctorReport, collect, examine, find_advice, probe, render_text
+from runtime.machine.child_process import Answer
 from runtime.session import providers
 from runtime.session.providers import PROVIDERS
+from tests.runtime.machine.fake_libraries import CudaRuntime, Cudnn, Driver, install_libraries
 
 GPU_REQUIREMENTS = [
     "numpy>=1.21.6",
@@ -44,7 +39,7 @@ CUDA_WORKS: dict[str, Any] = {
 
 
 def probe_graph() -> onnx.ModelProto:
-    """A convolution and a matrix product, of which every provider has a kernel; old enough for onnxruntime 1.21."""
+    """Make a convolution and a matrix product, which every provider supports, for onnxruntime 1.21 and later."""
     graph = helper.make_graph(
         [
             helper.make_node("Conv", ["pixels", "kernel"], ["sums"]),
@@ -62,10 +57,11 @@ def probe_graph() -> onnx.ModelProto:
 
 
 def test_the_probe_is_this_graph() -> None:
-    assert onnx.load(witness.PROBE) == probe_graph()
+    assert onnx.load(probe.PROBE) == probe_graph()
 
 
-def test_a_real_run_tells_of_every_provider(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.process
+def test_a_real_run_reports_every_provider(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["healthy"]
@@ -78,8 +74,8 @@ def test_a_real_run_tells_of_every_provider(capsys: pytest.CaptureFixture[str]) 
     assert report["cuda"] is None
 
 
-class Machine:
-    """Another machine: its packages, and what its witnesses answer."""
+class FakeMachine:
+    """Another machine: its packages, and the answers of its probes."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._monkeypatch = monkeypatch
@@ -99,42 +95,42 @@ class Machine:
 
         self._monkeypatch.setattr(importlib.metadata, "version", version)
 
-    def examine(self, answers: Mapping[str, Answer | dict[str, Any]]) -> Report:
+    def examine(self, answers: Mapping[str, Answer | dict[str, Any]]) -> DoctorReport:
         survey = {"providers": ["cuda", "cpu"], "cuda_version": "13.0"}
         known = {"survey": survey, "cpu": {}, "cuda": {}, "libraries": CUDA_WORKS} | dict(answers)
 
-        def ask(question: str, *words: str) -> Answer:
+        def run_probe(question: str, *words: str) -> Answer:
             answer = known["libraries" if question == "cuda" else words[0] if words else question]
             return answer if isinstance(answer, Answer) else Answer(facts=answer, failure=None, log="")
 
-        self._monkeypatch.setattr(examination, "ask", ask)
+        self._monkeypatch.setattr(collect, "run_probe", run_probe)
         return examine()
 
 
 @pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
-    return Machine(monkeypatch)
+def machine(monkeypatch: pytest.MonkeyPatch) -> FakeMachine:
+    return FakeMachine(monkeypatch)
 
 
 def failed(failure: str, log: str = "") -> Answer:
     return Answer(facts={}, failure=failure, log=log)
 
 
-def line_of(report: Report, name: str) -> str:
-    (line,) = [line for line in describe_report(report).splitlines() if line.split(" ")[2:3] == [name]]
+def line_of(report: DoctorReport, name: str) -> str:
+    (line,) = [line for line in render_text(report).splitlines() if line.split(" ")[2:3] == [name]]
     return line
 
 
-def test_a_gpu_that_works_needs_no_advice(machine: Machine) -> None:
+def test_a_working_gpu_needs_no_advice(machine: FakeMachine) -> None:
     report = machine.examine({})
     assert report.healthy
     assert find_advice(report) == ()
-    assert "nothing to do" in describe_report(report)
-    assert "NVIDIA H200" in describe_report(report)
-    assert line_of(report, "cuda").endswith("usable (ran a graph, and its numbers are right)")
+    assert "nothing to do" in render_text(report)
+    assert "NVIDIA H200" in render_text(report)
+    assert line_of(report, "cuda").endswith("usable (ran a graph and computed the right numbers)")
 
 
-def test_the_gpu_package_without_a_gpu_gets_one_advice_and_the_cpu_is_usable(machine: Machine) -> None:
+def test_the_gpu_package_without_a_gpu_gets_one_advice_and_the_cpu_is_usable(machine: FakeMachine) -> None:
     libraries = {"devices": {"error": NO_DRIVER}, "driver": {"error": NO_DRIVER}, "cudnn": {"error": NO_CUDNN}}
     report = machine.examine({"cuda": {"obstacle": NO_GPU}, "libraries": CUDA_WORKS | libraries})
     assert report.healthy, "the CPU provider of the GPU package is there"
@@ -142,7 +138,7 @@ def test_the_gpu_package_without_a_gpu_gets_one_advice_and_the_cpu_is_usable(mac
     (advice,) = find_advice(report)
     assert "nvidia-smi" in advice
     assert "embedding-backbones[cpu]" in advice
-    assert "none (there is no libcudnn.so.9)" in describe_report(report)
+    assert "none (there is no libcudnn.so.9)" in render_text(report)
 
 
 @pytest.mark.parametrize(
@@ -155,59 +151,59 @@ def test_the_gpu_package_without_a_gpu_gets_one_advice_and_the_cpu_is_usable(mac
     ],
     ids=["old driver", "no cuDNN", "no CUDA runtime", "no device"],
 )
-def test_cuda_that_does_not_fit_gets_its_own_advice(machine: Machine, libraries: dict[str, Any], advice: str) -> None:
+def test_unfitting_cuda_gets_its_own_advice(machine: FakeMachine, libraries: dict[str, Any], advice: str) -> None:
     report = machine.examine({"cuda": {"failure": "failed: CUDA failure 36"}, "libraries": CUDA_WORKS | libraries})
     (line,) = find_advice(report)
     assert advice in line
 
 
-def test_cuda_that_works_is_not_talked_down(machine: Machine) -> None:
-    """A build may hold its libraries somewhere that only itself knows."""
+def test_a_working_cuda_needs_no_advice(machine: FakeMachine) -> None:
+    """A build of onnxruntime may find its libraries in a place of its own."""
     assert find_advice(machine.examine({"libraries": CUDA_WORKS | {"cudnn": {"error": NO_CUDNN}}})) == ()
 
 
-def test_hidden_gpus_are_told_from_missing_ones(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hidden_gpus_are_distinguished_from_missing_ones(machine: FakeMachine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     libraries = CUDA_WORKS | {"devices": {"error": "cuInit returned 100"}}
     (advice,) = find_advice(machine.examine({"cuda": {"obstacle": NO_GPU}, "libraries": libraries}))
     assert "unset CUDA_VISIBLE_DEVICES" in advice
 
 
-def test_what_cuda_needs_is_read_from_the_installed_package(machine: Machine) -> None:
+def test_required_versions_of_cuda_are_read_from_the_installed_package(machine: FakeMachine) -> None:
     report = machine.examine({"survey": {"obstacle": "broken; mend it"}})
     assert report.cuda is not None
     assert (report.cuda.driver.needed, report.cuda.runtime.needed, report.cuda.cudnn.needed) == ("13", "13", "9")
 
 
-def test_wheels_are_told_by_either_of_their_names(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wheels_are_found_under_both_kinds_of_names(machine: FakeMachine, monkeypatch: pytest.MonkeyPatch) -> None:
     wheel = type("Wheel", (), {"version": "9.1"})
     names = ["nvidia-cudnn-cu12", "nvidia-cuda-runtime", "numpy"]
     monkeypatch.setattr(
         importlib.metadata, "distributions", lambda: [type("Named", (wheel,), {"name": name})() for name in names]
     )
     report = machine.examine({})
-    assert "nvidia-cuda-runtime 9.1, nvidia-cudnn-cu12 9.1" in describe_report(report)
+    assert "nvidia-cuda-runtime 9.1, nvidia-cudnn-cu12 9.1" in render_text(report)
 
 
-def test_a_crash_and_a_hang_are_told(machine: Machine) -> None:
+def test_a_crash_and_a_hang_are_reported(machine: FakeMachine) -> None:
     crash = failed("crashed with SIGSEGV", "cannot find symbol")
     report = machine.examine({"cuda": crash, "cpu": failed("gave no answer within 60 s"), "libraries": crash})
     assert not report.healthy
     assert "NOT usable: crashed with SIGSEGV (its log ends with: cannot find symbol)" in line_of(report, "cuda")
     assert "NOT usable: gave no answer within 60 s" in line_of(report, "cpu")
-    assert "looking for it crashed with SIGSEGV" in describe_report(report)
+    assert "its check crashed with SIGSEGV" in render_text(report)
 
 
-def test_a_crash_where_cuda_fits_is_mended_by_what_is_installed(machine: Machine) -> None:
+def test_a_crash_with_a_fitting_cuda_gets_the_advice_to_reinstall(machine: FakeMachine) -> None:
     (advice,) = find_advice(machine.examine({"cuda": failed("crashed with SIGSEGV")}))
     assert advice.startswith("cuda: ")
     assert advice.endswith("`pip install --force-reinstall onnxruntime-gpu`")
 
 
-def test_an_onnxruntime_that_crashes_when_imported_is_told(machine: Machine) -> None:
+def test_an_onnxruntime_that_crashes_when_imported_is_reported(machine: FakeMachine) -> None:
     report = machine.examine({"survey": failed("crashed with SIGILL")})
     assert not report.healthy
-    assert "importing onnxruntime crashed with SIGILL" in describe_report(report)
+    assert "importing onnxruntime crashed with SIGILL" in render_text(report)
     assert find_advice(report) == ("Reinstall onnxruntime: `pip install --force-reinstall onnxruntime-gpu`",)
 
 
@@ -219,34 +215,34 @@ def test_an_onnxruntime_that_crashes_when_imported_is_told(machine: Machine) -> 
     ],
     ids=["both", "none"],
 )
-def test_a_conflict_of_packages_is_told_with_the_way_out(
-    machine: Machine, onnxruntimes: tuple[str, ...], problem: str, advice: str, capsys: pytest.CaptureFixture[str]
+def test_a_conflict_of_packages_is_reported_with_a_remedy(
+    machine: FakeMachine, onnxruntimes: tuple[str, ...], problem: str, advice: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     machine.install(*onnxruntimes)
-    witness.main("survey")
+    probe.main("survey")
     report = machine.examine({"survey": json.loads(capsys.readouterr().out)})
     assert not report.healthy
     assert report.providers == ()
-    assert problem in describe_report(report)
+    assert problem in render_text(report)
     (line,) = find_advice(report)
     assert advice in line
     assert all(name in line for name in onnxruntimes)
 
 
-def test_a_conflict_tells_whose_files_were_left(machine: Machine) -> None:
+def test_a_conflict_reports_whose_files_are_on_disk(machine: FakeMachine) -> None:
     machine.install("onnxruntime", "onnxruntime-gpu")
-    text = describe_report(machine.examine({"survey": {"obstacle": "two packages; remove one"}}))
+    text = render_text(machine.examine({"survey": {"obstacle": "two packages; remove one"}}))
     assert "those of onnxruntime\n" in text
 
 
-def test_a_missing_package_is_a_problem_and_a_missing_extra_is_none(machine: Machine) -> None:
+def test_a_missing_package_is_a_problem_but_a_missing_extra_is_not(machine: FakeMachine) -> None:
     machine.install("onnxruntime-gpu", missing=("tokenizers", "trimesh"))
     report = machine.examine({})
-    assert find_advice(report) == ("Install what is missing: `pip install tokenizers`",)
-    assert "the extra mesh brings it" in line_of(report, "trimesh")
+    assert find_advice(report) == ("Install the missing packages: `pip install tokenizers`",)
+    assert "the extra mesh installs it" in line_of(report, "trimesh")
 
 
-def test_a_machine_without_a_usable_provider_ends_with_1(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_usable_provider_the_exit_code_is_1(machine: FakeMachine, capsys: pytest.CaptureFixture[str]) -> None:
     machine.examine({"cuda": {"obstacle": NO_GPU}, "cpu": {"failure": "computed [0.0], where [44.0] is right"}})
     assert main(["doctor"]) == 1
     assert "NOT usable: computed [0.0], where [44.0] is right" in capsys.readouterr().out
@@ -259,8 +255,8 @@ def test_a_machine_without_a_usable_provider_ends_with_1(machine: Machine, capsy
         ("TOKENIZERS_PARALLELISM", "False", "unset TOKENIZERS_PARALLELISM"),
     ],
 )
-def test_variables_that_mislead_are_told(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch, name: str, value: str, advice: str
+def test_misleading_variables_are_reported(
+    machine: FakeMachine, monkeypatch: pytest.MonkeyPatch, name: str, value: str, advice: str
 ) -> None:
     monkeypatch.setenv(name, value)
     report = machine.examine({})
@@ -269,176 +265,72 @@ def test_variables_that_mislead_are_told(
     assert line_of(report, name).endswith(value)
 
 
-def test_little_memory_is_told(machine: Machine) -> None:
+def test_little_memory_is_reported(machine: FakeMachine) -> None:
     report = machine.examine({})
     little = dataclasses.replace(report, memory=dataclasses.replace(report.memory, limit=512 << 20))
     assert "1 GiB" in find_advice(little)[0]
-    assert "limit 0.5 GiB" in describe_report(little)
+    assert "limit 0.5 GiB" in render_text(little)
 
 
-def run(code: str, timeout_s: float = 20.0) -> Answer:
-    return listen([sys.executable, "-S", "-c", code], timeout_s=timeout_s)
-
-
-@pytest.mark.parametrize(
-    ("code", "failure"),
-    [
-        ("import os; os.abort()", "crashed with SIGABRT"),
-        ("import os; os.kill(os.getpid(), 9)", "crashed with SIGKILL"),
-        ("import sys; sys.exit('\\x1b[31mno such library\\x1b[0m')", "ended with exit code 1: no such library"),
-        ("print('no JSON')", "ended with exit code 0: no message"),
-    ],
-)
-def test_a_process_that_does_not_answer_is_told(code: str, failure: str) -> None:
-    assert run(code).failure == failure
-
-
-def test_a_process_that_hangs_is_ended() -> None:
-    assert run("import time; time.sleep(60)", timeout_s=0.2).failure == "gave no answer within 0.2 s"
-
-
-def test_an_answer_is_the_last_line() -> None:
-    answer = run("print('a library talks'); print('{\"a\": 1}'); import sys; print('log', file=sys.stderr)")
-    assert answer == Answer(facts={"a": 1}, failure=None, log="log")
-
-
-def test_a_witness_finds_the_runtime_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.process
+def test_a_probe_finds_the_runtime_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PYTHONPATH", raising=False)
-    assert examination.ask("probe", "cpu") == Answer(facts={}, failure=None, log="")
+    assert collect.run_probe("probe", "cpu") == Answer(facts={}, failure=None, log="")
 
 
-def test_wrong_numbers_are_no_success(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(witness, "PROBE_OUTPUT", witness.PROBE_OUTPUT + 1)
-    assert witness.probe("cpu") == {
+def test_wrong_numbers_are_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "PROBE_OUTPUT", probe.PROBE_OUTPUT + 1)
+    assert probe.probe("cpu") == {
         "failure": "computed [44.0, 64.0, 92.0, 136.0], where [45.0, 65.0, 93.0, 137.0] is right"
     }
 
 
 @pytest.mark.filterwarnings("ignore:Specified provider")
-def test_a_provider_that_onnxruntime_passes_over_is_no_success(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(witness, "find_obstacle", lambda _: None)
-    assert witness.probe("cuda") == {"failure": "failed: onnxruntime did not start it and went on with the CPU"}
+def test_a_provider_that_onnxruntime_does_not_start_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "find_provider_obstacle", lambda _: None)
+    assert probe.probe("cuda") == {"failure": "failed: onnxruntime did not start it and continued with the CPU"}
 
 
-def test_what_cuda_says_is_taken_out_of_the_signatures_around_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_message_of_cuda_is_extracted_from_the_signatures_around_it(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: object, **options: object) -> None:
         raise RuntimeError("cuda_call.cc:154 [with THRW = true] CUDA failure 36: too old ; GPU=-1 ; line=355")
 
-    monkeypatch.setattr(witness, "_open", fail)
-    assert witness.probe("cpu") == {"failure": "failed: CUDA failure 36: too old"}
+    monkeypatch.setattr(probe, "open_probe", fail)
+    assert probe.probe("cpu") == {"failure": "failed: CUDA failure 36: too old"}
 
 
-class Function:
-    """A function of C that writes through its first pointer."""
-
-    def __init__(self, name: str, written: int | None = None, returned: int = 0) -> None:
-        self.__name__ = name
-        self._written = written
-        self._returned = returned
-
-    def __call__(self, *arguments: Any) -> int:
-        if self._written is not None:
-            arguments[0]._obj.value = self._written
-        return self._returned
+def install(monkeypatch: pytest.MonkeyPatch, libraries: Mapping[str, object]) -> None:
+    install_libraries(monkeypatch, libraries)
+    monkeypatch.setattr(providers, "import_onnxruntime", lambda: object())
 
 
-class DeviceName:
-    def __call__(self, name: Any, size: int, device: Any) -> int:
-        name.value = b"NVIDIA H200"
-        return 0
-
-
-class Driver:
-    def __init__(self, version: int, status: int = 0) -> None:
-        self.cuDriverGetVersion = Function("cuDriverGetVersion", version)
-        self.cuInit = Function("cuInit", returned=status)
-        self.cuDeviceGetCount = Function("cuDeviceGetCount", 2)
-        self.cuDeviceGet = Function("cuDeviceGet", 0)
-        self.cuDeviceGetName = DeviceName()
-
-
-def pretend_libraries(monkeypatch: pytest.MonkeyPatch, libraries: Mapping[str, object]) -> None:
-    def load(name: str) -> object:
-        if name not in libraries:
-            raise OSError(f"{name}: cannot open")
-        return libraries[name]
-
-    monkeypatch.setattr(ctypes, "CDLL", load)
-    monkeypatch.setattr(witness, "import_onnxruntime", lambda: object())
-
-
-@pytest.mark.parametrize(("number", "version"), [(92400, "9.24.0"), (90100, "9.1.0"), (8907, "8.9.7")])
-def test_the_versions_of_cuda_are_read(monkeypatch: pytest.MonkeyPatch, number: int, version: str) -> None:
-    runtime = type("Runtime", (), {"cudaRuntimeGetVersion": Function("cudaRuntimeGetVersion", 13000)})
-    cudnn = type("Cudnn", (), {"cudnnGetVersion": Function("cudnnGetVersion", returned=number)})
-    libraries = {"libcuda.so.1": Driver(12040), "libcudart.so.13": runtime, "libcudnn.so.9": cudnn}
-    pretend_libraries(monkeypatch, libraries)
-    assert witness.examine_cuda("13", "9") == {
+def test_the_libraries_of_cuda_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    libraries = {"libcuda.so.1": Driver(12040), "libcudart.so.13": CudaRuntime(13000), "libcudnn.so.9": Cudnn(92400)}
+    install(monkeypatch, libraries)
+    assert probe.examine_cuda("13", "9") == {
         "devices": {"found": ["NVIDIA H200", "NVIDIA H200"]},
         "driver": {"found": "12.4"},
         "runtime": {"found": "13.0"},
-        "cudnn": {"found": version},
+        "cudnn": {"found": "9.24.0"},
     }
 
 
-def test_libraries_that_are_missing_or_refuse_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend_libraries(monkeypatch, {"libcuda.so.1": Driver(13010, status=100), "libcudart.so.13": object()})
-    facts = witness.examine_cuda("13", "9")
+def test_libraries_that_are_missing_or_fail_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, {"libcuda.so.1": Driver(13010, status=100), "libcudart.so.13": object()})
+    facts = probe.examine_cuda("13", "9")
     assert facts["driver"] == {"found": "13.1"}
     assert facts["devices"] == {"error": "cuInit returned 100"}
     assert "cudaRuntimeGetVersion" in facts["runtime"]["error"]
     assert facts["cudnn"] == {"error": "libcudnn.so.9: cannot open"}
 
 
-@pytest.mark.parametrize(
-    ("files", "quota", "limit"),
-    [
-        ({}, None, None),
-        ({"cpu.max": "max 100000\n", "memory.max": "max\n"}, None, None),
-        ({"cpu.max": "150000 100000\n", "memory.max": "1073741824\n"}, 1.5, 1 << 30),
-        ({"a/cpu.max": "300000 100000\n", "a/b/cpu.max": "max 100000\n", "a/memory.max": "2048\n"}, 3.0, 2048),
-        ({"a/cpu.max": "300000 100000\n", "a/b/cpu.max": "50000 100000\n"}, 0.5, None),
-        ({"cpu/a/cpu.cfs_quota_us": "200000\n", "cpu/a/cpu.cfs_period_us": "100000\n"}, 2.0, None),
-        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None, None),
-        ({"memory/memory.limit_in_bytes": "9223372036854771712\n"}, None, None),
-        ({"memory/memory.limit_in_bytes": "4096\n"}, None, 4096),
-    ],
-    ids=str,
-)
-def test_control_groups_are_read_up_to_the_root(
-    tmp_path: Path, files: dict[str, str], quota: float | None, limit: int | None
-) -> None:
-    written = {f"sys/fs/cgroup/{name}": text for name, text in files.items()}
-    written["proc/self/cgroup"] = "4:memory:/not/mounted/here\n2:cpu,cpuacct:/a\n1:name=systemd:/x\n0::/a/b\n"
-    written["proc/meminfo"] = "MemTotal:  16 kB\nMemAvailable:  8 kB\nHugePages_Total: 0\n"
-    for name, text in written.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
-    memory = examine_memory(tmp_path)
-    assert examine_threads(tmp_path).quota == quota
-    assert (memory.total, memory.available, memory.limit) == (16 << 10, 8 << 10, limit)
-
-
-def test_a_system_without_proc_has_no_figures_and_no_error(tmp_path: Path) -> None:
-    memory = examine_memory(tmp_path)
-    assert (memory.total, memory.available, memory.limit) == (None, None, None)
-
-
-def test_the_budget_is_the_one_that_load_uses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1, 2, 3}, raising=False)
-    budget = examine_threads()
-    assert (budget.cores, budget.affinity) == (64, 3)
-    assert budget.threads <= 3
-
-
-def test_the_documented_messages_of_the_providers_can_be_split() -> None:
-    """The doctor takes the runtime's own messages apart at their last semicolon."""
-    obstacle = providers.find_obstacle(PROVIDERS["openvino"])
+def test_messages_about_providers_can_be_split() -> None:
+    """The doctor splits the runtime's messages at their last semicolon."""
+    obstacle = providers.find_provider_obstacle(PROVIDERS["openvino"])
     assert obstacle is not None
-    finding = examination._split(obstacle)
+    finding = collect.split_obstacle(obstacle)
     assert "not in the installed package" in finding.cause
     assert "pip uninstall" not in finding.cause
     assert finding.remedy.startswith("run `pip uninstall")
-    assert examination._split("no way out").cause == "no way out"
+    assert collect.split_obstacle("no way out").cause == "no way out"

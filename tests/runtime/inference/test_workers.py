@@ -94,7 +94,7 @@ def test_gpus_have_a_worker_each() -> None:
         (3, [0], {}, "workers is 3 with 1 device_ids"),
         (None, [], {}, "one or more different GPUs"),
         (None, [1, 1], {}, "one or more different GPUs"),
-        (None, [0], {"provider": "cpu"}, "device_ids are GPUs"),
+        (None, [0], {"provider": "cpu"}, "device_ids are for GPUs"),
         (None, [-1], {}, "device_id is -1"),
     ],
 )

@@ -560,7 +560,7 @@ def test_warnings_of_trimesh_stay_inside(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"min_points": 1}, "min_points 1 is not within 2 and num_points 256"),
+        ({"min_points": 1}, "min_points 1 is not from 2 to num_points 256"),
         ({"min_points": 257}, "min_points 257"),
         ({"num_points": 0}, "num_points 0"),
         ({"seed": -1}, "seed -1"),

@@ -1,4 +1,4 @@
-"""Graphs that the installed ONNX Runtime is too old for, in its own words."""
+"""Graphs that are too new are told from damaged ones by ONNX Runtime's messages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from runtime.session.graph_version import find_newer_need
+from runtime.session.graph_version import find_missing_support
 
 
 def _refusal(model: bytes) -> str:
@@ -39,20 +39,20 @@ def _graph(*, opset: int = 18, ir_version: int = 10, op: str = "Relu", domain: s
         ({"op": "NewOperator", "domain": "com.microsoft"}, "the operator com.microsoft:NewOperator"),
     ],
 )
-def test_a_graph_of_the_future_is_told_from_a_damaged_one(changes: dict[str, Any], need: str) -> None:
-    found = find_newer_need(_refusal(_graph(**changes)))
+def test_a_graph_that_is_too_new_is_recognized(changes: dict[str, Any], need: str) -> None:
+    found = find_missing_support(_refusal(_graph(**changes)))
     assert found is not None
     assert re.fullmatch(need, found)
 
 
 @pytest.mark.parametrize("damage", [b"garbage", b"", _graph()[:20]])
-def test_a_damaged_graph_is_not_taken_for_a_newer_one(damage: bytes, tmp_path: Path) -> None:
+def test_a_damaged_graph_is_not_recognized_as_too_new(damage: bytes, tmp_path: Path) -> None:
     path = tmp_path / "graph.onnx"
     path.write_bytes(damage)
     with pytest.raises(Exception, match="ONNXRuntimeError") as caught:
         onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    assert find_newer_need(str(caught.value)) is None
+    assert find_missing_support(str(caught.value)) is None
 
 
-def test_a_graph_of_today_loads() -> None:
+def test_a_current_graph_loads() -> None:
     assert onnxruntime.InferenceSession(_graph(), providers=["CPUExecutionProvider"]).get_inputs()[0].name == "x"

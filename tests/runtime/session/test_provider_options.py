@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 import runtime
-from runtime.session.provider_options import OPTIONS, parse_options, settle_options, usable_cache
+from runtime.machine.cache_folder import usable_cache
+from runtime.session.provider_options import OPTIONS, parse_options, resolve_options
 from runtime.session.providers import PROVIDERS
 
 
@@ -21,7 +22,7 @@ def test_every_provider_has_options() -> None:
     assert list(OPTIONS) == list(PROVIDERS)
 
 
-def test_cuda_searches_no_algorithm_anew_and_grows_by_what_it_needs() -> None:
+def test_cuda_options_are_translated() -> None:
     assert runtime.CudaOptions(memory_limit_bytes=10**9, device_id=1).settings(2) == {
         "device_id": "1",
         "use_tf32": "0",
@@ -42,15 +43,15 @@ def test_compiled_graphs_are_kept(cache: Path, tmp_path: Path) -> None:
     assert runtime.TensorRtOptions().settings(2)["trt_engine_cache_path"] == str(cache / "tensorrt")
 
 
-def test_a_cache_that_cannot_be_is_done_without_unless_it_was_named(cache: Path) -> None:
-    cache.write_text("a file where the folder would be")
+def test_an_unusable_cache_folder_is_an_error_only_if_it_was_named(cache: Path) -> None:
+    cache.write_text("a file instead of a folder")
     assert "cache_dir" not in runtime.OpenVinoOptions().settings(2)
     with pytest.raises(runtime.UsageError, match=r"the cache folder .*/x cannot be written"):
         usable_cache("openvino", str(cache / "x"))
 
 
 @pytest.mark.parametrize(("dtype", "hint"), [("auto", "f32"), ("fp32", "f32"), ("bf16", "bf16")])
-def test_openvino_computes_as_it_is_told(dtype: Any, hint: str) -> None:
+def test_openvino_options_are_translated(dtype: Any, hint: str) -> None:
     settings = runtime.OpenVinoOptions(dtype=dtype, hint="throughput").settings(3)
     assert json.loads(settings["load_config"])["CPU"] == {
         "INFERENCE_PRECISION_HINT": hint,
@@ -59,15 +60,15 @@ def test_openvino_computes_as_it_is_told(dtype: Any, hint: str) -> None:
     }
 
 
-def test_options_name_their_provider() -> None:
+def test_options_imply_their_provider() -> None:
     options = runtime.CudaOptions()
-    assert settle_options("auto", options) == ("cuda", options)
-    assert settle_options("cpu", None) == ("cpu", None)
-    with pytest.raises(runtime.UsageError, match="CudaOptions, which are not those of the provider cpu"):
-        settle_options("cpu", options)
+    assert resolve_options("auto", options) == ("cuda", options)
+    assert resolve_options("cpu", None) == ("cpu", None)
+    with pytest.raises(runtime.UsageError, match="CudaOptions, which is not for the provider cpu"):
+        resolve_options("cpu", options)
 
 
-def test_the_command_lines_words_become_options() -> None:
+def test_words_of_a_command_line_become_options() -> None:
     words = ["tf32=true", "device_id=2", "memory_limit_bytes=5", "cudnn_search=exhaustive"]
     assert parse_options("cuda", words) == runtime.CudaOptions(
         tf32=True, device_id=2, memory_limit_bytes=5, cudnn_search="exhaustive"
@@ -81,14 +82,14 @@ def test_the_command_lines_words_become_options() -> None:
     [
         ("auto", "tf32=true", "needs --provider"),
         ("cuda", "tf33=true", "cuda has no option 'tf33'; it has device_id, tf32"),
-        ("cuda", "tf32=yes", "say true or false"),
-        ("cuda", "tf32", "say true or false"),
-        ("cuda", "device_id=one", "no whole number"),
+        ("cuda", "tf32=yes", "use true or false"),
+        ("cuda", "tf32", "use true or false"),
+        ("cuda", "device_id=one", "not an integer"),
         ("cuda", "device_id=-1", "it must be 0 or more"),
         ("cuda", "memory_limit_bytes=0", "it must be above 0"),
         ("openvino", "dtype=int8", "take one of auto, bf16, fp32"),
     ],
 )
-def test_words_that_say_nothing_are_refused(provider: str, word: str, message: str) -> None:
+def test_invalid_words_are_refused(provider: str, word: str, message: str) -> None:
     with pytest.raises(runtime.UsageError, match=message):
         parse_options(provider, [word])

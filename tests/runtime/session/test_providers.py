@@ -1,4 +1,4 @@
-"""A provider is used or refused, with its cause; it is never replaced in silence."""
+"""A provider is used, or refused with the cause. It is never replaced silently."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import importlib.metadata
 import json
 import logging
 from pathlib import Path
-from typing import Any, cast
 
 import onnx
 import pytest
 
 import runtime
-from runtime.inference.pipeline import Pipeline
+from runtime.machine import cuda_driver
 from runtime.session import providers, session
 
 
@@ -30,7 +29,7 @@ def test_an_unknown_provider_is_wrong_usage(exported: Path) -> None:
         runtime.load(exported, provider="npu")
 
 
-def test_the_active_provider_is_told(exported: Path) -> None:
+def test_the_active_provider_has_a_reason(exported: Path) -> None:
     assert runtime.load(exported, provider="cpu").provider_reason == "as requested"
     auto = runtime.load(exported)
     assert auto.provider == "cpu"
@@ -39,30 +38,33 @@ def test_the_active_provider_is_told(exported: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:Specified provider")
 def test_a_fallback_inside_onnxruntime_is_refused(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """onnxruntime itself goes on with the CPU when CUDA does not start, and only logs it."""
-    monkeypatch.setattr(session, "find_obstacle", lambda _: None)
+    """If CUDA does not start, onnxruntime continues with the CPU and only logs it."""
+    monkeypatch.setattr(session, "find_provider_obstacle", lambda _: None)
     with pytest.raises(runtime.ProviderError, match="did not start the provider cuda"):
         runtime.load(exported, provider="cuda")
 
 
-def test_auto_says_what_it_passes_over(
+def test_auto_tells_the_providers_that_it_skips(
     exported: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(
         session, "available_providers", lambda: [providers.PROVIDERS["cuda"], providers.PROVIDERS["cpu"]]
     )
-    monkeypatch.setattr(session, "find_obstacle", lambda p: "no GPU" if p.name == "cuda" else None)
+    monkeypatch.setattr(session, "find_provider_obstacle", lambda p: "no GPU" if p.name == "cuda" else None)
     with caplog.at_level(logging.WARNING, "runtime"):
         model = runtime.load(exported)
     assert model.provider == "cpu"
-    assert "cuda being unusable" in model.provider_reason
-    assert "passes over cuda: no GPU" in caplog.text
+    assert "skipped as unusable: cuda" in model.provider_reason
+    assert "skips cuda: no GPU" in caplog.text
 
 
 def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise OSError("libcuda.so.1: cannot open shared object file")
+
     monkeypatch.setattr(providers, "available_providers", lambda: list(providers.PROVIDERS.values()))
-    monkeypatch.setattr(providers, "_driver_error", lambda: "libcuda.so.1: cannot open shared object file")
-    obstacle = providers.find_obstacle(providers.PROVIDERS["cuda"])
+    monkeypatch.setattr(cuda_driver, "start_driver", fail)
+    obstacle = providers.find_provider_obstacle(providers.PROVIDERS["cuda"])
     assert obstacle is not None
     assert "libcuda.so.1" in obstacle
     assert "nvidia-smi" in obstacle
@@ -75,15 +77,10 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     package = type("FakeOnnxruntime", (), {"__file__": str(tmp_path / "__init__.py")})
     monkeypatch.setattr(providers, "available_providers", lambda: list(providers.PROVIDERS.values()))
     monkeypatch.setattr(providers, "import_onnxruntime", lambda: package)
-    obstacle = providers.find_obstacle(providers.PROVIDERS["openvino"])
+    obstacle = providers.find_provider_obstacle(providers.PROVIDERS["openvino"])
     assert obstacle is not None
     assert "libonnxruntime_providers_shared.so" in obstacle
     assert "embedding-backbones[openvino]" in obstacle
-
-
-def load_session(artifact: Path, provider: str = "cpu") -> Any:
-    backend = cast("Pipeline", runtime.load(artifact, provider=provider)._backend)
-    return next(iter(backend.towers.values())).session._session
 
 
 def _pretend_installed(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
@@ -107,7 +104,7 @@ def test_no_package_is_refused_with_the_choices(exported: Path, monkeypatch: pyt
         runtime.load(exported)
 
 
-def test_every_provider_computes_what_was_proven() -> None:
+def test_defaults_of_every_provider_compute_in_float32() -> None:
     assert runtime.CudaOptions().settings(2)["use_tf32"] == "0"
     config = json.loads(runtime.OpenVinoOptions().settings(2)["load_config"])["CPU"]
     assert config == {
@@ -118,8 +115,9 @@ def test_every_provider_computes_what_was_proven() -> None:
 
 
 def test_a_failed_run_does_not_go_on_with_the_cpu(exported: Path) -> None:
-    """onnxruntime's own fallback says so by print() alone: it must be off."""
-    assert not load_session(exported)._enable_fallback
+    """onnxruntime only prints when it falls back, so its fallback must be off."""
+    graph = session.open_graph(exported / "image.onnx", providers.PROVIDERS["cpu"], runtime.CpuOptions(), 1)
+    assert not graph._enable_fallback
 
 
 @pytest.mark.parametrize("threads", [0, -1, 100_000])
@@ -140,7 +138,7 @@ def test_a_graph_of_another_artifact_is_refused(artifact: Path, exported_float32
         runtime.load(artifact, check_hashes=False)
 
 
-def test_a_graph_that_is_too_new_for_onnxruntime_is_told_from_a_damaged_one(artifact: Path) -> None:
+def test_a_graph_that_is_too_new_for_onnxruntime_is_not_called_damaged(artifact: Path) -> None:
     graph = onnx.load(artifact / "image.onnx")
     graph.opset_import[0].version = 99
     onnx.save(graph, artifact / "image.onnx")

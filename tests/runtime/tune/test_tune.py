@@ -1,4 +1,4 @@
-"""What is fastest here is found, kept, and done by load(). Speeds are made up wherever their order matters."""
+"""``tune`` finds and stores the fastest setting, and ``load`` uses it. Speeds are faked where their order matters."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ from runtime.inference.pipeline import Pipeline
 from runtime.inference.tower import PORTIONS, _resize
 from runtime.loading import tuning_store as memory
 from runtime.loading.tuning_store import recall, remember
-from runtime.machine import cpu as hardware
-from runtime.tune.candidate import ProcessContestant, Setting
+from runtime.machine import cpu, cuda_driver
+from runtime.tune.candidate import ProcessCandidate, TuneSetting
 from runtime.tune.measure import TuneOptions, find_tower, measure
 from runtime.tune.report import (
-    Measured,
-    Refused,
-    Report,
-    describe_report,
+    CaseResult,
+    RefusedCase,
+    TuneReport,
     explain_no_winner,
     make_tuning,
     pareto_front,
-    report_to_json,
+    render_json,
+    render_text,
     summarize,
 )
 from runtime.tune.worker import open_model, take_turn
-from tests.runtime.session.test_variant_selection import make_variant
+from tests.runtime.session.variant_samples import make_variant
 
-Speed = Callable[[Setting, int], float]
-SETTING = Setting(provider="cpu", variant="fp32", threads=1)
+Speed = Callable[[TuneSetting, int], float]
+SETTING = TuneSetting(provider="cpu", variant="fp32", threads=1)
 
 
 @pytest.fixture(autouse=True)
@@ -65,11 +65,11 @@ def two_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def paced(monkeypatch: pytest.MonkeyPatch) -> Callable[[Speed], None]:
-    """Lets contestants be real in all but their speed, and without a process of their own."""
+    """Replace candidates by ones without a process and with faked speed; their vectors stay real."""
 
     def pace(seconds: Speed) -> None:
         class Paced:
-            def __init__(self, folder: Path, tower: Any, setting: Setting) -> None:
+            def __init__(self, folder: Path, tower: Any, setting: TuneSetting) -> None:
                 self._folder, self._tower, self._setting = folder, tower, setting
 
             def load(self) -> float:
@@ -90,7 +90,7 @@ def paced(monkeypatch: pytest.MonkeyPatch) -> Callable[[Speed], None]:
 
 @pytest.fixture
 def varied(artifact: Path, edit_manifest: Callable[[Callable[[dict[str, Any]], None]], Path]) -> Path:
-    """An artifact with a variant that is right, ``optimized``, and one that is wrong, ``int8``."""
+    """An artifact with a correct variant, ``optimized``, and a wrong one, ``int8``."""
     shutil.copy(artifact / "image.onnx", artifact / "image.optimized.onnx")
     graph = onnx.load(artifact / "image.onnx")
     largest = max(graph.graph.initializer, key=lambda tensor: len(tensor.raw_data))
@@ -106,8 +106,8 @@ def varied(artifact: Path, edit_manifest: Callable[[Callable[[dict[str, Any]], N
     return edit_manifest(add)
 
 
-def case(p50_ms: float, items_per_s: float, *, p95_ms: float | None = None, batch_size: int = 1) -> Measured:
-    return Measured(
+def case(p50_ms: float, items_per_s: float, *, p95_ms: float | None = None, batch_size: int = 1) -> CaseResult:
+    return CaseResult(
         setting=SETTING,
         batch_size=batch_size,
         p50_ms=p50_ms,
@@ -119,12 +119,12 @@ def case(p50_ms: float, items_per_s: float, *, p95_ms: float | None = None, batc
     )
 
 
-def report(*cases: Measured, max_latency_ms: float | None = None) -> Report:
-    return Report(tower="image", inputs="", max_latency_ms=max_latency_ms, measured=cases, refused=())
+def report(*cases: CaseResult, max_latency_ms: float | None = None) -> TuneReport:
+    return TuneReport(tower="image", inputs="", max_latency_ms=max_latency_ms, measured=cases, refused=())
 
 
 def keep(folder: Path, **changes: Any) -> Path:
-    """Stores a tuning as if it had been found here, and returns its file."""
+    """Store a tuning as if it had been found here, and return its file."""
     manifest = read_manifest(folder)
     tower = next(iter(manifest.towers))
     tuning = make_tuning(manifest, tower, case(8.0, 100.0, batch_size=48), None)
@@ -139,7 +139,7 @@ def budget(model: runtime.Embedder, tower: Any) -> int:
     return cast("Pipeline", model._backend).towers[tower].portions.budget
 
 
-def test_the_front_is_what_nothing_beats() -> None:
+def test_the_front_holds_the_cases_that_no_other_beats() -> None:
     fast, even, slow = case(1, 10), case(5, 50), case(9, 90)
     beaten_by_even, slower_at_no_gain, twin = case(6, 40), case(10, 90), case(1, 10)
     cases = [fast, beaten_by_even, even, slower_at_no_gain, slow, twin]
@@ -147,7 +147,7 @@ def test_the_front_is_what_nothing_beats() -> None:
     assert pareto_front([]) == []
 
 
-def test_the_winner_has_most_items_a_second_among_those_whose_p95_keeps_the_bound() -> None:
+def test_the_winner_has_the_highest_throughput_within_the_bound() -> None:
     quick, jumpy, slow = case(1, 10), case(2, 50, p95_ms=30), case(20, 90)
     assert report(quick, jumpy, slow).winner == slow
     assert report(quick, jumpy, slow, max_latency_ms=20).winner == slow
@@ -155,14 +155,14 @@ def test_the_winner_has_most_items_a_second_among_those_whose_p95_keeps_the_boun
     assert report(case(3, 90), case(2, 90)).winner == case(2, 90)
     none = report(jumpy, slow, max_latency_ms=19)
     assert none.winner is None
-    message = r"no case has a p95 within 19 ms, the fastest being cpu, fp32, 1 thread, batches of 1 with 20 ms"
+    message = r"no case has a p95 within 19 ms; the fastest is cpu, fp32, 1 thread, batches of 1 with 20 ms"
     with pytest.raises(TuningError, match=message):
         raise explain_no_winner(none)
     with pytest.raises(TuningError, match="nothing can be tuned: cuda: no driver"):
-        raise explain_no_winner(replace(none, measured=(), refused=(Refused(name="cuda", reason="no driver"),)))
+        raise explain_no_winner(replace(none, measured=(), refused=(RefusedCase(name="cuda", reason="no driver"),)))
 
 
-def test_figures_are_of_all_calls_and_of_whole_turns() -> None:
+def test_times_are_of_all_calls_and_throughput_of_whole_turns() -> None:
     figures = summarize(SETTING, 8, [[0.001, 0.003], [0.002, 0.002], [0.1, 0.1]], 0.9999)
     assert figures.calls == 6
     assert figures.p50_ms == pytest.approx(2.5)
@@ -172,7 +172,7 @@ def test_figures_are_of_all_calls_and_of_whole_turns() -> None:
 
 
 @pytest.mark.parametrize(("batch_size", "calls"), [(1, 4), (2, 4), (3, 4), (4, 4), (8, 4)])
-def test_every_item_has_its_share_of_a_turn(batch_size: int, calls: int) -> None:
+def test_every_item_is_embedded_equally_often_in_a_turn(batch_size: int, calls: int) -> None:
     embedded: list[str] = []
     sizes = set()
 
@@ -188,20 +188,20 @@ def test_every_item_has_its_share_of_a_turn(batch_size: int, calls: int) -> None
     assert sizes == {(batch_size, batch_size, "text")}
 
 
-def test_slow_calls_are_few() -> None:
+def test_a_turn_of_slow_calls_has_few_of_them() -> None:
     model = cast("runtime.Embedder", SimpleNamespace(embed=lambda *_, **__: None, towers=("text",)))
     ticks = iter(range(1000))
     assert take_turn(model, ["a"], 1, clock=lambda: next(ticks)) == [1]
 
 
-def test_the_fastest_is_kept_and_load_does_it_until_it_is_forgotten(
+def test_the_fastest_case_is_stored_and_used_by_load_until_it_is_forgotten(
     varied: Path,
     paced: Callable[[Speed], None],
     capsys: pytest.CaptureFixture[str],
     cache: Path,
     photo_paths: list[Path],
 ) -> None:
-    best = (Setting(provider="cpu", variant="optimized", threads=1), 48)
+    best = (TuneSetting(provider="cpu", variant="optimized", threads=1), 48)
     paced(lambda *each: 0.001 if each == best else 0.1 * each[1])
     assert main(["tune", str(varied), "--batch-sizes", "2,48", "--threads", "1,2", "--rounds", "1"]) == 0
     out = capsys.readouterr().out
@@ -231,7 +231,7 @@ def test_the_fastest_is_kept_and_load_does_it_until_it_is_forgotten(
     assert "tuned         image: not on this machine" in capsys.readouterr().out
 
 
-def test_what_is_wrong_or_cannot_be_loaded_is_named_and_cannot_win(
+def test_a_wrong_variant_is_refused_and_cannot_win(
     varied: Path, paced: Callable[[Speed], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     paced(lambda setting, size: 0.0001 if setting.variant == "int8" else 0.1)
@@ -244,7 +244,7 @@ def test_what_is_wrong_or_cannot_be_loaded_is_named_and_cannot_win(
     assert "winner: cpu, int8" in capsys.readouterr().out, "the floor is what kept it from winning"
 
 
-def test_variants_for_another_machine_are_not_tried(
+def test_variants_for_another_machine_are_not_measured(
     varied: Path, edit_manifest: Callable[..., Path], paced: Callable[[Speed], None]
 ) -> None:
     def narrow(document: dict[str, Any]) -> None:
@@ -258,14 +258,14 @@ def test_variants_for_another_machine_are_not_tried(
     assert "no_such_flag" in found.refused[0].reason
 
 
-def test_where_none_fits_nothing_is_stored_and_what_was_is_kept(
+def test_without_a_winner_nothing_is_stored_and_an_older_tuning_is_kept(
     exported: Path, paced: Callable[[Speed], None], capsys: pytest.CaptureFixture[str], cache: Path
 ) -> None:
     paced(lambda setting, size: 0.05 / setting.threads)
     words = ["tune", str(exported), "--rounds", "1", "--max-latency-ms", "20"]
     assert main(words) == 1
     error = capsys.readouterr().err
-    assert error.startswith("error: no case has a p95 within 20 ms, the fastest being cpu, fp32, 2 threads, batches of")
+    assert error.startswith("error: no case has a p95 within 20 ms; the fastest is cpu, fp32, 2 threads, batches of")
     assert not list(cache.iterdir())
     place = keep(exported)
     before = place.read_bytes()
@@ -286,7 +286,7 @@ def test_where_none_fits_nothing_is_stored_and_what_was_is_kept(
     ],
     ids=lambda arguments: next(iter(arguments)),
 )
-def test_what_the_caller_says_sets_the_tuning_aside(exported: Path, arguments: dict[str, Any]) -> None:
+def test_an_argument_of_the_caller_disables_the_tuning(exported: Path, arguments: dict[str, Any]) -> None:
     keep(exported)
     assert is_tuned(runtime.load(exported))
     assert is_tuned(runtime.load(exported, tower="image"))
@@ -306,7 +306,7 @@ def test_texts_keep_their_budget_of_tokens_and_meshes_count_points(exported_text
     assert _resize(PORTIONS["mesh", "cpu"], clouds, 20).window == 40
 
 
-def test_a_tuning_of_something_else_counts_for_nothing(
+def test_a_tuning_of_another_artifact_or_machine_is_ignored(
     exported: Path,
     exported_text: Path,
     artifact: Path,
@@ -321,8 +321,8 @@ def test_a_tuning_of_something_else_counts_for_nothing(
     strangers: list[tuple[Any, str, Any]] = [
         (memory, "installed_packages", lambda: {"onnxruntime": "1.0.0"}),
         (memory, "installed_packages", lambda: {"onnxruntime-gpu": "1.31.1"}),
-        (hardware, "cpu_flags", lambda *_: frozenset({"fpu"})),
-        (hardware, "cpu_model", lambda *_: "another"),
+        (cpu, "cpu_flags", lambda *_: frozenset({"fpu"})),
+        (cpu, "cpu_model", lambda *_: "another"),
         (memory, "available_threads", lambda: 1),
     ]
     for module, name, value in strangers:
@@ -335,10 +335,10 @@ def test_a_tuning_of_something_else_counts_for_nothing(
 def test_another_gpu_is_another_machine(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = read_manifest(exported)
     monkeypatch.setattr(memory, "installed_packages", lambda: {"onnxruntime-gpu": "1.31.1"})
-    monkeypatch.setattr(hardware, "gpu_names", lambda: ("NVIDIA H200",))
+    monkeypatch.setattr(memory, "gpu_names", lambda: ("NVIDIA H200",))
     keep(exported)
     assert recall(manifest, "image") is not None
-    monkeypatch.setattr(hardware, "gpu_names", tuple)
+    monkeypatch.setattr(memory, "gpu_names", tuple)
     assert recall(manifest, "image") is None
 
 
@@ -357,9 +357,7 @@ def test_another_gpu_is_another_machine(exported: Path, monkeypatch: pytest.Monk
     ],
     ids=["half", "empty", "deep", "schema", "variant", "batch", "threads", "nan", "tower"],
 )
-def test_a_file_that_is_damaged_or_foreign_is_ignored_and_replaced(
-    exported: Path, damage: Callable[[str], str]
-) -> None:
+def test_a_damaged_or_foreign_file_is_ignored_and_replaced(exported: Path, damage: Callable[[str], str]) -> None:
     place = keep(exported)
     whole = place.read_text()
     assert damage(whole) != whole
@@ -369,7 +367,7 @@ def test_a_file_that_is_damaged_or_foreign_is_ignored_and_replaced(
     assert is_tuned(runtime.load(exported))
 
 
-def test_a_tuned_provider_that_no_longer_works_is_passed_over_and_said(
+def test_a_tuned_provider_that_no_longer_works_is_skipped_with_a_warning(
     exported: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     keep(exported, provider="cuda")
@@ -392,7 +390,7 @@ def test_a_tuned_provider_that_no_longer_works_is_passed_over_and_said(
     ],
     ids=str,
 )
-def test_what_cannot_be_right_is_wrong_usage(
+def test_invalid_values_are_wrong_usage(
     exported: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["tune", str(exported), *words]) == 2
@@ -400,23 +398,23 @@ def test_what_cannot_be_right_is_wrong_usage(
 
 
 @pytest.mark.parametrize("words", [["--batch-sizes", "1,,8"], ["--threads", "all"], ["--provider", "tpu"]], ids=str)
-def test_what_is_no_number_or_provider_is_wrong_usage(exported: Path, words: list[str]) -> None:
+def test_unparsable_words_are_wrong_usage(exported: Path, words: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["tune", str(exported), *words])
     assert caught.value.code == 2
 
 
-def test_of_two_towers_one_is_named() -> None:
+def test_one_of_two_towers_must_be_named() -> None:
     both = cast("Any", SimpleNamespace(towers={"text": None, "image": None}))
     assert find_tower(both, "image") == "image"
-    with pytest.raises(UsageError, match="has text and image towers; tune one at a time, by --tower"):
+    with pytest.raises(UsageError, match="has text and image towers; name one with --tower"):
         find_tower(both, None)
 
 
-def test_a_damaged_artifact_a_missing_provider_and_a_locked_cache_are_errors_before_anything_is_measured(
+def test_errors_come_before_anything_is_measured(
     artifact: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(ProcessContestant, "__init__", None)  # would be called if anything were measured
+    monkeypatch.setattr(ProcessCandidate, "__init__", None)  # would be called if anything were measured
     assert main(["tune", str(artifact), "--provider", "cuda"]) == 1
     assert "the provider cuda is not in the installed package" in capsys.readouterr().err
     with (artifact / "image.onnx").open("ab") as graph:
@@ -429,13 +427,14 @@ def test_a_damaged_artifact_a_missing_provider_and_a_locked_cache_are_errors_bef
     assert "cache folder cannot be written; name another folder by EMBEDDING" in capsys.readouterr().err
 
 
-def test_a_full_disk_leaves_nothing_half_written(exported: Path, small_disk: Any, cache: Path) -> None:
+def test_a_full_disk_leaves_no_partial_file(exported: Path, small_disk: Any, cache: Path) -> None:
     with pytest.raises(OutputError, match="cannot be written"), small_disk():
         keep(exported, date="x" * 5000)
     assert not list(cache.iterdir())
 
 
-def test_processes_measure_for_real(exported_text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.process
+def test_real_processes_are_measured(exported_text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = TuneOptions(batch_sizes=(1, 6), threads=(1,), rounds=2)
     found = measure(exported_text, options)
     assert {(case.setting.threads, case.batch_size) for case in found.measured} == {(1, 1), (1, 6)}
@@ -447,26 +446,29 @@ def test_processes_measure_for_real(exported_text: Path, monkeypatch: pytest.Mon
     assert "tokens" in found.inputs
 
 
-def test_a_worker_that_dies_costs_its_cases_alone(exported_text: Path) -> None:
-    def start(folder: Path, tower: Any, setting: Setting) -> ProcessContestant:
-        contestant = ProcessContestant(folder, tower, setting)
-        if setting.threads == 2:
-            contestant.load()
-            os.kill(contestant._process.pid, signal.SIGKILL)
-            contestant._process.wait()
-            contestant.load = lambda: 1.0  # type: ignore[method-assign]
-        return contestant
+@pytest.mark.process
+def test_a_worker_that_dies_costs_only_its_own_cases(exported_text: Path) -> None:
+    class KilledCandidate(ProcessCandidate):
+        def load(self) -> float:
+            cosine = super().load()
+            os.kill(self.worker.pid, signal.SIGKILL)
+            return cosine
+
+    def start(folder: Path, tower: Any, setting: TuneSetting) -> ProcessCandidate:
+        return (ProcessCandidate if setting.threads == 1 else KilledCandidate)(folder, tower, setting)
 
     found = measure(exported_text, TuneOptions(batch_sizes=(1, 2), threads=(1, 2), rounds=1), start=start)
     assert {(case.setting.threads, case.batch_size) for case in found.measured} == {(1, 1), (1, 2)}
     assert [refused.name for refused in found.refused] == [
         f"cpu, fp32, 2 threads, batches of {size}" for size in (1, 2)
     ]
-    assert "its process has died (exit code -9)" in found.refused[0].reason
+    assert "the child process died (exit code -9)" in found.refused[0].reason
 
 
-def test_a_batch_that_fails_is_refused_and_smaller_ones_go_on(exported: Path, paced: Callable[[Speed], None]) -> None:
-    def seconds(setting: Setting, size: int) -> float:
+def test_a_batch_that_fails_is_refused_and_smaller_ones_continue(
+    exported: Path, paced: Callable[[Speed], None]
+) -> None:
+    def seconds(setting: TuneSetting, size: int) -> float:
         if size == 8:
             raise InferenceError("too little memory")
         return 0.1
@@ -474,26 +476,26 @@ def test_a_batch_that_fails_is_refused_and_smaller_ones_go_on(exported: Path, pa
     paced(seconds)
     found = measure(exported, TuneOptions(batch_sizes=(1, 8), threads=(1,), rounds=3))
     assert [case.batch_size for case in found.measured] == [1]
-    assert found.refused == (Refused(name="cpu, fp32, 1 thread, batches of 8", reason="too little memory"),)
+    assert found.refused == (RefusedCase(name="cpu, fp32, 1 thread, batches of 8", reason="too little memory"),)
 
 
-def test_the_table_has_no_exponents_and_says_what_to_doubt() -> None:
+def test_the_table_has_no_exponents_and_warns_of_noise() -> None:
     found = report(replace(case(1234.5, 0.051234, batch_size=8), spread=0.5), case(1, 0.01))
-    out = describe_report(found)
+    out = render_text(found)
     assert "1230" in out
     assert "0.0512" in out
     assert "e+" not in out
-    assert "the turns of the winner are 50% apart" in out
+    assert "the turns of the winner differ by 50%" in out
     assert "the largest batch size wins" in out
-    assert "apart" not in describe_report(report(case(1, 1)))
-    document = json.loads(report_to_json(found))
+    assert "differ by" not in render_text(report(case(1, 1)))
+    document = json.loads(render_json(found))
     assert (document["winner"]["batch_size"], len(document["front"])) == (8, 2)
 
 
 def test_cases_take_turns(exported: Path, paced: Callable[[Speed], None]) -> None:
     order: list[int] = []
 
-    def seconds(setting: Setting, size: int) -> float:
+    def seconds(setting: TuneSetting, size: int) -> float:
         order.append(size)
         return 1.0
 
@@ -502,7 +504,8 @@ def test_cases_take_turns(exported: Path, paced: Callable[[Speed], None]) -> Non
     assert order == [1, 2, 2, 1]
 
 
-def test_ctrl_c_ends_at_once_and_leaves_neither_process_nor_file(exported_text: Path, cache: Path) -> None:
+@pytest.mark.process
+def test_ctrl_c_leaves_neither_a_process_nor_a_file(exported_text: Path, cache: Path) -> None:
     words = ["tune", str(exported_text), "--rounds", "1000000", "--batch-sizes", "1", "--threads", "1"]
     tuning = subprocess.Popen(
         [sys.executable, "-m", "runtime", *words],
@@ -515,14 +518,15 @@ def test_ctrl_c_ends_at_once_and_leaves_neither_process_nor_file(exported_text: 
     os.killpg(tuning.pid, signal.SIGINT)  # as a terminal does
     _, errors = tuning.communicate(timeout=60)
     assert (tuning.returncode, errors) == (130, "interrupted\n")
-    deadline = time.monotonic() + 60  # one that was just being started ends by itself, when its standard input closes
+    deadline = time.monotonic() + 60  # a worker that was just starting ends by itself when its standard input closes
     while any(Path(f"/proc/{worker}").exists() for worker in workers):
         assert time.monotonic() < deadline, "a worker is left"
         time.sleep(0.05)
     assert not list(cache.glob("*"))
 
 
-def test_a_worker_whose_tuning_is_gone_ends_without_a_word(exported_text: Path) -> None:
+@pytest.mark.process
+def test_a_worker_without_a_parent_ends_silently(exported_text: Path) -> None:
     words = ["runtime.tune.worker", str(exported_text), "text", "cpu", "fp32", "1"]
     worker = subprocess.Popen(
         [sys.executable, "-m", *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -550,7 +554,7 @@ def _parent(stat: Path) -> int | None:
 
 
 def test_gpus_and_the_cpu_are_named(tmp_path: Path) -> None:
-    assert isinstance(hardware.gpu_names(), tuple)
+    assert isinstance(cuda_driver.gpu_names(), tuple)
     cpu_info = tmp_path / "cpuinfo"
     cpu_info.write_text("processor : 0\nmodel name\t: Some CPU @ 2.50GHz\nflags : fpu\n")
-    assert hardware.cpu_model(cpu_info) == "Some CPU @ 2.50GHz"
+    assert cpu.cpu_model(cpu_info) == "Some CPU @ 2.50GHz"

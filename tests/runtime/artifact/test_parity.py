@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from runtime.artifact.manifest import Tolerance
+from runtime.artifact.parity import cosine_similarities, measure_agreement, neighbour_overlap, row_cosines
+
+ROWS = np.random.default_rng(0).normal(size=(2, 30, 8)).astype(np.float32)
+
+
+def test_row_cosines_are_the_diagonal_of_all_similarities() -> None:
+    np.testing.assert_allclose(row_cosines(*ROWS), np.diag(cosine_similarities(*ROWS)), rtol=1e-12)
+    assert row_cosines(*ROWS).dtype == np.float64
+    assert (row_cosines(ROWS[0], ROWS[0] * 3) <= 1).all()
+
+
+def test_a_row_of_zeros_has_no_direction() -> None:
+    zeros = np.zeros((1, 8))
+    assert np.isnan(row_cosines(zeros, zeros)).all()
+    assert np.isnan(cosine_similarities(zeros, ROWS[0])).all()
+
+
+def test_agreement_with_nan_keeps_no_tolerance() -> None:
+    tolerance = Tolerance(min_cosine=0.5, max_error=1.0, max_distance_share=1.0)
+    assert measure_agreement(ROWS[0], ROWS[0]).within(tolerance)
+    broken = ROWS[0].copy()
+    broken[3, 2] = np.nan
+    assert not measure_agreement(ROWS[0], broken).within(tolerance)
+
+
+@pytest.mark.parametrize(("rows", "top"), [(30, 10), (5, 10)])
+def test_equal_rows_have_the_same_neighbours(rows: int, top: int) -> None:
+    assert neighbour_overlap(ROWS[0, :rows], 2 * ROWS[0, :rows], top) == 1

@@ -1,0 +1,52 @@
+"""Quota and memory limits are read from the control groups."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from runtime.machine.limits import examine_memory, examine_threads
+
+
+@pytest.mark.parametrize(
+    ("files", "quota", "limit"),
+    [
+        ({}, None, None),
+        ({"cpu.max": "max 100000\n", "memory.max": "max\n"}, None, None),
+        ({"cpu.max": "150000 100000\n", "memory.max": "1073741824\n"}, 1.5, 1 << 30),
+        ({"a/cpu.max": "300000 100000\n", "a/b/cpu.max": "max 100000\n", "a/memory.max": "2048\n"}, 3.0, 2048),
+        ({"a/cpu.max": "300000 100000\n", "a/b/cpu.max": "50000 100000\n"}, 0.5, None),
+        ({"cpu/a/cpu.cfs_quota_us": "200000\n", "cpu/a/cpu.cfs_period_us": "100000\n"}, 2.0, None),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None, None),
+        ({"memory/memory.limit_in_bytes": "9223372036854771712\n"}, None, None),
+        ({"memory/memory.limit_in_bytes": "4096\n"}, None, 4096),
+    ],
+    ids=str,
+)
+def test_control_groups_are_read_up_to_the_root(
+    tmp_path: Path, files: dict[str, str], quota: float | None, limit: int | None
+) -> None:
+    written = {f"sys/fs/cgroup/{name}": text for name, text in files.items()}
+    written["proc/self/cgroup"] = "4:memory:/not/mounted/here\n2:cpu,cpuacct:/a\n1:name=systemd:/x\n0::/a/b\n"
+    written["proc/meminfo"] = "MemTotal:  16 kB\nMemAvailable:  8 kB\nHugePages_Total: 0\n"
+    for name, text in written.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    memory = examine_memory(tmp_path)
+    assert examine_threads(tmp_path).quota == quota
+    assert (memory.total, memory.available, memory.limit) == (16 << 10, 8 << 10, limit)
+
+
+def test_a_system_without_proc_has_no_figures_and_no_error(tmp_path: Path) -> None:
+    memory = examine_memory(tmp_path)
+    assert (memory.total, memory.available, memory.limit) == (None, None, None)
+
+
+def test_the_budget_is_the_default_of_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1, 2, 3}, raising=False)
+    budget = examine_threads()
+    assert (budget.cores, budget.affinity) == (64, 3)
+    assert budget.threads <= 3
