@@ -35,7 +35,7 @@ from runtime.errors import UsageError
 from runtime.inference.batching import BatchLimit, plan_batches
 from runtime.inference.tower import LoadedTower, Row, group_key, row_cost
 from runtime.loading.golden import read_golden
-from runtime.preprocess import UnusableItemError
+from runtime.preprocess.item import UnusableItemError
 from runtime.session.provider_options import CpuOptions
 from runtime.session.providers import check_packages, installed_packages
 from runtime.session.session import SessionOptions

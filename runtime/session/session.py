@@ -114,7 +114,7 @@ class Session:
         self._output = tower.output
         self._on_device = DeviceRunner(self._session, tower.output, self.provider, self.provider_options)
 
-    def run(self, feeds: Feeds, stop: Stop | None = None) -> Vectors:
+    def run(self, feeds: Feeds, stop: CancellationToken | None = None) -> Vectors:
         """Runs the graph. Several threads may do so at once.
 
         Args:
@@ -140,7 +140,7 @@ class Session:
         return output
 
 
-class Stop:
+class CancellationToken:
     """Ends runs of a session early: what makes Ctrl-C take effect at once and not after a large batch.
 
     Attributes:
@@ -151,7 +151,7 @@ class Stop:
         """Makes one that has not been set."""
         self.run_options: onnxruntime.RunOptions = import_onnxruntime().RunOptions()
 
-    def set(self) -> None:
+    def cancel(self) -> None:
         """Ends the run that is under way, if any, and every later one."""
         self.run_options.terminate = True
 

@@ -14,7 +14,7 @@ from runtime import console
 from runtime.artifact.manifest import Manifest, TowerName
 from runtime.artifact.parity import near_one
 from runtime.errors import TuningError
-from runtime.loading.tuning_store import Tuning, this_machine
+from runtime.loading.tuning_store import TunedSettings, machine_fingerprint
 from runtime.tune.candidate import Setting
 
 _UNSTEADY = 0.1  # above which a few percent between two cases mean nothing
@@ -184,15 +184,16 @@ def _mark(wins: bool, in_front: bool) -> str:
     return ", ".join(["winner"] * wins + ["front"] * in_front)
 
 
-def make_tuning(manifest: Manifest, tower: TowerName, winner: Measured, max_latency_ms: float | None) -> Tuning:
+def make_tuning(manifest: Manifest, tower: TowerName, winner: Measured, max_latency_ms: float | None) -> TunedSettings:
     """Returns the record of a winner on this machine, of today."""
     document = dataclasses.asdict(winner) | dataclasses.asdict(winner.setting)
-    kept = {name: document[name] for name in document.keys() & {field.name for field in dataclasses.fields(Tuning)}}
-    return Tuning(
+    names = {field.name for field in dataclasses.fields(TunedSettings)}
+    kept = {name: document[name] for name in document.keys() & names}
+    return TunedSettings(
         date=dt.datetime.now().astimezone().date().isoformat(),
         artifact=manifest.sha256,
         tower=tower,
-        machine=this_machine(),
+        machine=machine_fingerprint(),
         max_latency_ms=max_latency_ms,
         **kept,
     )

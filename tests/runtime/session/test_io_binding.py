@@ -21,7 +21,7 @@ TEXTS = [f"text {number} " * (1 + number % 9) for number in range(100)]
 
 @pytest.fixture
 def runner(exported_text: Path) -> DeviceRunner:
-    loaded = cast("Pipeline", runtime.load(exported_text, provider="cpu")._backend).towers["text"].session
+    loaded = cast("Pipeline", runtime.load(exported_text, provider="cpu").backend).towers["text"].session
     return DeviceRunner(loaded._session, loaded._output, loaded.provider, loaded.provider_options)
 
 

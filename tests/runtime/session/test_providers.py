@@ -82,7 +82,7 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 
 def load_session(artifact: Path, provider: str = "cpu") -> Any:
-    backend = cast("Pipeline", runtime.load(artifact, provider=provider)._backend)
+    backend = cast("Pipeline", runtime.load(artifact, provider=provider).backend)
     return next(iter(backend.towers.values())).session._session
 
 
