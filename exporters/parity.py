@@ -15,7 +15,7 @@ from exporters.errors import ParityError
 from runtime.artifact.manifest import Parity, SimilarityParity, Tolerance, TowerName
 from runtime.artifact.parity import Agreement, cosine_similarities, measure_agreement, near_one
 from runtime.errors import NonFiniteError
-from runtime.inference.embedder import Embedder, quiet
+from runtime.inference.embedder import Embedder, without_truncation_warning
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -40,7 +40,7 @@ def measure_parity(
     """
     sizes = batch_sizes(len(items))
     try:
-        with quiet():
+        with without_truncation_warning():
             by_size = {size: model.embed(items, tower=tower, batch_size=size) for size in sizes}
     except NonFiniteError as exc:
         raise ParityError(f"{exc}; torch's embeddings of the same inputs are finite") from exc
@@ -81,7 +81,7 @@ def measure_similarity(
     Raises:
         ParityError: They are not; the message holds them.
     """
-    with quiet():
+    with without_truncation_warning():
         vectors = {name: model.embed(items[name], tower=name) for name in items}
     expected = cosine_similarities(references["text"], references["image"])
     parity = SimilarityParity(

@@ -24,6 +24,7 @@ from runtime.errors import (
     VerificationError,
 )
 from runtime.inference.embedder import Embedder
+from runtime.inference.options import EmbedOptions
 from runtime.inference.pipeline import PartialEmbeddings
 from runtime.loading.load import load
 from runtime.loading.verify import Verification, verify
@@ -36,6 +37,7 @@ __all__ = [
     "ClusterError",
     "CpuOptions",
     "CudaOptions",
+    "EmbedOptions",
     "Embedder",
     "EmbeddingBackbonesError",
     "InferenceError",

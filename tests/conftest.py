@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -28,13 +27,13 @@ TINY_DIM = 12
 
 
 def pytest_configure() -> None:
-    """Lets Ctrl-C reach the processes that tests start, also where a shell runs the tests in the background."""
+    """Let Ctrl-C reach the child processes of tests, also if a shell runs the tests in the background."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Spreads what needs a backbone of real size among the other modules: exports of the next ones run beside those."""
+    """Spread the tests of real backbones among the other modules, so that exports run beside other tests."""
     sized: dict[str, list[pytest.Item]] = {}
     modules: dict[Path, list[pytest.Item]] = {}
     for item in items:
@@ -54,7 +53,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class TinyCnn(nn.Module):
-    """A classifier with the parts of a real one, small enough to be exported in seconds."""
+    """A classifier with the parts of a real one, small enough to export in seconds."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,7 +91,7 @@ ExportTiny = Callable[[BackboneSpec, Cnn, Path], Path]
 
 @pytest.fixture
 def export_default() -> ExportTiny:
-    """Exports a tiny network with default options."""
+    """Export a tiny network with default options."""
     return lambda spec, cnn, folder: export_tiny(spec, cnn, folder, ExportOptions())
 
 
@@ -110,14 +109,14 @@ def tiny_spec() -> BackboneSpec:
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory, tiny_spec: BackboneSpec) -> Path:
-    """An artifact, shared by all tests: do not write in it."""
+    """Export an artifact for all tests. Do not write to it."""
     folder = tmp_path_factory.mktemp("exported") / "tiny"
     return export_tiny(tiny_spec, make_tiny_cnn(), folder, ExportOptions())
 
 
 @pytest.fixture(scope="session")
 def exported_float32(tmp_path_factory: pytest.TempPathFactory, tiny_spec: BackboneSpec) -> Path:
-    """One whose graph takes pixel_values, pools by GeM and normalises. Do not write in it."""
+    """Export an artifact that takes pixel_values, pools by GeM and normalises. Do not write to it."""
     options = ExportOptions(input="float32", normalize=True, pooling=Pooling(method="gem", p=2.5, eps=1e-5))
     folder = tmp_path_factory.mktemp("exported_float32") / "tiny"
     return export_tiny(tiny_spec, make_tiny_cnn(), folder, options)
@@ -125,7 +124,7 @@ def exported_float32(tmp_path_factory: pytest.TempPathFactory, tiny_spec: Backbo
 
 @pytest.fixture(scope="session")
 def exported_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An artifact of a toy BERT. Do not write in it."""
+    """Export an artifact of a toy BERT. Do not write to it."""
     sizes = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 32}
     source = HuggingFaceSource(model_id="toy", model_type="bert", config={"vocab_size": 400, **sizes}, max_length=64)
     tower = TransformerTower(load_transformer(source, "random"), ExportOptions())
@@ -137,13 +136,13 @@ def exported_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def artifact(exported: Path, tmp_path: Path) -> Path:
-    """A copy of an artifact, to be damaged at will."""
+    """Copy an artifact. A test may damage the copy."""
     return Path(shutil.copytree(exported, tmp_path / "artifact"))
 
 
 @pytest.fixture
 def edit_manifest(artifact: Path) -> Callable[[Callable[[dict[str, Any]], None]], Path]:
-    """Changes the manifest of ``artifact``, seals it again, and returns the artifact."""
+    """Return a function that changes the manifest of ``artifact``, updates its hash, and returns the artifact."""
 
     def edit(change: Callable[[dict[str, Any]], None]) -> Path:
         path = artifact / "manifest.json"
@@ -170,6 +169,7 @@ def photo_paths() -> list[Path]:
 
 @contextmanager
 def _small_files() -> Iterator[None]:
+    resource = pytest.importorskip("resource", reason="needs POSIX")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
     try:
@@ -180,8 +180,8 @@ def _small_files() -> Iterator[None]:
 
 @pytest.fixture
 def small_disk() -> Callable[[], AbstractContextManager[None]]:
-    """Within its block no file grows beyond 2 KB: the kernel refuses the write, as it does on a full disk.
+    """Return a context manager in which no file can exceed 2 KB, as on a full disk.
 
-    Not for the whole test: pytest itself may be writing to a file.
+    The limit is not for the whole test, because pytest itself may write to a file.
     """
     return _small_files

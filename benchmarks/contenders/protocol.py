@@ -14,7 +14,7 @@ from benchmarks.results.schema import Precision, Stage
 from runtime.artifact.manifest import Manifest, TowerName
 from runtime.errors import EmbeddingBackbonesError
 from runtime.inference.tower import Row
-from runtime.preprocess import UnusableItemError
+from runtime.preprocess.item import UnusableItemError
 
 Array = np.ndarray[Any, Any]
 

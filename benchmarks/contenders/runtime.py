@@ -13,7 +13,7 @@ from benchmarks.contenders.protocol import Array, Contender, Subject, Way, usabl
 from benchmarks.results.schema import Precision, Skipped
 from runtime.artifact.manifest import ImagePreprocessing, Tower, TowerName
 from runtime.inference.batching import plan_batches
-from runtime.inference.embedder import quiet
+from runtime.inference.embedder import without_truncation_warning
 from runtime.inference.pipeline import Pipeline
 from runtime.inference.tower import LoadedTower, Row, group_key, row_cost
 from runtime.machine.cpu import bf16_units
@@ -81,7 +81,7 @@ def load(way: Way, threads: int, scratch: Path) -> Contender:
 
 class _Runtime:
     def __init__(self, model: runtime.Embedder, tower: TowerName) -> None:
-        backend = model._backend  # noqa: SLF001  the graph alone is no business of a user's
+        backend = model.backend
         if not isinstance(backend, Pipeline):
             raise TypeError("only a pipeline in this process has a graph to run alone")
         self._model, self._name = model, tower
@@ -91,7 +91,7 @@ class _Runtime:
         return self._tower.session.run(arrays)
 
     def embed_items(self, items: Sequence[Any]) -> Array:
-        with quiet():
+        with without_truncation_warning():
             return self._model.embed(items, tower=self._name)
 
     def take_apart(self, items: Sequence[Any]) -> dict[str, float]:

@@ -19,7 +19,7 @@ from runtime.artifact.variants import Calibration, CalibrationMethod
 from runtime.errors import UsageError
 from runtime.inference.batching import BatchLimit, plan_batches
 from runtime.inference.tower import LoadedTower, Row, group_key, row_cost
-from runtime.preprocess import UnusableItemError
+from runtime.preprocess.item import UnusableItemError
 
 # Limits of a batch: items, and tokens or pixels. The calibrator keeps every tensor of a batch: gigabytes for eight
 # texts of 512 tokens, or for one image of 600 x 600 in EfficientNet-B7.

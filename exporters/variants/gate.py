@@ -15,7 +15,7 @@ from runtime.artifact.manifest import Manifest, TowerName
 from runtime.artifact.parity import measure_agreement, near_one, neighbour_overlap, row_cosines
 from runtime.artifact.variants import Floors, VariantParity
 from runtime.errors import InferenceError, NonFiniteError
-from runtime.inference.embedder import Embedder, quiet
+from runtime.inference.embedder import Embedder, without_truncation_warning
 from runtime.inference.pipeline import Pipeline
 from runtime.machine.threads import available_threads
 from runtime.session.session import SessionOptions
@@ -90,7 +90,7 @@ class VariantGate:
         record = replace(self._manifest.towers[self._tower], graph=graph, variants={})
         options = SessionOptions(provider="cpu", threads=threads)
         pipeline = Pipeline(self._folder, {self._tower: record}, self._manifest.output_dim, options)
-        with quiet():
+        with without_truncation_warning():
             vectors: Array = Embedder(self._manifest, pipeline).embed(items, tower=self._tower, batch_size=batch_size)
         return vectors
 

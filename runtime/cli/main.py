@@ -23,7 +23,7 @@ from runtime.errors import UsageError
 from runtime.jobs.outputs import OutputOptions, report_path
 from runtime.jobs.read_vectors import read_ranges, read_vectors
 from runtime.jobs.run import Job, is_complete, run_job
-from runtime.preprocess import looks_like_image_path
+from runtime.preprocess.files import looks_like_image_path
 from runtime.version import __version__
 
 if TYPE_CHECKING:
@@ -283,7 +283,7 @@ def _print_similarities(names: Sequence[str], cosines: np.ndarray[Any, Any]) -> 
 
 
 def _info(arguments: argparse.Namespace) -> int:
-    from runtime.loading.tuning_store import recall
+    from runtime.loading.tuning_store import read_tuning
     from runtime.tune.report import round_figure
 
     manifest = read_manifest(arguments.artifact)
@@ -292,7 +292,7 @@ def _info(arguments: argparse.Namespace) -> int:
         return 0
     print(describe_manifest(manifest))
     for tower in manifest.towers:
-        tuning = recall(manifest, tower)
+        tuning = read_tuning(manifest, tower)
         found = (
             f"{tuning}, {round_figure(tuning.items_per_s)} items/s"
             if tuning
@@ -318,13 +318,13 @@ def _tune(arguments: argparse.Namespace) -> int:
         tower=arguments.tower,
         rounds=arguments.rounds,
     )
-    memory.check_memory()
+    memory.check_store()
     found = measure(arguments.artifact, options, progress=sys.stderr.isatty())
     print(report.render_json(found) if arguments.json else report.render_text(found))
     if found.winner is None:
         raise report.explain_no_winner(found)
     manifest = read_manifest(arguments.artifact)
-    memory.remember(manifest, report.make_tuning(manifest, found.tower, found.winner, options.max_latency_ms))
+    memory.write_tuning(manifest, report.make_tuning(manifest, found.tower, found.winner, options.max_latency_ms))
     if not arguments.json:
         print(f"winner: {found.winner}; load() does so from now on")
     return 0
@@ -335,7 +335,7 @@ def _forget(arguments: argparse.Namespace) -> int:
 
     manifest = read_manifest(arguments.artifact)
     towers = [arguments.tower] if arguments.tower else list(manifest.towers)
-    forgotten = [tower for tower in towers if memory.forget(manifest, tower)]
+    forgotten = [tower for tower in towers if memory.remove_tuning(manifest, tower)]
     print(f"forgotten: {' and '.join(forgotten)}" if forgotten else "there was nothing to forget on this machine")
     return 0
 

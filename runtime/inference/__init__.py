@@ -1,1 +1,1 @@
-"""Turn items into vectors: batching, towers, the pipeline, workers, and the Embedder."""
+"""Turn items into vectors: batching, towers, the pipeline, worker processes, and the Embedder."""

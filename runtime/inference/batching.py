@@ -1,4 +1,4 @@
-"""Which items go through a graph together: windows of a stream, and batches of like length within a budget."""
+"""Group items into windows of a stream, and into batches of similar length within a budget."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class BatchLimit:
-    """How much goes through a graph at once.
+    """Upper bounds of a batch.
 
     Attributes:
-        items: Items of a batch at most; ``None`` for no such bound.
-        budget: Items times the length of the longest at most, counting what fills the shorter ones; ``None`` for no
-            such bound. A longer item goes alone.
-        multiple: Lengths count as rounded up to this.
+        items: Maximum number of items; ``None``: no such bound.
+        budget: Maximum of items times the longest length, padding included; ``None``: no such bound. An item that
+            exceeds the budget gets a batch of its own.
+        multiple: Lengths are rounded up to a multiple of this number.
     """
 
     items: int | None = None
@@ -28,16 +28,16 @@ class BatchLimit:
     multiple: int = 1
 
     def admits(self, count: int, longest: int) -> bool:
-        """Tells whether ``count`` items of which the longest has that length may go together."""
+        """Return whether a batch may hold ``count`` items whose maximum length is ``longest``."""
         if self.items is not None and count > self.items:
             return False
         return self.budget is None or count == 1 or count * round_up(longest, self.multiple) <= self.budget
 
 
 def plan_batches(lengths: Sequence[int], limit: BatchLimit) -> list[list[int]]:
-    """Returns the positions in ``lengths`` as batches of like length, the longest first; each position once.
+    """Return the positions in ``lengths`` as batches of similar length, the longest first.
 
-    The longest go first so that memory is at its highest at the beginning, where its lack is noticed.
+    The longest batch comes first so that a lack of memory shows at the start.
     """
     batches: list[list[int]] = []
     for position in sorted(range(len(lengths)), key=lambda position: -lengths[position]):
@@ -49,12 +49,12 @@ def plan_batches(lengths: Sequence[int], limit: BatchLimit) -> list[list[int]]:
 
 
 def windows(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Yields ``items`` in order as lists of ``size``, the last one shorter; reads no further than what it yields."""
+    """Yield consecutive lists of ``size`` items, the last one shorter. Nothing is read ahead."""
     iterator = iter(items)
     while window := list(islice(iterator, size)):
         yield window
 
 
 def power_of_two(number: int) -> int:
-    """Returns the smallest power of two that is at least ``number``."""
+    """Return the smallest power of two that is at least ``number``."""
     return 1 << max(0, number - 1).bit_length()

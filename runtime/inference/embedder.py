@@ -1,4 +1,4 @@
-"""load() and the Embedder: items in, vectors out, in the order in which they were given."""
+"""Embed items with a loaded artifact, in the order of the items."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias, TypedDict, Unpack, overload
 
 import numpy as np
 
+from runtime.array_types import Array
 from runtime.artifact.manifest import Manifest, TowerName
+from runtime.console import progress_bar
 from runtime.errors import UsageError
 from runtime.inference.options import EmbedOptions
-from runtime.inference.pipeline import Active, OnProgress, PartialEmbeddings
+from runtime.inference.pipeline import BackendInfo, OnProgress, PartialEmbeddings
 from runtime.postprocess import Dtype, check_dtype, quantize
 
 if TYPE_CHECKING:
@@ -23,56 +25,70 @@ if TYPE_CHECKING:
 
 _ITEM_AXES = {"image": 3, "mesh": 2}  # of an item that is an array
 _LOG = logging.getLogger("runtime")
-_WARNS = ContextVar("warns", default=True)
-Array = np.ndarray[Any, Any]
+_WARN_OF_TRUNCATION = ContextVar("warn_of_truncation", default=True)
 Item: TypeAlias = "ImageItem | PointCloudItem"  # a string is a text to a text tower and a path to the others
 
 
+class _EmbedKeywords(TypedDict, total=False):
+    """The keywords of :meth:`Embedder.embed` that do not change the type of its result."""
+
+    tower: TowerName | None
+    batch_size: int | None
+    progress: bool
+    truncate: Literal["count", "error"]
+    normalize: bool
+    truncate_dim: int | None
+    dtype: Dtype
+    ranges: Array | None
+
+
 class Backend(Protocol):
-    """What runs the graphs for an :class:`Embedder`: a pipeline in this process, or workers."""
+    """The engine of an :class:`Embedder`: a pipeline in this process, or worker processes."""
 
     @property
-    def active(self) -> Active:
-        """What embeds, in fact."""
+    def info(self) -> BackendInfo:
+        """The active provider, threads and graphs."""
 
     def stream(
-        self, items: Iterable[Any], embed_options: EmbedOptions, on_progress: OnProgress | None = None
+        self, items: Iterable[Any], options: EmbedOptions, on_progress: OnProgress | None = None
     ) -> Iterator[PartialEmbeddings]:
-        """Yields what becomes of ``items``, in order; see :meth:`runtime.inference.pipeline.Pipeline.stream`."""
+        """Yield the vectors and errors of ``items``; see :meth:`runtime.inference.pipeline.Pipeline.stream`."""
 
     def close(self) -> None:
-        """Ends what was started."""
+        """End all processes of the backend."""
 
 
 class Embedder:
-    """An artifact, loaded. Several threads may use one at once.
+    """A loaded artifact. Several threads may use it at once.
 
     Attributes:
-        manifest: The artifact's record.
+        manifest: Manifest of the artifact.
+        backend: The pipeline or the worker processes.
         output_dim: Length of a vector.
-        provider: The execution provider that is active.
-        provider_options: Its settings.
-        provider_reason: Why it is this one.
-        variants: Name of the graph that runs for each tower.
-        variant: That name; of each tower, where they differ.
-        variant_reason: Why it is this one.
-        threads: Number of threads that one run uses.
-        towers: The kinds of item that it embeds, ``text``, ``image`` or ``mesh``.
+        provider: Active execution provider.
+        provider_options: Settings of the provider.
+        provider_reason: Reason for the choice of the provider.
+        variants: Name of the graph that runs, for each tower.
+        variant: The same as one string, with one name if all towers share it.
+        variant_reason: Reason for the choice of the variant.
+        threads: Threads of one run.
+        towers: Kinds of item that can be embedded: ``text``, ``image`` or ``mesh``.
     """
 
     def __init__(self, manifest: Manifest, backend: Backend) -> None:
-        """Embeds by ``backend`` what ``manifest`` describes; :func:`load` is the usual way here."""
+        """Make an embedder for the artifact of ``manifest``; :func:`runtime.load` is the usual way."""
+        info = backend.info
         self.manifest = manifest
+        self.backend = backend
         self.output_dim = manifest.output_dim
-        self.provider = backend.active.provider
-        self.provider_options = backend.active.provider_options
-        self.provider_reason = backend.active.provider_reason
-        self.variants = {name: choice.name for name, choice in backend.active.choices.items()}
+        self.provider = info.provider
+        self.provider_options = info.provider_options
+        self.provider_reason = info.provider_reason
+        self.variants = {name: choice.name for name, choice in info.choices.items()}
         self.variant = _join_towers(self.variants)
-        self.variant_reason = _join_towers({name: choice.reason for name, choice in backend.active.choices.items()})
-        self.threads = backend.active.threads
-        self.towers = backend.active.towers
-        self._backend = backend
+        self.variant_reason = _join_towers({name: choice.reason for name, choice in info.choices.items()})
+        self.threads = info.threads
+        self.towers = info.towers
 
     def __repr__(self) -> str:
         kinds = " and ".join(self.towers)
@@ -85,8 +101,8 @@ class Embedder:
         self.close()
 
     def close(self) -> None:
-        """Ends the workers, where there are any."""
-        self._backend.close()
+        """End the worker processes, if there are any."""
+        self.backend.close()
 
     def embed_text(
         self,
@@ -96,45 +112,23 @@ class Embedder:
         progress: bool = False,
         truncate: Literal["count", "error"] = "count",
     ) -> Array:
-        """Embeds strings by the text tower: :meth:`embed` with ``tower="text"``."""
+        """Embed strings with the text tower: :meth:`embed` with ``tower="text"``."""
         return self.embed(texts, tower="text", batch_size=batch_size, progress=progress, truncate=truncate)
 
     def embed_image(
         self, images: Iterable[ImageItem], *, batch_size: int | None = None, progress: bool = False
     ) -> Array:
-        """Embeds images by the image tower, where a string is a path: :meth:`embed` with ``tower="image"``."""
+        """Embed images with the image tower, where a string is a path: :meth:`embed` with ``tower="image"``."""
         return self.embed(images, tower="image", batch_size=batch_size, progress=progress)
 
     @overload
     def embed(
-        self,
-        items: Iterable[Item],
-        *,
-        tower: TowerName | None = ...,
-        batch_size: int | None = ...,
-        progress: bool = ...,
-        on_error: Literal["raise"] = ...,
-        truncate: Literal["count", "error"] = ...,
-        normalize: bool = ...,
-        truncate_dim: int | None = ...,
-        dtype: Dtype = ...,
-        ranges: Array | None = ...,
+        self, items: Iterable[Item], *, on_error: Literal["raise"] = ..., **options: Unpack[_EmbedKeywords]
     ) -> Array: ...
 
     @overload
     def embed(
-        self,
-        items: Iterable[Item],
-        *,
-        tower: TowerName | None = ...,
-        batch_size: int | None = ...,
-        progress: bool = ...,
-        on_error: Literal["skip"],
-        truncate: Literal["count", "error"] = ...,
-        normalize: bool = ...,
-        truncate_dim: int | None = ...,
-        dtype: Dtype = ...,
-        ranges: Array | None = ...,
+        self, items: Iterable[Item], *, on_error: Literal["skip"], **options: Unpack[_EmbedKeywords]
     ) -> PartialEmbeddings: ...
 
     def embed(
@@ -151,53 +145,51 @@ class Embedder:
         dtype: Dtype = "float32",
         ranges: Array | None = None,
     ) -> Array | PartialEmbeddings:
-        """Embeds items.
+        """Embed items.
 
         Args:
-            items: For a text tower strings; for an image tower paths, bytes of image files, PIL images, or
-                ``[height, width, 3]`` uint8 RGB arrays; for a mesh tower paths of mesh files, objects with vertices and
-                faces, or ``[points, 3]`` arrays. Mixed at will.
-            tower: The tower that embeds them. Needless where there is only one, or where the items tell: with a text
-                and an image tower, a string is a text, and everything else an image.
-            batch_size: Items that go through the graph together at most; by default as many as fit a budget of tokens,
-                images or points, for images and meshes one that was tuned on this machine, if any was. Texts of like
-                length go together either way.
+            items: Items of the artifact's kinds, in any mixture. A text is a string. An image is a path, the bytes of
+                an image file, a PIL image, or a ``[height, width, 3]`` uint8 RGB array. A mesh is the path of a mesh
+                file, an object with vertices and faces, or a ``[points, 3]`` array.
+            tower: Tower that embeds the items. By default, the only tower of the artifact. If the artifact has a text
+                and an image tower, strings are texts and all other items are images.
+            batch_size: Maximum items per batch. By default, a batch is limited by a budget of tokens, images or
+                points; stored tuning replaces the budget for images and meshes. Batches group texts of similar length.
             progress: Whether to draw a progress bar on standard error.
-            on_error: ``raise`` stops at the first item that cannot be read; ``skip`` leaves it out and says so.
-            truncate: What to do with texts of more tokens than the model takes: ``count`` embeds their beginning, logs
-                a warning with their number, and lists them in what ``skip`` returns; ``error`` counts as unreadable.
-            normalize: Whether vectors are brought to unit length, after ``truncate_dim``.
-            truncate_dim: How many dimensions are kept, from the first on; by default all.
-            dtype: Type of the vectors: ``float32``, ``float16``, ``int8`` or ``binary``; see
-                :func:`runtime.postprocess.quantize`, which has the same for vectors that are there already.
-            ranges: For ``int8``, the ``[2, dim]`` of :func:`runtime.postprocess.int8_ranges` over vectors of the like; by
-                default over these. Vectors that are to be compared need the same.
+            on_error: ``raise`` stops at the first unusable item; ``skip`` leaves it out and reports it.
+            truncate: Treatment of texts that exceed the model's token limit. ``count`` embeds the beginning of the
+                text and logs the number of such texts; ``skip`` also returns their indices. ``error`` treats them as
+                unusable.
+            normalize: Whether to scale vectors to unit length, after ``truncate_dim``.
+            truncate_dim: Number of leading dimensions to keep; by default all.
+            dtype: Type of the vectors: ``float32``, ``float16``, ``int8`` or ``binary``. For existing vectors, use
+                :func:`runtime.postprocess.quantize`.
+            ranges: ``[2, dim]`` ranges for ``int8``, from :func:`runtime.postprocess.int8_ranges` over similar
+                vectors; by default from these vectors. Vectors are comparable only if they share the same ranges.
 
         Returns:
-            ``[len(items), output_dim]`` float32, in the order of ``items``, or as ``dtype`` and ``truncate_dim`` say;
-            with ``skip``, those rows that could be made, with their indices and the errors of the others.
+            ``[len(items), output_dim]`` float32 in the order of ``items``, unless ``dtype`` or ``truncate_dim`` change
+            it. With ``skip``, the rows of the usable items with their indices, and the errors of the others.
 
         Raises:
-            ItemError: With ``raise``, an item cannot be read; the error names it by index and path.
-            InferenceError: ONNX Runtime refuses a batch, for want of memory, say.
+            ItemError: An item is unusable and ``on_error`` is ``raise``; the error has the item's index and path.
+            InferenceError: ONNX Runtime cannot run a batch, for example for lack of memory.
             NonFiniteError: The graph returned NaN or infinity.
-            UsageError: An argument cannot be right.
+            UsageError: An argument is invalid.
         """
+        options = EmbedOptions(
+            tower=tower,
+            batch_size=batch_size,
+            on_error=on_error,
+            truncate=truncate,
+            normalize=normalize,
+            truncate_dim=truncate_dim,
+        )
         dim = truncate_dim or self.output_dim
         check_dtype(dtype, ranges, dim)
         total = len(items) if isinstance(items, Sized) else None
-        with _bar(total) if progress else nullcontext() as on_progress:
-            parts = self.embed_stream(
-                items,
-                tower=tower,
-                batch_size=batch_size,
-                on_error=on_error,
-                truncate=truncate,
-                normalize=normalize,
-                truncate_dim=truncate_dim,
-                on_progress=on_progress,
-            )
-            embedded = _join(parts, total, dim)
+        with _progress_callback(total) if progress else nullcontext() as on_progress:
+            embedded = _concatenate(self.stream(items, options, on_progress), total, dim)
         vectors = quantize(embedded.vectors, dtype, ranges)
         return vectors if on_error == "raise" else embedded._replace(vectors=vectors)
 
@@ -213,29 +205,28 @@ class Embedder:
         truncate_dim: int | None = None,
         on_progress: OnProgress | None = None,
     ) -> Generator[PartialEmbeddings, None, None]:
-        """Embeds items as they come, in bounded memory: a million of them from a generator.
+        """Embed items as they arrive, in bounded memory, for example a million items from a generator.
 
-        Some hundred items are in flight at a time, and of ``items`` no more is read. Close the generator, or leave it,
-        and what is under way ends.
+        The stream reads only some hundred items ahead. To cancel the work in progress, close the generator.
 
         Args:
             items: As for :meth:`embed`.
-            tower: As for :meth:`embed`, and so are the others that it has.
-            batch_size: See there.
-            on_error: See there.
-            truncate: See there.
-            normalize: See there.
-            truncate_dim: See there.
-            on_progress: Is called with the number of items that a batch has finished, from another thread.
+            tower: As for :meth:`embed`.
+            batch_size: As for :meth:`embed`.
+            on_error: As for :meth:`embed`.
+            truncate: As for :meth:`embed`.
+            normalize: As for :meth:`embed`.
+            truncate_dim: As for :meth:`embed`.
+            on_progress: Callback that receives the number of items of each finished batch, from another thread.
 
         Yields:
-            The vectors of the next items, in the order of ``items``, with their indices. Each part goes on where the
-            one before ended, so that ``len(kept) + len(failures)`` is the number of items that it is about.
+            The vectors of the next items in the order of ``items``, with their indices. Each part continues after the
+            previous one and covers ``len(kept) + len(failures)`` items.
 
         Raises:
-            EmbeddingBackbonesError: As :meth:`embed`, when the item's turn has come.
+            EmbeddingBackbonesError: As for :meth:`embed`, when the stream reaches the item.
         """
-        embed_options = EmbedOptions(
+        options = EmbedOptions(
             tower=tower,
             batch_size=batch_size,
             on_error=on_error,
@@ -243,36 +234,56 @@ class Embedder:
             normalize=normalize,
             truncate_dim=truncate_dim,
         )
-        if tower is not None:
-            check_tower(tower, self.towers)
-        if truncate_dim is not None and truncate_dim > self.output_dim:
-            raise UsageError(f"truncate_dim is {truncate_dim}, and the vectors have {self.output_dim} dimensions")
-        items = _as_items(items, tower or self.towers[0])
-        return _counting_truncated(self._backend.stream(items, embed_options, on_progress))
+        return self.stream(items, options, on_progress)
+
+    def stream(
+        self, items: Iterable[Item], options: EmbedOptions, on_progress: OnProgress | None = None
+    ) -> Generator[PartialEmbeddings, None, None]:
+        """Embed items as they arrive, as :meth:`embed_stream` does, by an :class:`EmbedOptions`.
+
+        Args:
+            items: As for :meth:`embed`.
+            options: Options of the embedding call.
+            on_progress: As for :meth:`embed_stream`.
+
+        Yields:
+            The vectors of the next items; see :meth:`embed_stream`.
+
+        Raises:
+            UsageError: The model has no such tower or not that many dimensions, or ``items`` is a single item.
+            EmbeddingBackbonesError: As for :meth:`embed`, when the stream reaches the item.
+        """
+        if options.tower is not None:
+            check_tower(options.tower, self.towers)
+        dim = options.truncate_dim
+        if dim is not None and dim > self.output_dim:
+            raise UsageError(f"truncate_dim is {dim}, and the vectors have {self.output_dim} dimensions")
+        items = _check_items(items, options.tower or self.towers[0])
+        return _warn_of_truncation(self.backend.stream(items, options, on_progress))
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps :meth:`Embedder.embed` from warning of texts that are cut: those of a comparison are there to be cut."""
-    token = _WARNS.set(False)
+def without_truncation_warning() -> Iterator[None]:
+    """Suppress the warning that :meth:`Embedder.embed` logs about truncated texts, in this context only."""
+    token = _WARN_OF_TRUNCATION.set(False)
     try:
         yield
     finally:
-        _WARNS.reset(token)
+        _WARN_OF_TRUNCATION.reset(token)
 
 
-def _counting_truncated(parts: Iterator[PartialEmbeddings]) -> Generator[PartialEmbeddings, None, None]:
+def _warn_of_truncation(parts: Iterator[PartialEmbeddings]) -> Generator[PartialEmbeddings, None, None]:
     truncated = total = 0
     for part in parts:
         truncated += len(part.truncated)
         total += len(part.kept) + len(part.failures)
         yield part
-    if truncated and _WARNS.get():
+    if truncated and _WARN_OF_TRUNCATION.get():
         _LOG.warning("%d of %d texts were cut to the model's limit of tokens", truncated, total)
 
 
-def _join(parts: Iterator[PartialEmbeddings], total: int | None, dim: int) -> PartialEmbeddings:
-    """Returns ``parts`` as one; where their number of items is known, without ever holding the vectors twice."""
+def _concatenate(parts: Iterator[PartialEmbeddings], total: int | None, dim: int) -> PartialEmbeddings:
+    """Concatenate ``parts``. If ``total`` is known, the vectors are never in memory twice."""
     vectors = np.empty((total or 0, dim), dtype=np.float32)
     pieces, kept, truncated, failures, rows = [], [], [], [], 0
     for part in parts:
@@ -294,7 +305,7 @@ def _join(parts: Iterator[PartialEmbeddings], total: int | None, dim: int) -> Pa
 
 
 def _join_towers(values: Mapping[TowerName, str]) -> str:
-    """Returns what all towers have in common, or what each has."""
+    """Return the value that all towers share, or the value of each tower."""
     first, *others = dict.fromkeys(values.values())
     return first if not others else ", ".join(f"{name}: {value}" for name, value in values.items())
 
@@ -305,7 +316,8 @@ def check_tower(tower: TowerName, towers: Iterable[TowerName]) -> None:
         raise UsageError(f"there is no {tower} tower; the artifact has {' and '.join(towers)}")
 
 
-def _as_items(items: Iterable[Any], tower: TowerName) -> Iterable[Any]:
+def _check_items(items: Iterable[Any], tower: TowerName) -> Iterable[Any]:
+    """Refuse a single item in place of several, and return an array of items as a list."""
     if isinstance(items, str | bytes | os.PathLike) or not isinstance(items, Iterable):
         raise UsageError(f"embed takes several items, not one {type(items).__name__}; write embed([item])")
     if isinstance(items, np.ndarray):
@@ -316,8 +328,6 @@ def _as_items(items: Iterable[Any], tower: TowerName) -> Iterable[Any]:
 
 
 @contextmanager
-def _bar(total: int | None) -> Iterator[Callable[[int], object]]:
-    from tqdm import tqdm  # only who watches pays for the import
-
-    with tqdm(total=total, unit="item", desc="embed") as bar:
+def _progress_callback(total: int | None) -> Iterator[Callable[[int], object]]:
+    with progress_bar(total=total, unit="item", label="embed") as bar:
         yield bar.update

@@ -11,7 +11,7 @@ from runtime.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedOptions:
-    """How items are embedded. The CLI, jobs, Ray workers and :meth:`runtime.Embedder.embed` all share this record.
+    """Options of an embedding call, shared by :class:`runtime.Embedder`, jobs, Ray workers and the command line.
 
     Attributes:
         tower: Tower that embeds the items; ``None``: choose by the type of each item.

@@ -1,4 +1,4 @@
-"""Items to vectors in one process: preparing in threads, inference beside it, everything in order and bounded."""
+"""Embed items in one process: prepare them in threads while the graph runs, in order and in bounded memory."""
 
 from __future__ import annotations
 
@@ -12,50 +12,51 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from runtime.array_types import Array, Float32Array
 from runtime.artifact.manifest import Tower, TowerName
 from runtime.errors import ItemError
-from runtime.inference.batching import plan_batches, windows
+from runtime.inference.batching import windows
 from runtime.inference.options import EmbedOptions
-from runtime.inference.tower import LoadedTower, Portions, Row, Vectors, group_key, is_truncated, row_cost
+from runtime.inference.tower import BatchSizes, LoadedTower, Row, is_truncated
 from runtime.postprocess import truncate_and_normalize
-from runtime.preprocess import UnusableItemError, looks_like_image_path
+from runtime.preprocess.files import looks_like_image_path
+from runtime.preprocess.item import UnusableItemError
 from runtime.session.provider_options import ProviderOptions
 from runtime.session.session import CancellationToken, SessionOptions
 from runtime.session.variant_selection import GraphChoice
 
 OnProgress: TypeAlias = Callable[[int], object]
-Prepared: TypeAlias = "list[PreparedItem | ItemError]"
 _NAME_LENGTH = 200
-_WINDOWS_AHEAD = 2  # one that is embedded, one that is prepared meanwhile
+_WINDOWS_AHEAD = 2  # one in inference, one in preparation
 
 
 class PartialEmbeddings(NamedTuple):
-    """The vectors of those items that could be embedded, and what became of the others.
+    """The vectors of the items that could be embedded, and the errors of the others.
 
     Attributes:
-        vectors: ``[len(kept), output_dim]`` float32, unless another type or number of dimensions was asked for.
-        kept: ``[len(kept)]`` int64: the index of each row's item in the input.
+        vectors: ``[len(kept), output_dim]`` float32, unless the call asked for another type or number of dimensions.
+        kept: ``[len(kept)]`` int64: the input index of each row's item.
         failures: One error for each item that was left out.
-        truncated: ``[texts]`` int64: the index of each text that was embedded without its end.
+        truncated: ``[texts]`` int64: the input index of each text that was cut.
     """
 
-    vectors: np.ndarray[Any, Any]
+    vectors: Array
     kept: np.ndarray[Any, np.dtype[np.int64]]
     failures: list[ItemError]
     truncated: np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Active:
-    """What embeds, in fact.
+class BackendInfo:
+    """The active provider, threads and graphs of a backend.
 
     Attributes:
         provider: Name of the execution provider.
-        provider_options: Its settings.
-        provider_reason: Why it is this one.
+        provider_options: Settings of the provider.
+        provider_reason: Reason for the choice of the provider.
         threads: Threads of one run.
-        towers: The kinds of item that are embedded.
-        choices: The graph that runs for each of them.
+        towers: Kinds of item that can be embedded.
+        choices: Graph that runs for each tower.
     """
 
     provider: str
@@ -67,10 +68,10 @@ class Active:
 
 
 class PreparedItem(NamedTuple):
-    """An item on its way.
+    """An item that is ready for the graph.
 
     Attributes:
-        tower: The one that embeds it.
+        tower: Tower that embeds it.
         row: Its row of the graph's input.
     """
 
@@ -79,18 +80,18 @@ class PreparedItem(NamedTuple):
 
 
 class Pipeline:
-    """The loaded towers of an artifact, and the way of items through them.
+    """The loaded towers of an artifact, and the threads that prepare and embed items.
 
     Attributes:
-        towers: Each by the kind of item that it embeds.
+        towers: Loaded towers by name.
         output_dim: Length of a vector.
-        active: What runs them.
+        info: The active provider, threads and graphs.
     """
 
     def __init__(
         self, folder: Path, towers: Mapping[TowerName, Tower], output_dim: int, options: SessionOptions
     ) -> None:
-        """Loads ``towers`` from ``folder``; what ``auto`` chose for the first is asked of the others."""
+        """Load ``towers`` from ``folder``. All towers use the provider that ``auto`` chooses for the first."""
         self.towers: dict[TowerName, LoadedTower] = {}
         self.output_dim = output_dim
         for name, record in towers.items():
@@ -98,7 +99,7 @@ class Pipeline:
             session = self.towers[name].session
             options = replace(options, provider=session.provider.name, provider_options=session.provider_options)
         first = next(iter(self.towers.values())).session
-        self.active = Active(
+        self.info = BackendInfo(
             provider=first.provider.name,
             provider_options=first.provider_options,
             provider_reason=first.provider_reason,
@@ -108,81 +109,71 @@ class Pipeline:
         )
 
     def close(self) -> None:
-        """Does nothing: the graphs go when nothing refers to them."""
+        """Do nothing; garbage collection frees the graphs."""
 
     def stream(
         self, items: Iterable[Any], options: EmbedOptions, on_progress: OnProgress | None = None
     ) -> Iterator[PartialEmbeddings]:
-        """Yields what becomes of ``items``, in order, a window at a time.
+        """Yield the vectors and errors of ``items``, in order, one window at a time.
 
-        Of an iterator, no more is read than the windows that are in flight. The caller's thread never runs the graph
-        (but for very few items), so that Ctrl-C reaches it at once; what is under way is then ended, and so it is when
-        the generator is closed.
+        An iterator is read only as far as the windows in flight. Inference runs in another thread, except for very
+        few items, so that Ctrl-C takes effect at once. Ctrl-C and closing the generator cancel the work in progress.
 
         Args:
             items: As for :meth:`runtime.Embedder.embed`.
-            options: The rest.
-            on_progress: Is told of each batch's number of items when it is done, from another thread.
+            options: Options of the embedding call.
+            on_progress: Callback that receives the number of items of each finished batch, from another thread.
         """
-        flight = _Flight(self, options, on_progress or (lambda count: None))
-        portions = self._portions(options)
-        if isinstance(items, Sequence) and len(items) <= portions.chunk:  # threads would only take time
+        call = _EmbeddingCall(self, options, on_progress or (lambda count: None))
+        sizes = self._batch_sizes(options)
+        if isinstance(items, Sequence) and len(items) <= sizes.chunk:  # threads would only add overhead
             if items:
-                yield flight.embed(0, [_Done(flight.prepare(0, items))])
+                yield call.embed(0, call.prepare(0, items))
             return
-        yield from self._stream_in_threads(items, portions, options, flight)
+        yield from self._stream_in_threads(items, sizes, options, call)
 
     def _stream_in_threads(
-        self, items: Iterable[Any], portions: Portions, options: EmbedOptions, flight: _Flight
+        self, items: Iterable[Any], sizes: BatchSizes, options: EmbedOptions, call: _EmbeddingCall
     ) -> Iterator[PartialEmbeddings]:
-        size = max(portions.window, 2 * (options.batch_size or 0))
+        size = max(sizes.window, 2 * (options.batch_size or 0))
         pending: deque[Future[PartialEmbeddings]] = deque()
-        preparing = ThreadPoolExecutor(self.active.threads, thread_name_prefix="prepare")
+        preparing = ThreadPoolExecutor(self.info.threads, thread_name_prefix="prepare")
         inferring = ThreadPoolExecutor(1, thread_name_prefix="infer")
         try:
             start = 0
             for window in windows(items, size):
-                prepared = [
-                    preparing.submit(flight.prepare, start + at, window[at : at + portions.chunk])
-                    for at in range(0, len(window), portions.chunk)
+                chunks = [
+                    preparing.submit(call.prepare, start + at, window[at : at + sizes.chunk])
+                    for at in range(0, len(window), sizes.chunk)
                 ]
-                pending.append(inferring.submit(flight.embed, start, prepared))
+                pending.append(inferring.submit(call.embed_chunks, start, chunks))
                 start += len(window)
                 if len(pending) > _WINDOWS_AHEAD:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
         finally:
-            flight.stop.cancel()
+            call.cancellation.cancel()
             preparing.shutdown(wait=False, cancel_futures=True)
             inferring.shutdown(wait=False, cancel_futures=True)
 
-    def _portions(self, options: EmbedOptions) -> Portions:
-        """Returns those of the one tower that is sure to be used, or of the most demanding one."""
+    def _batch_sizes(self, options: EmbedOptions) -> BatchSizes:
+        """Return the sizes of the requested tower, or those with the smallest window of all towers."""
         towers = [self.towers[options.tower]] if options.tower else list(self.towers.values())
-        return min((tower.portions for tower in towers), key=lambda portions: portions.window)
+        return min((tower.batch_sizes for tower in towers), key=lambda sizes: sizes.window)
 
 
-class _Done(NamedTuple):
-    """A future whose result is there."""
-
-    prepared: Prepared
-
-    def result(self) -> Prepared:
-        return self.prepared
-
-
-class _Flight:
-    """One call's way through the pipeline."""
+class _EmbeddingCall:
+    """The steps of one call of :meth:`Pipeline.stream`."""
 
     def __init__(self, pipeline: Pipeline, options: EmbedOptions, on_progress: OnProgress) -> None:
-        self.stop = CancellationToken()
+        self.cancellation = CancellationToken()
         self._pipeline = pipeline
         self._options = options
         self._on_progress = on_progress
 
-    def prepare(self, start: int, items: Sequence[Any]) -> Prepared:
-        """Returns each item's row, or its error; ``start`` is the index of the first."""
+    def prepare(self, start: int, items: Sequence[Any]) -> list[PreparedItem | ItemError]:
+        """Return each item's row, or its error; ``start`` is the index of the first item."""
         choices = [self._choose_tower(item) for item in items]
         rows: dict[int, Row | UnusableItemError] = {}
         for name, tower in self._pipeline.towers.items():
@@ -192,13 +183,16 @@ class _Flight:
             )
             rows |= zip(positions, chosen, strict=True)
         return [
-            _settle(start + position, items[position], choice, rows.get(position))
+            _prepared_or_error(start + position, items[position], choice, rows.get(position))
             for position, choice in enumerate(choices)
         ]
 
-    def embed(self, start: int, prepared: Sequence[Future[Prepared] | _Done]) -> PartialEmbeddings:
-        """Runs together what can go together, and returns the vectors in the order of the items."""
-        items = [item for future in prepared for item in future.result()]
+    def embed_chunks(self, start: int, chunks: Sequence[Future[list[PreparedItem | ItemError]]]) -> PartialEmbeddings:
+        """Wait for the chunks of a window and embed it."""
+        return self.embed(start, [item for chunk in chunks for item in chunk.result()])
+
+    def embed(self, start: int, items: Sequence[PreparedItem | ItemError]) -> PartialEmbeddings:
+        """Run the graphs on the items of a window, and return the vectors in the order of the items."""
         failures = [item for item in items if isinstance(item, ItemError)]
         if failures and self._options.on_error == "raise":
             raise failures[0]
@@ -212,17 +206,13 @@ class _Flight:
             np.array([index for index, item in usable if is_truncated(item.row)], dtype=np.int64),
         )
 
-    def _run(self, items: Sequence[PreparedItem]) -> Vectors:
-        groups: dict[tuple[TowerName, tuple[int, ...]], list[int]] = {}
-        for position, item in enumerate(items):
-            groups.setdefault((item.tower, group_key(item.row)), []).append(position)
+    def _run(self, items: Sequence[PreparedItem]) -> Float32Array:
         vectors = np.empty((len(items), self._pipeline.output_dim), dtype=np.float32)
-        for (name, _), positions in groups.items():
-            tower = self._pipeline.towers[name]
-            costs = [row_cost(items[position].row) for position in positions]
-            for batch in plan_batches(costs, tower.limit(self._options.batch_size)):
+        for name, tower in self._pipeline.towers.items():
+            positions = [position for position, item in enumerate(items) if item.tower == name]
+            for batch in tower.plan_batches([items[at].row for at in positions], self._options.batch_size):
                 chosen = [positions[at] for at in batch]
-                vectors[chosen] = tower.embed([items[position].row for position in chosen], self.stop)
+                vectors[chosen] = tower.embed([items[at].row for at in chosen], self.cancellation)
                 self._on_progress(len(chosen))
         return vectors
 
@@ -235,26 +225,26 @@ class _Flight:
             return "image"
         if looks_like_image_path(item):
             return UnusableItemError(
-                "as a string it is a text, and it ends as an image's path does: give a pathlib.Path, or say which "
-                "it is by embed_image or embed_text"
+                "a string is a text, but this one looks like the path of an image: pass a pathlib.Path for an image, "
+                "or call embed_image or embed_text"
             )
         return "text"
 
 
-def _settle(
+def _prepared_or_error(
     index: int, item: object, choice: TowerName | UnusableItemError, row: Row | UnusableItemError | None
 ) -> PreparedItem | ItemError:
     if not isinstance(choice, UnusableItemError) and row is not None and not isinstance(row, UnusableItemError):
         return PreparedItem(choice, row)
     reason = choice if isinstance(choice, UnusableItemError) else row
-    error = ItemError(index, _name(item), str(reason))
+    error = ItemError(index, _item_name(item), str(reason))
     error.__cause__ = reason if isinstance(reason, UnusableItemError) else None
     return error
 
 
-def _name(item: object) -> str:
-    """Returns what names an item in an error: a path as it is, a text by its beginning, else the type."""
+def _item_name(item: object) -> str:
+    """Return the name of an item in an error: the path, the beginning of the text, or the type."""
     if isinstance(item, str | os.PathLike):
-        name = os.fspath(item)
-        return str(name) if len(str(name)) <= _NAME_LENGTH else f"{str(name)[:_NAME_LENGTH]}..."
+        name = str(os.fspath(item))
+        return name if len(name) <= _NAME_LENGTH else f"{name[:_NAME_LENGTH]}..."
     return type(item).__name__

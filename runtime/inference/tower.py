@@ -1,4 +1,4 @@
-"""One tower of an artifact, loaded: from items of its kind to vectors, a batch at a time."""
+"""Load one tower of an artifact: preprocessing and graph, from items to vectors, one batch at a time."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, assert_never
 
 import numpy as np
 
+from runtime.array_types import Array, Float32Array
 from runtime.artifact.manifest import (
     ImagePreprocessing,
     PointCloudPreprocessing,
@@ -19,150 +20,162 @@ from runtime.artifact.manifest import (
     TowerName,
 )
 from runtime.errors import NonFiniteError
-from runtime.inference.batching import BatchLimit, power_of_two
-from runtime.preprocess import UnusableItemError
+from runtime.inference.batching import BatchLimit, plan_batches, power_of_two
+from runtime.preprocess.item import UnusableItemError
 from runtime.session.session import CancellationToken, Session, SessionOptions
 
 if TYPE_CHECKING:
     from runtime.preprocess.text import Tokens
 
-Row: TypeAlias = "np.ndarray[Any, Any] | Tokens"
-Vectors: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
+Row: TypeAlias = "Array | Tokens"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Portions:
-    """How items of one kind are portioned out on one kind of device; a GPU needs more at a time to be busy.
+class BatchSizes:
+    """Numbers of items that go through a tower together. A GPU needs larger numbers than a CPU to be busy.
 
     Attributes:
-        window: Items that are in flight together, and among which those of like length find each other.
-        chunk: Items that a thread prepares at a time.
-        budget: Cost of a batch at most: tokens for texts, points for meshes, 1 for an image.
+        window: Number of items in flight. Batches group items of similar length within a window.
+        chunk: Number of items that one thread prepares at a time.
+        budget: Maximum cost of a batch: tokens for texts, points for meshes, 1 per image.
     """
 
     window: int
     chunk: int
     budget: int
 
+    def for_batch_size(self, batch_size: int | None, preprocessing: Preprocessing) -> BatchSizes:
+        """Return sizes for batches of ``batch_size`` images or meshes.
 
-PORTIONS: Mapping[tuple[TowerName, str], Portions] = MappingProxyType(
+        Texts keep their budget of tokens: their lengths differ too much for a fixed number of texts.
+        """
+        # For 120 docstrings of 3 to 256 tokens by all-MiniLM-L6-v2, a fixed 32 took 1.8 times the CPU time.
+        if batch_size is None or isinstance(preprocessing, TextPreprocessing):
+            return self
+        cost = preprocessing.num_points if isinstance(preprocessing, PointCloudPreprocessing) else 1
+        return replace(self, window=max(self.window, 2 * batch_size), budget=cost * batch_size)
+
+
+DEFAULT_BATCH_SIZES: Mapping[tuple[TowerName, str], BatchSizes] = MappingProxyType(
     {
-        ("text", "cpu"): Portions(window=1024, chunk=64, budget=1024),
-        ("text", "cuda"): Portions(window=4096, chunk=64, budget=65536),
-        ("image", "cpu"): Portions(window=32, chunk=1, budget=8),
-        ("image", "cuda"): Portions(window=128, chunk=1, budget=64),
-        ("mesh", "cpu"): Portions(window=32, chunk=1, budget=16384),
-        ("mesh", "cuda"): Portions(window=128, chunk=1, budget=131072),
+        ("text", "cpu"): BatchSizes(window=1024, chunk=64, budget=1024),
+        ("text", "cuda"): BatchSizes(window=4096, chunk=64, budget=65536),
+        ("image", "cpu"): BatchSizes(window=32, chunk=1, budget=8),
+        ("image", "cuda"): BatchSizes(window=128, chunk=1, budget=64),
+        ("mesh", "cpu"): BatchSizes(window=32, chunk=1, budget=16384),
+        ("mesh", "cuda"): BatchSizes(window=128, chunk=1, budget=131072),
     }
 )
 
 
 class Preprocessor(Protocol):
-    """What makes of items what a graph takes."""
+    """A preprocessor of one kind of item."""
 
     def prepare_all(self, items: Sequence[Any]) -> Sequence[Row | UnusableItemError]:
-        """Returns one row of the graph's input for each item, or why it has none."""
+        """Return one row of the graph's input for each item, or the reason why the item is unusable."""
 
-    def collate(self, rows: Sequence[Any]) -> dict[str, np.ndarray[Any, Any]]:
-        """Returns the graph's inputs for rows that go together, by name; texts are padded."""
+    def collate(self, rows: Sequence[Any]) -> dict[str, Array]:
+        """Return the graph's inputs by name, for the rows of one batch; texts are padded."""
 
 
 class LoadedTower:
-    """Preprocessing and graph of one kind of item.
+    """The preprocessing and the graph of one kind of item.
 
     Attributes:
-        session: The graph.
-        portions: How its items are portioned out.
+        session: The session of the graph.
+        batch_sizes: Numbers of items that go through together.
     """
 
     def __init__(self, folder: Path, tower: Tower, options: SessionOptions) -> None:
-        """Loads ``tower`` from the artifact in ``folder``; see :class:`runtime.session.session.Session` for the rest."""
+        """Load ``tower`` from the artifact in ``folder``; see :class:`runtime.session.session.Session`."""
         self.session = Session(folder, tower, options)
         self._preprocessor = build_preprocessor(tower.preprocessing, folder, self.session.provider.sequence_multiple)
-        usual = PORTIONS[tower.preprocessing.kind, self.session.provider.device]
-        self.portions = _resize(usual, tower.preprocessing, options.batch_size)
+        defaults = DEFAULT_BATCH_SIZES[tower.preprocessing.kind, self.session.provider.device]
+        self.batch_sizes = defaults.for_batch_size(options.batch_size, tower.preprocessing)
 
     def prepare(self, items: Sequence[Any], *, truncate: bool = True) -> list[Row | UnusableItemError]:
-        """Returns one row of the graph's input for each item, or why it has none.
+        """Return one row of the graph's input for each item, or the reason why the item is unusable.
 
-        An item has none if it cannot be embedded, or would have to be cut and ``truncate`` is false.
+        Args:
+            items: Items of this tower's kind.
+            truncate: Whether to cut texts that are too long; otherwise they are unusable.
         """
         rows: Sequence[Row | UnusableItemError] = self._preprocessor.prepare_all(items)
         return list(rows) if truncate else [_refuse_truncated(row) for row in rows]
 
-    def collate(self, rows: Sequence[Any]) -> dict[str, np.ndarray[Any, Any]]:
-        """Returns the graph's inputs for rows of :meth:`prepare` that go together, by name; texts are padded."""
+    def collate(self, rows: Sequence[Any]) -> dict[str, Array]:
+        """Return the graph's inputs by name, for rows of :meth:`prepare` in one batch; texts are padded."""
         return self._preprocessor.collate(rows)
 
     def limit(self, batch_size: int | None) -> BatchLimit:
-        """Returns what goes through the graph at once: ``batch_size`` items, by default what the budget allows."""
+        """Return the limit of a batch: ``batch_size`` items, or the budget if it is ``None``."""
         if batch_size is not None:
             return BatchLimit(items=batch_size)
-        return BatchLimit(budget=self.portions.budget, multiple=self.session.provider.sequence_multiple)
+        return BatchLimit(budget=self.batch_sizes.budget, multiple=self.session.provider.sequence_multiple)
 
-    def embed(self, rows: Sequence[Any], stop: CancellationToken | None = None) -> Vectors:
-        """Runs the graph on rows of :meth:`prepare`, which go together: see :func:`group_key`.
+    def plan_batches(self, rows: Sequence[Row], batch_size: int | None = None) -> list[list[int]]:
+        """Return the positions in ``rows`` as batches of rows with one shape and similar length."""
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for position, row in enumerate(rows):
+            groups.setdefault(group_key(row), []).append(position)
+        limit = self.limit(batch_size)
+        return [
+            [positions[at] for at in batch]
+            for positions in groups.values()
+            for batch in plan_batches([row_cost(rows[position]) for position in positions], limit)
+        ]
+
+    def embed(self, rows: Sequence[Any], cancellation: CancellationToken | None = None) -> Float32Array:
+        """Run the graph on one batch: rows of :meth:`prepare` that have the same :func:`group_key`.
 
         Returns:
             ``[rows, output_dim]`` float32.
 
         Raises:
             InferenceError: The graph cannot be run.
-            NonFiniteError: It returned NaN or infinity.
+            NonFiniteError: The graph returned NaN or infinity.
         """
         provider = self.session.provider
-        filled = [*rows, *[rows[-1]] * (power_of_two(len(rows)) - len(rows))] if provider.pads_batches else rows
-        vectors = self.session.run(self.collate(filled), stop)[: len(rows)]
+        padded = [*rows, *[rows[-1]] * (power_of_two(len(rows)) - len(rows))] if provider.pads_batches else rows
+        vectors = self.session.run(self.collate(padded), cancellation)[: len(rows)]
         if not np.isfinite(vectors).all():
             raise NonFiniteError(
                 f"{self.session.choice.graph} returned NaN or infinity on the provider {provider.name}; "
-                "check the artifact with `python -m runtime verify`, or take another provider"
+                "check the artifact with `python -m runtime verify`, or choose another provider"
             )
         return vectors
 
 
-def _resize(usual: Portions, preprocessing: Preprocessing, batch_size: int | None) -> Portions:
-    """Returns portions for batches of so many images, or meshes of the usual number of points.
-
-    Texts keep to their budget of tokens: lengths differ too much for a number of texts to say what a batch takes.
-    """
-    # A fixed 32 took 1.8 times the CPU time of the budget, for 120 docstrings of 3 to 256 tokens by all-MiniLM-L6-v2.
-    if batch_size is None or isinstance(preprocessing, TextPreprocessing):
-        return usual
-    cost = preprocessing.num_points if isinstance(preprocessing, PointCloudPreprocessing) else 1
-    return replace(usual, window=max(usual.window, 2 * batch_size), budget=cost * batch_size)
-
-
 def _refuse_truncated(row: Row | UnusableItemError) -> Row | UnusableItemError:
     if is_truncated(row):
-        return UnusableItemError("it has more tokens than the model takes; shorten it, or let it be cut")
+        return UnusableItemError("it has more tokens than the model takes; shorten it, or allow truncation")
     return row
 
 
 def is_truncated(row: Row | UnusableItemError) -> bool:
-    """Tells whether ``row`` is a text without its end."""
+    """Return whether ``row`` is a text that was cut."""
     return bool(getattr(row, "truncated", False))
 
 
 def group_key(row: Row) -> tuple[int, ...]:
-    """Returns what rows of one batch have in common: the shape of an array; texts are padded to one."""
+    """Return the key that all rows of a batch share: the shape of an array. Texts share one key; they are padded."""
     return row.shape if isinstance(row, np.ndarray) else ()
 
 
 def row_cost(row: Row) -> int:
-    """Returns what ``row`` costs of a batch's budget: its tokens or points; an image costs 1."""
+    """Return the share of a batch's budget that ``row`` takes: its tokens or points, or 1 for an image."""
     if not isinstance(row, np.ndarray):
         return len(row.ids)
     return len(row) if row.ndim == 2 else 1
 
 
 def build_preprocessor(preprocessing: Preprocessing, folder: Path, sequence_multiple: int) -> Preprocessor:
-    """Returns what prepares items of one kind, having imported what it needs, and nothing of the other kinds.
+    """Build the preprocessor for one kind of item. Only the packages of this kind are imported.
 
     Args:
-        preprocessing: What is to be done.
-        folder: The artifact, for its tokenizer.
-        sequence_multiple: To which texts are padded.
+        preprocessing: The artifact's record.
+        folder: The artifact's folder, which has the tokenizer.
+        sequence_multiple: Texts are padded to a multiple of this number of tokens.
     """
     if isinstance(preprocessing, ImagePreprocessing):
         from runtime.preprocess.image import ImagePreprocessor

@@ -1,4 +1,4 @@
-"""Items to vectors in several processes, each with a session of its own: side by side on a CPU, or one for each GPU."""
+"""Embed items in several processes: side by side on a CPU, or one process per GPU."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -18,23 +19,25 @@ from runtime.artifact.manifest import Tower, TowerName
 from runtime.errors import EmbeddingBackbonesError, InferenceError, ItemError, UsageError
 from runtime.inference.batching import windows
 from runtime.inference.options import EmbedOptions
-from runtime.inference.pipeline import Active, OnProgress, PartialEmbeddings, Pipeline
-from runtime.inference.tower import PORTIONS
+from runtime.inference.pipeline import BackendInfo, OnProgress, PartialEmbeddings, Pipeline
+from runtime.inference.tower import DEFAULT_BATCH_SIZES
 from runtime.session.provider_options import OPTIONS, replace_device
 from runtime.session.providers import PROVIDERS
 from runtime.session.session import SessionOptions
 
-_WINDOWS_AHEAD = 2  # for each worker: how far a fast one may be ahead of the slowest
-_Line: TypeAlias = "Connection[Any, Any]"
+_WINDOWS_AHEAD = 2  # per worker; it bounds how far a fast worker gets ahead of a slow one
+_Pipe: TypeAlias = "Connection[Any, Any]"
 
 
-def divide(options: SessionOptions, workers: int | None, device_ids: Sequence[int] | None) -> list[SessionOptions]:
-    """Returns the options of each worker: its share of the threads, and its GPU.
+def split_options(
+    options: SessionOptions, workers: int | None, device_ids: Sequence[int] | None
+) -> list[SessionOptions]:
+    """Return the options of each worker: its share of the threads, and its GPU.
 
     Args:
-        options: Those of all together, settled.
-        workers: Their number; with ``device_ids``, as many as there are.
-        device_ids: GPUs.
+        options: Resolved options for all workers together.
+        workers: Number of workers; by default the number of ``device_ids``.
+        device_ids: GPUs, one per worker.
 
     Raises:
         UsageError: The numbers contradict each other, or the provider has no GPUs.
@@ -58,45 +61,47 @@ def divide(options: SessionOptions, workers: int | None, device_ids: Sequence[in
 
 
 class Workers:
-    """Processes that embed windows of a stream side by side.
+    """Worker processes that embed the windows of a stream side by side.
 
     Attributes:
-        active: What the first of them runs.
+        info: The active provider, threads and graphs of the first worker.
+        processes: The processes.
     """
 
     def __init__(
         self, folder: Path, towers: Mapping[TowerName, Tower], output_dim: int, options: Sequence[SessionOptions]
     ) -> None:
-        """Starts a process for each of ``options`` and waits until all have loaded ``towers``.
+        """Start a process for each of ``options``, and wait until all processes have loaded ``towers``.
 
         Raises:
-            EmbeddingBackbonesError: What the first that failed says.
+            EmbeddingBackbonesError: A process cannot load a tower.
         """
         self._lock = threading.Lock()
-        self._workers = [_Worker(folder, towers, output_dim, share) for share in options]
+        self._workers = [_WorkerProcess(folder, towers, output_dim, share) for share in options]
+        self.processes: list[BaseProcess] = [worker.process for worker in self._workers]
         try:
-            actives = [worker.receive() for worker in self._workers]
+            infos = [worker.receive() for worker in self._workers]
         except BaseException:
             self.close()
             raise
-        self.active: Active = actives[0]
-        device = PROVIDERS[self.active.provider].device
-        self._portions = min((PORTIONS[name, device] for name in towers), key=lambda portions: portions.window)
+        self.info: BackendInfo = infos[0]
+        device = PROVIDERS[self.info.provider].device
+        self._sizes = min((DEFAULT_BATCH_SIZES[name, device] for name in towers), key=lambda sizes: sizes.window)
 
     def stream(
-        self, items: Iterable[Any], embed_options: EmbedOptions, on_progress: OnProgress | None = None
+        self, items: Iterable[Any], options: EmbedOptions, on_progress: OnProgress | None = None
     ) -> Iterator[PartialEmbeddings]:
-        """Yields what becomes of ``items``, in order; see :meth:`runtime.inference.pipeline.Pipeline.stream`.
+        """Yield the vectors and errors of ``items``, in order; see :meth:`runtime.inference.pipeline.Pipeline.stream`.
 
-        Callers take turns. Ctrl-C ends the workers.
+        Concurrent callers take turns. Ctrl-C ends the workers.
 
         Raises:
             InferenceError: A worker has died.
         """
         with self._lock:
-            flight = _Flight(self._workers, windows(items, self._window(items)), embed_options)
+            scheduler = _WindowScheduler(self._workers, windows(items, self._window_size(items)), options)
             try:
-                for part in flight:
+                for part in scheduler:
                     if on_progress:
                         on_progress(len(part.kept) + len(part.failures))
                     yield part
@@ -104,41 +109,41 @@ class Workers:
                 self.close()
                 raise
             finally:
-                flight.land()
+                scheduler.drain()
 
-    def _window(self, items: Iterable[Any]) -> int:
-        """Returns the number of items that a worker is given at once: its share, if that is less than the usual."""
+    def _window_size(self, items: Iterable[Any]) -> int:
+        """Return the number of items per window: the default, or a worker's share of the items if that is smaller."""
         if not isinstance(items, Sized):
-            return self._portions.window
+            return self._sizes.window
         share = -(-len(items) // len(self._workers))
-        return max(self._portions.chunk, min(self._portions.window, share))
+        return max(self._sizes.chunk, min(self._sizes.window, share))
 
     def close(self) -> None:
-        """Ends the processes."""
+        """End the processes."""
         for worker in self._workers:
             worker.close()
 
 
-class _Worker:
-    """One process, and the line to it."""
+class _WorkerProcess:
+    """A process, and the pipe to it."""
 
     def __init__(self, *arguments: Any) -> None:
         context = multiprocessing.get_context("spawn")  # a fork would share CUDA's state and the tokenizers' threads
-        self.line, remote = context.Pipe()
-        self._process = context.Process(target=_serve, args=(remote, *arguments), daemon=True)
-        self._process.start()
+        self.pipe, remote = context.Pipe()
+        self.process = context.Process(target=_serve, args=(remote, *arguments), daemon=True)
+        self.process.start()
         remote.close()
 
     def send(self, task: tuple[list[Any], EmbedOptions]) -> None:
         try:
-            self.line.send(task)
+            self.pipe.send(task)
         except OSError as exc:
             raise self._death() from exc
 
     def receive(self) -> Any:
-        """Returns what the process made of the last task; raises what it raised."""
+        """Return the answer to the last task, or raise the error that the process sent."""
         try:
-            answer = self.line.recv()
+            answer = self.pipe.recv()
         except (EOFError, OSError) as exc:
             raise self._death() from exc
         if isinstance(answer, EmbeddingBackbonesError):
@@ -146,33 +151,35 @@ class _Worker:
         return answer
 
     def close(self) -> None:
-        self.line.close()
-        self._process.terminate()
-        self._process.join()
+        self.pipe.close()
+        self.process.terminate()
+        self.process.join()
 
     def _death(self) -> InferenceError:
-        self._process.join(1)
+        self.process.join(1)
         return InferenceError(
-            f"a worker process has died (exit code {self._process.exitcode}), for want of memory, say; load again, "
+            f"a worker process has died (exit code {self.process.exitcode}), perhaps for lack of memory; load again "
             "with fewer workers or a smaller batch_size"
         )
 
 
-class _Flight:
-    """One call's windows on their way through the workers."""
+class _WindowScheduler:
+    """The windows of one call: sent to idle workers, and yielded in order."""
 
-    def __init__(self, workers: Sequence[_Worker], todo: Iterator[list[Any]], embed_options: EmbedOptions) -> None:
-        self._todo = todo
-        self._options = embed_options
+    def __init__(
+        self, workers: Sequence[_WorkerProcess], remaining: Iterator[list[Any]], options: EmbedOptions
+    ) -> None:
+        self._remaining = remaining
+        self._options = options
         self._idle = list(workers)
-        self._busy: dict[_Line, tuple[_Worker, int]] = {}
+        self._busy: dict[_Pipe, tuple[_WorkerProcess, int]] = {}
         self._done: dict[int, PartialEmbeddings | EmbeddingBackbonesError] = {}
         self._limit = _WINDOWS_AHEAD * len(workers)
 
     def __iter__(self) -> Iterator[PartialEmbeddings]:
         sent = yielded = start = 0
         while True:
-            while self._idle and sent < yielded + self._limit and (window := next(self._todo, None)) is not None:
+            while self._idle and sent < yielded + self._limit and (window := next(self._remaining, None)) is not None:
                 self._send(window, sent)
                 sent += 1
             while yielded in self._done:
@@ -184,20 +191,20 @@ class _Flight:
                 return
             self._receive()
 
-    def land(self) -> None:
-        """Waits for what is under way, so that the next call finds the workers idle."""
+    def drain(self) -> None:
+        """Wait for the windows in progress, so that the next call finds the workers idle."""
         while self._busy:
             self._receive()
 
     def _send(self, window: list[Any], number: int) -> None:
         worker = self._idle.pop()
         worker.send((window, self._options))
-        self._busy[worker.line] = worker, number
+        self._busy[worker.pipe] = worker, number
 
     def _receive(self) -> None:
-        """Takes what is ready. An error waits for its turn, as a part does."""
-        for line in wait(list(self._busy)):
-            worker, number = self._busy.pop(cast("_Line", line))
+        """Receive the windows that are ready. An error is kept until its turn, as a result is."""
+        for pipe in wait(list(self._busy)):
+            worker, number = self._busy.pop(cast("_Pipe", pipe))
             self._idle.append(worker)
             try:
                 self._done[number] = worker.receive()
@@ -206,27 +213,27 @@ class _Flight:
 
 
 def _serve(
-    line: _Line, folder: Path, towers: Mapping[TowerName, Tower], output_dim: int, options: SessionOptions
+    pipe: _Pipe, folder: Path, towers: Mapping[TowerName, Tower], output_dim: int, options: SessionOptions
 ) -> None:
-    """What a worker does: loads, then embeds a window after the other until the line is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
+    """Load the towers in a worker process, then embed windows until the pipe is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and ends its workers
     try:
         pipeline = Pipeline(folder, towers, output_dim, options)
-        line.send(pipeline.active)
+        pipe.send(pipeline.info)
     except EmbeddingBackbonesError as exc:
-        line.send(exc)
+        pipe.send(exc)
         return
     with suppress(EOFError, OSError):
         while True:
-            items, embed_options = line.recv()
-            line.send(_embed_window(pipeline, items, embed_options))
+            items, embed_options = pipe.recv()
+            pipe.send(_embed_window(pipeline, items, embed_options))
 
 
 def _embed_window(
-    pipeline: Pipeline, items: list[Any], embed_options: EmbedOptions
+    pipeline: Pipeline, items: list[Any], options: EmbedOptions
 ) -> PartialEmbeddings | EmbeddingBackbonesError:
     try:
-        parts = list(pipeline.stream(items, embed_options))
+        parts = list(pipeline.stream(items, options))
     except EmbeddingBackbonesError as exc:
         return exc
     return PartialEmbeddings(
@@ -238,11 +245,7 @@ def _embed_window(
 
 
 def _shift(part: PartialEmbeddings | EmbeddingBackbonesError, start: int) -> PartialEmbeddings:
-    """Returns ``part``, which counts from 0, as the part of a stream that begins at ``start``.
-
-    Raises:
-        EmbeddingBackbonesError: There is an error in its place.
-    """
+    """Return ``part`` with indices that count from ``start`` instead of 0, or raise it if it is an error."""
     if isinstance(part, EmbeddingBackbonesError):
         raise _shift_error(part, start) if isinstance(part, ItemError) else part
     failures = [_shift_error(failure, start) for failure in part.failures]

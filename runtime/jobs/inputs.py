@@ -15,7 +15,7 @@ from runtime.errors import UsageError
 from runtime.jobs.items import Source, cell_source, path_source, text_source
 from runtime.jobs.parquet import ParquetColumn
 from runtime.jobs.text_files import Cell, count_lines, find_strings, read_file_lines, read_lines, without_blanks
-from runtime.preprocess import IMAGE_SUFFIXES, looks_like_image_path
+from runtime.preprocess.files import IMAGE_SUFFIXES, looks_like_image_path
 
 STDIN = "-"
 _COLUMNED = (".jsonl", ".parquet")

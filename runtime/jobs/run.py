@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from runtime.errors import ItemError, OutputError, UsageError
-from runtime.inference.embedder import quiet
+from runtime.inference.embedder import without_truncation_warning
 from runtime.jobs.inputs import Inputs, open_inputs
 from runtime.jobs.items import Source, SourceItem, Unreadable, digest_sources
 from runtime.jobs.journal import SCHEMA, Journal, Part, finish_move, is_begun
@@ -111,7 +111,7 @@ def run_job(model: Embedder, job: Job) -> JobResult:
     journal = Journal(job.output.path, _fingerprint(model, job), dim=dim, resume=job.resume, force=job.force)
     resumed = journal.last.stop
     try:
-        with quiet():  # the result counts the texts that were cut
+        with without_truncation_warning():  # the result counts the texts that were cut
             _Run(model, job, journal, inputs).embed()
         _check_rows(journal, job)
         write_output(journal, job.output)

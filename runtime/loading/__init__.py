@@ -1,1 +1,1 @@
-"""Load an artifact: verification by golden vectors, OpenVINO's precision, stored tuning."""
+"""Load and verify artifacts: golden vectors, the precision of OpenVINO, stored tuning."""

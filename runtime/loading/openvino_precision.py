@@ -1,19 +1,20 @@
-"""In what OpenVINO computes: bfloat16 where the CPU has units for it and the artifact's golden vectors allow it."""
+"""Choose the precision of OpenVINO: bfloat16 if the CPU has units for it and the golden vectors pass."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-import os
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from runtime.artifact.manifest import Manifest
 from runtime.artifact.parity import BF16_TOLERANCE, near_one
-from runtime.errors import EmbeddingBackbonesError, ProviderError
+from runtime.atomic_write import write_text
+from runtime.errors import EmbeddingBackbonesError, OutputError, ProviderError
 from runtime.inference.embedder import Embedder
 from runtime.loading.golden import verify_towers
 from runtime.machine.cache_folder import usable_cache
@@ -27,37 +28,37 @@ _LOG = logging.getLogger("runtime")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decision:
-    """What was found of bfloat16 for one artifact on one machine.
+class Bf16Check:
+    """The result of a check of bfloat16 for one artifact on one machine.
 
     Attributes:
-        passes: Whether the golden vectors keep :data:`runtime.artifact.parity.BF16_TOLERANCE`.
-        figures: The smallest cosine similarity to torch's, for a person.
+        passes: Whether the golden vectors are within :data:`runtime.artifact.parity.BF16_TOLERANCE`.
+        figures: The smallest cosine similarity to torch's vectors, or the error, as text.
     """
 
     passes: bool
     figures: str
 
 
-def load_fittest(
+def open_in_best_precision(
     folder: Path, manifest: Manifest, options: SessionOptions, open_embedder: Callable[[SessionOptions], Embedder]
 ) -> Embedder:
-    """Returns an embedder in bfloat16 if it may be, else in float32; for other providers what ``options`` say.
+    """Open an embedder. OpenVINO computes in bfloat16 if the artifact allows it, otherwise in float32.
 
     Args:
         folder: The artifact's folder.
-        manifest: Its record.
-        options: How to load, settled.
-        open_embedder: Loads by the options that it is given.
+        manifest: The artifact's manifest.
+        options: Resolved options; other providers use them unchanged.
+        open_embedder: Function that opens the artifact with the given options.
 
     Raises:
-        ProviderError: bfloat16 is asked for on a CPU without units for it.
-        EmbeddingBackbonesError: What ``open_embedder`` raises.
+        ProviderError: The options require bfloat16, and the CPU has no units for it.
+        EmbeddingBackbonesError: As for ``open_embedder``.
     """
     chosen = _openvino_options(options)
     if chosen is None or chosen.dtype == "fp32":
         return open_embedder(options)
-    reason = "auto: the installed onnxruntime brings it" if options.provider == "auto" else options.reason
+    reason = "auto: the installed onnxruntime has it" if options.provider == "auto" else options.reason
     options = replace(options, provider="openvino", reason=reason)
     in_bf16, in_fp32 = (replace(options, provider_options=replace(chosen, dtype=name)) for name in ("bf16", "fp32"))
     if _is_quantized(manifest, in_fp32):
@@ -66,86 +67,81 @@ def load_fittest(
     if chosen.dtype == "bf16":
         if not units:
             raise ProviderError(
-                "this CPU has no units for bfloat16 (AMX or AVX512-BF16), and OpenVINO would emulate them, a hundred "
-                "times slower than float32; take dtype fp32"
+                "this CPU has no units for bfloat16 (AMX or AVX512-BF16), and OpenVINO would emulate them a hundred "
+                "times slower than float32; use dtype fp32"
             )
         return open_embedder(in_bf16)
     if "amx_bf16" not in units:
         return open_embedder(in_fp32)
-    return _decide(folder, manifest, in_bf16, in_fp32, open_embedder)
+    return _open_checked(folder, manifest, in_bf16, in_fp32, open_embedder)
 
 
 def _is_quantized(manifest: Manifest, options: SessionOptions) -> bool:
-    """Tells whether int8 is going to run, whose own figures count and not those of bfloat16."""
+    """Return whether int8 will run. Its own tolerance applies then, not that of bfloat16."""
     provider, settings = PROVIDERS["openvino"], options.provider_options or OpenVinoOptions()
-    towers = [tower for tower in manifest.towers.values() if "int8" in tower.variants]  # the only ones it can run for
+    towers = [tower for tower in manifest.towers.values() if "int8" in tower.variants]  # int8 cannot run for the others
     return any(choose_graph(tower, provider, settings, options.variant).name == "int8" for tower in towers)
 
 
 def _openvino_options(options: SessionOptions) -> OpenVinoOptions | None:
-    """Returns the options by which OpenVINO will run, ``None`` if another provider will."""
+    """Return the options that OpenVINO will use; ``None`` if another provider will run."""
     if options.provider == "auto" and PROVIDERS["openvino"] in available_providers():
-        return OpenVinoOptions()  # its package brings no other that "auto" would prefer
+        return OpenVinoOptions()  # its package has no provider that "auto" prefers
     if options.provider != "openvino":
         return None
     return options.provider_options if isinstance(options.provider_options, OpenVinoOptions) else OpenVinoOptions()
 
 
-def _decide(
+def _open_checked(
     folder: Path,
     manifest: Manifest,
     in_bf16: SessionOptions,
     in_fp32: SessionOptions,
     open_embedder: Callable[[SessionOptions], Embedder],
 ) -> Embedder:
-    """Tries bfloat16 by the golden vectors, unless it is known from an earlier start how that ends."""
-    memory = _memory(manifest, in_bf16)
-    found = _recall(memory)
+    """Open in bfloat16 if the golden vectors pass, otherwise in float32. The result of the check is stored."""
+    path = _result_path(manifest, in_bf16)
+    result = _read_result(path)
     embedder = None
-    if found is None:
+    if result is None:
         embedder = open_embedder(in_bf16)
-        found = _measure(embedder, folder)
-        _remember(memory, found)
-    if found.passes:
+        result = _check_bf16(embedder, folder)
+        _store_result(path, result)
+    if result.passes:
         return embedder or open_embedder(in_bf16)
     if embedder is not None:
         embedder.close()
-    _LOG.warning("openvino computes in float32, since in bfloat16 the golden vectors are at %s", found.figures)
+    _LOG.warning("openvino computes in float32: in bfloat16, the golden vectors are at %s", result.figures)
     return open_embedder(in_fp32)
 
 
-def _measure(embedder: Embedder, folder: Path) -> Decision:
+def _check_bf16(embedder: Embedder, folder: Path) -> Bf16Check:
     try:
         towers = verify_towers(embedder, folder).values()
     except EmbeddingBackbonesError as exc:
-        return Decision(passes=False, figures=str(exc))
-    return Decision(
+        return Bf16Check(passes=False, figures=str(exc))
+    return Bf16Check(
         passes=all(tower.agreement.within(BF16_TOLERANCE) for tower in towers),
         figures=near_one(min(tower.agreement.min_cosine for tower in towers)),
     )
 
 
-def _memory(manifest: Manifest, options: SessionOptions) -> Path | None:
-    """Returns the file that remembers the decision for this artifact, these packages, and this kind of CPU."""
+def _result_path(manifest: Manifest, options: SessionOptions) -> Path | None:
+    """Return the file with the result for this artifact, these packages and this kind of CPU."""
     chosen = options.provider_options
     folder = usable_cache("openvino", chosen.cache_folder) if isinstance(chosen, OpenVinoOptions) else None
-    known = [manifest.to_json(), installed_packages(), platform.machine(), sorted(bf16_units())]
-    return Path(folder, f"bf16-{hashlib.sha256(json.dumps(known).encode()).hexdigest()[:32]}.json") if folder else None
+    key = [manifest.to_json(), installed_packages(), platform.machine(), sorted(bf16_units())]
+    return Path(folder, f"bf16-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.json") if folder else None
 
 
-def _recall(memory: Path | None) -> Decision | None:
+def _read_result(path: Path | None) -> Bf16Check | None:
     try:
-        return Decision(**json.loads(memory.read_text())) if memory else None
-    except (OSError, ValueError, TypeError):  # not there, or half-written: it is found again
+        return Bf16Check(**json.loads(path.read_text("utf-8"))) if path else None
+    except (OSError, ValueError, TypeError):  # missing or damaged: the check is repeated
         return None
 
 
-def _remember(memory: Path | None, decision: Decision) -> None:
-    if memory is None:
-        return
-    partial = memory.with_suffix(f".{os.getpid()}.partial")
-    try:
-        partial.write_text(json.dumps({"passes": decision.passes, "figures": decision.figures}))
-        partial.replace(memory)
-    except OSError:  # a full disk costs the next start a second
-        partial.unlink(missing_ok=True)
+def _store_result(path: Path | None, result: Bf16Check) -> None:
+    if path is not None:
+        with suppress(OutputError):  # on a full disk, the next load repeats the check, which takes a second
+            write_text(path, json.dumps(asdict(result)))

@@ -1,11 +1,10 @@
-"""What was found fastest, kept for the next start: a file for an artifact, these packages and this machine."""
+"""Store the settings that ``tune`` found: one file per artifact, tower and machine, in the cache folder."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
-import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Literal
 from runtime.artifact.json_schema import decode
 from runtime.artifact.manifest import Manifest, TowerName
 from runtime.artifact.variants import VariantName
+from runtime.atomic_write import write_text
 from runtime.errors import ManifestError, OutputError, UsageError
 from runtime.machine import cpu
 from runtime.machine.cache_folder import CACHE_VARIABLE, default_cache, usable_cache
@@ -27,16 +27,16 @@ _FOLDER = "tuned"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Machine:
-    """What decides which case is the fastest; where any of it differs, a tuning says nothing.
+class MachineFingerprint:
+    """The facts about a machine that decide which settings are the fastest.
 
     Attributes:
-        packages: The onnxruntime distributions and their versions.
-        architecture: Of the CPU, such as ``x86_64``.
-        cpu: Its model.
-        cpu_flags: What it can do.
-        threads: What affinity mask and container quota allow.
-        gpus: The GPUs that the installed onnxruntime could use.
+        packages: Installed onnxruntime distributions and their versions.
+        architecture: CPU architecture, such as ``x86_64``.
+        cpu: CPU model.
+        cpu_flags: CPU features.
+        threads: Threads that the affinity mask and the container quota allow.
+        gpus: GPUs that the installed onnxruntime could use.
     """
 
     packages: dict[str, str]
@@ -48,31 +48,31 @@ class Machine:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tuning:
-    """The fastest case, and what it was found for.
+class TunedSettings:
+    """The fastest settings for one tower of an artifact on one machine.
 
     Attributes:
-        schema_version: Of this record.
-        date: When it was found, as ``2026-01-31``.
-        artifact: The artifact's seal.
-        tower: The tower.
-        machine: The machine.
-        provider: Execution provider of the case.
-        variant: Its graph.
-        threads: Its threads.
-        batch_size: Items of a batch.
+        schema_version: Version of this record's schema.
+        date: Date of the measurement, as ``2026-01-31``.
+        artifact: Hash of the artifact's manifest.
+        tower: Tower that was measured.
+        machine: Machine that was measured.
+        provider: Execution provider.
+        variant: Graph.
+        threads: Threads of one run.
+        batch_size: Items per batch.
         p50_ms: Median time of a batch.
-        p95_ms: Its 95th percentile.
-        items_per_s: Items a second.
+        p95_ms: 95th percentile of the time of a batch.
+        items_per_s: Items per second.
         min_cosine: Smallest cosine similarity to torch's golden vectors.
-        max_latency_ms: The bound that ``p95_ms`` kept; ``None`` for no bound.
+        max_latency_ms: Upper bound of ``p95_ms`` that the user set; ``None``: no bound.
     """
 
     schema_version: Literal[1] = 1
     date: str
     artifact: str
     tower: TowerName
-    machine: Machine
+    machine: MachineFingerprint
     provider: Literal["cpu", "cuda", "openvino", "tensorrt"]
     variant: VariantName
     threads: int
@@ -84,16 +84,23 @@ class Tuning:
     max_latency_ms: float | None
 
     def __post_init__(self) -> None:
-        """Refuses numbers that were not measured."""
+        """Check the numbers of threads and items.
+
+        Raises:
+            UsageError: A number is out of range.
+        """
         if not (1 <= self.threads <= self.machine.threads and 1 <= self.batch_size <= LARGEST_BATCH):
-            raise UsageError(f"{self.threads} threads and batches of {self.batch_size} are beyond this machine")
+            raise UsageError(
+                f"{self.threads} threads and batches of {self.batch_size} are out of range; this machine allows "
+                f"{self.machine.threads} threads and batches of {LARGEST_BATCH}"
+            )
 
     def __str__(self) -> str:
         threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
         return f"{self.date}: {self.provider}, {self.variant}, {threads}, batches of {self.batch_size}"
 
     def session_options(self) -> SessionOptions:
-        """Returns how to load by it."""
+        """Return the options to load an artifact with these settings."""
         reason = f"tuned on this machine on {self}"
         return SessionOptions(
             provider=self.provider,
@@ -105,10 +112,10 @@ class Tuning:
         )
 
 
-def this_machine() -> Machine:
-    """Returns what is to be known of this machine. Only a package for GPUs has their driver asked."""
+def machine_fingerprint() -> MachineFingerprint:
+    """Return the fingerprint of this machine. It asks for GPUs only if a package for GPUs is installed."""
     packages = installed_packages()
-    return Machine(
+    return MachineFingerprint(
         packages=packages,
         architecture=platform.machine(),
         cpu=cpu.cpu_model(),
@@ -118,63 +125,57 @@ def this_machine() -> Machine:
     )
 
 
-def recall(manifest: Manifest, tower: TowerName) -> Tuning | None:
-    """Returns what was found for a tower on this machine; ``None`` if nothing was, or not in full."""
-    machine = this_machine()
+def read_tuning(manifest: Manifest, tower: TowerName) -> TunedSettings | None:
+    """Read the settings of a tower on this machine; ``None`` if none are stored or the file is damaged."""
+    machine = machine_fingerprint()
     try:
-        text = _place(default_cache(_FOLDER), manifest, tower, machine).read_text("utf-8")
-        found = decode(Tuning, json.loads(text), "tuning")
-    except (OSError, ValueError, RuntimeError, ManifestError):  # a recursion too deep and a missing home are the third
+        text = _path(manifest, tower, machine).read_text("utf-8")
+        stored = decode(TunedSettings, json.loads(text), "tuning")
+    except (OSError, ValueError, RuntimeError, ManifestError):  # RuntimeError: no home folder, or JSON nested too deep
         return None
-    known = (found.artifact, found.tower, found.machine)
-    return found if known == (manifest.sha256, tower, machine) else None
+    found = (stored.artifact, stored.tower, stored.machine)
+    return stored if found == (manifest.sha256, tower, machine) else None
 
 
-def check_memory() -> None:
-    """Makes sure that something can be remembered.
+def check_store() -> None:
+    """Check that settings can be stored.
 
     Raises:
-        OutputError: The folder cannot be written.
+        OutputError: The cache folder is not writable.
     """
     if usable_cache(_FOLDER, None) is None:
-        raise OutputError(f"this user's cache folder cannot be written; name another folder by {CACHE_VARIABLE}")
+        raise OutputError(f"cannot write this user's cache folder; set {CACHE_VARIABLE} to another folder")
 
 
-def remember(manifest: Manifest, tuning: Tuning) -> Path:
-    """Keeps ``tuning`` for the next start, whole or not at all, and returns its file.
-
-    Raises:
-        OutputError: It cannot be written.
-    """
-    check_memory()
-    place = _place(default_cache(_FOLDER), manifest, tuning.tower, tuning.machine)
-    partial = place.with_suffix(f".{os.getpid()}.partial")
-    try:
-        partial.write_text(json.dumps(dataclasses.asdict(tuning), indent=2), "utf-8")
-        partial.replace(place)
-    except OSError as exc:
-        partial.unlink(missing_ok=True)
-        raise OutputError(f"{place} cannot be written ({exc.strerror}); free some space, or mend its rights") from exc
-    return place
-
-
-def forget(manifest: Manifest, tower: TowerName) -> bool:
-    """Removes what was found for a tower on this machine, and tells whether there was anything.
+def write_tuning(manifest: Manifest, tuning: TunedSettings) -> Path:
+    """Store ``tuning`` for later loads, and return its file.
 
     Raises:
-        OutputError: It cannot be removed.
+        OutputError: The file cannot be written.
     """
-    place = _place(default_cache(_FOLDER), manifest, tower, this_machine())
+    check_store()
+    path = _path(manifest, tuning.tower, tuning.machine)
+    write_text(path, json.dumps(dataclasses.asdict(tuning), indent=2))
+    return path
+
+
+def remove_tuning(manifest: Manifest, tower: TowerName) -> bool:
+    """Remove the settings of a tower on this machine, and return whether any were stored.
+
+    Raises:
+        OutputError: The file cannot be removed.
+    """
+    path = _path(manifest, tower, machine_fingerprint())
     try:
-        place.unlink()
+        path.unlink()
     except FileNotFoundError:
         return False
     except OSError as exc:
-        raise OutputError(f"{place} cannot be removed ({exc.strerror}); mend its rights") from exc
+        raise OutputError(f"cannot remove {path} ({exc.strerror}); fix its permissions") from exc
     return True
 
 
-def _place(folder: Path, manifest: Manifest, tower: TowerName, machine: Machine) -> Path:
-    known = [manifest.sha256, tower, dataclasses.asdict(machine)]
-    digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
-    return folder / f"{digest[:32]}.json"
+def _path(manifest: Manifest, tower: TowerName, machine: MachineFingerprint) -> Path:
+    key = [manifest.sha256, tower, dataclasses.asdict(machine)]
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    return default_cache(_FOLDER) / f"{digest[:32]}.json"

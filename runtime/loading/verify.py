@@ -1,4 +1,4 @@
-"""verify(): does this artifact give, on this machine, the vectors that torch gave at export?"""
+"""Verify that an artifact reproduces, on this machine, the vectors that torch gave at export."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from runtime.session.provider_options import ProviderOptions
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """An artifact's golden items, embedded here.
+    """The result of :func:`verify`.
 
     Attributes:
-        provider: Execution provider that was used.
-        variant: The graph that ran.
-        towers: The figures of each tower.
+        provider: Active execution provider.
+        variant: Graph that ran.
+        towers: Verification of each tower.
     """
 
     provider: str
@@ -39,7 +39,7 @@ def verify(
     threads: int | None = None,
     variant: str = "auto",
 ) -> Verification:
-    """Checks the hash of every file, then embeds the golden items and compares them with torch's vectors.
+    """Check the hash of every file, then embed the golden items and compare the vectors with torch's.
 
     Args:
         path: The artifact's folder.
@@ -50,19 +50,19 @@ def verify(
 
     Raises:
         VerificationError: The vectors are out of tolerance.
-        EmbeddingBackbonesError: Whatever :func:`runtime.load` raises.
+        EmbeddingBackbonesError: As for :func:`runtime.load`.
     """
     model = load(path, provider=provider, provider_options=provider_options, threads=threads, variant=variant)
     result = Verification(provider=model.provider, variant=model.variant, towers=verify_towers(model, Path(path)))
     if not all(tower.agreement.within(tower.tolerance) for tower in result.towers.values()):
         raise VerificationError(
-            f"the golden vectors are not reproduced: {describe_verification(result)}; {_way_out(model)}"
+            f"the golden vectors are not reproduced: {describe_verification(result)}; {_advice(model)}"
         )
     return result
 
 
 def describe_verification(result: Verification) -> str:
-    """Returns the figures of ``result`` beside their bounds, in one line."""
+    """Return the measurements of ``result`` and their bounds, in one line."""
     towers = (_describe_tower(name, tower) for name, tower in result.towers.items())
     return f"{'; '.join(towers)}; provider {result.provider}, variant {result.variant}"
 
@@ -75,7 +75,7 @@ def _describe_tower(name: TowerName, tower: TowerVerification) -> str:
     )
 
 
-def _way_out(model: Embedder) -> str:
+def _advice(model: Embedder) -> str:
     other = "another provider" if model.provider != "cpu" else "another version of onnxruntime"
     packages = ", ".join(f"{name} {version}" for name, version in model.manifest.provenance.packages.items())
-    return f"try {other}; it was exported with {packages}"
+    return f"try {other}; the artifact was exported with {packages}"

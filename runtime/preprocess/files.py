@@ -1,4 +1,4 @@
-"""Files of items, looked at before they are read."""
+"""Check the files of items before they are read."""
 
 from __future__ import annotations
 
@@ -6,17 +6,26 @@ import os
 import stat
 from pathlib import Path
 
-from runtime.preprocess import UnusableItemError
+from runtime.preprocess.item import UnusableItemError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+
+def looks_like_image_path(text: str) -> bool:
+    """Return whether ``text`` ends with an image suffix, and is a single word or the name of an existing file."""
+    if not text.lower().endswith(IMAGE_SUFFIXES):
+        return False
+    return len(text.split()) == 1 or os.path.isfile(text)  # noqa: PTH113  Path.is_file raises for names too long
 
 
 def check_regular_file(path: str | os.PathLike[str]) -> None:
-    """Refuses what is no file with an end: reading a pipe could wait forever, and reading a device fill the memory.
+    """Check that ``path`` is a regular file. Reading a pipe could wait forever; a device could fill the memory.
 
     Raises:
         UnusableItemError: The path is empty, or names a pipe, a socket or a device.
-        IsADirectoryError: It names a folder.
-        OSError: There is no such file, or no permission to look.
-        ValueError: It holds what no path can hold.
+        IsADirectoryError: The path names a folder.
+        OSError: The file does not exist, or its folder is not readable.
+        ValueError: The path contains a character that no path can contain.
     """
     if not os.fspath(path):
         raise UnusableItemError("the path is empty")
@@ -25,3 +34,14 @@ def check_regular_file(path: str | os.PathLike[str]) -> None:
         raise IsADirectoryError
     if not stat.S_ISREG(mode):
         raise UnusableItemError("it is not a regular file; save it in one")
+
+
+def describe_file_error(exc: Exception) -> str | None:
+    """Return the reason why a file cannot be read; ``None`` if ``exc`` is not about access to the file."""
+    if isinstance(exc, FileNotFoundError | NotADirectoryError):
+        return "there is no such file"
+    if isinstance(exc, PermissionError):
+        return "there is no permission to read it"
+    if isinstance(exc, IsADirectoryError):
+        return "it is a folder; name the files in it"
+    return None

@@ -1,7 +1,7 @@
-"""Images: decode, orient, convert to RGB, resize, crop; bit for bit what the transforms of their training do.
+"""Decode, orient, convert to RGB, resize and crop images, bit for bit as the transforms of their training.
 
 Source: ``torchvision.transforms._presets.ImageClassification`` and the Pillow branch of
-``torchvision.transforms.functional`` (https://github.com/pytorch/vision), which open_clip uses too;
+``torchvision.transforms.functional`` (https://github.com/pytorch/vision), which open_clip also uses;
 ``CLIPImageProcessorPil`` (https://github.com/huggingface/transformers), which differs in the rounding of the crop.
 """
 
@@ -17,17 +17,17 @@ from typing import Any, TypeAlias
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from runtime.array_types import Array, Float32Array, UInt8Array
 from runtime.artifact.manifest import ImagePreprocessing
-from runtime.preprocess import UnusableItemError, prepare_each
-from runtime.preprocess.files import check_regular_file
-from runtime.preprocess.silence import Quiet
+from runtime.preprocess.files import check_regular_file, describe_file_error
+from runtime.preprocess.item import UnusableItemError, prepare_each
+from runtime.preprocess.silence import SuppressWarnings
 
-ImageItem: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray[Any, Any]"
-Pixels: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
+ImageItem: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | Array"
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-_TOO_MANY = "more pixels than PIL.Image.MAX_IMAGE_PIXELS, a guard against decompression bombs; downscale it"
-_TURNS = {  # EXIF 2.32, tag Orientation: what makes the stored image upright
+_LIMIT = "PIL.Image.MAX_IMAGE_PIXELS, a guard against decompression bombs; downscale it"
+_EXIF_TRANSPOSES = {  # EXIF 2.32, tag Orientation: the operation that makes the stored image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -36,9 +36,9 @@ _TURNS = {  # EXIF 2.32, tag Orientation: what makes the stored image upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# Pillow warns of damaged EXIF, of odd frames, of large images: either the pixels are there, or our error says why not.
-_QUIET = Quiet("PIL")
-# Without any handler, Python prints a library's log records of level warning on standard error.
+# Pillow warns of damaged EXIF, unusual frames and large images. An unusable image gets an error of ours instead.
+_WITHOUT_WARNINGS = SuppressWarnings("PIL")
+# Without a handler, Python prints a library's log records of level warning on standard error.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
@@ -46,17 +46,17 @@ class ImagePreprocessor:
     """Prepares images for a graph."""
 
     def __init__(self, preprocessing: ImagePreprocessing) -> None:
-        """Keeps the artifact's record of it."""
+        """Prepare images as the artifact's record says."""
         self._preprocessing = preprocessing
 
     def prepare(self, item: ImageItem) -> np.ndarray[Any, Any]:
-        """Returns one row of the graph's input.
+        """Return one row of the graph's input.
 
         Args:
-            item: Anything that :func:`load_image` takes.
+            item: An image, as for :func:`load_image`.
 
         Returns:
-            ``[crop_size, crop_size, 3]`` uint8 where the arithmetic is in the graph, else the normalised
+            ``[crop_size, crop_size, 3]`` uint8 if the graph normalises, otherwise the normalised
             ``[3, crop_size, crop_size]`` float32.
 
         Raises:
@@ -66,36 +66,36 @@ class ImagePreprocessor:
         return pixels if self._preprocessing.arithmetic == "graph" else pixel_values(pixels, self._preprocessing)
 
     def prepare_all(self, items: Sequence[ImageItem]) -> list[np.ndarray[Any, Any] | UnusableItemError]:
-        """Returns :meth:`prepare` of each item, or what it raises."""
+        """Return the row of each item, or its error; see :meth:`prepare`."""
         return prepare_each(self.prepare, items)
 
     def collate(self, rows: Sequence[np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
-        """Returns the graph's input for rows of :meth:`prepare`: ``[rows, ...]``, by name."""
+        """Return the graph's input by name, ``[rows, ...]``, for rows of :meth:`prepare`."""
         return {self._preprocessing.graph_inputs()[0].name: np.stack(rows)}
 
 
 def load_image(item: ImageItem) -> Image.Image:
-    """Returns ``item`` as an upright RGB image.
+    """Load an upright RGB image.
 
-    - The EXIF orientation is applied, so that what is embedded is what viewers show. An array has none.
-    - Grey, palette and CMYK images are converted as ``Image.convert("RGB")`` does. Alpha is dropped, not blended:
-      that is what ``torchvision.datasets`` did in training.
-    - 16-bit grey keeps its high byte, torchvision's own rule for 16 to 8 bits. Pillow alone would clip it to white.
+    - The EXIF orientation is applied, as image viewers do.
+    - ``Image.convert("RGB")`` converts grey, palette and CMYK images. Alpha is dropped, not blended, as
+      ``torchvision.datasets`` does in training.
+    - 16-bit grey keeps its high byte, as torchvision converts 16 to 8 bits. Pillow would clip it to white.
 
     Args:
         item: A path, the bytes of an image file, a PIL image, or a ``[height, width, 3]`` uint8 RGB array.
 
     Raises:
-        UnusableItemError: It is none of these, is damaged, is empty, or has more pixels than
+        UnusableItemError: The item is of another type, damaged or empty, or has more pixels than
             ``PIL.Image.MAX_IMAGE_PIXELS``.
     """
     try:
-        with _QUIET:
+        with _WITHOUT_WARNINGS:
             image = _open(item)
             _check_size(image.width, image.height)
-            turn = _TURNS.get(_orientation(image))
+            turn = _EXIF_TRANSPOSES.get(_orientation(image))
             rgb = _to_rgb(image)
-        _check_size(rgb.width, rgb.height)  # again: the image inside an ICO can be larger than its header says
+        _check_size(rgb.width, rgb.height)  # again: the image in an ICO file can be larger than its header states
         return rgb if turn is None else rgb.transpose(turn)
     except UnusableItemError:
         raise
@@ -103,15 +103,15 @@ def load_image(item: ImageItem) -> Image.Image:
         raise UnusableItemError(_reason(exc)) from exc
 
 
-def resize_and_crop(image: Image.Image, preprocessing: ImagePreprocessing) -> Pixels:
-    """Returns the ``[crop_size, crop_size, 3]`` uint8 centre of the resized image.
+def resize_and_crop(image: Image.Image, preprocessing: ImagePreprocessing) -> UInt8Array:
+    """Resize an image, and return its ``[crop_size, crop_size, 3]`` uint8 centre.
 
     Args:
         image: An RGB image.
-        preprocessing: The sizes and the filter.
+        preprocessing: Sizes and filter.
 
     Raises:
-        UnusableItemError: The image is so long and thin that, resized, it would exceed
+        UnusableItemError: The image is so long and thin that the resized image would exceed
             ``PIL.Image.MAX_IMAGE_PIXELS``.
     """
     crop = preprocessing.crop_size
@@ -123,12 +123,12 @@ def resize_and_crop(image: Image.Image, preprocessing: ImagePreprocessing) -> Pi
     return np.asarray(image.crop((left, top, left + crop, top + crop)))
 
 
-def pixel_values(pixels: Pixels, preprocessing: ImagePreprocessing) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Returns normalised pixels, for a graph that leaves the arithmetic to its caller.
+def pixel_values(pixels: UInt8Array, preprocessing: ImagePreprocessing) -> Float32Array:
+    """Normalise pixels, for a graph that does not normalise.
 
     Args:
         pixels: ``[..., height, width, 3]`` uint8.
-        preprocessing: The mean and standard deviation.
+        preprocessing: Mean and standard deviation.
 
     Returns:
         ``[..., 3, height, width]`` float32.
@@ -158,7 +158,7 @@ def _read(data: bytes) -> Image.Image:
         raise UnusableItemError("the file is empty")
     image = Image.open(io.BytesIO(data))
     if image.format == "EPS":
-        raise UnusableItemError("it is EPS, a program that Pillow would have Ghostscript run; convert it to PNG")
+        raise UnusableItemError("it is EPS, a program that Pillow would run in Ghostscript; convert it to PNG")
     return image
 
 
@@ -172,18 +172,18 @@ def _from_array(array: np.ndarray[Any, Any]) -> Image.Image:
     return Image.fromarray(array)
 
 
-def _check_size(width: int, height: int, how: str = "") -> None:
+def _check_size(width: int, height: int, prefix: str = "") -> None:
     if not width or not height:
         raise UnusableItemError(f"the image is empty: {width} x {height} pixels")
     if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
-        raise UnusableItemError(f"{how}{width} x {height} it has {_TOO_MANY}")
+        raise UnusableItemError(f"{prefix}{width} x {height} pixels are more than {_LIMIT}")
 
 
 def _orientation(image: Image.Image) -> int:
-    """Returns the EXIF orientation, 1 if none. ``ImageOps.exif_transpose`` refuses photos for any other bad tag too."""
+    """Return the EXIF orientation, 1 by default. ``ImageOps.exif_transpose`` also refuses photos for other bad tags."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # noqa: BLE001  a damaged EXIF block states no orientation, and says nothing of the pixels
+    except Exception:  # noqa: BLE001  a damaged EXIF block has no orientation; the pixels may be intact
         return 1
     return orientation if isinstance(orientation, int) else 1
 
@@ -211,14 +211,10 @@ def _crop_offset(surplus: int, rounding: str) -> int:
 
 
 def _reason(exc: Exception) -> str:
-    if isinstance(exc, FileNotFoundError):
-        return "there is no such file"
-    if isinstance(exc, PermissionError):
-        return "there is no permission to read it"
+    if reason := describe_file_error(exc):
+        return reason
     if isinstance(exc, Image.DecompressionBombError | Image.DecompressionBombWarning):
-        return f"it has far {_TOO_MANY}"
-    if isinstance(exc, IsADirectoryError):
-        return "it is a folder; name the files in it"
+        return f"it has far more pixels than {_LIMIT}"
     if isinstance(exc, UnidentifiedImageError):
         return "it is not an image in a format that Pillow reads"
     return f"it cannot be decoded ({exc or type(exc).__name__})"

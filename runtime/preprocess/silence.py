@@ -1,4 +1,4 @@
-"""Keeps a library's warnings about one item off standard error: an item is embedded or refused, with one reason."""
+"""Suppress the warnings of a library: an item is embedded, or refused with one reason."""
 
 from __future__ import annotations
 
@@ -8,20 +8,16 @@ from types import TracebackType
 from typing import Any, cast
 
 
-class Quiet:
-    """A block in which the modules of one package give no warnings; several threads can be in it at once.
+class SuppressWarnings:
+    """A context manager that suppresses the warnings of one package, and is safe in several threads at once.
 
-    ``warnings.catch_warnings`` is not for threads: whoever leaves first ends it for the others, and who leaves last
-    brings back filters that were gone. Here one entry is put in the list of filters by the first who enters, and
-    taken out of the same list by the last who leaves. Meanwhile all threads miss that package's warnings, no others.
+    ``warnings.catch_warnings`` is not safe in threads: the first thread that leaves restores the filters for all. Here
+    the first thread that enters adds one filter, and the last thread that leaves removes it. Between the two, the
+    filter applies to all threads.
     """
 
     def __init__(self, package: str) -> None:
-        """Is ready to be entered, as often as is wanted.
-
-        Args:
-            package: Name of the package whose modules warn.
-        """
+        """Suppress the warnings of the modules in ``package``."""
         self._pattern = rf"{package}\."
         self._lock = threading.Lock()
         self._inside = 0

@@ -13,7 +13,7 @@ from runtime.artifact.manifest import TowerName
 from runtime.errors import UsageError, one_line
 from runtime.jobs.parquet import check_column
 from runtime.jobs.text_files import BLANKS
-from runtime.preprocess import IMAGE_SUFFIXES
+from runtime.preprocess.files import IMAGE_SUFFIXES
 from runtime.preprocess.mesh.formats import FORMATS
 from runtime.ray_jobs.storage import absolute, join, open_place, public_name
 

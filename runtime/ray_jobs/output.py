@@ -16,7 +16,7 @@ from runtime.ray_jobs.storage import absolute, is_uri, join, open_place, public_
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from runtime.inference.tower import Vectors
+    from runtime.array_types import Float32Array as Vectors
 
 SUCCESS = "_SUCCESS"  # the marker that Hadoop and Spark write, and that readers of parquet pass over
 OWN_COLUMNS = ("source_file", "source_row", "error", "embedding")

@@ -14,7 +14,7 @@ from runtime import console
 from runtime.artifact.manifest import Manifest, TowerName
 from runtime.artifact.parity import near_one
 from runtime.errors import TuningError
-from runtime.loading.tuning_store import Tuning, this_machine
+from runtime.loading.tuning_store import TunedSettings, machine_fingerprint
 from runtime.tune.candidate import TuneSetting
 
 _UNSTEADY = 0.1  # above this spread, a difference of a few percent between two cases is noise
@@ -185,15 +185,15 @@ def _mark(wins: bool, in_front: bool) -> str:
     return ", ".join(["winner"] * wins + ["front"] * in_front)
 
 
-def make_tuning(manifest: Manifest, tower: TowerName, winner: CaseResult, max_latency_ms: float | None) -> Tuning:
+def make_tuning(manifest: Manifest, tower: TowerName, winner: CaseResult, max_latency_ms: float | None) -> TunedSettings:
     """Return the record of a winner on this machine, with today's date."""
     document = dataclasses.asdict(winner) | dataclasses.asdict(winner.setting)
-    kept = {name: document[name] for name in document.keys() & {field.name for field in dataclasses.fields(Tuning)}}
-    return Tuning(
+    kept = {name: document[name] for name in document.keys() & {field.name for field in dataclasses.fields(TunedSettings)}}
+    return TunedSettings(
         date=dt.datetime.now().astimezone().date().isoformat(),
         artifact=manifest.sha256,
         tower=tower,
-        machine=this_machine(),
+        machine=machine_fingerprint(),
         max_latency_ms=max_latency_ms,
         **kept,
     )

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from runtime.artifact.manifest import TowerName
 from runtime.errors import EmbeddingBackbonesError
-from runtime.inference.embedder import Embedder, quiet
+from runtime.inference.embedder import Embedder, without_truncation_warning
 from runtime.loading.golden import read_golden, verify_towers
 from runtime.loading.load import load
 from runtime.machine.child_process import questions, serve
@@ -56,7 +56,7 @@ def take_turn(
     endless = cycle(items)
     batches = [list(islice(endless, batch_size)) for _ in range(calls)]
     seconds: list[float] = []
-    with quiet():
+    with without_truncation_warning():
         for batch in batches:
             model.embed(batch, tower=model.towers[0], batch_size=batch_size)
         while len(seconds) < _CALLS and sum(seconds) < _LONG_TURN_S:

@@ -1,4 +1,4 @@
-"""Small files that announce, or unpack to, far more than they hold."""
+"""Make small files that announce, or unpack to, far more data than they hold."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HUGE = 10**9
 
 
 def bombs() -> dict[str, tuple[str, bytes]]:
-    """Returns bombs by name: the target that has to defuse each, and its bytes."""
+    """Return bombs by name: the target that must reject each bomb, and its bytes."""
     return _image_bombs() | _mesh_bombs() | _manifest_bombs()
 
 
@@ -86,7 +86,7 @@ def _encode(image: Image.Image, name: str) -> bytes:
 
 
 def _zeros(megabytes: int) -> bytes:
-    """Returns as many zeros, compressed, without ever holding them."""
+    """Return that many megabytes of zeros, compressed without being in memory at once."""
     packer = zlib.compressobj()
     return b"".join([*(packer.compress(bytes(2**20)) for _ in range(megabytes)), packer.flush()])
 
@@ -107,7 +107,7 @@ def _tiff(tags: list[tuple[int, int, int]], count: int = 1) -> bytes:
 
 
 def _glb(table: str, member: str) -> bytes:
-    """Returns a box of which one length is huge."""
+    """Return a box with one huge length."""
     data = mesh_seeds(".glb")["box"]
     end = 20 + int.from_bytes(data[12:16], "little")
     document = json.loads(data[20:end])

@@ -1,6 +1,6 @@
-"""How valid inputs are damaged: by bytes, by the members of a JSON document, by the document inside a GLB file.
+"""Damage valid inputs: bytes, the members of a JSON document, or the document inside a GLB file.
 
-The random numbers come from the caller: hypothesis gives a source that it can shrink, the harness of atheris a seed.
+The caller passes the random numbers: hypothesis a source that it can shrink, the atheris harness a seed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from random import Random
 from typing import Any
 
-# What a header may claim, and what a member of a document may be: huge, empty, negative, not finite, not printable.
+# Values for headers and for members of documents: huge, empty, negative, not finite or not printable.
 CLAIMS = (-1, 0, 1, 3, 255, 2**16 - 1, 2**31 - 1, 2**32 - 1, 10**9)
 HARD: tuple[Any, ...] = (
     *(10**400, -1, 0, 1, 2, 7, 10**9, 2**63, 0.5, 1e308, 5e-324, float("inf"), True, False, None),
@@ -23,7 +23,7 @@ _GLB_HEAD = 20
 
 
 def mutate_bytes(data: bytes, other: bytes, random: Random) -> bytes:
-    """Returns ``data`` with bytes replaced, put in or taken out, its end cut or exchanged, or a number made huge."""
+    """Return ``data`` with bytes replaced, inserted or removed, its end cut or exchanged, or a number made huge."""
     start = random.randint(0, len(data))
     end = min(len(data), start + random.randint(0, 8))
     match random.randrange(6):
@@ -42,7 +42,7 @@ def mutate_bytes(data: bytes, other: bytes, random: Random) -> bytes:
 
 
 def _replace_number(data: bytes, start: int, random: Random) -> bytes:
-    """Returns ``data`` with the first number in digits after ``start``, or four bytes there, replaced by a claim."""
+    """Return ``data`` with the first decimal number after ``start``, or four bytes there, replaced by a claim."""
     claim = random.choice(CLAIMS)
     digits = re.compile(rb"-?[0-9]+").search(data, start)
     if digits and random.random() < 0.5:
@@ -51,7 +51,7 @@ def _replace_number(data: bytes, start: int, random: Random) -> bytes:
 
 
 def mutate_document(document: Any, random: Random) -> Any:
-    """Returns a copy of what a JSON document says, with a member changed, dropped, added or taken from elsewhere."""
+    """Return a copy of a JSON document with a member changed, removed, added or copied from another place."""
     changed = copy.deepcopy(document)
     places = list(_places(changed))
     if not places:
@@ -79,7 +79,7 @@ def _nest(depth: int, value: Any) -> Any:
 
 
 def _places(document: Any) -> Iterator[tuple[Any, Any]]:
-    """Gives every member of every object and array, however deep, by what holds it and its key."""
+    """Yield the holder and the key of every member of every object and array, at any depth."""
     waiting = [document]
     while waiting:
         holder = waiting.pop()
@@ -90,7 +90,7 @@ def _places(document: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def mutate_json(data: bytes, random: Random) -> bytes:
-    """Returns a JSON text with :func:`mutate_document` done to it, itself if it is none."""
+    """Return a JSON text after :func:`mutate_document`; data that is not JSON is returned unchanged."""
     try:
         return json.dumps(mutate_document(json.loads(data), random)).encode()
     except (ValueError, RecursionError):
@@ -98,7 +98,7 @@ def mutate_json(data: bytes, random: Random) -> bytes:
 
 
 def mutate_glb(data: bytes, random: Random) -> bytes:
-    """Returns a GLB file with its document mutated and its lengths right, itself if it is none."""
+    """Return a GLB file with a mutated document and correct lengths; data that is not GLB is returned unchanged."""
     if len(data) < _GLB_HEAD:
         return data
     end = _GLB_HEAD + int.from_bytes(data[12:16], "little")

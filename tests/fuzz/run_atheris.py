@@ -1,8 +1,8 @@
-"""Fuzzes targets by atheris: ``python -m tests.fuzz.run_atheris TARGET... [--shallow] [libFuzzer's flags]``.
+"""Fuzz targets with atheris: ``python -m tests.fuzz.run_atheris TARGET... [--shallow] [libFuzzer flags]``.
 
-``all`` stands for all targets, one after another. libFuzzer's flags are said as its own manual has them, and hold for
-each target: ``-max_total_time=60``, ``-runs=1000``. ``--shallow`` instruments our own code alone, which starts in a
-second instead of ten. An input that breaks a target is kept as ``crash-*`` in the folder where this was called.
+``all`` means all targets, one after another. The flags of libFuzzer apply to each target, for example
+``-max_total_time=60`` or ``-runs=1000``. ``--shallow`` instruments only our own code and starts in a second instead of
+ten. An input that breaks a target is saved as ``crash-*`` in the current folder.
 
 Source: https://github.com/google/atheris, https://llvm.org/docs/LibFuzzer.html
 """
@@ -28,7 +28,7 @@ _SCRATCH = "FUZZ_SCRATCH"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Fuzzes in other processes, which libFuzzer ends without cleaning up; returns the exit code."""
+    """Fuzz in other processes, because libFuzzer ends them without cleanup, and return the exit code."""
     wanted = [each for each in arguments if not each.startswith("-")]
     unknown = set(wanted) - {*NAMES, "all"}
     if unknown or not wanted:
@@ -41,10 +41,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def fuzz(arguments: Sequence[str], scratch: Path) -> int:
-    """Fuzzes each target in a fork of this process, with seeds and files in ``scratch``.
+    """Fuzz each target in a fork of this process, with seeds and files in ``scratch``.
 
     Returns:
-        0, or the exit code of the last target that was broken.
+        0, or the exit code of the last target that failed.
     """
     import atheris
 
@@ -60,7 +60,7 @@ def fuzz(arguments: Sequence[str], scratch: Path) -> int:
             corpus.mkdir(parents=True)
             for index, seed in enumerate(seeds_of(name).values()):
                 (corpus / str(index)).write_bytes(seed)
-                targets[name](seed)  # here, so that what is imported on the first use is instrumented too
+                targets[name](seed)  # so that imports on first use are instrumented too
     code = 0
     for corpus in sorted((scratch / "corpus").iterdir()):
         sys.stderr.write(f"=== {corpus.name}\n")
@@ -73,14 +73,14 @@ def fuzz(arguments: Sequence[str], scratch: Path) -> int:
 
 
 def _fuzz_one(target: Callable[[bytes], None], corpus: Path, flags: Sequence[str]) -> None:
-    """Does not return: libFuzzer ends the process."""
+    """Fuzz one target. The function does not return: libFuzzer ends the process."""
     import atheris
 
     by_structure = _BY_STRUCTURE.get(corpus.name)
 
     def mutate(data: bytes, max_size: int, seed: int) -> bytes:
-        random = Random(seed)  # noqa: S311  to be repeatable is the point
-        if by_structure is None or random.random() < 0.5:  # bytes alone would seldom give a document
+        random = Random(seed)  # noqa: S311  a run must be repeatable
+        if by_structure is None or random.random() < 0.5:  # mutated bytes are seldom a valid document
             return bytes(atheris.Mutate(data, max_size))
         return by_structure(data, random)[:max_size]
 

@@ -1,4 +1,4 @@
-"""Valid inputs of every reader, small, made on the fly: what the fuzzers start from and mutate."""
+"""Make small valid inputs for every reader. The fuzzers mutate them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _MAX_SEED = 16_000
 
 
 def image_seeds() -> dict[str, bytes]:
-    """Returns a small photo in every format and mode that Pillow writes, by name."""
+    """Return a small photo in every format and mode that Pillow writes, by name."""
     from exporters.samples.photos import load_photos
 
     Image.init()
@@ -80,11 +80,11 @@ def _special_images(photo: Image.Image) -> dict[str, bytes]:
 
 
 def _encode(image: Image.Image, name: str, **options: Any) -> bytes:
-    """Returns the image's bytes, none where the format does not take its mode."""
+    """Return the bytes of the image, or no bytes if the format does not support its mode."""
     buffer = io.BytesIO()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow gives up some formats, one by one
+            warnings.simplefilter("ignore")  # Pillow deprecates some formats
             image.save(buffer, name, **options)
     except (OSError, ValueError, KeyError):
         return b""
@@ -92,7 +92,7 @@ def _encode(image: Image.Image, name: str, **options: Any) -> bytes:
 
 
 def mesh_seeds(suffix: str) -> dict[str, bytes]:
-    """Returns meshes in a file of the format ``suffix``, by name."""
+    """Return mesh files of the format ``suffix``, by name."""
     import trimesh
 
     box = trimesh.creation.box()
@@ -130,7 +130,7 @@ def _to_bytes(exported: Any) -> bytes:
 
 
 def array_seeds() -> dict[str, bytes]:
-    """Returns what :meth:`tests.fuzz.targets.Targets.array` makes a picture and a cloud of."""
+    """Return bytes that :meth:`tests.fuzz.targets.Targets.array` reads as images and point clouds, by name."""
     cloud = np.random.RandomState(0).normal(size=(20, 3))
     return {
         "pixels": bytes([0, 4]) + bytes(range(240)),
@@ -143,7 +143,7 @@ def array_seeds() -> dict[str, bytes]:
 
 
 def documents() -> dict[str, dict[str, Any]]:
-    """Returns what the JSON of a manifest of each kind says, without its seal."""
+    """Return the document of a manifest of each kind, without its hash."""
     found: dict[str, dict[str, Any]] = {}
     for preprocessing in _preprocessings():
         document = json.loads(make_manifest(preprocessing).to_json())
@@ -153,7 +153,7 @@ def documents() -> dict[str, dict[str, Any]]:
 
 
 def make_manifest(preprocessing: Preprocessing) -> Manifest:
-    """Returns the manifest of an artifact that has one tower."""
+    """Return the manifest of an artifact with one tower."""
     kind = preprocessing.kind
     tower = Tower(
         graph=f"{kind}.onnx",
@@ -195,7 +195,7 @@ def _preprocessings() -> list[Preprocessing]:
 
 
 def write_tokenizers(folder: Path) -> dict[str, int]:
-    """Writes a tokenizer of each model that our backbones have; returns the vocabulary's size by the file's name."""
+    """Write a tokenizer of each model that our backbones use, and return the vocabulary sizes by file name."""
     made = {"wordpiece.json": _word_piece(), "unigram.json": _unigram(), "bytes.json": _byte_pairs()}
     for name, tokenizer in made.items():
         tokenizer.save(str(folder / name))
@@ -239,7 +239,7 @@ def _byte_pairs() -> Tokenizer:
 
 
 def seeds_of(target: str) -> dict[str, bytes]:
-    """Returns the seeds of a target by name."""
+    """Return the seeds of a target by name."""
     makers: dict[str, Callable[[], dict[str, bytes]]] = {
         "manifest": lambda: {
             name: make_manifest(each).to_json().encode() for each in _preprocessings() for name in (each.kind,)

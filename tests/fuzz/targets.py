@@ -1,7 +1,7 @@
-"""What is thrown at each reader, and what may come back: a result that keeps its promises, or an error of our own.
+"""Run each reader on any input, and check that it returns a valid result or raises an error of our own.
 
-A target is a function that returns nothing. It raises if the reader let a foreign exception through, warned, or
-accepted something and broke a promise about it. The tests with hypothesis and the harness of atheris share them.
+A target is a function that returns nothing. It raises if the reader raises another exception, warns, or returns an
+invalid result. The hypothesis tests and the atheris harness share the targets.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from runtime.artifact.manifest import (
 )
 from runtime.artifact.reader import read_manifest
 from runtime.errors import ArtifactError
-from runtime.preprocess import UnusableItemError
 from runtime.preprocess.image import ImagePreprocessor
+from runtime.preprocess.item import UnusableItemError
 from runtime.preprocess.point_cloud import PointCloudPreprocessor
 from runtime.preprocess.text import TextPreprocessor
 from tests.fuzz.seeds import write_tokenizers
@@ -43,10 +43,10 @@ _DTYPES = ("u1", "f4", "f8", "f2", ">f4", "i8", "u8", "i2", "?", "c8", "S3", "U2
 
 
 class Targets:
-    """The readers, each as a function of one item; ``by_name`` holds those that take bytes."""
+    """The readers as functions of one item; ``by_name`` has the functions of bytes."""
 
     def __init__(self, scratch: Path) -> None:
-        """Makes the readers; the files that they have to read are written in ``scratch``."""
+        """Make the readers. Their input files are written to ``scratch``."""
         self._scratch = scratch
         self._images = [ImagePreprocessor(recipe) for recipe in _image_recipes()]
         self._clouds = PointCloudPreprocessor(PointCloudPreprocessing(num_points=NUM_POINTS, min_points=4, seed=0))
@@ -55,28 +55,23 @@ class Targets:
             for cleaning in ("none", "ftfy"):
                 recipe = TextPreprocessing(cleaning=cleaning, tokenizer=name, max_length=MAX_LENGTH, pad_token_id=0)
                 self._texts.append((TextPreprocessor(recipe, scratch), vocabulary_size))
-        self.by_name: dict[str, Target] = (
-            {
-                "manifest": self.manifest,
-                "sealed": self.sealed,
-                "image": self.image,
-                "text": lambda data: self.text(
-                    data.decode("utf-8", "surrogateescape")
-                ),  # bytes that are none: surrogates
-                "array": self.array,
-            }
-            | {suffix[1:]: self._mesh_target(suffix) for suffix in _MESH_SUFFIXES}
-        )
+        self.by_name: dict[str, Target] = {
+            "manifest": self.manifest,
+            "sealed": self.sealed,
+            "image": self.image,
+            "text": lambda data: self.text(data.decode("utf-8", "surrogateescape")),
+            "array": self.array,
+        } | {suffix[1:]: self._mesh_target(suffix) for suffix in _MESH_SUFFIXES}
 
     def manifest(self, data: bytes) -> None:
-        """``data`` is all that is in manifest.json."""
+        """Read ``data`` as manifest.json."""
         (self._scratch / "manifest.json").write_bytes(data)
         with _only(ArtifactError):
             read = read_manifest(self._scratch)
             check_round_trip(read)
 
     def sealed(self, data: bytes) -> None:
-        """``data`` is the JSON of a manifest, to which the right seal is added: what is behind the seal is reached."""
+        """Read ``data`` as the JSON of a manifest, with a correct hash added."""
         try:
             document = json.loads(data)
         except (ValueError, RecursionError):
@@ -84,7 +79,7 @@ class Targets:
         self.document(document)
 
     def document(self, document: object) -> None:
-        """``document`` is what the JSON of a manifest says."""
+        """Read ``document`` as a manifest, with a correct hash added."""
         try:
             if isinstance(document, dict):
                 document = {key: value for key, value in document.items() if key != SEAL}
@@ -95,26 +90,26 @@ class Targets:
         self.manifest(data)
 
     def image(self, item: Any) -> None:
-        """``item`` is anything that a caller could give an image tower."""
+        """Prepare any object as an image."""
         for preprocessor in self._images:
             with _only(UnusableItemError):
                 check_pixels(preprocessor.prepare(item))
 
     def text(self, item: Any) -> None:
-        """``item`` is anything that a caller could give a text tower."""
+        """Prepare any object as a text."""
         for preprocessor, vocabulary_size in self._texts:
             with _only(UnusableItemError):
                 ids = preprocessor.prepare(item).ids
-                _claim(0 < len(ids) <= MAX_LENGTH, f"{len(ids)} ids")
-                _claim(all(0 <= each < vocabulary_size for each in ids), f"ids {ids} of {vocabulary_size}")
+                _check(0 < len(ids) <= MAX_LENGTH, f"{len(ids)} ids")
+                _check(all(0 <= each < vocabulary_size for each in ids), f"ids {ids} of {vocabulary_size}")
 
     def mesh(self, item: Any) -> None:
-        """``item`` is anything that a caller could give a mesh tower."""
+        """Prepare any object as a mesh or a point cloud."""
         with _only(UnusableItemError):
             check_points(self._clouds.prepare(item), len(item) if isinstance(item, np.ndarray) else NUM_POINTS)
 
     def array(self, data: bytes) -> None:
-        """``data`` is an array: a byte for its dtype, one for its width, the rest its values."""
+        """Read ``data`` as an array, and prepare it: one byte for the dtype, one for the width, then the values."""
         if len(data) < 2:
             return
         dtype, width = np.dtype(_DTYPES[data[0] % len(_DTYPES)]), data[1] % 5
@@ -125,7 +120,7 @@ class Targets:
             self.mesh(item)
 
     def mesh_file(self, suffix: str, data: bytes) -> None:
-        """``data`` is all that is in a file of the format ``suffix``."""
+        """Prepare a mesh file of the format ``suffix`` with the content ``data``."""
         path = self._scratch / f"mesh{suffix}"
         path.write_bytes(data)
         self.mesh(path)
@@ -135,27 +130,27 @@ class Targets:
 
 
 def check_round_trip(manifest: Manifest) -> None:
-    """What was accepted, written and read again, is the same."""
+    """Check that a manifest is the same after it is written and read again."""
     document = json.loads(manifest.to_json())
     stated = document.pop(SEAL)
-    _claim(stated == seal(document), "a manifest writes a wrong seal")
-    _claim(decode(Manifest, document, "manifest") == manifest, "a manifest is not read back as it was written")
+    _check(stated == seal(document), "a manifest writes a wrong hash")
+    _check(decode(Manifest, document, "manifest") == manifest, "a manifest is not read back as it was written")
 
 
 def check_pixels(pixels: np.ndarray[Any, Any]) -> None:
-    """Pixels are what a graph of :data:`SIDE` takes."""
+    """Check that the pixels have the dtype and shape for a graph of :data:`SIDE`."""
     kind = (pixels.dtype, pixels.shape)
-    _claim(kind in ((np.uint8, (SIDE, SIDE, 3)), (np.float32, (3, SIDE, SIDE))), f"{kind}")
-    _claim(bool(np.isfinite(pixels).all()), "pixels that are not finite")
+    _check(kind in ((np.uint8, (SIDE, SIDE, 3)), (np.float32, (3, SIDE, SIDE))), f"{kind}")
+    _check(bool(np.isfinite(pixels).all()), "pixels that are not finite")
 
 
 def check_points(points: np.ndarray[Any, Any], count: int) -> None:
-    """Points are ``count``, around the origin, within the unit ball and touch it."""
-    _claim((points.dtype, points.shape) == (np.float32, (count, 3)), f"{points.dtype} {points.shape}")
-    _claim(bool(np.isfinite(points).all()), "points that are not finite")
+    """Check that there are ``count`` points, centred on the origin, with the farthest at distance 1."""
+    _check((points.dtype, points.shape) == (np.float32, (count, 3)), f"{points.dtype} {points.shape}")
+    _check(bool(np.isfinite(points).all()), "points that are not finite")
     radius = np.linalg.norm(points.astype(np.float64), axis=1).max()
-    _claim(abs(radius - 1) < 1e-5, f"the farthest point is at {radius}")
-    _claim(bool((np.abs(points.mean(axis=0, dtype=np.float64)) < 1e-5).all()), "the mean is not the origin")
+    _check(abs(radius - 1) < 1e-5, f"the farthest point is at {radius}")
+    _check(bool((np.abs(points.mean(axis=0, dtype=np.float64)) < 1e-5).all()), "the mean is not the origin")
 
 
 def _image_recipes() -> list[ImagePreprocessing]:
@@ -169,22 +164,22 @@ def _image_recipes() -> list[ImagePreprocessing]:
 
 @contextmanager
 def _only(promised: type[Exception]) -> Iterator[None]:
-    """Lets pass what is ``promised``, if it speaks in one line; no warning may be given on the way."""
+    """Suppress the exception ``promised`` if its message is one line, and fail on any warning."""
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         try:
             yield
         except promised as exc:
             _check_message(exc)
-    _claim(not warned, f"warned: {[str(each.message) for each in warned]}")
+    _check(not warned, f"warned: {[str(each.message) for each in warned]}")
 
 
 def _check_message(exc: Exception) -> None:
     message = str(exc)
-    _claim(bool(message) and len(message.splitlines()) == 1, f"a message of several lines: {message!r}")
-    _claim(len(message) < _MAX_MESSAGE, f"a message of {len(message)} characters: {message[:200]}")
+    _check(bool(message) and len(message.splitlines()) == 1, f"a message of several lines: {message!r}")
+    _check(len(message) < _MAX_MESSAGE, f"a message of {len(message)} characters: {message[:200]}")
 
 
-def _claim(holds: bool, otherwise: str) -> None:
+def _check(holds: bool, otherwise: str) -> None:
     if not holds:
         raise AssertionError(otherwise)

@@ -1,4 +1,4 @@
-"""The harness of atheris runs, shortly, and fails when a reader lets a foreign exception through."""
+"""Test that the atheris harness runs, and fails if a reader raises an exception that is not ours."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 from tests.fuzz.run_atheris import NAMES, main
 from tests.fuzz.targets import Targets
 
+pytestmark = pytest.mark.process
 needs_atheris = pytest.mark.skipif(
     not find_spec("atheris"), reason="atheris has wheels for Linux on x86_64 and Python 3.11 to 3.13 alone"
 )
@@ -38,12 +39,12 @@ sys.exit(fuzz(["text", *sys.argv[2:]], Path(sys.argv[1])))
 ROOT = Path(__file__).parents[2]
 
 
-def test_every_target_has_a_name_that_the_harness_knows(targets: Targets) -> None:
+def test_the_harness_knows_every_target(targets: Targets) -> None:
     assert set(NAMES) == targets.by_name.keys()
 
 
 @needs_atheris
-def test_no_foreign_exception_in_a_short_run(tmp_path: Path) -> None:
+def test_a_short_run_finds_no_fault(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.fuzz.run_atheris", "all", *FLAGS, f"-artifact_prefix={tmp_path}/"]
     found = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert found.returncode == 0, found.stdout + found.stderr
@@ -57,11 +58,11 @@ def test_no_foreign_exception_in_a_short_run(tmp_path: Path) -> None:
 def test_the_harness_can_fail(tmp_path: Path) -> None:
     command = [sys.executable, "-c", BROKEN, str(tmp_path), *FLAGS, f"-artifact_prefix={tmp_path}/"]
     found = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-    assert found.returncode == 77, found.stdout + found.stderr  # libFuzzer's own code of a crash
+    assert found.returncode == 77, found.stdout + found.stderr  # libFuzzer's exit code for a crash
     assert list(tmp_path.glob("crash-*"))
     assert "IndexError: string index out of range" in found.stdout + found.stderr
 
 
-def test_an_unknown_target_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_target_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["smell", "-runs=1"]) == 2
     assert "targets are manifest, sealed, image" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Small files that announce a great deal cost little memory: seen from outside, as C libraries count too."""
+"""Test that files which announce huge sizes cost little memory, measured for the whole process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from tests.fuzz.bombs import bombs
 from tests.fuzz.targets import Targets
 
-MEGABYTES = 100  # of 200 at least that each would take; what Python takes on the way is about 30
+MEGABYTES = 100  # each bomb would take 200 or more; Python itself takes about 30
 CODE = """
 import re, sys
 from pathlib import Path
@@ -20,7 +20,7 @@ from tests.fuzz.bombs import bombs
 from tests.fuzz.seeds import seeds_of
 from tests.fuzz.targets import Targets
 
-def peak():  # of this process: getrusage would count what it was forked from
+def peak():  # getrusage would include the parent process
     return int(re.search("VmHWM: *([0-9]+)", Path("/proc/self/status").read_text().replace("\\t", ""))[1])
 
 targets = Targets(Path(sys.argv[1]))
@@ -33,8 +33,6 @@ for name, data in waiting:
 DETONATE
 print((peak() - before) // 1024)
 """
-
-
 BOMBS = bombs()
 
 
@@ -52,9 +50,11 @@ def _megabytes(scratch: Path, detonate: str = "") -> int:
     return int(found.stdout)
 
 
+@pytest.mark.process
 def test_bombs_cost_little_memory(tmp_path: Path) -> None:
     assert _megabytes(tmp_path) < MEGABYTES
 
 
-def test_the_probe_of_memory_can_fail(tmp_path: Path) -> None:
+@pytest.mark.process
+def test_the_memory_check_can_fail(tmp_path: Path) -> None:
     assert _megabytes(tmp_path, "held = b'x' * 2 * 10**8") > MEGABYTES

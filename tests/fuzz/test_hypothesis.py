@@ -1,4 +1,4 @@
-"""Damaged files, documents, arrays and objects: a result that keeps its promises, or an error of our own."""
+"""Test that damaged inputs give a valid result or an error of our own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.fuzz.run_atheris import NAMES
 from tests.fuzz.seeds import documents, seeds_of
 from tests.fuzz.targets import Targets
 
-# The same examples on every run, and no clock: CI is to be fast, and to say the same tomorrow.
+# Every run has the same examples and no time limit, so that CI is repeatable.
 FEW = settings(
     max_examples=40,
     deadline=None,
@@ -29,7 +29,7 @@ FEW = settings(
 )
 MANY = settings(FEW, max_examples=100)
 RANDOM = st.randoms(use_true_random=False)
-HARD_FLOATS = st.floats() | st.sampled_from([5e-324, 1e-160, 1e153, 1.7e308, -1.7e308])
+EXTREME_FLOATS = st.floats() | st.sampled_from([5e-324, 1e-160, 1e153, 1.7e308, -1.7e308])
 DTYPES = ("u1", "f4", "f8", "f2", ">f4", "i8", "u8", "?", "c8", "S3", "U2", "M8[s]", "O", "V4", [("x", "f4")])
 
 
@@ -39,7 +39,7 @@ def _seeds(target: str) -> list[bytes]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_valid_passes(name: str, targets: Targets) -> None:
+def test_valid_inputs_pass(name: str, targets: Targets) -> None:
     for seed in _seeds(name):
         targets.by_name[name](seed)
 
@@ -56,7 +56,7 @@ def test_damaged_bytes(name: str, targets: Targets, data: st.DataObject, random:
 
 @MANY
 @given(random=RANDOM)
-def test_damaged_documents_with_a_right_seal(targets: Targets, random: Random) -> None:
+def test_damaged_documents_with_a_correct_hash(targets: Targets, random: Random) -> None:
     document: Any = random.choice(list(documents().values()))
     for _ in range(random.randint(1, 3)):
         document = mutate_document(document, random)
@@ -80,19 +80,19 @@ JSON = st.recursive(
 
 @MANY
 @given(document=JSON)
-def test_any_json_is_no_manifest_but_a_clear_no(targets: Targets, document: Any) -> None:
+def test_any_json_is_read_or_refused(targets: Targets, document: Any) -> None:
     targets.document(document)
     targets.document({"schema_version": 1, "towers": document})
 
 
 @MANY
 @given(text=st.text(st.characters(), max_size=60) | st.text("a b\0\ud800\udfff\u200d\ufeff&;漢", max_size=200))
-def test_any_string_is_a_text_or_is_refused(targets: Targets, text: str) -> None:
+def test_any_string_is_prepared_or_refused(targets: Targets, text: str) -> None:
     targets.text(text)
 
 
 @pytest.mark.parametrize("text", ["a" * 10**4, "\0" * 10**5, "漢" * 10**4, "&amp;" * 10**4, " " * 10**5, "🏳️‍🌈" * 10**3])
-def test_long_strings_are_texts(targets: Targets, text: str) -> None:
+def test_long_strings_are_prepared(targets: Targets, text: str) -> None:
     targets.text(text)
 
 
@@ -100,7 +100,7 @@ OBJECTS = st.one_of(
     st.none(),
     st.booleans(),
     st.integers(),
-    HARD_FLOATS,
+    EXTREME_FLOATS,
     st.binary(max_size=9).map(bytearray),
     st.lists(st.integers(), max_size=3),
     st.dictionaries(st.text(max_size=2), st.integers(), max_size=2),
@@ -113,7 +113,7 @@ OBJECTS = st.one_of(
 
 @MANY
 @given(item=OBJECTS)
-def test_any_object_is_an_item_or_is_refused(targets: Targets, item: Any) -> None:
+def test_any_object_is_prepared_or_refused(targets: Targets, item: Any) -> None:
     targets.image(item)
     targets.mesh(item)
     if not isinstance(item, str):
@@ -129,7 +129,7 @@ SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=6) | st.t
     dtype=st.sampled_from(DTYPES),
     shape=SHAPES | st.tuples(SHAPES, st.just((3,))).map(lambda two: two[0] + two[1]),
 )
-def test_any_array_is_an_item_or_is_refused(
+def test_any_array_is_prepared_or_refused(
     targets: Targets, data: st.DataObject, dtype: Any, shape: tuple[int, ...]
 ) -> None:
     kind = np.dtype(dtype)
@@ -141,8 +141,8 @@ def test_any_array_is_an_item_or_is_refused(
 
 
 @MANY
-@given(cloud=hnp.arrays("f8", st.tuples(st.integers(4, 9), st.just(3)), elements=HARD_FLOATS))
-def test_clouds_of_hard_numbers(targets: Targets, cloud: np.ndarray[Any, Any]) -> None:
+@given(cloud=hnp.arrays("f8", st.tuples(st.integers(4, 9), st.just(3)), elements=EXTREME_FLOATS))
+def test_point_clouds_of_extreme_numbers(targets: Targets, cloud: np.ndarray[Any, Any]) -> None:
     targets.mesh(cloud)
 
 
@@ -151,7 +151,7 @@ INDICES = st.integers(-2, 9) | st.sampled_from([2**31, -(2**31), 2**62])
 
 @MANY
 @given(
-    vertices=hnp.arrays("f8", st.tuples(st.integers(0, 9), st.just(3)), elements=HARD_FLOATS),
+    vertices=hnp.arrays("f8", st.tuples(st.integers(0, 9), st.just(3)), elements=EXTREME_FLOATS),
     faces=hnp.arrays("i8", st.tuples(st.integers(0, 6), st.sampled_from([3, 3, 3, 4])), elements=INDICES),
 )
 def test_nearly_valid_meshes(targets: Targets, vertices: np.ndarray[Any, Any], faces: np.ndarray[Any, Any]) -> None:
@@ -169,7 +169,7 @@ MODES = ("1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", 
 
 @FEW
 @given(mode=st.sampled_from(MODES), size=st.tuples(st.integers(0, 50), st.integers(0, 50)), random=RANDOM)
-def test_any_pillow_image_is_an_item_or_is_refused(
+def test_any_pillow_image_is_prepared_or_refused(
     targets: Targets, mode: str, size: tuple[int, int], random: Random
 ) -> None:
     image = Image.new(mode, size, random.randrange(256))

@@ -1,1 +1,1 @@
-"""Read meshes: file formats, and the triangles of what they hold."""
+"""Read meshes: file formats and triangles."""

@@ -1,6 +1,6 @@
-"""Mesh files, read by trimesh, and refused where trimesh would quietly read something else than they say.
+"""Read mesh files with trimesh, and refuse files that trimesh would misread without an error.
 
-trimesh gets the bytes and never the path: no file beside this one is opened, and nothing is fetched.
+trimesh gets the bytes, never the path, so it cannot open other files or fetch URLs.
 """
 
 from __future__ import annotations
@@ -19,39 +19,38 @@ from types import ModuleType
 from typing import Any
 
 from runtime.errors import MissingDependencyError
-from runtime.preprocess import UnusableItemError
-from runtime.preprocess.files import check_regular_file
+from runtime.preprocess.files import check_regular_file, describe_file_error
+from runtime.preprocess.item import UnusableItemError
 from runtime.preprocess.mesh.glb import check_glb
 
 _INSTALL = "pip install 'embedding-backbones[mesh]'"
-_CUT = "it is truncated or damaged"
-_WARNINGS = threading.Lock()
+_WARNING_FILTERS = threading.Lock()
 
 
 def read_mesh_file(path: str | os.PathLike[str]) -> Any:
-    """Returns what is in a mesh file: a ``Trimesh``, a ``Scene``, or a ``PointCloud`` of trimesh.
+    """Read a mesh file as a ``Trimesh``, ``Scene`` or ``PointCloud`` of trimesh.
 
     Vertices and faces are neither merged nor repaired. Materials and textures are not read.
 
     Args:
-        path: A file of one of :data:`FORMATS`, by its extension.
+        path: A file whose extension is one of :data:`FORMATS`.
 
     Raises:
-        UnusableItemError: It cannot be read, is of another format, or is damaged.
+        UnusableItemError: The file cannot be read, has another format, or is damaged.
         MissingDependencyError: trimesh is not installed.
     """
     trimesh = _import_trimesh()
     try:
         suffix, data = _read(path)
         FORMATS[suffix](data)
-        with _quiet():
+        with _without_warnings():
             loaded = trimesh.load(
                 BytesIO(_join_parts(data, suffix)), file_type=suffix[1:], process=False, skip_materials=True
             )
         _check_face_count(loaded, data, suffix)
     except UnusableItemError:
         raise
-    except Exception as exc:  # trimesh's loaders raise whatever their parsing stumbles over
+    except Exception as exc:  # trimesh's loaders raise many types for a damaged file
         raise UnusableItemError(_reason(exc)) from exc
     return loaded
 
@@ -60,8 +59,8 @@ def _import_trimesh() -> ModuleType:
     try:
         import trimesh
     except ImportError as exc:
-        raise MissingDependencyError(f"mesh files are read with trimesh, which is not installed; {_INSTALL}") from exc
-    # Without any handler, Python prints a library's log records of level warning on standard error.
+        raise MissingDependencyError(f"trimesh, which reads mesh files, is not installed; {_INSTALL}") from exc
+    # Without a handler, Python prints a library's log records of level warning on standard error.
     logging.getLogger("trimesh").addHandler(logging.NullHandler())
     return trimesh
 
@@ -70,7 +69,7 @@ def _read(path: str | os.PathLike[str]) -> tuple[str, bytes]:
     check_regular_file(path)
     suffix = Path(path).suffix.lower()
     if suffix not in FORMATS:
-        raise UnusableItemError(f"{suffix or 'no extension'} is not a format that is read; give {', '.join(FORMATS)}")
+        raise UnusableItemError(f"{suffix or 'no extension'} is not a supported format; give {', '.join(FORMATS)}")
     data = Path(path).read_bytes()
     if not data.strip():
         raise UnusableItemError("the file is empty")
@@ -78,26 +77,29 @@ def _read(path: str | os.PathLike[str]) -> tuple[str, bytes]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps warnings off standard error; that numpy below 2.4 cannot read a number is an error here, as it is later."""
-    with _WARNINGS, warnings.catch_warnings():  # the list of filters belongs to all threads
+def _without_warnings() -> Iterator[None]:
+    """Suppress warnings, but raise numpy's warning of an unreadable number, which is an error from numpy 2.4 on."""
+    with _WARNING_FILTERS, warnings.catch_warnings():  # all threads share the list of filters
         warnings.simplefilter("ignore")
         warnings.filterwarnings("error", message="string or file could not be read", category=DeprecationWarning)
         yield
 
 
 def _check_face_count(loaded: Any, data: bytes, suffix: str) -> None:
-    """Refuses a file of which trimesh left faces out, as it does where a text file is cut off."""
+    """Refuse a file of which trimesh dropped faces, as it does for a truncated text file."""
     announced = _ANNOUNCED_FACES[suffix](data)
     found = sum(len(getattr(shape, "faces", ())) for shape in getattr(loaded, "geometry", {"": loaded}).values())
     if found < announced:
-        raise UnusableItemError(f"{_CUT}: it announces {announced} faces, and {found} triangles can be read; repair it")
+        raise UnusableItemError(
+            f"it is truncated or damaged: it announces {announced} faces, and {found} triangles can be read; repair it"
+        )
 
 
 def _check_obj(data: bytes) -> None:
-    """Refuses vertex 0, which trimesh takes for the first, and negative indices that do not count from the end.
+    """Refuse indices that trimesh misreads: vertex 0, and negative indices that precede a vertex.
 
-    A negative index counts back from the vertices so far; trimesh counts from the file's last one.
+    trimesh reads vertex 0 as the first vertex. A negative index counts back from the latest vertex, but trimesh counts
+    from the last vertex of the file.
     """
     if re.search(rb"(?m)^f(?=[ \t])[^\n#]*[ \t][+-]?0+(?=[/\s]|$)", data):
         raise UnusableItemError("its faces name vertex 0, and OBJ counts from 1; repair it")
@@ -109,7 +111,7 @@ def _check_obj(data: bytes) -> None:
 def _check_off(data: bytes) -> None:
     head = _OFF_HEAD.match(data)
     if not head:
-        raise UnusableItemError("it does not begin as a text OFF file of three dimensions does; export it as such")
+        raise UnusableItemError("it does not begin as a text OFF file of three dimensions; export it again as text")
     _check_line_count(data[head.end() :], int(head["vertices"]) + int(head["faces"]))
 
 
@@ -122,11 +124,11 @@ def _check_ply(data: bytes) -> None:
 
 
 def _check_line_count(body: bytes, announced: int) -> None:
-    """Refuses a text in which trimesh would take what is there of the vertices and faces for all of them."""
+    """Refuse a truncated text file, which trimesh would read as complete."""
     found = len(re.findall(rb"(?m)^[ \t]*[^\s#]", body))
     if found < announced:
         raise UnusableItemError(
-            f"{_CUT}: it announces {announced} vertices and faces, and holds {found}; copy it again"
+            f"it is truncated or damaged: it announces {announced} vertices and faces, and holds {found}; copy it again"
         )
 
 
@@ -136,7 +138,7 @@ def _check_stl(data: bytes) -> None:
 
 
 def _join_parts(data: bytes, suffix: str) -> bytes:
-    """Makes the parts of a text one: trimesh takes minutes for thousands, and reorders them by material."""
+    """Join the parts of a text file: trimesh takes minutes for thousands of parts, and reorders them by material."""
     if suffix == ".obj":
         return re.sub(rb"(?m)^[ \t]*(?:usemtl|o|g|s)[ \t][^\n]*", b"", data)
     if suffix == ".stl" and not _is_binary_stl(data):
@@ -145,7 +147,7 @@ def _join_parts(data: bytes, suffix: str) -> bytes:
 
 
 def _is_binary_stl(data: bytes) -> bool:
-    """Tells by the length, as trimesh does: 80 bytes of title, the number of triangles, 50 bytes for each."""
+    """Return whether the length is that of a binary STL: an 80-byte title, a count, and 50 bytes per triangle."""
     return len(data) >= _STL_HEADER and len(data) == _STL_HEADER + 50 * int.from_bytes(data[80:84], "little")
 
 
@@ -164,14 +166,10 @@ def _count_ply(data: bytes) -> int:
 
 
 def _reason(exc: Exception) -> str:
-    if isinstance(exc, FileNotFoundError | NotADirectoryError):
-        return "there is no such file"
-    if isinstance(exc, PermissionError):
-        return "there is no permission to read it"
-    if isinstance(exc, IsADirectoryError):
-        return "it is a folder; name the files in it"
-    words = shorten(str(exc), 120) or type(exc).__name__
-    return f"it cannot be read ({words}); open it in a mesh viewer and export it again"
+    if reason := describe_file_error(exc):
+        return reason
+    message = shorten(str(exc), 120) or type(exc).__name__
+    return f"it cannot be read ({message}); open it in a mesh viewer and export it again"
 
 
 _STL_HEADER = 84
@@ -179,7 +177,7 @@ _OFF_GAP = rb"(?:\s|#[^\n]*\n)"
 _OFF_HEAD = re.compile(
     rb"%b*+(?:ST)?C?N?OFF%b++(?P<vertices>[0-9]+)\s+(?P<faces>[0-9]+)\b[^\n]*" % (_OFF_GAP, _OFF_GAP)
 )
-# What says of each format that a file is not what trimesh would make of it.
+# For each format, a check that refuses files that trimesh would misread.
 FORMATS: dict[str, Callable[[bytes], None]] = {
     ".obj": _check_obj,
     ".off": _check_off,
@@ -192,5 +190,5 @@ _ANNOUNCED_FACES: dict[str, Callable[[bytes], int]] = {
     ".off": _count_off,
     ".ply": _count_ply,
     ".stl": _count_stl,
-    ".glb": lambda data: 0,  # every accessor has its length checked by trimesh
+    ".glb": lambda data: 0,  # trimesh checks the length of every accessor
 }

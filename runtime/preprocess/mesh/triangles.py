@@ -1,18 +1,18 @@
-"""Meshes, however users hold them, as the corners of their triangles."""
+"""Load meshes, from files or objects, as the corners of their triangles."""
 
 from __future__ import annotations
 
 import os
 from textwrap import shorten
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import numpy as np
 
-from runtime.preprocess import UnusableItemError
+from runtime.array_types import Array, Float64Array
+from runtime.preprocess.item import UnusableItemError
 from runtime.preprocess.mesh.formats import FORMATS, read_mesh_file
 
-Float64Array: TypeAlias = "np.ndarray[Any, np.dtype[np.float64]]"
-# A scene of some kilobytes can place one mesh millions of times; what is really stored is not limited.
+# A scene of a few kilobytes can place one mesh millions of times. Stored triangles are not limited.
 MAX_PLACED_TRIANGLES = 20_000_000
 
 
@@ -21,7 +21,7 @@ class MeshLike(Protocol):
 
     Attributes:
         vertices: ``[v, 3]`` real numbers, in any unit.
-        faces: ``[f, 3]`` integers: the three vertices of each triangle, from 0.
+        faces: ``[f, 3]`` integers: indices of the three vertices of each triangle.
     """
 
     @property
@@ -31,12 +31,12 @@ class MeshLike(Protocol):
 
 
 class SceneLike(Protocol):
-    """Meshes placed in space, as in ``trimesh.Scene``.
+    """Meshes placed in space, such as ``trimesh.Scene``.
 
     Attributes:
-        geometry: Each mesh by its name.
-        graph: Names the nodes that hold a mesh in ``nodes_geometry``; by such a name it gives the node's ``[4, 4]``
-            transform and the name of its mesh.
+        geometry: Meshes by name.
+        graph: Scene graph. ``nodes_geometry`` has the names of the nodes that place a mesh; ``graph[name]`` is the
+            node's ``[4, 4]`` transform and the name of its mesh.
     """
 
     @property
@@ -46,27 +46,27 @@ class SceneLike(Protocol):
 
 
 def load_corners(item: str | os.PathLike[str] | MeshLike | SceneLike) -> Float64Array:
-    """Returns the triangles of a mesh, in its own order and unit.
+    """Load the triangles of a mesh, in the mesh's own order and unit.
 
     Args:
-        item: A path to a file of one of :data:`~runtime.preprocess.mesh.formats.FORMATS`, a mesh, or a scene, whose
-            meshes are taken as they are placed.
+        item: The path of a file in one of :data:`~runtime.preprocess.mesh.formats.FORMATS`, a mesh, or a scene, whose
+            meshes are transformed to their places.
 
     Returns:
-        ``[triangles, 3, 3]`` float64: the corners of each triangle. All are finite; there is at least one triangle.
+        ``[triangles, 3, 3]`` float64: the finite corners of each triangle, of at least one triangle.
 
     Raises:
-        UnusableItemError: It is none of these, is damaged, has no faces, or has impossible ones.
-        MissingDependencyError: It is a path, and trimesh is not installed.
+        UnusableItemError: The item is of another type or damaged, or has no faces or invalid ones.
+        MissingDependencyError: The item is a path, and trimesh is not installed.
     """
     if isinstance(item, str | os.PathLike):
         item = read_mesh_file(item)
     try:
-        with np.errstate(all="ignore"):  # transforms can overflow, those of trimesh too; the result is looked at below
+        with np.errstate(all="ignore"):  # transforms can overflow; the result is checked below
             corners = _scene_corners(item) if _is_scene(item) else _mesh_corners(item)
     except UnusableItemError:
         raise
-    except Exception as exc:  # an object of the caller's may raise anything when it is read
+    except Exception as exc:  # the caller's object may raise any type
         raise UnusableItemError(f"a {type(item).__name__} cannot be read as a mesh ({shorten(str(exc), 120)})") from exc
     if not np.isfinite(corners).all():
         raise UnusableItemError("its vertices hold NaN or infinity; repair the mesh")
@@ -95,7 +95,7 @@ def _mesh_corners(mesh: Any) -> Float64Array:
     return np.asarray(vertices.astype(np.float64)[faces])
 
 
-def _check_mesh(vertices: np.ndarray[Any, Any], faces: np.ndarray[Any, Any]) -> None:
+def _check_mesh(vertices: Array, faces: Array) -> None:
     if vertices.dtype.kind not in "fiu" or vertices.ndim != 2 or vertices.shape[1] != 3:
         raise UnusableItemError(f"its vertices are {vertices.dtype} {list(vertices.shape)}; give [v, 3] real numbers")
     if faces.dtype.kind not in "iu" or faces.ndim != 2 or faces.shape[1] != 3:
@@ -122,7 +122,7 @@ def _scene_corners(scene: Any) -> Float64Array:
 
 
 def _transform(corners: Float64Array, transform: Float64Array) -> Float64Array:
-    """Returns corners moved by a ``[4, 4]`` transform; not by BLAS, whose last bits differ between processors."""
+    """Apply a ``[4, 4]`` transform to corners, without BLAS, whose last bits differ between processors."""
     x, y, z = np.moveaxis(corners[..., None], -2, 0)
     columns = transform[:3].T
     return np.asarray(x * columns[0] + y * columns[1] + z * columns[2] + columns[3])

@@ -1,3 +1,5 @@
+"""Test windows and batches."""
+
 from __future__ import annotations
 
 import itertools
@@ -20,25 +22,25 @@ def test_every_position_is_in_one_batch(limit: BatchLimit) -> None:
 
 
 @pytest.mark.parametrize("multiple", [1, 16])
-def test_what_is_padded_stays_within_the_budget(multiple: int) -> None:
+def test_padded_batches_stay_within_the_budget(multiple: int) -> None:
     batches = plan_batches(LENGTHS, BatchLimit(budget=1000, multiple=multiple))
     padded = [len(batch) * round_up(max(LENGTHS[at] for at in batch), multiple) for batch in batches]
     assert max(padded) <= 1000
-    assert len(batches) < sum(LENGTHS) / 700, "a budget that is hardly used brings nothing"
+    assert len(batches) < sum(LENGTHS) / 700, "batches use most of the budget"
 
 
-def test_items_of_like_length_go_together_the_longest_first() -> None:
+def test_items_of_similar_length_share_a_batch_the_longest_first() -> None:
     batches = plan_batches(LENGTHS, BatchLimit(items=10))
     ranges = [[LENGTHS[at] for at in batch] for batch in batches]
     assert all(min(longer) >= max(shorter) for longer, shorter in itertools.pairwise(ranges))
     assert {len(batch) for batch in batches} == {10}
 
 
-def test_an_item_beyond_the_budget_goes_alone() -> None:
+def test_an_item_beyond_the_budget_gets_a_batch_of_its_own() -> None:
     assert plan_batches([5, 50, 4], BatchLimit(budget=10)) == [[1], [0, 2]]
 
 
-def test_windows_read_no_further_than_what_they_yield() -> None:
+def test_windows_read_nothing_ahead() -> None:
     source = iter(range(10))
     assert next(windows(source, 4)) == [0, 1, 2, 3]
     assert next(source) == 4
@@ -46,6 +48,5 @@ def test_windows_read_no_further_than_what_they_yield() -> None:
     assert list(windows([], 2)) == []
 
 
-def test_numbers_are_rounded_up() -> None:
-    assert [round_up(number, 16) for number in (1, 16, 17)] == [16, 16, 32]
+def test_power_of_two() -> None:
     assert [power_of_two(number) for number in (1, 2, 3, 8, 9)] == [1, 2, 4, 8, 16]

@@ -1,6 +1,10 @@
+"""Test the Embedder against the unmodified model, and its arguments and errors."""
+
 from __future__ import annotations
 
 import copy
+import dataclasses
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +53,7 @@ def test_batch_size_changes_no_vector_and_no_order(
     np.testing.assert_allclose(model.embed(photo_paths, batch_size=batch_size), alone, rtol=1e-5, atol=1e-6)
 
 
-def test_items_of_every_kind_go_together(model: runtime.Embedder, photo_paths: list[Path]) -> None:
+def test_items_of_every_kind_can_be_mixed(model: runtime.Embedder, photo_paths: list[Path]) -> None:
     path = photo_paths[2]
     image = Image.open(path)
     items: list[Any] = [str(path), path, path.read_bytes(), image, np.asarray(image)]
@@ -62,7 +66,7 @@ def test_an_array_of_images_is_a_sequence_of_items(model: runtime.Embedder) -> N
     np.testing.assert_array_equal(model.embed(images), model.embed(list(images)))
 
 
-def test_a_generator_is_taken(model: runtime.Embedder, photo_paths: list[Path]) -> None:
+def test_items_may_be_a_generator(model: runtime.Embedder, photo_paths: list[Path]) -> None:
     np.testing.assert_array_equal(model.embed(path for path in photo_paths), model.embed(photo_paths))
 
 
@@ -82,9 +86,7 @@ def test_a_bad_item_is_named_by_index_and_path(
     assert (caught.value.index, caught.value.item) == (1, str(bad))
 
 
-def test_skipping_tells_which_rows_are_missing(
-    model: runtime.Embedder, photo_paths: list[Path], tmp_path: Path
-) -> None:
+def test_skip_reports_the_missing_rows(model: runtime.Embedder, photo_paths: list[Path], tmp_path: Path) -> None:
     items: list[Any] = [tmp_path / "none.jpg", photo_paths[0], b"", b"x", photo_paths[1], photo_paths[2], None]
     vectors, kept, failures, _ = model.embed(items, batch_size=2, on_error="skip")
     assert kept.tolist() == [1, 4, 5]
@@ -98,7 +100,7 @@ def test_all_items_skipped(model: runtime.Embedder) -> None:
 
 
 @pytest.mark.parametrize("single", ["a.jpg", Path("a.jpg"), b"", np.zeros((4, 4, 3), np.uint8), 3])
-def test_one_item_instead_of_several_is_wrong_usage(model: runtime.Embedder, single: Any) -> None:
+def test_one_item_instead_of_several_is_refused(model: runtime.Embedder, single: Any) -> None:
     with pytest.raises(runtime.UsageError, match="embed takes several items"):
         model.embed(single)
 
@@ -108,6 +110,18 @@ def test_arguments_are_checked(model: runtime.Embedder) -> None:
         model.embed([], batch_size=0)
     with pytest.raises(runtime.UsageError, match="on_error"):
         model.embed([], on_error="ignore")  # type: ignore[call-overload]
+
+
+def test_keywords_are_the_fields_of_the_options() -> None:
+    """The public signatures spell the keywords of ``EmbedOptions`` out, with the same defaults."""
+    fields = {field.name: field.default for field in dataclasses.fields(runtime.EmbedOptions)}
+    for method, others in (
+        (runtime.Embedder.embed, {"progress", "dtype", "ranges"}),
+        (runtime.Embedder.embed_stream, {"on_progress"}),
+    ):
+        keywords = list(inspect.signature(method).parameters.values())[2:]
+        assert {each.name: each.default for each in keywords if each.name not in others} == fields
+        assert all(each.kind is inspect.Parameter.KEYWORD_ONLY for each in keywords)
 
 
 def test_vectors_that_are_not_finite_are_not_returned(
@@ -128,8 +142,8 @@ def test_a_run_that_fails_says_what_to_do(
         model.embed(photo_paths[:2])
 
 
-def test_item_errors_travel_between_processes() -> None:
-    error = copy.copy(runtime.ItemError(3, "a.jpg", "there is no such file"))  # by the protocol that pickle uses
+def test_item_errors_can_be_pickled() -> None:
+    error = copy.copy(runtime.ItemError(3, "a.jpg", "there is no such file"))  # copy uses the protocol of pickle
     assert (error.index, error.item, error.reason) == (3, "a.jpg", "there is no such file")
     assert str(error) == "item 3 (a.jpg): there is no such file"
 

@@ -1,4 +1,4 @@
-"""A stream: in order, in bounded memory, beside inference, and ended at once."""
+"""Test that a stream keeps the order, bounds memory, runs beside the caller, and ends at once."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 
 import runtime
-from runtime.inference.tower import PORTIONS
+from runtime.inference.tower import DEFAULT_BATCH_SIZES
 from runtime.session.session import Session
 
 WORDS = ("word", "another", "Grüße", "x", "sentence")
 TEXTS = [" ".join(itertools.islice(itertools.cycle(WORDS), 1 + number % 12)) + f" {number}" for number in range(2500)]
-IN_FLIGHT = 3  # windows: one that was yielded, one that is embedded, one that is prepared
+IN_FLIGHT = 3  # windows: one yielded, one in inference, one in preparation
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_texts_of_any_length_come_back_in_order(model: runtime.Embedder, alone: 
     np.testing.assert_allclose(model.embed(TEXTS, batch_size=7), alone, atol=2e-6)
 
 
-def test_parts_of_a_stream_go_on_where_the_last_ended(model: runtime.Embedder, alone: np.ndarray[Any, Any]) -> None:
+def test_each_part_of_a_stream_continues_the_previous_one(model: runtime.Embedder, alone: np.ndarray[Any, Any]) -> None:
     items: list[Any] = list(TEXTS)
     items[5] = items[1500] = items[1501] = None
     items[2000] = "word " * 100
@@ -71,8 +71,8 @@ def test_a_stream_reads_no_more_than_its_windows(model: runtime.Embedder) -> Non
 
     stream = model.embed_stream(endless())
     for number, part in enumerate(itertools.islice(stream, 4), start=1):
-        assert len(part.kept) == PORTIONS["text", "cpu"].window
-        assert read <= (number + IN_FLIGHT - 1) * PORTIONS["text", "cpu"].window
+        assert len(part.kept) == DEFAULT_BATCH_SIZES["text", "cpu"].window
+        assert read <= (number + IN_FLIGHT - 1) * DEFAULT_BATCH_SIZES["text", "cpu"].window
     stream.close()
 
 
@@ -85,13 +85,34 @@ def test_an_error_of_an_early_item_stops_the_stream_early(model: runtime.Embedde
         model.embed(endless())
 
 
-def test_an_error_of_the_source_is_its_own(model: runtime.Embedder) -> None:
+def test_an_error_of_the_item_source_is_raised_unchanged(model: runtime.Embedder) -> None:
     def broken() -> Iterator[str]:
         yield "text"
-        raise ValueError("of the source")
+        raise ValueError("from the source")
 
-    with pytest.raises(ValueError, match="of the source"):
+    with pytest.raises(ValueError, match="from the source"):
         model.embed(broken())
+
+
+def test_options_stand_for_the_keywords(model: runtime.Embedder) -> None:
+    options = runtime.EmbedOptions(batch_size=3, normalize=True, truncate_dim=8)
+    counts: list[int] = []
+    by_options = list(model.stream(TEXTS[:100], options, counts.append))
+    by_keywords = list(model.embed_stream(TEXTS[:100], batch_size=3, normalize=True, truncate_dim=8))
+    assert [part.kept.tolist() for part in by_options] == [part.kept.tolist() for part in by_keywords]
+    np.testing.assert_array_equal(by_options[0].vectors, by_keywords[0].vectors)
+    assert sum(counts) == 100
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"tower": "image"}, "there is no image tower"), ({"truncate_dim": 25}, "the vectors have 24 dimensions")],
+)
+def test_options_are_checked_before_the_first_item(
+    model: runtime.Embedder, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(runtime.UsageError, match=message):
+        model.stream([], runtime.EmbedOptions(**options))
 
 
 def test_progress_counts_every_item_once(model: runtime.Embedder) -> None:
@@ -102,7 +123,7 @@ def test_progress_counts_every_item_once(model: runtime.Embedder) -> None:
     assert len(counts) > 2
 
 
-def test_batches_keep_to_the_budget_of_tokens(model: runtime.Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_stay_within_the_budget_of_tokens(model: runtime.Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[tuple[int, int]] = []
     tokens = 0
     run = Session.run
@@ -116,9 +137,9 @@ def test_batches_keep_to_the_budget_of_tokens(model: runtime.Embedder, monkeypat
     monkeypatch.setattr(Session, "run", record)
     model.embed(TEXTS)
     padded = [rows * length for rows, length in sizes]
-    assert max(padded) <= PORTIONS["text", "cpu"].budget
-    assert len({rows for rows, _ in sizes}) > 3, "a fixed count is no budget"
-    assert sum(padded) < 1.15 * tokens, "texts of like length go together"
+    assert max(padded) <= DEFAULT_BATCH_SIZES["text", "cpu"].budget
+    assert len({rows for rows, _ in sizes}) > 3, "a budget gives batches of different sizes"
+    assert sum(padded) < 1.15 * tokens, "texts of similar length share a batch"
     sizes.clear()
     model.embed(TEXTS[:100], batch_size=9)
     assert sorted({rows for rows, _ in sizes}) == [1, 9]
@@ -135,7 +156,7 @@ def test_concurrent_callers_get_their_own_vectors(model: runtime.Embedder, alone
             np.testing.assert_allclose(vectors, alone[start : start + len(vectors)], atol=2e-6)
 
 
-def test_inference_goes_on_while_the_caller_is_busy(model: runtime.Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inference_continues_while_the_caller_is_busy(model: runtime.Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
     ran = threading.Event()
     run = Session.run
 
@@ -149,11 +170,11 @@ def test_inference_goes_on_while_the_caller_is_busy(model: runtime.Embedder, mon
     stream = model.embed_stream(itertools.repeat("text", 5000))
     next(stream)
     first_is_there.set()
-    assert ran.wait(20), "the next window waits until it is asked for"
+    assert ran.wait(20), "the next window waits for the caller"
     assert len(list(stream)) > 1
 
 
-def test_a_stream_that_is_left_ends_its_threads(model: runtime.Embedder) -> None:
+def test_an_abandoned_stream_ends_its_threads(model: runtime.Embedder) -> None:
     stream = model.embed_stream(itertools.repeat("text"))
     next(stream)
     del stream
@@ -163,6 +184,7 @@ def test_a_stream_that_is_left_ends_its_threads(model: runtime.Embedder) -> None
         time.sleep(0.01)
 
 
+@pytest.mark.process
 def test_ctrl_c_ends_an_endless_stream(exported_text: Path) -> None:
     code = f"""
 import itertools, runtime

@@ -1,4 +1,4 @@
-"""Several processes embed as one does."""
+"""Test that several processes give the same results as one process."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 import runtime
-from runtime.inference.workers import Workers, divide
+from runtime.inference.workers import Workers, split_options
 from runtime.session.session import SessionOptions
 
+pytestmark = pytest.mark.process
 TEXTS = [f"text {number} " * (number % 9) for number in range(400)]
 
 
@@ -38,29 +39,29 @@ def test_each_has_its_share_of_the_threads(model: runtime.Embedder) -> None:
     assert (model.threads, model.provider, model.towers) == (1, "cpu", ("text",))
 
 
-def test_an_error_names_the_item_of_the_whole_stream_and_the_workers_go_on(model: runtime.Embedder) -> None:
+def test_an_error_has_the_index_in_the_whole_stream_and_the_workers_continue(model: runtime.Embedder) -> None:
     with pytest.raises(runtime.ItemError, match=r"item 400 \(NoneType\)"):
         model.embed(itertools.chain(TEXTS, [None], TEXTS))  # type: ignore[list-item]
     assert model.embed(TEXTS[:3]).shape == (3, 24)
 
 
-def test_a_stream_that_is_left_leaves_idle_workers(model: runtime.Embedder) -> None:
+def test_an_abandoned_stream_leaves_idle_workers(model: runtime.Embedder) -> None:
     stream = model.embed_stream(itertools.repeat("text"))
     next(stream)
     del stream
     assert model.embed(["text"]).shape == (1, 24)
 
 
-def test_what_a_worker_cannot_load_is_its_error(exported_text: Path) -> None:
+def test_an_error_while_workers_load_is_raised(exported_text: Path) -> None:
     with pytest.raises(runtime.ProviderError, match="cuda is not in the installed package"):
         runtime.load(exported_text, workers=2, provider="cuda")
 
 
-def test_a_worker_that_is_killed_is_an_error_and_nothing_hangs(exported_text: Path) -> None:
+def test_a_killed_worker_is_an_error_and_nothing_hangs(exported_text: Path) -> None:
     with runtime.load(exported_text, workers=2, provider="cpu") as model:
         stream = model.embed_stream(itertools.repeat("text " * 60))
         next(stream)
-        victim = cast("Workers", model._backend)._workers[0]._process
+        victim = cast("Workers", model.backend).processes[0]
         os.kill(cast("int", victim.pid), signal.SIGKILL)
         with pytest.raises(runtime.InferenceError, match=r"a worker process has died \(exit code -9\)"):
             for _ in stream:
@@ -69,7 +70,7 @@ def test_a_worker_that_is_killed_is_an_error_and_nothing_hangs(exported_text: Pa
 
 def test_closing_ends_the_processes(exported_text: Path) -> None:
     model = runtime.load(exported_text, workers=1, provider="cpu")
-    process = cast("Workers", model._backend)._workers[0]._process
+    process = cast("Workers", model.backend).processes[0]
     assert process.is_alive()
     model.close()
     deadline = time.monotonic() + 20
@@ -79,7 +80,7 @@ def test_closing_ends_the_processes(exported_text: Path) -> None:
 
 def test_gpus_have_a_worker_each() -> None:
     options = SessionOptions(threads=8, provider_options=runtime.CudaOptions(tf32=True), provider="cuda")
-    shares = divide(options, None, [0, 3])
+    shares = split_options(options, None, [0, 3])
     assert [share.threads for share in shares] == [4, 4]
     assert [share.provider_options for share in shares] == [
         runtime.CudaOptions(tf32=True, device_id=0),
@@ -98,8 +99,8 @@ def test_gpus_have_a_worker_each() -> None:
         (None, [-1], {}, "device_id is -1"),
     ],
 )
-def test_what_cannot_be_divided_is_refused(
+def test_invalid_numbers_of_workers_are_refused(
     workers: int | None, device_ids: list[int] | None, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(runtime.UsageError, match=message):
-        divide(SessionOptions(threads=2, **options), workers, device_ids)
+        split_options(SessionOptions(threads=2, **options), workers, device_ids)

@@ -20,7 +20,7 @@ from runtime.cli.main import main
 from runtime.jobs.items import Unreadable
 from runtime.jobs.journal import work_folder
 from runtime.jobs.read_vectors import read_vectors
-from runtime.preprocess import UnusableItemError
+from runtime.preprocess.item import UnusableItemError
 from runtime.preprocess.point_cloud import PointCloudPreprocessor
 
 ITEMS = 2500  # more than two windows of a stream

@@ -1,4 +1,4 @@
-"""bfloat16 where CPU and golden vectors allow it. The CPU's own provider stands in for OpenVINO's sessions."""
+"""Test the choice between bfloat16 and float32. The CPU provider stands in for OpenVINO."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 import runtime
 from runtime.artifact.reader import read_manifest
 from runtime.loading import openvino_precision as openvino
-from runtime.loading.openvino_precision import load_fittest
+from runtime.loading.openvino_precision import open_in_best_precision
 from runtime.machine.cpu import bf16_units
 from runtime.session.provider_options import OpenVinoOptions
 from runtime.session.session import Session, SessionOptions
@@ -33,7 +33,7 @@ def units(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 @pytest.fixture
 def choose(exported: Path) -> Callable[..., list[str]]:
-    """Returns in what the artifact was opened, one after the other."""
+    """Return a function that opens the artifact, and returns the precisions that were tried."""
 
     def load(dtype: Any = "auto", provider: str = "openvino") -> list[str]:
         opened: list[str] = []
@@ -46,23 +46,23 @@ def choose(exported: Path) -> Callable[..., list[str]]:
         options = SessionOptions(provider=provider, provider_options=OpenVinoOptions(dtype=dtype))
         if provider != "openvino":
             options = replace(options, provider_options=None)
-        load_fittest(exported, read_manifest(exported), options, open_embedder)
+        open_in_best_precision(exported, read_manifest(exported), options, open_embedder)
         return opened
 
     return load
 
 
-def test_bf16_is_taken_where_the_golden_vectors_pass_and_remembered(
+def test_bf16_is_chosen_and_stored_if_the_golden_vectors_pass(
     units: Callable[..., None], choose: Callable[..., list[str]], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     units("amx_bf16")
     assert choose() == ["bf16"]
     assert len(list(cache.rglob("bf16-*.json"))) == 1
-    monkeypatch.setattr(openvino, "verify_towers", None)  # would be called if it were measured again
+    monkeypatch.setattr(openvino, "verify_towers", None)  # a second measurement would call it
     assert choose() == ["bf16"]
 
 
-def test_fp32_is_taken_where_they_do_not_pass_and_said(
+def test_fp32_is_chosen_and_logged_if_the_golden_vectors_fail(
     units: Callable[..., None],
     choose: Callable[..., list[str]],
     monkeypatch: pytest.MonkeyPatch,
@@ -73,8 +73,8 @@ def test_fp32_is_taken_where_they_do_not_pass_and_said(
     monkeypatch.setattr(Session, "run", lambda *arguments: run(*arguments)[:, ::-1])
     with caplog.at_level(logging.WARNING, "runtime"):
         assert choose() == ["bf16", "fp32"]
-    assert "computes in float32, since in bfloat16 the golden vectors are at" in caplog.text
-    assert choose() == ["fp32"], "what was found is remembered"
+    assert "computes in float32: in bfloat16, the golden vectors are at" in caplog.text
+    assert choose() == ["fp32"], "the result is stored"
 
 
 def test_a_graph_that_cannot_run_in_bf16_runs_in_fp32(
@@ -85,25 +85,25 @@ def test_a_graph_that_cannot_run_in_bf16_runs_in_fp32(
     assert choose() == ["bf16", "fp32"]
 
 
-def test_a_memory_that_was_half_written_is_found_again(
+def test_a_damaged_result_is_measured_again(
     units: Callable[..., None], choose: Callable[..., list[str]], cache: Path
 ) -> None:
     units("amx_bf16")
     choose()
-    (memory,) = cache.rglob("bf16-*.json")
-    memory.write_text('{"passes"')
+    (stored,) = cache.rglob("bf16-*.json")
+    stored.write_text('{"passes"')
     assert choose() == ["bf16"]
-    assert "figures" in memory.read_text()
+    assert "figures" in stored.read_text()
 
 
-def test_cpus_without_amx_compute_in_fp32(units: Callable[..., None], choose: Callable[..., list[str]]) -> None:
+def test_cpus_without_amx_use_fp32(units: Callable[..., None], choose: Callable[..., list[str]]) -> None:
     units()
     assert choose() == ["fp32"]
     units("avx512_bf16")
     assert choose() == ["fp32"]
 
 
-def test_bf16_that_is_asked_for_needs_units(units: Callable[..., None], choose: Callable[..., list[str]]) -> None:
+def test_requested_bf16_needs_units(units: Callable[..., None], choose: Callable[..., list[str]]) -> None:
     units("avx512_bf16")
     assert choose("bf16") == ["bf16"]
     units()
@@ -111,16 +111,14 @@ def test_bf16_that_is_asked_for_needs_units(units: Callable[..., None], choose: 
         choose("bf16")
 
 
-def test_fp32_and_other_providers_are_left_as_they_are(
-    units: Callable[..., None], choose: Callable[..., list[str]]
-) -> None:
+def test_fp32_and_other_providers_are_not_changed(units: Callable[..., None], choose: Callable[..., list[str]]) -> None:
     units("amx_bf16")
     assert choose("fp32") == ["fp32"]
     assert choose(provider="cpu") == ["another provider"]
-    assert choose(provider="auto") == ["another provider"], "the package that is installed has no OpenVINO"
+    assert choose(provider="auto") == ["another provider"], "the installed package has no OpenVINO"
 
 
-def test_the_units_are_those_that_linux_names(tmp_path: Path) -> None:
+def test_units_are_read_from_the_flags_of_linux(tmp_path: Path) -> None:
     cpu_info = tmp_path / "cpuinfo"
     assert bf16_units(cpu_info) == set()
     cpu_info.write_text("processor : 0\nflags : fpu amx_bf16 amx_tile\n\nprocessor : 1\nflags : fpu\n")

@@ -1,3 +1,5 @@
+"""Test the golden vectors and their comparison."""
+
 from __future__ import annotations
 
 import hashlib
@@ -24,7 +26,7 @@ def test_golden_vectors_are_reproduced(exported: Path, exported_float32: Path) -
         assert tower.agreement.min_cosine > 1 - 1e-9
 
 
-def test_vectors_of_another_model_are_noticed(
+def test_vectors_of_another_model_are_refused(
     artifact: Path, edit_manifest: Callable[[Callable[[dict[str, Any]], None]], Path]
 ) -> None:
     path = artifact / "golden.npz"
@@ -50,7 +52,7 @@ def _save(**arrays: Any) -> bytes:
     "content",
     [
         b"",
-        b"PK\x03\x04 and no zip",
+        b"PK\x03\x04 but not a zip",
         _save(image_embedding=np.zeros((0, 12))),
         _save(image_embedding=np.zeros((1, 7)), image_0=np.zeros((2, 2, 3), np.uint8)),
         _save(image_embedding=np.zeros((1, 12))),
@@ -58,7 +60,7 @@ def _save(**arrays: Any) -> bytes:
         _save(image_embedding=np.array([{"pickled": 1}])),
     ],
 )
-def test_golden_vectors_that_are_none_are_refused(artifact: Path, content: bytes) -> None:
+def test_damaged_golden_files_are_refused(artifact: Path, content: bytes) -> None:
     (artifact / "golden.npz").write_bytes(content)
     with pytest.raises(runtime.IntegrityError, match=r"golden\.npz"):
         read_golden(artifact, "image", 12)
@@ -72,7 +74,7 @@ def test_agreement_of_equal_vectors_is_perfect() -> None:
 
 
 @pytest.mark.parametrize("flaw", [np.nan, np.inf])
-def test_vectors_that_are_not_finite_agree_with_nothing(flaw: float) -> None:
+def test_vectors_that_are_not_finite_never_agree(flaw: float) -> None:
     reference = np.ones((2, 4))
     actual = reference.copy()
     actual[0, 0] = flaw
@@ -81,7 +83,7 @@ def test_vectors_that_are_not_finite_agree_with_nothing(flaw: float) -> None:
     )
 
 
-def test_a_vector_of_zeros_agrees_with_nothing() -> None:
+def test_a_vector_of_zeros_never_agrees() -> None:
     reference = np.eye(3)
     assert not measure_agreement(reference, np.zeros((3, 3))).within(
         Tolerance(min_cosine=1e-9, max_error=0.9, max_distance_share=1)

@@ -1,4 +1,4 @@
-"""Preprocessing against torchvision's own transforms, bit for bit."""
+"""Test that images are prepared as torchvision's transforms prepare them, bit for bit."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ from exporters.catalogue.registry import BACKBONES
 from exporters.catalogue.spec import TorchvisionSource
 from exporters.modules.pixels import NormalizePixels
 from runtime.artifact.manifest import ImagePreprocessing
-from runtime.preprocess import UnusableItemError
 from runtime.preprocess.image import ImagePreprocessor, load_image, pixel_values, resize_and_crop
-from runtime.preprocess.silence import Quiet
+from runtime.preprocess.item import UnusableItemError
 
 
 def _prepare(item: Any, recipe: ImagePreprocessing) -> np.ndarray[Any, Any]:
@@ -153,15 +152,15 @@ def _photo_with_exif(photo: Image.Image, exif: bytes) -> bytes:
     return buffer.getvalue()
 
 
-def test_other_exif_tags_that_are_wrong_do_not_matter(photos: list[Image.Image]) -> None:
-    """Orientation 6, and an XResolution that is text instead of a fraction: Pillow cannot write that back."""
+def test_other_invalid_exif_tags_are_ignored(photos: list[Image.Image]) -> None:
+    """Orientation 6, and an XResolution that is text instead of a fraction, which Pillow cannot write."""
     tags = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0) + struct.pack("<HHI4s", 0x011A, 2, 4, b"abc\0")
     encoded = _photo_with_exif(photos[1], b"II*\0\x08\0\0\0" + struct.pack("<H", 2) + tags + b"\0" * 4)
     assert load_image(encoded).size == photos[1].size[::-1]
 
 
 @pytest.mark.parametrize("exif", [b"", b"garbage", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\xff\xff"])
-def test_exif_that_is_damaged_says_nothing_of_the_pixels(exif: bytes, photos: list[Image.Image]) -> None:
+def test_damaged_exif_is_ignored(exif: bytes, photos: list[Image.Image]) -> None:
     assert load_image(_photo_with_exif(photos[1], exif)).size == photos[1].size
 
 
@@ -174,7 +173,7 @@ def test_every_kind_of_item_gives_the_same_pixels(photo_paths: list[Path]) -> No
         np.testing.assert_array_equal(first, other)
 
 
-def test_the_callers_image_is_left_alone(photos: list[Image.Image]) -> None:
+def test_the_callers_image_is_not_changed(photos: list[Image.Image]) -> None:
     image = photos[0].copy()
     before = image.tobytes()
     _prepare(image, make_recipe(ImageClassification(crop_size=32, resize_size=36)))
@@ -207,13 +206,13 @@ def test_unusable_items_say_why(item: Any, reason: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["pipe.jpg", "pipe"])
-def test_a_pipe_is_not_waited_for(tmp_path: Path, name: str) -> None:
+def test_a_pipe_is_refused(tmp_path: Path, name: str) -> None:
     os.mkfifo(tmp_path / name)
     with pytest.raises(UnusableItemError, match="not a regular file"):
         load_image(tmp_path / name)
 
 
-def test_a_device_is_not_read_to_its_end() -> None:
+def test_a_device_is_refused() -> None:
     with pytest.raises(UnusableItemError, match="not a regular file"):
         load_image("/dev/zero")
 
@@ -226,18 +225,18 @@ def test_eps_is_refused_and_no_program_is_started(monkeypatch: pytest.MonkeyPatc
     assert started == []
 
 
-def test_an_icon_that_is_larger_than_it_says_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between one and two times Pillow's limit it only warns, and of the image inside an ICO it does so on decoding."""
+def test_an_icon_larger_than_its_header_states_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow only warns up to twice its limit, and checks the image inside an ICO file only when it decodes it."""
     inner = _encode(Image.new("RGB", (20, 20)), "PNG")
     icon = struct.pack("<3H4B2H2I", 0, 1, 1, 4, 4, 0, 0, 1, 24, len(inner), 22) + inner
     assert load_image(icon).size == (20, 20)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)
-    with pytest.raises(UnusableItemError, match=r"20 x 20 it has more pixels than PIL\.Image\.MAX_IMAGE_PIXELS"):
+    with pytest.raises(UnusableItemError, match=r"20 x 20 pixels are more than PIL\.Image\.MAX_IMAGE_PIXELS"):
         load_image(icon)
 
 
-def test_warnings_and_logs_of_pillow_stay_inside(photos: list[Image.Image], capfd: Any) -> None:
-    """One line for each image of a user's million, naming none of them, would only hide what matters."""
+def test_warnings_and_logs_of_pillow_are_suppressed(photos: list[Image.Image], capfd: Any) -> None:
+    """A warning per image does not name the image, and a million of them would hide other output."""
     damaged = _photo_with_exif(photos[1], b"MM\0*\0\0\0\x08\xff\xff")
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
@@ -248,38 +247,12 @@ def test_warnings_and_logs_of_pillow_stay_inside(photos: list[Image.Image], capf
     assert capfd.readouterr() == ("", "")
 
 
-def test_the_filters_of_warnings_are_as_before(photos: list[Image.Image]) -> None:
+def test_the_warning_filters_are_restored(photos: list[Image.Image]) -> None:
     before = list(warnings.filters)
     load_image(photos[0])
     with pytest.raises(UnusableItemError):
         load_image(b"no image")
     assert list(warnings.filters) == before
-
-
-def test_threads_are_quiet_until_the_last_has_left() -> None:
-    """catch_warnings in each would have the first that leaves bring back the warnings of the second."""
-    before = list(warnings.filters)
-    quiet = Quiet("PIL")
-    with quiet:
-        with quiet:
-            assert len(warnings.filters) == len(before) + 1
-        warnings.warn_explicit("damaged", UserWarning, "x.py", 1, module="PIL.Image")
-        with pytest.raises(UserWarning, match="ours"):
-            warnings.warn_explicit("ours", UserWarning, "x.py", 1, module="runtime.inference.embedder")
-    assert list(warnings.filters) == before
-    with pytest.raises(UserWarning, match="damaged"):
-        warnings.warn_explicit("damaged", UserWarning, "x.py", 1, module="PIL.Image")
-
-
-def test_a_filter_list_that_was_exchanged_meanwhile_is_left_alone() -> None:
-    quiet = Quiet("PIL")
-    with warnings.catch_warnings():
-        outer = list(warnings.filters)
-        quiet.__enter__()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            quiet.__exit__(None, None, None)
-        assert list(warnings.filters) == outer
 
 
 def test_a_truncated_file_says_so(photo_paths: list[Path]) -> None:
@@ -289,7 +262,7 @@ def test_a_truncated_file_says_so(photo_paths: list[Path]) -> None:
 
 
 def test_a_decompression_bomb_is_not_opened(monkeypatch: pytest.MonkeyPatch) -> None:
-    for side in (10_000, 20_000):  # Pillow warns of the first and refuses the second
+    for side in (10_000, 20_000):  # Pillow warns of the first size and refuses the second
         bomb = _encode(Image.new("1", (side, side)), "PNG")
         assert len(bomb) < 100_000
         with pytest.raises(UnusableItemError, match="bomb"):

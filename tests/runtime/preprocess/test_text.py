@@ -1,4 +1,4 @@
-"""Tokenizing against transformers' own tokenizer, id for id."""
+"""Test that token ids equal those of transformers' own tokenizer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import runtime
 from exporters.samples.texts import TEXTS
 from exporters.weights.stand_in_tokenizer import random_clip_tokenizer, random_tokenizer
 from runtime.artifact.manifest import TextPreprocessing
-from runtime.preprocess import UnusableItemError
+from runtime.preprocess.item import UnusableItemError
 from runtime.preprocess.text import TextPreprocessor
 
 HARD = (
@@ -34,7 +34,7 @@ HARD = (
 
 @pytest.fixture(params=["bert", "t5", "xlm-roberta", "clip"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A folder with a tokenizer whose own file asks for another truncation and padding, as real ones do."""
+    """Write a tokenizer whose file has its own truncation and padding, as real ones do."""
     tokenizer: Any = (
         random_clip_tokenizer(64, bos_token_id=600, eos_token_id=601)
         if request.param == "clip"
@@ -69,13 +69,13 @@ def test_a_batch_is_padded_as_transformers_pads_it(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("item", [3, None, b"bytes", ["a"], "\ud800"])
-def test_what_is_no_text_says_so(folder: Path, item: str) -> None:
+def test_other_items_are_refused(folder: Path, item: str) -> None:
     ours = TextPreprocessor(TextPreprocessing(max_length=16, pad_token_id=0), folder)
     with pytest.raises(UnusableItemError, match=r"is not a text|cannot be tokenized"):
         ours.prepare(item)
 
 
-def test_a_tokenizer_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_a_damaged_tokenizer_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(runtime.IntegrityError, match=r"tokenizer\.json cannot be loaded"):
         TextPreprocessor(TextPreprocessing(max_length=16, pad_token_id=0), tmp_path)

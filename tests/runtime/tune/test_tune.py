@@ -26,9 +26,9 @@ from runtime.artifact.reader import read_manifest, record_file
 from runtime.cli.main import main
 from runtime.errors import InferenceError, OutputError, TuningError, UsageError
 from runtime.inference.pipeline import Pipeline
-from runtime.inference.tower import PORTIONS, _resize
+from runtime.inference.tower import DEFAULT_BATCH_SIZES
 from runtime.loading import tuning_store as memory
-from runtime.loading.tuning_store import recall, remember
+from runtime.loading.tuning_store import read_tuning, write_tuning
 from runtime.machine import cpu, cuda_driver
 from runtime.tune.candidate import ProcessCandidate, TuneSetting
 from runtime.tune.measure import TuneOptions, find_tower, measure
@@ -128,7 +128,7 @@ def keep(folder: Path, **changes: Any) -> Path:
     manifest = read_manifest(folder)
     tower = next(iter(manifest.towers))
     tuning = make_tuning(manifest, tower, case(8.0, 100.0, batch_size=48), None)
-    return remember(manifest, replace(tuning, **changes))
+    return write_tuning(manifest, replace(tuning, **changes))
 
 
 def is_tuned(model: runtime.Embedder) -> bool:
@@ -136,7 +136,7 @@ def is_tuned(model: runtime.Embedder) -> bool:
 
 
 def budget(model: runtime.Embedder, tower: Any) -> int:
-    return cast("Pipeline", model._backend).towers[tower].portions.budget
+    return cast("Pipeline", model.backend).towers[tower].batch_sizes.budget
 
 
 def test_the_front_holds_the_cases_that_no_other_beats() -> None:
@@ -215,7 +215,7 @@ def test_the_fastest_case_is_stored_and_used_by_load_until_it_is_forgotten(
     for reason in (model.provider_reason, model.variant_reason):
         assert reason.startswith("tuned on this machine on 20")
         assert reason.endswith(": cpu, optimized, 1 thread, batches of 48")
-    assert cast("Pipeline", model._backend).towers["image"].portions.window >= 48
+    assert cast("Pipeline", model.backend).towers["image"].batch_sizes.window >= 48
     assert model.embed(photo_paths).shape == (6, 12)
 
     assert main(["info", str(varied)]) == 0
@@ -293,17 +293,17 @@ def test_an_argument_of_the_caller_disables_the_tuning(exported: Path, arguments
     with runtime.load(exported, **arguments) as model:
         assert not is_tuned(model)
         if "workers" not in arguments:
-            assert budget(model, "image") == PORTIONS["image", "cpu"].budget
+            assert budget(model, "image") == DEFAULT_BATCH_SIZES["image", "cpu"].budget
 
 
 def test_texts_keep_their_budget_of_tokens_and_meshes_count_points(exported_text: Path) -> None:
     keep(exported_text, batch_size=2)
     model = runtime.load(exported_text)
     assert is_tuned(model)
-    assert budget(model, "text") == PORTIONS["text", "cpu"].budget
+    assert budget(model, "text") == DEFAULT_BATCH_SIZES["text", "cpu"].budget
     clouds = PointCloudPreprocessing(num_points=2048, min_points=512, seed=0)
-    assert _resize(PORTIONS["mesh", "cpu"], clouds, 20).budget == 20 * 2048
-    assert _resize(PORTIONS["mesh", "cpu"], clouds, 20).window == 40
+    assert DEFAULT_BATCH_SIZES["mesh", "cpu"].for_batch_size(20, clouds).budget == 20 * 2048
+    assert DEFAULT_BATCH_SIZES["mesh", "cpu"].for_batch_size(20, clouds).window == 40
 
 
 def test_a_tuning_of_another_artifact_or_machine_is_ignored(
@@ -337,9 +337,9 @@ def test_another_gpu_is_another_machine(exported: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(memory, "installed_packages", lambda: {"onnxruntime-gpu": "1.31.1"})
     monkeypatch.setattr(memory, "gpu_names", lambda: ("NVIDIA H200",))
     keep(exported)
-    assert recall(manifest, "image") is not None
+    assert read_tuning(manifest, "image") is not None
     monkeypatch.setattr(memory, "gpu_names", tuple)
-    assert recall(manifest, "image") is None
+    assert read_tuning(manifest, "image") is None
 
 
 @pytest.mark.parametrize(
@@ -373,7 +373,7 @@ def test_a_tuned_provider_that_no_longer_works_is_skipped_with_a_warning(
     keep(exported, provider="cuda")
     model = runtime.load(exported)
     assert (model.provider, is_tuned(model)) == ("cpu", False)
-    assert "cuda, fp32, 1 thread, batches of 48 is passed over: the provider cuda is not in" in caplog.text
+    assert "cuda, fp32, 1 thread, batches of 48): the provider cuda is not in" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -424,11 +424,11 @@ def test_errors_come_before_anything_is_measured(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("EMBEDDING_BACKBONES_CACHE", str(tmp_path / "file"))
     assert main(["tune", str(artifact)]) == 1
-    assert "cache folder cannot be written; name another folder by EMBEDDING" in capsys.readouterr().err
+    assert "cannot write this user's cache folder; set EMBEDDING" in capsys.readouterr().err
 
 
 def test_a_full_disk_leaves_no_partial_file(exported: Path, small_disk: Any, cache: Path) -> None:
-    with pytest.raises(OutputError, match="cannot be written"), small_disk():
+    with pytest.raises(OutputError, match="cannot write"), small_disk():
         keep(exported, date="x" * 5000)
     assert not list(cache.iterdir())
 

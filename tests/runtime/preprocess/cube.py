@@ -1,0 +1,120 @@
+"""Make a cube as an object, as an array, and as a file of every format."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import struct
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import trimesh
+
+from runtime.array_types import Array
+from runtime.artifact.manifest import PointCloudPreprocessing
+from runtime.preprocess.point_cloud import PointCloudPreprocessor
+
+PointCloud: Any = trimesh.PointCloud  # its constructor has no types
+CORNERS = np.array(list(itertools.product((-1.0, 1.0), repeat=3)))
+QUADS = [(0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3)]
+FACES = np.array([triangle for a, b, c, d in QUADS for triangle in ((a, b, c), (a, c, d))])
+ROWS = [" ".join(map(str, corner)) for corner in CORNERS]
+SUFFIXES = (".obj", ".off", ".ply", ".stl", ".glb")
+RECIPE = PointCloudPreprocessing(num_points=256, min_points=4, seed=0)
+
+
+def prepare(item: Any, **changes: Any) -> Array:
+    return PointCloudPreprocessor(replace(RECIPE, **changes)).prepare(item)
+
+
+def cube(**changes: Any) -> Any:
+    return SimpleNamespace(**({"vertices": CORNERS, "faces": FACES} | changes))
+
+
+def write(folder: Path, suffix: str, text: str | bytes) -> Path:
+    path = folder / f"mesh{suffix}"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def obj(faces: str | None = None, head: str = "") -> str:
+    lines = faces or "\n".join(f"f {a + 1} {b + 1} {c + 1}" for a, b, c in FACES)
+    return head + "".join(f"v {row}\n" for row in ROWS) + lines + "\n"
+
+
+def off(head: str = "OFF\n8 12 0", faces: Any = FACES) -> str:
+    return "\n".join([head, *ROWS, *(f"{len(face)} {' '.join(map(str, face))}" for face in faces), ""])
+
+
+def ply(vertices: int = 8, faces: int = 12, rows: list[str] = ROWS) -> str:
+    head = ["ply", "format ascii 1.0", f"element vertex {vertices}", *(f"property double {axis}" for axis in "xyz")]
+    head += [f"element face {faces}", "property list uchar int vertex_indices", "end_header"]
+    return "\n".join([*head, *rows, *(f"3 {a} {b} {c}" for a, b, c in FACES), ""])
+
+
+def ascii_stl() -> str:
+    facets = (
+        "facet normal 0 0 0\nouter loop\n"
+        + "".join(f"vertex {' '.join(map(str, CORNERS[index]))}\n" for index in face)
+        + "endloop\nendfacet\n"
+        for face in FACES
+    )
+    return f"solid cube\n{''.join(facets)}endsolid cube\n"
+
+
+def glb(**changes: Any) -> bytes:
+    """Return a cube as GLB; ``changes`` replace members of its document."""
+    positions, indices = CORNERS.astype("<f4").tobytes(), FACES.astype("<u2").tobytes()
+    document: dict[str, Any] = {
+        "asset": {"version": "2.0"},
+        "scene": 0,
+        "scenes": [{"nodes": [0]}],
+        "nodes": [{"mesh": 0}],
+        "meshes": [{"primitives": [{"attributes": {"POSITION": 0}, "indices": 1}]}],
+        "buffers": [{"byteLength": len(positions + indices)}],
+        "bufferViews": [
+            {"buffer": 0, "byteLength": len(positions)},
+            {"buffer": 0, "byteOffset": len(positions), "byteLength": len(indices)},
+        ],
+        "accessors": [
+            {"bufferView": 0, "componentType": 5126, "count": 8, "type": "VEC3"},
+            {"bufferView": 1, "componentType": 5123, "count": 36, "type": "SCALAR"},
+        ],
+    }
+    return pack_glb(json.dumps(document | changes), positions + indices)
+
+
+def pack_glb(document: str, binary: bytes) -> bytes:
+    text = document.encode()
+    text += b" " * (-len(text) % 4)
+    chunks = struct.pack("<I4s", len(text), b"JSON") + text + struct.pack("<I4s", len(binary), b"BIN\0") + binary
+    return struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks
+
+
+def with_accessor(index: int, **changes: Any) -> bytes:
+    accessors = [
+        {"bufferView": 0, "componentType": 5126, "count": 8, "type": "VEC3"},
+        {"bufferView": 1, "componentType": 5123, "count": 36, "type": "SCALAR"},
+    ]
+    accessors[index] |= changes
+    return glb(accessors=[{key: value for key, value in each.items() if value is not None} for each in accessors])
+
+
+def cube_file(folder: Path, suffix: str) -> Path:
+    path = folder / f"cube{suffix}"
+    trimesh.Trimesh(CORNERS, FACES, process=False).export(path)
+    return path
+
+
+def assert_on_the_cube(points: Array) -> None:
+    """Check that points lie on a cube. The cube is found from the points, because their mean moves it."""
+    low, high = points.min(axis=0), points.max(axis=0)
+    np.testing.assert_allclose(high - low, (high - low)[0], rtol=1e-5)
+    distance = np.minimum(np.abs(points - low), np.abs(points - high)).min(axis=1)
+    assert distance.max() < 1e-6
+    assert np.linalg.norm(points, axis=1).max() == pytest.approx(1, abs=1e-6)
+    np.testing.assert_allclose(points.mean(axis=0), 0, atol=1e-6)

@@ -1,0 +1,230 @@
+"""Test which mesh files are read, and which are refused."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import trimesh
+from PIL import Image
+
+from runtime.errors import MissingDependencyError
+from runtime.preprocess.item import UnusableItemError
+from runtime.preprocess.mesh.triangles import load_corners
+from runtime.preprocess.point_cloud import triangle_areas
+from tests.runtime.preprocess.cube import (
+    CORNERS,
+    FACES,
+    QUADS,
+    ROWS,
+    SUFFIXES,
+    ascii_stl,
+    assert_on_the_cube,
+    cube,
+    cube_file,
+    glb,
+    obj,
+    off,
+    ply,
+    prepare,
+    write,
+)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_every_format_gives_the_same_points(suffix: str, tmp_path: Path) -> None:
+    points = prepare(cube_file(tmp_path, suffix))
+    assert points.shape == (256, 3)
+    assert points.dtype == np.float32
+    assert_on_the_cube(points)
+    assert points.tobytes() == prepare(cube()).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("suffix", "text"),
+    [
+        (".obj", obj(head="mtllib missing.mtl\no cube\nusemtl red\n")),
+        (".obj", obj("\n".join(f"f {a + 1}/1/1 {b + 1}/1/1 {c + 1}/1/1" for a, b, c in FACES), "vt 0 0\nvn 0 0 1\n")),
+        (".obj", obj("\n".join(f"f {a - 8} {b - 8} {c - 8}" for a, b, c in FACES))),
+        (".obj", obj().replace("\n", "\r\n")),
+        (".obj", obj().replace("\nf", "\n# f 0 -1\nf", 3)),
+        (".obj", "o a\n" + "g b\nusemtl red\nf ".join(obj().split("f ", 3)) + "usemtl blue\ns off\n"),
+        (".obj", "usemtl red\nf ".join(obj().split("f ", 7)).replace("usemtl red", "usemtl blue", 4)),
+        (".stl", ascii_stl().replace("endfacet\nfacet", "endfacet\nendsolid a\n\nsolid b\nfacet", 5)),
+        (".off", off()),
+        (".off", off("# a comment\nOFF 8 12 0")),
+        (".off", off("# a comment\n\nOFF # another\n# and one more\n8 12 0 # counts")),
+        (".off", off("COFF\n\n8 12 0")),
+        (".ply", ply()),
+        (".ply", trimesh.Trimesh(CORNERS, FACES, process=False).export(file_type="ply", encoding="ascii")),
+        (".stl", ascii_stl()),
+        (".stl", ascii_stl().upper()),
+        (".glb", glb()),
+        (".glb", glb(nodes=[*({"children": [i]} for i in range(1, 64)), {"mesh": 0}])),
+        (".glb", glb(extensionsRequired=["KHR_materials_unlit"])),
+    ],
+)
+def test_variants_of_the_formats_give_the_same_points(suffix: str, text: str | bytes, tmp_path: Path) -> None:
+    points = prepare(write(tmp_path, suffix, text))
+    assert points.tobytes() == prepare(cube()).tobytes()
+
+
+def test_quads_are_cut_into_triangles(tmp_path: Path) -> None:
+    for suffix, text in {
+        ".obj": obj("\n".join("f " + " ".join(str(index + 1) for index in quad) for quad in QUADS)),
+        ".off": off("OFF\n8 6 0", QUADS),
+    }.items():
+        path = write(tmp_path, suffix, text)
+        assert triangle_areas(load_corners(path)).sum() == pytest.approx(24)
+        assert_on_the_cube(prepare(path))
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_extensions_may_be_capitals_and_paths_strings(suffix: str, tmp_path: Path) -> None:
+    path = cube_file(tmp_path, suffix)
+    capital = path.rename(path.with_suffix(suffix.upper()))
+    assert prepare(str(capital)).tobytes() == prepare(cube()).tobytes()
+
+
+def test_textures_inside_a_file_are_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Any] = []
+    monkeypatch.setattr(Image, "open", opened.append)
+    textured = glb(
+        images=[{"bufferView": 0, "mimeType": "image/png"}],
+        textures=[{"source": 0}],
+        materials=[{"pbrMetallicRoughness": {"baseColorTexture": {"index": 0}}}],
+    )
+    assert prepare(write(tmp_path, ".glb", textured)).tobytes() == prepare(cube()).tobytes()
+    assert opened == []
+
+
+def test_duplicate_vertices_are_not_merged(tmp_path: Path) -> None:
+    """Merging would reorder the faces: an STL file has three vertices for each face."""
+    path = cube_file(tmp_path, ".stl")
+    np.testing.assert_array_equal(load_corners(path), CORNERS[FACES])
+
+
+def test_no_other_file_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    (tmp_path / "near.mtl").write_text("newmtl red\nmap_Kd near.png\n")
+    (tmp_path / "near.png").write_bytes(b"x")
+    textured = ply().replace("element vertex", "comment TextureFile near.png\nelement vertex")
+    items = [write(tmp_path, ".obj", obj(head="mtllib near.mtl\nusemtl red\n")), write(tmp_path, ".ply", textured)]
+    opened = []
+    for resolver in (trimesh.resolvers.FilePathResolver, trimesh.resolvers.WebResolver):
+        monkeypatch.setattr(resolver, "__init__", lambda _, source, *rest: opened.append(source))
+    for item in items:
+        assert prepare(item).tobytes() == prepare(cube()).tobytes()
+    assert opened == []
+    assert capfd.readouterr() == ("", "")
+
+
+NAN_ROWS = ["nan nan nan", *ROWS[1:]]
+BAD_FILES = {
+    "empty": (".ply", b"", "the file is empty"),
+    "blank": (".obj", b" \n\n", "the file is empty"),
+    "garbage obj": (".obj", b"\xff\xfe\x00garbage", "no faces|cannot be read"),
+    "garbage off": (".off", b"\xff\xfe\x00garbage", "does not begin"),
+    "garbage ply": (".ply", b"\xff\xfe\x00garbage", "header of a PLY"),
+    "garbage stl": (".stl", b"\xff\xfe\x00garbage" * 20, "truncated or not STL"),
+    "garbage glb": (".glb", b"\xff\xfe\x00garbage" * 20, "not a GLB file"),
+    "stub glb": (".glb", b"glTF", "cannot be read"),
+    "other format": (".mesh", b"x", r"\.mesh is not a supported format; give \.obj, \.off, \.ply, \.stl, \.glb"),
+    "obj without faces": (".obj", obj(" "), "points and no faces; .* give them as an array"),
+    "ply without faces": (".ply", ply(faces=0), "points and no faces; .* give them as an array"),
+    "off without faces": (".off", off("OFF\n8 0 0", []), "no faces"),
+    "obj vertex 0": (".obj", obj("f 0 1 2"), "OBJ counts from 1"),
+    "obj too far": (".obj", obj("f 1 2 9"), "cannot be read"),
+    "obj too far back": (".obj", obj("f -9 -2 -1"), "cannot be read"),
+    "obj between": (".obj", obj("f -3 -2 -1\nv 0 0 0"), "negative indices between"),
+    "obj comment": (".obj", obj("f 1 2 3 # 0"), "cannot be read"),
+    "obj tabs": (".obj", obj("f 1 2 3\nf\t1 2 4"), "announces 2 faces, and 1"),
+    "off too far": (".off", off(faces=[(0, 1, 8)] * 12), "cannot be read|name vertices"),
+    "off negative": (".off", off(faces=[(0, 1, -1)] * 12), "cannot be read|name vertices"),
+    "off cut": (".off", off(faces=FACES[:-1]), "announces 20 vertices and faces, and holds 19"),
+    "off cut line": (".off", off()[:-4], "announces 12 faces, and 11"),
+    "off cut quads": (".off", off("OFF\n8 6 0", QUADS[:4]), "announces 14 vertices and faces, and holds 12"),
+    "off claim": (".off", off("OFF\n1000000000000 1000000000000 0"), "cannot be read|announces"),
+    "off 4d": (".off", off("4OFF\n8 12 0"), "three dimensions"),
+    "ply magic": (".ply", "x" + ply(), "header of a PLY"),
+    "ply too far": (".ply", ply(vertices=8).replace("3 0 1 3", "3 0 1 8"), "name vertices 0 to 8 of 8"),
+    "ply negative": (".ply", ply().replace("3 0 1 3", "3 0 1 -1"), "name vertices -1 to 7"),
+    "ply cut": (".ply", ply()[:-8], "announces 20 vertices and faces, and holds 19"),
+    "ply cut line": (".ply", ply()[:-4], "announces 12 faces, and 11"),
+    "ply digits": (".ply", ply().replace("face 12", "face " + "9" * 5000), "cannot be read"),
+    "ply claim": (".ply", ply(vertices=10**12), "announces|cannot be read|no faces"),
+    "ply nan": (".ply", ply(rows=NAN_ROWS), "NaN or infinity"),
+    "obj nan": (".obj", obj().replace(ROWS[0], "nan 1 1"), "NaN or infinity"),
+    "stl cut": (".stl", ascii_stl()[:-40], "truncated"),
+    "stl facet cut": (".stl", ascii_stl().replace("vertex", "vortex", 3), "announces 12 faces, and 11"),
+    "stl claim": (".stl", b"\0" * 80 + b"\xff" * 4 + b"\0" * 50, "truncated or not STL"),
+    "stl none": (".stl", b"\0" * 84, "no faces"),
+    "degenerate": (".obj", obj("f 1 1 2\nf 3 3 3"), "no area"),
+}
+
+
+@pytest.mark.parametrize(("suffix", "text", "reason"), BAD_FILES.values(), ids=BAD_FILES)
+def test_unusable_files_say_why(suffix: str, text: Any, reason: str, tmp_path: Path, capfd: Any) -> None:
+    path = write(tmp_path, suffix, text)
+    with pytest.raises(UnusableItemError, match=reason) as caught:
+        prepare(path)
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_file_without_permission_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    path = cube_file(tmp_path, ".stl")
+    monkeypatch.setattr(Path, "read_bytes", refuse)  # root ignores file modes
+    with pytest.raises(UnusableItemError, match="no permission"):
+        prepare(path)
+
+
+def test_a_pipe_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.ply")
+    with pytest.raises(UnusableItemError, match="not a regular file"):
+        prepare(tmp_path / "pipe.ply")
+
+
+def test_without_trimesh_files_name_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error is not an UnusableItemError, because ``skip`` would then leave out every file."""
+    path = cube_file(tmp_path, ".ply")
+    monkeypatch.setitem(sys.modules, "trimesh", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'embedding-backbones\[mesh\]'"):
+        prepare(path)
+    assert prepare(cube()).shape == (256, 3)
+
+
+def test_warnings_of_trimesh_are_suppressed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*_: Any, **__: Any) -> Any:
+        warnings.warn("old", DeprecationWarning, stacklevel=1)
+        warnings.warn("string or file could not be read to its end", DeprecationWarning, stacklevel=1)
+        return cube()
+
+    monkeypatch.setattr(trimesh, "load", load)
+    before = list(warnings.filters)
+    with pytest.raises(UnusableItemError, match="could not be read to its end"):
+        prepare(write(tmp_path, ".ply", ply()))
+    assert list(warnings.filters) == before
+
+
+BAD_PATHS: dict[str, tuple[Any, str]] = {
+    "no path": ("", "the path is empty"),
+    "no file": (Path("no/such/file.ply"), "no such file"),
+    "url": ("https://127.0.0.1/mesh.ply", "no such file"),
+    "folder": (Path(__file__).parent, "folder"),
+    "no suffix": (Path(__file__), r"\.py is not a supported format"),
+    "null byte": ("a\0.ply", "cannot be read"),
+}
+
+
+@pytest.mark.parametrize(("path", "reason"), BAD_PATHS.values(), ids=BAD_PATHS)
+def test_unusable_paths_say_why(path: Any, reason: str) -> None:
+    with pytest.raises(UnusableItemError, match=reason):
+        prepare(path)
