@@ -243,12 +243,20 @@ class Embedder:
             normalize=normalize,
             truncate_dim=truncate_dim,
         )
-        if tower is not None:
-            check_tower(tower, self.towers)
-        if truncate_dim is not None and truncate_dim > self.output_dim:
-            raise UsageError(f"truncate_dim is {truncate_dim}, and the vectors have {self.output_dim} dimensions")
-        items = _as_items(items, tower or self.towers[0])
-        return _counting_truncated(self._backend.stream(items, embed_options, on_progress))
+        return self.stream(items, embed_options, on_progress)
+
+    def stream(
+        self, items: Iterable[Item], options: EmbedOptions, on_progress: OnProgress | None = None
+    ) -> Generator[PartialEmbeddings, None, None]:
+        """Embed items like :meth:`embed_stream`, with the options in one record."""
+        if options.tower is not None:
+            check_tower(options.tower, self.towers)
+        if options.truncate_dim is not None and options.truncate_dim > self.output_dim:
+            raise UsageError(
+                f"truncate_dim is {options.truncate_dim}, and the vectors have {self.output_dim} dimensions"
+            )
+        items = _as_items(items, options.tower or self.towers[0])
+        return _counting_truncated(self._backend.stream(items, options, on_progress))
 
 
 @contextmanager
