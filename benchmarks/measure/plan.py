@@ -137,7 +137,9 @@ def _check_names(names: Sequence[str], choices: Choices) -> None:
 def _find_providers(choices: Choices) -> tuple[str, ...]:
     if choices.providers is None:
         usable = [
-            provider.name for provider in available_providers() if provider.in_auto and not find_provider_obstacle(provider)
+            provider.name
+            for provider in available_providers()
+            if provider.in_auto and not find_provider_obstacle(provider)
         ]
         return tuple(dict.fromkeys([*usable, *choices.pythons.keys() & {"openvino", "cuda"}]))
     for name in choices.providers:

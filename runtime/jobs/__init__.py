@@ -1,8 +1,5 @@
-"""The resumable job behind ``python -m runtime embed``: many items in, one file of vectors out.
+"""Resumable embedding jobs of one process, and their input and output files.
 
-inputs    the words of the command line as one ordered stream of sources, read as they are needed
-journal   what is embedded already, kept on disk so that an interrupted job goes on where it stopped
-run       the loop between the two
-outputs   the spooled vectors as .npy, .npz or .parquet
-vectors   those files, read again
+``run`` embeds the items that ``inputs`` reads, records progress in ``journal`` and ``vector_file``, and writes a
+``.npy``, ``.npz`` or ``.parquet`` file with ``outputs``. ``read_vectors`` reads these files.
 """

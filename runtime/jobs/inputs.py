@@ -1,4 +1,8 @@
-"""The words of the command line as one stream of sources: ordered, the same every time, read as it is needed."""
+"""Find, check and read the inputs of a job: files, folders, patterns, lists of items, and texts.
+
+The local job reads items with :func:`open_inputs`. The Ray job shares the rules: which files a folder stands for, which
+files list items, and what ``--column`` means.
+"""
 
 from __future__ import annotations
 
@@ -12,142 +16,178 @@ from functools import partial
 from itertools import chain
 
 from runtime.errors import UsageError
-from runtime.jobs.items import Source, cell_source, path_source, text_source
+from runtime.jobs.items import SourceItem, path_item, text_item
 from runtime.jobs.parquet import ParquetColumn
-from runtime.jobs.text_files import Cell, count_lines, find_strings, read_file_lines, read_lines, without_blanks
+from runtime.jobs.text_files import count_lines, parse_lines, read_file_lines, read_lines
 from runtime.preprocess.files import IMAGE_SUFFIXES, looks_like_image_path
 
 STDIN = "-"
-_COLUMNED = (".jsonl", ".parquet")
-_LISTS = (".txt", *_COLUMNED)
-_PIPE = "to embed the words themselves, pipe them in and name `-`, an item a line"
+COLUMN_SUFFIXES = (".jsonl", ".parquet")
+LIST_SUFFIXES = (".txt", *COLUMN_SUFFIXES)
+_PIPE = "to embed the words themselves, pipe them in, one item per line, with the input `-`"
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """What a command line asks to be embedded.
+class JobInputs:
+    """The items that a user named, in order.
 
     Attributes:
-        total: Number of items, or None where it takes reading them to know; blank lines may be counted that are none.
-        lists: The files among them that hold items, rather than being one.
+        total: Number of items; ``None`` if only reading them would tell. It may count blank lines, which are no items.
+        lists: The named files that list items.
     """
 
     total: int | None
     lists: tuple[str, ...]
-    _groups: tuple[_Group, ...]
+    _groups: tuple[_ItemGroup, ...]
 
-    def __iter__(self) -> Iterator[Source]:
+    def __iter__(self) -> Iterator[SourceItem]:
         return chain.from_iterable(group.read() for group in self._groups)
 
 
 @dataclass(frozen=True)
-class _Group:
-    """What one word stands for."""
+class _ItemGroup:
+    """The items of one input."""
 
     total: int | None
-    read: Callable[[], Iterator[Source]]
+    read: Callable[[], Iterator[SourceItem]]
     lists: tuple[str, ...] = ()
 
 
-def open_inputs(words: Sequence[str], *, towers: Sequence[str], column: str | None = None) -> Inputs:
-    """Returns the items that ``words`` name, in order; opens what is needed to check and count them.
+def open_inputs(inputs: Sequence[str], *, towers: Sequence[str], column: str | None = None) -> JobInputs:
+    """Return the items of ``inputs`` in order. Files are opened only to check and to count them.
 
-    - A file of images or meshes is an item. ``.txt`` holds an item a line, ``.jsonl`` and ``.parquet`` one a row, in a
-      column: a text, or the path of a file as seen from the current folder. ``-`` is standard input, read as ``.txt``.
-    - A folder stands for the files in it and below that the tower reads, sorted; hidden ones are left out, and links to
-      folders are not followed. So does a pattern that the shell did not expand, ``**`` included.
-    - A blank line of a ``.txt`` is an empty text, so that rows keep the numbers of lines; among paths it is left out.
-    - To a text tower, a word that is no file is itself a text. With two towers, a file is an image, and another word
-      a text; what is listed in files can then be either, so ``--tower`` has to say.
+    - An image or mesh file is one item. ``.txt`` lists one item per line; ``.jsonl`` and ``.parquet`` list one per row,
+      in a column. A listed item is a text, or the path of a file relative to the current folder.
+    - ``-`` reads standard input like ``.txt``.
+    - A folder stands for all files in it and below that the tower embeds, sorted. Hidden files are left out, and links
+      to folders are not followed. A pattern that the shell did not expand works the same way, including ``**``.
+    - A blank line of a ``.txt`` is an empty text, so that rows keep the numbers of lines. Among paths it is skipped.
+    - For a text tower, an input that is not a file is itself a text. With two towers, a file is an image and any other
+      input is a text. A list could then hold either, so ``--tower`` is required.
 
     Args:
-        words: The words.
-        towers: The towers that are loaded.
-        column: The column of ``.jsonl`` and ``.parquet`` files; by default named as the tower: ``text``, say.
+        inputs: The inputs as the user wrote them.
+        towers: The loaded towers.
+        column: Column of ``.jsonl`` and ``.parquet`` files; by default the name of the tower.
 
     Raises:
-        UsageError: A word cannot be what it seems to be.
-        MissingDependencyError: There is a ``.parquet`` file, and no pyarrow.
+        UsageError: An input does not exist, or is of the wrong kind.
+        MissingDependencyError: There is a ``.parquet`` file, and pyarrow is not installed.
     """
-    if words.count(STDIN) > 1:
-        raise UsageError(f"{STDIN} is named {words.count(STDIN)} times, and standard input can be read once")
+    if inputs.count(STDIN) > 1:
+        raise UsageError(f"{STDIN} is named {inputs.count(STDIN)} times, but standard input can be read only once")
     kind = towers[0] if len(towers) == 1 else None
-    reader = _WordReader(kind, column or kind or "")
-    groups = tuple(reader.open_word(word) for word in words)
+    parser = _InputParser(kind, column or kind or "")
+    groups = tuple(parser.open(name) for name in inputs)
     lists = tuple(chain.from_iterable(group.lists for group in groups))
-    if column and not any(_suffix(path) in _COLUMNED for path in lists):
-        raise UsageError(f"--column {column} names a column of .jsonl and .parquet files, and there is none")
-    return Inputs(_sum(group.total for group in groups), lists, groups)
+    check_column_use(column, lists)
+    return JobInputs(_sum(group.total for group in groups), lists, groups)
+
+
+def check_column_use(column: str | None, files: Iterable[str]) -> None:
+    """Check that ``--column`` is given only if one of ``files`` has columns.
+
+    Raises:
+        UsageError: No file has columns.
+    """
+    if column and not any(file_suffix(path) in COLUMN_SUFFIXES for path in files):
+        raise UsageError(
+            f"--column {column} names a column of .jsonl and .parquet files, but no input is such a file; leave it out"
+        )
+
+
+def item_suffixes(kind: str | None) -> tuple[str, ...]:
+    """Return the suffixes of files that are items of ``kind``; images for ``None``, and none for ``text``."""
+    if kind == "text":
+        return ()
+    if kind == "mesh":
+        from runtime.preprocess.mesh.formats import FORMATS
+
+        return tuple(FORMATS)
+    return IMAGE_SUFFIXES
+
+
+def file_suffix(name: str) -> str:
+    """Return the suffix of a file name or URI in lower case, with its dot; empty if it has none."""
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122  pathlib finds no suffix in "a." or ".txt"
+
+
+def is_pattern(name: str, kind: str | None) -> bool:
+    """Return whether ``name`` is a pattern of files. A text may contain a question mark, too."""
+    if not glob.has_magic(name) or kind in ("image", "mesh"):
+        return glob.has_magic(name)
+    is_one_word = len(name.split()) == 1
+    return file_suffix(name) in (*item_suffixes(kind), *LIST_SUFFIXES) or (is_one_word and "*" in name and "/" in name)
+
+
+def match_pattern(pattern: str, suffixes: Sequence[str]) -> Iterator[str]:
+    """Yield the files that match ``pattern`` and end in one of ``suffixes``, sorted."""
+    matches = {path for path in glob.iglob(pattern, recursive=True) if file_suffix(path) in suffixes}  # noqa: PTH207
+    yield from (path for path in sorted(matches) if not os.path.isdir(path))  # noqa: PTH112  cheap for a million
 
 
 @dataclass(frozen=True)
-class _WordReader:
-    """Reads words for a tower of one kind, or for a text and an image tower where ``kind`` is None."""
+class _InputParser:
+    """Opens inputs for a tower of ``kind``; for a text and an image tower if ``kind`` is ``None``."""
 
     kind: str | None
     column: str
 
-    def open_word(self, word: str) -> _Group:
-        if word == STDIN:
-            self._check_listable("standard input")
-            return _Group(None, lambda: self._lines(read_lines(sys.stdin.buffer, STDIN)))
-        mode = _mode(word)
+    def open(self, name: str) -> _ItemGroup:
+        if name == STDIN:
+            kind = self._check_kind_of_list("standard input")
+            return _ItemGroup(None, lambda: parse_lines(read_lines(sys.stdin.buffer, STDIN), kind=kind))
+        mode = _mode(name)
         if mode is None:
-            return self._open_pattern(word) if self._is_pattern(word) else self._open_missing(word)
+            return self._open_pattern(name) if is_pattern(name, self.kind) else self._open_missing(name)
         if stat.S_ISDIR(mode):
-            return self._open_folder(word)
+            return self._open_folder(name)
         if not stat.S_ISREG(mode):
-            raise UsageError(f"{word} is no regular file; pipe it in and name `-`")
-        return self._open_file(word)
+            raise UsageError(f"{name} is no regular file; pipe it in with the input `-`")
+        return self._open_file(name)
 
-    def _open_file(self, path: str) -> _Group:
-        suffix = _suffix(path)
-        if suffix in _LISTS:
+    def _open_file(self, path: str) -> _ItemGroup:
+        suffix = file_suffix(path)
+        if suffix in LIST_SUFFIXES:
             return self._open_list(path, suffix)
         if self.kind == "text":
             raise UsageError(
-                f"{path} is a file, where a text is expected; give texts as .txt (one a line), .jsonl or .parquet; "
+                f"{path} is a file, but a text is expected; give texts as .txt (one per line), .jsonl or .parquet; "
                 f"{_PIPE}"
             )
-        return _single(path_source(path))
+        return _single(path_item(path))
 
-    def _open_list(self, path: str, suffix: str) -> _Group:
-        self._check_listable(path)
+    def _open_list(self, path: str, suffix: str) -> _ItemGroup:
+        kind = self._check_kind_of_list(path)
         if suffix == ".parquet":
-            column = ParquetColumn(path, self.column, self.kind or "")
-            return _Group(column.rows, column.read, (path,))
-        read = self._json_lines if suffix == ".jsonl" else self._lines
-        return _Group(count_lines(path), lambda: read(read_file_lines(path)), (path,))
+            parquet = ParquetColumn(path, self.column, kind)
+            return _ItemGroup(parquet.rows, parquet.read, (path,))
+        column = self.column if suffix == ".jsonl" else None
+        return _ItemGroup(
+            count_lines(path), lambda: parse_lines(read_file_lines(path), kind=kind, column=column), (path,)
+        )
 
-    def _check_listable(self, name: str) -> None:
+    def _check_kind_of_list(self, name: str) -> str:
         if self.kind is None:
-            raise UsageError(f"{name} can hold texts or paths of images; say which by --tower text or --tower image")
+            raise UsageError(f"{name} can hold texts or paths of images; choose with --tower text or --tower image")
+        return self.kind
 
-    def _lines(self, cells: Iterable[Cell]) -> Iterator[Source]:
-        return self._sources(cells if self.kind == "text" else without_blanks(cells))
+    def _open_folder(self, folder: str) -> _ItemGroup:
+        suffixes = self._suffixes()
+        return self._open_files(f"the folder {folder}", partial(_walk, folder, suffixes), suffixes)
 
-    def _json_lines(self, cells: Iterable[Cell]) -> Iterator[Source]:
-        return self._sources(find_strings(without_blanks(cells), self.column))
+    def _open_pattern(self, pattern: str) -> _ItemGroup:
+        suffixes = (file_suffix(pattern),) if file_suffix(pattern) in LIST_SUFFIXES else self._suffixes()
+        return self._open_files(f"the pattern {pattern}", partial(match_pattern, pattern, suffixes), suffixes)
 
-    def _sources(self, cells: Iterable[Cell]) -> Iterator[Source]:
-        return (cell_source(value, self.kind or "", place) for place, value in cells)
-
-    def _open_folder(self, folder: str) -> _Group:
-        return self._open_files(f"the folder {folder}", partial(_walk, folder, self._suffixes()))
-
-    def _open_pattern(self, pattern: str) -> _Group:
-        suffixes = (_suffix(pattern),) if _suffix(pattern) in _LISTS else self._suffixes()
-        return self._open_files(f"the pattern {pattern}", partial(_match, pattern, suffixes), suffixes)
-
-    def _open_files(self, name: str, find: Callable[[], Iterator[str]], suffixes: Sequence[str] = ()) -> _Group:
-        suffixes = suffixes or self._suffixes()
-        if suffixes[0] in _LISTS:
+    def _open_files(self, name: str, find: Callable[[], Iterator[str]], suffixes: Sequence[str]) -> _ItemGroup:
+        if suffixes[0] in LIST_SUFFIXES:
             groups = tuple(self._open_file(path) for path in find())
-            count, lists = _sum(group.total for group in groups), tuple(path for each in groups for path in each.lists)
-            group = _Group(count, lambda: chain.from_iterable(each.read() for each in groups), lists)
+            total, lists = _sum(group.total for group in groups), tuple(path for each in groups for path in each.lists)
+            group = _ItemGroup(total, lambda: chain.from_iterable(each.read() for each in groups), lists)
             found = bool(groups)
         else:
-            group = _Group(sum(1 for _ in find()), lambda: map(path_source, find()))
+            group = _ItemGroup(sum(1 for _ in find()), lambda: map(path_item, find()))
             found = bool(group.total)
         if not found:
             way_out = _PIPE if self.kind == "text" else "name the files themselves"
@@ -155,43 +195,26 @@ class _WordReader:
         return group
 
     def _suffixes(self) -> tuple[str, ...]:
-        if self.kind == "text":
-            return _LISTS
-        if self.kind == "mesh":
-            from runtime.preprocess.mesh.formats import FORMATS
+        return item_suffixes(self.kind) or LIST_SUFFIXES
 
-            return tuple(FORMATS)
-        return IMAGE_SUFFIXES
-
-    def _is_pattern(self, word: str) -> bool:
-        """Tells patterns from texts, which may well hold a question mark."""
-        if not glob.has_magic(word) or self.kind in ("image", "mesh"):
-            return glob.has_magic(word)
-        is_one_word = len(word.split()) == 1
-        return _suffix(word) in (*self._suffixes(), *_LISTS) or (is_one_word and "*" in word and "/" in word)
-
-    def _open_missing(self, word: str) -> _Group:
-        if _suffix(word) in _LISTS:
-            raise UsageError(f"there is no file {word}; {_PIPE}")
-        if self.kind is None and looks_like_image_path(word):
-            raise UsageError(f"there is no file {word}; if it is a text, say so by --tower text")
-        return _single(text_source(word) if self.kind in ("text", None) else path_source(word))
+    def _open_missing(self, name: str) -> _ItemGroup:
+        if file_suffix(name) in LIST_SUFFIXES:
+            raise UsageError(f"there is no file {name}; {_PIPE}")
+        if self.kind is None and looks_like_image_path(name):
+            raise UsageError(f"there is no file {name}; if it is a text, add --tower text")
+        return _single(text_item(name) if self.kind in ("text", None) else path_item(name))
 
 
-def _single(source: Source) -> _Group:
-    return _Group(1, lambda: iter((source,)))
+def _single(source: SourceItem) -> _ItemGroup:
+    return _ItemGroup(1, lambda: iter((source,)))
 
 
-def _mode(word: str) -> int | None:
-    """Returns the mode of the file or folder of this name, or None: what may be a long text is no name of any."""
+def _mode(name: str) -> int | None:
+    """Return the mode of a file or folder; ``None`` if there is none. A long text is not a valid file name."""
     try:
-        return os.stat(word).st_mode  # noqa: PTH116  pathlib would make "a//b" of it
+        return os.stat(name).st_mode  # noqa: PTH116  pathlib would normalize "a//b"
     except (OSError, ValueError):
         return None
-
-
-def _suffix(word: str) -> str:
-    return os.path.splitext(word)[1].lower()  # noqa: PTH122  pathlib knows no suffix of "a." or ".txt"
 
 
 def _sum(totals: Iterable[int | None]) -> int | None:
@@ -200,14 +223,14 @@ def _sum(totals: Iterable[int | None]) -> int | None:
 
 
 def _walk(folder: str, suffixes: Sequence[str]) -> Iterator[str]:
-    """Yields the files below ``folder``, sorted by name within each; holds the names of one folder at a time."""
+    """Yield the files below ``folder``, sorted by name in each folder. Only one folder's names are in memory."""
     try:
         with os.scandir(folder) as entries:
             names = sorted(
                 (entry.name, entry.is_dir(follow_symlinks=False))
                 for entry in entries
                 if not entry.name.startswith(".")
-                and (entry.is_dir(follow_symlinks=False) or _suffix(entry.name) in suffixes)
+                and (entry.is_dir(follow_symlinks=False) or file_suffix(entry.name) in suffixes)
             )
     except OSError as exc:
         raise UsageError(f"the folder {folder} cannot be read ({exc.strerror}); name the files in it") from exc
@@ -217,8 +240,3 @@ def _walk(folder: str, suffixes: Sequence[str]) -> Iterator[str]:
             yield from _walk(path, suffixes)
         else:
             yield path
-
-
-def _match(pattern: str, suffixes: Sequence[str]) -> Iterator[str]:
-    matches = {path for path in glob.iglob(pattern, recursive=True) if _suffix(path) in suffixes}  # noqa: PTH207
-    yield from (path for path in sorted(matches) if not os.path.isdir(path))  # noqa: PTH112  cheap for a million

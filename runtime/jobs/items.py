@@ -1,4 +1,4 @@
-"""One item of a job, and what is known of where it came from."""
+"""One input item of a job, with its name and its place."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 if TYPE_CHECKING:
     from hashlib import _Hash
 
-_NAME_LENGTH = 80  # characters of a text that name it
+_NAME_LENGTH = 80  # characters of a text in its name
 
 
 @dataclass(frozen=True)
 class Unreadable:
-    """Stands where an item should be: no tower takes it, so that its failure is counted in its place.
+    """A placeholder for an item that cannot be read. No tower accepts it, so it fails at its own position.
 
     Attributes:
         reason: Why there is no item.
@@ -25,56 +25,56 @@ class Unreadable:
     reason: str
 
 
-SourceItem: TypeAlias = str | Path | bytes | Unreadable
+ItemValue: TypeAlias = str | Path | bytes | Unreadable
 
 
-class Source(NamedTuple):
-    """One item.
+class SourceItem(NamedTuple):
+    """One input item.
 
     Attributes:
-        name: Names its row in the output: the path of a file, or the beginning of a text.
-        item: What is embedded: a text, the path of a file, or the bytes of an image file.
-        place: The file and line that hold it; empty for a file that was named itself.
+        name: Name of its row in the output: the path of a file, or the beginning of a text.
+        item: The text, the path of a file, or the bytes of an image file.
+        place: The file and line that list the item; empty if the user named the item directly.
     """
 
     name: str
-    item: SourceItem
+    item: ItemValue
     place: str = ""
 
     def describe(self) -> str:
-        """Returns what names it in an error."""
+        """Return the name and the place for an error message."""
         if self.place and self.name not in ("", self.place):
             return f"{self.name} ({self.place})"
         return self.name or self.place
 
 
-def text_source(text: str, place: str = "") -> Source:
-    """Returns the source of a text, named by its beginning on one line."""
-    return Source(" ".join(text[: 4 * _NAME_LENGTH].split())[:_NAME_LENGTH], text, place)
+def text_item(text: str, place: str = "") -> SourceItem:
+    """Return the item of a text. Its name is the beginning of the text on one line."""
+    return SourceItem(" ".join(text[: 4 * _NAME_LENGTH].split())[:_NAME_LENGTH], text, place)
 
 
-def path_source(path: str, place: str = "") -> Source:
-    """Returns the source of a file, named by its path as it was given."""
-    return Source(path, Path(path) if path else Unreadable("the path is empty"), place)
+def path_item(path: str, place: str = "") -> SourceItem:
+    """Return the item of a file. Its name is ``path`` as given."""
+    return SourceItem(path, Path(path) if path else Unreadable("the path is empty"), place)
 
 
-def cell_source(value: str | Unreadable, kind: str, place: str) -> Source:
-    """Returns the source of what a list holds at ``place``: of a text, or of a file for the other kinds of tower."""
+def listed_item(value: str | Unreadable, kind: str, place: str) -> SourceItem:
+    """Return the item that a list holds at ``place``: a text if ``kind`` is ``text``, else the path of a file."""
     if isinstance(value, Unreadable):
-        return Source(place, value, place)
-    return text_source(value, place) if kind == "text" else path_source(value, place)
+        return SourceItem(place, value, place)
+    return text_item(value, place) if kind == "text" else path_item(value, place)
 
 
-def digest_sources(digest: _Hash, sources: Iterable[Source]) -> None:
-    """Adds names and items to ``digest``, so that their order and their bounds count; of a file its path alone."""
+def update_digest(digest: _Hash, sources: Iterable[SourceItem]) -> None:
+    """Add the names and items of ``sources`` to ``digest``. Order and boundaries count; a file counts by its path."""
     for source in sources:
         for field in (source.name.encode("utf-8", "surrogatepass"), _item_bytes(source.item)):
             digest.update(len(field).to_bytes(8, "little"))
             digest.update(field)
 
 
-def _item_bytes(item: SourceItem) -> bytes:
+def _item_bytes(item: ItemValue) -> bytes:
     if isinstance(item, bytes):
         return item
     text = item.reason if isinstance(item, Unreadable) else os.fspath(item)
-    return text.encode("utf-8", "surrogatepass")  # a path that is no valid text holds lone surrogates
+    return text.encode("utf-8", "surrogatepass")  # a path that is not valid UTF-8 has lone surrogates

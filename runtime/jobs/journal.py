@@ -1,9 +1,8 @@
-"""What a job has done so far, on disk beside its output, so that a killed one goes on where it stopped.
+"""Record the progress of a job on disk, so that an interrupted job can be resumed.
 
-The folder ``.OUTPUT.work`` holds the spool of vectors and ``journal.jsonl``: the job's fingerprint on the first line,
-and a line for each part of the input that is embedded. Vectors reach the disk before the line that vouches for them, so
-what the journal says is there. What lies behind it (rows without a line, half a line) is dropped when the job is
-resumed.
+The folder ``.OUTPUT.work`` beside the output holds the vectors and ``journal.jsonl``. Its first line is the job's
+fingerprint. Each other line is an entry: a range of the input that is embedded. Vectors are on the disk before their
+entry is written, so an entry is always true. Rows without an entry and incomplete lines are dropped on resume.
 """
 
 from __future__ import annotations
@@ -14,32 +13,31 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from runtime.errors import OutputError, UsageError
-from runtime.jobs.vector_file import Float32Array, Spool, write_all
-
-if sys.platform != "win32":
-    import fcntl
+from runtime.jobs.file_lock import lock_file
+from runtime.jobs.vector_file import OPEN_FLAGS, VectorFile, write_all
+from runtime.array_types import Float32Array
 
 SCHEMA = 1
-COMMIT_INTERVAL_S = 1.0  # of work that a loss of power can cost; the disk is waited for no more often
-_JOURNAL, _SPOOL = "journal.jsonl", "vectors.f32"
+COMMIT_INTERVAL_S = 1.0  # a power failure loses at most this much work; syncing more often would slow the job down
+_JOURNAL, _VECTORS = "journal.jsonl", "vectors.f32"
 _SHOWN = 120  # characters of a fingerprint's value in an error
 
 
-class Part(NamedTuple):
-    """A part of the input that is done with: embedded, or left out.
+class JournalEntry(NamedTuple):
+    """A range of the input that is embedded or left out. The counts are totals from the start of the input.
 
     Attributes:
-        stop: Items of the input up to its end.
-        rows: Rows of the output up to its end.
-        failures: Index, item and reason of each item that was left out.
-        names: The name of each row; None where the output holds none.
-        truncated: Texts up to its end that were embedded without their own.
-        sha256: Of all items up to its end.
+        stop: Number of input items up to the end of the range.
+        rows: Number of output rows up to there.
+        failures: Index, item and reason of each item in the range that was left out.
+        names: Name of each row in the range; ``None`` if the output holds no names.
+        truncated: Number of texts up to there that were cut to the token limit.
+        sha256: Digest of all items up to there.
     """
 
     stop: int
@@ -50,129 +48,141 @@ class Part(NamedTuple):
     sha256: str
 
 
-_START = Part(0, 0, [], None, 0, "")
+_START = JournalEntry(0, 0, [], None, 0, "")
 
 
 class Journal:
-    """The work folder of one output, locked.
+    """The locked work folder of one output.
 
     Attributes:
-        spool: The vectors.
-        last: The last part that the disk has.
+        vectors: The vectors so far.
+        last: The last entry that is on the disk.
     """
 
     def __init__(self, output: Path, fingerprint: Mapping[str, Any], *, dim: int, resume: bool, force: bool) -> None:
-        """Opens the work folder beside ``output``, or makes it.
+        """Open or create the work folder beside ``output``.
 
         Args:
             output: The file that the job writes.
-            fingerprint: What has to be the same when the job is resumed: values of JSON, by what they are called.
-            dim: Values of a vector.
-            resume: Go on with what is there.
-            force: Drop what is there, unless ``resume`` is given.
+            fingerprint: Names and JSON values that must be equal when the job is resumed.
+            dim: Length of a vector.
+            resume: Continue the unfinished job, if there is one.
+            force: Drop an unfinished job, unless ``resume`` is given.
 
         Raises:
-            OutputError: Another process writes this output; or there is an unfinished job, and neither flag; or the
-                folder cannot be written.
-            UsageError: The unfinished job is another one.
+            OutputError: Another process writes this output, the folder cannot be written, or there is an unfinished
+                job and neither flag is given.
+            UsageError: The unfinished job has another fingerprint.
         """
         self._output = output
         self._folder = work_folder(output)
-        self._pending: list[Part] = []
+        self._pending: list[JournalEntry] = []
         self._committed_s = time.monotonic()
+        self._keep = True
         with _writing(output, "name another place"):
             self._folder.mkdir(exist_ok=True)
-            self._descriptor = os.open(self._folder / _JOURNAL, os.O_RDWR | os.O_CREAT, 0o666)
+            self._descriptor = os.open(self._folder / _JOURNAL, OPEN_FLAGS, 0o666)
         try:
             self._lock()
             begun = self._read_begun(resume=resume, force=force)
             if begun is not None:
                 _check_same(output, begun, fingerprint)
-            self.spool, self.last = self._open_spool(dim, fingerprint, resumed=begun is not None)
+            self.vectors, self.last = self._open_vectors(dim, fingerprint, resumed=begun is not None)
         except BaseException:
-            os.close(self._descriptor)
+            self._close_folder()
             raise
 
-    def append(self, part: Part, vectors: Float32Array) -> None:
-        """Takes the vectors ``[rows, dim]`` of ``part``; now and then, makes sure that the disk has them.
+    def append(self, entry: JournalEntry, vectors: Float32Array) -> None:
+        """Append an entry and its ``[rows, dim]`` vectors, and commit if :data:`COMMIT_INTERVAL_S` has passed.
 
         Raises:
-            OutputError: The disk is full, say.
+            OutputError: The disk is full, for example.
         """
         with self._writing():
-            self.spool.append(vectors)
-        self._pending.append(part)
+            self.vectors.append(vectors)
+        self._pending.append(entry)
         if time.monotonic() - self._committed_s >= COMMIT_INTERVAL_S:
             self.commit()
 
     def commit(self) -> None:
-        """Returns when the disk has all that was appended.
+        """Wait until everything appended is on the disk.
 
         Raises:
-            OutputError: The disk is full, say.
+            OutputError: The disk is full, for example.
         """
-        pending, self._pending = self._pending, []  # a second Ctrl-C must not find half of them written, and repeat it
+        pending, self._pending = self._pending, []  # after a second Ctrl-C, the next commit must not repeat these
         if not pending:
             return
         with self._writing():
-            self.spool.sync()
-            self._write(*(part._asdict() for part in pending))
+            self.vectors.sync()
+            self._write(*(entry._asdict() for entry in pending))
         self.last = pending[-1]
         self._committed_s = time.monotonic()
 
-    def parts(self) -> Iterator[Part]:
-        """Yields all parts that the disk has, read as they are needed."""
-        for _, part in _read_parts(self._folder / _JOURNAL):
-            yield part
-            if part.stop >= self.last.stop:
+    def entries(self) -> Iterator[JournalEntry]:
+        """Yield all entries that are on the disk."""
+        for _, entry in _read_entries(self._folder / _JOURNAL):
+            yield entry
+            if entry.stop >= self.last.stop:
                 return
 
     def work_path(self, name: str) -> Path:
-        """Returns the place of a file that is being made, on the file system of the output."""
+        """Return the path of a temporary file on the file system of the output."""
         return self._folder / name
 
     def move(self, name: str, place: Path) -> None:
-        """Moves a file that was made at :meth:`work_path` to its place."""
+        """Move the file at :meth:`work_path` to ``place``.
+
+        Raises:
+            OutputError: It cannot be moved.
+        """
         with self._writing():
-            with self.work_path(name).open("rb") as file:
+            with self.work_path(name).open("r+b") as file:
                 os.fsync(file.fileno())
             self.work_path(name).replace(place)
 
-    def move_spool(self) -> None:
-        """Makes the spool the output, a .npy file, without a copy."""
+    def move_vectors(self) -> None:
+        """Make the vectors the output, a float32 .npy file, without a copy.
+
+        Raises:
+            OutputError: The disk is full, for example.
+        """
         with self._writing():
-            self.spool.make_npy(self.last.rows)
+            self.vectors.finish_npy(self.last.rows)
             self._write({"moved": True})
-            self.spool.path.replace(self._output)
+            self.vectors.path.replace(self._output)
 
     def discard(self) -> None:
-        """Removes the work folder."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        """Let :meth:`close` remove the work folder."""
+        self._keep = False
 
     def close(self) -> None:
-        """Keeps what is done for a later run, or removes the folder if that is nothing; lets another process in."""
+        """Commit and unlock. Remove the work folder if nothing is embedded or :meth:`discard` was called."""
         with suppress(OutputError):
             self.commit()
-        if not self.last.stop:
-            self.discard()
-        self.spool.close()
-        os.close(self._descriptor)
+        self._keep = self._keep and bool(self.last.stop)
+        self.vectors.close()
+        self._close_folder()
+
+    def _close_folder(self) -> None:
+        if sys.platform == "win32":  # Windows does not remove an open file
+            os.close(self._descriptor)
+        if not self._keep:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        if sys.platform != "win32":  # the lock holds until the folder is gone
+            os.close(self._descriptor)
 
     def _lock(self) -> None:
-        if sys.platform == "win32":
-            return
         message = f"another process is writing {self._output}; wait for it, or name another output"
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(self._descriptor)
             if not os.path.samestat(os.fstat(self._descriptor), (self._folder / _JOURNAL).stat()):
                 raise OutputError(message)
-        except FileNotFoundError:  # the other one ended between our opening and our locking
-            raise OutputError(message) from None
-        except BlockingIOError:
+        except (BlockingIOError, FileNotFoundError):  # not found: the other job ended and removed its folder just now
             raise OutputError(message) from None
 
     def _read_begun(self, *, resume: bool, force: bool) -> dict[str, Any] | None:
-        """Returns the fingerprint of the job that is to be resumed, if any."""
+        """Return the fingerprint of the job to resume; ``None`` for a new job."""
         begun = _read_fingerprint(self._folder / _JOURNAL)
         if begun is not None and not resume and not force:
             raise OutputError(
@@ -180,55 +190,56 @@ class Journal:
             )
         return begun if resume else None
 
-    def _open_spool(self, dim: int, fingerprint: Mapping[str, Any], *, resumed: bool) -> tuple[Spool, Part]:
-        """Returns the spool, and the part up to which it and the journal are good: there both are cut."""
+    def _open_vectors(
+        self, dim: int, fingerprint: Mapping[str, Any], *, resumed: bool
+    ) -> tuple[VectorFile, JournalEntry]:
+        """Return the vectors and the last valid entry, after truncating both files there."""
         try:
             with self._writing():
-                spool = Spool(self._folder / _SPOOL, dim)
-                end, last = self._find_last(spool) if resumed else (0, _START)
-                spool.cut(last.rows)
+                vectors = VectorFile(self._folder / _VECTORS, dim)
+                end, last = self._find_last(vectors) if resumed else (0, _START)
+                vectors.truncate(last.rows)
                 os.ftruncate(self._descriptor, end)
                 os.lseek(self._descriptor, end, os.SEEK_SET)
                 if not resumed:
                     self._write(fingerprint)
         except OutputError:
-            if not resumed:
-                self.discard()
+            self._keep = resumed
             raise
-        return spool, last
+        return vectors, last
 
-    def _find_last(self, spool: Spool) -> tuple[int, Part]:
-        """Returns the last part whose vectors are there, and where its line ends."""
+    def _find_last(self, vectors: VectorFile) -> tuple[int, JournalEntry]:
+        """Return the last entry whose vectors exist, and the offset of its end in the journal."""
         with (self._folder / _JOURNAL).open("rb") as file:
             end, last = len(file.readline()), _START
-        for line_end, part in _read_parts(self._folder / _JOURNAL):
-            if not spool.holds(part.rows):
+        for line_end, entry in _read_entries(self._folder / _JOURNAL):
+            if not vectors.holds(entry.rows):
                 break
-            end, last = line_end, part
+            end, last = line_end, entry
         return end, last
 
     def _write(self, *lines: Mapping[str, Any]) -> None:
         write_all(self._descriptor, b"".join(json.dumps(line).encode() + b"\n" for line in lines))
         os.fsync(self._descriptor)
 
-    def _writing(self) -> Any:
+    def _writing(self) -> AbstractContextManager[None]:
         return _writing(self._output, "then run the same command with --resume")
 
 
 def work_folder(output: Path) -> Path:
-    """Returns where the unfinished job of ``output`` is kept."""
+    """Return the work folder of ``output``."""
     return output.with_name(f".{output.name}.work")
 
 
 def is_begun(output: Path) -> bool:
-    """Tells whether there is something to resume."""
+    """Return whether ``output`` has an unfinished job."""
     return _read_fingerprint(work_folder(output) / _JOURNAL) is not None
 
 
 def finish_move(output: Path) -> bool:
-    """Tells whether a job had moved its spool to ``output`` when it was killed, and clears up behind it if so."""
+    """Finish a job that was killed after :meth:`Journal.move_vectors`, and return whether there was one."""
     folder = work_folder(output)
-    if not output.is_file() or not is_begun(output) or (folder / _SPOOL).exists():
+    if not output.is_file() or not is_begun(output) or (folder / _VECTORS).exists():
         return False
     lines = (folder / _JOURNAL).read_bytes().splitlines()
     if json.loads(lines[-1]) != {"moved": True}:
@@ -242,11 +253,11 @@ def _writing(output: Path, way_out: str) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        raise OutputError(f"cannot write {output} ({exc.strerror or exc}); free some space, {way_out}") from exc
+        raise OutputError(f"cannot write {output} ({exc.strerror or exc}); free some disk space, {way_out}") from exc
 
 
 def _read_fingerprint(path: Path) -> dict[str, Any] | None:
-    """Returns the first line of a journal, or None where there is none that is whole."""
+    """Return the first line of a journal; ``None`` if it is missing or incomplete."""
     try:
         with path.open("rb") as file:
             line = file.readline()
@@ -256,22 +267,22 @@ def _read_fingerprint(path: Path) -> dict[str, Any] | None:
     return document if isinstance(document, dict) else None
 
 
-def _read_parts(path: Path) -> Iterator[tuple[int, Part]]:
-    """Yields each part with the offset at which its line ends, up to the first line that is not whole."""
+def _read_entries(path: Path) -> Iterator[tuple[int, JournalEntry]]:
+    """Yield each entry with the offset of its end, up to the first incomplete line."""
     with path.open("rb") as file:
         end = len(file.readline())
         for line in file:
             end += len(line)
-            part = _decode_part(line)
-            if part is None:
+            entry = _decode_entry(line)
+            if entry is None:
                 return
-            yield end, part
+            yield end, entry
 
 
-def _decode_part(line: bytes) -> Part | None:
+def _decode_entry(line: bytes) -> JournalEntry | None:
     try:
         document = json.loads(line) if line.endswith(b"\n") else None
-        return Part(**document) if document else None
+        return JournalEntry(**document) if document else None
     except (ValueError, TypeError):
         return None
 
@@ -280,7 +291,7 @@ def _check_same(output: Path, begun: Mapping[str, Any], asked: Mapping[str, Any]
     for name in {**begun, **asked}:
         if begun.get(name) != asked.get(name):
             raise UsageError(
-                f"the unfinished {output} is of another job: its {name} is {_show(begun.get(name))}, this one's is "
+                f"the unfinished {output} is another job: its {name} is {_show(begun.get(name))}, but now it is "
                 f"{_show(asked.get(name))}; repeat the same command, or start again with --force and without --resume"
             )
 

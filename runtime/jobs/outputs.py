@@ -1,4 +1,4 @@
-"""From the spool to the file that was asked for, a chunk at a time; it appears whole, or the old one stays."""
+"""Write the output file of a job in chunks. It appears complete, or the old file stays."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import IO, Any
 
 import numpy as np
 
@@ -18,25 +18,25 @@ from runtime.jobs.journal import Journal
 from runtime.jobs.parquet import import_parquet
 from runtime.jobs.vector_file import npy_header
 from runtime.postprocess import Dtype, int8_ranges, quantize
+from runtime.array_types import Array
 
-Array: TypeAlias = "np.ndarray[Any, Any]"
 SUFFIXES = (".npy", ".npz", ".parquet")
-_CHUNK_BYTES = 8 << 20
-_CHUNK_ROWS = 65_536  # of names, as Python has them
+CHUNK_BYTES = 8 << 20
+_CHUNK_ROWS = 65_536  # names are Python strings
 _VECTORS, _RANGES, _REPORT = "output.partial", "ranges.partial", "report.partial"
 
 
 @dataclass(frozen=True, kw_only=True)
 class OutputOptions:
-    """The file that is written.
+    """The output file of a job.
 
     Attributes:
-        path: Where; its suffix, one of :data:`SUFFIXES`, says what. A .npy holds the vectors alone. A .npz holds
-            ``vectors``, ``names`` and ``index``, the position in the input, and for int8 ``ranges``. A .parquet has the
-            columns ``index``, ``name`` and ``embedding``.
-        dtype: Of the vectors.
-        ranges: ``[2, dim]`` float32, the smallest and the largest value of each dimension, that int8 spreads over its
-            256 values; by default those of the job's own vectors.
+        path: The file. Its suffix, one of :data:`SUFFIXES`, selects the format. A .npy holds only the vectors. A .npz
+            holds ``vectors``, ``names``, ``index`` (the position in the input) and for int8 ``ranges``. A .parquet has
+            the columns ``index``, ``name`` and ``embedding``.
+        dtype: Type of the vectors.
+        ranges: ``[2, dim]`` float32, the smallest and the largest value of each dimension, which int8 maps to its 256
+            values; ``None``: the ranges of the job's own vectors.
     """
 
     path: Path
@@ -44,43 +44,53 @@ class OutputOptions:
     ranges: Array | None = None
 
     def __post_init__(self) -> None:
-        """Refuses what cannot be written."""
+        """Check the suffix and the ranges.
+
+        Raises:
+            UsageError: The suffix is unknown, or there are ranges without int8.
+            MissingDependencyError: The output is a .parquet file, and pyarrow is not installed.
+        """
         if self.path.suffix not in SUFFIXES:
             raise UsageError(f"the output {self.path} must end in {', '.join(SUFFIXES)}")
         if self.ranges is not None and self.dtype != "int8":
-            raise UsageError(f"ranges are for int8, and the dtype is {self.dtype}")
+            raise UsageError(f"ranges are only for int8, but the dtype is {self.dtype}; leave them out")
         if self.path.suffix == ".parquet":
             import_parquet()
 
     def check_ranges(self, dim: int) -> None:
-        """Refuses ranges that are not of vectors of ``dim`` values."""
+        """Check that the ranges fit vectors of ``dim`` values.
+
+        Raises:
+            UsageError: They have another number of dimensions.
+        """
         if self.ranges is not None and self.ranges.shape[1] != dim:
             raise UsageError(
-                f"the ranges are of {self.ranges.shape[1]} dimensions, and the vectors have {dim}; give those of "
+                f"the ranges have {self.ranges.shape[1]} dimensions, but the vectors have {dim}; give the ranges of "
                 "vectors of the same artifact and --truncate-dim"
             )
 
     @property
     def has_names(self) -> bool:
-        """Whether the file names its rows."""
+        """Whether the file holds the names of its rows."""
         return self.path.suffix != ".npy"
 
 
 def write_output(journal: Journal, options: OutputOptions) -> None:
-    """Writes what ``journal`` holds, the report of what was left out, and int8's ranges.
+    """Write the vectors of ``journal``, the report of skipped items, and the ranges of int8.
 
-    The report is ``OUTPUT.skipped.jsonl``, an object a line with index, item and reason; one of an earlier run goes.
-    The ranges are in a .npz, and beside other files: ``OUTPUT.ranges.npy``, without OUTPUT's suffix.
+    The report is ``OUTPUT.skipped.jsonl``, with an object of index, item and reason per line. It replaces the report of
+    an earlier job. The ranges of int8 are in the .npz, or beside another output in ``OUTPUT.ranges.npy``, where OUTPUT
+    has no suffix.
 
     Raises:
-        OutputError: The disk is full, say; the journal stays, to be resumed.
+        OutputError: The disk is full, for example. The journal stays and can be resumed.
     """
     try:
         _write_all(journal, options)
     except OSError as exc:
         raise OutputError(
-            f"cannot write {options.path} ({exc.strerror or exc}); free some space, then run the same command with "
-            "--resume"
+            f"cannot write {options.path} ({exc.strerror or exc}); free some disk space, then run the same command "
+            "with --resume"
         ) from exc
     finally:
         for name in (_VECTORS, _RANGES, _REPORT):
@@ -89,12 +99,12 @@ def write_output(journal: Journal, options: OutputOptions) -> None:
 
 
 def report_path(output: Path) -> Path:
-    """Returns the place of the report of what was left out."""
+    """Return the path of the report of skipped items."""
     return output.with_name(f"{output.name}.skipped.jsonl")
 
 
 def ranges_path(output: Path) -> Path:
-    """Returns the place of int8's ranges, where the output itself cannot hold them."""
+    """Return the path of the ranges of int8 for an output that cannot hold them."""
     return output.with_suffix(".ranges.npy")
 
 
@@ -109,7 +119,7 @@ def _write_all(journal: Journal, options: OutputOptions) -> None:
             _write_array(file, ranges)
         journal.move(_RANGES, ranges_path(options.path))
     if in_place:
-        journal.move_spool()
+        journal.move_vectors()
     else:
         journal.move(_VECTORS, options.path)
 
@@ -117,21 +127,21 @@ def _write_all(journal: Journal, options: OutputOptions) -> None:
 def _replace_report(journal: Journal, place: Path) -> None:
     count = 0
     with journal.work_path(_REPORT).open("wb") as file:
-        for part in journal.parts():
-            for index, item, reason in part.failures:
+        for entry in journal.entries():
+            for index, item, reason in entry.failures:
                 line = json.dumps({"index": index, "item": item, "reason": reason}, ensure_ascii=False)
-                file.write(line.encode("utf-8", "backslashreplace") + b"\n")  # \udcff is JSON's escape for it too
+                file.write(line.encode("utf-8", "backslashreplace") + b"\n")  # also JSON's escape of a surrogate
                 count += 1
     if count:
         journal.move(_REPORT, place)
     else:
-        place.unlink(missing_ok=True)  # that of an earlier run would be taken for this one's
+        place.unlink(missing_ok=True)  # a report of an earlier job would be misleading
 
 
 def _chunks(journal: Journal) -> Iterator[Array]:
-    rows, step = journal.last.rows, min(_CHUNK_ROWS, max(1, _CHUNK_BYTES // (4 * journal.spool.dim)))
+    rows, step = journal.last.rows, min(_CHUNK_ROWS, max(1, CHUNK_BYTES // (4 * journal.vectors.dim)))
     for start in range(0, rows, step):
-        yield journal.spool.read(start, min(start + step, rows))
+        yield journal.vectors.read(start, min(start + step, rows))
 
 
 def _quantized(journal: Journal, options: OutputOptions, ranges: Array | None) -> Iterator[Array]:
@@ -140,7 +150,7 @@ def _quantized(journal: Journal, options: OutputOptions, ranges: Array | None) -
 
 
 def _find_ranges(journal: Journal, options: OutputOptions) -> Array:
-    """Returns the ranges that were given, or those of all vectors."""
+    """Return the given ranges, or else the ranges of all vectors."""
     if options.ranges is not None:
         return options.ranges
     found: Array | None = None
@@ -148,7 +158,7 @@ def _find_ranges(journal: Journal, options: OutputOptions) -> Array:
         low, high = int8_ranges(chunk)
         found = np.stack([low, high] if found is None else [np.minimum(found[0], low), np.maximum(found[1], high)])
     if found is None:
-        raise UsageError("no vector is there to find the ranges of; give some by --ranges")
+        raise UsageError("there are no vectors to compute ranges from; give them with --ranges")
     return found
 
 
@@ -165,7 +175,7 @@ def _write_vectors(file: IO[bytes], journal: Journal, options: OutputOptions, ra
 
 
 def _write_array(file: IO[bytes], array: Array) -> None:
-    """Writes a small array; not by np.save, which takes no notice of a full disk."""
+    """Write a small array. np.save would ignore a full disk."""
     np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
     file.write(np.ascontiguousarray(array).data)
 
@@ -177,7 +187,7 @@ def _write_npz(journal: Journal, options: OutputOptions, ranges: Array | None) -
         with _open_entry(archive, "index") as file:
             _write_column(file, journal, np.dtype("<i8"), lambda rows: [index for index, _ in rows])
         longest = max((len(name) for _, name in _rows(journal)), default=0)
-        with _open_entry(archive, "names", zipfile.ZIP_DEFLATED) as file:  # padded to the longest: mostly zeros
+        with _open_entry(archive, "names", zipfile.ZIP_DEFLATED) as file:  # the padding is zeros
             _write_column(file, journal, np.dtype(f"<U{max(1, longest)}"), lambda rows: [name for _, name in rows])
         if ranges is not None:
             with _open_entry(archive, "ranges") as file:
@@ -185,7 +195,7 @@ def _write_npz(journal: Journal, options: OutputOptions, ranges: Array | None) -
 
 
 def _open_entry(archive: zipfile.ZipFile, name: str, compression: int = zipfile.ZIP_STORED) -> IO[bytes]:
-    entry = zipfile.ZipInfo(f"{name}.npy")  # of 1980: the same vectors give the same bytes
+    entry = zipfile.ZipInfo(f"{name}.npy")  # dated 1980, so that equal vectors give equal bytes
     entry.compress_type = compression
     return archive.open(entry, "w", force_zip64=True)
 
@@ -198,19 +208,19 @@ def _write_column(
 ) -> None:
     header = {"descr": dtype.str, "fortran_order": False, "shape": (journal.last.rows,)}
     np.lib.format.write_array_header_1_0(file, header)
-    rows, step = _rows(journal), min(_CHUNK_ROWS, max(1, _CHUNK_BYTES // dtype.itemsize))
+    rows, step = _rows(journal), min(_CHUNK_ROWS, max(1, CHUNK_BYTES // dtype.itemsize))
     while chunk := list(islice(rows, step)):
         file.write(np.array(pick(chunk), dtype=dtype).tobytes())
 
 
 def _rows(journal: Journal) -> Iterator[tuple[int, str]]:
-    """Yields the position in the input and the name of each row."""
+    """Yield the position in the input and the name of each row."""
     start = 0
-    for part in journal.parts():
-        left_out = {index for index, _, _ in part.failures}
-        kept = (index for index in range(start, part.stop) if index not in left_out)
-        yield from zip(kept, part.names or [], strict=True)
-        start = part.stop
+    for entry in journal.entries():
+        skipped = {index for index, _, _ in entry.failures}
+        kept = (index for index in range(start, entry.stop) if index not in skipped)
+        yield from zip(kept, entry.names or [], strict=True)
+        start = entry.stop
 
 
 def _write_parquet(journal: Journal, options: OutputOptions, ranges: Array | None) -> None:

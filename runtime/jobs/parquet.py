@@ -1,4 +1,4 @@
-"""One column of a ``.parquet`` file, a batch of rows at a time."""
+"""Read one column of a ``.parquet`` file in batches of rows."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from runtime.errors import MissingDependencyError, UsageError, one_line
-from runtime.jobs.items import Source, Unreadable, cell_source
+from runtime.jobs.items import SourceItem, Unreadable, listed_item
 
-_ROWS = 256  # of image bytes, these are some 50 MB
+_BATCH_ROWS = 256  # about 50 MB of image bytes
 _STRINGS = ("string", "large_string", "string_view")
 _BINARIES = ("binary", "large_binary", "binary_view")
 
 
 def import_parquet() -> Any:
-    """Returns the module ``pyarrow.parquet``.
+    """Import and return ``pyarrow.parquet``.
 
     Raises:
         MissingDependencyError: pyarrow is not installed.
@@ -29,23 +29,23 @@ def import_parquet() -> Any:
 
 
 class ParquetColumn:
-    """A column of a file whose values are texts, paths or images.
+    """A column of texts, paths or images.
 
     Attributes:
-        rows: Number of rows, nulls included.
+        rows: Number of rows, including nulls.
     """
 
     def __init__(self, path: str, column: str, kind: str) -> None:
-        """Reads the file's schema.
+        """Read and check the schema of the file.
 
         Args:
             path: The file.
-            column: Name of the column: of strings; or, for images, of image files' bytes, or of ``{bytes, path}`` as
-                Hugging Face's datasets write them.
-            kind: What the tower embeds: ``text``, ``image`` or ``mesh``.
+            column: Name of a column of strings. A column of images may also hold the bytes of image files, or
+                ``{bytes, path}`` as Hugging Face's datasets write it.
+            kind: Kind of item: ``text``, ``image`` or ``mesh``.
 
         Raises:
-            UsageError: The file cannot be read, or has no such column, or one of another type.
+            UsageError: The file cannot be read, has no such column, or the column has another type.
             MissingDependencyError: pyarrow is not installed.
         """
         self._path, self._column, self._kind = path, column, kind
@@ -53,57 +53,70 @@ class ParquetColumn:
             self.rows = int(file.metadata.num_rows)
             check_column(file.schema_arrow, path, column, kind)
 
-    def read(self) -> Iterator[Source]:
-        """Yields each row; its place is ``path:row``, from 1 as lines are."""
+    def read(self) -> Iterator[SourceItem]:
+        """Yield the item of each row. Its place is ``path:row``, counted from 1 like lines."""
         for row, scalar in enumerate(self._scalars(), 1):
-            yield row_source(scalar, self._column, self._kind, f"{self._path}:{row}")
+            yield row_item(scalar, self._column, self._kind, f"{self._path}:{row}")
 
     def _scalars(self) -> Iterator[Any]:
         with _open(self._path) as file:
-            batches = file.iter_batches(batch_size=_ROWS, columns=[self._column])
+            batches = file.iter_batches(batch_size=_BATCH_ROWS, columns=[self._column])
             while True:
                 try:
                     batch = next(batches, None)
-                except (OSError, ValueError) as exc:  # pyarrow's errors are both
+                except (OSError, ValueError) as exc:  # pyarrow raises both
                     raise UsageError(f"{self._path} is damaged ({one_line(exc)}); write it again") from exc
                 if batch is None:
                     return
                 yield from batch.column(0)
 
 
-def row_source(scalar: Any, column: str, kind: str, place: str) -> Source:
-    """Returns the source of a row, from what ``column`` has there: a pyarrow scalar of a type that is checked."""
+def row_item(scalar: Any, column: str, kind: str, place: str) -> SourceItem:
+    """Return the item of a row.
+
+    Args:
+        scalar: The pyarrow scalar in ``column``, of a type that :func:`check_column` accepts.
+        column: Name of the column.
+        kind: Kind of item.
+        place: The file and row.
+    """
     try:
         value = scalar.as_py()
     except UnicodeDecodeError as exc:
-        return cell_source(Unreadable(f"the string is not UTF-8 ({exc.reason})"), kind, place)
+        return listed_item(Unreadable(f"the string is not UTF-8 ({exc.reason})"), kind, place)
     name = place
     if isinstance(value, dict):
         name = value.get("path") or place
         value = value.get("path") if value.get("bytes") is None else value["bytes"]
     if isinstance(value, bytes):
-        return Source(name, value, place)
-    return cell_source(Unreadable(f"{column!r} is null") if value is None else value, kind, place)
+        return SourceItem(name, value, place)
+    return listed_item(Unreadable(f"{column!r} is null") if value is None else value, kind, place)
 
 
 def _open(path: str) -> Any:
     parquet = import_parquet()
     try:
         return parquet.ParquetFile(path)
-    except (OSError, ValueError) as exc:  # pyarrow's errors are both
-        raise UsageError(f"{path} cannot be read as parquet ({one_line(exc)})") from exc
+    except (OSError, ValueError) as exc:  # pyarrow raises both
+        raise UsageError(f"{path} cannot be read as parquet ({one_line(exc)}); write it again") from exc
 
 
 def check_column(schema: Any, path: str, column: str, kind: str) -> None:
-    """Raises :class:`UsageError` unless the column is there and of a type that a tower of ``kind`` takes."""
+    """Check that ``schema`` has ``column``, of a type that holds items of ``kind``.
+
+    Raises:
+        UsageError: There is no such column, or it has another type.
+    """
     if column not in schema.names:
-        raise UsageError(f"{path} has no column {column!r}, but {', '.join(schema.names)}; name one by --column")
+        raise UsageError(
+            f"{path} has no column {column!r}, only {', '.join(schema.names)}; choose one of these with --column"
+        )
     column_type = schema.field(column).type
-    taken = _STRINGS if kind != "image" else (*_STRINGS, *_BINARIES)
+    accepted = _STRINGS if kind != "image" else (*_STRINGS, *_BINARIES)
     value_type = getattr(column_type, "value_type", column_type) if "dictionary" in str(column_type) else column_type
-    if str(value_type) not in taken and not (kind == "image" and _is_image_struct(column_type)):
-        wanted = "strings, image bytes or {bytes, path}" if kind == "image" else "strings"
-        raise UsageError(f"{path} has {column_type} in column {column!r}, where {wanted} are expected")
+    if str(value_type) not in accepted and not (kind == "image" and _is_image_struct(column_type)):
+        expected = "strings, image bytes or {bytes, path}" if kind == "image" else "strings"
+        raise UsageError(f"{path} has {column_type} in column {column!r}, but {expected} are expected")
 
 
 def _is_image_struct(column_type: Any) -> bool:

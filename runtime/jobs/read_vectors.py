@@ -1,25 +1,24 @@
-"""Files of vectors, as ``embed`` writes them, read again."""
+"""Read the files of vectors that ``python -m runtime embed`` writes."""
 
 from __future__ import annotations
 
 import zipfile
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 
 from runtime.errors import UsageError
 from runtime.jobs.parquet import import_parquet
-
-Array: TypeAlias = "np.ndarray[Any, Any]"
+from runtime.array_types import Array
 
 
 class NamedVectors(NamedTuple):
-    """What a file holds.
+    """Vectors and the names of their rows.
 
     Attributes:
         vectors: ``[rows, dim]``.
-        names: The name of each row; None where the file has none.
+        names: The name of each row; ``None`` if the file holds no names.
     """
 
     vectors: Array
@@ -27,41 +26,45 @@ class NamedVectors(NamedTuple):
 
 
 def read_vectors(path: Path, output_dim: int) -> NamedVectors:
-    """Reads a .npy, .npz or .parquet file of float vectors of at most ``output_dim`` values.
+    """Read a .npy, .npz or .parquet file of float vectors of ``output_dim`` values.
 
     Raises:
-        UsageError: It cannot be read, or holds something else.
-        MissingDependencyError: It is a .parquet file, and pyarrow is not installed.
+        UsageError: The file cannot be read, or holds something else.
+        MissingDependencyError: The file is .parquet, and pyarrow is not installed.
     """
     try:
         found = _READERS.get(path.suffix, _read_npy)(path)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as exc:
-        raise UsageError(f"{path} cannot be read as vectors ({exc}); write them by `python -m runtime embed`") from exc
+        raise UsageError(
+            f"{path} cannot be read as vectors ({exc}); write them with `python -m runtime embed`"
+        ) from exc
     vectors = found.vectors
     if vectors.dtype == np.int8 and vectors.ndim == 2:
-        raise UsageError(f"{path} holds int8 or binary vectors, which cannot be searched; embed again as float16, say")
+        raise UsageError(
+            f"{path} holds int8 or binary vectors, which cannot be searched; embed again with --dtype float16"
+        )
     if vectors.dtype.kind != "f" or vectors.ndim != 2 or vectors.shape[1] != output_dim:
         raise UsageError(
-            f"{path} holds {vectors.dtype} {list(vectors.shape)}, where [rows, {output_dim}] is expected; embed with "
-            "the same artifact, and search with the same --truncate-dim"
+            f"{path} holds {vectors.dtype} {list(vectors.shape)}, but floats [rows, {output_dim}] are expected; embed "
+            "with the same artifact, and search with the same --truncate-dim"
         )
     return found
 
 
 def read_ranges(path: Path) -> Array:
-    """Reads the ranges of int8 vectors: a .npy file of ``[2, dim]``, smallest and largest values.
+    """Read the ranges of int8 vectors: a .npy file of ``[2, dim]``, the smallest and largest values.
 
     Raises:
-        UsageError: It cannot be read, or holds something else.
+        UsageError: The file cannot be read, or holds something else.
     """
     try:
         ranges = _read_npy(path).vectors
     except (OSError, ValueError, EOFError) as exc:
         raise UsageError(f"{path} cannot be read as ranges ({exc}); give a .npy file of [2, dimensions]") from exc
     if ranges.dtype.kind != "f" or ranges.ndim != 2 or len(ranges) != 2:
-        raise UsageError(f"{path} holds {ranges.dtype} {list(ranges.shape)}, where floats [2, dimensions] are expected")
+        raise UsageError(f"{path} holds {ranges.dtype} {list(ranges.shape)}, but floats [2, dimensions] are expected")
     if not np.isfinite(ranges).all() or (ranges[0] > ranges[1]).any():
-        raise UsageError(f"{path} holds a smallest value above the largest, or no number; write the ranges again")
+        raise UsageError(f"{path} has a smallest value above the largest, or a NaN or infinity; write the ranges again")
     return ranges
 
 
@@ -72,7 +75,10 @@ def _read_npy(path: Path) -> NamedVectors:
 
 
 def _read_npz(path: Path) -> NamedVectors:
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:  # by a path it leaks what is no zip
+    with (
+        path.open("rb") as file,
+        np.load(file, allow_pickle=False) as arrays,
+    ):  # given a path, np.load leaks a file that is no zip
         return NamedVectors(arrays["vectors"], arrays["names"].tolist())
 
 

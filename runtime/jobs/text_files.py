@@ -1,4 +1,4 @@
-"""Files of lines: ``.txt`` and standard input, an item on each, and ``.jsonl``, an object on each."""
+"""Read text files: ``.txt`` and standard input with an item per line, and ``.jsonl`` with an object per line."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import TypeAlias
 
 from runtime.errors import UsageError
-from runtime.jobs.items import Unreadable
+from runtime.jobs.items import SourceItem, Unreadable, listed_item
 
-Cell: TypeAlias = tuple[str, str | Unreadable]  # its place, and the string there
-BLANKS = " \t\r\n"  # JSON's
-_BLOCK = 1 << 20
-_COUNTED_BYTES = 4 << 30  # a second or two of reading; beyond it a bar does without the time left
+Line: TypeAlias = tuple[str, str | Unreadable]  # its place and its text
+BLANKS = " \t\r\n"  # JSON's whitespace
+_BLOCK_BYTES = 1 << 20
+_COUNTED_BYTES = 4 << 30  # counting takes a second or two; a larger file gets a progress bar without a total
 
 
 def count_lines(path: str) -> int | None:
-    """Returns the number of lines of a file, an unfinished last one included, or None where to count would take long.
+    """Return the number of lines, including an unterminated last one; ``None`` for a file too large to count.
 
     Raises:
         UsageError: The file cannot be read.
@@ -29,26 +29,31 @@ def count_lines(path: str) -> int | None:
         with Path(path).open("rb") as file:
             if Path(path).stat().st_size > _COUNTED_BYTES:
                 return None
-            for block in iter(partial(file.read, _BLOCK), b""):
+            for block in iter(partial(file.read, _BLOCK_BYTES), b""):
                 lines, last = lines + block.count(b"\n"), block[-1:]
     except OSError as exc:
-        raise UsageError(f"{path} cannot be read ({exc.strerror})") from exc
+        raise UsageError(f"{path} cannot be read ({exc.strerror}); check its permissions") from exc
     return lines + (last != b"\n")
 
 
-def read_file_lines(path: str) -> Iterator[Cell]:
-    """Yields the lines of the file at ``path``, see :func:`read_lines`."""
+def read_file_lines(path: str) -> Iterator[Line]:
+    """Yield the lines of the file at ``path`` as :func:`read_lines` does."""
     with Path(path).open("rb") as file:
         yield from read_lines(file, path)
 
 
-def read_lines(lines: Iterable[bytes], name: str, first: int = 1) -> Iterator[Cell]:
-    """Yields each line with its place, ``name:number`` from ``first``, without its end (LF or CRLF) and without a BOM.
+def read_lines(lines: Iterable[bytes], name: str, first: int = 1) -> Iterator[Line]:
+    """Yield each line with its place, ``name:number``, without its line ending (LF or CRLF) and without a BOM.
 
-    A line that is not UTF-8 is unreadable, and the others stay what they are.
+    A line that is not UTF-8 is :class:`Unreadable`; the other lines are not affected.
+
+    Args:
+        lines: The lines as bytes.
+        name: Name of the file.
+        first: Number of the first line.
 
     Raises:
-        UsageError: The first line begins as UTF-16 does.
+        UsageError: The file is UTF-16.
     """
     for number, line in enumerate(lines, first):
         if number == 1:
@@ -62,18 +67,32 @@ def read_lines(lines: Iterable[bytes], name: str, first: int = 1) -> Iterator[Ce
 
 def _without_bom(line: bytes, name: str) -> bytes:
     if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise UsageError(f"{name} is UTF-16, where UTF-8 is expected; convert it: iconv -f UTF-16 -t UTF-8")
+        raise UsageError(f"{name} is UTF-16, but UTF-8 is expected; convert it: iconv -f UTF-16 -t UTF-8")
     return line.removeprefix(codecs.BOM_UTF8)
 
 
-def without_blanks(cells: Iterable[Cell]) -> Iterator[Cell]:
-    """Yields those lines that are not blank; they hold neither JSON nor a path."""
-    return (cell for cell in cells if isinstance(cell[1], Unreadable) or cell[1].strip(BLANKS))
+def parse_lines(lines: Iterable[Line], *, kind: str, column: str | None = None) -> Iterator[SourceItem]:
+    """Yield the item of each line, as both job engines understand it.
+
+    Args:
+        lines: The lines of a file.
+        kind: Kind of item: ``text``, ``image`` or ``mesh``. A line names the file of an image or mesh; blank lines
+            among such paths are skipped. A blank line is an empty text, so that rows keep the numbers of lines.
+        column: Key of the item in JSON objects, for ``.jsonl``; ``None`` for ``.txt``.
+    """
+    if column is not None:
+        lines = _find_strings(_without_blanks(lines), column)
+    elif kind != "text":
+        lines = _without_blanks(lines)
+    return (listed_item(value, kind, place) for place, value in lines)
 
 
-def find_strings(cells: Iterable[Cell], column: str) -> Iterator[Cell]:
-    """Yields the string under ``column`` of the JSON object on each line."""
-    for place, line in cells:
+def _without_blanks(lines: Iterable[Line]) -> Iterator[Line]:
+    return (line for line in lines if isinstance(line[1], Unreadable) or line[1].strip(BLANKS))
+
+
+def _find_strings(lines: Iterable[Line], column: str) -> Iterator[Line]:
+    for place, line in lines:
         yield place, line if isinstance(line, Unreadable) else _find_string(line, column)
 
 
@@ -84,7 +103,7 @@ def _find_string(line: str, column: str) -> str | Unreadable:
         return Unreadable(f"the line is not JSON ({exc})")
     if not isinstance(document, dict):
         return Unreadable(
-            f'the line is of type {type(document).__name__}, where an object is expected: {{"{column}": ...}}'
+            f'the line is of type {type(document).__name__}, but an object is expected: {{"{column}": ...}}'
         )
     if column not in document:
         return Unreadable(f"there is no {column!r} among {', '.join(map(repr, document)) or 'nothing'}; see --column")

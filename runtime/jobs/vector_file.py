@@ -1,75 +1,89 @@
-"""Vectors on disk while their job runs: appended, cut back, read by chunks, and at last a .npy file as they stand."""
+"""The vectors of an unfinished job on disk: append, truncate, read in chunks, and finish as a .npy file in place."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
-Float32Array: TypeAlias = "np.ndarray[Any, np.dtype[np.float32]]"
-HEADER_BYTES = 128  # left free at the beginning, so that the header of a .npy file can be put there without a copy
+from runtime.array_types import Float32Array
+
+HEADER_BYTES = 128  # reserved at the start of the file for the header of a .npy file
+OPEN_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)  # Windows would otherwise translate line ends
 
 
-class Spool:
-    """Rows of float32, little-endian, after :data:`HEADER_BYTES`."""
+class VectorFile:
+    """Rows of little-endian float32 after :data:`HEADER_BYTES`.
+
+    Attributes:
+        path: The file.
+        dim: Length of a row.
+    """
 
     def __init__(self, path: Path, dim: int) -> None:
-        """Opens the file at ``path``, or makes it; its rows have ``dim`` values.
+        """Open or create the file at ``path`` with rows of ``dim`` values.
 
         Raises:
             OSError: It cannot be opened.
         """
         self.path, self.dim = path, dim
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        self._descriptor = os.open(path, OPEN_FLAGS, 0o666)
 
     def holds(self, rows: int) -> bool:
-        """Tells whether at least so many rows are there whole."""
+        """Return whether the file has at least ``rows`` complete rows."""
         return os.fstat(self._descriptor).st_size >= self._end(rows)
 
-    def cut(self, rows: int) -> None:
-        """Drops what lies behind ``rows`` rows; the next are appended there."""
+    def truncate(self, rows: int) -> None:
+        """Drop everything after ``rows`` rows; the next rows are appended there."""
         os.ftruncate(self._descriptor, self._end(rows))
         os.lseek(self._descriptor, 0, os.SEEK_END)
 
     def append(self, vectors: Float32Array) -> None:
-        """Writes ``[rows, dim]`` at the end; what is written of them when it fails is dropped by :meth:`cut`.
+        """Append ``[rows, dim]`` vectors. If it fails, :meth:`truncate` drops the incomplete rows.
 
         Raises:
-            OSError: The disk is full, say.
+            OSError: The disk is full, for example.
         """
         write_all(self._descriptor, np.ascontiguousarray(vectors, dtype="<f4").tobytes())
 
     def sync(self) -> None:
-        """Returns when the disk has what was written."""
+        """Wait until the appended rows are on the disk."""
         os.fsync(self._descriptor)
 
     def read(self, start: int, stop: int) -> Float32Array:
-        """Returns the rows from ``start`` up to ``stop``; not mapped, so that memory is seen to stay bounded."""
+        """Return the rows from ``start`` to ``stop``. They are not memory-mapped, so that memory stays bounded."""
         count, offset = (stop - start) * self.dim, self._end(start)
         return np.fromfile(self.path, dtype="<f4", count=count, offset=offset).reshape(stop - start, self.dim)
 
-    def make_npy(self, rows: int) -> None:
-        """Makes the file a .npy file of ``rows`` rows."""
-        self.cut(rows)
+    def finish_npy(self, rows: int) -> None:
+        """Turn the file into a .npy file of ``rows`` rows, and close it: Windows does not move an open file.
+
+        Raises:
+            OSError: The disk is full, for example.
+        """
+        self.truncate(rows)
         os.lseek(self._descriptor, 0, os.SEEK_SET)
         write_all(self._descriptor, npy_header(np.dtype("<f4"), (rows, self.dim)))
         self.sync()
+        self.close()
 
     def close(self) -> None:
-        """Closes the file."""
-        os.close(self._descriptor)
+        """Close the file, if it is open."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
     def _end(self, rows: int) -> int:
         return HEADER_BYTES + rows * self.dim * 4
 
 
 def write_all(descriptor: int, data: bytes) -> None:
-    """Writes ``data`` without a buffer of its own that a failure would leave behind.
+    """Write ``data`` unbuffered, so that no buffered rest can be written after a failure.
 
     Raises:
-        OSError: The disk is full, say.
+        OSError: The disk is full, for example.
     """
     view = memoryview(data)
     while view:
@@ -77,7 +91,7 @@ def write_all(descriptor: int, data: bytes) -> None:
 
 
 def npy_header(dtype: np.dtype[Any], shape: tuple[int, int]) -> bytes:
-    """Returns the beginning of a .npy file of a C-ordered array, of :data:`HEADER_BYTES` always.
+    """Return the .npy header of a C-ordered array, always :data:`HEADER_BYTES` long.
 
     Source: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
     """

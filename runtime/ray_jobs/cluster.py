@@ -1,4 +1,4 @@
-"""A Ray cluster to work on: joined, or started for the one job and ended with it, and without Ray's chatter."""
+"""Join a Ray cluster, or start one for a single job and end it, without Ray's own output."""
 
 from __future__ import annotations
 
@@ -18,23 +18,51 @@ from typing import Any, TextIO, cast
 from runtime.errors import ClusterError, MissingDependencyError, UsageError, one_line
 from runtime.machine.threads import available_threads
 
-_STORE_BYTES = 100 * 2**20  # Ray takes no less than 75 MB; pieces and receipts are small, vectors do not pass it
-_CPUS_OF_A_WORKER = 4  # beyond which more sessions give more than more threads of one
+_STORE_BYTES = 100 * 2**20  # Ray requires 75 MB; only shards and their results pass through it, no vectors
+_MAX_THREADS = 4  # with more CPUs, more sessions are faster than more threads per session
 _LOG = logging.getLogger("runtime")
-_RAYS_THREAD = "ray_listen_error_messages"  # log_to_driver=False does not stop it
+RAY_THREAD = "ray_listen_error_messages"  # prints in spite of log_to_driver=False
 _SECONDS_TO_ANSWER = 10.0
 _SECONDS_TO_END = 5.0
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_DEDUP_LOGS": "0"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Share:
-    """What the workers get.
+class ClusterOptions:
+    """Cluster settings. ``None`` means: choose automatically.
 
     Attributes:
-        workers: Their number, with a session each.
-        threads: CPUs of each, and threads of its session.
-        gpus: GPUs of each, 1 or 0.
+        address: Address of the cluster; ``None``: the one in ``RAY_ADDRESS``, or a new cluster on this machine.
+        workers: Number of workers, each with a session; ``None``: as many as the cluster has room for.
+        threads: Threads of each worker; ``None``: up to 4, or a share of all CPUs if ``workers`` is given.
+        provider: Execution provider of the workers. ``cuda`` gives each worker a GPU; ``auto`` does so if the cluster
+            has any.
+    """
+
+    address: str | None = None
+    workers: int | None = None
+    threads: int | None = None
+    provider: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            UsageError: ``workers`` or ``threads`` is below 1.
+        """
+        for name, value in (("workers", self.workers), ("threads", self.threads)):
+            if value is not None and value < 1:
+                raise UsageError(f"{name} is {value}, it must be a number from 1 up")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerResources:
+    """The resources of the workers.
+
+    Attributes:
+        workers: Number of workers, each with a session.
+        threads: CPUs of each worker, and threads of its session.
+        gpus: GPUs of each worker, 1 or 0.
     """
 
     workers: int
@@ -42,65 +70,46 @@ class Share:
     gpus: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What the user asks of a cluster, ``None`` for what he leaves to us.
-
-    Attributes:
-        address: The cluster's; without one, that in ``RAY_ADDRESS``, or else a cluster of this machine is started.
-        workers: Number of sessions.
-        threads: Threads of each.
-        provider: Execution provider, which tells whether a worker wants a GPU.
-    """
-
-    address: str | None
-    workers: int | None
-    threads: int | None
-    provider: str
-
-
 @contextmanager
-def cluster(request: Request) -> Iterator[Share]:
-    """Joins or starts a cluster, and leaves it at the end: one that was started ends, with all of its processes.
+def open_cluster(options: ClusterOptions) -> Iterator[WorkerResources]:
+    """Join or start a cluster, and leave it at the end. A started cluster ends with all its processes.
 
-    A Ray that the caller has initialised is used and left as it is.
+    A Ray that the caller has initialized is used and stays as it is.
 
     Yields:
-        What the workers may have.
+        The resources of the workers.
 
     Raises:
         MissingDependencyError: Ray is not installed.
-        ClusterError: The cluster cannot be started or joined, or has too little for the workers.
-        UsageError: ``workers`` or ``threads`` is below 1.
+        ClusterError: The cluster cannot be started or joined, or has too few CPUs or GPUs for the workers.
     """
-    for name, value in (("workers", request.workers), ("threads", request.threads)):
-        if value is not None and value < 1:
-            raise UsageError(f"{name} is {value}, it must be a number from 1 up")
     ray = import_ray()
     if ray.is_initialized():
-        yield _share(request, _nodes(ray))
+        yield assign_resources(options, _nodes(ray))
         return
-    with contextlib.redirect_stdout(cast("TextIO", _WithoutRay(sys.stdout))):
+    with contextlib.redirect_stdout(cast("TextIO", QuietStdout(sys.stdout))):
         try:
-            _connect(ray, request)
-            yield _share(request, _nodes(ray))
+            _connect(ray, options)
+            yield assign_resources(options, _nodes(ray))
         finally:
             started = _started_processes(ray)
             ray.shutdown()
-            _see_end(started)
+            _wait_for_end(started)
 
 
-class _WithoutRay:
-    """Standard output, where the thread in which Ray prints every lost worker writes to the log instead."""
+class QuietStdout:
+    """Standard output without the messages of Ray's thread about lost workers, which go to the log."""
 
     def __init__(self, stream: Any) -> None:
+        """Wrap ``stream``."""
         self._stream = stream
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        if threading.current_thread().name != _RAYS_THREAD:
+        """Write ``text``, or log it if the thread is Ray's."""
+        if threading.current_thread().name != RAY_THREAD:
             return int(self._stream.write(text))
         if text.strip():
             _LOG.debug("%s", text.strip())
@@ -108,10 +117,10 @@ class _WithoutRay:
 
 
 def import_ray() -> Any:
-    """Imports and returns ``ray``, with its ``ray.data``.
+    """Import and return ``ray``, including ``ray.data``.
 
     Raises:
-        MissingDependencyError: It is not installed.
+        MissingDependencyError: Ray is not installed.
     """
     try:
         import ray
@@ -123,28 +132,28 @@ def import_ray() -> Any:
     return ray
 
 
-def _connect(ray: Any, request: Request) -> None:
+def _connect(ray: Any, options: ClusterOptions) -> None:
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    address = request.address or os.environ.get("RAY_ADDRESS") or "local"
-    _check_answers(address)
-    options = {"log_to_driver": False, "logging_level": logging.ERROR}
+    address = options.address or os.environ.get("RAY_ADDRESS") or "local"
+    check_address(address)
+    arguments = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == "local":
-        cpus = max(available_threads(), (request.workers or 1) * (request.threads or 1))
-        options |= {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": _STORE_BYTES}
+        cpus = max(available_threads(), (options.workers or 1) * (options.threads or 1))
+        arguments |= {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": _STORE_BYTES}
     try:
         with _own_sigterm(), _silent_stderr():
-            ray.init(address=address, **options)
-    except (OSError, RuntimeError, ValueError) as exc:  # ConnectionError of an address where nothing answers is one
+            ray.init(address=address, **arguments)
+    except (OSError, RuntimeError, ValueError) as exc:  # ConnectionError, if nothing answers, is an OSError
         raise ClusterError(
             f"the Ray cluster {address!r} cannot be {'started' if address == 'local' else 'joined'} "
-            f"({one_line(exc):.300}); see `ray status`, or leave the address out for a local one"
+            f"({one_line(exc):.300}); see `ray status`, or leave --address out for a local cluster"
         ) from exc
 
 
 def _started_processes(ray: Any) -> list[Any]:
-    """Returns the processes of a cluster that ray.init has started here; of one that was joined there are none."""
-    import psutil  # Ray brings it
+    """Return the processes of a cluster that ray.init started here; none if it joined a cluster."""
+    import psutil  # a dependency of Ray
 
     home, found = str(Path(ray.__file__).parent), []
     for child in psutil.Process().children():
@@ -154,8 +163,8 @@ def _started_processes(ray: Any) -> list[Any]:
     return found
 
 
-def _see_end(processes: list[Any]) -> None:
-    """Waits for them, and then ends them: Ray's workers only notice by and by that their cluster is gone."""
+def _wait_for_end(processes: list[Any]) -> None:
+    """Wait for processes, then kill the rest. Ray's workers take a while to notice that their cluster is gone."""
     import psutil
 
     for process in psutil.wait_procs(processes, timeout=_SECONDS_TO_END)[1]:
@@ -163,12 +172,17 @@ def _see_end(processes: list[Any]) -> None:
             process.kill()
 
 
-def _check_answers(address: str) -> None:
-    """Knocks at ``host:port``: where nothing answers, ray.init tries for minutes."""
+def check_address(address: str) -> None:
+    """Check that a cluster answers at ``host:port``. Without an answer, ray.init would try for minutes.
+
+    Raises:
+        UsageError: The address is one of Ray Client.
+        ClusterError: Nothing answers.
+    """
     if "://" in address:
         raise UsageError(
-            f"the address {address!r} is Ray Client's, which Ray Data is not made for; run this on a machine of the "
-            "cluster with --address auto, or hand it in by `ray job submit`"
+            f"the address {address!r} is Ray Client's, which Ray Data does not support; run this on a machine of the "
+            "cluster with --address auto, or submit it with `ray job submit`"
         )
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
@@ -177,13 +191,13 @@ def _check_answers(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS_TO_ANSWER).close()
     except (OSError, OverflowError) as exc:
         raise ClusterError(
-            f"no Ray cluster answers at {address} ({exc}); see `ray status`, or leave the address out for a local one"
+            f"no Ray cluster answers at {address} ({exc}); see `ray status`, or leave --address out for a local cluster"
         ) from exc
 
 
 @contextmanager
 def _own_sigterm() -> Iterator[None]:
-    """Keeps the caller's handler of SIGTERM, which ray.init replaces by one that exits."""
+    """Keep the caller's handler of SIGTERM, which ray.init replaces."""
     handler = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -194,7 +208,7 @@ def _own_sigterm() -> Iterator[None]:
 
 @contextmanager
 def _silent_stderr() -> Iterator[None]:
-    """Keeps Ray's native code from printing, while it starts, that it heeds RAY_BACKEND_LOG_LEVEL."""
+    """Suppress a message of Ray's native code about RAY_BACKEND_LOG_LEVEL."""
     sys.stderr.flush()
     stderr, silence = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
@@ -207,33 +221,42 @@ def _silent_stderr() -> Iterator[None]:
 
 
 def _nodes(ray: Any) -> list[tuple[int, int]]:
-    """Returns the CPUs and GPUs of each machine."""
+    """Return the CPUs and GPUs of each machine."""
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return [(int(resources.get("CPU", 0)), int(resources.get("GPU", 0))) for resources in alive]
 
 
-def _share(request: Request, nodes: list[tuple[int, int]]) -> Share:
-    gpus = int(request.provider == "cuda" or (request.provider == "auto" and any(gpus for _, gpus in nodes)))
+def assign_resources(options: ClusterOptions, nodes: list[tuple[int, int]]) -> WorkerResources:
+    """Return the resources of the workers.
+
+    Args:
+        options: The user's settings.
+        nodes: CPUs and GPUs of each machine.
+
+    Raises:
+        ClusterError: The machines have too few CPUs or GPUs. Ray itself would wait without end.
+    """
+    gpus = int(options.provider == "cuda" or (options.provider == "auto" and any(gpus for _, gpus in nodes)))
     usable = [(cpus, owned) for cpus, owned in nodes if cpus and owned >= gpus]
     if not usable:
         raise ClusterError(
-            f"of the cluster's {len(nodes)} machines none has a {'GPU' if gpus else 'CPU'} for a worker; "
-            f"{'take --provider cpu' if gpus else 'add one'}, or see `ray status`"
+            f"none of the cluster's {len(nodes)} machines has a {'GPU' if gpus else 'CPU'} for a worker; "
+            f"{'use --provider cpu' if gpus else 'add one'}, or see `ray status`"
         )
-    threads = request.threads or _threads(request.workers, gpus, usable)
+    threads = options.threads or _threads_per_worker(options.workers, gpus, usable)
     slots = sum(min(cpus // threads, owned if gpus else cpus) for cpus, owned in usable)
-    workers = request.workers or max(1, slots)
+    workers = options.workers or max(1, slots)
     if workers > slots:
         raise ClusterError(
             f"{workers} workers of {threads} threads{' and a GPU' if gpus else ''} each do not fit: the cluster has "
-            f"room for {slots}; ask for less, or add machines before the job"
+            f"room for {slots}; ask for fewer, or add machines before the job"
         )
-    return Share(workers=workers, threads=threads, gpus=gpus)
+    return WorkerResources(workers=workers, threads=threads, gpus=gpus)
 
 
-def _threads(workers: int | None, gpus: int, nodes: list[tuple[int, int]]) -> int:
-    """Returns a worker's share: of its GPU's CPUs, or of all CPUs where the number of workers is given."""
+def _threads_per_worker(workers: int | None, gpus: int, nodes: list[tuple[int, int]]) -> int:
+    """Return the threads of a worker: a share of its GPU's CPUs, or of all CPUs if ``workers`` is given."""
     smallest = min(cpus // owned if gpus else cpus for cpus, owned in nodes)
     if workers is None or gpus:
-        return max(1, min(_CPUS_OF_A_WORKER, smallest))
+        return max(1, min(_MAX_THREADS, smallest))
     return max(1, min(smallest, sum(cpus for cpus, _ in nodes) // workers))

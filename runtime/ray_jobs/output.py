@@ -1,56 +1,58 @@
-"""The output of a job: a folder of parquet, a part for each piece, that appears complete or not at all."""
+"""Write the output of a Ray job: a folder with a parquet file per shard. It appears complete, or not at all."""
 
 from __future__ import annotations
 
 import os
 import re
 import shutil
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from runtime.atomic_write import replacing
 from runtime.errors import OutputError, UsageError
 from runtime.ray_jobs.storage import absolute, is_uri, join, open_place, public_name
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from runtime.array_types import Float32Array as Vectors
+    from runtime.array_types import Array, Float32Array
 
-SUCCESS = "_SUCCESS"  # the marker that Hadoop and Spark write, and that readers of parquet pass over
+SUCCESS = "_SUCCESS"  # the marker of Hadoop and Spark, which readers of parquet skip
 OWN_COLUMNS = ("source_file", "source_row", "error", "embedding")
 _PART = re.compile(r"part-\d{6,}\.parquet")
 
 
 def part_name(number: int) -> str:
-    """Returns the name of a piece's part; in the order of names, parts are in the order of the input."""
+    """Return the file name of a shard's part. Sorted names are in the order of the input."""
     return f"part-{number:06}.parquet"
 
 
 def part_schema(carried: pa.Schema, dimensions: int, *, errors: bool) -> pa.Schema:
-    """Returns the columns of every part: where a row is from, what it carries, and its vector.
+    """Return the schema of all parts: the origin of a row, the columns of the input, and the vector.
 
     Args:
-        carried: Columns from the input.
+        carried: Columns of the input.
         dimensions: Length of a vector.
-        errors: Whether rows without a vector stay, and say why.
+        errors: Whether there is a column of errors, for rows without a vector.
 
     Raises:
-        UsageError: The input has a column by the name of one of these.
+        UsageError: A column of the input has the name of a column that the job adds.
     """
     import pyarrow as pa
 
     taken = [name for name in carried.names if name in OWN_COLUMNS]
     if taken:
-        raise UsageError(f"the input's column {taken[0]} is one that the output adds; rename it first")
+        raise UsageError(f"the input's column {taken[0]} is also a column that the output adds; rename it first")
     fields = [pa.field("source_file", pa.string()), pa.field("source_row", pa.int64()), *carried]
     fields += [pa.field("error", pa.string())] if errors else []
     return pa.schema([*fields, pa.field("embedding", pa.list_(pa.float32(), dimensions))])
 
 
-def vector_column(vectors: Vectors, kept: np.ndarray[Any, Any], rows: int) -> pa.Array:
-    """Returns ``rows`` vectors, null where ``kept``, the indices of ``vectors``, has none."""
+def vector_column(vectors: Float32Array, kept: Array, rows: int) -> pa.Array:
+    """Return a column of ``rows`` vectors: ``vectors[i]`` in row ``kept[i]``, and null elsewhere."""
     import pyarrow as pa
 
     dense = np.zeros((rows, vectors.shape[1]), dtype=np.float32)
@@ -62,63 +64,67 @@ def vector_column(vectors: Vectors, kept: np.ndarray[Any, Any], rows: int) -> pa
 
 
 def write_part(folder: str, number: int, table: pa.Table) -> None:
-    """Writes one part, at once and under a name of its own: whoever writes it again replaces it by the same.
+    """Write one part atomically. A repeated shard replaces it with the same rows.
 
     Raises:
-        OutputError: The folder is not there, or is full.
+        OutputError: The folder does not exist, or the disk is full.
     """
     from pyarrow import parquet
 
     place = join(folder, part_name(number))
     file_system, path = open_place(place)
-    partial = path if is_uri(folder) else f"{path}.{os.getpid()}.partial"  # objects of a store appear when complete
+    target: AbstractContextManager[str | Path] = (
+        nullcontext(path) if is_uri(folder) else replacing(Path(path))
+    )  # object stores write atomically
     try:
-        parquet.write_table(table, partial, filesystem=file_system)
-        if partial != path:
-            Path(partial).replace(path)
+        with target as partial:
+            parquet.write_table(table, str(partial), filesystem=file_system)
     except OSError as exc:
         raise OutputError(
-            f"cannot write {public_name(place)} ({exc}); let there be space, and name a folder that all machines share"
+            f"cannot write {public_name(place)} ({exc}); free some disk space, or name a folder that all machines share"
         ) from exc
 
 
-class PartFolder:
-    """Where the parts of one job go.
+class OutputFolder:
+    """The folder for the parts of one job.
 
     Attributes:
-        place: Where the workers write: a folder beside the output, or the output itself where that is a URI.
+        place: The folder that workers write to: a temporary folder beside the output, or a URI of the output itself.
     """
 
     def __init__(self, output: str, *, force: bool) -> None:
-        """Makes the folder.
+        """Create the folder.
 
         Args:
-            output: The output, a path or a URI.
-            force: Whether to replace an output of an earlier job.
+            output: Path or URI of the output.
+            force: Whether to replace the output of an earlier job.
 
         Raises:
-            OutputError: There is something already, or the folder cannot be made.
+            OutputError: The output exists, or the folder cannot be created.
         """
         self.output = output
         self._final = Path(absolute(output))
         _check_free(output, force=force)
         try:
-            self.place = output if is_uri(output) else self._make_partial()
+            self.place = output if is_uri(output) else self._create_partial()
             if is_uri(output):
                 _empty(output)
         except OSError as exc:
-            raise OutputError(f"cannot make the output {public_name(output)} ({exc}); name another place") from exc
+            raise OutputError(f"cannot create the output {public_name(output)} ({exc}); name another place") from exc
 
-    def _make_partial(self) -> str:
+    def _create_partial(self) -> str:
         partial = self._final.with_name(f".{self._final.name}.{os.getpid()}.partial")
         partial.mkdir()
         return str(partial)
 
     def publish(self, parts: int) -> None:
-        """Lets the output appear, all at once; a URI gets its marker.
+        """Move the complete output to its place; the folder of a URI gets its marker.
+
+        Args:
+            parts: Number of parts that workers wrote.
 
         Raises:
-            OutputError: A part is missing, or the output cannot be put in its place.
+            OutputError: A part is missing, or the output cannot be moved.
         """
         missing = {part_name(number) for number in range(parts)} - set(_names(self.place) or ())
         if missing:
@@ -133,12 +139,12 @@ class PartFolder:
             else:
                 self._swap()
         except OSError as exc:
-            raise OutputError(f"cannot put {self.output} in its place ({exc}); name another place") from exc
+            raise OutputError(f"cannot move the output to {self.output} ({exc}); name another place") from exc
 
     def _swap(self) -> None:
         partial = Path(self.place)
         for path in partial.iterdir():
-            if not _PART.fullmatch(path.name):  # what a killed worker left
+            if not _PART.fullmatch(path.name):  # a killed worker left it
                 path.unlink()
         old = partial.with_suffix(".old")
         if self._final.exists():
@@ -147,7 +153,7 @@ class PartFolder:
         shutil.rmtree(old, ignore_errors=True)
 
     def discard(self) -> None:
-        """Removes what is there of an output that was not published."""
+        """Remove the parts of an output that was not published."""
         if is_uri(self.output):
             _empty(self.output)
         else:
@@ -161,14 +167,14 @@ def _check_free(output: str, *, force: bool) -> None:
     foreign = [name for name in names if name != SUCCESS and not _PART.fullmatch(name)]
     if foreign:
         raise OutputError(
-            f"the output {public_name(output)} holds {foreign[0]}, which no job wrote; name another place"
+            f"the output {public_name(output)} holds {foreign[0]}, which is not from a job; name another place"
         )
     if names and not force:
-        raise OutputError(f"the output {public_name(output)} exists; name another place, or replace it by force")
+        raise OutputError(f"the output {public_name(output)} exists; name another place, or replace it with --force")
 
 
 def _names(place: str) -> list[str] | None:
-    """Returns what is in a folder, ``None`` where there is none."""
+    """Return the names in a folder; ``None`` if there is no folder."""
     from pyarrow import fs
 
     file_system, path = open_place(place)

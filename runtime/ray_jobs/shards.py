@@ -1,21 +1,19 @@
-"""Pieces: the unit in which a job is handed out, redone and written; each is a fixed range of the input's rows."""
+"""Cut the input into shards: fixed ranges of rows that a worker reads, embeds and writes as a whole."""
 
 from __future__ import annotations
 
 import io
 import itertools
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runtime.artifact.manifest import TowerName
 from runtime.errors import UsageError
-from runtime.jobs.items import SourceItem, Unreadable, cell_source
-from runtime.jobs.parquet import row_source
-from runtime.jobs.text_files import find_strings, read_lines, without_blanks
-from runtime.ray_jobs.input_files import STEP, Format, Inputs, Source
+from runtime.jobs.items import ItemValue, Unreadable
+from runtime.jobs.parquet import row_item
+from runtime.jobs.text_files import parse_lines, read_lines
+from runtime.ray_jobs.input_files import STEP, InputFile, InputFiles, InputFormat
 from runtime.ray_jobs.storage import is_uri, open_place
 
 if TYPE_CHECKING:
@@ -23,15 +21,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Span:
-    """Rows ``start`` up to, not including, ``stop`` of a file.
+class RowRange:
+    """The rows of a file from ``start`` up to, not including, ``stop``.
 
     Attributes:
-        name: What the output calls the file.
-        place: Where the file is.
-        start: The first row.
-        stop: The row after the last.
-        offset: The byte at which row ``start`` begins, in a file of lines.
+        name: Name of the file in the output.
+        place: Path or URI of the file.
+        start: Index of the first row.
+        stop: Index after the last row.
+        offset: Byte offset of the first row in a file of lines.
     """
 
     name: str
@@ -40,55 +38,50 @@ class Span:
     stop: int
     offset: int = 0
 
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return self.stop - self.start
+
 
 @dataclass(frozen=True, kw_only=True)
-class Piece:
-    """A range of the input: the same rows whenever and wherever it is read.
+class Shard:
+    """A part of the input. Every process that reads it gets the same rows.
 
     Attributes:
-        number: Its place among the pieces, which is its part's place in the output.
+        number: Position among the shards, and of its file in the output.
         first: Index of its first row in the whole input.
-        spans: Where its rows are.
+        ranges: Its rows.
     """
 
     number: int
     first: int
-    spans: tuple[Span, ...]
+    ranges: tuple[RowRange, ...]
 
     @property
     def rows(self) -> int:
-        """The number of its rows."""
-        return sum(span.stop - span.start for span in self.spans)
+        """Number of rows."""
+        return sum(span.rows for span in self.ranges)
 
     def locate(self, row: int) -> str:
-        """Returns the file of one of its rows, and the row in it, for a message."""
-        for span in self.spans:
-            if row < span.stop - span.start:
+        """Return the file and row number of a row, for an error message."""
+        for span in self.ranges:
+            if row < span.rows:
                 return f"{span.name} row {span.start + row}"
-            row -= span.stop - span.start
+            row -= span.rows
         raise IndexError(row)
-
-    def to_json(self) -> str:
-        """Returns what :meth:`from_json` reads."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, document: str) -> Piece:
-        """Returns the piece that :meth:`to_json` wrote."""
-        fields = json.loads(document)
-        return cls(**fields | {"spans": tuple(Span(**span) for span in fields["spans"])})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rows:
-    """The rows of a piece, read.
+class ShardRows:
+    """The rows of a shard in memory.
 
     Attributes:
-        items: What is embedded; ``None`` where a fault is.
-        faults: Why a row holds no item, by its index in the piece.
-        files: The file of each row.
-        numbers: The index of each row in its file.
-        carried: What goes to the output with each row.
+        items: The items; ``None`` for a row without a readable item.
+        faults: Why a row has no item, by its index in the shard.
+        files: Name of each row's file.
+        numbers: Index of each row in its file.
+        carried: The other columns of the input.
     """
 
     items: list[Any]
@@ -98,107 +91,105 @@ class Rows:
     carried: pa.Table
 
 
-def cut(inputs: Inputs, size: int) -> list[Piece]:
-    """Returns the pieces of ``inputs``, of about ``size`` rows: several small files share one.
+def cut(inputs: InputFiles, size: int) -> list[Shard]:
+    """Cut ``inputs`` into shards of about ``size`` rows. Several small files share a shard.
 
     Args:
         inputs: The files.
-        size: Rows of a piece at most; rounded up to a multiple of ``STEP`` for lines, whose places are noted so often.
+        size: Maximum rows of a shard, rounded up to a multiple of ``STEP`` for files of lines.
     """
-    size = -(-size // STEP) * STEP if inputs.format in ("txt", "jsonl") else size
-    pieces: list[Piece] = []
-    first, rows, spans = 0, 0, list[Span]()
-    for span in _spans(inputs.sources, size):
-        if rows + span.stop - span.start > size:
-            pieces.append(Piece(number=len(pieces), first=first, spans=tuple(spans)))
-            first, rows, spans = first + rows, 0, []
-        spans.append(span)
-        rows += span.stop - span.start
-    return [*pieces, Piece(number=len(pieces), first=first, spans=tuple(spans))] if spans else pieces
+    size = -(-size // STEP) * STEP if inputs.format.name in ("txt", "jsonl") else size
+    shards: list[Shard] = []
+    first, rows, ranges = 0, 0, list[RowRange]()
+    for span in _row_ranges(inputs.files, size):
+        if rows + span.rows > size:
+            shards.append(Shard(number=len(shards), first=first, ranges=tuple(ranges)))
+            first, rows, ranges = first + rows, 0, []
+        ranges.append(span)
+        rows += span.rows
+    return [*shards, Shard(number=len(shards), first=first, ranges=tuple(ranges))] if ranges else shards
 
 
-def _spans(sources: Sequence[Source], size: int) -> Iterator[Span]:
-    for source in sources:
-        for start in range(0, source.rows, size):
-            offset = source.offsets[start // STEP] if source.offsets else 0
-            stop = min(start + size, source.rows)
-            yield Span(name=source.name, place=source.place, start=start, stop=stop, offset=offset)
+def _row_ranges(files: Sequence[InputFile], size: int) -> Iterator[RowRange]:
+    for file in files:
+        for start in range(0, file.rows, size):
+            offset = file.offsets[start // STEP] if file.offsets else 0
+            yield RowRange(
+                name=file.name, place=file.place, start=start, stop=min(start + size, file.rows), offset=offset
+            )
 
 
-def read_piece(piece: Piece, form: Format, column: str | None, tower: TowerName) -> Rows:
-    """Reads the rows of ``piece``, by the rules of :mod:`runtime.jobs`; one that cannot be read is a fault of its own.
+def read_shard(shard: Shard, form: InputFormat) -> ShardRows:
+    """Read the rows of ``shard`` by the rules of :mod:`runtime.jobs`. An unreadable row affects no other row.
 
     Raises:
         OSError: A file cannot be read.
-        pyarrow.ArrowException: A file is not what it was when it was counted.
-        UsageError: A file has lost rows since.
+        pyarrow.ArrowException: A parquet file is damaged.
+        UsageError: A file has lost rows since it was counted.
     """
     import pyarrow as pa
 
-    read: list[SourceItem] = []
+    read: list[ItemValue] = []
     carried: list[pa.Table] = []
-    for span in piece.spans:
-        if form == "files":
+    for span in shard.ranges:
+        if form.name == "files":
             items = [_read_file(span.place)]
-        elif form == "parquet":
-            items, table = _read_parquet(span, column or tower, tower)
+        elif form.name == "parquet":
+            items, table = _read_parquet(span, form)
             carried.append(table)
         else:
-            items = _read_lines(span, column, tower)
-        if len(items) != span.stop - span.start:
+            items = _read_lines(span, form)
+        if len(items) != span.rows:
             raise UsageError(f"{span.name} has changed since the job began; run it again when the input is complete")
         read += items
-    return Rows(
+    return ShardRows(
         items=[None if isinstance(item, Unreadable) else item for item in read],
         faults={index: item.reason for index, item in enumerate(read) if isinstance(item, Unreadable)},
-        files=[span.name for span in piece.spans for _ in range(span.start, span.stop)],
-        numbers=[number for span in piece.spans for number in range(span.start, span.stop)],
+        files=[span.name for span in shard.ranges for _ in range(span.rows)],
+        numbers=[number for span in shard.ranges for number in range(span.start, span.stop)],
         carried=pa.concat_tables(carried) if carried else pa.table({}),
     )
 
 
-def _read_parquet(span: Span, column: str, tower: TowerName) -> tuple[list[SourceItem], pa.Table]:
-    """Reads through the row groups that the span touches, batch by batch, and keeps only its rows."""
+def _read_parquet(span: RowRange, form: InputFormat) -> tuple[list[ItemValue], pa.Table]:
+    """Read the row groups that overlap ``span`` in batches, and keep only its rows."""
     import pyarrow as pa
     from pyarrow import parquet
 
+    column = form.column or form.tower
     file_system, path = open_place(span.place)
     with parquet.ParquetFile(path, filesystem=file_system) as file:
         groups, skip = _row_groups(file.metadata, span)
-        kept, wanted = [], span.stop - span.start
-        for batch in file.iter_batches(batch_size=max(wanted, 1024), row_groups=groups):
-            part = batch.slice(skip, wanted)
-            kept.append(part)
-            skip, wanted = max(0, skip - batch.num_rows), wanted - part.num_rows
-            if not wanted:
+        kept, missing = [], span.rows
+        for batch in file.iter_batches(batch_size=max(missing, 1024), row_groups=groups):
+            rows = batch.slice(skip, missing)
+            kept.append(rows)
+            skip, missing = max(0, skip - batch.num_rows), missing - rows.num_rows
+            if not missing:
                 break
         table = pa.Table.from_batches(kept, schema=file.schema_arrow).replace_schema_metadata()
-    items = [row_source(scalar, column, tower, span.name).item for scalar in table.column(column)]
+    items = [row_item(scalar, column, form.tower, span.name).item for scalar in table.column(column)]
     return items, table.drop_columns([column])
 
 
-def _row_groups(metadata: Any, span: Span) -> tuple[list[int], int]:
-    """Returns the row groups that hold the span, and how many rows of the first come before it."""
+def _row_groups(metadata: Any, span: RowRange) -> tuple[list[int], int]:
+    """Return the row groups that overlap ``span``, and the number of rows before it in the first of them."""
     ends = list(itertools.accumulate(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)))
     starts = [0, *ends[:-1]]
     groups = [i for i in range(len(ends)) if starts[i] < span.stop and ends[i] > span.start]
     return groups, span.start - starts[groups[0]] if groups else 0
 
 
-def _read_lines(span: Span, column: str | None, tower: TowerName) -> list[SourceItem]:
+def _read_lines(span: RowRange, form: InputFormat) -> list[ItemValue]:
     file_system, path = open_place(span.place)
     with file_system.open_input_file(path) as file:
         file.seek(span.offset)
-        cells = read_lines(io.BufferedReader(file), span.name, first=span.start + 1)
-        if column is not None:
-            cells = find_strings(without_blanks(cells), column)
-        elif tower != "text":
-            cells = without_blanks(cells)
-        wanted = itertools.islice(cells, span.stop - span.start)
-        return [cell_source(value, tower, place).item for place, value in wanted]
+        lines = read_lines(io.BufferedReader(file), span.name, first=span.start + 1)
+        sources = parse_lines(lines, kind=form.tower, column=form.column)
+        return [source.item for source in itertools.islice(sources, span.rows)]
 
 
-def _read_file(place: str) -> SourceItem:
+def _read_file(place: str) -> ItemValue:
     if not is_uri(place):
         return Path(place)
     file_system, path = open_place(place)

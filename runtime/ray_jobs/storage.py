@@ -1,4 +1,4 @@
-"""Places that hold files: a path of this machine, or a URI that pyarrow opens, s3://bucket/folder say."""
+"""Open files by a path of this machine, or by a URI that pyarrow supports, such as s3://bucket/folder."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
 
 def is_uri(place: str) -> bool:
-    """Tells whether ``place`` is a URI, and not a path."""
+    """Return whether ``place`` is a URI rather than a path."""
     return "://" in place
 
 
 def open_place(place: str) -> tuple[fs.FileSystem, str]:
-    """Returns the file system of ``place``, and the path in it.
+    """Return the file system of ``place``, and the path in it.
 
     Raises:
-        UsageError: pyarrow has no file system for such a URI.
+        UsageError: pyarrow has no file system for this URI.
         MissingDependencyError: pyarrow is not installed.
     """
     try:
@@ -35,12 +35,14 @@ def open_place(place: str) -> tuple[fs.FileSystem, str]:
     try:
         file_system, path = fs.FileSystem.from_uri(place)
     except (ValueError, OSError, NotImplementedError) as exc:
-        raise UsageError(f"{public_name(place)} cannot be opened ({exc}); give a path, or a URI such as s3://") from exc
+        raise UsageError(
+            f"{public_name(place)} cannot be opened ({exc}); give a path or a URI such as s3://bucket/folder"
+        ) from exc
     return file_system, path
 
 
 def join(place: str, relative: str) -> str:
-    """Returns the place of a file in the folder ``place``; what follows a URI's ``?`` stays at its end."""
+    """Return the place of a file in the folder ``place``. The query of a URI stays at its end."""
     if not is_uri(place):
         return str(Path(place) / relative)
     base, mark, query = place.partition("?")
@@ -48,7 +50,7 @@ def join(place: str, relative: str) -> str:
 
 
 def public_name(place: str) -> str:
-    """Returns ``place`` as it may be shown and recorded: of a URI, neither credentials nor options."""
+    """Return ``place`` without the credentials and the query of a URI, to be printed and recorded."""
     if not is_uri(place):
         return place
     parts = urlsplit(place)
@@ -56,5 +58,5 @@ def public_name(place: str) -> str:
 
 
 def absolute(place: str) -> str:
-    """Returns ``place`` as another process may open it."""
+    """Return ``place`` so that a process in another folder can open it."""
     return place if is_uri(place) else str(Path(place).absolute())

@@ -185,10 +185,14 @@ def _mark(wins: bool, in_front: bool) -> str:
     return ", ".join(["winner"] * wins + ["front"] * in_front)
 
 
-def make_tuning(manifest: Manifest, tower: TowerName, winner: CaseResult, max_latency_ms: float | None) -> TunedSettings:
+def make_tuning(
+    manifest: Manifest, tower: TowerName, winner: CaseResult, max_latency_ms: float | None
+) -> TunedSettings:
     """Return the record of a winner on this machine, with today's date."""
     document = dataclasses.asdict(winner) | dataclasses.asdict(winner.setting)
-    kept = {name: document[name] for name in document.keys() & {field.name for field in dataclasses.fields(TunedSettings)}}
+    kept = {
+        name: document[name] for name in document.keys() & {field.name for field in dataclasses.fields(TunedSettings)}
+    }
     return TunedSettings(
         date=dt.datetime.now().astimezone().date().isoformat(),
         artifact=manifest.sha256,

@@ -15,7 +15,7 @@ import pytest
 
 import runtime
 from runtime.artifact.reader import read_manifest
-from runtime.cli.main import main
+from runtime.cli.main import build_parser, main
 
 
 def test_embed_writes_a_row_per_input(
@@ -24,7 +24,7 @@ def test_embed_writes_a_row_per_input(
     output = tmp_path / "vectors.npy"
     assert main(["embed", str(exported), *map(str, photo_paths), "-o", str(output), "--batch-size", "4"]) == 0
     np.testing.assert_array_equal(np.load(output), runtime.load(exported).embed(photo_paths, batch_size=4))
-    assert "6 vectors of 12 by cpu" in capsys.readouterr().out
+    assert "6 vectors of 12 dimensions by cpu" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["vectors.npy"]
 
 
@@ -49,9 +49,9 @@ def test_embed_can_skip_and_reports_what_it_skipped(
     assert main(["embed", str(exported), *inputs, "-o", str(output), "--on-error", "skip"]) == 0
     assert np.load(output).shape == (1, 12)
     assert json.loads(report.read_text()) == {"index": 0, "item": "no.jpg", "reason": "there is no such file"}
-    assert "1 of 2 inputs left out" in capsys.readouterr().out
+    assert "skipped 1 of 2 inputs" in capsys.readouterr().out
     assert main(["embed", str(exported), str(photo_paths[0]), "-o", str(output), "--on-error", "skip", "--force"]) == 0
-    assert not report.exists(), "a report of an earlier run would be taken for this one's"
+    assert not report.exists(), "a report of an earlier job would be misleading"
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_a_full_disk_leaves_the_old_vectors(
     many = [str(photo_paths[0])] * 60
     with small_disk():
         assert main(["embed", str(exported), *many, "-o", str(output), "--force"]) == 1
-    assert "free some space" in capsys.readouterr().err
+    assert "free some disk space" in capsys.readouterr().err
     assert output.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [output]
 
@@ -161,11 +161,12 @@ def test_ctrl_c_ends_with_130(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("runtime.cli.main.read_manifest", interrupt)
+    monkeypatch.setattr("runtime.cli.artifact.read_manifest", interrupt)
     assert main(["info", str(exported)]) == 130
     assert capsys.readouterr().err == "interrupted\n"
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_closed_pipe_is_no_traceback(exported: Path, unbuffered: str) -> None:
     reader, writer = os.pipe()
@@ -181,6 +182,7 @@ def test_a_closed_pipe_is_no_traceback(exported: Path, unbuffered: str) -> None:
     assert (ended.returncode, ended.stderr) == (1, b"")
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_full_disk_behind_standard_output_is_an_error_in_one_line(exported: Path, unbuffered: str) -> None:
     with Path("/dev/full").open("w") as full:
@@ -237,9 +239,9 @@ def test_search_names_the_rows_of_files_that_have_names(
     [
         (None, "cannot be read as vectors"),
         (b"no vectors", "cannot be read as vectors"),
-        (np.ones((2, 5), np.float32), r"where \[rows, 12\] is expected"),
-        (np.ones((2, 12), np.int64), r"where \[rows, 12\] is expected"),
-        (np.ones((2, 12), np.float32), "has 1 lines, where the vectors have 2 rows"),
+        (np.ones((2, 5), np.float32), r"but floats \[rows, 12\] are expected"),
+        (np.ones((2, 12), np.int64), r"but floats \[rows, 12\] are expected"),
+        (np.ones((2, 12), np.float32), "has 1 lines, but the vectors have 2 rows"),
     ],
 )
 def test_vectors_that_cannot_be_searched_are_wrong_usage(
@@ -253,3 +255,16 @@ def test_vectors_that_cannot_be_searched_are_wrong_usage(
         np.save(path, content)
     assert main(["search", str(artifact), str(photo_paths[0]), str(path), "--names", str(names)]) == 2
     assert re.search(message, capsys.readouterr().err)
+
+
+def test_lists_are_separated_by_spaces_or_commas() -> None:
+    tune = build_parser().parse_args(["tune", "a", "--batch-sizes", "1", "8", "--threads", "1,2"])
+    assert (tune.batch_sizes, tune.threads) == ((1, 8), (1, 2))
+    embed = build_parser().parse_args(["embed", "a", "b", "-o", "v.npy", "--device-ids", "0,1", "2"])
+    assert embed.device_ids == (0, 1, 2)
+
+
+def test_options_of_a_provider_follow_one_flag_or_several() -> None:
+    words = ["verify", "a", "--provider-option", "tf32=true", "arena=a,b", "--provider-option", "x=1"]
+    assert build_parser().parse_args(words).provider_option == ["tf32=true", "arena=a,b", "x=1"]
+    assert build_parser().parse_args(["verify", "a"]).provider_option == []

@@ -15,17 +15,17 @@ import pytest
 
 from runtime.errors import MissingDependencyError, UsageError
 from runtime.jobs.inputs import open_inputs
-from runtime.jobs.items import Source, Unreadable
+from runtime.jobs.items import SourceItem, Unreadable
 
 TEXT, IMAGE, BOTH = ("text",), ("image",), ("text", "image")
 
 
-def read(words: Sequence[object], towers: Sequence[str] = TEXT, column: str | None = None) -> list[Source]:
+def read(words: Sequence[object], towers: Sequence[str] = TEXT, column: str | None = None) -> list[SourceItem]:
     return list(open_inputs([str(word) for word in words], towers=towers, column=column))
 
 
 def items(words: Sequence[object], towers: Sequence[str] = TEXT, column: str | None = None) -> list[Any]:
-    """Returns the items, paths as strings and what cannot be read as its reason in a tuple."""
+    """Return the items: a path as a string, and an unreadable item as a tuple of its reason."""
     found = [source.item for source in read(words, towers, column)]
     return [
         str(item) if isinstance(item, Path) else (item.reason,) if isinstance(item, Unreadable) else item
@@ -35,7 +35,7 @@ def items(words: Sequence[object], towers: Sequence[str] = TEXT, column: str | N
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, where every test has what it writes."""
+    """Change to a folder of the test's own."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -73,8 +73,8 @@ def test_utf16_is_called_by_its_name(folder: Path) -> None:
 def test_lines_are_paths_to_an_image_tower_and_blank_ones_are_none(folder: Path) -> None:
     (folder / "t.txt").write_text("a.jpg\n\n  \nfolder/b.png\n")
     assert read(["t.txt"], IMAGE) == [
-        Source("a.jpg", Path("a.jpg"), "t.txt:1"),
-        Source("folder/b.png", Path("folder/b.png"), "t.txt:4"),
+        SourceItem("a.jpg", Path("a.jpg"), "t.txt:1"),
+        SourceItem("folder/b.png", Path("folder/b.png"), "t.txt:4"),
     ]
 
 
@@ -104,7 +104,7 @@ def test_json_lines_fail_one_by_one(folder: Path) -> None:
     assert bad_json[0].startswith("the line is not JSON (Expecting property name")
     assert missing == ("there is no 'text' among 'id', 'n'; see --column",)
     assert null == ("'text' is of type NoneType, not a string",)
-    assert "is of type list, where an object is expected" in listed[0]
+    assert "is of type list, but an object is expected" in listed[0]
     assert "recursion" in deep[0]
     assert "not UTF-8" in undecodable[0]
     assert [source.place for source in read(["t.jsonl"])][4] == "t.jsonl:6", "blank lines count as lines"
@@ -115,7 +115,7 @@ def test_the_column_is_named_as_the_tower_unless_said(folder: Path) -> None:
     assert items(["t.jsonl"]) == ["a"]
     assert items(["t.jsonl"], IMAGE) == ["a.jpg"]
     assert items(["t.jsonl"], column="other") == ["b"]
-    with pytest.raises(UsageError, match="there is none"):
+    with pytest.raises(UsageError, match="no input is such a file"):
         items(["a text"], column="other")
 
 
@@ -149,10 +149,10 @@ def test_images_of_a_table_are_bytes_or_paths(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "towers", "message"),
     [
-        ({"a": ["x"], "b": [1]}, TEXT, r"has no column 'text', but a, b; name one by --column"),
-        ({"text": [1]}, TEXT, r"has int64 in column 'text', where strings are expected"),
+        ({"a": ["x"], "b": [1]}, TEXT, r"has no column 'text', only a, b; choose one of these with --column"),
+        ({"text": [1]}, TEXT, r"has int64 in column 'text', but strings are expected"),
         ({"text": [b"x"]}, TEXT, r"has binary in column 'text'"),
-        ({"image": [["x"]]}, IMAGE, r"has list.* in column 'image', where strings, image bytes or"),
+        ({"image": [["x"]]}, IMAGE, r"has list.* in column 'image', but strings, image bytes or"),
         ({"image": [{"data": b"x"}]}, IMAGE, r"has struct<data: binary> in column 'image'"),
     ],
 )
@@ -277,7 +277,7 @@ def test_a_missing_list_is_no_text(folder: Path, word: str, towers: Sequence[str
 def test_a_file_that_holds_no_texts_is_refused(folder: Path) -> None:
     make_files(folder, "a.md")
     os.mkfifo("pipe")
-    with pytest.raises(UsageError, match=r"a.md is a file, where a text is expected; .*\.txt"):
+    with pytest.raises(UsageError, match=r"a.md is a file, but a text is expected; .*\.txt"):
         items(["a.md"])
     with pytest.raises(UsageError, match="pipe is no regular file; pipe it in"):
         items(["pipe"])
@@ -286,21 +286,21 @@ def test_a_file_that_holds_no_texts_is_refused(folder: Path) -> None:
 def test_with_two_towers_files_are_images_and_lists_need_a_word_more(folder: Path) -> None:
     make_files(folder, "a.jpg", "a", "l.txt")
     assert read(["a.jpg", "a", "a cat"], BOTH) == [
-        Source("a.jpg", Path("a.jpg")),
-        Source("a", Path("a")),
-        Source("a cat", "a cat"),
+        SourceItem("a.jpg", Path("a.jpg")),
+        SourceItem("a", Path("a")),
+        SourceItem("a cat", "a cat"),
     ]
-    with pytest.raises(UsageError, match="if it is a text, say so by --tower text"):
+    with pytest.raises(UsageError, match="if it is a text, add --tower text"):
         items(["b.jpg"], BOTH)
     for word in ("l.txt", "-"):
-        with pytest.raises(UsageError, match="say which by --tower"):
+        with pytest.raises(UsageError, match="choose with --tower"):
             items([word], BOTH)
 
 
 def test_a_missing_image_fails_as_an_item(folder: Path) -> None:
     assert read(["no.jpg", ""], IMAGE) == [
-        Source("no.jpg", Path("no.jpg")),
-        Source("", Unreadable("the path is empty")),
+        SourceItem("no.jpg", Path("no.jpg")),
+        SourceItem("", Unreadable("the path is empty")),
     ]
 
 

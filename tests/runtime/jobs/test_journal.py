@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from runtime.errors import OutputError, UsageError
-from runtime.jobs.journal import Journal, Part, finish_move, is_begun, work_folder
+from runtime.jobs.journal import Journal, JournalEntry, finish_move, is_begun, work_folder
 
 DIM = 3
 
@@ -23,7 +23,7 @@ def output(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def spool_file(output: Path) -> Path:
+def vector_file(output: Path) -> Path:
     return work_folder(output) / "vectors.f32"
 
 
@@ -36,8 +36,8 @@ def open_journal(output: Path, *, resume: bool = False, force: bool = False, **f
     return Journal(output, fingerprint, dim=DIM, resume=resume, force=force)
 
 
-def make_part(stop: int, rows: int) -> Part:
-    return Part(stop, rows, [(stop - 1, "x", "bad")], None, 0, f"digest {stop}")
+def make_entry(stop: int, rows: int) -> JournalEntry:
+    return JournalEntry(stop, rows, [(stop - 1, "x", "bad")], None, 0, f"digest {stop}")
 
 
 def rows_of(count: int) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -46,10 +46,10 @@ def rows_of(count: int) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 @pytest.fixture
 def begun(output: Path) -> Path:
-    """A journal of two parts of three items and two rows each."""
+    """Return an output with a journal of two entries of three items and two rows each."""
     journal = open_journal(output)
     for stop in (3, 6):
-        journal.append(make_part(stop, stop // 3 * 2), rows_of(4)[-2:] if stop == 6 else rows_of(2))
+        journal.append(make_entry(stop, stop // 3 * 2), rows_of(4)[-2:] if stop == 6 else rows_of(2))
         journal.commit()
     journal.close()
     return output
@@ -58,9 +58,9 @@ def begun(output: Path) -> Path:
 def test_what_was_committed_is_there_again(begun: Path) -> None:
     journal = open_journal(begun, resume=True)
     assert (journal.last.stop, journal.last.rows, journal.last.sha256) == (6, 4, "digest 6")
-    np.testing.assert_array_equal(journal.spool.read(0, 4), rows_of(4))
-    assert [part.stop for part in journal.parts()] == [3, 6]
-    assert [tuple(failure) for part in journal.parts() for failure in part.failures] == [
+    np.testing.assert_array_equal(journal.vectors.read(0, 4), rows_of(4))
+    assert [entry.stop for entry in journal.entries()] == [3, 6]
+    assert [tuple(failure) for entry in journal.entries() for failure in entry.failures] == [
         (2, "x", "bad"),
         (5, "x", "bad"),
     ]
@@ -76,27 +76,27 @@ def test_a_torn_line_is_dropped_and_written_over(begun: Path, journal_file: Path
     journal_file.write_bytes(whole + torn)
     journal = open_journal(begun, resume=True)
     assert journal.last.stop == 6
-    journal.append(make_part(9, 6), rows_of(2))
+    journal.append(make_entry(9, 6), rows_of(2))
     journal.close()
     assert journal_file.read_bytes().startswith(whole)
     assert [json.loads(line)["stop"] for line in journal_file.read_bytes().splitlines()[1:]] == [3, 6, 9]
 
 
-def test_rows_without_a_line_are_dropped(begun: Path, spool_file: Path) -> None:
-    with spool_file.open("ab") as file:
+def test_rows_without_a_line_are_dropped(begun: Path, vector_file: Path) -> None:
+    with vector_file.open("ab") as file:
         file.write(b"\1" * 31)
     journal = open_journal(begun, resume=True)
-    journal.append(make_part(7, 5), rows_of(1) + 100)
+    journal.append(make_entry(7, 5), rows_of(1) + 100)
     journal.commit()
-    np.testing.assert_array_equal(journal.spool.read(0, 5), [*rows_of(4), *(rows_of(1) + 100)])
+    np.testing.assert_array_equal(journal.vectors.read(0, 5), [*rows_of(4), *(rows_of(1) + 100)])
     journal.close()
 
 
-def test_lines_without_their_rows_are_dropped(begun: Path, spool_file: Path) -> None:
-    with spool_file.open("r+b") as file:
-        file.truncate(spool_file.stat().st_size - 1)
+def test_lines_without_their_rows_are_dropped(begun: Path, vector_file: Path) -> None:
+    with vector_file.open("r+b") as file:
+        file.truncate(vector_file.stat().st_size - 1)
     journal = open_journal(begun, resume=True)
-    assert (journal.last.stop, [part.stop for part in journal.parts()]) == (3, [3])
+    assert (journal.last.stop, [entry.stop for entry in journal.entries()]) == (3, [3])
     journal.close()
 
 
@@ -121,15 +121,16 @@ def test_what_is_begun_wants_a_flag(begun: Path) -> None:
 
 def test_another_job_is_not_resumed(output: Path) -> None:
     journal = open_journal(output, normalize=False, input=["a"])
-    journal.append(make_part(3, 2), rows_of(2))
+    journal.append(make_entry(3, 2), rows_of(2))
     journal.close()
-    with pytest.raises(UsageError, match="its normalize is false, this one's is true"):
+    with pytest.raises(UsageError, match="its normalize is false, but now it is true"):
         open_journal(output, resume=True, force=True, normalize=True, input=["a"])
-    with pytest.raises(UsageError, match=r"its input is \[\"a\"\], this one's is \[\"x+\.\.\.;"):
+    with pytest.raises(UsageError, match=r"its input is \[\"a\"\], but now it is \[\"x+\.\.\.;"):
         open_journal(output, resume=True, normalize=False, input=["x" * 999])
     open_journal(output, resume=True, normalize=False, input=["a"]).close()
 
 
+@pytest.mark.process
 def test_one_output_has_one_writer(begun: Path) -> None:
     first = open_journal(begun, resume=True)
     code = f"""
@@ -164,16 +165,18 @@ def test_a_full_disk_keeps_what_was_committed(
     journal = open_journal(output)
     with small_disk():
         for count in range(1, 1000):
-            journal.append(make_part(3 * count, 2 * count), rows_of(2))
+            journal.append(make_entry(3 * count, 2 * count), rows_of(2))
             if count % 5 == 0:
                 journal.commit()
             if journal.last.stop == 15:
                 break
-        with pytest.raises(OutputError, match=r"cannot write .*v\.npy \(.*\); free some space, then run .* --resume"):
-            journal.append(make_part(999, 999), rows_of(999))
+        with pytest.raises(
+            OutputError, match=r"cannot write .*v\.npy \(.*\); free some disk space, then run .* --resume"
+        ):
+            journal.append(make_entry(999, 999), rows_of(999))
         journal.close()
     journal = open_journal(output, resume=True)
-    assert (journal.last.stop, len(list(journal.parts()))) == (15, 5)
+    assert (journal.last.stop, len(list(journal.entries()))) == (15, 5)
     journal.close()
 
 
@@ -192,32 +195,32 @@ def test_a_journal_that_cannot_be_written_does_not_vouch_for_more(begun: Path, m
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    journal.append(make_part(9, 6), rows_of(2))
-    monkeypatch.setattr(journal.spool, "sync", interrupt)
+    journal.append(make_entry(9, 6), rows_of(2))
+    monkeypatch.setattr(journal.vectors, "sync", interrupt)
     with pytest.raises(KeyboardInterrupt):
         journal.commit()
     monkeypatch.undo()
     journal.close()
     journal = open_journal(begun, resume=True)
-    assert [part.stop for part in journal.parts()] == [3, 6]
+    assert [entry.stop for entry in journal.entries()] == [3, 6]
     journal.close()
 
 
 def test_commits_wait_for_their_interval(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runtime.jobs.journal.COMMIT_INTERVAL_S", 1e9)
     journal = open_journal(output)
-    journal.append(make_part(3, 2), rows_of(2))
+    journal.append(make_entry(3, 2), rows_of(2))
     assert journal.last.stop == 0
     monkeypatch.setattr("runtime.jobs.journal.COMMIT_INTERVAL_S", 0.0)
-    journal.append(make_part(6, 4), rows_of(2))
+    journal.append(make_entry(6, 4), rows_of(2))
     assert journal.last.stop == 6
     journal.close()
 
 
-def test_the_spool_becomes_the_output_without_a_copy(begun: Path, spool_file: Path) -> None:
-    inode = spool_file.stat().st_ino
+def test_the_vectors_become_the_output_without_a_copy(begun: Path, vector_file: Path) -> None:
+    inode = vector_file.stat().st_ino
     journal = open_journal(begun, resume=True)
-    journal.move_spool()
+    journal.move_vectors()
     journal.close()
     assert begun.stat().st_ino == inode
     np.testing.assert_array_equal(np.load(begun), rows_of(4))
@@ -226,12 +229,12 @@ def test_the_spool_becomes_the_output_without_a_copy(begun: Path, spool_file: Pa
     assert not work_folder(begun).exists()
 
 
-def test_a_move_is_only_finished_where_one_was_begun(begun: Path, spool_file: Path) -> None:
+def test_a_move_is_only_finished_where_one_was_begun(begun: Path, vector_file: Path) -> None:
     assert not finish_move(begun), "there is no output"
     begun.write_bytes(b"old")
-    assert not finish_move(begun), "there is a spool"
-    spool_file.unlink()
-    assert not finish_move(begun), "the spool was lost, not moved"
+    assert not finish_move(begun), "the vectors are not moved"
+    vector_file.unlink()
+    assert not finish_move(begun), "the vectors were lost, not moved"
     journal = open_journal(begun, resume=True)
     assert journal.last.stop == 0
     journal.close()
@@ -244,6 +247,6 @@ def test_a_move_that_was_only_announced_is_made_again(begun: Path, journal_file:
     assert not finish_move(begun)
     journal = open_journal(begun, resume=True)
     assert journal.last.stop == 6
-    journal.move_spool()
+    journal.move_vectors()
     journal.close()
     np.testing.assert_array_equal(np.load(begun), rows_of(4))

@@ -13,7 +13,7 @@ import pytest
 
 from runtime.errors import OutputError, UsageError
 from runtime.jobs import outputs
-from runtime.jobs.journal import Journal, Part
+from runtime.jobs.journal import Journal, JournalEntry
 from runtime.jobs.outputs import OutputOptions, write_output
 from runtime.jobs.read_vectors import read_ranges, read_vectors
 from runtime.postprocess import Dtype
@@ -29,18 +29,18 @@ def vectors() -> np.ndarray[Any, np.dtype[np.float32]]:
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outputs, "_CHUNK_BYTES", 7 * 4 * DIM)
+    monkeypatch.setattr(outputs, "CHUNK_BYTES", 7 * 4 * DIM)
 
 
 @pytest.fixture
 def open_journal(tmp_path: Path, vectors: Any) -> Iterator[Callable[[str], Journal]]:
-    """Opens a journal of two parts, from whose middle and end an item was left out."""
+    """Open a journal of two entries. One item in the middle and one at the end were skipped."""
     opened: list[Journal] = []
 
     def open_one(name: str) -> Journal:
         journal = Journal(tmp_path / name, {}, dim=DIM, resume=False, force=False)
-        journal.append(Part(31, 30, [(10, "x", "bad")], NAMES[:30], 0, ""), vectors[:30])
-        journal.append(Part(102, 100, [(101, "\udcff", "très bad")], NAMES[30:], 0, ""), vectors[30:])
+        journal.append(JournalEntry(31, 30, [(10, "x", "bad")], NAMES[:30], 0, ""), vectors[:30])
+        journal.append(JournalEntry(102, 100, [(101, "\udcff", "très bad")], NAMES[30:], 0, ""), vectors[30:])
         journal.commit()
         opened.append(journal)
         return journal
@@ -52,7 +52,7 @@ def open_journal(tmp_path: Path, vectors: Any) -> Iterator[Callable[[str], Journ
 
 
 def as_float(vectors: Any, dtype: Dtype) -> Any:
-    """Returns what the file should hold, computed at once and by the definition."""
+    """Return the expected vectors by the definition of ``dtype``."""
     if dtype == "binary":
         return (np.packbits(vectors > 0, axis=1) - 128).astype(np.int8)
     if dtype == "int8":
@@ -104,7 +104,7 @@ def test_ranges_of_the_user_are_taken(open_journal: Callable[[str], Journal], ve
         (np.ones((2, 3), np.int64), r"holds int64 \[2, 3\]"),
         (np.ones((3, 3), np.float32), r"holds float32 \[3, 3\]"),
         (np.array([[1.0], [0.0]]), "a smallest value above the largest"),
-        (np.array([[np.nan], [0.0]]), "no number"),
+        (np.array([[np.nan], [0.0]]), "a NaN or infinity"),
         (None, "cannot be read as ranges"),
     ],
 )
@@ -116,10 +116,10 @@ def test_ranges_that_are_none_are_refused(ranges: Any, message: str, tmp_path: P
 
 
 def test_ranges_go_with_int8_and_these_vectors(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="ranges are for int8, and the dtype is float16"):
+    with pytest.raises(UsageError, match="ranges are only for int8, but the dtype is float16"):
         OutputOptions(path=tmp_path / "v.npy", dtype="float16", ranges=np.ones((2, DIM)))
     options = OutputOptions(path=tmp_path / "v.npy", dtype="int8", ranges=np.ones((2, DIM + 1), np.float32))
-    with pytest.raises(UsageError, match=f"the ranges are of {DIM + 1} dimensions, and the vectors have {DIM}"):
+    with pytest.raises(UsageError, match=f"the ranges have {DIM + 1} dimensions, but the vectors have {DIM}"):
         options.check_ranges(DIM)
 
 
@@ -172,7 +172,10 @@ def test_a_full_disk_leaves_the_old_output_and_the_journal(
     journal = open_journal(name)
     before = sorted(path.name for path in journal.work_path("").iterdir())
     options = OutputOptions(path=tmp_path / name, dtype="float32" if name != "v.npy" else "float16")
-    with small_disk(), pytest.raises(OutputError, match="free some space, then run the same command with --resume"):
+    with (
+        small_disk(),
+        pytest.raises(OutputError, match="free some disk space, then run the same command with --resume"),
+    ):
         outputs.write_output(journal, options)
     assert (tmp_path / name).read_bytes() == b"old"
     assert sorted(path.name for path in journal.work_path("").iterdir()) == before

@@ -24,7 +24,7 @@ from runtime.preprocess.item import UnusableItemError
 from runtime.preprocess.point_cloud import PointCloudPreprocessor
 
 ITEMS = 2500  # more than two windows of a stream
-# Runs embed with a journal that waits for no clock, and does something to itself at its n-th call of a method.
+# Runs embed, commits after every batch, and sends itself a signal at the n-th call of a method.
 SCRIPT = """
 import os, signal, sys
 from runtime.cli.main import main
@@ -46,26 +46,26 @@ sys.exit(main(sys.argv[1:]))
 
 @pytest.fixture
 def embed(exported_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """Runs embed on the toy text artifact, in a folder of its own."""
+    """Run embed on the toy text artifact, in a folder of its own."""
     monkeypatch.chdir(tmp_path)
     return lambda *words: main(["embed", str(exported_text), *map(str, words)])
 
 
 @pytest.fixture
 def embedded(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """All items that go into an embedder."""
+    """Record all items that an embedder reads."""
     seen: list[Any] = []
-    embed_stream = runtime.Embedder.embed_stream
+    stream = runtime.Embedder.stream
 
-    def watch(self: runtime.Embedder, items: Iterable[Any], **options: Any) -> Any:
+    def watch(self: runtime.Embedder, items: Iterable[Any], *options: Any) -> Any:
         def note() -> Iterator[Any]:
             for item in items:
                 seen.append(item)
                 yield item
 
-        return embed_stream(self, note(), **options)
+        return stream(self, note(), *options)
 
-    monkeypatch.setattr(runtime.Embedder, "embed_stream", watch)
+    monkeypatch.setattr(runtime.Embedder, "stream", watch)
     return seen
 
 
@@ -82,19 +82,14 @@ def uninterrupted(exported_text: Path, tmp_path_factory: pytest.TempPathFactory)
     return (folder / "v.npz").read_bytes()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("owner", "method", "call", "moment", "signal"),
     [
         ("Journal", "commit", 1, "after", "SIGKILL"),
-        (
-            "Spool",
-            "sync",
-            2,
-            "before",
-            "SIGKILL",
-        ),  # the vectors are written, and not yet the line that vouches for them
+        ("VectorFile", "sync", 2, "before", "SIGKILL"),  # the vectors are written, but their entry is not
         ("Journal", "commit", 1, "after", "SIGINT"),
-        ("Spool", "sync", 2, "after", "SIGTERM"),
+        ("VectorFile", "sync", 2, "after", "SIGTERM"),
     ],
 )
 def test_a_run_that_is_ended_goes_on_where_it_was(
@@ -114,8 +109,8 @@ def test_a_run_that_is_ended_goes_on_where_it_was(
     script = SCRIPT.format(owner=owner, method=method, call=call, moment=moment, signal=signal)
     command = [sys.executable, "-c", script, "embed", str(exported_text), *words]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-    parts = (work_folder(tmp_path / "v.npz") / "journal.jsonl").read_text().splitlines()[1:]
-    stop = json.loads(parts[-1])["stop"]
+    entries = (work_folder(tmp_path / "v.npz") / "journal.jsonl").read_text().splitlines()[1:]
+    stop = json.loads(entries[-1])["stop"]
     assert 0 < stop < ITEMS
     if signal == "SIGKILL":
         assert ended.returncode == -9
@@ -140,7 +135,7 @@ def test_an_item_that_fails_ends_the_run_and_can_be_mended(
     texts.write_bytes(b"a\nb\nmended\nc")
     embedded.clear()
     assert embed("t.txt", "-o", "v.npz", "--resume") == 0
-    assert "2 of 4 inputs were done by an earlier run" in capsys.readouterr().out
+    assert "an earlier run embedded 2 of 4 inputs" in capsys.readouterr().out
     assert embedded == ["mended", "c"]
     assert np.load("v.npz")["names"].tolist() == ["a", "b", "mended", "c"]
 
@@ -148,9 +143,9 @@ def test_an_item_that_fails_ends_the_run_and_can_be_mended(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"A\nb\n\xff\nc", "2 items of them are done, and they are others now, or in another order"),
-        (b"b\na\n\xff\nc", "2 items of them are done, and they are others now, or in another order"),
-        (b"a", "2 items of them are done, and there are 1 now"),
+        (b"A\nb\n\xff\nc", "2 items are done, but these items or their order differ"),
+        (b"b\na\n\xff\nc", "2 items are done, but these items or their order differ"),
+        (b"a", "2 items are done, but there are now only 1"),
     ],
 )
 def test_inputs_that_changed_are_not_resumed(
@@ -172,32 +167,30 @@ def test_other_options_are_not_resumed(
     (tmp_path / "t.txt").write_bytes(b"a\n\xff")
     assert embed("t.txt", "-o", "v.npy") == 1
     assert embed("t.txt", *option, "-o", "v.npy", "--resume") == 2
-    assert "the unfinished v.npy is of another job: its " in capsys.readouterr().err
+    assert "the unfinished v.npy is another job: its " in capsys.readouterr().err
     assert embed("t.txt", "-o", "v.npy", "--resume", "--on-error", "skip", "--dtype", "float16") == 0
     assert np.load("v.npy").dtype == np.float16
 
 
 def test_another_variant_is_not_resumed(
-    embed: Callable[..., int],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    embed: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "t.txt").write_bytes(b"a\n\xff")
     assert embed("t.txt", "-o", "v.npy") == 1
-    monkeypatch.setattr("runtime.inference.embedder._join_towers", lambda _: "int8")
+    journal = work_folder(tmp_path / "v.npy") / "journal.jsonl"
+    journal.write_text(journal.read_text().replace('"variant": "fp32"', '"variant": "int8"'))
     assert embed("t.txt", "-o", "v.npy", "--resume") == 2
-    assert 'its variant is "fp32", this one\'s is "int8"' in capsys.readouterr().err
+    assert 'its variant is "int8", but now it is "fp32"' in capsys.readouterr().err
 
 
 def test_a_run_that_is_complete_is_not_repeated(
     embed: Callable[..., int], embedded: list[Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert embed("a", "b", "-o", "v.npy", "--resume") == 0, "where nothing is begun, it begins"
+    assert embed("a", "b", "-o", "v.npy", "--resume") == 0, "it starts a new job"
     assert embed("a", "b", "-o", "v.npy", "--resume") == 0
-    assert "is there already and nothing is left to resume; --force" in capsys.readouterr().out
+    assert "the job is finished, nothing is left to resume; --force" in capsys.readouterr().out
     assert embed("a", "b", "-o", "v.npy") == 1
-    assert "v.npy is there already; name another one, or replace it with --force" in capsys.readouterr().err
+    assert "v.npy exists; name another one, or replace it with --force" in capsys.readouterr().err
     assert embedded == ["a", "b"]
     assert embed("c", "-o", "v.npy", "--force") == 0
     assert np.load("v.npy").shape == (1, 24)
@@ -212,12 +205,12 @@ def test_a_full_disk_at_the_end_costs_no_vector(
     small_disk: Callable[[], AbstractContextManager[None]],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The vectors fit, and the file that holds more than them does not."""
+    """The vectors fit on the disk, but the output with names does not."""
     (tmp_path / name).write_bytes(b"old")
     words = [*lines(18), "-o", name, "--force"]
     with small_disk():
         assert embed(*words) == 1
-    assert "free some space, then run the same command with --resume" in capsys.readouterr().err
+    assert "free some disk space, then run the same command with --resume" in capsys.readouterr().err
     assert (tmp_path / name).read_bytes() == b"old"
     embedded.clear()
     assert embed(*words, "--resume") == 0
@@ -279,7 +272,7 @@ def test_cut_texts_are_counted_once(
     (tmp_path / "t.txt").write_bytes(long + b"\nb\n\xff\n" + long)
     assert embed("t.txt", "-o", "v.npy") == 1
     assert embed("t.txt", "-o", "v.npy", "--resume", "--on-error", "skip") == 0
-    assert "2 of 3 texts were cut to the model's limit of tokens" in capsys.readouterr().out
+    assert "2 of 3 texts were cut to the model's token limit" in capsys.readouterr().out
 
 
 def test_the_output_is_no_input(embed: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
-"""Runs jobs on one Ray cluster, in a process of its own: Ray warns, and pytest takes warnings for errors.
+"""Run jobs on one Ray cluster in a separate process: Ray issues warnings, and pytest treats warnings as errors.
 
-Called with a folder that holds an artifact of texts, one of images, and inputs; leaves results.json there.
+Usage: ``ray_scenarios FOLDER``. The folder holds an artifact of texts, one of images, and inputs. The script writes
+results.json there.
 """
 
 from __future__ import annotations
@@ -20,32 +21,33 @@ from unittest.mock import patch
 import ray
 
 from runtime.errors import EmbeddingBackbonesError
-from runtime.ray_jobs import job as on_ray
-from runtime.ray_jobs.actor import PieceEmbedder, Receipt
-from runtime.ray_jobs.job import RayJob, RaySummary, embed_on_ray
-from runtime.ray_jobs.shards import Piece, Rows
+from runtime.inference.options import EmbedOptions
+from runtime.ray_jobs.actor import ShardEmbedder, ShardResult, WorkerOptions
+from runtime.ray_jobs.cluster import ClusterOptions
+from runtime.ray_jobs.job import RayJob, RayJobResult, embed_on_ray
+from runtime.ray_jobs.shards import Shard, ShardRows
 
 FOLDER = Path(sys.argv[1])
 BEGUN = FOLDER / "begun"
 
 
-class Slow(PieceEmbedder):
-    """Says which piece it begins, and takes its time, so that it can be killed in the middle of one."""
+class SlowEmbedder(ShardEmbedder):
+    """Creates a file for each shard that it begins, and waits, so that it can be killed in the middle of one."""
 
-    def _embed(self, piece: Piece, attempt: int) -> Receipt:
-        (BEGUN / f"{piece.number}-{attempt}-{os.getpid()}").touch()
-        if 4 <= piece.number < 10:
+    def embed(self, shard: Shard, attempt: int) -> ShardResult:
+        (BEGUN / f"{shard.number}-{attempt}-{os.getpid()}").touch()
+        if 4 <= shard.number < 10:
             time.sleep(0.3)
-        return super()._embed(piece, attempt)
+        return super().embed(shard, attempt)
 
 
-class Mortal(PieceEmbedder):
-    """Dies of an item, as native code may."""
+class MortalEmbedder(ShardEmbedder):
+    """Is killed by one of the items, as native code may be."""
 
-    most_attempts = 1
+    max_attempts = 1
 
-    def _read(self, piece: Piece) -> Rows:
-        rows = super()._read(piece)
+    def read(self, shard: Shard) -> ShardRows:
+        rows = super().read(shard)
         if "poison" in rows.items:
             (BEGUN / f"poison-{time.monotonic_ns()}").touch()
             os.kill(os.getpid(), signal.SIGKILL)
@@ -53,13 +55,17 @@ class Mortal(PieceEmbedder):
 
 
 def job(name: str, **changes: Any) -> RayJob:
-    """Returns a small job; one worker starts sooner than two."""
-    common = {"artifact": FOLDER / "toy", "output": str(FOLDER / name), "workers": 1, "threads": 1, "provider": "cpu"}
+    """Return a small job. One worker starts sooner than two."""
+    common = {"artifact": FOLDER / "toy", "output": str(FOLDER / name), "cluster": workers(1)}
     return RayJob(**{**common, **changes})
 
 
-def kill_in_the_middle() -> RaySummary:
-    """Kills the worker of a piece that is begun and not yet written, and notes how much was left to do."""
+def workers(count: int) -> ClusterOptions:
+    return ClusterOptions(workers=count, threads=1, provider="cpu")
+
+
+def kill_in_the_middle() -> RayJobResult:
+    """Kill the worker of a shard that is begun but not written, and record how many parts were written."""
 
     def kill() -> None:
         while not (begun := sorted(BEGUN.glob("[4-9]-1-*"))):
@@ -72,14 +78,15 @@ def kill_in_the_middle() -> RaySummary:
     kills: list[dict[str, Any]] = []
     thread = threading.Thread(target=kill)
     thread.start()
-    with patch.object(on_ray, "PieceEmbedder", Slow):
-        done = embed_on_ray(job("killed", inputs=[str(FOLDER / "texts")], column="text", rows_per_part=100, workers=2))
+    with patch("runtime.ray_jobs.job.ShardEmbedder", SlowEmbedder):
+        killed = job("killed", inputs=[str(FOLDER / "texts")], column="text", rows_per_part=100, cluster=workers(2))
+        done = embed_on_ray(killed)
     thread.join()
     (FOLDER / "kills.json").write_text(json.dumps(kills))
     return done
 
 
-def interrupt() -> RaySummary:
+def interrupt() -> RayJobResult:
     already = set(BEGUN.iterdir())
 
     def press() -> None:
@@ -88,28 +95,35 @@ def interrupt() -> RaySummary:
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=press).start()
-    with patch.object(on_ray, "PieceEmbedder", Slow):
+    with patch("runtime.ray_jobs.job.ShardEmbedder", SlowEmbedder):
         return embed_on_ray(job("interrupted", inputs=[str(FOLDER / "texts")], column="text", rows_per_part=100))
 
 
-def with_poison() -> RaySummary:
-    with patch.object(on_ray, "PieceEmbedder", Mortal):
+def with_poison() -> RayJobResult:
+    with patch("runtime.ray_jobs.job.ShardEmbedder", MortalEmbedder):
         return embed_on_ray(job("poisoned", inputs=[str(FOLDER / "poison.txt")], rows_per_part=64))
 
 
-def without_artifact() -> RaySummary:
-    """As on a machine that has no copy of the artifact."""
-    told = on_ray._options
-    with patch.object(
-        on_ray, "_options", lambda *given: dataclasses.replace(told(*given), artifact="/no/such/artifact")
-    ):
+def without_artifact() -> RayJobResult:
+    """Run a job on workers that have no copy of the artifact."""
+
+    def worker_options(**options: Any) -> WorkerOptions:
+        return WorkerOptions(**options | {"artifact": "/no/such/artifact"})
+
+    with patch("runtime.ray_jobs.job.WorkerOptions", worker_options):
         return embed_on_ray(job("nowhere", inputs=[str(FOLDER / "poison.txt")]))
 
 
-SCENARIOS: dict[str, Callable[[], RaySummary]] = {
+SCENARIOS: dict[str, Callable[[], RayJobResult]] = {
     "killed": kill_in_the_middle,
     "images": lambda: embed_on_ray(
-        job("images", artifact=FOLDER / "tiny", inputs=[str(FOLDER / "photos")], on_error="skip", rows_per_part=2)
+        job(
+            "images",
+            artifact=FOLDER / "tiny",
+            inputs=[str(FOLDER / "photos")],
+            options=EmbedOptions(on_error="skip"),
+            rows_per_part=2,
+        )
     ),
     "strict": lambda: embed_on_ray(job("strict", artifact=FOLDER / "tiny", inputs=[str(FOLDER / "photos")])),
     "lines": lambda: embed_on_ray(
@@ -118,20 +132,18 @@ SCENARIOS: dict[str, Callable[[], RaySummary]] = {
             output=f"{FOLDER.as_uri()}/lines",
             inputs=[str(FOLDER / "lines.jsonl")],
             column="text",
-            on_error="skip",
-            normalize=True,
-            truncate_dim=8,
+            options=EmbedOptions(on_error="skip", normalize=True, truncate_dim=8),
             rows_per_part=64,
         )
     ),
     "artifact": without_artifact,
     "poison": with_poison,
-    "room": lambda: embed_on_ray(job("room", inputs=[str(FOLDER / "poison.txt")], workers=3)),
+    "room": lambda: embed_on_ray(job("room", inputs=[str(FOLDER / "poison.txt")], cluster=workers(3))),
     "interrupted": interrupt,
 }
 
 
-def run(scenario: Callable[[], RaySummary]) -> dict[str, Any]:
+def run(scenario: Callable[[], RayJobResult]) -> dict[str, Any]:
     started = time.monotonic()
     try:
         done = scenario()
@@ -147,5 +159,5 @@ if __name__ == "__main__":
     ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20)
     results = {name: run(scenario) for name, scenario in SCENARIOS.items()}
     results["poison"]["attempts"] = len(list(BEGUN.glob("poison-*")))
-    results["poison"]["most"] = Mortal.most_attempts
+    results["poison"]["most"] = MortalEmbedder.max_attempts
     (FOLDER / "results.json").write_text(json.dumps(results))

@@ -9,59 +9,68 @@ from typing import TextIO, cast
 import pytest
 
 from runtime.errors import ClusterError, MissingDependencyError, UsageError
-from runtime.ray_jobs import cluster as ray_cluster
-from runtime.ray_jobs.cluster import Request, Share, cluster, import_ray
+from runtime.ray_jobs.cluster import (
+    RAY_THREAD,
+    ClusterOptions,
+    QuietStdout,
+    WorkerResources,
+    assign_resources,
+    check_address,
+    import_ray,
+)
 
 CPU_NODES, GPU_NODES = [(2, 0), (16, 0)], [(4, 0), (32, 4)]
 
 
-def request(workers: int | None, threads: int | None, provider: str = "cpu") -> Request:
-    return Request(address=None, workers=workers, threads=threads, provider=provider)
+def options(workers: int | None, threads: int | None, provider: str = "cpu") -> ClusterOptions:
+    return ClusterOptions(workers=workers, threads=threads, provider=provider)
 
 
 @pytest.mark.parametrize(
     ("asked", "nodes", "share"),
     [
-        (request(None, None), CPU_NODES, (9, 2, 0)),
-        (request(None, 4), CPU_NODES, (4, 4, 0)),
-        (request(3, None), [(16, 0)], (3, 5, 0)),
-        (request(3, None, "auto"), [(16, 0)], (3, 5, 0)),
-        (request(18, 1), CPU_NODES, (18, 1, 0)),
-        (request(None, None, "auto"), GPU_NODES, (4, 4, 1)),
-        (request(None, 16, "cuda"), GPU_NODES, (2, 16, 1)),
-        (request(None, None, "cpu"), [(1, 0)], (1, 1, 0)),
+        (options(None, None), CPU_NODES, (9, 2, 0)),
+        (options(None, 4), CPU_NODES, (4, 4, 0)),
+        (options(3, None), [(16, 0)], (3, 5, 0)),
+        (options(3, None, "auto"), [(16, 0)], (3, 5, 0)),
+        (options(18, 1), CPU_NODES, (18, 1, 0)),
+        (options(None, None, "auto"), GPU_NODES, (4, 4, 1)),
+        (options(None, 16, "cuda"), GPU_NODES, (2, 16, 1)),
+        (options(None, None, "cpu"), [(1, 0)], (1, 1, 0)),
     ],
 )
-def test_workers_share_what_there_is(asked: Request, nodes: list[tuple[int, int]], share: tuple[int, int, int]) -> None:
+def test_workers_share_what_there_is(
+    asked: ClusterOptions, nodes: list[tuple[int, int]], share: tuple[int, int, int]
+) -> None:
     workers, threads, gpus = share
-    assert ray_cluster._share(asked, nodes) == Share(workers=workers, threads=threads, gpus=gpus)
+    assert assign_resources(asked, nodes) == WorkerResources(workers=workers, threads=threads, gpus=gpus)
 
 
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        (request(5, 4), "5 workers of 4 threads each do not fit: the cluster has room for 4"),
-        (request(None, 17), "1 workers of 17 threads each do not fit: the cluster has room for 0"),
-        (request(1, None, "cuda"), "of the cluster's 2 machines none has a GPU for a worker; take --provider cpu"),
+        (options(5, 4), "5 workers of 4 threads each do not fit: the cluster has room for 4"),
+        (options(None, 17), "1 workers of 17 threads each do not fit: the cluster has room for 0"),
+        (options(1, None, "cuda"), "none of the cluster's 2 machines has a GPU for a worker; use --provider cpu"),
     ],
 )
-def test_too_much_is_refused_where_ray_would_wait_for_ever(asked: Request, message: str) -> None:
+def test_too_much_is_refused_where_ray_would_wait_for_ever(asked: ClusterOptions, message: str) -> None:
     with pytest.raises(ClusterError, match=message):
-        ray_cluster._share(asked, CPU_NODES)
+        assign_resources(asked, CPU_NODES)
 
 
 def test_a_number_below_one_is_refused() -> None:
-    with pytest.raises(UsageError, match="workers is 0"), cluster(request(0, None)):
-        raise AssertionError
+    with pytest.raises(UsageError, match="workers is 0"):
+        options(0, None)
 
 
 def test_an_address_where_nothing_answers_is_refused_at_once() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and does not listen
         with pytest.raises(ClusterError, match="no Ray cluster answers at 127"):
-            ray_cluster._check_answers(f"127.0.0.1:{taken.getsockname()[1]}")
+            check_address(f"127.0.0.1:{taken.getsockname()[1]}")
     with pytest.raises(UsageError, match="is Ray Client's"):
-        ray_cluster._check_answers("ray://127.0.0.1:10001")
+        check_address("ray://127.0.0.1:10001")
 
 
 def test_without_ray_the_message_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,8 +80,8 @@ def test_without_ray_the_message_says_how_to_get_it(monkeypatch: pytest.MonkeyPa
 
 
 def test_what_rays_thread_prints_does_not_reach_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
-    with contextlib.redirect_stdout(cast("TextIO", ray_cluster._WithoutRay(sys.stdout))):
-        threads = [threading.Thread(target=print, args=("ray",), name=ray_cluster._RAYS_THREAD)]
+    with contextlib.redirect_stdout(cast("TextIO", QuietStdout(sys.stdout))):
+        threads = [threading.Thread(target=print, args=("ray",), name=RAY_THREAD)]
         threads.append(threading.Thread(target=print, args=("ours",)))
         for thread in threads:
             thread.start()

@@ -12,7 +12,7 @@ from runtime.errors import UsageError
 from runtime.jobs.inputs import open_inputs
 from runtime.jobs.items import Unreadable
 from runtime.ray_jobs.input_files import find_inputs
-from runtime.ray_jobs.shards import Piece, cut, read_piece
+from runtime.ray_jobs.shards import cut, read_shard
 from runtime.ray_jobs.storage import join, public_name
 
 COUNTS = (70, 1, 0, 200, 129)
@@ -20,7 +20,7 @@ COUNTS = (70, 1, 0, 200, 129)
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """The same texts three times: as parquet of small row groups, as lines, and as JSON lines."""
+    """Write the same texts three times: as parquet of small row groups, as lines, and as JSON lines."""
     for number, count in enumerate(COUNTS):
         texts = [f"{number} é {row}" for row in range(count)]
         columns = {"text": pa.array(texts, pa.string()), "id": pa.array(range(count), pa.int32())}
@@ -33,39 +33,39 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("suffix", ["parquet", "txt", "jsonl"])
 @pytest.mark.parametrize("size", [1, 7, 64, 100, 1000])
-def test_pieces_hold_every_row_once_and_in_order(folder: Path, suffix: str, size: int) -> None:
+def test_shards_hold_every_row_once_and_in_order(folder: Path, suffix: str, size: int) -> None:
     files = sorted(str(path) for path in folder.glob(f"[0-9].{suffix}"))
     places = [str(folder)] if suffix == "parquet" else files
     inputs = find_inputs(places, None if suffix == "txt" else "text", "text")
     assert inputs.rows == sum(COUNTS)
-    pieces = [Piece.from_json(piece.to_json()) for piece in cut(inputs, size)]
-    assert [piece.number for piece in pieces] == list(range(len(pieces)))
-    assert max(piece.rows for piece in pieces) <= (size if suffix == "parquet" else -(-size // 64) * 64)
-    read = [read_piece(piece, inputs.format, inputs.column, "text") for piece in pieces]
+    shards = cut(inputs, size)
+    assert [shard.number for shard in shards] == list(range(len(shards)))
+    assert max(shard.rows for shard in shards) <= (size if suffix == "parquet" else -(-size // 64) * 64)
+    read = [read_shard(shard, inputs.format) for shard in shards]
     wanted = [(number, row) for number, count in enumerate(COUNTS) for row in range(count)]
     assert [item for rows in read for item in rows.items] == [f"{number} é {row}" for number, row in wanted]
     found = [place for rows in read for place in zip(rows.files, rows.numbers, strict=True)]
     assert found == [(files[number], row) for number, row in wanted]
-    assert [piece.first for piece in pieces] == [sum(p.rows for p in pieces[:i]) for i in range(len(pieces))]
-    assert pieces[-1].locate(pieces[-1].rows - 1) == f"{files[-1]} row 128"
+    assert [shard.first for shard in shards] == [sum(p.rows for p in shards[:i]) for i in range(len(shards))]
+    assert shards[-1].locate(shards[-1].rows - 1) == f"{files[-1]} row 128"
     if suffix == "parquet":
         assert pa.concat_tables([rows.carried for rows in read])["id"].to_pylist() == [row for _, row in wanted]
 
 
-def test_pieces_of_a_large_row_group_hold_their_own_rows(tmp_path: Path) -> None:
+def test_shards_of_a_large_row_group_hold_their_own_rows(tmp_path: Path) -> None:
     texts = [str(row) for row in range(5000)]
     parquet.write_table(pa.table({"text": texts}), tmp_path / "a.parquet")
-    pieces = cut(find_inputs([str(tmp_path)], "text", "text"), 1500)
-    assert [item for piece in pieces for item in read_piece(piece, "parquet", "text", "text").items] == texts
+    inputs = find_inputs([str(tmp_path)], "text", "text")
+    assert [item for shard in cut(inputs, 1500) for item in read_shard(shard, inputs.format).items] == texts
 
 
 def test_a_row_without_an_item_is_a_fault_of_its_own(tmp_path: Path) -> None:
     parquet.write_table(pa.table({"text": ["a", None, "c"]}), tmp_path / "a.parquet")
     (tmp_path / "a.jsonl").write_text('{"text": "a"}\n[1]\n\n{"text": "c"}\n')
     (tmp_path / "a.txt").write_bytes(b"a\n\xff\nc\n")
-    for suffix, column in (("parquet", "text"), ("jsonl", "text"), ("txt", None)):
+    for suffix in ("parquet", "jsonl", "txt"):
         inputs = find_inputs([str(tmp_path / f"a.{suffix}")], None, "text")
-        rows = read_piece(cut(inputs, 10)[0], inputs.format, column, "text")
+        rows = read_shard(cut(inputs, 10)[0], inputs.format)
         assert (rows.items, list(rows.faults)) == (["a", None, "c"], [1])
 
 
@@ -82,7 +82,7 @@ def test_lists_hold_the_same_items_as_on_one_machine(tmp_path: Path, name: str, 
     path = str(tmp_path / name)
     alone = [source.item for source in open_inputs([path], towers=[tower])]
     inputs = find_inputs([path], None, tower)
-    read = [read_piece(piece, inputs.format, inputs.column, tower) for piece in cut(inputs, 64)]
+    read = [read_shard(shard, inputs.format) for shard in cut(inputs, 64)]
     assert len(alone) == inputs.rows
     assert [item for rows in read for item in rows.items] == [
         None if isinstance(item, Unreadable) else item for item in alone
@@ -95,31 +95,37 @@ def test_lists_hold_the_same_items_as_on_one_machine(tmp_path: Path, name: str, 
 def test_a_file_that_shrinks_during_the_job_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("a\nb\n")
-    (piece,) = cut(find_inputs([str(path)], None, "text"), 10)
+    inputs = find_inputs([str(path)], None, "text")
+    (shard,) = cut(inputs, 10)
     path.write_text("a\n")
     with pytest.raises(UsageError, match=r"a\.txt has changed since the job began"):
-        read_piece(piece, "txt", None, "text")
+        read_shard(shard, inputs.format)
 
 
 def test_a_folder_gives_the_files_that_the_tower_embeds(tmp_path: Path) -> None:
     for name in ("b.PNG", "a/c.jpg", "d.obj", ".hidden.jpg", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    images = find_inputs([str(tmp_path)], None, "image").sources
+    images = find_inputs([str(tmp_path)], None, "image").files
     assert [source.name for source in images] == [str(tmp_path / "a/c.jpg"), str(tmp_path / "b.PNG")]
-    assert [Path(source.name).name for source in find_inputs([tmp_path.as_uri()], None, "mesh").sources] == ["d.obj"]
-    with pytest.raises(UsageError, match=r"holds none of \.parquet"):
-        find_inputs([str(tmp_path)], None, "text")
+    assert [Path(source.name).name for source in find_inputs([tmp_path.as_uri()], None, "mesh").files] == ["d.obj"]
+    assert [Path(source.name).name for source in find_inputs([str(tmp_path)], None, "text").files] == ["notes.txt"]
+    pattern = find_inputs([str(tmp_path / "**")], None, "image").files
+    assert [source.name for source in pattern] == [source.name for source in images]
+    (tmp_path / "d.obj").unlink()
+    for place in (tmp_path, tmp_path / "*"):
+        with pytest.raises(UsageError, match=r"holds no file that ends in \.parquet, \.obj"):
+            find_inputs([str(place)], None, "mesh")
 
 
 @pytest.mark.parametrize(
     ("places", "column", "message"),
     [
-        (["0.parquet"], "body", r"0\.parquet has no column 'body', but text, id"),
-        (["0.parquet"], "id", "has int32 in column 'id', where strings are expected"),
+        (["0.parquet"], "body", r"0\.parquet has no column 'body', only text, id"),
+        (["0.parquet"], "id", "has int32 in column 'id', but strings are expected"),
         (["0.parquet", "other.parquet"], "text", r"other\.parquet has other columns than"),
         (["0.parquet", "0.txt"], "text", "of several formats, parquet, txt"),
-        (["0.txt"], "text", "the input is txt, which has no columns"),
+        (["0.txt"], "text", "--column text names a column of .jsonl and .parquet files, but no input is such a file"),
         (["0.txt", "0.txt"], None, "is given twice"),
         (["no.txt"], None, "there is no file or folder"),
         (["_metadata.parquet"], "text", "cannot be read as parquet"),

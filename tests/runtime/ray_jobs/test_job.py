@@ -17,21 +17,18 @@ import pytest
 from pyarrow import parquet
 
 import runtime
-from runtime.ray_jobs import job as on_ray
-from runtime.ray_jobs.cluster import Share
-from runtime.ray_jobs.input_files import Inputs
-from runtime.ray_jobs.job import RayJob
-from runtime.ray_jobs.output import PartFolder
+from runtime.ray_jobs.job import RayJob, worker_variant
 
 ROWS_OF_FILES = (700, 1, 900, 0, 399)
 TEXTS = [" ".join(["a b", "cat", "on the", "red tree"][: 1 + i % 4]) + f" {i}" for i in range(sum(ROWS_OF_FILES))]
 MARK = "EMBED_ON_RAY_TEST"
 ROOT = Path(__file__).parents[3]
+pytestmark = pytest.mark.ray
 
 
 @pytest.fixture(scope="session")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of parquet files of unlike lengths, one of them empty: do not write in it."""
+    """Return a folder of parquet files of different lengths, one of them empty. Do not write to it."""
     folder = tmp_path_factory.mktemp("texts")
     start = 0
     for number, rows in enumerate(ROWS_OF_FILES):
@@ -51,7 +48,7 @@ def expected(exported_text: Path) -> np.ndarray[Any, Any]:
 def scenarios(
     tmp_path_factory: pytest.TempPathFactory, exported_text: Path, exported: Path, texts: Path, photo_paths: list[Path]
 ) -> Path:
-    """The folder in which ``ray_scenarios`` has run."""
+    """Run ``ray_scenarios`` in a folder and return it."""
     folder = tmp_path_factory.mktemp("ray")
     for source, name in ((exported_text, "toy"), (exported, "tiny"), (texts, "texts")):
         shutil.copytree(source, folder / name)
@@ -81,7 +78,7 @@ def embeddings(table: pa.Table) -> np.ndarray[Any, Any]:
 
 
 def assert_each_row_once(output: Path, expected: np.ndarray[Any, Any]) -> None:
-    """Every row of the input is there, in its order, with what it carries and its own vector."""
+    """Check that the output has each row of the input once, in order, with its other columns and its own vector."""
     table = parquet.read_table(output)
     places = zip(table["source_file"].to_pylist(), table["source_row"].to_pylist(), strict=True)
     assert [(Path(file).name, row) for file, row in places] == [
@@ -92,12 +89,12 @@ def assert_each_row_once(output: Path, expected: np.ndarray[Any, Any]) -> None:
     np.testing.assert_allclose(embeddings(table), expected, atol=1e-6)
 
 
-def test_a_worker_killed_in_the_middle_of_a_piece_loses_and_doubles_nothing(
+def test_a_worker_killed_in_the_middle_of_a_shard_loses_and_doubles_nothing(
     scenarios: Path, expected: np.ndarray[Any, Any]
 ) -> None:
     done = result(scenarios, "killed")
     (kill,) = json.loads((scenarios / "kills.json").read_text())
-    assert kill["unwritten"], "the piece was written before its worker was killed"
+    assert kill["unwritten"], "the shard was written before its worker was killed"
     assert kill["written"] < done["parts"] / 2, "too little was left to do"
     assert (done["rows"], done["skipped"], done["redone"]) == (len(TEXTS), 0, 1)
     assert_each_row_once(scenarios / "killed", expected)
@@ -159,7 +156,7 @@ def test_rows_that_kill_their_worker_are_given_up(scenarios: Path) -> None:
 
 
 def marked_processes(mark: str) -> dict[int, str]:
-    """Returns the command lines of what a process with ``mark`` in its environment has started, and itself."""
+    """Return the command lines of all processes with ``mark`` in their environment, by process id."""
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -176,7 +173,7 @@ def wait_for(condition: Any) -> Any:
     return found
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="finds the workers in /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc to find the workers")
 def test_the_command_survives_a_killed_worker_and_ends_its_cluster(
     exported_text: Path, texts: Path, tmp_path: Path, expected: np.ndarray[Any, Any]
 ) -> None:
@@ -190,7 +187,7 @@ def test_the_command_survives_a_killed_worker_and_ends_its_cluster(
     ) as process:
         partial = wait_for(lambda: next(tmp_path.glob(".vectors.*.partial"), None) or process.poll())
         wait_for(lambda: len(list(partial.glob("part-*.parquet"))) >= 10 or process.poll())
-        workers = [pid for pid, title in marked_processes(mark).items() if "PieceEmbedder" in title]
+        workers = [pid for pid, title in marked_processes(mark).items() if "ShardEmbedder" in title]
         os.kill(workers[0], signal.SIGKILL)
         assert len(list(partial.glob("part-*.parquet"))) < 80, "everything was written before the worker was killed"
         printed, errors = process.communicate()
@@ -204,8 +201,4 @@ def test_the_command_survives_a_killed_worker_and_ends_its_cluster(
 @pytest.mark.parametrize(("asked", "given"), [("auto", "fp32"), ("int8", "int8")])
 def test_machines_of_different_kinds_run_the_same_graph(tmp_path: Path, asked: str, given: str) -> None:
     job = RayJob(artifact=tmp_path, inputs=["a.txt"], output=str(tmp_path / "out"), variant=asked)
-    inputs = Inputs(format="txt", column=None, sources=(), carried=pa.schema([]))
-    folder = PartFolder(job.output, force=False)
-    options = on_ray._options(job, inputs, folder, "text", Share(workers=1, threads=1, gpus=0))
-    folder.discard()
-    assert options.variant == given
+    assert worker_variant(job) == given

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from runtime.errors import OutputError, UsageError
-from runtime.ray_jobs.output import PartFolder, part_schema, vector_column, write_part
+from runtime.ray_jobs.output import OutputFolder, part_schema, vector_column, write_part
 
 TABLE = pa.table({"a": [1, 2]})
 
@@ -26,7 +26,7 @@ def written(folder: Path) -> list[str]:
 
 
 def test_an_output_appears_when_all_of_it_is_there(tmp_path: Path) -> None:
-    folder = PartFolder(name_of_path(tmp_path), force=False)
+    folder = OutputFolder(name_of_path(tmp_path), force=False)
     write_part(folder.place, 1, TABLE)
     write_part(folder.place, 0, TABLE)
     write_part(folder.place, 0, TABLE)
@@ -38,7 +38,7 @@ def test_an_output_appears_when_all_of_it_is_there(tmp_path: Path) -> None:
 
 
 def test_a_uri_is_written_directly_and_gets_a_marker(tmp_path: Path) -> None:
-    folder = PartFolder(name_of_uri(tmp_path), force=False)
+    folder = OutputFolder(name_of_uri(tmp_path), force=False)
     write_part(folder.place, 0, TABLE)
     assert written(tmp_path) == ["part-000000.parquet"]
     folder.publish(1)
@@ -47,7 +47,7 @@ def test_a_uri_is_written_directly_and_gets_a_marker(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [name_of_path, name_of_uri])
 def test_a_missing_part_is_no_output(tmp_path: Path, name: Callable[[Path], str]) -> None:
-    folder = PartFolder(name(tmp_path), force=False)
+    folder = OutputFolder(name(tmp_path), force=False)
     write_part(folder.place, 1, TABLE)
     with pytest.raises(OutputError, match=r"part-000000\.parquet is not in .*name an output that all machines"):
         folder.publish(2)
@@ -58,19 +58,19 @@ def test_a_missing_part_is_no_output(tmp_path: Path, name: Callable[[Path], str]
 @pytest.mark.parametrize("name", [name_of_path, name_of_uri])
 def test_only_an_earlier_output_is_replaced_and_only_by_force(tmp_path: Path, name: Callable[[Path], str]) -> None:
     for force in (False, True):
-        folder = PartFolder(name(tmp_path), force=force)
+        folder = OutputFolder(name(tmp_path), force=force)
         write_part(folder.place, 0, TABLE)
         if not force:
             write_part(folder.place, 1, TABLE)
         folder.publish(1)
-        with pytest.raises(OutputError, match=r"exists; name another place, or replace it by force"):
-            PartFolder(name(tmp_path), force=False)
+        with pytest.raises(OutputError, match=r"exists; name another place, or replace it with --force"):
+            OutputFolder(name(tmp_path), force=False)
     assert "part-000001.parquet" not in written(tmp_path)
     (tmp_path / "out.parquet" / "thesis.tex").touch()
-    with pytest.raises(OutputError, match=r"holds thesis\.tex, which no job wrote"):
-        PartFolder(name(tmp_path), force=True)
+    with pytest.raises(OutputError, match=r"holds thesis\.tex, which is not from a job"):
+        OutputFolder(name(tmp_path), force=True)
     with pytest.raises(OutputError, match="is a file; name a folder"):
-        PartFolder(str(tmp_path / "out.parquet" / "thesis.tex"), force=True)
+        OutputFolder(str(tmp_path / "out.parquet" / "thesis.tex"), force=True)
 
 
 def test_a_part_needs_its_folder(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_a_part_needs_its_folder(tmp_path: Path) -> None:
 
 
 def test_columns_of_the_input_are_not_overwritten() -> None:
-    with pytest.raises(UsageError, match="column embedding is one that the output adds"):
+    with pytest.raises(UsageError, match="column embedding is also a column that the output adds"):
         part_schema(pa.schema([("id", pa.int64()), ("embedding", pa.string())]), 3, errors=False)
 
 

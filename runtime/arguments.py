@@ -1,0 +1,96 @@
+"""Options that take a list, the same on every command line of the project."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+
+class ListAction(argparse.Action):
+    """Store a list as a tuple. Spaces or commas separate its values: ``--threads 1 2 4`` or ``--threads 1,2,4``.
+
+    Use it as ``parser.add_argument("--threads", action=ListAction, type=int, default=(1, 2), metavar="N")``. The option
+    takes at least one value. A repeated option replaces the earlier list. Arguments may follow the list if the parser
+    is an :class:`ArgumentParser` of this module.
+    """
+
+    def __init__(
+        self,
+        option_strings: Sequence[str],
+        dest: str,
+        *,
+        type: Callable[[str], Any] = str,  # noqa: A002  argparse's name
+        choices: Iterable[str] | None = None,
+        metavar: str | None = None,
+        **options: Any,
+    ) -> None:
+        """Take the arguments of :meth:`argparse.ArgumentParser.add_argument`.
+
+        Args:
+            option_strings: Names of the option.
+            dest: Attribute of the namespace.
+            type: Converter of one value. It raises ``ValueError`` or ``argparse.ArgumentTypeError`` for a wrong one.
+            choices: Allowed words.
+            metavar: Name of one value in the help text; by default the choices.
+            **options: Other arguments; ``nargs`` is always ``"+"``.
+        """
+        self.words = words = None if choices is None else tuple(choices)
+        if metavar is None and words is not None:
+            metavar = f"{{{','.join(words)}}}"
+
+        def convert(text: str) -> list[Any]:
+            return [_convert_word(word, type, words) for word in text.split(",")]
+
+        super().__init__(option_strings, dest, nargs="+", type=convert, metavar=metavar, **options)
+
+    def accepts(self, text: str) -> bool:
+        """Tell whether ``text`` is a value of the list, or several that commas separate."""
+        try:
+            self.type(text)  # type: ignore[operator,misc]
+        except argparse.ArgumentTypeError:
+            return False
+        return True
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        """Store the values of all words as one tuple."""
+        setattr(namespace, self.dest, tuple(value for word in values for value in word))
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """An argument parser that ends a list where its values end: ``--threads 1 2 ARTIFACT`` means what it seems to.
+
+    Python's own parser takes every word up to the next option for a value of the list.
+    """
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """See :meth:`argparse.ArgumentParser.parse_known_args`."""
+        return super().parse_known_args(self._join_lists(sys.argv[1:] if args is None else args), namespace)
+
+    def _join_lists(self, words: Sequence[str]) -> list[str]:
+        """Write ``--threads 1 2`` as ``--threads=1,2``."""
+        lists = {
+            name: action for action in self._actions if isinstance(action, ListAction) for name in action.option_strings
+        }
+        joined: list[str] = []
+        left = list(words)
+        while left:
+            word = left.pop(0)
+            values: list[str] = []
+            while word in lists and left and lists[word].accepts(left[0]):
+                values.append(left.pop(0))
+            joined.append(f"{word}={','.join(values)}" if values else word)
+        return joined
+
+
+def _convert_word(word: str, convert: Callable[[str], Any], choices: Sequence[str] | None) -> Any:
+    if choices is not None and word not in choices:
+        raise argparse.ArgumentTypeError(f"invalid choice: {word!r} (choose from {', '.join(choices)})")
+    try:
+        return convert(word)
+    except ValueError:
+        kind = "a whole number" if convert is int else "a number" if convert is float else "a valid value"
+        raise argparse.ArgumentTypeError(f"{word!r} is not {kind}; separate the values by spaces or commas") from None

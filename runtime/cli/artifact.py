@@ -1,0 +1,76 @@
+"""The commands ``info``, ``verify`` and ``doctor``."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from runtime import console
+from runtime.artifact.describe import describe_manifest
+from runtime.artifact.reader import read_manifest
+from runtime.cli.options import add_command, add_session_options
+
+
+def add_info(commands: Any) -> None:
+    """Add the command ``info``."""
+    info = add_command(commands, "info", _info, "Print a description of an artifact without loading its graphs")
+    info.add_argument("--json", action="store_true", help="Print the manifest as JSON (default: a summary)")
+
+
+def add_verify(commands: Any) -> None:
+    """Add the command ``verify``."""
+    verify = add_command(
+        commands, "verify", _verify, "Check the hashes of an artifact, and its vectors on this machine against torch's"
+    )
+    add_session_options(verify)
+
+
+def add_doctor(commands: Any) -> None:
+    """Add the command ``doctor``."""
+    summary = "Print the installed packages, the execution providers that work here, and advice for each problem"
+    doctor = commands.add_parser("doctor", help=summary, description=f"{summary}.")
+    doctor.add_argument("--json", action="store_true", help="Print the report as JSON (default: as text)")
+    doctor.set_defaults(command=_doctor)
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    from runtime.loading.tuning_store import read_tuning
+    from runtime.tune.report import round_figure
+
+    manifest = read_manifest(arguments.artifact)
+    if arguments.json:
+        print(manifest.to_json())
+        return 0
+    print(describe_manifest(manifest))
+    for tower in manifest.towers:
+        tuning = read_tuning(manifest, tower)
+        found = (
+            f"{tuning}, {round_figure(tuning.items_per_s)} items/s"
+            if tuning
+            else "not on this machine; see `python -m runtime tune`"
+        )
+        print(f"tuned         {tower}: {found}")
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from runtime.loading.verify import describe_verification, verify
+    from runtime.session.provider_options import parse_options
+
+    result = verify(
+        arguments.artifact,
+        provider=arguments.provider,
+        provider_options=parse_options(arguments.provider, arguments.provider_option),
+        threads=arguments.threads,
+        variant=arguments.variant,
+    )
+    print(f"verified: hashes, and golden vectors with {describe_verification(result)}")
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from runtime.doctor import examine, render_json, render_text
+
+    report = examine()
+    print(render_json(report) if arguments.json else render_text(report))
+    return 0 if report.healthy else console.FAILURE

@@ -1,0 +1,220 @@
+"""The command ``embed``: a job on this machine or on a Ray cluster."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from runtime.arguments import ListAction
+from runtime.cli.options import add_command, add_run_options, load_model
+from runtime.errors import UsageError
+from runtime.inference.options import EmbedOptions
+from runtime.jobs.outputs import OutputOptions, report_path
+from runtime.jobs.read_vectors import read_ranges
+from runtime.jobs.run import EmbedJob, is_complete, run_job
+from runtime.postprocess import Dtype
+
+if TYPE_CHECKING:
+    from runtime.inference.embedder import Embedder
+
+_LOCAL_ONLY = ("resume", "ranges", "provider_option", "device_ids")
+
+
+def add_commands(commands: Any) -> None:
+    """Add the command ``embed``."""
+    parser = add_command(commands, "embed", _run, "Write the vectors of images, meshes or texts to a file")
+    _add_job_options(parser)
+    _add_engine_options(parser)
+    add_run_options(parser)
+
+
+def _add_job_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="Items to embed: image files, mesh files or texts, as the artifact requires; folders; patterns, including "
+        "**; - for standard input; .txt files, with one item per line; .jsonl and .parquet files, see --column. Images "
+        "and meshes are listed by their paths. If the artifact embeds texts and images, an INPUT that is no file is a "
+        "text.",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        help="Write this file, with a row per input in order: .npy (vectors), .npz or .parquet (vectors, names and "
+        "index). With --engine ray, write a folder of .parquet files.",
+    )
+    parser.add_argument(
+        "--column",
+        help="Read items from this column of .parquet files or key of .jsonl files (default: the kind of item: text, "
+        "image or mesh)",
+    )
+    parser.add_argument(
+        "--dtype", choices=get_args(Dtype), default="float32", help="Store vectors as this type (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--ranges",
+        type=Path,
+        metavar="FILE",
+        help="Quantize to int8 with the ranges in this .npy file of [2, dimensions], the smallest and largest values "
+        "(default: the ranges of the vectors themselves)",
+    )
+    parser.add_argument("--normalize", action="store_true", help="Scale vectors to unit length (default: off)")
+    parser.add_argument(
+        "--truncate-dim", type=int, metavar="N", help="Keep only the first N dimensions (default: all dimensions)"
+    )
+    parser.add_argument(
+        "--on-error",
+        choices=["raise", "skip"],
+        default="raise",
+        help="End the job at an unreadable input (raise), or skip it and list it in OUTPUT.skipped.jsonl (skip). "
+        "With --engine ray, a skipped input keeps its row, with an error and no vector (default: %(default)s).",
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="Continue an interrupted job. It is always safe: it starts a new job if there is none, and exits if the "
+        "job is finished (default: off).",
+    )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="Replace an existing output, and drop an interrupted job unless --resume is given (default: off)",
+    )
+    parser.add_argument(
+        "--progress",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="Draw a progress bar on standard error (default: only on a terminal)",
+    )
+
+
+def _add_engine_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("several processes, GPUs or machines")
+    group.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="Run N processes, each with a session and a share of the threads (default: one session in this process; "
+        "with --engine ray, as many as the cluster has room for)",
+    )
+    group.add_argument(
+        "--device-ids",
+        action=ListAction,
+        type=int,
+        metavar="N",
+        help="Run a process on each of these GPUs (default: none)",
+    )
+    group.add_argument(
+        "--engine",
+        choices=["local", "ray"],
+        default="local",
+        help="Run the job on this machine or on a Ray cluster (default: %(default)s)",
+    )
+    group.add_argument(
+        "--address",
+        help="Join the Ray cluster at this address (Ray only; default: RAY_ADDRESS, or a new cluster on this machine)",
+    )
+    group.add_argument(
+        "--rows-per-part",
+        type=int,
+        metavar="N",
+        help="Write at most N rows per output file; a lost worker repeats at most this many (Ray only; default: a "
+        "share of the input, from 64 to 16384 rows)",
+    )
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if arguments.engine == "ray":
+        return _run_on_ray(arguments)
+    if arguments.address or arguments.rows_per_part:
+        raise UsageError("--address and --rows-per-part are for a cluster; add --engine ray")
+    output = Path(arguments.output)
+    job = EmbedJob(
+        inputs=arguments.inputs,
+        column=arguments.column,
+        output=OutputOptions(
+            path=output,
+            dtype=arguments.dtype,
+            ranges=read_ranges(arguments.ranges) if arguments.ranges else None,
+        ),
+        options=_embed_options(arguments),
+        resume=arguments.resume,
+        force=arguments.force,
+        progress=_shows_progress(arguments),
+    )
+    if is_complete(job):
+        print(f"{output}: the job is finished, nothing is left to resume; --force embeds everything again")
+        return 0
+    with load_model(arguments, workers=arguments.workers, device_ids=arguments.device_ids) as model:
+        result = run_job(model, job)
+    dtype = "" if arguments.dtype == "float32" else f"{arguments.dtype} "
+    dim = arguments.truncate_dim or model.output_dim
+    print(f"{output}: {result.rows} {dtype}vectors of {dim} dimensions by {_running(model)}")
+    if result.resumed:
+        print(f"an earlier run embedded {result.resumed} of {result.items} inputs")
+    if result.rows < result.items:
+        print(f"skipped {result.items - result.rows} of {result.items} inputs: see {report_path(output)}")
+    if result.truncated:
+        print(f"{result.truncated} of {result.rows} texts were cut to the model's token limit")
+    return 0
+
+
+def _run_on_ray(arguments: argparse.Namespace) -> int:
+    from runtime.ray_jobs.cluster import ClusterOptions
+    from runtime.ray_jobs.job import RayJob, embed_on_ray
+
+    for flag in _LOCAL_ONLY:
+        if getattr(arguments, flag):
+            raise UsageError(f"--{flag.replace('_', '-')} is for one machine; leave it out with --engine ray")
+    if arguments.dtype != "float32":
+        raise UsageError("--engine ray writes float32; leave --dtype out, or quantize the output later")
+    result = embed_on_ray(
+        RayJob(
+            artifact=arguments.artifact,
+            inputs=arguments.inputs,
+            output=arguments.output,
+            column=arguments.column,
+            options=_embed_options(arguments),
+            cluster=ClusterOptions(
+                address=arguments.address,
+                workers=arguments.workers,
+                threads=arguments.threads,
+                provider=arguments.provider,
+            ),
+            variant=arguments.variant,
+            rows_per_part=arguments.rows_per_part,
+            force=arguments.force,
+            progress=_shows_progress(arguments),
+        )
+    )
+    workers = f"{result.workers} workers of {result.threads} threads by {' and '.join(result.providers)}"
+    print(f"{result.output}: {result.rows} rows in {result.parts} parts from {workers}")
+    if result.redone:
+        print(f"repeated {result.redone} parts after the loss of a worker")
+    if result.truncated:
+        print(f"{result.truncated} texts were cut to the model's token limit")
+    if result.skipped:
+        print(f"{result.skipped} rows have no vector, see their column error; the first: {result.first_error}")
+    return 0
+
+
+def _embed_options(arguments: argparse.Namespace) -> EmbedOptions:
+    return EmbedOptions(
+        tower=arguments.tower,
+        batch_size=arguments.batch_size,
+        on_error=arguments.on_error,
+        normalize=arguments.normalize,
+        truncate_dim=arguments.truncate_dim,
+    )
+
+
+def _shows_progress(arguments: argparse.Namespace) -> bool:
+    return sys.stderr.isatty() if arguments.progress is None else bool(arguments.progress)
+
+
+def _running(model: Embedder) -> str:
+    return model.provider if model.variant == "fp32" else f"{model.provider}, {model.variant}"

@@ -1,0 +1,109 @@
+"""The command ``tune``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from runtime.arguments import ListAction
+from runtime.artifact.reader import read_manifest
+from runtime.cli.options import PROVIDERS, add_command
+
+
+def add_commands(commands: Any) -> None:
+    """Add the command ``tune``."""
+    tune = add_command(
+        commands, "tune", _tune, "Measure the fastest settings on this machine, and store them for load()"
+    )
+    tune.add_argument(
+        "--max-latency-ms",
+        type=float,
+        metavar="MS",
+        help="Reject settings whose 95th percentile of latency is above MS. The accepted settings with the most items "
+        "per second win (default: no limit).",
+    )
+    tune.add_argument(
+        "--min-cosine",
+        type=float,
+        default=0.999,
+        metavar="COSINE",
+        help="Set the smallest allowed cosine similarity to torch's golden vectors (default: %(default)s)",
+    )
+    tune.add_argument(
+        "--batch-sizes",
+        action=ListAction,
+        type=int,
+        default=(1, 8, 32),
+        metavar="N",
+        help="Measure these batch sizes (default: 1 8 32)",
+    )
+    tune.add_argument(
+        "--threads",
+        action=ListAction,
+        type=int,
+        metavar="N",
+        help="Measure these numbers of threads per run (default: 1, half of the allowed threads, and all of them)",
+    )
+    tune.add_argument(
+        "--provider",
+        choices=PROVIDERS,
+        default="auto",
+        help="Measure only this execution provider. auto measures all usable ones (default: %(default)s).",
+    )
+    tune.add_argument(
+        "--tower",
+        choices=["text", "image"],
+        help="Tune this tower; required if the artifact has two (default: the only one)",
+    )
+    tune.add_argument(
+        "--rounds",
+        type=int,
+        default=10,
+        metavar="N",
+        help="Measure each setting N times in turns (default: %(default)s)",
+    )
+    tune.add_argument("--json", action="store_true", help="Print the report as JSON (default: as text)")
+    tune.add_argument(
+        "--forget",
+        action="store_true",
+        help="Remove the stored settings of this artifact, and measure nothing (default: off)",
+    )
+
+
+def _tune(arguments: argparse.Namespace) -> int:
+    from runtime.loading import tuning_store
+    from runtime.tune import report
+    from runtime.tune.measure import TuneOptions, measure
+
+    if arguments.forget:
+        return _forget(arguments)
+    options = TuneOptions(
+        max_latency_ms=arguments.max_latency_ms,
+        min_cosine=arguments.min_cosine,
+        batch_sizes=arguments.batch_sizes,
+        threads=arguments.threads,
+        provider=arguments.provider,
+        tower=arguments.tower,
+        rounds=arguments.rounds,
+    )
+    tuning_store.check_store()
+    found = measure(arguments.artifact, options, progress=sys.stderr.isatty())
+    print(report.render_json(found) if arguments.json else report.render_text(found))
+    if found.winner is None:
+        raise report.explain_no_winner(found)
+    manifest = read_manifest(arguments.artifact)
+    tuning_store.write_tuning(manifest, report.make_tuning(manifest, found.tower, found.winner, options.max_latency_ms))
+    if not arguments.json:
+        print(f"winner: {found.winner}; load() uses it from now on")
+    return 0
+
+
+def _forget(arguments: argparse.Namespace) -> int:
+    from runtime.loading import tuning_store
+
+    manifest = read_manifest(arguments.artifact)
+    towers = [arguments.tower] if arguments.tower else list(manifest.towers)
+    forgotten = [tower for tower in towers if tuning_store.remove_tuning(manifest, tower)]
+    print(f"forgotten: {' and '.join(forgotten)}" if forgotten else "there was nothing to forget on this machine")
+    return 0

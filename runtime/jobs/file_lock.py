@@ -1,0 +1,38 @@
+"""Lock an open file against other processes, until it is closed or the process ends."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+if sys.platform == "win32":
+    import msvcrt
+
+    # Locks are mandatory on Windows, so lock a byte behind the data; msvcrt.locking takes offsets below 2 GiB only.
+    _LOCKED_BYTE = 0x7FFF_FFF0
+
+    def lock_file(descriptor: int) -> None:
+        """Lock the file.
+
+        Raises:
+            BlockingIOError: Another process has locked it.
+        """
+        place = os.lseek(descriptor, 0, os.SEEK_CUR)
+        os.lseek(descriptor, _LOCKED_BYTE, os.SEEK_SET)
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except OSError as exc:
+            raise BlockingIOError(*exc.args) from exc
+        finally:
+            os.lseek(descriptor, place, os.SEEK_SET)
+
+else:
+    import fcntl
+
+    def lock_file(descriptor: int) -> None:
+        """Lock the file.
+
+        Raises:
+            BlockingIOError: Another process has locked it.
+        """
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
