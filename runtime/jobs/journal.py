@@ -17,10 +17,10 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from runtime.array_types import Float32Array
 from runtime.errors import OutputError, UsageError
 from runtime.jobs.file_lock import lock_file
 from runtime.jobs.vector_file import OPEN_FLAGS, VectorFile, write_all
-from runtime.array_types import Float32Array
 
 SCHEMA = 1
 COMMIT_INTERVAL_S = 1.0  # a power failure loses at most this much work; syncing more often would slow the job down

@@ -13,12 +13,12 @@ from typing import IO, Any
 
 import numpy as np
 
+from runtime.array_types import Array
 from runtime.errors import OutputError, UsageError
 from runtime.jobs.journal import Journal
 from runtime.jobs.parquet import import_parquet
 from runtime.jobs.vector_file import npy_header
 from runtime.postprocess import Dtype, int8_ranges, quantize
-from runtime.array_types import Array
 
 SUFFIXES = (".npy", ".npz", ".parquet")
 CHUNK_BYTES = 8 << 20

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from runtime.array_types import Array
 from runtime.errors import UsageError
 from runtime.jobs.parquet import import_parquet
-from runtime.array_types import Array
 
 
 class NamedVectors(NamedTuple):
