@@ -27,11 +27,11 @@ _PEAK = 2.0  # people are awake by day: traffic that rises and falls with it is 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints what to take; returns 0, 1 if nothing keeps the bounds or a file is wrong, or 2 for wrong usage."""
-    arguments = _parser().parse_args(argv)
+    arguments = build_parser().parse_args(argv)
     return console.run(lambda: _choose(arguments))
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks choose",
         description="Choose machine, variant and batch size by cost, from results of several machines. Each instance "

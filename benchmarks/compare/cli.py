@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.compare.verdicts import CONFIDENCE, RESOLUTION, Change, Comparison, compare
-from benchmarks.results.schema import Case, Machine, Results, read_results
+from benchmarks.results.schema import BenchmarkMachine, Case, Results, read_results
 from runtime import console
 from runtime.artifact.parity import near_one
 
@@ -27,11 +27,11 @@ _HEADER = ["artifact", "tower", "contender", "stage", "items", "old p50 ms", "ne
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Compares two results and returns 1 if a case is slower by more than ``--fail-above``."""
-    arguments = _parser().parse_args(argv)
+    arguments = build_parser().parse_args(argv)
     return console.run(lambda: _compare(arguments))
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks compare", description=__doc__)
     parser.add_argument("old", type=Path, help="a results.json, or the folder of its report")
     parser.add_argument("new", type=Path, help="the same, of what is judged")
@@ -94,7 +94,7 @@ def _notes(old: Results, new: Results, comparison: Comparison) -> list[str]:
     ]
 
 
-def _about_machines(old: Machine, new: Machine) -> list[str]:
+def _about_machines(old: BenchmarkMachine, new: BenchmarkMachine) -> list[str]:
     hardware, software = (_differences(old, new, software=kind) for kind in (False, True))
     if hardware:
         return [f"DIFFERENT MACHINES, so raw times are compared: {'; '.join(hardware + software)}."]
@@ -138,11 +138,11 @@ def _times(drift: float) -> str:
     return f"{drift:.2f} times slower" if drift > 1 else f"{1 / drift:.2f} times faster"
 
 
-def _differences(old: Machine, new: Machine, *, software: bool) -> list[str]:
+def _differences(old: BenchmarkMachine, new: BenchmarkMachine, *, software: bool) -> list[str]:
     """Returns the facts that differ, of the machine itself or of what is installed on it."""
     facts = [
         (field.name, getattr(old, field.name), getattr(new, field.name))
-        for field in dataclasses.fields(Machine)
+        for field in dataclasses.fields(BenchmarkMachine)
         if field.name not in _FLEETING and (field.name in _SOFTWARE) == software
     ]
     return [_difference(name, before, after) for name, before, after in facts if before != after]

@@ -13,7 +13,7 @@ from benchmarks.report.format import NONE, cosine, count, digits, percent
 from benchmarks.report.node import label, node, number
 from benchmarks.report.plots import Plot
 from benchmarks.report.series import COLOURS, Style, styles
-from benchmarks.results.schema import Parity
+from benchmarks.results.schema import CaseParity
 
 _LINE = 36  # pixels for a name and what is drawn below it
 _HATCHINGS = 4
@@ -94,16 +94,16 @@ def _steps_legend(names: Sequence[str]) -> Element:
     return node("ul", {"class": "legend"}, *entries)
 
 
-def _parities(section: Section, name: str) -> list[tuple[Row, Parity]]:
+def _parities(section: Section, name: str) -> list[tuple[Row, CaseParity]]:
     rows = [(row, row.case.parity) for row in section.rows if row.label == name]
     return [(row, parity) for row, parity in rows if parity is not None and math.isfinite(parity.min_cosine)]
 
 
-def _lacking(parity: Parity) -> float:
+def _lacking(parity: CaseParity) -> float:
     return max(1 - parity.min_cosine, _EXACT)
 
 
-def _told(found: dict[str, list[tuple[Row, Parity]]]) -> str:
+def _told(found: dict[str, list[tuple[Row, CaseParity]]]) -> str:
     worst = {name: min(parity.min_cosine for _, parity in parities) for name, parities in found.items()}
     return "; ".join(f"{name}: smallest cosine {cosine(value)}" for name, value in worst.items())
 
@@ -126,7 +126,7 @@ def _draw_axis(plot: Element, x: Axis, bottom: float) -> None:
     label(plot, WIDTH / 2, bottom + 32, "1 - smallest cosine of an item, no unit", "mid name")
 
 
-def _dots(plot: Element, x: Axis, top: float, line: tuple[str, list[tuple[Row, Parity]], Style]) -> None:
+def _dots(plot: Element, x: Axis, top: float, line: tuple[str, list[tuple[Row, CaseParity]], Style]) -> None:
     name, parities, style = line
     worst = min(parity.min_cosine for _, parity in parities)
     label(plot, 2, top + 14, name, "start halo")

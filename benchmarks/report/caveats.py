@@ -7,8 +7,8 @@ import numpy as np
 from benchmarks.report.analysis import FEW_ROUNDS, Study
 from benchmarks.report.format import count, digits, gibibytes, listing, percent, short
 from benchmarks.report.table import Table, table
-from benchmarks.results.schema import Machine, Results
-from benchmarks.results.steal_time import MOST_STOLEN
+from benchmarks.results.schema import BenchmarkMachine, Results
+from benchmarks.results.steal_time import MAX_STEAL
 
 BUSY = 0.5  # load for each core from which others may have slowed what was measured
 RESTLESS = 0.15  # spread of the yardstick beyond which the machine's own speed changed
@@ -33,7 +33,7 @@ def caveats(study: Study) -> tuple[str, ...]:
     return tuple(filter(None, (*found, *_doubtful(study))))
 
 
-def machine_table(machine: Machine) -> Table:
+def machine_table(machine: BenchmarkMachine) -> Table:
     """Returns where it was measured."""
     limits = f"{machine.cores_allowed} of {machine.cores} cores allowed"
     quota = "" if machine.cpu_quota is None else f", quota of {short(machine.cpu_quota)} cores"
@@ -81,7 +81,7 @@ def method(results: Results) -> tuple[str, ...]:
     return (
         "Every case ran in a fresh process and was warmed up first. Cases of the same work took turns, round by round, "
         "so that a change of the machine's speed hit all of them alike. All had the same number of threads.",
-        f"Turns in which the host of a virtual machine gave more than {percent(MOST_STOLEN)} of the CPU time that was "
+        f"Turns in which the host of a virtual machine gave more than {percent(MAX_STEAL)} of the CPU time that was "
         f"asked for to others were taken again, as far as --patience reached: {count(left_out, 'turn')} left out.",
         f"{aim}{percent(results.precision)} of it to either side; where that was not reached the case is called "
         "unstable beside its figure. Intervals are bootstrapped over whole rounds, since calls of one round share what "
@@ -93,7 +93,7 @@ def method(results: Results) -> tuple[str, ...]:
     )
 
 
-def telling_flags(machine: Machine) -> tuple[str, ...]:
+def telling_flags(machine: BenchmarkMachine) -> tuple[str, ...]:
     """Returns the instructions, of those that the machine has, that decide how fast products of matrices are."""
     return tuple(flag for flag in machine.cpu_flags if flag.startswith("amx_") or flag in _TELLING)
 
@@ -107,7 +107,7 @@ def _random(results: Results) -> str:
     return f"Random weights in {listing(names)}: the vectors mean nothing, only the speed does." if names else ""
 
 
-def _busy(machine: Machine) -> str:
+def _busy(machine: BenchmarkMachine) -> str:
     load = machine.load_average[0] if machine.load_average else 0.0
     if load <= BUSY * machine.cores:
         return ""
@@ -120,7 +120,7 @@ def _robbed(study: Study) -> str:
     if not shares:
         return ""
     return (
-        f"The host gave CPU time to others: more than {percent(MOST_STOLEN)} of what {len(shares)} of "
+        f"The host gave CPU time to others: more than {percent(MAX_STEAL)} of what {len(shares)} of "
         f"{count(len(study.rows), 'case')} asked for, at most {percent(max(shares))}. When it is quieter, "
         "--resume --redo-disturbed measures those again."
     )

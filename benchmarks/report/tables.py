@@ -11,7 +11,7 @@ from benchmarks.report.recommendations import Choice, choices
 from benchmarks.report.roofline import Roofline
 from benchmarks.report.speedup import is_baseline
 from benchmarks.report.table import Cell, Table, table
-from benchmarks.results.schema import Case, Parity, Stage
+from benchmarks.results.schema import Case, CaseParity, Stage
 
 STAGES: dict[Stage, str] = {"end_to_end": "End to end", "graph": "The graph alone"}
 _WHAT = {"end_to_end": "files or texts in, vectors out", "graph": "arrays in, vectors out"}
@@ -143,7 +143,7 @@ def _setting(choice: Choice, study: Study) -> tuple[Cell | str, ...]:
     )
 
 
-def _parity(case: Case, parity: Parity) -> tuple[Cell | str, ...]:
+def _parity(case: Case, parity: CaseParity) -> tuple[Cell | str, ...]:
     cosines = (cosine(value) for value in (parity.min_cosine, parity.p1_cosine, parity.mean_cosine))
     errors = (digits(value) for value in (parity.max_abs_error, parity.relative_error, parity.overlap_at_10))
     return (*_piece(case, STAGES[case.stage].lower()), *cosines, *errors, str(parity.items))

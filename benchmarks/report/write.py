@@ -10,7 +10,8 @@ from benchmarks.report.analysis import Study, study
 from benchmarks.report.html import page
 from benchmarks.report.markdown import pull_request
 from benchmarks.results.prices import Prices
-from benchmarks.results.schema import RESULTS_FILE, Results, write_text
+from benchmarks.results.schema import RESULTS_FILE, Results
+from runtime.atomic_write import write_text
 from runtime.errors import OutputError
 
 Format = Literal["html", "md", "json"]
