@@ -1,1 +1,1 @@
-"""Measures the runtime against torch and against what else people use. Nothing imports this package."""
+"""Benchmark the runtime against torch and other libraries. No other package imports this one."""

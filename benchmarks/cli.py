@@ -1,4 +1,7 @@
-"""``python -m benchmarks ARTIFACT... -o REPORT``, and what is made of such reports: ``choose`` and ``compare``."""
+"""Command line of the benchmarks: ``run`` measures and writes a report; ``choose`` and ``compare`` read such reports.
+
+``run`` is the default: ``python -m benchmarks ARTIFACT... -o REPORT``.
+"""
 
 from __future__ import annotations
 
@@ -7,121 +10,259 @@ import dataclasses
 import datetime as dt
 import shlex
 import sys
-from collections.abc import Sequence
-from importlib import import_module
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import get_args
-
-from tqdm import tqdm
+from typing import NamedTuple, get_args
 
 from benchmarks.ceilings.measure import measure_ceilings
+from benchmarks.choose import cli as choose
+from benchmarks.compare import cli as compare
 from benchmarks.contenders.registry import CONTENDERS
 from benchmarks.measure.machine import this_machine
-from benchmarks.measure.plan import Choices, Plan, make_plan
-from benchmarks.measure.rounds import Effort
-from benchmarks.measure.run import Settings, check_resumable, find_left, join, measure_plan
+from benchmarks.measure.plan import BenchmarkPlan, PlanOptions, make_plan
+from benchmarks.measure.rounds import TimingOptions
+from benchmarks.measure.run import RunOptions, check_resumable, find_remaining, measure_plan, merge_results
 from benchmarks.report import Format, write_report
 from benchmarks.results.prices import Prices, read_prices
-from benchmarks.results.schema import RESULTS_FILE, SCHEMA_VERSION, Results, read_results, write_text
+from benchmarks.results.schema import RESULTS_FILE, SCHEMA_VERSION, Results, read_results
+from benchmarks.scenarios import footprint, memory_growth
 from exporters.progress import Stage, StageDisplay
 from runtime import console
 from runtime.artifact.manifest import TowerName
 from runtime.artifact.reader import read_manifest
+from runtime.atomic_write import write_text
 from runtime.errors import OutputError, UsageError
 from runtime.machine.threads import available_threads
 
-_OTHERS = ("choose", "compare")
-_EPILOG = """
-python -m benchmarks choose RESULTS... says which machine to take, by results of several;
-python -m benchmarks compare OLD NEW says what has become faster or slower. Each has a --help of its own.
-"""
+_PROG = "python -m benchmarks"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs what the command line names."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    if words and words[0] in _OTHERS:
-        code: int = import_module(f"benchmarks.{words[0]}").main(words[1:])
-        return code
-    arguments = _parser().parse_args(words)
-    return console.run(lambda: _benchmark(arguments, shlex.join(["python", "-m", "benchmarks", *words])))
+class Command(NamedTuple):
+    """Command of ``python -m benchmarks``."""
+
+    main: Callable[[Sequence[str]], int]
+    build_parser: Callable[[], argparse.ArgumentParser]
+    summary: str
 
 
-def _parser() -> argparse.ArgumentParser:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command that the command line names, by default ``run``, and return its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        build_parser().parse_args(words)  # prints the help or an error, and exits
+    if words[0] in COMMANDS:
+        return COMMANDS[words[0]].main(words[1:])
+    return run(words)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks",
-        description="Measure artifacts on this machine, beside torch and what else people use, and write a report.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog=_PROG,
+        usage=f"{_PROG} [COMMAND] ...",
+        description=f"Benchmark artifacts. `run` is the default command: {_PROG} ARTIFACT... -o REPORT.",
+        epilog=f"`{_PROG} COMMAND --help` describes the options of a command.",
     )
-    add = parser.add_argument
-    add("artifacts", nargs="+", type=Path, metavar="ARTIFACT", help="folders of artifacts")
-    add("-o", "--output", type=Path, required=True, metavar="REPORT", help="folder of the report and results.json")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, command in COMMANDS.items():
+        commands.add_parser(name, help=command.summary, add_help=False)
+        commands.choices[name] = command.build_parser()
+    return parser
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command ``run``."""
+    options = build_run_parser().parse_args(arguments)
+    return console.run(lambda: _benchmark(options, shlex.join(["python", "-m", "benchmarks", *arguments])))
+
+
+def build_run_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command ``run``."""
+    parser = argparse.ArgumentParser(
+        prog=f"{_PROG} run",
+        description="Measure artifacts on this machine, with torch and other libraries beside the runtime, and write a "
+        "report.",
+    )
+    _add_output_options(parser)
+    _add_plan_options(parser)
+    _add_timing_options(parser)
+    return parser
+
+
+def _add_output_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "artifacts", nargs="+", type=Path, metavar="ARTIFACT", help="Folders of the artifacts to measure"
+    )
+    add = parser.add_argument_group("output").add_argument
     add(
-        "--format", nargs="+", choices=get_args(Format), default=["html", "md"], help="of the report (default: html md)"
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="REPORT",
+        help="Folder for the report and results.json; it is created if it does not exist",
     )
-    add("--prices", type=Path, metavar="TOML", help="prices per hour by machine, for the cost of a million embeddings")
-    add("--machine", metavar="NAME", help="what to call this machine, as the prices do (default: its CPU and GPUs)")
-    add("--weights", nargs="+", default=[], metavar="[NAME=]WEIGHTS", help="what the exports were given, for torch")
-    add("--items", nargs="+", default=[], metavar="KIND=PATH", help="your own text, image or mesh items")
-    add("--providers", nargs="+", help="execution providers (default: all that are active)")
+    add(
+        "--format",
+        nargs="+",
+        choices=get_args(Format),
+        default=["html", "md"],
+        help="Formats of the report; results.json is always written (default: html md)",
+    )
+    add("--resume", action="store_true", help="Continue the run in REPORT, and measure only what is missing")
+    add(
+        "--redo-disturbed",
+        action="store_true",
+        help="With --resume, also repeat cases that the host of the virtual machine disturbed",
+    )
+    add("--force", action="store_true", help="Replace the results in REPORT")
+    add(
+        "--prices",
+        type=Path,
+        metavar="TOML",
+        help="File with prices of machines per hour, to report the cost of a million embeddings (default: no costs)",
+    )
+    add("--machine", metavar="NAME", help="Name of this machine in reports and price files (default: its CPU and GPUs)")
+
+
+def _add_plan_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("cases to measure").add_argument
+    add(
+        "--weights",
+        nargs="+",
+        default=[],
+        metavar="[NAME=]WEIGHTS",
+        help="Value of --weights at export, by artifact name, from which torch loads the model (default: known only "
+        "for pretrained and random weights)",
+    )
+    add(
+        "--items",
+        nargs="+",
+        default=[],
+        metavar="KIND=PATH",
+        help="Your own items of the kind text, image or mesh (default: built-in items)",
+    )
+    add(
+        "--providers",
+        nargs="+",
+        metavar="PROVIDER",
+        help="Execution providers to measure (default: all active providers)",
+    )
     add(
         "--contenders",
         nargs="+",
         default=list(CONTENDERS),
         metavar="NAME[:VARIANT]",
-        help=f"of {', '.join(CONTENDERS)}",
+        help=f"Libraries to measure (default: {' '.join(CONTENDERS)})",
     )
-    add("--batch-sizes", nargs="+", type=int, default=[1, 8, 32], metavar="N", help="items of a call (default: 1 8 32)")
-    add("--tokens", nargs="+", type=int, default=[64], metavar="N", help="lengths of texts in the graph (default: 64)")
-    add("--stages", nargs="+", choices=["graph", "end_to_end"], default=["graph", "end_to_end"], help="default: both")
-    add("--threads", type=int, help="of every contender (default: what this process is allowed)")
-    add("--rounds", type=int, default=7, help="in which all take turns, at least (default: %(default)s)")
-    add("--seconds", type=float, default=10, help="of measuring a case, at most (default: %(default)s)")
-    add("--patience", type=float, default=60, help="seconds lost to a busy host at a piece of work (default: 60)")
-    add("--confidence", type=float, default=0.95, help="of intervals (default: %(default)s)")
-    add("--precision", type=float, default=0.05, help="half-width of an interval that is enough (default: %(default)s)")
-    add("--python", nargs="+", default=[], metavar="WHAT=PYTHON", help="of other environments: openvino, optimum")
-    add("--no-ceilings", action="store_true", help="do not measure what the machine can do at most")
-    add("--resume", action="store_true", help="go on with what is in REPORT")
-    add("--redo-disturbed", action="store_true", help="with --resume: and measure again what the host disturbed")
-    add("--force", action="store_true", help="replace what is in REPORT")
-    return parser
+    add(
+        "--batch-sizes",
+        nargs="+",
+        type=int,
+        default=[1, 8, 32],
+        metavar="N",
+        help="Numbers of items per call (default: 1 8 32)",
+    )
+    add(
+        "--tokens",
+        nargs="+",
+        type=int,
+        default=[64],
+        metavar="N",
+        help="Lengths of texts at the stage graph (default: 64)",
+    )
+    add(
+        "--stages",
+        nargs="+",
+        choices=["graph", "end_to_end"],
+        default=["graph", "end_to_end"],
+        help="Stages to measure: graph takes arrays, end_to_end takes texts or files (default: both)",
+    )
+    add(
+        "--python",
+        nargs="+",
+        default=[],
+        metavar="WHAT=PYTHON",
+        help="Python interpreters of other environments, such as openvino=/venv/bin/python or optimum=... (default: "
+        "this one)",
+    )
+    add("--no-ceilings", action="store_true", help="Do not measure the limits of the machine")
+
+
+def _add_timing_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("timing").add_argument
+    add("--threads", type=int, metavar="N", help="Threads of every contender (default: all that this process may use)")
+    add(
+        "--rounds",
+        type=int,
+        default=7,
+        metavar="N",
+        help="Minimum number of rounds; all contenders take one turn per round (default: %(default)s)",
+    )
+    add(
+        "--seconds",
+        type=float,
+        default=10,
+        metavar="S",
+        help="Maximum seconds to measure each case (default: %(default)s)",
+    )
+    add(
+        "--patience",
+        type=float,
+        default=60,
+        metavar="S",
+        help="Maximum seconds to wait for a busy host, per group of cases (default: %(default)s)",
+    )
+    add(
+        "--confidence",
+        type=float,
+        default=0.95,
+        metavar="LEVEL",
+        help="Confidence level of the interval of the median (default: %(default)s)",
+    )
+    add(
+        "--half-width",
+        type=float,
+        default=0.05,
+        metavar="SHARE",
+        help="Stop when the confidence interval of the median is within +/- this fraction of it (default: %(default)s)",
+    )
+    add("--precision", type=float, dest="half_width", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
 def _benchmark(arguments: argparse.Namespace, command: str) -> int:
     output: Path = arguments.output
     _check_output(arguments)
     prices = read_prices(arguments.prices) if arguments.prices else None
-    effort = _read_effort(arguments)
-    settings = Settings(effort=effort, items=_read_items(arguments.items))
+    timing = _timing_options(arguments)
+    options = RunOptions(timing=timing, items=_read_items(arguments.items))
     stage = StageDisplay(sys.stderr)
     with stage("verify"):
-        plan = make_plan(arguments.artifacts, _read_choices(arguments))
-    output.mkdir(parents=True, exist_ok=True)  # before the work, in case that it cannot be
-    results = _begin(arguments, plan, effort, command, stage)
-    left = find_left(plan, results, redo_disturbed=arguments.redo_disturbed)
+        plan = make_plan(arguments.artifacts, _plan_options(arguments))
+    output.mkdir(parents=True, exist_ok=True)  # an error here must come before the measurements
+    results = _begin(arguments, plan, timing, command, stage)
+    remaining = find_remaining(plan, results, redo_disturbed=arguments.redo_disturbed)
     done = 0
-    with tqdm(total=len(left), unit="group", disable=None) as bar:
+    with console.progress_bar(total=len(remaining), unit="group", hidden=None) as bar:
 
-        def keep(so_far: Results) -> None:
+        def save(so_far: Results) -> None:
             nonlocal results, done
             results, done = so_far, done + 1
             write_text(output / RESULTS_FILE, so_far.to_json())
             bar.update()
 
-        def say(name: str) -> None:
+        def announce(name: str) -> None:
             bar.set_description(name)
-            if bar.disable:  # a log has a line for each instead
+            if bar.disable:  # a log gets one line per step instead
                 print(f"  {name}", file=sys.stderr, flush=True)
 
         try:
-            results = measure_plan(left, results, settings, keep, say)
+            results = measure_plan(remaining, results, options, save, announce)
         except KeyboardInterrupt:
             _write(results, output, arguments.format, prices)
             raise KeyboardInterrupt(
-                f"interrupted: {len(left) - done} of {len(plan.groups)} groups are left; "
-                "go on by the same command with --resume"
+                f"interrupted: {len(remaining) - done} of {len(plan.groups)} groups remain; "
+                "continue with the same command and --resume"
             ) from None
     _write(results, output, arguments.format, prices)
     return 0
@@ -134,39 +275,39 @@ def _write(results: Results, output: Path, formats: Sequence[Format], prices: Pr
 
 def _check_output(arguments: argparse.Namespace) -> None:
     if arguments.resume and arguments.force:
-        raise UsageError("--resume keeps what --force replaces; give one of them")
+        raise UsageError("--resume keeps results and --force replaces them; give only one of them")
     if arguments.redo_disturbed and not arguments.resume:
-        raise UsageError("--redo-disturbed is of what is in REPORT; give --resume too")
+        raise UsageError("--redo-disturbed needs --resume; give --resume too")
     if (arguments.output / RESULTS_FILE).exists() and not (arguments.resume or arguments.force):
-        raise OutputError(f"{arguments.output} holds results; --resume goes on with them, --force replaces them")
+        raise OutputError(f"{arguments.output} has results; continue them with --resume or replace them with --force")
     if arguments.output.exists() and not arguments.output.is_dir():
         raise OutputError(f"{arguments.output} is a file; name a folder")
 
 
-def _read_effort(arguments: argparse.Namespace) -> Effort:
+def _timing_options(arguments: argparse.Namespace) -> TimingOptions:
     allowed = available_threads()
     threads = allowed if arguments.threads is None else arguments.threads
     if not 1 <= threads <= allowed:
-        raise UsageError(f"--threads is {threads}, it must be from 1 to {allowed}, which this process is allowed")
+        raise UsageError(f"--threads is {threads}; it must be from 1 to {allowed}, the threads of this process")
     if arguments.rounds < 3 or not arguments.seconds > 0 or not arguments.patience >= 0:
         raise UsageError("--rounds must be 3 or more, --seconds above 0, --patience 0 or more")
-    if not (0.5 <= arguments.confidence < 1 and 0 < arguments.precision < 1):
-        raise UsageError("--confidence must be from 0.5 to below 1, --precision between 0 and 1")
-    return Effort(
+    if not (0.5 <= arguments.confidence < 1 and 0 < arguments.half_width < 1):
+        raise UsageError("--confidence must be at least 0.5 and below 1, --half-width between 0 and 1")
+    return TimingOptions(
         threads=threads,
         min_rounds=arguments.rounds,
         seconds=arguments.seconds,
         patience=arguments.patience,
         confidence=arguments.confidence,
-        precision=arguments.precision,
+        half_width=arguments.half_width,
     )
 
 
-def _read_choices(arguments: argparse.Namespace) -> Choices:
+def _plan_options(arguments: argparse.Namespace) -> PlanOptions:
     words = list(arguments.weights)
     if len(words) == 1 and "=" not in words[0] and len(arguments.artifacts) == 1:
         words = [f"{read_manifest(arguments.artifacts[0]).name}={words[0]}"]
-    return Choices(
+    return PlanOptions(
         providers=tuple(arguments.providers) if arguments.providers else None,
         batch_sizes=tuple(dict.fromkeys(arguments.batch_sizes)),
         tokens=tuple(arguments.tokens),
@@ -179,28 +320,31 @@ def _read_choices(arguments: argparse.Namespace) -> Choices:
 
 def _read_items(words: Sequence[str]) -> dict[str, Path]:
     items = {kind: Path(path) for kind, path in _pairs(words).items()}
-    strange = sorted(items.keys() - {*get_args(TowerName)})
-    if strange:
-        raise UsageError(f"--items names {', '.join(strange)}; kinds of items are {', '.join(get_args(TowerName))}")
+    unknown = sorted(items.keys() - {*get_args(TowerName)})
+    if unknown:
+        raise UsageError(f"--items names {', '.join(unknown)}; the kinds are {', '.join(get_args(TowerName))}")
     return items
 
 
 def _pairs(words: Sequence[str]) -> dict[str, str]:
     pairs = dict(word.partition("=")[::2] for word in words)
     if not all(name and value for name, value in pairs.items()):
-        raise UsageError(f"{' '.join(words)} is not of the form NAME=VALUE")
+        raise UsageError(f"{' '.join(words)} must have the form NAME=VALUE")
     return pairs
 
 
-def _begin(arguments: argparse.Namespace, plan: Plan, effort: Effort, command: str, stage: Stage) -> Results:
+def _begin(
+    arguments: argparse.Namespace, plan: BenchmarkPlan, timing: TimingOptions, command: str, stage: Stage
+) -> Results:
+    """Return the results to continue, or empty ones with the ceilings of this machine."""
     fresh = Results(
         schema_version=SCHEMA_VERSION,
         date=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         command=command,
         complete=False,
-        confidence=effort.confidence,
-        precision=effort.precision,
-        machine=this_machine(arguments.machine, effort.threads),
+        confidence=timing.confidence,
+        precision=timing.half_width,
+        machine=this_machine(arguments.machine, timing.threads),
         ceilings=None,
         artifacts=plan.artifacts,
         cases=(),
@@ -209,9 +353,18 @@ def _begin(arguments: argparse.Namespace, plan: Plan, effort: Effort, command: s
     if arguments.resume and (arguments.output / RESULTS_FILE).exists():
         found = read_results(arguments.output)
         check_resumable(found, fresh)
-        return join(found, fresh)
+        return merge_results(found, fresh)
     if arguments.no_ceilings:
         return fresh
-    providers = tuple(dict.fromkeys(provider for subject in plan.subjects for provider in subject.providers))
+    providers = tuple(dict.fromkeys(provider for target in plan.targets for provider in target.providers))
     with stage("ceilings"):
-        return dataclasses.replace(fresh, ceilings=measure_ceilings(effort.threads, providers))
+        return dataclasses.replace(fresh, ceilings=measure_ceilings(timing.threads, providers))
+
+
+COMMANDS = {
+    "run": Command(run, build_run_parser, "Measure artifacts on this machine and write a report (the default command)"),
+    "choose": Command(choose.main, choose.build_parser, "Choose machine, variant and batch size by cost"),
+    "compare": Command(compare.main, compare.build_parser, "Compare two results, and judge each case"),
+    "footprint": Command(footprint.main, footprint.build_parser, "Measure the size of an installation and its start"),
+    "memory": Command(memory_growth.main, memory_growth.build_parser, "Measure the growth of memory over many batches"),
+}

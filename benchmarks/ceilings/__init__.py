@@ -1,1 +1,1 @@
-"""Measure the most that a machine can do."""
+"""Measure the limits of a machine: matrix multiplication and memory bandwidth."""

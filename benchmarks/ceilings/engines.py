@@ -1,4 +1,4 @@
-"""Products of square matrices, and reading of memory, by each library that could be the fastest at it."""
+"""Multiply square matrices and read memory with each library that could be the fastest."""
 
 from __future__ import annotations
 
@@ -11,69 +11,68 @@ import numpy as np
 from benchmarks.results.schema import Device, Precision
 from runtime.errors import ProviderError
 from runtime.machine.cpu import bf16_units
-from runtime.session.options import EXACT_INT8
+from runtime.session.options import EXACT_INT8, session_options
 from runtime.session.provider_options import OPTIONS, OpenVinoOptions
 from runtime.session.providers import PROVIDERS, find_provider, find_provider_obstacle, import_onnxruntime
 
-_PASSES = 2  # over a thread's part of a buffer in one call, so that starting the threads is little of it
-_ERRORS_ONLY = 3
+READ_PASSES = 2  # passes of each thread over its part per call, so that starting the threads costs little
 
 Array = np.ndarray[Any, Any]
 Call = Callable[[], object]
 
 
 class Engine(Protocol):
-    """What one library can do on one device."""
+    """Library that computes on a device."""
 
     @property
     def device(self) -> Device:
-        """Where it computes."""
+        """Device of the engine."""
 
     @property
     def precisions(self) -> Sequence[Precision]:
-        """Those of its products."""
+        """Precisions of its products."""
 
     def product(self, precision: Precision, side: int) -> Call:
-        """Returns a call that multiplies two matrices ``[side, side]``."""
+        """Return a call that multiplies two matrices ``[side, side]``."""
 
     def reader(self, size_bytes: int) -> tuple[Call, int] | None:
-        """Returns a call that reads a buffer of that size, and the bytes that it reads in all; ``None`` for no such."""
+        """Return a call that reads a buffer, and the number of bytes it reads; ``None`` if the engine has none."""
 
 
 class Numpy:
-    """Reads memory; its products are as fast as environment variables let OpenBLAS be, so they are not measured."""
+    """Engine that reads memory. Its products are not measured: environment variables set the threads of OpenBLAS."""
 
     device: Device = "cpu"
     precisions: tuple[Precision, ...] = ()
 
     def __init__(self, place: str, threads: int) -> None:
-        """Starts threads."""
+        """Start ``threads`` threads."""
         self._threads = threads
         self._pool = ThreadPoolExecutor(threads)
 
     def product(self, precision: Precision, side: int) -> Call:
-        """Never asked for."""
+        """Raise an error: numpy has no precisions here."""
         raise NotImplementedError
 
     def reader(self, size_bytes: int) -> tuple[Call, int]:
-        """Looks for the largest value of a part by each thread, which numpy does without its lock."""
+        """Let each thread find the maximum of its part. numpy releases the lock of the interpreter for it."""
         count = size_bytes // 4 // self._threads
         parts = list(self._pool.map(lambda _: np.ones(count, np.float32), range(self._threads)))
 
         def read() -> object:
-            return list(self._pool.map(lambda part: [part.max() for _ in range(_PASSES)], parts))
+            return list(self._pool.map(lambda part: [part.max() for _ in range(READ_PASSES)], parts))
 
-        return read, _PASSES * self._threads * count * 4
+        return read, READ_PASSES * self._threads * count * 4
 
 
 class OnnxRuntime:
-    """Graphs of one node, on one execution provider with the settings that ``runtime`` gives it."""
+    """Engine that runs graphs of one node on an execution provider, with the settings of ``runtime``."""
 
     def __init__(self, place: str, threads: int) -> None:
-        """Makes sure that the provider can run.
+        """Check the provider ``place``.
 
         Raises:
-            ProviderError: It cannot.
+            ProviderError: The provider does not work here.
         """
         self._provider = find_provider(place)
         obstacle = find_provider_obstacle(self._provider)
@@ -84,13 +83,13 @@ class OnnxRuntime:
         self.precisions = _PRECISIONS[place] + (("bf16",) if place == "openvino" and bf16_units() else ())
 
     def product(self, precision: Precision, side: int) -> Call:
-        """Multiplies by a constant, as layers do."""
+        """Return a call that multiplies by a constant, as layers do."""
         generator = np.random.default_rng(0)
         if precision == "int8":
             left = generator.integers(0, 256, (side, side), np.uint8)
             weights = generator.integers(-127, 128, (side, side), np.int8)
-            whole = self._provider.name == "cpu"
-            graph = _integer_product(left, weights) if whole else _dequantized_product(left, weights)
+            make = integer_product if self._provider.name == "cpu" else dequantized_product
+            graph = make(left, weights)
         else:
             dtype = np.float16 if precision == "fp16" else np.float32
             left, weights = generator.standard_normal((2, side, side), np.float32).astype(dtype)
@@ -98,21 +97,17 @@ class OnnxRuntime:
         return self._load(graph, left, precision)
 
     def reader(self, size_bytes: int) -> tuple[Call, int] | None:
-        """Adds up all values, on a GPU; on a CPU it does so by one thread."""
+        """Return a call that sums all values on a GPU. On a CPU, onnxruntime would use one thread."""
         if self.device == "cpu":
             return None
         values = np.ones(size_bytes // 4, np.float32)
         return self._load(_graph([("ReduceSum", ["x"], "y")], values, {}), values, "fp32"), values.nbytes
 
     def _load(self, graph: bytes, left: Array, precision: Precision) -> Call:
-        """Returns a call that runs ``graph``, whose input and output stay on the device."""
+        """Return a call that runs ``graph``. Its input and output stay on the device."""
         ort = import_onnxruntime()
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = self._threads
-        options.log_severity_level = _ERRORS_ONLY
-        options.add_session_config_entry(*next(iter(EXACT_INT8.items())))
-        if self._provider is not PROVIDERS["cpu"]:
-            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        no_fallback = {} if self._provider is PROVIDERS["cpu"] else {"session.disable_cpu_ep_fallback": "1"}
+        options = session_options(threads=self._threads, config=EXACT_INT8 | no_fallback)
         chosen = [(self._provider.onnxruntime_name, self._settings(precision))]
         session = ort.InferenceSession(graph, options, providers=chosen, enable_fallback=False)
         binding = session.io_binding()
@@ -122,7 +117,7 @@ class OnnxRuntime:
 
         def run() -> object:
             session.run_with_iobinding(binding)
-            return given  # which the binding does not keep alive
+            return given  # the binding does not keep it alive
 
         return run
 
@@ -130,16 +125,16 @@ class OnnxRuntime:
         if self._provider.name != "openvino":
             return OPTIONS[self._provider.name]().settings(self._threads)
         settings = OpenVinoOptions(dtype="bf16" if precision == "bf16" else "fp32").settings(self._threads)
-        return {key: value for key, value in settings.items() if key != "cache_dir"}  # nobody runs these graphs again
+        return {key: value for key, value in settings.items() if key != "cache_dir"}  # these graphs run only once
 
 
 class Torch:
-    """Torch's own products, which a GPU is waited for after."""
+    """Engine that multiplies with torch, and waits for the GPU."""
 
     precisions: Sequence[Precision] = ("fp32", "bf16", "fp16", "int8")
 
     def __init__(self, place: str, threads: int) -> None:
-        """Imports it."""
+        """Import torch."""
         import torch
 
         torch.set_num_threads(threads)
@@ -147,18 +142,18 @@ class Torch:
         self.device: Device = "cuda" if place == "cuda" else "cpu"
 
     def product(self, precision: Precision, side: int) -> Call:
-        """Multiplies; int8 is signed by signed here."""
+        """Return a call that multiplies; int8 is signed times signed here."""
         torch = self._torch
         shape = (side, side)
         if precision == "int8":
             left, right = torch.randint(-127, 128, (2, *shape), dtype=torch.int8, device=self.device)
-            return self._awaited(lambda: torch._int_mm(left, right.t()))  # noqa: SLF001  it has no other name
+            return self._awaited(lambda: torch._int_mm(left, right.t()))  # noqa: SLF001  it has no public name
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         left, right = torch.randn((2, *shape), device=self.device).to(dtype)
         return self._awaited(lambda: left @ right)
 
     def reader(self, size_bytes: int) -> tuple[Call, int]:
-        """Adds up all values."""
+        """Return a call that sums all values."""
         values = self._torch.ones(size_bytes // 4, device=self.device)
         return self._awaited(values.sum), values.nbytes
 
@@ -186,13 +181,16 @@ ENGINES: dict[str, Callable[[str, int], Engine]] = {
 }
 
 
-def _integer_product(left: Array, weights: Array) -> bytes:
-    """Was 1.3 times as fast on onnxruntime's CPU provider as the product between dequantizations."""
+def integer_product(left: Array, weights: Array) -> bytes:
+    """Return a model with MatMulInteger.
+
+    On onnxruntime's CPU provider it was 1.3 times as fast as :func:`dequantized_product`.
+    """
     return _graph([("MatMulInteger", ["x", "w", "zero"], "y")], left, {"w": weights, "zero": np.array(128, np.uint8)})
 
 
-def _dequantized_product(left: Array, weights: Array) -> bytes:
-    """The form of int8 that OpenVINO takes."""
+def dequantized_product(left: Array, weights: Array) -> bytes:
+    """Return a model with a product between DequantizeLinear and QuantizeLinear: the form that OpenVINO needs."""
     nodes = [
         ("DequantizeLinear", ["x", "scale", "zero"], "floats"),
         ("DequantizeLinear", ["w", "scale"], "constants"),
@@ -205,7 +203,7 @@ def _dequantized_product(left: Array, weights: Array) -> bytes:
 
 
 def _graph(nodes: Sequence[tuple[str, list[str], str]], left: Array, constants: dict[str, Array]) -> bytes:
-    """Returns a model from ``x``, of the kind of ``left``, to ``y``."""
+    """Return a model from ``x``, with type and shape of ``left``, to ``y``."""
     from onnx import TensorProto, helper, numpy_helper
 
     taken = helper.make_tensor_value_info("x", helper.np_dtype_to_tensor_dtype(left.dtype), left.shape)

@@ -1,4 +1,4 @@
-"""The most that this machine does, by the libraries that contenders use: what shares of the roofline are stated by."""
+"""Measure the roofline of this machine with the libraries that the contenders use."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ _Found = tuple[str, dict[str, Any]]
 
 
 def measure_ceilings(threads: int, providers: Sequence[str]) -> Ceilings:
-    """Measures large products of matrices by precision, and reading of memory. Takes about half a minute.
+    """Measure large matrix products of each precision, and memory bandwidth. It takes about half a minute.
 
-    A ceiling is a maximum: the best of many repetitions, by the best engine. Each engine has a process of its own, so
-    that its threads disturb no other one. What cannot be measured is logged as a warning, and is not in the result.
+    A ceiling is a maximum: the best repetition of the best engine. Each engine runs in its own process, so that its
+    threads do not disturb another engine. A failed measurement is logged as a warning and left out.
 
-    A convolution may be above the ceiling of its precision, since Winograd's algorithm needs fewer multiplications
+    A convolution can exceed the ceiling of its precision, because Winograd's algorithm needs fewer multiplications
     than are counted.
 
     Args:
         threads: Threads of each engine.
-        providers: Execution providers of onnxruntime that are usable here; tensorrt is bound by the ceilings of cuda.
+        providers: Execution providers of onnxruntime that work here. The ceilings of cuda also apply to tensorrt.
     """
     found = [(engine, _ask(engine, place, threads)) for engine, place in _plan(providers)]
     return Ceilings(products=tuple(_best_products(found)), read_bytes_per_s=_best_reads(found))
 
 
 def _plan(providers: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yields engines, each with the provider or the device that it is measured on."""
+    """Yield each engine with its provider or device."""
     yield "numpy", "cpu"
     for provider in providers:
         if provider != "tensorrt":
@@ -48,17 +48,17 @@ def _plan(providers: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _ask(engine: str, place: str, threads: int) -> dict[str, Any]:
-    """Returns what :mod:`benchmarks.ceilings.worker` says, which is nothing if it fails."""
+    """Return the answer of :mod:`benchmarks.ceilings.worker`, which is empty if the worker fails."""
     command = [sys.executable, "-m", "benchmarks.ceilings.worker", engine, place, str(threads)]
     answer = listen(command, timeout_s=_TIMEOUT_S)
     problems = [answer.failure] if answer.failure else answer.facts["problems"]
     for problem in problems:
-        _LOG.warning("there is no ceiling by %s on %s: %s", engine, place, problem)
+        _LOG.warning("cannot measure the ceiling of %s on %s: %s", engine, place, problem)
     return answer.facts or {"device": place, "products": {}, "read_bytes_per_s": None}
 
 
 def _best_products(found: Sequence[_Found]) -> Iterator[Ceiling]:
-    """Yields the best engine of each device and precision, in the order in which they were first seen."""
+    """Yield the best engine of each device and precision, in the order of their first measurement."""
     ceilings = [
         Ceiling(device=facts["device"], precision=precision, engine=engine, ops_per_s=ops_per_s)
         for engine, facts in found

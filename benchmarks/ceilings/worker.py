@@ -1,4 +1,4 @@
-"""A process in which one engine does the most it can: ``ENGINE PLACE THREADS``, answered by a line of JSON."""
+"""Measure the ceilings of one engine in its own process: ``ENGINE PLACE THREADS``. It prints a line of JSON."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.ceilings.engines import ENGINES, Call, Engine
@@ -13,61 +14,78 @@ from benchmarks.results.schema import Precision
 from runtime.errors import EmbeddingBackbonesError, one_line
 from runtime.machine.limits import examine_memory
 
-_SMALLEST_SIDE, _LARGEST_SIDE = 256, 8192
 _LONG_ENOUGH_S = 0.1  # the next larger product takes 8 times as long
-_REPEAT_PRODUCT_S, _REPEAT_READ_S = 0.3, 1.0
-_MOST_READ_BYTES = 2**30  # far more than caches hold
+
+
+@dataclass(frozen=True, kw_only=True)
+class CeilingOptions:
+    """Options of the measurement.
+
+    Attributes:
+        smallest_side: Side of the first square matrices.
+        largest_side: Side of the largest ones.
+        product_s: Seconds for repetitions of a product.
+        read_s: Seconds for repetitions of reading.
+        read_bytes: Maximum size of the buffer to read, far more than caches hold.
+    """
+
+    smallest_side: int = 256
+    largest_side: int = 8192
+    product_s: float = 0.3
+    read_s: float = 1.0
+    read_bytes: int = 2**30
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Answers: operations a second by precision, bytes a second, and what could not be measured."""
+    """Print operations per second by precision, bytes per second, and the problems."""
     name, place, threads = arguments
     try:
-        answer = _measure(ENGINES[name](place, int(threads)))
+        answer = measure_engine(ENGINES[name](place, int(threads)), CeilingOptions())
     except EmbeddingBackbonesError as exc:
         answer = {"device": place, "products": {}, "read_bytes_per_s": None, "problems": [str(exc)]}
     print(f"\n{json.dumps(answer)}")
 
 
-def _measure(engine: Engine) -> dict[str, Any]:
+def measure_engine(engine: Engine, options: CeilingOptions) -> dict[str, Any]:
+    """Return the rates of ``engine`` as a JSON record."""
     products: dict[str, float] = {}
     problems: list[str] = []
     for precision in engine.precisions:
         try:
-            products[precision] = _reach(engine, precision)
-        except Exception as exc:  # noqa: BLE001  engines raise what they like for what they cannot do
+            products[precision] = _ops_per_s(engine, precision, options)
+        except Exception as exc:  # noqa: BLE001  each engine raises its own errors for an unsupported precision
             problems.append(f"{precision}: {one_line(exc)}")
     return {
         "device": engine.device,
         "products": products,
-        "read_bytes_per_s": _read(engine),
+        "read_bytes_per_s": _read_bytes_per_s(engine, options),
         "problems": problems,
     }
 
 
-def _reach(engine: Engine, precision: Precision) -> float:
-    """Returns the most operations a second, of products that grow until one takes long: some precisions are slow."""
-    side, seconds, most = _SMALLEST_SIDE, 0.0, 0.0
-    while seconds < _LONG_ENOUGH_S and side <= _LARGEST_SIDE:
-        seconds = _fastest(engine.product(precision, side), _REPEAT_PRODUCT_S)
-        most = max(most, 2 * side**3 / seconds)
+def _ops_per_s(engine: Engine, precision: Precision, options: CeilingOptions) -> float:
+    """Return the highest rate of products that grow until one takes long, because some precisions are slow."""
+    side, seconds, best = options.smallest_side, 0.0, 0.0
+    while seconds < _LONG_ENOUGH_S and side <= options.largest_side:
+        seconds = _fastest(engine.product(precision, side), options.product_s)
+        best = max(best, 2 * side**3 / seconds)
         side *= 2
-    return most
+    return best
 
 
-def _read(engine: Engine) -> float | None:
-    """Returns bytes a second of reading a buffer that leaves most of the memory to others."""
+def _read_bytes_per_s(engine: Engine, options: CeilingOptions) -> float | None:
+    """Return the rate of reading a buffer of at most a quarter of the free memory."""
     memory = examine_memory()
-    free = min(size for size in (memory.available, memory.limit, 4 * _MOST_READ_BYTES) if size)
+    free = min(size for size in (memory.available, memory.limit, 4 * options.read_bytes) if size)
     reader = engine.reader(free // 4)
     if reader is None:
         return None
     call, size_bytes = reader
-    return size_bytes / _fastest(call, _REPEAT_READ_S)
+    return size_bytes / _fastest(call, options.read_s)
 
 
 def _fastest(call: Call, repeat_s: float) -> float:
-    """Returns the seconds of the fastest call, after one to warm up, of as many as fit into ``repeat_s``."""
+    """Return the seconds of the fastest call within ``repeat_s``, after one call to warm up."""
     call()
     times = [_time(call)]
     while sum(times) < repeat_s:

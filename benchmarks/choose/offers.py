@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 
 from benchmarks.choose.queueing import ServiceTimes, interpolate_service_times
-from benchmarks.results.schema import Artifact, Case, Machine, Results, ResultsError
+from benchmarks.results.schema import Artifact, BenchmarkMachine, Case, Results, ResultsError
 from benchmarks.results.statistics import is_precise
 from runtime.errors import UsageError
 
@@ -186,7 +186,7 @@ def _check_machines(files: Sequence[tuple[Path, Results]]) -> None:
     Raises:
         ResultsError: Two different machines have the same name.
     """
-    seen: dict[str, tuple[Path, Machine]] = {}
+    seen: dict[str, tuple[Path, BenchmarkMachine]] = {}
     for path, results in files:
         machine = results.machine
         first, other = seen.setdefault(machine.name, (path, machine))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.compare.verdicts import CONFIDENCE, RESOLUTION, CaseChange, Comparison, compare
-from benchmarks.results.schema import Case, Machine, Results, read_results
+from benchmarks.results.schema import BenchmarkMachine, Case, Results, read_results
 from runtime import console
 from runtime.artifact.parity import near_one
 
@@ -100,7 +100,7 @@ def _notes(old: Results, new: Results, comparison: Comparison) -> list[str]:
     ]
 
 
-def _machine_notes(old: Machine, new: Machine) -> list[str]:
+def _machine_notes(old: BenchmarkMachine, new: BenchmarkMachine) -> list[str]:
     hardware, software = (_differences(old, new, software=kind) for kind in (False, True))
     if hardware:
         return [f"DIFFERENT MACHINES, raw times are compared: {'; '.join(hardware + software)}."]
@@ -144,11 +144,11 @@ def _times(drift: float) -> str:
     return f"{drift:.2f} times slower" if drift > 1 else f"{1 / drift:.2f} times faster"
 
 
-def _differences(old: Machine, new: Machine, *, software: bool) -> list[str]:
+def _differences(old: BenchmarkMachine, new: BenchmarkMachine, *, software: bool) -> list[str]:
     """Return the differences in hardware, or those in software."""
     facts = [
         (field.name, getattr(old, field.name), getattr(new, field.name))
-        for field in dataclasses.fields(Machine)
+        for field in dataclasses.fields(BenchmarkMachine)
         if field.name not in _IGNORED and (field.name in _SOFTWARE) == software
     ]
     return [_difference(name, before, after) for name, before, after in facts if before != after]

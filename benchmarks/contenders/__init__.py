@@ -1,1 +1,1 @@
-"""Who takes part: this project's runtime, torch, and what else people embed with; one file for each."""
+"""Contenders: this project's runtime, torch, and other libraries that embed. Each has its own module."""

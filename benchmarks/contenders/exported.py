@@ -1,4 +1,4 @@
-"""Models that another library turns into ONNX: once, in a process of its own, so that its memory is not measured."""
+"""Export models to ONNX with another library: once, in its own process, so that its memory is not measured."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _TIMEOUT_S = 1800.0
 def export_once(
     name: str, model: str, scratch: Path, command: Callable[[Path], Sequence[str]], *, timeout_s: float = _TIMEOUT_S
 ) -> Path:
-    """Returns the folder to which a library exported ``model``, having it exported unless that is there already.
+    """Export ``model`` unless that is done already, and return the folder.
 
     Args:
-        name: The library; also a part of the folder's name.
-        model: What is exported.
-        scratch: Where the folder goes.
-        command: Gives the command that exports to the folder it is given.
-        timeout_s: Seconds after which an export is given up.
+        name: Name of the library; also part of the folder's name.
+        model: Model to export.
+        scratch: Parent of the folder.
+        command: Function that returns the export command for an output folder.
+        timeout_s: Seconds after which the export is stopped.
 
     Raises:
-        PeerError: The export failed; the message holds its last line.
+        PeerError: The export failed; the message holds its last line of output.
     """
     folder = scratch / f"{name}-{hashlib.sha256(model.encode()).hexdigest()[:12]}"
     if folder.is_dir():
@@ -45,7 +45,7 @@ def _export(name: str, model: str, command: Sequence[str], timeout_s: float) -> 
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, timeout=timeout_s)
     except subprocess.TimeoutExpired:
-        raise PeerError(f"{name} has not exported {model} within {timeout_s:g} s") from None
+        raise PeerError(f"{name} did not export {model} within {timeout_s:g} s") from None
     if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["it said nothing"]
+        lines = done.stderr.strip().splitlines() or ["no message"]
         raise PeerError(f"{name} cannot export {model} (exit code {done.returncode}: {lines[-1]})")

@@ -1,4 +1,4 @@
-"""fastembed, with the artifact's own graph: what its tokenizing, padding and batching make of it."""
+"""Run the artifact's own graph with fastembed: with its tokenization, padding and batching."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.contenders.peer import Peer, PeerError, find_python, find_ways, limit_tokenizers, reporting
-from benchmarks.contenders.protocol import Subject, Way
+from benchmarks.contenders.peer import Peer, PeerError, collect_setups, find_python, limit_tokenizers, reporting
+from benchmarks.contenders.protocol import Setup, Target
 from benchmarks.results.schema import Skipped
 from runtime.artifact.manifest import TextPreprocessing, Tower
 from runtime.artifact.reader import read_manifest
@@ -18,23 +18,23 @@ from runtime.artifact.reader import read_manifest
 NAME = "fastembed"
 
 
-def find(subject: Subject) -> tuple[list[Way], list[Skipped]]:
-    """Returns how fastembed can run ``subject``'s graph on the CPU, or why not."""
-    return find_ways(subject, NAME, {"fp32": _way}) if subject.tower == "text" else ([], [])
+def find(target: Target) -> tuple[list[Setup], list[Skipped]]:
+    """Return fastembed's setup for ``target`` on the CPU, or the reason why there is none."""
+    return collect_setups(target, NAME, {"fp32": _setup}) if target.tower == "text" else ([], [])
 
 
-def load(way: Way, threads: int, scratch: Path) -> Peer:
-    """Shows the artifact to fastembed as a model of its own kind, by a folder of settings in ``scratch``.
+def load(setup: Setup, threads: int, scratch: Path) -> Peer:
+    """Register the artifact as a custom model of fastembed, with its settings in a folder of ``scratch``.
 
-    Texts are embedded as its users do: in their order, in batches of 256.
+    Texts are embedded by fastembed's defaults: in the given order, in batches of 256.
 
     Raises:
-        PeerError: fastembed cannot load it.
-        ArtifactError: The folder is no artifact.
+        PeerError: fastembed cannot load the model.
+        ArtifactError: The folder is not an artifact.
     """
     limit_tokenizers(threads)
-    artifact = Path(way.model)
-    tower = read_manifest(artifact).towers[way.tower]
+    artifact = Path(setup.model)
+    tower = read_manifest(artifact).towers[setup.tower]
     with reporting(NAME, f"load {artifact}"):
         folder = Path(mkdtemp(prefix="fastembed-", dir=scratch))
         _write_settings(artifact, tower, folder)
@@ -43,29 +43,29 @@ def load(way: Way, threads: int, scratch: Path) -> Peer:
     return Peer(name=NAME, from_items=lambda texts: np.stack(list(model.embed(texts))))
 
 
-def _way(subject: Subject) -> Way:
-    preprocessing = subject.manifest.towers[subject.tower].preprocessing
+def _setup(target: Target) -> Setup:
+    preprocessing = target.manifest.towers[target.tower].preprocessing
     if isinstance(preprocessing, TextPreprocessing) and preprocessing.cleaning != "none":
-        raise PeerError(f"it does not clean texts by {preprocessing.cleaning}, as this model wants them")
-    return Way(
+        raise PeerError(f"it does not clean texts with {preprocessing.cleaning}, but this model requires it")
+    return Setup(
         contender=NAME,
         variant="fp32",
         provider="cpu",
         precision="fp32",
         stages=("end_to_end",),
-        model=str(subject.folder.resolve()),
-        tower=subject.tower,
-        python=find_python(subject, NAME, [NAME]),
+        model=str(target.folder.resolve()),
+        tower=target.tower,
+        python=find_python(target, NAME, [NAME]),
     )
 
 
 def _write_settings(artifact: Path, tower: Tower, folder: Path) -> None:
-    """Writes what fastembed reads beside a graph: the tokenizer, and to how many tokens texts are cut and padded."""
+    """Write the files that fastembed reads beside a graph: tokenizer, truncation and padding."""
     preprocessing = tower.preprocessing
     if not isinstance(preprocessing, TextPreprocessing):
         raise PeerError(f"{artifact} does not embed texts")
     tokenizer = json.loads((artifact / preprocessing.tokenizer).read_text("utf-8"))
-    tokenizer |= {"padding": None, "truncation": None}  # as the manifest says, they do not count
+    tokenizer |= {"padding": None, "truncation": None}  # the manifest has its own
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer), "utf-8")
     settings = {
         "model_max_length": preprocessing.max_length,
@@ -78,13 +78,13 @@ def _write_settings(artifact: Path, tower: Tower, folder: Path) -> None:
 
 
 def _pad_token(tokenizer: dict[str, Any], pad_token_id: int) -> str:
-    """Returns the name of the padding token, which the mask keeps out of the vectors anyway."""
+    """Return the name of the padding token. The attention mask keeps it out of the vectors."""
     added = {token["id"]: token["content"] for token in tokenizer.get("added_tokens", [])}
     return str(added.get(pad_token_id, "[PAD]"))
 
 
 def _register(artifact: Path, tower: Tower) -> None:
-    """Adds the graph to fastembed's list as it is: pooling and normalisation are inside it already."""
+    """Add the graph to fastembed's list of models. Pooling and normalization are part of the graph."""
     from fastembed import TextEmbedding
     from fastembed.common.model_description import ModelSource, PoolingType
 
@@ -93,7 +93,7 @@ def _register(artifact: Path, tower: Tower) -> None:
         model=str(artifact),
         pooling=PoolingType.DISABLED,
         normalization=False,
-        sources=ModelSource(hf=str(artifact)),  # has to be given; specific_model_path goes before it
+        sources=ModelSource(hf=str(artifact)),  # required, but specific_model_path has priority
         dim=int(dim),
         model_file=str(artifact / tower.graph),
     )

@@ -1,40 +1,42 @@
-"""The folder from which an artifact was exported, for those who load models and not graphs."""
+"""Find the model folder from which an artifact was exported, for contenders that load models instead of graphs."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from benchmarks.contenders.peer import PeerError
-from benchmarks.contenders.protocol import Subject
+from benchmarks.contenders.protocol import Target
 from exporters.catalogue.spec import random_seed
 from runtime.artifact.manifest import Tower
 
 
-def find_model_folder(subject: Subject, *, needs_layers: bool = False) -> Path:
-    """Returns the folder of ``subject``'s model, if sentence-transformers makes the artifact's vectors of it.
+def find_model_folder(target: Target, *, needs_layers: bool = False) -> Path:
+    """Return the model folder of ``target`` if sentence-transformers makes the same vectors from it.
 
-    It pools and normalises as the folder says, and takes the mean where the folder says nothing.
+    sentence-transformers pools and normalizes as ``modules.json`` says; without this file it pools by the mean.
 
     Args:
-        subject: An artifact of texts.
-        needs_layers: Whether the folder has to say, in the layout of sentence-transformers.
+        target: Text tower of an artifact.
+        needs_layers: Whether the folder must have a ``modules.json``.
 
     Raises:
-        PeerError: There is no such folder, or its vectors would be others.
+        PeerError: The folder is unknown, or its vectors would differ.
     """
-    weights = subject.weights or "unknown"
+    weights = target.weights or "unknown"
     if weights in ("unknown", "pretrained") or random_seed(weights) is not None:
-        raise PeerError(f"it loads a model's folder, and the weights are {weights}; name the folder they came from")
+        raise PeerError(f"it loads a model folder, but the weights are {weights}; name the folder with --weights")
     folder = Path(weights)
     has_layers = (folder / "modules.json").is_file()
     if not has_layers and not (folder / "config.json").is_file():
-        raise PeerError(f"{folder} is no folder in the layout of sentence-transformers or transformers")
-    if needs_layers and not has_layers:
-        raise PeerError(f"{folder} has no modules.json, so its export would have neither pooling nor normalisation")
-    if not _gives_same_vectors(subject.manifest.towers[subject.tower], has_layers):
         raise PeerError(
-            f"the artifact's pooling or normalisation is not what sentence-transformers makes of {folder}; export it "
-            "without --pooling and --normalize to compare"
+            f"{folder} has neither modules.json nor config.json; name a folder of sentence-transformers or transformers"
+        )
+    if needs_layers and not has_layers:
+        raise PeerError(f"{folder} has no modules.json, so its export would have neither pooling nor normalization")
+    if not _gives_same_vectors(target.manifest.towers[target.tower], has_layers):
+        raise PeerError(
+            f"pooling or normalization of the artifact differs from that of sentence-transformers for {folder}; "
+            "export it without --pooling and --normalize to compare"
         )
     return folder.resolve()
 

@@ -1,4 +1,4 @@
-"""OpenVINO by its own package, without onnxruntime: compiles the artifact's float32 graph for the CPU."""
+"""Run the artifact's float32 graph on the CPU with the package ``openvino``, without onnxruntime."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.contenders.peer import Peer, PeerError, find_python, find_ways, reporting
-from benchmarks.contenders.protocol import Subject, Way
+from benchmarks.contenders.peer import Peer, PeerError, collect_setups, find_python, reporting
+from benchmarks.contenders.protocol import Setup, Target
 from benchmarks.results.schema import Precision, Skipped
 from runtime.artifact.reader import read_manifest
 from runtime.machine.cpu import bf16_units
@@ -20,24 +20,24 @@ _PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
 Array = np.ndarray[Any, Any]
 
 
-def find(subject: Subject) -> tuple[list[Way], list[Skipped]]:
-    """Returns how OpenVINO can run ``subject``'s graph here, and why not in other ways."""
-    return find_ways(subject, NAME, {"fp32": partial(_way, precision="fp32"), "bf16": _bf16_way})
+def find(target: Target) -> tuple[list[Setup], list[Skipped]]:
+    """Return OpenVINO's setups for ``target``, and the reasons for missing ones."""
+    return collect_setups(target, NAME, {"fp32": partial(_setup, precision="fp32"), "bf16": _bf16_setup})
 
 
-def load(way: Way, threads: int, scratch: Path) -> Peer:
-    """Compiles the graph for low latency in ``way.precision``.
+def load(setup: Setup, threads: int, scratch: Path) -> Peer:
+    """Compile the graph for low latency in ``setup.precision``.
 
     Raises:
-        PeerError: OpenVINO cannot compile it, or would use other threads or another precision.
-        ArtifactError: The folder is no artifact.
+        PeerError: OpenVINO cannot compile the graph, or would use other threads or another precision.
+        ArtifactError: The folder is not an artifact.
     """
-    tower = read_manifest(Path(way.model)).towers[way.tower]
-    graph = Path(way.model) / tower.graph
+    tower = read_manifest(Path(setup.model)).towers[setup.tower]
+    graph = Path(setup.model) / tower.graph
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads,
-        "INFERENCE_PRECISION_HINT": _PRECISIONS[way.precision],
+        "INFERENCE_PRECISION_HINT": _PRECISIONS[setup.precision],
     }
     with reporting(NAME, f"load {graph}"):
         import openvino
@@ -52,29 +52,29 @@ def load(way: Way, threads: int, scratch: Path) -> Peer:
 
 
 def _check(model: Any, threads: int, precision: object) -> None:
-    """Refuses what OpenVINO changed of the settings: it takes them for hints."""
+    """Check that OpenVINO keeps the settings. To OpenVINO they are only hints."""
     actual = model.get_property("INFERENCE_NUM_THREADS")
     if actual != threads:
-        raise PeerError(f"OpenVINO would run with {actual} threads in place of {threads}; measure with {actual}")
+        raise PeerError(f"OpenVINO would use {actual} threads instead of {threads}; set --threads {actual}")
     compiled_for = model.get_property("INFERENCE_PRECISION_HINT").to_string()
     if compiled_for != precision:
-        raise PeerError(f"OpenVINO compiled for {compiled_for} in place of {precision}")
+        raise PeerError(f"OpenVINO compiled for {compiled_for} instead of {precision}")
 
 
-def _way(subject: Subject, *, precision: Precision) -> Way:
-    return Way(
+def _setup(target: Target, *, precision: Precision) -> Setup:
+    return Setup(
         contender=NAME,
         variant=precision,
         provider="cpu",
         precision=precision,
         stages=("graph",),
-        model=str(subject.folder.resolve()),
-        tower=subject.tower,
-        python=find_python(subject, NAME, [NAME]),
+        model=str(target.folder.resolve()),
+        tower=target.tower,
+        python=find_python(target, NAME, [NAME]),
     )
 
 
-def _bf16_way(subject: Subject) -> Way:
+def _bf16_setup(target: Target) -> Setup:
     if not bf16_units():
-        raise PeerError("this CPU has no units for bfloat16 (AMX or AVX512-BF16), and OpenVINO would emulate them")
-    return _way(subject, precision="bf16")
+        raise PeerError("this CPU has no bfloat16 instructions (AMX or AVX512-BF16); OpenVINO would emulate them")
+    return _setup(target, precision="bf16")

@@ -1,4 +1,4 @@
-"""optimum's export of a sentence-transformers model, run by onnxruntime as its documentation shows."""
+"""Run optimum's export of a sentence-transformers model with onnxruntime, as optimum's documentation shows."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 
 from benchmarks.contenders.exported import export_once
 from benchmarks.contenders.model_folder import find_model_folder
-from benchmarks.contenders.peer import Peer, find_python, find_ways, limit_tokenizers, reporting
-from benchmarks.contenders.protocol import Subject, Way
+from benchmarks.contenders.peer import Peer, collect_setups, find_python, limit_tokenizers, reporting
+from benchmarks.contenders.protocol import Setup, Target
 from benchmarks.results.schema import Skipped
 
 NAME = "optimum"
@@ -22,23 +22,23 @@ _OUTPUT = "sentence_embedding"
 Array = np.ndarray[Any, Any]
 
 
-def find(subject: Subject) -> tuple[list[Way], list[Skipped]]:
-    """Returns how optimum can export ``subject``'s model and run it, or why not."""
-    return find_ways(subject, NAME, {"fp32": _way}) if subject.tower == "text" else ([], [])
+def find(target: Target) -> tuple[list[Setup], list[Skipped]]:
+    """Return optimum's setup for ``target``, or the reason why there is none."""
+    return collect_setups(target, NAME, {"fp32": _setup}) if target.tower == "text" else ([], [])
 
 
-def load(way: Way, threads: int, scratch: Path) -> Peer:
-    """Exports the model's folder to ``scratch``, unless that was done before, and loads what came out.
+def load(setup: Setup, threads: int, scratch: Path) -> Peer:
+    """Export the model's folder to ``scratch`` unless that is done already, and load the export.
 
-    Texts are tokenized by transformers and padded to the longest of a batch of 32, in their order.
+    transformers tokenizes the texts, in batches of 32 in the given order, padded to the longest text of a batch.
 
     Raises:
-        PeerError: It cannot be exported or loaded.
+        PeerError: The model cannot be exported or loaded.
     """
     limit_tokenizers(threads)
-    with reporting(NAME, f"load {way.model}"):
-        folder = export_once(NAME, way.model, scratch, lambda out: _export_command(way.model, out))
-        session, tokenizer = _open(folder, threads), _open_tokenizer(folder, Path(way.model))
+    with reporting(NAME, f"load {setup.model}"):
+        folder = export_once(NAME, setup.model, scratch, lambda out: _export_command(setup.model, out))
+        session, tokenizer = _open(folder, threads), _open_tokenizer(folder, Path(setup.model))
 
     def embed_texts(texts: list[str]) -> Array:
         batches = (texts[start : start + _BATCH] for start in range(0, len(texts), _BATCH))
@@ -47,22 +47,25 @@ def load(way: Way, threads: int, scratch: Path) -> Peer:
     return Peer(name=NAME, from_arrays=lambda arrays: _run(session, arrays), from_items=embed_texts)
 
 
-def _way(subject: Subject) -> Way:
-    return Way(
+def _setup(target: Target) -> Setup:
+    return Setup(
         contender=NAME,
         variant="fp32",
         provider="cpu",
         precision="fp32",
         stages=("graph", "end_to_end"),
-        model=str(find_model_folder(subject, needs_layers=True)),
-        tower=subject.tower,
-        python=find_python(subject, NAME, ["optimum-onnx", "sentence-transformers"]),
+        model=str(find_model_folder(target, needs_layers=True)),
+        tower=target.tower,
+        python=find_python(target, NAME, ["optimum-onnx", "sentence-transformers"]),
         exports=True,
     )
 
 
 def _export_command(model: str, output: Path) -> list[str]:
-    """Source: https://huggingface.co/docs/optimum-onnx/onnx/usage_guides/export_a_model."""
+    """Return optimum's export command.
+
+    Source: https://huggingface.co/docs/optimum-onnx/onnx/usage_guides/export_a_model
+    """
     kind = ["--library", "sentence_transformers", "--task", "sentence-similarity"]
     return [sys.executable, "-m", "optimum.exporters.onnx", "--model", model, *kind, str(output)]
 
@@ -84,7 +87,7 @@ def _open_tokenizer(folder: Path, model: Path) -> Any:
 
 
 def _max_length(model: Path) -> int | None:
-    """Returns the tokens to which sentence-transformers cuts, which the exported tokenizer is not told of."""
+    """Return the maximum length of sentence-transformers, which the exported tokenizer lacks."""
     for path in sorted(model.glob("sentence_*_config.json")):
         length = json.loads(path.read_text("utf-8")).get("max_seq_length")
         if isinstance(length, int):
@@ -98,7 +101,7 @@ def _run(session: Any, arrays: Mapping[str, Array]) -> Array:
 
 
 def _fill(session: Any, arrays: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
-    """Yields what the graph takes: some ask for ``token_type_ids``, which are all zero for single texts."""
+    """Yield the graph's inputs. Some graphs need ``token_type_ids``, which are all zero for single texts."""
     for given in session.get_inputs():
         array = arrays.get(given.name)
         yield given.name, np.zeros_like(arrays["input_ids"]) if array is None else array.astype(np.int64, copy=False)

@@ -1,4 +1,4 @@
-"""What people use instead of this project: what their adapters have in common."""
+"""Adapt another library to the interface of contenders."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.contenders.protocol import Subject, Way
+from benchmarks.contenders.protocol import Setup, Target
 from benchmarks.results.schema import Skipped
 from runtime.errors import EmbeddingBackbonesError, UsageError, one_line
 
@@ -23,7 +23,7 @@ _HAS = "import sys; from importlib.metadata import version; [version(name) for n
 
 
 class PeerError(EmbeddingBackbonesError):
-    """Another library cannot embed with a model here; the message says why, and the way out if there is one."""
+    """Another library cannot embed with a model here; the message names the cause and, if possible, a remedy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +31,9 @@ class Peer:
     """Another library with its model loaded: a :class:`benchmarks.contenders.protocol.Contender`.
 
     Attributes:
-        name: What the library is called.
-        from_arrays: Embeds the graph's inputs; ``None`` if the library has no such function.
-        from_items: Embeds texts; ``None`` as above.
+        name: Name of the library.
+        from_arrays: Function that embeds the graph's inputs; ``None`` if the library has none.
+        from_items: Function that embeds texts; ``None`` if the library has none.
     """
 
     name: str
@@ -41,83 +41,80 @@ class Peer:
     from_items: Callable[[list[str]], Any] | None = None
 
     def embed_arrays(self, arrays: Mapping[str, Array]) -> Array:
-        """Returns vectors ``[batch, output_dim]`` float32 of the graph's inputs, by name.
+        """Return vectors ``[batch, output_dim]`` float32 of the graph's inputs, given by name.
 
         Raises:
             PeerError: The library takes no arrays, or fails.
         """
         if self.from_arrays is None:
-            raise PeerError(f"{self.name} is measured end to end alone: it takes strings, not arrays")
+            raise PeerError(f"{self.name} can only be measured end to end: it takes strings, not arrays")
         with reporting(self.name, "embed a batch"):
             return np.asarray(self.from_arrays(arrays), dtype=np.float32)
 
     def embed_items(self, items: Sequence[Any]) -> Array:
-        """Returns vectors ``[items, output_dim]`` float32 of texts.
+        """Return vectors ``[items, output_dim]`` float32 of texts.
 
         Raises:
-            PeerError: The library has no preparation of its own, or fails.
+            PeerError: The library has no preprocessing, or fails.
         """
         if self.from_items is None:
-            raise PeerError(f"{self.name} is measured by its graph alone: it takes arrays, not strings")
+            raise PeerError(f"{self.name} can only be measured at the stage graph: it takes arrays, not strings")
         with reporting(self.name, "embed texts"):
             return np.asarray(self.from_items(list(items)), dtype=np.float32)
 
-    def take_apart(self, items: Sequence[Any]) -> dict[str, float]:
-        """Returns nothing: where another library spends its time cannot be told from outside."""
+    def time_steps(self, items: Sequence[Any]) -> dict[str, float]:
+        """Return nothing: the steps of another library cannot be timed from outside."""
         return {}
 
 
-def find_ways(
-    subject: Subject, contender: str, makers: Mapping[str, Callable[[Subject], Way]]
-) -> tuple[list[Way], list[Skipped]]:
-    """Asks ``makers`` for a way to embed with ``subject`` each.
+def collect_setups(
+    target: Target, contender: str, makers: Mapping[str, Callable[[Target], Setup]]
+) -> tuple[list[Setup], list[Skipped]]:
+    """Make one setup per variant, and collect the reasons of those that are not possible.
 
     Args:
-        subject: What is embedded with.
-        contender: The library.
-        makers: By variant; one raises :class:`PeerError` where its variant cannot be measured.
-
-    Returns:
-        The ways there are, and why there are no others.
+        target: Tower to embed with.
+        contender: Name of the library.
+        makers: Functions by variant; a function raises :class:`PeerError` if its variant cannot be measured.
     """
-    ways, skipped = [], []
+    setups, skipped = [], []
     for variant, make in makers.items():
         try:
-            ways.append(make(subject))
+            setups.append(make(target))
         except PeerError as exc:
-            skipped.append(Skipped(name=f"{subject.manifest.name}: {contender} {variant}", reason=str(exc)))
-    return ways, skipped
+            skipped.append(Skipped(name=f"{target.manifest.name}: {contender} {variant}", reason=str(exc)))
+    return setups, skipped
 
 
-def find_python(subject: Subject, name: str, packages: Sequence[str]) -> str:
-    """Returns the interpreter of an environment that has all of ``packages``: the one named for it, else this one.
+def find_python(target: Target, name: str, packages: Sequence[str]) -> str:
+    """Return the interpreter of an environment with all ``packages``: that of ``target.pythons``, or this one.
 
     Args:
-        subject: Whose ``pythons`` are other environments.
-        name: What the other environment is called there.
-        packages: Distributions, as pip names them.
+        target: Target whose ``pythons`` name other environments.
+        name: Key in ``target.pythons``.
+        packages: Distributions by their pip names.
 
     Raises:
-        PeerError: Neither has them.
-        UsageError: The interpreter that was named cannot be started.
+        PeerError: Neither environment has them.
+        UsageError: The named interpreter does not start.
     """
-    named = subject.pythons.get(name)
+    named = target.pythons.get(name)
     for python in filter(None, (named, sys.executable)):
         if has_packages(python, tuple(packages)):
             return python
     where = f"here or in the environment of {named}" if named else "here"
     raise PeerError(
-        f"{_both(packages)} not installed {where}: pip install {' '.join(packages)}, in an environment of its own if "
-        f"pins clash, which is named by --python {name}=PYTHON"
+        f"{_both(packages)} not installed {where}: pip install {' '.join(packages)}; if versions conflict, "
+        f"install into a separate environment and name it with --python {name}=PYTHON"
     )
 
 
 @functools.cache
 def has_packages(python: str, packages: tuple[str, ...]) -> bool:
-    """Tells whether the environment of ``python`` has all of these distributions, without importing them.
+    """Tell whether the environment of ``python`` has all of these distributions, without importing them.
 
     Raises:
-        UsageError: The interpreter cannot be started.
+        UsageError: The interpreter does not start.
     """
     if python == sys.executable:
         return all(map(_is_installed, packages))
@@ -125,12 +122,12 @@ def has_packages(python: str, packages: tuple[str, ...]) -> bool:
         return subprocess.run([python, "-P", "-c", _HAS, *packages], capture_output=True, check=False).returncode == 0
     except OSError as exc:
         raise UsageError(
-            f"{python} cannot be started ({exc.strerror}); name the interpreter of an environment"
+            f"cannot start {python} ({exc.strerror}); name the Python interpreter of an environment"
         ) from exc
 
 
 def limit_tokenizers(threads: int) -> None:
-    """Lets the ``tokenizers`` library use so many threads; to be called before its first batch.
+    """Set the number of threads of the ``tokenizers`` library. Call this before its first batch.
 
     Source: https://docs.rs/rayon/latest/rayon/struct.ThreadPoolBuilder.html#method.num_threads
     """
@@ -138,19 +135,19 @@ def limit_tokenizers(threads: int) -> None:
 
 
 @contextmanager
-def reporting(name: str, deed: str) -> Iterator[None]:
-    """Turns whatever another library raises into a :class:`PeerError` that says what failed.
+def reporting(name: str, action: str) -> Iterator[None]:
+    """Turn any error of another library into a :class:`PeerError` that names the failed action.
 
     Args:
-        name: What the library is called.
-        deed: What it does within the block, such as ``load FOLDER``.
+        name: Name of the library.
+        action: Action of the block, such as ``load FOLDER``.
     """
     try:
         yield
     except EmbeddingBackbonesError:
         raise
-    except Exception as exc:  # each library has errors of its own
-        raise PeerError(f"{name} cannot {deed} ({type(exc).__name__}: {one_line(exc)})") from exc
+    except Exception as exc:  # each library has its own errors
+        raise PeerError(f"{name} cannot {action} ({type(exc).__name__}: {one_line(exc)})") from exc
 
 
 def _is_installed(package: str) -> bool:

@@ -1,4 +1,4 @@
-"""What every contender has in common: how it is found, and what it can be asked to do once it is loaded."""
+"""Define the interface of contenders: their target, their setup, and their operations once loaded."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
-    """What is embedded with.
+class Target:
+    """Tower of an artifact that is benchmarked.
 
     Attributes:
-        folder: The artifact.
-        manifest: What it says of itself.
-        tower: Which of its graphs.
-        weights: What its export was given as ``--weights``; ``None`` where that is not known here.
-        providers: Execution providers that are active here, or in an environment of ``pythons``.
-        pythons: Interpreters of other environments, by what they are for: ``openvino``, ``optimum``.
+        folder: Folder of the artifact.
+        manifest: Manifest of the artifact.
+        tower: Name of the tower.
+        weights: Value of ``--weights`` at export; ``None`` if it is unknown.
+        providers: Execution providers that are active in this environment or in one of ``pythons``.
+        pythons: Interpreters of other environments, by contender or provider: ``openvino``, ``optimum``.
     """
 
     folder: Path
@@ -41,19 +41,19 @@ class Subject:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Way:
-    """One way to embed: all that a process of its own has to be told.
+class Setup:
+    """Contender with its settings: all that a worker process needs to load it.
 
     Attributes:
-        contender: Who: a key of :data:`benchmarks.contenders.registry.CONTENDERS`.
-        variant: How: the graph's variant, or torch's way to run.
+        contender: Key of :data:`benchmarks.contenders.registry.CONTENDERS`.
+        variant: Variant of the graph, or mode of torch.
         provider: Execution provider of onnxruntime, or device of torch.
-        precision: Of the arithmetic that most of the work is done in.
-        stages: What it can be measured at.
-        model: What it loads: a folder, or ``BACKBONE=WEIGHTS`` for torch.
-        tower: Which tower of it.
-        python: The interpreter of its environment.
-        exports: Whether it makes a model of its own first, which later starts find: no part of a start's time.
+        precision: Data type of most of the arithmetic.
+        stages: Stages that can be measured.
+        model: Model to load: a folder, or a JSON record for torch.
+        tower: Name of the tower.
+        python: Interpreter of the contender's environment.
+        exports: Whether the first start exports a model that later starts reuse. That start is not timed.
     """
 
     contender: str
@@ -66,27 +66,30 @@ class Way:
     python: str = sys.executable
     exports: bool = False
 
+    def __str__(self) -> str:
+        return f"{self.contender} {self.variant} on {self.provider}"
+
 
 class Contender(Protocol):
-    """A model, loaded in one way. It runs with as many threads as it was loaded for."""
+    """Loaded model. It runs with the number of threads that it was loaded with."""
 
     def embed_arrays(self, arrays: Mapping[str, Array]) -> Array:
-        """Returns vectors ``[batch, output_dim]`` of what :meth:`runtime.inference.tower.LoadedTower.collate` gave."""
+        """Return vectors ``[batch, output_dim]`` of a batch that the tower's preprocessor collated."""
 
     def embed_items(self, items: Sequence[Any]) -> Array:
-        """Returns vectors ``[items, output_dim]`` of texts, or of paths of files, preparation included."""
+        """Return vectors ``[items, output_dim]`` of texts or paths of files, preprocessing included."""
 
-    def take_apart(self, items: Sequence[Any]) -> dict[str, float]:
-        """Returns the seconds of each step of embedding ``items``, one after another; empty if it cannot tell."""
+    def time_steps(self, items: Sequence[Any]) -> dict[str, float]:
+        """Return the seconds of each step of embedding ``items``, in order; empty if the steps cannot be timed."""
 
 
 def usable(rows: Sequence[Row | UnusableItemError]) -> list[Row]:
-    """Returns the rows of items that were prepared.
+    """Return ``rows`` if all items could be prepared.
 
     Raises:
-        EmbeddingBackbonesError: An item has none.
+        EmbeddingBackbonesError: An item could not be prepared.
     """
     bad = next((row for row in rows if isinstance(row, UnusableItemError)), None)
     if bad is not None:
-        raise EmbeddingBackbonesError(f"an item cannot be embedded: {bad}")
+        raise EmbeddingBackbonesError(f"cannot embed an item: {bad}")
     return [row for row in rows if not isinstance(row, UnusableItemError)]

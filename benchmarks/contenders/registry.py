@@ -1,4 +1,4 @@
-"""The contenders by name, each loaded only when it takes part."""
+"""List the contenders by name. A contender's module is imported only if it takes part."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
-from benchmarks.contenders.protocol import Contender, Subject, Way
+from benchmarks.contenders.protocol import Contender, Setup, Target
 from benchmarks.results.schema import Skipped
 
-# The order is that of tables. A module offers `find` and `load`, see `benchmarks.contenders.protocol`.
+# Tables of a report follow this order. Each module has the functions `find` and `load`.
 CONTENDERS: dict[str, str] = {
     "runtime": "benchmarks.contenders.runtime",
     "torch": "benchmarks.contenders.torch",
@@ -20,29 +20,29 @@ CONTENDERS: dict[str, str] = {
 }
 
 
-def find_ways(subject: Subject, names: tuple[str, ...]) -> tuple[list[Way], list[Skipped]]:
-    """Returns how the contenders of these names can embed with ``subject`` here, and which of them cannot."""
-    ways: list[Way] = []
+def find_setups(target: Target, names: tuple[str, ...]) -> tuple[list[Setup], list[Skipped]]:
+    """Return the setups of the contenders ``names`` that can embed with ``target`` here, and those that cannot."""
+    setups: list[Setup] = []
     skipped: list[Skipped] = []
     for name in names:
-        found, missing = _module(name).find(subject)
-        ways += found
+        found, missing = _module(name).find(target)
+        setups += found
         skipped += missing
-    return ways, skipped
+    return setups, skipped
 
 
-def load(way: Way, threads: int, scratch: Path) -> Contender:
-    """Returns what ``way`` names, loaded in this process.
+def load(setup: Setup, threads: int, scratch: Path) -> Contender:
+    """Load a contender in this process.
 
     Args:
-        way: Which contender, and how.
+        setup: Contender and settings.
         threads: Threads that it may use.
-        scratch: A folder for what it has to write.
+        scratch: Folder for its temporary files.
 
     Raises:
-        EmbeddingBackbonesError: It cannot be loaded; the message says why.
+        EmbeddingBackbonesError: It cannot be loaded; the message names the cause.
     """
-    contender: Contender = _module(way.contender).load(way, threads, scratch)
+    contender: Contender = _module(setup.contender).load(setup, threads, scratch)
     return contender
 
 

@@ -1,4 +1,4 @@
-"""This project's runtime: each of an artifact's graphs on each execution provider that is active."""
+"""Run each graph of an artifact with this project's runtime, on each active execution provider."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import runtime
-from benchmarks.contenders.protocol import Array, Contender, Subject, Way, usable
+from benchmarks.contenders.protocol import Array, Contender, Setup, Target, usable
 from benchmarks.results.schema import Precision, Skipped
 from runtime.artifact.manifest import ImagePreprocessing, Tower, TowerName
 from runtime.inference.batching import plan_batches
@@ -25,58 +25,58 @@ from runtime.session.variant_selection import find_variant_obstacle
 _PRECISIONS: dict[str, Precision] = {"fp32": "fp32", "optimized": "fp32", "fp16": "fp16", "int8": "int8"}
 
 
-def find(subject: Subject) -> tuple[list[Way], list[Skipped]]:
-    """Returns the ways of the artifact's graphs on each provider, and which of them are not for it."""
-    ways: list[Way] = []
+def find(target: Target) -> tuple[list[Setup], list[Skipped]]:
+    """Return a setup for each graph and provider, and the reasons for missing ones."""
+    setups: list[Setup] = []
     skipped: list[Skipped] = []
-    variants = subject.manifest.towers[subject.tower].variants
-    for name in subject.providers:
+    variants = target.manifest.towers[target.tower].variants
+    for name in target.providers:
         for variant in ("fp32", *variants):
             obstacle = find_variant_obstacle(variants[variant], find_provider(name)) if variant in variants else None
             if obstacle:
                 skipped.append(
-                    Skipped(name=f"{subject.manifest.name}, {subject.tower}: {variant} on {name}", reason=obstacle)
+                    Skipped(name=f"{target.manifest.name}, {target.tower}: {variant} on {name}", reason=obstacle)
                 )
             else:
-                ways.append(_way(subject, variant, name, _PRECISIONS[variant]))
+                setups.append(_setup(target, variant, name, _PRECISIONS[variant]))
         if name == "openvino" and bf16_units():
-            ways.append(_way(subject, "bf16", name, "bf16"))
-    return ways, skipped
+            setups.append(_setup(target, "bf16", name, "bf16"))
+    return setups, skipped
 
 
-def plain_way(subject: Subject) -> Way:
-    """Returns the way of the graph as it was exported, on the CPU."""
-    return _way(subject, "fp32", "cpu", "fp32")
+def baseline_setup(target: Target) -> Setup:
+    """Return the setup of the fp32 graph on the CPU."""
+    return _setup(target, "fp32", "cpu", "fp32")
 
 
-def _way(subject: Subject, variant: str, provider: str, precision: Precision) -> Way:
-    return Way(
+def _setup(target: Target, variant: str, provider: str, precision: Precision) -> Setup:
+    return Setup(
         contender="runtime",
         variant=variant,
         provider=provider,
         precision=precision,
         stages=("graph", "end_to_end"),
-        model=str(subject.folder.absolute()),
-        tower=subject.tower,
-        python=subject.pythons.get(provider, sys.executable),
+        model=str(target.folder.absolute()),
+        tower=target.tower,
+        python=target.pythons.get(provider, sys.executable),
     )
 
 
-def load(way: Way, threads: int, scratch: Path) -> Contender:
-    """Loads what ``way`` names, with hashes that were checked before the benchmark began."""
+def load(setup: Setup, threads: int, scratch: Path) -> Contender:
+    """Load the artifact. Its hashes were checked before the benchmark began."""
     options = None
-    if way.provider == "openvino":
-        options = OpenVinoOptions(dtype="bf16" if way.precision == "bf16" else "fp32")
+    if setup.provider == "openvino":
+        options = OpenVinoOptions(dtype="bf16" if setup.precision == "bf16" else "fp32")
     model = runtime.load(
-        way.model,
-        provider=way.provider,
+        setup.model,
+        provider=setup.provider,
         provider_options=options,
         threads=threads,
-        variant="fp32" if way.variant == "bf16" else way.variant,
-        tower=way.tower,
+        variant="fp32" if setup.variant == "bf16" else setup.variant,
+        tower=setup.tower,
         check_hashes=False,
     )
-    return _Runtime(model, way.tower)
+    return _Runtime(model, setup.tower)
 
 
 class _Runtime:
@@ -94,7 +94,7 @@ class _Runtime:
         with without_truncation_warning():
             return self._model.embed(items, tower=self._name)
 
-    def take_apart(self, items: Sequence[Any]) -> dict[str, float]:
+    def time_steps(self, items: Sequence[Any]) -> dict[str, float]:
         seconds, rows = _prepare(self._tower, self._record, items)
         started = time.perf_counter()
         for batch in _batches(self._tower, rows):
@@ -103,7 +103,7 @@ class _Runtime:
 
 
 def _prepare(tower: LoadedTower, record: Tower, items: Sequence[Any]) -> tuple[dict[str, float], list[Row]]:
-    """Returns the seconds of each step from ``items`` to rows of the graph's input, and those rows."""
+    """Return the seconds of each preprocessing step, and the rows of the graph's input."""
     started = time.perf_counter()
     if not isinstance(record.preprocessing, ImagePreprocessing):
         rows = usable(tower.prepare(items))

@@ -1,1 +1,1 @@
-"""Measure contenders: the plan, the rounds, the worker processes."""
+"""Measure contenders: plan the cases, run rounds in worker processes, compare vectors, count work."""

@@ -1,4 +1,4 @@
-"""The machine that times are taken on, as far as anyone who reads a report may know of it."""
+"""Describe this machine, without private data."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import platform
 from collections import Counter
 from collections.abc import Sequence
 
-from benchmarks.measure.gpus import find_gpus
-from benchmarks.results.schema import Gpu, Machine
+from benchmarks.results.schema import BenchmarkMachine, Gpu
 from runtime.doctor import examine
 from runtime.doctor.collect import run_probe
 from runtime.machine.cpu import cpu_flags, cpu_model
+from runtime.machine.cuda_driver import gpu_names, kernel_driver_version, memory_bytes
 from runtime.machine.limits import examine_memory, examine_threads
 from runtime.session.providers import installed_packages
 from runtime.version import __version__
 
-_PACKAGES = (
+PACKAGES = (
     "numpy",
     "pillow",
     "tokenizers",
@@ -32,17 +32,17 @@ _PACKAGES = (
 )
 
 
-def this_machine(name: str | None, threads: int) -> Machine:
-    """Returns what is known of this machine: no name of its host or its user, and no path.
+def this_machine(name: str | None, threads: int) -> BenchmarkMachine:
+    """Describe this machine. The description has no name of host or user, and no path.
 
     Args:
-        name: What its owner calls it; by default its CPU and its GPUs.
-        threads: Threads that every contender is given.
+        name: Name for reports and price files; by default the CPU and the GPUs.
+        threads: Threads of every contender.
     """
     budget, memory = examine_threads(), examine_memory()
     cpu, gpus = cpu_model() or platform.machine(), find_gpus()
-    cuda, cudnn = _cuda_versions() if gpus else (None, None)
-    return Machine(
+    cuda, cudnn = cuda_versions() if gpus else (None, None)
+    return BenchmarkMachine(
         name=name or _default_name(cpu, gpus),
         cpu=cpu,
         architecture=platform.machine(),
@@ -63,16 +63,23 @@ def this_machine(name: str | None, threads: int) -> Machine:
     )
 
 
+def find_gpus() -> tuple[Gpu, ...]:
+    """Return the GPUs that this process may use, in the order of CUDA's device numbers."""
+    names = gpu_names()
+    driver = kernel_driver_version() if names else ""
+    return tuple(Gpu(name=name, memory_bytes=memory_bytes(number), driver=driver) for number, name in enumerate(names))
+
+
 def _default_name(cpu: str, gpus: Sequence[Gpu]) -> str:
-    """Returns the CPU and the GPUs, equal ones counted: ``A CPU + 2 x A GPU``."""
+    """Return the CPU and the GPUs, with counts: ``A CPU + 2 x A GPU``."""
     counts = Counter(gpu.name for gpu in gpus)
     return " + ".join([cpu, *(f"{count} x {name}" if count > 1 else name for name, count in counts.items())])
 
 
 def _packages() -> dict[str, str]:
-    """Returns the versions of those that are installed."""
+    """Return the versions of the installed packages."""
     versions = {"embedding-backbones": __version__} | installed_packages()
-    for package in _PACKAGES:
+    for package in PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
@@ -80,7 +87,7 @@ def _packages() -> dict[str, str]:
     return versions
 
 
-def _cuda_versions() -> tuple[str | None, str | None]:
-    """Returns the CUDA that onnxruntime was built with, and the cuDNN that was found, each where there is one."""
-    cuda = examine().cuda  # None where the installed onnxruntime is not the one for GPUs
+def cuda_versions() -> tuple[str | None, str | None]:
+    """Return the CUDA version that onnxruntime was built with, and the version of the cuDNN library found."""
+    cuda = examine().cuda  # None if the installed onnxruntime is built without CUDA
     return run_probe("survey").facts.get("cuda_version"), cuda.cudnn.found if cuda else None

@@ -1,4 +1,4 @@
-"""What one call has to do at least: operations counted from the graph as it runs, bytes from its files and arrays."""
+"""Count the work of one call: operations from a profiled run of the graph, bytes from its files and arrays."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from benchmarks.results.schema import Work
 from runtime.artifact.manifest import Tower
 from runtime.errors import EmbeddingBackbonesError, InferenceError, UsageError, one_line
 from runtime.machine.threads import available_threads
+from runtime.session.options import session_options
 from runtime.session.providers import import_onnxruntime
 
 _PRODUCT = re.compile("MatMul|Gemm|Conv|Attention|Einsum|LSTM|GRU|RNN")
-_ERRORS_ONLY = 3
 
 Array = np.ndarray[Any, Any]
 Shape = Sequence[int]
 
 
 class CountingError(EmbeddingBackbonesError):
-    """A graph holds products whose operations are not known here."""
+    """A graph has products whose operations cannot be counted."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Executed:
-    """A node that ran: once for each turn of the loop that it is in."""
+    """Node that ran; a node in a loop occurs once per iteration."""
 
     operator: str
     inputs: Sequence[Shape]
@@ -41,23 +41,22 @@ class _Executed:
 
 
 def count_work(graph: Path, feeds: Mapping[str, Array], weight_bytes: int) -> Work:
-    """Counts what one call of ``graph`` with ``feeds`` has to do.
+    """Count the work of one call of ``graph`` with ``feeds``.
 
-    Operations are those of matrix products and convolutions. Everything else, such as activations, softmax, or the
-    search for the farthest points, is not counted: it is bound by memory, not by arithmetic.
+    Matrix products and convolutions count as operations. Other nodes, such as activations, softmax or farthest point
+    sampling, do not: memory limits them, not arithmetic.
 
-    The graph is run once as it is written, without optimisation, and onnxruntime's profile tells the shapes of every
-    node that was executed, those of loops for each turn. Shape inference would need values, which loops and dynamic
-    shapes withhold from it.
+    The graph runs once without optimization, and onnxruntime's profile gives the shapes of every executed node. Shape
+    inference cannot give them, because loops and dynamic shapes depend on values.
 
     Args:
-        graph: The fp32 graph, whose products are ONNX's own; its variants do the same work.
-        feeds: What it is given, for each of its inputs.
-        weight_bytes: Of the variant that was measured: :func:`variant_weight_bytes`.
+        graph: The fp32 graph. Its variants do the same work.
+        feeds: Array for each input.
+        weight_bytes: Result of :func:`variant_weight_bytes` for the measured variant.
 
     Raises:
-        CountingError: It holds other products, such as those of a variant that was fused.
-        InferenceError: onnxruntime cannot load it, or run it on ``feeds``.
+        CountingError: The graph has other products, such as those of a fused variant.
+        InferenceError: onnxruntime cannot load the graph, or cannot run it on ``feeds``.
     """
     nodes, outputs = _run_profiled(graph, feeds)
     return Work(
@@ -68,28 +67,28 @@ def count_work(graph: Path, feeds: Mapping[str, Array], weight_bytes: int) -> Wo
 
 
 def variant_weight_bytes(folder: Path, tower: Tower, variant: str) -> int:
-    """Returns the bytes of weights that a call of a variant has to read, as they are stored.
+    """Return the size of the weights that a call of a variant reads, as they are stored.
 
-    Tables of which only rows are gathered, as those of word embeddings, are left out: a call reads a few rows.
+    Tables such as word embeddings are left out, because a call gathers only a few of their rows.
 
     Args:
-        folder: The artifact.
-        tower: Which of its towers.
-        variant: ``fp32``, or one of the tower's variants.
+        folder: Folder of the artifact.
+        tower: Record of the tower.
+        variant: ``fp32``, or a variant of the tower.
 
     Raises:
         UsageError: The tower has no such variant.
     """
     graphs = {"fp32": tower.graph} | {name: each.graph for name, each in tower.variants.items()}
     if variant not in graphs:
-        raise UsageError(f"{folder} has no variant {variant!r}; take one of {', '.join(graphs)}")
-    model = ir.load(folder / graphs[variant])  # does not read weights that are in a file of their own
+        raise UsageError(f"{folder} has no variant {variant!r}; choose from {', '.join(graphs)}")
+    model = ir.load(folder / graphs[variant])  # does not read weights in a separate file
     weights = [value for graph in model.graphs() for value in graph.initializers.values()]
     return sum(value.const_value.nbytes for value in weights if value.const_value is not None and not _is_table(value))
 
 
 def _is_table(value: ir.Value) -> bool:
-    """Tells whether rows of a value are all that is used of it, be it stored in floats or to be dequantized."""
+    """Tell whether the graph only gathers rows of a value, which may be stored as floats or quantized."""
     uses = value.uses()
     return bool(uses) and all(
         use.node.op_type == "Gather"
@@ -99,14 +98,14 @@ def _is_table(value: ir.Value) -> bool:
 
 
 def _run_profiled(graph: Path, feeds: Mapping[str, Array]) -> tuple[list[_Executed], list[Array]]:
-    """Returns every node that ran, and the graph's outputs."""
+    """Return every executed node, and the graph's outputs."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             session = _open(graph, Path(folder))
             outputs = session.run(None, dict(feeds))
-        except Exception as exc:  # onnxruntime raises a dozen types that share no base of their own
+        except Exception as exc:  # onnxruntime's errors have no common base class
             raise InferenceError(
-                f"onnxruntime cannot run {graph} to count its operations ({one_line(exc)}); count a smaller batch"
+                f"onnxruntime cannot run {graph} to count its operations ({one_line(exc)}); try a smaller batch size"
             ) from exc
         events = json.loads(Path(session.end_profiling()).read_text("utf-8"))
     return list(_read_events(events)), outputs
@@ -114,13 +113,10 @@ def _run_profiled(graph: Path, feeds: Mapping[str, Array]) -> tuple[list[_Execut
 
 def _open(graph: Path, folder: Path) -> Any:
     ort = import_onnxruntime()
-    options = ort.SessionOptions()
+    no_prepacking = {"session.disable_prepacking": "1"}  # the profile does not list prepacked weights
+    options = session_options(threads=available_threads(), optimization="ORT_DISABLE_ALL", config=no_prepacking)
     options.enable_profiling = True
     options.profile_file_prefix = str(folder / "profile")
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.add_session_config_entry("session.disable_prepacking", "1")  # the profile leaves out what is prepacked
-    options.intra_op_num_threads = available_threads()
-    options.log_severity_level = _ERRORS_ONLY
     return ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
 
 
@@ -137,12 +133,12 @@ def _read_events(events: Sequence[Mapping[str, Any]]) -> Iterator[_Executed]:
 
 
 def _shape(typed: Mapping[str, Shape]) -> Shape:
-    """Returns the shape out of ``{"float": [2, 3]}``."""
+    """Return the shape from a record such as ``{"float": [2, 3]}``."""
     return next(iter(typed.values()))
 
 
 def _count_operations(node: _Executed, graph: Path) -> int:
-    """Returns two for each multiplication with its addition: for each number of the output, those that make it up."""
+    """Return the operations of a node: two for each multiplication with its addition."""
     if node.operator == "MatMul":
         summed = node.inputs[0][-1]
     elif node.operator == "Gemm":  # its first matrix may be transposed
@@ -151,7 +147,7 @@ def _count_operations(node: _Executed, graph: Path) -> int:
         summed = math.prod(node.inputs[1][1:])
     elif _PRODUCT.search(node.operator):
         raise CountingError(
-            f"{graph} has a node {node.operator}, whose operations are not counted; take the artifact's fp32 graph"
+            f"{graph} has a node {node.operator}, whose operations cannot be counted; count the fp32 graph"
         )
     else:
         return 0

@@ -1,4 +1,4 @@
-"""How far the vectors of a case are from those of torch."""
+"""Compare the vectors of a case with reference vectors."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.results.schema import Parity, Worst
-from runtime.artifact.parity import measure_agreement, neighbour_overlap
+from benchmarks.results.schema import CaseParity, Worst
+from runtime.artifact.parity import measure_agreement, neighbour_overlap, row_cosines
 from runtime.errors import EmbeddingBackbonesError
 
-_NAMED = 3
+_WORST = 3
 _NAME_LENGTH = 60
 Array = np.ndarray[Any, Any]
 
 
-def judge(reference: Array, vectors: Array, items: Sequence[str], reference_name: str) -> Parity:
-    """Returns how ``vectors`` compare with ``reference``, both ``[items, output_dim]``.
+def measure_parity(reference: Array, vectors: Array, items: Sequence[str], reference_name: str) -> CaseParity:
+    """Compare ``vectors`` with ``reference``, both ``[items, output_dim]``.
 
     Args:
-        reference: The vectors that are right.
-        vectors: Those that are judged.
-        items: What was embedded: texts, or names of files.
-        reference_name: Who gave the reference.
+        reference: Correct vectors.
+        vectors: Vectors of the case.
+        items: Embedded texts, or names of files.
+        reference_name: Origin of the reference.
 
     Raises:
-        EmbeddingBackbonesError: A vector has no direction, so that nothing can be said of it.
+        EmbeddingBackbonesError: The shapes differ, or a vector has no direction.
     """
     if vectors.shape != reference.shape:
         raise EmbeddingBackbonesError(f"its vectors are {list(vectors.shape)}, the reference {list(reference.shape)}")
     if not (np.isfinite(vectors).all() and vectors.any(axis=1).all()):
-        raise EmbeddingBackbonesError("its vectors hold NaN, infinity, or nothing but zeros")
+        raise EmbeddingBackbonesError("its vectors contain NaN or infinity, or a vector of zeros")
     agreement = measure_agreement(reference, vectors)
     cosines = row_cosines(reference, vectors)
-    worst = np.argsort(cosines, kind="stable")[:_NAMED]
-    return Parity(
+    worst = np.argsort(cosines, kind="stable")[:_WORST]
+    return CaseParity(
         reference=reference_name,
         items=len(items),
         min_cosine=agreement.min_cosine,
@@ -46,13 +46,6 @@ def judge(reference: Array, vectors: Array, items: Sequence[str], reference_name
         overlap_at_10=neighbour_overlap(reference, vectors),
         worst=tuple(Worst(item=_shorten(items[row]), cosine=float(cosines[row])) for row in worst),
     )
-
-
-def row_cosines(reference: Array, vectors: Array) -> Array:
-    """Returns the cosine similarity of each row to its reference, ``[items]`` float64, at most 1."""
-    reference, vectors = reference.astype(np.float64), vectors.astype(np.float64)
-    norms = np.linalg.norm(reference, axis=1) * np.linalg.norm(vectors, axis=1)
-    return np.asarray(np.minimum((reference * vectors).sum(axis=1) / norms, 1.0))
 
 
 def _shorten(item: str) -> str:

@@ -1,17 +1,16 @@
-"""What is to be measured: the artifacts, their towers, and which contenders meet at which piece of work."""
+"""Plan a benchmark: its artifacts, their towers, and the groups of cases to measure."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.contenders.protocol import Subject, Way
-from benchmarks.contenders.registry import CONTENDERS, find_ways
-from benchmarks.measure.rounds import Group
+from benchmarks.contenders.protocol import Setup, Target
+from benchmarks.contenders.registry import CONTENDERS, find_setups
+from benchmarks.measure.group import CaseGroup
 from benchmarks.results.schema import Artifact, Skipped, Stage
-from runtime.artifact.manifest import SEAL, Manifest
+from runtime.artifact.manifest import Manifest
 from runtime.artifact.reader import read_manifest
 from runtime.errors import ProviderError, UsageError
 from runtime.loading.verify import verify
@@ -21,17 +20,17 @@ _STAGES: tuple[Stage, ...] = ("graph", "end_to_end")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choices:
-    """What a user may choose of the plan.
+class PlanOptions:
+    """Options of a plan.
 
     Attributes:
-        providers: Execution providers; ``None`` for all that are active.
-        batch_sizes: Items of a call, at both stages.
-        tokens: Lengths of texts at the stage of the graph.
-        stages: Which of both.
-        contenders: Which of them; ``name`` for all its ways, ``name:variant`` for one of them.
-        weights: What the exports were given as ``--weights``, by artifact.
-        pythons: Interpreters of other environments, by what they are for.
+        providers: Execution providers; ``None``: all that are active.
+        batch_sizes: Items per call.
+        tokens: Lengths of texts at the stage ``graph``.
+        stages: Stages to measure.
+        contenders: Contenders; ``name`` takes all variants, ``name:variant`` one.
+        weights: Values of ``--weights`` at export, by artifact.
+        pythons: Interpreters of other environments, by contender or provider.
     """
 
     providers: tuple[str, ...] | None = None
@@ -43,76 +42,81 @@ class Choices:
     pythons: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuses what cannot be measured."""
+        """Check the values.
+
+        Raises:
+            UsageError: A contender is unknown, or a number is too small.
+        """
         unknown = sorted({name.partition(":")[0] for name in self.contenders} - CONTENDERS.keys())
         if unknown:
-            raise UsageError(f"there is no contender {', '.join(unknown)}; known are {', '.join(CONTENDERS)}")
+            raise UsageError(f"there is no contender {', '.join(unknown)}; choose from {', '.join(CONTENDERS)}")
         if min(self.batch_sizes) < 1 or min(self.tokens) < 3:
             raise UsageError("batch sizes must be 1 or more, numbers of tokens 3 or more")
 
-    def wants(self, way: Way) -> bool:
-        """Tells whether ``way`` is among what was chosen."""
-        return way.contender in self.contenders or f"{way.contender}:{way.variant}" in self.contenders
+    def selects(self, setup: Setup) -> bool:
+        """Tell whether ``contenders`` includes ``setup``."""
+        return setup.contender in self.contenders or f"{setup.contender}:{setup.variant}" in self.contenders
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """All that is to be measured.
+class BenchmarkPlan:
+    """Cases to measure.
 
     Attributes:
-        artifacts: What is embedded with.
-        subjects: Their towers.
-        groups: The pieces of work, in order.
-        skipped: What cannot be measured here.
+        artifacts: Artifacts of the benchmark.
+        targets: Towers of these artifacts.
+        groups: Groups of cases, in order.
+        skipped: Cases that cannot be measured here.
     """
 
     artifacts: tuple[Artifact, ...]
-    subjects: tuple[Subject, ...]
-    groups: tuple[Group, ...]
+    targets: tuple[Target, ...]
+    groups: tuple[CaseGroup, ...]
     skipped: tuple[Skipped, ...]
 
 
-def make_plan(folders: Sequence[Path], choices: Choices) -> Plan:
-    """Returns what is to be measured of the artifacts in ``folders``, each of which is verified first.
+def make_plan(folders: Sequence[Path], options: PlanOptions) -> BenchmarkPlan:
+    """Verify the artifacts in ``folders``, and plan the cases to measure.
 
     Raises:
         VerificationError: An artifact does not give its golden vectors here.
-        ProviderError: A provider that is named is not active; it would not be measured as another one.
-        UsageError: A choice does not fit the artifacts.
+        ProviderError: A named provider is not active. No other provider replaces it.
+        UsageError: An option does not fit the artifacts.
     """
     manifests = [read_manifest(folder) for folder in folders]
-    _check_names([manifest.name for manifest in manifests], choices)
-    providers = _find_providers(choices)
+    _check_names([manifest.name for manifest in manifests], options)
+    providers = _find_providers(options)
     for folder in folders:
         verify(folder, provider="cpu", variant="fp32")
-    subjects = [
-        Subject(
+    targets = [
+        Target(
             folder=folder,
             manifest=manifest,
             tower=tower,
-            weights=_find_weights(manifest, choices.weights),
+            weights=_find_weights(manifest, options.weights),
             providers=providers,
-            pythons=choices.pythons,
+            pythons=options.pythons,
         )
         for folder, manifest in zip(folders, manifests, strict=True)
         for tower in manifest.towers
     ]
-    groups: list[Group] = []
+    contenders = tuple(dict.fromkeys(name.partition(":")[0] for name in options.contenders))
+    groups: list[CaseGroup] = []
     skipped: list[Skipped] = []
-    for subject in subjects:
-        ways, missing = find_ways(subject, tuple(dict.fromkeys(name.partition(":")[0] for name in choices.contenders)))
-        groups += _make_groups(subject, [way for way in ways if choices.wants(way)], choices)
+    for target in targets:
+        setups, missing = find_setups(target, contenders)
+        groups += _make_groups(target, [setup for setup in setups if options.selects(setup)], options)
         skipped += missing
-    return Plan(
+    return BenchmarkPlan(
         artifacts=tuple(map(describe_artifact, manifests)),
-        subjects=tuple(subjects),
+        targets=tuple(targets),
         groups=tuple(groups),
         skipped=tuple(skipped),
     )
 
 
 def describe_artifact(manifest: Manifest) -> Artifact:
-    """Returns what a report says of an artifact."""
+    """Return the record of an artifact for the results."""
     return Artifact(
         name=manifest.name,
         backbone=manifest.backbone,
@@ -121,32 +125,32 @@ def describe_artifact(manifest: Manifest) -> Artifact:
         output_dim=manifest.output_dim,
         weights=manifest.weights.description,
         random=manifest.weights.origin == "random",
-        seal=str(json.loads(manifest.to_json())[SEAL]),
+        seal=manifest.sha256,
     )
 
 
-def _check_names(names: Sequence[str], choices: Choices) -> None:
+def _check_names(names: Sequence[str], options: PlanOptions) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise UsageError(f"two artifacts are called {', '.join(twice)}; export one under another --name")
-    strange = sorted(choices.weights.keys() - set(names))
-    if strange:
-        raise UsageError(f"--weights names {', '.join(strange)}, the artifacts are {', '.join(names)}")
+        raise UsageError(f"two artifacts have the name {', '.join(twice)}; export one with another --name")
+    unknown = sorted(options.weights.keys() - set(names))
+    if unknown:
+        raise UsageError(f"--weights names {', '.join(unknown)}, but the artifacts are {', '.join(names)}")
 
 
-def _find_providers(choices: Choices) -> tuple[str, ...]:
-    if choices.providers is None:
+def _find_providers(options: PlanOptions) -> tuple[str, ...]:
+    if options.providers is None:
         usable = [
             provider.name
             for provider in available_providers()
             if provider.in_auto and not find_provider_obstacle(provider)
         ]
-        return tuple(dict.fromkeys([*usable, *choices.pythons.keys() & {"openvino", "cuda"}]))
-    for name in choices.providers:
+        return tuple(dict.fromkeys([*usable, *options.pythons.keys() & {"openvino", "cuda"}]))
+    for name in options.providers:
         obstacle = find_provider_obstacle(find_provider(name))
-        if obstacle and name not in choices.pythons:
+        if obstacle and name not in options.pythons:
             raise ProviderError(obstacle)
-    return choices.providers
+    return options.providers
 
 
 def _find_weights(manifest: Manifest, named: Mapping[str, str]) -> str | None:
@@ -157,22 +161,22 @@ def _find_weights(manifest: Manifest, named: Mapping[str, str]) -> str | None:
     return "pretrained" if manifest.weights.origin == "pretrained" else None
 
 
-def _make_groups(subject: Subject, ways: Sequence[Way], choices: Choices) -> list[Group]:
+def _make_groups(target: Target, setups: Sequence[Setup], options: PlanOptions) -> list[CaseGroup]:
     groups = []
-    for stage in choices.stages:
-        mine = tuple(way for way in ways if stage in way.stages)
-        for tokens in _lengths(subject, stage, choices.tokens):
+    for stage in options.stages:
+        possible = tuple(setup for setup in setups if stage in setup.stages)
+        for tokens in _lengths(target, stage, options.tokens):
             groups += [
-                Group(subject=subject, stage=stage, items=items, tokens=tokens, ways=mine)
-                for items in choices.batch_sizes
-                if mine
+                CaseGroup(target=target, stage=stage, items=items, tokens=tokens, setups=possible)
+                for items in options.batch_sizes
+                if possible
             ]
     return groups
 
 
-def _lengths(subject: Subject, stage: Stage, tokens: Sequence[int]) -> Sequence[int | None]:
-    """Returns the lengths of texts at which a tower is measured: those that it takes."""
-    preprocessing = subject.manifest.towers[subject.tower].preprocessing
+def _lengths(target: Target, stage: Stage, tokens: Sequence[int]) -> Sequence[int | None]:
+    """Return the lengths of texts to measure, limited to the maximum of the tower."""
+    preprocessing = target.manifest.towers[target.tower].preprocessing
     if stage == "end_to_end" or preprocessing.kind != "text":
         return (None,)
     return tuple(dict.fromkeys(min(length, preprocessing.max_length) for length in tokens))

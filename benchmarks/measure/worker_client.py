@@ -1,127 +1,96 @@
-"""What a worker is told, and the parent's end of it."""
+"""Start a worker process with one case, and send it commands."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import os
-import subprocess
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from benchmarks.contenders.protocol import Way
+import numpy as np
+
+from benchmarks.contenders.protocol import Array, Setup
 from benchmarks.results.schema import Stage
 from runtime.artifact.json_schema import decode
-from runtime.errors import EmbeddingBackbonesError
+from runtime.machine.child_process import JsonWorker
 
-_ROOT = Path(__file__).parents[2]
-_PATIENCE_S = 900.0  # for one answer: torch.compile and large exports take minutes, a hang for ever
+_TIMEOUT_S = 900.0  # for one answer: torch.compile and large exports take minutes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One case, as its process is told of it.
+    """Case that a worker process measures.
 
     Attributes:
-        way: Who embeds, and how.
-        threads: Threads that it may use.
-        stage: Whether it is given arrays or items.
-        items: Items of a call.
-        feeds: File of the arrays of a call; empty at the other stage.
-        calls: Items of each call of a turn: texts, or paths of files; empty at the other stage.
-        parity_feeds: File of the batches by which parity is judged; empty at the other stage.
-        parity_items: Items by which it is judged; empty at the other stage.
-        vectors: Where the vectors of those go, ``[items, output_dim]`` in a .npy file.
+        setup: Contender and settings.
+        threads: Threads that the worker may use.
+        stage: ``graph`` embeds arrays, ``end_to_end`` embeds items.
+        items: Items per call.
+        feeds: File with the arrays of a call; only for ``graph``.
+        calls: Items of each call of a turn: texts, or paths of files; only for ``end_to_end``.
+        parity_feeds: File with the batches for parity; only for ``graph``.
+        parity_items: Items for parity; only for ``end_to_end``.
+        vectors: Output file for the vectors of the parity items: ``[items, output_dim]``, .npy.
     """
 
-    way: Way
+    setup: Setup
     threads: int
     stage: Stage
     items: int
-    feeds: str
-    calls: tuple[tuple[str, ...], ...]
-    parity_feeds: str
-    parity_items: tuple[str, ...]
-    vectors: str
+    feeds: str = ""
+    calls: tuple[tuple[str, ...], ...] = ()
+    parity_feeds: str = ""
+    parity_items: tuple[str, ...] = ()
+    vectors: str = ""
 
 
 def read_task(path: Path) -> Task:
-    """Returns the task of a file that :class:`Worker` wrote."""
+    """Return the task that :class:`Worker` wrote to ``path``."""
     return decode(Task, json.loads(path.read_text("utf-8")), "task")
 
 
 class Worker:
-    """A process with one case loaded in it."""
+    """Worker process with one case loaded."""
 
-    def __init__(self, task: Task, place: Path) -> None:
-        """Starts it; ``place`` is where its task is written."""
-        self.task = task
-        place.write_text(json.dumps(dataclasses.asdict(task)), "utf-8")
-        path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
-        self._log = place.with_suffix(".log")
+    def __init__(self, task: Task, path: Path) -> None:
+        """Write ``task`` to ``path`` and start the process."""
+        self._vectors = task.vectors
+        path.write_text(json.dumps(dataclasses.asdict(task)), "utf-8")
         self._started = time.perf_counter()
-        with self._log.open("w") as log:
-            self._process = subprocess.Popen(
-                [task.way.python, "-m", "benchmarks.measure.worker", str(place)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": str(task.threads)},
-                process_group=0,  # a terminal's Ctrl-C is for the parent, which ends its workers without their noise
-            )
+        self._process = JsonWorker(
+            [task.setup.python, "-m", "benchmarks.measure.worker", str(path)],
+            environment={"OMP_NUM_THREADS": str(task.threads)},
+            log=path.with_suffix(".log"),
+            timeout_s=_TIMEOUT_S,
+        )
 
     def load(self) -> tuple[float, float]:
-        """Returns the seconds until the model was loaded, and those of its first call.
+        """Return the seconds until the model was loaded, and the seconds of its first call.
 
         Raises:
-            EmbeddingBackbonesError: It cannot be loaded, or cannot embed.
+            EmbeddingBackbonesError: The model cannot be loaded or cannot embed, or the process died. The other methods
+                raise it too.
         """
-        self._receive()
+        self._process.receive()
         start_s = time.perf_counter() - self._started
-        return start_s, float(self._receive()["first_s"])
+        return start_s, float(self._process.receive()["first_s"])
 
-    def ask(self, command: str) -> dict[str, Any]:
-        """Returns its answer to ``turn``, ``embed`` or ``take apart``.
+    def take_turn(self) -> tuple[tuple[float, ...], int]:
+        """Return the seconds of each call of a turn, and the peak resident memory in bytes."""
+        answer = self._process.ask("turn")
+        return tuple(round(second, 7) for second in answer["seconds"]), answer["peak_bytes"]
 
-        Raises:
-            EmbeddingBackbonesError: It failed, or has died.
-        """
-        try:
-            print(command, file=self._process.stdin, flush=True)
-        except OSError as exc:
-            raise self._death() from exc
-        return self._receive()
+    def time_steps(self) -> dict[str, float]:
+        """Return the mean seconds of each step of a call; empty if the steps cannot be timed."""
+        steps: dict[str, float] = self._process.ask("steps")["steps"]
+        return steps
+
+    def embed_parity_items(self) -> Array:
+        """Return the vectors of the parity items, ``[items, output_dim]``."""
+        self._process.ask("embed")
+        return np.asarray(np.load(self._vectors))
 
     def close(self) -> None:
-        """Ends the process."""
-        self._process.kill()
-        with contextlib.suppress(OSError, ValueError):
-            self._process.communicate()
-
-    def _receive(self) -> dict[str, Any]:
-        line = self._read_line()
-        if not line:
-            raise self._death()
-        answer: dict[str, Any] = json.loads(line)
-        if "error" in answer:
-            raise EmbeddingBackbonesError(answer["error"])
-        return answer
-
-    def _read_line(self) -> str:
-        patience = threading.Timer(_PATIENCE_S, self._process.kill)
-        patience.start()
-        try:
-            return self._process.stdout.readline() if self._process.stdout else ""
-        finally:
-            patience.cancel()
-
-    def _death(self) -> EmbeddingBackbonesError:
-        code = self._process.wait()
-        said = self._log.read_text(errors="replace").strip().splitlines()
-        reason = f": {said[-1]}" if said else ", for want of memory, say"
-        return EmbeddingBackbonesError(f"its process has died (exit code {code}){reason}")
+        """End the process."""
+        self._process.close()

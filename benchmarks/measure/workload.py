@@ -1,4 +1,4 @@
-"""What is embedded: real texts, photos as files, and meshes; and the arrays that a graph is fed of them."""
+"""Prepare the items of a benchmark: texts, photos and meshes, and the arrays for a graph."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.contenders.protocol import Array, Subject, usable
-from benchmarks.measure.worker import write_arrays
+from benchmarks.contenders.protocol import Array, Target, usable
+from benchmarks.measure.arrays_file import write_arrays
 from exporters.calibration.dataset import MIN_ITEMS, load_calibration_dataset
 from runtime.artifact.manifest import TowerName
 from runtime.errors import EmbeddingBackbonesError, UsageError
@@ -21,22 +21,22 @@ from runtime.jobs.inputs import open_inputs
 from runtime.jobs.items import Unreadable
 
 _JPEG_QUALITY = 90
-_AROUND, _ACROSS = 48, 24  # points of a torus
+_AROUND, _ACROSS = 48, 24  # points of a torus, around its axis and around its tube
 _COUNTS: dict[TowerName, int] = {"text": 256, "image": 64, "mesh": 64}
-_TIMED = 16  # items of a turn end to end, so that batches of every size have the same
-_STRIDE = 5  # which has no divisor in common with a power of two
-_JUDGED = 2 * MIN_ITEMS  # at every batch size, as they come: long texts fill up short ones, which takes its time
+_TIMED = 16  # items of a turn at the stage end_to_end; every batch size has the same ones
+_STRIDE = 5  # coprime to every power of two
+_PARITY_ITEMS = 2 * MIN_ITEMS
 
 
 @dataclass(frozen=True, kw_only=True)
 class Items:
-    """Real items of one kind.
+    """Items of one kind.
 
     Attributes:
-        source: Where they are from, for a person.
+        source: Description of their origin.
         items: Texts, or paths of files.
-        names: What a report calls them.
-        sizes: Characters of a text, bytes of a file.
+        names: Names for a report.
+        sizes: Characters of each text, or bytes of each file.
     """
 
     source: str
@@ -45,20 +45,20 @@ class Items:
     sizes: tuple[int, ...]
 
     def first(self, count: int) -> Items:
-        """Returns the first ``count`` of them, or all."""
+        """Return the first ``count`` items, or all if there are fewer."""
         return replace(self, items=self.items[:count], names=self.names[:count], sizes=self.sizes[:count])
 
 
 def load_items(kind: TowerName, own: Path | None, scratch: Path) -> Items:
-    """Returns the items for a tower of ``kind``.
+    """Return items for a tower of ``kind``.
 
     Args:
-        kind: What they are.
-        own: A user's: a folder of images or meshes, or a file of texts or paths; ``None`` for what every machine has.
-        scratch: Where files are made of photos and shapes.
+        kind: Kind of the items.
+        own: The user's folder of images or meshes, or file of texts or paths; ``None``: built-in items.
+        scratch: Folder for files of built-in photos and meshes.
 
     Raises:
-        UsageError: The user's are none, or of another kind.
+        UsageError: The user's items are too few or cannot be used.
     """
     count = _COUNTS[kind]
     if own is not None:
@@ -76,9 +76,10 @@ def _load_own(kind: TowerName, own: Path, count: int) -> Items:
     found = [source.item for source in islice(open_inputs([str(own)], towers=[kind]), count)]
     bad = next((item for item in found if not isinstance(item, str | Path)), None)
     if bad is not None:
-        raise UsageError(f"{own} cannot be used: {bad.reason if isinstance(bad, Unreadable) else 'it holds no paths'}")
+        reason = bad.reason if isinstance(bad, Unreadable) else "its entries are not paths"
+        raise UsageError(f"cannot use the items in {own} ({reason}); name others with --items")
     if len(found) < MIN_ITEMS:
-        raise UsageError(f"{own} holds {len(found)} items, where {MIN_ITEMS} are needed")
+        raise UsageError(f"{own} has {len(found)} items; at least {MIN_ITEMS} are needed")
     if kind != "text":
         return _files(own.name, [Path(str(item)).absolute() for item in found])
     return _texts(own.name, found)
@@ -105,7 +106,7 @@ def _write_photo(folder: Path, number: int, photo: Image.Image) -> Path:
 
 
 def _write_torus(folder: Path, number: int) -> Path:
-    """Writes a torus whose tube swells in its own way, as an OFF file."""
+    """Write an OFF file with a torus. Each number gives another shape of its tube."""
     angles = (np.linspace(0, 2 * np.pi, steps, endpoint=False) for steps in (_AROUND, _ACROSS))
     around, across = np.meshgrid(*angles)
     tube = 0.2 + 0.1 * (number % 5) + 0.1 * np.sin((2 + number % 7) * around + number)
@@ -117,7 +118,7 @@ def _write_torus(folder: Path, number: int) -> Path:
 
 
 def _faces() -> Array:
-    """Returns the corners of the triangles of a grid that closes on itself both ways, ``[triangles, 3]``."""
+    """Return the corners of the triangles of a grid on a torus, ``[triangles, 3]``."""
     here = np.arange(_AROUND * _ACROSS).reshape(_ACROSS, _AROUND)
     right, up = np.roll(here, -1, axis=1), np.roll(here, -1, axis=0)
     triangles = (here, right, up), (right, np.roll(right, -1, axis=0), up)
@@ -131,36 +132,36 @@ def _to_off(points: Array, faces: Array) -> str:
 
 
 def pick_typical(items: Sequence[str], sizes: Sequence[int], count: int) -> tuple[str, ...]:
-    """Returns ``count`` of ``items``, evenly spaced from the shortest text or smallest file to the largest, and mixed.
+    """Return ``count`` of ``items`` of all sizes, evenly spaced from the smallest to the largest, in mixed order.
 
     Args:
-        items: Texts, or paths of files; not fewer than ``count``.
-        sizes: How large each is.
-        count: How many: a power of two.
+        items: Texts, or paths of files; at least ``count``.
+        sizes: Size of each item.
+        count: Number of items to return, a power of two.
     """
     ordered = [item for _, item in sorted(zip(sizes, items, strict=True))]
     picked = [ordered[(2 * number + 1) * len(ordered) // (2 * count)] for number in range(count)]
     return tuple(picked[_STRIDE * number % count] for number in range(count))
 
 
-class Material:
-    """The items of one tower, and the arrays that its graphs take of them.
+class Workload:
+    """Items for one tower, and the arrays that its graphs take.
 
     Attributes:
-        items: Those that are timed.
-        judged: Those by which parity is judged.
+        items: All items.
+        parity_items: Items for parity, the first of ``items``.
     """
 
-    def __init__(self, subject: Subject, items: Items) -> None:
-        """Prepares ``items``; the first of them are those that are judged."""
-        record = subject.manifest.towers[subject.tower]
-        self._preprocessor = build_preprocessor(record.preprocessing, subject.folder, 1)
+    def __init__(self, target: Target, items: Items) -> None:
+        """Prepare ``items`` for ``target``."""
+        record = target.manifest.towers[target.tower]
+        self._preprocessor = build_preprocessor(record.preprocessing, target.folder, 1)
         self.items = items
         self._timed = pick_typical(items.items, items.sizes, _TIMED)
-        self.judged = items.first(_JUDGED)
+        self.parity_items = items.first(_PARITY_ITEMS)
 
     def write_feeds(self, path: Path, size: int, tokens: int | None) -> dict[str, Array]:
-        """Writes one batch of ``size`` items, and returns it; texts, joined where they are short, are cut to length."""
+        """Write one batch of ``size`` items, and return it. Texts are joined and truncated to ``tokens``."""
         items = self.items.items
         if tokens is not None:
             items = tuple(" ".join([*items[at:], *items[:at]]) for at in range(min(size, len(items))))
@@ -169,19 +170,19 @@ class Material:
         write_arrays(path, [arrays])
         return arrays
 
-    def write_judged(self, path: Path, size: int) -> None:
-        """Writes the items by which parity is judged, in batches of ``size``, as they come."""
-        rows = self._prepare(self.judged.items)
+    def write_parity_feeds(self, path: Path, size: int) -> None:
+        """Write the parity items in batches of ``size``. They are not sorted, so short texts get padding."""
+        rows = self._prepare(self.parity_items.items)
         batches = []
         for start in range(0, len(rows), size):
             batch = rows[start : start + size]
             if len({group_key(row) for row in batch}) > 1:
-                raise EmbeddingBackbonesError("items of one batch differ in shape; take others by --items")
+                raise EmbeddingBackbonesError("the items of one batch differ in shape; name others with --items")
             batches.append(self._preprocessor.collate(batch))
         write_arrays(path, batches)
 
     def calls(self, size: int) -> tuple[tuple[str, ...], ...]:
-        """Returns the items of each call of a turn: ``size``, and at every size each item is there equally often."""
+        """Return the items of each call of a turn, ``size`` per call. All timed items occur equally often."""
         endless = cycle(self._timed)
         return tuple(tuple(islice(endless, size)) for _ in range(_TIMED // math.gcd(_TIMED, size)))
 

@@ -7,8 +7,8 @@ import numpy as np
 from benchmarks.report.analysis import FEW_ROUNDS, Study
 from benchmarks.report.format import count, digits, gibibytes, listing, percent, short
 from benchmarks.report.table import Table, text_table
-from benchmarks.results.schema import Machine, Results
-from benchmarks.results.steal_time import MOST_STOLEN
+from benchmarks.results.schema import BenchmarkMachine, Results
+from benchmarks.results.steal_time import MAX_STEAL
 
 BUSY_LOAD = 0.5  # load average per core above which other processes may have slowed the run.
 SPEED_DRIFT = 0.15  # spread of the yardstick times above which the speed of the machine changed.
@@ -25,7 +25,7 @@ def caveats(study: Study) -> tuple[str, ...]:
     return tuple(filter(None, found))
 
 
-def machine_table(machine: Machine) -> Table:
+def machine_table(machine: BenchmarkMachine) -> Table:
     """Return the hardware and software of the machine."""
     limits = f"{machine.cores_allowed} of {machine.cores} cores allowed"
     quota = "" if machine.cpu_quota is None else f", quota of {short(machine.cpu_quota)} cores"
@@ -72,7 +72,7 @@ def method(results: Results) -> tuple[str, ...]:
     return (
         "Each case ran in a new process and was warmed up first. Cases with the same work took turns, round by round, "
         "so that a change in the machine's speed affected all of them. All used the same number of threads.",
-        f"On a virtual machine, a turn was repeated if the host took more than {percent(MOST_STOLEN)} of its CPU time, "
+        f"On a virtual machine, a turn was repeated if the host took more than {percent(MAX_STEAL)} of its CPU time, "
         f"until --patience ran out. Discarded: {discarded}.",
         f"Rounds were added until the {percent(results.confidence)} confidence interval of the median was within "
         f"+/- {percent(results.precision)}. A case that did not get there is marked unstable. The bootstrap behind "
@@ -85,7 +85,7 @@ def method(results: Results) -> tuple[str, ...]:
     )
 
 
-def useful_flags(machine: Machine) -> tuple[str, ...]:
+def useful_flags(machine: BenchmarkMachine) -> tuple[str, ...]:
     """Return the CPU features of the machine that speed up matrix products."""
     return tuple(flag for flag in machine.cpu_flags if flag.startswith("amx_") or flag in _USEFUL_FLAGS)
 
@@ -99,7 +99,7 @@ def _random_weights(results: Results) -> str:
     return f"Random weights in {listing(names)}: times are valid, but vectors have no meaning." if names else ""
 
 
-def _busy(machine: Machine) -> str:
+def _busy(machine: BenchmarkMachine) -> str:
     load = machine.load_average[0] if machine.load_average else 0.0
     if load <= BUSY_LOAD * machine.cores:
         return ""
@@ -111,7 +111,7 @@ def _steal_time(study: Study) -> str:
     if not shares:
         return ""
     return (
-        f"The host took CPU time from this virtual machine: more than {percent(MOST_STOLEN)} in {len(shares)} of "
+        f"The host took CPU time from this virtual machine: more than {percent(MAX_STEAL)} in {len(shares)} of "
         f"{count(len(study.rows), 'case')}, and up to {percent(max(shares))}. Measure these again at a quieter time "
         "with --resume --redo-disturbed."
     )

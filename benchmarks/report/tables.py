@@ -12,7 +12,7 @@ from benchmarks.report.recommendations import Recommendation, recommend
 from benchmarks.report.roofline import Roofline
 from benchmarks.report.speedup import is_baseline
 from benchmarks.report.table import Cell, Column, Table, table, text_table
-from benchmarks.results.schema import Parity, Stage
+from benchmarks.results.schema import CaseParity, Stage
 
 _STAGES: dict[Stage, str] = {"end_to_end": "end to end", "graph": "graph only"}
 _TIMES_TITLES: dict[Stage, str] = {
@@ -36,7 +36,7 @@ def settings_table(section: Section, study: Study) -> Table:
 def parity_table(rows: Sequence[Row]) -> Table:
     """Return the parity of ``rows`` with their references."""
 
-    def column(name: str, figure: Callable[[Parity], str]) -> Column[Row]:
+    def column(name: str, figure: Callable[[CaseParity], str]) -> Column[Row]:
         return name, lambda row: figure(row.case.parity) if row.case.parity else NONE
 
     columns: list[Column[Row]] = [

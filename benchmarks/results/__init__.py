@@ -1,1 +1,1 @@
-"""Results of a benchmark: the schema, statistics, prices."""
+"""Results of a benchmark: schema, statistics, prices, steal time."""

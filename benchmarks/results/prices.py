@@ -1,4 +1,4 @@
-"""What machines cost: a file that its user keeps, since no two pay the same. ``docs/prices.example.toml`` is one."""
+"""Read prices of machines from a TOML file that the user writes. ``docs/prices.example.toml`` is an example."""
 
 from __future__ import annotations
 
@@ -16,41 +16,41 @@ EXAMPLE = "docs/prices.example.toml"
 
 
 class PricesError(EmbeddingBackbonesError):
-    """A file of prices is missing, is not TOML, or holds what is no price."""
+    """A price file is missing, is not TOML, or has a wrong entry."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MachinePrice:
-    """What an hour of a machine costs.
+    """Price of a machine per hour.
 
     Attributes:
-        per_hour: In the file's currency, above zero.
-        source: Where that is said: the address of a page, an offer, a bill.
+        per_hour: Price in the file's currency, above zero.
+        source: Where the price is from: the address of a page, an offer, a bill.
     """
 
     per_hour: float
     source: str
 
     def __post_init__(self) -> None:
-        """Refuses what is no price.
+        """Check the values.
 
         Raises:
             UsageError: The price is not above zero, or its source is empty.
         """
         if self.per_hour <= 0:
-            raise UsageError(f"per_hour is {self.per_hour:g}; a price is above zero")
+            raise UsageError(f"per_hour is {self.per_hour:g}; it must be above zero")
         if not self.source.strip():
-            raise UsageError("source is empty; say where the price is from")
+            raise UsageError("source is empty; name the origin of the price")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prices:
-    """A file of prices.
+    """A price file.
 
     Attributes:
-        date: The day on which they were looked up: ``2026-01-19``.
-        currency: What they are in, such as ``USD``.
-        machines: By the names that results call machines.
+        date: Day on which the prices were looked up: ``2026-01-19``.
+        currency: Currency of all prices, such as ``USD``.
+        machines: Prices by the name of the machine in results.
     """
 
     date: str
@@ -58,7 +58,7 @@ class Prices:
     machines: dict[str, MachinePrice]
 
     def __post_init__(self) -> None:
-        """Refuses a file that is of no day, in no currency, or of no machine.
+        """Check that date, currency and machines are given.
 
         Raises:
             UsageError: One of them is missing or wrong.
@@ -66,41 +66,41 @@ class Prices:
         try:
             dt.date.fromisoformat(self.date)
         except ValueError:
-            raise UsageError(f"date is {self.date!r:.40} instead of a day such as 2026-01-19") from None
+            raise UsageError(f"date is {self.date!r:.40}; it must be a day such as 2026-01-19") from None
         if not self.currency.strip():
-            raise UsageError("currency is empty; say USD, for instance")
+            raise UsageError("currency is empty; enter one, such as USD")
         if not self.machines:
             raise UsageError('no machine has a price; add one as [machines."NAME"]')
 
     def per_hour(self, machine: str) -> float | None:
-        """Returns the price of an hour of the machine of that name; ``None`` if there is none."""
+        """Return the price per hour of the machine of that name; ``None`` if it has no price."""
         price = self.machines.get(machine)
         return None if price is None else price.per_hour
 
 
 def read_prices(path: Path) -> Prices:
-    """Reads and checks a file of prices.
+    """Read and check a price file.
 
     Args:
         path: TOML with ``date``, ``currency``, and for each machine ``[machines."NAME"]`` with ``per_hour`` and
             ``source``; nothing else.
 
     Raises:
-        PricesError: There is none, it is not TOML, lacks a key, has one too many, or holds what is no price.
+        PricesError: The file is missing, is not TOML, lacks a key, has an unknown key, or has a wrong value.
     """
     try:
         document = tomllib.loads(path.read_text("utf-8"), parse_float=_finite)
     except FileNotFoundError:
-        raise PricesError(f"there is no {path}; copy {EXAMPLE} and enter what you pay") from None
+        raise PricesError(f"{path} does not exist; copy {EXAMPLE} and enter your prices") from None
     except OSError as exc:
-        raise PricesError(f"{path} cannot be read ({exc.strerror})") from exc
+        raise PricesError(f"cannot read {path} ({exc.strerror}); name a readable file such as {EXAMPLE}") from exc
     except (ValueError, RecursionError) as exc:
-        raise PricesError(f"{path} is not TOML ({exc}); {EXAMPLE} shows how it is written") from exc
+        raise PricesError(f"{path} is not TOML ({exc}); see {EXAMPLE}") from exc
     return _decode(document, path)
 
 
 def _finite(text: str) -> float | str:
-    """Returns a number, or the word itself for nan and inf, so that the key of what is no number gets named."""
+    """Return a number, or the text itself for nan and inf, so that the error names the key of that value."""
     number = float(text)
     return number if math.isfinite(number) else text
 
@@ -111,14 +111,14 @@ def _decode(document: dict[str, Any], path: Path) -> Prices:
     try:
         return decode(Prices, document, "prices")
     except ManifestError as exc:
-        raise PricesError(f"{path}: {exc}; {EXAMPLE} shows how it is written") from exc
+        raise PricesError(f"{path}: {exc}; see {EXAMPLE}") from exc
 
 
 def cost_per_million(items_per_s: float, per_hour: float) -> float:
-    """Returns what a million items cost.
+    """Return the cost of embedding a million items.
 
     Args:
-        items_per_s: Items a second, that are really embedded.
-        per_hour: What all machines that do it cost an hour.
+        items_per_s: Throughput in items per second.
+        per_hour: Price per hour of all machines that give this throughput.
     """
     return per_hour / (3600 * items_per_s) * 1e6

@@ -1,18 +1,17 @@
-"""What a benchmark leaves: raw times with all that is needed to judge them. Figures are derived, in ``summary``."""
+"""Schema of benchmark results: raw times and the conditions of their measurement. ``statistics`` derives the rest."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.results.steal_time import MOST_STOLEN
+from benchmarks.results.steal_time import MAX_STEAL
 from runtime.artifact.json_schema import decode
 from runtime.artifact.manifest import TowerName
-from runtime.errors import EmbeddingBackbonesError, ManifestError, OutputError
+from runtime.errors import EmbeddingBackbonesError, ManifestError
 
 SCHEMA_VERSION = 2
 RESULTS_FILE = "results.json"
@@ -23,7 +22,7 @@ Device = Literal["cpu", "cuda"]
 
 
 class ResultsError(EmbeddingBackbonesError):
-    """A file of results is missing, unreadable, or of another schema."""
+    """A results file is missing, unreadable, or of another schema."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +30,8 @@ class Gpu:
     """A GPU that the benchmark could use.
 
     Attributes:
-        name: What its driver calls it.
-        memory_bytes: Its memory.
+        name: Name from the driver.
+        memory_bytes: Size of its memory.
         driver: Version of the driver.
     """
 
@@ -42,27 +41,27 @@ class Gpu:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Machine:
-    """Where the times were taken.
+class BenchmarkMachine:
+    """Machine on which the times were measured.
 
     Attributes:
-        name: What its owner calls it, by ``--machine``, else its CPU and GPUs; a price file is read by this name.
+        name: Name from ``--machine``, by default the CPU and the GPUs; price files use this name.
         cpu: Model of the CPU.
-        architecture: Its instruction set, such as ``x86_64``.
-        cpu_flags: What it can do, as Linux names it.
+        architecture: Instruction set, such as ``x86_64``.
+        cpu_flags: CPU features by their Linux names.
         cores: Logical cores of the machine.
-        cores_allowed: Those in the affinity mask.
+        cores_allowed: Cores in the affinity mask.
         cpu_quota: Cores that the control group allows; ``None`` without a quota.
-        threads: Threads that every contender was given.
+        threads: Threads of every contender.
         memory_bytes: Memory of the machine.
-        memory_limit_bytes: What the control group allows of it; ``None`` without a limit.
-        gpus: Its GPUs.
+        memory_limit_bytes: Memory that the control group allows; ``None`` without a limit.
+        gpus: GPUs that the benchmark could use.
         cuda: Version of CUDA that onnxruntime was built with; ``None`` without a GPU.
         cudnn: Version of the cuDNN library found; ``None`` without a GPU.
         system: Operating system and kernel.
         python: Version of Python.
-        packages: Versions of the packages that took part.
-        load_average: Of the last 1, 5 and 15 minutes, when the benchmark began.
+        packages: Versions of the packages involved.
+        load_average: Load of the last 1, 5 and 15 minutes when the benchmark began.
     """
 
     name: str
@@ -86,13 +85,13 @@ class Machine:
 
 @dataclass(frozen=True, kw_only=True)
 class Ceiling:
-    """The most that this machine was seen to do.
+    """Highest measured rate of matrix multiplication.
 
     Attributes:
-        device: Of what.
-        precision: Of the products; of int8, unsigned by signed.
-        engine: Which library reached it.
-        ops_per_s: Operations a second of a large product of matrices; a multiplication and an addition are two.
+        device: Device that computed.
+        precision: Data type of the matrices; int8 means unsigned times signed.
+        engine: Library that reached the rate.
+        ops_per_s: Operations per second for a large product; a multiplication and an addition are two operations.
     """
 
     device: Device
@@ -103,11 +102,11 @@ class Ceiling:
 
 @dataclass(frozen=True, kw_only=True)
 class Ceilings:
-    """The limits of a machine, by which shares of the roofline are stated.
+    """Limits of a machine: the roofline.
 
     Attributes:
         products: The best engine for each device and precision.
-        read_bytes_per_s: Of memory, for each device.
+        read_bytes_per_s: Memory bandwidth of each device.
     """
 
     products: tuple[Ceiling, ...]
@@ -116,17 +115,17 @@ class Ceilings:
 
 @dataclass(frozen=True, kw_only=True)
 class Artifact:
-    """What was measured.
+    """Artifact that was measured.
 
     Attributes:
-        name: What the artifact is called.
-        backbone: The entry of the catalogue.
-        task: What its vectors are for.
-        architecture: Its family.
+        name: Name of the artifact.
+        backbone: Entry of the catalogue.
+        task: Task of its vectors.
+        architecture: Model family.
         output_dim: Length of a vector.
-        weights: Where its weights came from, for a person.
-        random: Whether they are random, so that its vectors mean nothing.
-        seal: Hash of its manifest, which tells it from every other one.
+        weights: Description of the origin of its weights.
+        random: Whether the weights are random, so that the vectors mean nothing.
+        seal: Hash of its manifest.
     """
 
     name: str
@@ -141,10 +140,10 @@ class Artifact:
 
 @dataclass(frozen=True, kw_only=True)
 class Worst:
-    """An item whose vector is far from its reference.
+    """Item whose vector is far from its reference.
 
     Attributes:
-        item: Its beginning, or its file.
+        item: Beginning of the text, or name of the file.
         cosine: Cosine similarity to the reference.
     """
 
@@ -153,18 +152,18 @@ class Worst:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parity:
-    """Vectors against those of torch.
+class CaseParity:
+    """Parity of a case: its vectors compared with reference vectors.
 
     Attributes:
-        reference: What they are held against, such as ``torch eager, fp32``.
-        items: How many real items.
+        reference: Origin of the reference, such as ``torch eager, fp32``.
+        items: Number of items compared.
         min_cosine: Smallest cosine similarity.
-        p1_cosine: That which one in a hundred is below.
-        mean_cosine: Mean one.
+        p1_cosine: First percentile of the cosine similarities.
+        mean_cosine: Mean cosine similarity.
         max_abs_error: Largest absolute difference.
-        relative_error: That, as a share of the largest absolute value of the reference.
-        overlap_at_10: Mean share of ten nearest neighbours that are the same.
+        relative_error: ``max_abs_error`` divided by the largest absolute value of the reference.
+        overlap_at_10: Mean share of the ten nearest neighbours that are the same.
         worst: The three worst items, the worst first.
     """
 
@@ -181,12 +180,12 @@ class Parity:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What one call has to do, counted from the graph.
+    """Work of one call, counted from the graph.
 
     Attributes:
-        operations: Of products and convolutions; a multiplication and an addition are two.
-        read_bytes: Weights, as this variant stores them, and inputs: what has to be read once at least.
-        written_bytes: The vectors.
+        operations: Operations of matrix products and convolutions; a multiplication and an addition are two.
+        read_bytes: Size of the inputs and of the weights as this variant stores them: a lower bound of reads.
+        written_bytes: Size of the vectors.
     """
 
     operations: int
@@ -196,29 +195,29 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One contender at one piece of work, in a process of its own.
+    """Measurement of one contender with one workload, in its own process.
 
     Attributes:
         artifact: Name of the artifact.
-        tower: Which of its graphs.
-        contender: Who embeds: ``runtime`` (this project), ``torch``, ``sentence-transformers`` and so on.
-        variant: How: the graph's variant, or torch's way to run.
+        tower: Tower of the artifact.
+        contender: Library that embeds: ``runtime`` (this project), ``torch``, ``sentence-transformers`` and so on.
+        variant: Variant of the graph, or mode of torch.
         provider: Execution provider of onnxruntime, or device of torch.
-        precision: Of the arithmetic that most of the work is done in.
+        precision: Data type of most of the arithmetic.
         stage: ``graph``: arrays in, vectors out. ``end_to_end``: files or strings in, vectors out.
-        items: Items of a call.
-        tokens: Length of each text, padding included; ``None`` where lengths are mixed, or there are none.
-        rounds: Seconds of each call, in the rounds in which the contenders took turns.
-        yardstick: Seconds of a fixed piece of work in each of those rounds, which tells how fast the machine was then.
-        stolen: Share of the CPU time it asked for in each of those rounds that the host of a virtual machine gave to
-            others; 0 where no system tells.
-        left_out: Seconds of each call of turns that do not count, since too much was stolen in them.
+        items: Items per call.
+        tokens: Length of each text, padding included; ``None`` if lengths are mixed, or for other items.
+        rounds: Seconds of each call, by round. The contenders take turns in each round.
+        yardstick: Seconds of a reference workload in each round. They show how fast the machine was.
+        stolen: Steal time in each round, as a share of the CPU time that was asked for; 0 if the system does not report
+            it.
+        left_out: Seconds of each call of turns that do not count, because their steal time was too high.
         start_s: Seconds from the start of the process until the model was loaded.
-        first_s: Seconds of its first call.
-        peak_bytes: Largest resident memory of the process.
-        stages: Seconds of each step of a call, one after another; empty where they were not taken apart.
-        parity: How its vectors compare; ``None`` where nothing could be held against.
-        work: What a call has to do; ``None`` where it was not counted.
+        first_s: Seconds of the first call.
+        peak_bytes: Peak resident memory of the process.
+        stages: Seconds of each step of a call, in order; empty if the steps were not timed.
+        parity: Comparison with the reference vectors; ``None`` if there were none.
+        work: Work of one call; ``None`` if it was not counted.
     """
 
     artifact: str
@@ -238,43 +237,43 @@ class Case:
     first_s: float
     peak_bytes: int
     stages: dict[str, float]
-    parity: Parity | None
+    parity: CaseParity | None
     work: Work | None
 
     @property
     def label(self) -> str:
-        """Who, how and on what, for a person: ``runtime int8 on cpu``."""
+        """Contender, variant and provider, for display: ``runtime int8 on cpu``."""
         return f"{self.contender} {self.variant} on {self.provider}"
 
     @property
     def stolen_share(self) -> float:
-        """Mean of :attr:`stolen`."""
+        """Mean steal time as a share."""
         return sum(self.stolen) / max(1, len(self.stolen))
 
     @property
     def disturbed(self) -> bool:
-        """Whether so much was stolen that its times say little of the machine."""
-        return self.stolen_share > MOST_STOLEN
+        """Whether steal time was so high that the times say little about the machine."""
+        return self.stolen_share > MAX_STEAL
 
     @property
     def device(self) -> Device:
-        """What the work was done on."""
+        """Device that computed."""
         return "cuda" if self.provider in ("cuda", "tensorrt") else "cpu"
 
     @property
     def key(self) -> tuple[str, str, str, str, str, str, int, int]:
-        """What tells a case from every other one of the same results, and finds it again in others."""
+        """Key of the case. It is unique within results, and the same in results of the same benchmark."""
         names = (self.artifact, self.tower, self.contender, self.variant, self.provider, self.stage)
         return (*names, self.items, self.tokens or 0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Skipped:
-    """What was not measured.
+    """Measurement that was not possible.
 
     Attributes:
-        name: The contender, and of which artifact.
-        reason: Why not, and the way out.
+        name: Artifact and contender.
+        reason: Cause, and a remedy if there is one.
     """
 
     name: str
@@ -283,20 +282,20 @@ class Skipped:
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """All that one run left.
+    """Results of one run.
 
     Attributes:
         schema_version: :data:`SCHEMA_VERSION` at the time of writing.
-        date: When it began, in UTC: ``2026-11-22T09:00:00+00:00``.
-        command: The command that made it.
-        complete: Whether everything that was planned has been measured.
-        confidence: Of the intervals for which rounds were taken, such as 0.95.
-        precision: Half-width of those intervals that was aimed at, as a share of the median.
-        machine: Where.
-        ceilings: What the machine can do at most; ``None`` if that was not measured.
-        artifacts: What.
-        cases: The times.
-        skipped: What is not among them.
+        date: Start of the run in UTC: ``2026-11-22T09:00:00+00:00``.
+        command: Command line of the run.
+        complete: Whether every planned case was measured.
+        confidence: Confidence level of the intervals, such as 0.95.
+        precision: Half-width of the intervals at which rounds end, as a share of the median (``--half-width``).
+        machine: Machine of the run.
+        ceilings: Limits of the machine; ``None`` if they were not measured.
+        artifacts: Artifacts of the run.
+        cases: Measurements.
+        skipped: Measurements that were not possible.
     """
 
     schema_version: int
@@ -305,62 +304,47 @@ class Results:
     complete: bool
     confidence: float
     precision: float
-    machine: Machine
+    machine: BenchmarkMachine
     ceilings: Ceilings | None
     artifacts: tuple[Artifact, ...]
     cases: tuple[Case, ...]
     skipped: tuple[Skipped, ...]
 
     def to_json(self) -> str:
-        """Returns the text of ``results.json``, a case a line."""
+        """Return the text of ``results.json``, with one case per line."""
         document = dataclasses.asdict(self)
         cases = ",\n".join(json.dumps(case) for case in document.pop("cases"))
         head = json.dumps(document | {"cases": []}, indent=1)
         return head.replace('"cases": []', f'"cases": [\n{cases}\n ]') + "\n"
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a file, whole or not at all.
-
-    Raises:
-        OutputError: It cannot be written.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text, "utf-8")
-        partial.replace(path)
-    except OSError as exc:
-        partial.unlink(missing_ok=True)
-        raise OutputError(f"{path} cannot be written ({exc.strerror}); free some space, or mend its rights") from exc
-
-
 def read_results(path: Path) -> Results:
-    """Reads and checks results.
+    """Read and check results.
 
     Args:
-        path: A ``results.json``, or the folder of a report that holds one.
+        path: A ``results.json``, or a report's folder with this file.
 
     Raises:
-        ResultsError: There are none, they cannot be read, or are of another schema.
+        ResultsError: The file is missing, cannot be read, or has another schema.
     """
     path = path / RESULTS_FILE if path.is_dir() else path
     try:
         document = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise ResultsError(f"there is no {path}; make one with `python -m benchmarks ARTIFACT -o REPORT`") from None
+        raise ResultsError(f"{path} does not exist; create it with `python -m benchmarks ARTIFACT -o REPORT`") from None
     except (OSError, ValueError, RecursionError) as exc:
-        raise ResultsError(f"{path} cannot be read ({exc}); measure again") from exc
+        raise ResultsError(f"cannot read {path} ({exc}); run the benchmark again") from exc
     return _decode(document, path)
 
 
 def _decode(document: Any, path: Path) -> Results:
     version = document.get("schema_version") if isinstance(document, dict) else None
     if not isinstance(version, int):
-        raise ResultsError(f"{path} has no schema_version, so it does not hold results of `python -m benchmarks`")
+        raise ResultsError(f"{path} has no schema_version; name a results.json of `python -m benchmarks`")
     if version != SCHEMA_VERSION:
-        way_out = "upgrade embedding-backbones" if version > SCHEMA_VERSION else "measure again"
-        raise ResultsError(f"{path} has schema {version}, this version reads {SCHEMA_VERSION}; {way_out}")
+        remedy = "upgrade embedding-backbones" if version > SCHEMA_VERSION else "run the benchmark again"
+        raise ResultsError(f"{path} has schema {version}, this version reads {SCHEMA_VERSION}; {remedy}")
     try:
         return decode(Results, document, "results")
     except ManifestError as exc:
-        raise ResultsError(f"{path} does not follow schema {SCHEMA_VERSION}: {exc}; measure again") from exc
+        raise ResultsError(f"{path} violates schema {SCHEMA_VERSION} ({exc}); run the benchmark again") from exc

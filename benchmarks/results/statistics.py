@@ -1,4 +1,4 @@
-"""Figures from raw times: percentiles, what of them is certain, and whether the machine was quiet enough."""
+"""Derive statistics from raw times: percentiles and the confidence interval of the median."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.results.schema import Case
 
-ENOUGH_FOR_P99 = 100  # with fewer calls it is the slowest one
+ENOUGH_FOR_P99 = 100  # with fewer calls the 99th percentile is the slowest call
 _RESAMPLES = 2000
 _SEED = 0
 
@@ -19,18 +19,18 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """The figures of a case.
+    """Statistics of a case.
 
     Attributes:
         calls: Number of calls that were timed.
         p50_ms: Median time of a call.
-        low_ms: Lower end of the bootstrap interval of the median.
-        high_ms: Its upper end.
+        low_ms: Lower end of the confidence interval of the median.
+        high_ms: Upper end of that interval.
         p95_ms: 95th percentile.
-        p99_ms: 99th percentile; ``None`` with too few calls to know it.
+        p99_ms: 99th percentile; ``None`` with fewer than :data:`ENOUGH_FOR_P99` calls.
         mean_ms: Mean.
-        items_per_s: Items a second, by the mean.
-        stable: Whether the interval is as narrow as was aimed at.
+        items_per_s: Items per second, from the mean.
+        stable: Whether the interval is as narrow as the run asked for.
     """
 
     calls: int
@@ -44,13 +44,13 @@ class Summary:
     stable: bool
 
 
-def summarize(case: Case, confidence: float = 0.95, precision: float = 0.05) -> Summary:
-    """Returns the figures of ``case``.
+def summarize(case: Case, confidence: float = 0.95, half_width: float = 0.05) -> Summary:
+    """Return the statistics of ``case``.
 
     Args:
-        case: What was measured.
-        confidence: Of the interval of the median.
-        precision: Half-width of that interval, as a share of the median, up to which a case is stable.
+        case: The measured case.
+        confidence: Confidence level of the interval of the median.
+        half_width: Maximum half-width of that interval, as a share of the median, for a case to be stable.
     """
     times_ms = 1000 * np.concatenate([np.asarray(turn) for turn in case.rounds])
     low, high = median_interval(case.rounds, confidence)
@@ -64,26 +64,26 @@ def summarize(case: Case, confidence: float = 0.95, precision: float = 0.05) -> 
         p99_ms=float(np.percentile(times_ms, 99)) if len(times_ms) >= ENOUGH_FOR_P99 else None,
         mean_ms=float(times_ms.mean()),
         items_per_s=1000 * case.items / float(times_ms.mean()),
-        stable=is_precise(case.rounds, confidence, precision),
+        stable=is_precise(case.rounds, confidence, half_width),
     )
 
 
-def is_precise(rounds: Sequence[Sequence[float]], confidence: float, precision: float) -> bool:
-    """Tells whether the interval of the median reaches no further than ``precision`` of it to either side."""
+def is_precise(rounds: Sequence[Sequence[float]], confidence: float, half_width: float) -> bool:
+    """Tell whether half the interval of the median is at most ``half_width`` times the median."""
     low, high = median_interval(rounds, confidence)
-    return high - low <= 2 * precision * float(np.median(np.concatenate([np.asarray(turn) for turn in rounds])))
+    return high - low <= 2 * half_width * float(np.median(np.concatenate([np.asarray(turn) for turn in rounds])))
 
 
 def median_interval(rounds: Sequence[Sequence[float]], confidence: float) -> tuple[float, float]:
-    """Returns the ends of the percentile bootstrap interval of the median.
+    """Return the ends of the percentile bootstrap interval of the median.
 
-    Whole rounds are drawn and not single calls, since calls of one round share what the machine did at that time.
+    The bootstrap draws whole rounds, not single calls, because the calls of one round are not independent.
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
 
     Args:
-        rounds: Times of the calls of each round, in any unit, which is that of the result.
-        confidence: Share of such intervals that hold the true median.
+        rounds: Times of the calls of each round, in any unit; the result has the same unit.
+        confidence: Confidence level, such as 0.95.
     """
     medians = resample_medians(rounds)
     tail = 50 * (1 - confidence)
@@ -92,9 +92,9 @@ def median_interval(rounds: Sequence[Sequence[float]], confidence: float) -> tup
 
 
 def resample_medians(rounds: Sequence[Sequence[float]], seed: int = _SEED) -> Array:
-    """Returns medians of rounds that were drawn with replacement: ``[resamples]``, the same for the same ``seed``.
+    """Return medians of rounds drawn with replacement: ``[resamples]``, always the same for one ``seed``.
 
-    A round stands for itself by its own median, so that rounds of many calls weigh no more than others.
+    Each round is represented by its own median, so that a round with many calls weighs no more than another.
     """
     centres = np.array([float(np.median(turn)) for turn in rounds])
     drawn = np.random.default_rng(seed).integers(0, len(centres), (_RESAMPLES, len(centres)))

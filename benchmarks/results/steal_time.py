@@ -1,41 +1,41 @@
-"""CPU time that the host of a virtual machine gave to others: times grow by it, and say nothing of the machine."""
+"""Read steal time: CPU time that the host of a virtual machine gave to others. It makes measured times longer."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-MOST_STOLEN = 0.05  # of the CPU time that a turn asked for; one that lost more is taken again, with patience
-_STAT = Path("/proc/stat")
-_IDLE, _STOLEN, _COUNTED = (3, 4), 7, 8  # columns; those after them are part of the first two
+MAX_STEAL = 0.05  # share of the CPU time that a turn asked for; a turn that lost more counts as disturbed
+STAT_FILE = Path("/proc/stat")
+_IDLE, _STEAL, _COUNTED = (3, 4), 7, 8  # columns; the later columns are part of the first two
 
 
 @dataclass(frozen=True)
 class CpuTime:
-    """What the kernel has counted since it started, in ticks.
+    """CPU time since the kernel started, in ticks.
 
     Attributes:
-        stolen: Of cores that had work to do, while the host ran something else on them.
-        wanted: All time in which there was work to do, the stolen one included.
+        steal: Time in which a core had work to do while the host ran something else on it.
+        wanted: All time in which there was work to do, steal time included.
     """
 
-    stolen: int
+    steal: int
     wanted: int
 
-    def stolen_since(self, before: CpuTime) -> float:
-        """Returns the share that was stolen of what was wanted since then."""
-        return (self.stolen - before.stolen) / max(1, self.wanted - before.wanted)
+    def steal_share_since(self, before: CpuTime) -> float:
+        """Return steal time since ``before`` as a share of the wanted time."""
+        return (self.steal - before.steal) / max(1, self.wanted - before.wanted)
 
 
-def read_cpu_time() -> CpuTime:
-    """Returns what Linux has counted on all cores; other systems do not tell, and count as never robbed.
+def read_cpu_time(stat: Path = STAT_FILE) -> CpuTime:
+    """Return the CPU time of all cores. Systems other than Linux do not report it; there it is 0.
 
     Source: proc_stat(5), the line ``cpu``.
     """
     try:
-        ticks = [int(word) for word in _STAT.read_text("ascii").split("\n", 1)[0].split()[1 : 1 + _COUNTED]]
+        ticks = [int(word) for word in stat.read_text("ascii").split("\n", 1)[0].split()[1 : 1 + _COUNTED]]
     except (OSError, ValueError):
         ticks = []
     if len(ticks) < _COUNTED:
         return CpuTime(0, 0)
-    return CpuTime(ticks[_STOLEN], sum(ticks) - sum(ticks[column] for column in _IDLE))
+    return CpuTime(ticks[_STEAL], sum(ticks) - sum(ticks[column] for column in _IDLE))

@@ -1,1 +1,1 @@
-"""Measurements of their own: installation footprint, memory growth."""
+"""Measure installation size, start time and memory growth."""

@@ -1,7 +1,7 @@
-"""What an installation weighs, and how long it takes until a text model is loaded: the runtime beside its peer.
+"""Measure installation size and start time: ``python -m benchmarks footprint``.
 
-The weight is that of every file that pip installs for a distribution and all that it needs, as pip recorded them. So a
-fresh environment with that distribution alone has this size, less Python and pip themselves.
+The size is that of all files that pip recorded for a distribution and its requirements. It equals the size of a fresh
+environment with this distribution, without Python and pip.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ print(json.dumps([imported - started, loaded - imported, {resident}]))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
-    """What is weighed.
+class Installation:
+    """Library whose installation is measured.
 
     Attributes:
-        name: What the table calls it.
-        distributions: What is installed for it, with extras.
-        imports: Lines of Python that import it.
-        load: An expression of Python that loads the model.
+        name: Name in the table.
+        distributions: Distributions to install, with extras.
+        imports: Python statements that import the library.
+        load: Python expression that loads the model.
     """
 
     name: str
@@ -49,19 +49,33 @@ class Subject:
     load: str
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Weighs and times, and prints the table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.scenarios.footprint", description=__doc__)
-    parser.add_argument("artifact", type=Path, help="a text artifact")
-    parser.add_argument("--sentence-transformers", type=Path, metavar="FOLDER", help="the model for the peer")
-    parser.add_argument("--rounds", type=int, default=5, help="starts of each (default: %(default)s)")
-    arguments = parser.parse_args(argv)
-    return console.run(lambda: _measure(arguments.artifact, arguments.sentence_transformers, arguments.rounds))
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``python -m benchmarks footprint``."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks footprint",
+        description="Measure installed size, import time, load time and resident memory of the runtime, and of "
+        "sentence-transformers to compare.",
+    )
+    parser.add_argument("artifact", type=Path, metavar="ARTIFACT", help="Folder of a text artifact")
+    parser.add_argument(
+        "--sentence-transformers",
+        type=Path,
+        metavar="FOLDER",
+        help="Also measure sentence-transformers with the model in this folder (default: measure the runtime only)",
+    )
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="Starts per library (default: %(default)s)")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print the table."""
+    options = build_parser().parse_args(arguments)
+    return console.run(lambda: _measure(options.artifact, options.sentence_transformers, options.rounds))
 
 
 def _measure(artifact: Path, peer: Path | None, rounds: int) -> int:
-    subjects = [
-        Subject(
+    installations = [
+        Installation(
             name="embedding-backbones[cpu]",
             distributions=("embedding-backbones[cpu]",),
             imports="import runtime",
@@ -69,45 +83,47 @@ def _measure(artifact: Path, peer: Path | None, rounds: int) -> int:
         )
     ]
     if peer is not None:
-        subjects.append(
-            Subject(
+        installations.append(
+            Installation(
                 name="sentence-transformers",
                 distributions=("sentence-transformers",),
                 imports="from sentence_transformers import SentenceTransformer",
                 load=f"SentenceTransformer({str(peer)!r}, device='cpu')",
             )
         )
-    starts: list[list[list[float]]] = [[] for _ in subjects]
+    starts: list[list[list[float]]] = [[] for _ in installations]
     for _ in range(max(1, rounds)):
-        for subject, measured in zip(subjects, starts, strict=True):
-            measured.append(_start(subject))
+        for installation, measured in zip(installations, starts, strict=True):
+            measured.append(_start(installation))
     rows = []
-    for subject, measured in zip(subjects, starts, strict=True):
+    for installation, measured in zip(installations, starts, strict=True):
         imported, loaded, resident = (statistics.median(values) for values in zip(*measured, strict=True))
-        weight = _weigh(subject.distributions) / 1e6
-        rows.append([subject.name, f"{weight:.0f}", f"{imported:.2f}", f"{loaded:.2f}", f"{resident:.0f}"])
+        size_mb = installed_bytes(installation.distributions) / 1e6
+        rows.append([installation.name, f"{size_mb:.0f}", f"{imported:.2f}", f"{loaded:.2f}", f"{resident:.0f}"])
     print(console.table(["installation", "MB installed", "import s", "load s", "resident MiB"], rows))
     return 0
 
 
-def _start(subject: Subject) -> list[float]:
-    program = _PROGRAM.format(imports=subject.imports, load=subject.load, resident=_RESIDENT)
+def _start(installation: Installation) -> list[float]:
+    """Return import seconds, load seconds and resident MiB of a fresh process."""
+    program = _PROGRAM.format(imports=installation.imports, load=installation.load, resident=_RESIDENT)
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     if run.returncode:
-        raise EmbeddingBackbonesError(f"{subject.name} cannot be started: {run.stderr.strip().splitlines()[-1]}")
+        raise EmbeddingBackbonesError(f"cannot start {installation.name} ({run.stderr.strip().splitlines()[-1]})")
     times: list[float] = json.loads(run.stdout.splitlines()[-1])
     return times
 
 
-def _weigh(names: Sequence[str]) -> int:
-    """Returns the bytes of the files of the distributions of these names and all that they need."""
+def installed_bytes(names: Sequence[str]) -> int:
+    """Return the size of the files of the distributions ``names`` and their requirements."""
     found: dict[str, importlib.metadata.Distribution] = {}
     for name in names:
-        found |= _closure(name)
-    return sum(_size(distribution) for distribution in found.values())
+        found |= with_requirements(name)
+    return sum(size_bytes(distribution) for distribution in found.values())
 
 
-def _closure(name: str) -> dict[str, importlib.metadata.Distribution]:
+def with_requirements(name: str) -> dict[str, importlib.metadata.Distribution]:
+    """Return the installed distribution ``name``, which may have extras, and all its requirements, by name."""
     found: dict[str, importlib.metadata.Distribution] = {}
     todo, seen = [name], set()
     while todo:
@@ -119,12 +135,12 @@ def _closure(name: str) -> dict[str, importlib.metadata.Distribution]:
         try:
             found[bare] = importlib.metadata.distribution(bare)
         except importlib.metadata.PackageNotFoundError:
-            continue  # a requirement of another platform
-        todo += _needs(found[bare], extras)
+            continue  # required on another platform only
+        todo += _requirements(found[bare], extras)
     return found
 
 
-def _needs(distribution: importlib.metadata.Distribution, extras: Sequence[str]) -> Iterator[str]:
+def _requirements(distribution: importlib.metadata.Distribution, extras: Sequence[str]) -> Iterator[str]:
     from packaging.requirements import Requirement  # comes with transformers
 
     for line in distribution.requires or ():
@@ -141,10 +157,7 @@ def _split(word: str) -> tuple[str, list[str]]:
     return canonical, [extra for extra in extras.rstrip("]").split(",") if extra]
 
 
-def _size(distribution: importlib.metadata.Distribution) -> int:
+def size_bytes(distribution: importlib.metadata.Distribution) -> int:
+    """Return the size of the files that pip recorded for a distribution."""
     paths = [Path(str(distribution.locate_file(file))) for file in distribution.files or ()]
     return sum(path.stat().st_size for path in paths if path.is_file())
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,14 +1,10 @@
-"""Resident memory of a runtime that runs all day: after every thousand batches, of shapes that never repeat for long.
-
-Each batch is a call of its own, of 1 to 32 texts with 1 to as many words as the model takes.
-"""
+"""Measure the growth of resident memory over many batches of random shapes: ``python -m benchmarks memory``."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -21,20 +17,33 @@ from runtime.errors import UsageError
 _WORDS = ("water", "embedding", "of", "Zürich", "running", "a")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the benchmark and prints its table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.scenarios.memory_growth", description=__doc__)
-    parser.add_argument("artifact", type=Path, help="a text artifact")
-    parser.add_argument("--batches", type=int, default=10_000, help="how many (default: %(default)s)")
-    parser.add_argument("--longest", type=int, default=64, help="words of a text at most (default: %(default)s)")
-    arguments = parser.parse_args(argv)
-    return console.run(lambda: _measure(arguments.artifact, arguments.batches, arguments.longest))
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``python -m benchmarks memory``."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks memory",
+        description="Measure the growth of resident memory of a long-running process. Each batch is one call with 1 to "
+        "32 texts of random length, so that shapes rarely repeat. The table has a row for each tenth of the batches.",
+    )
+    parser.add_argument("artifact", type=Path, metavar="ARTIFACT", help="Folder of a text artifact")
+    parser.add_argument(
+        "--batches", type=int, default=10_000, metavar="N", help="Number of batches (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--longest", type=int, default=64, metavar="N", help="Maximum words per text (default: %(default)s)"
+    )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print the table."""
+    options = build_parser().parse_args(arguments)
+    return console.run(lambda: _measure(options.artifact, options.batches, options.longest))
 
 
 def _measure(artifact: Path, batches: int, longest: int) -> int:
     if batches < 10 or longest < 1:
         raise UsageError("--batches must be 10 or more, --longest 1 or more")
-    logging.disable(logging.WARNING)  # of texts that are cut
+    logging.disable(logging.WARNING)  # of truncated texts
     model = runtime.load(artifact)
     print(f"{'batches':>8}  resident MiB")
     _print_row("loaded")
@@ -59,7 +68,3 @@ def _random_batches(count: int, longest: int) -> Iterator[list[str]]:
 def _resident_mb() -> float:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
-if __name__ == "__main__":
-    sys.exit(main())

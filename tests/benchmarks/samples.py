@@ -1,4 +1,4 @@
-"""Results that nobody measured, for tests of what is made of results."""
+"""Made-up results, for tests of reports, comparisons and choices."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import numpy as np
 from benchmarks.results.schema import (
     SCHEMA_VERSION,
     Artifact,
+    BenchmarkMachine,
     Case,
+    CaseParity,
     Ceiling,
     Ceilings,
-    Machine,
-    Parity,
     Results,
     Skipped,
     Work,
     Worst,
 )
 
-MACHINE = Machine(
+MACHINE = BenchmarkMachine(
     name="toy-machine",
     cpu="A CPU of 2 cores",
     architecture="x86_64",
@@ -56,7 +56,7 @@ ARTIFACT = Artifact(
     random=False,
     seal="0" * 64,
 )
-PARITY = Parity(
+PARITY = CaseParity(
     reference="torch eager on cpu",
     items=64,
     min_cosine=0.99712,
@@ -104,19 +104,19 @@ RESULTS = Results(
 
 
 def timed(case: Case, mean_s: float, *, rounds: int = 10, calls: int = 4, noise: float = 0.02, seed: int = 0) -> Case:
-    """Returns ``case`` with times around ``mean_s`` seconds, which spread by ``noise`` of it."""
+    """Return ``case`` with times around ``mean_s`` seconds and a relative spread of ``noise``."""
     generator = np.random.default_rng(seed)
     times = mean_s * (1 + noise * generator.standard_normal((rounds, calls)))
-    yardstick = 0.05 * (1 + 0.01 * generator.standard_normal(rounds))
-    return replace(case, rounds=tuple(map(tuple, times.tolist())), yardstick=tuple(yardstick.tolist()))
+    reference_times = 0.05 * (1 + 0.01 * generator.standard_normal(rounds))
+    return replace(case, rounds=tuple(map(tuple, times.tolist())), yardstick=tuple(reference_times.tolist()))
 
 
 def many_cases() -> tuple[Case, ...]:
-    """Returns cases of four contenders at both stages and four batch sizes, with plausible times."""
-    ways = [("runtime", "fp32", 1.0), ("runtime", "int8", 0.55), ("torch", "eager", 1.25), ("torch", "bf16", 1.6)]
+    """Return cases of four contenders at both stages and four batch sizes, with plausible times."""
+    setups = [("runtime", "fp32", 1.0), ("runtime", "int8", 0.55), ("torch", "eager", 1.25), ("torch", "bf16", 1.6)]
     cases = []
     for stage in ("graph", "end_to_end"):
-        for contender, variant, factor in ways:
+        for contender, variant, factor in setups:
             if stage == "end_to_end" and contender == "torch":
                 continue
             for items in (1, 8, 32, 128):

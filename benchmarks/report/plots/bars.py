@@ -13,7 +13,7 @@ from benchmarks.report.format import cosine, count, digits, percent
 from benchmarks.report.plots.axis import Axis
 from benchmarks.report.plots.series import COLOURS, Style, styles
 from benchmarks.report.plots.svg import WIDTH, Plot, group, join, number, path, text
-from benchmarks.results.schema import Parity
+from benchmarks.results.schema import CaseParity
 
 _LINE = 36  # height of a name and the bar below it
 _HATCHINGS = 4  # in markers.svg; the first is none
@@ -88,12 +88,12 @@ def _step(top: float, start: float, share: float, position: int, title: str) -> 
     return group(f"c{position % COLOURS}", parts) + label
 
 
-def _parities(section: Section, label: str) -> list[tuple[Row, Parity]]:
+def _parities(section: Section, label: str) -> list[tuple[Row, CaseParity]]:
     rows = [(row, row.case.parity) for row in section.rows if row.label == label]
     return [(row, parity) for row, parity in rows if parity is not None and math.isfinite(parity.min_cosine)]
 
 
-def _distance(parity: Parity) -> float:
+def _distance(parity: CaseParity) -> float:
     return max(1 - parity.min_cosine, _EXACT)
 
 
@@ -113,7 +113,9 @@ def _draw_axis(x: Axis, bottom: float) -> Iterator[Markup]:
     yield text(WIDTH / 2, bottom + 32, "1 - smallest cosine of an item", "mid name")
 
 
-def _dots(x: Axis, top: float, label: str, parities: Sequence[tuple[Row, Parity]], style: Style) -> Iterator[Markup]:
+def _dots(
+    x: Axis, top: float, label: str, parities: Sequence[tuple[Row, CaseParity]], style: Style
+) -> Iterator[Markup]:
     yield text(2, top + 14, label, "start halo")
     yield text(WIDTH - 2, top + 14, cosine(min(parity.min_cosine for _, parity in parities)), "end halo")
     rail = path("rail", f"M{x.start:.1f} {top + 26:.1f}H{x.end:.1f}")

@@ -1,4 +1,4 @@
-"""Ceilings are the best of what processes say, and a process does what it says. Nothing here asserts on a clock."""
+"""Ceilings are the best rates of all worker processes. Nothing here asserts on a clock."""
 
 from __future__ import annotations
 
@@ -11,12 +11,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.ceilings import engines
 from benchmarks.ceilings import measure as ceilings
-from benchmarks.ceilings import worker as ceiling_worker
-from benchmarks.ceilings.engines import Call, Numpy, OnnxRuntime, Torch
+from benchmarks.ceilings import worker
+from benchmarks.ceilings.engines import (
+    ENGINES,
+    READ_PASSES,
+    Call,
+    Numpy,
+    OnnxRuntime,
+    Torch,
+    dequantized_product,
+    integer_product,
+)
 from benchmarks.ceilings.measure import measure_ceilings
-from benchmarks.results.schema import Ceiling, Precision
+from benchmarks.ceilings.worker import CeilingOptions, measure_engine
+from benchmarks.results.schema import Ceiling, Device, Precision
 from runtime.errors import ProviderError
 from runtime.machine.child_process import Answer
 from runtime.session.providers import import_onnxruntime
@@ -31,7 +40,7 @@ def facts(device: str, read: float | None, *problems: str, **products: float) ->
 
 @pytest.fixture
 def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[str, str]]]:
-    """Gives the processes their answers, and returns which were asked."""
+    """Give the processes their answers, and return the processes that were asked."""
 
     def give(answers: Answers, *, gpus: tuple[str, ...] = ()) -> list[tuple[str, str]]:
         asked: list[tuple[str, str]] = []
@@ -71,7 +80,7 @@ def test_the_best_engine_of_each_device_and_precision_is_kept(pretend: Any) -> N
     }
 
 
-def test_what_cannot_be_measured_is_told_and_the_rest_is_kept(pretend: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_failed_measurements_are_logged_and_the_rest_is_kept(pretend: Any, caplog: pytest.LogCaptureFixture) -> None:
     crash = Answer(facts={}, failure="crashed with SIGILL", log="")
     asked = pretend({("torch", "cpu"): crash, ("onnxruntime", "cpu"): facts("cpu", None, "int8: not here", fp32=1.0)})
     with caplog.at_level(logging.WARNING, "benchmarks"):
@@ -79,30 +88,18 @@ def test_what_cannot_be_measured_is_told_and_the_rest_is_kept(pretend: Any, capl
     assert ("torch", "cuda") not in asked
     assert found.products == (Ceiling(device="cpu", precision="fp32", engine="onnxruntime", ops_per_s=1.0),)
     assert caplog.messages == [
-        "there is no ceiling by onnxruntime on cpu: int8: not here",
-        "there is no ceiling by torch on cpu: crashed with SIGILL",
+        "cannot measure the ceiling of onnxruntime on cpu: int8: not here",
+        "cannot measure the ceiling of torch on cpu: crashed with SIGILL",
     ]
-
-
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ceiling_worker, "_SMALLEST_SIDE", 32)
-    monkeypatch.setattr(ceiling_worker, "_LARGEST_SIDE", 64)
-    monkeypatch.setattr(ceiling_worker, "_REPEAT_PRODUCT_S", 0.0)
-    monkeypatch.setattr(ceiling_worker, "_REPEAT_READ_S", 0.0)
-    monkeypatch.setattr(ceiling_worker, "_MOST_READ_BYTES", 2**16)
 
 
 @pytest.mark.parametrize(
     ("engine", "precisions"),
     [("numpy", set()), ("onnxruntime", {"fp32", "int8"}), ("torch", {"fp32", "bf16", "fp16", "int8"})],
 )
-@pytest.mark.usefixtures("small")
-def test_every_engine_is_measured_on_the_cpu(
-    engine: str, precisions: set[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    ceiling_worker.main([engine, "cpu", "1"])
-    answer = json.loads(capsys.readouterr().out)
+def test_every_engine_is_measured_on_the_cpu(engine: str, precisions: set[str]) -> None:
+    small = CeilingOptions(smallest_side=32, largest_side=64, product_s=0.0, read_s=0.0, read_bytes=2**16)
+    answer = measure_engine(ENGINES[engine]("cpu", 1), small)
     assert answer["device"] == "cpu"
     assert answer["problems"] == []
     assert set(answer["products"]) == precisions
@@ -111,9 +108,9 @@ def test_every_engine_is_measured_on_the_cpu(
 
 
 class Clockwork:
-    """An engine whose calls take as long as it says, by a clock of its own."""
+    """Engine whose calls take fixed times on its own clock."""
 
-    device = "cpu"
+    device: Device = "cpu"
     precisions: tuple[Precision, ...] = ("fp32", "fp16")
 
     def __init__(self) -> None:
@@ -138,22 +135,18 @@ class Clockwork:
         return call
 
 
-def test_a_ceiling_is_the_fastest_repetition(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_ceiling_is_the_fastest_repetition(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Clockwork()
-    monkeypatch.setattr(ceiling_worker, "ENGINES", {"clockwork": lambda place, threads: engine})
     monkeypatch.setattr(time, "perf_counter", lambda: engine.now)
-    ceiling_worker.main(["clockwork", "cpu", "1"])
-    answer = json.loads(capsys.readouterr().out)
+    answer = measure_engine(engine, CeilingOptions())
     assert answer["products"] == {"fp32": pytest.approx(8e9)}
-    assert engine.sides == [256, 512, 1024], "at 1024 a call takes 0.27 s, which is long enough"
+    assert engine.sides == [256, 512, 1024], "a call takes 0.27 s at 1024, which is long enough"
     assert answer["read_bytes_per_s"] == pytest.approx(1000 / 0.25)
     assert answer["problems"] == ["fp16: no such kernel"]
 
 
-def test_a_provider_that_is_not_usable_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    ceiling_worker.main(["openvino", "openvino", "1"])
+def test_an_unusable_provider_is_a_problem_in_the_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    worker.main(["openvino", "openvino", "1"])
     (problem,) = json.loads(capsys.readouterr().out)["problems"]
     assert "the provider openvino is not in the installed package" in problem
     with pytest.raises(ProviderError):
@@ -164,15 +157,15 @@ def test_integer_products_are_those_of_floats() -> None:
     ort = import_onnxruntime()
     left, weights = np.array([[100, 200], [130, 128]], np.uint8), np.array([[1, -2], [3, 4]], np.int8)
     expected = (left.astype(int) - 128) @ weights.astype(int)
-    session = ort.InferenceSession(engines._integer_product(left, weights), providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(integer_product(left, weights), providers=["CPUExecutionProvider"])
     np.testing.assert_array_equal(session.run(None, {"x": left})[0], expected)
-    session = ort.InferenceSession(engines._dequantized_product(left, weights), providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(dequantized_product(left, weights), providers=["CPUExecutionProvider"])
     np.testing.assert_array_equal(session.run(None, {"x": left})[0], 128 + np.round(expected * 1e-4).astype(int))
 
 
 def test_reading_covers_the_buffer_once_for_each_pass() -> None:
     call, size_bytes = Numpy("cpu", 3).reader(1200)
-    assert size_bytes == engines._PASSES * 1200
-    assert call() == [[1.0] * engines._PASSES] * 3
+    assert size_bytes == READ_PASSES * 1200
+    assert call() == [[1.0] * READ_PASSES] * 3
     total, size_bytes = Torch("cpu", 1).reader(1200)
     assert (size_bytes, float(total())) == (1200, 300.0)  # type: ignore[arg-type]

@@ -14,7 +14,8 @@ import pytest
 
 from benchmarks.compare.cli import main
 from benchmarks.compare.verdicts import CONFIDENCE, Comparison, compare
-from benchmarks.results.schema import Case, Gpu, Results, ResultsError, write_text
+from benchmarks.results.schema import Case, Gpu, Results, ResultsError
+from runtime.atomic_write import write_text
 from tests.benchmarks.samples import ARTIFACT, CASE, MACHINE, PARITY, RESULTS, many_cases
 
 _CASES = tuple(
@@ -299,7 +300,7 @@ def test_markdown_cells_are_escaped(files: Any, capsys: Any) -> None:
 
 def test_missing_results_are_an_error(tmp_path: Path, capsys: Any) -> None:
     assert main([str(tmp_path), str(tmp_path)]) == 1
-    assert "there is no" in capsys.readouterr().err
+    assert "does not exist" in capsys.readouterr().err
 
 
 def test_results_of_another_schema_are_refused(files: Any, capsys: Any) -> None:

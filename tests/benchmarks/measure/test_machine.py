@@ -1,4 +1,4 @@
-"""A machine is described fully, and so that the description can be published; GPUs, which are not here, by fakes."""
+"""A machine is described fully and without private data. Fakes replace GPUs."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.measure import gpus, machine
-from benchmarks.measure.gpus import find_gpus
-from benchmarks.measure.machine import this_machine
-from benchmarks.results.schema import Gpu, Machine
+from benchmarks.measure import machine
+from benchmarks.measure.machine import find_gpus, this_machine
+from benchmarks.results.schema import BenchmarkMachine, Gpu
 from runtime.artifact.json_schema import decode
 from runtime.machine.child_process import Answer
 from runtime.machine.limits import Memory, ThreadBudget
@@ -28,7 +27,7 @@ H200 = Gpu(name="NVIDIA H200", memory_bytes=150_000_000_000, driver="580.95.05")
 
 def test_this_machine_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "find_gpus", lambda: ())
-    monkeypatch.setattr(machine, "_PACKAGES", ("numpy", "not-installed"))
+    monkeypatch.setattr(machine, "PACKAGES", ("numpy", "not-installed"))
     described = this_machine(None, 2)
     assert described.name == described.cpu
     assert described.threads == 2
@@ -41,13 +40,13 @@ def test_this_machine_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (described.gpus, described.cuda, described.cudnn) == ((), None, None)
 
 
-def test_it_comes_back_from_json() -> None:
+def test_the_description_is_read_back_from_json() -> None:
     described = this_machine("mine", 1)
     assert described.name == "mine"
-    assert decode(Machine, json.loads(json.dumps(dataclasses.asdict(described))), "machine") == described
+    assert decode(BenchmarkMachine, json.loads(json.dumps(dataclasses.asdict(described))), "machine") == described
 
 
-def test_it_tells_neither_host_nor_user_nor_path() -> None:
+def test_the_description_has_no_host_user_or_path() -> None:
     text = json.dumps(dataclasses.asdict(this_machine(None, 1)))
     words = set(text.replace('"', " ").replace(",", " ").split())
     assert not words & {platform.node(), getpass.getuser()}
@@ -69,16 +68,14 @@ def test_quota_and_limits_are_those_of_the_container(monkeypatch: pytest.MonkeyP
     [((), "A CPU"), ((H200,), "A CPU + NVIDIA H200"), ((H200, H200), "A CPU + 2 x NVIDIA H200")],
     ids=["no GPU", "one", "two"],
 )
-def test_it_is_named_after_what_it_computes_with(
-    found: tuple[Gpu, ...], name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_default_name_is_cpu_and_gpus(found: tuple[Gpu, ...], name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "find_gpus", lambda: found)
     monkeypatch.setattr(machine, "cpu_model", lambda: "A CPU")
-    monkeypatch.setattr(machine, "_cuda_versions", lambda: (None, None))
+    monkeypatch.setattr(machine, "cuda_versions", lambda: (None, None))
     assert this_machine(None, 1).name == name
 
 
-def test_versions_of_cuda_come_from_the_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuda_versions_come_from_the_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
     report: Any = type("Report", (), {"cuda": type("Cuda", (), {"cudnn": type("Library", (), {"found": "9.24.0"})})})
     survey = Answer(facts={"providers": ["cuda"], "cuda_version": "13.0"}, failure=None, log="")
     monkeypatch.setattr(machine, "find_gpus", lambda: (H200,))
@@ -89,7 +86,7 @@ def test_versions_of_cuda_come_from_the_doctor(monkeypatch: pytest.MonkeyPatch) 
 
 
 class Driver:
-    """NVIDIA's two libraries, of a machine with one GPU for each of ``sizes``."""
+    """Fake of NVIDIA's two libraries, with one GPU for each of ``sizes``."""
 
     def __init__(self, *sizes: int, obstacle: str = "") -> None:
         self._sizes = sizes
@@ -144,11 +141,11 @@ def test_gpus_are_described_by_the_driver(monkeypatch: pytest.MonkeyPatch) -> No
             (Gpu(name=H200.name, memory_bytes=0, driver=H200.driver),),
         ),
     ],
-    ids=["no driver", "no GPU", "a driver that does not start", "no NVML", "NVML fails", "memory is not told"],
+    ids=["no driver", "no GPU", "the driver does not start", "no NVML", "NVML fails", "no memory size"],
 )
 @pytest.mark.skipif(os.name == "nt", reason="the names of the libraries are Linux's")
-def test_what_the_driver_does_not_tell_is_left_open(
+def test_values_that_the_driver_does_not_report_are_left_empty(
     driver: Driver, missing: tuple[str, ...], found: tuple[Gpu, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pretend(monkeypatch, driver, *missing)
-    assert gpus.find_gpus() == found
+    assert find_gpus() == found

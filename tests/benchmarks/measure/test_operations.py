@@ -1,4 +1,4 @@
-"""Operations and bytes are those that can be worked out by hand."""
+"""Operations and bytes equal those computed by hand."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def info(name: str, shape: Sequence[int | str | None] | None, kind: int = Tensor
 
 
 def write(path: Path, nodes: Sequence[NodeProto], inputs: Sequence[ValueInfoProto], weights: Weights) -> Path:
-    """Writes a graph that returns ``y``, of any shape."""
+    """Write a graph with the output ``y``, of any shape."""
     initializers = [numpy_helper.from_array(array, name) for name, array in weights.items()]
     graph = make_graph(nodes, "toy", inputs, [info("y", None)], initializers)
     onnx.save(make_model(graph, ir_version=8, opset_imports=[make_opsetid("", 18)]), path)
@@ -90,14 +90,14 @@ def test_a_product_in_a_loop_counts_for_each_turn(tmp_path: Path) -> None:
     assert work == Work(operations=11 * 2 * 3 * 4 * 4, read_bytes=8 + 48, written_bytes=48)
 
 
-def test_a_product_that_is_not_known_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_product_is_an_error(tmp_path: Path) -> None:
     node = make_node("Einsum", ["x", "w"], ["y"], equation="ij,jk->ik")
     path = write(tmp_path / "g.onnx", [node], [info("x", [2, 3])], {"w": floats(3, 4)})
     with pytest.raises(CountingError, match="Einsum"):
         count_work(path, {"x": floats(2, 3)}, 0)
 
 
-def test_inputs_that_do_not_fit_are_told(exported: Path) -> None:
+def test_inputs_that_do_not_fit_are_an_error(exported: Path) -> None:
     with pytest.raises(InferenceError, match=r"image\.onnx to count its operations"):
         count_work(exported / "image.onnx", {"pixels": np.zeros((1, 3, 3), np.uint8)}, 0)
 
@@ -132,7 +132,7 @@ def test_weights_are_counted_as_they_are_stored(tower: Tower, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("quantized", [False, True])
-def test_tables_of_which_rows_are_taken_are_left_out(quantized: bool, tower: Tower, tmp_path: Path) -> None:
+def test_tables_whose_rows_are_gathered_are_left_out(quantized: bool, tower: Tower, tmp_path: Path) -> None:
     table = np.ones((1000, 6), np.int8) if quantized else floats(1000, 6)
     nodes = [
         *([make_node("DequantizeLinear", ["table", "scale"], ["floats"])] if quantized else []),
@@ -150,7 +150,7 @@ def test_a_table_that_is_also_multiplied_is_read_whole(tower: Tower, tmp_path: P
     assert weigh(tmp_path, tower) == 6 * 6 * 4
 
 
-def test_weights_in_a_file_of_their_own_are_counted(tower: Tower, tmp_path: Path) -> None:
+def test_weights_in_a_separate_file_are_counted(tower: Tower, tmp_path: Path) -> None:
     nodes = [make_node("MatMul", ["x", "w"], ["y"])]
     path = write(tmp_path / "g.onnx", nodes, [info("x", ["batch", 50])], {"w": floats(50, 70)})
     onnx.save(onnx.load(path), path, save_as_external_data=True, location="g.onnx.data", size_threshold=0)
@@ -159,5 +159,5 @@ def test_weights_in_a_file_of_their_own_are_counted(tower: Tower, tmp_path: Path
 
 
 def test_an_unknown_variant_is_named(exported: Path, tower: Tower) -> None:
-    with pytest.raises(UsageError, match="'int8'; take one of fp32"):
+    with pytest.raises(UsageError, match="'int8'; choose from fp32"):
         variant_weight_bytes(exported, tower, "int8")

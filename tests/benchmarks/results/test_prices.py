@@ -1,4 +1,4 @@
-"""A file of prices is read as it is meant, or refused with the key that is wrong."""
+"""Price files are read, and an error names the wrong key."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_prices_are_read(text: str, tmp_path: Path) -> None:
     assert prices.machines == {"a box": MachinePrice(per_hour=0.5, source="the bill")}
 
 
-def test_the_example_can_be_read() -> None:
+def test_the_example_is_valid() -> None:
     prices = read_prices(ROOT / EXAMPLE)
     assert prices.currency == "USD"
     assert all(0 < price.per_hour < 2 for price in prices.machines.values())
@@ -56,7 +56,7 @@ def test_the_example_can_be_read() -> None:
         ('[machines."a box"]\nper_hour = 0.5\nsource = "the bill"', "[machines]", "no machine has a price"),
     ],
 )
-def test_what_is_no_price_is_named(old: str, new: str, message: str, tmp_path: Path) -> None:
+def test_an_error_names_the_wrong_entry(old: str, new: str, message: str, tmp_path: Path) -> None:
     path = write(tmp_path, GOOD.replace(old, new, 1))
     with pytest.raises(PricesError) as caught:
         read_prices(path)
@@ -64,19 +64,19 @@ def test_what_is_no_price_is_named(old: str, new: str, message: str, tmp_path: P
     assert str(path) in str(caught.value)
 
 
-def test_a_missing_file_is_named_with_the_way_out(tmp_path: Path) -> None:
-    with pytest.raises(PricesError, match=f"none.toml; copy {EXAMPLE}"):
+def test_a_missing_file_is_an_error_with_a_remedy(tmp_path: Path) -> None:
+    with pytest.raises(PricesError, match=f"none.toml does not exist; copy {EXAMPLE}"):
         read_prices(tmp_path / "none.toml")
 
 
-def test_what_is_no_file_of_text_is_refused(tmp_path: Path) -> None:
+def test_a_file_without_text_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "prices.toml").write_bytes(b"\xff")
     with pytest.raises(PricesError, match="is not TOML"):
         read_prices(tmp_path / "prices.toml")
-    with pytest.raises(PricesError, match="cannot be read"):
+    with pytest.raises(PricesError, match="cannot read"):
         read_prices(tmp_path)
 
 
-def test_a_million_items_cost_the_hours_that_they_take() -> None:
+def test_the_cost_of_a_million_items_is_that_of_their_hours() -> None:
     assert cost_per_million(1e6 / 3600, 0.5) == pytest.approx(0.5)
     assert cost_per_million(100, 0.36) == pytest.approx(1.0)

@@ -1,0 +1,199 @@
+"""Measure a group of cases: several contenders with one target, stage, batch size and length."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from benchmarks.contenders.protocol import Array, Setup, Target
+from benchmarks.measure.operations import count_work, variant_weight_bytes
+from benchmarks.measure.parity import measure_parity
+from benchmarks.measure.rounds import Participant, TimingOptions, run_rounds
+from benchmarks.measure.worker_client import Task, Worker
+from benchmarks.measure.workload import Workload
+from benchmarks.results.schema import Case, CaseParity, Skipped, Stage, Work
+from runtime.errors import EmbeddingBackbonesError
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseGroup:
+    """Cases that are measured in the same rounds.
+
+    Attributes:
+        target: Tower to embed with.
+        stage: ``graph`` embeds arrays, ``end_to_end`` embeds items.
+        items: Items per call.
+        tokens: Length of each text; ``None`` if lengths are mixed, or for other items.
+        setups: Contenders and their settings.
+    """
+
+    target: Target
+    stage: Stage
+    items: int
+    tokens: int | None
+    setups: tuple[Setup, ...]
+
+    def __str__(self) -> str:
+        length = f" x {self.tokens}" if self.tokens else ""
+        stage = "graph" if self.stage == "graph" else "end to end"
+        return f"{self.target.manifest.name}, {self.target.tower}, {stage}, {self.items}{length}"
+
+    def includes(self, case: Case) -> bool:
+        """Tell whether ``case`` belongs to this group."""
+        name = self.target.manifest.name
+        key = (name, self.target.tower, self.stage, self.items, self.tokens)
+        return (case.artifact, case.tower, case.stage, case.items, case.tokens) == key
+
+    def skip(self, setup: Setup, exc: Exception) -> Skipped:
+        """Return the record of a contender that failed in this group."""
+        return Skipped(name=f"{self}: {setup}", reason=str(exc))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """Reference vectors for parity.
+
+    Attributes:
+        name: Origin of the vectors.
+        vectors: ``[items, output_dim]``.
+    """
+
+    name: str
+    vectors: Array
+
+
+def measure_group(
+    group: CaseGroup, workload: Workload, reference: Reference, options: TimingOptions, scratch: Path
+) -> tuple[list[Case], list[Skipped]]:
+    """Measure all contenders of ``group``. A contender that fails is left out, with the reason.
+
+    Args:
+        group: Cases to measure.
+        workload: Items to embed.
+        reference: Reference vectors of the parity items.
+        options: Options of the timing.
+        scratch: Folder for temporary files.
+    """
+    task, arrays = _prepare(group, workload, options, scratch)
+    skipped: list[Skipped] = []
+    with ExitStack() as stack:
+        participants = []
+        for number, setup in enumerate(group.setups):
+            own = replace(task, setup=setup, vectors=str(scratch / f"{number}.npy"))
+            try:
+                participants.append(_start(own, stack))
+            except EmbeddingBackbonesError as exc:
+                skipped.append(group.skip(setup, exc))
+        reference_times = run_rounds(participants, options, lambda setup, exc: skipped.append(group.skip(setup, exc)))
+        cases = []
+        for participant in participants:
+            try:
+                steps = participant.worker.time_steps()
+                vectors = participant.worker.embed_parity_items()
+                parity = measure_parity(reference.vectors, vectors, workload.parity_items.names, reference.name)
+            except EmbeddingBackbonesError as exc:
+                skipped.append(group.skip(participant.setup, exc))
+            else:
+                cases.append(_make_case(participant, group, reference_times, steps, parity))
+    work = _count(group, arrays) if group.stage == "graph" else {}
+    return [replace(case, work=work.get(_graph_of(case))) for case in cases], skipped
+
+
+def embed_alone(setup: Setup, workload: Workload, options: TimingOptions, scratch: Path) -> Array:
+    """Return the vectors of the parity items, each embedded in its own call.
+
+    Raises:
+        EmbeddingBackbonesError: The contender cannot be loaded, or cannot embed.
+    """
+    feeds, vectors = str(scratch / "parity.npz"), str(scratch / "parity.npy")
+    workload.write_parity_feeds(Path(feeds), 1)
+    task = Task(
+        setup=setup,
+        threads=options.threads,
+        stage="graph",
+        items=1,
+        feeds=feeds,
+        parity_feeds=feeds,
+        vectors=vectors,
+    )
+    worker = Worker(task, scratch / "parity.json")
+    try:
+        worker.load()
+        return worker.embed_parity_items()
+    finally:
+        worker.close()
+
+
+def _start(task: Task, stack: ExitStack) -> Participant:
+    """Return a loaded contender, which ``stack`` closes.
+
+    Raises:
+        EmbeddingBackbonesError: It cannot be loaded.
+    """
+    for is_measured in [False] * task.setup.exports + [True]:
+        worker = Worker(task, Path(task.vectors).with_suffix(".json"))
+        stack.callback(worker.close)
+        start_s, first_s = worker.load()
+        if not is_measured:
+            worker.close()
+    return Participant(setup=task.setup, worker=worker, start_s=start_s, first_s=first_s)
+
+
+def _prepare(
+    group: CaseGroup, workload: Workload, options: TimingOptions, scratch: Path
+) -> tuple[Task, dict[str, Array]]:
+    """Return the task that all contenders share, and the arrays of a call."""
+    task = Task(setup=group.setups[0], threads=options.threads, stage=group.stage, items=group.items)
+    if group.stage == "end_to_end":
+        return replace(task, calls=workload.calls(group.items), parity_items=workload.parity_items.items), {}
+    feeds, parity_feeds = scratch / "feeds.npz", scratch / "parity.npz"
+    arrays = workload.write_feeds(feeds, group.items, group.tokens)
+    workload.write_parity_feeds(parity_feeds, group.items)
+    return replace(task, feeds=str(feeds), parity_feeds=str(parity_feeds)), arrays
+
+
+def _make_case(
+    participant: Participant,
+    group: CaseGroup,
+    reference_times: tuple[float, ...],
+    steps: dict[str, float],
+    parity: CaseParity,
+) -> Case:
+    setup = participant.setup
+    return Case(
+        artifact=group.target.manifest.name,
+        tower=group.target.tower,
+        contender=setup.contender,
+        variant=setup.variant,
+        provider=setup.provider,
+        precision=setup.precision,
+        stage=group.stage,
+        items=group.items,
+        tokens=group.tokens,
+        rounds=tuple(participant.rounds),
+        yardstick=reference_times,
+        stolen=tuple(participant.steal),
+        left_out=tuple(participant.left_out),
+        start_s=participant.start_s,
+        first_s=participant.first_s,
+        peak_bytes=participant.peak_bytes,
+        stages=steps,
+        parity=parity,
+        work=None,
+    )
+
+
+def _graph_of(case: Case) -> str:
+    return case.variant if case.contender == "runtime" else "fp32"
+
+
+def _count(group: CaseGroup, arrays: dict[str, Array]) -> dict[str, Work]:
+    """Return the work of a call by variant. All variants do the operations of the fp32 graph."""
+    folder, record = group.target.folder, group.target.manifest.towers[group.target.tower]
+    fp32_bytes = variant_weight_bytes(folder, record, "fp32")
+    work = count_work(folder / record.graph, arrays, fp32_bytes)
+    return {
+        variant: replace(work, read_bytes=work.read_bytes - fp32_bytes + variant_weight_bytes(folder, record, variant))
+        for variant in ("fp32", *record.variants)
+    }

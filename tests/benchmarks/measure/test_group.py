@@ -1,0 +1,43 @@
+"""A group measures its contenders, and a contender that fails costs only itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks.measure.group import CaseGroup, Reference, embed_alone, measure_group
+from benchmarks.measure.plan import make_plan
+from benchmarks.results.statistics import summarize
+from tests.benchmarks.measure.toys import TIMING, text_workload, toy_options
+
+pytestmark = pytest.mark.process
+
+
+@pytest.fixture
+def group(toy: Path) -> CaseGroup:
+    (group,) = make_plan([toy], toy_options(stages=("graph",))).groups
+    return group
+
+
+def test_a_contender_that_fails_costs_only_itself(group: CaseGroup, tmp_path: Path) -> None:
+    workload = text_workload(group.target, tmp_path)
+    reference = Reference(name="x", vectors=embed_alone(group.setups[0], workload, TIMING, tmp_path))
+    bad = replace(group.setups[0], variant="int8")
+    both = replace(group, setups=(bad, *group.setups))
+    cases, skipped = measure_group(both, workload, reference, TIMING, tmp_path)
+    assert [case.variant for case in cases] == ["fp32"]
+    assert "runtime int8 on cpu" in skipped[0].name
+    assert "int8" in skipped[0].reason
+
+
+def test_vectors_of_a_batch_are_in_order(group: CaseGroup, tmp_path: Path) -> None:
+    workload = text_workload(group.target, tmp_path)
+    vectors = embed_alone(group.setups[0], workload, TIMING, tmp_path)
+    assert vectors.shape == (32, 24)
+    whole = replace(group, stage="end_to_end", items=7, tokens=None)
+    (case,), _ = measure_group(whole, workload, Reference(name="x", vectors=vectors), TIMING, tmp_path)
+    assert case.parity is not None
+    assert case.parity.min_cosine > 1 - 1e-10
+    assert summarize(case).calls >= 3

@@ -1,0 +1,94 @@
+"""A run measures all contenders, compares them with one reference, and can be resumed. Nothing here is timed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.measure import run
+from benchmarks.measure.plan import make_plan
+from benchmarks.measure.run import RunOptions, find_remaining, make_reference, measure_plan
+from benchmarks.results.schema import Case, Results
+from runtime.errors import UsageError
+from tests.benchmarks.measure.toys import TIMING, text_workload, toy_options, toy_target
+from tests.benchmarks.samples import RESULTS
+
+pytestmark = pytest.mark.process
+CONTENDERS = ("runtime", "torch:eager")
+
+
+@pytest.fixture(scope="module")
+def results(toy: Path, toy_weights: Path) -> Results:
+    """One real run of the runtime and torch at both stages."""
+    plan = make_plan([toy], toy_options(toy_weights, contenders=CONTENDERS))
+    empty = replace(RESULTS, cases=(), skipped=(), artifacts=plan.artifacts, complete=False)
+    return measure_plan(plan.groups, empty, RunOptions(timing=TIMING, items={}), lambda _: None, lambda _: None)
+
+
+def find(results: Results, contender: str, stage: str) -> Case:
+    return next(case for case in results.cases if (case.contender, case.stage) == (contender, stage))
+
+
+def test_all_contenders_are_measured_in_the_same_rounds(results: Results) -> None:
+    assert [(case.contender, case.variant, case.stage) for case in results.cases] == [
+        ("runtime", "fp32", "graph"),
+        ("torch", "eager", "graph"),
+        ("runtime", "fp32", "end_to_end"),
+        ("torch", "eager", "end_to_end"),
+    ]
+    for case in results.cases:
+        assert len(case.rounds) == len(case.yardstick) == len(case.stolen) >= 3
+        assert all(second > 0 for turn in case.rounds for second in turn)
+        assert case.start_s > case.first_s > 0
+        assert case.peak_bytes > 30 * 2**20
+    assert results.complete
+
+
+def test_vectors_are_compared_with_torch_in_float64(results: Results) -> None:
+    for case in results.cases:
+        assert case.parity is not None
+        assert case.parity.reference == "torch in float64, each item alone"
+        assert 1 - case.parity.min_cosine < 1e-10
+        assert case.parity.overlap_at_10 == 1
+        assert case.parity.items == 32
+
+
+def test_work_is_counted_for_graphs_and_steps_are_timed_end_to_end(results: Results) -> None:
+    graph, whole = find(results, "runtime", "graph"), find(results, "runtime", "end_to_end")
+    assert graph.work is not None
+    assert graph.work.operations > 0
+    assert graph.work == find(results, "torch", "graph").work
+    assert set(whole.stages) == {"tokenize", "infer"}
+    assert (graph.tokens, whole.tokens, whole.work) == (8, None, None)
+
+
+def test_measured_cases_do_not_remain_unless_they_were_disturbed(
+    results: Results, toy: Path, toy_weights: Path
+) -> None:
+    plan = make_plan([toy], toy_options(toy_weights, contenders=CONTENDERS))
+    calm = [replace(case, stolen=(0.0, 0.04)) for case in results.cases]
+    assert find_remaining(plan, replace(results, cases=tuple(calm)), redo_disturbed=True) == []
+    mixed = replace(results, cases=(*calm[:3], replace(calm[3], stolen=(0.2, 0.0))))
+    assert find_remaining(plan, mixed, redo_disturbed=False) == []
+    assert find_remaining(plan, mixed, redo_disturbed=True) == [plan.groups[1]]
+
+
+def test_other_weights_than_those_of_the_export_are_an_error(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = toy_target(toy)
+    workload = text_workload(target, tmp_path)
+    vectors = np.random.default_rng(0).standard_normal((32, 24))
+    monkeypatch.setattr(run, "embed_alone", lambda setup, *_: vectors * (1 if setup.contender == "runtime" else -1))
+    with pytest.raises(UsageError, match="--weights toy="):
+        make_reference(replace(target, weights="somewhere"), workload, TIMING, tmp_path)
+
+
+def test_without_torch_the_exported_graph_is_the_reference(toy: Path, tmp_path: Path) -> None:
+    target = toy_target(toy)
+    reference, skipped = make_reference(target, text_workload(target, tmp_path), TIMING, tmp_path)
+    assert "fp32 on cpu" in reference.name
+    assert "--weights toy=WEIGHTS" in skipped[0].reason

@@ -1,0 +1,39 @@
+"""Statistics of a case follow from its raw times."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from benchmarks.results.statistics import median_interval, summarize
+from tests.benchmarks.samples import CASE, timed
+
+
+def test_percentiles_are_those_of_all_calls() -> None:
+    case = replace(CASE, items=2, rounds=tuple((0.001 * n,) for n in range(1, 101)))
+    summary = summarize(case)
+    assert summary.calls == 100
+    assert [summary.p50_ms, summary.mean_ms] == pytest.approx([50.5, 50.5])
+    assert summary.p95_ms == pytest.approx(95.05)
+    assert summary.p99_ms == pytest.approx(99.01)
+    assert summary.items_per_s == pytest.approx(2 / 0.0505)
+    assert not summary.stable
+
+
+def test_few_calls_have_no_p99() -> None:
+    assert summarize(timed(CASE, 0.01, rounds=9, calls=11)).p99_ms is None
+
+
+def test_the_interval_has_its_confidence_level() -> None:
+    held = 0
+    for seed in range(200):
+        low, high = median_interval(timed(CASE, 0.01, rounds=15, calls=1, seed=seed).rounds, 0.95)
+        held += low <= 0.01 <= high
+    assert 180 <= held <= 199
+
+
+def test_calls_of_one_round_do_not_narrow_the_interval() -> None:
+    rounds = [(second,) * 100 for second in (0.01, 0.02, 0.03)]
+    low, high = median_interval(rounds, 0.95)
+    assert (low, high) == (0.01, 0.03)
