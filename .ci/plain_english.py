@@ -31,7 +31,7 @@ def paragraphs(text: str) -> Iterator[tuple[int, str]]:
         if line.lstrip().startswith(("```", "~~~")):
             fenced = not fenced
             line = ""
-        breaks = fenced or not line.strip() or line.lstrip().startswith(("|", "#", ">>>", "<", "!!!", "    "))
+        breaks = fenced or not line.strip() or line.lstrip().startswith(("|", "#", ">>>", "<", "!!!"))
         if breaks or SECTIONS.match(line.strip()) or LIST_ITEM.match(line) or ENTRY.match(line):
             if lines:
                 yield start, " ".join(lines)

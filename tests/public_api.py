@@ -11,6 +11,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Iterator
+from types import ModuleType
 
 MODULES = ("runtime", "runtime.finetuner", "exporters", "exporters.finetuner")
 
@@ -19,17 +20,13 @@ def describe(module: str) -> Iterator[str]:
     """Yield a line for each public name of ``module``, and for each public member of its classes."""
     package = importlib.import_module(module)
     for name in sorted(public_names(package)):
-        thing = getattr(package, name)
-        yield from describe_thing(f"{module}.{name}", thing)
+        yield from describe_thing(f"{module}.{name}", getattr(package, name))
 
 
-def public_names(package: object) -> list[str]:
+def public_names(package: ModuleType) -> list[str]:
     """Return the names in ``__all__``, or those that the module defines itself."""
-    declared = getattr(package, "__all__", None)
-    if declared is not None:
-        return list(declared)
-    own = inspect.getmembers(package, lambda thing: getattr(thing, "__module__", None) == package.__name__)  # type: ignore[attr-defined]
-    return [name for name, _ in own if not name.startswith("_")]
+    own = [name for name, thing in vars(package).items() if getattr(thing, "__module__", None) == package.__name__]
+    return list(getattr(package, "__all__", [name for name in own if not name.startswith("_")]))
 
 
 def describe_thing(name: str, thing: object) -> Iterator[str]:
