@@ -6,7 +6,6 @@ from pathlib import Path
 
 from benchmarks.contenders.peer import PeerError
 from benchmarks.contenders.protocol import Subject
-from exporters.catalogue.spec import random_seed
 from runtime.artifact.manifest import Tower
 
 
@@ -23,7 +22,7 @@ def find_model_folder(subject: Subject, *, needs_layers: bool = False) -> Path:
         PeerError: There is no such folder, or its vectors would be others.
     """
     weights = subject.weights or "unknown"
-    if weights in ("unknown", "pretrained") or random_seed(weights) is not None:
+    if weights.partition(":")[0] in ("unknown", "pretrained", "random"):
         raise PeerError(f"it loads a model's folder, and the weights are {weights}; name the folder they came from")
     folder = Path(weights)
     has_layers = (folder / "modules.json").is_file()

@@ -13,8 +13,8 @@ import numpy as np
 
 from benchmarks.contenders.protocol import Array, Contender, Subject, Way, usable
 from benchmarks.results.schema import Precision, Skipped
+from exporters.catalogue.options import ExportOptions
 from exporters.catalogue.registry import BACKBONES, find_backbone
-from exporters.catalogue.spec import ExportOptions
 from exporters.families.load import load_towers
 from runtime.artifact.manifest import Pooling
 from runtime.errors import UsageError
@@ -92,7 +92,7 @@ def load(way: Way, threads: int, scratch: Path) -> Contender:
     model = json.loads(way.model)
     pooling = model["options"].pop("pooling")
     options = ExportOptions(**model["options"], pooling=pooling and Pooling(**pooling))
-    towers = load_towers(find_backbone(model["backbone"]), options, any_family=True)
+    towers = load_towers(find_backbone(model["backbone"]), options, any_architecture=True)
     tower = next((tower for tower in towers if tower.record.preprocessing.kind == way.tower), None)
     if tower is None:
         raise UsageError(f"the weights {options.weights} have no {way.tower} tower")
