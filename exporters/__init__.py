@@ -1,12 +1,13 @@
-"""Turns backbones into self-describing ONNX artifacts. Importing this package does not import torch.
+"""Export embedding backbones to self-describing ONNX artifacts. Importing this package does not import torch.
 
 import exporters
 exporters.describe_models(task="image-to-image")
 folder = exporters.export("resnet-base", output="artifacts")
 """
 
+from exporters.catalogue.options import ExportOptions
 from exporters.catalogue.registry import BACKBONES
-from exporters.catalogue.spec import BackboneSpec, ExportOptions
+from exporters.catalogue.spec import BackboneSpec
 from exporters.catalogue.tables import describe_models, list_models
 from exporters.errors import (
     DestinationError,

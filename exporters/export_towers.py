@@ -1,4 +1,4 @@
-"""What every export goes through: torch's reference, the graph, the folder, the gate."""
+"""Export towers: compute torch's reference, trace the graph, write the folder, compare both."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from exporters.artifact_writer import (
     write_readme,
     writing,
 )
-from exporters.catalogue.spec import BackboneSpec, ExportOptions
+from exporters.catalogue.options import ExportOptions
+from exporters.catalogue.spec import BackboneSpec
 from exporters.families.tower import ExportableTower
 from exporters.graph.onnx_file import write_graph
 from exporters.graph.trace import build_graph
@@ -46,15 +47,14 @@ def export_towers(
     options: ExportOptions,
     stage: Stage = silent,
 ) -> Path:
-    """Exports the towers of a backbone, of the catalogue or of your own, if they pass the gate.
+    """Export the towers of a backbone, if their graphs agree with torch. The backbone may be outside the catalogue.
 
     Args:
-        spec: What it is; its ``output_dim`` and ``source`` are not used.
-        towers: The loaded model: a ``CnnTower``, a ``TextTower``, both towers of a CLIP, or whatever else is of that
-            protocol; one for each kind of item.
-        destination: The artifact's folder, whose name is the artifact's.
-        options: ``opset``, ``tolerance`` and ``force``; the others are settled in ``towers``.
-        stage: As for :func:`exporters.export`.
+        spec: Entry of the backbone; its ``output_dim`` and ``source`` are not used.
+        towers: Towers of the loaded model, one for each kind of item.
+        destination: Folder of the artifact. Its name is the name of the artifact.
+        options: Options of the export; ``opset``, ``tolerance`` and ``force`` are used.
+        stage: Called with the name of each stage, as by :func:`exporters.export`.
 
     Returns:
         ``destination``.
@@ -88,10 +88,10 @@ def export_towers(
         )
         with stage("compare with torch"):
             pipeline = Pipeline(folder, manifest.towers, manifest.output_dim, SessionOptions(provider="cpu"))
-            judged = _judge(Embedder(manifest, pipeline), towers, references, options)
+            measured = _measure(Embedder(manifest, pipeline), towers, references, options)
         with writing(destination):
-            write_readme(folder, judged, describe_manifest(judged))
-            write_manifest(folder, judged)
+            write_readme(folder, measured, describe_manifest(measured))
+            write_manifest(folder, measured)
     return destination
 
 
@@ -107,29 +107,29 @@ def _golden(tower: ExportableTower, reference: Vectors) -> tuple[Sequence[Any], 
     return tower.items()[:_GOLDEN_ITEMS], reference[:_GOLDEN_ITEMS]
 
 
-def _judge(
+def _measure(
     model: Embedder,
     towers: Sequence[ExportableTower],
     references: Mapping[TowerName, Vectors],
     options: ExportOptions,
 ) -> Manifest:
-    """Returns the manifest with the figures of every tower, and of both together.
+    """Return the manifest with the measured parity of every tower, and of a text and an image tower together.
 
     Raises:
-        ParityError: They are out of bounds.
+        ParityError: A measurement is out of bounds.
     """
     manifest, similarity = model.manifest, None
-    judged = {
+    measured = {
         tower.name: replace(
             manifest.towers[tower.name],
             parity=measure_parity(model, tower.name, tower.items(), references[tower.name], options.tolerance),
         )
         for tower in towers
     }
-    if judged.keys() == {"text", "image"}:
+    if measured.keys() == {"text", "image"}:
         items = {tower.name: tower.items() for tower in towers}
         similarity = measure_similarity(model, items, references, options.tolerance)
-    return replace(manifest, towers=judged, similarity=similarity)
+    return replace(manifest, towers=measured, similarity=similarity)
 
 
 def _versions() -> Iterator[tuple[str, str]]:

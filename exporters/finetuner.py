@@ -1,7 +1,7 @@
-"""The functions that Finetuner's users know: write ``import exporters.finetuner as finetuner``, and go on.
+"""Finetuner's functions for existing code: replace ``import finetuner`` by ``import exporters.finetuner as finetuner``.
 
-What they return needs no torch any more; where there is none, ``runtime.finetuner`` has ``get_model``, ``encode`` and
-``cos_sim`` for the artifacts that are made here.
+The models that they return do not need torch. In an environment without torch, ``runtime.finetuner`` has
+``get_model``, ``encode`` and ``cos_sim`` for exported artifacts.
 
 Source of the signatures: https://finetuner.jina.ai, version 0.8.
 """
@@ -12,9 +12,10 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from exporters.catalogue.options import ExportOptions
 from exporters.catalogue.registry import find_backbone, find_descriptor
-from exporters.catalogue.spec import ExportOptions, random_seed
 from exporters.catalogue.tables import describe_models
+from exporters.catalogue.weights_ref import Pretrained, RandomInit, WeightsRef
 from exporters.errors import DestinationError, UnknownBackboneError, WeightsUnavailableError
 from exporters.export import export
 from runtime import finetuner
@@ -34,19 +35,19 @@ def build_model(
     output: str | os.PathLike[str] = "artifacts",
     options: ExportOptions | None = None,
 ) -> Embedder:
-    """Returns a backbone of the catalogue, not fine-tuned: exported on the first call, loaded on every one.
+    """Return a backbone of the catalogue that is not fine-tuned. The first call exports it.
 
     Args:
-        name: Its name, such as ``resnet-base``.
-        select_model: The half of a CLIP; by default both, which Finetuner could not.
+        name: Name of the backbone, such as ``resnet-base``.
+        select_model: Tower of a CLIP; by default both towers, which Finetuner could not return.
         device: ``cpu`` or ``cuda``; by default the fastest that works.
-        output: The folder in which the artifact is kept.
-        options: As for :func:`exporters.export`, with pretrained (the default) or random weights. Those of the first
-            call count.
+        output: Folder in which the artifact is kept.
+        options: Options of :func:`exporters.export`, with pretrained (the default) or random weights. Later calls only
+            compare the weights.
 
     Raises:
-        EmbeddingBackbonesError: Whatever :func:`exporters.export` and :func:`runtime.load` raise.
-        DestinationError: There is an artifact already, with other weights.
+        EmbeddingBackbonesError: :func:`exporters.export` or :func:`runtime.load` fails.
+        DestinationError: The artifact exists and has other weights.
     """
     options = options or ExportOptions()
     options = replace(options, tower=choose_tower(select_model) or options.tower)
@@ -54,8 +55,8 @@ def build_model(
     if not (folder / MANIFEST_FILE).exists():
         find_backbone(name)
         export(name, output=output, artifact_name=folder.name, options=options)
-    elif not _has_weights(read_manifest(folder).weights, options.weights):
-        raise DestinationError(f"{folder} was exported with other weights; delete it, or name another place by output")
+    elif not _has_weights(read_manifest(folder).weights, options.weights_ref):
+        raise DestinationError(f"{folder} was exported with other weights; delete it, or give another folder by output")
     return finetuner.get_model(folder, device=device)
 
 
@@ -68,28 +69,29 @@ def get_model(
     output: str | os.PathLike[str] = "artifacts",
     options: ExportOptions | None = None,
 ) -> Embedder:
-    """Loads an exported artifact, or the artifact of a Finetuner run, which is exported first.
+    """Load an exported artifact, or export a Finetuner run and load its artifact.
 
     Args:
-        artifact: The folder of an exported artifact, or the folder or zip of a run.
-        batch_size: Of no effect, as in Finetuner: :func:`encode` has its own.
-        select_model: The half of a CLIP.
+        artifact: Folder of an exported artifact, or folder or zip of a run.
+        batch_size: Has no effect, as in Finetuner: :func:`encode` has its own.
+        select_model: Tower of a CLIP.
         device: ``cpu`` or ``cuda``; by default the fastest that works.
-        output: The folder in which the exported run is kept, under the run's name.
-        options: As for :func:`exporters.export`; ``weights`` and ``select_model`` are not used. Those of the first
-            call count.
+        output: Folder in which the exported run is kept, under the run's name.
+        options: Options of :func:`exporters.export` for the first call; ``weights`` and ``select_model`` are not used.
 
     Raises:
-        EmbeddingBackbonesError: Whatever :func:`exporters.export` and :func:`runtime.load` raise.
-        UnknownBackboneError: The run does not tell which backbone it was fine-tuned from.
-        DestinationError: There is an artifact of that name already, of another run.
+        EmbeddingBackbonesError: :func:`exporters.export` or :func:`runtime.load` fails.
+        UnknownBackboneError: The catalogue does not have the backbone that the run was fine-tuned from.
+        DestinationError: The artifact exists and comes from another run.
     """
     if (Path(artifact) / MANIFEST_FILE).exists():
         return finetuner.get_model(artifact, batch_size, select_model, device)
     from exporters.weights.finetuner_run import combine_records, read_run
 
     if not os.path.lexists(artifact):
-        raise WeightsUnavailableError(f"there is no {artifact}; give an artifact's folder, or a run's folder or zip")
+        raise WeightsUnavailableError(
+            f"there is no {artifact}; give the folder of an artifact, or the folder or zip of a run"
+        )
     models = read_run(Path(artifact), select_model)
     backbone = find_descriptor(models[0].descriptor) or find_descriptor(models[0].name)
     if backbone is None:
@@ -104,11 +106,15 @@ def get_model(
         chosen = replace(options or ExportOptions(), weights=os.fspath(artifact), select_model=select_model)
         export(backbone.name, output=output, artifact_name=folder.name, options=chosen)
     elif read_manifest(folder).weights.sha256 != combine_records(models).sha256:
-        raise DestinationError(f"{folder} was exported from another run; delete it, or name another place by output")
+        raise DestinationError(f"{folder} was exported from another run; delete it, or give another folder by output")
     return finetuner.get_model(folder, device=device)
 
 
-def _has_weights(record: Weights, weights: str) -> bool:
-    if weights == "pretrained":
-        return record.origin == "pretrained"
-    return record.origin == "random" and record.seed == random_seed(weights)
+def _has_weights(record: Weights, weights: WeightsRef) -> bool:
+    match weights:
+        case Pretrained():
+            return record.origin == "pretrained"
+        case RandomInit(seed):
+            return record.origin == "random" and record.seed == seed
+        case _:
+            return False

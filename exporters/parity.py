@@ -1,7 +1,7 @@
-"""The gate: a graph is let through only if it agrees with torch on real inputs, alone and in batches.
+"""The gate of an export: a graph has to agree with torch on real inputs, alone and in batches.
 
-It judges the artifact as users will run it, through ``runtime.Embedder``: the runtime's own preprocessing and the
-graph on one side, the unmodified model with its own library's preprocessing on the other.
+One side is the artifact as users run it, through ``runtime.Embedder``, with the runtime's preprocessing. The other
+side is the unmodified model with the preprocessing of its own library.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ Array = np.ndarray[Any, np.dtype[np.float32]]
 def measure_parity(
     model: Embedder, tower: TowerName, items: Sequence[Any], reference: Array, tolerance: Tolerance
 ) -> Parity:
-    """Compares one tower of ``model`` with torch.
+    """Compare one tower of ``model`` with torch.
 
     Args:
-        model: The artifact, loaded.
-        tower: Which tower.
-        items: Real and different inputs, three or more.
-        reference: ``[items, output_dim]``: torch's embeddings of them.
-        tolerance: The bounds on cosine and error.
+        model: The loaded artifact.
+        tower: Name of the tower.
+        items: At least three different inputs.
+        reference: ``[items, output_dim]``: torch's embeddings of the inputs.
+        tolerance: Bounds on cosine similarity and errors.
 
     Returns:
-        The figures, all within bounds.
+        The measurements, all within bounds.
 
     Raises:
-        ParityError: They are not; the message holds them.
+        ParityError: A measurement is out of bounds; the message holds all of them.
     """
     sizes = batch_sizes(len(items))
     try:
@@ -57,7 +57,7 @@ def measure_parity(
         min_distance=_min_distance(reference),
         tolerance=tolerance,
     )
-    _judge(parity, agreement)
+    _check(parity, agreement)
     return parity
 
 
@@ -67,19 +67,19 @@ def measure_similarity(
     references: Mapping[TowerName, Array],
     tolerance: Tolerance,
 ) -> SimilarityParity:
-    """Compares the cosine similarities between texts and images with torch's.
+    """Compare the cosine similarities between texts and images with those of torch.
 
     Args:
-        model: The artifact, loaded, with a text and an image tower.
-        items: The inputs of both.
-        references: ``[items, output_dim]``: torch's embeddings of them.
-        tolerance: The bounds: on the error, and on its share of the range of similarities.
+        model: The loaded artifact, with a text and an image tower.
+        items: Inputs of both towers.
+        references: ``[items, output_dim]``: torch's embeddings of the inputs.
+        tolerance: Bounds on the error, and on its share of the range of similarities.
 
     Returns:
-        The figures, all within bounds.
+        The measurements, all within bounds.
 
     Raises:
-        ParityError: They are not; the message holds them.
+        ParityError: The error is out of bounds; the message holds the measurements.
     """
     with without_truncation_warning():
         vectors = {name: model.embed(items[name], tower=name) for name in items}
@@ -94,22 +94,22 @@ def measure_similarity(
     if not parity.max_abs_error <= bound:
         raise ParityError(
             f"similarities between texts and images differ from torch's by up to {parity.max_abs_error:.2g} (at most "
-            f"{bound:.2g}; they span {parity.spread:.2g}); if that is good enough for you, say so with --max-error or "
+            f"{bound:.2g}; they span {parity.spread:.2g}); if you accept this difference, raise --max-error or "
             "--max-distance-share"
         )
     return parity
 
 
 def check_reference(reference: Array) -> None:
-    """Makes sure, before the graph is traced, that torch's embeddings are worth comparing with.
+    """Check, before the graph is traced, that torch's embeddings are finite and different.
 
     Raises:
-        ParityError: They hold NaN or infinity, or two different inputs have the same one.
+        ParityError: They hold NaN or infinity, or two different inputs have the same embedding.
     """
     if not np.isfinite(reference).all():
         raise ParityError(
             "torch's own embeddings hold NaN or infinity: the weights are damaged, or the pooling overflows; check "
-            "the file, or take another pooling"
+            "the file, or use another pooling"
         )
     if not _min_distance(reference) > 0:
         raise ParityError(
@@ -119,11 +119,11 @@ def check_reference(reference: Array) -> None:
 
 
 def batch_sizes(items: int) -> tuple[int, ...]:
-    """Returns the sizes at which ``items`` inputs are embedded: alone, in threes, and all together."""
+    """Return the batch sizes of the comparison: 1, 3, and all ``items`` together."""
     return tuple(sorted({1, 3, items}))
 
 
-def _judge(parity: Parity, agreement: Agreement) -> None:
+def _check(parity: Parity, agreement: Agreement) -> None:
     bound = parity.tolerance.max_error * parity.reference_scale
     faults = []
     if not agreement.within(parity.tolerance):
@@ -131,16 +131,16 @@ def _judge(parity: Parity, agreement: Agreement) -> None:
     if not parity.max_batch_error <= bound:
         faults.append("a row's vector depends on its batch")
     if not parity.max_row_error <= parity.tolerance.max_distance_share * parity.min_distance:
-        faults.append("the graph's error is not small beside the distance between different inputs")
+        faults.append("the graph's error is not small compared with the distance between different inputs")
     if faults:
         raise ParityError(
-            f"{'; '.join(faults)}: {_describe(parity)}; if that is good enough for you, say so with --min-cosine, "
-            "--max-error or --max-distance-share"
+            f"{'; '.join(faults)}: {_describe(parity)}; if you accept this difference, relax --min-cosine, --max-error "
+            "or --max-distance-share"
         )
 
 
 def _describe(parity: Parity) -> str:
-    """Returns the figures beside their bounds, in one line."""
+    """Return the measurements beside their bounds, in one line."""
     bound = parity.tolerance.max_error * parity.reference_scale
     return (
         f"min cosine {near_one(parity.min_cosine)} (at least {near_one(parity.tolerance.min_cosine)}), max abs error "

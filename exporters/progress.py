@@ -1,4 +1,4 @@
-"""Shows the stages of an export with their times."""
+"""Show the stages of an export with their times."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ Stage = Callable[[str], AbstractContextManager[None]]
 
 
 def silent(name: str) -> AbstractContextManager[None]:
-    """Shows nothing of the stage ``name``."""
+    """Show nothing of the stage ``name``."""
     return nullcontext()
 
 
 class StageDisplay:
-    """A line per stage: on a terminal while it runs, everywhere once it has ended."""
+    """A printer of one line for each stage. A terminal also shows the running stage."""
 
     def __init__(self, stream: TextIO = sys.stderr) -> None:
-        """Writes to ``stream``."""
+        """Write to ``stream``."""
         self._stream = stream
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        """Shows the stage ``name`` around the block; on an error it leaves the stage named as failed."""
+        """Show the stage ``name`` around the block, and mark it as failed if the block fails."""
         live = self._stream.isatty()
         if live:
             print(f"  {name:<20} ...", end="\r", file=self._stream, flush=True)

@@ -14,7 +14,9 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms._presets import ImageClassification
 
-from exporters.catalogue.spec import BackboneSpec, ExportOptions, HuggingFaceSource
+from exporters.catalogue.options import ExportOptions
+from exporters.catalogue.spec import BackboneSpec, HuggingFaceSource
+from exporters.catalogue.weights_ref import RandomInit
 from exporters.export_towers import export_towers
 from exporters.families.cnn.tower import Cnn, CnnTower
 from exporters.families.transformer.huggingface import load_transformer
@@ -127,7 +129,7 @@ def exported_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Export an artifact of a toy BERT. Do not write to it."""
     sizes = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 32}
     source = HuggingFaceSource(model_id="toy", model_type="bert", config={"vocab_size": 400, **sizes}, max_length=64)
-    tower = TransformerTower(load_transformer(source, "random"), ExportOptions())
+    tower = TransformerTower(load_transformer(source, RandomInit()), ExportOptions())
     spec = BackboneSpec(
         name="toy", task="text-to-text", output_dim=24, architecture="transformer", description="for tests"
     )

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from benchmarks.contenders.peer import PeerError
 from benchmarks.contenders.protocol import Target
-from exporters.catalogue.spec import random_seed
 from runtime.artifact.manifest import Tower
 
 
@@ -23,7 +22,7 @@ def find_model_folder(target: Target, *, needs_layers: bool = False) -> Path:
         PeerError: The folder is unknown, or its vectors would differ.
     """
     weights = target.weights or "unknown"
-    if weights in ("unknown", "pretrained") or random_seed(weights) is not None:
+    if weights.partition(":")[0] in ("unknown", "pretrained", "random"):
         raise PeerError(f"it loads a model folder, but the weights are {weights}; name the folder with --weights")
     folder = Path(weights)
     has_layers = (folder / "modules.json").is_file()

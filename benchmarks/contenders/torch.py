@@ -13,8 +13,8 @@ import numpy as np
 
 from benchmarks.contenders.protocol import Array, Contender, Setup, Target, usable
 from benchmarks.results.schema import Precision, Skipped
+from exporters.catalogue.options import ExportOptions
 from exporters.catalogue.registry import BACKBONES, find_backbone
-from exporters.catalogue.spec import ExportOptions
 from runtime.artifact.manifest import Pooling
 from runtime.errors import UsageError
 from runtime.inference.batching import BatchLimit, plan_batches
@@ -95,7 +95,7 @@ def load(setup: Setup, threads: int, scratch: Path) -> Contender:
     model = json.loads(setup.model)
     pooling = model["options"].pop("pooling")
     options = ExportOptions(**model["options"], pooling=pooling and Pooling(**pooling))
-    towers = load_towers(find_backbone(model["backbone"]), options, any_family=True)
+    towers = load_towers(find_backbone(model["backbone"]), options, any_architecture=True)
     tower = next((tower for tower in towers if tower.record.preprocessing.kind == setup.tower), None)
     if tower is None:
         raise UsageError(f"the weights {options.weights} have no {setup.tower} tower")

@@ -1,1 +1,1 @@
-"""The catalogue of backbones: records, registry and tables."""
+"""The catalogue of backbones, and the options of an export."""

@@ -1,6 +1,6 @@
-"""The catalogue: sixteen backbones as data, in the order of Finetuner's own table.
+"""The catalogue of backbones, in the order of Finetuner's own table.
 
-A further backbone is one more entry; ``list``, the README's table and the tests pick it up from here.
+Another backbone is another entry. The command ``list``, the README's table and the tests read this module.
 """
 
 from __future__ import annotations
@@ -204,7 +204,7 @@ _BACKBONES = (
         output_dim=768,
         architecture="transformer",
         description="CLIP large model with patch size 14",
-        note="the space that text and images share; Finetuner printed 1024, the width of the image tower before it",
+        note="dimensions of the common space of texts and images; Finetuner printed 1024, the width of the image tower",
         source=ClipSource(
             model_id="openai/clip-vit-large-patch14",
             revision="32bd64288804d66eefd0ccbe215aa642df71cc41",
@@ -221,7 +221,7 @@ _BACKBONES = (
             projection_dim=768,
         ),
     ),
-    # https://huggingface.co/laion/CLIP-ViT-B-32-xlm-roberta-base-laion5B-s13B-b90k, and for its text half
+    # https://huggingface.co/laion/CLIP-ViT-B-32-xlm-roberta-base-laion5B-s13B-b90k, and for its text model
     # https://huggingface.co/FacebookAI/xlm-roberta-base/blob/main/config.json
     BackboneSpec(
         name="clip-base-multi",
@@ -247,7 +247,7 @@ _BACKBONES = (
         output_dim=512,
         architecture="pointnet",
         description="PointNet++ embedding model for 3D mesh point clouds",
-        note="no pretrained weights any more: those of your own run, or random ones",
+        note="no published weights; use those of your own Finetuner run, or random weights",
         source=PointNetSource(),
     ),
 )
@@ -256,10 +256,10 @@ BACKBONES: Mapping[str, BackboneSpec] = MappingProxyType({spec.name: spec for sp
 
 
 def find_backbone(name: str) -> BackboneSpec:
-    """Returns the entry of that name.
+    """Return the entry with that name.
 
     Raises:
-        UnknownBackboneError: The catalogue has no such name; the message lists the close ones.
+        UnknownBackboneError: The catalogue has no such name; the message lists similar names.
     """
     if name not in BACKBONES:
         close = difflib.get_close_matches(name.lower(), BACKBONES, n=3, cutoff=0.5)
@@ -269,7 +269,7 @@ def find_backbone(name: str) -> BackboneSpec:
 
 
 def find_descriptor(descriptor: str) -> BackboneSpec | None:
-    """Returns the entry that Finetuner called so, ``bert-base-cased`` or ``bert-base-en``, say, or ``None``."""
+    """Return the entry for a name in Finetuner, such as ``bert-base-cased`` or ``bert-base-en``; else ``None``."""
     name = descriptor.rpartition("/")[2]
     if name in BACKBONES:
         return BACKBONES[name]

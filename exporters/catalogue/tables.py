@@ -1,4 +1,4 @@
-"""The catalogue as people and programs read it."""
+"""The catalogue as a table, JSON or Markdown."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ COLUMNS = ("name", "task", "output_dim", "architecture", "description")
 
 
 def describe_models(task: str | None = None) -> None:
-    """Prints the catalogue as a table, as Finetuner's function of the same name did.
+    """Print the catalogue as a table, as Finetuner's function of the same name did.
 
     Args:
-        task: Only the backbones of this task, such as ``image-to-image``.
+        task: Task of the backbones to print, such as ``image-to-image``; by default all.
 
     Raises:
-        UsageError: There is no such task.
+        UsageError: The task does not exist.
     """
     print(as_table(task))
 
 
 def list_models(task: str | None = None) -> list[BackboneSpec]:
-    """Returns the entries of the catalogue, all or those of one task.
+    """Return the entries of the catalogue, all or those of one task.
 
     Raises:
-        UsageError: There is no such task.
+        UsageError: The task does not exist.
     """
     if task is not None and task not in TASKS:
-        raise UsageError(f"there is no task {task!r}; take one of {', '.join(TASKS)}")
+        raise UsageError(f"there is no task {task!r}; use one of {', '.join(TASKS)}")
     return [spec for spec in BACKBONES.values() if task in (None, spec.task)]
 
 
 def as_table(task: str | None = None) -> str:
-    """Returns the catalogue as aligned text."""
+    """Return the catalogue as aligned text."""
     return console.table(COLUMNS, [_row(spec) for spec in list_models(task)])
 
 
 def as_json(task: str | None = None) -> str:
-    """Returns the catalogue as a JSON array of objects: the columns, the note, and that each is exportable."""
+    """Return the catalogue as a JSON array of objects with the columns, ``note`` and ``exportable``."""
     rows = [
         {column: getattr(spec, column) for column in (*COLUMNS, "note")} | {"exportable": spec.source is not None}
         for spec in list_models(task)
@@ -51,7 +51,7 @@ def as_json(task: str | None = None) -> str:
 
 
 def as_markdown(task: str | None = None) -> str:
-    """Returns the catalogue as the README's table."""
+    """Return the catalogue as the README's table."""
     lines = [COLUMNS, ["---"] * len(COLUMNS), *(_row(spec) for spec in list_models(task))]
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 

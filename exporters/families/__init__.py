@@ -1,1 +1,1 @@
-"""Model families: each folder loads its models and builds their towers."""
+"""Families of models: each folder loads its models and builds their towers. ``load.FAMILIES`` lists them."""

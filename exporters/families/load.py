@@ -1,68 +1,75 @@
-"""From an entry of the catalogue to its towers, importing the libraries of its family alone."""
+"""The families of models, and the loading of a backbone by its family."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import assert_never
+from typing import Any
 
-from exporters.catalogue.spec import (
-    BackboneSpec,
-    ClipSource,
-    ExportOptions,
-    HuggingFaceSource,
-    OpenClipSource,
-    PointNetSource,
-    TorchvisionSource,
-    check_options,
-    random_seed,
-)
+from exporters.catalogue.options import ExportOptions
+from exporters.catalogue.spec import BackboneSpec
+from exporters.catalogue.weights_ref import FinetunerRun, Pretrained
+from exporters.errors import WeightsUnavailableError
+from exporters.families import clip, cnn, pointnet, transformer
+from exporters.families.family import Family, LoadRequest
 from exporters.families.tower import ExportableTower
-from exporters.weights.finetuner_run import is_run
 from runtime.errors import UsageError
 
+FAMILIES: tuple[Family[Any], ...] = (cnn.FAMILY, transformer.FAMILY, clip.FAMILY, pointnet.FAMILY)
 
-def load_towers(spec: BackboneSpec, options: ExportOptions, *, any_family: bool = False) -> list[ExportableTower]:
-    """Builds the backbone, fills it with the weights that ``options`` ask for, and returns its towers.
+
+def check_options(spec: BackboneSpec, options: ExportOptions) -> None:
+    """Check that the backbone's family takes every option that is given.
+
+    Raises:
+        UsageError: The family does not take one of them.
+    """
+    if spec.source is None:
+        return
+    defaults, taken = ExportOptions(), _find_family(spec).options
+    for name in sorted(frozenset[str]().union(*(family.options for family in FAMILIES)) - taken):
+        if getattr(options, name) != getattr(defaults, name):
+            raise UsageError(f"--{name.replace('_', '-')} is not for {spec.name}; leave it out")
+
+
+def check_weights(spec: BackboneSpec, options: ExportOptions) -> None:
+    """Check that pretrained weights are published, if they are asked for.
+
+    Raises:
+        WeightsUnavailableError: The family has no pretrained weights.
+    """
+    if spec.source is not None and isinstance(options.weights_ref, Pretrained) and _find_family(spec).unpublished:
+        raise WeightsUnavailableError(_find_family(spec).unpublished)
+
+
+def load_towers(spec: BackboneSpec, options: ExportOptions, *, any_architecture: bool = False) -> list[ExportableTower]:
+    """Build a backbone, load its weights, and return its towers.
 
     Args:
         spec: The backbone.
-        options: What the user chose.
-        any_family: Whether a text model's folder may be of another architecture: it will not bear the backbone's name.
+        options: Options of the export.
+        any_architecture: Whether a text model's folder may hold another architecture than the backbone's.
 
     Raises:
-        WeightsError: The weights cannot be had, or do not fit.
-        UsageError: An option is not for this family.
+        WeightsError: The weights are not available, or do not fit.
+        UsageError: The family does not take one of the options.
     """
-    source = spec.source
-    if source is None:
-        raise TypeError(f"{spec.name} has no source of weights: build its towers, and hand them to export_towers")
     check_options(spec, options)
-    if options.weights != "pretrained" and random_seed(options.weights) is None and is_run(Path(options.weights)):
-        from exporters.families.from_run import load_run_towers
+    family = _find_family(spec)
+    request = LoadRequest(
+        source=spec.source, output_dim=spec.output_dim, options=options, any_architecture=any_architecture
+    )
+    match options.weights_ref:
+        case FinetunerRun(path):
+            from exporters.families.from_run import read_models
 
-        return load_run_towers(spec, source, options)
-    if options.select_model:
-        raise UsageError("--select-model is for Finetuner run artifacts; a CLIP's one tower is chosen by --tower")
-    if isinstance(source, TorchvisionSource):
-        from exporters.families.cnn.torchvision import load_cnn
-        from exporters.families.cnn.tower import CnnTower
+            return family.load_run(request, read_models(spec, path, options))
+        case weights:
+            if options.select_model:
+                raise UsageError("--select-model is for Finetuner runs; use --tower to export one tower of a CLIP")
+            return family.load(request, weights)
 
-        cnn = load_cnn(source, options.weights, options.image_size)
-        return [CnnTower(cnn, options, output_dim=spec.output_dim)]
-    if isinstance(source, HuggingFaceSource):
-        from exporters.families.transformer.huggingface import load_transformer
-        from exporters.families.transformer.tower import TransformerTower
 
-        text = load_transformer(source, options.weights, tokenizer=options.tokenizer_folder, any_family=any_family)
-        return [TransformerTower(text, options)]
-    if isinstance(source, ClipSource | OpenClipSource):
-        from exporters.families.clip.load import load_any_clip
-        from exporters.families.clip.tower import clip_towers
-
-        return clip_towers(load_any_clip(source, options.weights, options), options)
-    if isinstance(source, PointNetSource):
-        from exporters.families.pointnet.load import load_pointnet
-        from exporters.families.pointnet.tower import PointNetTower
-
-        return [PointNetTower(load_pointnet(source, options.weights), options)]
-    assert_never(source)
+def _find_family(spec: BackboneSpec) -> Family[Any]:
+    for family in FAMILIES:
+        if isinstance(spec.source, family.sources):
+            return family
+    raise TypeError(f"{spec.name} has no source that a family loads: build its towers, and pass them to export_towers")

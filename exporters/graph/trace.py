@@ -9,9 +9,9 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from exporters.catalogue.spec import OPSETS
+from exporters.catalogue.options import OPSETS
 from exporters.errors import GraphError
-from exporters.families.tower import GraphInput
+from exporters.graph.graph_input import GraphInput
 from exporters.graph.strip_metadata import strip_metadata
 from exporters.graph.translations import TRANSLATIONS
 from exporters.modules import point_sampling

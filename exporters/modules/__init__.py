@@ -1,1 +1,1 @@
-"""The torch modules that end up in the graph around a backbone."""
+"""Torch modules that surround a backbone in the graph."""

@@ -1,7 +1,7 @@
-"""Torch operators of our own, each with the ONNX operators that do the same, to the last index.
+"""Custom torch operators that choose points by distance, each with ONNX operators that choose the same points.
 
-Both choose points by distance, and a choice is all or nothing: one bit of a distance can mean another point, and so
-another vector. Hence one formula for distances, in one order of operations, and one winner among equals.
+A difference in the last bit of a distance can choose another point, which gives another vector. So torch and ONNX
+compute distances in the same order of operations, and resolve ties in the same way.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     _Index = INT64
     _Plane = FLOAT
-else:  # a loop's variables; onnxscript takes plain INT64 and FLOAT for scalars, and OpenVINO needs a type
+else:  # types of loop variables; onnxscript treats plain INT64 and FLOAT as scalars, and OpenVINO needs a type
     _Index = INT64["batch", 1]
     _Plane = FLOAT["batch", "num_points"]
 
@@ -25,15 +25,15 @@ op: Any = opset18
 
 @torch.library.custom_op("embedding_backbones::farthest_points", mutates_args=())
 def farthest_points(points: Tensor, count: int) -> Tensor:
-    """Chooses points: the first, and then again and again the one that is farthest from all those chosen before.
+    """Choose points: the first, then repeatedly the point that is farthest from all chosen points.
 
-    Of equally far ones the lowest index is chosen, so 0 again once every different point has been.
+    Of equally far points, the lowest index is chosen. If all different points are chosen, this is index 0.
 
     Source: Qi et al. 2017, section 3.2, https://arxiv.org/abs/1706.02413; the start at index 0 is Finetuner's.
 
     Args:
         points: ``[batch, num_points, 3]`` float32, finite, in any unit; ``num_points`` at least 1.
-        count: How many to choose, at least 1.
+        count: Number of points to choose, at least 1.
 
     Returns:
         ``[batch, count]`` int64: indices into ``num_points``, in the order of choice.
@@ -44,7 +44,7 @@ def farthest_points(points: Tensor, count: int) -> Tensor:
     chosen = [farthest]
     for _ in range(count - 1):
         nearest = torch.minimum(nearest, _squared_length(*(plane - plane.gather(1, farthest) for plane in (x, y, z))))
-        farthest = nearest.argmax(dim=1, keepdim=True)  # of equals the first, says its documentation
+        farthest = nearest.argmax(dim=1, keepdim=True)  # the first of equal values, by torch's documentation
         chosen.append(farthest)
     return torch.cat(chosen, dim=1)
 
@@ -63,8 +63,8 @@ def _farthest_points(points: FLOAT, count: int) -> INT64:
     first = op.Expand(op.Constant(value_int=0), op.Concat(op.Shape(x, end=1), [1], axis=0))
     unknown = op.Expand(op.Constant(value_float=float("inf")), op.Shape(x))
 
-    # A Python loop would do, but onnxscript orders its variables by their hashes, which differ from process to process.
-    # A return type here it would take for that of the function around.
+    # Not a Python loop: onnxscript would order its variables by their hashes, which differ between processes.
+    # No return type: onnxscript would use it for the enclosing function.
     @graph()
     def choose(step: INT64, condition: BOOL, farthest: _Index, nearest: _Plane):  # type: ignore[no-untyped-def]
         dx = op.Sub(x, op.GatherElements(x, farthest, axis=1))
@@ -72,7 +72,7 @@ def _farthest_points(points: FLOAT, count: int) -> INT64:
         dz = op.Sub(z, op.GatherElements(z, farthest, axis=1))
         distances = op.Add(op.Add(op.Mul(dx, dx), op.Mul(dy, dy)), op.Mul(dz, dz))
         nearer = op.Min(nearest, distances)
-        next_farthest = op.ArgMax(nearer, axis=1)  # of equals the first, says its specification
+        next_farthest = op.ArgMax(nearer, axis=1)  # the first of equal values, by its specification
         return op.Identity(condition), next_farthest, nearer, op.Identity(farthest)
 
     _last, _nearest, chosen = op.Loop(op.Constant(value_int=count), None, first, unknown, body=choose)
@@ -82,19 +82,19 @@ def _farthest_points(points: FLOAT, count: int) -> INT64:
 
 @torch.library.custom_op("embedding_backbones::smallest", mutates_args=())
 def smallest(distances: Tensor, count: int) -> Tensor:
-    """Finds the smallest distances of each row; of equal ones those of the lowest index.
+    """Find the smallest distances of each row. Of equal distances, those with the lowest index win.
 
-    ``torch.topk`` promises nothing about equal ones, and a stable sort of whole rows takes twice as long as this.
+    ``torch.topk`` specifies no order of equal values, and a stable sort of whole rows takes twice as long.
 
     Args:
         distances: ``[batch, rows, num_points]`` float32, none negative or NaN; ``num_points`` at least ``count``.
-        count: How many to find.
+        count: Number of distances to find.
 
     Returns:
-        ``[batch, rows, count]`` int64: indices into ``num_points``, that of the smallest distance first.
+        ``[batch, rows, count]`` int64: indices into ``num_points``, the smallest distance first.
     """
     num_points = distances.shape[-1]
-    # The bits of floats that are not negative, read as integers, are in the floats' order; no two keys are equal.
+    # The bits of non-negative floats, read as integers, have the floats' order. No two keys are equal.
     keys = distances.view(torch.int32).to(torch.int64) * num_points + torch.arange(num_points, device=distances.device)
     return keys.topk(count, largest=False).indices
 
@@ -107,18 +107,18 @@ def _(distances: Tensor, count: int) -> Tensor:
 @script()
 def _smallest(distances: FLOAT, count: int) -> INT64:
     size = op.Reshape(op.Constant(value_int=count), [1])
-    _, found = op.TopK(distances, size, largest=0)  # of equals the lowest index first, says its specification
+    _, found = op.TopK(distances, size, largest=0)  # the lowest index of equal values first, by its specification
     indices: INT64 = found
     return indices
 
 
 def nearest_neighbors(points: Tensor, centroids: Tensor, count: int) -> Tensor:
-    """Finds the points that are nearest to each centroid, in the order of distance; of equally near ones the first.
+    """Find the points that are nearest to each centroid, in order of distance. Of equal distances, the first wins.
 
     Args:
         points: ``[batch, num_points, 3]`` float32, finite; ``num_points`` at least ``count``.
         centroids: ``[batch, num_centroids, 3]`` float32, finite, in the same unit.
-        count: How many for each centroid.
+        count: Number of points for each centroid.
 
     Returns:
         ``[batch, num_centroids, count]`` int64: indices into ``num_points``.
@@ -130,7 +130,7 @@ def nearest_neighbors(points: Tensor, centroids: Tensor, count: int) -> Tensor:
 
 
 def _squared_length(dx: Tensor, dy: Tensor, dz: Tensor) -> Tensor:
-    """Returns the sum of squares in the one order in which the graphs compute it too."""
+    """Return the sum of squares, in the same order of operations as the graphs."""
     return dx * dx + dy * dy + dz * dz
 
 
@@ -138,4 +138,4 @@ TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.embedding_backbones.farthest_points.default: _farthest_points,
     torch.ops.embedding_backbones.smallest.default: _smallest,
 }
-"""What torch's exporter is to write for each operator of this file."""
+"""The ONNX functions that torch's exporter writes for the operators of this module."""

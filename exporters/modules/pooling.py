@@ -1,4 +1,4 @@
-"""From a feature map, or from the features of tokens, to one vector."""
+"""Pooling of a feature map, or of token features, to one vector."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class AvgPool(nn.Module):
     """The mean over height and width: ``[batch, channels, height, width]`` to ``[batch, channels]``."""
 
     def forward(self, features: Tensor) -> Tensor:
-        """Pools."""
+        """Pool."""
         return features.mean(dim=(2, 3))
 
 
@@ -23,36 +23,36 @@ class GeMPool(nn.Module):
     """
 
     def __init__(self, p: float, eps: float) -> None:
-        """Keeps the exponent and the lower clamp, both above 0."""
+        """Keep the exponent and the lower clamp, both above 0."""
         super().__init__()
         self.p = p
         self.eps = eps
 
     def forward(self, features: Tensor) -> Tensor:
-        """Pools."""
+        """Pool."""
         return features.clamp(min=self.eps).pow(self.p).mean(dim=(2, 3)).pow(1 / self.p)
 
 
 def build_image_pooling(pooling: Pooling) -> nn.Module:
-    """Returns the module that does what the record says to a feature map."""
-    if pooling.p is None or pooling.eps is None:  # which Pooling allows for avg alone
+    """Return the module for the pooling of a feature map."""
+    if pooling.p is None or pooling.eps is None:  # Pooling allows that only for avg
         return AvgPool()
     return GeMPool(pooling.p, pooling.eps)
 
 
 class TokenPool(nn.Module):
-    """Pools token features: ``[batch, sequence, dim]`` and a mask ``[batch, sequence]`` to ``[batch, dim]``.
+    """Pooling of tokens: ``[batch, sequence, dim]`` and a mask ``[batch, sequence]`` to ``[batch, dim]``.
 
-    Padding, where the mask is 0, has no part in the result.
+    Padding, where the mask is 0, does not affect the result.
     """
 
     def __init__(self, pooling: Pooling) -> None:
-        """Keeps the record; its method is mean, cls, max or gem."""
+        """Keep the record; its method is mean, cls, max or gem."""
         super().__init__()
         self.pooling = pooling
 
     def forward(self, features: Tensor, attention_mask: Tensor) -> Tensor:
-        """Pools."""
+        """Pool."""
         if self.pooling.method == "cls":
             return features[:, 0]
         mask = attention_mask.unsqueeze(-1)

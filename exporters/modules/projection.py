@@ -1,4 +1,4 @@
-"""Linear layers behind the pooling."""
+"""Linear layers after the pooling."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _ACTIVATIONS: Mapping[str, type[nn.Module]] = {
 
 
 def stack_projections(layers: Sequence[ProjectionLayer]) -> nn.Sequential:
-    """Returns the layers, each a copy followed by its activation: ``[batch, in]`` to ``[batch, out]``."""
+    """Return copies of the layers, each followed by its activation: ``[batch, in]`` to ``[batch, out]``."""
     return nn.Sequential(
         *(module for record, layer in layers for module in (copy.deepcopy(layer), _ACTIVATIONS[record.activation]()))
     )
 
 
 def project_exactly(layers: Sequence[ProjectionLayer], vectors: Tensor) -> Tensor:
-    """Returns what the layers make of ``[..., in]`` in float64: the reference for their float32 in a graph."""
+    """Apply the layers to ``[..., in]`` in float64, as the reference for the float32 of a graph."""
     projected: Tensor = stack_projections(layers).double()(vectors.double())
     return projected

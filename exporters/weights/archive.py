@@ -1,4 +1,4 @@
-"""What someone else packed, in a folder or in a zip, read without trusting its names or its sizes."""
+"""Folders and zip files of unknown origin, read without trusting their names or sizes."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from typing import IO
 from exporters.errors import WeightsError
 
 MAX_ENTRIES = 10_000
-_MAX_DEPTH = 16
+_MAX_DEPTH = 16  # links can lead in a circle
 _CHUNK_BYTES = 2**20
 
 
 @contextmanager
 def open_archive(path: Path) -> Iterator[Traversable]:
-    """Yields the root of a folder or zip; what the block trips over while it reads becomes one of ours.
+    """Yield the root of a folder or zip file, and report errors of reading it in the block.
 
     Raises:
-        WeightsError: It is damaged, a path in it leaves the archive, or it holds far too many files.
+        WeightsError: The archive is damaged, has too many files, or has a path that leads outside.
     """
     try:
         if path.is_dir():
@@ -36,7 +36,7 @@ def open_archive(path: Path) -> Iterator[Traversable]:
 
 
 def walk(folder: Traversable, depth: int = _MAX_DEPTH) -> Iterator[Traversable]:
-    """Yields a folder and those in it, at most ``depth`` levels down: links can lead in a circle."""
+    """Yield a folder and the folders in it, at most ``depth`` levels down."""
     yield folder
     if depth:
         for part in sorted(folder.iterdir(), key=lambda part: part.name):
@@ -44,14 +44,14 @@ def walk(folder: Traversable, depth: int = _MAX_DEPTH) -> Iterator[Traversable]:
                 yield from walk(part, depth - 1)
 
 
-def copy_limited(packed: IO[bytes], place: Path, max_bytes: int, source: str) -> None:
-    """Copies a stream to ``place``, and stops where it grows beyond ``max_bytes``, whatever its header promised.
+def copy_limited(packed: IO[bytes], destination: Path, max_bytes: int, source: str) -> None:
+    """Copy a stream to ``destination``. Stop at ``max_bytes``, whatever size the archive's header states.
 
     Raises:
-        WeightsError: It does; ``source`` names it in the message.
+        WeightsError: The stream is longer; the message names ``source``.
     """
     copied = 0
-    with place.open("wb") as file:
+    with destination.open("wb") as file:
         while chunk := packed.read(_CHUNK_BYTES):
             copied += len(chunk)
             if copied > max_bytes:

@@ -1,6 +1,7 @@
-"""Finetuner's run artifacts: a folder or a zip with YAML metadata and plain state dicts.
+"""Artifacts of Finetuner runs: a folder or zip with YAML metadata and plain state dicts.
 
-No file of a zip is extracted under a name of its own, none is read beyond a fixed size, and no pickled code is run.
+The reader extracts no file under the name that a zip gives it, reads no file beyond a fixed size, and runs no
+pickled code.
 
 Source of the layout: the packages finetuner-stubs and finetuner-commons 0.13.10, of https://github.com/jina-ai/finetuner
 """
@@ -9,32 +10,32 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources.abc import Traversable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import yaml
 from torch import Tensor
 
-from exporters.catalogue.spec import GEM_EPS, GEM_P
+from exporters.catalogue.options import GEM_EPS, GEM_P
+from exporters.catalogue.weights_ref import RUN_METADATA
 from exporters.errors import WeightsError
 from exporters.modules.projection import ProjectionLayer
 from exporters.weights.archive import copy_limited, open_archive, walk
-from exporters.weights.model_folder import reading
+from exporters.weights.parsing import parsing
 from exporters.weights.projection_head import read_head
-from exporters.weights.state_dict import Checkpoint, printable, read_state_dict
+from exporters.weights.state_dict import Checkpoint, escape_name, read_state_dict
 from runtime.artifact.manifest import Pooling, PoolingMethod, Weights
 from runtime.artifact.reader import record_file
 
 BOTH = "both"
-_METADATA, _MODEL, _GRAPH = "metadata.yml", "model.pt", "model.onnx"
-_METADATA_BYTES = 2**20
-_MODEL_BYTES = 2**33  # the largest of the sixteen takes 1.7 GB
-_GEM_P = "avgpool.p"  # where a CNN's pooling learned its exponent
-_IMAGE_SIZE = 224  # to which Finetuner squashed the images of all its CNNs, EfficientNet-B7's too
+_MODEL, _GRAPH = "model.pt", "model.onnx"
+_MAX_METADATA_BYTES = 2**20
+MAX_MODEL_BYTES = 2**33  # the catalogue's largest backbone takes 1.7 GB.
+_GEM_P = "avgpool.p"  # learned exponent of a CNN's pooling.
+_IMAGE_SIZE = 224  # Finetuner resized the images of all its CNNs to this square, also for EfficientNet-B7
 _POOLINGS: Mapping[str, PoolingMethod] = {"mean": "mean", "max": "max", "cls": "cls", "GeM": "gem"}
 
 
@@ -44,11 +45,11 @@ class RunModel:
 
     Attributes:
         name: Its name in the run, such as ``clip-text``.
-        descriptor: What it was fine-tuned from, such as ``bert-base-cased``; else its name.
-        pooling: The pooling that the run asked for; ``None`` for the backbone's own.
-        output_dim: Length of its embeddings, if the run asked for another than the backbone's own.
-        image_size: Side of the square to which images were squashed, in pixels.
-        checkpoint: Its tensors by the names that the run gave them.
+        descriptor: The backbone that was fine-tuned, such as ``bert-base-cased``; if the run does not say, ``name``.
+        pooling: Pooling that the run chose; ``None`` for the backbone's default.
+        output_dim: Length of its embeddings that the run chose; ``None`` for the backbone's default.
+        image_size: Side in pixels of the square to which images were resized.
+        checkpoint: Its tensors by their names in the run.
     """
 
     name: str
@@ -59,16 +60,16 @@ class RunModel:
     checkpoint: Checkpoint
 
     def split(self, backbone: str) -> tuple[Checkpoint, tuple[ProjectionLayer, ...]]:
-        """Takes the state dict apart.
+        """Split the state dict into backbone and projection head.
 
         Args:
-            backbone: What the backbone's names begin with, if anything follows the backbone.
+            backbone: Prefix of the backbone's names. Runs without a head may lack it.
 
         Returns:
-            The backbone's tensors by its own names, and the projection head behind it.
+            The backbone's tensors by the backbone's own names, and the layers of the projection head.
 
         Raises:
-            WeightsMismatchError: What follows is no projection head.
+            WeightsMismatchError: The other tensors are no projection head.
         """
         state_dict = self.checkpoint.state_dict
         inside = {key.removeprefix(backbone): value for key, value in state_dict.items() if key.startswith(backbone)}
@@ -78,87 +79,72 @@ class RunModel:
         return replace(self.checkpoint, state_dict=inside), read_head(head, self.checkpoint.source)
 
 
-def is_run(path: Path) -> bool:
-    """Tells a run artifact from a model's folder and from a checkpoint, which can be a zip too."""
-    if path.is_dir():
-        of_a_library = (path / "config.json").exists() or (path / "modules.json").exists()
-        return not of_a_library and any((folder / _METADATA).is_file() for folder in walk(path, depth=4))
-    if path.suffix == ".zip" or not zipfile.is_zipfile(path):
-        return path.suffix == ".zip"
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = {PurePosixPath(name).name for name in archive.namelist()}
-    except (zipfile.BadZipFile, OSError):
-        return False
-    return _METADATA in names
-
-
 def read_run(path: Path, select_model: str | None) -> list[RunModel]:
-    """Reads a run artifact.
+    """Read the models of a run.
 
     Args:
-        path: Its folder or zip.
-        select_model: The name of the model to take, where there are two; ``both`` for both.
+        path: Folder or zip of the run.
+        select_model: Name of the model to read, if there are two; ``both`` for both.
 
     Raises:
-        WeightsError: It is damaged, holds no model, or holds two and none is selected.
+        WeightsError: The run is damaged, holds no model, or holds two models and none is selected.
     """
     with open_archive(path) as root:
-        models = [(folder, _read_metadata(folder / _METADATA)) for folder in _find_models(root, path)]
+        models = [(folder, _read_metadata(folder / RUN_METADATA)) for folder in _find_models(root, path)]
         metadata = {str(document["name"]): (folder, document) for folder, document in models}
         names = _select(list(metadata), len(models), select_model, path)
         return [_read_model(*metadata[name], path) for name in names]
 
 
 def _find_models(root: Traversable, path: Path) -> list[Traversable]:
-    """Returns the folders that hold a model and its metadata."""
+    """Return the folders that hold a model and its metadata."""
     folders = list(walk(root))
-    models = [folder for folder in folders if (folder / _MODEL).is_file() and (folder / _METADATA).is_file()]
+    models = [folder for folder in folders if (folder / _MODEL).is_file() and (folder / RUN_METADATA).is_file()]
     graphs = [folder / _GRAPH for folder in folders if (folder / _GRAPH).is_file()]
     if not models and graphs:
         raise WeightsError(
-            f"{graphs[0]} is there and no {_MODEL}: this run was saved as an ONNX graph, whose weights cannot be told "
-            "apart any more; give the artifact of a run with to_onnx=False"
+            f"{graphs[0]} exists without {_MODEL}: this run was saved as an ONNX graph, which does not keep the names "
+            "of the weights; give the artifact of a run with to_onnx=False"
         )
     if not models:
-        raise WeightsError(f"{path} holds no model: no folder in it has both {_METADATA} and {_MODEL}")
+        raise WeightsError(f"{path} holds no model: no folder in it has both {RUN_METADATA} and {_MODEL}")
     return models
 
 
 def _read_metadata(path: Traversable) -> Mapping[str, Any]:
     with path.open("rb") as file:
-        text = file.read(_METADATA_BYTES + 1)
-    if len(text) > _METADATA_BYTES:
-        raise WeightsError(f"{path} is larger than {_METADATA_BYTES} bytes; it is not read")
+        text = file.read(_MAX_METADATA_BYTES + 1)
+    if len(text) > _MAX_METADATA_BYTES:
+        raise WeightsError(f"{path} is larger than {_MAX_METADATA_BYTES} bytes; it is not read")
     try:
         document = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as exc:
-        raise WeightsError(f"{path} is no YAML ({exc}); download the run's artifact again") from exc
+        raise WeightsError(f"{path} is not YAML ({exc}); download the run's artifact again") from exc
     if not isinstance(document, dict) or not isinstance(document.get("name"), str):
-        raise WeightsError(f"{path} states no name of its model; download the run's artifact again")
+        raise WeightsError(f"{path} does not name its model; download the run's artifact again")
     return document
 
 
 def _select(names: list[str], folders: int, select_model: str | None, path: Path) -> list[str]:
     listed = " and ".join(names)
     if len(names) != folders:
-        raise WeightsError(f"{path} holds {folders} models, of which some have the same name: {listed}")
+        raise WeightsError(f"{path} holds {folders} models, and some have the same name: {listed}")
     if select_model == BOTH:
         return names
     if select_model is not None:
         if select_model not in names:
-            raise WeightsError(f"{path} holds no model {select_model}, but {listed}; name one by --select-model")
+            raise WeightsError(f"{path} holds {listed}, not {select_model}; choose one by --select-model")
         return [select_model]
     if len(names) > 1:
-        raise WeightsError(f"{path} holds the models {listed}; name one by --select-model, or take {BOTH}")
+        raise WeightsError(f"{path} holds the models {listed}; choose one by --select-model, or {BOTH}")
     return names
 
 
 def _read_model(folder: Traversable, metadata: Mapping[str, Any], path: Path) -> RunModel:
     source = str(folder / _MODEL)
-    with tempfile.TemporaryDirectory() as place, (folder / _MODEL).open("rb") as packed:
-        copy = Path(place) / _MODEL
-        copy_limited(packed, copy, _MODEL_BYTES, source)
+    with tempfile.TemporaryDirectory() as scratch, (folder / _MODEL).open("rb") as packed:
+        copy = Path(scratch) / _MODEL
+        copy_limited(packed, copy, MAX_MODEL_BYTES, source)
         state_dict = read_state_dict(copy, source)
         record = record_file(copy)
     name = str(metadata["name"])
@@ -173,7 +159,7 @@ def _read_model(folder: Traversable, metadata: Mapping[str, Any], path: Path) ->
             source=source,
             record=Weights(
                 origin="file",
-                description=f"Finetuner run {printable(path.name.removesuffix('.zip'))}, model {name}",
+                description=f"Finetuner run {escape_name(path.name.removesuffix('.zip'))}, model {name}",
                 file=_MODEL,
                 sha256=record.sha256,
             ),
@@ -182,13 +168,13 @@ def _read_model(folder: Traversable, metadata: Mapping[str, Any], path: Path) ->
 
 
 def _read_pooling(metadata: Mapping[str, Any], state_dict: Mapping[str, Tensor], source: str) -> Pooling | None:
-    with reading(f"the metadata of {source}"):
+    with parsing(f"the metadata of {source}"):
         options = dict(metadata.get("options") or {})
         pooler, parameters = options.get("pooler"), dict(options.get("pooler_options") or {})
         if pooler is None:
             return None
         if pooler not in _POOLINGS:
-            raise WeightsError(f"{source} was pooled by {pooler!r}; this exporter knows {', '.join(_POOLINGS)}")
+            raise WeightsError(f"{source} has the pooler {pooler!r}, expected one of {', '.join(_POOLINGS)}")
         if pooler != "GeM":
             return Pooling(method=_POOLINGS[pooler])
         learned = state_dict.get(_GEM_P)
@@ -197,16 +183,16 @@ def _read_pooling(metadata: Mapping[str, Any], state_dict: Mapping[str, Tensor],
 
 
 def _read_image_size(metadata: Mapping[str, Any], source: str) -> int:
-    with reading(f"the metadata of {source}"):
+    with parsing(f"the metadata of {source}"):
         image = dict(dict(metadata.get("preprocess_options") or {}).get("image") or {})
         height, width = (int(image.get(side, _IMAGE_SIZE)) for side in ("height", "width"))
     if height != width:
-        raise WeightsError(f"{source} was trained on images of {height} x {width}; this exporter knows squares alone")
+        raise WeightsError(f"{source} was trained on images of {height} x {width} pixels, expected a square")
     return height
 
 
 def combine_records(models: Sequence[RunModel]) -> Weights:
-    """Returns the record of models that go into one artifact; its hash is that of their hashes."""
+    """Return the record of models that go into one artifact. Its hash is the hash of their hashes."""
     records = [model.checkpoint.record for model in models]
     if len(records) == 1:
         return records[0]

@@ -14,28 +14,32 @@ from runtime.artifact.manifest import Projection
 
 
 def read_head(head: Mapping[str, Tensor], source: str) -> tuple[ProjectionLayer, ...]:
-    """Returns a projection head: linear layers, each with the batch norm behind it folded in, ReLU between them.
+    """Return the linear layers of a projection head. Batch norms are folded into them; ReLU follows all but the last.
 
-    Finetuner's own is linear, batch norm, ReLU, linear, batch norm. A single linear layer is taken as well.
+    Finetuner's own head is linear, batch norm, ReLU, linear, batch norm. A single linear layer is accepted too.
+
+    Args:
+        head: Tensors of the head by name.
+        source: Name of the checkpoint in error messages.
 
     Raises:
-        WeightsMismatchError: It is something else.
+        WeightsMismatchError: The tensors are not those of such a head.
     """
-    parts: dict[str, dict[str, Tensor]] = {}
+    modules: dict[str, dict[str, Tensor]] = {}
     for key, value in head.items():
         module, _, parameter = key.rpartition(".")
-        parts.setdefault(module, {})[parameter] = value
+        modules.setdefault(module, {})[parameter] = value
     linears: list[nn.Linear] = []
     try:
-        for module in sorted(parts, key=_natural):
-            if parts[module]["weight"].ndim == 2:
-                linears.append(_linear(parts[module]))
+        for module in sorted(modules, key=_numeric_order):
+            if modules[module]["weight"].ndim == 2:
+                linears.append(_build_linear(modules[module]))
             else:
-                linears[-1] = fuse_linear_bn_eval(linears[-1], _batch_norm(parts[module]))
+                linears[-1] = fuse_linear_bn_eval(linears[-1], _build_batch_norm(modules[module]))
         _check_chain(linears)
     except (AssertionError, KeyError, IndexError, RuntimeError, ValueError) as exc:
         raise WeightsMismatchError(
-            f"{source} has {', '.join(list(head)[:5])} behind its backbone, which is no projection head of linear "
+            f"{source} has {', '.join(list(head)[:5])} behind its backbone, expected a projection head of linear "
             "layers and batch norms"
         ) from exc
     return tuple(
@@ -55,22 +59,22 @@ def read_head(head: Mapping[str, Tensor], source: str) -> tuple[ProjectionLayer,
 def _check_chain(linears: Sequence[nn.Linear]) -> None:
     for before, after in pairwise(linears):
         if before.out_features != after.in_features:
-            raise ValueError(f"a layer gives {before.out_features} numbers, and the next one takes {after.in_features}")
+            raise ValueError(f"a layer has {before.out_features} outputs, and the next one {after.in_features} inputs")
 
 
-def _linear(parameters: Mapping[str, Tensor]) -> nn.Linear:
+def _build_linear(parameters: Mapping[str, Tensor]) -> nn.Linear:
     out_features, in_features = parameters["weight"].shape
     layer = nn.Linear(in_features, out_features, bias="bias" in parameters)
     layer.load_state_dict(dict(parameters))
     return layer.eval()
 
 
-def _batch_norm(parameters: Mapping[str, Tensor]) -> nn.BatchNorm1d:
+def _build_batch_norm(parameters: Mapping[str, Tensor]) -> nn.BatchNorm1d:
     layer = nn.BatchNorm1d(len(parameters["weight"]))
     layer.load_state_dict(dict(parameters))
     return layer.eval()
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Sorts ``layers.10`` behind ``layers.9``."""
+def _numeric_order(name: str) -> list[tuple[int, str]]:
+    """Return a sort key that puts ``layers.10`` behind ``layers.9``."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]

@@ -1,4 +1,4 @@
-"""Makes a randomly initialised network behave like a trained one, numerically: nothing fades, explodes or amplifies."""
+"""Random weights that behave like trained ones numerically: activations neither vanish nor explode."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from torchvision.transforms._presets import ImageClassification
 
 from exporters.samples.photos import load_photos
 
-# Share of a residual branch in its sum. With the initial 1, fifty blocks amplify the rounding of float32 a hundredfold
-# (measured on EfficientNet-B7 against float64: error up to 3e-3 of the distance between photos, 5e-6 with 0.2), and a
-# comparison with torch would judge chaos. Training starts small for the same reason: Goyal et al. 2017, section 5.1,
+# Share of a residual branch in its sum. With the initial 1, fifty blocks amplify float32 rounding a hundredfold.
+# Measured on EfficientNet-B7 against float64: the error is up to 3e-3 of the distance between photos, and 5e-6 with
+# 0.2. Training starts with a small share for the same reason: Goyal et al. 2017, section 5.1,
 # https://arxiv.org/abs/1706.02677, and torchvision's `zero_init_residual`.
 _RESIDUAL_GAMMA = 0.2
 
 
-def make_plausible(model: nn.Module, transforms: ImageClassification) -> None:
-    """Settles the batch norms of a random CNN, in place and without randomness.
+def stabilize_activations(model: nn.Module, transforms: ImageClassification) -> None:
+    """Scale the residual branches of a random CNN and calibrate its batch norms, in place.
 
     Args:
-        model: In evaluation mode; takes what ``transforms`` gives.
-        transforms: The preprocessing.
+        model: A network in evaluation mode that takes the output of ``transforms``.
+        transforms: Preprocessing of the network.
     """
     for module in model.modules():
         if isinstance(module, Bottleneck):
@@ -36,19 +36,19 @@ def make_plausible(model: nn.Module, transforms: ImageClassification) -> None:
 
 
 def calibrate_batch_norms(model: nn.Module, inputs: Tensor) -> None:
-    """Gives every batch norm the statistics that real inputs have there, in place.
+    """Set the statistics of every batch norm to those of ``inputs``, in place.
 
-    With the initial mean 0 and variance 1 the activations of an untrained EfficientNet fade to 1e-14.
+    With the initial mean 0 and variance 1, the activations of an untrained EfficientNet shrink to 1e-14.
 
     Args:
-        model: In evaluation mode, which it is left in.
-        inputs: One batch of what ``model`` takes, of two different items or more.
+        model: A network in evaluation mode. It is left in evaluation mode.
+        inputs: A batch of at least two different inputs.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # one batch, and its statistics are taken as they are
+        norm.momentum = None  # a cumulative average: after one batch, exactly the statistics of this batch
         norm.train()
     with torch.inference_mode():
         model(inputs)

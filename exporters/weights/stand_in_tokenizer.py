@@ -1,4 +1,4 @@
-"""Tokenizers for random weights: of a real kind, with a small vocabulary made from our texts, without training."""
+"""Tokenizers for random weights: real algorithms with a small vocabulary from the sample texts, without training."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from transformers import CLIPTokenizer, PreTrainedTokenizerFast
 from exporters.samples.texts import TEXTS
 
 
-def random_tokenizer(model_type: str, max_length: int) -> PreTrainedTokenizerFast:
-    """Returns a tokenizer of the kind that ``model_type`` has, which cuts at ``max_length`` tokens.
+def build_stand_in_tokenizer(model_type: str, max_length: int) -> PreTrainedTokenizerFast:
+    """Return a tokenizer with the algorithm of ``model_type``.
 
-    Every character of our texts is a token, so that different texts have different ids.
+    Every character of the sample texts is a token, so different texts have different ids.
 
     Args:
         model_type: transformers' name of the architecture.
-        max_length: Tokens that the model takes.
+        max_length: Largest number of tokens; longer texts are cut.
     """
     kinds = {"t5": _unigram, "xlm-roberta": _unigram_in_brackets}
     backend, special = kinds.get(model_type, _word_piece)()
@@ -24,13 +24,13 @@ def random_tokenizer(model_type: str, max_length: int) -> PreTrainedTokenizerFas
     )
 
 
-def random_clip_tokenizer(max_length: int, *, bos_token_id: int, eos_token_id: int) -> CLIPTokenizer:
-    """Returns a CLIP tokenizer of single bytes, which cuts at ``max_length`` tokens.
+def build_stand_in_clip_tokenizer(max_length: int, *, bos_token_id: int, eos_token_id: int) -> CLIPTokenizer:
+    """Return a CLIP tokenizer whose tokens are single bytes.
 
     Args:
-        max_length: Tokens that the model takes.
-        bos_token_id: Id of the token that begins a text, as the model's configuration has it.
-        eos_token_id: That of the one that ends it, by which the model pools.
+        max_length: Largest number of tokens; longer texts are cut.
+        bos_token_id: Id of the token that begins a text, from the model's configuration.
+        eos_token_id: Id of the token that ends a text. The model pools at this token.
     """
     symbols = pre_tokenizers.ByteLevel.alphabet()
     pieces = [symbol + end for symbol in sorted(symbols) for end in ("", "</w>")]

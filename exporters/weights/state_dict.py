@@ -18,19 +18,19 @@ from runtime.artifact.manifest import Weights
 from runtime.artifact.reader import record_file
 
 _LISTED = 5
-_SAVE = "write it with torch.save(model.state_dict(), path)"
-_CONTAINERS = ("state_dict", "model_state_dict", "model")  # what training scripts save beside an optimizer's state
+_HOW_TO_SAVE = "write it with torch.save(model.state_dict(), path)"
+_CONTAINERS = ("state_dict", "model_state_dict", "model")  # training scripts save these beside an optimizer's state
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "_model.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A state dict, and where it came from.
+    """A state dict and its origin.
 
     Attributes:
         state_dict: Tensors by name.
-        source: What names it in a message.
-        record: Where it came from.
+        source: Name of the checkpoint in error messages.
+        record: Origin of the weights.
     """
 
     state_dict: Mapping[str, Tensor]
@@ -39,29 +39,30 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Reads a file as :func:`read_state_dict` does, and hashes it."""
+    """Read a file as :func:`read_state_dict` does, and hash it."""
     state_dict = read_state_dict(path)
-    name = printable(path.name)
+    name = escape_name(path.name)
     record = Weights(origin="file", description=name, file=name, sha256=record_file(path).sha256)
     return Checkpoint(state_dict=state_dict, source=str(path), record=record)
 
 
 def read_state_dict(path: Path, source: str | None = None) -> dict[str, Tensor]:
-    """Returns the tensors of a ``.pt``, ``.pth``, ``.bin`` or ``.safetensors`` file by name; no code in it is run.
+    """Return the tensors of a ``.pt``, ``.pth``, ``.bin`` or ``.safetensors`` file by name. Code in it is not run.
 
     Args:
         path: The file.
-        source: What names it in a message, if it is not ``path``.
+        source: Name of the file in error messages; by default ``path``.
 
     Raises:
-        WeightsUnavailableError: There is no such file.
-        WeightsError: It is not a state dict.
+        WeightsUnavailableError: The file does not exist.
+        WeightsError: The file is not a state dict.
     """
     source = source or str(path)
     if path.is_dir():
         raise WeightsError(f"{source} is a folder; this backbone takes the file of a state dict")
     try:
-        damaged = zipfile.ZipFile(path).testzip() if zipfile.is_zipfile(path) else None  # torch.load checks no sums
+        # torch.load does not check the checksums of the zip file
+        damaged = zipfile.ZipFile(path).testzip() if zipfile.is_zipfile(path) else None
         content = None if damaged else _load(path)
     except FileNotFoundError:
         raise WeightsUnavailableError(
@@ -69,9 +70,9 @@ def read_state_dict(path: Path, source: str | None = None) -> dict[str, Tensor]:
         ) from None
     except PermissionError as exc:
         raise WeightsError(f"there is no permission to read {source}; change its mode, or copy it") from exc
-    except Exception as exc:  # pickle, zip and torch raise whatever a damaged file makes them trip over
+    except Exception as exc:  # pickle, zipfile and torch raise many types for a damaged file
         raise WeightsError(
-            f"{source} cannot be read: it is damaged, or holds more than tensors, such as a whole model; {_SAVE}"
+            f"{source} cannot be read: it is damaged, or holds more than tensors, such as a whole model; {_HOW_TO_SAVE}"
         ) from exc
     if damaged:
         raise WeightsError(f"{source} is damaged at {damaged}; copy or download it again")
@@ -79,8 +80,10 @@ def read_state_dict(path: Path, source: str | None = None) -> dict[str, Tensor]:
         if isinstance(content, dict) and isinstance(content.get(container), dict):
             content = content[container]
     if not isinstance(content, dict) or not content or not all(map(_is_entry, content.keys(), content.values())):
-        names = ", ".join(map(str, list(content)[:_LISTED])) if isinstance(content, dict) else type(content).__name__
-        raise WeightsError(f"{source} is no state dict of tensors by name, but holds {names or 'nothing'}; {_SAVE}")
+        found = ", ".join(map(str, list(content)[:_LISTED])) if isinstance(content, dict) else type(content).__name__
+        raise WeightsError(
+            f"{source} is not a state dict of tensors by name: it holds {found or 'nothing'}; {_HOW_TO_SAVE}"
+        )
     return content
 
 
@@ -88,30 +91,30 @@ def load_into(
     model: nn.Module,
     state_dict: Mapping[str, Tensor],
     *,
-    unused: tuple[str, ...] = (),
+    ignored: tuple[str, ...] = (),
     source: str,
-    way_out: str = "export it under the backbone that it was trained as",
+    advice: str = "export it under the backbone that it was trained as",
 ) -> None:
-    """Loads ``state_dict`` into ``model``, where every key has to fit, but those of parts that are not exported.
+    """Load ``state_dict`` into ``model``. Every key has to fit, except those of ``ignored`` parts.
 
-    A head is not, so a checkpoint may have another one (a fine-tuned number of classes) or none.
+    A head is not exported, so a checkpoint may have no head, or a head with another number of classes.
 
     Args:
         model: The model to fill.
         state_dict: Tensors by name.
-        unused: Names of the submodules and tensors that are left alone.
-        source: What names the checkpoint in a message.
-        way_out: What to do if it does not fit.
+        ignored: Names of submodules and tensors that are not loaded.
+        source: Name of the checkpoint in error messages.
+        advice: Advice for a checkpoint that does not fit.
 
     Raises:
-        WeightsMismatchError: Keys are missing, unexpected or of another shape.
+        WeightsMismatchError: Keys are missing, unexpected, or have another shape or type.
     """
     everything = model.state_dict()
-    expected = {key: value for key, value in everything.items() if not is_part_of(key, unused)}
+    expected = {key: value for key, value in everything.items() if not is_part_of(key, ignored)}
     unwrapped = unwrap(state_dict, everything)
-    given = {key: value for key, value in unwrapped.items() if not is_part_of(key, unused)}
-    tied = {expected[key].data_ptr() for key in given if key in expected}  # of two names of one tensor, one is enough
-    # checkpoints of before torch 0.4.1 have no such counters, and inference does not read them
+    given = {key: value for key, value in unwrapped.items() if not is_part_of(key, ignored)}
+    tied = {expected[key].data_ptr() for key in given if key in expected}  # one of two names of a tensor is enough
+    # checkpoints of torch before 0.4.1 have no such counters, and inference does not read them
     missing = [
         key
         for key, value in expected.items()
@@ -129,7 +132,7 @@ def load_into(
         if key in expected and value.is_floating_point() != expected[key].is_floating_point()
     ]
     faults = [
-        f"{len(keys)} {name} ({some(keys)})"
+        f"{len(keys)} {name} ({abbreviate(keys)})"
         for name, keys in (
             ("missing", missing),
             ("unexpected", unexpected),
@@ -139,9 +142,7 @@ def load_into(
         if keys
     ]
     if faults:
-        raise WeightsMismatchError(
-            f"{source} does not fit {type(model).__name__}, keys: {', '.join(faults)}; {way_out}"
-        )
+        raise WeightsMismatchError(f"{source} does not fit {type(model).__name__}, keys: {', '.join(faults)}; {advice}")
     model.load_state_dict(given, strict=False)
 
 
@@ -152,23 +153,23 @@ def _load(path: Path) -> Any:
 
 
 def is_part_of(key: str, parts: tuple[str, ...]) -> bool:
-    """Tells whether a tensor's name is one of ``parts``, or within one."""
+    """Tell whether the name of a tensor is one of ``parts``, or lies within one."""
     return any(key == part or key.startswith(f"{part}.") for part in parts)
 
 
 def _is_entry(name: object, value: object) -> bool:
-    """Tells whether this is a named, dense, real tensor, as parameters and buffers are."""
+    """Tell whether ``value`` is a named, dense, real tensor, as parameters and buffers are."""
     if not isinstance(name, str) or not isinstance(value, Tensor):
         return False
     return value.layout == torch.strided and not (value.is_complex() or value.is_quantized or value.is_meta)
 
 
 def unwrap(state_dict: Mapping[str, Tensor], names: Iterable[str] = ()) -> Mapping[str, Tensor]:
-    """Takes off the prefix that DataParallel, torch.compile or a training script put before every name.
+    """Remove the prefix that DataParallel, torch.compile or a training script put before every name.
 
     Args:
         state_dict: Tensors by name.
-        names: Those of the model: what they begin with themselves is no wrapper's prefix.
+        names: Names of the model's own tensors. A prefix that they have is not removed.
     """
     for prefix in _WRAPPERS:
         wrapped = all(name.startswith(prefix) for name in state_dict)
@@ -177,20 +178,20 @@ def unwrap(state_dict: Mapping[str, Tensor], names: Iterable[str] = ()) -> Mappi
     return state_dict
 
 
-def random_record(model: nn.Module, seed: int) -> Weights:
-    """Returns the record of a model with random weights."""
+def record_random(model: nn.Module, seed: int) -> Weights:
+    """Return the record of a model with random weights."""
     return Weights(
         origin="random", description=f"random, seed {seed}", seed=seed, sha256=hash_values(model.state_dict())
     )
 
 
-def printable(name: str) -> str:
-    """Returns a file's name as text: a manifest holds text, a path may not."""
+def escape_name(name: str) -> str:
+    """Return a file name as valid text. A manifest holds text, but a file name may hold any bytes."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 
 def hash_values(state_dict: Mapping[str, Tensor]) -> str:
-    """Returns the SHA-256 of names and values, for weights that are in no file."""
+    """Return the SHA-256 of names and values, for weights that are not in a file."""
     digest = hashlib.sha256()
     for name, value in state_dict.items():
         digest.update(name.encode())
@@ -198,6 +199,6 @@ def hash_values(state_dict: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def some(keys: list[str]) -> str:
-    """Returns the first few of ``keys`` for a message."""
+def abbreviate(keys: list[str]) -> str:
+    """Return the first few of ``keys``, for an error message."""
     return ", ".join(keys[:_LISTED]) + (", ..." if len(keys) > _LISTED else "")

@@ -155,7 +155,7 @@ def test_a_full_disk_leaves_nothing(
     tmp_path: Path,
     small_disk: Callable[[], AbstractContextManager[None]],
 ) -> None:
-    with small_disk(), pytest.raises(DestinationError, match="free some space"):
+    with small_disk(), pytest.raises(DestinationError, match="free some disk space"):
         export_default(tiny_spec, tiny_cnn, tmp_path / "tiny")
     assert list(tmp_path.iterdir()) == []
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from exporters import cli
+from exporters.catalogue.options import ExportOptions
 from exporters.catalogue.registry import BACKBONES
-from exporters.catalogue.spec import ExportOptions
 from exporters.cli import main
 from exporters.errors import ParityError
 from exporters.progress import StageDisplay
@@ -139,12 +139,12 @@ def test_an_existing_artifact_is_refused_at_once(artifact: Path, capsys: pytest.
     artifact.rename(artifact.parent / "resnet-base")
     assert main(["resnet-base", "--output", str(artifact.parent)]) == 1
     err = capsys.readouterr().err
-    assert "resnet-base exists; pass --force" in err
+    assert "resnet-base exists; use --force" in err
     assert "import torch" not in err
 
 
 def test_every_option_has_help() -> None:
-    for add in (cli._add_export, cli._add_list):
+    for add in (cli.add_export, cli.add_optimize, cli.add_list):
         parser = argparse.ArgumentParser()
         add(parser)
         assert all(action.help for action in parser._actions)

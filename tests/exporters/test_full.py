@@ -26,7 +26,7 @@ from torchvision.models import ResNet50_Weights, resnet50
 from exporters.catalogue.registry import BACKBONES
 from exporters.samples.photos import load_photos
 from exporters.samples.texts import TEXTS
-from exporters.weights.random_init import make_plausible
+from exporters.weights.random_init import stabilize_activations
 from runtime.artifact.reader import read_manifest
 
 pytestmark = pytest.mark.full
@@ -184,7 +184,7 @@ def test_pretrained_is_the_default_and_twice_gives_the_same_bytes(tmp_path: Path
     weights = ResNet50_Weights.DEFAULT
     torch.manual_seed(1)
     model = resnet50().eval()
-    make_plausible(model, weights.transforms())
+    stabilize_activations(model, weights.transforms())
     cached = tmp_path / "hub" / "checkpoints" / Path(weights.url).name
     cached.parent.mkdir(parents=True)
     torch.save(model.state_dict(), cached)

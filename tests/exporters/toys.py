@@ -1,4 +1,4 @@
-"""Toy models of the real families, small enough to be exported in seconds."""
+"""Toy models of the real families, exported in seconds."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from exporters.catalogue.spec import BackboneSpec, ClipSource, HuggingFaceSource, OpenClipSource
-from exporters.weights.stand_in_tokenizer import random_clip_tokenizer, random_tokenizer
+from exporters.catalogue.weights_ref import RandomInit
+from exporters.families.transformer.huggingface import load_transformer
+from exporters.weights.stand_in_tokenizer import build_stand_in_clip_tokenizer, build_stand_in_tokenizer
 
 DIM = 24
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
@@ -57,6 +59,13 @@ OPEN_CLIP_CONFIG = {
     "text_cfg": {"hf_model_name": "none", "hf_tokenizer_name": "none", "hf_pooler_type": "mean_pooler"},
 }
 
+RUN_METADATA = {
+    "name": "toy",
+    "descriptor": "toy",
+    "options": {"pooler": "cls", "pooler_options": None},
+    "output_dim": None,
+}
+
 _TEXT: dict[str, Any] = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32}
 FAMILIES: dict[str, Callable[[int], PreTrainedModel]] = {
     "bert": lambda size: BertModel(BertConfig(vocab_size=size, **_TEXT)),
@@ -74,15 +83,15 @@ FAMILIES: dict[str, Callable[[int], PreTrainedModel]] = {
 
 
 def toy_spec(source: Any, name: str = "toy") -> BackboneSpec:
-    """An entry of the catalogue."""
+    """Return an entry of the catalogue."""
     return BackboneSpec(
         name=name, task="text-to-image", output_dim=DIM, architecture="transformer", description="toy", source=source
     )
 
 
 def save_toy(folder: Path, family: str = "bert") -> Path:
-    """Writes a folder in transformers' layout."""
-    tokenizer = random_tokenizer(family, 64)
+    """Write a folder in the layout of transformers."""
+    tokenizer = build_stand_in_tokenizer(family, 64)
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
     FAMILIES[family](len(tokenizer)).save_pretrained(folder)
@@ -90,7 +99,7 @@ def save_toy(folder: Path, family: str = "bert") -> Path:
 
 
 def make_clip(seed: int = 3) -> CLIPModel:
-    """A CLIP that no seed of the exporters gives."""
+    """Build a CLIP whose weights no seed of the exporters gives."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config = CLIPConfig(
@@ -102,13 +111,13 @@ def make_clip(seed: int = 3) -> CLIPModel:
 
 
 def save_clip_tokenizer(folder: Path) -> Path:
-    """Writes a folder that holds the toy's tokenizer alone."""
-    random_clip_tokenizer(77, bos_token_id=49406, eos_token_id=49407).save_pretrained(folder)
+    """Write a folder that holds only the tokenizer of the toy."""
+    build_stand_in_clip_tokenizer(77, bos_token_id=49406, eos_token_id=49407).save_pretrained(folder)
     return folder
 
 
 def save_clip(folder: Path) -> Path:
-    """Writes a folder in transformers' layout."""
+    """Write a folder in the layout of transformers."""
     make_clip().save_pretrained(folder)
     CLIPImageProcessorPil(size={"shortest_edge": SIDE + 5}, crop_size={"height": SIDE, "width": SIDE}).save_pretrained(
         folder
@@ -117,7 +126,7 @@ def save_clip(folder: Path) -> Path:
 
 
 def write_run(folder: Path, models: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Tensor]]]) -> Path:
-    """Writes a Finetuner run artifact: each model's metadata and state dict, by the name of its folder."""
+    """Write a Finetuner run: the metadata and state dict of each model, by the name of its folder."""
     (folder / "models").mkdir(parents=True)
     (folder / "config.yml").write_text(yaml.safe_dump({"run_name": folder.name}))
     (folder / "metadata.yml").write_text(yaml.safe_dump({"name": folder.name, "product": "finetuner"}))
@@ -131,8 +140,14 @@ def write_run(folder: Path, models: Mapping[str, tuple[Mapping[str, Any], Mappin
     return folder
 
 
+def bert_run_weights() -> dict[str, Tensor]:
+    """Return the state dict of :data:`BERT` as a Finetuner run stores it."""
+    state_dict = load_transformer(BERT, RandomInit(7)).model.state_dict()
+    return {f"_model.{name}": value for name, value in state_dict.items() if "pooler" not in name}
+
+
 def zip_folder(folder: Path) -> Path:
-    """Packs a folder as Finetuner did: the folder itself is the one at the top."""
+    """Pack a folder as Finetuner did, with the folder itself at the top of the zip."""
     path = folder.with_suffix(".zip")
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in sorted(folder.rglob("*")):
@@ -141,7 +156,7 @@ def zip_folder(folder: Path) -> Path:
 
 
 def to_bytes(content: object) -> bytes:
-    """Returns what ``torch.save`` writes."""
+    """Return the bytes that ``torch.save`` writes."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     return buffer.getvalue()

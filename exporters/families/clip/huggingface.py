@@ -1,10 +1,10 @@
-"""CLIPs in transformers' layout: from the hub, a folder, a state dict, or random."""
+"""CLIP models of transformers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 import torch
 from PIL import Image
@@ -12,82 +12,83 @@ from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig, PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from exporters.catalogue.spec import ClipSource, random_seed
+from exporters.catalogue.spec import ClipSource
+from exporters.catalogue.weights_ref import (
+    ModelFolder,
+    ModelWeights,
+    Pretrained,
+    RandomInit,
+    StateDict,
+    refuse_tokenizer,
+)
 from exporters.errors import WeightsError, WeightsMismatchError
 from exporters.families.clip.tower import Clip, ClipImage, ClipText
 from exporters.families.transformer.huggingface import max_length, read_config, read_tokenizer
-from exporters.weights.model_folder import (
-    check_library,
-    check_tokenizer_is_needed,
-    describe_folder,
-    describe_hub,
-    download,
-    download_tokenizer,
-    first_line,
-    load_with_transformers,
-    reading,
-)
-from exporters.weights.stand_in_tokenizer import random_clip_tokenizer
-from exporters.weights.state_dict import Checkpoint, load_into, random_record, read_checkpoint
+from exporters.weights.hub import describe_hub_model, download_model, download_tokenizer
+from exporters.weights.model_folder import check_library, describe_folder, load_with_transformers
+from exporters.weights.parsing import parsing, summarize_error
+from exporters.weights.stand_in_tokenizer import build_stand_in_clip_tokenizer
+from exporters.weights.state_dict import Checkpoint, load_into, read_checkpoint, record_random
 from runtime.artifact.manifest import Arithmetic, ImagePreprocessing, Pooling, Projection, TextPreprocessing, Weights
 
-_UNUSED = ("logit_scale", "text_model.embeddings.position_ids", "vision_model.embeddings.position_ids")
+_IGNORED = ("logit_scale", "text_model.embeddings.position_ids", "vision_model.embeddings.position_ids")
 _BICUBIC, _BILINEAR = Image.Resampling.BICUBIC, Image.Resampling.BILINEAR
 
 
 def load_clip(
     source: ClipSource,
-    weights: str | Checkpoint,
+    weights: ModelWeights | Checkpoint,
     *,
     arithmetic: Arithmetic = "graph",
     tokenizer: Path | None = None,
-    unused: tuple[str, ...] = (),
+    ignored: tuple[str, ...] = (),
 ) -> Clip:
-    """Builds a CLIP and fills it.
+    """Build a CLIP of transformers and load its weights. The files of a model folder decide its configuration.
 
     Args:
-        source: Which one.
-        weights: ``pretrained``, ``random``, ``random:SEED``, a folder in transformers' layout, whose own files then
-            decide everything, the file of a state dict, or one that has been read.
-        arithmetic: Whether pixels are normalised in the image graph or by its caller.
-        tokenizer: For a state dict, the folder that holds its tokenizer; by default that of ``source`` on the hub.
-        unused: Parts that a state dict may lack.
+        source: The model.
+        weights: The weights; a :class:`Checkpoint` is a state dict that is already in memory.
+        arithmetic: Whether the image graph normalises pixels, or its caller.
+        tokenizer: Folder of the tokenizer of a state dict; by default the tokenizer of ``source`` on the hub.
+        ignored: Parts that a state dict may lack.
 
     Raises:
-        WeightsUnavailableError: The hub cannot be reached, or there is no such file or folder.
-        WeightsError: They are no CLIP.
+        WeightsUnavailableError: The hub cannot be reached, or the file does not exist.
+        WeightsError: The weights are not those of a CLIP, or do not fit.
     """
-    if isinstance(weights, Checkpoint):
-        return _fill(source, weights, tokenizer, unused, arithmetic)
-    if not Path(weights).is_file():
-        check_tokenizer_is_needed(tokenizer, weights)
-    seed = random_seed(weights)
-    if seed is not None:
-        return _build_random(source, seed, arithmetic)
-    if weights == "pretrained":
-        folder = download(source.model_id, source.revision)
-        return _load_folder(folder, describe_hub(source.model_id, folder, source.licence), arithmetic)
-    path = Path(weights)
-    if path.is_file():
-        return _fill(source, read_checkpoint(path), tokenizer, unused, arithmetic)
-    return _load_folder(path, describe_folder(path), arithmetic)
+    if not isinstance(weights, StateDict | Checkpoint):
+        refuse_tokenizer(tokenizer)
+    match weights:
+        case Checkpoint():
+            return _load_state_dict(source, weights, tokenizer, ignored, arithmetic)
+        case StateDict(path):
+            return _load_state_dict(source, read_checkpoint(path), tokenizer, ignored, arithmetic)
+        case Pretrained():
+            folder = download_model(source.model_id, source.revision)
+            return _load_folder(folder, describe_hub_model(source.model_id, folder, source.licence), arithmetic)
+        case ModelFolder(folder):
+            return _load_folder(folder, describe_folder(folder), arithmetic)
+        case RandomInit(seed):
+            return _build_random(source, seed, arithmetic)
+        case _:
+            assert_never(weights)
 
 
 def _load_folder(folder: Path, weights: Weights, arithmetic: Arithmetic) -> Clip:
     check_library(folder)
     config = read_config(folder)
     if not isinstance(config, CLIPConfig):
-        raise WeightsMismatchError(f"{folder} is a {config.model_type}, where a clip is expected")
-    model = load_with_transformers(CLIPModel, folder, "clip", ignored=_UNUSED)
+        raise WeightsMismatchError(f"{folder} is a {config.model_type}, expected a clip")
+    model = load_with_transformers(CLIPModel, folder, "clip", ignored=_IGNORED)
     return _assemble(model, read_tokenizer(folder, _vocab_size(model)), _read_processor(folder), weights, arithmetic)
 
 
-def _fill(
-    source: ClipSource, checkpoint: Checkpoint, folder: Path | None, unused: tuple[str, ...], arithmetic: Arithmetic
+def _load_state_dict(
+    source: ClipSource, checkpoint: Checkpoint, folder: Path | None, ignored: tuple[str, ...], arithmetic: Arithmetic
 ) -> Clip:
     folder = folder or download_tokenizer(source.model_id, source.revision)
     model = _build(source, seed=0)
-    load_into(model, checkpoint.state_dict, unused=(*_UNUSED, *unused), source=checkpoint.source)
+    load_into(model, checkpoint.state_dict, ignored=(*_IGNORED, *ignored), source=checkpoint.source)
     tokenizer = read_tokenizer(folder, _vocab_size(model))
     return _assemble(model, tokenizer, _default_processor(source), checkpoint.record, arithmetic)
 
@@ -95,10 +96,10 @@ def _fill(
 def _build_random(source: ClipSource, seed: int, arithmetic: Arithmetic) -> Clip:
     model = _build(source, seed)
     text: Any = model.config.text_config
-    tokenizer = random_clip_tokenizer(
+    tokenizer = build_stand_in_clip_tokenizer(
         text.max_position_embeddings, bos_token_id=text.bos_token_id, eos_token_id=text.eos_token_id
     )
-    return _assemble(model, tokenizer, _default_processor(source), random_record(model, seed), arithmetic)
+    return _assemble(model, tokenizer, _default_processor(source), record_random(model, seed), arithmetic)
 
 
 def _build(source: ClipSource, seed: int) -> CLIPModel:
@@ -126,7 +127,7 @@ def _assemble(
     limit = max_length(text, tokenizer)
     return Clip(
         text=ClipText(
-            encoder=_TextFeatures(model),
+            encoder=ClipTextModel(model),
             embed=_embed_text(model, tokenizer, limit),
             tokenizer=tokenizer,
             preprocessing=TextPreprocessing(max_length=limit, pad_token_id=tokenizer.pad_token_id or 0),
@@ -134,7 +135,7 @@ def _assemble(
             projections=(_linear(text.hidden_size, config.projection_dim),),
         ),
         image=ClipImage(
-            backbone=_ImageFeatures(model),
+            backbone=ClipImageModel(model),
             embed=lambda pixel_values: model.get_image_features(pixel_values).pooler_output,
             transforms=lambda photo: processor(photo, return_tensors="pt")["pixel_values"][0],
             preprocessing=_preprocessing(processor, vision.image_size, arithmetic),
@@ -166,29 +167,33 @@ def _embed_text(model: CLIPModel, tokenizer: PreTrainedTokenizerFast, limit: int
     return embed
 
 
-class _TextFeatures(nn.Module):
-    """The text half alone, so that its graph holds no weights of the other."""
+class ClipTextModel(nn.Module):
+    """The text model with its projection. It holds no weights of the image model, so neither does its graph."""
 
     def __init__(self, model: CLIPModel) -> None:
+        """Keep the text model and its projection."""
         super().__init__()
         self.text_model = model.text_model
         self.text_projection = model.text_projection
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return features: ids and mask ``[batch, sequence]`` int64 to ``[batch, output_dim]``."""
         pooled = self.text_model(input_ids=input_ids, attention_mask=attention_mask).pooler_output
         features: Tensor = self.text_projection(pooled)
         return features
 
 
-class _ImageFeatures(nn.Module):
-    """The image half alone."""
+class ClipImageModel(nn.Module):
+    """The image model with its projection."""
 
     def __init__(self, model: CLIPModel) -> None:
+        """Keep the image model and its projection."""
         super().__init__()
         self.vision_model = model.vision_model
         self.visual_projection = model.visual_projection
 
     def forward(self, pixel_values: Tensor) -> Tensor:
+        """Return features: ``[batch, 3, height, width]`` float32 to ``[batch, output_dim]``."""
         features: Tensor = self.visual_projection(self.vision_model(pixel_values=pixel_values).pooler_output)
         return features
 
@@ -202,20 +207,20 @@ def _default_processor(source: ClipSource) -> CLIPImageProcessorPil:
 def _read_processor(folder: Path) -> CLIPImageProcessorPil:
     try:
         return CLIPImageProcessorPil.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as exc:  # transformers raises whatever a damaged or strange folder makes it trip over
+    except Exception as exc:  # transformers raises many types for a damaged or unknown folder
         raise WeightsError(
-            f"{folder} holds no image processor ({first_line(exc)}); save one there with processor.save_pretrained "
-            "(preprocessor_config.json)"
+            f"{folder} holds no image processor ({summarize_error(exc)}); save one there with "
+            "processor.save_pretrained (preprocessor_config.json)"
         ) from exc
 
 
 def _preprocessing(processor: CLIPImageProcessorPil, side: int, arithmetic: Arithmetic) -> ImagePreprocessing:
-    """Returns what the runtime does instead of ``processor``.
+    """Return the runtime's preprocessing that equals ``processor``.
 
     Raises:
-        WeightsError: It does what the runtime cannot, or crops to another size than the model's ``side``.
+        WeightsError: The runtime has no equal, or the crop differs from the model's ``side``.
     """
-    with reading("the image processor"):
+    with parsing("the image processor"):
         return _read_preprocessing(processor, side, arithmetic)
 
 
@@ -226,12 +231,12 @@ def _read_preprocessing(processor: CLIPImageProcessorPil, side: int, arithmetic:
     if left_out or not crop["height"] == crop["width"] == side or abs(processor.rescale_factor * 255 - 1) > 1e-6:
         raise WeightsError(
             f"the image processor crops to {crop}, rescales by {processor.rescale_factor} and leaves out "
-            f"{left_out or 'nothing'}; this exporter knows the usual one: all steps, a crop to {side}, 1/255"
+            f"{left_out or 'nothing'}; expected a crop to {side}, rescaling by 1/255, and all steps"
         )
     if "shortest_edge" not in size or processor.resample not in (_BICUBIC, _BILINEAR):
         raise WeightsError(
-            f"the image processor resizes to {size} by filter {processor.resample}; this exporter knows shortest_edge, "
-            "bicubic and bilinear"
+            f"the image processor resizes to {size} by filter {processor.resample}; expected shortest_edge, and "
+            "bicubic or bilinear"
         )
     red, green, blue = map(float, processor.image_mean)
     red_std, green_std, blue_std = map(float, processor.image_std)

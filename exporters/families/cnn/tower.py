@@ -1,4 +1,4 @@
-"""The image tower of a convolutional network: head removed, pooling fused, pixels normalised in the graph."""
+"""The image tower of a convolutional network: without its head, with pooling and pixel normalisation in the graph."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms._presets import ImageClassification
 
-from exporters.catalogue.spec import ExportOptions
+from exporters.catalogue.options import ExportOptions
 from exporters.families.image_tower import ImageTower
 from exporters.modules.pooling import build_image_pooling
 from exporters.modules.projection import ProjectionLayer, project_exactly, stack_projections
@@ -23,16 +23,16 @@ from runtime.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class Cnn:
-    """A network as its library built it.
+    """A convolutional network as its library built it.
 
     Attributes:
         model: The unmodified classifier, in evaluation mode: ``[batch, 3, height, width]`` to logits.
         pool: Name of the submodule that pools the feature map.
         head: Name of the submodule whose input is the pooled ``[batch, channels]`` embedding.
         transforms: The preprocessing of its training: a PIL image to ``[3, height, width]``.
-        weights: Where the weights came from.
-        pooling: What the checkpoint says instead of the network's own; ``None`` if it says nothing.
-        projections: Linear layers that the checkpoint has behind the pooling.
+        weights: Origin of the weights.
+        pooling: Pooling that the checkpoint states; ``None`` for the network's own.
+        projections: Linear layers that the checkpoint has after the pooling.
     """
 
     model: nn.Module
@@ -45,18 +45,18 @@ class Cnn:
 
 
 class CnnTower(ImageTower):
-    """A :class:`Cnn` as an ``ExportableTower``."""
+    """The image tower of a :class:`Cnn`."""
 
     def __init__(self, cnn: Cnn, options: ExportOptions, *, output_dim: int) -> None:
-        """Works out the record; traces and runs nothing yet.
+        """Build the tower's record. Nothing is traced or run.
 
         Args:
             cnn: The network.
-            options: What the user chose.
+            options: Options of the export.
             output_dim: Length of the vector that enters its head.
 
         Raises:
-            UsageError: An option is not for CNNs.
+            UsageError: The pooling is not one for CNNs.
         """
         self._cnn = cnn
         if cnn.projections:
@@ -64,20 +64,20 @@ class CnnTower(ImageTower):
         super().__init__(_record(cnn, options, output_dim), cnn.weights, output_dim, cnn.transforms)
 
     def backbone(self) -> nn.Module:
-        """Returns the network with the pooling of the record, its head removed, and the projections behind it."""
+        """Return the network without its head, with the record's pooling and the projections."""
         backbone = copy.deepcopy(self._cnn.model)
         backbone.set_submodule(self._cnn.pool, build_image_pooling(self.record.pooling))
         backbone.set_submodule(self._cnn.head, nn.Identity())
         return nn.Sequential(backbone, *stack_projections(self._cnn.projections))
 
     def embed(self, pixel_values: Tensor) -> Tensor:
-        """Returns what enters the head of the unmodified model, projected in float64 where there are projections.
+        """Return the input of the unmodified model's head, projected in float64 if there are projections.
 
-        For GeM, which no model has by itself, it is what enters the model's own pooling, pooled in float64.
+        No model has GeM pooling itself. For GeM, the input of the model's own pooling is pooled in float64.
         """
         pooling = self.record.pooling
-        watched = self._cnn.head if pooling.method == "avg" else self._cnn.pool
-        features = self._input_of(watched, pixel_values).double().numpy()
+        submodule = self._cnn.head if pooling.method == "avg" else self._cnn.pool
+        features = self._input_of(submodule, pixel_values).double().numpy()
         if pooling.p is not None and pooling.eps is not None:
             features = _gem(features, pooling.p, pooling.eps)
         return project_exactly(self._cnn.projections, torch.from_numpy(features))[0]
@@ -106,7 +106,7 @@ def _gem(features: np.ndarray[Any, Any], p: float, eps: float) -> np.ndarray[Any
 def _record(cnn: Cnn, options: ExportOptions, output_dim: int) -> Tower:
     pooling = options.pooling or cnn.pooling or Pooling(method="avg")
     if pooling.method not in ("avg", "gem"):
-        raise UsageError(f"pooling {pooling.method} is not for CNNs, which take avg or gem")
+        raise UsageError(f"pooling {pooling.method} is not for CNNs, expected avg or gem")
     preprocessing = _preprocessing(cnn.transforms, options)
     by_user = options.pooling is not None or options.normalize is not None
     return Tower(
@@ -123,7 +123,7 @@ def _record(cnn: Cnn, options: ExportOptions, output_dim: int) -> Tower:
 
 def _preprocessing(transforms: ImageClassification, options: ExportOptions) -> ImagePreprocessing:
     (crop_size,) = transforms.crop_size
-    resize_size, *other = transforms.resize_size  # torchvision takes two sizes for a height and a width
+    resize_size, *other = transforms.resize_size  # two sizes are a height and a width
     red, green, blue = transforms.mean
     red_std, green_std, blue_std = transforms.std
     return ImagePreprocessing(

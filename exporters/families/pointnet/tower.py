@@ -1,4 +1,4 @@
-"""The mesh tower of PointNet++: sampling and grouping of points inside the graph."""
+"""The mesh tower of PointNet++, with sampling and grouping of points in the graph."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from exporters.catalogue.spec import ExportOptions
+from exporters.catalogue.options import ExportOptions
 from exporters.families.pointnet.network import PointNetEmbedding
-from exporters.families.tower import GraphInput
+from exporters.graph.graph_input import GraphInput
 from exporters.samples.point_clouds import Cloud, load_shapes
 from runtime.artifact.manifest import (
     PointCloudPreprocessing,
@@ -25,18 +25,18 @@ from runtime.artifact.manifest import (
     Weights,
 )
 
-_SEED = 0  # of the sampling of surfaces; Finetuner's was not seeded
+_SEED = 0  # of the sampling of surfaces; Finetuner used no seed
 _TRACED = slice(0, 2)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PointNet:
-    """PointNet++ as it is built.
+    """A PointNet++ with its weights.
 
     Attributes:
         model: In evaluation mode: ``[batch, num_points, 3]`` to ``[batch, output_dim]``.
         num_points: Points that are sampled from a mesh.
-        weights: Where the weights came from.
+        weights: Origin of the weights.
     """
 
     model: PointNetEmbedding
@@ -45,12 +45,12 @@ class PointNet:
 
 
 class PointNetTower:
-    """A :class:`PointNet` as an ``ExportableTower``."""
+    """The mesh tower of a :class:`PointNet`."""
 
     name: TowerName = "mesh"
 
     def __init__(self, pointnet: PointNet, options: ExportOptions) -> None:
-        """Works out the record; traces and runs nothing yet."""
+        """Build the tower's record. Nothing is traced or run."""
         sizes = pointnet.model.sizes
         features = sizes.widths[-1][-1]
         preprocessing = PointCloudPreprocessing(
@@ -76,23 +76,23 @@ class PointNetTower:
         )
 
     def module(self) -> nn.Module:
-        """Returns the network and normalisation in one."""
-        return _Embedding(self._model, unit_length=self.record.normalized).eval()
+        """Return network and vector normalisation in one module."""
+        return PointCloudEmbedding(self._model, unit_length=self.record.normalized).eval()
 
     def inputs(self) -> Sequence[GraphInput]:
-        """Returns the one input, with two clouds for an example."""
+        """Return the only input, with two point clouds as the example."""
         example = torch.stack([normalize_cloud(shape) for shape in self.items()[_TRACED]])
         return [GraphInput(spec=self.record.inputs[0], example=example)]
 
     def items(self) -> Sequence[Cloud]:
-        """Returns the clouds that ship with the exporters."""
+        """Return the point clouds that ship with the exporters."""
         return load_shapes()
 
     def write_files(self, folder: Path) -> None:
-        """Writes nothing: the manifest holds all that preprocessing needs."""
+        """Write nothing: the manifest holds everything that preprocessing needs."""
 
     def reference(self) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """Returns what the network gives for each cloud alone."""
+        """Return the network's embedding of each point cloud alone."""
         with torch.inference_mode():
             rows = torch.cat([self._model(normalize_cloud(shape)[None]) for shape in self.items()]).double()
             vectors = nn.functional.normalize(rows, dim=-1) if self.record.normalized else rows
@@ -100,27 +100,29 @@ class PointNetTower:
         return array
 
 
-class _Embedding(nn.Module):
-    """From points to one vector."""
+class PointCloudEmbedding(nn.Module):
+    """A network, and scaling to unit length if asked for."""
 
     def __init__(self, model: nn.Module, *, unit_length: bool) -> None:
+        """Keep the network."""
         super().__init__()
         self.model = model
         self.unit_length = unit_length
 
     def forward(self, points: Tensor) -> Tensor:
+        """Embed point clouds."""
         embedding: Tensor = self.model(points)
         return nn.functional.normalize(embedding, dim=-1) if self.unit_length else embedding
 
 
 def normalize_cloud(points: Cloud) -> Tensor:
-    """Returns points centred on their mean, the farthest at distance 1, as Finetuner's preprocessing has them.
+    """Return points centred on their mean, with the farthest at distance 1, as Finetuner prepared them.
 
     Args:
         points: ``[num_points, 3]``.
 
     Returns:
-        ``[num_points, 3]`` float32, computed in float64: the last bit can decide which point is the farthest.
+        ``[num_points, 3]`` float32, computed in float64, because the last bit can decide which point is farthest.
     """
     exact = torch.from_numpy(points).double()
     centred = exact - exact.mean(dim=0)

@@ -1,4 +1,4 @@
-"""What a sentence-transformers folder says of the way from token features to one vector."""
+"""The layers after the encoder that a sentence-transformers folder states: pooling, projections, normalisation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from torch import nn
 
 from exporters.errors import WeightsError
 from exporters.modules.projection import ProjectionLayer
-from exporters.weights.model_folder import find_weights, read_json, reading
+from exporters.weights.model_folder import find_weights
+from exporters.weights.parsing import parsing, read_json
 from exporters.weights.state_dict import read_state_dict
 from runtime.artifact.manifest import MIN_TEXT_LENGTH, Pooling, PoolingMethod, Projection
 
@@ -27,14 +28,14 @@ _ACTIVATIONS = {"Identity": "identity", "Tanh": "tanh", "ReLU": "relu", "GELU": 
 
 @dataclass(frozen=True, kw_only=True)
 class SentenceLayers:
-    """What a checkpoint says of the way from token features to one vector.
+    """Layers and limits that a checkpoint states, from token features to one vector.
 
     Attributes:
-        pooling: How tokens are pooled; ``None`` if it says nothing.
-        projections: Linear layers after it, with their records.
-        normalized: Whether unit length follows.
-        max_length: Tokens that it takes; ``None`` if it says nothing.
-        lowercase: Whether texts are to be lowercased first, whatever the tokenizer does.
+        pooling: Pooling of tokens; ``None`` if the checkpoint states none.
+        projections: Linear layers after the pooling, with their records.
+        normalized: Whether the result is scaled to unit length.
+        max_length: Largest number of tokens; ``None`` if the checkpoint states none.
+        lowercase: Whether texts are lowercased before the tokenizer.
     """
 
     pooling: Pooling | None = None
@@ -45,18 +46,18 @@ class SentenceLayers:
 
 
 def read_sentence_layers(folder: Path, *, with_weights: bool = True) -> SentenceLayers:
-    """Reads ``modules.json`` and what it names; nothing is assumed where there is none.
+    """Read ``modules.json`` and the files that it names. A folder without it states no layers.
 
     Args:
-        folder: In the layout of sentence-transformers, or of transformers alone.
-        with_weights: Whether to read the linear layers' weights; without, they are left as they are initialised.
+        folder: A folder in the layout of sentence-transformers or transformers.
+        with_weights: Whether to read the weights of the linear layers. If not, they keep their random initialisation.
 
     Raises:
-        WeightsError: A file is damaged, or a module is none that this exporter knows.
+        WeightsError: A file is damaged, or a module is unknown.
     """
     if not (folder / "modules.json").is_file():
         return SentenceLayers()
-    with reading(folder / "modules.json"):
+    with parsing(folder / "modules.json"):
         modules = [
             (str(module["type"]).rpartition(".")[2], _inside(folder, str(module["path"])))
             for module in read_json(folder / "modules.json")
@@ -64,7 +65,7 @@ def read_sentence_layers(folder: Path, *, with_weights: bool = True) -> Sentence
     kinds = ", ".join(kind for kind, _ in modules)
     if not _KNOWN.fullmatch(kinds):
         raise WeightsError(
-            f"{folder} chains {kinds}, where this exporter knows Transformer, Pooling, then Dense, then Normalize"
+            f"{folder} has the modules {kinds}, expected Transformer, Pooling, then any Dense, then at most a Normalize"
         )
     _check_prompt(folder)
     poolings = [_read_pooling(path / "config.json") for kind, path in modules if kind == "Pooling"]
@@ -78,7 +79,7 @@ def read_sentence_layers(folder: Path, *, with_weights: bool = True) -> Sentence
 
 def _inside(folder: Path, path: str) -> Path:
     if Path(path).name != path:
-        raise ValueError(f"the path {path!r} is not a folder beside it")
+        raise ValueError(f"the path {path!r} is not a folder beside modules.json")
     return folder / path
 
 
@@ -86,11 +87,11 @@ def _check_prompt(folder: Path) -> None:
     path = folder / "config_sentence_transformers.json"
     if not path.is_file():
         return
-    with reading(path):
+    with parsing(path):
         prompt = read_json(path).get("default_prompt_name")
     if prompt:
         raise WeightsError(
-            f"{path} puts the prompt {prompt!r} before every text, which no graph can; remove default_prompt_name, and "
+            f"{path} puts the prompt {prompt!r} before every text, but a graph cannot; remove default_prompt_name and "
             "put the prompt before your texts yourself"
         )
 
@@ -98,7 +99,7 @@ def _check_prompt(folder: Path) -> None:
 def _read_limits(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    with reading(path):
+    with parsing(path):
         config = read_json(path)
         stated = config.get("max_seq_length")
         max_length = None if stated is None else int(stated)
@@ -109,25 +110,25 @@ def _read_limits(path: Path) -> dict[str, Any]:
 
 
 def _read_pooling(path: Path) -> Pooling:
-    with reading(path):
+    with parsing(path):
         config = read_json(path)
         modes = [name for name, value in config.items() if name.startswith("pooling_mode_") and value is True]
-        named = config.get("pooling_mode")  # sentence-transformers 5 writes one name instead of flags, which it prefers
+        named = config.get("pooling_mode")  # sentence-transformers 5 writes a name, and prefers it to the flags
     method = named if named is not None else _POOLINGS.get(modes[0]) if len(modes) == 1 else None
     if method not in ("mean", "cls", "max"):
-        raise WeightsError(f"{path} asks for the pooling {named or modes}; this exporter knows mean, cls and max")
+        raise WeightsError(f"{path} states the pooling {named or modes}, expected mean, cls or max")
     return Pooling(method=method)
 
 
 def _read_dense(folder: Path, *, with_weights: bool) -> ProjectionLayer:
     config = read_json(folder / "config.json")
-    with reading(folder / "config.json"):
-        activation = str(config.get("activation_function", "Tanh")).rpartition(".")[2]  # theirs, where none is stated
-        places = {config.get(f"module_{end}_name") for end in ("input", "output")} - {None, "sentence_embedding"}
-        if activation not in _ACTIVATIONS or config.get("use_residual") or places:
+    with parsing(folder / "config.json"):
+        activation = str(config.get("activation_function", "Tanh")).rpartition(".")[2]  # Tanh is their default
+        names = {config.get(f"module_{end}_name") for end in ("input", "output")} - {None, "sentence_embedding"}
+        if activation not in _ACTIVATIONS or config.get("use_residual") or names:
             raise WeightsError(
-                f"{folder} asks for the activation {activation}, use_residual {config.get('use_residual')} and "
-                f"{places or 'sentence_embedding'}; this exporter knows {', '.join(_ACTIVATIONS)}, no residual, and "
+                f"{folder} states the activation {activation}, use_residual {config.get('use_residual')} and "
+                f"{names or 'sentence_embedding'}; expected one of {', '.join(_ACTIVATIONS)}, no residual, and "
                 "sentence_embedding"
             )
         record = Projection(
@@ -138,11 +139,11 @@ def _read_dense(folder: Path, *, with_weights: bool) -> ProjectionLayer:
         )
         layer = nn.Linear(record.in_features, record.out_features, bias=record.bias)
     if with_weights:
-        _fill(layer, folder)
+        _load_weights(layer, folder)
     return record, layer.eval()
 
 
-def _fill(layer: nn.Linear, folder: Path) -> None:
+def _load_weights(layer: nn.Linear, folder: Path) -> None:
     files = find_weights(folder)
     if not files:
         raise WeightsError(f"{folder} holds no weights; copy or download it whole")

@@ -1,4 +1,4 @@
-"""The text tower of a transformer encoder: pooling and projections fused behind it."""
+"""The text tower of a transformer encoder, with pooling and projections in the graph."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from exporters.catalogue.spec import ExportOptions
+from exporters.catalogue.options import ExportOptions
 from exporters.families.text_tower import TextTower
 from exporters.families.transformer.sentence_layers import SentenceLayers
 from exporters.modules.pooling import TokenPool
@@ -25,11 +25,11 @@ class Transformer:
     """A text encoder as its library built it.
 
     Attributes:
-        model: Token ids and mask to ``last_hidden_state``; unmodified, in evaluation mode.
-        tokenizer: transformers' own.
-        layers: What follows, as the checkpoint says.
-        max_length: Tokens that it takes, special ones included.
-        weights: Where the weights came from.
+        model: The unmodified encoder in evaluation mode: ids and mask to ``last_hidden_state``.
+        tokenizer: Tokenizer of transformers.
+        layers: Layers after the encoder, as the checkpoint states them.
+        max_length: Largest number of tokens, special ones included.
+        weights: Origin of the weights.
     """
 
     model: PreTrainedModel
@@ -40,13 +40,13 @@ class Transformer:
 
 
 class TransformerTower(TextTower):
-    """A :class:`Transformer` as an ``ExportableTower``."""
+    """The text tower of a :class:`Transformer`."""
 
     def __init__(self, transformer: Transformer, options: ExportOptions) -> None:
-        """Works out the record; traces and runs nothing yet. The checkpoint itself decides the dimensions.
+        """Build the tower's record. Nothing is traced or run. The checkpoint decides the dimensions.
 
         Raises:
-            UsageError: An option is not for texts.
+            UsageError: The pooling is not one for texts.
         """
         self._model = transformer.model
         self._layers = transformer.layers
@@ -54,26 +54,28 @@ class TransformerTower(TextTower):
         super().__init__(record, transformer.weights, _output_dim(transformer), transformer.tokenizer)
 
     def encoder(self) -> nn.Module:
-        """Returns encoder, pooling and projections in one."""
-        return _Pooled(_traceable(self._model), self.record.pooling, stack_projections(self._layers.projections))
+        """Return encoder, pooling and projections in one module."""
+        return PooledEncoder(_traceable(self._model), self.record.pooling, stack_projections(self._layers.projections))
 
     def embed(self, text: str) -> Tensor:
-        """Returns what the unmodified encoder gives for a text without padding, pooled in float64."""
+        """Return the unmodified encoder's embedding of a text without padding, pooled in float64."""
         features = self._model(**self.encode([text])).last_hidden_state[0]
         pooled = _pool(features.double().numpy(), self.record.pooling)
         return project_exactly(self._layers.projections, torch.from_numpy(pooled))
 
 
-class _Pooled(nn.Module):
-    """From token ids to one vector."""
+class PooledEncoder(nn.Module):
+    """An encoder with pooling and projections."""
 
     def __init__(self, encoder: nn.Module, pooling: Pooling, project: nn.Module) -> None:
+        """Keep the encoder and the projections, and build the pooling."""
         super().__init__()
         self.encoder = encoder
         self.pool = TokenPool(pooling)
         self.project = project
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Embed: ids and mask ``[batch, sequence]`` int64 to ``[batch, output_dim]``."""
         features = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         embedding: Tensor = self.project(self.pool(features, attention_mask))
         return embedding
@@ -83,7 +85,7 @@ def _record(transformer: Transformer, options: ExportOptions) -> Tower:
     layers = transformer.layers
     pooling = options.pooling or layers.pooling or Pooling(method="mean")
     if pooling.method not in ("mean", "cls", "max", "gem"):
-        raise UsageError(f"pooling {pooling.method} is not for texts, which take mean, cls, max or gem")
+        raise UsageError(f"pooling {pooling.method} is not for texts, expected mean, cls, max or gem")
     decided_by_user = options.pooling is not None or options.normalize is not None
     preprocessing = TextPreprocessing(
         max_length=transformer.max_length, pad_token_id=transformer.tokenizer.pad_token_id or 0
@@ -101,10 +103,10 @@ def _record(transformer: Transformer, options: ExportOptions) -> Tower:
 
 
 def _traceable(model: PreTrainedModel) -> PreTrainedModel:
-    """Returns a copy whose attention torch can trace.
+    """Return a copy whose attention torch can trace.
 
-    T5's default attention ends in a view of strides that torch 2.14 cannot decompose with symbolic sizes
-    ("Cannot view a tensor with shape ..."); the eager one computes the same.
+    T5's default attention ends in a strided view that torch 2.14 cannot decompose with symbolic sizes
+    ("Cannot view a tensor with shape ..."). The eager attention computes the same.
     """
     traceable = copy.deepcopy(model)
     if traceable.config.model_type == "t5":
@@ -113,7 +115,7 @@ def _traceable(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _pool(features: np.ndarray[Any, Any], pooling: Pooling) -> np.ndarray[Any, Any]:
-    """Pools ``[tokens, dim]`` to ``[dim]``."""
+    """Pool ``[tokens, dim]`` to ``[dim]``."""
     if pooling.method == "cls":
         return np.asarray(features[0])
     if pooling.method == "max":

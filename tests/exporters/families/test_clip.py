@@ -20,16 +20,18 @@ from transformers import CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 import runtime
+from exporters.catalogue.options import DEFAULT_TOLERANCE, ExportOptions
 from exporters.catalogue.registry import BACKBONES
-from exporters.catalogue.spec import DEFAULT_TOLERANCE, ClipSource, ExportOptions
+from exporters.catalogue.spec import ClipSource
+from exporters.catalogue.weights_ref import ModelFolder, Pretrained, RandomInit, StateDict
 from exporters.errors import ParityError, WeightsError, WeightsMismatchError, WeightsUnavailableError
 from exporters.export_towers import export_towers
 from exporters.families.clip.huggingface import load_clip
 from exporters.families.clip.open_clip import build_open_clip, load_open_clip
-from exporters.families.clip.tower import Clip, clip_towers
+from exporters.families.clip.tower import Clip, build_clip_towers
 from exporters.parity import measure_similarity
 from exporters.samples.texts import TEXTS
-from exporters.weights.stand_in_tokenizer import random_tokenizer
+from exporters.weights.stand_in_tokenizer import build_stand_in_tokenizer
 from runtime.artifact.manifest import ImagePreprocessing, seal
 from runtime.artifact.reader import record_file
 from runtime.errors import UsageError
@@ -65,7 +67,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def artifact(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Both towers of a CLIP in transformers' layout. Do not write in it."""
-    towers = clip_towers(load_clip(CLIP, str(folder)), ExportOptions())
+    towers = build_clip_towers(load_clip(CLIP, ModelFolder(folder)), ExportOptions())
     return export_towers(SPEC, towers, tmp_path_factory.mktemp("out") / "toy", options=ExportOptions())
 
 
@@ -139,8 +141,8 @@ def test_verify_holds_both_towers_to_their_golden_vectors(artifact: Path) -> Non
 
 def test_one_tower_can_be_exported_alone(folder: Path, tmp_path: Path) -> None:
     options = ExportOptions(tower="image", normalize=True, input="float32")
-    clip = load_clip(CLIP, str(folder), arithmetic=options.arithmetic)
-    exported = export_towers(SPEC, clip_towers(clip, options), tmp_path / "toy", options=options)
+    clip = load_clip(CLIP, ModelFolder(folder), arithmetic=options.arithmetic)
+    exported = export_towers(SPEC, build_clip_towers(clip, options), tmp_path / "toy", options=options)
     assert sorted(path.name for path in exported.glob("*.onnx")) == ["image.onnx"]
     manifest = runtime.load(exported).manifest
     assert manifest.similarity is None
@@ -151,7 +153,7 @@ def test_one_tower_can_be_exported_alone(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [(300, 200), (101, 333), (70, 70), (64, 64), (65, 200), (640, 481)])
 def test_preprocessing_is_that_of_the_library(folder: Path, size: tuple[int, int]) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
-    for clip in (load_clip(CLIP, str(folder)), load_open_clip(OPEN_CLIP, "random")):
+    for clip in (load_clip(CLIP, ModelFolder(folder)), load_open_clip(OPEN_CLIP, RandomInit())):
         recipe = clip.image.preprocessing
         ours = pixel_values(resize_and_crop(Image.fromarray(noise), recipe), recipe)
         np.testing.assert_allclose(ours, clip.image.transforms(Image.fromarray(noise)), atol=1e-6)
@@ -159,12 +161,12 @@ def test_preprocessing_is_that_of_the_library(folder: Path, size: tuple[int, int
 
 def _swap_towers(clip: Clip) -> Clip:
     """The image tower of another model: each tower is right, and together they are not."""
-    other = load_clip(CLIP, "random:9")
+    other = load_clip(CLIP, RandomInit(9))
     return replace(clip, image=replace(clip.image, backbone=other.image.backbone))
 
 
 def test_a_tower_of_another_model_is_stopped(folder: Path, tmp_path: Path) -> None:
-    towers = clip_towers(_swap_towers(load_clip(CLIP, str(folder))), ExportOptions(tower="image"))
+    towers = build_clip_towers(_swap_towers(load_clip(CLIP, ModelFolder(folder))), ExportOptions(tower="image"))
     with pytest.raises(ParityError):
         export_towers(SPEC, towers, tmp_path / "toy", options=ExportOptions())
 
@@ -236,7 +238,7 @@ def test_an_image_processor_of_its_own_is_honoured(folder: Path, tmp_path: Path,
     path = checkpoint / "preprocessor_config.json"
     own = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.25], "resample": 2}
     path.write_text(json.dumps(json.loads(path.read_text()) | own))
-    clip = load_clip(CLIP, str(checkpoint))
+    clip = load_clip(CLIP, ModelFolder(checkpoint))
     recipe = clip.image.preprocessing
     assert (recipe.mean, recipe.std, recipe.interpolation) == ((0.5, 0.4, 0.3), (0.2, 0.3, 0.25), "bilinear")
     ours = pixel_values(resize_and_crop(photos[0], recipe), recipe)
@@ -249,7 +251,7 @@ def test_a_tokenizer_too_large_for_a_clip_is_refused(folder: Path, tmp_path: Pat
     tokenizer.add_tokens([f"new{index}" for index in range(50_000)])
     tokenizer.save_pretrained(checkpoint)
     with pytest.raises(WeightsMismatchError, match="embeddings for 49408"):
-        load_clip(CLIP, str(checkpoint))
+        load_clip(CLIP, ModelFolder(checkpoint))
 
 
 def test_position_ids_of_older_versions_are_left_alone(tmp_path: Path) -> None:
@@ -257,7 +259,7 @@ def test_position_ids_of_older_versions_are_left_alone(tmp_path: Path) -> None:
     state_dict["text_model.embeddings.position_ids"] = torch.arange(77)[None]
     state_dict["vision_model.embeddings.position_ids"] = torch.arange(17)[None]
     torch.save(state_dict, tmp_path / "clip.pt")
-    load_clip(CLIP, str(tmp_path / "clip.pt"), tokenizer=save_clip_tokenizer(tmp_path / "tokenizer"))
+    load_clip(CLIP, StateDict(tmp_path / "clip.pt"), tokenizer=save_clip_tokenizer(tmp_path / "tokenizer"))
 
 
 @pytest.mark.parametrize(
@@ -277,19 +279,19 @@ def test_an_image_processor_that_cannot_be_honoured_is_refused(
     path = checkpoint / "preprocessor_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(WeightsError, match=message):
-        load_clip(CLIP, str(checkpoint))
+        load_clip(CLIP, ModelFolder(checkpoint))
 
 
 def test_a_folder_without_image_processor_says_what_to_save(folder: Path, tmp_path: Path) -> None:
     checkpoint = shutil.copytree(folder, tmp_path / "toy")
     (checkpoint / "preprocessor_config.json").unlink()
     with pytest.raises(WeightsError, match="preprocessor_config"):
-        load_clip(CLIP, str(checkpoint))
+        load_clip(CLIP, ModelFolder(checkpoint))
 
 
 def test_a_checkpoint_of_another_family_is_named(tmp_path: Path) -> None:
-    with pytest.raises(WeightsMismatchError, match="is a bert, where a clip is expected"):
-        load_clip(CLIP, str(save_toy(tmp_path / "bert")))
+    with pytest.raises(WeightsMismatchError, match="is a bert, expected a clip"):
+        load_clip(CLIP, ModelFolder(save_toy(tmp_path / "bert")))
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
@@ -297,7 +299,7 @@ def test_a_state_dict_needs_only_a_tokenizer(suffix: str, tmp_path: Path) -> Non
     state_dict = {f"module.{name}": value.clone() for name, value in make_clip().state_dict().items()}
     path = tmp_path / f"clip{suffix}"
     save_file(state_dict, path) if suffix == ".safetensors" else torch.save(state_dict, path)
-    clip = load_clip(CLIP, str(path), tokenizer=save_clip_tokenizer(tmp_path / "tokenizer"))
+    clip = load_clip(CLIP, StateDict(path), tokenizer=save_clip_tokenizer(tmp_path / "tokenizer"))
     expected = make_clip()
     for name, value in clip.text.encoder.state_dict().items():
         assert torch.equal(value, expected.state_dict()[name]), name
@@ -309,7 +311,7 @@ def test_every_misfit_of_a_state_dict_is_listed(tmp_path: Path) -> None:
     del state_dict["text_projection.weight"]
     torch.save(state_dict | {"extra": torch.zeros(1)}, tmp_path / "clip.pt")
     with pytest.raises(WeightsMismatchError, match=r"1 missing \(text_projection.weight\), 1 unexpected \(extra\)"):
-        load_clip(CLIP, str(tmp_path / "clip.pt"), tokenizer=tmp_path)
+        load_clip(CLIP, StateDict(tmp_path / "clip.pt"), tokenizer=tmp_path)
 
 
 @pytest.fixture
@@ -330,14 +332,14 @@ def cache(hub: Path, model_id: str, folder: Path, revision: str = "0" * 40) -> N
 
 def test_pretrained_weights_come_through_the_hubs_cache(hub: Path, folder: Path) -> None:
     cache(hub, CLIP.model_id, folder, "1" * 40)
-    weights = load_clip(CLIP, "pretrained").weights
+    weights = load_clip(CLIP, Pretrained()).weights
     assert (weights.origin, weights.revision, weights.licence) == ("pretrained", "1" * 40, "MIT")
     pinned = replace(CLIP, revision="2" * 40)
     with pytest.raises(WeightsUnavailableError, match=r"someone/toy-clip .*--weights FOLDER"):
-        load_clip(pinned, "pretrained")
+        load_clip(pinned, Pretrained())
     cache_pinned = hub / "models--someone--toy-clip" / "snapshots" / ("2" * 40)
     shutil.copytree(folder, cache_pinned)
-    assert load_clip(pinned, "pretrained").weights.revision == "2" * 40
+    assert load_clip(pinned, Pretrained()).weights.revision == "2" * 40
 
 
 @pytest.mark.parametrize("name", ["clip-base-en", "clip-large-en"])
@@ -353,12 +355,12 @@ def _open_clip_knows_the_toy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def save_xlm_tokenizer(folder: Path) -> Path:
-    random_tokenizer("xlm-roberta", 512).save_pretrained(folder)
+    build_stand_in_tokenizer("xlm-roberta", 512).save_pretrained(folder)
     return folder
 
 
 def test_open_clip_exports_and_cleans_texts_as_open_clip_does(tmp_path: Path, photos: list[Image.Image]) -> None:
-    towers = clip_towers(load_open_clip(OPEN_CLIP, "random:5"), ExportOptions())
+    towers = build_clip_towers(load_open_clip(OPEN_CLIP, RandomInit(5)), ExportOptions())
     model = runtime.load(export_towers(SPEC, towers, tmp_path / "toy", options=ExportOptions()))
     theirs = build_open_clip(OPEN_CLIP, 5)
     tokenize = open_clip.tokenizer.HFTokenizer(str(save_xlm_tokenizer(tmp_path / "tokenizer")), context_length=77)
@@ -383,15 +385,15 @@ def test_open_clips_checkpoint_comes_through_the_hubs_cache(
     entry = {OPEN_CLIP.tag: {"hf_hub": "someone/toy-open-clip/"}}
     monkeypatch.setitem(open_clip.pretrained._PRETRAINED, OPEN_CLIP.model_name, entry)
     with pytest.raises(WeightsUnavailableError, match=r"toy-xlm-roberta-ViT, toy .*--weights PATH"):
-        load_open_clip(OPEN_CLIP, "pretrained")
+        load_open_clip(OPEN_CLIP, Pretrained())
     theirs = build_open_clip(OPEN_CLIP, 5)
     (tmp_path / "model").mkdir()
     torch.save(theirs.state_dict(), tmp_path / "model" / "open_clip_pytorch_model.bin")
     cache(hub, "someone/toy-open-clip", tmp_path / "model")
     with pytest.raises(WeightsUnavailableError, match=r"someone/toy-xlm-roberta .*--tokenizer"):
-        load_open_clip(OPEN_CLIP, "pretrained")
+        load_open_clip(OPEN_CLIP, Pretrained())
     cache(hub, OPEN_CLIP.tokenizer_id, save_xlm_tokenizer(tmp_path / "tokenizer"))
-    clip = load_open_clip(OPEN_CLIP, "pretrained")
+    clip = load_open_clip(OPEN_CLIP, Pretrained())
     assert (clip.weights.revision, clip.weights.file) == ("toy", "open_clip_pytorch_model.bin")
     assert torch.equal(clip.image.backbone.state_dict()["proj"], theirs.visual.proj)
 
@@ -401,15 +403,17 @@ def test_an_open_clip_checkpoint_from_a_file(tmp_path: Path) -> None:
     state_dict = {f"module.{name}": value for name, value in theirs.state_dict().items()}
     state_dict["module.text.transformer.embeddings.position_ids"] = torch.arange(130)[None]  # as older versions have
     torch.save({"state_dict": state_dict, "epoch": 3}, tmp_path / "epoch_3.pt")
-    clip = load_open_clip(OPEN_CLIP, str(tmp_path / "epoch_3.pt"), tokenizer=save_xlm_tokenizer(tmp_path / "tokenizer"))
+    clip = load_open_clip(
+        OPEN_CLIP, StateDict(tmp_path / "epoch_3.pt"), tokenizer=save_xlm_tokenizer(tmp_path / "tokenizer")
+    )
     assert torch.equal(clip.image.backbone.state_dict()["proj"], theirs.visual.proj)
 
 
 def test_a_tokenizer_that_is_not_needed_is_wrong_usage(folder: Path) -> None:
-    with pytest.raises(UsageError, match="brings its own"):
-        load_open_clip(OPEN_CLIP, "random", tokenizer=folder)
-    for weights in ("random", str(folder)):
-        with pytest.raises(UsageError, match="brings its own"):
+    with pytest.raises(UsageError, match="these weights have one"):
+        load_open_clip(OPEN_CLIP, RandomInit(), tokenizer=folder)
+    for weights in (RandomInit(), ModelFolder(folder)):
+        with pytest.raises(UsageError, match="these weights have one"):
             load_clip(CLIP, weights, tokenizer=folder)
 
 
@@ -421,14 +425,19 @@ def test_the_artifacts_readme_shows_both_towers(artifact: Path) -> None:
 
 def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
     torch.save(build_open_clip(OPEN_CLIP, 5).state_dict(), tmp_path / "clip.pt")
-    with pytest.raises(WeightsMismatchError, match="take the tokenizer of that model"):
-        load_open_clip(OPEN_CLIP, str(tmp_path / "clip.pt"), tokenizer=save_clip_tokenizer(tmp_path / "tokenizer"))
+    with pytest.raises(WeightsMismatchError, match="use the tokenizer of that model"):
+        load_open_clip(
+            OPEN_CLIP, StateDict(tmp_path / "clip.pt"), tokenizer=save_clip_tokenizer(tmp_path / "tokenizer")
+        )
     (tmp_path / "empty").mkdir()
     with pytest.raises(WeightsError, match="holds no tokenizer"):
-        load_open_clip(OPEN_CLIP, str(tmp_path / "clip.pt"), tokenizer=tmp_path / "empty")
+        load_open_clip(OPEN_CLIP, StateDict(tmp_path / "clip.pt"), tokenizer=tmp_path / "empty")
 
 
 def test_recipes_of_the_two_libraries_differ_in_the_rounding_of_the_crop(folder: Path) -> None:
-    ours = [load_clip(CLIP, str(folder)).image.preprocessing, load_open_clip(OPEN_CLIP, "random").image.preprocessing]
+    ours = [
+        load_clip(CLIP, ModelFolder(folder)).image.preprocessing,
+        load_open_clip(OPEN_CLIP, RandomInit()).image.preprocessing,
+    ]
     assert [recipe.crop_rounding for recipe in ours] == ["floor", "half_even"]
     assert all(isinstance(recipe, ImagePreprocessing) for recipe in ours)

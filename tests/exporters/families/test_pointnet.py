@@ -15,9 +15,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from exporters.catalogue.spec import OPSETS
+from exporters.catalogue.options import OPSETS
 from exporters.families.pointnet.network import PointNetEmbedding, PointNetSizes
-from exporters.families.tower import GraphInput
+from exporters.graph.graph_input import GraphInput
 from exporters.graph.trace import build_graph
 from exporters.modules.point_sampling import farthest_points, nearest_neighbors
 from exporters.samples.point_clouds import load_shapes
@@ -70,7 +70,7 @@ def choose_nearest(points: Array, center: Array, count: int) -> Array:
 
 
 def choose(points: Array) -> Array:
-    """What ``Choices`` chooses from one cloud."""
+    """Return the points that ``Choices`` chooses from one cloud."""
     chosen = choose_farthest(points, CHOSEN)
     neighbors = [choose_nearest(points, center, NEIGHBORS) for center in points[chosen[:CENTROIDS]]]
     return np.concatenate([chosen, *neighbors, chosen])
@@ -225,6 +225,7 @@ def test_two_exports_have_the_same_bytes(toy: PointNetEmbedding, toy_graph: onnx
     assert trace_toy(toy).SerializeToString() == toy_graph.SerializeToString()
 
 
+@pytest.mark.process
 def test_the_translations_do_not_depend_on_the_process() -> None:
     """Python hashes strings by a seed; with these two onnxscript orders the variables of a loop differently."""
     code = (

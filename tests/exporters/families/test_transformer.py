@@ -24,8 +24,10 @@ from transformers import (
 )
 
 import runtime
+from exporters.catalogue.options import ExportOptions
 from exporters.catalogue.registry import BACKBONES
-from exporters.catalogue.spec import BackboneSpec, ExportOptions, HuggingFaceSource
+from exporters.catalogue.spec import BackboneSpec, HuggingFaceSource
+from exporters.catalogue.weights_ref import ModelFolder, Pretrained, RandomInit, StateDict
 from exporters.errors import WeightsError, WeightsMismatchError, WeightsUnavailableError
 from exporters.export_towers import export_towers
 from exporters.families.transformer.huggingface import load_folder, load_transformer
@@ -175,9 +177,9 @@ def _remove(name: str) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f: save_sentence_layers(f, ("Pooling", {"pooling_mode_lasttoken": True})), "knows mean, cls and max"),
+        (lambda f: save_sentence_layers(f, ("Pooling", {"pooling_mode_lasttoken": True})), "expected mean, cls or max"),
         (lambda f: save_sentence_layers(f, ("Pooling", None)), "cannot be read"),
-        (lambda f: save_sentence_layers(f, ("WordWeights", {})), "chains Transformer, WordWeights, where"),
+        (lambda f: save_sentence_layers(f, ("WordWeights", {})), "has the modules Transformer, WordWeights, expected"),
         (lambda f: (f / "modules.json").write_text("{"), "cannot be read"),
         (
             lambda f: save_sentence_layers(f, ("Dense", {"in_features": 2, "out_features": 3, "bias": True})),
@@ -229,7 +231,7 @@ def test_pretrained_weights_come_through_the_hubs_cache(hub: Path, toy: Path) ->
     shutil.copytree(toy, repository / "snapshots" / revision)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(revision)
-    text = load_transformer(SOURCE, "pretrained")
+    text = load_transformer(SOURCE, Pretrained())
     assert (text.weights.origin, text.weights.revision, text.weights.licence) == ("pretrained", revision, "MIT")
     expected = BertModel.from_pretrained(toy).state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in text.model.state_dict().items())
@@ -237,12 +239,12 @@ def test_pretrained_weights_come_through_the_hubs_cache(hub: Path, toy: Path) ->
 
 def test_an_unreachable_hub_names_the_ways_out(hub: Path) -> None:
     with pytest.raises(WeightsUnavailableError, match=r"someone/toy .*--weights FOLDER.*--weights random"):
-        load_transformer(SOURCE, "pretrained")
+        load_transformer(SOURCE, Pretrained())
 
 
 def test_a_missing_folder_names_the_choices(tmp_path: Path) -> None:
-    with pytest.raises(WeightsUnavailableError, match=r"`pretrained`, `random` or a folder"):
-        load_transformer(SOURCE, str(tmp_path / "none"))
+    with pytest.raises(WeightsUnavailableError, match=r"`pretrained`, `random\[:SEED\]`, or the path"):
+        ExportOptions(weights=str(tmp_path / "none"))
 
 
 @pytest.mark.parametrize(
@@ -283,12 +285,12 @@ TOY = replace(SOURCE, config={"vocab_size": 400, "hidden_size": 24, "num_hidden_
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 @pytest.mark.parametrize("prefix", ["", "module.", "model.", "0.auto_model.", "0.model."])
 def test_a_state_dict_takes_its_tokenizer_from_a_folder(prefix: str, suffix: str, toy: Path, tmp_path: Path) -> None:
-    theirs = load_transformer(TOY, "random:7").model.state_dict()
+    theirs = load_transformer(TOY, RandomInit(7)).model.state_dict()
     state_dict = {prefix + name: value for name, value in theirs.items() if "pooler" not in name}
     state_dict[f"{prefix}embeddings.position_ids"] = torch.arange(512)[None]  # as older versions have
     path = tmp_path / f"tuned{suffix}"
     save_file(state_dict, path) if suffix == ".safetensors" else torch.save(state_dict, path)
-    text = load_transformer(TOY, str(path), tokenizer=toy)
+    text = load_transformer(TOY, StateDict(path), tokenizer=toy)
     assert torch.equal(text.model.state_dict()["embeddings.word_embeddings.weight"], theirs[_WORDS])
     assert (text.weights.origin, text.weights.file, text.max_length) == ("file", path.name, 64)
 
@@ -300,62 +302,62 @@ def test_a_state_dict_of_a_whole_sentence_transformer(checkpoint: Path, tmp_path
     config = {"in_features": 24, "out_features": 10, "bias": True}
     save_sentence_layers(checkpoint, ("Pooling", {"pooling_mode": "max"}), ("Dense", config), limit=30)
     dense = nn.Linear(24, 10)
-    theirs = load_transformer(TOY, "random:7").model.state_dict()
+    theirs = load_transformer(TOY, RandomInit(7)).model.state_dict()
     encoder = {f"0.auto_model.{name}": value for name, value in theirs.items()}
     torch.save(encoder | {f"2.linear.{name}": value for name, value in dense.state_dict().items()}, tmp_path / "all.pt")
-    text = load_transformer(TOY, str(tmp_path / "all.pt"), tokenizer=checkpoint)
+    text = load_transformer(TOY, StateDict(tmp_path / "all.pt"), tokenizer=checkpoint)
     assert torch.equal(text.layers.projections[0][1].weight, dense.weight)
     assert (text.layers.pooling, text.max_length) == (Pooling(method="max"), 30)
     torch.save(encoder, tmp_path / "encoder.pt")
-    with pytest.raises(WeightsMismatchError, match=r"0 linear layers behind the pooling, where 1 are expected"):
-        load_transformer(TOY, str(tmp_path / "encoder.pt"), tokenizer=checkpoint)
+    with pytest.raises(WeightsMismatchError, match=r"0 linear layers after the pooling, expected 1"):
+        load_transformer(TOY, StateDict(tmp_path / "encoder.pt"), tokenizer=checkpoint)
 
 
 def test_a_state_dict_without_a_tokenizer_names_the_way_out(hub: Path, tmp_path: Path) -> None:
-    torch.save(load_transformer(TOY, "random").model.state_dict(), tmp_path / "tuned.pt")
+    torch.save(load_transformer(TOY, RandomInit()).model.state_dict(), tmp_path / "tuned.pt")
     with pytest.raises(WeightsUnavailableError, match=r"comes without a tokenizer.*--tokenizer"):
-        load_transformer(TOY, str(tmp_path / "tuned.pt"))
+        load_transformer(TOY, StateDict(tmp_path / "tuned.pt"))
 
 
 def test_of_two_names_of_one_tensor_one_is_enough(tmp_path: Path) -> None:
     config = {"vocab_size": 400, "d_model": 24, "num_layers": 1, "num_heads": 4, "d_kv": 6, "d_ff": 32}
     source = replace(SOURCE, model_type="t5", config=config)
-    theirs = load_transformer(source, "random:7")
+    theirs = load_transformer(source, RandomInit(7))
     theirs.tokenizer.save_pretrained(tmp_path)
     state_dict = {name: value for name, value in theirs.model.state_dict().items() if name != "shared.weight"}
     torch.save(state_dict, tmp_path / "tuned.pt")
-    text = load_transformer(source, str(tmp_path / "tuned.pt"), tokenizer=tmp_path)
+    text = load_transformer(source, StateDict(tmp_path / "tuned.pt"), tokenizer=tmp_path)
     assert torch.equal(text.model.state_dict()["shared.weight"], state_dict["encoder.embed_tokens.weight"])
 
 
 def test_another_family_needs_a_name_of_its_own(tmp_path: Path) -> None:
     folder = save_toy(tmp_path / "toy", "mpnet")
-    with pytest.raises(WeightsMismatchError, match=r"is a mpnet, where a bert is expected; .*--name"):
-        load_transformer(SOURCE, str(folder))
-    assert load_transformer(SOURCE, str(folder), any_family=True).model.config.model_type == "mpnet"
+    with pytest.raises(WeightsMismatchError, match=r"is a mpnet, expected a bert; .*--name"):
+        load_transformer(SOURCE, ModelFolder(folder))
+    assert load_transformer(SOURCE, ModelFolder(folder), any_architecture=True).model.config.model_type == "mpnet"
 
 
 def test_what_is_no_text_encoder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(WeightsMismatchError, match="is a clip, where a text encoder is expected"):
-        load_transformer(SOURCE, str(save_clip(tmp_path / "clip")), any_family=True)
+    with pytest.raises(WeightsMismatchError, match="is a clip, expected a text encoder"):
+        load_transformer(SOURCE, ModelFolder(save_clip(tmp_path / "clip")), any_architecture=True)
     (tmp_path / "timm").mkdir()
     (tmp_path / "timm" / "config.json").write_text(json.dumps({"architecture": "resnet50", "pretrained_cfg": {}}))
     (tmp_path / "timm" / "model.safetensors").write_bytes(b"x")
-    with pytest.raises(WeightsMismatchError, match="is a model of timm, where one of transformers"):
-        load_transformer(SOURCE, str(tmp_path / "timm"))
+    with pytest.raises(WeightsMismatchError, match="is a model of timm, expected transformers"):
+        load_transformer(SOURCE, ModelFolder(tmp_path / "timm"))
 
 
 def test_pickled_weights_are_read_where_there_are_no_others(hub: Path, checkpoint: Path) -> None:
     state = load_file(checkpoint / "model.safetensors")
     (checkpoint / "model.safetensors").unlink()
     torch.save(state, checkpoint / "pytorch_model.bin")
-    text = load_transformer(SOURCE, str(checkpoint))
+    text = load_transformer(SOURCE, ModelFolder(checkpoint))
     assert torch.equal(text.model.state_dict()[_WORDS], state[_WORDS])
     assert text.weights.file == "pytorch_model.bin"
     repository, revision = hub / "models--someone--toy", "0123456789abcdef0123456789abcdef01234567"
     shutil.copytree(checkpoint, repository / "snapshots" / revision)
     pinned = replace(SOURCE, revision=revision)
-    assert load_transformer(pinned, "pretrained").weights.sha256 == text.weights.sha256
+    assert load_transformer(pinned, Pretrained()).weights.sha256 == text.weights.sha256
 
 
 def test_shards_are_hashed_together(checkpoint: Path) -> None:
@@ -363,18 +365,18 @@ def test_shards_are_hashed_together(checkpoint: Path) -> None:
     (checkpoint / "model.safetensors").unlink()
     model.save_pretrained(checkpoint, max_shard_size="20KB")
     assert len(list(checkpoint.glob("model-*.safetensors"))) > 1
-    text = load_transformer(SOURCE, str(checkpoint))
+    text = load_transformer(SOURCE, ModelFolder(checkpoint))
     assert torch.equal(text.model.state_dict()[_WORDS], model.state_dict()[_WORDS])
     shard = max(checkpoint.glob("model-*.safetensors"))
     save_file({name: value + 1 for name, value in load_file(shard).items()}, shard, {"format": "pt"})
-    assert load_transformer(SOURCE, str(checkpoint)).weights.sha256 != text.weights.sha256
+    assert load_transformer(SOURCE, ModelFolder(checkpoint)).weights.sha256 != text.weights.sha256
 
 
 def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused(checkpoint: Path) -> None:
     tokenizer = PreTrainedTokenizerFast.from_pretrained(checkpoint)
     tokenizer.add_tokens([f"new{index}" for index in range(5)])
     tokenizer.save_pretrained(checkpoint)
-    with pytest.raises(WeightsMismatchError, match=r"tokens, and the model embeddings for"):
+    with pytest.raises(WeightsMismatchError, match=r"tokens, and the model has embeddings for"):
         load(checkpoint)
 
 
@@ -421,15 +423,18 @@ def test_a_folder_means_what_sentence_transformers_makes_of_it(
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f: save_sentence_layers(f, ("Normalize", None), ("Dense", DENSE)), "chains Transformer, Normalize"),
-        (lambda f: save_sentence_layers(f, ("Dense", DENSE), ("Pooling", {"pooling_mode": "cls"})), "chains"),
+        (
+            lambda f: save_sentence_layers(f, ("Normalize", None), ("Dense", DENSE)),
+            "has the modules Transformer, Normalize",
+        ),
+        (lambda f: save_sentence_layers(f, ("Dense", DENSE), ("Pooling", {"pooling_mode": "cls"})), "has the modules"),
         (lambda f: save_sentence_layers(f, ("Dense", DENSE | {"use_residual": True})), "use_residual True"),
         (lambda f: save_sentence_layers(f, ("Dense", DENSE | {"module_input_name": "token_embeddings"})), "token_emb"),
-        (lambda f: save_sentence_layers(f, ("Dense", {})), "is not of the form"),
-        (lambda f: save_sentence_layers(f, ("Dense", DENSE | {"in_features": -1})), "is not of the form"),
+        (lambda f: save_sentence_layers(f, ("Dense", {})), "does not have the expected form"),
+        (lambda f: save_sentence_layers(f, ("Dense", DENSE | {"in_features": -1})), "does not have the expected form"),
         (lambda f: save_sentence_layers(f, limit=0), "max_seq_length of 0"),
-        (lambda f: save_sentence_layers(f, limit=[1]), "is not of the form"),
-        (lambda f: (f / "modules.json").write_text("3"), "is not of the form"),
+        (lambda f: save_sentence_layers(f, limit=[1]), "does not have the expected form"),
+        (lambda f: (f / "modules.json").write_text("3"), "does not have the expected form"),
         (
             lambda f: (f / "modules.json").write_text('[{"type": "Transformer", "path": "../.."}]'),
             "not a folder beside",
@@ -437,7 +442,7 @@ def test_a_folder_means_what_sentence_transformers_makes_of_it(
         (lambda f: _lowercase(f), "do_lower_case"),
         (lambda f: _prompt(f), "the prompt 'query'"),
         (lambda f: (f / "adapter_config.json").write_text("{}"), "merge it first"),
-        (lambda f: _index(f, "[1]"), "is not of the form"),
+        (lambda f: _index(f, "[1]"), "does not have the expected form"),
         (lambda f: _index(f, '{"weight_map": {"a": "../x.safetensors"}}'), "names files outside"),
     ],
 )
@@ -446,7 +451,7 @@ def test_what_a_graph_would_quietly_get_wrong_is_refused(
 ) -> None:
     damage(checkpoint)
     with pytest.raises(WeightsError, match=message):
-        load_transformer(SOURCE, str(checkpoint))
+        load_transformer(SOURCE, ModelFolder(checkpoint))
 
 
 def _lowercase(folder: Path) -> None:
@@ -470,7 +475,7 @@ def test_code_beside_a_model_is_not_run(checkpoint: Path) -> None:
     strange = config | {"model_type": "evil", "auto_map": {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"}}
     (checkpoint / "config.json").write_text(json.dumps(strange))
     with pytest.raises(WeightsError, match="cannot be loaded by transformers"):
-        load_transformer(SOURCE, str(checkpoint))
+        load_transformer(SOURCE, ModelFolder(checkpoint))
     assert not (checkpoint / "was_run").exists()
 
 
@@ -478,7 +483,7 @@ def test_weights_without_a_place_are_not_dropped(checkpoint: Path) -> None:
     config = json.loads((checkpoint / "config.json").read_text())
     (checkpoint / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}))
     with pytest.raises(WeightsMismatchError, match=r"weights that its bert has no place for \(encoder\.layer\.1"):
-        load_transformer(SOURCE, str(checkpoint))
+        load_transformer(SOURCE, ModelFolder(checkpoint))
 
 
 def test_a_head_on_the_encoder_is_left_alone(checkpoint: Path) -> None:
@@ -498,21 +503,21 @@ def test_weights_of_half_precision_are_computed_in_full(checkpoint: Path) -> Non
 
 def test_an_empty_folder_holds_no_weights(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"holds neither model\.safetensors nor pytorch_model\.bin"):
-        load_transformer(SOURCE, str(tmp_path))
+        load_transformer(SOURCE, ModelFolder(tmp_path))
 
 
 def test_the_tokenizers_commit_is_pinned_too(hub: Path, toy: Path, tmp_path: Path) -> None:
-    torch.save(load_transformer(TOY, "random").model.state_dict(), tmp_path / "tuned.pt")
+    torch.save(load_transformer(TOY, RandomInit()).model.state_dict(), tmp_path / "tuned.pt")
     repository, revision = hub / "models--someone--toy", "1" * 40
     shutil.copytree(toy, repository / "snapshots" / revision)
-    assert load_transformer(replace(TOY, revision=revision), str(tmp_path / "tuned.pt")).max_length == 64
+    assert load_transformer(replace(TOY, revision=revision), StateDict(tmp_path / "tuned.pt")).max_length == 64
     with pytest.raises(WeightsUnavailableError):
-        load_transformer(replace(TOY, revision="2" * 40), str(tmp_path / "tuned.pt"))
+        load_transformer(replace(TOY, revision="2" * 40), StateDict(tmp_path / "tuned.pt"))
 
 
 def test_a_tokenizer_that_is_not_needed_is_wrong_usage(toy: Path) -> None:
-    for weights in ("random", "pretrained", str(toy)):
-        with pytest.raises(UsageError, match="brings its own"):
+    for weights in (RandomInit(), Pretrained(), ModelFolder(toy)):
+        with pytest.raises(UsageError, match="these weights have one"):
             load_transformer(TOY, weights, tokenizer=toy)
 
 

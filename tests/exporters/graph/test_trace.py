@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 import runtime
-from exporters.catalogue.spec import OPSETS, BackboneSpec, ExportOptions
+from exporters.catalogue.options import OPSETS, ExportOptions
+from exporters.catalogue.spec import BackboneSpec
 from exporters.errors import GraphError
 from exporters.export_towers import export_towers
 from exporters.families.cnn.tower import Cnn, CnnTower
-from exporters.families.tower import GraphInput
 from exporters.graph import onnx_file
+from exporters.graph.graph_input import GraphInput
 from exporters.graph.trace import build_graph
 from runtime.artifact.manifest import TensorSpec
 from runtime.artifact.reader import read_manifest

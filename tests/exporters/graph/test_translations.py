@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
 from exporters.errors import GraphError
-from exporters.families.tower import GraphInput
+from exporters.graph.graph_input import GraphInput
 from exporters.graph.trace import build_graph
 from runtime.artifact.manifest import TensorSpec
 

@@ -14,7 +14,7 @@ from torchvision.transforms._presets import ImageClassification
 from exporters.modules.attention import SelfAttention, unpack_attention
 from exporters.modules.pooling import AvgPool, GeMPool, build_image_pooling
 from exporters.samples.photos import load_photos
-from exporters.weights.random_init import make_plausible
+from exporters.weights.random_init import stabilize_activations
 from runtime.artifact.manifest import Pooling
 from runtime.errors import UsageError
 
@@ -58,7 +58,7 @@ def test_random_weights_neither_fade_nor_amplify(builder: Callable[[], nn.Module
     model = builder().eval()
     pixels = torch.stack([transforms(photo) for photo in load_photos()])
     before = _spread_of_batch_norms(model, pixels)
-    make_plausible(model, transforms)
+    stabilize_activations(model, transforms)
     after = _spread_of_batch_norms(model, pixels)
     assert min(before) < 0.5
     assert all(0.8 < spread < 1.1 for spread in after)

@@ -15,7 +15,7 @@ import pytest
 from onnx import numpy_helper
 
 import runtime
-from exporters.catalogue.spec import ExportOptions
+from exporters.catalogue.options import ExportOptions
 from exporters.cli import main
 from exporters.errors import DestinationError, FloorError, VariantError
 from exporters.export import export
@@ -273,7 +273,7 @@ def test_a_file_system_without_hard_links_and_a_full_disk(
     add_variants(text_artifact, VariantOptions(items=16))
     check_files(text_artifact, read_manifest(text_artifact))
     good = contents(text_artifact)
-    with small_disk(), pytest.raises(DestinationError, match="free some space"):
+    with small_disk(), pytest.raises(DestinationError, match="free some disk space"):
         add_variants(text_artifact, VariantOptions(items=16))
     assert contents(text_artifact) == good
     assert [path.name for path in text_artifact.parent.iterdir()] == ["toy"]

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import ResNet50_Weights, resnet50
 
-from exporters.catalogue.spec import TorchvisionSource, random_seed
+from exporters.catalogue.spec import TorchvisionSource
+from exporters.catalogue.weights_ref import Pretrained, RandomInit, StateDict
 from exporters.errors import WeightsError, WeightsMismatchError, WeightsUnavailableError
 from exporters.families.cnn.torchvision import load_cnn
 from exporters.weights.state_dict import load_into, read_state_dict
-from runtime.errors import UsageError
 
 SOURCE = TorchvisionSource(builder="resnet50", head="fc")
 
@@ -48,7 +48,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_pretrained_weights_come_through_torchvisions_cache(hub: Path, seeded: dict[str, Tensor]) -> None:
     cached = hub / Path(ResNet50_Weights.DEFAULT.url).name
     torch.save(seeded, cached)
-    cnn = load_cnn(SOURCE, "pretrained")
+    cnn = load_cnn(SOURCE, Pretrained())
     for key, value in cnn.model.state_dict().items():
         if not key.startswith("fc."):
             assert torch.equal(value, seeded[key]), key
@@ -61,7 +61,7 @@ def test_pretrained_weights_come_through_torchvisions_cache(hub: Path, seeded: d
 
 def test_an_unreachable_hub_names_the_ways_out(hub: Path) -> None:
     with pytest.raises(WeightsUnavailableError) as caught:
-        load_cnn(SOURCE, "pretrained")
+        load_cnn(SOURCE, Pretrained())
     message = str(caught.value)
     assert "no network in tests" in message
     assert str(hub / "resnet50-11ad3fa6.pth") in message
@@ -73,7 +73,7 @@ def test_a_damaged_cache_says_what_to_delete(hub: Path) -> None:
     cached = hub / Path(ResNet50_Weights.DEFAULT.url).name
     cached.write_bytes(b"half a download")
     with pytest.raises(WeightsError, match=r"resnet50-11ad3fa6\.pth cannot be read .*delete it"):
-        load_cnn(SOURCE, "pretrained")
+        load_cnn(SOURCE, Pretrained())
 
 
 def test_a_state_dict_from_a_file(tmp_path: Path, seeded: dict[str, Tensor]) -> None:
@@ -81,7 +81,7 @@ def test_a_state_dict_from_a_file(tmp_path: Path, seeded: dict[str, Tensor]) -> 
     fine_tuned["fc.weight"] = torch.zeros(10, 2048)
     path = tmp_path / "fine-tuned.pth"
     torch.save(fine_tuned, path)
-    cnn = load_cnn(SOURCE, str(path))
+    cnn = load_cnn(SOURCE, StateDict(path))
     assert torch.equal(cnn.model.state_dict()["layer4.2.conv3.weight"], seeded["layer4.2.conv3.weight"])
     assert (cnn.weights.origin, cnn.weights.description) == ("file", "fine-tuned.pth")
     assert cnn.weights.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -90,12 +90,12 @@ def test_a_state_dict_from_a_file(tmp_path: Path, seeded: dict[str, Tensor]) -> 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "module._orig_mod."])
 def test_a_wrappers_prefix_is_taken_off(prefix: str) -> None:
     model, given = nn.Sequential(nn.Linear(2, 2)), {f"{prefix}0.weight": torch.eye(2), f"{prefix}0.bias": torch.ones(2)}
-    load_into(model, given, unused=("fc",), source="wrapped.pth")
+    load_into(model, given, ignored=("fc",), source="wrapped.pth")
     assert torch.equal(model.state_dict()["0.weight"], torch.eye(2))
 
 
 def test_random_weights_are_those_of_their_seed() -> None:
-    first, again, other = (load_cnn(SOURCE, weights).weights for weights in ("random", "random:0", "random:1"))
+    first, again, other = (load_cnn(SOURCE, RandomInit(seed)).weights for seed in (0, 0, 1))
     assert first == again
     assert first.sha256 != other.sha256
     assert (other.origin, other.seed, other.description) == ("random", 1, "random, seed 1")
@@ -105,24 +105,18 @@ def test_random_weights_leave_the_callers_generator_alone() -> None:
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    load_cnn(SOURCE, "random:5")
+    load_cnn(SOURCE, RandomInit(5))
     assert torch.equal(torch.rand(1), expected)
-
-
-@pytest.mark.parametrize("weights", ["random:x", "random:", "random:-1", f"random:{2**63}"])
-def test_a_seed_that_torch_does_not_take_is_wrong_usage(weights: str) -> None:
-    with pytest.raises(UsageError, match="is not a number from 0"):
-        random_seed(weights)
 
 
 def test_a_path_that_is_no_text_is_escaped(tmp_path: Path, seeded: dict[str, Tensor]) -> None:
     path = tmp_path / os.fsdecode(b"\xff.pth")
     torch.save(seeded, path)
-    assert load_cnn(SOURCE, str(path)).weights.description == r"\udcff.pth"
+    assert load_cnn(SOURCE, StateDict(path)).weights.description == r"\udcff.pth"
 
 
 def test_image_size_keeps_the_share_of_the_picture() -> None:
-    transforms = load_cnn(SOURCE, "random", image_size=112).transforms
+    transforms = load_cnn(SOURCE, RandomInit(), image_size=112).transforms
     assert (transforms.crop_size, transforms.resize_size) == ([112], [116])
 
 
@@ -140,7 +134,7 @@ def test_every_misfit_is_listed() -> None:
     given["neck_norm.weight"] = torch.ones(2, dtype=torch.int8)
     given |= {"body.weight": torch.zeros(4, 5), "neck.weight": torch.zeros(1), "fc.weight": torch.zeros(9)}
     with pytest.raises(WeightsMismatchError) as caught:
-        load_into(model, given, unused=("fc",), source="mine.pth")
+        load_into(model, given, ignored=("fc",), source="mine.pth")
     message = str(caught.value)
     assert "1 missing (body.bias)" in message
     assert "1 unexpected (neck.weight)" in message
@@ -173,7 +167,7 @@ def test_a_folder_is_no_state_dict(tmp_path: Path) -> None:
 def test_counters_of_old_checkpoints_may_be_missing() -> None:
     model = nn.Sequential(nn.BatchNorm2d(2))
     old = {key: value for key, value in model.state_dict().items() if not key.endswith("num_batches_tracked")}
-    load_into(model, old, unused=("fc",), source="old.pth")
+    load_into(model, old, ignored=("fc",), source="old.pth")
 
 
 class _Evil:

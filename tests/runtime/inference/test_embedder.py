@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import runtime
-from exporters.catalogue.spec import ExportOptions
+from exporters.catalogue.options import ExportOptions
 from exporters.families.cnn.tower import Cnn, CnnTower
 from runtime.artifact.manifest import Pooling
 from runtime.preprocess.image import ImagePreprocessor

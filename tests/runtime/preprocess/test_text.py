@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 import runtime
 from exporters.samples.texts import TEXTS
-from exporters.weights.stand_in_tokenizer import random_clip_tokenizer, random_tokenizer
+from exporters.weights.stand_in_tokenizer import build_stand_in_clip_tokenizer, build_stand_in_tokenizer
 from runtime.artifact.manifest import TextPreprocessing
 from runtime.preprocess.item import UnusableItemError
 from runtime.preprocess.text import TextPreprocessor
@@ -36,9 +36,9 @@ HARD = (
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """Write a tokenizer whose file has its own truncation and padding, as real ones do."""
     tokenizer: Any = (
-        random_clip_tokenizer(64, bos_token_id=600, eos_token_id=601)
+        build_stand_in_clip_tokenizer(64, bos_token_id=600, eos_token_id=601)
         if request.param == "clip"
-        else random_tokenizer(request.param, 64)
+        else build_stand_in_tokenizer(request.param, 64)
     )
     tokenizer.backend_tokenizer.enable_truncation(5)
     tokenizer.backend_tokenizer.enable_padding(length=9)

@@ -1,0 +1,82 @@
+"""The options of an export."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from exporters.catalogue.weights_ref import WeightsRef, parse_weights
+from runtime.artifact.manifest import Arithmetic, Pooling, Tolerance, TowerName
+from runtime.errors import UsageError
+
+# Torch's exporter writes ONNX operator set 18, and onnxscript converts it to newer ones. onnxruntime 1.24, the newest
+# with OpenVINO, loads sets up to 23.
+OPSETS = range(18, 24)
+
+# A correct graph differs from torch only by the order of float32 additions. Measured for the four CNNs on a CPU: at
+# most 5e-12 in cosine, 6e-6 of the largest value, and 3e-5 of the distance between inputs. The bounds leave a factor
+# of 15 or more for other machines and providers.
+DEFAULT_TOLERANCE = Tolerance(min_cosine=1 - 1e-7, max_error=1e-4, max_distance_share=1e-3)
+
+IMAGE_SIZES = range(32, 2049)
+GEM_P = 3.0  # Source: Finetuner's default, and Radenović et al. 2018, https://arxiv.org/abs/1711.02512, section 3.2
+GEM_EPS = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """Options of an export.
+
+    Attributes:
+        weights: ``pretrained``, ``random``, ``random:SEED``, or a path: a state dict, a folder in the layout of
+            transformers or sentence-transformers, or a Finetuner run.
+        select_model: Model of a Finetuner run that holds two; ``both`` for both.
+        tokenizer: Folder of the tokenizer, for weights without one; ``None`` for the backbone's tokenizer on the hub.
+        tower: The only tower to export; ``None`` for all.
+        pooling: Pooling of features to one vector; ``None`` for that of the checkpoint, else the backbone's default.
+        normalize: Whether the graph scales embeddings to unit length; ``None`` for what the checkpoint says, else no.
+        image_size: Side of the centre crop in pixels; ``None`` for that of the weights.
+        input: ``uint8``: the graph takes raw pixels; ``float32``: it takes normalised ``pixel_values``.
+        opset: ONNX operator set, one of :data:`OPSETS`.
+        tolerance: Largest allowed differences between the graph and torch.
+        force: Whether to replace an existing artifact.
+        weights_ref: ``weights``, parsed.
+    """
+
+    weights: str = "pretrained"
+    select_model: str | None = None
+    tokenizer: str | os.PathLike[str] | None = None
+    tower: TowerName | None = None
+    pooling: Pooling | None = None
+    normalize: bool | None = None
+    image_size: int | None = None
+    input: Literal["uint8", "float32"] = "uint8"
+    opset: int = OPSETS.start
+    tolerance: Tolerance = DEFAULT_TOLERANCE
+    force: bool = False
+    weights_ref: WeightsRef = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Check the values that are wrong for every backbone, and parse ``weights``."""
+        if self.opset not in OPSETS:
+            raise UsageError(f"opset {self.opset} is not one of {OPSETS.start} to {OPSETS.stop - 1}")
+        if self.image_size is not None and self.image_size not in IMAGE_SIZES:
+            raise UsageError(
+                f"image_size {self.image_size} is not from {IMAGE_SIZES.start}, the stride of the networks, to "
+                f"{IMAGE_SIZES.stop - 1}"
+            )
+        if self.input not in ("uint8", "float32"):
+            raise UsageError(f"input {self.input!r} is neither uint8 nor float32")
+        object.__setattr__(self, "weights_ref", parse_weights(self.weights))
+
+    @property
+    def tokenizer_folder(self) -> Path | None:
+        """Folder of the tokenizer, if one is given."""
+        return None if self.tokenizer is None else Path(self.tokenizer)
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """Where pixels are normalised: in the graph for ``uint8`` input, by the caller for ``float32``."""
+        return "graph" if self.input == "uint8" else "caller"

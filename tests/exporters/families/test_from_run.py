@@ -1,0 +1,243 @@
+"""Finetuner runs become towers: their pooler, projection head and names are kept."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torchvision.models import resnet50
+
+import runtime
+from exporters.catalogue.options import ExportOptions
+from exporters.catalogue.registry import BACKBONES
+from exporters.catalogue.weights_ref import RandomInit
+from exporters.errors import WeightsError, WeightsMismatchError
+from exporters.export_towers import export_towers
+from exporters.families.clip.open_clip import build_open_clip
+from exporters.families.load import load_towers
+from exporters.families.pointnet.network import PointNetEmbedding
+from exporters.families.transformer.huggingface import load_transformer
+from runtime.errors import UsageError
+from tests.exporters.toys import (
+    BERT,
+    CLIP,
+    DIM,
+    OPEN_CLIP,
+    OPEN_CLIP_CONFIG,
+    RUN_METADATA,
+    bert_run_weights,
+    make_clip,
+    save_clip_tokenizer,
+    toy_spec,
+    write_run,
+    zip_folder,
+)
+
+SPEC = toy_spec(BERT)
+
+
+def options(weights: Path, **changes: Any) -> ExportOptions:
+    return replace(ExportOptions(weights=str(weights)), **changes)
+
+
+def clip_options(run: Path, **changes: Any) -> ExportOptions:
+    return options(run, tokenizer=save_clip_tokenizer(run.parent / "tokenizer"), **changes)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_text_run_exports_with_its_own_pooler(packed: bool, run: Path, tokenizer: Path, tmp_path: Path) -> None:
+    weights = zip_folder(run) if packed else run
+    chosen = options(weights, tokenizer=tokenizer)
+    (tower,) = load_towers(SPEC, chosen)
+    assert (tower.record.pooling.method, tower.record.decided_by) == ("cls", "checkpoint")
+    assert (tower.weights.origin, tower.weights.description) == ("file", "Finetuner run my-run, model toy")
+    if not packed:
+        return
+    model = runtime.load(export_towers(SPEC, [tower], tmp_path / "out", options=chosen))
+    theirs = load_transformer(BERT, RandomInit(7))
+    with torch.inference_mode():
+        encoded = tower.encode(["a cat"])  # type: ignore[attr-defined]
+        expected = theirs.model(**encoded).last_hidden_state[:, 0].numpy()
+    np.testing.assert_allclose(model.embed(["a cat"]), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options_", "pooling"),
+    [
+        ({"pooler": "max", "pooler_options": None}, ("max", None, None)),
+        ({"pooler": "mean"}, ("mean", None, None)),
+        ({"pooler": "GeM", "pooler_options": {"p": 2, "eps": 1e-4}}, ("gem", 2.0, 1e-4)),
+        ({"pooler": "GeM", "pooler_options": {}}, ("gem", 3.0, 1e-6)),
+        ({}, ("mean", None, None)),
+        (None, ("mean", None, None)),
+    ],
+)
+def test_every_pooler_is_known(options_: Any, pooling: tuple[Any, ...], tmp_path: Path, tokenizer: Path) -> None:
+    run = write_run(tmp_path / "run", {"toy": (RUN_METADATA | {"options": options_}, bert_run_weights())})
+    (tower,) = load_towers(SPEC, options(run, tokenizer=tokenizer))
+    record = tower.record.pooling
+    assert (record.method, record.p, record.eps) == pooling
+
+
+def make_head() -> nn.Sequential:
+    """A projection head as Finetuner's, after some training."""
+    torch.manual_seed(1)
+    layers = [nn.Linear(2048, 2048, bias=False), nn.BatchNorm1d(2048), nn.ReLU()]
+    head = nn.Sequential(*layers, nn.Linear(2048, 16, bias=False), nn.BatchNorm1d(16))
+    head(torch.rand(8, 2048))
+    return head.eval()
+
+
+def test_a_cnn_run_keeps_its_pooling_head_and_preprocessing(tmp_path: Path, photos: list[Image.Image]) -> None:
+    network, head = resnet50().eval(), make_head()
+    network.fc = nn.Identity()
+    state_dict = {f"embed_model.{name}": value for name, value in network.state_dict().items()}
+    state_dict |= {f"projection_head.head_layers.{name}": value for name, value in head.state_dict().items()}
+    metadata = {"name": "resnet50", "descriptor": "resnet50", "options": {"pooler": None}, "output_dim": 16}
+    run = write_run(tmp_path / "run", {"resnet50": (metadata, state_dict)})
+    (tower,) = load_towers(BACKBONES["resnet-base"], options(run))
+    (small,) = load_towers(BACKBONES["resnet-base"], options(run, image_size=96))
+    assert small.record.preprocessing.graph_inputs()[0].shape == ("batch", 96, 96, 3)
+    other = write_run(tmp_path / "other", {"resnet50": (metadata | {"output_dim": 17}, state_dict)})
+    with pytest.raises(WeightsMismatchError, match="states 17 dimensions and has layers for 16"):
+        load_towers(BACKBONES["resnet-base"], options(other))
+    assert (tower.output_dim, tower.record.decided_by) == (16, "checkpoint")
+    assert [(layer.out_features, layer.bias, layer.activation) for layer in tower.record.projections] == [
+        (2048, True, "relu"),
+        (16, True, "identity"),
+    ]
+    assert tower.record.preprocessing.kind == "image"
+    assert (tower.record.preprocessing.resize, tower.record.preprocessing.crop_size) == ("squash", 224)
+    squashed = [np.asarray(photo.resize((224, 224), Image.Resampling.BICUBIC), np.float32) / 255 for photo in photos]
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    pixels = torch.from_numpy(((np.stack(squashed) - mean) / std).transpose(0, 3, 1, 2)).float()
+    with torch.inference_mode():
+        expected = head(network(pixels)).numpy()
+    np.testing.assert_allclose(tower.reference(), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_learned_gem_exponent_is_kept(tmp_path: Path) -> None:
+    state_dict = {name: value for name, value in resnet50().state_dict().items() if not name.startswith("fc.")}
+    metadata = {"name": "resnet50", "options": {"pooler": "GeM", "pooler_options": {"p": 3, "eps": 1e-5}}}
+    learned = {"avgpool.p": torch.tensor([2.75])}
+    run = write_run(tmp_path / "run", {"resnet50": (metadata, state_dict | learned)})
+    (tower,) = load_towers(BACKBONES["resnet-base"], options(run))
+    assert (tower.record.pooling.method, tower.record.pooling.p, tower.record.pooling.eps) == ("gem", 2.75, 1e-5)
+    assert tower.output_dim == 2048
+
+
+def test_a_pointnet_run_may_hold_the_classifier_it_never_used(tmp_path: Path) -> None:
+    torch.manual_seed(4)
+    model = PointNetEmbedding()
+    leftover = {f"_point_encoder.{name}.bias": torch.zeros(4) for name in ("fc1", "bn1", "fc2", "bn2")}
+    metadata = {"name": "pointnet++", "descriptor": "pointnet++", "options": {}}
+    run = write_run(tmp_path / "run", {"pointnet": (metadata, model.state_dict() | leftover)})
+    (tower,) = load_towers(BACKBONES["pointnet-base"], options(run))
+    name = "_projector.model.3.bias"
+    assert torch.equal(tower.module().state_dict()[f"model.{name}"], model.state_dict()[name])
+
+
+def test_two_models_without_a_selection_are_refused(clip_run: Path) -> None:
+    with pytest.raises(WeightsError, match=r"clip-text and clip-vision; choose one by --select-model, or both"):
+        load_towers(toy_spec(CLIP), clip_options(clip_run))
+    with pytest.raises(WeightsError, match=r"holds clip-text and clip-vision, not clip-audio"):
+        load_towers(toy_spec(CLIP), clip_options(clip_run, select_model="clip-audio"))
+
+
+@pytest.mark.parametrize(
+    ("choice", "towers"),
+    [
+        ({"select_model": "clip-text"}, ["text"]),
+        ({"select_model": "clip-vision"}, ["image"]),
+        ({"tower": "image"}, ["image"]),
+        ({"select_model": "both"}, ["text", "image"]),
+    ],
+)
+def test_the_selected_models_become_towers(choice: dict[str, Any], towers: list[str], clip_run: Path) -> None:
+    chosen = load_towers(toy_spec(CLIP), clip_options(clip_run, **choice))
+    assert [tower.name for tower in chosen] == towers
+    expected = make_clip().state_dict()
+    for tower in chosen:
+        for name, value in tower.module().state_dict().items():
+            original = name.removeprefix("encoder.").removeprefix("backbone.")
+            assert torch.equal(value, expected.get(original, value)), name
+
+
+def test_what_a_clip_run_has_too_much_is_listed(tmp_path: Path, clip_run: Path) -> None:
+    place = next(clip_run.rglob("clip-text")) / "model.pt"
+    torch.save(torch.load(place) | {"strange.weight": torch.zeros(1)}, place)
+    with pytest.raises(WeightsMismatchError, match=r"1 unexpected \(strange\.weight\)"):
+        load_towers(toy_spec(CLIP), clip_options(clip_run, select_model="clip-text"))
+
+
+def test_of_each_open_clip_model_its_own_half_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from exporters.weights.stand_in_tokenizer import build_stand_in_tokenizer
+
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, OPEN_CLIP.model_name, OPEN_CLIP_CONFIG)
+    build_stand_in_tokenizer("xlm-roberta", 512).save_pretrained(tmp_path / "tokenizer")
+    whole = {name: build_open_clip(OPEN_CLIP, seed) for name, seed in (("clip-text", 1), ("clip-vision", 2))}
+    run = write_run(
+        tmp_path / "run",
+        {
+            name: ({"name": name, "options": {}}, {f"_model.{key}": value for key, value in model.state_dict().items()})
+            for name, model in whole.items()
+        },
+    )
+    text, image = load_towers(toy_spec(OPEN_CLIP), options(run, select_model="both", tokenizer=tmp_path / "tokenizer"))
+    weight = text.module().state_dict()["encoder.text.proj.0.weight"]
+    assert torch.equal(weight, whole["clip-text"].text.proj[0].weight)
+    assert torch.equal(image.module().state_dict()["backbone.proj"], whole["clip-vision"].visual.proj)
+    assert text.output_dim == image.output_dim == DIM
+
+
+def test_a_run_of_another_backbone_says_which(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", {"m": ({"name": "bert-base-cased"}, {"a": torch.zeros(1)})})
+    with pytest.raises(WeightsMismatchError, match=r"from bert-base-cased, not .*; export it as bert-base-en, not"):
+        load_towers(BACKBONES["bert-base-multi"], options(run))
+
+
+def test_a_head_of_another_kind_is_refused(tmp_path: Path, tokenizer: Path) -> None:
+    run = write_run(
+        tmp_path / "run", {"toy": (RUN_METADATA, bert_run_weights() | {"head.0.weight": torch.zeros(3, 3, 3)})}
+    )
+    with pytest.raises(WeightsMismatchError, match=r"has head\.0\.weight behind its backbone"):
+        load_towers(SPEC, options(run, tokenizer=tokenizer))
+
+
+def test_a_head_whose_layers_do_not_fit_each_other_is_refused(tmp_path: Path, tokenizer: Path) -> None:
+    for head in (
+        {"head.0.weight": torch.zeros(3, 32), "head.1.weight": torch.zeros(2, 4)},
+        {"head.0.weight": torch.zeros(3, 32), **{f"head.1.{k}": v for k, v in nn.BatchNorm1d(4).state_dict().items()}},
+    ):
+        run = write_run(tmp_path / f"run{len(head)}", {"toy": (RUN_METADATA, bert_run_weights() | head)})
+        with pytest.raises(WeightsMismatchError, match="expected a projection head"):
+            load_towers(SPEC, options(run, tokenizer=tokenizer))
+
+
+def test_a_models_own_folder_is_a_run_too(run: Path, tokenizer: Path) -> None:
+    (tower,) = load_towers(SPEC, options(run / "models" / "toy", tokenizer=tokenizer))
+    assert tower.record.pooling.method == "cls"
+
+
+def test_two_ways_of_selecting_are_one_too_many(clip_run: Path) -> None:
+    with pytest.raises(UsageError, match="both select a model of the run"):
+        load_towers(toy_spec(CLIP), clip_options(clip_run, select_model="clip-text", tower="image"))
+
+
+def test_a_linear_head_behind_a_text_model_is_taken(tmp_path: Path, tokenizer: Path) -> None:
+    head = {"projection_head.weight": torch.rand(5, 32), "projection_head.bias": torch.rand(5)}
+    run = write_run(tmp_path / "run", {"toy": (RUN_METADATA, bert_run_weights() | head)})
+    (tower,) = load_towers(SPEC, options(run, tokenizer=tokenizer))
+    assert (tower.output_dim, tower.record.projections[0].activation) == (5, "identity")
+
+
+def test_a_selection_is_for_runs() -> None:
+    with pytest.raises(UsageError, match="--select-model is for Finetuner runs"):
+        load_towers(BACKBONES["clip-base-en"], ExportOptions(weights="random", select_model="clip-text"))

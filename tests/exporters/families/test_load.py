@@ -1,0 +1,36 @@
+"""Every backbone of the catalogue belongs to one family, which says what it takes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from exporters.catalogue.options import ExportOptions
+from exporters.catalogue.registry import BACKBONES
+from exporters.errors import WeightsUnavailableError
+from exporters.families.load import FAMILIES, check_weights, load_towers
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_backbone_belongs_to_one_family(name: str) -> None:
+    assert sum(isinstance(BACKBONES[name].source, family.sources) for family in FAMILIES) == 1
+
+
+def test_families_name_options_that_exist() -> None:
+    names = frozenset[str]().union(*(family.options for family in FAMILIES))
+    assert all(hasattr(ExportOptions(), name) for name in names)
+
+
+def test_weights_that_are_not_published_are_refused() -> None:
+    with pytest.raises(WeightsUnavailableError, match="no pretrained weights of PointNet"):
+        check_weights(BACKBONES["pointnet-base"], ExportOptions())
+    with pytest.raises(WeightsUnavailableError, match="no pretrained weights of PointNet"):
+        load_towers(BACKBONES["pointnet-base"], ExportOptions())
+    check_weights(BACKBONES["pointnet-base"], ExportOptions(weights="random"))
+    check_weights(BACKBONES["resnet-base"], ExportOptions())
+
+
+def test_a_network_outside_the_catalogue_brings_its_towers() -> None:
+    with pytest.raises(TypeError, match="pass them to export_towers"):
+        load_towers(replace(BACKBONES["resnet-base"], source=None), ExportOptions())
