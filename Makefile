@@ -36,6 +36,8 @@ check: $(READY) docs  ## check format, lint, types, layers of imports, English a
 	$(BIN)/mypy
 	$(BIN)/python .ci/plain_english.py
 	$(BIN)/python .ci/readme_table.py --check
+	$(BIN)/python .ci/cli_reference.py --check
+	$(BIN)/python .ci/layers_picture.py --check
 
 docs: $(READY)  ## build the documentation into site/; a warning is an error
 	$(BIN)/zensical build --clean --strict
@@ -44,6 +46,8 @@ format: $(READY)  ## format the code and renew the generated pages
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/python .ci/readme_table.py
+	$(BIN)/python .ci/cli_reference.py
+	$(BIN)/python .ci/layers_picture.py
 
 clean:  ## remove the environment
 	rm -rf $(VENV)

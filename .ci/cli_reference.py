@@ -10,15 +10,14 @@ from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
-PAGE = Path(__file__).parents[1] / "docs/reference/cli.md"
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs/reference/cli.md"
 # Each program, and the module of its parser. Subcommands come from the parser itself.
 PARSERS = {
     "python -m runtime": "runtime.cli.main",
     "python -m exporters": "exporters.cli",
     "python -m benchmarks": "benchmarks.cli",
 }
-# Names that the function may have which builds the parser.
-BUILDERS = ("build_parser", "_parser")
 INTRODUCTION = """# Command line
 
 After this page you know every command and every option. `make format` writes this page from the programs themselves.
@@ -29,13 +28,10 @@ Lists are given with spaces between their members, as in `--batch-sizes 1 8 32`;
 
 def build_parsers() -> dict[str, argparse.ArgumentParser]:
     """Return the parser of each command, those of subcommands too, by what a user types."""
+    sys.path.insert(0, str(ROOT))  # benchmarks is not installed
     parsers: dict[str, argparse.ArgumentParser] = {}
     for command, name in PARSERS.items():
-        module = import_module(name)
-        builder = next((getattr(module, each) for each in BUILDERS if hasattr(module, each)), None)
-        if builder is None:
-            raise SystemExit(f"{name} has none of {', '.join(BUILDERS)}; adapt PARSERS in {Path(__file__).name}")
-        parsers[command] = builder()
+        parsers[command] = import_module(name).build_parser()
         for action in parsers[command]._actions:
             if isinstance(action, argparse._SubParsersAction):
                 parsers |= {f"{command} {word}": parser for word, parser in action.choices.items()}

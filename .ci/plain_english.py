@@ -93,7 +93,7 @@ def check(path: Path) -> Iterator[str]:
 def main(names: list[str]) -> int:
     """Check the files, print the faults, and return the exit code."""
     if not names:
-        names = subprocess.run(["git", "ls-files"], capture_output=True, text=True, check=True).stdout.split("\n")
+        names = subprocess.run(["git", "ls-files"], capture_output=True, text=True, check=True).stdout.splitlines()
     files = [Path(name) for name in names]
     files = [file for path in files for file in (sorted(path.rglob("*.py")) if path.is_dir() else [path])]
     chosen = [file for file in files if file.suffix in (".py", ".md") and not str(file).startswith(SKIPPED)]

@@ -28,6 +28,7 @@ from benchmarks.results.schema import RESULTS_FILE, SCHEMA_VERSION, Results, rea
 from benchmarks.scenarios import footprint, memory_growth
 from exporters.progress import Stage, StageDisplay
 from runtime import console
+from runtime.arguments import ArgumentParser, ListAction
 from runtime.artifact.manifest import TowerName
 from runtime.artifact.reader import read_manifest
 from runtime.atomic_write import write_text
@@ -78,7 +79,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def build_run_parser() -> argparse.ArgumentParser:
     """Return the parser of the command ``run``."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog=f"{_PROG} run",
         description="Measure artifacts on this machine, with torch and other libraries beside the runtime, and write a "
         "report.",
@@ -104,9 +105,9 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--format",
-        nargs="+",
+        action=ListAction,
         choices=get_args(Format),
-        default=["html", "md"],
+        default=("html", "md"),
         help="Formats of the report; results.json is always written (default: html md)",
     )
     add("--resume", action="store_true", help="Continue the run in REPORT, and measure only what is missing")
@@ -157,25 +158,25 @@ def _add_plan_options(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--batch-sizes",
-        nargs="+",
+        action=ListAction,
         type=int,
-        default=[1, 8, 32],
+        default=(1, 8, 32),
         metavar="N",
         help="Numbers of items per call (default: 1 8 32)",
     )
     add(
         "--tokens",
-        nargs="+",
+        action=ListAction,
         type=int,
-        default=[64],
+        default=(64,),
         metavar="N",
         help="Lengths of texts at the stage graph (default: 64)",
     )
     add(
         "--stages",
-        nargs="+",
+        action=ListAction,
         choices=["graph", "end_to_end"],
-        default=["graph", "end_to_end"],
+        default=("graph", "end_to_end"),
         help="Stages to measure: graph takes arrays, end_to_end takes texts or files (default: both)",
     )
     add(

@@ -17,6 +17,7 @@ from exporters.families.load import check_options
 from exporters.progress import StageDisplay
 from exporters.variants.options import DEFAULT_FLOORS, DEFAULT_ITEMS, VariantOptions
 from runtime import console
+from runtime.arguments import ArgumentParser, ListAction
 from runtime.artifact.describe import describe_export
 from runtime.artifact.manifest import TASKS, Pooling, Tolerance
 from runtime.artifact.reader import read_manifest
@@ -32,12 +33,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments and arguments[0] not in (*_COMMANDS, "-h", "--help", "--version"):
         arguments.insert(0, "export")  # `exporters resnet-base` is short for `exporters export resnet-base`
-    parsed = _parser().parse_args(arguments)
+    parsed = build_parser().parse_args(arguments)
     return console.run(lambda: parsed.command(parsed))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands. It stores the function of a command as ``command``."""
+    parser = ArgumentParser(
         prog="python -m exporters",
         description="Export embedding backbones to ONNX artifacts, and compare each artifact with torch.",
         epilog="`python -m exporters resnet-base` is short for `python -m exporters export resnet-base`; "
@@ -45,9 +47,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    add_export(commands.add_parser("export", help="export backbones to artifacts"))
-    add_optimize(commands.add_parser("optimize", help="add faster variants to an artifact"))
-    add_list(commands.add_parser("list", help="print the catalogue of backbones"))
+    add_export(commands.add_parser("export", help="Export backbones to artifacts"))
+    add_optimize(commands.add_parser("optimize", help="Add faster variants to an artifact"))
+    add_list(commands.add_parser("list", help="Print the catalogue of backbones"))
     return parser
 
 
@@ -60,19 +62,19 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     )
     parser.set_defaults(command=_export)
     parser.add_argument(
-        "names", nargs="+", metavar="NAME", help="names of backbones in the catalogue, or `all` for every backbone"
+        "names", nargs="+", metavar="NAME", help="Names of backbones in the catalogue, or `all` for every backbone"
     )
     parser.add_argument(
         "--output",
         type=Path,
         default=Path("artifacts"),
-        help="write the folders of the artifacts into this folder (default: %(default)s)",
+        help="Write the folders of the artifacts into this folder (default: %(default)s)",
     )
     parser.add_argument(
         "--weights",
         default="pretrained",
         metavar="pretrained|random[:SEED]|PATH",
-        help="use these weights. `pretrained`: the published weights, which are downloaded once. `random`: random "
+        help="Use these weights. `pretrained`: the published weights, which are downloaded once. `random`: random "
         "weights with a seed (default: 0), to try a pipeline or measure its speed. PATH: a state dict (.pt, .pth, "
         ".bin, .safetensors), a folder in the layout of transformers or sentence-transformers, or the folder or zip of "
         "a Finetuner run (default: %(default)s)",
@@ -80,36 +82,36 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--select-model",
         metavar="MODEL",
-        help="export this model of a Finetuner run that holds two: clip-text, clip-vision or both (default: the only "
+        help="Export this model of a Finetuner run that holds two: clip-text, clip-vision or both (default: the only "
         "model of the run)",
     )
     parser.add_argument(
         "--tokenizer",
         type=Path,
         metavar="FOLDER",
-        help="use the tokenizer in this folder, for weights without a tokenizer (default: the backbone's tokenizer on "
+        help="Use the tokenizer in this folder, for weights without a tokenizer (default: the backbone's tokenizer on "
         "the Hugging Face hub)",
     )
     parser.add_argument(
         "--tower",
         choices=["text", "image"],
-        help="export only this tower of a CLIP (default: both towers, into one artifact)",
+        help="Export only this tower of a CLIP (default: both towers, into one artifact)",
     )
     parser.add_argument(
         "--name",
         dest="artifact_name",
         metavar="NEW",
-        help="give the artifact this name, for example for a fine-tuned model (default: NAME). Text models in a folder "
+        help="Give the artifact this name, for example for a fine-tuned model (default: NAME). Text models in a folder "
         "may then have another architecture than NAME",
     )
     parser.add_argument(
-        "--force", action="store_true", help="replace existing artifacts (default: refuse to replace them)"
+        "--force", action="store_true", help="Replace existing artifacts (default: refuse to replace them)"
     )
 
     _add_graph_options(parser.add_argument_group("options of the graph"))
     variants = parser.add_argument_group("faster variants", "The command `optimize` has more options for them.")
     variants.add_argument(
-        "--optimize", action="store_true", help="add the variant `optimized`, like --precision fp32 (default: no)"
+        "--optimize", action="store_true", help="Add the variant `optimized`, like --precision fp32 (default: no)"
     )
     _add_variant_options(variants, default="none")
     _add_gate_options(
@@ -124,18 +126,18 @@ def add_optimize(parser: argparse.ArgumentParser) -> None:
         "items. The runtime chooses the variant that suits its machine."
     )
     parser.set_defaults(command=_optimize)
-    parser.add_argument("artifact", type=Path, metavar="ARTIFACT", help="folder of the artifact")
+    parser.add_argument("artifact", type=Path, metavar="ARTIFACT", help="Folder of the artifact")
     _add_variant_options(parser, default="fp32")
     parser.add_argument(
         "--method",
         choices=get_args(CalibrationMethod),
         default="minmax",
-        help="compute the int8 ranges from the calibration values by this method (default: %(default)s)",
+        help="Compute the int8 ranges from the calibration values by this method (default: %(default)s)",
     )
     parser.add_argument(
         "--items",
         type=int,
-        help="calibrate with this number of items, and measure the accuracy with as many others "
+        help="Calibrate with this number of items, and measure the accuracy with as many others "
         f"(default: {', '.join(f'{kind} {count}' for kind, count in DEFAULT_ITEMS.items())})",
     )
     for flag, measure in (
@@ -145,11 +147,11 @@ def add_optimize(parser: argparse.ArgumentParser) -> None:
     ):
         name = flag[2:].replace("-", "_")
         defaults = ", ".join(f"{precision} {getattr(floors, name)}" for precision, floors in DEFAULT_FLOORS.items())
-        parser.add_argument(flag, type=float, help=f"smallest allowed {measure} (default: {defaults})")
+        parser.add_argument(flag, type=float, help=f"Smallest allowed {measure} (default: {defaults})")
     parser.add_argument(
         "--accept-batch-dependent",
         action="store_true",
-        help="quantize int8 dynamically: the ranges come from each batch, so a vector depends on the other items of "
+        help="Quantize int8 dynamically: the ranges come from each batch, so a vector depends on the other items of "
         "its batch (default: calibrated ranges)",
     )
 
@@ -159,23 +161,23 @@ def _add_variant_options(parser: argparse.ArgumentParser | argparse._ArgumentGro
         "--level",
         choices=get_args(Level)[1:],
         default="extended",
-        help="optimize the graph up to this level. `basic` uses only ONNX operators; `extended` adds ONNX Runtime's "
+        help="Optimize the graph up to this level. `basic` uses only ONNX operators; `extended` adds ONNX Runtime's "
         "operators for attention, normalisation and activation; `all` also changes the layout for the CPU of this "
         "machine (default: %(default)s)",
     )
     parser.add_argument(
         "--precision",
-        nargs="+",
+        action=ListAction,
         choices=get_args(Precision),
-        default=[],
-        help="add variants in these precisions. `fp32` is optimized only; `fp16` is for GPUs; `int8` is for CPUs "
+        default=(),
+        help="Add variants in these precisions. `fp32` is optimized only; `fp16` is for GPUs; `int8` is for CPUs "
         f"(default: {default})",
     )
     parser.add_argument(
         "--calibration",
         type=Path,
         metavar="PATH",
-        help="use your own items: a folder of images or meshes, or a .txt file with one text a line. One half is for "
+        help="Use your own items: a folder of images or meshes, or a .txt file with one text a line. One half is for "
         "calibration, the other half measures the accuracy (default: items that ship with this package and Python)",
     )
 
@@ -184,7 +186,7 @@ def _add_graph_options(graph: argparse._ArgumentGroup) -> None:
     graph.add_argument(
         "--pooling",
         choices=["avg", "mean", "cls", "max", "gem"],
-        help="pool the features with this method. CNNs take avg, and gem for weights that were fine-tuned with it; "
+        help="Pool the features with this method. CNNs take avg, and gem for weights that were fine-tuned with it; "
         "text models take mean, cls, max and gem; CLIP and PointNet++ take none (default: the pooling that the "
         "checkpoint states, else avg for CNNs and mean for texts)",
     )
@@ -192,29 +194,29 @@ def _add_graph_options(graph: argparse._ArgumentGroup) -> None:
         "--gem-p",
         type=float,
         metavar="P",
-        help=f"exponent of gem: 1 is the mean, large values approach the maximum (default: {GEM_P})",
+        help=f"Exponent of gem: 1 is the mean, large values approach the maximum (default: {GEM_P})",
     )
     graph.add_argument(
-        "--gem-eps", type=float, metavar="EPS", help=f"lower clamp of gem, as in training (default: {GEM_EPS})"
+        "--gem-eps", type=float, metavar="EPS", help=f"Lower clamp of gem, as in training (default: {GEM_EPS})"
     )
     graph.add_argument(
         "--normalize",
         action=argparse.BooleanOptionalAction,
-        help="scale embeddings to unit length, so that a dot product is the cosine similarity (default: as the "
+        help="Scale embeddings to unit length, so that a dot product is the cosine similarity (default: as the "
         "checkpoint states, else no)",
     )
     graph.add_argument(
         "--image-size",
         type=int,
         metavar="PIXELS",
-        help="crop images to a square with this side. Smaller images are faster; another size than in training is less "
+        help="Crop images to a square with this side. Smaller images are faster; another size than in training is less "
         "accurate (default: the size of the weights)",
     )
     graph.add_argument(
         "--input",
         choices=["uint8", "float32"],
         default="uint8",
-        help="let the graph take images in this form. `uint8`: raw pixels, which the graph normalises. `float32`: "
+        help="Let the graph take images in this form. `uint8`: raw pixels, which the graph normalises. `float32`: "
         "normalised pixel_values, for tools that prepare them (default: %(default)s)",
     )
     graph.add_argument(
@@ -222,7 +224,7 @@ def _add_graph_options(graph: argparse._ArgumentGroup) -> None:
         type=int,
         choices=OPSETS,
         default=OPSETS.start,
-        help="write this ONNX operator set. Most runtimes read the lowest one (default: %(default)s)",
+        help="Write this ONNX operator set. Most runtimes read the lowest one (default: %(default)s)",
     )
 
 
@@ -231,19 +233,19 @@ def _add_gate_options(gate: argparse._ArgumentGroup) -> None:
         "--min-cosine",
         type=float,
         default=DEFAULT_TOLERANCE.min_cosine,
-        help="smallest allowed cosine similarity to torch, for the same item (default: %(default)s)",
+        help="Smallest allowed cosine similarity to torch, for the same item (default: %(default)s)",
     )
     gate.add_argument(
         "--max-error",
         type=float,
         default=DEFAULT_TOLERANCE.max_error,
-        help="largest allowed difference from torch, as a share of the largest value (default: %(default)s)",
+        help="Largest allowed difference from torch, as a share of the largest value (default: %(default)s)",
     )
     gate.add_argument(
         "--max-distance-share",
         type=float,
         default=DEFAULT_TOLERANCE.max_distance_share,
-        help="largest allowed distance from torch's vector, as a share of the distance between the two closest items. "
+        help="Largest allowed distance from torch's vector, as a share of the distance between the two closest items. "
         "Raise it for weights that hardly tell the sample items apart (default: %(default)s)",
     )
 
@@ -252,10 +254,10 @@ def add_list(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command ``list``."""
     parser.description = "Print the catalogue of backbones as a table."
     parser.set_defaults(command=_list)
-    parser.add_argument("--task", choices=TASKS, help="print only the backbones for this task (default: all)")
+    parser.add_argument("--task", choices=TASKS, help="Print only the backbones for this task (default: all)")
     layout = parser.add_mutually_exclusive_group()
-    layout.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    layout.add_argument("--markdown", action="store_true", help="print Markdown, the table of the README")
+    layout.add_argument("--json", action="store_true", help="Print JSON instead of a table")
+    layout.add_argument("--markdown", action="store_true", help="Print Markdown, the table of the README")
 
 
 def _list(arguments: argparse.Namespace) -> int:
