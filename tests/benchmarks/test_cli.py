@@ -70,6 +70,7 @@ def read(tmp_path: Path) -> Results:
     return read_results(tmp_path / "r")
 
 
+@pytest.mark.process
 def test_a_report_is_written_with_its_command(measure: Main, tmp_path: Path) -> None:
     assert measure("--batch-sizes", "1", "2", "--tokens", "8") == 0
     assert sorted(path.name for path in (tmp_path / "r").iterdir()) == ["report.html", "report.md", "results.json"]
@@ -85,11 +86,13 @@ def test_a_report_is_written_with_its_command(measure: Main, tmp_path: Path) -> 
     ]
 
 
+@pytest.mark.process
 def test_only_the_requested_formats_are_written(measure: Main, tmp_path: Path) -> None:
     assert measure("--format", "md", "--batch-sizes", "1") == 0
     assert sorted(path.name for path in (tmp_path / "r").iterdir()) == ["report.md", "results.json"]
 
 
+@pytest.mark.process
 def test_an_interrupted_run_keeps_its_results(
     measure: Main, fake: FakeMeasurement, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -110,6 +113,7 @@ def test_an_interrupted_run_keeps_its_results(
     assert whole.cases[:2] == half.cases
 
 
+@pytest.mark.process
 def test_disturbed_cases_are_measured_again_and_replaced(
     measure: Main, fake: FakeMeasurement, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,6 +129,7 @@ def test_disturbed_cases_are_measured_again_and_replaced(
     assert left == [f"{fake.groups[0]}: torch eager on cpu"]
 
 
+@pytest.mark.process
 def test_existing_results_are_not_overwritten(
     measure: Main, fake: FakeMeasurement, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -137,6 +142,7 @@ def test_existing_results_are_not_overwritten(
     assert {case.items for case in read(tmp_path).cases} == {2}
 
 
+@pytest.mark.process
 def test_another_machine_cannot_resume(
     measure: Main, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -146,12 +152,14 @@ def test_another_machine_cannot_resume(
     assert "another machine (different: cpu)" in capsys.readouterr().err
 
 
+@pytest.mark.process
 def test_another_load_average_can_resume(measure: Main, monkeypatch: pytest.MonkeyPatch) -> None:
     assert measure("--batch-sizes", "1") == 0
     monkeypatch.setattr(cli, "this_machine", lambda *_: replace(MACHINE, load_average=(9.0,)))
     assert measure("--batch-sizes", "1", "--resume") == 0
 
 
+@pytest.mark.process
 def test_a_changed_artifact_cannot_resume(measure: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert measure("--batch-sizes", "1") == 0
     path = tmp_path / "r" / "results.json"
@@ -170,6 +178,7 @@ def test_an_artifact_that_fails_verification_is_an_error(fake: FakeMeasurement, 
     assert not (tmp_path / "r").exists()
 
 
+@pytest.mark.process
 def test_an_inactive_provider_is_an_error(
     measure: Main, fake: FakeMeasurement, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -178,6 +187,7 @@ def test_an_inactive_provider_is_an_error(
     assert not fake.groups
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -207,6 +217,7 @@ def test_a_wrong_option_is_wrong_usage(
     assert not fake.groups
 
 
+@pytest.mark.process
 def test_a_file_as_the_output_folder_is_an_error(
     measure: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -223,6 +234,7 @@ def test_two_artifacts_of_one_name_are_an_error(
     assert "two artifacts have the name toy" in capsys.readouterr().err
 
 
+@pytest.mark.process
 def test_prices_are_read_before_anything_is_measured(
     measure: Main, fake: FakeMeasurement, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -231,17 +243,20 @@ def test_prices_are_read_before_anything_is_measured(
     assert not fake.groups
 
 
+@pytest.mark.process
 def test_lengths_are_limited_to_the_maximum_of_the_tower(measure: Main, tmp_path: Path) -> None:
     assert measure("--tokens", "8", "100", "4000", "--batch-sizes", "1", "--stages", "graph") == 0
     assert [case.tokens for case in read(tmp_path).cases] == [8, 64]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("option", ["--half-width", "--precision"])
 def test_the_half_width_has_its_old_name_too(option: str, measure: Main, tmp_path: Path) -> None:
     assert measure("--batch-sizes", "1", "--stages", "graph", option, "0.2") == 0
     assert read(tmp_path).precision == 0.2
 
 
+@pytest.mark.process
 def test_run_is_the_default_command(fake: FakeMeasurement, exported_text: Path, tmp_path: Path) -> None:
     words = [str(exported_text), "--contenders", "runtime", "--batch-sizes", "1", "--format", "md", "-o"]
     assert cli.main(["run", *words, str(tmp_path / "a")]) == cli.main([*words, str(tmp_path / "b")]) == 0

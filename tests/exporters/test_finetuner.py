@@ -28,6 +28,7 @@ def catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("exporters.catalogue.registry.BACKBONES", toys)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("catalogue")
 def test_finetuners_words_export_a_run_once_and_load_it(run: Path, tokenizer: Path, tmp_path: Path) -> None:
     packed, chosen = zip_folder(run), ExportOptions(tokenizer=tokenizer)
@@ -45,6 +46,7 @@ def test_finetuners_words_export_a_run_once_and_load_it(run: Path, tokenizer: Pa
         finetuner.get_model(other, output=tmp_path / "out", options=chosen)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("catalogue")
 def test_finetuners_words_build_a_backbone_once(tmp_path: Path) -> None:
     random = ExportOptions(weights="random:2")

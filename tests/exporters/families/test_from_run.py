@@ -51,6 +51,7 @@ def clip_options(run: Path, **changes: Any) -> ExportOptions:
     return options(run, tokenizer=save_clip_tokenizer(run.parent / "tokenizer"), **changes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_text_run_exports_with_its_own_pooler(packed: bool, run: Path, tokenizer: Path, tmp_path: Path) -> None:
     weights = zip_folder(run) if packed else run
@@ -95,6 +96,7 @@ def make_head() -> nn.Sequential:
     return head.eval()
 
 
+@pytest.mark.slow
 def test_a_cnn_run_keeps_its_pooling_head_and_preprocessing(tmp_path: Path, photos: list[Image.Image]) -> None:
     network, head = resnet50().eval(), make_head()
     network.fc = nn.Identity()

@@ -191,6 +191,7 @@ def normalize(state: Mapping[str, Array], norm: str, rows: Array) -> Array:
     return np.asarray((rows - state[f"{norm}.running_mean"]) * scale + state[f"{norm}.bias"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("batch", "num_points"), SIZES)
 def test_the_graph_embeds_as_torch_does(
     batch: int, num_points: int, toy: PointNetEmbedding, toy_graph: onnx.ModelProto
@@ -212,6 +213,7 @@ def test_in_float64_the_same_points_are_chosen(toy: PointNetEmbedding) -> None:
         torch.testing.assert_close(toy(clouds).double(), exact, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_graph_is_plain_onnx(toy_graph: onnx.ModelProto) -> None:
     assert [(opset.domain, opset.version) for opset in toy_graph.opset_import] == [("", OPSETS[0])]
     assert not toy_graph.functions
@@ -221,6 +223,7 @@ def test_the_graph_is_plain_onnx(toy_graph: onnx.ModelProto) -> None:
         assert trace not in data
 
 
+@pytest.mark.slow
 def test_two_exports_have_the_same_bytes(toy: PointNetEmbedding, toy_graph: onnx.ModelProto) -> None:
     assert trace_toy(toy).SerializeToString() == toy_graph.SerializeToString()
 

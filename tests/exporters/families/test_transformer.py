@@ -66,6 +66,7 @@ def load(folder: Path) -> Transformer:
     return load_folder(folder, RECORD)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_exports_and_agrees(family: str, tmp_path: Path) -> None:
     """The gate compares with the unmodified model, each text alone; here lengths and batches far from the traced."""
@@ -92,6 +93,7 @@ def checkpoint(toy: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(toy, tmp_path / "checkpoint"))
 
 
+@pytest.mark.slow
 def test_the_checkpoints_own_files_decide(checkpoint: Path, tmp_path: Path) -> None:
     dense = nn.Linear(24, 10)
     config = {
@@ -263,6 +265,7 @@ def test_the_catalogues_dimensions_are_those_of_the_configuration(name: str) -> 
     assert BACKBONES[name].output_dim == width
 
 
+@pytest.mark.slow
 def test_truncation_is_counted_and_reported(toy: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = export_towers(
         SPEC, [TransformerTower(load(toy), ExportOptions())], tmp_path / "out", options=ExportOptions()

@@ -93,6 +93,7 @@ def test_an_output_of_another_size_is_refused() -> None:
         build_graph(nn.Linear(4, 5).eval(), [make_input()], OUTPUT)
 
 
+@pytest.mark.slow
 def test_weights_beyond_protobufs_limit_are_in_a_second_file(
     tiny_spec: BackboneSpec, tiny_cnn: Cnn, tmp_path: Path, photo_paths: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

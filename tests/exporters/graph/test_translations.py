@@ -28,6 +28,8 @@ _MASKS = {
     "infinite": torch.full((_TOKENS, _TOKENS), -torch.inf).triu(1),
 }
 
+pytestmark = pytest.mark.slow  # each test traces a graph
+
 
 class Attends(nn.Module):
     def __init__(self, **how: Any) -> None:

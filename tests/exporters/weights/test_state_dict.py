@@ -94,6 +94,7 @@ def test_a_wrappers_prefix_is_taken_off(prefix: str) -> None:
     assert torch.equal(model.state_dict()["0.weight"], torch.eye(2))
 
 
+@pytest.mark.slow
 def test_random_weights_are_those_of_their_seed() -> None:
     first, again, other = (load_cnn(SOURCE, RandomInit(seed)).weights for seed in (0, 0, 1))
     assert first == again

@@ -264,7 +264,16 @@ def test_lists_are_separated_by_spaces_or_commas() -> None:
     assert embed.device_ids == (0, 1, 2)
 
 
-def test_options_of_a_provider_follow_one_flag_or_several() -> None:
-    words = ["verify", "a", "--provider-option", "tf32=true", "arena=a,b", "--provider-option", "x=1"]
+def test_options_of_a_provider_are_repeated_and_may_stand_before_the_artifact() -> None:
+    words = [
+        "verify",
+        "--provider-option",
+        "tf32=true",
+        "--provider-option",
+        "arena=a,b",
+        "--provider-option",
+        "x=1",
+        "a",
+    ]
     assert build_parser().parse_args(words).provider_option == ["tf32=true", "arena=a,b", "x=1"]
     assert build_parser().parse_args(["verify", "a"]).provider_option == []

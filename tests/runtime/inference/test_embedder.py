@@ -138,7 +138,7 @@ def test_a_run_that_fails_says_what_to_do(
 ) -> None:
     model = runtime.load(exported)
     monkeypatch.setattr(ImagePreprocessor, "prepare", lambda self, item: np.zeros((3, 3, 3), np.uint8))
-    with pytest.raises(runtime.InferenceError, match=r"batch of 2 by cpu .*smaller batch_size"):
+    with pytest.raises(runtime.InferenceError, match=r"batch of 2 with cpu .*smaller batch_size"):
         model.embed(photo_paths[:2])
 
 
