@@ -13,7 +13,7 @@ import numpy as np
 
 from exporters.errors import ParityError
 from runtime.artifact.manifest import Parity, SimilarityParity, Tolerance, TowerName
-from runtime.artifact.parity import Agreement, cosine_similarities, measure_agreement, near_one
+from runtime.artifact.parity import Agreement, cosine_similarities, format_cosine, measure_agreement
 from runtime.errors import NonFiniteError
 from runtime.inference.embedder import Embedder, without_truncation_warning
 
@@ -143,7 +143,7 @@ def _describe(parity: Parity) -> str:
     """Return the measurements beside their bounds, in one line."""
     bound = parity.tolerance.max_error * parity.reference_scale
     return (
-        f"min cosine {near_one(parity.min_cosine)} (at least {near_one(parity.tolerance.min_cosine)}), max abs error "
+        f"min cosine {format_cosine(parity.min_cosine)} (at least {format_cosine(parity.tolerance.min_cosine)}), max abs error "
         f"{parity.max_abs_error:.2g} and {parity.max_batch_error:.2g} between batch sizes "
         f"{', '.join(map(str, parity.batch_sizes))} (at most {bound:.2g}), "
         f"max row error {parity.max_row_error:.2g} (at most {parity.tolerance.max_distance_share:.2g} of "

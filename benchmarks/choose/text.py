@@ -10,7 +10,7 @@ from benchmarks.choose.offers import Deployment, EmbeddingTask
 from benchmarks.choose.queueing import MAX_UTILIZATION
 from benchmarks.choose.selection import HardwareChoice, HardwarePlan, Reason, Rejection, Requirements, explain_sizing
 from benchmarks.results.prices import Prices
-from runtime.artifact.parity import near_one
+from runtime.artifact.parity import format_cosine
 from runtime.console import table
 
 _HEADER = (
@@ -145,7 +145,7 @@ def _row(plan: HardwarePlan) -> Sequence[object]:
     return (
         *(deployment.machine, deployment.label, deployment.max_batch, plan.instances, f"{plan.utilization:.0%}"),
         *(f"{plan.p95_ms:.3g}", f"{plan.per_month:,.2f}", f"{plan.per_million:.4g}"),
-        near_one(deployment.min_cosine or 0.0),
+        format_cosine(deployment.min_cosine or 0.0),
         "stable" if deployment.stable else "unstable",
     )
 
@@ -182,7 +182,7 @@ def _why(reason: Reason, group: Sequence[Rejection], requirements: Requirements)
         nearest = max(group, key=lambda each: each.figure or 0.0)
         return (
             f"cosine similarity to torch below {requirements.min_cosine:g}; the closest is {_describe(nearest)}, "
-            f"with {near_one(nearest.figure or 0.0)}"
+            f"with {format_cosine(nearest.figure or 0.0)}"
         )
     nearest = min(group, key=lambda each: each.figure or 0.0)
     return (

@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks.compare.verdicts import CONFIDENCE, RESOLUTION, CaseChange, Comparison, compare
 from benchmarks.results.schema import BenchmarkMachine, Case, Results, read_results
 from runtime import console
-from runtime.artifact.parity import near_one
+from runtime.artifact.parity import format_cosine
 
 _SOFTWARE = ("system", "python", "packages", "cuda", "cudnn")
 _IGNORED = ("load_average",)
@@ -134,7 +134,7 @@ def _one_sided_notes(which: str, cases: Sequence[Case]) -> list[str]:
 
 
 def _parity_note(change: CaseChange) -> str:
-    old, new = (near_one(case.parity.min_cosine) for case in (change.old, change.new) if case.parity)
+    old, new = (format_cosine(case.parity.min_cosine) for case in (change.old, change.new) if case.parity)
     return f"Parity is worse for {_describe(change.new)}: the smallest cosine was {old} and is now {new}."
 
 

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 
-from runtime.artifact.parity import near_one
+from runtime.artifact.parity import format_cosine
 
 NONE = "-"
 _LARGE, _SMALL = 1e6, 1e-3  # powers of ten are easier to read beyond these
@@ -53,7 +53,7 @@ def gibibytes(size_bytes: float) -> str:
 
 def cosine(value: float | None) -> str:
     """Return a cosine similarity without line breaks; one close to 1 is shown as its distance from 1."""
-    return NONE if value is None else near_one(value).replace(" ", "\u00a0")
+    return NONE if value is None else format_cosine(value).replace(" ", "\u00a0")
 
 
 def count(number: int, noun: str) -> str:

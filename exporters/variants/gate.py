@@ -12,7 +12,7 @@ import numpy as np
 
 from exporters.errors import FloorError, VariantError
 from runtime.artifact.manifest import Manifest, TowerName
-from runtime.artifact.parity import measure_agreement, near_one, neighbour_overlap, row_cosines
+from runtime.artifact.parity import format_cosine, measure_agreement, neighbour_overlap, row_cosines
 from runtime.artifact.variants import Floors, VariantParity
 from runtime.errors import InferenceError, NonFiniteError
 from runtime.inference.embedder import Embedder, without_truncation_warning
@@ -100,27 +100,27 @@ def find_missed_floors(parity: VariantParity, *, batch_invariant: bool = True) -
     floors = parity.floors
     misses = []
     if not parity.min_cosine >= floors.min_cosine:
-        misses.append(f"min cosine {near_one(parity.min_cosine)} is below {near_one(floors.min_cosine)}")
+        misses.append(f"min cosine {format_cosine(parity.min_cosine)} is below {format_cosine(floors.min_cosine)}")
     if not parity.neighbour_overlap >= floors.min_overlap:
         misses.append(
             f"{parity.neighbour_overlap:.1%} of the nearest neighbours stay the same, below {floors.min_overlap:.1%}"
         )
     if batch_invariant and not parity.batch_cosine >= floors.min_invariance:
         misses.append(
-            f"a vector depends on its batch: cosine {near_one(parity.batch_cosine)} to the vector computed alone"
+            f"a vector depends on its batch: cosine {format_cosine(parity.batch_cosine)} to the vector computed alone"
         )
     if not parity.thread_cosine >= floors.min_invariance:
-        misses.append(f"a vector depends on the number of threads: cosine {near_one(parity.thread_cosine)}")
+        misses.append(f"a vector depends on the number of threads: cosine {format_cosine(parity.thread_cosine)}")
     return misses
 
 
 def describe_parity(parity: VariantParity) -> str:
     """Return the measurements in one line."""
     return (
-        f"{parity.items} items: cosine min {near_one(parity.min_cosine)}, p1 {near_one(parity.p1_cosine)}, mean "
-        f"{near_one(parity.mean_cosine)}; max abs error {parity.max_abs_error:.2g}, largest value "
+        f"{parity.items} items: cosine min {format_cosine(parity.min_cosine)}, p1 {format_cosine(parity.p1_cosine)}, mean "
+        f"{format_cosine(parity.mean_cosine)}; max abs error {parity.max_abs_error:.2g}, largest value "
         f"{parity.reference_scale:.2g}; same neighbours {parity.neighbour_overlap:.1%}; cosine in a batch "
-        f"{near_one(parity.batch_cosine)}, with other threads {near_one(parity.thread_cosine)}"
+        f"{format_cosine(parity.batch_cosine)}, with other threads {format_cosine(parity.thread_cosine)}"
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from exporters.variants.builder import VariantOutcome
 from runtime import console
-from runtime.artifact.parity import near_one
+from runtime.artifact.parity import format_cosine
 
 _HEADER = (
     "tower",
@@ -55,8 +55,8 @@ def _cells(outcome: VariantOutcome) -> list[object]:
         fused or "-",
         f"{after.size_bytes / 1e6:.1f}",
         f"{outcome.speedup:.2f}x" if outcome.speedup else "-",
-        near_one(parity.min_cosine),
+        format_cosine(parity.min_cosine),
         f"{parity.neighbour_overlap:.1%}",
-        near_one(parity.batch_cosine),
+        format_cosine(parity.batch_cosine),
         len(variant.float_nodes),
     ]

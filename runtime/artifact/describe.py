@@ -14,7 +14,7 @@ from runtime.artifact.manifest import (
     TextPreprocessing,
     Tower,
 )
-from runtime.artifact.parity import near_one
+from runtime.artifact.parity import format_cosine
 from runtime.artifact.variants import Variant
 
 _SIDES = {"short_side": "short side", "squash": "both sides"}
@@ -82,7 +82,7 @@ def describe_variant(variant: Variant) -> str:
     facts = [
         f"level {variant.level}" * (variant.level != "none"),
         f"for {', '.join(variant.providers)}" + f" with {', '.join(variant.cpu_features)}" * bool(variant.cpu_features),
-        f"min cosine {near_one(parity.min_cosine)} to fp32, {parity.neighbour_overlap:.1%} of neighbours kept",
+        f"min cosine {format_cosine(parity.min_cosine)} to fp32, {parity.neighbour_overlap:.1%} of neighbours kept",
         f"{len(variant.float_nodes)} nodes in float32" * bool(variant.float_nodes),
         f"calibrated with {variant.calibration.items} {variant.calibration.source}" if variant.calibration else "",
         "vectors DEPEND ON THE BATCH" * (not variant.batch_invariant),
@@ -112,7 +112,7 @@ def _describe_parity(parity: Parity | None) -> str:
     if parity is None:
         return "not measured"
     return (
-        f"min cosine {near_one(parity.min_cosine)}, max abs error {parity.max_abs_error:.2g} to torch, "
+        f"min cosine {format_cosine(parity.min_cosine)}, max abs error {parity.max_abs_error:.2g} to torch, "
         f"{parity.items} inputs at batch {', '.join(map(str, parity.batch_sizes))}"
     )
 

@@ -90,6 +90,6 @@ def neighbour_overlap(reference: Array, actual: Array, top: int = 10) -> float:
     return float(np.mean(shared)) / top
 
 
-def near_one(cosine: float) -> str:
+def format_cosine(cosine: float) -> str:
     """Format a cosine similarity with its significant digits, such as ``1 - 4.5e-12``."""
     return f"1 - {1 - cosine:.1e}" if 0.999 < cosine < 1 else f"{cosine:.6g}"

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from runtime.artifact.manifest import Manifest
-from runtime.artifact.parity import BF16_TOLERANCE, near_one
+from runtime.artifact.parity import BF16_TOLERANCE, format_cosine
 from runtime.atomic_write import write_text
 from runtime.errors import EmbeddingBackbonesError, OutputError, ProviderError
 from runtime.inference.embedder import Embedder
@@ -122,7 +122,7 @@ def _check_bf16(embedder: Embedder, folder: Path) -> Bf16Check:
         return Bf16Check(passes=False, figures=str(exc))
     return Bf16Check(
         passes=all(tower.agreement.within(BF16_TOLERANCE) for tower in towers),
-        figures=near_one(min(tower.agreement.min_cosine for tower in towers)),
+        figures=format_cosine(min(tower.agreement.min_cosine for tower in towers)),
     )
 
 

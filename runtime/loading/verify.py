@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.artifact.manifest import TowerName
-from runtime.artifact.parity import near_one
+from runtime.artifact.parity import format_cosine
 from runtime.errors import VerificationError
 from runtime.inference.embedder import Embedder
 from runtime.loading.golden import TowerVerification, verify_towers
@@ -70,7 +70,7 @@ def describe_verification(result: Verification) -> str:
 def _describe_tower(name: TowerName, tower: TowerVerification) -> str:
     measured, bound = tower.agreement, tower.tolerance
     return (
-        f"{name} min cosine {near_one(measured.min_cosine)} (at least {near_one(bound.min_cosine)}), max abs error "
+        f"{name} min cosine {format_cosine(measured.min_cosine)} (at least {format_cosine(bound.min_cosine)}), max abs error "
         f"{measured.max_abs_error:.2g} (at most {bound.max_error * measured.reference_scale:.2g}), {tower.items} items"
     )
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from runtime import console
 from runtime.artifact.manifest import Manifest, TowerName
-from runtime.artifact.parity import near_one
+from runtime.artifact.parity import format_cosine
 from runtime.errors import TuningError
 from runtime.loading.tuning_store import TunedSettings, machine_fingerprint
 from runtime.tune.candidate import TuneSetting
@@ -171,7 +171,7 @@ def _cells(case: CaseResult) -> list[object]:
         round_figure(case.p50_ms),
         round_figure(case.p95_ms),
         round_figure(case.items_per_s),
-        near_one(case.min_cosine),
+        format_cosine(case.min_cosine),
     ]
     return [setting.provider, setting.variant, setting.threads, case.batch_size, *figures]
 

@@ -13,7 +13,7 @@ import pytest
 
 import runtime
 from runtime.artifact.manifest import Tolerance
-from runtime.artifact.parity import measure_agreement, near_one
+from runtime.artifact.parity import format_cosine, measure_agreement
 from runtime.loading.golden import read_golden
 
 
@@ -94,4 +94,4 @@ def test_a_vector_of_zeros_never_agrees() -> None:
     ("cosine", "text"), [(1 - 4.5e-12, "1 - 4.5e-12"), (1.0, "1"), (0.5, "0.5"), (float("nan"), "nan")]
 )
 def test_cosines_keep_the_digits_that_matter(cosine: float, text: str) -> None:
-    assert near_one(cosine) == text
+    assert format_cosine(cosine) == text
