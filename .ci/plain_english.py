@@ -70,13 +70,14 @@ def python_texts(source: str) -> Iterator[tuple[int, str]]:
         if token.type != tokenize.COMMENT or token.string.startswith(("# noqa", "# type:", "#!")):
             continue
         text = re.sub(r"#\s?(noqa:\S*( [A-Z]+\d+)*\s*)?", "", token.string, count=1)
-        if block and token.start[0] != last + 1:
+        after_code = bool(token.line[: token.start[1]].strip())  # such a comment is a text of its own
+        if block and (token.start[0] != last + 1 or after_code):
             yield first, "\n".join(block)
             block = []
         if not block:
             first = token.start[0]
         block.append(text.strip())
-        last = token.start[0]
+        last = 0 if after_code else token.start[0]
     if block:
         yield first, "\n".join(block)
 

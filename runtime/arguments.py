@@ -26,16 +26,7 @@ class ListAction(argparse.Action):
         metavar: str | None = None,
         **options: Any,
     ) -> None:
-        """Take the arguments of :meth:`argparse.ArgumentParser.add_argument`.
-
-        Args:
-            option_strings: Names of the option.
-            dest: Attribute of the namespace.
-            type: Converter of one value. It raises ``ValueError`` or ``argparse.ArgumentTypeError`` for a wrong one.
-            choices: Allowed words.
-            metavar: Name of one value in the help text; by default the choices.
-            **options: Other arguments; ``nargs`` is always ``"+"``.
-        """
+        """Take the arguments of :meth:`argparse.ArgumentParser.add_argument`; ``nargs`` is always ``"+"``."""
         self.words = words = None if choices is None else tuple(choices)
         if metavar is None and words is not None:
             metavar = f"{{{','.join(words)}}}"
@@ -72,9 +63,7 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def _join_lists(self, words: Sequence[str]) -> list[str]:
         """Write ``--threads 1 2`` as ``--threads=1,2``."""
-        lists = {
-            name: action for action in self._actions if isinstance(action, ListAction) for name in action.option_strings
-        }
+        lists = {name: action for name, action in self._option_string_actions.items() if isinstance(action, ListAction)}
         joined: list[str] = []
         left = list(words)
         while left:

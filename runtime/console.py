@@ -21,7 +21,8 @@ INTERRUPTED = 130  # 128 + SIGINT, the convention of shells
 
 def run(command: Callable[[], int]) -> int:
     """Run ``command`` and return its exit code. Print an error of this project as one line on standard error."""
-    _escape_unprintable_names()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # for file names that are not valid text
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -33,20 +34,12 @@ def run(command: Callable[[], int]) -> int:
     except KeyboardInterrupt as exc:
         print(str(exc) or "interrupted", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
-        _abandon_stdout()
-        return FAILURE
     except OSError as exc:
-        _abandon_stdout()
-        print(f"error: {exc}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter's flush at exit fails
+        if not isinstance(exc, BrokenPipeError):  # the reader, such as `head`, has closed the pipe
+            print(f"error: {exc}", file=sys.stderr)
         return FAILURE
     return code
-
-
-def _escape_unprintable_names() -> None:
-    """Let print() escape file names that are not valid text."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
@@ -54,23 +47,12 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _abandon_stdout() -> None:
-    """Redirect standard output, so that the interpreter's flush at exit does not fail."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 def progress_bar(
     *, total: int | None, unit: str, label: str = "", initial: int = 0, hidden: bool | None = False, leave: bool = True
 ) -> Any:
     """Return a tqdm progress bar on standard error; the caller closes it.
 
-    Args:
-        total: Number of units; ``None`` if it is unknown.
-        unit: Name of a unit.
-        label: Text before the bar.
-        initial: Number of units that are done already.
-        hidden: Whether to hide the bar; ``None`` hides it unless standard error is a terminal.
-        leave: Whether the bar stays on the screen after it is closed.
+    ``initial`` units are done already. ``hidden=None`` hides the bar unless standard error is a terminal.
     """
     from tqdm import tqdm  # imported late, because most commands draw no bar
 

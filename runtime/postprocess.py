@@ -48,19 +48,15 @@ def quantize(vectors: Array, dtype: Dtype, ranges: Array | None = None) -> Array
         UsageError: There is no such type, or ``ranges`` has the wrong shape or is for another type.
     """
     check_dtype(dtype, ranges, vectors.shape[1])
-    if dtype == "int8":
-        return _to_int8(vectors, int8_ranges(vectors) if ranges is None and len(vectors) else ranges)
+    if dtype == "int8" and len(vectors):
+        return _to_int8(vectors, int8_ranges(vectors) if ranges is None else ranges)
     if dtype == "binary":
         return (np.packbits(vectors > 0, axis=1).astype(np.int16) - 128).astype(np.int8)
     return vectors.astype(dtype, copy=False)
 
 
 def check_dtype(dtype: str, ranges: Array | None, dim: int) -> None:
-    """Check the arguments of :func:`quantize` for vectors of ``dim`` dimensions.
-
-    Raises:
-        UsageError: There is no such type, or ``ranges`` has the wrong shape or is for another type.
-    """
+    """Check the arguments of :func:`quantize` for vectors of ``dim`` dimensions, and raise its errors."""
     if dtype not in get_args(Dtype):
         raise UsageError(f"dtype is {dtype!r}, it must be one of {', '.join(get_args(Dtype))}")
     if ranges is None:
@@ -89,9 +85,7 @@ def truncate_and_normalize(vectors: Array, truncate_dim: int | None, normalize: 
     return vectors / np.where(lengths == 0, 1, lengths)
 
 
-def _to_int8(vectors: Array, ranges: Array | None) -> Array:
-    if ranges is None:
-        return vectors.astype(np.int8)
+def _to_int8(vectors: Array, ranges: Array) -> Array:
     smallest, largest = ranges.astype(np.float32)
     steps = (largest - smallest) / _INT8_STEPS
     steps[steps == 0] = 1  # a constant dimension

@@ -72,12 +72,11 @@ def _describe_tower(name: str, tower: Tower) -> list[str]:
         f"  pooling     {_describe_pooling(tower.pooling)}{projections}{', L2-normalised' if tower.normalized else ''} "
         f"(decided by the {tower.decided_by})",
         f"  parity      {_describe_parity(tower.parity)}",
-        *(f"  {name:<11} {describe_variant(variant)}" for name, variant in tower.variants.items()),
+        *(f"  {name:<11} {_describe_variant(variant)}" for name, variant in tower.variants.items()),
     ]
 
 
-def describe_variant(variant: Variant) -> str:
-    """Return a description of a variant on one line."""
+def _describe_variant(variant: Variant) -> str:
     parity = variant.parity
     facts = [
         f"level {variant.level}" * (variant.level != "none"),

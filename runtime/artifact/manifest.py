@@ -40,67 +40,44 @@ TowerName = Literal["text", "image", "mesh"]
 
 @dataclass(frozen=True, kw_only=True)
 class TensorSpec:
-    """An input or output of a graph.
-
-    Attributes:
-        name: Name of the tensor in the graph.
-        dtype: numpy's name of the element type.
-        shape: Sizes of the axes; a string is the name of a dynamic axis.
-    """
+    """An input or output of a graph."""
 
     name: str
-    dtype: str
-    shape: tuple[int | str, ...]
+    dtype: str  # numpy's name of the element type
+    shape: tuple[int | str, ...]  # sizes of the axes; a string is the name of a dynamic axis
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImagePreprocessing:
-    """The steps from a decoded image to the input of the graph, in the order of the fields.
-
-    Attributes:
-        kind: Distinguishes this record from those of other inputs.
-        exif_orientation: ``apply`` rotates an image by its EXIF tag, as viewers do.
-        colour_order: Channel order of the pixels. Every image is converted to it.
-        resize: ``short_side`` keeps the aspect ratio. ``squash`` makes both sides equally long, as Finetuner does with
-            CNNs.
-        resize_size: Length of the shorter side after resizing, in pixels.
-        interpolation: Filter of the resize.
-        antialias: Whether the filter widens with the downscaling factor, as Pillow's filters do.
-        crop_size: Side of the centre crop, in pixels. It is the height and width of the graph's input.
-        crop_rounding: How half a pixel of crop offset is rounded: ``half_even`` as in torchvision, ``floor`` as in
-            transformers.
-        rescale: Factor of the pixel values.
-        mean: Value to subtract from the rescaled values, per channel.
-        std: Divisor of the difference, per channel.
-        arithmetic: ``graph`` if the graph rescales and applies ``mean`` and ``std``; its input is ``uint8``.
-            ``caller`` if the caller does; the input is ``float32``.
-    """
+    """The steps from a decoded image to the input of the graph, in the order of the fields."""
 
     kind: Literal["image"] = "image"
-    exif_orientation: Literal["apply"] = "apply"
-    colour_order: Literal["RGB"] = "RGB"
+    exif_orientation: Literal["apply"] = "apply"  # rotates an image by its EXIF tag, as viewers do
+    colour_order: Literal["RGB"] = "RGB"  # every image is converted to it
+    # ``short_side`` keeps the aspect ratio. ``squash`` makes both sides equally long, as Finetuner does with CNNs.
     resize: Literal["short_side", "squash"] = "short_side"
-    resize_size: int
+    resize_size: int  # length of the shorter side after resizing, in pixels
     interpolation: Literal["bilinear", "bicubic"]
-    antialias: Literal[True] = True
-    crop_size: int
+    antialias: Literal[True] = True  # the filter widens with the downscaling factor, as Pillow's filters do
+    crop_size: int  # side of the centre crop, in pixels: the height and width of the graph's input
+    # How half a pixel of crop offset is rounded: ``half_even`` as in torchvision, ``floor`` as in transformers.
     crop_rounding: Literal["half_even", "floor"] = "half_even"
-    rescale: Literal["1/255"] = "1/255"
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    rescale: Literal["1/255"] = "1/255"  # factor of the pixel values
+    mean: tuple[float, float, float]  # subtracted from the rescaled values, per channel
+    std: tuple[float, float, float]  # divisor of the difference, per channel
+    # ``graph``: the graph rescales and applies ``mean`` and ``std``, and its input is ``uint8``.
+    # ``caller``: the caller does both, and the input is ``float32``.
     arithmetic: Arithmetic
 
     def __post_init__(self) -> None:
-        """Check the values."""
         if not 0 < self.crop_size <= self.resize_size:
             raise UsageError(f"crop_size {self.crop_size} is not from 1 to resize_size {self.resize_size}")
         if self.resize_size > MAX_SIDE:
             raise UsageError(f"resize_size {self.resize_size} is above {MAX_SIDE}")
         if not all(self.std):
             raise UsageError(f"std {self.std} contains a zero")
-        if not all(
-            abs(value) <= MAX_PIXEL_SCALE for value in (*self.mean, *self.std, *(1 / each for each in self.std))
-        ):
+        scales = (*self.mean, *self.std, *(1 / each for each in self.std))
+        if not all(abs(value) <= MAX_PIXEL_SCALE for value in scales):
             raise UsageError(
                 f"mean {self.mean} or std {self.std} is out of range: values and 1 / std must be at most "
                 f"{MAX_PIXEL_SCALE:g}"
@@ -116,23 +93,17 @@ class ImagePreprocessing:
 
 @dataclass(frozen=True, kw_only=True)
 class TextPreprocessing:
-    """The steps from a string to the inputs of the graph.
-
-    Attributes:
-        kind: Distinguishes this record from those of other inputs.
-        cleaning: How a text is cleaned before it is tokenized. ``ftfy`` cleans as open_clip does: it applies
-            ``ftfy.fix_text``, resolves HTML entities twice, and replaces each run of white space by a space.
-        tokenizer: File name of the tokenizer, in the format of the ``tokenizers`` library. The fields below replace
-            its settings for truncation and padding.
-        max_length: Number of tokens, special ones included, to which longer texts are truncated.
-        pad_token_id: Token that fills the shorter texts of a batch, on the right. Its ``attention_mask`` is 0.
-    """
+    """The steps from a string to the inputs of the graph."""
 
     kind: Literal["text"] = "text"
+    # How a text is cleaned before it is tokenized. ``ftfy`` cleans as open_clip does: it applies ``ftfy.fix_text``,
+    # resolves HTML entities twice, and replaces each run of white space by a space.
     cleaning: Literal["none", "ftfy"] = "none"
+    # File name of the tokenizer, in the format of the ``tokenizers`` library. The fields below replace its settings
+    # for truncation and padding.
     tokenizer: str = "tokenizer.json"
-    max_length: int
-    pad_token_id: int
+    max_length: int  # number of tokens, special ones included, to which longer texts are truncated
+    pad_token_id: int  # fills the shorter texts of a batch, on the right; its ``attention_mask`` is 0
 
     def __post_init__(self) -> None:
         """Check the values. The shortest text has one token between two special ones."""
@@ -153,31 +124,20 @@ class TextPreprocessing:
 
 @dataclass(frozen=True, kw_only=True)
 class PointCloudPreprocessing:
-    """The steps from a mesh or a point cloud to the input of the graph, in the order of the fields.
-
-    Attributes:
-        kind: Distinguishes this record from those of other inputs.
-        sampling: How points are sampled from a mesh. ``surface_area`` chooses a triangle with a probability
-            proportional to its area, and a uniform point in it.
-        num_points: Number of points to sample from a mesh. A point cloud keeps all its points.
-        seed: Seed of the random numbers, for each mesh.
-        generator: Generator of the random numbers. numpy keeps its stream the same in all versions.
-        min_points: Smallest number of points of a point cloud, which is the graph's number of centroids.
-        centring: Point that is moved to the origin: the ``mean`` of the points.
-        scaling: Point that is scaled to distance 1 from the origin: the ``farthest_point``.
-    """
+    """The steps from a mesh or a point cloud to the input of the graph, in the order of the fields."""
 
     kind: Literal["mesh"] = "mesh"
+    # How points are sampled from a mesh. ``surface_area`` chooses a triangle with a probability proportional to its
+    # area, and a uniform point in it.
     sampling: Literal["surface_area"] = "surface_area"
-    num_points: int
-    seed: int
-    generator: Literal["numpy.random.RandomState"] = "numpy.random.RandomState"
-    min_points: int
-    centring: Literal["mean"] = "mean"
-    scaling: Literal["farthest_point"] = "farthest_point"
+    num_points: int  # number of points to sample from a mesh; a point cloud keeps all its points
+    seed: int  # seed of the random numbers, for each mesh
+    generator: Literal["numpy.random.RandomState"] = "numpy.random.RandomState"  # numpy never changes its stream
+    min_points: int  # smallest number of points of a point cloud, which is the graph's number of centroids
+    centring: Literal["mean"] = "mean"  # the mean of the points is moved to the origin
+    scaling: Literal["farthest_point"] = "farthest_point"  # the farthest point gets distance 1 from the origin
 
     def __post_init__(self) -> None:
-        """Check the values."""
         if not MIN_POINTS <= self.min_points <= self.num_points:
             raise UsageError(f"min_points {self.min_points} is not from {MIN_POINTS} to num_points {self.num_points}")
         if self.num_points > MAX_POINTS:
@@ -196,19 +156,14 @@ PoolingMethod = Literal["avg", "mean", "cls", "max", "gem", "eos"]
 
 @dataclass(frozen=True, kw_only=True)
 class Pooling:
-    """How the backbone's features are pooled into a vector.
+    """How the backbone's features are pooled into a vector."""
 
-    Attributes:
-        method: For CNNs, ``avg`` is the mean over height and width. For transformers, ``mean`` and ``max`` are over the
-            tokens that are not padding. ``cls`` is the first token, and ``eos`` is the last token of a text. ``gem`` is
-            the generalised mean, for CNNs and transformers. For point clouds, ``max`` is over the points.
-        p: GeM's exponent; ``None`` for other methods.
-        eps: GeM's lower clamp; ``None`` for other methods.
-    """
-
+    # For CNNs, ``avg`` is the mean over height and width. For transformers, ``mean`` and ``max`` are over the tokens
+    # that are not padding. ``cls`` is the first token, and ``eos`` is the last token of a text. ``gem`` is the
+    # generalised mean, for CNNs and transformers. For point clouds, ``max`` is over the points.
     method: PoolingMethod
-    p: float | None = None
-    eps: float | None = None
+    p: float | None = None  # GeM's exponent; ``None`` for other methods
+    eps: float | None = None  # GeM's lower clamp; ``None`` for other methods
 
     def __post_init__(self) -> None:
         """Check the values. Only GeM has parameters."""
@@ -220,14 +175,7 @@ class Pooling:
 
 @dataclass(frozen=True, kw_only=True)
 class Projection:
-    """A linear layer after the pooling.
-
-    Attributes:
-        in_features: Length of its input.
-        out_features: Length of its output.
-        bias: Whether it adds a bias.
-        activation: Activation function of the output.
-    """
+    """A linear layer after the pooling."""
 
     in_features: int
     out_features: int
@@ -237,21 +185,16 @@ class Projection:
 
 @dataclass(frozen=True, kw_only=True)
 class Tolerance:
-    """Bounds on the difference of a graph from the torch reference.
+    """Bounds on the difference of a graph from the torch reference."""
 
-    Attributes:
-        min_cosine: Bound on the cosine similarity between an embedding and its reference.
-        max_error: Bound on the absolute difference of any value, as a share of the largest absolute reference value.
-        max_distance_share: Bound on the Euclidean distance of an embedding to its reference, as a share of the distance
-            between the two closest references.
-    """
-
-    min_cosine: float
+    min_cosine: float  # bound on the cosine similarity between an embedding and its reference
+    # Bound on the absolute difference of any value, as a share of the largest absolute reference value.
     max_error: float
+    # Bound on the Euclidean distance of an embedding to its reference, as a share of the distance between the two
+    # closest references.
     max_distance_share: float
 
     def __post_init__(self) -> None:
-        """Check the values."""
         for name, value in dataclasses.asdict(self).items():
             if not 0 < value <= 1:
                 raise UsageError(f"the tolerance {name} is {value}, it must be above 0 and at most 1")
@@ -259,79 +202,46 @@ class Tolerance:
 
 @dataclass(frozen=True, kw_only=True)
 class Parity:
-    """The parity of the graph with torch on real inputs, as measured at export.
+    """The parity of the graph with torch on real inputs, as measured at export."""
 
-    Attributes:
-        provider: Execution provider that ran the graph.
-        items: Number of different inputs.
-        batch_sizes: Batch sizes at which all inputs were embedded.
-        min_cosine: Smallest cosine similarity to torch, over all batch sizes.
-        max_abs_error: Largest absolute difference to torch.
-        reference_scale: Largest absolute value of torch's embeddings.
-        max_batch_error: Largest absolute difference between a row embedded alone and the same row in a batch.
-        max_row_error: Largest Euclidean distance of an embedding to its reference.
-        min_distance: Smallest Euclidean distance between torch's embeddings of two different inputs.
-        tolerance: The bounds that these measurements keep.
-    """
-
-    provider: str
-    items: int
-    batch_sizes: tuple[int, ...]
-    min_cosine: float
-    max_abs_error: float
-    reference_scale: float
-    max_batch_error: float
-    max_row_error: float
-    min_distance: float
-    tolerance: Tolerance
+    provider: str  # the execution provider that ran the graph
+    items: int  # number of different inputs
+    batch_sizes: tuple[int, ...]  # all inputs were embedded at each of these sizes
+    min_cosine: float  # smallest cosine similarity to torch, over all batch sizes
+    max_abs_error: float  # largest absolute difference to torch
+    reference_scale: float  # largest absolute value of torch's embeddings
+    max_batch_error: float  # largest absolute difference between a row embedded alone and the same row in a batch
+    max_row_error: float  # largest Euclidean distance of an embedding to its reference
+    min_distance: float  # smallest Euclidean distance between torch's embeddings of two different inputs
+    tolerance: Tolerance  # the bounds that these measurements keep
 
 
 @dataclass(frozen=True, kw_only=True)
 class SimilarityParity:
-    """The parity of the graphs with torch in the cosine similarities of texts to images.
-
-    Attributes:
-        texts: Number of texts.
-        images: Number of images.
-        max_abs_error: Largest absolute difference of a similarity.
-        spread: Difference between torch's largest and smallest similarity.
-    """
+    """The parity of the graphs with torch in the cosine similarities of texts to images."""
 
     texts: int
     images: int
-    max_abs_error: float
-    spread: float
+    max_abs_error: float  # largest absolute difference of a similarity
+    spread: float  # difference between torch's largest and smallest similarity
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tower:
-    """One graph: from preprocessed items to embeddings.
+    """One graph: from preprocessed items to embeddings."""
 
-    Attributes:
-        graph: File name of the ONNX graph.
-        external_data: File name of the graph's weights, if they are too large to be inside it.
-        inputs: Inputs of the graph.
-        output: Output of the graph: ``embedding``, ``[batch, output_dim]`` float32.
-        preprocessing: The steps before the graph.
-        pooling: The pooling of the backbone's features, inside the graph.
-        projections: Linear layers after the pooling, inside the graph.
-        normalized: Whether the embeddings have unit length.
-        decided_by: Source of the pooling and the normalisation: the files of the ``checkpoint``, the ``user`` (for at
-            least one of the two), or the ``default`` of the backbone.
-        parity: Parity of the graph with torch; ``None`` only until it is measured.
-        variants: Other graphs for the same embeddings, within the bounds that they record.
-    """
-
-    graph: str
-    external_data: str | None = None
+    graph: str  # file name of the ONNX graph
+    external_data: str | None = None  # file name of the graph's weights, if they are too large to be inside it
     inputs: tuple[TensorSpec, ...]
-    output: TensorSpec
+    output: TensorSpec  # ``embedding``, ``[batch, output_dim]`` float32
     preprocessing: Preprocessing
     pooling: Pooling
-    projections: tuple[Projection, ...] = ()
-    normalized: bool
+    projections: tuple[Projection, ...] = ()  # linear layers after the pooling, inside the graph
+    normalized: bool  # whether the embeddings have unit length
+    # Source of the pooling and the normalisation: the files of the ``checkpoint``, the ``user`` (for at least one of
+    # the two), or the ``default`` of the backbone.
     decided_by: Literal["checkpoint", "user", "default"]
-    parity: Parity | None = None
+    parity: Parity | None = None  # parity with torch; ``None`` only until it is measured
     variants: dict[VariantName, Variant] = dataclasses.field(default_factory=dict)
 
     def files(self) -> tuple[str, ...]:
@@ -343,37 +253,21 @@ class Tower:
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """The origin of the weights.
-
-    Attributes:
-        origin: ``pretrained``, ``random`` or ``file``.
-        description: Description of the origin, such as ``torchvision resnet50`` or ``random, seed 0``.
-        revision: The publisher's name of this version of the weights, or ``None``.
-        file: Name of the checkpoint file; ``None`` for random weights.
-        seed: Seed of random weights, else ``None``.
-        sha256: Hash of the checkpoint file; for random weights, hash of the values.
-        published: Whether the publisher of the weights states the same hash; ``None`` if the publisher states none.
-        licence: The publisher's terms; ``None`` if they are unknown.
-    """
+    """The origin of the weights."""
 
     origin: Literal["pretrained", "random", "file"]
-    description: str
-    revision: str | None = None
-    file: str | None = None
-    seed: int | None = None
-    sha256: str
-    published: bool | None = None
-    licence: str | None = None
+    description: str  # such as ``torchvision resnet50`` or ``random, seed 0``
+    revision: str | None = None  # the publisher's name of this version of the weights
+    file: str | None = None  # name of the checkpoint file; ``None`` for random weights
+    seed: int | None = None  # seed of random weights; ``None`` for others
+    sha256: str  # hash of the checkpoint file; for random weights, hash of the values
+    published: bool | None = None  # whether the publisher states the same hash; ``None`` if it states none
+    licence: str | None = None  # the publisher's terms; ``None`` if they are unknown
 
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """The tools that made the graphs.
-
-    Attributes:
-        opset: ONNX operator set of the graphs.
-        packages: Versions of the packages.
-    """
+    """The tools that made the graphs."""
 
     opset: int
     packages: dict[str, str]
@@ -381,12 +275,7 @@ class Provenance:
 
 @dataclass(frozen=True, kw_only=True)
 class FileRecord:
-    """The hash and size of a file.
-
-    Attributes:
-        sha256: Hash of its bytes, in hexadecimal.
-        size_bytes: Its size.
-    """
+    """The hash and size of a file."""
 
     sha256: str
     size_bytes: int

@@ -15,19 +15,12 @@ BF16_TOLERANCE = Tolerance(min_cosine=0.9999, max_error=0.1, max_distance_share=
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """Measurements of embeddings against reference embeddings.
+    """Measurements of embeddings against reference embeddings."""
 
-    Attributes:
-        min_cosine: Smallest cosine similarity of a row to its reference.
-        max_abs_error: Largest absolute difference of any value.
-        reference_scale: Largest absolute value of the reference.
-        max_row_error: Largest Euclidean distance of a row to its reference.
-    """
-
-    min_cosine: float
-    max_abs_error: float
-    reference_scale: float
-    max_row_error: float
+    min_cosine: float  # smallest cosine similarity of a row to its reference
+    max_abs_error: float  # largest absolute difference of any value
+    reference_scale: float  # largest absolute value of the reference
+    max_row_error: float  # largest Euclidean distance of a row to its reference
 
     def within(self, tolerance: Tolerance) -> bool:
         """Return whether cosine and error keep the tolerance. NaN does not."""
@@ -75,10 +68,7 @@ def cosine_similarities(a: Array, b: Array) -> Float64Array:
 def neighbour_overlap(reference: Array, actual: Array, top: int = 10) -> float:
     """Return the mean share of the ``top`` nearest neighbours of a row, by cosine, that are the same in both sets.
 
-    Args:
-        reference: ``[rows, dim]``.
-        actual: ``[rows, dim]``.
-        top: Number of neighbours; if there are fewer other rows, all of them.
+    Both sets are ``[rows, dim]``. If there are fewer than ``top`` other rows, all of them are neighbours.
     """
     top = min(top, len(reference) - 1)
     nearest = []

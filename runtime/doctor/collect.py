@@ -9,6 +9,7 @@ import platform
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,13 @@ def examine() -> DoctorReport:
     onnxruntimes = installed_packages()
     survey = run_probe("survey")
     return DoctorReport(
-        host=_host(),
+        host=PythonHost(
+            version=__version__,
+            folder=str(Path(__file__).parents[1]),
+            python=platform.python_version(),
+            executable=sys.executable,
+            platform=platform.platform(),
+        ),
         packages={name: _version(name) for name in _REQUIRED},
         extras=tuple(
             OptionalPackage(package=name, extra=extra, version=_version(name)) for name, extra in _EXTRAS.items()
@@ -51,16 +58,6 @@ def examine() -> DoctorReport:
         cuda=_examine_cuda(survey) if PROVIDERS["cuda"].package in onnxruntimes else None,
         threads=examine_threads(),
         memory=examine_memory(),
-    )
-
-
-def _host() -> PythonHost:
-    return PythonHost(
-        version=__version__,
-        folder=str(Path(__file__).parents[1]),
-        python=platform.python_version(),
-        executable=sys.executable,
-        platform=platform.platform(),
     )
 
 
@@ -97,16 +94,11 @@ def _examine_providers(survey: Answer, onnxruntimes: Mapping[str, str]) -> Itera
     if "providers" not in survey.facts:
         return
     for provider in PROVIDERS.values():
+        state = ProviderState(name=provider.name, package=provider.package, status="absent")
         if provider.name in survey.facts["providers"]:
             finding = _find_in_probe(provider, run_probe("probe", provider.name), onnxruntimes)
-            yield ProviderState(
-                name=provider.name,
-                package=provider.package,
-                status="unusable" if finding else "usable",
-                finding=finding,
-            )
-        else:
-            yield ProviderState(name=provider.name, package=provider.package, status="absent")
+            state = replace(state, status="unusable" if finding else "usable", finding=finding)
+        yield state
 
 
 def _find_in_probe(provider: ExecutionProvider, answer: Answer, onnxruntimes: Mapping[str, str]) -> Finding | None:
@@ -130,21 +122,16 @@ def _examine_cuda(survey: Answer) -> CudaState:
     runtime = str(survey.facts.get("cuda_version") or declared or "").split(".")[0]
     cudnn = _match(r"^nvidia-cudnn-cu\d+[~=]=(\d+)", requirements) or "9"
     answer = run_probe("cuda", runtime, cudnn)
-    failed = {"error": f"its check {answer.failure}"} if answer.failure else {}
+    failed = {"error": f"its check {answer.failure}"}
+    facts = answer.facts or dict.fromkeys(("devices", "driver", "runtime", "cudnn"), failed)
+    devices = facts["devices"]
     return CudaState(
-        devices=tuple(answer.facts.get("devices", {}).get("found", ())),
-        driver=_driver(runtime, answer.facts or {"driver": failed, "devices": failed}),
-        runtime=_library(runtime, answer.facts.get("runtime", failed)),
-        cudnn=_library(cudnn, answer.facts.get("cudnn", failed)),
+        devices=tuple(devices.get("found", ())),
+        # A driver may report its version but fail to start.
+        driver=_library(runtime, {"error": devices.get("error")} | facts["driver"]),
+        runtime=_library(runtime, facts["runtime"]),
+        cudnn=_library(cudnn, facts["cudnn"]),
         wheels=_wheels(),
-    )
-
-
-def _driver(needed: str, facts: Mapping[str, Any]) -> CudaLibrary:
-    """Return the driver's state. A driver may report its version but fail to start."""
-    driver, devices = facts["driver"], facts["devices"]
-    return CudaLibrary(
-        needed=needed or None, found=driver.get("found"), error=driver.get("error") or devices.get("error")
     )
 
 

@@ -57,12 +57,7 @@ def probe(name: str) -> dict[str, Any]:
 
 
 def open_probe(provider: ExecutionProvider, *, cpu_fallback: bool) -> onnxruntime.InferenceSession:
-    """Open the probe graph.
-
-    Args:
-        provider: The execution provider.
-        cpu_fallback: Whether nodes that the provider does not support may run on the CPU.
-    """
+    """Open the probe graph. ``cpu_fallback`` lets nodes that the provider does not support run on the CPU."""
     forbidden = not cpu_fallback and provider.name != "cpu"
     options = session_options(threads=1, config={"session.disable_cpu_ep_fallback": "1"} if forbidden else None)
     chosen = [(provider.onnxruntime_name, OPTIONS[provider.name]().settings(1))]
@@ -80,12 +75,7 @@ def _describe_failure(provider: ExecutionProvider, exc: Exception) -> str:
 
 
 def examine_cuda(runtime_major: str, cudnn_major: str) -> dict[str, Any]:
-    """Return the GPUs and the versions of the driver, the CUDA runtime and cuDNN, each ``found`` or an ``error``.
-
-    Args:
-        runtime_major: Major version of the CUDA runtime.
-        cudnn_major: Major version of cuDNN.
-    """
+    """Return the GPUs and the versions of the driver, the CUDA runtime and cuDNN, each ``found`` or an ``error``."""
     with contextlib.suppress(EmbeddingBackbonesError, AttributeError):
         preload_cuda_libraries()
     return {

@@ -21,11 +21,7 @@ def default_cache(name: str) -> Path:
 
 
 def usable_cache(name: str, folder: str | None) -> str | None:
-    """Return a cache folder that exists; ``None`` if the default one is not writable.
-
-    Args:
-        name: Name of the default folder inside the user's cache.
-        folder: Folder to use instead of the default.
+    """Make and return ``folder``, or the user's cache folder for ``name``; ``None`` if the latter is not writable.
 
     Raises:
         UsageError: ``folder`` is not writable.

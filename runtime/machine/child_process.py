@@ -29,17 +29,11 @@ _END_TIMEOUT_S = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """The answer of a child process, or how the child failed.
+    """The answer of a child process, or how the child failed."""
 
-    Attributes:
-        facts: The JSON object that it printed; empty if it failed.
-        failure: How it failed; ``None`` if it answered.
-        log: The last line of its standard error.
-    """
-
-    facts: dict[str, Any]
-    failure: str | None
-    log: str
+    facts: dict[str, Any]  # the JSON object that it printed; empty if it failed
+    failure: str | None  # how it failed; ``None`` if it answered
+    log: str  # the last line of its standard error
 
 
 def listen(command: Sequence[str], *, timeout_s: float) -> Answer:
@@ -78,7 +72,7 @@ class JsonWorker:
         Args:
             command: Its command line. The child calls :func:`serve`.
             environment: Variables to set in addition to those of this process.
-            log: File for its standard error; by default the child shares that of this process.
+            log: File for the child's standard error; by default the child shares that of this process.
             timeout_s: Seconds to wait for an answer before the child is killed; ``None`` waits for ever.
         """
         self._log = log
@@ -116,12 +110,7 @@ class JsonWorker:
         return self.receive()
 
     def receive(self) -> dict[str, Any]:
-        """Return the next answer, for a child that answers without a question.
-
-        Raises:
-            InferenceError: The child died.
-            EmbeddingBackbonesError: The child answered with an error.
-        """
+        """Return the next answer, for a child that answers without a question. Raise the errors of :meth:`ask`."""
         line = self._read_line()
         if not line.endswith("\n"):
             raise self._death()
@@ -185,10 +174,7 @@ def _environment() -> dict[str, str]:
 
 
 def _end(child: subprocess.Popen[str]) -> None:
-    """Kill a child if it still runs, and close its pipes.
-
-    A child that hangs inside the kernel, because of a broken driver, is not waited for.
-    """
+    """Kill a child if it still runs, and close its pipes. Do not wait for one that a broken driver hangs."""
     child.kill()
     with contextlib.suppress(subprocess.TimeoutExpired, OSError, ValueError):  # a closed pipe
         child.communicate(timeout=_END_TIMEOUT_S)

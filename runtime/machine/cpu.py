@@ -5,6 +5,8 @@ from __future__ import annotations
 import platform
 from pathlib import Path
 
+from runtime.machine.threads import read_or_empty
+
 _CPU_INFO = Path("/proc/cpuinfo")
 INT8_FLAGS = frozenset({"amx_int8", "avx512_vnni", "avx_vnni", "asimddp"})  # asimddp is Arm's
 
@@ -31,8 +33,5 @@ def int8_units(cpu_info: Path = _CPU_INFO) -> frozenset[str]:
 
 def _cpu_fact(cpu_info: Path, *names: str) -> str:
     """Return the value of the first line that begins with one of ``names``; empty if there is none."""
-    try:
-        lines = cpu_info.read_text().splitlines()
-    except OSError:
-        return ""
+    lines = read_or_empty(cpu_info).splitlines()
     return next((line for line in lines if line.startswith(names)), "").partition(":")[2].strip()

@@ -1,4 +1,8 @@
-"""Ask NVIDIA's libraries about GPUs and versions, through ctypes: no CUDA package is needed."""
+"""Ask NVIDIA's libraries about GPUs and versions, through ctypes: no CUDA package is needed.
+
+Sources: https://docs.nvidia.com/cuda/cuda-driver-api, https://docs.nvidia.com/cuda/cuda-runtime-api,
+https://docs.nvidia.com/deploy/nvml-api and https://docs.nvidia.com/deeplearning/cudnn.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +22,6 @@ def start_driver() -> ctypes.CDLL:
 
     Raises:
         OSError: There is no driver, or it does not start.
-
-    Source: CUDA driver API, cuInit.
     """
     driver = _load_driver()
     _call(driver, "cuInit", 0)
@@ -31,8 +33,6 @@ def device_names() -> list[str]:
 
     Raises:
         OSError: There is no driver, it does not start, or it reports an error.
-
-    Source: CUDA driver API, cuDeviceGetCount and cuDeviceGetName.
     """
     driver, count = start_driver(), ctypes.c_int()
     _call(driver, "cuDeviceGetCount", ctypes.byref(count))
@@ -68,10 +68,7 @@ def has_fp16_units(device_id: int = 0) -> bool:
 
 
 def memory_bytes(device_id: int) -> int:
-    """Return the total memory of a GPU; 0 if it is unknown.
-
-    Source: CUDA driver API, cuDeviceTotalMem, https://docs.nvidia.com/cuda/cuda-driver-api/group__CUDA__DEVICE.html
-    """
+    """Return the total memory of a GPU; 0 if it is unknown."""
     size = ctypes.c_size_t()
     try:
         driver = start_driver()
@@ -82,10 +79,7 @@ def memory_bytes(device_id: int) -> int:
 
 
 def kernel_driver_version() -> str:
-    """Return the version of the kernel driver, such as ``580.95.05``; empty if it is unknown.
-
-    Source: NVML, nvmlSystemGetDriverVersion, https://docs.nvidia.com/deploy/nvml-api/group__nvmlSystemQueries.html
-    """
+    """Return the version of the kernel driver, such as ``580.95.05``; empty if it is unknown."""
     version = ctypes.create_string_buffer(_VERSION_SIZE)
     try:
         library = _load("nvml.dll", "libnvidia-ml.so.1")
@@ -104,8 +98,6 @@ def cuda_driver_version() -> str:
 
     Raises:
         OSError: There is no driver, or it reports an error.
-
-    Source: CUDA driver API, cuDriverGetVersion.
     """
     return _version(_load_driver(), "cuDriverGetVersion")
 
@@ -115,8 +107,6 @@ def cuda_runtime_version(major: str) -> str:
 
     Raises:
         OSError: The library cannot be loaded, or reports an error.
-
-    Source: CUDA runtime API, cudaRuntimeGetVersion.
     """
     return _version(_load(f"cudart64_{major}.dll", f"libcudart.so.{major}"), "cudaRuntimeGetVersion")
 
@@ -126,13 +116,11 @@ def cudnn_version(major: str) -> str:
 
     Raises:
         OSError: The library cannot be loaded.
-
-    Source: cuDNN API, cudnnGetVersion. From version 9 on, the minor version and the patch have two digits each.
     """
     ask = _function(_load(f"cudnn64_{major}.dll", f"libcudnn.so.{major}"), "cudnnGetVersion")
     ask.restype = ctypes.c_size_t
     number = ask()
-    first, rest = divmod(number, 10_000 if number >= 90_000 else 1_000)
+    first, rest = divmod(number, 10_000 if number >= 90_000 else 1_000)  # two digits for the minor version, since 9
     return f"{first}.{rest // 100}.{rest % 100}"
 
 

@@ -1,4 +1,7 @@
-"""Read the cores, the CPU quota and the memory that the host and the control groups leave to this process."""
+"""Read the cores, the CPU quota and the memory that the host and the control groups leave to this process.
+
+``root`` is the folder that holds ``proc`` and ``sys``.
+"""
 
 from __future__ import annotations
 
@@ -10,57 +13,33 @@ from pathlib import Path
 
 from runtime.machine.threads import allowed_cores, available_threads, control_groups, cpu_quota, read_or_empty
 
-_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "RAYON_NUM_THREADS",
-    "TOKENIZERS_PARALLELISM",
-    "CUDA_VISIBLE_DEVICES",
-)
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
+_VARIABLES = (*_THREAD_VARIABLES, "TOKENIZERS_PARALLELISM", "CUDA_VISIBLE_DEVICES")
 _UNLIMITED = 1 << 60  # cgroup v1 writes "no limit" as the largest multiple of a page
 
 
 @dataclass(frozen=True, kw_only=True)
 class ThreadBudget:
-    """The number of threads of one run, and its bounds.
+    """The number of threads of one run, and its bounds."""
 
-    Attributes:
-        cores: Logical cores of the host.
-        affinity: Cores in the affinity mask of this process.
-        quota: CPU quota of the control groups, in cores; ``None`` for no quota.
-        threads: Default number of threads of ``load``.
-        variables: Environment variables that are set and that people expect to limit threads or hide devices.
-    """
-
-    cores: int
-    affinity: int
-    quota: float | None
-    threads: int
-    variables: Mapping[str, str]
+    cores: int  # logical cores of the host
+    affinity: int  # cores in the affinity mask of this process
+    quota: float | None  # CPU quota of the control groups, in cores; ``None`` for no quota
+    threads: int  # the default number of ``load``
+    variables: Mapping[str, str]  # those set, of the variables that people expect to limit threads or hide GPUs
 
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """Memory in bytes; ``None`` if it is unknown, or if there is no limit.
+    """Memory in bytes; ``None`` if it is unknown, or if there is no limit."""
 
-    Attributes:
-        total: Memory of the host.
-        available: Memory that can be allocated without swapping.
-        limit: Limit of the control groups.
-    """
-
-    total: int | None
-    available: int | None
-    limit: int | None
+    total: int | None  # memory of the host
+    available: int | None  # that can be allocated without swapping
+    limit: int | None  # limit of the control groups
 
 
 def examine_threads(root: Path = Path("/")) -> ThreadBudget:
-    """Return the thread budget.
-
-    Args:
-        root: Folder that holds ``proc`` and ``sys``.
-    """
+    """Return the thread budget."""
     quota = cpu_quota(root)
     return ThreadBudget(
         cores=os.cpu_count() or 1,
@@ -72,11 +51,7 @@ def examine_threads(root: Path = Path("/")) -> ThreadBudget:
 
 
 def examine_memory(root: Path = Path("/")) -> Memory:
-    """Return the memory of the host and the limit of the control groups.
-
-    Args:
-        root: Folder that holds ``proc`` and ``sys``.
-    """
+    """Return the memory of the host and the limit of the control groups."""
     limits = [_memory_limit(folder) for folder in control_groups(root, "memory")]
     limit = min(limits, default=_UNLIMITED)
     lines = read_or_empty(root / "proc/meminfo").splitlines()

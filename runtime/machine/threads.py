@@ -1,4 +1,7 @@
-"""Count the cores that the affinity mask and the control groups leave to this process."""
+"""Count the cores that the affinity mask and the control groups leave to this process.
+
+``root`` is the folder that holds ``proc`` and ``sys``.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,6 @@ def available_threads(root: Path = _ROOT) -> int:
 
     In a container with 2 of 64 cores, ``os.cpu_count()`` still returns 64. By default, ONNX Runtime starts a thread for
     each: https://github.com/microsoft/onnxruntime/issues/29510
-
-    Args:
-        root: Folder that holds ``proc`` and ``sys``.
     """
     return max(1, math.ceil(min(allowed_cores(), cpu_quota(root))))
 
@@ -31,9 +31,6 @@ def allowed_cores() -> int:
 def cpu_quota(root: Path = _ROOT) -> float:
     """Return the smallest CPU quota of this process's control groups, in cores; infinite if there is none.
 
-    Args:
-        root: Folder that holds ``proc`` and ``sys``.
-
     Source: https://docs.kernel.org/admin-guide/cgroup-v2.html, "cpu.max", and
     https://docs.kernel.org/scheduler/sched-bwc.html for version 1.
     """
@@ -44,10 +41,7 @@ def control_groups(root: Path, controller: str) -> Iterator[Path]:
     """Yield the folders of this process's control group and of the groups above it, whose limits bind the process.
 
     A container may see the path of its group on the host, but not the group's files. Then only the mounted root counts.
-
-    Args:
-        root: Folder that holds ``proc`` and ``sys``.
-        controller: ``cpu`` or ``memory``.
+    ``controller`` is ``cpu`` or ``memory``.
     """
     mount = root / "sys/fs/cgroup"
     yield from (mount, mount / controller)

@@ -15,11 +15,7 @@ _TOO_NEW = (
 
 
 def find_missing_support(message: str) -> str | None:
-    """Return the part of a graph that the installed ONNX Runtime does not know; ``None`` if the graph is not too new.
-
-    Args:
-        message: ONNX Runtime's error on loading the graph.
-    """
+    """Return the part of a graph that ONNX Runtime's error calls unknown; ``None`` if the graph is not too new."""
     for pattern, words in _TOO_NEW:
         found = pattern.search(message)
         if found:

@@ -46,15 +46,7 @@ class DeviceRunner:
         *,
         max_cached_shapes: int = _MAX_CACHED_SHAPES,
     ) -> None:
-        """Prepare to run a session.
-
-        Args:
-            session: The session.
-            output: The output of its graph.
-            provider: The execution provider of the session.
-            options: The provider's settings.
-            max_cached_shapes: Number of input shapes whose buffers are kept.
-        """
+        """Prepare to run a session of ``provider``. Keep the buffers of at most ``max_cached_shapes`` input shapes."""
         self._session = session
         self._output = output
         self._device = provider.device

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,73 +18,38 @@ from runtime.machine import cuda_driver
 if TYPE_CHECKING:
     import onnxruntime
 
-Provider = Literal["auto", "cpu", "cuda", "openvino", "tensorrt"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class ExecutionProvider:
-    """An execution provider of ONNX Runtime.
-
-    Attributes:
-        name: Name in this project.
-        onnxruntime_name: Name in ONNX Runtime.
-        package: PyPI package that contains the provider.
-        extra: Extra of this project that installs the package.
-        device: ONNX Runtime's name of the device that holds the buffers.
-        in_auto: Whether ``auto`` tries it.
-        sequence_multiple: Texts are padded to a multiple of this many tokens, because each new length is compiled.
-        pads_batches: Whether batches are padded to a power of two, because each new size is compiled or tuned.
-    """
+    """An execution provider of ONNX Runtime."""
 
     name: Literal["cpu", "cuda", "openvino", "tensorrt"]
     onnxruntime_name: str
-    package: str
-    extra: str
-    device: Literal["cpu", "cuda"] = "cpu"
-    in_auto: bool = True
-    sequence_multiple: int = 1
-    pads_batches: bool = False
+    package: str  # the PyPI package that contains the provider
+    extra: str  # the extra of this project that installs the package
+    device: Literal["cpu", "cuda"] = "cpu"  # ONNX Runtime's name of the device that holds the buffers
+    in_auto: bool = True  # whether ``auto`` tries it
+    sequence_multiple: int = 1  # texts are padded to a multiple of this, because each new length is compiled
+    pads_batches: bool = False  # whether to a power of two, because each new size is compiled or tuned
 
 
-PROVIDERS: Mapping[str, ExecutionProvider] = MappingProxyType(
-    {
-        provider.name: provider
-        for provider in (  # in the order of ``auto``
-            ExecutionProvider(
-                name="cuda",
-                onnxruntime_name="CUDAExecutionProvider",
-                package="onnxruntime-gpu",
-                extra="gpu",
-                device="cuda",
-                sequence_multiple=32,
-                pads_batches=True,
-            ),
-            ExecutionProvider(
-                name="tensorrt",
-                onnxruntime_name="TensorrtExecutionProvider",
-                package="onnxruntime-gpu",
-                extra="gpu",
-                device="cuda",
-                in_auto=False,  # the package lists it even if TensorRT is not installed, and it compiles for minutes
-                sequence_multiple=32,
-                pads_batches=True,
-            ),
-            ExecutionProvider(
-                name="openvino",
-                onnxruntime_name="OpenVINOExecutionProvider",
-                package="onnxruntime-openvino",
-                extra="openvino",
-                sequence_multiple=16,
-            ),
-            ExecutionProvider(
-                name="cpu",
-                onnxruntime_name="CPUExecutionProvider",
-                package="onnxruntime",
-                extra="cpu",
-            ),
-        )
-    }
+_gpu_provider = functools.partial(
+    ExecutionProvider, package="onnxruntime-gpu", extra="gpu", device="cuda", sequence_multiple=32, pads_batches=True
 )
+_IN_ORDER_OF_AUTO = (
+    _gpu_provider(name="cuda", onnxruntime_name="CUDAExecutionProvider"),
+    # The package lists TensorRT even if it is not installed, and TensorRT compiles for minutes.
+    _gpu_provider(name="tensorrt", onnxruntime_name="TensorrtExecutionProvider", in_auto=False),
+    ExecutionProvider(
+        name="openvino",
+        onnxruntime_name="OpenVINOExecutionProvider",
+        package="onnxruntime-openvino",
+        extra="openvino",
+        sequence_multiple=16,
+    ),
+    ExecutionProvider(name="cpu", onnxruntime_name="CPUExecutionProvider", package="onnxruntime", extra="cpu"),
+)
+PROVIDERS: Mapping[str, ExecutionProvider] = MappingProxyType({each.name: each for each in _IN_ORDER_OF_AUTO})
 
 
 def find_provider(name: str) -> ExecutionProvider:
@@ -101,10 +67,8 @@ def installed_packages() -> dict[str, str]:
     """Return the versions of the installed onnxruntime packages."""
     found = {}
     for package in dict.fromkeys(provider.package for provider in PROVIDERS.values()):
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found
 
 

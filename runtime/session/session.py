@@ -31,7 +31,7 @@ from runtime.session.providers import (
     find_provider_obstacle,
     import_onnxruntime,
 )
-from runtime.session.variant_selection import GraphChoice, choose_graph
+from runtime.session.variant_selection import choose_graph
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -42,26 +42,16 @@ _DTYPES = {"tensor(uint8)": "uint8", "tensor(int64)": "int64", "tensor(float)": 
 
 @dataclass(frozen=True, kw_only=True)
 class SessionOptions:
-    """Options for loading a graph.
+    """Options for loading a graph."""
 
-    Attributes:
-        provider: ``cpu``, ``cuda``, ``tensorrt`` or ``openvino``; ``auto`` is the first of cuda, openvino and cpu that
-            works.
-        provider_options: Settings of the provider. They imply it if ``provider`` is ``auto``.
-        threads: Threads of one run; by default as many as the affinity mask and the container quota allow.
-        variant: ``auto``, or the name of a variant.
-        batch_size: Default number of items of a batch, for images and meshes; ``None`` for the provider's default.
-        reason: Why the provider was chosen.
-        variant_reason: Why the variant was chosen.
-    """
-
+    # ``cpu``, ``cuda``, ``tensorrt`` or ``openvino``; ``auto`` is the first of cuda, openvino and cpu that works.
     provider: str = "auto"
-    provider_options: ProviderOptions | None = None
-    threads: int | None = None
-    variant: str = "auto"
-    batch_size: int | None = None
-    reason: str = "as requested"
-    variant_reason: str = "as requested"
+    provider_options: ProviderOptions | None = None  # they imply the provider if ``provider`` is ``auto``
+    threads: int | None = None  # threads of a run; by default all that the affinity mask and the container quota allow
+    variant: str = "auto"  # ``auto``, or the name of a variant
+    batch_size: int | None = None  # default for images and meshes; ``None`` for the provider's default
+    reason: str = "as requested"  # why the provider was chosen
+    variant_reason: str = "as requested"  # why the variant was chosen
 
     def resolved(self) -> SessionOptions:
         """Return these options with the provider that ``provider_options`` implies, and with a number of threads.
@@ -79,17 +69,6 @@ class SessionOptions:
         return replace(self, provider=provider, provider_options=options, threads=threads)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _OpenedGraph:
-    """A session and the choices that led to it."""
-
-    session: onnxruntime.InferenceSession
-    provider: ExecutionProvider
-    settings: ProviderOptions
-    reason: str
-    choice: GraphChoice
-
-
 class Session:
     """A loaded graph.
 
@@ -102,12 +81,7 @@ class Session:
     """
 
     def __init__(self, folder: Path, tower: Tower, options: SessionOptions) -> None:
-        """Load a graph of ``tower``.
-
-        Args:
-            folder: The artifact.
-            tower: The tower's record in the manifest.
-            options: Options for loading.
+        """Load a graph of ``tower`` from the artifact ``folder``.
 
         Raises:
             ProviderError: The provider is not usable, or the variant does not support it.
@@ -116,26 +90,21 @@ class Session:
             UsageError: An option is invalid, or there is no such variant.
         """
         options = options.resolved()
-        opened = _open(folder, tower, options)
         self.threads = options.threads or 1
-        self.provider = opened.provider
-        self.provider_options = opened.settings
-        self.provider_reason = opened.reason
-        self.choice = opened.choice
-        _check_signature(opened.session, tower, folder / self.choice.graph)
-        self._session = opened.session
         self._output = tower.output
-        self._device_runner = DeviceRunner(opened.session, tower.output, self.provider, self.provider_options)
+        if options.provider == "auto":
+            self._open_first_usable(folder, tower, options)
+        else:
+            self._open(folder, tower, options, find_provider(options.provider))
+        _check_signature(self._session, tower, folder / self.choice.graph)
+        self._device_runner = DeviceRunner(self._session, tower.output, self.provider, self.provider_options)
 
     def run(self, feeds: Feeds, cancellation: CancellationToken | None = None) -> Float32Array:
-        """Run the graph. Several threads may call this at once.
+        """Return the output of the graph, ``[batch, output_dim]`` float32. Several threads may call this at once.
 
         Args:
             feeds: An array for each input of the graph, of its dtype and shape.
             cancellation: Lets another thread end the run early.
-
-        Returns:
-            ``[batch, output_dim]`` float32.
 
         Raises:
             InferenceError: ONNX Runtime fails, for example for lack of memory, or the run was cancelled.
@@ -153,13 +122,31 @@ class Session:
             ) from exc
         return output
 
+    def _open_first_usable(self, folder: Path, tower: Tower, options: SessionOptions) -> None:
+        refusals: list[str] = []
+        for provider in available_providers():
+            if not provider.in_auto:
+                continue
+            skipped = f"; skipped as unusable: {', '.join(refusals)}" if refusals else ""
+            reason = f"auto: the first usable provider of the installed onnxruntime{skipped}"
+            try:
+                self._open(folder, tower, replace(options, reason=reason), provider)
+                return
+            except ProviderError as exc:
+                _LOG.warning("provider auto skips %s: %s", provider.name, exc)
+                refusals.append(provider.name)
+        raise ProviderError("the installed onnxruntime has none of cuda, openvino and cpu; install another build of it")
+
+    def _open(self, folder: Path, tower: Tower, options: SessionOptions, provider: ExecutionProvider) -> None:
+        settings = options.provider_options or OPTIONS[provider.name]()
+        choice = choose_graph(tower, provider, settings, options.variant)
+        self._session = open_graph(folder / choice.graph, provider, settings, self.threads)
+        self.choice = choice if options.variant == "auto" else replace(choice, reason=options.variant_reason)
+        self.provider, self.provider_options, self.provider_reason = provider, settings, options.reason
+
 
 class CancellationToken:
-    """A token that ends runs of a session early, so that Ctrl-C takes effect during a large batch.
-
-    Attributes:
-        run_options: ONNX Runtime's options for the runs.
-    """
+    """A token that ends runs of a session early, so that Ctrl-C takes effect during a large batch."""
 
     def __init__(self) -> None:
         """Make a token that is not cancelled."""
@@ -170,45 +157,10 @@ class CancellationToken:
         self.run_options.terminate = True
 
 
-def _open(folder: Path, tower: Tower, options: SessionOptions) -> _OpenedGraph:
-    """Open a graph of ``tower`` on the provider in ``options``, or on the first usable one for ``auto``."""
-    if options.provider != "auto":
-        provider = find_provider(options.provider)
-        return _open_on(folder, tower, options, provider, options.provider_options or OPTIONS[provider.name]())
-    refusals: list[str] = []
-    for provider in available_providers():
-        if not provider.in_auto:
-            continue
-        skipped = f"; skipped as unusable: {', '.join(refusals)}" if refusals else ""
-        reason = f"auto: the first usable provider of the installed onnxruntime{skipped}"
-        try:
-            return _open_on(folder, tower, replace(options, reason=reason), provider, OPTIONS[provider.name]())
-        except ProviderError as exc:
-            _LOG.warning("provider auto skips %s: %s", provider.name, exc)
-            refusals.append(provider.name)
-    raise ProviderError("the installed onnxruntime has none of cuda, openvino and cpu; install another build of it")
-
-
-def _open_on(
-    folder: Path, tower: Tower, options: SessionOptions, provider: ExecutionProvider, settings: ProviderOptions
-) -> _OpenedGraph:
-    choice = choose_graph(tower, provider, settings, options.variant)
-    if options.variant != "auto":
-        choice = replace(choice, reason=options.variant_reason)
-    session = open_graph(folder / choice.graph, provider, settings, options.threads or 1)
-    return _OpenedGraph(session=session, provider=provider, settings=settings, reason=options.reason, choice=choice)
-
-
 def open_graph(
     path: Path, provider: ExecutionProvider, settings: ProviderOptions, threads: int
 ) -> onnxruntime.InferenceSession:
-    """Open a graph on a provider, without a fallback to another one.
-
-    Args:
-        path: The ONNX file.
-        provider: The execution provider.
-        settings: The provider's settings.
-        threads: Threads of one run.
+    """Open an ONNX file on a provider, without a fallback to another one.
 
     Raises:
         ProviderError: The provider is not usable, or cannot load the graph.

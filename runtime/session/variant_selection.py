@@ -21,27 +21,15 @@ _LOG = logging.getLogger("runtime")
 
 @dataclass(frozen=True, kw_only=True)
 class GraphChoice:
-    """The graph that runs.
+    """The graph that runs."""
 
-    Attributes:
-        name: Name of the variant; ``fp32`` is the graph as it was exported.
-        graph: File name of the graph.
-        reason: Why this graph was chosen.
-    """
-
-    name: VariantName
+    name: VariantName  # ``fp32`` is the graph as it was exported
     graph: str
     reason: str
 
 
 def choose_graph(tower: Tower, provider: ExecutionProvider, options: ProviderOptions, asked: str) -> GraphChoice:
-    """Choose the graph of ``tower`` that runs on ``provider``.
-
-    Args:
-        tower: The tower.
-        provider: The execution provider.
-        options: The provider's settings.
-        asked: ``auto``, or the name of a variant.
+    """Choose the graph of ``tower`` that runs on ``provider``: the variant ``asked``, or the best one for ``auto``.
 
     Raises:
         UsageError: The tower has no such variant.
@@ -67,7 +55,8 @@ def choose_graph(tower: Tower, provider: ExecutionProvider, options: ProviderOpt
 def find_variant_obstacle(variant: Variant, provider: ExecutionProvider) -> str | None:
     """Return why ``variant`` cannot run on ``provider`` on this machine; ``None`` if it can."""
     if provider.name not in variant.providers:
-        return f"it is for {' and '.join(variant.providers)}, not for {provider.name}{_missing_operators(variant)}"
+        lacking = f", which lacks the operators {', '.join(variant.operators[:3])}" * bool(variant.operators)
+        return f"it is for {' and '.join(variant.providers)}, not for {provider.name}{lacking}"
     missing = sorted(set(variant.cpu_features) - cpu.cpu_flags())
     if missing:
         return f"its weights are laid out for CPUs with {', '.join(missing)}"
@@ -96,11 +85,6 @@ def _choose_named(tower: Tower, provider: ExecutionProvider, asked: str) -> Grap
         )
     _warn_of_version(name, variant)
     return GraphChoice(name=name, graph=variant.graph, reason="as requested")
-
-
-def _missing_operators(variant: Variant) -> str:
-    shown = ", ".join(variant.operators[:3])
-    return f", which lacks the operators {shown}" if shown else ""
 
 
 def _warn_of_version(name: str, variant: Variant) -> None:

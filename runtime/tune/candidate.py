@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from runtime.artifact.manifest import TowerName
 from runtime.artifact.variants import VariantName
@@ -14,13 +13,7 @@ from runtime.machine.child_process import JsonWorker
 
 @dataclass(frozen=True, kw_only=True)
 class TuneSetting:
-    """One way to load a tower.
-
-    Attributes:
-        provider: The execution provider.
-        variant: The graph.
-        threads: Threads of one run.
-    """
+    """One way to load a tower."""
 
     provider: str
     variant: VariantName
@@ -30,8 +23,13 @@ class TuneSetting:
         return f"{self.provider}, {self.variant}, {self.threads} thread{'s' * (self.threads > 1)}"
 
 
-class TuneCandidate(Protocol):
-    """A tower that is loaded in one way and measured in turns."""
+class TuneCandidate(JsonWorker):
+    """A tower that a process of its own loads in one way, and that is measured in turns."""
+
+    def __init__(self, folder: Path, tower: TowerName, setting: TuneSetting) -> None:
+        """Start to load a tower."""
+        words = [str(folder.absolute()), tower, setting.provider, setting.variant, str(setting.threads)]
+        super().__init__([sys.executable, "-m", "runtime.tune.worker", *words])
 
     def load(self) -> float:
         """Wait until the tower is loaded. Return the smallest cosine similarity of its golden vectors to torch's.
@@ -39,6 +37,7 @@ class TuneCandidate(Protocol):
         Raises:
             EmbeddingBackbonesError: The tower cannot be loaded.
         """
+        return float(self.receive()["min_cosine"])
 
     def take_turn(self, batch_size: int) -> list[float]:
         """Return the seconds of some calls of ``embed`` with ``batch_size`` items each.
@@ -46,31 +45,4 @@ class TuneCandidate(Protocol):
         Raises:
             EmbeddingBackbonesError: A batch cannot be embedded.
         """
-
-    def close(self) -> None:
-        """Release the tower."""
-
-
-class ProcessCandidate:
-    """A candidate in its own process.
-
-    Attributes:
-        worker: The process.
-    """
-
-    def __init__(self, folder: Path, tower: TowerName, setting: TuneSetting) -> None:
-        """Start to load a tower."""
-        words = [str(folder.absolute()), tower, setting.provider, setting.variant, str(setting.threads)]
-        self.worker = JsonWorker([sys.executable, "-m", "runtime.tune.worker", *words])
-
-    def load(self) -> float:
-        """See :class:`TuneCandidate`."""
-        return float(self.worker.receive()["min_cosine"])
-
-    def take_turn(self, batch_size: int) -> list[float]:
-        """See :class:`TuneCandidate`."""
-        return [float(second) for second in self.worker.ask(str(batch_size))["seconds"]]
-
-    def close(self) -> None:
-        """End the process."""
-        self.worker.close()
+        return [float(second) for second in self.ask(str(batch_size))["seconds"]]

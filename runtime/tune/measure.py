@@ -21,7 +21,7 @@ from runtime.loading.tuning_store import LARGEST_BATCH
 from runtime.machine.threads import available_threads
 from runtime.session.providers import ExecutionProvider, available_providers, find_provider, find_provider_obstacle
 from runtime.session.variant_selection import find_variant_obstacle
-from runtime.tune.candidate import ProcessCandidate, TuneCandidate, TuneSetting
+from runtime.tune.candidate import TuneCandidate, TuneSetting
 from runtime.tune.report import RefusedCase, TuneReport, summarize
 
 T = TypeVar("T")
@@ -31,28 +31,17 @@ _Turns = dict[tuple[TuneSetting, int], list[list[float]]]
 
 @dataclass(frozen=True, kw_only=True)
 class TuneOptions:
-    """The cases to measure, and the bounds that the winner keeps.
+    """The cases to measure, and the bounds that the winner keeps."""
 
-    Attributes:
-        max_latency_ms: Upper bound on the 95th percentile of the time of a call; ``None`` for no bound.
-        min_cosine: Lower bound on the cosine similarity to torch's golden vectors.
-        batch_sizes: Numbers of items of a call.
-        threads: Numbers of threads of one run; by default 1, half of the allowed number, and all allowed.
-        provider: The provider to measure; ``auto`` for all providers of ``auto``.
-        tower: The tower to measure, if the artifact has two.
-        rounds: Number of turns of each case.
-    """
-
-    max_latency_ms: float | None = None
-    min_cosine: float = 0.999
-    batch_sizes: tuple[int, ...] = (1, 8, 32)
-    threads: tuple[int, ...] | None = None
-    provider: str = "auto"
-    tower: TowerName | None = None
-    rounds: int = 10
+    max_latency_ms: float | None = None  # bound on the 95th percentile of the time of a call
+    min_cosine: float = 0.999  # bound on the cosine similarity to torch's golden vectors
+    batch_sizes: tuple[int, ...] = (1, 8, 32)  # numbers of items of a call
+    threads: tuple[int, ...] | None = None  # by default 1, half of the allowed number, and all allowed
+    provider: str = "auto"  # ``auto`` measures every provider that ``load`` tries
+    tower: TowerName | None = None  # needed if the artifact has two towers
+    rounds: int = 10  # turns of each case
 
     def __post_init__(self) -> None:
-        """Check the values."""
         if self.max_latency_ms is not None and not 0 < self.max_latency_ms < math.inf:
             raise UsageError(f"max_latency_ms is {self.max_latency_ms}, it must be above 0")
         if not 0 <= self.min_cosine <= 1:
@@ -68,20 +57,12 @@ class TuneOptions:
         return tuple(sorted({1, max(1, allowed // 2), allowed})) if self.threads is None else self.threads
 
 
-def measure(
-    folder: Path, options: TuneOptions, *, start: Start = ProcessCandidate, progress: bool = False
-) -> TuneReport:
+def measure(folder: Path, options: TuneOptions, *, start: Start = TuneCandidate, progress: bool = False) -> TuneReport:
     """Measure a tower on this machine in every case.
 
     A call is ``embed(items, batch_size=len(items))`` of golden items, as arrays or strings, preprocessing included.
     Each provider, variant and number of threads is loaded in its own process. All stay loaded and take turns, so that
-    other load on the machine affects all alike.
-
-    Args:
-        folder: The artifact.
-        options: The cases and bounds.
-        start: Starts a candidate for each setting.
-        progress: Whether to draw a progress bar on standard error.
+    other load on the machine affects all alike. ``start`` starts a candidate for each setting.
 
     Raises:
         ArtifactError: The folder is not an artifact, or is damaged.

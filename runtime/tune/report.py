@@ -22,27 +22,16 @@ _UNSTEADY = 0.1  # above this spread, a difference of a few percent between two 
 
 @dataclass(frozen=True, kw_only=True)
 class CaseResult:
-    """The measurements of one case.
-
-    Attributes:
-        setting: How the graph was loaded.
-        batch_size: Items of a call, which go through the graph together.
-        p50_ms: Median time of a call, preprocessing included.
-        p95_ms: 95th percentile of the time of a call.
-        items_per_s: Throughput in items per second, the median over the turns.
-        min_cosine: Smallest cosine similarity of a golden vector to torch's.
-        calls: Number of timed calls.
-        spread: Interquartile range of the throughput of the turns, as a share of its median.
-    """
+    """The measurements of one case."""
 
     setting: TuneSetting
-    batch_size: int
-    p50_ms: float
-    p95_ms: float
-    items_per_s: float
-    min_cosine: float
-    calls: int
-    spread: float
+    batch_size: int  # items of a call; they go through the graph together
+    p50_ms: float  # median time of a call, preprocessing included
+    p95_ms: float  # 95th percentile of the time of a call
+    items_per_s: float  # throughput: the median of the turns
+    min_cosine: float  # smallest cosine similarity of a golden vector to torch's
+    calls: int  # timed calls
+    spread: float  # interquartile range of the throughput of the turns, as a share of its median
 
     def __str__(self) -> str:
         return f"{self.setting}, batches of {self.batch_size}"
@@ -50,33 +39,20 @@ class CaseResult:
 
 @dataclass(frozen=True, kw_only=True)
 class RefusedCase:
-    """A case that could not be measured, or that must not win.
+    """A case that could not be measured, or that must not win."""
 
-    Attributes:
-        name: A provider, a setting, or a case.
-        reason: Why it was refused.
-    """
-
-    name: str
+    name: str  # name of a provider, a setting or a case
     reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class TuneReport:
-    """The results of tuning a tower.
-
-    Attributes:
-        tower: The tower.
-        inputs: Description of the embedded items.
-        max_latency_ms: Upper bound on the 95th percentile of the time of a call; ``None`` for no bound.
-        measured: The measured cases, the one with the highest throughput first.
-        refused: The other cases.
-    """
+    """The results of tuning a tower."""
 
     tower: TowerName
-    inputs: str
-    max_latency_ms: float | None
-    measured: tuple[CaseResult, ...]
+    inputs: str  # description of the embedded items
+    max_latency_ms: float | None  # bound on the 95th percentile of the time of a call; ``None`` for no bound
+    measured: tuple[CaseResult, ...]  # the case with the highest throughput first
     refused: tuple[RefusedCase, ...]
 
     @property
@@ -88,14 +64,7 @@ class TuneReport:
 
 
 def summarize(setting: TuneSetting, batch_size: int, turns: Sequence[Sequence[float]], min_cosine: float) -> CaseResult:
-    """Return the result of one case.
-
-    Args:
-        setting: How the graph was loaded.
-        batch_size: Items of a call.
-        turns: Seconds of the calls, for each turn.
-        min_cosine: Smallest cosine similarity of a golden vector to torch's.
-    """
+    """Return the result of one case. ``turns`` has the seconds of the calls, for each turn."""
     calls_ms = 1000 * np.concatenate(turns)
     low, median, high = np.percentile([batch_size * len(turn) / sum(turn) for turn in turns], [25, 50, 75])
     return CaseResult(
@@ -123,9 +92,8 @@ def _beats(one: CaseResult, other: CaseResult) -> bool:
 def explain_no_winner(report: TuneReport) -> TuningError:
     """Return the error for a report without a winner. It names the fastest case."""
     if not report.measured:
-        first = (
-            report.refused[0] if report.refused else RefusedCase(name="nothing", reason="there is no usable provider")
-        )
+        nothing = RefusedCase(name="nothing", reason="there is no usable provider")
+        first = next(iter(report.refused), nothing)
         return TuningError(f"nothing can be tuned: {first.name}: {first.reason}; fix that, or measure other cases")
     fastest = min(report.measured, key=lambda case: case.p95_ms)
     return TuningError(
@@ -139,7 +107,10 @@ def render_text(report: TuneReport) -> str:
     """Return a table of all cases, with the Pareto front and the winner marked, and the refused cases."""
     front, winner = pareto_front(report.measured), report.winner
     header = ["provider", "variant", "threads", "batch", "p50 ms", "p95 ms", "items/s", "min cosine", ""]
-    rows = [[*_cells(case), _mark(case is winner, case in front)] for case in report.measured]
+    rows = [
+        [*_cells(case), ", ".join(["winner"] * (case is winner) + ["front"] * (case in front))]
+        for case in report.measured
+    ]
     lines = [
         report.inputs,
         "a call is embed(batch_size=...) of one batch, preprocessing included",
@@ -167,12 +138,7 @@ def render_json(report: TuneReport) -> str:
 
 def _cells(case: CaseResult) -> list[object]:
     setting = case.setting
-    figures = [
-        round_figure(case.p50_ms),
-        round_figure(case.p95_ms),
-        round_figure(case.items_per_s),
-        format_cosine(case.min_cosine),
-    ]
+    figures = [*map(round_figure, (case.p50_ms, case.p95_ms, case.items_per_s)), format_cosine(case.min_cosine)]
     return [setting.provider, setting.variant, setting.threads, case.batch_size, *figures]
 
 
@@ -181,18 +147,12 @@ def round_figure(figure: float) -> str:
     return f"{float(f'{figure:.3g}'):.12g}"
 
 
-def _mark(wins: bool, in_front: bool) -> str:
-    return ", ".join(["winner"] * wins + ["front"] * in_front)
-
-
 def make_tuning(
     manifest: Manifest, tower: TowerName, winner: CaseResult, max_latency_ms: float | None
 ) -> TunedSettings:
     """Return the record of a winner on this machine, with today's date."""
     document = dataclasses.asdict(winner) | dataclasses.asdict(winner.setting)
-    kept = {
-        name: document[name] for name in document.keys() & {field.name for field in dataclasses.fields(TunedSettings)}
-    }
+    kept = {field.name: document[field.name] for field in dataclasses.fields(TunedSettings) if field.name in document}
     return TunedSettings(
         date=dt.datetime.now().astimezone().date().isoformat(),
         artifact=manifest.sha256,

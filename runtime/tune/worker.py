@@ -41,13 +41,8 @@ def take_turn(
     """Return the seconds of some calls of ``embed`` with ``batch_size`` items each.
 
     Each call continues with the items after those of the previous call, so every item is embedded equally often. All
-    batches are embedded once before timing starts, because other processes have evicted the caches.
-
-    Args:
-        model: The embedder.
-        items: Items to embed, repeated to fill a batch.
-        batch_size: Items of a call, which go through the graph together.
-        clock: Returns the time in seconds.
+    batches are embedded once before timing starts, because other processes have evicted the caches. ``clock`` returns
+    seconds.
 
     Raises:
         EmbeddingBackbonesError: A batch cannot be embedded.

@@ -30,7 +30,7 @@ from runtime.inference.tower import DEFAULT_BATCH_SIZES
 from runtime.loading import tuning_store as memory
 from runtime.loading.tuning_store import read_tuning, write_tuning
 from runtime.machine import cpu, cuda_driver
-from runtime.tune.candidate import ProcessCandidate, TuneSetting
+from runtime.tune.candidate import TuneCandidate, TuneSetting
 from runtime.tune.measure import TuneOptions, find_tower, measure
 from runtime.tune.report import (
     CaseResult,
@@ -414,7 +414,7 @@ def test_one_of_two_towers_must_be_named() -> None:
 def test_errors_come_before_anything_is_measured(
     artifact: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(ProcessCandidate, "__init__", None)  # would be called if anything were measured
+    monkeypatch.setattr(TuneCandidate, "__init__", None)  # would be called if anything were measured
     assert main(["tune", str(artifact), "--provider", "cuda"]) == 1
     assert "the provider cuda is not in the installed package" in capsys.readouterr().err
     with (artifact / "image.onnx").open("ab") as graph:
@@ -448,14 +448,14 @@ def test_real_processes_are_measured(exported_text: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.process
 def test_a_worker_that_dies_costs_only_its_own_cases(exported_text: Path) -> None:
-    class KilledCandidate(ProcessCandidate):
+    class KilledCandidate(TuneCandidate):
         def load(self) -> float:
             cosine = super().load()
-            os.kill(self.worker.pid, signal.SIGKILL)
+            os.kill(self.pid, signal.SIGKILL)
             return cosine
 
-    def start(folder: Path, tower: Any, setting: TuneSetting) -> ProcessCandidate:
-        return (ProcessCandidate if setting.threads == 1 else KilledCandidate)(folder, tower, setting)
+    def start(folder: Path, tower: Any, setting: TuneSetting) -> TuneCandidate:
+        return (TuneCandidate if setting.threads == 1 else KilledCandidate)(folder, tower, setting)
 
     found = measure(exported_text, TuneOptions(batch_sizes=(1, 2), threads=(1, 2), rounds=1), start=start)
     assert {(case.setting.threads, case.batch_size) for case in found.measured} == {(1, 1), (1, 2)}
