@@ -12,10 +12,9 @@ import runtime
 from benchmarks.contenders.protocol import Array, Contender, Setup, Target, usable
 from benchmarks.results.schema import Precision, Skipped
 from runtime.artifact.manifest import ImagePreprocessing, Tower, TowerName
-from runtime.inference.batching import plan_batches
 from runtime.inference.embedder import without_truncation_warning
 from runtime.inference.pipeline import Pipeline
-from runtime.inference.tower import LoadedTower, Row, group_key, row_cost
+from runtime.inference.tower import LoadedTower, Row
 from runtime.machine.cpu import bf16_units
 from runtime.preprocess.image import load_image
 from runtime.session.provider_options import OpenVinoOptions
@@ -97,8 +96,8 @@ class _Runtime:
     def time_steps(self, items: Sequence[Any]) -> dict[str, float]:
         seconds, rows = _prepare(self._tower, self._record, items)
         started = time.perf_counter()
-        for batch in _batches(self._tower, rows):
-            self._tower.embed(batch)
+        for batch in self._tower.plan_batches(rows):
+            self._tower.embed([rows[at] for at in batch])
         return seconds | {"infer": time.perf_counter() - started}
 
 
@@ -113,14 +112,3 @@ def _prepare(tower: LoadedTower, record: Tower, items: Sequence[Any]) -> tuple[d
     decoded = time.perf_counter()
     rows = usable(tower.prepare(images))
     return {"decode": decoded - started, "resize": time.perf_counter() - decoded}, rows
-
-
-def _batches(tower: LoadedTower, rows: Sequence[Row]) -> list[list[Row]]:
-    groups: dict[tuple[int, ...], list[Row]] = {}
-    for row in rows:
-        groups.setdefault(group_key(row), []).append(row)
-    return [
-        [group[at] for at in batch]
-        for group in groups.values()
-        for batch in plan_batches([row_cost(row) for row in group], tower.limit(None))
-    ]

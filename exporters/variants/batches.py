@@ -17,8 +17,8 @@ from exporters.samples.random_words import random_texts
 from runtime.artifact.manifest import ImagePreprocessing, Preprocessing, TextPreprocessing, TowerName
 from runtime.artifact.variants import Calibration, CalibrationMethod
 from runtime.errors import UsageError
-from runtime.inference.batching import BatchLimit, plan_batches
-from runtime.inference.tower import LoadedTower, Row, group_key, row_cost
+from runtime.inference.batching import BatchLimit
+from runtime.inference.tower import LoadedTower, Row, plan_row_batches, row_cost
 from runtime.preprocess.item import UnusableItemError
 
 # Limits of a batch: items, and tokens or pixels. The calibrator keeps every tensor of a batch: gigabytes for eight
@@ -99,14 +99,8 @@ def prepare_items(tower: LoadedTower, items: Sequence[Any], source: str) -> list
 def _collate(tower: LoadedTower, rows: Sequence[Row], kind: TowerName) -> Batches:
     """Return batches of the graph's inputs; each batch has rows of similar length."""
     limit = BatchLimit(items=_BATCH_SIZE, budget=_BUDGETS[kind])
-    groups: dict[tuple[int, ...], list[Row]] = {}
-    for row in rows:
-        groups.setdefault(group_key(row), []).append(row)
-    return [
-        tower.collate([group[index] for index in batch])
-        for group in groups.values()
-        for batch in plan_batches([_calibration_cost(row) for row in group], limit)
-    ]
+    batches = plan_row_batches(rows, limit, _calibration_cost)
+    return [tower.collate([rows[index] for index in batch]) for batch in batches]
 
 
 def _calibration_cost(row: Row) -> int:

@@ -35,11 +35,8 @@ class BatchLimit:
 
 
 def plan_batches(lengths: Sequence[int], limit: BatchLimit) -> list[list[int]]:
-    """Return the positions in ``lengths`` as batches of similar length, the longest first.
-
-    The longest batch comes first so that a lack of memory shows at the start.
-    """
-    batches: list[list[int]] = []
+    """Return the positions in ``lengths`` as batches of similar length, the longest first."""
+    batches: list[list[int]] = []  # the longest first, so that a lack of memory shows at the start
     for position in sorted(range(len(lengths)), key=lambda position: -lengths[position]):
         if batches and limit.admits(len(batches[-1]) + 1, lengths[batches[-1][0]]):
             batches[-1].append(position)

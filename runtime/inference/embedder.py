@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sized
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias, TypedDict, Unpack, overload
@@ -16,7 +16,7 @@ from runtime.artifact.manifest import Manifest, TowerName
 from runtime.console import progress_bar
 from runtime.errors import UsageError
 from runtime.inference.options import EmbedOptions
-from runtime.inference.pipeline import BackendInfo, OnProgress, PartialEmbeddings
+from runtime.inference.pipeline import BackendInfo, OnProgress, PartialEmbeddings, concatenate
 from runtime.postprocess import Dtype, check_dtype, quantize
 
 if TYPE_CHECKING:
@@ -65,12 +65,9 @@ class Embedder:
         manifest: Manifest of the artifact.
         backend: The pipeline or the worker processes.
         output_dim: Length of a vector.
-        provider: Active execution provider.
-        provider_options: Settings of the provider.
-        provider_reason: Reason for the choice of the provider.
+        provider: Active execution provider, with its ``provider_options`` and the ``provider_reason`` of the choice.
         variants: Name of the graph that runs, for each tower.
-        variant: The same as one string, with one name if all towers share it.
-        variant_reason: Reason for the choice of the variant.
+        variant: The same as one string, with one name if all towers share it, and the ``variant_reason`` of the choice.
         threads: Threads of one run.
         towers: Kinds of item that can be embedded: ``text``, ``image`` or ``mesh``.
     """
@@ -78,17 +75,14 @@ class Embedder:
     def __init__(self, manifest: Manifest, backend: Backend) -> None:
         """Make an embedder for the artifact of ``manifest``; :func:`runtime.load` is the usual way."""
         info = backend.info
-        self.manifest = manifest
-        self.backend = backend
-        self.output_dim = manifest.output_dim
+        self.manifest, self.backend, self.output_dim = manifest, backend, manifest.output_dim
         self.provider = info.provider
         self.provider_options = info.provider_options
         self.provider_reason = info.provider_reason
         self.variants = {name: choice.name for name, choice in info.choices.items()}
         self.variant = _join_towers(self.variants)
         self.variant_reason = _join_towers({name: choice.reason for name, choice in info.choices.items()})
-        self.threads = info.threads
-        self.towers = info.towers
+        self.threads, self.towers = info.threads, info.towers
 
     def __repr__(self) -> str:
         kinds = " and ".join(self.towers)
@@ -188,8 +182,8 @@ class Embedder:
         dim = truncate_dim or self.output_dim
         check_dtype(dtype, ranges, dim)
         total = len(items) if isinstance(items, Sized) else None
-        with _progress_callback(total) if progress else nullcontext() as on_progress:
-            embedded = _concatenate(self.stream(items, options, on_progress), total, dim)
+        with progress_bar(total=total, unit="item", label="embed") if progress else nullcontext() as bar:
+            embedded = _collect(self.stream(items, options, None if bar is None else bar.update), total, dim)
         vectors = quantize(embedded.vectors, dtype, ranges)
         return vectors if on_error == "raise" else embedded._replace(vectors=vectors)
 
@@ -208,16 +202,8 @@ class Embedder:
         """Embed items as they arrive, in bounded memory, for example a million items from a generator.
 
         The stream reads only some hundred items ahead. To cancel the work in progress, close the generator.
-
-        Args:
-            items: As for :meth:`embed`.
-            tower: As for :meth:`embed`.
-            batch_size: As for :meth:`embed`.
-            on_error: As for :meth:`embed`.
-            truncate: As for :meth:`embed`.
-            normalize: As for :meth:`embed`.
-            truncate_dim: As for :meth:`embed`.
-            on_progress: Callback that receives the number of items of each finished batch, from another thread.
+        ``on_progress`` receives the number of items of each finished batch, from another thread. All other arguments
+        are those of :meth:`embed`.
 
         Yields:
             The vectors of the next items in the order of ``items``, with their indices. Each part continues after the
@@ -239,15 +225,7 @@ class Embedder:
     def stream(
         self, items: Iterable[Item], options: EmbedOptions, on_progress: OnProgress | None = None
     ) -> Generator[PartialEmbeddings, None, None]:
-        """Embed items as they arrive, as :meth:`embed_stream` does, by an :class:`EmbedOptions`.
-
-        Args:
-            items: As for :meth:`embed`.
-            options: Options of the embedding call.
-            on_progress: As for :meth:`embed_stream`.
-
-        Yields:
-            The vectors of the next items; see :meth:`embed_stream`.
+        """Embed items as :meth:`embed_stream` does, with its keywords in one :class:`EmbedOptions`.
 
         Raises:
             UsageError: The model has no such tower or not that many dimensions, or ``items`` is a single item.
@@ -282,26 +260,16 @@ def _warn_of_truncation(parts: Iterator[PartialEmbeddings]) -> Generator[Partial
         _LOG.warning("%d of %d texts were cut to the model's limit of tokens", truncated, total)
 
 
-def _concatenate(parts: Iterator[PartialEmbeddings], total: int | None, dim: int) -> PartialEmbeddings:
+def _collect(parts: Iterator[PartialEmbeddings], total: int | None, dim: int) -> PartialEmbeddings:
     """Concatenate ``parts``. If ``total`` is known, the vectors are never in memory twice."""
-    vectors = np.empty((total or 0, dim), dtype=np.float32)
-    pieces, kept, truncated, failures, rows = [], [], [], [], 0
+    if total is None:
+        return concatenate(parts, dim)
+    vectors, rows, others = np.empty((total, dim), dtype=np.float32), 0, []
     for part in parts:
-        if total is None:
-            pieces.append(part.vectors)
-        else:
-            vectors[rows : rows + len(part.vectors)] = part.vectors
+        vectors[rows : rows + len(part.vectors)] = part.vectors
         rows += len(part.vectors)
-        kept.append(part.kept)
-        truncated.append(part.truncated)
-        failures += part.failures
-    none = np.empty(0, dtype=np.int64)
-    return PartialEmbeddings(
-        np.concatenate([vectors, *pieces])[:rows] if total is None else vectors[:rows],
-        np.concatenate([none, *kept]),
-        failures,
-        np.concatenate([none, *truncated]),
-    )
+        others.append(part._replace(vectors=vectors[:0]))
+    return concatenate(others, dim)._replace(vectors=vectors[:rows])
 
 
 def _join_towers(values: Mapping[TowerName, str]) -> str:
@@ -325,9 +293,3 @@ def _check_items(items: Iterable[Any], tower: TowerName) -> Iterable[Any]:
             raise UsageError(f"embed takes several items, not one {list(items.shape)} array; write embed([array])")
         return list(items)
     return items
-
-
-@contextmanager
-def _progress_callback(total: int | None) -> Iterator[Callable[[int], object]]:
-    with progress_bar(total=total, unit="item", label="embed") as bar:
-        yield bar.update

@@ -30,16 +30,11 @@ class EmbedOptions:
     truncate_dim: int | None = None
 
     def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            UsageError: A value is out of range.
-        """
-        if self.batch_size is not None and not (isinstance(self.batch_size, int) and self.batch_size >= 1):
-            raise UsageError(f"batch_size is {self.batch_size!r}, it must be a number from 1 up")
+        """Raise :class:`UsageError` if a value is out of range."""
+        for name, number in (("batch_size", self.batch_size), ("truncate_dim", self.truncate_dim)):
+            if number is not None and not (isinstance(number, int) and number >= 1):
+                raise UsageError(f"{name} is {number!r}, it must be a number from 1 up")
         if self.on_error not in ("raise", "skip"):
             raise UsageError(f"on_error is {self.on_error!r}, it must be 'raise' or 'skip'")
         if self.truncate not in ("count", "error"):
             raise UsageError(f"truncate is {self.truncate!r}, it must be 'count' or 'error'")
-        if self.truncate_dim is not None and not (isinstance(self.truncate_dim, int) and self.truncate_dim >= 1):
-            raise UsageError(f"truncate_dim is {self.truncate_dim!r}, it must be a number from 1 up")

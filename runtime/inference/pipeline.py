@@ -20,7 +20,7 @@ from runtime.inference.options import EmbedOptions
 from runtime.inference.tower import BatchSizes, LoadedTower, Row, is_truncated
 from runtime.postprocess import truncate_and_normalize
 from runtime.preprocess.files import looks_like_image_path
-from runtime.preprocess.item import UnusableItemError
+from runtime.preprocess.item import UnusableItemError, prepare_each
 from runtime.session.provider_options import ProviderOptions
 from runtime.session.session import CancellationToken, SessionOptions
 from runtime.session.variant_selection import GraphChoice
@@ -46,18 +46,21 @@ class PartialEmbeddings(NamedTuple):
     truncated: np.ndarray[Any, np.dtype[np.int64]]
 
 
+def concatenate(parts: Iterable[PartialEmbeddings], dim: int) -> PartialEmbeddings:
+    """Concatenate any number of parts, whose vectors have ``dim`` dimensions."""
+    none = np.empty(0, dtype=np.int64)
+    parts = [PartialEmbeddings(np.empty((0, dim), dtype=np.float32), none, [], none), *parts]
+    return PartialEmbeddings(
+        np.concatenate([part.vectors for part in parts]),
+        np.concatenate([part.kept for part in parts]),
+        [failure for part in parts for failure in part.failures],
+        np.concatenate([part.truncated for part in parts]),
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class BackendInfo:
-    """The active provider, threads and graphs of a backend.
-
-    Attributes:
-        provider: Name of the execution provider.
-        provider_options: Settings of the provider.
-        provider_reason: Reason for the choice of the provider.
-        threads: Threads of one run.
-        towers: Kinds of item that can be embedded.
-        choices: Graph that runs for each tower.
-    """
+    """The active provider, threads and towers of a backend, and the graph that runs for each tower."""
 
     provider: str
     provider_options: ProviderOptions
@@ -68,12 +71,7 @@ class BackendInfo:
 
 
 class PreparedItem(NamedTuple):
-    """An item that is ready for the graph.
-
-    Attributes:
-        tower: Tower that embeds it.
-        row: Its row of the graph's input.
-    """
+    """The row of an item in the graph's input, and the tower that embeds it."""
 
     tower: TowerName
     row: Row
@@ -118,14 +116,11 @@ class Pipeline:
 
         An iterator is read only as far as the windows in flight. Inference runs in another thread, except for very
         few items, so that Ctrl-C takes effect at once. Ctrl-C and closing the generator cancel the work in progress.
-
-        Args:
-            items: As for :meth:`runtime.Embedder.embed`.
-            options: Options of the embedding call.
-            on_progress: Callback that receives the number of items of each finished batch, from another thread.
+        ``on_progress`` receives the number of items of each finished batch.
         """
-        call = _EmbeddingCall(self, options, on_progress or (lambda count: None))
-        sizes = self._batch_sizes(options)
+        towers = {options.tower: self.towers[options.tower]} if options.tower else self.towers
+        call = _EmbeddingCall(towers, self.output_dim, options, on_progress or (lambda count: None))
+        sizes = min((tower.batch_sizes for tower in towers.values()), key=lambda sizes: sizes.window)
         if isinstance(items, Sequence) and len(items) <= sizes.chunk:  # threads would only add overhead
             if items:
                 yield call.embed(0, call.prepare(0, items))
@@ -157,35 +152,28 @@ class Pipeline:
             preparing.shutdown(wait=False, cancel_futures=True)
             inferring.shutdown(wait=False, cancel_futures=True)
 
-    def _batch_sizes(self, options: EmbedOptions) -> BatchSizes:
-        """Return the sizes of the requested tower, or those with the smallest window of all towers."""
-        towers = [self.towers[options.tower]] if options.tower else list(self.towers.values())
-        return min((tower.batch_sizes for tower in towers), key=lambda sizes: sizes.window)
-
 
 class _EmbeddingCall:
     """The steps of one call of :meth:`Pipeline.stream`."""
 
-    def __init__(self, pipeline: Pipeline, options: EmbedOptions, on_progress: OnProgress) -> None:
+    def __init__(
+        self, towers: Mapping[TowerName, LoadedTower], output_dim: int, options: EmbedOptions, on_progress: OnProgress
+    ) -> None:
         self.cancellation = CancellationToken()
-        self._pipeline = pipeline
-        self._options = options
-        self._on_progress = on_progress
+        self._towers, self._output_dim, self._options, self._on_progress = towers, output_dim, options, on_progress
 
     def prepare(self, start: int, items: Sequence[Any]) -> list[PreparedItem | ItemError]:
         """Return each item's row, or its error; ``start`` is the index of the first item."""
-        choices = [self._choose_tower(item) for item in items]
-        rows: dict[int, Row | UnusableItemError] = {}
-        for name, tower in self._pipeline.towers.items():
-            positions = [position for position, choice in enumerate(choices) if choice == name]
-            chosen = tower.prepare(
-                [items[position] for position in positions], truncate=self._options.truncate == "count"
-            )
-            rows |= zip(positions, chosen, strict=True)
-        return [
-            _prepared_or_error(start + position, items[position], choice, rows.get(position))
-            for position, choice in enumerate(choices)
-        ]
+        choices = prepare_each(self._choose_tower, items)
+        results: dict[int, PreparedItem | UnusableItemError] = {
+            at: choice for at, choice in enumerate(choices) if isinstance(choice, UnusableItemError)
+        }
+        for name, tower in self._towers.items():
+            positions = [at for at, choice in enumerate(choices) if choice == name]
+            rows = tower.prepare([items[at] for at in positions], truncate=self._options.truncate == "count")
+            for at, row in zip(positions, rows, strict=True):
+                results[at] = row if isinstance(row, UnusableItemError) else PreparedItem(name, row)
+        return [_with_index(start + at, item, results[at]) for at, item in enumerate(items)]
 
     def embed_chunks(self, start: int, chunks: Sequence[Future[list[PreparedItem | ItemError]]]) -> PartialEmbeddings:
         """Wait for the chunks of a window and embed it."""
@@ -207,8 +195,8 @@ class _EmbeddingCall:
         )
 
     def _run(self, items: Sequence[PreparedItem]) -> Float32Array:
-        vectors = np.empty((len(items), self._pipeline.output_dim), dtype=np.float32)
-        for name, tower in self._pipeline.towers.items():
+        vectors = np.empty((len(items), self._output_dim), dtype=np.float32)
+        for name, tower in self._towers.items():
             positions = [position for position, item in enumerate(items) if item.tower == name]
             for batch in tower.plan_batches([items[at].row for at in positions], self._options.batch_size):
                 chosen = [positions[at] for at in batch]
@@ -216,29 +204,24 @@ class _EmbeddingCall:
                 self._on_progress(len(chosen))
         return vectors
 
-    def _choose_tower(self, item: object) -> TowerName | UnusableItemError:
-        if self._options.tower is not None:
-            return self._options.tower
-        if len(self._pipeline.towers) == 1:
-            return next(iter(self._pipeline.towers))
+    def _choose_tower(self, item: object) -> TowerName:
+        if len(self._towers) == 1:
+            return next(iter(self._towers))
         if not isinstance(item, str):
             return "image"
         if looks_like_image_path(item):
-            return UnusableItemError(
+            raise UnusableItemError(
                 "a string is a text, but this one looks like the path of an image: pass a pathlib.Path for an image, "
                 "or call embed_image or embed_text"
             )
         return "text"
 
 
-def _prepared_or_error(
-    index: int, item: object, choice: TowerName | UnusableItemError, row: Row | UnusableItemError | None
-) -> PreparedItem | ItemError:
-    if not isinstance(choice, UnusableItemError) and row is not None and not isinstance(row, UnusableItemError):
-        return PreparedItem(choice, row)
-    reason = choice if isinstance(choice, UnusableItemError) else row
-    error = ItemError(index, _item_name(item), str(reason))
-    error.__cause__ = reason if isinstance(reason, UnusableItemError) else None
+def _with_index(index: int, item: object, result: PreparedItem | UnusableItemError) -> PreparedItem | ItemError:
+    if isinstance(result, PreparedItem):
+        return result
+    error = ItemError(index, _item_name(item), str(result))
+    error.__cause__ = result
     return error
 
 

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, assert_never
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 
 from runtime.array_types import Array, Float32Array
-from runtime.artifact.manifest import (
-    ImagePreprocessing,
-    PointCloudPreprocessing,
-    Preprocessing,
-    TextPreprocessing,
-    Tower,
-    TowerName,
-)
+from runtime.artifact.manifest import Preprocessing, Tower, TowerName
 from runtime.errors import NonFiniteError
 from runtime.inference.batching import BatchLimit, plan_batches, power_of_two
 from runtime.preprocess.item import UnusableItemError
@@ -28,6 +20,7 @@ if TYPE_CHECKING:
     from runtime.preprocess.text import Tokens
 
 Row: TypeAlias = "Array | Tokens"
+_TOO_LONG = "it has more tokens than the model takes; shorten it, or allow truncation"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,22 +43,20 @@ class BatchSizes:
         Texts keep their budget of tokens: their lengths differ too much for a fixed number of texts.
         """
         # For 120 docstrings of 3 to 256 tokens by all-MiniLM-L6-v2, a fixed 32 took 1.8 times the CPU time.
-        if batch_size is None or isinstance(preprocessing, TextPreprocessing):
+        if batch_size is None or preprocessing.kind == "text":
             return self
-        cost = preprocessing.num_points if isinstance(preprocessing, PointCloudPreprocessing) else 1
+        cost = preprocessing.num_points if preprocessing.kind == "mesh" else 1
         return replace(self, window=max(self.window, 2 * batch_size), budget=cost * batch_size)
 
 
-DEFAULT_BATCH_SIZES: Mapping[tuple[TowerName, str], BatchSizes] = MappingProxyType(
-    {
-        ("text", "cpu"): BatchSizes(window=1024, chunk=64, budget=1024),
-        ("text", "cuda"): BatchSizes(window=4096, chunk=64, budget=65536),
-        ("image", "cpu"): BatchSizes(window=32, chunk=1, budget=8),
-        ("image", "cuda"): BatchSizes(window=128, chunk=1, budget=64),
-        ("mesh", "cpu"): BatchSizes(window=32, chunk=1, budget=16384),
-        ("mesh", "cuda"): BatchSizes(window=128, chunk=1, budget=131072),
-    }
-)
+DEFAULT_BATCH_SIZES: Mapping[tuple[TowerName, str], BatchSizes] = {
+    ("text", "cpu"): BatchSizes(window=1024, chunk=64, budget=1024),
+    ("text", "cuda"): BatchSizes(window=4096, chunk=64, budget=65536),
+    ("image", "cpu"): BatchSizes(window=32, chunk=1, budget=8),
+    ("image", "cuda"): BatchSizes(window=128, chunk=1, budget=64),
+    ("mesh", "cpu"): BatchSizes(window=32, chunk=1, budget=16384),
+    ("mesh", "cuda"): BatchSizes(window=128, chunk=1, budget=131072),
+}
 
 
 class Preprocessor(Protocol):
@@ -94,36 +85,23 @@ class LoadedTower:
         self.batch_sizes = defaults.for_batch_size(options.batch_size, tower.preprocessing)
 
     def prepare(self, items: Sequence[Any], *, truncate: bool = True) -> list[Row | UnusableItemError]:
-        """Return one row of the graph's input for each item, or the reason why the item is unusable.
+        """Return each item's row of the graph's input, or the reason why it is unusable.
 
-        Args:
-            items: Items of this tower's kind.
-            truncate: Whether to cut texts that are too long; otherwise they are unusable.
+        If ``truncate`` is false, texts that are too long are unusable.
         """
-        rows: Sequence[Row | UnusableItemError] = self._preprocessor.prepare_all(items)
-        return list(rows) if truncate else [_refuse_truncated(row) for row in rows]
+        rows = self._preprocessor.prepare_all(items)
+        return list(rows) if truncate else [UnusableItemError(_TOO_LONG) if is_truncated(row) else row for row in rows]
 
     def collate(self, rows: Sequence[Any]) -> dict[str, Array]:
         """Return the graph's inputs by name, for rows of :meth:`prepare` in one batch; texts are padded."""
         return self._preprocessor.collate(rows)
 
-    def limit(self, batch_size: int | None) -> BatchLimit:
-        """Return the limit of a batch: ``batch_size`` items, or the budget if it is ``None``."""
-        if batch_size is not None:
-            return BatchLimit(items=batch_size)
-        return BatchLimit(budget=self.batch_sizes.budget, multiple=self.session.provider.sequence_multiple)
-
     def plan_batches(self, rows: Sequence[Row], batch_size: int | None = None) -> list[list[int]]:
-        """Return the positions in ``rows`` as batches of rows with one shape and similar length."""
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for position, row in enumerate(rows):
-            groups.setdefault(group_key(row), []).append(position)
-        limit = self.limit(batch_size)
-        return [
-            [positions[at] for at in batch]
-            for positions in groups.values()
-            for batch in plan_batches([row_cost(rows[position]) for position in positions], limit)
-        ]
+        """Return batches of ``batch_size`` rows, by default within the budget; see :func:`plan_row_batches`."""
+        if batch_size is not None:
+            return plan_row_batches(rows, BatchLimit(items=batch_size))
+        multiple = self.session.provider.sequence_multiple
+        return plan_row_batches(rows, BatchLimit(budget=self.batch_sizes.budget, multiple=multiple))
 
     def embed(self, rows: Sequence[Any], cancellation: CancellationToken | None = None) -> Float32Array:
         """Run the graph on one batch: rows of :meth:`prepare` that have the same :func:`group_key`.
@@ -146,12 +124,6 @@ class LoadedTower:
         return vectors
 
 
-def _refuse_truncated(row: Row | UnusableItemError) -> Row | UnusableItemError:
-    if is_truncated(row):
-        return UnusableItemError("it has more tokens than the model takes; shorten it, or allow truncation")
-    return row
-
-
 def is_truncated(row: Row | UnusableItemError) -> bool:
     """Return whether ``row`` is a text that was cut."""
     return bool(getattr(row, "truncated", False))
@@ -169,24 +141,31 @@ def row_cost(row: Row) -> int:
     return len(row) if row.ndim == 2 else 1
 
 
+def plan_row_batches(rows: Sequence[Row], limit: BatchLimit, cost: Callable[[Row], int] = row_cost) -> list[list[int]]:
+    """Return the positions in ``rows`` as batches of rows with one shape and similar cost."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for position, row in enumerate(rows):
+        groups.setdefault(group_key(row), []).append(position)
+    return [
+        [positions[at] for at in batch]
+        for positions in groups.values()
+        for batch in plan_batches([cost(rows[position]) for position in positions], limit)
+    ]
+
+
 def build_preprocessor(preprocessing: Preprocessing, folder: Path, sequence_multiple: int) -> Preprocessor:
     """Build the preprocessor for one kind of item. Only the packages of this kind are imported.
 
-    Args:
-        preprocessing: The artifact's record.
-        folder: The artifact's folder, which has the tokenizer.
-        sequence_multiple: Texts are padded to a multiple of this number of tokens.
+    The artifact's ``folder`` has the tokenizer. Texts are padded to a multiple of ``sequence_multiple`` tokens.
     """
-    if isinstance(preprocessing, ImagePreprocessing):
+    if preprocessing.kind == "image":
         from runtime.preprocess.image import ImagePreprocessor
 
         return ImagePreprocessor(preprocessing)
-    if isinstance(preprocessing, TextPreprocessing):
+    if preprocessing.kind == "text":
         from runtime.preprocess.text import TextPreprocessor
 
         return TextPreprocessor(preprocessing, folder, sequence_multiple)
-    if isinstance(preprocessing, PointCloudPreprocessing):
-        from runtime.preprocess.point_cloud import PointCloudPreprocessor
+    from runtime.preprocess.point_cloud import PointCloudPreprocessor
 
-        return PointCloudPreprocessor(preprocessing)
-    assert_never(preprocessing)
+    return PointCloudPreprocessor(preprocessing)

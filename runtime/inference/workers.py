@@ -13,13 +13,11 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
-import numpy as np
-
 from runtime.artifact.manifest import Tower, TowerName
 from runtime.errors import EmbeddingBackbonesError, InferenceError, ItemError, UsageError
 from runtime.inference.batching import windows
 from runtime.inference.options import EmbedOptions
-from runtime.inference.pipeline import BackendInfo, OnProgress, PartialEmbeddings, Pipeline
+from runtime.inference.pipeline import BackendInfo, OnProgress, PartialEmbeddings, Pipeline, concatenate
 from runtime.inference.tower import DEFAULT_BATCH_SIZES
 from runtime.session.provider_options import OPTIONS, replace_device
 from runtime.session.providers import PROVIDERS
@@ -32,12 +30,7 @@ _Pipe: TypeAlias = "Connection[Any, Any]"
 def split_options(
     options: SessionOptions, workers: int | None, device_ids: Sequence[int] | None
 ) -> list[SessionOptions]:
-    """Return the options of each worker: its share of the threads, and its GPU.
-
-    Args:
-        options: Resolved options for all workers together.
-        workers: Number of workers; by default the number of ``device_ids``.
-        device_ids: GPUs, one per worker.
+    """Return the options of each worker, with its share of the threads and its GPU, from resolved ``options``.
 
     Raises:
         UsageError: The numbers contradict each other, or the provider has no GPUs.
@@ -54,10 +47,7 @@ def split_options(
         return [share] * count
     provider = "cuda" if options.provider == "auto" else options.provider
     chosen = options.provider_options or OPTIONS[provider]()
-    return [
-        replace(share, provider=provider, provider_options=replace_device(chosen, device_id))
-        for device_id in device_ids
-    ]
+    return [replace(share, provider=provider, provider_options=replace_device(chosen, each)) for each in device_ids]
 
 
 class Workers:
@@ -91,7 +81,7 @@ class Workers:
     def stream(
         self, items: Iterable[Any], options: EmbedOptions, on_progress: OnProgress | None = None
     ) -> Iterator[PartialEmbeddings]:
-        """Yield the vectors and errors of ``items``, in order; see :meth:`runtime.inference.pipeline.Pipeline.stream`.
+        """Yield the vectors and errors of ``items``, as :meth:`runtime.inference.pipeline.Pipeline.stream` does.
 
         Concurrent callers take turns. Ctrl-C ends the workers.
 
@@ -169,8 +159,7 @@ class _WindowScheduler:
     def __init__(
         self, workers: Sequence[_WorkerProcess], remaining: Iterator[list[Any]], options: EmbedOptions
     ) -> None:
-        self._remaining = remaining
-        self._options = options
+        self._remaining, self._options = remaining, options
         self._idle = list(workers)
         self._busy: dict[_Pipe, tuple[_WorkerProcess, int]] = {}
         self._done: dict[int, PartialEmbeddings | EmbeddingBackbonesError] = {}
@@ -226,22 +215,10 @@ def _serve(
     with suppress(EOFError, OSError):
         while True:
             items, embed_options = pipe.recv()
-            pipe.send(_embed_window(pipeline, items, embed_options))
-
-
-def _embed_window(
-    pipeline: Pipeline, items: list[Any], options: EmbedOptions
-) -> PartialEmbeddings | EmbeddingBackbonesError:
-    try:
-        parts = list(pipeline.stream(items, options))
-    except EmbeddingBackbonesError as exc:
-        return exc
-    return PartialEmbeddings(
-        np.concatenate([part.vectors for part in parts]),
-        np.concatenate([part.kept for part in parts]),
-        [failure for part in parts for failure in part.failures],
-        np.concatenate([part.truncated for part in parts]),
-    )
+            try:
+                pipe.send(concatenate(pipeline.stream(items, embed_options), embed_options.truncate_dim or output_dim))
+            except EmbeddingBackbonesError as exc:
+                pipe.send(exc)
 
 
 def _shift(part: PartialEmbeddings | EmbeddingBackbonesError, start: int) -> PartialEmbeddings:
@@ -249,7 +226,7 @@ def _shift(part: PartialEmbeddings | EmbeddingBackbonesError, start: int) -> Par
     if isinstance(part, EmbeddingBackbonesError):
         raise _shift_error(part, start) if isinstance(part, ItemError) else part
     failures = [_shift_error(failure, start) for failure in part.failures]
-    return PartialEmbeddings(part.vectors, part.kept + start, failures, part.truncated + start)
+    return part._replace(kept=part.kept + start, failures=failures, truncated=part.truncated + start)
 
 
 def _shift_error(error: ItemError, start: int) -> ItemError:

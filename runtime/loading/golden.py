@@ -18,13 +18,7 @@ from runtime.session.provider_options import OpenVinoOptions
 
 @dataclass(frozen=True, kw_only=True)
 class TowerVerification:
-    """The agreement of one tower with torch on the golden items.
-
-    Attributes:
-        items: Number of golden items.
-        agreement: Agreement of their vectors with those of torch.
-        tolerance: Bounds of the agreement: as recorded at export, those of bfloat16, or the variant's own.
-    """
+    """The agreement of one tower with torch on a number of golden items, and the bounds of the agreement."""
 
     items: int
     agreement: Agreement

@@ -29,12 +29,7 @@ _LOG = logging.getLogger("runtime")
 
 @dataclass(frozen=True, kw_only=True)
 class Bf16Check:
-    """The result of a check of bfloat16 for one artifact on one machine.
-
-    Attributes:
-        passes: Whether the golden vectors are within :data:`runtime.artifact.parity.BF16_TOLERANCE`.
-        figures: The smallest cosine similarity to torch's vectors, or the error, as text.
-    """
+    """Whether an artifact's golden vectors pass in bfloat16 on this machine, and their min cosine or error as text."""
 
     passes: bool
     figures: str
@@ -45,11 +40,7 @@ def open_in_best_precision(
 ) -> Embedder:
     """Open an embedder. OpenVINO computes in bfloat16 if the artifact allows it, otherwise in float32.
 
-    Args:
-        folder: The artifact's folder.
-        manifest: The artifact's manifest.
-        options: Resolved options; other providers use them unchanged.
-        open_embedder: Function that opens the artifact with the given options.
+    ``open_embedder`` opens the artifact with the given options. Other providers use the resolved ``options`` unchanged.
 
     Raises:
         ProviderError: The options require bfloat16, and the CPU has no units for it.
@@ -101,12 +92,13 @@ def _open_checked(
 ) -> Embedder:
     """Open in bfloat16 if the golden vectors pass, otherwise in float32. The result of the check is stored."""
     path = _result_path(manifest, in_bf16)
-    result = _read_result(path)
-    embedder = None
+    result, embedder = _read_result(path), None
     if result is None:
         embedder = open_embedder(in_bf16)
         result = _check_bf16(embedder, folder)
-        _store_result(path, result)
+        if path is not None:
+            with suppress(OutputError):  # on a full disk, the next load repeats the check, which takes a second
+                write_text(path, json.dumps(asdict(result)))
     if result.passes:
         return embedder or open_embedder(in_bf16)
     if embedder is not None:
@@ -139,9 +131,3 @@ def _read_result(path: Path | None) -> Bf16Check | None:
         return Bf16Check(**json.loads(path.read_text("utf-8"))) if path else None
     except (OSError, ValueError, TypeError):  # missing or damaged: the check is repeated
         return None
-
-
-def _store_result(path: Path | None, result: Bf16Check) -> None:
-    if path is not None:
-        with suppress(OutputError):  # on a full disk, the next load repeats the check, which takes a second
-            write_text(path, json.dumps(asdict(result)))

@@ -30,13 +30,8 @@ _FOLDER = "tuned"
 class MachineFingerprint:
     """The facts about a machine that decide which settings are the fastest.
 
-    Attributes:
-        packages: Installed onnxruntime distributions and their versions.
-        architecture: CPU architecture, such as ``x86_64``.
-        cpu: CPU model.
-        cpu_flags: CPU features.
-        threads: Threads that the affinity mask and the container quota allow.
-        gpus: GPUs that the installed onnxruntime could use.
+    ``packages`` are the installed onnxruntime distributions with their versions. ``threads`` are those that the
+    affinity mask and the container quota allow. ``gpus`` are those that the installed onnxruntime could use.
     """
 
     packages: dict[str, str]
@@ -52,18 +47,11 @@ class TunedSettings:
     """The fastest settings for one tower of an artifact on one machine.
 
     Attributes:
-        schema_version: Version of this record's schema.
         date: Date of the measurement, as ``2026-01-31``.
         artifact: Hash of the artifact's manifest.
-        tower: Tower that was measured.
-        machine: Machine that was measured.
-        provider: Execution provider.
-        variant: Graph.
         threads: Threads of one run.
         batch_size: Items per batch.
-        p50_ms: Median time of a batch.
-        p95_ms: 95th percentile of the time of a batch.
-        items_per_s: Items per second.
+        p50_ms: Median time of a batch; ``p95_ms`` is the 95th percentile.
         min_cosine: Smallest cosine similarity to torch's golden vectors.
         max_latency_ms: Upper bound of ``p95_ms`` that the user set; ``None``: no bound.
     """
@@ -84,11 +72,7 @@ class TunedSettings:
     max_latency_ms: float | None
 
     def __post_init__(self) -> None:
-        """Check the numbers of threads and items.
-
-        Raises:
-            UsageError: A number is out of range.
-        """
+        """Raise :class:`UsageError` if the number of threads or items is out of range."""
         if not (1 <= self.threads <= self.machine.threads and 1 <= self.batch_size <= LARGEST_BATCH):
             raise UsageError(
                 f"{self.threads} threads and batches of {self.batch_size} are out of range; this machine allows "
@@ -138,11 +122,7 @@ def read_tuning(manifest: Manifest, tower: TowerName) -> TunedSettings | None:
 
 
 def check_store() -> None:
-    """Check that settings can be stored.
-
-    Raises:
-        OutputError: The cache folder is not writable.
-    """
+    """Raise :class:`OutputError` if this user's cache folder is not writable."""
     if usable_cache(_FOLDER, None) is None:
         raise OutputError(f"cannot write this user's cache folder; set {CACHE_VARIABLE} to another folder")
 

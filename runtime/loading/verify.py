@@ -18,13 +18,7 @@ from runtime.session.provider_options import ProviderOptions
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """The result of :func:`verify`.
-
-    Attributes:
-        provider: Active execution provider.
-        variant: Graph that ran.
-        towers: Verification of each tower.
-    """
+    """The result of :func:`verify`: the active execution provider, the graph that ran, and each tower's agreement."""
 
     provider: str
     variant: str
@@ -41,12 +35,7 @@ def verify(
 ) -> Verification:
     """Check the hash of every file, then embed the golden items and compare the vectors with torch's.
 
-    Args:
-        path: The artifact's folder.
-        provider: As for :func:`runtime.load`.
-        provider_options: As for :func:`runtime.load`.
-        threads: As for :func:`runtime.load`.
-        variant: As for :func:`runtime.load`.
+    The arguments are those of :func:`runtime.load`.
 
     Raises:
         VerificationError: The vectors are out of tolerance.
@@ -55,9 +44,8 @@ def verify(
     model = load(path, provider=provider, provider_options=provider_options, threads=threads, variant=variant)
     result = Verification(provider=model.provider, variant=model.variant, towers=verify_towers(model, Path(path)))
     if not all(tower.agreement.within(tower.tolerance) for tower in result.towers.values()):
-        raise VerificationError(
-            f"the golden vectors are not reproduced: {describe_verification(result)}; {_advice(model)}"
-        )
+        found = describe_verification(result)
+        raise VerificationError(f"the golden vectors are not reproduced: {found}; {_advice(model)}")
     return result
 
 
@@ -70,8 +58,9 @@ def describe_verification(result: Verification) -> str:
 def _describe_tower(name: TowerName, tower: TowerVerification) -> str:
     measured, bound = tower.agreement, tower.tolerance
     return (
-        f"{name} min cosine {format_cosine(measured.min_cosine)} (at least {format_cosine(bound.min_cosine)}), max abs error "
-        f"{measured.max_abs_error:.2g} (at most {bound.max_error * measured.reference_scale:.2g}), {tower.items} items"
+        f"{name} min cosine {format_cosine(measured.min_cosine)} (at least {format_cosine(bound.min_cosine)}), "
+        f"max abs error {measured.max_abs_error:.2g} (at most {bound.max_error * measured.reference_scale:.2g}), "
+        f"{tower.items} items"
     )
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -49,11 +50,8 @@ class ImagePreprocessor:
         """Prepare images as the artifact's record says."""
         self._preprocessing = preprocessing
 
-    def prepare(self, item: ImageItem) -> np.ndarray[Any, Any]:
-        """Return one row of the graph's input.
-
-        Args:
-            item: An image, as for :func:`load_image`.
+    def prepare(self, item: ImageItem) -> Array:
+        """Return one row of the graph's input, from an image as for :func:`load_image`.
 
         Returns:
             ``[crop_size, crop_size, 3]`` uint8 if the graph normalises, otherwise the normalised
@@ -65,11 +63,11 @@ class ImagePreprocessor:
         pixels = resize_and_crop(load_image(item), self._preprocessing)
         return pixels if self._preprocessing.arithmetic == "graph" else pixel_values(pixels, self._preprocessing)
 
-    def prepare_all(self, items: Sequence[ImageItem]) -> list[np.ndarray[Any, Any] | UnusableItemError]:
+    def prepare_all(self, items: Sequence[ImageItem]) -> list[Array | UnusableItemError]:
         """Return the row of each item, or its error; see :meth:`prepare`."""
         return prepare_each(self.prepare, items)
 
-    def collate(self, rows: Sequence[np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+    def collate(self, rows: Sequence[Array]) -> dict[str, Array]:
         """Return the graph's input by name, ``[rows, ...]``, for rows of :meth:`prepare`."""
         return {self._preprocessing.graph_inputs()[0].name: np.stack(rows)}
 
@@ -104,39 +102,26 @@ def load_image(item: ImageItem) -> Image.Image:
 
 
 def resize_and_crop(image: Image.Image, preprocessing: ImagePreprocessing) -> UInt8Array:
-    """Resize an image, and return its ``[crop_size, crop_size, 3]`` uint8 centre.
-
-    Args:
-        image: An RGB image.
-        preprocessing: Sizes and filter.
+    """Resize an RGB image, and return its ``[crop_size, crop_size, 3]`` uint8 centre.
 
     Raises:
         UnusableItemError: The image is so long and thin that the resized image would exceed
             ``PIL.Image.MAX_IMAGE_PIXELS``.
     """
     crop = preprocessing.crop_size
-    width, height = _resized_size(image, preprocessing)
+    width, height = _resized_size(image.width, image.height, preprocessing)
     _check_size(width, height, "resized to ")
     if (width, height) != image.size:
         image = image.resize((width, height), _FILTERS[preprocessing.interpolation])
-    left, top = (_crop_offset(size - crop, preprocessing.crop_rounding) for size in (width, height))
+    rounded = math.floor if preprocessing.crop_rounding == "floor" else round
+    left, top = (rounded((size - crop) / 2) for size in (width, height))
     return np.asarray(image.crop((left, top, left + crop, top + crop)))
 
 
 def pixel_values(pixels: UInt8Array, preprocessing: ImagePreprocessing) -> Float32Array:
-    """Normalise pixels, for a graph that does not normalise.
-
-    Args:
-        pixels: ``[..., height, width, 3]`` uint8.
-        preprocessing: Mean and standard deviation.
-
-    Returns:
-        ``[..., 3, height, width]`` float32.
-    """
+    """Normalise ``[..., height, width, 3]`` uint8 pixels to ``[..., 3, height, width]`` float32."""
     channels_first = np.moveaxis(pixels, -1, -3).astype(np.float32)
-    mean, std = (
-        np.array(values, dtype=np.float32)[:, None, None] for values in (preprocessing.mean, preprocessing.std)
-    )
+    mean, std = (np.array(each, dtype=np.float32)[:, None, None] for each in (preprocessing.mean, preprocessing.std))
     return np.ascontiguousarray((channels_first / np.float32(255) - mean) / std)
 
 
@@ -162,7 +147,7 @@ def _read(data: bytes) -> Image.Image:
     return image
 
 
-def _from_array(array: np.ndarray[Any, Any]) -> Image.Image:
+def _from_array(array: Array) -> Image.Image:
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
         raise UnusableItemError(
             f"an array of {array.dtype} {list(array.shape)} is not an image; give uint8 [height, width, 3] in RGB order"
@@ -189,25 +174,20 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    sixteen_bit = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
-    if sixteen_bit:
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):  # 16-bit grey
         return Image.fromarray((np.asarray(image) // 256).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
         raise UnusableItemError(f"an image of mode {image.mode} has no agreed range; convert it to 8 bits first")
     return image.convert("RGB")
 
 
-def _resized_size(image: Image.Image, preprocessing: ImagePreprocessing) -> tuple[int, int]:
-    width, height, side = image.width, image.height, preprocessing.resize_size
+def _resized_size(width: int, height: int, preprocessing: ImagePreprocessing) -> tuple[int, int]:
+    side = preprocessing.resize_size
     if preprocessing.resize == "squash":
         return side, side
     if width <= height:
         return side, int(side * height / width)
     return int(side * width / height), side
-
-
-def _crop_offset(surplus: int, rounding: str) -> int:
-    return surplus // 2 if rounding == "floor" else round(surplus / 2)
 
 
 def _reason(exc: Exception) -> str:

@@ -17,11 +17,8 @@ def round_up(number: int, multiple: int) -> int:
 def pad_tokens(rows: Sequence[Sequence[int]], *, pad_token_id: int, multiple: int, max_length: int) -> dict[str, Array]:
     """Return token ids as ``input_ids`` and ``attention_mask``, both ``[rows, length]`` int64, padded on the right.
 
-    Args:
-        rows: Token ids of each text, at most ``max_length``.
-        pad_token_id: Id that fills the shorter rows; their ``attention_mask`` is 0.
-        multiple: The longest row is padded to a multiple of this number, up to ``max_length``.
-        max_length: Maximum length that the model takes.
+    The length is that of the longest row, rounded up to a multiple of ``multiple`` but at most ``max_length``. The mask
+    of padding is 0.
     """
     longest = max(map(len, rows))
     length = max(longest, min(round_up(longest, multiple), max_length))

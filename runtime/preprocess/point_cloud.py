@@ -33,14 +33,11 @@ class PointCloudPreprocessor:
         self._preprocessing = preprocessing
 
     def prepare(self, item: PointCloudItem) -> Float32Array:
-        """Return one row of the graph's input.
-
-        The sampling of every mesh starts from the same seed, so an item's points depend only on the item.
+        """Return one row of the graph's input. It depends only on the item, because every mesh has the same seed.
 
         Args:
-            item: A mesh, as for :func:`runtime.preprocess.mesh.triangles.load_corners`, or a point cloud: a ``[n, 3]``
-                array of real numbers in any unit. ``num_points`` points are sampled from a mesh; a point cloud keeps
-                all its points.
+            item: A mesh, as for :func:`runtime.preprocess.mesh.triangles.load_corners`, from which ``num_points``
+                points are sampled. Or a point cloud, which keeps all its points: ``[n, 3]`` real numbers in any unit.
 
         Returns:
             ``[n, 3]`` float32. The mean of the points is the origin, and the farthest point is at distance 1, up to
@@ -106,13 +103,7 @@ def triangle_areas(corners: Float64Array) -> Float64Array:
 
 
 def center_and_scale(points: Float64Array) -> Float64Array:
-    """Move the mean of the points to the origin, then scale the farthest point to distance 1.
-
-    Args:
-        points: ``[n, 3]`` finite float64.
-
-    Returns:
-        ``[n, 3]`` float64, in the same order.
+    """Move the mean of ``[n, 3]`` finite float64 points to the origin, then scale the farthest one to distance 1.
 
     Raises:
         UnusableItemError: All points are at one place, or their squared distances overflow or underflow.

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import threading
 import warnings
-from types import TracebackType
 from typing import Any, cast
 
 
 class SuppressWarnings:
     """A context manager that suppresses the warnings of one package, and is safe in several threads at once.
 
-    ``warnings.catch_warnings`` is not safe in threads: the first thread that leaves restores the filters for all. Here
-    the first thread that enters adds one filter, and the last thread that leaves removes it. Between the two, the
-    filter applies to all threads.
+    ``warnings.catch_warnings`` is not safe: the first thread that leaves restores the filters for all. Here the first
+    thread that enters adds one filter for all threads, and the last thread that leaves removes it.
     """
 
     def __init__(self, package: str) -> None:
@@ -30,9 +28,7 @@ class SuppressWarnings:
                 self._entry = self._filters[0]
             self._inside += 1
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         with self._lock:
             self._inside -= 1
             if not self._inside and self._entry in self._filters:

@@ -20,12 +20,7 @@ from runtime.preprocess.padding import pad_tokens
 
 
 class Tokens(NamedTuple):
-    """The tokens of one text.
-
-    Attributes:
-        ids: Token ids, special tokens included, at most ``max_length``.
-        truncated: Whether the text was cut to ``max_length``.
-    """
+    """The token ids of one text, special tokens included, and whether the text was cut to ``max_length``."""
 
     ids: list[int]
     truncated: bool
@@ -35,12 +30,7 @@ class TextPreprocessor:
     """Prepares texts for a graph."""
 
     def __init__(self, preprocessing: TextPreprocessing, folder: Path, multiple: int = 1) -> None:
-        """Load the tokenizer from the artifact's folder.
-
-        Args:
-            preprocessing: The artifact's record.
-            folder: The artifact's folder.
-            multiple: Batches are padded to a multiple of this number of tokens, up to ``max_length``.
+        """Load the tokenizer from the artifact's folder. Batches are padded to a multiple of ``multiple`` tokens.
 
         Raises:
             IntegrityError: The file is not a tokenizer.
@@ -55,9 +45,7 @@ class TextPreprocessor:
         # A tokenizer.json may have its own settings: all-MiniLM-L6-v2 pads every text to 128 tokens.
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(preprocessing.max_length)
-        self._pad_token_id = preprocessing.pad_token_id
-        self._max_length = preprocessing.max_length
-        self._multiple = multiple
+        self._preprocessing, self._multiple = preprocessing, multiple
 
     def prepare(self, item: str) -> Tokens:
         """Return the tokens of a text, special tokens included.
@@ -84,12 +72,8 @@ class TextPreprocessor:
 
     def collate(self, rows: Sequence[Tokens]) -> dict[str, Array]:
         """Return ``input_ids`` and ``attention_mask``, ``[rows, longest]`` int64, padded on the right."""
-        return pad_tokens(
-            [row.ids for row in rows],
-            pad_token_id=self._pad_token_id,
-            multiple=self._multiple,
-            max_length=self._max_length,
-        )
+        recipe, ids = self._preprocessing, [row.ids for row in rows]
+        return pad_tokens(ids, pad_token_id=recipe.pad_token_id, multiple=self._multiple, max_length=recipe.max_length)
 
 
 def _tokens(encoding: Encoding) -> Tokens:

@@ -42,12 +42,11 @@ def read_mesh_file(path: str | os.PathLike[str]) -> Any:
     trimesh = _import_trimesh()
     try:
         suffix, data = _read(path)
-        FORMATS[suffix](data)
+        announced = FORMATS[suffix](data)
         with _without_warnings():
-            loaded = trimesh.load(
-                BytesIO(_join_parts(data, suffix)), file_type=suffix[1:], process=False, skip_materials=True
-            )
-        _check_face_count(loaded, data, suffix)
+            joined = BytesIO(_join_parts(data, suffix))
+            loaded = trimesh.load(joined, file_type=suffix[1:], process=False, skip_materials=True)
+        _check_face_count(loaded, announced)
     except UnusableItemError:
         raise
     except Exception as exc:  # trimesh's loaders raise many types for a damaged file
@@ -85,9 +84,8 @@ def _without_warnings() -> Iterator[None]:
         yield
 
 
-def _check_face_count(loaded: Any, data: bytes, suffix: str) -> None:
+def _check_face_count(loaded: Any, announced: int) -> None:
     """Refuse a file of which trimesh dropped faces, as it does for a truncated text file."""
-    announced = _ANNOUNCED_FACES[suffix](data)
     found = sum(len(getattr(shape, "faces", ())) for shape in getattr(loaded, "geometry", {"": loaded}).values())
     if found < announced:
         raise UnusableItemError(
@@ -95,7 +93,7 @@ def _check_face_count(loaded: Any, data: bytes, suffix: str) -> None:
         )
 
 
-def _check_obj(data: bytes) -> None:
+def _check_obj(data: bytes) -> int:
     """Refuse indices that trimesh misreads: vertex 0, and negative indices that precede a vertex.
 
     trimesh reads vertex 0 as the first vertex. A negative index counts back from the latest vertex, but trimesh counts
@@ -106,21 +104,26 @@ def _check_obj(data: bytes) -> None:
     relative = re.search(rb"(?m)^f[ \t][^\n#]*-[0-9]", data)
     if relative and re.search(rb"(?m)^v\s", data[relative.end() :]):
         raise UnusableItemError("it has negative indices between its vertices; export it with positive ones")
+    return len(re.findall(rb"(?m)^[ \t]*f[ \t]", data))
 
 
-def _check_off(data: bytes) -> None:
+def _check_off(data: bytes) -> int:
     head = _OFF_HEAD.match(data)
     if not head:
         raise UnusableItemError("it does not begin as a text OFF file of three dimensions; export it again as text")
-    _check_line_count(data[head.end() :], int(head["vertices"]) + int(head["faces"]))
+    faces = int(head["faces"])
+    _check_line_count(data[head.end() :], int(head["vertices"]) + faces)
+    return faces
 
 
-def _check_ply(data: bytes) -> None:
+def _check_ply(data: bytes) -> int:
     head, end, body = data.partition(b"end_header")
     if not re.match(rb"ply\s", head) or not end:
         raise UnusableItemError("it does not begin with the header of a PLY file; export it again")
     if re.search(rb"(?m)^format\s+ascii", head):
         _check_line_count(body, sum(map(int, re.findall(rb"(?m)^element\s+\S+\s+([0-9]+)", head))))
+    faces = re.search(rb"(?m)^element\s+face\s+([0-9]+)", head)
+    return int(faces[1]) if faces else 0
 
 
 def _check_line_count(body: bytes, announced: int) -> None:
@@ -132,9 +135,12 @@ def _check_line_count(body: bytes, announced: int) -> None:
         )
 
 
-def _check_stl(data: bytes) -> None:
-    if not _is_binary_stl(data) and not re.search(rb"(?i)\bendsolid\b", data):
+def _check_stl(data: bytes) -> int:
+    if _is_binary_stl(data):
+        return 0
+    if not re.search(rb"(?i)\bendsolid\b", data):
         raise UnusableItemError("it is truncated or not STL: it does not have the length that its header states")
+    return len(re.findall(rb"(?i)\bendfacet\b", data))
 
 
 def _join_parts(data: bytes, suffix: str) -> bytes:
@@ -151,20 +157,6 @@ def _is_binary_stl(data: bytes) -> bool:
     return len(data) >= _STL_HEADER and len(data) == _STL_HEADER + 50 * int.from_bytes(data[80:84], "little")
 
 
-def _count_stl(data: bytes) -> int:
-    return 0 if _is_binary_stl(data) else len(re.findall(rb"(?i)\bendfacet\b", data))
-
-
-def _count_off(data: bytes) -> int:
-    head = _OFF_HEAD.match(data)
-    return int(head["faces"]) if head else 0
-
-
-def _count_ply(data: bytes) -> int:
-    counts = re.search(rb"(?m)^element\s+face\s+([0-9]+)", data.partition(b"end_header")[0])
-    return int(counts[1]) if counts else 0
-
-
 def _reason(exc: Exception) -> str:
     if reason := describe_file_error(exc):
         return reason
@@ -177,18 +169,11 @@ _OFF_GAP = rb"(?:\s|#[^\n]*\n)"
 _OFF_HEAD = re.compile(
     rb"%b*+(?:ST)?C?N?OFF%b++(?P<vertices>[0-9]+)\s+(?P<faces>[0-9]+)\b[^\n]*" % (_OFF_GAP, _OFF_GAP)
 )
-# For each format, a check that refuses files that trimesh would misread.
-FORMATS: dict[str, Callable[[bytes], None]] = {
+# Each check refuses files that trimesh would misread, and returns the minimum number of triangles in the others.
+FORMATS: dict[str, Callable[[bytes], int]] = {
     ".obj": _check_obj,
     ".off": _check_off,
     ".ply": _check_ply,
     ".stl": _check_stl,
     ".glb": check_glb,
-}
-_ANNOUNCED_FACES: dict[str, Callable[[bytes], int]] = {
-    ".obj": lambda data: len(re.findall(rb"(?m)^[ \t]*f[ \t]", data)),
-    ".off": _count_off,
-    ".ply": _count_ply,
-    ".stl": _count_stl,
-    ".glb": lambda data: 0,  # trimesh checks the length of every accessor
 }

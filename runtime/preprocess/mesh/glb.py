@@ -19,11 +19,11 @@ _HARMLESS_EXTENSIONS = ("KHR_materials_", "KHR_texture_", "EXT_texture_", "KHR_l
 _MAX_DEPTH = 64  # trimesh walks from every node to the root: minutes for a chain of some thousand nodes
 
 
-def check_glb(data: bytes) -> None:
+def check_glb(data: bytes) -> int:
     """Refuse a GLB file that trimesh would misread, or that would take far more memory than its size.
 
-    Args:
-        data: Bytes of the whole file.
+    Returns:
+        0: trimesh itself checks the length of every accessor.
 
     Raises:
         UnusableItemError: The file is truncated, needs other files, or stores triangles in a way that trimesh ignores.
@@ -33,11 +33,11 @@ def check_glb(data: bytes) -> None:
     _check_self_contained(document)
     _check_depth(document.get("nodes", []))
     accessors = document.get("accessors", [])
-    for accessor in accessors:
-        if accessor["count"] > len(data):  # trimesh allocates zeros for an accessor without a buffer
-            raise UnusableItemError("it announces more vertices than the file can hold; export it again")
+    if any(accessor["count"] > len(data) for accessor in accessors):  # trimesh allocates zeros where there is no buffer
+        raise UnusableItemError("it announces more vertices than the file can hold; export it again")
     for primitive in (each for mesh in document.get("meshes", []) for each in mesh["primitives"]):
         _check_primitive(primitive, accessors)
+    return 0
 
 
 def _read_document(data: bytes) -> dict[str, Any]:
@@ -53,9 +53,7 @@ def _read_document(data: bytes) -> dict[str, Any]:
 def _check_self_contained(document: dict[str, Any]) -> None:
     unknown = [each for each in document.get("extensionsRequired", []) if not each.startswith(_HARMLESS_EXTENSIONS)]
     if unknown:
-        raise UnusableItemError(
-            f"it needs {', '.join(unknown)} to be read; export it without compression or extensions"
-        )
+        raise UnusableItemError(f"it needs {', '.join(unknown)}; export it without compression or extensions")
     if any(not buffer.get("uri", "data:").startswith("data:") for buffer in document.get("buffers", [])):
         raise UnusableItemError("its vertices are in another file; export it as one GLB file")
 

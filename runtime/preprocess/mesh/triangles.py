@@ -63,7 +63,8 @@ def load_corners(item: str | os.PathLike[str] | MeshLike | SceneLike) -> Float64
         item = read_mesh_file(item)
     try:
         with np.errstate(all="ignore"):  # transforms can overflow; the result is checked below
-            corners = _scene_corners(item) if _is_scene(item) else _mesh_corners(item)
+            is_scene = hasattr(item, "geometry") and hasattr(item, "graph")
+            corners = _scene_corners(item) if is_scene else _mesh_corners(item)
     except UnusableItemError:
         raise
     except Exception as exc:  # the caller's object may raise any type
@@ -71,10 +72,6 @@ def load_corners(item: str | os.PathLike[str] | MeshLike | SceneLike) -> Float64
     if not np.isfinite(corners).all():
         raise UnusableItemError("its vertices hold NaN or infinity; repair the mesh")
     return corners
-
-
-def _is_scene(item: Any) -> bool:
-    return hasattr(item, "geometry") and hasattr(item, "graph")
 
 
 def _mesh_corners(mesh: Any) -> Float64Array:
