@@ -8,7 +8,7 @@ from typing import Any
 from runtime import console
 from runtime.artifact.describe import describe_manifest
 from runtime.artifact.reader import read_manifest
-from runtime.cli.options import add_command, add_session_options
+from runtime.cli.options import add_command, add_session_options, session_keywords
 
 
 def add_info(commands: Any) -> None:
@@ -44,26 +44,17 @@ def _info(arguments: argparse.Namespace) -> int:
     print(describe_manifest(manifest))
     for tower in manifest.towers:
         tuning = read_tuning(manifest, tower)
-        found = (
-            f"{tuning}, {round_figure(tuning.items_per_s)} items/s"
-            if tuning
-            else "not on this machine; see `python -m runtime tune`"
-        )
+        found = "not on this machine; see `python -m runtime tune`"
+        if tuning:
+            found = f"{tuning}, {round_figure(tuning.items_per_s)} items/s"
         print(f"tuned         {tower}: {found}")
     return 0
 
 
 def _verify(arguments: argparse.Namespace) -> int:
     from runtime.loading.verify import describe_verification, verify
-    from runtime.session.provider_options import parse_options
 
-    result = verify(
-        arguments.artifact,
-        provider=arguments.provider,
-        provider_options=parse_options(arguments.provider, arguments.provider_option),
-        threads=arguments.threads,
-        variant=arguments.variant,
-    )
+    result = verify(arguments.artifact, **session_keywords(arguments))
     print(f"verified: hashes, and golden vectors with {describe_verification(result)}")
     return 0
 

@@ -5,19 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
-from runtime.arguments import ListAction
-from runtime.cli.options import add_command, add_run_options, load_model
+from runtime.cli.options import NUMBER, NUMBERS, add_command, add_run_options, load_model, take_options
 from runtime.errors import UsageError
 from runtime.inference.options import EmbedOptions
 from runtime.jobs.outputs import OutputOptions, report_path
 from runtime.jobs.read_vectors import read_ranges
 from runtime.jobs.run import EmbedJob, is_complete, run_job
 from runtime.postprocess import Dtype
-
-if TYPE_CHECKING:
-    from runtime.inference.embedder import Embedder
 
 _LOCAL_ONLY = ("resume", "ranges", "provider_option", "device_ids")
 
@@ -63,9 +59,7 @@ def _add_job_options(parser: argparse.ArgumentParser) -> None:
         "(default: the ranges of the vectors themselves)",
     )
     parser.add_argument("--normalize", action="store_true", help="Scale vectors to unit length (default: off)")
-    parser.add_argument(
-        "--truncate-dim", type=int, metavar="N", help="Keep only the first N dimensions (default: all dimensions)"
-    )
+    parser.add_argument("--truncate-dim", help="Keep only the first N dimensions (default: all dimensions)", **NUMBER)
     parser.add_argument(
         "--on-error",
         choices=["raise", "skip"],
@@ -96,18 +90,11 @@ def _add_engine_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("several processes, GPUs or machines")
     group.add_argument(
         "--workers",
-        type=int,
-        metavar="N",
         help="Run N processes, each with a session and a share of the threads (default: one session in this process; "
         "with --engine ray, as many as the cluster has room for)",
+        **NUMBER,
     )
-    group.add_argument(
-        "--device-ids",
-        action=ListAction,
-        type=int,
-        metavar="N",
-        help="Run a process on each of these GPUs (default: none)",
-    )
+    group.add_argument("--device-ids", help="Run a process on each of these GPUs (default: none)", **NUMBERS)
     group.add_argument(
         "--engine",
         choices=["local", "ray"],
@@ -120,77 +107,54 @@ def _add_engine_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--rows-per-part",
-        type=int,
-        metavar="N",
         help="Write at most N rows per output file; a lost worker repeats at most this many (Ray only; default: a "
         "share of the input, from 64 to 16384 rows)",
+        **NUMBER,
     )
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    options = take_options(EmbedOptions, arguments)
+    progress = sys.stderr.isatty() if arguments.progress is None else arguments.progress
     if arguments.engine == "ray":
-        return _run_on_ray(arguments)
+        return _run_on_ray(arguments, options, progress)
     if arguments.address or arguments.rows_per_part:
         raise UsageError("--address and --rows-per-part are for a cluster; add --engine ray")
-    output = Path(arguments.output)
-    job = EmbedJob(
-        inputs=arguments.inputs,
-        column=arguments.column,
-        output=OutputOptions(
-            path=output,
-            dtype=arguments.dtype,
-            ranges=read_ranges(arguments.ranges) if arguments.ranges else None,
-        ),
-        options=_embed_options(arguments),
-        resume=arguments.resume,
-        force=arguments.force,
-        progress=_shows_progress(arguments),
-    )
+    path = Path(arguments.output)
+    ranges = read_ranges(arguments.ranges) if arguments.ranges else None
+    output = OutputOptions(path=path, dtype=arguments.dtype, ranges=ranges)
+    job = take_options(EmbedJob, arguments, output=output, options=options, progress=progress)
     if is_complete(job):
-        print(f"{output}: the job is finished, nothing is left to resume; --force embeds everything again")
+        print(f"{path}: the job is finished, nothing is left to resume; --force embeds everything again")
         return 0
     with load_model(arguments, workers=arguments.workers, device_ids=arguments.device_ids) as model:
         result = run_job(model, job)
     dtype = "" if arguments.dtype == "float32" else f"{arguments.dtype} "
     dim = arguments.truncate_dim or model.output_dim
-    print(f"{output}: {result.rows} {dtype}vectors of {dim} dimensions by {_running(model)}")
+    variant = "" if model.variant == "fp32" else f", {model.variant}"
+    print(f"{path}: {result.rows} {dtype}vectors of {dim} dimensions by {model.provider}{variant}")
     if result.resumed:
         print(f"an earlier run embedded {result.resumed} of {result.items} inputs")
     if result.rows < result.items:
-        print(f"skipped {result.items - result.rows} of {result.items} inputs: see {report_path(output)}")
+        print(f"skipped {result.items - result.rows} of {result.items} inputs: see {report_path(path)}")
     if result.truncated:
         print(f"{result.truncated} of {result.rows} texts were cut to the model's token limit")
     return 0
 
 
-def _run_on_ray(arguments: argparse.Namespace) -> int:
-    from runtime.ray_jobs.cluster import ClusterOptions
-    from runtime.ray_jobs.job import RayJob, embed_on_ray
-
+def _run_on_ray(arguments: argparse.Namespace, options: EmbedOptions, progress: bool) -> int:
     for flag in _LOCAL_ONLY:
         if getattr(arguments, flag):
             raise UsageError(f"--{flag.replace('_', '-')} is for one machine; leave it out with --engine ray")
     if arguments.dtype != "float32":
         raise UsageError("--engine ray writes float32; leave --dtype out, or quantize the output later")
-    result = embed_on_ray(
-        RayJob(
-            artifact=arguments.artifact,
-            inputs=arguments.inputs,
-            output=arguments.output,
-            column=arguments.column,
-            options=_embed_options(arguments),
-            cluster=ClusterOptions(
-                address=arguments.address,
-                workers=arguments.workers,
-                threads=arguments.threads,
-                provider=arguments.provider,
-            ),
-            variant=arguments.variant,
-            rows_per_part=arguments.rows_per_part,
-            force=arguments.force,
-            progress=_shows_progress(arguments),
-        )
-    )
+    from runtime.ray_jobs.cluster import ClusterOptions, import_ray
+
+    import_ray()  # before modules that need pyarrow
+    from runtime.ray_jobs.job import RayJob, embed_on_ray
+
+    cluster = take_options(ClusterOptions, arguments)
+    result = embed_on_ray(take_options(RayJob, arguments, options=options, cluster=cluster, progress=progress))
     workers = f"{result.workers} workers of {result.threads} threads by {' and '.join(result.providers)}"
     print(f"{result.output}: {result.rows} rows in {result.parts} parts from {workers}")
     if result.redone:
@@ -200,21 +164,3 @@ def _run_on_ray(arguments: argparse.Namespace) -> int:
     if result.skipped:
         print(f"{result.skipped} rows have no vector, see their column error; the first: {result.first_error}")
     return 0
-
-
-def _embed_options(arguments: argparse.Namespace) -> EmbedOptions:
-    return EmbedOptions(
-        tower=arguments.tower,
-        batch_size=arguments.batch_size,
-        on_error=arguments.on_error,
-        normalize=arguments.normalize,
-        truncate_dim=arguments.truncate_dim,
-    )
-
-
-def _shows_progress(arguments: argparse.Namespace) -> bool:
-    return sys.stderr.isatty() if arguments.progress is None else bool(arguments.progress)
-
-
-def _running(model: Embedder) -> str:
-    return model.provider if model.variant == "fp32" else f"{model.provider}, {model.variant}"

@@ -12,10 +12,7 @@ from runtime.version import __version__
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command.
-
-    Args:
-        argv: Words of the command line; ``None``: those of this process.
+    """Run one command, from ``argv`` or the command line of this process.
 
     Returns:
         The exit code: 0 for success, 1 for a failure, 2 for wrong usage, 130 for Ctrl-C.
@@ -32,13 +29,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for add_commands in (
-        embed.add_commands,
-        search.add_commands,
-        artifact.add_info,
-        tune.add_commands,
-        artifact.add_verify,
-        artifact.add_doctor,
-    ):
-        add_commands(commands)
+    embed.add_commands(commands)
+    search.add_commands(commands)
+    artifact.add_info(commands)
+    tune.add_commands(commands)
+    artifact.add_verify(commands)
+    artifact.add_doctor(commands)
     return parser

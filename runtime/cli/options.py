@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from runtime.arguments import ListAction
 from runtime.artifact.describe import weight_warnings
 from runtime.artifact.variants import VARIANT_NAMES
 
 if TYPE_CHECKING:
     from runtime.inference.embedder import Embedder
 
+Options = TypeVar("Options")
+NUMBER: dict[str, Any] = {"type": int, "metavar": "N"}  # keywords of add_argument
+NUMBERS: dict[str, Any] = {"action": ListAction, **NUMBER}
 PROVIDERS = ("auto", "cpu", "cuda", "openvino", "tensorrt")
 
 
 def add_command(
     commands: Any, name: str, function: Callable[[argparse.Namespace], int], summary: str
 ) -> argparse.ArgumentParser:
-    """Add a command with the argument ARTIFACT.
-
-    Args:
-        commands: Subparsers of the command line.
-        name: Name of the command.
-        function: Runs the command and returns the exit code.
-        summary: Help text of the command.
-    """
+    """Add a command with the argument ARTIFACT. ``function`` runs it and returns the exit code."""
     parser: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=f"{summary}.")
     parser.add_argument("artifact", type=Path, metavar="ARTIFACT", help="Folder of the artifact")
     parser.set_defaults(command=function)
@@ -38,9 +36,8 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of embedding, including those of a session."""
     parser.add_argument(
         "--batch-size",
-        type=int,
-        metavar="N",
         help="Embed at most N items per batch (default: as many as fit a budget of tokens, images or points)",
+        **NUMBER,
     )
     parser.add_argument(
         "--tower",
@@ -77,35 +74,37 @@ def add_session_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--threads",
-        type=int,
-        metavar="N",
         help="Use N threads per run (default: as many as the affinity mask and the container quota allow)",
+        **NUMBER,
     )
+
+
+def session_keywords(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the keyword arguments of ``load`` and ``verify`` that :func:`add_session_options` stands for."""
+    from runtime.session.provider_options import parse_options
+
+    return {
+        "provider": arguments.provider,
+        "provider_options": parse_options(arguments.provider, arguments.provider_option),
+        "threads": arguments.threads,
+        "variant": arguments.variant,
+    }
 
 
 def load_model(
-    arguments: argparse.Namespace, *, workers: int | None = None, device_ids: Sequence[int] | None = None
+    arguments: argparse.Namespace, workers: int | None = None, device_ids: Sequence[int] | None = None
 ) -> Embedder:
-    """Load the artifact with the options of a session, and print warnings about its weights.
-
-    Args:
-        arguments: Arguments of a command with :func:`add_run_options`.
-        workers: Number of worker processes.
-        device_ids: GPUs, each with a worker process.
-    """
+    """Load the artifact for a command with :func:`add_run_options`, and print warnings about its weights."""
     from runtime.loading.load import load
-    from runtime.session.provider_options import parse_options
 
-    model = load(
-        arguments.artifact,
-        provider=arguments.provider,
-        provider_options=parse_options(arguments.provider, arguments.provider_option),
-        threads=arguments.threads,
-        workers=workers,
-        device_ids=device_ids,
-        tower=arguments.tower,
-        variant=arguments.variant,
-    )
+    session = session_keywords(arguments)
+    model = load(arguments.artifact, tower=arguments.tower, workers=workers, device_ids=device_ids, **session)
     for warning in weight_warnings(model.manifest):
         print(f"WARNING: {warning}", file=sys.stderr)
     return model
+
+
+def take_options(kind: Callable[..., Options], arguments: argparse.Namespace, **others: Any) -> Options:
+    """Return an instance of a dataclass. Its fields are the arguments of the same names, and ``others``."""
+    names = inspect.signature(kind).parameters
+    return kind(**{name: getattr(arguments, name) for name in names if hasattr(arguments, name)} | others)

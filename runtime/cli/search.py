@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runtime import console
-from runtime.cli.inputs import as_items, make_labels
-from runtime.cli.options import add_command, add_run_options, load_model
+from runtime.cli.options import NUMBER, add_command, add_run_options, load_model
 from runtime.errors import UsageError
 from runtime.jobs.read_vectors import read_vectors
+from runtime.preprocess.files import looks_like_image_path
 
 if TYPE_CHECKING:
     from runtime.array_types import Array
+    from runtime.inference.embedder import Embedder
+
+_LABEL_LENGTH = 24  # characters of a text in its label
 
 
 def add_commands(commands: Any) -> None:
@@ -41,13 +45,10 @@ def add_commands(commands: Any) -> None:
     )
     search.add_argument(
         "--truncate-dim",
-        type=int,
-        metavar="N",
         help="Compare only the first N dimensions. Give the same value to embed (default: all dimensions).",
+        **NUMBER,
     )
-    search.add_argument(
-        "--top", type=int, default=5, metavar="N", help="Print the N nearest vectors (default: %(default)s)"
-    )
+    search.add_argument("--top", default=5, help="Print the N nearest vectors (default: %(default)s)", **NUMBER)
     add_run_options(search)
 
 
@@ -55,9 +56,9 @@ def _print_similarity(arguments: argparse.Namespace) -> int:
     from runtime.artifact.parity import cosine_similarities
 
     model = load_model(arguments)
-    items = as_items(model, arguments.inputs)
+    items = _as_items(model, arguments.inputs)
     vectors = model.embed(items, batch_size=arguments.batch_size)
-    _print_table(make_labels(model, items), cosine_similarities(vectors, vectors))
+    _print_table(_make_labels(model, items), cosine_similarities(vectors, vectors))
     return 0
 
 
@@ -66,10 +67,8 @@ def _print_table(names: Sequence[str], cosines: Array) -> None:
 
     others = np.where(np.eye(len(names), dtype=bool), -np.inf, cosines)
     nearest = [names[index] if len(names) > 1 else "-" for index in others.argmax(axis=1)]
-    rows = [
-        [name, *(f"{value:.3f}" for value in row), best]
-        for name, row, best in zip(names, cosines, nearest, strict=True)
-    ]
+    table = zip(names, cosines, nearest, strict=True)
+    rows = [[name, *(f"{value:.3f}" for value in row), best] for name, row, best in table]
     print(console.table(["cosine", *names, "nearest"], rows))
 
 
@@ -84,7 +83,7 @@ def _search(arguments: argparse.Namespace) -> int:
     if arguments.names:
         names = _read_names(arguments.names, len(vectors))
     names = names or [""] * len(vectors)
-    query = model.embed(as_items(model, [arguments.query]), batch_size=arguments.batch_size)[:, :dim]
+    query = model.embed(_as_items(model, [arguments.query]), batch_size=arguments.batch_size)[:, :dim]
     cosines = cosine_similarities(query, vectors)[0]
     nearest = np.argsort(-cosines, kind="stable")[: arguments.top]
     print(console.table(["row", "cosine", "name"], [[row, f"{cosines[row]:.3f}", names[row]] for row in nearest]))
@@ -99,3 +98,35 @@ def _read_names(path: Path, rows: int) -> list[str]:
     if len(names) != rows:
         raise UsageError(f"{path} has {len(names)} lines, but the vectors have {rows} rows; give one name per row")
     return names
+
+
+def _as_items(model: Embedder, inputs: Sequence[str]) -> Sequence[str | Path]:
+    """Return ``inputs`` as items for ``model``. With two towers, an existing file becomes a path."""
+    if len(model.towers) == 1:
+        return inputs
+    files = {word for word in inputs if os.path.isfile(word)}  # noqa: PTH113  Path.is_file raises for long texts
+    missing = [word for word in inputs if looks_like_image_path(word) and word not in files]
+    if missing:
+        raise UsageError(f"there is no file {missing[0]}; if it is a text, add --tower text")
+    return [Path(word) if word in files else word for word in inputs]
+
+
+def _make_labels(model: Embedder, items: Sequence[str | Path]) -> list[str]:
+    """Return a short label for each item: the name of a file, or the beginning of a text.
+
+    If files share a name, their labels include the folder. Labels that are still equal get a number from the second on.
+    """
+    labels = [_label(model, item) for item in items]
+    if len(set(labels)) < len(labels) and "text" not in model.towers:
+        shared = os.path.commonpath([Path(item).absolute().parent for item in items])
+        labels = [os.path.relpath(item, shared) for item in items]
+    return [
+        label if label not in labels[:index] else f"{label} ({labels[:index].count(label) + 1})"
+        for index, label in enumerate(labels)
+    ]
+
+
+def _label(model: Embedder, item: str | Path) -> str:
+    if isinstance(item, str) and "text" in model.towers:
+        return " ".join(item.split())[:_LABEL_LENGTH] or '""'
+    return Path(item).stem

@@ -6,9 +6,8 @@ import argparse
 import sys
 from typing import Any
 
-from runtime.arguments import ListAction
 from runtime.artifact.reader import read_manifest
-from runtime.cli.options import PROVIDERS, add_command
+from runtime.cli.options import NUMBER, NUMBERS, PROVIDERS, add_command, take_options
 
 
 def add_commands(commands: Any) -> None:
@@ -31,19 +30,12 @@ def add_commands(commands: Any) -> None:
         help="Set the smallest allowed cosine similarity to torch's golden vectors (default: %(default)s)",
     )
     tune.add_argument(
-        "--batch-sizes",
-        action=ListAction,
-        type=int,
-        default=(1, 8, 32),
-        metavar="N",
-        help="Measure these batch sizes (default: 1 8 32)",
+        "--batch-sizes", default=(1, 8, 32), help="Measure these batch sizes (default: 1 8 32)", **NUMBERS
     )
     tune.add_argument(
         "--threads",
-        action=ListAction,
-        type=int,
-        metavar="N",
         help="Measure these numbers of threads per run (default: 1, half of the allowed threads, and all of them)",
+        **NUMBERS,
     )
     tune.add_argument(
         "--provider",
@@ -57,11 +49,7 @@ def add_commands(commands: Any) -> None:
         help="Tune this tower; required if the artifact has two (default: the only one)",
     )
     tune.add_argument(
-        "--rounds",
-        type=int,
-        default=10,
-        metavar="N",
-        help="Measure each setting N times in turns (default: %(default)s)",
+        "--rounds", default=10, help="Measure each setting N times in turns (default: %(default)s)", **NUMBER
     )
     tune.add_argument("--json", action="store_true", help="Print the report as JSON (default: as text)")
     tune.add_argument(
@@ -78,15 +66,7 @@ def _tune(arguments: argparse.Namespace) -> int:
 
     if arguments.forget:
         return _forget(arguments)
-    options = TuneOptions(
-        max_latency_ms=arguments.max_latency_ms,
-        min_cosine=arguments.min_cosine,
-        batch_sizes=arguments.batch_sizes,
-        threads=arguments.threads,
-        provider=arguments.provider,
-        tower=arguments.tower,
-        rounds=arguments.rounds,
-    )
+    options = take_options(TuneOptions, arguments)
     tuning_store.check_store()
     found = measure(arguments.artifact, options, progress=sys.stderr.isatty())
     print(report.render_json(found) if arguments.json else report.render_text(found))

@@ -1,38 +1,32 @@
-"""Lock an open file against other processes, until it is closed or the process ends."""
+"""Lock an open file against other processes."""
 
 from __future__ import annotations
 
 import os
 import sys
 
-if sys.platform == "win32":
-    import msvcrt
+# Locks are mandatory on Windows, so lock a byte behind the data; msvcrt.locking takes offsets below 2 GiB only.
+_WINDOWS_LOCKED_BYTE = 0x7FFF_FFF0
 
-    # Locks are mandatory on Windows, so lock a byte behind the data; msvcrt.locking takes offsets below 2 GiB only.
-    _LOCKED_BYTE = 0x7FFF_FFF0
 
-    def lock_file(descriptor: int) -> None:
-        """Lock the file.
+def lock_file(descriptor: int) -> None:
+    """Lock an open file until it is closed or the process ends.
 
-        Raises:
-            BlockingIOError: Another process has locked it.
-        """
+    Raises:
+        BlockingIOError: Another process has locked it.
+    """
+    if sys.platform == "win32":
+        import msvcrt
+
         place = os.lseek(descriptor, 0, os.SEEK_CUR)
-        os.lseek(descriptor, _LOCKED_BYTE, os.SEEK_SET)
+        os.lseek(descriptor, _WINDOWS_LOCKED_BYTE, os.SEEK_SET)
         try:
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         except OSError as exc:
             raise BlockingIOError(*exc.args) from exc
         finally:
             os.lseek(descriptor, place, os.SEEK_SET)
+    else:
+        import fcntl
 
-else:
-    import fcntl
-
-    def lock_file(descriptor: int) -> None:
-        """Lock the file.
-
-        Raises:
-            BlockingIOError: Another process has locked it.
-        """
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

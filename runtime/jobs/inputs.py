@@ -1,7 +1,6 @@
 """Find, check and read the inputs of a job: files, folders, patterns, lists of items, and texts.
 
-The local job reads items with :func:`open_inputs`. The Ray job shares the rules: which files a folder stands for, which
-files list items, and what ``--column`` means.
+The local job reads items with :func:`open_inputs`. The Ray job shares the rules for suffixes, patterns and columns.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from itertools import chain
 
 from runtime.errors import UsageError
 from runtime.jobs.items import SourceItem, path_item, text_item
-from runtime.jobs.parquet import ParquetColumn
+from runtime.jobs.parquet import count_rows, read_column
 from runtime.jobs.text_files import count_lines, parse_lines, read_file_lines, read_lines
 from runtime.preprocess.files import IMAGE_SUFFIXES, looks_like_image_path
 
@@ -29,28 +28,20 @@ _PIPE = "to embed the words themselves, pipe them in, one item per line, with th
 
 @dataclass(frozen=True)
 class JobInputs:
-    """The items that a user named, in order.
+    """The items of one input or several, in order.
 
     Attributes:
         total: Number of items; ``None`` if only reading them would tell. It may count blank lines, which are no items.
+        read: Function that reads the items.
         lists: The named files that list items.
     """
 
     total: int | None
-    lists: tuple[str, ...]
-    _groups: tuple[_ItemGroup, ...]
-
-    def __iter__(self) -> Iterator[SourceItem]:
-        return chain.from_iterable(group.read() for group in self._groups)
-
-
-@dataclass(frozen=True)
-class _ItemGroup:
-    """The items of one input."""
-
-    total: int | None
     read: Callable[[], Iterator[SourceItem]]
     lists: tuple[str, ...] = ()
+
+    def __iter__(self) -> Iterator[SourceItem]:
+        return self.read()
 
 
 def open_inputs(inputs: Sequence[str], *, towers: Sequence[str], column: str | None = None) -> JobInputs:
@@ -78,28 +69,22 @@ def open_inputs(inputs: Sequence[str], *, towers: Sequence[str], column: str | N
         raise UsageError(f"{STDIN} is named {inputs.count(STDIN)} times, but standard input can be read only once")
     kind = towers[0] if len(towers) == 1 else None
     parser = _InputParser(kind, column or kind or "")
-    groups = tuple(parser.open(name) for name in inputs)
-    lists = tuple(chain.from_iterable(group.lists for group in groups))
-    check_column_use(column, lists)
-    return JobInputs(_sum(group.total for group in groups), lists, groups)
+    joined = _join([parser.open(name) for name in inputs])
+    check_column_use(column, joined.lists)
+    return joined
 
 
 def check_column_use(column: str | None, files: Iterable[str]) -> None:
-    """Check that ``--column`` is given only if one of ``files`` has columns.
-
-    Raises:
-        UsageError: No file has columns.
-    """
+    """Raise a :class:`UsageError` if ``--column`` is given, but none of ``files`` has columns."""
     if column and not any(file_suffix(path) in COLUMN_SUFFIXES for path in files):
-        raise UsageError(
-            f"--column {column} names a column of .jsonl and .parquet files, but no input is such a file; leave it out"
-        )
+        found = "names a column of .jsonl and .parquet files, but no input is such a file"
+        raise UsageError(f"--column {column} {found}; leave it out")
 
 
-def item_suffixes(kind: str | None) -> tuple[str, ...]:
-    """Return the suffixes of files that are items of ``kind``; images for ``None``, and none for ``text``."""
+def folder_suffixes(kind: str | None) -> tuple[str, ...]:
+    """Return the suffixes of the files that a folder stands for: lists of texts, meshes, or images."""
     if kind == "text":
-        return ()
+        return LIST_SUFFIXES
     if kind == "mesh":
         from runtime.preprocess.mesh.formats import FORMATS
 
@@ -117,7 +102,9 @@ def is_pattern(name: str, kind: str | None) -> bool:
     if not glob.has_magic(name) or kind in ("image", "mesh"):
         return glob.has_magic(name)
     is_one_word = len(name.split()) == 1
-    return file_suffix(name) in (*item_suffixes(kind), *LIST_SUFFIXES) or (is_one_word and "*" in name and "/" in name)
+    return file_suffix(name) in (*folder_suffixes(kind), *LIST_SUFFIXES) or (
+        is_one_word and "*" in name and "/" in name
+    )
 
 
 def match_pattern(pattern: str, suffixes: Sequence[str]) -> Iterator[str]:
@@ -133,10 +120,10 @@ class _InputParser:
     kind: str | None
     column: str
 
-    def open(self, name: str) -> _ItemGroup:
+    def open(self, name: str) -> JobInputs:
         if name == STDIN:
             kind = self._check_kind_of_list("standard input")
-            return _ItemGroup(None, lambda: parse_lines(read_lines(sys.stdin.buffer, STDIN), kind=kind))
+            return JobInputs(None, lambda: parse_lines(read_lines(sys.stdin.buffer, STDIN), kind=kind))
         mode = _mode(name)
         if mode is None:
             return self._open_pattern(name) if is_pattern(name, self.kind) else self._open_missing(name)
@@ -146,58 +133,47 @@ class _InputParser:
             raise UsageError(f"{name} is no regular file; pipe it in with the input `-`")
         return self._open_file(name)
 
-    def _open_file(self, path: str) -> _ItemGroup:
+    def _open_file(self, path: str) -> JobInputs:
         suffix = file_suffix(path)
         if suffix in LIST_SUFFIXES:
             return self._open_list(path, suffix)
         if self.kind == "text":
-            raise UsageError(
-                f"{path} is a file, but a text is expected; give texts as .txt (one per line), .jsonl or .parquet; "
-                f"{_PIPE}"
-            )
+            way_out = f"give texts as .txt (one per line), .jsonl or .parquet; {_PIPE}"
+            raise UsageError(f"{path} is a file, but a text is expected; {way_out}")
         return _single(path_item(path))
 
-    def _open_list(self, path: str, suffix: str) -> _ItemGroup:
+    def _open_list(self, path: str, suffix: str) -> JobInputs:
         kind = self._check_kind_of_list(path)
         if suffix == ".parquet":
-            parquet = ParquetColumn(path, self.column, kind)
-            return _ItemGroup(parquet.rows, parquet.read, (path,))
-        column = self.column if suffix == ".jsonl" else None
-        return _ItemGroup(
-            count_lines(path), lambda: parse_lines(read_file_lines(path), kind=kind, column=column), (path,)
-        )
+            rows = count_rows(path, self.column, kind)
+            return JobInputs(rows, partial(read_column, path, self.column, kind), (path,))
+        total, column = count_lines(path), self.column if suffix == ".jsonl" else None
+        return JobInputs(total, lambda: parse_lines(read_file_lines(path), kind=kind, column=column), (path,))
 
     def _check_kind_of_list(self, name: str) -> str:
         if self.kind is None:
             raise UsageError(f"{name} can hold texts or paths of images; choose with --tower text or --tower image")
         return self.kind
 
-    def _open_folder(self, folder: str) -> _ItemGroup:
-        suffixes = self._suffixes()
+    def _open_folder(self, folder: str) -> JobInputs:
+        suffixes = folder_suffixes(self.kind)
         return self._open_files(f"the folder {folder}", partial(_walk, folder, suffixes), suffixes)
 
-    def _open_pattern(self, pattern: str) -> _ItemGroup:
-        suffixes = (file_suffix(pattern),) if file_suffix(pattern) in LIST_SUFFIXES else self._suffixes()
+    def _open_pattern(self, pattern: str) -> JobInputs:
+        suffixes = (file_suffix(pattern),) if file_suffix(pattern) in LIST_SUFFIXES else folder_suffixes(self.kind)
         return self._open_files(f"the pattern {pattern}", partial(match_pattern, pattern, suffixes), suffixes)
 
-    def _open_files(self, name: str, find: Callable[[], Iterator[str]], suffixes: Sequence[str]) -> _ItemGroup:
+    def _open_files(self, name: str, find: Callable[[], Iterator[str]], suffixes: Sequence[str]) -> JobInputs:
         if suffixes[0] in LIST_SUFFIXES:
-            groups = tuple(self._open_file(path) for path in find())
-            total, lists = _sum(group.total for group in groups), tuple(path for each in groups for path in each.lists)
-            group = _ItemGroup(total, lambda: chain.from_iterable(each.read() for each in groups), lists)
-            found = bool(groups)
+            found = _join([self._open_file(path) for path in find()])
         else:
-            group = _ItemGroup(sum(1 for _ in find()), lambda: map(path_item, find()))
-            found = bool(group.total)
-        if not found:
+            found = JobInputs(sum(1 for _ in find()), lambda: map(path_item, find()))
+        if not (found.total or found.lists):
             way_out = _PIPE if self.kind == "text" else "name the files themselves"
             raise UsageError(f"{name} holds no file that ends in {', '.join(suffixes)}; {way_out}")
-        return group
+        return found
 
-    def _suffixes(self) -> tuple[str, ...]:
-        return item_suffixes(self.kind) or LIST_SUFFIXES
-
-    def _open_missing(self, name: str) -> _ItemGroup:
+    def _open_missing(self, name: str) -> JobInputs:
         if file_suffix(name) in LIST_SUFFIXES:
             raise UsageError(f"there is no file {name}; {_PIPE}")
         if self.kind is None and looks_like_image_path(name):
@@ -205,8 +181,15 @@ class _InputParser:
         return _single(text_item(name) if self.kind in ("text", None) else path_item(name))
 
 
-def _single(source: SourceItem) -> _ItemGroup:
-    return _ItemGroup(1, lambda: iter((source,)))
+def _single(source: SourceItem) -> JobInputs:
+    return JobInputs(1, lambda: iter((source,)))
+
+
+def _join(groups: Sequence[JobInputs]) -> JobInputs:
+    totals = [group.total for group in groups]
+    total = None if None in totals else sum(filter(None, totals))
+    lists = tuple(path for group in groups for path in group.lists)
+    return JobInputs(total, lambda: chain.from_iterable(groups), lists)
 
 
 def _mode(name: str) -> int | None:
@@ -215,11 +198,6 @@ def _mode(name: str) -> int | None:
         return os.stat(name).st_mode  # noqa: PTH116  pathlib would normalize "a//b"
     except (OSError, ValueError):
         return None
-
-
-def _sum(totals: Iterable[int | None]) -> int | None:
-    known = list(totals)
-    return None if None in known else sum(total for total in known if total is not None)
 
 
 def _walk(folder: str, suffixes: Sequence[str]) -> Iterator[str]:

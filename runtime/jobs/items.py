@@ -16,11 +16,7 @@ _NAME_LENGTH = 80  # characters of a text in its name
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A placeholder for an item that cannot be read. No tower accepts it, so it fails at its own position.
-
-    Attributes:
-        reason: Why there is no item.
-    """
+    """The reason why an item cannot be read, in its place. No tower accepts it, so it fails at its own position."""
 
     reason: str
 
@@ -68,13 +64,9 @@ def listed_item(value: str | Unreadable, kind: str, place: str) -> SourceItem:
 def update_digest(digest: _Hash, sources: Iterable[SourceItem]) -> None:
     """Add the names and items of ``sources`` to ``digest``. Order and boundaries count; a file counts by its path."""
     for source in sources:
-        for field in (source.name.encode("utf-8", "surrogatepass"), _item_bytes(source.item)):
-            digest.update(len(field).to_bytes(8, "little"))
-            digest.update(field)
-
-
-def _item_bytes(item: ItemValue) -> bytes:
-    if isinstance(item, bytes):
-        return item
-    text = item.reason if isinstance(item, Unreadable) else os.fspath(item)
-    return text.encode("utf-8", "surrogatepass")  # a path that is not valid UTF-8 has lone surrogates
+        item = source.item.reason if isinstance(source.item, Unreadable) else source.item
+        for field in (source.name, item):
+            # A path that is not valid UTF-8 has lone surrogates.
+            data = field if isinstance(field, bytes) else os.fspath(field).encode("utf-8", "surrogatepass")
+            digest.update(len(data).to_bytes(8, "little"))
+            digest.update(data)

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,10 +85,13 @@ class Journal:
             self._descriptor = os.open(self._folder / _JOURNAL, OPEN_FLAGS, 0o666)
         try:
             self._lock()
-            begun = self._read_begun(resume=resume, force=force)
-            if begun is not None:
+            begun = _read_fingerprint(self._folder)
+            if begun is not None and not resume and not force:
+                way_out = "go on with --resume, or start again with --force"
+                raise OutputError(f"{output} is begun and not finished; {way_out}")
+            if begun is not None and resume:
                 _check_same(output, begun, fingerprint)
-            self.vectors, self.last = self._open_vectors(dim, fingerprint, resumed=begun is not None)
+            self._open_vectors(dim, None if begun is not None and resume else fingerprint)
         except BaseException:
             self._close_folder()
             raise
@@ -98,7 +102,7 @@ class Journal:
         Raises:
             OutputError: The disk is full, for example.
         """
-        with self._writing():
+        with self.writing():
             self.vectors.append(vectors)
         self._pending.append(entry)
         if time.monotonic() - self._committed_s >= COMMIT_INTERVAL_S:
@@ -113,7 +117,7 @@ class Journal:
         pending, self._pending = self._pending, []  # after a second Ctrl-C, the next commit must not repeat these
         if not pending:
             return
-        with self._writing():
+        with self.writing():
             self.vectors.sync()
             self._write(*(entry._asdict() for entry in pending))
         self.last = pending[-1]
@@ -121,7 +125,7 @@ class Journal:
 
     def entries(self) -> Iterator[JournalEntry]:
         """Yield all entries that are on the disk."""
-        for _, entry in _read_entries(self._folder / _JOURNAL):
+        for _, entry in islice(_read_entries(self._folder), 1, None):
             yield entry
             if entry.stop >= self.last.stop:
                 return
@@ -131,26 +135,20 @@ class Journal:
         return self._folder / name
 
     def move(self, name: str, place: Path) -> None:
-        """Move the file at :meth:`work_path` to ``place``.
-
-        Raises:
-            OutputError: It cannot be moved.
-        """
-        with self._writing():
-            with self.work_path(name).open("r+b") as file:
-                os.fsync(file.fileno())
-            self.work_path(name).replace(place)
+        """Move the file at :meth:`work_path` to ``place``."""
+        with self.work_path(name).open("r+b") as file:
+            os.fsync(file.fileno())
+        self.work_path(name).replace(place)
 
     def move_vectors(self) -> None:
-        """Make the vectors the output, a float32 .npy file, without a copy.
+        """Make the vectors the output, a float32 .npy file, without a copy."""
+        self.vectors.finish_npy(self.last.rows)
+        self._write({"moved": True})
+        self.vectors.path.replace(self._output)
 
-        Raises:
-            OutputError: The disk is full, for example.
-        """
-        with self._writing():
-            self.vectors.finish_npy(self.last.rows)
-            self._write({"moved": True})
-            self.vectors.path.replace(self._output)
+    def writing(self) -> AbstractContextManager[None]:
+        """Return a context that raises an :class:`OutputError` for an ``OSError``."""
+        return _writing(self._output, "then run the same command with --resume")
 
     def discard(self) -> None:
         """Let :meth:`close` remove the work folder."""
@@ -181,49 +179,29 @@ class Journal:
         except (BlockingIOError, FileNotFoundError):  # not found: the other job ended and removed its folder just now
             raise OutputError(message) from None
 
-    def _read_begun(self, *, resume: bool, force: bool) -> dict[str, Any] | None:
-        """Return the fingerprint of the job to resume; ``None`` for a new job."""
-        begun = _read_fingerprint(self._folder / _JOURNAL)
-        if begun is not None and not resume and not force:
-            raise OutputError(
-                f"{self._output} is begun and not finished; go on with --resume, or start again with --force"
-            )
-        return begun if resume else None
+    def _open_vectors(self, dim: int, fingerprint: Mapping[str, Any] | None) -> None:
+        """Open the vectors of a new job with ``fingerprint``, or of the job to resume.
 
-    def _open_vectors(
-        self, dim: int, fingerprint: Mapping[str, Any], *, resumed: bool
-    ) -> tuple[VectorFile, JournalEntry]:
-        """Return the vectors and the last valid entry, after truncating both files there."""
-        try:
-            with self._writing():
-                vectors = VectorFile(self._folder / _VECTORS, dim)
-                end, last = self._find_last(vectors) if resumed else (0, _START)
-                vectors.truncate(last.rows)
-                os.ftruncate(self._descriptor, end)
-                os.lseek(self._descriptor, end, os.SEEK_SET)
-                if not resumed:
-                    self._write(fingerprint)
-        except OutputError:
-            self._keep = resumed
-            raise
-        return vectors, last
-
-    def _find_last(self, vectors: VectorFile) -> tuple[int, JournalEntry]:
-        """Return the last entry whose vectors exist, and the offset of its end in the journal."""
-        with (self._folder / _JOURNAL).open("rb") as file:
-            end, last = len(file.readline()), _START
-        for line_end, entry in _read_entries(self._folder / _JOURNAL):
-            if not vectors.holds(entry.rows):
-                break
-            end, last = line_end, entry
-        return end, last
+        Both files are truncated after the last entry whose vectors exist.
+        """
+        self._keep = fingerprint is None
+        with self.writing():
+            self.vectors = VectorFile(self._folder / _VECTORS, dim)
+            end, self.last = 0, _START
+            for line_end, entry in _read_entries(self._folder) if fingerprint is None else ():
+                if not self.vectors.holds(entry.rows):
+                    break
+                end, self.last = line_end, entry
+            self.vectors.truncate(self.last.rows)
+            os.ftruncate(self._descriptor, end)
+            os.lseek(self._descriptor, end, os.SEEK_SET)
+            if fingerprint is not None:
+                self._write(fingerprint)
+        self._keep = True
 
     def _write(self, *lines: Mapping[str, Any]) -> None:
         write_all(self._descriptor, b"".join(json.dumps(line).encode() + b"\n" for line in lines))
         os.fsync(self._descriptor)
-
-    def _writing(self) -> AbstractContextManager[None]:
-        return _writing(self._output, "then run the same command with --resume")
 
 
 def work_folder(output: Path) -> Path:
@@ -233,7 +211,7 @@ def work_folder(output: Path) -> Path:
 
 def is_begun(output: Path) -> bool:
     """Return whether ``output`` has an unfinished job."""
-    return _read_fingerprint(work_folder(output) / _JOURNAL) is not None
+    return _read_fingerprint(work_folder(output)) is not None
 
 
 def finish_move(output: Path) -> bool:
@@ -242,7 +220,7 @@ def finish_move(output: Path) -> bool:
     if not output.is_file() or not is_begun(output) or (folder / _VECTORS).exists():
         return False
     lines = (folder / _JOURNAL).read_bytes().splitlines()
-    if json.loads(lines[-1]) != {"moved": True}:
+    if _decode(lines[-1] + b"\n") != {"moved": True}:
         return False
     shutil.rmtree(folder, ignore_errors=True)
     return True
@@ -256,35 +234,35 @@ def _writing(output: Path, way_out: str) -> Iterator[None]:
         raise OutputError(f"cannot write {output} ({exc.strerror or exc}); free some disk space, {way_out}") from exc
 
 
-def _read_fingerprint(path: Path) -> dict[str, Any] | None:
-    """Return the first line of a journal; ``None`` if it is missing or incomplete."""
+def _read_fingerprint(folder: Path) -> dict[str, Any] | None:
+    """Return the first line of the journal; ``None`` if it is missing or incomplete."""
     try:
-        with path.open("rb") as file:
-            line = file.readline()
-            document = json.loads(line) if line.endswith(b"\n") else None
-    except (OSError, ValueError):
+        with (folder / _JOURNAL).open("rb") as file:
+            return _decode(file.readline())
+    except OSError:
         return None
-    return document if isinstance(document, dict) else None
 
 
-def _read_entries(path: Path) -> Iterator[tuple[int, JournalEntry]]:
-    """Yield each entry with the offset of its end, up to the first incomplete line."""
-    with path.open("rb") as file:
+def _read_entries(folder: Path) -> Iterator[tuple[int, JournalEntry]]:
+    """Yield the start and each entry with the offset of its end, up to the first incomplete line."""
+    with (folder / _JOURNAL).open("rb") as file:
         end = len(file.readline())
+        yield end, _START
         for line in file:
             end += len(line)
-            entry = _decode_entry(line)
-            if entry is None:
+            try:
+                entry = JournalEntry(**_decode(line) or {})
+            except TypeError:
                 return
             yield end, entry
 
 
-def _decode_entry(line: bytes) -> JournalEntry | None:
+def _decode(line: bytes) -> dict[str, Any] | None:
     try:
         document = json.loads(line) if line.endswith(b"\n") else None
-        return JournalEntry(**document) if document else None
-    except (ValueError, TypeError):
+    except ValueError:
         return None
+    return document if isinstance(document, dict) else None
 
 
 def _check_same(output: Path, begun: Mapping[str, Any], asked: Mapping[str, Any]) -> None:

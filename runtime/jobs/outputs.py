@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -14,7 +14,7 @@ from typing import IO, Any
 import numpy as np
 
 from runtime.array_types import Array
-from runtime.errors import OutputError, UsageError
+from runtime.errors import UsageError
 from runtime.jobs.journal import Journal
 from runtime.jobs.parquet import import_parquet
 from runtime.jobs.vector_file import npy_header
@@ -64,10 +64,8 @@ class OutputOptions:
             UsageError: They have another number of dimensions.
         """
         if self.ranges is not None and self.ranges.shape[1] != dim:
-            raise UsageError(
-                f"the ranges have {self.ranges.shape[1]} dimensions, but the vectors have {dim}; give the ranges of "
-                "vectors of the same artifact and --truncate-dim"
-            )
+            found = f"the ranges have {self.ranges.shape[1]} dimensions, but the vectors have {dim}"
+            raise UsageError(f"{found}; give the ranges of vectors of the same artifact and --truncate-dim")
 
     @property
     def has_names(self) -> bool:
@@ -85,13 +83,21 @@ def write_output(journal: Journal, options: OutputOptions) -> None:
     Raises:
         OutputError: The disk is full, for example. The journal stays and can be resumed.
     """
+    in_place = options.path.suffix == ".npy" and options.dtype == "float32"
     try:
-        _write_all(journal, options)
-    except OSError as exc:
-        raise OutputError(
-            f"cannot write {options.path} ({exc.strerror or exc}); free some disk space, then run the same command "
-            "with --resume"
-        ) from exc
+        with journal.writing():
+            ranges = _find_ranges(journal, options) if options.dtype == "int8" else None
+            if not in_place:
+                _WRITERS[options.path.suffix](journal, options, ranges)
+            _replace_report(journal, report_path(options.path))
+            if ranges is not None and options.path.suffix != ".npz":
+                with journal.work_path(_RANGES).open("wb") as file:
+                    _write_array(file, ranges)
+                journal.move(_RANGES, options.path.with_suffix(".ranges.npy"))
+            if in_place:
+                journal.move_vectors()
+            else:
+                journal.move(_VECTORS, options.path)
     finally:
         for name in (_VECTORS, _RANGES, _REPORT):
             with suppress(OSError):
@@ -101,27 +107,6 @@ def write_output(journal: Journal, options: OutputOptions) -> None:
 def report_path(output: Path) -> Path:
     """Return the path of the report of skipped items."""
     return output.with_name(f"{output.name}.skipped.jsonl")
-
-
-def ranges_path(output: Path) -> Path:
-    """Return the path of the ranges of int8 for an output that cannot hold them."""
-    return output.with_suffix(".ranges.npy")
-
-
-def _write_all(journal: Journal, options: OutputOptions) -> None:
-    ranges = _find_ranges(journal, options) if options.dtype == "int8" else None
-    in_place = options.path.suffix == ".npy" and options.dtype == "float32"
-    if not in_place:
-        _WRITERS[options.path.suffix](journal, options, ranges)
-    _replace_report(journal, report_path(options.path))
-    if ranges is not None and options.path.suffix != ".npz":
-        with journal.work_path(_RANGES).open("wb") as file:
-            _write_array(file, ranges)
-        journal.move(_RANGES, ranges_path(options.path))
-    if in_place:
-        journal.move_vectors()
-    else:
-        journal.move(_VECTORS, options.path)
 
 
 def _replace_report(journal: Journal, place: Path) -> None:
@@ -145,8 +130,7 @@ def _chunks(journal: Journal) -> Iterator[Array]:
 
 
 def _quantized(journal: Journal, options: OutputOptions, ranges: Array | None) -> Iterator[Array]:
-    for chunk in _chunks(journal):
-        yield chunk if options.dtype == "float32" else quantize(chunk, options.dtype, ranges=ranges)
+    return (quantize(chunk, options.dtype, ranges) for chunk in _chunks(journal))
 
 
 def _find_ranges(journal: Journal, options: OutputOptions) -> Array:
@@ -176,8 +160,7 @@ def _write_vectors(file: IO[bytes], journal: Journal, options: OutputOptions, ra
 
 def _write_array(file: IO[bytes], array: Array) -> None:
     """Write a small array. np.save would ignore a full disk."""
-    np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
-    file.write(np.ascontiguousarray(array).data)
+    file.write(npy_header(array.dtype, array.shape) + np.ascontiguousarray(array).tobytes())
 
 
 def _write_npz(journal: Journal, options: OutputOptions, ranges: Array | None) -> None:
@@ -185,10 +168,10 @@ def _write_npz(journal: Journal, options: OutputOptions, ranges: Array | None) -
         with _open_entry(archive, "vectors") as file:
             _write_vectors(file, journal, options, ranges)
         with _open_entry(archive, "index") as file:
-            _write_column(file, journal, np.dtype("<i8"), lambda rows: [index for index, _ in rows])
+            _write_column(file, journal, np.dtype("<i8"), (index for index, _ in _rows(journal)))
         longest = max((len(name) for _, name in _rows(journal)), default=0)
         with _open_entry(archive, "names", zipfile.ZIP_DEFLATED) as file:  # the padding is zeros
-            _write_column(file, journal, np.dtype(f"<U{max(1, longest)}"), lambda rows: [name for _, name in rows])
+            _write_column(file, journal, np.dtype(f"<U{max(1, longest)}"), (name for _, name in _rows(journal)))
         if ranges is not None:
             with _open_entry(archive, "ranges") as file:
                 _write_array(file, ranges)
@@ -200,17 +183,11 @@ def _open_entry(archive: zipfile.ZipFile, name: str, compression: int = zipfile.
     return archive.open(entry, "w", force_zip64=True)
 
 
-def _write_column(
-    file: IO[bytes],
-    journal: Journal,
-    dtype: np.dtype[Any],
-    pick: Callable[[list[tuple[int, str]]], list[Any]],
-) -> None:
-    header = {"descr": dtype.str, "fortran_order": False, "shape": (journal.last.rows,)}
-    np.lib.format.write_array_header_1_0(file, header)
-    rows, step = _rows(journal), min(_CHUNK_ROWS, max(1, CHUNK_BYTES // dtype.itemsize))
-    while chunk := list(islice(rows, step)):
-        file.write(np.array(pick(chunk), dtype=dtype).tobytes())
+def _write_column(file: IO[bytes], journal: Journal, dtype: np.dtype[Any], values: Iterator[Any]) -> None:
+    file.write(npy_header(dtype, (journal.last.rows,)))
+    step = min(_CHUNK_ROWS, max(1, CHUNK_BYTES // dtype.itemsize))
+    while chunk := list(islice(values, step)):
+        file.write(np.array(chunk, dtype).tobytes())
 
 
 def _rows(journal: Journal) -> Iterator[tuple[int, str]]:
@@ -242,13 +219,9 @@ def _write_parquet(journal: Journal, options: OutputOptions, ranges: Array | Non
 def _as_table(pa: Any, rows: list[tuple[int, str]], vectors: Array) -> Any:
     indices, names = zip(*rows, strict=True)
     printable = [name.encode("utf-8", "backslashreplace").decode() for name in names]
-    embedding = pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(vectors).ravel()), vectors.shape[1])
-    columns: Mapping[str, Any] = {
-        "index": pa.array(indices, pa.int64()),
-        "name": pa.array(printable, pa.string()),
-        "embedding": embedding,
-    }
-    return pa.table(columns)
+    embedding = pa.FixedSizeListArray.from_arrays(np.ascontiguousarray(vectors).ravel(), vectors.shape[1])
+    columns = [pa.array(indices, pa.int64()), pa.array(printable, pa.string()), embedding]
+    return pa.table(columns, names=["index", "name", "embedding"])
 
 
 _WRITERS: dict[str, Callable[[Journal, OutputOptions, Array | None], None]] = {

@@ -28,58 +28,49 @@ def import_parquet() -> Any:
     return pyarrow.parquet
 
 
-class ParquetColumn:
-    """A column of texts, paths or images.
+def open_parquet(path: str, name: str, file_system: Any = None) -> Any:
+    """Open the file at ``path``, which errors call ``name``.
 
-    Attributes:
-        rows: Number of rows, including nulls.
+    Raises:
+        UsageError: It cannot be read.
+        MissingDependencyError: pyarrow is not installed.
     """
+    try:
+        return import_parquet().ParquetFile(path, filesystem=file_system)
+    except (OSError, ValueError, NotImplementedError) as exc:  # pyarrow raises all of these
+        raise UsageError(
+            f"{name} cannot be read as parquet ({one_line(exc)}); write it again, or leave it out"
+        ) from exc
 
-    def __init__(self, path: str, column: str, kind: str) -> None:
-        """Read and check the schema of the file.
 
-        Args:
-            path: The file.
-            column: Name of a column of strings. A column of images may also hold the bytes of image files, or
-                ``{bytes, path}`` as Hugging Face's datasets write it.
-            kind: Kind of item: ``text``, ``image`` or ``mesh``.
+def count_rows(path: str, column: str, kind: str) -> int:
+    """Check that a file has ``column`` for items of ``kind``, and return its number of rows, including nulls.
 
-        Raises:
-            UsageError: The file cannot be read, has no such column, or the column has another type.
-            MissingDependencyError: pyarrow is not installed.
-        """
-        self._path, self._column, self._kind = path, column, kind
-        with _open(path) as file:
-            self.rows = int(file.metadata.num_rows)
-            check_column(file.schema_arrow, path, column, kind)
+    Raises:
+        UsageError: The file cannot be read, or see :func:`check_column`.
+    """
+    with open_parquet(path, path) as file:
+        check_column(file.schema_arrow, path, column, kind)
+        return int(file.metadata.num_rows)
 
-    def read(self) -> Iterator[SourceItem]:
-        """Yield the item of each row. Its place is ``path:row``, counted from 1 like lines."""
-        for row, scalar in enumerate(self._scalars(), 1):
-            yield row_item(scalar, self._column, self._kind, f"{self._path}:{row}")
 
-    def _scalars(self) -> Iterator[Any]:
-        with _open(self._path) as file:
-            batches = file.iter_batches(batch_size=_BATCH_ROWS, columns=[self._column])
-            while True:
-                try:
-                    batch = next(batches, None)
-                except (OSError, ValueError) as exc:  # pyarrow raises both
-                    raise UsageError(f"{self._path} is damaged ({one_line(exc)}); write it again") from exc
-                if batch is None:
-                    return
-                yield from batch.column(0)
+def read_column(path: str, column: str, kind: str) -> Iterator[SourceItem]:
+    """Yield the item of each row. Its place is ``path:row``, counted from 1 like lines.
+
+    Raises:
+        UsageError: The file is damaged.
+    """
+    with open_parquet(path, path) as file:
+        try:
+            batches = file.iter_batches(batch_size=_BATCH_ROWS, columns=[column])
+            for row, scalar in enumerate((scalar for batch in batches for scalar in batch.column(0)), 1):
+                yield row_item(scalar, column, kind, f"{path}:{row}")
+        except (OSError, ValueError) as exc:  # pyarrow raises both
+            raise UsageError(f"{path} is damaged ({one_line(exc)}); write it again") from exc
 
 
 def row_item(scalar: Any, column: str, kind: str, place: str) -> SourceItem:
-    """Return the item of a row.
-
-    Args:
-        scalar: The pyarrow scalar in ``column``, of a type that :func:`check_column` accepts.
-        column: Name of the column.
-        kind: Kind of item.
-        place: The file and row.
-    """
+    """Return the item of a pyarrow scalar in ``column``, of a type that :func:`check_column` accepts."""
     try:
         value = scalar.as_py()
     except UnicodeDecodeError as exc:
@@ -93,16 +84,11 @@ def row_item(scalar: Any, column: str, kind: str, place: str) -> SourceItem:
     return listed_item(Unreadable(f"{column!r} is null") if value is None else value, kind, place)
 
 
-def _open(path: str) -> Any:
-    parquet = import_parquet()
-    try:
-        return parquet.ParquetFile(path)
-    except (OSError, ValueError) as exc:  # pyarrow raises both
-        raise UsageError(f"{path} cannot be read as parquet ({one_line(exc)}); write it again") from exc
-
-
 def check_column(schema: Any, path: str, column: str, kind: str) -> None:
     """Check that ``schema`` has ``column``, of a type that holds items of ``kind``.
+
+    A column holds strings. A column of images may also hold the bytes of image files, or ``{bytes, path}`` as Hugging
+    Face's datasets write it.
 
     Raises:
         UsageError: There is no such column, or it has another type.

@@ -14,12 +14,7 @@ from runtime.jobs.parquet import import_parquet
 
 
 class NamedVectors(NamedTuple):
-    """Vectors and the names of their rows.
-
-    Attributes:
-        vectors: ``[rows, dim]``.
-        names: The name of each row; ``None`` if the file holds no names.
-    """
+    """Vectors of ``[rows, dim]``, and the name of each row; ``None`` if the file holds no names."""
 
     vectors: Array
     names: list[str] | None
@@ -35,19 +30,16 @@ def read_vectors(path: Path, output_dim: int) -> NamedVectors:
     try:
         found = _READERS.get(path.suffix, _read_npy)(path)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as exc:
-        raise UsageError(
-            f"{path} cannot be read as vectors ({exc}); write them with `python -m runtime embed`"
-        ) from exc
+        way_out = "write them with `python -m runtime embed`"
+        raise UsageError(f"{path} cannot be read as vectors ({exc}); {way_out}") from exc
     vectors = found.vectors
     if vectors.dtype == np.int8 and vectors.ndim == 2:
-        raise UsageError(
-            f"{path} holds int8 or binary vectors, which cannot be searched; embed again with --dtype float16"
-        )
+        way_out = "embed again with --dtype float16"
+        raise UsageError(f"{path} holds int8 or binary vectors, which cannot be searched; {way_out}")
     if vectors.dtype.kind != "f" or vectors.ndim != 2 or vectors.shape[1] != output_dim:
-        raise UsageError(
-            f"{path} holds {vectors.dtype} {list(vectors.shape)}, but floats [rows, {output_dim}] are expected; embed "
-            "with the same artifact, and search with the same --truncate-dim"
-        )
+        found_shape = f"{path} holds {vectors.dtype} {list(vectors.shape)}"
+        way_out = "embed with the same artifact, and search with the same --truncate-dim"
+        raise UsageError(f"{found_shape}, but floats [rows, {output_dim}] are expected; {way_out}")
     return found
 
 
@@ -70,15 +62,12 @@ def read_ranges(path: Path) -> Array:
 
 def _read_npy(path: Path) -> NamedVectors:
     with path.open("rb") as file:
-        vectors: Array = np.lib.format.read_array(file, allow_pickle=False)
-    return NamedVectors(vectors, None)
+        return NamedVectors(np.lib.format.read_array(file, allow_pickle=False), None)
 
 
 def _read_npz(path: Path) -> NamedVectors:
-    with (
-        path.open("rb") as file,
-        np.load(file, allow_pickle=False) as arrays,
-    ):  # given a path, np.load leaks a file that is no zip
+    # Given a path, np.load leaks a file that is no zip.
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         return NamedVectors(arrays["vectors"], arrays["names"].tolist())
 
 

@@ -21,8 +21,6 @@ from runtime.jobs.journal import SCHEMA, Journal, JournalEntry, finish_move, is_
 from runtime.jobs.outputs import OutputOptions, write_output
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from runtime.inference.embedder import Embedder, Item
     from runtime.inference.pipeline import PartialEmbeddings
 
@@ -102,10 +100,12 @@ def run_job(model: Embedder, job: EmbedJob) -> EmbedJobResult:
         UsageError: An input or option is wrong, or differs from those of the job to resume.
     """
     inputs = open_inputs(job.inputs, towers=model.towers, column=job.column)
-    _check_not_an_input(job.output.path, inputs)
+    output = job.output.path
+    if output.exists() and any(output.samefile(path) for path in inputs.lists):
+        raise UsageError(f"the output {output} is among the inputs and would overwrite one; name another output")
     dim = job.options.truncate_dim or model.output_dim
     job.output.check_ranges(dim)
-    journal = Journal(job.output.path, _fingerprint(model, job), dim=dim, resume=job.resume, force=job.force)
+    journal = Journal(output, _fingerprint(model, job), dim=dim, resume=job.resume, force=job.force)
     resumed = journal.last.stop
     try:
         with without_truncation_warning():  # the result counts truncated texts
@@ -114,7 +114,9 @@ def run_job(model: Embedder, job: EmbedJob) -> EmbedJobResult:
         write_output(journal, job.output)
         journal.discard()
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(_interruption(journal)) from None
+        kept = journal.last.stop
+        way_out = f"; {kept} items are kept: run the same command with --resume" if kept else ""
+        raise KeyboardInterrupt(f"interrupted{way_out}") from None
     finally:
         journal.close()
     last = journal.last
@@ -136,11 +138,9 @@ class _JobRunner:
         self._skip_done(sources)
         options = replace(self._job.options, on_error="skip")  # keep the vectors before a failing item in any case
         items = cast("Iterator[Item]", self._items(sources))  # an Unreadable fails at its own position
-        hidden = not self._job.progress
+        total, hidden = self._inputs.total, not self._job.progress
         with (
-            progress_bar(
-                total=self._inputs.total, unit="item", label="embed", initial=self._offset, hidden=hidden
-            ) as bar,
+            progress_bar(total=total, unit="item", label="embed", initial=self._offset, hidden=hidden) as bar,
             closing(self._model.stream(items, options, bar.update)) as stream,
         ):
             try:
@@ -157,10 +157,9 @@ class _JobRunner:
             skipped += 1
         if self._offset and (skipped < self._offset or self._digest.hexdigest() != self._last.sha256):
             found = f"there are now only {skipped}" if skipped < self._offset else "these items or their order differ"
-            raise UsageError(
-                f"the inputs have changed since {self._job.output.path} was begun: {self._offset} items are done, but "
-                f"{found}; restore the inputs, or start again with --force and without --resume"
-            )
+            changed = f"the inputs have changed since {self._job.output.path} was begun: {self._offset} items are done"
+            way_out = "restore the inputs, or start again with --force and without --resume"
+            raise UsageError(f"{changed}, but {found}; {way_out}")
 
     def _items(self, sources: Iterable[SourceItem]) -> Iterator[ItemValue]:
         for source in sources:
@@ -170,21 +169,19 @@ class _JobRunner:
     def _record(self, embeddings: PartialEmbeddings) -> None:
         count = len(embeddings.kept) + len(embeddings.failures)
         sources = [self._in_flight.popleft() for _ in range(count)]
-        failures = [self._describe(failure, sources) for failure in embeddings.failures]
+        failures = []
+        for failure in embeddings.failures:
+            index = self._offset + failure.index
+            source = sources[index - self._last.stop]
+            reason = source.item.reason if isinstance(source.item, Unreadable) else failure.reason
+            failures.append(ItemError(index, source.describe(), reason))
         if not failures or self._job.options.on_error == "skip":
             self._append(sources, embeddings, failures)
             return
-        first = failures[0]
-        before = sources[: first.index - self._last.stop]
+        before = sources[: failures[0].index - self._last.stop]
         if before:
             self._append(before, embeddings, [])
-        raise _with_way_out(first)
-
-    def _describe(self, failure: ItemError, sources: Sequence[SourceItem]) -> ItemError:
-        index = self._offset + failure.index
-        source = sources[index - self._last.stop]
-        reason = source.item.reason if isinstance(source.item, Unreadable) else failure.reason
-        return ItemError(index, source.describe(), reason)
+        raise _with_way_out(failures[0])
 
     def _append(self, sources: Sequence[SourceItem], embeddings: PartialEmbeddings, failures: list[ItemError]) -> None:
         """Append the entry of ``sources`` to the journal; ``embeddings`` may hold more rows than these."""
@@ -225,11 +222,6 @@ def _fingerprint(model: Embedder, job: EmbedJob) -> dict[str, Any]:
     }
 
 
-def _check_not_an_input(output: Path, inputs: JobInputs) -> None:
-    if output.exists() and any(output.samefile(path) for path in inputs.lists):
-        raise UsageError(f"the output {output} is among the inputs and would overwrite one; name another output")
-
-
 def _check_rows(journal: Journal, job: EmbedJob) -> None:
     if journal.last.rows:
         return
@@ -237,8 +229,3 @@ def _check_rows(journal: Journal, job: EmbedJob) -> None:
         journal.discard()
         raise ItemError(*entry.failures[0])
     raise UsageError(f"there is nothing to embed: {' '.join(job.inputs)[:200]} holds no item")
-
-
-def _interruption(journal: Journal) -> str:
-    kept = journal.last.stop
-    return f"interrupted; {kept} items are kept: run the same command with --resume" if kept else "interrupted"

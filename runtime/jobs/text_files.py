@@ -74,26 +74,21 @@ def _without_bom(line: bytes, name: str) -> bytes:
 def parse_lines(lines: Iterable[Line], *, kind: str, column: str | None = None) -> Iterator[SourceItem]:
     """Yield the item of each line, as both job engines understand it.
 
+    Blank lines are skipped, except in a ``.txt`` of texts: there they are empty texts, so that rows keep the numbers of
+    lines.
+
     Args:
         lines: The lines of a file.
-        kind: Kind of item: ``text``, ``image`` or ``mesh``. A line names the file of an image or mesh; blank lines
-            among such paths are skipped. A blank line is an empty text, so that rows keep the numbers of lines.
+        kind: Kind of item: ``text``, ``image`` or ``mesh``. A line names the file of an image or mesh.
         column: Key of the item in JSON objects, for ``.jsonl``; ``None`` for ``.txt``.
     """
-    if column is not None:
-        lines = _find_strings(_without_blanks(lines), column)
-    elif kind != "text":
-        lines = _without_blanks(lines)
-    return (listed_item(value, kind, place) for place, value in lines)
-
-
-def _without_blanks(lines: Iterable[Line]) -> Iterator[Line]:
-    return (line for line in lines if isinstance(line[1], Unreadable) or line[1].strip(BLANKS))
-
-
-def _find_strings(lines: Iterable[Line], column: str) -> Iterator[Line]:
     for place, line in lines:
-        yield place, line if isinstance(line, Unreadable) else _find_string(line, column)
+        if isinstance(line, str) and (column is not None or kind != "text"):
+            if not line.strip(BLANKS):
+                continue
+            if column is not None:
+                line = _find_string(line, column)
+        yield listed_item(line, kind, place)
 
 
 def _find_string(line: str, column: str) -> str | Unreadable:
@@ -102,12 +97,11 @@ def _find_string(line: str, column: str) -> str | Unreadable:
     except (ValueError, RecursionError) as exc:
         return Unreadable(f"the line is not JSON ({exc})")
     if not isinstance(document, dict):
-        return Unreadable(
-            f'the line is of type {type(document).__name__}, but an object is expected: {{"{column}": ...}}'
-        )
+        found = f"the line is of type {type(document).__name__}"
+        return Unreadable(f'{found}, but an object is expected: {{"{column}": ...}}')
     if column not in document:
         return Unreadable(f"there is no {column!r} among {', '.join(map(repr, document)) or 'nothing'}; see --column")
     value = document[column]
-    return (
-        value if isinstance(value, str) else Unreadable(f"{column!r} is of type {type(value).__name__}, not a string")
-    )
+    if not isinstance(value, str):
+        return Unreadable(f"{column!r} is of type {type(value).__name__}, not a string")
+    return value

@@ -15,25 +15,16 @@ OPEN_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)  # Windows woul
 
 
 class VectorFile:
-    """Rows of little-endian float32 after :data:`HEADER_BYTES`.
-
-    Attributes:
-        path: The file.
-        dim: Length of a row.
-    """
+    """Rows of little-endian float32 after :data:`HEADER_BYTES`. Writing raises ``OSError`` if the disk is full."""
 
     def __init__(self, path: Path, dim: int) -> None:
-        """Open or create the file at ``path`` with rows of ``dim`` values.
-
-        Raises:
-            OSError: It cannot be opened.
-        """
+        """Open or create the file at ``path`` with rows of ``dim`` values."""
         self.path, self.dim = path, dim
         self._descriptor = os.open(path, OPEN_FLAGS, 0o666)
 
     def holds(self, rows: int) -> bool:
         """Return whether the file has at least ``rows`` complete rows."""
-        return os.fstat(self._descriptor).st_size >= self._end(rows)
+        return not rows or os.fstat(self._descriptor).st_size >= self._end(rows)
 
     def truncate(self, rows: int) -> None:
         """Drop everything after ``rows`` rows; the next rows are appended there."""
@@ -41,11 +32,7 @@ class VectorFile:
         os.lseek(self._descriptor, 0, os.SEEK_END)
 
     def append(self, vectors: Float32Array) -> None:
-        """Append ``[rows, dim]`` vectors. If it fails, :meth:`truncate` drops the incomplete rows.
-
-        Raises:
-            OSError: The disk is full, for example.
-        """
+        """Append ``[rows, dim]`` vectors. If it fails, :meth:`truncate` drops the incomplete rows."""
         write_all(self._descriptor, np.ascontiguousarray(vectors, dtype="<f4").tobytes())
 
     def sync(self) -> None:
@@ -58,11 +45,7 @@ class VectorFile:
         return np.fromfile(self.path, dtype="<f4", count=count, offset=offset).reshape(stop - start, self.dim)
 
     def finish_npy(self, rows: int) -> None:
-        """Turn the file into a .npy file of ``rows`` rows, and close it: Windows does not move an open file.
-
-        Raises:
-            OSError: The disk is full, for example.
-        """
+        """Turn the file into a .npy file of ``rows`` rows, and close it: Windows does not move an open file."""
         self.truncate(rows)
         os.lseek(self._descriptor, 0, os.SEEK_SET)
         write_all(self._descriptor, npy_header(np.dtype("<f4"), (rows, self.dim)))
@@ -80,17 +63,13 @@ class VectorFile:
 
 
 def write_all(descriptor: int, data: bytes) -> None:
-    """Write ``data`` unbuffered, so that no buffered rest can be written after a failure.
-
-    Raises:
-        OSError: The disk is full, for example.
-    """
+    """Write ``data`` unbuffered, so that no buffered rest can be written after a failure."""
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
 
 
-def npy_header(dtype: np.dtype[Any], shape: tuple[int, int]) -> bytes:
+def npy_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
     """Return the .npy header of a C-ordered array, always :data:`HEADER_BYTES` long.
 
     Source: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from runtime.errors import ClusterError, EmbeddingBackbonesError, ItemError, one_line
-from runtime.inference.embedder import Embedder
 from runtime.inference.options import EmbedOptions
+from runtime.inference.pipeline import PartialEmbeddings
 from runtime.loading.load import load
 from runtime.ray_jobs.input_files import InputFormat
 from runtime.ray_jobs.output import part_schema, vector_column, write_part
 from runtime.ray_jobs.shards import Shard, ShardRows, read_shard
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from runtime.array_types import Array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +27,6 @@ class WorkerOptions:
         folder: The folder in which parts are written.
         format: How the input is read.
         options: How items are embedded.
-        provider: Execution provider.
-        variant: Variant of the artifact's graph.
-        threads: Threads of the session.
     """
 
     artifact: str
@@ -97,23 +90,13 @@ class ShardEmbedder:
     max_attempts = 4
 
     def __init__(self, options: WorkerOptions, attempts: Any) -> None:
-        """Load the artifact.
-
-        Args:
-            options: Options of the worker.
-            attempts: Handle of the :class:`AttemptCounter`.
-        """
+        """Load the artifact. ``attempts`` is the handle of the :class:`AttemptCounter`."""
         self._options = options
         self._attempts = attempts
         self._fault: EmbeddingBackbonesError | None = None
+        tower, provider, threads, variant = options.format.tower, options.provider, options.threads, options.variant
         try:
-            self._model: Embedder = load(
-                options.artifact,
-                provider=options.provider,
-                threads=options.threads,
-                tower=options.format.tower,
-                variant=options.variant,
-            )
+            self._model = load(options.artifact, provider=provider, threads=threads, tower=tower, variant=variant)
         except EmbeddingBackbonesError as exc:
             self._fault = exc
 
@@ -130,14 +113,11 @@ class ShardEmbedder:
             ClusterError: A file cannot be read on this machine.
             UsageError: A file has lost rows since the job began.
         """
-        import pyarrow as pa
-
         try:
             return read_shard(shard, self._options.format)
         except (OSError, pa.ArrowException) as exc:
-            raise ClusterError(
-                f"cannot read {shard.locate(0)} ({one_line(exc)}); the input must be at the same place on every machine"
-            ) from exc
+            way_out = "the input must be at the same place on every machine"
+            raise ClusterError(f"cannot read {shard.locate(0)} ({one_line(exc)}); {way_out}") from exc
 
     def embed(self, shard: Shard, attempt: int) -> ShardResult:
         """Embed a shard and write its part.
@@ -147,27 +127,29 @@ class ShardEmbedder:
         """
         rows = self.read(shard)
         good = [index for index in range(shard.rows) if index not in rows.faults]
-        vectors, kept, truncated, failures = self._embed_items([rows.items[index] for index in good])
-        reasons = rows.faults | {good[failure.index]: failure.reason for failure in failures}
+        keywords = asdict(self._options.options) | {"on_error": "skip"}
+        found: PartialEmbeddings = self._model.embed([rows.items[index] for index in good], **keywords)
+        reasons = rows.faults | {good[failure.index]: failure.reason for failure in found.failures}
         first = min(reasons, default=None)
         first_error = None if first is None else ItemError(shard.first + first, shard.locate(first), reasons[first])
-        if first_error and not self._skips:
+        skips = self._options.options.on_error == "skip"
+        if first_error and not skips:
             raise first_error
-        column = vector_column(vectors, np.array(good, dtype=np.int64)[kept], shard.rows)
-        write_part(self._options.folder, shard.number, self._table(rows, reasons, column))
+        columns = [rows.files, rows.numbers, *rows.carried.columns]
+        if skips:
+            columns.append([reasons.get(index) for index in range(shard.rows)])
+        columns.append(vector_column(found.vectors, np.array(good, dtype=np.int64)[found.kept], shard.rows))
+        schema = part_schema(rows.carried.schema, found.vectors.shape[1], errors=skips)
+        write_part(self._options.folder, shard.number, pa.table(columns, schema=schema))
         return ShardResult(
             number=shard.number,
             rows=shard.rows,
             skipped=len(reasons),
-            truncated=truncated,
+            truncated=len(found.truncated),
             attempt=attempt,
             provider=self._model.provider,
             first_error=first_error,
         )
-
-    @property
-    def _skips(self) -> bool:
-        return self._options.options.on_error == "skip"
 
     def _try(self, shard: Shard) -> ShardResult:
         import ray
@@ -177,36 +159,12 @@ class ShardEmbedder:
                 raise self._fault
             attempt = ray.get(self._attempts.begin.remote(shard.number))
             if attempt > self.max_attempts:
-                raise ClusterError(_explain_deaths(shard, self.max_attempts))
+                rows = f"the {shard.rows} rows from {shard.locate(0)} to {shard.locate(shard.rows - 1)}"
+                way_out = "give the workers more memory, set a smaller --rows-per-part, or leave these rows out"
+                raise ClusterError(f"{rows} killed their worker {self.max_attempts} times; {way_out}")
             return self.embed(shard, attempt)
         except ItemError as exc:
             return ShardResult(number=shard.number, error=exc)
         except EmbeddingBackbonesError as exc:
             located = type(exc)(f"{exc} (on the worker {socket.gethostname()})")
             return ShardResult(number=shard.number, error=located)
-
-    def _embed_items(self, items: list[Any]) -> tuple[Array, Array, int, list[ItemError]]:
-        """Return the vectors, the indices of their items, the number of truncated texts, and the errors."""
-        options = self._options.options
-        parts = list(self._model.stream(items, replace(options, on_error="skip")))
-        width = options.truncate_dim or self._model.output_dim
-        vectors = np.concatenate([np.empty((0, width), np.float32), *(part.vectors for part in parts)])
-        kept = np.concatenate([np.empty(0, np.int64), *(part.kept for part in parts)])
-        truncated = sum(len(part.truncated) for part in parts)
-        return vectors, kept, truncated, [failure for part in parts for failure in part.failures]
-
-    def _table(self, rows: ShardRows, reasons: dict[int, str], vectors: pa.Array) -> pa.Table:
-        import pyarrow as pa
-
-        schema = part_schema(rows.carried.schema, vectors.type.list_size, errors=self._skips)
-        columns = [rows.files, rows.numbers, *rows.carried.columns]
-        if self._skips:
-            columns.append([reasons.get(index) for index in range(len(rows.items))])
-        return pa.table([*columns, vectors], schema=schema)
-
-
-def _explain_deaths(shard: Shard, attempts: int) -> str:
-    return (
-        f"the {shard.rows} rows from {shard.locate(0)} to {shard.locate(shard.rows - 1)} killed their worker "
-        f"{attempts} times; give the workers more memory, set a smaller --rows-per-part, or leave these rows out"
-    )

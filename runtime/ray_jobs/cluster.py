@@ -45,11 +45,7 @@ class ClusterOptions:
     provider: str = "auto"
 
     def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            UsageError: ``workers`` or ``threads`` is below 1.
-        """
+        """Raise a :class:`UsageError` if ``workers`` or ``threads`` is below 1."""
         for name, value in (("workers", self.workers), ("threads", self.threads)):
             if value is not None and value < 1:
                 raise UsageError(f"{name} is {value}, it must be a number from 1 up")
@@ -57,13 +53,7 @@ class ClusterOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerResources:
-    """The resources of the workers.
-
-    Attributes:
-        workers: Number of workers, each with a session.
-        threads: CPUs of each worker, and threads of its session.
-        gpus: GPUs of each worker, 1 or 0.
-    """
+    """The number of workers, the CPUs of each, which are the threads of its session, and the GPUs of each, 0 or 1."""
 
     workers: int
     threads: int
@@ -75,9 +65,6 @@ def open_cluster(options: ClusterOptions) -> Iterator[WorkerResources]:
     """Join or start a cluster, and leave it at the end. A started cluster ends with all its processes.
 
     A Ray that the caller has initialized is used and stays as it is.
-
-    Yields:
-        The resources of the workers.
 
     Raises:
         MissingDependencyError: Ray is not installed.
@@ -117,18 +104,18 @@ class QuietStdout:
 
 
 def import_ray() -> Any:
-    """Import and return ``ray``, including ``ray.data``.
+    """Import and return ``ray``, including ``ray.data`` and its dependency pyarrow.
 
     Raises:
-        MissingDependencyError: Ray is not installed.
+        MissingDependencyError: One of them is not installed.
     """
     try:
+        import pyarrow as pa  # noqa: F401
         import ray
         import ray.data
     except ImportError as exc:
-        raise MissingDependencyError(
-            f"Ray Data cannot be imported ({exc}); run `pip install 'embedding-backbones[ray]'`"
-        ) from exc
+        way_out = "run `pip install 'embedding-backbones[ray]'`"
+        raise MissingDependencyError(f"Ray Data cannot be imported ({exc}); {way_out}") from exc
     return ray
 
 
@@ -142,7 +129,7 @@ def _connect(ray: Any, options: ClusterOptions) -> None:
         cpus = max(available_threads(), (options.workers or 1) * (options.threads or 1))
         arguments |= {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": _STORE_BYTES}
     try:
-        with _own_sigterm(), _silent_stderr():
+        with _without_side_effects():
             ray.init(address=address, **arguments)
     except (OSError, RuntimeError, ValueError) as exc:  # ConnectionError, if nothing answers, is an OSError
         raise ClusterError(
@@ -196,19 +183,9 @@ def check_address(address: str) -> None:
 
 
 @contextmanager
-def _own_sigterm() -> Iterator[None]:
-    """Keep the caller's handler of SIGTERM, which ray.init replaces."""
+def _without_side_effects() -> Iterator[None]:
+    """Keep the handler of SIGTERM, which ray.init replaces, and suppress a message about RAY_BACKEND_LOG_LEVEL."""
     handler = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, handler)
-
-
-@contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """Suppress a message of Ray's native code about RAY_BACKEND_LOG_LEVEL."""
     sys.stderr.flush()
     stderr, silence = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
@@ -218,6 +195,8 @@ def _silent_stderr() -> Iterator[None]:
         os.dup2(stderr, 2)
         os.close(stderr)
         os.close(silence)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 def _nodes(ray: Any) -> list[tuple[int, int]]:
@@ -227,11 +206,7 @@ def _nodes(ray: Any) -> list[tuple[int, int]]:
 
 
 def assign_resources(options: ClusterOptions, nodes: list[tuple[int, int]]) -> WorkerResources:
-    """Return the resources of the workers.
-
-    Args:
-        options: The user's settings.
-        nodes: CPUs and GPUs of each machine.
+    """Return the resources of the workers. ``nodes`` are the CPUs and GPUs of each machine.
 
     Raises:
         ClusterError: The machines have too few CPUs or GPUs. Ray itself would wait without end.
@@ -239,18 +214,16 @@ def assign_resources(options: ClusterOptions, nodes: list[tuple[int, int]]) -> W
     gpus = int(options.provider == "cuda" or (options.provider == "auto" and any(gpus for _, gpus in nodes)))
     usable = [(cpus, owned) for cpus, owned in nodes if cpus and owned >= gpus]
     if not usable:
-        raise ClusterError(
-            f"none of the cluster's {len(nodes)} machines has a {'GPU' if gpus else 'CPU'} for a worker; "
-            f"{'use --provider cpu' if gpus else 'add one'}, or see `ray status`"
-        )
+        missing, way_out = ("GPU", "use --provider cpu") if gpus else ("CPU", "add one")
+        found = f"none of the cluster's {len(nodes)} machines has a {missing} for a worker"
+        raise ClusterError(f"{found}; {way_out}, or see `ray status`")
     threads = options.threads or _threads_per_worker(options.workers, gpus, usable)
     slots = sum(min(cpus // threads, owned if gpus else cpus) for cpus, owned in usable)
     workers = options.workers or max(1, slots)
     if workers > slots:
-        raise ClusterError(
-            f"{workers} workers of {threads} threads{' and a GPU' if gpus else ''} each do not fit: the cluster has "
-            f"room for {slots}; ask for fewer, or add machines before the job"
-        )
+        asked = f"{workers} workers of {threads} threads{' and a GPU' if gpus else ''} each"
+        way_out = "ask for fewer, or add machines before the job"
+        raise ClusterError(f"{asked} do not fit: the cluster has room for {slots}; {way_out}")
     return WorkerResources(workers=workers, threads=threads, gpus=gpus)
 
 

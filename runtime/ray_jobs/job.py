@@ -25,6 +25,7 @@ from runtime.artifact.manifest import TowerName
 from runtime.artifact.reader import read_manifest
 from runtime.console import progress_bar
 from runtime.errors import ClusterError, EmbeddingBackbonesError, ItemError, UsageError
+from runtime.inference.embedder import check_tower
 from runtime.inference.options import EmbedOptions
 from runtime.ray_jobs.actor import AttemptCounter, ShardEmbedder, ShardResult, WorkerOptions
 from runtime.ray_jobs.cluster import ClusterOptions, WorkerResources, import_ray, open_cluster
@@ -110,7 +111,7 @@ def embed_on_ray(job: RayJob) -> RayJobResult:
         ProviderError: The provider is not usable on a worker.
         OutputError: The output exists, or cannot be written.
         ClusterError: The cluster is not usable, or the same rows have killed their worker repeatedly.
-        MissingDependencyError: Ray or pyarrow is not installed.
+        MissingDependencyError: Ray is not installed.
     """
     import_ray()
     if job.rows_per_part is not None and job.rows_per_part < 1:
@@ -123,7 +124,8 @@ def embed_on_ray(job: RayJob) -> RayJobResult:
     folder = OutputFolder(job.output, force=job.force)
     try:
         with open_cluster(job.cluster) as resources:
-            shards = cut(inputs, job.rows_per_part or _part_rows(inputs.rows, resources.workers))
+            even = -(-inputs.rows // (resources.workers * _SHARDS_PER_WORKER))
+            shards = cut(inputs, job.rows_per_part or min(max(_MIN_ROWS, even), _MAX_ROWS))
             options = WorkerOptions(
                 artifact=str(Path(job.artifact).absolute()),
                 folder=absolute(folder.place),
@@ -134,7 +136,18 @@ def embed_on_ray(job: RayJob) -> RayJobResult:
                 threads=resources.threads,
             )
             results = _run(job, options, shards, resources)
-        summary = _summarize(job, results, resources)
+        summary = RayJobResult(
+            output=public_name(job.output),
+            rows=sum(result.rows for result in results),
+            skipped=sum(result.skipped for result in results),
+            first_error=next((result.first_error for result in results if result.first_error), None),
+            truncated=sum(result.truncated for result in results),
+            parts=len(results),
+            redone=sum(result.attempt > 1 for result in results),
+            providers=tuple(sorted({result.provider for result in results})),
+            workers=resources.workers,
+            threads=resources.threads,
+        )
         if summary.first_error and summary.skipped == summary.rows:
             raise summary.first_error
         folder.publish(len(shards))
@@ -152,27 +165,19 @@ def worker_variant(job: RayJob) -> str:
 def _check_tower(job: RayJob) -> tuple[TowerName, int]:
     """Return the tower, and the length of its vectors."""
     manifest = read_manifest(Path(job.artifact))
-    tower, dim = job.options.tower, job.options.truncate_dim
-    if tower is None and len(manifest.towers) > 1:
+    dim = job.options.truncate_dim
+    first, *others = manifest.towers
+    if job.options.tower is None and others:
         raise UsageError(f"the artifact embeds {' and '.join(manifest.towers)}; choose one with --tower or tower=")
-    tower = tower or next(iter(manifest.towers))
-    if tower not in manifest.towers:
-        raise UsageError(f"there is no {tower} tower; the artifact has {' and '.join(manifest.towers)}")
+    tower = job.options.tower or first
+    check_tower(tower, manifest.towers)
     if dim is not None and dim > manifest.output_dim:
         raise UsageError(f"truncate_dim is {dim}, it must be from 1 to {manifest.output_dim}")
     return tower, dim or manifest.output_dim
 
 
-def _part_rows(rows: int, workers: int) -> int:
-    return min(max(_MIN_ROWS, -(-rows // (workers * _SHARDS_PER_WORKER))), _MAX_ROWS)
-
-
 def _run(job: RayJob, options: WorkerOptions, shards: Sequence[Shard], resources: WorkerResources) -> list[ShardResult]:
-    """Return the result of each shard.
-
-    Raises:
-        EmbeddingBackbonesError: A shard failed; this is the error of the first result that reports one.
-    """
+    """Return the result of each shard, or raise the first error that one reports."""
     results: dict[int, ShardResult] = {}
     rows = sum(shard.rows for shard in shards)
     with (
@@ -228,18 +233,3 @@ def _last_line(exc: Exception) -> str:
     """Return the cause, which Ray writes below the tracebacks of its processes."""
     lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
     return f"{type(exc).__name__}: {lines[-1] if lines else 'no reason given'}"
-
-
-def _summarize(job: RayJob, results: Sequence[ShardResult], resources: WorkerResources) -> RayJobResult:
-    return RayJobResult(
-        output=public_name(job.output),
-        rows=sum(result.rows for result in results),
-        skipped=sum(result.skipped for result in results),
-        first_error=next((result.first_error for result in results if result.first_error), None),
-        truncated=sum(result.truncated for result in results),
-        parts=len(results),
-        redone=sum(result.attempt > 1 for result in results),
-        providers=tuple(sorted({result.provider for result in results})),
-        workers=resources.workers,
-        threads=resources.threads,
-    )

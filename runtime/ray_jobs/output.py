@@ -7,18 +7,15 @@ import re
 import shutil
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
+from pyarrow import fs, parquet
 
+from runtime.array_types import Array, Float32Array
 from runtime.atomic_write import replacing
 from runtime.errors import OutputError, UsageError
 from runtime.ray_jobs.storage import absolute, is_uri, join, open_place, public_name
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from runtime.array_types import Array, Float32Array
 
 SUCCESS = "_SUCCESS"  # the marker of Hadoop and Spark, which readers of parquet skip
 OWN_COLUMNS = ("source_file", "source_row", "error", "embedding")
@@ -33,16 +30,11 @@ def part_name(number: int) -> str:
 def part_schema(carried: pa.Schema, dimensions: int, *, errors: bool) -> pa.Schema:
     """Return the schema of all parts: the origin of a row, the columns of the input, and the vector.
 
-    Args:
-        carried: Columns of the input.
-        dimensions: Length of a vector.
-        errors: Whether there is a column of errors, for rows without a vector.
+    ``carried`` are the columns of the input. With ``errors``, there is a column of errors for rows without a vector.
 
     Raises:
         UsageError: A column of the input has the name of a column that the job adds.
     """
-    import pyarrow as pa
-
     taken = [name for name in carried.names if name in OWN_COLUMNS]
     if taken:
         raise UsageError(f"the input's column {taken[0]} is also a column that the output adds; rename it first")
@@ -53,8 +45,6 @@ def part_schema(carried: pa.Schema, dimensions: int, *, errors: bool) -> pa.Sche
 
 def vector_column(vectors: Float32Array, kept: Array, rows: int) -> pa.Array:
     """Return a column of ``rows`` vectors: ``vectors[i]`` in row ``kept[i]``, and null elsewhere."""
-    import pyarrow as pa
-
     dense = np.zeros((rows, vectors.shape[1]), dtype=np.float32)
     dense[kept] = vectors
     missing = np.ones(rows, dtype=bool)
@@ -69,20 +59,16 @@ def write_part(folder: str, number: int, table: pa.Table) -> None:
     Raises:
         OutputError: The folder does not exist, or the disk is full.
     """
-    from pyarrow import parquet
-
     place = join(folder, part_name(number))
     file_system, path = open_place(place)
-    target: AbstractContextManager[str | Path] = (
-        nullcontext(path) if is_uri(folder) else replacing(Path(path))
-    )  # object stores write atomically
+    # Object stores write atomically.
+    target: AbstractContextManager[str | Path] = nullcontext(path) if is_uri(folder) else replacing(Path(path))
     try:
         with target as partial:
             parquet.write_table(table, str(partial), filesystem=file_system)
     except OSError as exc:
-        raise OutputError(
-            f"cannot write {public_name(place)} ({exc}); free some disk space, or name a folder that all machines share"
-        ) from exc
+        way_out = "free some disk space, or name a folder that all machines share"
+        raise OutputError(f"cannot write {public_name(place)} ({exc}); {way_out}") from exc
 
 
 class OutputFolder:
@@ -93,11 +79,7 @@ class OutputFolder:
     """
 
     def __init__(self, output: str, *, force: bool) -> None:
-        """Create the folder.
-
-        Args:
-            output: Path or URI of the output.
-            force: Whether to replace the output of an earlier job.
+        """Create the folder. With ``force``, the output of an earlier job is replaced.
 
         Raises:
             OutputError: The output exists, or the folder cannot be created.
@@ -105,33 +87,27 @@ class OutputFolder:
         self.output = output
         self._final = Path(absolute(output))
         _check_free(output, force=force)
+        self.place = output
         try:
-            self.place = output if is_uri(output) else self._create_partial()
             if is_uri(output):
                 _empty(output)
+            else:
+                partial = self._final.with_name(f".{self._final.name}.{os.getpid()}.partial")
+                partial.mkdir()
+                self.place = str(partial)
         except OSError as exc:
             raise OutputError(f"cannot create the output {public_name(output)} ({exc}); name another place") from exc
 
-    def _create_partial(self) -> str:
-        partial = self._final.with_name(f".{self._final.name}.{os.getpid()}.partial")
-        partial.mkdir()
-        return str(partial)
-
     def publish(self, parts: int) -> None:
-        """Move the complete output to its place; the folder of a URI gets its marker.
-
-        Args:
-            parts: Number of parts that workers wrote.
+        """Move the complete output of ``parts`` files to its place; the folder of a URI gets its marker.
 
         Raises:
             OutputError: A part is missing, or the output cannot be moved.
         """
         missing = {part_name(number) for number in range(parts)} - set(_names(self.place) or ())
         if missing:
-            raise OutputError(
-                f"{min(missing)} is not in {public_name(self.place)}, where a worker wrote it; name an output that all "
-                "machines of the cluster share"
-            )
+            found = f"{min(missing)} is not in {public_name(self.place)}, where a worker wrote it"
+            raise OutputError(f"{found}; name an output that all machines of the cluster share")
         try:
             if is_uri(self.output):
                 file_system, path = open_place(join(self.output, SUCCESS))
@@ -164,19 +140,15 @@ def _check_free(output: str, *, force: bool) -> None:
     names = _names(output)
     if names is None:
         return
-    foreign = [name for name in names if name != SUCCESS and not _PART.fullmatch(name)]
+    foreign, shown = [name for name in names if name != SUCCESS and not _PART.fullmatch(name)], public_name(output)
     if foreign:
-        raise OutputError(
-            f"the output {public_name(output)} holds {foreign[0]}, which is not from a job; name another place"
-        )
+        raise OutputError(f"the output {shown} holds {foreign[0]}, which is not from a job; name another place")
     if names and not force:
-        raise OutputError(f"the output {public_name(output)} exists; name another place, or replace it with --force")
+        raise OutputError(f"the output {shown} exists; name another place, or replace it with --force")
 
 
 def _names(place: str) -> list[str] | None:
     """Return the names in a folder; ``None`` if there is no folder."""
-    from pyarrow import fs
-
     file_system, path = open_place(place)
     info = file_system.get_file_info(path)
     if info.type == fs.FileType.NotFound:

@@ -7,7 +7,10 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import parquet
 
 from runtime.errors import UsageError
 from runtime.jobs.items import ItemValue, Unreadable
@@ -16,20 +19,12 @@ from runtime.jobs.text_files import parse_lines, read_lines
 from runtime.ray_jobs.input_files import STEP, InputFile, InputFiles, InputFormat
 from runtime.ray_jobs.storage import is_uri, open_place
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 
 @dataclass(frozen=True, kw_only=True)
 class RowRange:
-    """The rows of a file from ``start`` up to, not including, ``stop``.
+    """The rows of an :class:`InputFile` from ``start`` up to, not including, ``stop``.
 
-    Attributes:
-        name: Name of the file in the output.
-        place: Path or URI of the file.
-        start: Index of the first row.
-        stop: Index after the last row.
-        offset: Byte offset of the first row in a file of lines.
+    ``offset`` is the byte offset of the first row in a file of lines.
     """
 
     name: str
@@ -92,11 +87,9 @@ class ShardRows:
 
 
 def cut(inputs: InputFiles, size: int) -> list[Shard]:
-    """Cut ``inputs`` into shards of about ``size`` rows. Several small files share a shard.
+    """Cut ``inputs`` into shards of at most ``size`` rows. Several small files share a shard.
 
-    Args:
-        inputs: The files.
-        size: Maximum rows of a shard, rounded up to a multiple of ``STEP`` for files of lines.
+    For files of lines, ``size`` is rounded up to a multiple of ``STEP``.
     """
     size = -(-size // STEP) * STEP if inputs.format.name in ("txt", "jsonl") else size
     shards: list[Shard] = []
@@ -113,10 +106,8 @@ def cut(inputs: InputFiles, size: int) -> list[Shard]:
 def _row_ranges(files: Sequence[InputFile], size: int) -> Iterator[RowRange]:
     for file in files:
         for start in range(0, file.rows, size):
-            offset = file.offsets[start // STEP] if file.offsets else 0
-            yield RowRange(
-                name=file.name, place=file.place, start=start, stop=min(start + size, file.rows), offset=offset
-            )
+            stop, offset = min(start + size, file.rows), file.offsets[start // STEP] if file.offsets else 0
+            yield RowRange(name=file.name, place=file.place, start=start, stop=stop, offset=offset)
 
 
 def read_shard(shard: Shard, form: InputFormat) -> ShardRows:
@@ -127,8 +118,6 @@ def read_shard(shard: Shard, form: InputFormat) -> ShardRows:
         pyarrow.ArrowException: A parquet file is damaged.
         UsageError: A file has lost rows since it was counted.
     """
-    import pyarrow as pa
-
     read: list[ItemValue] = []
     carried: list[pa.Table] = []
     for span in shard.ranges:
@@ -153,10 +142,6 @@ def read_shard(shard: Shard, form: InputFormat) -> ShardRows:
 
 def _read_parquet(span: RowRange, form: InputFormat) -> tuple[list[ItemValue], pa.Table]:
     """Read the row groups that overlap ``span`` in batches, and keep only its rows."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    column = form.column or form.tower
     file_system, path = open_place(span.place)
     with parquet.ParquetFile(path, filesystem=file_system) as file:
         groups, skip = _row_groups(file.metadata, span)
@@ -168,8 +153,8 @@ def _read_parquet(span: RowRange, form: InputFormat) -> tuple[list[ItemValue], p
             if not missing:
                 break
         table = pa.Table.from_batches(kept, schema=file.schema_arrow).replace_schema_metadata()
-    items = [row_item(scalar, column, form.tower, span.name).item for scalar in table.column(column)]
-    return items, table.drop_columns([column])
+    items = [row_item(scalar, form.column, form.tower, span.name).item for scalar in table.column(form.column)]
+    return items, table.drop_columns([form.column])
 
 
 def _row_groups(metadata: Any, span: RowRange) -> tuple[list[int], int]:
@@ -185,7 +170,7 @@ def _read_lines(span: RowRange, form: InputFormat) -> list[ItemValue]:
     with file_system.open_input_file(path) as file:
         file.seek(span.offset)
         lines = read_lines(io.BufferedReader(file), span.name, first=span.start + 1)
-        sources = parse_lines(lines, kind=form.tower, column=form.column)
+        sources = parse_lines(lines, kind=form.tower, column=form.column if form.name == "jsonl" else None)
         return [source.item for source in itertools.islice(sources, span.rows)]
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from runtime.errors import MissingDependencyError, UsageError
+from pyarrow import fs
 
-if TYPE_CHECKING:
-    from pyarrow import fs
+from runtime.errors import UsageError
 
 
 def is_uri(place: str) -> bool:
@@ -22,22 +20,14 @@ def open_place(place: str) -> tuple[fs.FileSystem, str]:
 
     Raises:
         UsageError: pyarrow has no file system for this URI.
-        MissingDependencyError: pyarrow is not installed.
     """
-    try:
-        from pyarrow import fs
-    except ImportError as exc:
-        raise MissingDependencyError(
-            f"pyarrow cannot be imported ({exc}); run `pip install 'embedding-backbones[ray]'`"
-        ) from exc
     if not is_uri(place):
-        return fs.LocalFileSystem(), str(Path(place).absolute())
+        return fs.LocalFileSystem(), absolute(place)
     try:
         file_system, path = fs.FileSystem.from_uri(place)
     except (ValueError, OSError, NotImplementedError) as exc:
-        raise UsageError(
-            f"{public_name(place)} cannot be opened ({exc}); give a path or a URI such as s3://bucket/folder"
-        ) from exc
+        way_out = "give a path or a URI such as s3://bucket/folder"
+        raise UsageError(f"{public_name(place)} cannot be opened ({exc}); {way_out}") from exc
     return file_system, path
 
 

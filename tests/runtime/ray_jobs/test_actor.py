@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+import runtime
+from runtime.errors import ItemError
+from runtime.inference.options import EmbedOptions
+from runtime.ray_jobs.actor import ShardEmbedder, WorkerOptions
+from runtime.ray_jobs.input_files import find_inputs
+from runtime.ray_jobs.shards import cut
+
+
+def test_a_worker_writes_the_part_of_a_shard(exported_text: Path, tmp_path: Path) -> None:
+    parquet.write_table(pa.table({"text": ["a", None, "b c"], "id": [7, 8, 9]}), tmp_path / "in.parquet")
+    inputs = find_inputs([str(tmp_path / "in.parquet")], None, "text")
+    (shard,) = cut(inputs, 10)
+
+    def embed(options: EmbedOptions) -> tuple[object, ...]:
+        worker = ShardEmbedder(
+            WorkerOptions(
+                artifact=str(exported_text),
+                folder=str(tmp_path),
+                format=inputs.format,
+                options=options,
+                provider="cpu",
+                variant="fp32",
+                threads=1,
+            ),
+            attempts=None,
+        )
+        result = worker.embed(shard, 1)
+        return result.rows, result.skipped, result.truncated, result.provider, str(result.first_error)
+
+    with pytest.raises(ItemError, match=r"in\.parquet row 1"):
+        embed(EmbedOptions())
+    done = embed(EmbedOptions(on_error="skip", truncate_dim=4))
+    assert done == (3, 1, 0, "cpu", f"item 1 ({tmp_path}/in.parquet row 1): 'text' is null")
+    table = parquet.read_table(tmp_path / "part-000000.parquet")
+    assert table.column_names == ["source_file", "source_row", "id", "error", "embedding"]
+    assert table["error"].to_pylist() == [None, "'text' is null", None]
+    first, none, last = table["embedding"].to_pylist()
+    assert none is None
+    np.testing.assert_allclose([first, last], runtime.load(exported_text).embed(["a", "b c"])[:, :4], atol=1e-6)
