@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,8 @@ from PIL import Image
 
 from exporters.samples.docstrings import load_texts
 from exporters.samples.photos import load_photos
-from exporters.samples.point_clouds import Cloud, load_shapes
+from exporters.samples.point_clouds import load_shapes
+from runtime.array_types import Float32Array
 from runtime.artifact.manifest import TowerName
 from runtime.errors import UsageError
 from runtime.jobs.inputs import open_inputs
@@ -53,27 +53,21 @@ def load_calibration_dataset(kind: TowerName, path: Path | None, count: int) -> 
     """
     if count < MIN_ITEMS:
         raise UsageError(f"{count} items are too few to measure accuracy; use {MIN_ITEMS} or more")
-    items = _load_own(kind, path, count) if path else list(islice(_BUNDLED[kind](count), 2 * count))
-    source = str(path) if path else _BUNDLED_NAMES[kind]
-    return CalibrationDataset(source=source, calibration=items[::2], held_out=items[1::2])
+    source, bundled = _BUNDLED[kind]
+    items = _load_own(kind, path, count) if path else list(bundled(count))
+    return CalibrationDataset(source=str(path or source), calibration=items[::2], held_out=items[1::2])
 
 
 def _load_own(kind: TowerName, path: Path, count: int) -> list[Any]:
     sources = list(open_inputs([str(path)], towers=[kind]))
-    bad = next((source for source in sources if isinstance(source.item, Unreadable)), None)
-    if bad is not None and isinstance(bad.item, Unreadable):
-        raise UsageError(f"{path} cannot be used for calibration: {bad.describe()}: {bad.item.reason}")
+    for source in sources:
+        if isinstance(source.item, Unreadable):
+            raise UsageError(f"{path} cannot be used for calibration: {source.describe()}: {source.item.reason}")
     if len(sources) < 2 * MIN_ITEMS:
-        raise UsageError(
-            f"{path} holds {len(sources)} items, where {2 * MIN_ITEMS} are needed: one half for calibration, the other "
-            "half for the accuracy measurement"
-        )
+        halves = "one half for calibration, the other half for the accuracy measurement"
+        raise UsageError(f"{path} holds {len(sources)} items, where {2 * MIN_ITEMS} are needed: {halves}")
     step = max(1, len(sources) // (2 * count))  # evenly spaced, because folders and files are often sorted
     return [source.item for source in sources[::step][: 2 * count]]
-
-
-def _texts(count: int) -> Iterator[str]:
-    return iter(load_texts(8 * count)[::4])
 
 
 def _crops(count: int) -> Iterator[Image.Image]:
@@ -88,7 +82,7 @@ def _crops(count: int) -> Iterator[Image.Image]:
         yield crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if index // len(photos) % 2 else crop
 
 
-def _rotated_shapes(count: int) -> Iterator[Cloud]:
+def _rotated_shapes(count: int) -> Iterator[Float32Array]:
     """Yield the point clouds in turn, each time with another rotation and another scale of one axis."""
     shapes = load_shapes()
     for index in range(2 * count):
@@ -98,9 +92,9 @@ def _rotated_shapes(count: int) -> Iterator[Cloud]:
         yield np.roll(shapes[index % len(shapes)] @ rotation, index % 3, axis=1)
 
 
-_BUNDLED = {"text": _texts, "image": _crops, "mesh": _rotated_shapes}
-_BUNDLED_NAMES: dict[TowerName, str] = {
-    "text": f"docstrings of Python {sys.version_info.major}.{sys.version_info.minor}'s standard library",
-    "image": "crops of the photos of embedding-backbones",
-    "mesh": "turned shapes of embedding-backbones",
+_PYTHON = f"Python {sys.version_info.major}.{sys.version_info.minor}"
+_BUNDLED: dict[TowerName, tuple[str, Callable[[int], Iterable[Any]]]] = {
+    "text": (f"docstrings of {_PYTHON}'s standard library", lambda count: load_texts(8 * count)[::4]),
+    "image": ("crops of the photos of embedding-backbones", _crops),
+    "mesh": ("turned shapes of embedding-backbones", _rotated_shapes),
 }

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -15,26 +14,20 @@ from onnx import helper
 
 from exporters.errors import GraphError
 from exporters.graph.attention_masks import MASK_THRESHOLD, find_masks
+from runtime.array_types import Array, Feeds
 from runtime.session.options import session_options
 
 _SMALL_BYTES = 1024
-_FLOAT = "tensor(float)"
 
 
-@dataclass(frozen=True)
-class TensorType:
-    """Type of a tensor in a graph.
-
-    Attributes:
-        is_float: Whether the tensor is float32.
-        rank: Number of axes; 0 also if onnxruntime does not know the number.
-    """
+class TensorType(NamedTuple):
+    """Type of a tensor: whether it is float32, and its number of axes (0 also if onnxruntime does not know it)."""
 
     is_float: bool
     rank: int
 
 
-def max_abs_values(graph: Path, batches: Sequence[Mapping[str, np.ndarray[Any, Any]]]) -> dict[str, float]:
+def max_abs_values(graph: Path, batches: Sequence[Feeds]) -> dict[str, float]:
     """Return the largest absolute value of each float32 tensor, from runs of the graph on the CPU without optimization.
 
     Mask values of attention (see :mod:`exporters.graph.attention_masks`) do not count. The bodies of loops and
@@ -42,7 +35,7 @@ def max_abs_values(graph: Path, batches: Sequence[Mapping[str, np.ndarray[Any, A
 
     Args:
         graph: The ONNX file. Its weights may be in a second file.
-        batches: The graph's inputs by name, one mapping per run.
+        batches: The graph's inputs, one mapping per run.
 
     Returns:
         The largest absolute value over all batches, by tensor; NaN if the graph itself gives NaN.
@@ -54,9 +47,12 @@ def max_abs_values(graph: Path, batches: Sequence[Mapping[str, np.ndarray[Any, A
         raise GraphError("there are no batches to measure the graph's values with; pass at least one")
     names = [name for name, kind in infer_types(graph).items() if kind.is_float]
     session = _open(_instrumented_graph(graph, names), graph)
-    largest = np.zeros(len(names), np.float32)
+    largest: Array = np.zeros(len(names), np.float32)
     for batch in batches:
-        largest = np.maximum(largest, _run(session, batch, graph))
+        try:
+            largest = np.maximum(largest, np.stack(session.run(None, dict(batch))))
+        except Exception as exc:  # onnxruntime's errors have no common type
+            raise GraphError(f"cannot run {graph.name} on the batches; correct their names and shapes: {exc}") from exc
     return dict(zip(names, largest.tolist(), strict=True))
 
 
@@ -69,23 +65,17 @@ def infer_types(graph: Path) -> dict[str, TensorType]:
         GraphError: onnxruntime cannot load the graph.
     """
     outputs = _open(_weightless_graph(graph), graph).get_outputs()
-    return {output.name: TensorType(output.type == _FLOAT, len(output.shape)) for output in outputs}
+    return {output.name: TensorType(output.type == "tensor(float)", len(output.shape)) for output in outputs}
 
 
 def _weightless_graph(graph: Path) -> bytes:
     """Return the graph with inputs in place of large weights, and with every tensor as an output."""
     model = onnx.load(graph, load_external_data=False)
-    large = [tensor for tensor in model.graph.initializer if _is_large(tensor)]
-    for tensor in large:
-        model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
-        model.graph.initializer.remove(tensor)
-    _replace_outputs(model, (name for node in model.graph.node for name in node.output if name))
-    content: bytes = model.SerializeToString()
-    return content
-
-
-def _is_large(tensor: onnx.TensorProto) -> bool:
-    return tensor.data_type == onnx.TensorProto.FLOAT and 4 * int(np.prod(tensor.dims)) > _SMALL_BYTES
+    for tensor in list(model.graph.initializer):
+        if tensor.data_type == onnx.TensorProto.FLOAT and 4 * int(np.prod(tensor.dims)) > _SMALL_BYTES:
+            model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+            model.graph.initializer.remove(tensor)
+    return _with_outputs(model, (name for node in model.graph.node for name in node.output if name))
 
 
 def _instrumented_graph(graph: Path, names: Sequence[str]) -> bytes:
@@ -100,9 +90,7 @@ def _instrumented_graph(graph: Path, names: Sequence[str]) -> bytes:
         model.graph.node.append(node)
         for name in set(names).intersection(node.output):
             model.graph.node.extend(_max_abs_nodes(name, is_mask=name in masks))
-    _replace_outputs(model, [f"{name}/largest" for name in names])
-    content: bytes = model.SerializeToString()
-    return content
+    return _with_outputs(model, [f"{name}/largest" for name in names])
 
 
 def _max_abs_nodes(name: str, *, is_mask: bool) -> Iterator[onnx.NodeProto]:
@@ -119,29 +107,23 @@ def _max_abs_nodes(name: str, *, is_mask: bool) -> Iterator[onnx.NodeProto]:
     yield helper.make_node("ReduceMax", [magnitude], [f"{name}/largest"], keepdims=0)
 
 
-def _replace_outputs(model: onnx.ModelProto, names: Iterable[str]) -> None:
+def _with_outputs(model: onnx.ModelProto, names: Iterable[str]) -> bytes:
+    """Replace the outputs of ``model``, and return its bytes."""
+    outputs = [onnx.ValueInfoProto(name=name) for name in names]
     del model.graph.output[:]
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    model.graph.output.extend(outputs)
+    content: bytes = model.SerializeToString()
+    return content
 
 
 def _open(content: bytes, graph: Path) -> ort.InferenceSession:
-    options = session_options(
-        threads=1,
-        optimization="ORT_DISABLE_ALL",  # optimization would fuse tensors away
-        config={
-            "session.disable_prepacking": "1",  # prepacking would hold the weights twice
-            "session.model_external_initializers_file_folder_path": str(graph.parent),
-        },
-    )
+    config = {
+        "session.disable_prepacking": "1",  # prepacking would hold the weights twice
+        "session.model_external_initializers_file_folder_path": str(graph.parent),
+    }
+    options = session_options(threads=1, optimization="ORT_DISABLE_ALL", config=config)  # others fuse tensors away
     options.execution_order = ort.ExecutionOrder.PRIORITY_BASED  # the order of the graph; the default uses more memory
     try:
         return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as exc:  # onnxruntime's errors have no common type
         raise GraphError(f"onnxruntime cannot load {graph.name}: {exc}") from exc
-
-
-def _run(session: ort.InferenceSession, batch: Mapping[str, np.ndarray[Any, Any]], graph: Path) -> Any:
-    try:
-        return np.stack(session.run(None, dict(batch)))
-    except Exception as exc:  # onnxruntime's errors have no common type
-        raise GraphError(f"cannot run {graph.name} on the batches; correct their names and shapes: {exc}") from exc

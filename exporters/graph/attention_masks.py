@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import onnx_ir as ir
+
+from runtime.array_types import Array
 
 # A constant of at least this magnitude (-1e9, float32's minimum, infinity) is a mask value and not a number.
 MASK_THRESHOLD = 1e8
@@ -27,20 +27,13 @@ def find_masks(graph: ir.Graph) -> set[str]:
     """Return the names of tensors that may hold mask values: constants, and the tensors computed from them."""
     masks = {name for name, value in graph.initializers.items() if _holds_mask_value(value)}
     for node in graph:
-        constant = node.op_type == "Constant" and _holds_mask_value(node.outputs[0])
-        if constant or (
-            node.op_type in _PASSING_OPERATORS and any(value and value.name in masks for value in node.inputs)
-        ):
+        passes = node.op_type in _PASSING_OPERATORS and any(value and value.name in masks for value in node.inputs)
+        if passes or (node.op_type == "Constant" and _holds_mask_value(node.outputs[0])):
             masks.update(value.name or "" for value in node.outputs)
     return masks
 
 
-def takes_bounds(node: ir.Node) -> bool:
-    """Return whether ``node`` takes large constants as bounds that no value reaches, as Clip does."""
-    return node.op_type in {"Clip", "Min", "Max"}
-
-
-def limit_mask_values(array: np.ndarray[Any, Any], largest: float) -> np.ndarray[Any, Any]:
+def limit_mask_values(array: Array, largest: float) -> Array:
     """Return a float32 constant with its mask values set to ``largest``; infinities stay, float16 has them too."""
     mask_values = (np.abs(array) >= MASK_THRESHOLD) & np.isfinite(array)
     return np.where(mask_values, np.copysign(np.float32(largest), array), array) if mask_values.any() else array

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class GraphInput:
-    """An input of a graph that is to be traced.
+    """An input of a graph.
 
     Attributes:
         spec: Name, dtype and shape. An axis that is a string is dynamic in the graph.

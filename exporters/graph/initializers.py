@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import onnx_ir as ir
 
 from exporters.errors import GraphError
-
-Array = np.ndarray[Any, Any]
+from runtime.array_types import Array
 
 
 def add_initializer(graph: ir.Graph, name: str, array: Array | np.generic) -> ir.Value:

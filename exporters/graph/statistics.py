@@ -10,8 +10,6 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-_ONNX_DOMAINS = ("", "ai.onnx")
-
 
 @dataclass(frozen=True, kw_only=True)
 class GraphStatistics:
@@ -35,15 +33,11 @@ def graph_statistics(graph: Path, external_data: str | None) -> GraphStatistics:
     nodes = [node for function in model.functions.values() for node in function.all_nodes()]
     nodes += model.graph.all_nodes()
     functions = {(identifier[0], identifier[1]) for identifier in model.functions}
-    contrib = Counter(
-        f"{node.domain}:{node.op_type}"
-        for node in nodes
-        if not _is_onnx_operator(node) and (node.domain, node.op_type) not in functions
-    )
-    files = [graph, *([graph.with_name(external_data)] if external_data else [])]
-    size = sum(file.stat().st_size for file in files)
+    contrib = Counter(f"{node.domain}:{node.op_type}" for node in nodes if _is_contrib(node, functions))
+    size = sum(graph.with_name(name).stat().st_size for name in (graph.name, external_data) if name)
     return GraphStatistics(nodes=len(nodes), contrib_operators=dict(contrib), size_bytes=size)
 
 
-def _is_onnx_operator(node: ir.Node) -> bool:
-    return node.domain in _ONNX_DOMAINS and onnx.defs.has(node.op_type)
+def _is_contrib(node: ir.Node, functions: set[tuple[str, str]]) -> bool:
+    is_onnx = node.domain in ("", "ai.onnx") and onnx.defs.has(node.op_type)
+    return not is_onnx and (node.domain, node.op_type) not in functions

@@ -10,17 +10,9 @@ def strip_metadata(model: ir.Model) -> None:
 
     Before: two exports from different folders differ. After: the bytes depend on weights and operators alone.
     """
-    model.metadata_props.clear()
-    model.graph.metadata_props.clear()
-    model.doc_string = model.graph.doc_string = None
-    for value in [*model.graph.inputs, *model.graph.initializers.values()]:
-        _clear(value)
-    for node in model.graph.all_nodes():
-        _clear(node)
-        for value in node.outputs:
-            _clear(value)
-
-
-def _clear(part: ir.Node | ir.Value) -> None:
-    part.metadata_props.clear()
-    part.doc_string = None
+    graph, nodes = model.graph, list(model.graph.all_nodes())
+    values = [*graph.inputs, *graph.initializers.values(), *(value for node in nodes for value in node.outputs)]
+    parts: list[ir.Model | ir.Graph | ir.Node | ir.Value] = [model, graph, *nodes, *values]
+    for part in parts:
+        part.metadata_props.clear()
+        part.doc_string = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -33,7 +34,7 @@ def build_graph(
     Raises:
         GraphError: torch cannot trace the module, or a dynamic axis became a constant.
     """
-    model = _trace(module, inputs, opset)
+    model: ir.Model = _trace(module, inputs, opset).model
     model.producer_name, model.producer_version = "embedding-backbones", __version__
     strip_metadata(model)
     _name_output(model, output.name)
@@ -41,11 +42,11 @@ def build_graph(
     return model
 
 
-def _trace(module: nn.Module, inputs: Sequence[GraphInput], opset: int) -> ir.Model:
+def _trace(module: nn.Module, inputs: Sequence[GraphInput], opset: int) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # notes for torch's own developers; _check_signature follows
-            program = torch.onnx.export(
+            return torch.onnx.export(
                 module,
                 tuple(graph_input.example for graph_input in inputs),
                 dynamo=True,
@@ -57,9 +58,6 @@ def _trace(module: nn.Module, inputs: Sequence[GraphInput], opset: int) -> ir.Mo
             )
     except Exception as exc:  # each stage of torch's exporter raises its own type
         raise GraphError(f"torch cannot export the model: {_root_cause(exc)}") from exc
-    if program is None:
-        raise GraphError("torch exported no model")
-    return program.model
 
 
 def _root_cause(exc: BaseException) -> str:
@@ -98,10 +96,9 @@ def _check_signature(model: ir.Model, inputs: Sequence[TensorSpec], output: Tens
             for a, e in zip(actual, expected, strict=False)
             if a != e
         ]
-        found = ", ".join(differences) or f"{len(actual)} tensors"
-        raise GraphError(f"the graph has {found}; correct the input and output specs of the tower")
-    if model.opset_imports.get("") != opset:
-        found = str(model.opset_imports.get(""))
+        described = ", ".join(differences) or f"{len(actual)} tensors"
+        raise GraphError(f"the graph has {described}; correct the input and output specs of the tower")
+    if (found := model.opset_imports.get("")) != opset:
         raise GraphError(f"the graph has opset {found} instead of {opset}; choose another --opset")
 
 

@@ -14,22 +14,13 @@ _DOMAINS = frozenset({"", "ai.onnx", "com.microsoft"})
 _FP32_ONLY = (
     frozenset(DEFAULT_OP_BLOCK_LIST)
     | {"Cast", "CastLike", "Loop", "If", "Scan", "Resize", "GroupNorm", "SkipGroupNorm", "Det"}
-    | {
-        "Constant",
-        "ConstantOfShape",
-        "EyeLike",
-        "Bernoulli",
-        "Multinomial",
-        "RandomNormal",
-        "RandomNormalLike",
-        "RandomUniform",
-    }
+    | {"Constant", "ConstantOfShape", "EyeLike", "Bernoulli", "Multinomial"}
+    | {"RandomNormal", "RandomNormalLike", "RandomUniform"}
     | {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulNBits", "GatherBlockQuantized"}
 )
 # The steps of a normalization that was not fused. T5's own code computes them in float32 too:
 # https://github.com/huggingface/transformers/blob/main/src/transformers/models/t5/modeling_t5.py (T5LayerNorm)
 _STATISTICS = frozenset({"Pow", "Sqrt", "Reciprocal", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSumExp"})
-_ROOTS = frozenset({"Sqrt", "Reciprocal"})
 # Operators that cost time and gain from float16: no float32 region grows over them.
 _HEAVY = (
     frozenset({"MatMul", "Gemm", "Einsum", "FusedMatMul", "Conv", "ConvTranspose", "FusedConv", "LSTM", "GRU", "RNN"})
@@ -96,7 +87,8 @@ def _find_pooling(graph: Fp32Dataflow) -> set[ir.Node]:
 
 
 def _is_scaled_by_root(graph: Fp32Dataflow, node: ir.Node) -> bool:
-    return node.op_type in {"Mul", "Div"} and any(producer.op_type in _ROOTS for producer in graph.producers(node))
+    roots = {"Sqrt", "Reciprocal"}
+    return node.op_type in {"Mul", "Div"} and any(producer.op_type in roots for producer in graph.producers(node))
 
 
 def _find_preparation(graph: Fp32Dataflow, nodes: Iterable[ir.Node]) -> set[ir.Node]:

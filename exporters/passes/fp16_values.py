@@ -31,6 +31,10 @@ class Fp32Dataflow:
         kind = self.types.get(value.name or "")
         return kind is not None and kind.is_float
 
+    def weights(self) -> list[ir.Value]:
+        """Return the float32 weights and constants of the graph."""
+        return [value for value in self.graph.initializers.values() if self.is_float(value)]
+
     def rank(self, value: ir.Value) -> int:
         """Return the number of axes of a node's output."""
         return self.types[value.name or ""].rank
@@ -62,6 +66,3 @@ def _body_nodes(node: ir.Node) -> Iterator[ir.Node]:
     for attribute in node.attributes.values():
         if attribute.type == ir.AttributeType.GRAPH:
             yield from attribute.as_graph().all_nodes()
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            for body in attribute.as_graphs():
-                yield from body.all_nodes()

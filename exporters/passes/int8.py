@@ -17,55 +17,44 @@ import onnx
 import onnx_ir as ir
 import onnxruntime.quantization as ort
 from onnx_ir.passes.common import RemoveUnusedNodesPass
-from onnxruntime.quantization.calibrate import save_tensors_data
 
-from exporters.calibration.activations import Batches, channel_peaks, check_batches, tensor_ranges, to_tensors_data
+from exporters.calibration.activations import Batches, channel_peaks, check_batches, tensor_ranges, write_ranges
 from exporters.errors import QuantizationError
-from exporters.graph.onnx_file import write_graph
+from exporters.graph.onnx_file import load_graph, write_graph
 from exporters.graph.strip_metadata import strip_metadata
-from exporters.passes.int8_graph import (
-    FLOAT_OUTPUT_OPERATORS,
-    add_missing_types,
-    joining_nodes,
-    read_graph,
-    replace_relu,
-    restore_float_inputs,
-    restore_shapes,
-    weighted_nodes,
-    write_without_shapes,
-)
+from exporters.passes import int8_graph
 from exporters.passes.smoothquant import input_channels, smooth_channels
-from runtime.artifact.variants import CalibrationMethod as Method
+from runtime.artifact.variants import CalibrationMethod
 
 
-def quantize_dynamic(graph: Path, output: Path) -> None:
+def quantize_dynamic(graph: Path, output: Path) -> str | None:
     """Write an int8 copy of ``graph`` that computes the activation scales of each batch (dynamic quantization).
 
     Dynamic quantization is the default of most tools for transformers and needs no calibration. It makes a vector
     depend on its batch.
 
-    Args:
-        graph: The float32 graph.
-        output: The new ONNX file.
+    Returns:
+        The name of the weights file beside ``output``, or ``None``.
 
     Raises:
-        QuantizationError: onnxruntime cannot read or quantize the graph.
+        QuantizationError: The graph cannot be read or quantized.
         OSError: The file cannot be written.
     """
-    model = read_graph(graph)
     with tempfile.TemporaryDirectory() as folder, _wrapped_errors():
+        model = load_graph(graph)
+        weighted = int8_graph.weighted_nodes(model)
         path = Path(folder) / "dynamic.onnx"
         ort.quantize_dynamic(
-            write_without_shapes(model, Path(folder)),
+            int8_graph.write_without_shapes(model, Path(folder)),
             path,
             op_types_to_quantize=["MatMul"],
-            nodes_to_quantize=[str(node.name) for node in weighted_nodes(model) if node.op_type == "MatMul"],
+            nodes_to_quantize=[str(node.name) for node in weighted if node.op_type == "MatMul"],
             per_channel=True,
             weight_type=ort.QuantType.QInt8,
             use_external_data_format=True,
             extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
         )
-        _write(read_graph(path), output)
+        return _write(load_graph(path), output)
 
 
 class StaticQuantizer:
@@ -78,7 +67,7 @@ class StaticQuantizer:
         nodes: Names of the nodes that int8 can compute, in the order of the graph.
     """
 
-    def __init__(self, graph: Path, batches: Batches, *, method: Method) -> None:
+    def __init__(self, graph: Path, batches: Batches, *, method: CalibrationMethod) -> None:
         """Smooth ``graph`` and calibrate it on the batches.
 
         Args:
@@ -93,14 +82,16 @@ class StaticQuantizer:
         self._temporary = tempfile.TemporaryDirectory()
         self._folder = Path(self._temporary.name)
         with _wrapped_errors():
-            self.model, weighted = _smooth(add_missing_types(read_graph(graph), graph), batches)
-            joining = joining_nodes(self.model, weighted)
-            self.nodes = tuple(str(node.name) for node in self.model.graph if node in weighted or node in joining)
-            self._op_types = sorted({node.op_type for node in [*weighted, *joining]})
-            self._graph = write_without_shapes(self.model, self._folder)
+            self.model = load_graph(graph)
+            int8_graph.add_missing_types(self.model, graph)
+            nodes = _smooth(self.model, batches)
+            nodes |= int8_graph.joining_nodes(self.model, nodes)
+            self.nodes = tuple(str(node.name) for node in self.model.graph if node in nodes)
+            self._op_types = sorted({node.op_type for node in nodes})
+            self._graph = int8_graph.write_without_shapes(self.model, self._folder)
             ranges = tensor_ranges(self._graph, self._op_types, batches, method)
         self._ranges = self._folder / "ranges.json"
-        save_tensors_data(to_tensors_data(ranges), self._ranges)
+        write_ranges(self._ranges, ranges)
 
     def __enter__(self) -> StaticQuantizer:
         """Return the quantizer; its temporary files exist until the end of the block."""
@@ -110,9 +101,9 @@ class StaticQuantizer:
         """Remove the temporary files."""
         self._temporary.cleanup()
 
-    def write(self, output: Path, float_nodes: Collection[str] = ()) -> None:
-        """Write the int8 graph to ``output``, with ``float_nodes`` in float32; see :meth:`quantize`."""
-        _write(self.quantize(float_nodes), output)
+    def write(self, output: Path, float_nodes: Collection[str] = ()) -> str | None:
+        """Write the result of :meth:`quantize` to ``output``; return the name of its weights file, or ``None``."""
+        return _write(self.quantize(float_nodes), output)
 
     def quantize(self, float_nodes: Collection[str] = (), *, keep_activations: bool = False) -> ir.Model:
         """Return the int8 graph.
@@ -124,11 +115,9 @@ class StaticQuantizer:
         Raises:
             QuantizationError: A node is unknown, or onnxruntime fails.
         """
-        unknown = sorted(set(float_nodes) - set(self.nodes))
-        if unknown:
-            raise QuantizationError(
-                f"there is no node {', '.join(unknown)} to keep in float32; there are {', '.join(self.nodes)}"
-            )
+        if unknown := sorted(set(float_nodes) - set(self.nodes)):
+            known = ", ".join(self.nodes)
+            raise QuantizationError(f"there is no node {', '.join(unknown)} to keep in float32; there are {known}")
         int8 = [name for name in self.nodes if name not in float_nodes]
         if not int8:
             return self.model.clone()
@@ -145,37 +134,40 @@ class StaticQuantizer:
                 use_external_data_format=True,
                 calibration_cache_path=self._ranges,
                 extra_options={
-                    "OpTypesToExcludeOutputQuantization": FLOAT_OUTPUT_OPERATORS,
+                    "OpTypesToExcludeOutputQuantization": int8_graph.FLOAT_OUTPUT_OPERATORS,
                     "QDQKeepRemovableActivations": keep_activations,
                 },
             )
-        model = restore_float_inputs(restore_shapes(read_graph(path), self.model), int8)
-        return replace_relu(model, int8)
+            model = load_graph(path)
+        int8_graph.restore_shapes(model, self.model)
+        int8_graph.restore_float_inputs(model, int8)
+        int8_graph.replace_relu(model, int8)
+        return model
 
 
-def _smooth(model: ir.Model, batches: Batches) -> tuple[ir.Model, list[ir.Node]]:
+def _smooth(model: ir.Model, batches: Batches) -> set[ir.Node]:
     """Smooth the inputs of the matrix products; return the weighted nodes without the new float32 outlier products."""
-    weighted = weighted_nodes(model)
+    weighted = int8_graph.weighted_nodes(model)
     smooth_channels(model, weighted, channel_peaks(model, input_channels(weighted), batches))
     RemoveUnusedNodesPass()(model)
     names = {node.name for node in weighted}
-    return model, [node for node in model.graph if node.name in names]
+    return {node for node in model.graph if node.name in names}
 
 
-def _write(model: ir.Model, output: Path) -> None:
+def _write(model: ir.Model, output: Path) -> str | None:
     strip_metadata(model)
-    write_graph(output, model, fused=True)
+    return write_graph(output, model, fused=True)
 
 
 @contextlib.contextmanager
 def _wrapped_errors() -> Iterator[None]:
-    """Turn exceptions of onnxruntime into :class:`QuantizationError`, and silence its advice."""
+    """Turn all exceptions into :class:`QuantizationError`, and silence onnxruntime's advice."""
     logging.disable(logging.WARNING)
     try:
         yield
     except QuantizationError:
         raise
     except Exception as exc:  # onnxruntime's quantizer raises many types
-        raise QuantizationError(f"onnxruntime cannot quantize the graph: {type(exc).__name__}: {exc}") from exc
+        raise QuantizationError(f"cannot quantize the graph: {type(exc).__name__}: {exc}") from exc
     finally:
         logging.disable(logging.NOTSET)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Set
 from pathlib import Path
 
 import numpy as np
@@ -11,36 +11,21 @@ from onnx_ir.convenience import replace_nodes_and_values
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from exporters.calibration.ranges import infer_types
-from exporters.errors import QuantizationError
 from exporters.graph.initializers import add_initializer
-from exporters.graph.onnx_file import load_graph, write_temporary_graph
+from exporters.graph.onnx_file import write_temporary_graph
 
 FLOAT_OUTPUT_OPERATORS = ("MatMul", "Gemm")  # else the provider would round their output once more, for the bias
-_WEIGHTED_OPERATORS = ("Conv", "MatMul", "Gemm")
 _JOINING_OPERATORS = ("Add", "Mul", "Relu", "Sigmoid", "Clip", "MaxPool")  # stay in int8 between two convolutions
 _ZERO = "relu/zero"
 
 
-def read_graph(graph: Path) -> ir.Model:
-    """Return the graph with all weights in memory, so that its files may disappear.
-
-    Raises:
-        QuantizationError: The graph cannot be read.
-    """
-    try:
-        return load_graph(graph)
-    except Exception as exc:  # protobuf's and the parser's own
-        raise QuantizationError(f"cannot read the graph {graph}: {exc}") from exc
-
-
-def add_missing_types(model: ir.Model, graph: Path) -> ir.Model:
+def add_missing_types(model: ir.Model, graph: Path) -> None:
     """Add the types of the outputs of fused operators, which onnx cannot infer; calibration skips untyped tensors."""
     types = infer_types(graph)
     for node in model.graph:
         for value in node.outputs:
             if value.type is None and value.name in types and types[value.name].is_float:
                 value.type = ir.TensorType(ir.DataType.FLOAT)
-    return model
 
 
 def weighted_nodes(model: ir.Model) -> list[ir.Node]:
@@ -49,19 +34,18 @@ def weighted_nodes(model: ir.Model) -> list[ir.Node]:
     The products inside attention have no constant weights. A head is left out: the provider fuses the product of pooled
     rows and its bias to a Gemm, which it computes in float.
     """
-    linear = [node for node in model.graph if node.op_type in _WEIGHTED_OPERATORS and _rank(node.outputs[0]) != 2]
+    linear = [node for node in model.graph if node.op_type in ("Conv", "MatMul", "Gemm")]
+    linear = [node for node in linear if (shape := node.outputs[0].shape) is None or len(shape) != 2]
     return [node for node in linear if node.inputs[1] is not None and node.inputs[1].const_value is not None]
 
 
-def joining_nodes(model: ir.Model, weighted: Sequence[ir.Node]) -> list[ir.Node]:
+def joining_nodes(model: ir.Model, weighted: Set[ir.Node]) -> set[ir.Node]:
     """Return the nodes whose inputs all come from convolutions or from other nodes of this kind."""
-    within = {node for node in weighted if node.op_type == "Conv"}
-    joining = []
+    convolutions, joining = {node for node in weighted if node.op_type == "Conv"}, set[ir.Node]()
     for node in model.graph:
         sources = [value.producer() for value in node.inputs if value is not None and value.const_value is None]
-        if node.op_type in _JOINING_OPERATORS and sources and all(source in within for source in sources):
-            within.add(node)
-            joining.append(node)
+        if node.op_type in _JOINING_OPERATORS and sources and (convolutions | joining).issuperset(sources):
+            joining.add(node)
     return joining
 
 
@@ -78,38 +62,33 @@ def write_without_shapes(model: ir.Model, folder: Path) -> Path:
     return write_temporary_graph(folder / "float.onnx", bare)
 
 
-def restore_shapes(model: ir.Model, original: ir.Model) -> ir.Model:
+def restore_shapes(model: ir.Model, original: ir.Model) -> None:
     """Copy the shapes of tensors from ``original``; the provider needs them to fuse Add with LayerNormalization."""
     known = {value.name: value for node in original.graph for value in node.outputs}
     for node in model.graph:
         for value in node.outputs:
             if value.name in known:
                 value.shape, value.type = known[value.name].shape, known[value.name].type
-    return model
 
 
-def restore_float_inputs(model: ir.Model, int8: Collection[str]) -> ir.Model:
+def restore_float_inputs(model: ir.Model, int8: Collection[str]) -> None:
     """Give every node outside ``int8`` the float tensor where onnxruntime gave it the rounded one.
 
     onnxruntime rounds a tensor for all of its consumers, also for the residual Add and for nodes that stay in float.
     """
-    quantizers = {node for node in model.graph if node.op_type == "QuantizeLinear"}
-    for node in quantizers:
+    for node in [node for node in model.graph if node.op_type == "QuantizeLinear"]:
         value = node.inputs[0]
         producer = None if value is None else value.producer()
-        if value is None or (
-            producer is not None and producer.name in int8 and producer.op_type not in FLOAT_OUTPUT_OPERATORS
-        ):
+        if producer is not None and producer.name in int8 and producer.op_type not in FLOAT_OUTPUT_OPERATORS:
             continue  # the fused graph has no float value here
         for dequantizer in (use.node for use in node.outputs[0].uses()):
             for consumer, index in list(dequantizer.outputs[0].uses()):
                 if consumer.name not in int8:
                     consumer.replace_input_with(index, value)
     RemoveUnusedNodesPass()(model)
-    return model
 
 
-def replace_relu(model: ir.Model, int8: Collection[str]) -> ir.Model:
+def replace_relu(model: ir.Model, int8: Collection[str]) -> None:
     """Replace a Relu after a product in ``int8`` by a Max with 0.
 
     onnxruntime 1.31.1 computes a product before a Relu in float, and dequantizes its weights in every run. The
@@ -121,8 +100,3 @@ def replace_relu(model: ir.Model, int8: Collection[str]) -> ir.Model:
             zero = model.graph.initializers.get(_ZERO) or add_initializer(model.graph, _ZERO, np.array(0, np.float32))
             larger = ir.node("Max", [node.inputs[0], zero], name=node.name)
             replace_nodes_and_values(model.graph, node, [node], [larger], node.outputs, larger.outputs)
-    return model
-
-
-def _rank(value: ir.Value) -> int | None:
-    return None if value.shape is None else len(value.shape)

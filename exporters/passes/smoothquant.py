@@ -17,8 +17,8 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.convenience import replace_nodes_and_values
 
-from exporters.calibration.activations import Array
 from exporters.graph.initializers import add_initializer
+from runtime.array_types import Array
 
 _ALPHA = 0.7  # migration strength; on MiniLM 0.5 to 0.7 differ by noise only, and less gives more outlier channels
 _OUTLIER_RATIO = 3.0  # to the median peak of the smoothed channels; MiniLM: five channels in four feed-forward layers

@@ -10,13 +10,13 @@ from itertools import islice
 from pathlib import Path
 
 _SKIPPED = ("test", "tests", "idlelib", "site-packages", "lib2to3")
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def load_texts(count: int) -> list[str]:
     """Return ``count`` docstrings of one phrase to several pages, in the order of the library's files.
 
-    Args:
-        count: Number of texts. Python 3.11 has about 9,000 docstrings; beyond that they repeat.
+    Python 3.11 has about 9,000 docstrings; beyond that they repeat.
     """
     texts = list(islice(_docstrings(), count))
     return [texts[index % len(texts)] for index in range(count)]
@@ -33,7 +33,5 @@ def _docstrings_of(path: Path) -> Iterator[str]:
     with warnings.catch_warnings(action="ignore"):  # about invalid escapes in the library
         tree = ast.parse(path.read_bytes())
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            text = ast.get_docstring(node)
-            if text:
-                yield text
+        if isinstance(node, _DOCUMENTED) and (text := ast.get_docstring(node)):
+            yield text

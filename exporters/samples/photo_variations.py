@@ -4,23 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import cycle
-from typing import Any
 
 import numpy as np
 
-Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+from runtime.array_types import UInt8Array
 
 
-def vary_exposure(images: Sequence[Pixels]) -> list[Pixels]:
-    """Return one variation of each image, in turn: darker, brighter, negative, or with red and blue swapped.
-
-    Args:
-        images: ``[height, width, 3]`` uint8 RGB each.
-    """
+def vary_exposure(images: Sequence[UInt8Array]) -> list[UInt8Array]:
+    """Vary each RGB image ``[height, width, 3]``, in turn: darker, brighter, negative, or with red and blue swapped."""
     return [np.ascontiguousarray(vary(image)) for vary, image in zip(cycle(_VARIATIONS), images)]
 
 
-_VARIATIONS: tuple[Callable[[Pixels], Pixels], ...] = (
+_VARIATIONS: tuple[Callable[[UInt8Array], UInt8Array], ...] = (
     lambda image: image // 4,
     lambda image: 255 - (255 - image) // 4,
     lambda image: 255 - image,

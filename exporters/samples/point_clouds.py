@@ -6,13 +6,11 @@ equal points, which make the farthest and the nearest point ambiguous.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-Cloud = np.ndarray[Any, np.dtype[np.float32]]
-_Exact = np.ndarray[Any, np.dtype[np.float64]]
+from runtime.array_types import Float32Array, Float64Array
 
+Cloud = Float32Array
 _NUM_POINTS = 2048
 _TURN = 2 * np.pi
 
@@ -26,7 +24,7 @@ def load_shapes() -> list[Cloud]:
     return [shape.astype(np.float32) for shape in shapes]
 
 
-def _spread(dimensions: int) -> _Exact:
+def _spread(dimensions: int) -> Float64Array:
     """Return points that fill the unit cube, ``[2048, dimensions]``, the same on every machine.
 
     The square of the index i matters. Without it, the distance of two points depends only on the difference of their
@@ -35,18 +33,18 @@ def _spread(dimensions: int) -> _Exact:
     Source: Weyl 1916, https://doi.org/10.1007/BF01475864: the fractional parts of i² times an irrational number are
     uniformly distributed.
     """
-    points: _Exact = np.arange(float(_NUM_POINTS))[:, None] ** 2 * np.sqrt([2, 3, 5])[:dimensions] % 1
+    points: Float64Array = np.arange(float(_NUM_POINTS))[:, None] ** 2 * np.sqrt([2, 3, 5])[:dimensions] % 1
     return points
 
 
-def _sphere() -> _Exact:
+def _sphere() -> Float64Array:
     along, around = _spread(2).T
     height = 2 * along - 1
     radius = np.sqrt(1 - height**2)
     return np.stack([radius * np.cos(_TURN * around), radius * np.sin(_TURN * around), height], axis=1)
 
 
-def _cube() -> _Exact:
+def _cube() -> Float64Array:
     """Return the surface of a cube with a corner at the origin: each point moves to one of six faces."""
     points = 10 * _spread(3)
     rows = np.arange(_NUM_POINTS)
@@ -54,24 +52,24 @@ def _cube() -> _Exact:
     return points
 
 
-def _torus() -> _Exact:
+def _torus() -> Float64Array:
     around, across = _TURN * _spread(2).T
     radius = 3 + np.cos(across)
     return np.stack([radius * np.cos(around), radius * np.sin(around), np.sin(across)], axis=1) + 100
 
 
-def _helix() -> _Exact:
+def _helix() -> Float64Array:
     along, across = _spread(2).T
     angle = 5 * _TURN * along
     return np.stack([np.cos(angle), np.sin(angle), 6 * along + 0.3 * across], axis=1)
 
 
-def _cylinder() -> _Exact:
+def _cylinder() -> Float64Array:
     along, around = _spread(2).T
     return np.stack([np.cos(_TURN * around), 8 * along, np.sin(_TURN * around)], axis=1) / 1000
 
 
-def _blobs() -> _Exact:
+def _blobs() -> Float64Array:
     """Return two balls of different size, far apart."""
     along, around, outward = _spread(3).T
     height = 2 * along - 1
@@ -81,7 +79,7 @@ def _blobs() -> _Exact:
     return np.where(np.arange(_NUM_POINTS)[:, None] % 3 == 0, ball, 2 * ball + [6, 2, 0])
 
 
-def _lattice() -> _Exact:
+def _lattice() -> Float64Array:
     """Return all points with integer coordinates at a distance of at most 8 from the origin.
 
     Most distances between them occur several times. They stay exactly equal after normalization, because the mean of
@@ -89,11 +87,11 @@ def _lattice() -> _Exact:
     """
     axis = np.arange(-8.0, 9.0)
     points = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
-    inside: _Exact = points[(points**2).sum(axis=1) <= 64]
+    inside: Float64Array = points[(points**2).sum(axis=1) <= 64]
     return inside
 
 
-def _pile() -> _Exact:
+def _pile() -> Float64Array:
     """Return a pyramid of 300 distinct points, fewer than the centroids; each point occurs six or seven times."""
     points = _spread(3)[np.arange(_NUM_POINTS) % 300]
     points[:, :2] *= 1 - points[:, 2:]

@@ -16,11 +16,9 @@ _END_OF_WORD = "</w>"  # CLIP's tokenizers leave it in decoded text
 
 
 def random_texts(tokenizer: Path, count: int) -> list[str]:
-    """Return texts of 1 to 32 words, always the same; an empty list if no token of the vocabulary is a word.
+    """Return ``count`` texts of 1 to 32 words from the file ``tokenizer.json``, always the same.
 
-    Args:
-        tokenizer: Path of a ``tokenizer.json``.
-        count: Number of texts.
+    The list is empty if no token of the vocabulary is a word.
     """
     loaded = Tokenizer.from_file(str(tokenizer))
     decoded = (loaded.decode([token]) for token in range(loaded.get_vocab_size()))

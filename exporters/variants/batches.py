@@ -27,17 +27,13 @@ _BATCH_SIZE = 8
 _BUDGETS: Mapping[TowerName, int | None] = {"text": 1024, "image": _BATCH_SIZE * 224 * 224, "mesh": None}
 # Texts of random words per real text. MiniLM's int8 on "a photo of a ...": one changed little, four gave 0.998.
 _RANDOM_TEXTS = 4
-_IMAGE_AXES = 3  # [height, width, 3]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationBatches:
-    """Batches of a graph's inputs for calibration.
+    """Batches of a graph's inputs for calibration, and their record in the manifest.
 
-    Attributes:
-        batches: Batches of real items.
-        extra_batches: Extra calibration batches. They widen the activation ranges and are not used to measure accuracy.
-        record: The calibration's entry in the manifest.
+    The extra batches widen the activation ranges and are not used to measure accuracy.
     """
 
     batches: Batches
@@ -54,12 +50,7 @@ def make_calibration_batches(
 ) -> CalibrationBatches:
     """Preprocess the calibration half of ``dataset`` and the extra items derived from it.
 
-    Args:
-        folder: The artifact, with the tokenizer of a text tower.
-        preprocessing: The tower's preprocessing.
-        tower: The loaded tower.
-        dataset: The calibration items.
-        method: The calibration method, for the record.
+    The artifact ``folder`` has the tokenizer of a text tower. The calibration method is only recorded.
 
     Raises:
         UsageError: An item cannot be embedded.
@@ -73,12 +64,8 @@ def make_calibration_batches(
         extra_rows = vary_exposure([row for row in rows if isinstance(row, np.ndarray)])
         note = ", each also with another exposure or other colours"
     batches, extra_batches = (_collate(tower, each, preprocessing.kind) for each in (rows, extra_rows))
-    record = Calibration(
-        source=dataset.source + note,
-        items=len(dataset.calibration),
-        sha256=_digest([*batches, *extra_batches]),
-        method=method,
-    )
+    source, sha256 = dataset.source + note, _digest([*batches, *extra_batches])
+    record = Calibration(source=source, items=len(dataset.calibration), sha256=sha256, method=method)
     return CalibrationBatches(batches=batches, extra_batches=extra_batches, record=record)
 
 
@@ -104,7 +91,7 @@ def _collate(tower: LoadedTower, rows: Sequence[Row], kind: TowerName) -> Batche
 
 
 def _calibration_cost(row: Row) -> int:
-    if isinstance(row, np.ndarray) and row.ndim == _IMAGE_AXES:
+    if isinstance(row, np.ndarray) and row.ndim == 3:  # [height, width, 3]
         return int(row.shape[0] * row.shape[1])
     return row_cost(row)
 

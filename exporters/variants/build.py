@@ -25,11 +25,6 @@ def add_variants(artifact: Path, options: VariantOptions, *, stage: Stage = sile
 
     A variant that fails leaves the artifact and any older variant of the same name unchanged.
 
-    Args:
-        artifact: The artifact's folder.
-        options: Options of the variants.
-        stage: Display of stages, as for :func:`exporters.export`.
-
     Returns:
         One outcome per tower and precision.
 
@@ -45,8 +40,7 @@ def add_variants(artifact: Path, options: VariantOptions, *, stage: Stage = sile
     check_files(artifact, manifest)
     with new_artifact(artifact, force=True) as folder:
         rebuilt = {VARIANT_OF_PRECISION[precision] for precision in options.precisions}
-        outcomes: list[VariantOutcome] = []
-        towers: dict[TowerName, Tower] = {}
+        outcomes, towers = list[VariantOutcome](), dict[TowerName, Tower]()
         with writing(artifact):
             _link_files(artifact, folder, manifest, rebuilt)
             for kind in manifest.towers:
@@ -65,12 +59,8 @@ def add_variants(artifact: Path, options: VariantOptions, *, stage: Stage = sile
 
 def _link_files(artifact: Path, folder: Path, manifest: Manifest, rebuilt: set[VariantName]) -> None:
     """Link the files of ``artifact`` that stay unchanged into ``folder``."""
-    replaced = {
-        name
-        for tower in manifest.towers.values()
-        for variant in rebuilt & tower.variants.keys()
-        for name in tower.variants[variant].files()
-    }
+    variants = [tower.variants[name] for tower in manifest.towers.values() for name in rebuilt & tower.variants.keys()]
+    replaced = {name for variant in variants for name in variant.files()}
     for name in manifest.files.keys() - replaced - {README_FILE}:
         _link(artifact / name, folder / name)
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from exporters.calibration.dataset import load_calibration_dataset
@@ -37,8 +37,6 @@ class VariantOutcome:
     """Result of building one variant of one tower.
 
     Attributes:
-        tower: The tower.
-        name: The variant's name.
         variant: The variant's record; ``None`` if it was not written.
         reason: Why it was not written.
         failed: Whether that is a failure. A graph in which nothing can be fused is not a failure.
@@ -58,20 +56,12 @@ class VariantOutcome:
 
 
 class VariantBuilder:
-    """Builds the variants of one tower from one calibration dataset."""
+    """A builder of the variants of one tower, from one calibration dataset."""
 
     def __init__(
         self, folder: Path, manifest: Manifest, kind: TowerName, options: VariantOptions, stage: Stage
     ) -> None:
-        """Load the tower and its calibration dataset, and embed the held-out items with the tower's own graph.
-
-        Args:
-            folder: The artifact; the variants are written there.
-            manifest: The artifact's manifest.
-            kind: The tower.
-            options: Options of the variants.
-            stage: Display of stages, see :mod:`exporters.progress`.
-        """
+        """Load the tower ``kind`` of the artifact ``folder``, and embed the held-out items with its own graph."""
         self._folder, self._kind, self._options, self._stage = folder, kind, options, stage
         self._tower = manifest.towers[kind]
         self._loaded = self._load(self._tower.graph)
@@ -81,66 +71,63 @@ class VariantBuilder:
         with stage(f"{kind} fp32 graph"):
             self._gate = VariantGate(folder, manifest, kind, [*golden, *self._dataset.held_out])
         self._before = graph_statistics(folder / self._tower.graph, self._tower.external_data)
+        self._outcome = partial(VariantOutcome, tower=kind, before=self._before)
         self._speed_rows = prepare_items(self._loaded, golden, self._dataset.source)
 
     def build(self, precision: Precision, floors: Floors) -> VariantOutcome:
         """Build a variant that passes the gate, or return the reason why there is none."""
         name = VARIANT_OF_PRECISION[precision]
-        outcome = VariantOutcome(tower=self._kind, name=name, before=self._before)
-        graph = f"{self._kind}.{name}.onnx"
+        output = self._folder / f"{self._kind}.{name}.onnx"
         with self._stage(f"{self._kind} {name}"):
             try:
-                return self._build(outcome, precision, graph, floors)
+                inputs = RecipeInputs(
+                    graph=self._folder / self._tower.graph,
+                    output=output,
+                    options=self._options,
+                    calibration=self._calibration,
+                    min_cosine=1 - _MARGINS[precision] * (1 - floors.min_cosine),
+                )
+                return self._build(precision, inputs, floors)
             except (GraphError, VariantError) as exc:
-                self._remove(graph)
-                return replace(outcome, reason=str(exc), failed=True)
+                _remove(output)
+                return self._outcome(name=name, reason=str(exc), failed=True)
 
-    def _build(self, outcome: VariantOutcome, precision: Precision, graph: str, floors: Floors) -> VariantOutcome:
+    def _build(
+        self, precision: Precision, inputs: RecipeInputs, floors: Floors, *, may_retry: bool = True
+    ) -> VariantOutcome:
         """Run the recipe; if the held-out items miss the floor, run it once more with a higher target."""
-        target = 1 - _MARGINS[precision] * (1 - floors.min_cosine)
-        inputs = RecipeInputs(
-            graph=self._folder / self._tower.graph,
-            output=self._folder / graph,
-            level=self._options.level,
-            calibration=self._calibration,
-            method=self._options.method,
-            min_cosine=target,
-            accept_batch_dependent=self._options.accept_batch_dependent,
-        )
         result = RECIPES[precision](inputs)
         try:
-            return self._check(outcome, precision, result, graph, floors)
+            return self._check(precision, result, inputs.output, floors)
         except FloorError as exc:
             if result.calibration_cosine is None:
                 raise
-            if result.calibration_cosine < target:  # the recipe has used all float32 nodes it may
+            all_used = result.calibration_cosine < inputs.min_cosine  # the recipe has used all float32 nodes it may
+            if all_used or not may_retry:
                 raise VariantError(f"{exc}; {result.describe_costs()}") from exc
             target = raise_target(result.calibration_cosine, exc.min_cosine, floors.min_cosine)
-        self._remove(graph)
-        result = RECIPES[precision](replace(inputs, min_cosine=target, costs=result.costs))
-        try:
-            return self._check(outcome, precision, result, graph, floors)
-        except FloorError as exc:
-            raise VariantError(f"{exc}; {result.describe_costs()}") from exc
+        _remove(inputs.output)
+        inputs = replace(inputs, min_cosine=target, costs=result.costs)
+        return self._build(precision, inputs, floors, may_retry=False)
 
-    def _check(
-        self, outcome: VariantOutcome, precision: Precision, result: RecipeResult, graph: str, floors: Floors
-    ) -> VariantOutcome:
-        after = graph_statistics(self._folder / graph, result.external_data)
+    def _check(self, precision: Precision, result: RecipeResult, graph: Path, floors: Floors) -> VariantOutcome:
+        name = VARIANT_OF_PRECISION[precision]
+        after = graph_statistics(graph, result.external_data)
         if precision == "fp32" and after.nodes == self._before.nodes and not after.contrib_operators:
-            self._remove(graph)
-            return replace(outcome, reason=f"nothing was fused at level {result.level}, so it is not written")
-        check_loads(self._folder / graph)
+            _remove(graph)
+            return self._outcome(name=name, reason=f"nothing was fused at level {result.level}, so it is not written")
+        check_loads(graph)
         variant = Variant(
             **result.record(),
             precision=precision,
-            graph=graph,
+            graph=graph.name,
             operators=tuple(sorted(after.contrib_operators)),
             onnxruntime=next(iter(installed_packages().values())),
-            parity=self._gate.measure(graph, floors, batch_invariant=result.batch_invariant),
+            parity=self._gate.measure(graph.name, floors, batch_invariant=result.batch_invariant),
         )
-        speedup = None if precision == "fp16" else measure_speedup(self._loaded, self._load(graph), self._speed_rows)
-        return replace(outcome, variant=variant, after=after, speedup=speedup)
+        on_cpu = precision != "fp16"
+        speedup = measure_speedup(self._loaded, self._load(graph.name), self._speed_rows) if on_cpu else None
+        return self._outcome(name=name, variant=variant, after=after, speedup=speedup)
 
     @cached_property
     def _calibration(self) -> CalibrationBatches:
@@ -148,23 +135,18 @@ class VariantBuilder:
             self._folder, self._tower.preprocessing, self._loaded, self._dataset, self._options.method
         )
 
-    def _remove(self, graph: str) -> None:
-        for path in self._folder.glob(f"{graph}*"):
-            path.unlink()
-
     def _load(self, graph: str) -> LoadedTower:
         options = SessionOptions(provider="cpu", provider_options=CpuOptions(spinning=False))
         return LoadedTower(self._folder, replace(self._tower, graph=graph, variants={}), options)
 
 
-def raise_target(calibration_cosine: float, held_out_cosine: float, floor: float) -> float:
-    """Return a higher target for the calibration batches, so that the held-out items reach the floor.
+def _remove(graph: Path) -> None:
+    for path in graph.parent.glob(f"{graph.name}*"):
+        path.unlink()
 
-    Args:
-        calibration_cosine: Smallest cosine on the calibration batches.
-        held_out_cosine: Smallest cosine on the held-out items.
-        floor: Smallest cosine allowed on the held-out items.
-    """
+
+def raise_target(calibration_cosine: float, held_out_cosine: float, floor: float) -> float:
+    """Return a higher target for the cosine on calibration batches, so that the held-out items reach ``floor``."""
     excess = (1 - floor) / max(1 - held_out_cosine, 1e-12)  # of the distances from 1; above 1 if another floor failed
     return 1 - _MARGINS["int8"] * min(excess, 1.0) * (1 - calibration_cosine)
 

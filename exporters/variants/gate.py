@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from exporters.errors import FloorError, VariantError
+from runtime.array_types import Array
 from runtime.artifact.manifest import Manifest, TowerName
 from runtime.artifact.parity import format_cosine, measure_agreement, neighbour_overlap, row_cosines
 from runtime.artifact.variants import Floors, VariantParity
@@ -20,30 +21,16 @@ from runtime.inference.pipeline import Pipeline
 from runtime.machine.threads import available_threads
 from runtime.session.session import SessionOptions
 
-Array = np.ndarray[Any, np.dtype[np.float32]]
 _BATCH_SIZE = 16  # more would only take memory
 
 
 class VariantGate:
-    """The accuracy check for the variants of one tower.
-
-    Attributes:
-        items: The items on which accuracy is measured.
-        reference: Vectors of the items by the fp32 graph, ``[items, output_dim]`` float32.
-    """
+    """The accuracy check for the variants of one tower."""
 
     def __init__(self, folder: Path, manifest: Manifest, tower: TowerName, items: Sequence[Any]) -> None:
-        """Embed ``items`` with the tower's own graph.
-
-        Args:
-            folder: The artifact, where the variants' graphs are too.
-            manifest: The artifact's manifest.
-            tower: The tower.
-            items: Real and distinct items, as ``Embedder.embed`` takes them.
-        """
-        self._folder, self._manifest, self._tower = folder, manifest, tower
-        self.items = items
-        self.reference: Array = self._embed(manifest.towers[tower].graph, items)
+        """Embed ``items``, real and distinct ones, with the tower's own graph in the artifact ``folder``."""
+        self._folder, self._manifest, self._tower, self._items = folder, manifest, tower, items
+        self._reference = self._embed(manifest.towers[tower].graph, items)
 
     def measure(self, graph: str, floors: Floors, *, batch_invariant: bool = True) -> VariantParity:
         """Return the accuracy of a variant.
@@ -61,26 +48,26 @@ class VariantGate:
             parity = self._measure(graph, floors)
         except (InferenceError, NonFiniteError) as exc:
             raise VariantError(f"{exc}; the fp32 graph's vectors of the same items are finite") from exc
-        misses = find_missed_floors(parity, batch_invariant=batch_invariant)
-        if misses:
+        if misses := find_missed_floors(parity, batch_invariant=batch_invariant):
             raise FloorError(f"{'; '.join(misses)} ({describe_parity(parity)})", parity.min_cosine)
         return parity
 
     def _measure(self, graph: str, floors: Floors) -> VariantParity:
-        alone = self._embed(graph, self.items)
-        some = self.items[:_BATCH_SIZE]
+        alone = self._embed(graph, self._items)
+        some = self._items[:_BATCH_SIZE]
         batched = self._embed(graph, some, batch_size=_BATCH_SIZE)
-        threaded = self._embed(graph, some, threads=_other_threads())
-        agreement, cosines = measure_agreement(self.reference, alone), row_cosines(self.reference, alone)
+        other_threads = 1 if available_threads() > 1 else min(2, os.cpu_count() or 1)
+        threaded = self._embed(graph, some, threads=other_threads)
+        agreement, cosines = measure_agreement(self._reference, alone), row_cosines(self._reference, alone)
         return VariantParity(
             provider="cpu",
-            items=len(self.items),
+            items=len(self._items),
             min_cosine=agreement.min_cosine,
             p1_cosine=float(np.percentile(cosines, 1)),
             mean_cosine=float(cosines.mean()),
             max_abs_error=agreement.max_abs_error,
             reference_scale=agreement.reference_scale,
-            neighbour_overlap=neighbour_overlap(self.reference, alone),
+            neighbour_overlap=neighbour_overlap(self._reference, alone),
             batch_cosine=float(row_cosines(alone[: len(some)], batched).min()),
             thread_cosine=float(row_cosines(alone[: len(some)], threaded).min()),
             floors=floors,
@@ -91,38 +78,31 @@ class VariantGate:
         options = SessionOptions(provider="cpu", threads=threads)
         pipeline = Pipeline(self._folder, {self._tower: record}, self._manifest.output_dim, options)
         with without_truncation_warning():
-            vectors: Array = Embedder(self._manifest, pipeline).embed(items, tower=self._tower, batch_size=batch_size)
-        return vectors
+            return Embedder(self._manifest, pipeline).embed(items, tower=self._tower, batch_size=batch_size)
 
 
 def find_missed_floors(parity: VariantParity, *, batch_invariant: bool = True) -> list[str]:
     """Return a description of each floor that is not reached. NaN reaches no floor."""
-    floors = parity.floors
+    floors, overlap = parity.floors, f"{parity.neighbour_overlap:.1%} of the nearest neighbours stay the same"
+    lowest, batch, threads = map(format_cosine, (parity.min_cosine, parity.batch_cosine, parity.thread_cosine))
     misses = []
     if not parity.min_cosine >= floors.min_cosine:
-        misses.append(f"min cosine {format_cosine(parity.min_cosine)} is below {format_cosine(floors.min_cosine)}")
+        misses.append(f"min cosine {lowest} is below {format_cosine(floors.min_cosine)}")
     if not parity.neighbour_overlap >= floors.min_overlap:
-        misses.append(
-            f"{parity.neighbour_overlap:.1%} of the nearest neighbours stay the same, below {floors.min_overlap:.1%}"
-        )
+        misses.append(f"{overlap}, below {floors.min_overlap:.1%}")
     if batch_invariant and not parity.batch_cosine >= floors.min_invariance:
-        misses.append(
-            f"a vector depends on its batch: cosine {format_cosine(parity.batch_cosine)} to the vector computed alone"
-        )
+        misses.append(f"a vector depends on its batch: cosine {batch} to the vector computed alone")
     if not parity.thread_cosine >= floors.min_invariance:
-        misses.append(f"a vector depends on the number of threads: cosine {format_cosine(parity.thread_cosine)}")
+        misses.append(f"a vector depends on the number of threads: cosine {threads}")
     return misses
 
 
 def describe_parity(parity: VariantParity) -> str:
     """Return the measurements in one line."""
+    cosines = (parity.min_cosine, parity.p1_cosine, parity.mean_cosine, parity.batch_cosine, parity.thread_cosine)
+    lowest, p1, mean, batch, threads = map(format_cosine, cosines)
     return (
-        f"{parity.items} items: cosine min {format_cosine(parity.min_cosine)}, p1 {format_cosine(parity.p1_cosine)}, mean "
-        f"{format_cosine(parity.mean_cosine)}; max abs error {parity.max_abs_error:.2g}, largest value "
-        f"{parity.reference_scale:.2g}; same neighbours {parity.neighbour_overlap:.1%}; cosine in a batch "
-        f"{format_cosine(parity.batch_cosine)}, with other threads {format_cosine(parity.thread_cosine)}"
+        f"{parity.items} items: cosine min {lowest}, p1 {p1}, mean {mean}; max abs error {parity.max_abs_error:.2g}, "
+        f"largest value {parity.reference_scale:.2g}; same neighbours {parity.neighbour_overlap:.1%}; "
+        f"cosine in a batch {batch}, with other threads {threads}"
     )
-
-
-def _other_threads() -> int:
-    return 1 if available_threads() > 1 else min(2, os.cpu_count() or 1)

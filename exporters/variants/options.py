@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 
 from runtime.artifact.manifest import TowerName
 from runtime.artifact.variants import CalibrationMethod, Floors, Level, Precision
 
-DEFAULT_FLOORS: Mapping[Precision, Floors] = MappingProxyType(
-    {
-        "fp32": Floors(min_cosine=0.999999, min_overlap=0.98, min_invariance=0.999999),
-        "fp16": Floors(min_cosine=0.9999, min_overlap=0.9, min_invariance=0.9999),
-        "int8": Floors(min_cosine=0.995, min_overlap=0.8, min_invariance=0.9999),
-    }
-)
+DEFAULT_FLOORS: Mapping[Precision, Floors] = {
+    "fp32": Floors(min_cosine=0.999999, min_overlap=0.98, min_invariance=0.999999),
+    "fp16": Floors(min_cosine=0.9999, min_overlap=0.9, min_invariance=0.9999),
+    "int8": Floors(min_cosine=0.995, min_overlap=0.8, min_invariance=0.9999),
+}
 # More items give a stricter minimum. An image costs a hundred times as much as a text.
-DEFAULT_ITEMS: Mapping[TowerName, int] = MappingProxyType({"text": 128, "image": 32, "mesh": 32})
+DEFAULT_ITEMS: Mapping[TowerName, int] = {"text": 128, "image": 32, "mesh": 32}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +30,9 @@ class VariantOptions:
         method: Calibration method of int8.
         items: Number of items for calibration, and of other items for the accuracy check. ``None`` means
             :data:`DEFAULT_ITEMS`.
-        min_cosine: Smallest cosine similarity to the fp32 graph. ``None`` means the value of :data:`DEFAULT_FLOORS`.
-        min_overlap: Smallest share of nearest neighbours that stay the same; ``None`` as above.
-        min_invariance: Smallest cosine similarity to the vector in another batch or with other threads; ``None`` as
-            above.
+        min_cosine: Floor, see :class:`runtime.artifact.variants.Floors`. ``None`` means :data:`DEFAULT_FLOORS`.
+        min_overlap: As ``min_cosine``.
+        min_invariance: As ``min_cosine``.
         accept_batch_dependent: Whether int8 may use dynamic quantization, which makes a vector depend on its batch.
     """
 

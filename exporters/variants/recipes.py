@@ -6,26 +6,24 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from exporters.graph.onnx_file import write_graph
 from exporters.graph.statistics import graph_statistics
 from exporters.passes.fp16 import to_fp16
-from exporters.passes.fuse import LAYOUT_FLAG, fuse, fuse_around_products
+from exporters.passes.fuse import LAYOUT_FLAG, fuse
 from exporters.passes.int8 import StaticQuantizer, quantize_dynamic
 from exporters.variants.batches import CalibrationBatches
-from exporters.variants.sensitivity import NodeCost, SensitivityAnalysis, find_sensitive_nodes
-from runtime.artifact.variants import Calibration, CalibrationMethod, Level, Precision, Variant
+from exporters.variants.options import VariantOptions
+from exporters.variants.sensitivity import NodeCost, find_sensitive_nodes
+from runtime.artifact.variants import Calibration, Level, Precision, Variant
 
 # Providers that know the operators of a level. TensorRT leaves unknown operators to CUDA; OpenVINO refuses them.
-_PROVIDERS: Mapping[Level, tuple[str, ...]] = MappingProxyType(
-    {
-        "basic": ("cpu", "cuda", "tensorrt", "openvino"),
-        "extended": ("cpu", "cuda", "tensorrt"),
-        "all": ("cpu",),
-    }
-)
+_PROVIDERS: Mapping[Level, tuple[str, ...]] = {
+    "basic": ("cpu", "cuda", "tensorrt", "openvino"),
+    "extended": ("cpu", "cuda", "tensorrt"),
+    "all": ("cpu",),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,21 +33,17 @@ class RecipeInputs:
     Attributes:
         graph: The tower's own graph.
         output: The new ONNX file.
-        level: Optimization level.
+        options: Options of the variants.
         calibration: The calibration batches.
-        method: Calibration method of int8.
         min_cosine: Target: smallest cosine similarity to the tower's own graph on the calibration batches.
-        accept_batch_dependent: Whether int8 may use dynamic quantization.
         costs: Cost of int8 in each node, if an earlier run has measured it; the measurement takes minutes.
     """
 
     graph: Path
     output: Path
-    level: Level
+    options: VariantOptions
     calibration: CalibrationBatches
-    method: CalibrationMethod
     min_cosine: float
-    accept_batch_dependent: bool
     costs: tuple[NodeCost, ...] = ()
 
 
@@ -84,7 +78,7 @@ class RecipeResult:
 
 
 def _optimize(inputs: RecipeInputs) -> RecipeResult:
-    level = inputs.level
+    level = inputs.options.level
     external_data = fuse(inputs.graph, inputs.output, level)
     features = (LAYOUT_FLAG,) if level == "all" else ()
     return RecipeResult(level=level, providers=_PROVIDERS[level], external_data=external_data, cpu_features=features)
@@ -92,7 +86,7 @@ def _optimize(inputs: RecipeInputs) -> RecipeResult:
 
 def _convert_to_fp16(inputs: RecipeInputs) -> RecipeResult:
     """Fuse first, because fusion saves most of the time on a GPU; skip the optimizations for this CPU."""
-    level: Level = "extended" if inputs.level == "all" else inputs.level
+    level: Level = "extended" if inputs.options.level == "all" else inputs.options.level
     calibration = inputs.calibration
     with tempfile.TemporaryDirectory(dir=inputs.output.parent) as folder:
         fused = Path(folder, "fused.onnx")
@@ -109,22 +103,28 @@ def _convert_to_fp16(inputs: RecipeInputs) -> RecipeResult:
 
 
 def _convert_to_int8(inputs: RecipeInputs) -> RecipeResult:
-    """Fuse the operators around the matrix products, and quantize the products."""
+    """Fuse the operators around the matrix products, and quantize the products.
+
+    As few nodes stay in float32 as reach the target cosine on a half of the batches that gives no ranges.
+    """
     with tempfile.TemporaryDirectory(dir=inputs.output.parent) as folder:
         graph = inputs.graph
-        if inputs.level != "basic":
+        if inputs.options.level != "basic":
             graph = Path(folder, "fused.onnx")
-            fuse_around_products(inputs.graph, graph)
-        if inputs.accept_batch_dependent:
-            quantize_dynamic(graph, inputs.output)
-            return RecipeResult(level="none", providers=("cpu",), batch_invariant=False)
-        analysis = _quantize_statically(graph, inputs)
+            fuse(inputs.graph, graph, "extended", products=False)
+        if inputs.options.accept_batch_dependent:
+            external_data = quantize_dynamic(graph, inputs.output)
+            return RecipeResult(level="none", providers=("cpu",), external_data=external_data, batch_invariant=False)
+        batches = inputs.calibration.batches
+        ranges_from = [*batches[::2], *inputs.calibration.extra_batches]
+        with StaticQuantizer(graph, ranges_from, method=inputs.options.method) as quantizer:
+            analysis = find_sensitive_nodes(quantizer, batches[1::2], floor=inputs.min_cosine, costs=inputs.costs)
+            external_data = quantizer.write(inputs.output, analysis.float_nodes)
     contrib = graph_statistics(inputs.output, None).contrib_operators
-    weights = inputs.output.with_name(f"{inputs.output.name}.data")
     return RecipeResult(
         level="extended" if contrib else "none",
         providers=("cpu",) if contrib else ("cpu", "openvino"),
-        external_data=weights.name if weights.exists() else None,
+        external_data=external_data,
         float_nodes=analysis.float_nodes,
         calibration=inputs.calibration.record,
         calibration_cosine=analysis.min_cosine,
@@ -132,15 +132,8 @@ def _convert_to_int8(inputs: RecipeInputs) -> RecipeResult:
     )
 
 
-def _quantize_statically(graph: Path, inputs: RecipeInputs) -> SensitivityAnalysis:
-    """Write an int8 graph with as few float32 nodes as reach the target cosine; half of the batches measure it."""
-    batches = inputs.calibration.batches
-    with StaticQuantizer(graph, [*batches[::2], *inputs.calibration.extra_batches], method=inputs.method) as quantizer:
-        analysis = find_sensitive_nodes(quantizer, batches[1::2], floor=inputs.min_cosine, costs=inputs.costs)
-        quantizer.write(inputs.output, analysis.float_nodes)
-    return analysis
-
-
-RECIPES: Mapping[Precision, Callable[[RecipeInputs], RecipeResult]] = MappingProxyType(
-    {"fp32": _optimize, "fp16": _convert_to_fp16, "int8": _convert_to_int8}
-)
+RECIPES: Mapping[Precision, Callable[[RecipeInputs], RecipeResult]] = {
+    "fp32": _optimize,
+    "fp16": _convert_to_fp16,
+    "int8": _convert_to_int8,
+}

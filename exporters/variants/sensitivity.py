@@ -20,14 +20,13 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 
-from exporters.calibration.activations import Array, Batches, check_batches, open_session, run_batches
+from exporters.calibration.activations import Batches, check_batches, open_session, run_batches
 from exporters.graph.initializers import add_initializer, initializer_array
 from exporters.graph.onnx_file import write_temporary_graph
 from exporters.passes.int8 import StaticQuantizer
+from runtime.array_types import Array
 from runtime.artifact.parity import row_cosines
 
-_MAX_GROUPS = 64
-_BUDGET_S = 300.0
 _RANKING_BATCHES = 4  # the ranking uses these; the decision uses all batches
 
 
@@ -69,9 +68,8 @@ def find_sensitive_nodes(
     floor: float,
     max_float_nodes: int = 16,
     costs: Sequence[NodeCost] = (),
-    budget_s: float = _BUDGET_S,
-    max_groups: int = _MAX_GROUPS,
-    threads: int | None = None,
+    budget_s: float = 300.0,
+    max_groups: int = 64,
 ) -> SensitivityAnalysis:
     """Measure the cost of int8 in each node, and keep the costliest nodes in float32 until the cosine reaches a floor.
 
@@ -85,14 +83,13 @@ def find_sensitive_nodes(
         budget_s: Time for the ranking of nodes, in seconds. Half of it is for groups of neighbouring nodes; the rest is
             for single nodes of the costliest groups.
         max_groups: Largest number of groups.
-        threads: Threads of a run. ``None`` means as many as the affinity mask and the container quota allow.
 
     Raises:
         QuantizationError: There are no batches, or onnxruntime fails.
     """
     check_batches(batches)
     with tempfile.TemporaryDirectory() as folder:
-        graph = _SwitchableGraph(quantizer, batches, Path(folder), threads)
+        graph = _SwitchableGraph(quantizer, batches, Path(folder))
         cosine = graph.int8_cosine(())
         if cosine >= floor:
             return SensitivityAnalysis(float_nodes=(), min_cosine=cosine, costs=())
@@ -113,8 +110,8 @@ def find_sensitive_nodes(
 class _SwitchableGraph:
     """The graph with a switch for each node, and the held-out batches."""
 
-    def __init__(self, quantizer: StaticQuantizer, batches: Batches, folder: Path, threads: int | None) -> None:
-        self._quantizer, self._batches, self._folder, self._threads = quantizer, batches, folder, threads
+    def __init__(self, quantizer: StaticQuantizer, batches: Batches, folder: Path) -> None:
+        self._quantizer, self._batches, self._folder = quantizer, batches, folder
         self._ranking_batches = list(batches[:: ceil(len(batches) / _RANKING_BATCHES)])
         session = self._open(quantizer.model)
         self._ranking_reference = run_batches(session, self._ranking_batches, {})
@@ -139,7 +136,7 @@ class _SwitchableGraph:
         return _min_cosine(run_batches(session, self._batches, {}), self._reference)
 
     def _open(self, model: ir.Model) -> onnxruntime.InferenceSession:
-        return open_session(write_temporary_graph(self._folder / "graph.onnx", model), self._threads)
+        return open_session(write_temporary_graph(self._folder / "graph.onnx", model))
 
     def _run(self, int8: Collection[str], batches: Batches) -> Array:
         switches = {_switch(node): np.array(node in int8) for node in self._quantizer.nodes}
@@ -165,15 +162,11 @@ def add_switches(quantizer: StaticQuantizer) -> ir.Model:
 
 
 def rank_nodes(
-    nodes: Sequence[str], cost: Callable[[Collection[str]], float], budget_s: float, max_groups: int = _MAX_GROUPS
+    nodes: Sequence[str], cost: Callable[[Collection[str]], float], budget_s: float, max_groups: int
 ) -> list[NodeCost]:
-    """Return the cost of every node, the highest first.
+    """Return the cost of every node, the highest first; see :func:`find_sensitive_nodes`.
 
-    Args:
-        nodes: Names of the nodes, in the order of the graph.
-        cost: Function that measures the cost of int8 in some nodes together.
-        budget_s: Time for the ranking, in seconds.
-        max_groups: Largest number of groups of neighbouring nodes.
+    ``nodes`` has the order of the graph. ``cost`` measures int8 in some nodes together.
     """
     started = time.monotonic()
     cost(nodes[:1])
@@ -201,10 +194,8 @@ def _min_cosine(vectors: Array, reference: Array) -> float:
 def _float_value(graph: ir.Graph, dequantizer: ir.Node, original: ir.Value | None) -> ir.Value | None:
     """Return the float32 tensor before rounding: the input of QuantizeLinear, or the original graph's constant."""
     quantized = None if dequantizer.inputs[0] is None else dequantizer.inputs[0].producer()
-    if quantized is not None:
-        return quantized.inputs[0]
-    if original is None:
-        return None
+    if quantized is not None or original is None:
+        return quantized.inputs[0] if quantized else None
     name = f"{original.name}/float"  # a dequantized bias has the name of the original
     if name not in graph.initializers:
         add_initializer(graph, name, initializer_array(original))

@@ -16,10 +16,8 @@ _BUDGET_S = 20.0  # no new round after this time, except for the minimum
 def measure_speedup(before: LoadedTower, after: LoadedTower, rows: Sequence[Row]) -> float:
     """Return the median ratio of the two run times, measured in turns so that drift affects both.
 
-    Args:
-        before: The reference graph.
-        after: The other graph. The threads of neither may spin, because that would slow the other down.
-        rows: Rows of the graphs' input. Both graphs run those of the first row's length as one batch.
+    Both graphs run the rows of the first row's length as one batch. Their threads may not spin, because that would slow
+    the other graph down.
     """
     rows = [row for row in rows if group_key(row) == group_key(rows[0])]
     ratios: list[float] = []

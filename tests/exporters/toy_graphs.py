@@ -9,7 +9,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper, parser
 
-from exporters.calibration.activations import Array, open_session, run_batches
+from exporters.calibration.activations import open_session, run_batches
+from runtime.array_types import Array
 
 DIM = 32
 LAYERS = ("first", "second", "third")  # the products of residual_graph
@@ -65,7 +66,7 @@ def random_batches(count: int, seed: int, *shape: int) -> list[dict[str, Array]]
 
 
 def embed_batches(graph: Path, batches: Sequence[dict[str, Array]]) -> Array:
-    return run_batches(open_session(graph, threads=1), batches, {})
+    return run_batches(open_session(graph), batches, {})
 
 
 def write_text_graph(path: Path, text: str, *, external: bool = False, **weights: Array | np.generic) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from importlib import resources
 
 from PIL import Image
@@ -14,9 +15,5 @@ def photo_names() -> list[str]:
 
 def load_photos() -> list[Image.Image]:
     """Return the photos as RGB images, in the order of :func:`photo_names`."""
-    folder = resources.files(__name__)
-    photos = []
-    for name in photo_names():
-        with (folder / name).open("rb") as file, Image.open(file) as image:
-            photos.append(image.convert("RGB"))
-    return photos
+    names, folder = photo_names(), resources.files(__name__)
+    return [Image.open(io.BytesIO((folder / name).read_bytes())).convert("RGB") for name in names]

@@ -1,18 +1,16 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
-from exporters.calibration.activations import Array
 from exporters.calibration.ranges import infer_types, max_abs_values
 from exporters.errors import GraphError
+from runtime.array_types import Feeds
 from tests.exporters.toy_graphs import feed_forward_graph, normal, write_text_graph
 
-Feeds = Mapping[str, Array]
 X = {"x": normal(3, 5, 8)}
 
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,10 @@ from onnx.reference import ReferenceEvaluator
 from exporters.calibration.ranges import max_abs_values
 from exporters.graph.attention_masks import FP16_MASK_VALUE, FP16_MAX
 from exporters.passes.fp16 import Fp16Graph, to_fp16
+from runtime.array_types import Array, Feeds
 from runtime.artifact.parity import row_cosines
 from tests.exporters.toy_graphs import feed_forward_graph, normal, write_text_graph
 
-Array = np.ndarray[Any, Any]
-Feeds = Mapping[str, Array]
 LOWEST = float(np.finfo(np.float32).min)
 DIM = 8
 

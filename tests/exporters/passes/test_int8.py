@@ -10,10 +10,10 @@ import onnx_ir as ir
 import pytest
 from onnx import helper, numpy_helper
 
-from exporters.calibration.activations import Array
 from exporters.errors import QuantizationError
 from exporters.graph.onnx_file import write_temporary_graph
 from exporters.passes.int8 import StaticQuantizer, quantize_dynamic
+from runtime.array_types import Array
 from runtime.artifact.parity import row_cosines
 from runtime.artifact.variants import CalibrationMethod as Method
 from tests.exporters.toy_graphs import DIM, embed_batches, random_batches, random_weights, residual_graph, save_graph
@@ -199,6 +199,6 @@ def test_errors_say_what_to_do(residual: Path, tmp_path: Path) -> None:
         quantize_static(residual, tmp_path / "q.onnx", random_batches(1, 1), method="kl")  # type: ignore[arg-type]
     with pytest.raises(QuantizationError, match=r"no node fourth.*first, second, third"):
         quantize_static(residual, tmp_path / "q.onnx", random_batches(1, 1), float_nodes=["fourth"])
-    with pytest.raises(QuantizationError, match="cannot read"):
+    with pytest.raises(QuantizationError, match=r"cannot quantize the graph: .*none\.onnx"):
         quantize_dynamic(tmp_path / "none.onnx", tmp_path / "q.onnx")
     assert not (tmp_path / "q.onnx").exists()

@@ -20,7 +20,7 @@ def test_only_the_layer_with_outliers_stays_in_float32(residual: Path, tmp_path:
     held_out = random_batches(6, 2)
     with StaticQuantizer(residual, random_batches(8, 1), method="minmax") as quantizer:
         assert set(quantizer.nodes) == set(LAYERS)
-        found = find_sensitive_nodes(quantizer, held_out, floor=0.999, threads=1)
+        found = find_sensitive_nodes(quantizer, held_out, floor=0.999)
         quantizer.write(tmp_path / "q.onnx", found.float_nodes)
     assert found.float_nodes == ("second",), found
     assert found.costs[0].node == "second"
@@ -32,7 +32,7 @@ def test_only_the_layer_with_outliers_stays_in_float32(residual: Path, tmp_path:
 
 def test_the_result_for_an_unreachable_floor_has_the_costs(residual: Path) -> None:
     with StaticQuantizer(residual, random_batches(8, 1), method="minmax") as quantizer:
-        found = find_sensitive_nodes(quantizer, random_batches(2, 2), floor=1.1, max_float_nodes=2, threads=1)
+        found = find_sensitive_nodes(quantizer, random_batches(2, 2), floor=1.1, max_float_nodes=2)
     assert len(found.float_nodes) == 2
     assert found.min_cosine < 1.1
     assert {cost.node for cost in found.costs} == set(LAYERS)
@@ -40,17 +40,15 @@ def test_the_result_for_an_unreachable_floor_has_the_costs(residual: Path) -> No
 
 def test_known_costs_are_not_measured_again(residual: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with StaticQuantizer(residual, random_batches(8, 1), method="minmax") as quantizer:
-        first = find_sensitive_nodes(quantizer, random_batches(2, 2), floor=1.1, max_float_nodes=2, threads=1)
+        first = find_sensitive_nodes(quantizer, random_batches(2, 2), floor=1.1, max_float_nodes=2)
         monkeypatch.setattr("exporters.variants.sensitivity.rank_nodes", None)
-        again = find_sensitive_nodes(
-            quantizer, random_batches(2, 2), floor=1.1, max_float_nodes=2, costs=first.costs, threads=1
-        )
+        again = find_sensitive_nodes(quantizer, random_batches(2, 2), floor=1.1, max_float_nodes=2, costs=first.costs)
     assert again == first
 
 
 def test_many_nodes_are_measured_in_groups(residual: Path) -> None:
     with StaticQuantizer(residual, random_batches(8, 1), method="minmax") as quantizer:
-        search = partial(find_sensitive_nodes, quantizer, random_batches(2, 2), floor=1.1, max_float_nodes=1, threads=1)
+        search = partial(find_sensitive_nodes, quantizer, random_batches(2, 2), floor=1.1, max_float_nodes=1)
         hasty, patient = search(budget_s=0, max_groups=2), search(max_groups=2)
     assert [cost.alone for cost in hasty.costs].count(True) == 1
     assert all(cost.alone for cost in patient.costs)
