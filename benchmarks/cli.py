@@ -11,6 +11,7 @@ import datetime as dt
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, get_args
 
@@ -21,7 +22,7 @@ from benchmarks.contenders.registry import CONTENDERS
 from benchmarks.measure.machine import this_machine
 from benchmarks.measure.plan import BenchmarkPlan, PlanOptions, make_plan
 from benchmarks.measure.rounds import TimingOptions
-from benchmarks.measure.run import RunOptions, check_resumable, find_remaining, measure_plan, merge_results
+from benchmarks.measure.run import check_resumable, find_remaining, measure_plan, merge_results
 from benchmarks.report import Format, write_report
 from benchmarks.results.prices import Prices, read_prices
 from benchmarks.results.schema import RESULTS_FILE, SCHEMA_VERSION, Results, read_results
@@ -95,6 +96,7 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
         "artifacts", nargs="+", type=Path, metavar="ARTIFACT", help="Folders of the artifacts to measure"
     )
     add = parser.add_argument_group("output").add_argument
+    flag = partial(add, action="store_true")
     add(
         "-o",
         "--output",
@@ -110,13 +112,9 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
         default=("html", "md"),
         help="Formats of the report; results.json is always written (default: html md)",
     )
-    add("--resume", action="store_true", help="Continue the run in REPORT, and measure only what is missing")
-    add(
-        "--redo-disturbed",
-        action="store_true",
-        help="With --resume, also repeat cases that the host of the virtual machine disturbed",
-    )
-    add("--force", action="store_true", help="Replace the results in REPORT")
+    flag("--resume", help="Continue the run in REPORT, and measure only what is missing")
+    flag("--redo-disturbed", help="With --resume, also repeat cases that the host of the virtual machine disturbed")
+    flag("--force", help="Replace the results in REPORT")
     add(
         "--prices",
         type=Path,
@@ -128,50 +126,30 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_plan_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("cases to measure").add_argument
-    add(
+    words = partial(add, nargs="+")
+    numbers = partial(add, action=ListAction, type=int, metavar="N")
+    words(
         "--weights",
-        nargs="+",
         default=[],
         metavar="[NAME=]WEIGHTS",
         help="Value of --weights at export, by artifact name, from which torch loads the model (default: known only "
         "for pretrained and random weights)",
     )
-    add(
+    words(
         "--items",
-        nargs="+",
         default=[],
         metavar="KIND=PATH",
         help="Your own items of the kind text, image or mesh (default: built-in items)",
     )
-    add(
-        "--providers",
-        nargs="+",
-        metavar="PROVIDER",
-        help="Execution providers to measure (default: all active providers)",
-    )
-    add(
+    words("--providers", metavar="PROVIDER", help="Execution providers to measure (default: all active providers)")
+    words(
         "--contenders",
-        nargs="+",
         default=list(CONTENDERS),
         metavar="NAME[:VARIANT]",
         help=f"Libraries to measure (default: {' '.join(CONTENDERS)})",
     )
-    add(
-        "--batch-sizes",
-        action=ListAction,
-        type=int,
-        default=(1, 8, 32),
-        metavar="N",
-        help="Numbers of items per call (default: 1 8 32)",
-    )
-    add(
-        "--tokens",
-        action=ListAction,
-        type=int,
-        default=(64,),
-        metavar="N",
-        help="Lengths of texts at the stage graph (default: 64)",
-    )
+    numbers("--batch-sizes", default=(1, 8, 32), help="Numbers of items per call (default: 1 8 32)")
+    numbers("--tokens", default=(64,), help="Lengths of texts at the stage graph (default: 64)")
     add(
         "--stages",
         action=ListAction,
@@ -179,9 +157,8 @@ def _add_plan_options(parser: argparse.ArgumentParser) -> None:
         default=("graph", "end_to_end"),
         help="Stages to measure: graph takes arrays, end_to_end takes texts or files (default: both)",
     )
-    add(
+    words(
         "--python",
-        nargs="+",
         default=[],
         metavar="WHAT=PYTHON",
         help="Python interpreters of other environments, such as openvino=/venv/bin/python or optimum=... (default: "
@@ -192,28 +169,11 @@ def _add_plan_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_timing_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("timing").add_argument
-    add("--threads", type=int, metavar="N", help="Threads of every contender (default: all that this process may use)")
-    add(
-        "--rounds",
-        type=int,
-        default=7,
-        metavar="N",
-        help="Minimum number of rounds; all contenders take one turn per round (default: %(default)s)",
-    )
-    add(
-        "--seconds",
-        type=float,
-        default=10,
-        metavar="S",
-        help="Maximum seconds to measure each case (default: %(default)s)",
-    )
-    add(
-        "--patience",
-        type=float,
-        default=60,
-        metavar="S",
-        help="Maximum seconds to wait for a busy host, per group of cases (default: %(default)s)",
-    )
+    integer, seconds = partial(add, type=int, metavar="N"), partial(add, type=float, metavar="S")
+    integer("--threads", help="Threads of every contender (default: all that this process may use)")
+    integer("--rounds", default=7, help="Minimum number of rounds; all contenders take one turn per round (default: 7)")
+    seconds("--seconds", default=10, help="Maximum seconds to measure each case (default: 10)")
+    seconds("--patience", default=60, help="Maximum seconds to wait for a busy host, per group of cases (default: 60)")
     add(
         "--confidence",
         type=float,
@@ -236,7 +196,7 @@ def _benchmark(arguments: argparse.Namespace, command: str) -> int:
     _check_output(arguments)
     prices = read_prices(arguments.prices) if arguments.prices else None
     timing = _timing_options(arguments)
-    options = RunOptions(timing=timing, items=_read_items(arguments.items))
+    own_items = _read_items(arguments.items)
     stage = StageDisplay(sys.stderr)
     with stage("verify"):
         plan = make_plan(arguments.artifacts, _plan_options(arguments))
@@ -258,7 +218,7 @@ def _benchmark(arguments: argparse.Namespace, command: str) -> int:
                 print(f"  {name}", file=sys.stderr, flush=True)
 
         try:
-            results = measure_plan(remaining, results, options, save, announce)
+            results = measure_plan(remaining, results, timing, own_items, save, announce)
         except KeyboardInterrupt:
             _write(results, output, arguments.format, prices)
             raise KeyboardInterrupt(

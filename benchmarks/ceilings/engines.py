@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from benchmarks.results.schema import Device, Precision
+from runtime.array_types import Array
 from runtime.errors import ProviderError
 from runtime.machine.cpu import bf16_units
 from runtime.session.options import EXACT_INT8, session_options
@@ -17,7 +18,6 @@ from runtime.session.providers import PROVIDERS, find_provider, find_provider_ob
 
 READ_PASSES = 2  # passes of each thread over its part per call, so that starting the threads costs little
 
-Array = np.ndarray[Any, Any]
 Call = Callable[[], object]
 
 

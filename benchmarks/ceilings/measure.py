@@ -8,14 +8,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from benchmarks.results.schema import Ceiling, Ceilings
+from benchmarks.results.schema import Ceiling, Ceilings, Device, Precision
 from runtime.machine.child_process import listen
 from runtime.machine.cuda_driver import gpu_names
 
 _LOG = logging.getLogger("benchmarks")
 _TIMEOUT_S = 120.0
-
-_Found = tuple[str, dict[str, Any]]
 
 
 def measure_ceilings(threads: int, providers: Sequence[str]) -> Ceilings:
@@ -27,12 +25,20 @@ def measure_ceilings(threads: int, providers: Sequence[str]) -> Ceilings:
     A convolution can exceed the ceiling of its precision, because Winograd's algorithm needs fewer multiplications
     than are counted.
 
-    Args:
-        threads: Threads of each engine.
-        providers: Execution providers of onnxruntime that work here. The ceilings of cuda also apply to tensorrt.
+    ``providers`` are execution providers of onnxruntime that work here. The ceilings of cuda also apply to tensorrt.
     """
-    found = [(engine, _ask(engine, place, threads)) for engine, place in _plan(providers)]
-    return Ceilings(products=tuple(_best_products(found)), read_bytes_per_s=_best_reads(found))
+    products: dict[tuple[Device, Precision], Ceiling] = {}
+    reads: dict[str, float] = {}
+    for engine, place in _plan(providers):
+        facts = _ask(engine, place, threads)
+        device = facts["device"]
+        for precision, rate in facts["products"].items():
+            ceiling = Ceiling(device=device, precision=precision, engine=engine, ops_per_s=rate)
+            best = products.setdefault((device, precision), ceiling)
+            products[device, precision] = max(best, ceiling, key=lambda each: each.ops_per_s)
+        if facts["read_bytes_per_s"]:
+            reads[device] = max(facts["read_bytes_per_s"], reads.get(device, 0.0))
+    return Ceilings(products=tuple(products.values()), read_bytes_per_s=reads)
 
 
 def _plan(providers: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -55,23 +61,3 @@ def _ask(engine: str, place: str, threads: int) -> dict[str, Any]:
     for problem in problems:
         _LOG.warning("cannot measure the ceiling of %s on %s: %s", engine, place, problem)
     return answer.facts or {"device": place, "products": {}, "read_bytes_per_s": None}
-
-
-def _best_products(found: Sequence[_Found]) -> Iterator[Ceiling]:
-    """Yield the best engine of each device and precision, in the order of their first measurement."""
-    ceilings = [
-        Ceiling(device=facts["device"], precision=precision, engine=engine, ops_per_s=ops_per_s)
-        for engine, facts in found
-        for precision, ops_per_s in facts["products"].items()
-    ]
-    for device, precision in dict.fromkeys((each.device, each.precision) for each in ceilings):
-        rivals = [each for each in ceilings if (each.device, each.precision) == (device, precision)]
-        yield max(rivals, key=lambda each: each.ops_per_s)
-
-
-def _best_reads(found: Sequence[_Found]) -> dict[str, float]:
-    reads: dict[str, float] = {}
-    for _, facts in found:
-        if facts["read_bytes_per_s"]:
-            reads[facts["device"]] = max(facts["read_bytes_per_s"], reads.get(facts["device"], 0.0))
-    return reads

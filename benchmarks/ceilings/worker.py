@@ -19,21 +19,13 @@ _LONG_ENOUGH_S = 0.1  # the next larger product takes 8 times as long
 
 @dataclass(frozen=True, kw_only=True)
 class CeilingOptions:
-    """Options of the measurement.
+    """Options of the measurement."""
 
-    Attributes:
-        smallest_side: Side of the first square matrices.
-        largest_side: Side of the largest ones.
-        product_s: Seconds for repetitions of a product.
-        read_s: Seconds for repetitions of reading.
-        read_bytes: Maximum size of the buffer to read, far more than caches hold.
-    """
-
-    smallest_side: int = 256
-    largest_side: int = 8192
-    product_s: float = 0.3
-    read_s: float = 1.0
-    read_bytes: int = 2**30
+    smallest_side: int = 256  # side of the first square matrices.
+    largest_side: int = 8192  # side of the largest ones.
+    product_s: float = 0.3  # seconds for repetitions of a product.
+    read_s: float = 1.0  # seconds for repetitions of reading.
+    read_bytes: int = 2**30  # maximum size of the buffer to read, far more than caches hold.
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -11,15 +11,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import get_args
 
-from benchmarks.choose.offers import EmbeddingTask, find_offers
-from benchmarks.choose.selection import HardwareChoice, Requirements, choose_hardware
+from benchmarks.choose.offers import find_offers
+from benchmarks.choose.selection import Requirements, choose_hardware
 from benchmarks.choose.text import as_record, as_text
-from benchmarks.results.prices import Prices, read_prices
+from benchmarks.results.prices import read_prices
 from benchmarks.results.schema import read_results
 from runtime import console
 from runtime.artifact.manifest import TowerName
-
-_PEAK = 2.0  # traffic that follows the waking hours of people peaks at about twice its daily mean
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -58,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--peak",
         type=_number("1 or more", lambda number: number >= 1),
-        default=_PEAK,
+        default=2.0,  # traffic that follows the waking hours of people peaks at about twice its daily mean
         metavar="FACTOR",
         help="Rate of the busiest time of the day as a multiple of the daily mean; 1 for a constant load (default: 2)",
     )
@@ -76,28 +74,20 @@ def _choose(options: argparse.Namespace) -> int:
     files = [(path, read_results(path)) for path in options.results]
     offers, warnings = find_offers(files, options.artifact, options.tower)
     choices = {task: choose_hardware(each, requirements, prices) for task, each in offers.items()}
-    print((_as_json if options.json else _as_text)(choices, requirements, prices, warnings))
+    if options.json:
+        rates = {"mean_per_s": requirements.mean_per_s, "peak_per_s": requirements.peak_per_s}
+        document = {
+            "demand": asdict(requirements) | rates,
+            "prices": {"date": prices.date, "currency": prices.currency},
+            "choices": [as_record(task, choice, requirements) for task, choice in choices.items()],
+            "warnings": warnings,
+        }
+        print(json.dumps(document, indent=1, allow_nan=False))
+    else:
+        parts = ["\n".join(f"warning: {warning}" for warning in warnings)] if warnings else []
+        parts += [as_text(task, choice, requirements, prices) for task, choice in choices.items()]
+        print("\n\n".join(parts))
     return 0 if all(choice.plans for choice in choices.values()) else console.FAILURE
-
-
-def _as_text(
-    choices: dict[EmbeddingTask, HardwareChoice], requirements: Requirements, prices: Prices, warnings: Sequence[str]
-) -> str:
-    parts = ["\n".join(f"warning: {warning}" for warning in warnings)] if warnings else []
-    return "\n\n".join([*parts, *(as_text(task, choice, requirements, prices) for task, choice in choices.items())])
-
-
-def _as_json(
-    choices: dict[EmbeddingTask, HardwareChoice], requirements: Requirements, prices: Prices, warnings: Sequence[str]
-) -> str:
-    rates = {"mean_per_s": requirements.mean_per_s, "peak_per_s": requirements.peak_per_s}
-    document = {
-        "demand": asdict(requirements) | rates,
-        "prices": {"date": prices.date, "currency": prices.currency},
-        "choices": [as_record(task, choice, requirements) for task, choice in choices.items()],
-        "warnings": list(warnings),
-    }
-    return json.dumps(document, indent=1, allow_nan=False)
 
 
 def _number(expected: str, is_allowed: Callable[[float], bool]) -> Callable[[str], float]:

@@ -15,17 +15,11 @@ from runtime.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingTask:
-    """The work to do. Only cases of the same task are compared.
+    """The work to do. Only cases of the same task are compared."""
 
-    Attributes:
-        artifact: The artifact; vectors of another one are no substitute.
-        tower: The tower.
-        tokens: Length of each text; ``None`` for mixed lengths, or without texts.
-    """
-
-    artifact: Artifact
+    artifact: Artifact  # the artifact; vectors of another one are no substitute.
     tower: str
-    tokens: int | None
+    tokens: int | None  # length of each text; `None` for mixed lengths, or without texts.
 
     @property
     def label(self) -> str:
@@ -35,21 +29,13 @@ class EmbeddingTask:
 
 @dataclass(frozen=True, kw_only=True)
 class Deployment:
-    """A setup on a machine, with batches up to a measured size.
-
-    Attributes:
-        machine: Name of the machine.
-        label: Name of the setup: contender, variant and provider.
-        max_batch: Items of the largest batch.
-        cases: Cases with at most that many items, the smallest batch first.
-        stable: Whether all of their times are as precise as requested.
-    """
+    """A setup on a machine, with batches up to a measured size."""
 
     machine: str
-    label: str
-    max_batch: int
-    cases: tuple[Case, ...]
-    stable: bool
+    label: str  # name of the setup: contender, variant and provider.
+    max_batch: int  # items of the largest batch.
+    cases: tuple[Case, ...]  # cases with at most that many items, the smallest batch first.
+    stable: bool  # whether all of their times are as precise as requested.
 
     @property
     def min_cosine(self) -> float | None:
@@ -87,10 +73,7 @@ def find_offers(
 ) -> tuple[dict[EmbeddingTask, tuple[Offer, ...]], list[str]]:
     """Sort the end-to-end cases by task, machine and setup.
 
-    Args:
-        files: Results, each with the path of its file.
-        artifact: Name of the only artifact to keep; ``None`` keeps all.
-        tower: The only tower to keep; ``None`` keeps all.
+    ``files`` are results, each with the path of its file. Only cases of ``artifact`` and ``tower`` are kept, if given.
 
     Returns:
         The offers for each task, and warnings about the results.
@@ -108,7 +91,7 @@ def find_offers(
             "no case was measured end to end (stage end_to_end), which hardware is chosen by; "
             "measure both stages with `python -m benchmarks ARTIFACT -o REPORT`"
         )
-    wanted = [entry for entry in entries if _is_wanted(entry.task, artifact, tower)]
+    wanted = [e for e in entries if artifact in (None, e.task.artifact.name) and tower in (None, e.task.tower)]
     if not wanted:
         raise UsageError(
             f"no case of {artifact or 'any artifact'}, {tower or 'any tower'}; the results have: "
@@ -117,10 +100,6 @@ def find_offers(
     tasks = sorted({entry.task for entry in wanted}, key=lambda task: (task.label, task.artifact.seal))
     warnings += _artifact_warnings(tasks)
     return {task: tuple(_offers(entry for entry in wanted if entry.task == task)) for task in tasks}, warnings
-
-
-def _is_wanted(task: EmbeddingTask, artifact: str | None, tower: str | None) -> bool:
-    return artifact in (None, task.artifact.name) and tower in (None, task.tower)
 
 
 def _entries(path: Path, results: Results, warnings: list[str]) -> Iterator[_Entry]:
@@ -181,11 +160,7 @@ def _deployment(measured: Sequence[_Entry]) -> Deployment:
 
 
 def _check_machines(files: Sequence[tuple[Path, Results]]) -> None:
-    """Check that each name stands for one machine.
-
-    Raises:
-        ResultsError: Two different machines have the same name.
-    """
+    """Raise :class:`ResultsError` if two different machines have the same name."""
     seen: dict[str, tuple[Path, BenchmarkMachine]] = {}
     for path, results in files:
         machine = results.machine

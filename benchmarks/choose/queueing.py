@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-Array = np.ndarray[Any, np.dtype[np.float64]]
+from runtime.array_types import Float64Array
 
 # Times are measured to about 5%. It is unknown whether a queue closer to its capacity is stable.
 MAX_UTILIZATION = 0.95
@@ -33,14 +33,10 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class ServiceTimes:
-    """Times of batches.
+    """Times of batches."""
 
-    Attributes:
-        quantiles_s: Evenly spaced quantiles of the seconds of a batch of 1, 2, ... items: float64
-            ``[largest batch, 1000]``.
-    """
-
-    quantiles_s: Array
+    # evenly spaced quantiles of the seconds of a batch of 1, 2, ... items: float64 `[largest batch, 1000]`.
+    quantiles_s: Float64Array
 
     @property
     def largest(self) -> int:
@@ -65,13 +61,7 @@ class ServiceTimes:
 
 @dataclass(frozen=True)
 class ResponseTimes:
-    """Seconds from the arrival of an item to its vector, waiting included.
-
-    Attributes:
-        p50_s: Median.
-        p95_s: 95th percentile.
-        mean_s: Mean.
-    """
+    """Seconds from the arrival of an item to its vector, waiting included."""
 
     p50_s: float
     p95_s: float
@@ -81,11 +71,8 @@ class ResponseTimes:
 def interpolate_service_times(measured: Mapping[int, Sequence[float]], largest: int) -> ServiceTimes:
     """Return the times of batches with up to ``largest`` items.
 
-    Quantiles are interpolated between two measured sizes. Below the smallest size, its times are used.
-
-    Args:
-        measured: Seconds of every call, by batch size.
-        largest: One of the batch sizes in ``measured``.
+    ``measured`` has the seconds of every call, by batch size; ``largest`` is one of these sizes. Quantiles are
+    interpolated between two measured sizes. Below the smallest size, its times are used.
     """
     sizes = sorted(measured)
     at = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
@@ -95,12 +82,7 @@ def interpolate_service_times(measured: Mapping[int, Sequence[float]], largest: 
 
 
 def simulate(service: ServiceTimes, rate: float) -> ResponseTimes:
-    """Simulate one instance, always with the same random numbers.
-
-    Args:
-        service: Times of its batches.
-        rate: Items per second that arrive at it.
-    """
+    """Simulate one instance at which ``rate`` items per second arrive, always with the same random numbers."""
     in_system = (_one_by_one if service.largest == 1 else _in_batches)(service.quantiles_s * rate)
     settled = in_system[int(_WARM_UP * len(in_system)) :] / rate
     p50, p95 = np.percentile(settled, [50, 95])
@@ -145,7 +127,7 @@ def _fewest(
     return enough
 
 
-def _one_by_one(quantiles: Array) -> Array:
+def _one_by_one(quantiles: Float64Array) -> Float64Array:
     """Return the response time of each arrival, in units of the mean time between arrivals.
 
     Source: Lindley, The theory of queues with a single server, 1952, https://doi.org/10.1017/S0305004100027638
@@ -156,7 +138,7 @@ def _one_by_one(quantiles: Array) -> Array:
     return np.asarray(steps - np.minimum.accumulate(steps) + service)
 
 
-def _in_batches(quantiles: Array) -> Array:
+def _in_batches(quantiles: Float64Array) -> Float64Array:
     """Return the same as :func:`_one_by_one` for batches, until arrivals or batches run out."""
     arrivals, draws = random_draw_lists()
     times, largest = quantiles.tolist(), len(quantiles)
@@ -175,7 +157,7 @@ def _in_batches(quantiles: Array) -> Array:
 
 
 @functools.cache
-def random_draws() -> tuple[Array, np.ndarray[Any, np.dtype[np.int64]]]:
+def random_draws() -> tuple[Float64Array, np.ndarray[Any, np.dtype[np.int64]]]:
     """Return the time of each arrival, one per unit of time on average, and the quantile of each service.
 
     All simulations share them, so that chance makes no difference between two queues.

@@ -20,19 +20,12 @@ Bound = Literal["p95", "capacity", "one"]
 
 @dataclass(frozen=True, kw_only=True)
 class Requirements:
-    """Load and service level objective (SLO) of a service.
-
-    Attributes:
-        per_day: Items per day.
-        peak: Rate of the busiest time of the day, as a multiple of the daily mean. Instances are counted for it.
-        max_p95_ms: Limit of the 95th percentile of the response time, waiting included.
-        min_cosine: Smallest allowed cosine similarity to torch.
-    """
+    """Load and service level objective (SLO) of a service."""
 
     per_day: float
-    peak: float
-    max_p95_ms: float
-    min_cosine: float
+    peak: float  # rate of the busiest time of the day, as a multiple of the daily mean. Instances are counted for it.
+    max_p95_ms: float  # limit of the 95th percentile of the response time, waiting included.
+    min_cosine: float  # smallest allowed cosine similarity to torch.
 
     @property
     def mean_per_s(self) -> float:
@@ -47,84 +40,48 @@ class Requirements:
 
 @dataclass(frozen=True, kw_only=True)
 class HardwarePlan:
-    """A deployment with enough instances for the requirements.
+    """A deployment with enough instances for the requirements."""
 
-    Attributes:
-        deployment: Machine, setup and largest batch.
-        service: Times of its batches.
-        instances: Number of machines.
-        utilization: Rate at the peak as a share of the capacity with the largest batches.
-        p50_ms: Median response time at the peak.
-        p95_ms: 95th percentile of the response time at the peak.
-        per_month: Cost per month.
-        per_million: Cost of a million items at the mean rate.
-    """
-
-    deployment: Deployment
-    service: ServiceTimes
-    instances: int
-    utilization: float
-    p50_ms: float
-    p95_ms: float
+    deployment: Deployment  # machine, setup and largest batch.
+    service: ServiceTimes  # times of its batches.
+    instances: int  # number of machines.
+    utilization: float  # rate at the peak as a share of the capacity with the largest batches.
+    p50_ms: float  # median response time at the peak.
+    p95_ms: float  # 95th percentile of the response time at the peak.
     per_month: float
-    per_million: float
+    per_million: float  # cost of a million items at the mean rate.
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Rejection:
-    """A deployment that does not meet the requirements.
-
-    Attributes:
-        deployment: The deployment.
-        reason: The requirement that it does not meet.
-        figure: The value that is too low or too high: the cosine, or the p95 of an unloaded instance in ms.
-    """
+    """A deployment that does not meet the requirements."""
 
     deployment: Deployment
-    reason: Reason
-    figure: float | None
+    reason: Reason  # the requirement that it does not meet.
+    figure: float | None  # the value that is too low or too high: the cosine, or the p95 of an unloaded instance in ms.
 
 
 @dataclass(frozen=True, kw_only=True)
 class HardwareChoice:
-    """The result for one task.
+    """The result for one task."""
 
-    Attributes:
-        plans: The best plan of each offer, the cheapest first.
-        rejections: The deployments that do not meet the requirements or have no price.
-        outdone: Number of deployments that meet the requirements but are no better than the plan of their offer.
-    """
-
-    plans: tuple[HardwarePlan, ...]
-    rejections: tuple[Rejection, ...]
-    outdone: int
+    plans: tuple[HardwarePlan, ...]  # the best plan of each offer, the cheapest first.
+    rejections: tuple[Rejection, ...]  # the deployments that do not meet the requirements or have no price.
+    outdone: int  # number of deployments that meet the requirements but are no better than the plan of their offer.
 
 
 @dataclass(frozen=True, kw_only=True)
 class SizingRationale:
-    """The reason for the number of instances of a plan.
+    """The reason for the number of instances of a plan."""
 
-    Attributes:
-        by_averages: Instances from the rate divided by the mean throughput, without a queue.
-        averages_p95_ms: Their p95 response time; ``None`` if their queue would grow without limit.
-        bound: The limit that one instance fewer would break.
-        fewer_p95_ms: The p95 response time with one instance fewer; ``None`` unless ``bound`` is ``p95``.
-    """
-
-    by_averages: int
-    averages_p95_ms: float | None
-    bound: Bound
-    fewer_p95_ms: float | None
+    by_averages: int  # instances from the rate divided by the mean throughput, without a queue.
+    averages_p95_ms: float | None  # their p95 response time; `None` if their queue would grow without limit.
+    bound: Bound  # the limit that one instance fewer would break.
+    fewer_p95_ms: float | None  # the p95 response time with one instance fewer; `None` unless `bound` is `p95`.
 
 
 def choose_hardware(offers: Sequence[Offer], requirements: Requirements, prices: Prices) -> HardwareChoice:
-    """Find the cheapest plan of each offer.
-
-    Args:
-        offers: The offers for one task.
-        requirements: Load and service level objective.
-        prices: Prices of machines.
-    """
+    """Find the cheapest plan of each of the ``offers`` for one task."""
     plans, rejections = [], []
     for offer in offers:
         eligible = []
@@ -138,7 +95,7 @@ def choose_hardware(offers: Sequence[Offer], requirements: Requirements, prices:
         if plan:
             plans.append(plan)
         else:
-            rejections += [Rejection(deployment=d, reason="p95", figure=_unloaded_p95_ms(d)) for d in eligible]
+            rejections += [Rejection(d, "p95", 1000 * d.service_times().unloaded_p95_s) for d in eligible]
     plans.sort(key=_rank)
     outdone = sum(len(offer) for offer in offers) - len(plans) - len(rejections)
     return HardwareChoice(plans=tuple(plans), rejections=tuple(rejections), outdone=outdone)
@@ -174,11 +131,11 @@ def _reject(deployment: Deployment, requirements: Requirements, prices: Prices) 
     """Return the reason against ``deployment`` that needs no simulation."""
     cosine = deployment.min_cosine
     if deployment.machine not in prices.machines:
-        return Rejection(deployment=deployment, reason="no price", figure=None)
+        return Rejection(deployment, "no price", None)
     if cosine is None:
-        return Rejection(deployment=deployment, reason="no parity", figure=None)
+        return Rejection(deployment, "no parity", None)
     if cosine < requirements.min_cosine:
-        return Rejection(deployment=deployment, reason="parity", figure=cosine)
+        return Rejection(deployment, "parity", cosine)
     return None
 
 
@@ -189,10 +146,8 @@ def _best_plan(deployments: Sequence[Deployment], requirements: Requirements, pr
     instances.
     """
     best: HardwarePlan | None = None
-    services = sorted(
-        ((each.service_times(), each) for each in deployments), key=lambda pair: (-pair[0].capacity, pair[1].max_batch)
-    )
-    for service, deployment in services:
+    pairs = [(deployment.service_times(), deployment) for deployment in deployments]
+    for service, deployment in sorted(pairs, key=lambda pair: (-pair[0].capacity, pair[1].max_batch)):
         at_most = best.instances if best else None
         found = instances_needed(service, requirements.peak_per_s, requirements.max_p95_ms / 1000, at_most)
         if found:
@@ -220,7 +175,3 @@ def _plan(
         per_month=per_hour * HOURS_PER_MONTH,
         per_million=cost_per_million(requirements.mean_per_s, per_hour),
     )
-
-
-def _unloaded_p95_ms(deployment: Deployment) -> float:
-    return 1000 * deployment.service_times().unloaded_p95_s

@@ -64,14 +64,9 @@ def _names(deployment: Deployment) -> dict[str, Any]:
 def _recommendation(choice: HardwareChoice, requirements: Requirements, prices: Prices) -> str:
     plan = choice.plans[0]
     deployment, currency = plan.deployment, prices.currency
+    setup = f"{plan.instances} x {deployment.machine} with {deployment.label}, {_batches(deployment.max_batch)}"
     cost = f"{currency} {plan.per_month:,.2f} per month, {currency} {plan.per_million:.4g} per million items"
-    lines = [
-        f"Use {plan.instances} x {deployment.machine} with {deployment.label}, "
-        f"{_batches(deployment.max_batch)}: {cost}.",
-        _load(requirements),
-        *_sizing(plan, requirements),
-        *_runner_up(choice),
-    ]
+    lines = [f"Use {setup}: {cost}.", _load(requirements), *_sizing(plan, requirements), *_runner_up(choice)]
     return "\n".join(lines)
 
 
@@ -121,13 +116,11 @@ def _sizing(plan: HardwarePlan, requirements: Requirements) -> Iterator[str]:
 
 def _runner_up(choice: HardwareChoice) -> Iterator[str]:
     best = choice.plans[0]
-    others = [plan for plan in choice.plans if plan.deployment.machine != best.deployment.machine]
-    if others:
-        second = others[0]
-        yield (
-            f"Next best machine: {second.instances} x {second.deployment.machine} with {second.deployment.label}, "
-            f"{second.per_month / best.per_month - 1:+.0%} cost."
-        )
+    for plan in choice.plans:
+        if plan.deployment.machine != best.deployment.machine:
+            setup = f"{plan.instances} x {plan.deployment.machine} with {plan.deployment.label}"
+            yield f"Next best machine: {setup}, {plan.per_month / best.per_month - 1:+.0%} cost."
+            return
 
 
 def _ranking(choice: HardwareChoice, prices: Prices) -> str:

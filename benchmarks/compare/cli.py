@@ -7,7 +7,7 @@ import dataclasses
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from runtime import console
 from runtime.artifact.parity import format_cosine
 
 _SOFTWARE = ("system", "python", "packages", "cuda", "cudnn")
-_IGNORED = ("load_average",)
 _MOST_LISTED = 8
 _HEADER = ["artifact", "tower", "setup", "stage", "batch size", "old p50 ms", "new p50 ms", "ratio", "verdict"]
 
@@ -75,7 +74,7 @@ def _compare(options: argparse.Namespace) -> int:
     hardware = _differences(old.machine, new.machine, software=False)
     comparison = compare(old, new, same_machine=not hardware, resolution=options.resolution)
     regressions = comparison.regressions(options.fail_above)
-    notes = _notes(old, new, comparison)
+    notes = [*_machine_notes(old, new, comparison), *_case_notes(comparison)]
     if options.format == "json":
         print(json.dumps(_document(comparison, regressions, notes), indent=1))
     else:
@@ -86,56 +85,35 @@ def _compare(options: argparse.Namespace) -> int:
     return 1 if regressions else 0
 
 
-def _notes(old: Results, new: Results, comparison: Comparison) -> list[str]:
-    """Return notes to read before the ratios, those about the machines first."""
-    return [
-        *_machine_notes(old.machine, new.machine),
-        *_drift_notes(comparison),
-        *(
-            f"The {which} results are incomplete: `{results.command}` was interrupted."
-            for which, results in (("old", old), ("new", new))
-            if not results.complete
-        ),
-        *_case_notes(comparison),
-    ]
-
-
-def _machine_notes(old: BenchmarkMachine, new: BenchmarkMachine) -> list[str]:
-    hardware, software = (_differences(old, new, software=kind) for kind in (False, True))
+def _machine_notes(old: Results, new: Results, comparison: Comparison) -> Iterator[str]:
+    hardware, software = (_differences(old.machine, new.machine, software=kind) for kind in (False, True))
     if hardware:
-        return [f"DIFFERENT MACHINES, raw times are compared: {'; '.join(hardware + software)}."]
-    return [f"Same machine, {new.name}, with different software: {'; '.join(software)}."] if software else []
-
-
-def _drift_notes(comparison: Comparison) -> list[str]:
+        yield f"DIFFERENT MACHINES, raw times are compared: {'; '.join(hardware + software)}."
+    elif software:
+        yield f"Same machine, {new.machine.name}, with different software: {'; '.join(software)}."
     drifts = [change.drift for change in comparison.changes]
     ends = dict.fromkeys((_times(min(drifts)), _times(max(drifts))))
-    if list(ends) == [_times(1.0)]:
-        return []
-    return [f"The machine itself was {' to '.join(ends)} in the new run; ratios are corrected for this."]
+    if list(ends) != [_times(1.0)]:
+        yield f"The machine itself was {' to '.join(ends)} in the new run; ratios are corrected for this."
+    for which, results in (("old", old), ("new", new)):
+        if not results.complete:
+            yield f"The {which} results are incomplete: `{results.command}` was interrupted."
 
 
-def _case_notes(comparison: Comparison) -> list[str]:
+def _case_notes(comparison: Comparison) -> Iterator[str]:
+    for which, cases in (("old", comparison.gone), ("new", comparison.added)):
+        if len(cases) <= _MOST_LISTED:
+            yield from (f"Only in the {which} results: {_describe(case)}." for case in cases)
+        else:
+            artifacts = ", ".join(dict.fromkeys(case.artifact for case in cases))
+            yield f"Only in the {which} results: {len(cases)} cases, of {artifacts}."
     few = sum(change.detectable == math.inf for change in comparison.changes)
-    return [
-        *_one_sided_notes("old", comparison.gone),
-        *_one_sided_notes("new", comparison.added),
-        *([f"Cases with too few rounds for a verdict: {few}; measure with more --rounds."] if few else []),
-        *(_parity_note(change) for change in comparison.changes if change.parity_is_worse),
-    ]
-
-
-def _one_sided_notes(which: str, cases: Sequence[Case]) -> list[str]:
-    if len(cases) <= _MOST_LISTED:
-        return [f"Only in the {which} results: {_describe(case)}." for case in cases]
-    return [
-        f"Only in the {which} results: {len(cases)} cases, of {', '.join({case.artifact: None for case in cases})}."
-    ]
-
-
-def _parity_note(change: CaseChange) -> str:
-    old, new = (format_cosine(case.parity.min_cosine) for case in (change.old, change.new) if case.parity)
-    return f"Parity is worse for {_describe(change.new)}: the smallest cosine was {old} and is now {new}."
+    if few:
+        yield f"Cases with too few rounds for a verdict: {few}; measure with more --rounds."
+    for change in comparison.changes:
+        if change.parity_is_worse:
+            was, now = (format_cosine(case.parity.min_cosine) for case in (change.old, change.new) if case.parity)
+            yield f"Parity is worse for {_describe(change.new)}: the smallest cosine was {was} and is now {now}."
 
 
 def _times(drift: float) -> str:
@@ -149,7 +127,7 @@ def _differences(old: BenchmarkMachine, new: BenchmarkMachine, *, software: bool
     facts = [
         (field.name, getattr(old, field.name), getattr(new, field.name))
         for field in dataclasses.fields(BenchmarkMachine)
-        if field.name not in _IGNORED and (field.name in _SOFTWARE) == software
+        if field.name != "load_average" and (field.name in _SOFTWARE) == software
     ]
     return [_difference(name, before, after) for name, before, after in facts if before != after]
 
@@ -159,9 +137,8 @@ def _difference(name: str, old: Any, new: Any) -> str:
         names = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
         return ", ".join(f"{key} {old.get(key, 'none')} -> {new.get(key, 'none')}" for key in names)
     if name == "cpu_flags":
-        words = [f"-{flag}" for flag in sorted(set(old) - set(new))] + [
-            f"+{flag}" for flag in sorted(set(new) - set(old))
-        ]
+        words = [f"-{flag}" for flag in sorted(set(old) - set(new))]
+        words += [f"+{flag}" for flag in sorted(set(new) - set(old))]
         return f"cpu_flags {' '.join(words) or 'in a different order'}"
     if name == "gpus":
         old, new = (", ".join(f"{gpu.name} (driver {gpu.driver})" for gpu in gpus) or "none" for gpus in (old, new))
@@ -216,7 +193,7 @@ def _power(comparison: Comparison) -> str:
 
 def _document(comparison: Comparison, regressions: Sequence[CaseChange], notes: Sequence[str]) -> dict[str, Any]:
     return {
-        "notes": list(notes),
+        "notes": notes,
         "failed": bool(regressions),
         "changes": [
             {

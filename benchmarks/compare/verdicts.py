@@ -5,8 +5,8 @@ one. Rounds that were divided by the yardstick spread three to ten times as far.
 
 Between two runs, the drift of the machine is divided out. The drift of a case is the median change of the other cases
 with the same work, which ran in the same minutes. It counts only as far as the yardstick of those minutes agrees, so a
-wrong yardstick alone changes nothing. The method has a
-blind spot: if all cases become slower and a wrong yardstick agrees, none is called slower.
+wrong yardstick alone changes nothing. The method has a blind spot: if all cases become slower and a wrong yardstick
+agrees, none is called slower.
 
 The intervals are widened so that all of them hold together with the requested confidence (Bonferroni). A verdict needs
 an interval that lies beyond the resolution as a whole. In 600 simulated comparisons of 36 unchanged cases, with 12
@@ -36,26 +36,16 @@ Rounds = tuple[tuple[float, ...], ...]
 
 @dataclass(frozen=True, kw_only=True)
 class CaseChange:
-    """The change of a case between two results.
-
-    Attributes:
-        old: The old case.
-        new: The new case.
-        ratio: New time divided by old time and by ``drift``.
-        low: Lower end of the confidence interval of ``ratio``.
-        high: Upper end of the interval.
-        drift: Factor by which the machine itself was slower; 1 between different machines.
-        detectable: Smallest ratio that would have been called slower with such an interval. It is infinite with too
-            few rounds, where chance alone can put all new times above all old ones.
-        verdict: The verdict.
-    """
+    """The change of a case between two results."""
 
     old: Case
     new: Case
-    ratio: float
-    low: float
-    high: float
-    drift: float
+    ratio: float  # new time divided by old time and by `drift`.
+    low: float  # lower end of the confidence interval of `ratio`.
+    high: float  # upper end of the interval.
+    drift: float  # factor by which the machine itself was slower; 1 between different machines.
+    # smallest ratio that would have been called slower with such an interval. It is infinite with too few rounds, where
+    # chance alone can put all new times above all old ones.
     detectable: float
     verdict: Verdict
 
@@ -70,17 +60,11 @@ class CaseChange:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """The changes of all cases.
+    """The changes of all cases."""
 
-    Attributes:
-        changes: Changes of the cases that both results have, the largest ratio first.
-        gone: Cases that only the old results have.
-        added: Cases that only the new results have.
-    """
-
-    changes: tuple[CaseChange, ...]
-    gone: tuple[Case, ...]
-    added: tuple[Case, ...]
+    changes: tuple[CaseChange, ...]  # changes of the cases that both results have, the largest ratio first.
+    gone: tuple[Case, ...]  # cases that only the old results have.
+    added: tuple[Case, ...]  # cases that only the new results have.
 
     def regressions(self, fail_above: float) -> list[CaseChange]:
         """Return the cases that are slower by more than the share ``fail_above`` of their old time."""
@@ -90,13 +74,9 @@ class Comparison:
 def compare(old: Results, new: Results, *, same_machine: bool, resolution: float = RESOLUTION) -> Comparison:
     """Judge each case that both results have.
 
-    Args:
-        old: The results to compare with.
-        new: The results to judge.
-        same_machine: Whether both ran on one machine, so that drift can be divided out. Otherwise raw times are
-            compared.
-        resolution: Relative difference to ignore. A restarted process differs by its memory layout, which no interval
-            within a run shows. A verdict needs an interval that lies beyond it.
+    Drift is divided out if both ran on the ``same_machine``; otherwise raw times are compared. A verdict needs an
+    interval that lies beyond ``resolution``, a relative difference: a restarted process differs by its memory layout,
+    which no interval within a run shows.
 
     Raises:
         ResultsError: The results share no case, have different artifacts, or hold invalid times.

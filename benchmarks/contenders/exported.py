@@ -17,14 +17,9 @@ _TIMEOUT_S = 1800.0
 def export_once(
     name: str, model: str, scratch: Path, command: Callable[[Path], Sequence[str]], *, timeout_s: float = _TIMEOUT_S
 ) -> Path:
-    """Export ``model`` unless that is done already, and return the folder.
+    """Export ``model`` into a folder in ``scratch`` unless that is done already, and return the folder.
 
-    Args:
-        name: Name of the library; also part of the folder's name.
-        model: Model to export.
-        scratch: Parent of the folder.
-        command: Function that returns the export command for an output folder.
-        timeout_s: Seconds after which the export is stopped.
+    ``name`` is the library. ``command`` returns the export command for an output folder.
 
     Raises:
         PeerError: The export failed; the message holds its last line of output.

@@ -50,8 +50,6 @@ def _setup(target: Target) -> Setup:
     return Setup(
         contender=NAME,
         variant="fp32",
-        provider="cpu",
-        precision="fp32",
         stages=("end_to_end",),
         model=str(target.folder.resolve()),
         tower=target.tower,

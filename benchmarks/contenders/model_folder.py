@@ -14,9 +14,7 @@ def find_model_folder(target: Target, *, needs_layers: bool = False) -> Path:
 
     sentence-transformers pools and normalizes as ``modules.json`` says; without this file it pools by the mean.
 
-    Args:
-        target: Text tower of an artifact.
-        needs_layers: Whether the folder must have a ``modules.json``.
+    With ``needs_layers``, the folder must have a ``modules.json``.
 
     Raises:
         PeerError: The folder is unknown, or its vectors would differ.

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from benchmarks.contenders.peer import Peer, PeerError, collect_setups, find_python, reporting
 from benchmarks.contenders.protocol import Setup, Target
@@ -17,7 +14,6 @@ from runtime.machine.cpu import bf16_units
 
 NAME = "openvino"
 _PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
-Array = np.ndarray[Any, Any]
 
 
 def find(target: Target) -> tuple[list[Setup], list[Skipped]]:
@@ -45,10 +41,7 @@ def load(setup: Setup, threads: int, scratch: Path) -> Peer:
         model = openvino.Core().compile_model(str(graph), "CPU", settings)
         _check(model, threads, settings["INFERENCE_PRECISION_HINT"])
 
-    def embed(arrays: Mapping[str, Array]) -> Any:
-        return model(dict(arrays))[tower.output.name]
-
-    return Peer(name=NAME, from_arrays=embed)
+    return Peer(name=NAME, from_arrays=lambda arrays: model(dict(arrays))[tower.output.name])
 
 
 def _check(model: Any, threads: int, precision: object) -> None:
@@ -65,7 +58,6 @@ def _setup(target: Target, *, precision: Precision) -> Setup:
     return Setup(
         contender=NAME,
         variant=precision,
-        provider="cpu",
         precision=precision,
         stages=("graph",),
         model=str(target.folder.resolve()),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,11 @@ from benchmarks.contenders.model_folder import find_model_folder
 from benchmarks.contenders.peer import Peer, collect_setups, find_python, limit_tokenizers, reporting
 from benchmarks.contenders.protocol import Setup, Target
 from benchmarks.results.schema import Skipped
+from runtime.array_types import Array, Feeds
 
 NAME = "optimum"
 _BATCH = 32
 _OUTPUT = "sentence_embedding"
-Array = np.ndarray[Any, Any]
 
 
 def find(target: Target) -> tuple[list[Setup], list[Skipped]]:
@@ -51,8 +51,6 @@ def _setup(target: Target) -> Setup:
     return Setup(
         contender=NAME,
         variant="fp32",
-        provider="cpu",
-        precision="fp32",
         stages=("graph", "end_to_end"),
         model=str(find_model_folder(target, needs_layers=True)),
         tower=target.tower,
@@ -88,19 +86,17 @@ def _open_tokenizer(folder: Path, model: Path) -> Any:
 
 def _max_length(model: Path) -> int | None:
     """Return the maximum length of sentence-transformers, which the exported tokenizer lacks."""
-    for path in sorted(model.glob("sentence_*_config.json")):
-        length = json.loads(path.read_text("utf-8")).get("max_seq_length")
-        if isinstance(length, int):
-            return length
-    return None
+    paths = sorted(model.glob("sentence_*_config.json"))
+    lengths = (json.loads(path.read_text("utf-8")).get("max_seq_length") for path in paths)
+    return next((length for length in lengths if isinstance(length, int)), None)
 
 
-def _run(session: Any, arrays: Mapping[str, Array]) -> Array:
+def _run(session: Any, arrays: Feeds) -> Array:
     vectors: Array = session.run([_OUTPUT], dict(_fill(session, arrays)))[0]
     return vectors
 
 
-def _fill(session: Any, arrays: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
+def _fill(session: Any, arrays: Feeds) -> Iterator[tuple[str, Array]]:
     """Yield the graph's inputs. Some graphs need ``token_type_ids``, which are all zero for single texts."""
     for given in session.get_inputs():
         array = arrays.get(given.name)

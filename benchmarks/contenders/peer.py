@@ -7,7 +7,7 @@ import importlib.metadata
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +16,9 @@ import numpy as np
 
 from benchmarks.contenders.protocol import Setup, Target
 from benchmarks.results.schema import Skipped
+from runtime.array_types import Array, Feeds
 from runtime.errors import EmbeddingBackbonesError, UsageError, one_line
 
-Array = np.ndarray[Any, Any]
 _HAS = "import sys; from importlib.metadata import version; [version(name) for name in sys.argv[1:]]"
 
 
@@ -28,19 +28,14 @@ class PeerError(EmbeddingBackbonesError):
 
 @dataclass(frozen=True, kw_only=True)
 class Peer:
-    """Another library with its model loaded: a :class:`benchmarks.contenders.protocol.Contender`.
-
-    Attributes:
-        name: Name of the library.
-        from_arrays: Function that embeds the graph's inputs; ``None`` if the library has none.
-        from_items: Function that embeds texts; ``None`` if the library has none.
-    """
+    """Another library with its model loaded: a :class:`benchmarks.contenders.protocol.Contender`."""
 
     name: str
-    from_arrays: Callable[[Mapping[str, Array]], Any] | None = None
-    from_items: Callable[[list[str]], Any] | None = None
+    # function that embeds the graph's inputs; `None` if the library has none.
+    from_arrays: Callable[[Feeds], Any] | None = None
+    from_items: Callable[[list[str]], Any] | None = None  # function that embeds texts; `None` if the library has none.
 
-    def embed_arrays(self, arrays: Mapping[str, Array]) -> Array:
+    def embed_arrays(self, arrays: Feeds) -> Array:
         """Return vectors ``[batch, output_dim]`` float32 of the graph's inputs, given by name.
 
         Raises:
@@ -70,13 +65,7 @@ class Peer:
 def collect_setups(
     target: Target, contender: str, makers: Mapping[str, Callable[[Target], Setup]]
 ) -> tuple[list[Setup], list[Skipped]]:
-    """Make one setup per variant, and collect the reasons of those that are not possible.
-
-    Args:
-        target: Tower to embed with.
-        contender: Name of the library.
-        makers: Functions by variant; a function raises :class:`PeerError` if its variant cannot be measured.
-    """
+    """Make one setup per variant, and collect the reasons of those whose function raises :class:`PeerError`."""
     setups, skipped = [], []
     for variant, make in makers.items():
         try:
@@ -87,12 +76,7 @@ def collect_setups(
 
 
 def find_python(target: Target, name: str, packages: Sequence[str]) -> str:
-    """Return the interpreter of an environment with all ``packages``: that of ``target.pythons``, or this one.
-
-    Args:
-        target: Target whose ``pythons`` name other environments.
-        name: Key in ``target.pythons``.
-        packages: Distributions by their pip names.
+    """Return the interpreter of an environment with all ``packages``: ``target.pythons[name]``, or this one.
 
     Raises:
         PeerError: Neither environment has them.
@@ -103,8 +87,9 @@ def find_python(target: Target, name: str, packages: Sequence[str]) -> str:
         if has_packages(python, tuple(packages)):
             return python
     where = f"here or in the environment of {named}" if named else "here"
+    missing = f"{' and '.join(packages)} {'is' if len(packages) == 1 else 'are'} not installed {where}"
     raise PeerError(
-        f"{_both(packages)} not installed {where}: pip install {' '.join(packages)}; if versions conflict, "
+        f"{missing}: pip install {' '.join(packages)}; if versions conflict, "
         f"install into a separate environment and name it with --python {name}=PYTHON"
     )
 
@@ -121,9 +106,8 @@ def has_packages(python: str, packages: tuple[str, ...]) -> bool:
     try:
         return subprocess.run([python, "-P", "-c", _HAS, *packages], capture_output=True, check=False).returncode == 0
     except OSError as exc:
-        raise UsageError(
-            f"cannot start {python} ({exc.strerror}); name the Python interpreter of an environment"
-        ) from exc
+        remedy = "name the Python interpreter of an environment"
+        raise UsageError(f"cannot start {python} ({exc.strerror}); {remedy}") from exc
 
 
 def limit_tokenizers(threads: int) -> None:
@@ -136,12 +120,7 @@ def limit_tokenizers(threads: int) -> None:
 
 @contextmanager
 def reporting(name: str, action: str) -> Iterator[None]:
-    """Turn any error of another library into a :class:`PeerError` that names the failed action.
-
-    Args:
-        name: Name of the library.
-        action: Action of the block, such as ``load FOLDER``.
-    """
+    """Turn any error of the library ``name`` into a :class:`PeerError` that names the action: ``load FOLDER``."""
     try:
         yield
     except EmbeddingBackbonesError:
@@ -155,8 +134,3 @@ def _is_installed(package: str) -> bool:
         return bool(importlib.metadata.version(package))
     except importlib.metadata.PackageNotFoundError:
         return False
-
-
-def _both(packages: Iterable[str]) -> str:
-    names = list(packages)
-    return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'}"

@@ -8,63 +8,41 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 from benchmarks.results.schema import Precision, Stage
+from runtime.array_types import Array, Feeds
 from runtime.artifact.manifest import Manifest, TowerName
 from runtime.errors import EmbeddingBackbonesError
 from runtime.inference.tower import Row
 from runtime.preprocess.item import UnusableItemError
 
-Array = np.ndarray[Any, Any]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """Tower of an artifact that is benchmarked.
-
-    Attributes:
-        folder: Folder of the artifact.
-        manifest: Manifest of the artifact.
-        tower: Name of the tower.
-        weights: Value of ``--weights`` at export; ``None`` if it is unknown.
-        providers: Execution providers that are active in this environment or in one of ``pythons``.
-        pythons: Interpreters of other environments, by contender or provider: ``openvino``, ``optimum``.
-    """
+    """Tower of an artifact that is benchmarked."""
 
     folder: Path
     manifest: Manifest
     tower: TowerName
-    weights: str | None
+    weights: str | None  # value of `--weights` at export; `None` if it is unknown.
+    # execution providers that are active in this environment or in one of `pythons`.
     providers: tuple[str, ...] = ("cpu",)
+    # interpreters of other environments, by contender or provider: `openvino`, `optimum`.
     pythons: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """Contender with its settings: all that a worker process needs to load it.
+    """Contender with its settings: all that a worker process needs to load it."""
 
-    Attributes:
-        contender: Key of :data:`benchmarks.contenders.registry.CONTENDERS`.
-        variant: Variant of the graph, or mode of torch.
-        provider: Execution provider of onnxruntime, or device of torch.
-        precision: Data type of most of the arithmetic.
-        stages: Stages that can be measured.
-        model: Model to load: a folder, or a JSON record for torch.
-        tower: Name of the tower.
-        python: Interpreter of the contender's environment.
-        exports: Whether the first start exports a model that later starts reuse. That start is not timed.
-    """
-
-    contender: str
-    variant: str
-    provider: str
-    precision: Precision
-    stages: tuple[Stage, ...]
-    model: str
+    contender: str  # key of `registry.CONTENDERS`.
+    variant: str  # variant of the graph, or mode of torch.
+    provider: str = "cpu"  # execution provider of onnxruntime, or device of torch.
+    precision: Precision = "fp32"  # data type of most of the arithmetic.
+    stages: tuple[Stage, ...]  # stages that can be measured.
+    model: str  # model to load: a folder, or a JSON record for torch.
     tower: TowerName
-    python: str = sys.executable
-    exports: bool = False
+    python: str = sys.executable  # interpreter of the contender's environment.
+    exports: bool = False  # whether the first start exports a model that later starts reuse. That start is not timed.
 
     def __str__(self) -> str:
         return f"{self.contender} {self.variant} on {self.provider}"
@@ -73,7 +51,7 @@ class Setup:
 class Contender(Protocol):
     """Loaded model. It runs with the number of threads that it was loaded with."""
 
-    def embed_arrays(self, arrays: Mapping[str, Array]) -> Array:
+    def embed_arrays(self, arrays: Feeds) -> Array:
         """Return vectors ``[batch, output_dim]`` of a batch that the tower's preprocessor collated."""
 
     def embed_items(self, items: Sequence[Any]) -> Array:

@@ -22,22 +22,12 @@ CONTENDERS: dict[str, str] = {
 
 def find_setups(target: Target, names: tuple[str, ...]) -> tuple[list[Setup], list[Skipped]]:
     """Return the setups of the contenders ``names`` that can embed with ``target`` here, and those that cannot."""
-    setups: list[Setup] = []
-    skipped: list[Skipped] = []
-    for name in names:
-        found, missing = _module(name).find(target)
-        setups += found
-        skipped += missing
-    return setups, skipped
+    found = [_module(name).find(target) for name in names]
+    return [setup for setups, _ in found for setup in setups], [each for _, skipped in found for each in skipped]
 
 
 def load(setup: Setup, threads: int, scratch: Path) -> Contender:
-    """Load a contender in this process.
-
-    Args:
-        setup: Contender and settings.
-        threads: Threads that it may use.
-        scratch: Folder for its temporary files.
+    """Load a contender in this process. Its temporary files go to ``scratch``.
 
     Raises:
         EmbeddingBackbonesError: It cannot be loaded; the message names the cause.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import runtime
-from benchmarks.contenders.protocol import Array, Contender, Setup, Target, usable
+from benchmarks.contenders.protocol import Contender, Setup, Target, usable
 from benchmarks.results.schema import Precision, Skipped
+from runtime.array_types import Array, Feeds
 from runtime.artifact.manifest import ImagePreprocessing, Tower, TowerName
 from runtime.inference.embedder import without_truncation_warning
 from runtime.inference.pipeline import Pipeline
@@ -32,10 +33,9 @@ def find(target: Target) -> tuple[list[Setup], list[Skipped]]:
     for name in target.providers:
         for variant in ("fp32", *variants):
             obstacle = find_variant_obstacle(variants[variant], find_provider(name)) if variant in variants else None
+            case = f"{target.manifest.name}, {target.tower}: {variant} on {name}"
             if obstacle:
-                skipped.append(
-                    Skipped(name=f"{target.manifest.name}, {target.tower}: {variant} on {name}", reason=obstacle)
-                )
+                skipped.append(Skipped(name=case, reason=obstacle))
             else:
                 setups.append(_setup(target, variant, name, _PRECISIONS[variant]))
         if name == "openvino" and bf16_units():
@@ -63,13 +63,11 @@ def _setup(target: Target, variant: str, provider: str, precision: Precision) ->
 
 def load(setup: Setup, threads: int, scratch: Path) -> Contender:
     """Load the artifact. Its hashes were checked before the benchmark began."""
-    options = None
-    if setup.provider == "openvino":
-        options = OpenVinoOptions(dtype="bf16" if setup.precision == "bf16" else "fp32")
+    openvino = OpenVinoOptions(dtype="bf16" if setup.precision == "bf16" else "fp32")
     model = runtime.load(
         setup.model,
         provider=setup.provider,
-        provider_options=options,
+        provider_options=openvino if setup.provider == "openvino" else None,
         threads=threads,
         variant="fp32" if setup.variant == "bf16" else setup.variant,
         tower=setup.tower,
@@ -86,7 +84,7 @@ class _Runtime:
         self._model, self._name = model, tower
         self._tower, self._record = backend.towers[tower], model.manifest.towers[tower]
 
-    def embed_arrays(self, arrays: Mapping[str, Array]) -> Array:
+    def embed_arrays(self, arrays: Feeds) -> Array:
         return self._tower.session.run(arrays)
 
     def embed_items(self, items: Sequence[Any]) -> Array:

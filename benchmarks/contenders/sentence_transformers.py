@@ -80,8 +80,6 @@ def _onnx_setup(target: Target) -> Setup:
     return Setup(
         contender=NAME,
         variant="onnx",
-        provider="cpu",
-        precision="fp32",
         stages=("end_to_end",),
         model=str(find_model_folder(target)),
         tower=target.tower,

@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.contenders.protocol import Array, Contender, Setup, Target, usable
+from benchmarks.contenders.protocol import Contender, Setup, Target, usable
 from benchmarks.results.schema import Precision, Skipped
 from exporters.catalogue.options import ExportOptions
 from exporters.catalogue.registry import BACKBONES, find_backbone
+from runtime.array_types import Array, Feeds
 from runtime.artifact.manifest import Pooling
 from runtime.errors import UsageError
 from runtime.inference.batching import BatchLimit, plan_batches
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     import torch
 
 _BATCH = 32
-_PRECISIONS: dict[str, Precision] = {"eager": "fp32", "channels_last": "fp32", "compile": "fp32"}
 
 
 def find(target: Target) -> tuple[list[Setup], list[Skipped]]:
@@ -36,14 +36,14 @@ def find(target: Target) -> tuple[list[Setup], list[Skipped]]:
     if reason:
         return [], [Skipped(name=name, reason=reason)]
     names = ["eager", *["channels_last"] * (target.manifest.architecture == "cnn"), "compile"]
-    setups = [make_setup(target, variant, "cpu", _PRECISIONS[variant]) for variant in names]
+    setups = [make_setup(target, variant, "cpu") for variant in names]
     skipped = []
     if bf16_units():
         setups.append(make_setup(target, "bf16", "cpu", "bf16"))
     else:
         skipped.append(Skipped(name=f"{name} bf16 on cpu", reason="the CPU has no bfloat16 instructions"))
     if gpu_names() and "cuda" in target.providers:
-        setups += [make_setup(target, variant, "cuda", _PRECISIONS[variant]) for variant in names]
+        setups += [make_setup(target, variant, "cuda") for variant in names]
         setups += [make_setup(target, "bf16", "cuda", "bf16"), make_setup(target, "fp16", "cuda", "fp16")]
     return setups, skipped
 
@@ -122,7 +122,7 @@ class _Torch:
     ) -> None:
         self._call, self._names, self._preprocessor, self._setup = call, names, preprocessor, setup
 
-    def embed_arrays(self, arrays: Mapping[str, Array]) -> Array:
+    def embed_arrays(self, arrays: Feeds) -> Array:
         import torch
 
         half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self._setup.variant)

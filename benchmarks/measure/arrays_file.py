@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.contenders.protocol import Array
+from runtime.array_types import Array
 
 
 def write_arrays(path: Path, batches: Sequence[dict[str, Array]]) -> None:

@@ -6,32 +6,25 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.contenders.protocol import Array, Setup, Target
+from benchmarks.contenders.protocol import Setup, Target
 from benchmarks.measure.operations import count_work, variant_weight_bytes
 from benchmarks.measure.parity import measure_parity
 from benchmarks.measure.rounds import Participant, TimingOptions, run_rounds
 from benchmarks.measure.worker_client import Task, Worker
 from benchmarks.measure.workload import Workload
 from benchmarks.results.schema import Case, CaseParity, Skipped, Stage, Work
+from runtime.array_types import Array
 from runtime.errors import EmbeddingBackbonesError
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaseGroup:
-    """Cases that are measured in the same rounds.
-
-    Attributes:
-        target: Tower to embed with.
-        stage: ``graph`` embeds arrays, ``end_to_end`` embeds items.
-        items: Items per call.
-        tokens: Length of each text; ``None`` if lengths are mixed, or for other items.
-        setups: Contenders and their settings.
-    """
+    """Cases that are measured in the same rounds."""
 
     target: Target
-    stage: Stage
-    items: int
-    tokens: int | None
+    stage: Stage  # `graph` embeds arrays, `end_to_end` embeds items.
+    items: int  # items per call.
+    tokens: int | None  # length of each text; `None` if lengths are mixed, or for other items.
     setups: tuple[Setup, ...]
 
     def __str__(self) -> str:
@@ -41,8 +34,7 @@ class CaseGroup:
 
     def includes(self, case: Case) -> bool:
         """Tell whether ``case`` belongs to this group."""
-        name = self.target.manifest.name
-        key = (name, self.target.tower, self.stage, self.items, self.tokens)
+        key = (self.target.manifest.name, self.target.tower, self.stage, self.items, self.tokens)
         return (case.artifact, case.tower, case.stage, case.items, case.tokens) == key
 
     def skip(self, setup: Setup, exc: Exception) -> Skipped:
@@ -52,29 +44,16 @@ class CaseGroup:
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """Reference vectors for parity.
+    """Reference vectors for parity."""
 
-    Attributes:
-        name: Origin of the vectors.
-        vectors: ``[items, output_dim]``.
-    """
-
-    name: str
-    vectors: Array
+    name: str  # origin of the vectors.
+    vectors: Array  # `[items, output_dim]`.
 
 
 def measure_group(
     group: CaseGroup, workload: Workload, reference: Reference, options: TimingOptions, scratch: Path
 ) -> tuple[list[Case], list[Skipped]]:
-    """Measure all contenders of ``group``. A contender that fails is left out, with the reason.
-
-    Args:
-        group: Cases to measure.
-        workload: Items to embed.
-        reference: Reference vectors of the parity items.
-        options: Options of the timing.
-        scratch: Folder for temporary files.
-    """
+    """Measure all contenders of ``group``. A contender that fails is left out, with the reason."""
     task, arrays = _prepare(group, workload, options, scratch)
     skipped: list[Skipped] = []
     with ExitStack() as stack:
@@ -97,7 +76,8 @@ def measure_group(
             else:
                 cases.append(_make_case(participant, group, reference_times, steps, parity))
     work = _count(group, arrays) if group.stage == "graph" else {}
-    return [replace(case, work=work.get(_graph_of(case))) for case in cases], skipped
+    graphs = [case.variant if case.contender == "runtime" else "fp32" for case in cases]
+    return [replace(case, work=work.get(graph)) for case, graph in zip(cases, graphs, strict=True)], skipped
 
 
 def embed_alone(setup: Setup, workload: Workload, options: TimingOptions, scratch: Path) -> Array:
@@ -109,13 +89,7 @@ def embed_alone(setup: Setup, workload: Workload, options: TimingOptions, scratc
     feeds, vectors = str(scratch / "parity.npz"), str(scratch / "parity.npy")
     workload.write_parity_feeds(Path(feeds), 1)
     task = Task(
-        setup=setup,
-        threads=options.threads,
-        stage="graph",
-        items=1,
-        feeds=feeds,
-        parity_feeds=feeds,
-        vectors=vectors,
+        setup=setup, threads=options.threads, stage="graph", items=1, feeds=feeds, parity_feeds=feeds, vectors=vectors
     )
     worker = Worker(task, scratch / "parity.json")
     try:
@@ -126,11 +100,7 @@ def embed_alone(setup: Setup, workload: Workload, options: TimingOptions, scratc
 
 
 def _start(task: Task, stack: ExitStack) -> Participant:
-    """Return a loaded contender, which ``stack`` closes.
-
-    Raises:
-        EmbeddingBackbonesError: It cannot be loaded.
-    """
+    """Return a loaded contender, which ``stack`` closes."""
     for is_measured in [False] * task.setup.exports + [True]:
         worker = Worker(task, Path(task.vectors).with_suffix(".json"))
         stack.callback(worker.close)
@@ -182,10 +152,6 @@ def _make_case(
         parity=parity,
         work=None,
     )
-
-
-def _graph_of(case: Case) -> str:
-    return case.variant if case.contender == "runtime" else "fp32"
 
 
 def _count(group: CaseGroup, arrays: dict[str, Array]) -> dict[str, Work]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -18,26 +19,15 @@ from runtime.session.providers import installed_packages
 from runtime.version import __version__
 
 PACKAGES = (
-    "numpy",
-    "pillow",
-    "tokenizers",
-    "torch",
-    "torchvision",
-    "transformers",
-    "open_clip_torch",
-    "sentence-transformers",
-    "fastembed",
-    "optimum",
-    "openvino",
+    *("numpy", "pillow", "tokenizers", "torch", "torchvision", "transformers", "open_clip_torch"),
+    *("sentence-transformers", "fastembed", "optimum", "openvino"),
 )
 
 
 def this_machine(name: str | None, threads: int) -> BenchmarkMachine:
     """Describe this machine. The description has no name of host or user, and no path.
 
-    Args:
-        name: Name for reports and price files; by default the CPU and the GPUs.
-        threads: Threads of every contender.
+    ``name`` is for reports and price files; by default it consists of the CPU and the GPUs.
     """
     budget, memory = examine_threads(), examine_memory()
     cpu, gpus = cpu_model() or platform.machine(), find_gpus()
@@ -80,10 +70,8 @@ def _packages() -> dict[str, str]:
     """Return the versions of the installed packages."""
     versions = {"embedding-backbones": __version__} | installed_packages()
     for package in PACKAGES:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return versions
 
 

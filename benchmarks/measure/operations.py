@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
 from benchmarks.results.schema import Work
+from runtime.array_types import Array, Feeds
 from runtime.artifact.manifest import Tower
 from runtime.errors import EmbeddingBackbonesError, InferenceError, UsageError, one_line
 from runtime.machine.threads import available_threads
@@ -23,7 +23,6 @@ from runtime.session.providers import import_onnxruntime
 
 _PRODUCT = re.compile("MatMul|Gemm|Conv|Attention|Einsum|LSTM|GRU|RNN")
 
-Array = np.ndarray[Any, Any]
 Shape = Sequence[int]
 
 
@@ -40,7 +39,7 @@ class _Executed:
     output: Shape
 
 
-def count_work(graph: Path, feeds: Mapping[str, Array], weight_bytes: int) -> Work:
+def count_work(graph: Path, feeds: Feeds, weight_bytes: int) -> Work:
     """Count the work of one call of ``graph`` with ``feeds``.
 
     Matrix products and convolutions count as operations. Other nodes, such as activations, softmax or farthest point
@@ -49,10 +48,8 @@ def count_work(graph: Path, feeds: Mapping[str, Array], weight_bytes: int) -> Wo
     The graph runs once without optimization, and onnxruntime's profile gives the shapes of every executed node. Shape
     inference cannot give them, because loops and dynamic shapes depend on values.
 
-    Args:
-        graph: The fp32 graph. Its variants do the same work.
-        feeds: Array for each input.
-        weight_bytes: Result of :func:`variant_weight_bytes` for the measured variant.
+    ``graph`` is the fp32 graph; its variants do the same work. ``weight_bytes`` is the result of
+    :func:`variant_weight_bytes` for the measured variant.
 
     Raises:
         CountingError: The graph has other products, such as those of a fused variant.
@@ -70,11 +67,6 @@ def variant_weight_bytes(folder: Path, tower: Tower, variant: str) -> int:
     """Return the size of the weights that a call of a variant reads, as they are stored.
 
     Tables such as word embeddings are left out, because a call gathers only a few of their rows.
-
-    Args:
-        folder: Folder of the artifact.
-        tower: Record of the tower.
-        variant: ``fp32``, or a variant of the tower.
 
     Raises:
         UsageError: The tower has no such variant.
@@ -97,7 +89,7 @@ def _is_table(value: ir.Value) -> bool:
     )
 
 
-def _run_profiled(graph: Path, feeds: Mapping[str, Array]) -> tuple[list[_Executed], list[Array]]:
+def _run_profiled(graph: Path, feeds: Feeds) -> tuple[list[_Executed], list[Array]]:
     """Return every executed node, and the graph's outputs."""
     with tempfile.TemporaryDirectory() as folder:
         try:

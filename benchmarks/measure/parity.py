@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from benchmarks.results.schema import CaseParity, Worst
+from runtime.array_types import Array
 from runtime.artifact.parity import measure_agreement, neighbour_overlap, row_cosines
 from runtime.errors import EmbeddingBackbonesError
 
 _WORST = 3
 _NAME_LENGTH = 60
-Array = np.ndarray[Any, Any]
 
 
 def measure_parity(reference: Array, vectors: Array, items: Sequence[str], reference_name: str) -> CaseParity:
     """Compare ``vectors`` with ``reference``, both ``[items, output_dim]``.
 
-    Args:
-        reference: Correct vectors.
-        vectors: Vectors of the case.
-        items: Embedded texts, or names of files.
-        reference_name: Origin of the reference.
+    ``items`` are the embedded texts, or names of files.
 
     Raises:
         EmbeddingBackbonesError: The shapes differ, or a vector has no direction.

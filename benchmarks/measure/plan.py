@@ -16,37 +16,22 @@ from runtime.errors import ProviderError, UsageError
 from runtime.loading.verify import verify
 from runtime.session.providers import available_providers, find_provider, find_provider_obstacle
 
-_STAGES: tuple[Stage, ...] = ("graph", "end_to_end")
-
 
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions:
-    """Options of a plan.
+    """Options of a plan."""
 
-    Attributes:
-        providers: Execution providers; ``None``: all that are active.
-        batch_sizes: Items per call.
-        tokens: Lengths of texts at the stage ``graph``.
-        stages: Stages to measure.
-        contenders: Contenders; ``name`` takes all variants, ``name:variant`` one.
-        weights: Values of ``--weights`` at export, by artifact.
-        pythons: Interpreters of other environments, by contender or provider.
-    """
-
-    providers: tuple[str, ...] | None = None
-    batch_sizes: tuple[int, ...] = (1, 8, 32)
-    tokens: tuple[int, ...] = (64,)
-    stages: tuple[Stage, ...] = _STAGES
-    contenders: tuple[str, ...] = tuple(CONTENDERS)
-    weights: Mapping[str, str] = field(default_factory=dict)
+    providers: tuple[str, ...] | None = None  # execution providers; `None`: all that are active.
+    batch_sizes: tuple[int, ...] = (1, 8, 32)  # items per call.
+    tokens: tuple[int, ...] = (64,)  # lengths of texts at the stage `graph`.
+    stages: tuple[Stage, ...] = ("graph", "end_to_end")
+    contenders: tuple[str, ...] = tuple(CONTENDERS)  # contenders; `name` takes all variants, `name:variant` one.
+    weights: Mapping[str, str] = field(default_factory=dict)  # values of `--weights` at export, by artifact.
+    # interpreters of other environments, by contender or provider.
     pythons: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            UsageError: A contender is unknown, or a number is too small.
-        """
+        """Raise :class:`UsageError` if a contender is unknown, or a number is too small."""
         unknown = sorted({name.partition(":")[0] for name in self.contenders} - CONTENDERS.keys())
         if unknown:
             raise UsageError(f"there is no contender {', '.join(unknown)}; choose from {', '.join(CONTENDERS)}")
@@ -60,19 +45,12 @@ class PlanOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkPlan:
-    """Cases to measure.
-
-    Attributes:
-        artifacts: Artifacts of the benchmark.
-        targets: Towers of these artifacts.
-        groups: Groups of cases, in order.
-        skipped: Cases that cannot be measured here.
-    """
+    """Cases to measure."""
 
     artifacts: tuple[Artifact, ...]
     targets: tuple[Target, ...]
-    groups: tuple[CaseGroup, ...]
-    skipped: tuple[Skipped, ...]
+    groups: tuple[CaseGroup, ...]  # groups of cases, in order.
+    skipped: tuple[Skipped, ...]  # cases that cannot be measured here.
 
 
 def make_plan(folders: Sequence[Path], options: PlanOptions) -> BenchmarkPlan:
@@ -140,11 +118,7 @@ def _check_names(names: Sequence[str], options: PlanOptions) -> None:
 
 def _find_providers(options: PlanOptions) -> tuple[str, ...]:
     if options.providers is None:
-        usable = [
-            provider.name
-            for provider in available_providers()
-            if provider.in_auto and not find_provider_obstacle(provider)
-        ]
+        usable = [each.name for each in available_providers() if each.in_auto and not find_provider_obstacle(each)]
         return tuple(dict.fromkeys([*usable, *options.pythons.keys() & {"openvino", "cuda"}]))
     for name in options.providers:
         obstacle = find_provider_obstacle(find_provider(name))

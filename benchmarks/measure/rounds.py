@@ -25,23 +25,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class TimingOptions:
-    """Options of the timing.
+    """Options of the timing."""
 
-    Attributes:
-        threads: Threads of every contender.
-        min_rounds: Minimum number of rounds.
-        seconds: Seconds per contender after which no further round starts.
-        patience: Maximum seconds per group for repeating turns that the host disturbed.
-        confidence: Confidence level of the interval of each median.
-        half_width: Rounds end when half of each interval is at most this share of its median.
-    """
-
-    threads: int
+    threads: int  # threads of every contender.
     min_rounds: int
-    seconds: float
-    patience: float
-    confidence: float
-    half_width: float
+    seconds: float  # seconds per contender after which no further round starts.
+    patience: float  # maximum seconds per group for repeating turns that the host disturbed.
+    confidence: float  # confidence level of the interval of each median.
+    half_width: float  # rounds end when half of each interval is at most this share of its median.
 
 
 class RetryBudget:
@@ -62,26 +53,15 @@ class RetryBudget:
 
 @dataclass(kw_only=True)
 class Participant:
-    """Contender in its worker process, and its times so far.
-
-    Attributes:
-        setup: Contender and settings.
-        worker: Its process.
-        start_s: Seconds until the model was loaded.
-        first_s: Seconds of the first call.
-        rounds: Seconds of each call, by round.
-        steal: Share of steal time in each round.
-        left_out: Seconds of each call of turns that do not count.
-        peak_bytes: Peak resident memory.
-    """
+    """Contender in its worker process, and its times so far."""
 
     setup: Setup
     worker: Worker
-    start_s: float
-    first_s: float
-    rounds: list[tuple[float, ...]] = field(default_factory=list)
-    steal: list[float] = field(default_factory=list)
-    left_out: list[tuple[float, ...]] = field(default_factory=list)
+    start_s: float  # seconds until the model was loaded.
+    first_s: float  # seconds of the first call.
+    rounds: list[tuple[float, ...]] = field(default_factory=list)  # seconds of each call, by round.
+    steal: list[float] = field(default_factory=list)  # share of steal time in each round.
+    left_out: list[tuple[float, ...]] = field(default_factory=list)  # seconds of each call of turns that do not count.
     peak_bytes: int = 0
 
     def take_turn(self, budget: RetryBudget) -> None:
@@ -106,11 +86,7 @@ def run_rounds(
 ) -> tuple[float, ...]:
     """Let all participants take turns, in reverse order every other round.
 
-    Args:
-        participants: Contenders; one that fails is removed from the list.
-        options: Options of the timing.
-        on_failure: Function that is called with each failure.
-        clock: Clock for the time limit.
+    A contender that fails is removed from ``participants``, and ``on_failure`` is called.
 
     Returns:
         Seconds of the reference workload in each round that counts.
@@ -142,11 +118,7 @@ def leave_out_disturbed(
     Returns:
         Seconds of the reference workload in each remaining round.
     """
-    calm = [
-        number
-        for number in range(len(reference_times))
-        if all(each.steal[number] <= MAX_STEAL for each in participants)
-    ]
+    calm = [n for n in range(len(reference_times)) if all(each.steal[n] <= MAX_STEAL for each in participants)]
     if len(calm) < min_rounds:
         return tuple(reference_times)
     for participant in participants:

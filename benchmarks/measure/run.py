@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.contenders import torch as torch_contender
@@ -17,30 +17,18 @@ from benchmarks.measure.parity import measure_parity
 from benchmarks.measure.plan import BenchmarkPlan
 from benchmarks.measure.rounds import TimingOptions
 from benchmarks.measure.workload import Workload, load_items
-from benchmarks.results.schema import Case, Results, ResultsError, Skipped
+from benchmarks.results.schema import Results, ResultsError, Skipped
 from runtime.errors import EmbeddingBackbonesError, UsageError
 
 SMALL_BYTES = 120 * 10**6  # maximum size of an fp32 graph for a reference in float64
 _OTHER_WEIGHTS = 0.999  # a smaller cosine similarity means other weights; rounding errors are far smaller
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """Options of a run.
-
-    Attributes:
-        timing: Options of the timing.
-        items: Files or folders of the user's items by kind; built-in items are used for other kinds.
-    """
-
-    timing: TimingOptions
-    items: Mapping[str, Path]
-
-
 def measure_plan(
     remaining: Sequence[CaseGroup],
     results: Results,
-    options: RunOptions,
+    options: TimingOptions,
+    own_items: Mapping[str, Path],
     on_group: Callable[[Results], None],
     announce: Callable[[str], None],
 ) -> Results:
@@ -49,7 +37,8 @@ def measure_plan(
     Args:
         remaining: Groups to measure, ordered by target.
         results: Results so far.
-        options: Options of the run.
+        options: Options of the timing.
+        own_items: Files or folders of the user's items by kind; other kinds use built-in items.
         on_group: Function that is called with the results after each group.
         announce: Function that is called with the name of each step before it starts.
 
@@ -59,13 +48,13 @@ def measure_plan(
     for target, groups in itertools.groupby(remaining, key=lambda group: group.target):
         with tempfile.TemporaryDirectory(prefix="embedding-backbones-") as folder:
             scratch = Path(folder)
-            workload = Workload(target, load_items(target.tower, options.items.get(target.tower), scratch))
+            workload = Workload(target, load_items(target.tower, own_items.get(target.tower), scratch))
             announce(f"{target.manifest.name}, {target.tower}: reference")
-            reference, skipped = make_reference(target, workload, options.timing, scratch)
+            reference, skipped = make_reference(target, workload, options, scratch)
             results = replace(results, skipped=_merge(results.skipped, skipped))
             for group in groups:
                 announce(str(group))
-                cases, skipped = measure_group(group, workload, reference, options.timing, scratch)
+                cases, skipped = measure_group(group, workload, reference, options, scratch)
                 others = (case for case in results.cases if not group.includes(case))
                 before = [each for each in results.skipped if not each.name.startswith(f"{group}: ")]
                 results = replace(results, cases=(*others, *cases), skipped=_merge(before, skipped))
@@ -111,9 +100,7 @@ def check_resumable(found: Results, fresh: Results) -> None:
         ResultsError: Machine, artifacts or the precision of the intervals differ.
     """
     was, now = (replace(each.machine, load_average=()) for each in (found, fresh))
-    differing = [
-        field.name for field in dataclasses.fields(was) if getattr(was, field.name) != getattr(now, field.name)
-    ]
+    differing = [each.name for each in dataclasses.fields(was) if getattr(was, each.name) != getattr(now, each.name)]
     if differing:
         raise ResultsError(
             f"the existing results are from another machine (different: {', '.join(differing)}); name another folder"
@@ -142,12 +129,5 @@ def _merge(old: Sequence[Skipped], new: Sequence[Skipped]) -> tuple[Skipped, ...
 
 def find_remaining(plan: BenchmarkPlan, results: Results, *, redo_disturbed: bool) -> list[CaseGroup]:
     """Return the groups of ``plan`` that have no case in ``results``, or, on demand, a disturbed case."""
-    return [
-        group
-        for group in plan.groups
-        if _remains([case for case in results.cases if group.includes(case)], redo_disturbed)
-    ]
-
-
-def _remains(found: Sequence[Case], redo_disturbed: bool) -> bool:
-    return not found or (redo_disturbed and any(case.disturbed for case in found))
+    found = [(group, [case for case in results.cases if group.includes(case)]) for group in plan.groups]
+    return [group for group, cases in found if not cases or (redo_disturbed and any(c.disturbed for c in cases))]

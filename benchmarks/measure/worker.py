@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.contenders.protocol import Array, Contender
+from benchmarks.contenders.protocol import Contender
 from benchmarks.contenders.registry import load
 from benchmarks.measure.arrays_file import read_arrays
 from benchmarks.measure.worker_client import Task, read_task
+from runtime.array_types import Array
 from runtime.errors import EmbeddingBackbonesError, one_line
 from runtime.machine.child_process import questions, serve
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.contenders.protocol import Array, Setup
+from benchmarks.contenders.protocol import Setup
 from benchmarks.results.schema import Stage
+from runtime.array_types import Array
 from runtime.artifact.json_schema import decode
 from runtime.machine.child_process import JsonWorker
 
@@ -20,29 +21,18 @@ _TIMEOUT_S = 900.0  # for one answer: torch.compile and large exports take minut
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """Case that a worker process measures.
-
-    Attributes:
-        setup: Contender and settings.
-        threads: Threads that the worker may use.
-        stage: ``graph`` embeds arrays, ``end_to_end`` embeds items.
-        items: Items per call.
-        feeds: File with the arrays of a call; only for ``graph``.
-        calls: Items of each call of a turn: texts, or paths of files; only for ``end_to_end``.
-        parity_feeds: File with the batches for parity; only for ``graph``.
-        parity_items: Items for parity; only for ``end_to_end``.
-        vectors: Output file for the vectors of the parity items: ``[items, output_dim]``, .npy.
-    """
+    """Case that a worker process measures."""
 
     setup: Setup
-    threads: int
-    stage: Stage
-    items: int
-    feeds: str = ""
+    threads: int  # threads that the worker may use.
+    stage: Stage  # `graph` embeds arrays, `end_to_end` embeds items.
+    items: int  # items per call.
+    feeds: str = ""  # file with the arrays of a call; only for `graph`.
+    # items of each call of a turn: texts, or paths of files; only for `end_to_end`.
     calls: tuple[tuple[str, ...], ...] = ()
-    parity_feeds: str = ""
-    parity_items: tuple[str, ...] = ()
-    vectors: str = ""
+    parity_feeds: str = ""  # file with the batches for parity; only for `graph`.
+    parity_items: tuple[str, ...] = ()  # items for parity; only for `end_to_end`.
+    vectors: str = ""  # output file for the vectors of the parity items: `[items, output_dim]`, .npy.
 
 
 def read_task(path: Path) -> Task:

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.contenders.protocol import Array, Target, usable
+from benchmarks.contenders.protocol import Target, usable
 from benchmarks.measure.arrays_file import write_arrays
 from exporters.calibration.dataset import MIN_ITEMS, load_calibration_dataset
+from runtime.array_types import Array
 from runtime.artifact.manifest import TowerName
 from runtime.errors import EmbeddingBackbonesError, UsageError
 from runtime.inference.tower import Row, build_preprocessor, group_key
@@ -30,19 +31,12 @@ _PARITY_ITEMS = 2 * MIN_ITEMS
 
 @dataclass(frozen=True, kw_only=True)
 class Items:
-    """Items of one kind.
+    """Items of one kind."""
 
-    Attributes:
-        source: Description of their origin.
-        items: Texts, or paths of files.
-        names: Names for a report.
-        sizes: Characters of each text, or bytes of each file.
-    """
-
-    source: str
-    items: tuple[str, ...]
-    names: tuple[str, ...]
-    sizes: tuple[int, ...]
+    source: str  # description of their origin.
+    items: tuple[str, ...]  # texts, or paths of files.
+    names: tuple[str, ...]  # names for a report.
+    sizes: tuple[int, ...]  # characters of each text, or bytes of each file.
 
     def first(self, count: int) -> Items:
         """Return the first ``count`` items, or all if there are fewer."""
@@ -52,10 +46,8 @@ class Items:
 def load_items(kind: TowerName, own: Path | None, scratch: Path) -> Items:
     """Return items for a tower of ``kind``.
 
-    Args:
-        kind: Kind of the items.
-        own: The user's folder of images or meshes, or file of texts or paths; ``None``: built-in items.
-        scratch: Folder for files of built-in photos and meshes.
+    ``own`` is the user's folder of images or meshes, or file of texts or paths. Without it, the items are built-in
+    ones, and photos and meshes are written to ``scratch``.
 
     Raises:
         UsageError: The user's items are too few or cannot be used.
@@ -134,10 +126,7 @@ def _to_off(points: Array, faces: Array) -> str:
 def pick_typical(items: Sequence[str], sizes: Sequence[int], count: int) -> tuple[str, ...]:
     """Return ``count`` of ``items`` of all sizes, evenly spaced from the smallest to the largest, in mixed order.
 
-    Args:
-        items: Texts, or paths of files; at least ``count``.
-        sizes: Size of each item.
-        count: Number of items to return, a power of two.
+    ``sizes`` has the size of each item. ``count`` is a power of two, and at most the number of items.
     """
     ordered = [item for _, item in sorted(zip(sizes, items, strict=True))]
     picked = [ordered[(2 * number + 1) * len(ordered) // (2 * count)] for number in range(count)]
@@ -145,12 +134,7 @@ def pick_typical(items: Sequence[str], sizes: Sequence[int], count: int) -> tupl
 
 
 class Workload:
-    """Items for one tower, and the arrays that its graphs take.
-
-    Attributes:
-        items: All items.
-        parity_items: Items for parity, the first of ``items``.
-    """
+    """Items for one tower, and the arrays that its graphs take. The first items are the ``parity_items``."""
 
     def __init__(self, target: Target, items: Items) -> None:
         """Prepare ``items`` for ``target``."""

@@ -21,24 +21,16 @@ FEW_ROUNDS = 5  # confidence intervals of fewer rounds are unreliable.
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A case with its figures.
-
-    Attributes:
-        case: The measured case.
-        summary: Statistics of its times.
-        speedup: Speedup over torch eager at the same work; ``None`` for torch eager or without such a baseline.
-        roofline: Position under the roofline, or the reason why it is unknown.
-        cosine: Smallest cosine similarity to the reference, of this case or of its setup in other cases.
-            ``None`` if the setup was never compared.
-        cost_per_million: Price of a million embeddings; ``None`` without a price, or for graph-only cases.
-    """
+    """A case with its figures."""
 
     case: Case
     summary: Summary
+    # speedup over torch eager at the same work; `None` for torch eager or without such a baseline.
     speedup: Speedup | None
-    roofline: Roofline | str
+    roofline: Roofline | str  # position under the roofline, or the reason why it is unknown.
+    # smallest cosine similarity to the reference, of this case or else of its setup; `None` if it was never compared.
     cosine: float | None
-    cost_per_million: float | None
+    cost_per_million: float | None  # price of a million embeddings; `None` without a price, or for graph-only cases.
 
     @property
     def label(self) -> str:
@@ -62,17 +54,11 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """One tower of an artifact.
-
-    Attributes:
-        artifact: The artifact.
-        tower: The tower; ``None`` if no case of the artifact was measured.
-        rows: Its cases, grouped by setup and sorted by batch size.
-    """
+    """One tower of an artifact."""
 
     artifact: Artifact
-    tower: TowerName | None
-    rows: tuple[Row, ...]
+    tower: TowerName | None  # the tower; `None` if no case of the artifact was measured.
+    rows: tuple[Row, ...]  # its cases, grouped by setup and sorted by batch size.
 
     @property
     def title(self) -> str:
@@ -97,19 +83,12 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """The content of a report.
-
-    Attributes:
-        results: The results of the run.
-        sections: The towers, in the order of the artifacts.
-        prices: Prices of machines; ``None`` without a price file.
-        per_hour: Price of this machine per hour; ``None`` if it is unknown.
-    """
+    """The content of a report."""
 
     results: Results
-    sections: tuple[Section, ...]
-    prices: Prices | None
-    per_hour: float | None
+    sections: tuple[Section, ...]  # the towers, in the order of the artifacts.
+    prices: Prices | None  # prices of machines; `None` without a price file.
+    per_hour: float | None  # price of this machine per hour; `None` if it is unknown.
 
     @property
     def title(self) -> str:
@@ -164,14 +143,14 @@ def _rows(results: Results, cases: Sequence[Case], per_hour: float | None) -> tu
 def _row(results: Results, case: Case, cases: Sequence[Case], per_hour: float | None) -> Row:
     figures = summarize(case, results.confidence, results.precision)
     baseline = None if is_baseline(case) else find_baseline(case, cases)
-    priced = per_hour is not None and case.stage == "end_to_end"
+    hourly = per_hour if case.stage == "end_to_end" else None
     return Row(
         case=case,
         summary=figures,
         speedup=compute_speedup(case, baseline, results.confidence) if baseline else None,
         roofline=find_roofline(case, figures.p50_ms, results.ceilings),
         cosine=_cosine(case, cases),
-        cost_per_million=cost_per_million(figures.items_per_s, per_hour) if priced and per_hour is not None else None,
+        cost_per_million=None if hourly is None else cost_per_million(figures.items_per_s, hourly),
     )
 
 

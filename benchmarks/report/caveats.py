@@ -17,12 +17,8 @@ _USEFUL_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "a
 
 def caveats(study: Study) -> tuple[str, ...]:
     """Return reasons to distrust the figures, the most serious first."""
-    results = study.results
-    found = (
-        *(_incomplete(results), _random_weights(results), _busy(results.machine), _steal_time(study)),
-        *(_speed_drift(study), _unstable(study), _few_rounds(study)),
-    )
-    return tuple(filter(None, found))
+    checks = (_incomplete, _random_weights, _busy, _steal_time, _speed_drift, _unstable, _few_rounds)
+    return tuple(filter(None, (check(study) for check in checks)))
 
 
 def machine_table(machine: BenchmarkMachine) -> Table:
@@ -90,16 +86,18 @@ def useful_flags(machine: BenchmarkMachine) -> tuple[str, ...]:
     return tuple(flag for flag in machine.cpu_flags if flag.startswith("amx_") or flag in _USEFUL_FLAGS)
 
 
-def _incomplete(results: Results) -> str:
-    return "" if results.complete else "The run stopped before everything was measured; continue it with --resume."
+def _incomplete(study: Study) -> str:
+    reason = "The run stopped before everything was measured; continue it with --resume."
+    return "" if study.results.complete else reason
 
 
-def _random_weights(results: Results) -> str:
-    names = [artifact.name for artifact in results.artifacts if artifact.random]
+def _random_weights(study: Study) -> str:
+    names = [artifact.name for artifact in study.results.artifacts if artifact.random]
     return f"Random weights in {listing(names)}: times are valid, but vectors have no meaning." if names else ""
 
 
-def _busy(machine: BenchmarkMachine) -> str:
+def _busy(study: Study) -> str:
+    machine = study.results.machine
     load = machine.load_average[0] if machine.load_average else 0.0
     if load <= BUSY_LOAD * machine.cores:
         return ""

@@ -41,11 +41,6 @@ def percent(share: float) -> str:
     return f"{text.removesuffix('.0')}%"
 
 
-def mebibytes(size_bytes: float) -> str:
-    """Return a size in MiB, without the unit."""
-    return digits(size_bytes / 2**20)
-
-
 def gibibytes(size_bytes: float) -> str:
     """Return a size in GiB, with the unit."""
     return f"{digits(size_bytes / 2**30)} GiB"

@@ -10,19 +10,12 @@ from benchmarks.report.format import count
 
 @dataclass(frozen=True, kw_only=True)
 class Recommendation:
-    """The best case for a goal.
-
-    Attributes:
-        section: The tower.
-        goal: The goal, as a phrase.
-        row: The recommended case.
-        latency: Whether the goal is low latency; otherwise it is high throughput.
-    """
+    """The best case for a goal."""
 
     section: Section
-    goal: str
+    goal: str  # the goal, as a phrase.
     row: Row
-    latency: bool
+    latency: bool  # whether the goal is low latency; otherwise it is high throughput.
 
     def command(self, threads: int) -> str:
         """Return the matching options of ``python -m runtime embed``; empty for other contenders."""

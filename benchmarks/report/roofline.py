@@ -14,20 +14,12 @@ from benchmarks.results.schema import Case, Ceilings, Work
 
 @dataclass(frozen=True, kw_only=True)
 class Roofline:
-    """A case and the least time that it could take.
+    """A case and the least time that it could take."""
 
-    Attributes:
-        intensity: Operations per byte that has to be moved.
-        ops_per_s: Operations per second that were reached.
-        attainable_ms: Least possible time of a call.
-        share: ``attainable_ms`` as a share of the median time.
-        bound: The limit that applies: arithmetic or memory.
-    """
-
-    intensity: float
-    ops_per_s: float
-    attainable_ms: float
-    share: float
+    intensity: float  # operations per byte that has to be moved.
+    ops_per_s: float  # operations per second that were reached.
+    attainable_ms: float  # least possible time of a call.
+    share: float  # `attainable_ms` as a share of the median time.
     bound: Literal["arithmetic", "memory"]
 
 

@@ -13,17 +13,11 @@ from benchmarks.results.statistics import median_interval
 
 @dataclass(frozen=True, kw_only=True)
 class Speedup:
-    """Speed of a case divided by that of its baseline.
+    """Speed of a case divided by that of its baseline."""
 
-    Attributes:
-        times: Median over rounds.
-        low: Lower end of its bootstrap confidence interval.
-        high: Upper end of the interval.
-    """
-
-    times: float
-    low: float
-    high: float
+    times: float  # median over rounds.
+    low: float  # lower end of its bootstrap confidence interval.
+    high: float  # upper end of the interval.
 
     @property
     def distinguishable(self) -> bool:

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
 from benchmarks.report.analysis import TORCH_COSINE, Row, Section, Study, highest_throughput
-from benchmarks.report.format import NONE, cosine, digits, listing, mebibytes, percent, span
+from benchmarks.report.format import NONE, cosine, digits, listing, percent, span
 from benchmarks.report.recommendations import Recommendation, recommend
 from benchmarks.report.roofline import Roofline
 from benchmarks.report.speedup import is_baseline
-from benchmarks.report.table import Cell, Column, Table, table, text_table
-from benchmarks.results.schema import CaseParity, Stage
-
-_STAGES: dict[Stage, str] = {"end_to_end": "end to end", "graph": "graph only"}
-_TIMES_TITLES: dict[Stage, str] = {
-    "end_to_end": "End to end: from files or texts to vectors",
-    "graph": "Graph only: from arrays to vectors",
-}
+from benchmarks.report.table import Cell, Column, Table, lift, table, text_table
+from benchmarks.results.schema import CaseParity
 
 
 def settings_table(section: Section, study: Study) -> Table:
@@ -26,7 +20,7 @@ def settings_table(section: Section, study: Study) -> Table:
     threads = study.results.machine.threads
     columns: list[Column[Recommendation]] = [
         ("goal", lambda best: best.goal),
-        *_of_row((_SETUP, _BATCH, _P50, _P95, _RATE, _COSINE, _cost_column(study))),
+        *lift((_SETUP, _BATCH, _P50, _P95, _RATE, _COSINE, _cost_column(study)), _row_of),
         ("options of python -m runtime embed", lambda best: Cell(text=best.command(threads), code=True)),
     ]
     note = f"Vectors count as torch's if every item has a cosine of at least {TORCH_COSINE}."
@@ -35,22 +29,18 @@ def settings_table(section: Section, study: Study) -> Table:
 
 def parity_table(rows: Sequence[Row]) -> Table:
     """Return the parity of ``rows`` with their references."""
-
-    def column(name: str, figure: Callable[[CaseParity], str]) -> Column[Row]:
-        return name, lambda row: figure(row.case.parity) if row.case.parity else NONE
-
-    columns: list[Column[Row]] = [
-        _SETUP,
-        ("stage", lambda row: _STAGES[row.case.stage]),
-        *(_BATCH, _TOKENS),
-        column("min cosine", lambda parity: cosine(parity.min_cosine)),
-        column("p1 cosine", lambda parity: cosine(parity.p1_cosine)),
-        column("mean cosine", lambda parity: cosine(parity.mean_cosine)),
-        column("max abs error", lambda parity: digits(parity.max_abs_error)),
-        column("relative error", lambda parity: digits(parity.relative_error)),
-        column("overlap@10", lambda parity: digits(parity.overlap_at_10)),
-        column("items", lambda parity: str(parity.items)),
+    figures: list[Column[CaseParity]] = [
+        ("min cosine", lambda parity: cosine(parity.min_cosine)),
+        ("p1 cosine", lambda parity: cosine(parity.p1_cosine)),
+        ("mean cosine", lambda parity: cosine(parity.mean_cosine)),
+        ("max abs error", lambda parity: digits(parity.max_abs_error)),
+        ("relative error", lambda parity: digits(parity.relative_error)),
+        ("overlap@10", lambda parity: digits(parity.overlap_at_10)),
+        ("items", lambda parity: str(parity.items)),
     ]
+    stage: Column[Row] = ("stage", lambda row: "end to end" if row.case.stage == "end_to_end" else "graph only")
+    parity: list[Column[Row]] = lift(figures, lambda row: row.case.parity)
+    columns = [_SETUP, stage, _BATCH, _TOKENS, *parity]
     references = {row.case.parity.reference for row in rows if row.case.parity}
     note = (
         f"Compared with {listing(sorted(references))}. Overlap@10: share of the ten nearest neighbours that are the "
@@ -78,8 +68,8 @@ def worst_items_table(section: Section) -> Table:
     return text_table("Items furthest from the reference", ("setup", "item", "cosine"), rows)
 
 
-def times_table(section: Section, stage: Stage) -> Table:
-    """Return the times of a stage."""
+def times_tables(section: Section) -> list[Table]:
+    """Return the times of each stage."""
     columns: list[Column[Row]] = [
         *(_SETUP, _BATCH, _TOKENS),
         ("p50, ms", _median),
@@ -89,11 +79,14 @@ def times_table(section: Section, stage: Stage) -> Table:
         ("mean, ms", lambda row: digits(row.summary.mean_ms)),
         ("items/s", lambda row: digits(row.summary.items_per_s)),
         _SPEEDUP,
-        ("peak memory, MiB", lambda row: mebibytes(row.case.peak_bytes)),
+        ("peak memory, MiB", lambda row: digits(row.case.peak_bytes / 2**20)),
         ("cold start, s", lambda row: digits(row.case.start_s + row.case.first_s)),
     ]
     note = "Brackets: bootstrap confidence intervals. Cold start: load the model and run the first call."
-    return table(_TIMES_TITLES[stage], columns, section.at(stage), note=note)
+    return [
+        table("End to end: from files or texts to vectors", columns, section.at("end_to_end"), note=note),
+        table("Graph only: from arrays to vectors", columns, section.at("graph"), note=note),
+    ]
 
 
 def steps_table(section: Section) -> Table:
@@ -111,22 +104,17 @@ def steps_table(section: Section) -> Table:
 
 def roofline_table(section: Section) -> Table:
     """Return the share of the machine's peak rates that each case reaches."""
-
-    def column(name: str, figure: Callable[[Roofline], str]) -> Column[Row]:
-        return name, lambda row: figure(row.roofline) if isinstance(row.roofline, Roofline) else NONE
-
-    columns: list[Column[Row]] = [
-        _SETUP,
-        ("precision", lambda row: row.case.precision),
-        column("bound by", lambda roofline: roofline.bound),
-        *(_BATCH, _TOKENS),
-        column("operations per byte", lambda roofline: digits(roofline.intensity)),
-        column("Gop/s", lambda roofline: digits(roofline.ops_per_s / 1e9)),
-        column("least time, ms", lambda roofline: digits(roofline.attainable_ms)),
-        _P50,
-        ("share of the roofline", _roofline_share),
+    figures: list[Column[Roofline]] = [
+        ("bound by", lambda roofline: roofline.bound),
+        ("operations per byte", lambda roofline: digits(roofline.intensity)),
+        ("Gop/s", lambda roofline: digits(roofline.ops_per_s / 1e9)),
+        ("least time, ms", lambda roofline: digits(roofline.attainable_ms)),
     ]
-    rows = [row for row in section.rows if isinstance(row.roofline, Roofline)]
+    bound, *others = lift(figures, _roofline)
+    precision: Column[Row] = ("precision", lambda row: row.case.precision)
+    share: Column[Row] = ("share of the roofline", _roofline_share)
+    columns = [_SETUP, precision, bound, _BATCH, _TOKENS, *others, _P50, share]
+    rows = [row for row in section.rows if _roofline(row)]
     note = (
         "Least time: all operations at the peak rate of matrix products, or all bytes at the peak rate of memory, "
         "whichever takes longer. A share above 100% means that data came from a cache. "
@@ -149,7 +137,7 @@ def glance_table(study: Study) -> Table:
     """Return the first recommendation for each tower."""
     columns: list[Column[Recommendation]] = [
         ("artifact", lambda best: best.section.title),
-        *_of_row((_SETUP, _BATCH, _RATE, _SPEEDUP, _COSINE, _cost_column(study))),
+        *lift((_SETUP, _BATCH, _RATE, _SPEEDUP, _COSINE, _cost_column(study)), _row_of),
         ("lowest latency, p50 ms", _lowest_latency),
     ]
     best = [each for section in study.sections for each in recommend(section)[:1]]
@@ -184,8 +172,17 @@ def _cosine(row: Row) -> str:
     return "reference" if row.cosine is None and is_baseline(row.case) else cosine(row.cosine)
 
 
+def _roofline(row: Row) -> Roofline | None:
+    return row.roofline if isinstance(row.roofline, Roofline) else None
+
+
 def _roofline_share(row: Row) -> Cell:
-    return Cell(text=percent(row.roofline.share) if isinstance(row.roofline, Roofline) else NONE, mark=row.warning)
+    roofline = _roofline(row)
+    return Cell(text=percent(roofline.share) if roofline else NONE, mark=row.warning)
+
+
+def _row_of(best: Recommendation) -> Row:
+    return best.row
 
 
 def _lowest_latency(best: Recommendation) -> str:
@@ -207,15 +204,6 @@ def _cost_column(study: Study) -> Column[Row]:
         return "" if row.cost_per_million is None else digits(row.cost_per_million)
 
     return f"{study.currency} per million", cost
-
-
-def _of_row(columns: Iterable[Column[Row]]) -> list[Column[Recommendation]]:
-    """Return columns of recommendations that show their rows."""
-
-    def lift(content: Callable[[Row], Cell | str]) -> Callable[[Recommendation], Cell | str]:
-        return lambda best: content(best.row)
-
-    return [(name, lift(content)) for name, content in columns]
 
 
 def _price_note(study: Study) -> str:

@@ -26,11 +26,7 @@ _RENDERERS: dict[Format, Callable[[Study], str]] = {
 def write_report(results: Results, folder: Path, formats: Sequence[Format], prices: Prices | None = None) -> list[Path]:
     """Write ``results`` in each format, every file whole or not at all.
 
-    Args:
-        results: Results of a run.
-        folder: Target folder; it is created if it does not exist.
-        formats: ``html``, ``md`` and ``json``.
-        prices: Prices of machines; the report has no costs without them.
+    ``folder`` is created if it does not exist. Without ``prices``, the report has no costs.
 
     Returns:
         The paths of the files, in the order of ``formats``.

@@ -21,22 +21,13 @@ class PricesError(EmbeddingBackbonesError):
 
 @dataclass(frozen=True, kw_only=True)
 class MachinePrice:
-    """Price of a machine per hour.
+    """Price of a machine per hour."""
 
-    Attributes:
-        per_hour: Price in the file's currency, above zero.
-        source: Where the price is from: the address of a page, an offer, a bill.
-    """
-
-    per_hour: float
-    source: str
+    per_hour: float  # price in the file's currency, above zero.
+    source: str  # where the price is from: the address of a page, an offer, a bill.
 
     def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            UsageError: The price is not above zero, or its source is empty.
-        """
+        """Raise :class:`UsageError` if the price is not above zero, or its source is empty."""
         if self.per_hour <= 0:
             raise UsageError(f"per_hour is {self.per_hour:g}; it must be above zero")
         if not self.source.strip():
@@ -45,24 +36,14 @@ class MachinePrice:
 
 @dataclass(frozen=True, kw_only=True)
 class Prices:
-    """A price file.
+    """A price file."""
 
-    Attributes:
-        date: Day on which the prices were looked up: ``2026-01-19``.
-        currency: Currency of all prices, such as ``USD``.
-        machines: Prices by the name of the machine in results.
-    """
-
-    date: str
-    currency: str
-    machines: dict[str, MachinePrice]
+    date: str  # day on which the prices were looked up: `2026-01-19`.
+    currency: str  # currency of all prices, such as `USD`.
+    machines: dict[str, MachinePrice]  # prices by the name of the machine in results.
 
     def __post_init__(self) -> None:
-        """Check that date, currency and machines are given.
-
-        Raises:
-            UsageError: One of them is missing or wrong.
-        """
+        """Raise :class:`UsageError` if date, currency or machines are missing or wrong."""
         try:
             dt.date.fromisoformat(self.date)
         except ValueError:
@@ -81,9 +62,7 @@ class Prices:
 def read_prices(path: Path) -> Prices:
     """Read and check a price file.
 
-    Args:
-        path: TOML with ``date``, ``currency``, and for each machine ``[machines."NAME"]`` with ``per_hour`` and
-            ``source``; nothing else.
+    It is TOML with ``date``, ``currency``, and ``[machines."NAME"]`` with ``per_hour`` and ``source``; nothing else.
 
     Raises:
         PricesError: The file is missing, is not TOML, lacks a key, has an unknown key, or has a wrong value.
@@ -115,10 +94,5 @@ def _decode(document: dict[str, Any], path: Path) -> Prices:
 
 
 def cost_per_million(items_per_s: float, per_hour: float) -> float:
-    """Return the cost of embedding a million items.
-
-    Args:
-        items_per_s: Throughput in items per second.
-        per_hour: Price per hour of all machines that give this throughput.
-    """
+    """Return the cost of embedding a million items on machines that together cost ``per_hour``."""
     return per_hour / (3600 * items_per_s) * 1e6

@@ -27,13 +27,7 @@ class ResultsError(EmbeddingBackbonesError):
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """A GPU that the benchmark could use.
-
-    Attributes:
-        name: Name from the driver.
-        memory_bytes: Size of its memory.
-        driver: Version of the driver.
-    """
+    """A GPU that the benchmark could use."""
 
     name: str
     memory_bytes: int
@@ -42,203 +36,116 @@ class Gpu:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkMachine:
-    """Machine on which the times were measured.
+    """Machine on which the times were measured."""
 
-    Attributes:
-        name: Name from ``--machine``, by default the CPU and the GPUs; price files use this name.
-        cpu: Model of the CPU.
-        architecture: Instruction set, such as ``x86_64``.
-        cpu_flags: CPU features by their Linux names.
-        cores: Logical cores of the machine.
-        cores_allowed: Cores in the affinity mask.
-        cpu_quota: Cores that the control group allows; ``None`` without a quota.
-        threads: Threads of every contender.
-        memory_bytes: Memory of the machine.
-        memory_limit_bytes: Memory that the control group allows; ``None`` without a limit.
-        gpus: GPUs that the benchmark could use.
-        cuda: Version of CUDA that onnxruntime was built with; ``None`` without a GPU.
-        cudnn: Version of the cuDNN library found; ``None`` without a GPU.
-        system: Operating system and kernel.
-        python: Version of Python.
-        packages: Versions of the packages involved.
-        load_average: Load of the last 1, 5 and 15 minutes when the benchmark began.
-    """
-
-    name: str
+    name: str  # name from `--machine`, by default the CPU and the GPUs; price files use this name.
     cpu: str
-    architecture: str
-    cpu_flags: tuple[str, ...]
-    cores: int
-    cores_allowed: int
-    cpu_quota: float | None
-    threads: int
+    architecture: str  # instruction set, such as `x86_64`.
+    cpu_flags: tuple[str, ...]  # CPU features by their Linux names.
+    cores: int  # logical cores of the machine.
+    cores_allowed: int  # cores in the affinity mask.
+    cpu_quota: float | None  # cores that the control group allows; `None` without a quota.
+    threads: int  # threads of every contender.
     memory_bytes: int
-    memory_limit_bytes: int | None
+    memory_limit_bytes: int | None  # memory that the control group allows; `None` without a limit.
     gpus: tuple[Gpu, ...]
-    cuda: str | None
-    cudnn: str | None
+    cuda: str | None  # version of CUDA that onnxruntime was built with; `None` without a GPU.
+    cudnn: str | None  # version of the cuDNN library found; `None` without a GPU.
     system: str
     python: str
-    packages: dict[str, str]
-    load_average: tuple[float, ...]
+    packages: dict[str, str]  # versions of the packages involved.
+    load_average: tuple[float, ...]  # load of the last 1, 5 and 15 minutes when the benchmark began.
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ceiling:
-    """Highest measured rate of matrix multiplication.
-
-    Attributes:
-        device: Device that computed.
-        precision: Data type of the matrices; int8 means unsigned times signed.
-        engine: Library that reached the rate.
-        ops_per_s: Operations per second for a large product; a multiplication and an addition are two operations.
-    """
+    """Highest measured rate of matrix multiplication."""
 
     device: Device
-    precision: Precision
+    precision: Precision  # data type of the matrices; int8 means unsigned times signed.
     engine: str
-    ops_per_s: float
+    ops_per_s: float  # operations per second for a large product; a multiplication and an addition are two operations.
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ceilings:
-    """Limits of a machine: the roofline.
+    """Limits of a machine: the roofline."""
 
-    Attributes:
-        products: The best engine for each device and precision.
-        read_bytes_per_s: Memory bandwidth of each device.
-    """
-
-    products: tuple[Ceiling, ...]
-    read_bytes_per_s: dict[str, float]
+    products: tuple[Ceiling, ...]  # the best engine for each device and precision.
+    read_bytes_per_s: dict[str, float]  # memory bandwidth of each device.
 
 
 @dataclass(frozen=True, kw_only=True)
 class Artifact:
-    """Artifact that was measured.
-
-    Attributes:
-        name: Name of the artifact.
-        backbone: Entry of the catalogue.
-        task: Task of its vectors.
-        architecture: Model family.
-        output_dim: Length of a vector.
-        weights: Description of the origin of its weights.
-        random: Whether the weights are random, so that the vectors mean nothing.
-        seal: Hash of its manifest.
-    """
+    """Artifact that was measured."""
 
     name: str
-    backbone: str
+    backbone: str  # entry of the catalogue.
     task: str
     architecture: str
     output_dim: int
-    weights: str
-    random: bool
-    seal: str
+    weights: str  # description of the origin of its weights.
+    random: bool  # whether the weights are random, so that the vectors mean nothing.
+    seal: str  # hash of its manifest.
 
 
 @dataclass(frozen=True, kw_only=True)
 class Worst:
-    """Item whose vector is far from its reference.
+    """Item whose vector is far from its reference."""
 
-    Attributes:
-        item: Beginning of the text, or name of the file.
-        cosine: Cosine similarity to the reference.
-    """
-
-    item: str
+    item: str  # beginning of the text, or name of the file.
     cosine: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaseParity:
-    """Parity of a case: its vectors compared with reference vectors.
+    """Parity of a case: its vectors compared with reference vectors."""
 
-    Attributes:
-        reference: Origin of the reference, such as ``torch eager, fp32``.
-        items: Number of items compared.
-        min_cosine: Smallest cosine similarity.
-        p1_cosine: First percentile of the cosine similarities.
-        mean_cosine: Mean cosine similarity.
-        max_abs_error: Largest absolute difference.
-        relative_error: ``max_abs_error`` divided by the largest absolute value of the reference.
-        overlap_at_10: Mean share of the ten nearest neighbours that are the same.
-        worst: The three worst items, the worst first.
-    """
-
-    reference: str
+    reference: str  # origin of the reference, such as `torch eager, fp32`.
     items: int
     min_cosine: float
-    p1_cosine: float
+    p1_cosine: float  # first percentile of the cosine similarities.
     mean_cosine: float
     max_abs_error: float
-    relative_error: float
-    overlap_at_10: float
-    worst: tuple[Worst, ...]
+    relative_error: float  # `max_abs_error` divided by the largest absolute value of the reference.
+    overlap_at_10: float  # mean share of the ten nearest neighbours that are the same.
+    worst: tuple[Worst, ...]  # the three worst items, the worst first.
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """Work of one call, counted from the graph.
+    """Work of one call, counted from the graph."""
 
-    Attributes:
-        operations: Operations of matrix products and convolutions; a multiplication and an addition are two.
-        read_bytes: Size of the inputs and of the weights as this variant stores them: a lower bound of reads.
-        written_bytes: Size of the vectors.
-    """
-
-    operations: int
-    read_bytes: int
+    operations: int  # operations of matrix products and convolutions; a multiplication and an addition are two.
+    read_bytes: int  # size of the inputs and of the weights as this variant stores them: a lower bound of reads.
     written_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """Measurement of one contender with one workload, in its own process.
-
-    Attributes:
-        artifact: Name of the artifact.
-        tower: Tower of the artifact.
-        contender: Library that embeds: ``runtime`` (this project), ``torch``, ``sentence-transformers`` and so on.
-        variant: Variant of the graph, or mode of torch.
-        provider: Execution provider of onnxruntime, or device of torch.
-        precision: Data type of most of the arithmetic.
-        stage: ``graph``: arrays in, vectors out. ``end_to_end``: files or strings in, vectors out.
-        items: Items per call.
-        tokens: Length of each text, padding included; ``None`` if lengths are mixed, or for other items.
-        rounds: Seconds of each call, by round. The contenders take turns in each round.
-        yardstick: Seconds of a reference workload in each round. They show how fast the machine was.
-        stolen: Steal time in each round, as a share of the CPU time that was asked for; 0 if the system does not report
-            it.
-        left_out: Seconds of each call of turns that do not count, because their steal time was too high.
-        start_s: Seconds from the start of the process until the model was loaded.
-        first_s: Seconds of the first call.
-        peak_bytes: Peak resident memory of the process.
-        stages: Seconds of each step of a call, in order; empty if the steps were not timed.
-        parity: Comparison with the reference vectors; ``None`` if there were none.
-        work: Work of one call; ``None`` if it was not counted.
-    """
+    """Measurement of one contender with one workload, in its own process."""
 
     artifact: str
     tower: TowerName
-    contender: str
-    variant: str
-    provider: str
-    precision: Precision
-    stage: Stage
-    items: int
-    tokens: int | None
-    rounds: tuple[tuple[float, ...], ...]
-    yardstick: tuple[float, ...]
+    contender: str  # library that embeds: `runtime` (this project), `torch`, `sentence-transformers` and so on.
+    variant: str  # variant of the graph, or mode of torch.
+    provider: str  # execution provider of onnxruntime, or device of torch.
+    precision: Precision  # data type of most of the arithmetic.
+    stage: Stage  # `graph`: arrays in, vectors out. `end_to_end`: files or strings in, vectors out.
+    items: int  # items per call.
+    tokens: int | None  # length of each text, padding included; `None` if lengths are mixed, or for other items.
+    rounds: tuple[tuple[float, ...], ...]  # seconds of each call, by round. The contenders take turns in each round.
+    yardstick: tuple[float, ...]  # seconds of a reference workload in each round. They show how fast the machine was.
+    # steal time in each round, as a share of the CPU time that was asked for; 0 if the system does not report it.
     stolen: tuple[float, ...]
+    # seconds of each call of turns that do not count, because their steal time was too high.
     left_out: tuple[tuple[float, ...], ...]
-    start_s: float
-    first_s: float
+    start_s: float  # seconds from the start of the process until the model was loaded.
+    first_s: float  # seconds of the first call.
     peak_bytes: int
-    stages: dict[str, float]
-    parity: CaseParity | None
-    work: Work | None
+    stages: dict[str, float]  # seconds of each step of a call, in order; empty if the steps were not timed.
+    parity: CaseParity | None  # comparison with the reference vectors; `None` if there were none.
+    work: Work | None  # work of one call; `None` if it was not counted.
 
     @property
     def label(self) -> str:
@@ -269,43 +176,24 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True)
 class Skipped:
-    """Measurement that was not possible.
+    """Measurement that was not possible."""
 
-    Attributes:
-        name: Artifact and contender.
-        reason: Cause, and a remedy if there is one.
-    """
-
-    name: str
-    reason: str
+    name: str  # artifact and contender.
+    reason: str  # cause, and a remedy if there is one.
 
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """Results of one run.
+    """Results of one run."""
 
-    Attributes:
-        schema_version: :data:`SCHEMA_VERSION` at the time of writing.
-        date: Start of the run in UTC: ``2026-11-22T09:00:00+00:00``.
-        command: Command line of the run.
-        complete: Whether every planned case was measured.
-        confidence: Confidence level of the intervals, such as 0.95.
-        precision: Half-width of the intervals at which rounds end, as a share of the median (``--half-width``).
-        machine: Machine of the run.
-        ceilings: Limits of the machine; ``None`` if they were not measured.
-        artifacts: Artifacts of the run.
-        cases: Measurements.
-        skipped: Measurements that were not possible.
-    """
-
-    schema_version: int
-    date: str
+    schema_version: int  # `SCHEMA_VERSION` at the time of writing.
+    date: str  # start of the run in UTC: `2026-11-22T09:00:00+00:00`.
     command: str
-    complete: bool
-    confidence: float
-    precision: float
+    complete: bool  # whether every planned case was measured.
+    confidence: float  # confidence level of the intervals, such as 0.95.
+    precision: float  # half-width of the intervals at which rounds end, as a share of the median (`--half-width`).
     machine: BenchmarkMachine
-    ceilings: Ceilings | None
+    ceilings: Ceilings | None  # limits of the machine; `None` if they were not measured.
     artifacts: tuple[Artifact, ...]
     cases: tuple[Case, ...]
     skipped: tuple[Skipped, ...]
@@ -319,10 +207,7 @@ class Results:
 
 
 def read_results(path: Path) -> Results:
-    """Read and check results.
-
-    Args:
-        path: A ``results.json``, or a report's folder with this file.
+    """Read and check results from a ``results.json``, or from a report's folder with this file.
 
     Raises:
         ResultsError: The file is missing, cannot be read, or has another schema.

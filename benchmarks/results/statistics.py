@@ -4,54 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from benchmarks.results.schema import Case
+from runtime.array_types import Float64Array
 
 ENOUGH_FOR_P99 = 100  # with fewer calls the 99th percentile is the slowest call
 _RESAMPLES = 2000
-_SEED = 0
-
-Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """Statistics of a case.
-
-    Attributes:
-        calls: Number of calls that were timed.
-        p50_ms: Median time of a call.
-        low_ms: Lower end of the confidence interval of the median.
-        high_ms: Upper end of that interval.
-        p95_ms: 95th percentile.
-        p99_ms: 99th percentile; ``None`` with fewer than :data:`ENOUGH_FOR_P99` calls.
-        mean_ms: Mean.
-        items_per_s: Items per second, from the mean.
-        stable: Whether the interval is as narrow as the run asked for.
-    """
+    """Statistics of a case."""
 
     calls: int
     p50_ms: float
-    low_ms: float
-    high_ms: float
+    low_ms: float  # lower end of the confidence interval of the median.
+    high_ms: float  # upper end of that interval.
     p95_ms: float
-    p99_ms: float | None
+    p99_ms: float | None  # 99th percentile; `None` with fewer than `ENOUGH_FOR_P99` calls.
     mean_ms: float
-    items_per_s: float
-    stable: bool
+    items_per_s: float  # items per second, from the mean.
+    stable: bool  # whether the interval is as narrow as the run asked for.
 
 
 def summarize(case: Case, confidence: float = 0.95, half_width: float = 0.05) -> Summary:
-    """Return the statistics of ``case``.
-
-    Args:
-        case: The measured case.
-        confidence: Confidence level of the interval of the median.
-        half_width: Maximum half-width of that interval, as a share of the median, for a case to be stable.
-    """
+    """Return the statistics of ``case``, which is stable if :func:`is_precise` says so."""
     times_ms = 1000 * np.concatenate([np.asarray(turn) for turn in case.rounds])
     low, high = median_interval(case.rounds, confidence)
     median = float(np.median(times_ms))
@@ -81,9 +60,7 @@ def median_interval(rounds: Sequence[Sequence[float]], confidence: float) -> tup
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
 
-    Args:
-        rounds: Times of the calls of each round, in any unit; the result has the same unit.
-        confidence: Confidence level, such as 0.95.
+    ``rounds`` has the times of the calls of each round, in any unit; the result has the same unit.
     """
     medians = resample_medians(rounds)
     tail = 50 * (1 - confidence)
@@ -91,7 +68,7 @@ def median_interval(rounds: Sequence[Sequence[float]], confidence: float) -> tup
     return float(low), float(high)
 
 
-def resample_medians(rounds: Sequence[Sequence[float]], seed: int = _SEED) -> Array:
+def resample_medians(rounds: Sequence[Sequence[float]], seed: int = 0) -> Float64Array:
     """Return medians of rounds drawn with replacement: ``[resamples]``, always the same for one ``seed``.
 
     Each round is represented by its own median, so that a round with many calls weighs no more than another.

@@ -12,15 +12,10 @@ _IDLE, _STEAL, _COUNTED = (3, 4), 7, 8  # columns; the later columns are part of
 
 @dataclass(frozen=True)
 class CpuTime:
-    """CPU time since the kernel started, in ticks.
+    """CPU time since the kernel started, in ticks."""
 
-    Attributes:
-        steal: Time in which a core had work to do while the host ran something else on it.
-        wanted: All time in which there was work to do, steal time included.
-    """
-
-    steal: int
-    wanted: int
+    steal: int  # time in which a core had work to do while the host ran something else on it.
+    wanted: int  # all time in which there was work to do, steal time included.
 
     def steal_share_since(self, before: CpuTime) -> float:
         """Return steal time since ``before`` as a share of the wanted time."""

@@ -20,7 +20,6 @@ from pathlib import Path
 from runtime import console
 from runtime.errors import EmbeddingBackbonesError
 
-_RESIDENT = "int(open('/proc/self/statm').read().split()[1]) * os.sysconf('SC_PAGE_SIZE') / 2**20"
 _PROGRAM = """
 import json, os, sys, time
 started = time.perf_counter()
@@ -28,25 +27,18 @@ started = time.perf_counter()
 imported = time.perf_counter()
 model = {load}
 loaded = time.perf_counter()
-print(json.dumps([imported - started, loaded - imported, {resident}]))
+resident = int(open('/proc/self/statm').read().split()[1]) * os.sysconf('SC_PAGE_SIZE') / 2**20
+print(json.dumps([imported - started, loaded - imported, resident]))
 """
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Installation:
-    """Library whose installation is measured.
+    """Library whose installation is measured."""
 
-    Attributes:
-        name: Name in the table.
-        distributions: Distributions to install, with extras.
-        imports: Python statements that import the library.
-        load: Python expression that loads the model.
-    """
-
-    name: str
-    distributions: tuple[str, ...]
-    imports: str
-    load: str
+    name: str  # distribution to install, with extras.
+    imports: str  # Python statements that import the library.
+    load: str  # Python expression that loads the model.
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -74,23 +66,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _measure(artifact: Path, peer: Path | None, rounds: int) -> int:
-    installations = [
-        Installation(
-            name="embedding-backbones[cpu]",
-            distributions=("embedding-backbones[cpu]",),
-            imports="import runtime",
-            load=f"runtime.load({str(artifact)!r}, provider='cpu')",
-        )
-    ]
+    ours = f"runtime.load({str(artifact)!r}, provider='cpu')"
+    installations = [Installation("embedding-backbones[cpu]", "import runtime", ours)]
     if peer is not None:
-        installations.append(
-            Installation(
-                name="sentence-transformers",
-                distributions=("sentence-transformers",),
-                imports="from sentence_transformers import SentenceTransformer",
-                load=f"SentenceTransformer({str(peer)!r}, device='cpu')",
-            )
-        )
+        imports = "from sentence_transformers import SentenceTransformer"
+        theirs = f"SentenceTransformer({str(peer)!r}, device='cpu')"
+        installations.append(Installation("sentence-transformers", imports, theirs))
     starts: list[list[list[float]]] = [[] for _ in installations]
     for _ in range(max(1, rounds)):
         for installation, measured in zip(installations, starts, strict=True):
@@ -98,7 +79,7 @@ def _measure(artifact: Path, peer: Path | None, rounds: int) -> int:
     rows = []
     for installation, measured in zip(installations, starts, strict=True):
         imported, loaded, resident = (statistics.median(values) for values in zip(*measured, strict=True))
-        size_mb = installed_bytes(installation.distributions) / 1e6
+        size_mb = installed_bytes(installation.name) / 1e6
         rows.append([installation.name, f"{size_mb:.0f}", f"{imported:.2f}", f"{loaded:.2f}", f"{resident:.0f}"])
     print(console.table(["installation", "MB installed", "import s", "load s", "resident MiB"], rows))
     return 0
@@ -106,7 +87,7 @@ def _measure(artifact: Path, peer: Path | None, rounds: int) -> int:
 
 def _start(installation: Installation) -> list[float]:
     """Return import seconds, load seconds and resident MiB of a fresh process."""
-    program = _PROGRAM.format(imports=installation.imports, load=installation.load, resident=_RESIDENT)
+    program = _PROGRAM.format(imports=installation.imports, load=installation.load)
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     if run.returncode:
         raise EmbeddingBackbonesError(f"cannot start {installation.name} ({run.stderr.strip().splitlines()[-1]})")
@@ -114,12 +95,9 @@ def _start(installation: Installation) -> list[float]:
     return times
 
 
-def installed_bytes(names: Sequence[str]) -> int:
-    """Return the size of the files of the distributions ``names`` and their requirements."""
-    found: dict[str, importlib.metadata.Distribution] = {}
-    for name in names:
-        found |= with_requirements(name)
-    return sum(size_bytes(distribution) for distribution in found.values())
+def installed_bytes(name: str) -> int:
+    """Return the size of the files of the distribution ``name``, which may have extras, and its requirements."""
+    return sum(map(size_bytes, with_requirements(name).values()))
 
 
 def with_requirements(name: str) -> dict[str, importlib.metadata.Distribution]:

@@ -17,20 +17,12 @@ _MOST_TICKS = 7
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:
-    """A logarithmic axis.
+    """A logarithmic axis."""
 
-    Attributes:
-        low: Value at the start.
-        high: Value at the end.
-        start: Pixel of the start.
-        end: Pixel of the end.
-        ticks: Labelled values.
-    """
-
-    low: float
-    high: float
-    start: float
-    end: float
+    low: float  # value at the start.
+    high: float  # value at the end.
+    start: float  # pixel of the start.
+    end: float  # pixel of the end.
     ticks: tuple[float, ...]
 
     def at(self, value: float) -> float:

@@ -119,10 +119,6 @@ def _dots(
     yield text(2, top + 14, label, "start halo")
     yield text(WIDTH - 2, top + 14, cosine(min(parity.min_cosine for _, parity in parities)), "end halo")
     rail = path("rail", f"M{x.start:.1f} {top + 26:.1f}H{x.end:.1f}")
-    markers = (
-        style.marker(
-            x.at(_distance(parity)), top + 26, f"batch size {row.case.items}: cosine {cosine(parity.min_cosine)}"
-        )
-        for row, parity in parities
-    )
+    dots = ((x.at(_distance(parity)), row.case.items, cosine(parity.min_cosine)) for row, parity in parities)
+    markers = (style.marker(at, top + 26, f"batch size {items}: cosine {value}") for at, items, value in dots)
     yield group(style.colour, [rail, *markers])

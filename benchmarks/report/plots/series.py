@@ -17,15 +17,10 @@ _DASHES = ("6 3", "2 3", "9 3 2 3")
 
 @dataclass(frozen=True, kw_only=True)
 class Style:
-    """The look of a setup.
+    """The look of a setup."""
 
-    Attributes:
-        position: Position of the setup in its tower, from 0.
-        dash: Dash pattern of its lines; empty for a solid line, which only this project's setups have.
-    """
-
-    position: int
-    dash: str
+    position: int  # position of the setup in its tower, from 0.
+    dash: str  # dash pattern of its lines; empty for a solid line, which only this project's setups have.
 
     @property
     def colour(self) -> str:

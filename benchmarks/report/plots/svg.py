@@ -13,23 +13,14 @@ WIDTH, HEIGHT = 420, 300
 
 @dataclass(frozen=True, kw_only=True)
 class Plot:
-    """A plot with its legend and note.
-
-    Attributes:
-        title: Title.
-        description: Content of the plot, for screen readers.
-        body: SVG elements.
-        legend: Sample and name of each series; empty if the plot names its series itself.
-        note: Explanation below the plot.
-        height: Height in units of the view box.
-    """
+    """A plot with its legend and note."""
 
     title: str
-    description: str
+    description: str  # content of the plot, for screen readers.
     body: Markup
-    legend: tuple[tuple[Markup, str], ...]
-    note: str
-    height: float = HEIGHT
+    legend: tuple[tuple[Markup, str], ...]  # sample and name of each series; empty if the plot names its series itself.
+    note: str  # explanation below the plot.
+    height: float = HEIGHT  # height in units of the view box.
 
     @property
     def svg(self) -> Markup:

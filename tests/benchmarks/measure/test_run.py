@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.measure import run
 from benchmarks.measure.plan import make_plan
-from benchmarks.measure.run import RunOptions, find_remaining, make_reference, measure_plan
+from benchmarks.measure.run import find_remaining, make_reference, measure_plan
 from benchmarks.results.schema import Case, Results
 from runtime.errors import UsageError
 from tests.benchmarks.measure.toys import TIMING, text_workload, toy_options, toy_target
@@ -25,7 +25,7 @@ def results(toy: Path, toy_weights: Path) -> Results:
     """One real run of the runtime and torch at both stages."""
     plan = make_plan([toy], toy_options(toy_weights, contenders=CONTENDERS))
     empty = replace(RESULTS, cases=(), skipped=(), artifacts=plan.artifacts, complete=False)
-    return measure_plan(plan.groups, empty, RunOptions(timing=TIMING, items={}), lambda _: None, lambda _: None)
+    return measure_plan(plan.groups, empty, TIMING, {}, lambda _: None, lambda _: None)
 
 
 def find(results: Results, contender: str, stage: str) -> Case:
