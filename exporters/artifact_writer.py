@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,11 +16,11 @@ from typing import Any, get_args
 import numpy as np
 
 from exporters.errors import DestinationError
+from runtime.array_types import Float32Array
 from runtime.artifact.describe import weight_warnings
 from runtime.artifact.manifest import GOLDEN_FILE, MANIFEST_FILE, FileRecord, Manifest, Tower, TowerName
 from runtime.artifact.reader import record_file
 
-Vectors = np.ndarray[Any, np.dtype[np.float32]]
 README_FILE = "README.md"
 _GRAPHS = {f"{name}.onnx" for name in get_args(TowerName)}
 _FILES = {MANIFEST_FILE, GOLDEN_FILE, README_FILE, "tokenizer.json", *_GRAPHS, *(f"{name}.data" for name in _GRAPHS)}
@@ -87,11 +87,11 @@ def new_artifact(destination: Path, *, force: bool) -> Iterator[Path]:
     check_destination(destination, force=force)
     with writing(destination):
         destination.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=destination.parent, prefix=f".{destination.name}.", suffix=".partial"))
+        folder = destination.with_name(f".{destination.name}.{secrets.token_hex(4)}.partial")
+        folder.mkdir()
     try:
         yield folder
         with writing(destination):
-            folder.chmod(0o777 & ~_umask())  # mkdtemp makes private folders
             _move_into_place(folder, destination, force=force)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -111,7 +111,7 @@ def writing(destination: Path) -> Iterator[None]:
         raise DestinationError(f"cannot write {destination} ({exc.strerror or exc}); {advice}") from exc
 
 
-def write_golden(folder: Path, towers: Mapping[TowerName, tuple[Sequence[Any], Vectors]]) -> None:
+def write_golden(folder: Path, towers: Mapping[TowerName, tuple[Sequence[Any], Float32Array]]) -> None:
     """Write the golden items of each tower as arrays, with torch's embeddings of them."""
     arrays = {f"{name}_embedding": vectors for name, (_, vectors) in towers.items()}
     for name, (items, _) in towers.items():
@@ -121,14 +121,17 @@ def write_golden(folder: Path, towers: Mapping[TowerName, tuple[Sequence[Any], V
 
 
 def write_readme(folder: Path, manifest: Manifest, summary: str) -> None:
-    """Write the artifact's README.
-
-    Args:
-        folder: Folder of the artifact.
-        manifest: Its manifest, without the record of the README.
-        summary: Description of the manifest, as text.
-    """
+    """Write the artifact's README. ``summary`` describes the manifest, which has no record of the README yet."""
     warnings = "".join(f"> **WARNING: {warning}.**\n\n" for warning in weight_warnings(manifest))
+    cleaned = any(getattr(tower.preprocessing, "cleaning", "none") == "ftfy" for tower in manifest.towers.values())
+    extras = "cpu" + ",mesh" * ("mesh" in manifest.towers) + ",openclip" * cleaned
+    shape = f"[2, {manifest.output_dim}] float32"
+    examples = "\n".join(f"vectors = model.{_EXAMPLES[name]}  # {shape}" for name in manifest.towers)
+    files = "\n".join(
+        f"| {file} | {_describe_file(file, tower)} of the {name} tower |"
+        for name, tower in manifest.towers.items()
+        for file in tower.files()
+    )
     (folder / README_FILE).write_text(
         f"""# {manifest.name}
 
@@ -136,10 +139,10 @@ def write_readme(folder: Path, manifest: Manifest, summary: str) -> None:
 {manifest.output_dim} dimensions.
 
 ```python
-import runtime  # pip install 'embedding-backbones[{_extras(manifest)}]'
+import runtime  # pip install 'embedding-backbones[{extras}]'
 
 model = runtime.load("path/to/this/folder")
-{_example(manifest)}
+{examples}
 ```
 
 `python -m runtime verify path/to/this/folder` checks the hashes of the files. It also embeds a few inputs on your
@@ -151,7 +154,7 @@ machine and compares the embeddings with those of torch.
 
 | file | content |
 |---|---|
-{_file_rows(manifest)}
+{files}
 | {GOLDEN_FILE} | a few inputs, and torch's embeddings of them |
 | {MANIFEST_FILE} | the description of the artifact, for programs |
 """,
@@ -167,25 +170,6 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 def record_files(folder: Path) -> dict[str, FileRecord]:
     """Return the record of every file in ``folder``, by name."""
     return {path.name: record_file(path) for path in sorted(folder.iterdir())}
-
-
-def _extras(manifest: Manifest) -> str:
-    cleaned = any(getattr(tower.preprocessing, "cleaning", "none") == "ftfy" for tower in manifest.towers.values())
-    return "cpu" + ",mesh" * ("mesh" in manifest.towers) + ",openclip" * cleaned
-
-
-def _example(manifest: Manifest) -> str:
-    return "\n".join(
-        f"vectors = model.{_EXAMPLES[name]}  # [2, {manifest.output_dim}] float32" for name in manifest.towers
-    )
-
-
-def _file_rows(manifest: Manifest) -> str:
-    return "\n".join(
-        f"| {file} | {_describe_file(file, tower)} of the {name} tower |"
-        for name, tower in manifest.towers.items()
-        for file in tower.files()
-    )
 
 
 def _describe_file(file: str, tower: Tower) -> str:
@@ -209,9 +193,3 @@ def _move_into_place(folder: Path, destination: Path, *, force: bool) -> None:
             retired.rename(destination)
         raise
     shutil.rmtree(retired, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -26,6 +26,10 @@ from runtime.errors import EmbeddingBackbonesError, UsageError
 from runtime.version import __version__
 
 _COMMANDS = ("export", "optimize", "list")
+_DISTANCE = "Largest allowed distance from torch's vector, as a share of the distance between the two closest items"
+_VARIANT_OPTIONS = [field.name for field in fields(VariantOptions) if field.name != "precisions"]
+# Options of the command line that ExportOptions takes as they are.
+_EXPORT_OPTIONS = {field.name for field in fields(ExportOptions) if field.init} - {"pooling", "tolerance"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,21 +60,15 @@ def build_parser() -> argparse.ArgumentParser:
 def add_export(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command ``export``."""
     parser.description = (
-        "Export each backbone NAME to the folder OUTPUT/NAME. The artifact holds the graphs with their weights, a "
-        "manifest, a few inputs with torch's embeddings of them, and a README. It is written only if the graphs agree "
-        "with torch."
+        "Export each backbone NAME to the folder OUTPUT/NAME: graphs with their weights, a manifest, a few inputs with "
+        "torch's embeddings of them, and a README. The folder is written only if the graphs agree with torch."
     )
     parser.set_defaults(command=_export)
-    parser.add_argument(
-        "names", nargs="+", metavar="NAME", help="Names of backbones in the catalogue, or `all` for every backbone"
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=Path("artifacts"),
-        help="Write the folders of the artifacts into this folder (default: %(default)s)",
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("names", nargs="+", metavar="NAME", help="Names of backbones in the catalogue, or `all` for every backbone")
+    folder = Path("artifacts")
+    add("--output", type=Path, default=folder, help="Write the artifacts into this folder (default: %(default)s)")
+    add(
         "--weights",
         default="pretrained",
         metavar="pretrained|random[:SEED]|PATH",
@@ -79,44 +77,42 @@ def add_export(parser: argparse.ArgumentParser) -> None:
         ".bin, .safetensors), a folder in the layout of transformers or sentence-transformers, or the folder or zip of "
         "a Finetuner run (default: %(default)s)",
     )
-    parser.add_argument(
+    add(
         "--select-model",
         metavar="MODEL",
         help="Export this model of a Finetuner run that holds two: clip-text, clip-vision or both (default: the only "
         "model of the run)",
     )
-    parser.add_argument(
+    add(
         "--tokenizer",
         type=Path,
         metavar="FOLDER",
         help="Use the tokenizer in this folder, for weights without a tokenizer (default: the backbone's tokenizer on "
         "the Hugging Face hub)",
     )
-    parser.add_argument(
-        "--tower",
-        choices=["text", "image"],
-        help="Export only this tower of a CLIP (default: both towers, into one artifact)",
-    )
-    parser.add_argument(
+    add("--tower", choices=["text", "image"], help="Export only this tower of a CLIP (default: both towers)")
+    add(
         "--name",
         dest="artifact_name",
         metavar="NEW",
         help="Give the artifact this name, for example for a fine-tuned model (default: NAME). Text models in a folder "
         "may then have another architecture than NAME",
     )
-    parser.add_argument(
-        "--force", action="store_true", help="Replace existing artifacts (default: refuse to replace them)"
-    )
+    add("--force", action="store_true", help="Replace existing artifacts (default: refuse to replace them)")
 
     _add_graph_options(parser.add_argument_group("options of the graph"))
     variants = parser.add_argument_group("faster variants", "The command `optimize` has more options for them.")
-    variants.add_argument(
-        "--optimize", action="store_true", help="Add the variant `optimized`, like --precision fp32 (default: no)"
-    )
+    optimize = "Add the variant `optimized`, like --precision fp32 (default: no)"
+    variants.add_argument("--optimize", action="store_true", help=optimize)
     _add_variant_options(variants, default="none")
-    _add_gate_options(
-        parser.add_argument_group("agreement with torch", "The artifact is written only if it meets these bounds.")
-    )
+    gate = parser.add_argument_group("agreement with torch", "The artifact is written only if it meets these bounds.")
+    for name, bound in (
+        ("min_cosine", "Smallest allowed cosine similarity to torch, for the same item"),
+        ("max_error", "Largest allowed difference from torch, as a share of the largest value"),
+        ("max_distance_share", f"{_DISTANCE}. Raise it for weights that hardly tell the sample items apart"),
+    ):
+        default = getattr(DEFAULT_TOLERANCE, name)
+        gate.add_argument(_flag(name), type=float, default=default, help=f"{bound} (default: %(default)s)")
 
 
 def add_optimize(parser: argparse.ArgumentParser) -> None:
@@ -140,14 +136,13 @@ def add_optimize(parser: argparse.ArgumentParser) -> None:
         help="Calibrate with this number of items, and measure the accuracy with as many others "
         f"(default: {', '.join(f'{kind} {count}' for kind, count in DEFAULT_ITEMS.items())})",
     )
-    for flag, measure in (
-        ("--min-cosine", "cosine similarity to the fp32 graph"),
-        ("--min-overlap", "mean share of the ten nearest neighbours that the fp32 graph finds too"),
-        ("--min-invariance", "cosine similarity to the same item in another batch or with other threads"),
+    for name, measure in (
+        ("min_cosine", "cosine similarity to the fp32 graph"),
+        ("min_overlap", "mean share of the ten nearest neighbours that the fp32 graph finds too"),
+        ("min_invariance", "cosine similarity to the same item in another batch or with other threads"),
     ):
-        name = flag[2:].replace("-", "_")
         defaults = ", ".join(f"{precision} {getattr(floors, name)}" for precision, floors in DEFAULT_FLOORS.items())
-        parser.add_argument(flag, type=float, help=f"Smallest allowed {measure} (default: {defaults})")
+        parser.add_argument(_flag(name), type=float, help=f"Smallest allowed {measure} (default: {defaults})")
     parser.add_argument(
         "--accept-batch-dependent",
         action="store_true",
@@ -190,15 +185,10 @@ def _add_graph_options(graph: argparse._ArgumentGroup) -> None:
         "text models take mean, cls, max and gem; CLIP and PointNet++ take none (default: the pooling that the "
         "checkpoint states, else avg for CNNs and mean for texts)",
     )
-    graph.add_argument(
-        "--gem-p",
-        type=float,
-        metavar="P",
-        help=f"Exponent of gem: 1 is the mean, large values approach the maximum (default: {GEM_P})",
-    )
-    graph.add_argument(
-        "--gem-eps", type=float, metavar="EPS", help=f"Lower clamp of gem, as in training (default: {GEM_EPS})"
-    )
+    gem_p = f"Exponent of gem: 1 is the mean, large values approach the maximum (default: {GEM_P})"
+    graph.add_argument("--gem-p", type=float, metavar="P", help=gem_p)
+    gem_eps = f"Lower clamp of gem, as in training (default: {GEM_EPS})"
+    graph.add_argument("--gem-eps", type=float, metavar="EPS", help=gem_eps)
     graph.add_argument(
         "--normalize",
         action=argparse.BooleanOptionalAction,
@@ -228,26 +218,8 @@ def _add_graph_options(graph: argparse._ArgumentGroup) -> None:
     )
 
 
-def _add_gate_options(gate: argparse._ArgumentGroup) -> None:
-    gate.add_argument(
-        "--min-cosine",
-        type=float,
-        default=DEFAULT_TOLERANCE.min_cosine,
-        help="Smallest allowed cosine similarity to torch, for the same item (default: %(default)s)",
-    )
-    gate.add_argument(
-        "--max-error",
-        type=float,
-        default=DEFAULT_TOLERANCE.max_error,
-        help="Largest allowed difference from torch, as a share of the largest value (default: %(default)s)",
-    )
-    gate.add_argument(
-        "--max-distance-share",
-        type=float,
-        default=DEFAULT_TOLERANCE.max_distance_share,
-        help="Largest allowed distance from torch's vector, as a share of the distance between the two closest items. "
-        "Raise it for weights that hardly tell the sample items apart (default: %(default)s)",
-    )
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def add_list(parser: argparse.ArgumentParser) -> None:
@@ -282,18 +254,11 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _optimize(arguments: argparse.Namespace) -> int:
-    names = [field.name for field in fields(VariantOptions) if field.name != "precisions"]
-    return _add_variants(arguments.artifact, arguments, names)
+    return _add_variants(arguments.artifact, arguments, _VARIANT_OPTIONS)
 
 
 def _add_variants(artifact: Path, arguments: argparse.Namespace, names: Sequence[str]) -> int:
-    """Add the variants that ``arguments`` ask for, and return the exit code.
-
-    Args:
-        artifact: Folder of the artifact.
-        arguments: Parsed command line.
-        names: Names of the arguments to pass on as ``VariantOptions``.
-    """
+    """Add the variants that ``arguments`` ask for, with the options ``names``, and return the exit code."""
     from exporters.variants.build import add_variants
     from exporters.variants.report import describe_outcomes
 
@@ -306,31 +271,15 @@ def _add_variants(artifact: Path, arguments: argparse.Namespace, names: Sequence
 
 
 def _options(arguments: argparse.Namespace) -> ExportOptions:
-    if arguments.pooling != "gem" and (arguments.gem_p, arguments.gem_eps) != (None, None):
+    method, gem_p, gem_eps = arguments.pooling, arguments.gem_p, arguments.gem_eps
+    if method != "gem" and (gem_p, gem_eps) != (None, None):
         raise UsageError("--gem-p and --gem-eps are for --pooling gem; add it, or leave them out")
-    gem = arguments.pooling == "gem"
-    return ExportOptions(
-        weights=arguments.weights,
-        select_model=arguments.select_model,
-        tokenizer=arguments.tokenizer,
-        tower=arguments.tower,
-        pooling=arguments.pooling
-        and Pooling(
-            method=arguments.pooling,
-            p=(GEM_P if arguments.gem_p is None else arguments.gem_p) if gem else None,
-            eps=(GEM_EPS if arguments.gem_eps is None else arguments.gem_eps) if gem else None,
-        ),
-        normalize=arguments.normalize,
-        image_size=arguments.image_size,
-        input=arguments.input,
-        opset=arguments.opset,
-        tolerance=Tolerance(
-            min_cosine=arguments.min_cosine,
-            max_error=arguments.max_error,
-            max_distance_share=arguments.max_distance_share,
-        ),
-        force=arguments.force,
-    )
+    if method == "gem":
+        gem_p, gem_eps = GEM_P if gem_p is None else gem_p, GEM_EPS if gem_eps is None else gem_eps
+    pooling = method and Pooling(method=method, p=gem_p, eps=gem_eps)
+    tolerance = Tolerance(**{field.name: getattr(arguments, field.name) for field in fields(Tolerance)})
+    named = {name: getattr(arguments, name) for name in _EXPORT_OPTIONS}
+    return ExportOptions(pooling=pooling, tolerance=tolerance, **named)
 
 
 def _names(names: Sequence[str]) -> list[str]:
@@ -343,11 +292,7 @@ def _export_one(name: str, arguments: argparse.Namespace, options: ExportOptions
     print(f"{name}: exporting with weights {options.weights}", file=sys.stderr)
     try:
         folder = export(
-            name,
-            output=arguments.output,
-            artifact_name=arguments.artifact_name,
-            options=options,
-            stage=StageDisplay(),
+            name, output=arguments.output, artifact_name=arguments.artifact_name, options=options, stage=StageDisplay()
         )
         print(describe_export(folder, read_manifest(folder)))
         if arguments.optimize or arguments.precision:

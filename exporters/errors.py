@@ -1,20 +1,4 @@
-"""The errors of an export: a branch of the tree in ``runtime.errors``.
-
-```text
-EmbeddingBackbonesError
-└── ExportError
-    ├── UnknownBackboneError       the catalogue has no such name
-    ├── WeightsError               the weights cannot be used
-    │   ├── WeightsUnavailableError    they are not available: no network, no such file
-    │   └── WeightsMismatchError       they belong to another model
-    ├── GraphError                 torch cannot trace the model, or the graph differs from the manifest
-    ├── ParityError                the graph does not agree with torch
-    ├── VariantError               a variant of a graph cannot be made
-    │   ├── FloorError                 it is less accurate than its floors
-    │   └── QuantizationError          the graph cannot be computed in 8 bits
-    └── DestinationError           the artifact cannot be written there
-```
-"""
+"""The errors of an export: a branch of the tree in ``runtime.errors``."""
 
 from __future__ import annotations
 

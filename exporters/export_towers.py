@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from exporters.artifact_writer import (
-    Vectors,
-    new_artifact,
-    record_files,
-    write_golden,
-    write_manifest,
-    write_readme,
-    writing,
-)
+from exporters.artifact_writer import new_artifact, record_files, write_golden, write_manifest, write_readme, writing
 from exporters.catalogue.options import ExportOptions
 from exporters.catalogue.spec import BackboneSpec
 from exporters.families.tower import ExportableTower
@@ -24,6 +15,7 @@ from exporters.graph.onnx_file import write_graph
 from exporters.graph.trace import build_graph
 from exporters.parity import check_reference, measure_parity, measure_similarity
 from exporters.progress import Stage, silent
+from runtime.array_types import Float32Array
 from runtime.artifact.describe import describe_manifest
 from runtime.artifact.manifest import SCHEMA_VERSION, Manifest, Provenance, Tower, TowerName
 from runtime.inference.embedder import Embedder
@@ -63,7 +55,7 @@ def export_towers(
         ExportError: A tower cannot be traced, does not agree with torch, or cannot be written.
     """
     with new_artifact(destination, force=options.force) as folder:
-        references: dict[TowerName, Vectors] = {}
+        references: dict[TowerName, Float32Array] = {}
         for tower in towers:
             with stage(f"{tower.name} by torch"):
                 references[tower.name] = tower.reference()
@@ -73,7 +65,10 @@ def export_towers(
             with stage(f"{tower.name} graph"):
                 records[tower.name] = _write_tower(folder, tower, destination, options.opset)
         with writing(destination):
-            write_golden(folder, {tower.name: _golden(tower, references[tower.name]) for tower in towers})
+            few = slice(_GOLDEN_ITEMS)
+            write_golden(folder, {tower.name: (tower.items()[few], references[tower.name][few]) for tower in towers})
+        versions = {"embedding-backbones": __version__}
+        versions |= {name: importlib.metadata.version(name) for name in _PACKAGES} | installed_packages()
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
             name=destination.name,
@@ -83,7 +78,7 @@ def export_towers(
             output_dim=towers[0].output_dim,
             towers=records,
             weights=towers[0].weights,
-            provenance=Provenance(opset=options.opset, packages=dict(_versions())),
+            provenance=Provenance(opset=options.opset, packages=versions),
             files=record_files(folder),
         )
         with stage("compare with torch"):
@@ -103,14 +98,10 @@ def _write_tower(folder: Path, tower: ExportableTower, destination: Path, opset:
     return replace(tower.record, external_data=external_data)
 
 
-def _golden(tower: ExportableTower, reference: Vectors) -> tuple[Sequence[Any], Vectors]:
-    return tower.items()[:_GOLDEN_ITEMS], reference[:_GOLDEN_ITEMS]
-
-
 def _measure(
     model: Embedder,
     towers: Sequence[ExportableTower],
-    references: Mapping[TowerName, Vectors],
+    references: Mapping[TowerName, Float32Array],
     options: ExportOptions,
 ) -> Manifest:
     """Return the manifest with the measured parity of every tower, and of a text and an image tower together.
@@ -130,10 +121,3 @@ def _measure(
         items = {tower.name: tower.items() for tower in towers}
         similarity = measure_similarity(model, items, references, options.tolerance)
     return replace(manifest, towers=measured, similarity=similarity)
-
-
-def _versions() -> Iterator[tuple[str, str]]:
-    yield "embedding-backbones", __version__
-    for name in _PACKAGES:
-        yield name, importlib.metadata.version(name)
-    yield from installed_packages().items()

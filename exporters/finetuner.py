@@ -99,9 +99,8 @@ def get_model(
             f"{artifact} was fine-tuned from {models[0].descriptor}, which is not in the catalogue; export it with "
             f"`python -m exporters NAME --weights {artifact}`"
         )
-    folder = Path(output) / "-".join(
-        [Path(artifact).name.removesuffix(".zip"), *([select_model] if select_model else [])]
-    )
+    name = Path(artifact).name.removesuffix(".zip")
+    folder = Path(output) / (name if select_model is None else f"{name}-{select_model}")
     if not (folder / MANIFEST_FILE).exists():
         chosen = replace(options or ExportOptions(), weights=os.fspath(artifact), select_model=select_model)
         export(backbone.name, output=output, artifact_name=folder.name, options=chosen)
@@ -111,10 +110,6 @@ def get_model(
 
 
 def _has_weights(record: Weights, weights: WeightsRef) -> bool:
-    match weights:
-        case Pretrained():
-            return record.origin == "pretrained"
-        case RandomInit(seed):
-            return record.origin == "random" and record.seed == seed
-        case _:
-            return False
+    if isinstance(weights, RandomInit):
+        return record.origin == "random" and record.seed == weights.seed
+    return isinstance(weights, Pretrained) and record.origin == "pretrained"

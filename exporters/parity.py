@@ -12,18 +12,17 @@ from typing import Any
 import numpy as np
 
 from exporters.errors import ParityError
+from runtime.array_types import Float32Array
 from runtime.artifact.manifest import Parity, SimilarityParity, Tolerance, TowerName
 from runtime.artifact.parity import Agreement, cosine_similarities, format_cosine, measure_agreement
 from runtime.errors import NonFiniteError
 from runtime.inference.embedder import Embedder, without_truncation_warning
 
-Array = np.ndarray[Any, np.dtype[np.float32]]
-
 
 def measure_parity(
-    model: Embedder, tower: TowerName, items: Sequence[Any], reference: Array, tolerance: Tolerance
+    model: Embedder, tower: TowerName, items: Sequence[Any], reference: Float32Array, tolerance: Tolerance
 ) -> Parity:
-    """Compare one tower of ``model`` with torch.
+    """Compare one tower of ``model`` with torch, and return the measurements, all within bounds.
 
     Args:
         model: The loaded artifact.
@@ -31,9 +30,6 @@ def measure_parity(
         items: At least three different inputs.
         reference: ``[items, output_dim]``: torch's embeddings of the inputs.
         tolerance: Bounds on cosine similarity and errors.
-
-    Returns:
-        The measurements, all within bounds.
 
     Raises:
         ParityError: A measurement is out of bounds; the message holds all of them.
@@ -64,19 +60,16 @@ def measure_parity(
 def measure_similarity(
     model: Embedder,
     items: Mapping[TowerName, Sequence[Any]],
-    references: Mapping[TowerName, Array],
+    references: Mapping[TowerName, Float32Array],
     tolerance: Tolerance,
 ) -> SimilarityParity:
-    """Compare the cosine similarities between texts and images with those of torch.
+    """Compare similarities of texts and images with those of torch, and return the measurements, all within bounds.
 
     Args:
         model: The loaded artifact, with a text and an image tower.
         items: Inputs of both towers.
         references: ``[items, output_dim]``: torch's embeddings of the inputs.
         tolerance: Bounds on the error, and on its share of the range of similarities.
-
-    Returns:
-        The measurements, all within bounds.
 
     Raises:
         ParityError: The error is out of bounds; the message holds the measurements.
@@ -100,7 +93,7 @@ def measure_similarity(
     return parity
 
 
-def check_reference(reference: Array) -> None:
+def check_reference(reference: Float32Array) -> None:
     """Check, before the graph is traced, that torch's embeddings are finite and different.
 
     Raises:
@@ -124,34 +117,27 @@ def batch_sizes(items: int) -> tuple[int, ...]:
 
 
 def _check(parity: Parity, agreement: Agreement) -> None:
-    bound = parity.tolerance.max_error * parity.reference_scale
+    tolerance = parity.tolerance
+    bound = tolerance.max_error * parity.reference_scale
     faults = []
-    if not agreement.within(parity.tolerance):
+    if not agreement.within(tolerance):
         faults.append("the graph differs from torch")
     if not parity.max_batch_error <= bound:
         faults.append("a row's vector depends on its batch")
-    if not parity.max_row_error <= parity.tolerance.max_distance_share * parity.min_distance:
+    if not parity.max_row_error <= tolerance.max_distance_share * parity.min_distance:
         faults.append("the graph's error is not small compared with the distance between different inputs")
     if faults:
         raise ParityError(
-            f"{'; '.join(faults)}: {_describe(parity)}; if you accept this difference, relax --min-cosine, --max-error "
-            "or --max-distance-share"
+            f"{'; '.join(faults)}: min cosine {format_cosine(parity.min_cosine)} (at least "
+            f"{format_cosine(tolerance.min_cosine)}), max abs error {parity.max_abs_error:.2g} and "
+            f"{parity.max_batch_error:.2g} between batch sizes {', '.join(map(str, parity.batch_sizes))} (at most "
+            f"{bound:.2g}), max row error {parity.max_row_error:.2g} (at most {tolerance.max_distance_share:.2g} of "
+            f"{parity.min_distance:.2g}, the smallest distance between {parity.items} inputs); if you accept this "
+            "difference, relax --min-cosine, --max-error or --max-distance-share"
         )
 
 
-def _describe(parity: Parity) -> str:
-    """Return the measurements beside their bounds, in one line."""
-    bound = parity.tolerance.max_error * parity.reference_scale
-    return (
-        f"min cosine {format_cosine(parity.min_cosine)} (at least {format_cosine(parity.tolerance.min_cosine)}), max abs error "
-        f"{parity.max_abs_error:.2g} and {parity.max_batch_error:.2g} between batch sizes "
-        f"{', '.join(map(str, parity.batch_sizes))} (at most {bound:.2g}), "
-        f"max row error {parity.max_row_error:.2g} (at most {parity.tolerance.max_distance_share:.2g} of "
-        f"{parity.min_distance:.2g}, the smallest distance between {parity.items} inputs)"
-    )
-
-
-def _min_distance(vectors: Array) -> float:
+def _min_distance(vectors: Float32Array) -> float:
     exact = vectors.astype(np.float64)
     distances = np.linalg.norm(exact[:, None] - exact[None], axis=2)
     return float(distances[~np.eye(len(exact), dtype=bool)].min())

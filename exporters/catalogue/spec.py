@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from runtime.artifact.manifest import Projection, Task
 
@@ -34,25 +34,17 @@ class TorchvisionSource:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HuggingFaceSource:
-    """A text backbone on the Hugging Face hub, in the layout of transformers or sentence-transformers.
+class HubSource:
+    """A model on the Hugging Face hub.
 
     Attributes:
         model_id: Its name on the hub.
         revision: Commit to download; ``None`` for the newest.
-        model_type: transformers' name of the architecture.
-        config: Differences from the architecture's default configuration; for random weights and state dicts.
-        max_length: Largest number of tokens; for random weights.
-        projection: Linear layer after the pooling; for random weights.
         licence: Licence of the pretrained weights.
     """
 
     model_id: str
     revision: str | None = None
-    model_type: Literal["bert", "distilbert", "t5"]
-    config: Mapping[str, int]
-    max_length: int = 512
-    projection: Projection | None = None
     licence: str | None = None
 
     @property
@@ -62,29 +54,35 @@ class HuggingFaceSource:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipSource:
-    """A CLIP on the Hugging Face hub, in the layout of transformers.
+class HuggingFaceSource(HubSource):
+    """A text backbone in the layout of transformers or sentence-transformers.
 
     Attributes:
-        model_id: Its name on the hub.
-        revision: Commit to download; ``None`` for the newest.
+        model_type: transformers' name of the architecture.
+        config: Differences from the architecture's default configuration; for random weights and state dicts.
+        max_length: Largest number of tokens; for random weights.
+        projection: Linear layer after the pooling; for random weights.
+    """
+
+    model_type: Literal["bert", "distilbert", "t5"]
+    config: Mapping[str, int]
+    max_length: int = 512
+    projection: Projection | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipSource(HubSource):
+    """A CLIP in the layout of transformers.
+
+    Attributes:
         text_config: Differences of the text model from the default configuration; for random weights and state dicts.
         vision_config: The same for the image model.
         projection_dim: Length of an embedding; for random weights and state dicts.
-        licence: Licence of the pretrained weights.
     """
 
-    model_id: str
-    revision: str | None = None
     text_config: Mapping[str, int]
     vision_config: Mapping[str, int]
     projection_dim: int
-    licence: str | None = None
-
-    @property
-    def descriptor(self) -> str:
-        """Finetuner's name of the backbone."""
-        return self.model_id.rpartition("/")[2]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,18 +114,10 @@ class OpenClipSource:
 
 @dataclass(frozen=True, kw_only=True)
 class PointNetSource:
-    """PointNet++ as Finetuner built it. Its pretrained weights are no longer published.
-
-    Attributes:
-        num_points: Points that are sampled from a mesh.
-    """
+    """PointNet++ as Finetuner built it, with its number of points. Its pretrained weights are no longer published."""
 
     num_points: int = 2048
-
-    @property
-    def descriptor(self) -> str:
-        """Finetuner's name of the backbone."""
-        return "pointnet++"
+    descriptor: ClassVar[str] = "pointnet++"
 
 
 BackboneSource = TorchvisionSource | HuggingFaceSource | ClipSource | OpenClipSource | PointNetSource

@@ -14,10 +14,7 @@ COLUMNS = ("name", "task", "output_dim", "architecture", "description")
 
 
 def describe_models(task: str | None = None) -> None:
-    """Print the catalogue as a table, as Finetuner's function of the same name did.
-
-    Args:
-        task: Task of the backbones to print, such as ``image-to-image``; by default all.
+    """Print the catalogue, all or one ``task``, as a table, as Finetuner's function of the same name did.
 
     Raises:
         UsageError: The task does not exist.

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from exporters.catalogue.options import ExportOptions
-from exporters.catalogue.weights_ref import ModelWeights
-
-if TYPE_CHECKING:
-    from exporters.families.tower import ExportableTower
-    from exporters.weights.finetuner_run import RunModel
 
 SourceT = TypeVar("SourceT")
 
@@ -34,19 +28,18 @@ class LoadRequest(Generic[SourceT]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Family(Generic[SourceT]):
-    """A family of models. Its functions import the family's libraries when they are called.
+class Family:
+    """A family of models.
 
     Attributes:
+        module: Module that is imported when a model is loaded. ``load(request, weights)`` returns the towers of a
+            backbone; ``load_run(request, models)`` returns those of a Finetuner run, one for each of its models.
         sources: Types of ``BackboneSpec.source`` that belong to the family.
         options: Export options that the family takes and some other family does not.
         unpublished: Error message for pretrained weights; empty if the family has pretrained weights.
-        load: Loads a backbone with the given weights, and returns its towers.
-        load_run: Returns the towers of a Finetuner run, one for each of its models.
     """
 
-    sources: tuple[type[SourceT], ...]
+    module: str
+    sources: tuple[type, ...]
     options: frozenset[str] = frozenset()
     unpublished: str = ""
-    load: Callable[[LoadRequest[SourceT], ModelWeights], list[ExportableTower]]
-    load_run: Callable[[LoadRequest[SourceT], Sequence[RunModel]], list[ExportableTower]]

@@ -9,7 +9,6 @@ from exporters.catalogue.options import ExportOptions
 from exporters.catalogue.registry import find_descriptor
 from exporters.catalogue.spec import BackboneSpec
 from exporters.errors import WeightsMismatchError
-from exporters.families.tower import ExportableTower
 from exporters.weights.finetuner_run import RunModel, read_run
 from runtime.artifact.manifest import TowerName
 from runtime.errors import UsageError
@@ -43,19 +42,6 @@ def only_model(models: Sequence[RunModel]) -> RunModel:
     if others:
         raise WeightsMismatchError(f"{model.checkpoint.source}: the run has {len(models)} models, expected one")
     return model
-
-
-def check_output_dim(model: RunModel, tower: ExportableTower) -> None:
-    """Check that the layers of a model give the dimensions that the run states.
-
-    Raises:
-        WeightsMismatchError: The dimensions differ.
-    """
-    if model.output_dim not in (None, tower.output_dim):
-        raise WeightsMismatchError(
-            f"{model.checkpoint.source} states {model.output_dim} dimensions and has layers for {tower.output_dim}; "
-            "download the run's artifact again"
-        )
 
 
 def _check_descriptor(spec: BackboneSpec, model: RunModel) -> None:

@@ -2,18 +2,49 @@
 
 from __future__ import annotations
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from exporters.catalogue.options import ExportOptions
-from exporters.catalogue.spec import BackboneSpec
+from exporters.catalogue.spec import (
+    BackboneSpec,
+    ClipSource,
+    HuggingFaceSource,
+    OpenClipSource,
+    PointNetSource,
+    TorchvisionSource,
+)
 from exporters.catalogue.weights_ref import FinetunerRun, Pretrained
 from exporters.errors import WeightsUnavailableError
-from exporters.families import clip, cnn, pointnet, transformer
 from exporters.families.family import Family, LoadRequest
-from exporters.families.tower import ExportableTower
 from runtime.errors import UsageError
 
-FAMILIES: tuple[Family[Any], ...] = (cnn.FAMILY, transformer.FAMILY, clip.FAMILY, pointnet.FAMILY)
+if TYPE_CHECKING:
+    from exporters.families.tower import ExportableTower
+
+FAMILIES = (
+    Family(
+        module="exporters.families.cnn.torchvision",
+        sources=(TorchvisionSource,),
+        options=frozenset({"pooling", "image_size", "input"}),
+    ),
+    Family(
+        module="exporters.families.transformer.huggingface",
+        sources=(HuggingFaceSource,),
+        options=frozenset({"pooling", "tokenizer"}),
+    ),
+    Family(
+        module="exporters.families.clip.load",
+        sources=(ClipSource, OpenClipSource),
+        options=frozenset({"input", "tokenizer", "tower"}),
+    ),
+    Family(
+        module="exporters.families.pointnet.load",
+        sources=(PointNetSource,),
+        unpublished="there are no pretrained weights of PointNet++: the service that published them is gone; use "
+        "--weights PATH with the artifact of your own Finetuner run or a state dict, or --weights random",
+    ),
+)
 
 
 def check_options(spec: BackboneSpec, options: ExportOptions) -> None:
@@ -36,8 +67,8 @@ def check_weights(spec: BackboneSpec, options: ExportOptions) -> None:
     Raises:
         WeightsUnavailableError: The family has no pretrained weights.
     """
-    if spec.source is not None and isinstance(options.weights_ref, Pretrained) and _find_family(spec).unpublished:
-        raise WeightsUnavailableError(_find_family(spec).unpublished)
+    if spec.source and isinstance(options.weights_ref, Pretrained) and (error := _find_family(spec).unpublished):
+        raise WeightsUnavailableError(error)
 
 
 def load_towers(spec: BackboneSpec, options: ExportOptions, *, any_architecture: bool = False) -> list[ExportableTower]:
@@ -53,22 +84,24 @@ def load_towers(spec: BackboneSpec, options: ExportOptions, *, any_architecture:
         UsageError: The family does not take one of the options.
     """
     check_options(spec, options)
-    family = _find_family(spec)
+    check_weights(spec, options)
+    loader = import_module(_find_family(spec).module)
     request = LoadRequest(
         source=spec.source, output_dim=spec.output_dim, options=options, any_architecture=any_architecture
     )
-    match options.weights_ref:
-        case FinetunerRun(path):
-            from exporters.families.from_run import read_models
+    towers: list[ExportableTower]
+    if isinstance(options.weights_ref, FinetunerRun):
+        from exporters.families.from_run import read_models
 
-            return family.load_run(request, read_models(spec, path, options))
-        case weights:
-            if options.select_model:
-                raise UsageError("--select-model is for Finetuner runs; use --tower to export one tower of a CLIP")
-            return family.load(request, weights)
+        towers = loader.load_run(request, read_models(spec, options.weights_ref.path, options))
+    elif options.select_model:
+        raise UsageError("--select-model is for Finetuner runs; use --tower to export one tower of a CLIP")
+    else:
+        towers = loader.load(request, options.weights_ref)
+    return towers
 
 
-def _find_family(spec: BackboneSpec) -> Family[Any]:
+def _find_family(spec: BackboneSpec) -> Family:
     for family in FAMILIES:
         if isinstance(spec.source, family.sources):
             return family

@@ -1,88 +1,60 @@
-"""The common part of all text towers: ids and mask, sample texts, and the torch reference."""
+"""The common part of all text towers: ids and mask, sample texts, and the tokenizer."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import cast
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
+from exporters.families.tower import TRACED, ExportableTower
 from exporters.graph.graph_input import GraphInput
 from exporters.samples.texts import TEXTS
-from runtime.artifact.manifest import TextPreprocessing, Tower, TowerName, Weights
-
-Array = np.ndarray[Any, np.dtype[np.float32]]
-_TRACED = slice(0, 2)  # two texts of different length: neither axis is 1, and the mask is not all ones
+from runtime.artifact.manifest import TextPreprocessing, TowerName
 
 
-class TextTower(ABC):
-    """An ``ExportableTower`` for texts. Subclasses add the network."""
+class TextTower(ExportableTower):
+    """An ``ExportableTower`` for texts. Subclasses add the network and set ``tokenizer``."""
 
     name: TowerName = "text"
+    tokenizer: PreTrainedTokenizerFast
 
-    def __init__(self, record: Tower, weights: Weights, output_dim: int, tokenizer: PreTrainedTokenizerFast) -> None:
-        """Keep the record and the tokenizer.
-
-        Args:
-            record: The tower's record, with preprocessing of texts.
-            weights: Origin of the weights.
-            output_dim: Length of an embedding.
-            tokenizer: Tokenizer of transformers.
-        """
-        if not isinstance(record.preprocessing, TextPreprocessing):
-            raise TypeError(f"a text tower has preprocessing of {record.preprocessing.kind}, expected text")
-        self.record = record
-        self.weights = weights
-        self.output_dim = output_dim
-        self._tokenizer = tokenizer
-        self._max_length = record.preprocessing.max_length
+    @property
+    def preprocessing(self) -> TextPreprocessing:
+        """Preprocessing by the runtime, from the record."""
+        return cast(TextPreprocessing, self.record.preprocessing)
 
     @abstractmethod
     def encoder(self) -> nn.Module:
         """Return the module to trace: ids and mask, ``[batch, sequence]`` int64, to ``[batch, output_dim]``."""
-
-    @abstractmethod
-    def embed(self, text: str) -> Tensor:
-        """Return the unmodified model's embedding of one text, with its library's own tokenizer: ``[output_dim]``."""
 
     def module(self) -> nn.Module:
         """Return encoder and vector normalisation in one module."""
         return TextEmbedding(self.encoder(), unit_length=self.record.normalized).eval()
 
     def inputs(self) -> Sequence[GraphInput]:
-        """Return ids and mask, with two texts as the example."""
-        encoded = self.encode(list(self.items()[_TRACED]))
+        """Return ids and mask, with two texts of different length: the mask is not all ones."""
+        encoded = self.encode(list(self.items()[TRACED]))
         return [GraphInput(spec=spec, example=encoded[spec.name]) for spec in self.record.inputs]
 
     def items(self) -> Sequence[str]:
         """Return the texts that ship with the exporters."""
         return TEXTS
 
-    def reference(self) -> Array:
-        """Return the unmodified model's embedding of each text alone."""
-        with torch.inference_mode():
-            vectors = torch.stack([self.embed(text).double() for text in self.items()])
-            rows = nn.functional.normalize(vectors, dim=-1) if self.record.normalized else vectors
-        array: Array = rows.float().numpy()
-        return array
-
     def write_files(self, folder: Path) -> None:
         """Write the tokenizer into the artifact."""
-        backend = self._tokenizer.backend_tokenizer
+        backend = self.tokenizer.backend_tokenizer
         backend.no_padding()
-        backend.enable_truncation(self._max_length)
+        backend.enable_truncation(self.preprocessing.max_length)
         (folder / "tokenizer.json").write_text(backend.to_str(pretty=False), "utf-8")
 
     def encode(self, texts: list[str]) -> dict[str, Tensor]:
         """Return ids and mask of ``texts``, padded to the longest text and cut to the model's limit."""
-        encoded = self._tokenizer(
-            texts, padding=True, truncation=True, max_length=self._max_length, return_tensors="pt"
-        )
+        limit = self.preprocessing.max_length
+        encoded = self.tokenizer(texts, padding=True, truncation=True, max_length=limit, return_tensors="pt")
         return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}
 
 

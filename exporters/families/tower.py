@@ -1,39 +1,90 @@
-"""The interface between a model family and the export."""
+"""The common part of all towers: the record for the manifest, and the reference by torch."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
-import numpy as np
+import torch
+from torch import Tensor, nn
 
+from exporters.catalogue.options import ExportOptions
 from exporters.graph.graph_input import GraphInput
-from runtime.artifact.manifest import Tower, TowerName, Weights
+from runtime.array_types import Float32Array
+from runtime.artifact.manifest import Pooling, Preprocessing, Projection, TensorSpec, Tower, TowerName, Weights
 
-if TYPE_CHECKING:
-    from torch import nn
+TRACED = slice(0, 2)  # items of the traced example; two, since torch treats an axis of length 1 as a constant
 
 
-class ExportableTower(Protocol):
-    """A tower that can be traced and compared with torch."""
+class ExportableTower(ABC):
+    """A tower that can be traced and compared with torch. Nothing is traced or run when it is built."""
 
     name: TowerName
-    record: Tower
-    weights: Weights
-    output_dim: int
 
+    def __init__(
+        self,
+        preprocessing: Preprocessing,
+        output_dim: int,
+        weights: Weights,
+        options: ExportOptions,
+        *,
+        pooling: Pooling,
+        projections: tuple[Projection, ...],
+        normalized: bool = False,
+        stated: bool = False,
+    ) -> None:
+        """Build the record of the tower.
+
+        Args:
+            preprocessing: The runtime's preprocessing of an item.
+            output_dim: Length of an embedding.
+            weights: Origin of the weights.
+            options: Options of the export; ``normalize`` replaces ``normalized``.
+            pooling: The pooling in the graph.
+            projections: Linear layers after the pooling.
+            normalized: Whether embeddings have unit length by default.
+            stated: Whether the checkpoint states pooling or projections.
+        """
+        by_user = options.pooling is not None or options.normalize is not None
+        self.output_dim = output_dim
+        self.weights = weights
+        self.record = Tower(
+            graph=f"{self.name}.onnx",
+            inputs=preprocessing.graph_inputs(),
+            output=TensorSpec(name="embedding", dtype="float32", shape=("batch", output_dim)),
+            preprocessing=preprocessing,
+            pooling=pooling,
+            projections=projections,
+            normalized=normalized if options.normalize is None else options.normalize,
+            decided_by="user" if by_user else "checkpoint" if stated else "default",
+        )
+
+    @abstractmethod
     def module(self) -> nn.Module:
         """Return the module that becomes the graph: inputs to ``[batch, output_dim]`` float32."""
 
+    @abstractmethod
     def inputs(self) -> Sequence[GraphInput]:
-        """Return the graph's inputs, in the order of the module's arguments."""
+        """Return the graph's inputs with examples, in the order of the module's arguments."""
 
+    @abstractmethod
     def items(self) -> Sequence[Any]:
         """Return the items on which the graph is compared with torch, as ``Embedder.embed`` takes them."""
 
-    def write_files(self, folder: Path) -> None:
-        """Write into the artifact the files that preprocessing needs beside the manifest."""
+    @abstractmethod
+    def embed(self, item: Any) -> Tensor:
+        """Return the unmodified model's embedding of one item, with its library's preprocessing: ``[output_dim]``."""
 
-    def reference(self) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """Return the unmodified model's embeddings of :meth:`items`: ``[items, output_dim]`` float32."""
+    def write_files(self, folder: Path) -> None:
+        """Write the files that preprocessing needs beside the manifest. By default, there are none."""
+        del folder
+
+    def reference(self) -> Float32Array:
+        """Return the unmodified model's embedding of each item alone: ``[items, output_dim]`` float32."""
+        with torch.inference_mode():
+            vectors = torch.stack([self.embed(item).double() for item in self.items()])
+            rows = nn.functional.normalize(vectors, dim=-1) if self.record.normalized else vectors
+        array: Float32Array = rows.float().numpy()
+        return array

@@ -41,32 +41,17 @@ _POOLINGS: Mapping[str, PoolingMethod] = {"mean": "mean", "max": "max", "cls": "
 
 @dataclass(frozen=True, kw_only=True)
 class RunModel:
-    """One model of a run.
+    """One model of a run. ``None`` is for the backbone's default."""
 
-    Attributes:
-        name: Its name in the run, such as ``clip-text``.
-        descriptor: The backbone that was fine-tuned, such as ``bert-base-cased``; if the run does not say, ``name``.
-        pooling: Pooling that the run chose; ``None`` for the backbone's default.
-        output_dim: Length of its embeddings that the run chose; ``None`` for the backbone's default.
-        image_size: Side in pixels of the square to which images were resized.
-        checkpoint: Its tensors by their names in the run.
-    """
-
-    name: str
-    descriptor: str
+    name: str  # in the run, such as `clip-text`
+    descriptor: str  # the backbone that was fine-tuned, such as `bert-base-cased`; `name` if the run does not say
     pooling: Pooling | None
     output_dim: int | None
-    image_size: int
-    checkpoint: Checkpoint
+    image_size: int  # side in pixels of the square to which images were resized
+    checkpoint: Checkpoint  # tensors by their names in the run
 
     def split(self, backbone: str) -> tuple[Checkpoint, tuple[ProjectionLayer, ...]]:
-        """Split the state dict into backbone and projection head.
-
-        Args:
-            backbone: Prefix of the backbone's names. Runs without a head may lack it.
-
-        Returns:
-            The backbone's tensors by the backbone's own names, and the layers of the projection head.
+        """Split the state dict into backbone and projection head. Runs without a head may lack the prefix ``backbone``.
 
         Raises:
             WeightsMismatchError: The other tensors are no projection head.
@@ -129,13 +114,11 @@ def _select(names: list[str], folders: int, select_model: str | None, path: Path
     listed = " and ".join(names)
     if len(names) != folders:
         raise WeightsError(f"{path} holds {folders} models, and some have the same name: {listed}")
-    if select_model == BOTH:
-        return names
-    if select_model is not None:
-        if select_model not in names:
-            raise WeightsError(f"{path} holds {listed}, not {select_model}; choose one by --select-model")
+    if select_model in names:
         return [select_model]
-    if len(names) > 1:
+    if select_model not in (None, BOTH):
+        raise WeightsError(f"{path} holds {listed}, not {select_model}; choose one by --select-model")
+    if len(names) > 1 and select_model != BOTH:
         raise WeightsError(f"{path} holds the models {listed}; choose one by --select-model, or {BOTH}")
     return names
 
@@ -148,6 +131,7 @@ def _read_model(folder: Traversable, metadata: Mapping[str, Any], path: Path) ->
         state_dict = read_state_dict(copy, source)
         record = record_file(copy)
     name = str(metadata["name"])
+    description = f"Finetuner run {escape_name(path.name.removesuffix('.zip'))}, model {name}"
     return RunModel(
         name=name,
         descriptor=str(metadata.get("descriptor") or name),
@@ -157,12 +141,7 @@ def _read_model(folder: Traversable, metadata: Mapping[str, Any], path: Path) ->
         checkpoint=Checkpoint(
             state_dict={key: value for key, value in state_dict.items() if key != _GEM_P},
             source=source,
-            record=Weights(
-                origin="file",
-                description=f"Finetuner run {escape_name(path.name.removesuffix('.zip'))}, model {name}",
-                file=_MODEL,
-                sha256=record.sha256,
-            ),
+            record=Weights(origin="file", description=description, file=_MODEL, sha256=record.sha256),
         ),
     )
 

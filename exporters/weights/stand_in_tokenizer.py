@@ -17,8 +17,12 @@ def build_stand_in_tokenizer(model_type: str, max_length: int) -> PreTrainedToke
         model_type: transformers' name of the architecture.
         max_length: Largest number of tokens; longer texts are cut.
     """
-    kinds = {"t5": _unigram, "xlm-roberta": _unigram_in_brackets}
-    backend, special = kinds.get(model_type, _word_piece)()
+    if model_type == "t5":
+        backend, special = _unigram("$A </s>", pad="<pad>", eos="</s>", unk="<unk>")
+    elif model_type == "xlm-roberta":
+        backend, special = _unigram("<s> $A </s>", bos="<s>", pad="<pad>", eos="</s>", unk="<unk>")
+    else:
+        backend, special = _word_piece()
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=backend, model_max_length=max_length, **special
     )
@@ -46,38 +50,23 @@ def _word_piece() -> tuple[Tokenizer, dict[str, str]]:
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=special["unk_token"]))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        special_tokens=[(name, vocabulary[name]) for name in ("[CLS]", "[SEP]")],
-    )
+    used = [(name, vocabulary[name]) for name in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=used)
     tokenizer.decoder = decoders.WordPiece()
     return tokenizer, special
 
 
-def _unigram() -> tuple[Tokenizer, dict[str, str]]:
-    special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
-    tokenizer = _metaspace([*special.values()], unk_id=2)
-    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    return tokenizer, special
-
-
-def _unigram_in_brackets() -> tuple[Tokenizer, dict[str, str]]:
-    special = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
-    tokenizer = _metaspace([*special.values()], unk_id=3)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
-    )
-    return tokenizer, special
-
-
-def _metaspace(special: list[str], unk_id: int) -> Tokenizer:
-    pieces = dict.fromkeys([*special, "\u2581", *(f"\u2581{word}" for word in _words()), *_characters()])
-    tokenizer = Tokenizer(
-        models.Unigram([(piece, 0.0 if piece in special else -8.0) for piece in pieces], unk_id=unk_id)
-    )
+def _unigram(template: str, **special: str) -> tuple[Tokenizer, dict[str, str]]:
+    """Return a Unigram tokenizer. The ids of the special tokens are their places in ``special``."""
+    tokens = [*special.values()]
+    pieces = dict.fromkeys([*tokens, "\u2581", *(f"\u2581{word}" for word in _words()), *_characters()])
+    scores = [(piece, 0.0 if piece in tokens else -8.0) for piece in pieces]
+    tokenizer = Tokenizer(models.Unigram(scores, unk_id=tokens.index("<unk>")))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
-    return tokenizer
+    used = [(token, tokens.index(token)) for token in template.split() if token in tokens]
+    tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=used)
+    return tokenizer, {f"{name}_token": token for name, token in special.items()}
 
 
 def _characters() -> list[str]:

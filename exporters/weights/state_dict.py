@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from exporters.catalogue.weights_ref import ModelFolder, StateDict
 from exporters.errors import WeightsError, WeightsMismatchError, WeightsUnavailableError
 from runtime.artifact.manifest import Weights
 from runtime.artifact.reader import record_file
@@ -25,23 +27,19 @@ _WRAPPERS = ("module.", "_orig_mod.", "model.", "_model.")
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A state dict and its origin.
-
-    Attributes:
-        state_dict: Tensors by name.
-        source: Name of the checkpoint in error messages.
-        record: Origin of the weights.
-    """
+    """A state dict and its origin. ``source`` is its name in error messages."""
 
     state_dict: Mapping[str, Tensor]
     source: str
     record: Weights
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a file as :func:`read_state_dict` does, and hash it."""
-    state_dict = read_state_dict(path)
-    name = escape_name(path.name)
+def read_checkpoint(weights: StateDict | ModelFolder | Checkpoint) -> Checkpoint:
+    """Read a file as :func:`read_state_dict` does, and hash it. A checkpoint in memory is returned as it is."""
+    if isinstance(weights, Checkpoint):
+        return weights
+    path = weights.path
+    state_dict, name = read_state_dict(path), escape_name(path.name)
     record = Weights(origin="file", description=name, file=name, sha256=record_file(path).sha256)
     return Checkpoint(state_dict=state_dict, source=str(path), record=record)
 
@@ -49,9 +47,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 def read_state_dict(path: Path, source: str | None = None) -> dict[str, Tensor]:
     """Return the tensors of a ``.pt``, ``.pth``, ``.bin`` or ``.safetensors`` file by name. Code in it is not run.
 
-    Args:
-        path: The file.
-        source: Name of the file in error messages; by default ``path``.
+    Error messages call the file ``source``, by default ``path``.
 
     Raises:
         WeightsUnavailableError: The file does not exist.
@@ -63,7 +59,10 @@ def read_state_dict(path: Path, source: str | None = None) -> dict[str, Tensor]:
     try:
         # torch.load does not check the checksums of the zip file
         damaged = zipfile.ZipFile(path).testzip() if zipfile.is_zipfile(path) else None
-        content = None if damaged else _load(path)
+        content: Any = None
+        if not damaged:
+            safe = path.suffix == ".safetensors"
+            content = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise WeightsUnavailableError(
             f"there is no file {source}; --weights takes `pretrained`, `random` or the path of a state dict"
@@ -113,43 +112,31 @@ def load_into(
     expected = {key: value for key, value in everything.items() if not is_part_of(key, ignored)}
     unwrapped = unwrap(state_dict, everything)
     given = {key: value for key, value in unwrapped.items() if not is_part_of(key, ignored)}
-    tied = {expected[key].data_ptr() for key in given if key in expected}  # one of two names of a tensor is enough
-    # checkpoints of torch before 0.4.1 have no such counters, and inference does not read them
-    missing = [
-        key
-        for key, value in expected.items()
-        if key not in given and value.data_ptr() not in tied and not key.endswith(".num_batches_tracked")
-    ]
-    unexpected = [key for key in given if key not in expected]
-    reshaped = [
-        f"{key} {list(value.shape)} instead of {list(expected[key].shape)}"
-        for key, value in given.items()
-        if key in expected and value.shape != expected[key].shape
-    ]
-    retyped = [
-        f"{key} {value.dtype}"
-        for key, value in given.items()
-        if key in expected and value.is_floating_point() != expected[key].is_floating_point()
-    ]
-    faults = [
-        f"{len(keys)} {name} ({abbreviate(keys)})"
-        for name, keys in (
-            ("missing", missing),
-            ("unexpected", unexpected),
-            ("of another shape", reshaped),
-            ("of another type", retyped),
-        )
-        if keys
-    ]
-    if faults:
-        raise WeightsMismatchError(f"{source} does not fit {type(model).__name__}, keys: {', '.join(faults)}; {advice}")
+    pairs = [(key, value, expected[key]) for key, value in given.items() if key in expected]
+    tied = {wanted.data_ptr() for _, _, wanted in pairs}  # one of two names of a tensor is enough
+    faults = {
+        # checkpoints of torch before 0.4.1 have no such counters, and inference does not read them
+        "missing": [
+            key
+            for key, value in expected.items()
+            if key not in given and value.data_ptr() not in tied and not key.endswith(".num_batches_tracked")
+        ],
+        "unexpected": [key for key in given if key not in expected],
+        "of another shape": [
+            f"{key} {list(value.shape)} instead of {list(wanted.shape)}"
+            for key, value, wanted in pairs
+            if value.shape != wanted.shape
+        ],
+        "of another type": [
+            f"{key} {value.dtype}"
+            for key, value, wanted in pairs
+            if value.is_floating_point() != wanted.is_floating_point()
+        ],
+    }
+    listed = [f"{len(keys)} {fault} ({abbreviate(keys)})" for fault, keys in faults.items() if keys]
+    if listed:
+        raise WeightsMismatchError(f"{source} does not fit {type(model).__name__}, keys: {', '.join(listed)}; {advice}")
     model.load_state_dict(given, strict=False)
-
-
-def _load(path: Path) -> Any:
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def is_part_of(key: str, parts: tuple[str, ...]) -> bool:
@@ -178,25 +165,26 @@ def unwrap(state_dict: Mapping[str, Tensor], names: Iterable[str] = ()) -> Mappi
     return state_dict
 
 
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Let torch draw random weights from ``seed`` in the block, and restore its generator afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
 def record_random(model: nn.Module, seed: int) -> Weights:
-    """Return the record of a model with random weights."""
-    return Weights(
-        origin="random", description=f"random, seed {seed}", seed=seed, sha256=hash_values(model.state_dict())
-    )
+    """Return the record of a model with random weights. The hash covers names and values."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.contiguous().numpy().tobytes())
+    return Weights(origin="random", description=f"random, seed {seed}", seed=seed, sha256=digest.hexdigest())
 
 
 def escape_name(name: str) -> str:
     """Return a file name as valid text. A manifest holds text, but a file name may hold any bytes."""
     return name.encode("utf-8", "backslashreplace").decode()
-
-
-def hash_values(state_dict: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of names and values, for weights that are not in a file."""
-    digest = hashlib.sha256()
-    for name, value in state_dict.items():
-        digest.update(name.encode())
-        digest.update(value.contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def abbreviate(keys: list[str]) -> str:

@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, assert_never
+from typing import Any
 
-import torch
 from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig, PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from exporters.catalogue.spec import ClipSource
-from exporters.catalogue.weights_ref import (
-    ModelFolder,
-    ModelWeights,
-    Pretrained,
-    RandomInit,
-    StateDict,
-    refuse_tokenizer,
-)
+from exporters.catalogue.weights_ref import ModelWeights, RandomInit, StateDict, refuse_tokenizer
 from exporters.errors import WeightsError, WeightsMismatchError
-from exporters.families.clip.tower import Clip, ClipImage, ClipText
+from exporters.families.clip.tower import Clip, ClipImage, ClipText, linear
 from exporters.families.transformer.huggingface import max_length, read_config, read_tokenizer
-from exporters.weights.hub import describe_hub_model, download_model, download_tokenizer
-from exporters.weights.model_folder import check_library, describe_folder, load_with_transformers
+from exporters.weights.hub import download_tokenizer, find_model
+from exporters.weights.model_folder import check_library, load_with_transformers
 from exporters.weights.parsing import parsing, summarize_error
 from exporters.weights.stand_in_tokenizer import build_stand_in_clip_tokenizer
-from exporters.weights.state_dict import Checkpoint, load_into, read_checkpoint, record_random
-from runtime.artifact.manifest import Arithmetic, ImagePreprocessing, Pooling, Projection, TextPreprocessing, Weights
+from exporters.weights.state_dict import Checkpoint, load_into, read_checkpoint, record_random, seeded
+from runtime.artifact.manifest import Arithmetic, ImagePreprocessing, Pooling, TextPreprocessing, Weights
 
 _IGNORED = ("logit_scale", "text_model.embeddings.position_ids", "vision_model.embeddings.position_ids")
 _BICUBIC, _BILINEAR = Image.Resampling.BICUBIC, Image.Resampling.BILINEAR
@@ -56,50 +47,30 @@ def load_clip(
         WeightsUnavailableError: The hub cannot be reached, or the file does not exist.
         WeightsError: The weights are not those of a CLIP, or do not fit.
     """
-    if not isinstance(weights, StateDict | Checkpoint):
-        refuse_tokenizer(tokenizer)
-    match weights:
-        case Checkpoint():
-            return _load_state_dict(source, weights, tokenizer, ignored, arithmetic)
-        case StateDict(path):
-            return _load_state_dict(source, read_checkpoint(path), tokenizer, ignored, arithmetic)
-        case Pretrained():
-            folder = download_model(source.model_id, source.revision)
-            return _load_folder(folder, describe_hub_model(source.model_id, folder, source.licence), arithmetic)
-        case ModelFolder(folder):
-            return _load_folder(folder, describe_folder(folder), arithmetic)
-        case RandomInit(seed):
-            return _build_random(source, seed, arithmetic)
-        case _:
-            assert_never(weights)
-
-
-def _load_folder(folder: Path, weights: Weights, arithmetic: Arithmetic) -> Clip:
+    if isinstance(weights, StateDict | Checkpoint):
+        checkpoint = read_checkpoint(weights)
+        folder = tokenizer or download_tokenizer(source.model_id, source.revision)
+        model = _build(source, seed=0)
+        load_into(model, checkpoint.state_dict, ignored=(*_IGNORED, *ignored), source=checkpoint.source)
+        found = read_tokenizer(folder, _text_config(model).vocab_size)
+        return _assemble(model, found, _default_processor(source), checkpoint.record, arithmetic)
+    refuse_tokenizer(tokenizer)
+    if isinstance(weights, RandomInit):
+        model = _build(source, weights.seed)
+        text = _text_config(model)
+        stand_in = build_stand_in_clip_tokenizer(
+            text.max_position_embeddings, bos_token_id=text.bos_token_id, eos_token_id=text.eos_token_id
+        )
+        record = record_random(model, weights.seed)
+        return _assemble(model, stand_in, _default_processor(source), record, arithmetic)
+    folder, record = find_model(source, weights)
     check_library(folder)
     config = read_config(folder)
     if not isinstance(config, CLIPConfig):
         raise WeightsMismatchError(f"{folder} is a {config.model_type}, expected a clip")
     model = load_with_transformers(CLIPModel, folder, "clip", ignored=_IGNORED)
-    return _assemble(model, read_tokenizer(folder, _vocab_size(model)), _read_processor(folder), weights, arithmetic)
-
-
-def _load_state_dict(
-    source: ClipSource, checkpoint: Checkpoint, folder: Path | None, ignored: tuple[str, ...], arithmetic: Arithmetic
-) -> Clip:
-    folder = folder or download_tokenizer(source.model_id, source.revision)
-    model = _build(source, seed=0)
-    load_into(model, checkpoint.state_dict, ignored=(*_IGNORED, *ignored), source=checkpoint.source)
-    tokenizer = read_tokenizer(folder, _vocab_size(model))
-    return _assemble(model, tokenizer, _default_processor(source), checkpoint.record, arithmetic)
-
-
-def _build_random(source: ClipSource, seed: int, arithmetic: Arithmetic) -> Clip:
-    model = _build(source, seed)
-    text: Any = model.config.text_config
-    tokenizer = build_stand_in_clip_tokenizer(
-        text.max_position_embeddings, bos_token_id=text.bos_token_id, eos_token_id=text.eos_token_id
-    )
-    return _assemble(model, tokenizer, _default_processor(source), record_random(model, seed), arithmetic)
+    found = read_tokenizer(folder, _text_config(model).vocab_size)
+    return _assemble(model, found, _read_processor(folder), record, arithmetic)
 
 
 def _build(source: ClipSource, seed: int) -> CLIPModel:
@@ -108,11 +79,14 @@ def _build(source: ClipSource, seed: int) -> CLIPModel:
         vision_config=dict(source.vision_config),
         projection_dim=source.projection_dim,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         model: CLIPModel = CLIPModel(config)
     model.eval()  # type: ignore[no-untyped-call]
     return model
+
+
+def _text_config(model: CLIPModel) -> Any:
+    return model.config.text_config
 
 
 def _assemble(
@@ -125,46 +99,32 @@ def _assemble(
     config: Any = model.config
     text, vision = config.text_config, config.vision_config
     limit = max_length(text, tokenizer)
+
+    def embed_text(text: str) -> Tensor:
+        encoded = tokenizer(text, truncation=True, max_length=limit, return_tensors="pt")
+        features: Tensor = model.get_text_features(**encoded).pooler_output[0]
+        return features
+
     return Clip(
         text=ClipText(
             encoder=ClipTextModel(model),
-            embed=_embed_text(model, tokenizer, limit),
+            embed=embed_text,
             tokenizer=tokenizer,
             preprocessing=TextPreprocessing(max_length=limit, pad_token_id=tokenizer.pad_token_id or 0),
             pooling=Pooling(method="eos"),
-            projections=(_linear(text.hidden_size, config.projection_dim),),
+            projections=(linear(text.hidden_size, config.projection_dim),),
         ),
         image=ClipImage(
             backbone=ClipImageModel(model),
             embed=lambda pixel_values: model.get_image_features(pixel_values).pooler_output,
             transforms=lambda photo: processor(photo, return_tensors="pt")["pixel_values"][0],
             preprocessing=_preprocessing(processor, vision.image_size, arithmetic),
-            pooling=Pooling(method="cls"),
-            projections=(_linear(vision.hidden_size, config.projection_dim),),
+            projection=linear(vision.hidden_size, config.projection_dim),
         ),
         output_dim=config.projection_dim,
         normalized=False,
         weights=weights,
     )
-
-
-def _vocab_size(model: CLIPModel) -> int:
-    text: Any = model.config.text_config
-    size: int = text.vocab_size
-    return size
-
-
-def _linear(in_features: int, out_features: int) -> Projection:
-    return Projection(in_features=in_features, out_features=out_features, bias=False, activation="identity")
-
-
-def _embed_text(model: CLIPModel, tokenizer: PreTrainedTokenizerFast, limit: int) -> Callable[[str], Tensor]:
-    def embed(text: str) -> Tensor:
-        encoded = tokenizer(text, truncation=True, max_length=limit, return_tensors="pt")
-        features: Tensor = model.get_text_features(**encoded).pooler_output[0]
-        return features
-
-    return embed
 
 
 class ClipTextModel(nn.Module):
@@ -214,17 +174,13 @@ def _read_processor(folder: Path) -> CLIPImageProcessorPil:
         ) from exc
 
 
+@parsing("the image processor")
 def _preprocessing(processor: CLIPImageProcessorPil, side: int, arithmetic: Arithmetic) -> ImagePreprocessing:
     """Return the runtime's preprocessing that equals ``processor``.
 
     Raises:
         WeightsError: The runtime has no equal, or the crop differs from the model's ``side``.
     """
-    with parsing("the image processor"):
-        return _read_preprocessing(processor, side, arithmetic)
-
-
-def _read_preprocessing(processor: CLIPImageProcessorPil, side: int, arithmetic: Arithmetic) -> ImagePreprocessing:
     size, crop = processor.size, processor.crop_size
     steps = ("do_convert_rgb", "do_resize", "do_center_crop", "do_rescale", "do_normalize")
     left_out = [step for step in steps if not getattr(processor, step)]

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-from exporters.catalogue.options import ExportOptions
+from torch import Tensor
+
 from exporters.catalogue.spec import ClipSource, OpenClipSource
 from exporters.catalogue.weights_ref import ModelWeights
 from exporters.errors import WeightsMismatchError
 from exporters.families.clip.tower import Clip, build_clip_towers
+from exporters.families.family import LoadRequest
 from exporters.families.from_run import CLIP_MODELS
 from exporters.families.tower import ExportableTower
 from exporters.weights.finetuner_run import RunModel, combine_records
 from exporters.weights.state_dict import Checkpoint
 from runtime.artifact.manifest import TowerName
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 # Prefixes of the tensors of each tower: in a run, and in the whole CLIP. A run of open_clip holds the whole CLIP twice.
 _HUGGING_FACE_PREFIXES: Mapping[TowerName, Mapping[str, str]] = {
@@ -31,43 +29,18 @@ _OPEN_CLIP_PREFIXES: Mapping[TowerName, Mapping[str, str]] = {
 }
 
 
-def load_any_clip(
-    source: ClipSource | OpenClipSource,
-    weights: ModelWeights | Checkpoint,
-    options: ExportOptions,
-    *,
-    ignored: tuple[str, ...] = (),
-) -> Clip:
-    """Build a CLIP with its library, and load its weights.
-
-    Args:
-        source: The model.
-        weights: The weights; a :class:`Checkpoint` is a state dict that is already in memory.
-        options: Options of the export; ``tokenizer`` and ``input`` are used.
-        ignored: Parts that a state dict may lack.
-
-    Raises:
-        WeightsError: The weights are not available, or do not fit.
-    """
-    arithmetic, tokenizer = options.arithmetic, options.tokenizer_folder
-    if isinstance(source, ClipSource):
-        from exporters.families.clip.huggingface import load_clip
-
-        return load_clip(source, weights, arithmetic=arithmetic, tokenizer=tokenizer, ignored=ignored)
-    from exporters.families.clip.open_clip import load_open_clip
-
-    return load_open_clip(source, weights, arithmetic=arithmetic, tokenizer=tokenizer, ignored=ignored)
+def load(request: LoadRequest[ClipSource | OpenClipSource], weights: ModelWeights) -> list[ExportableTower]:
+    """Build a CLIP, load its weights, and return its towers."""
+    return build_clip_towers(_load_clip(request, weights), request.options)
 
 
-def load_clip_run(
-    source: ClipSource | OpenClipSource, models: Sequence[RunModel], options: ExportOptions
-) -> list[ExportableTower]:
+def load_run(request: LoadRequest[ClipSource | OpenClipSource], models: Sequence[RunModel]) -> list[ExportableTower]:
     """Build a CLIP, load the towers that the run fine-tuned, and return these towers.
 
     Raises:
         WeightsError: The models are not those of a CLIP, or do not fit.
     """
-    prefixes = _HUGGING_FACE_PREFIXES if isinstance(source, ClipSource) else _OPEN_CLIP_PREFIXES
+    prefixes = _HUGGING_FACE_PREFIXES if isinstance(request.source, ClipSource) else _OPEN_CLIP_PREFIXES
     by_tower = {_tower_of(model): model for model in models}
     state_dict: dict[str, Tensor] = {}
     for tower, model in by_tower.items():
@@ -79,17 +52,29 @@ def load_clip_run(
     )
     others = prefixes.keys() - by_tower.keys()
     ignored = tuple(prefix.rstrip(".") for tower in others for prefix in prefixes[tower].values())
-    clip = load_any_clip(source, checkpoint, options, ignored=ignored)
-    return [tower for tower in build_clip_towers(clip, replace(options, tower=None)) if tower.name in by_tower]
+    towers = build_clip_towers(_load_clip(request, checkpoint, ignored), replace(request.options, tower=None))
+    return [tower for tower in towers if tower.name in by_tower]
+
+
+def _load_clip(
+    request: LoadRequest[ClipSource | OpenClipSource], weights: ModelWeights | Checkpoint, ignored: tuple[str, ...] = ()
+) -> Clip:
+    source, arithmetic, tokenizer = request.source, request.options.arithmetic, request.options.tokenizer_folder
+    if isinstance(source, ClipSource):
+        from exporters.families.clip.huggingface import load_clip
+
+        return load_clip(source, weights, arithmetic=arithmetic, tokenizer=tokenizer, ignored=ignored)
+    from exporters.families.clip.open_clip import load_open_clip
+
+    return load_open_clip(source, weights, arithmetic=arithmetic, tokenizer=tokenizer, ignored=ignored)
 
 
 def _tower_of(model: RunModel) -> TowerName:
     for tower, name in CLIP_MODELS.items():
         if model.name == name:
             return tower
-    raise WeightsMismatchError(
-        f"{model.checkpoint.source} has the name {model.name}, expected {' or '.join(CLIP_MODELS.values())}"
-    )
+    expected = " or ".join(CLIP_MODELS.values())
+    raise WeightsMismatchError(f"{model.checkpoint.source} has the name {model.name}, expected {expected}")
 
 
 def _rename(model: RunModel, prefixes: Mapping[str, str]) -> dict[str, Tensor]:

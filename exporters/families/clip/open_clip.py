@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, assert_never
+from typing import Any
 
 import open_clip
-import torch
 from open_clip.pretrained import download_pretrained, get_pretrained_cfg
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from torch import Tensor, nn
@@ -26,14 +24,14 @@ from exporters.catalogue.weights_ref import (
     refuse_tokenizer,
 )
 from exporters.errors import WeightsError, WeightsUnavailableError
-from exporters.families.clip.tower import Clip, ClipImage, ClipText
+from exporters.families.clip.tower import Clip, ClipImage, ClipText, linear
 from exporters.families.transformer.huggingface import read_tokenizer
 from exporters.modules.attention import unpack_attention
 from exporters.weights.hub import download_tokenizer
 from exporters.weights.parsing import summarize_error
 from exporters.weights.stand_in_tokenizer import build_stand_in_tokenizer
-from exporters.weights.state_dict import Checkpoint, load_into, read_checkpoint, record_random
-from runtime.artifact.manifest import Arithmetic, ImagePreprocessing, Pooling, Projection, TextPreprocessing, Weights
+from exporters.weights.state_dict import Checkpoint, load_into, read_checkpoint, record_random, seeded
+from runtime.artifact.manifest import Arithmetic, ImagePreprocessing, Pooling, TextPreprocessing, Weights
 
 _IGNORED = ("logit_scale", "logit_bias", "text.transformer.embeddings.position_ids")
 _CONTEXT_LENGTH = 77  # open_clip's DEFAULT_CONTEXT_LENGTH, to which its tokenizers cut and pad
@@ -47,19 +45,7 @@ def load_open_clip(
     tokenizer: Path | None = None,
     ignored: tuple[str, ...] = (),
 ) -> Clip:
-    """Build a CLIP of open_clip and load its weights.
-
-    Args:
-        source: The model.
-        weights: The weights; a :class:`Checkpoint` is a state dict that is already in memory.
-        arithmetic: Whether the image graph normalises pixels, or its caller.
-        tokenizer: Folder that holds the tokenizer; by default the tokenizer of ``source`` on the hub.
-        ignored: Parts that a checkpoint may lack.
-
-    Raises:
-        WeightsUnavailableError: The hub cannot be reached, or the file does not exist.
-        WeightsError: The weights do not fit.
-    """
+    """Build a CLIP of open_clip and load its weights. See :func:`exporters.families.clip.huggingface.load_clip`."""
     if isinstance(weights, RandomInit):
         refuse_tokenizer(tokenizer)
         model = build_open_clip(source, weights.seed)
@@ -75,37 +61,30 @@ def load_open_clip(
 def build_open_clip(source: OpenClipSource, seed: int) -> open_clip.CustomTextCLIP:
     """Build the model with random weights. The configuration of its text model is not taken from the hub."""
     config: dict[str, Any] = open_clip.get_model_config(source.model_name)
-    with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
+    with tempfile.TemporaryDirectory() as folder, seeded(seed):
         text: Any = XLMRobertaConfig
         text(**source.text_config).save_pretrained(folder)
         text_config = config["text_cfg"] | {"hf_model_name": folder, "hf_model_pretrained": False}
-        torch.manual_seed(seed)
         model = open_clip.CustomTextCLIP(**config | {"text_cfg": text_config})
     return model.eval()
 
 
 def _read(source: OpenClipSource, weights: Pretrained | StateDict | ModelFolder | Checkpoint) -> Checkpoint:
-    match weights:
-        case Checkpoint():
-            return weights
-        case StateDict(path):
-            return read_checkpoint(path)
-        case ModelFolder(path):
-            raise WeightsError(f"{path} is a folder; give the checkpoint in it, such as open_clip_pytorch_model.bin")
-        case Pretrained():
-            path = _download(source)
-            checkpoint = read_checkpoint(path)
-            record = Weights(
-                origin="pretrained",
-                description=f"open_clip {source.model_name}",
-                revision=source.tag,
-                file=path.name,
-                sha256=checkpoint.record.sha256,
-                licence=source.licence,
-            )
-            return replace(checkpoint, record=record)
-        case _:
-            assert_never(weights)
+    if isinstance(weights, ModelFolder):
+        raise WeightsError(
+            f"{weights.path} is a folder; give the checkpoint in it, such as open_clip_pytorch_model.bin"
+        )
+    if not isinstance(weights, Pretrained):
+        return read_checkpoint(weights)
+    checkpoint = read_checkpoint(StateDict(_download(source)))
+    record = replace(
+        checkpoint.record,
+        origin="pretrained",
+        description=f"open_clip {source.model_name}",
+        revision=source.tag,
+        licence=source.licence,
+    )
+    return replace(checkpoint, record=record)
 
 
 def _download(source: OpenClipSource) -> Path:
@@ -124,45 +103,31 @@ def _assemble(
     transforms = image_transform_v2(PreprocessCfg(size=model.visual.image_size), is_train=False)
     first, _, last = model.text.proj
     dim = last.out_features
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        tokenize = open_clip.tokenizer.HFTokenizer(folder, context_length=_CONTEXT_LENGTH)
     return Clip(
         text=ClipText(
             encoder=OpenClipText(model.text),
-            embed=_embed_text(model, tokenizer),
+            embed=lambda text: model.encode_text(tokenize(text))[0],
             tokenizer=tokenizer,
             preprocessing=TextPreprocessing(
                 cleaning="ftfy", max_length=_CONTEXT_LENGTH, pad_token_id=model.text.config.pad_token_id
             ),
             pooling=Pooling(method="mean"),
-            projections=(_linear(first.in_features, first.out_features, "gelu"), _linear(last.in_features, dim)),
+            projections=(linear(first.in_features, first.out_features, "gelu"), linear(last.in_features, dim)),
         ),
         image=ClipImage(
             backbone=unpack_attention(model.visual),
             embed=model.encode_image,
             transforms=transforms,
             preprocessing=_preprocessing(transforms, arithmetic),
-            pooling=Pooling(method="cls"),
-            projections=(_linear(*model.visual.proj.shape),),
+            projection=linear(*model.visual.proj.shape),
         ),
         output_dim=dim,
         normalized=True,
         weights=weights,
     )
-
-
-def _linear(in_features: int, out_features: int, activation: Literal["identity", "gelu"] = "identity") -> Projection:
-    return Projection(in_features=in_features, out_features=out_features, bias=False, activation=activation)
-
-
-def _embed_text(model: open_clip.CustomTextCLIP, tokenizer: PreTrainedTokenizerFast) -> Callable[[str], Tensor]:
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer.save_pretrained(folder)
-        tokenize = open_clip.tokenizer.HFTokenizer(folder, context_length=_CONTEXT_LENGTH)
-
-    def embed(text: str) -> Tensor:
-        features: Tensor = model.encode_text(tokenize(text))[0]
-        return features
-
-    return embed
 
 
 class OpenClipText(nn.Module):

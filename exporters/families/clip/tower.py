@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from PIL import Image
 from torch import Tensor, nn
@@ -14,17 +15,7 @@ from exporters.catalogue.options import ExportOptions
 from exporters.families.image_tower import ImageTower
 from exporters.families.text_tower import TextTower
 from exporters.families.tower import ExportableTower
-from runtime.artifact.manifest import (
-    ImagePreprocessing,
-    Pooling,
-    Preprocessing,
-    Projection,
-    TensorSpec,
-    TextPreprocessing,
-    Tower,
-    TowerName,
-    Weights,
-)
+from runtime.artifact.manifest import ImagePreprocessing, Pooling, Projection, TextPreprocessing, Weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,35 +48,30 @@ class ClipImage:
         embed: The unmodified model: ``pixel_values`` of one image to ``[1, output_dim]``.
         transforms: Preprocessing of its library: a PIL image to ``[3, height, width]`` float32.
         preprocessing: The same preprocessing for the runtime.
-        pooling: Pooling of patches to one vector.
-        projections: Linear layers after the pooling.
+        projection: Linear layer after the pooling.
     """
 
     backbone: nn.Module
     embed: Callable[[Tensor], Tensor]
     transforms: Callable[[Image.Image], Tensor]
     preprocessing: ImagePreprocessing
-    pooling: Pooling
-    projections: tuple[Projection, ...]
+    projection: Projection
 
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """A CLIP as its library built it.
-
-    Attributes:
-        text: Its text model.
-        image: Its image model.
-        output_dim: Length of its embeddings.
-        normalized: Whether its library scales embeddings to unit length.
-        weights: Origin of the weights.
-    """
+    """A CLIP as its library built it. ``normalized`` tells whether the library scales embeddings to unit length."""
 
     text: ClipText
     image: ClipImage
     output_dim: int
     normalized: bool
     weights: Weights
+
+
+def linear(in_features: int, out_features: int, activation: Literal["identity", "gelu"] = "identity") -> Projection:
+    """Return the record of a linear layer of a CLIP, which has no bias."""
+    return Projection(in_features=in_features, out_features=out_features, bias=False, activation=activation)
 
 
 def build_clip_towers(clip: Clip, options: ExportOptions) -> list[ExportableTower]:
@@ -98,46 +84,49 @@ class ClipTextTower(TextTower):
     """The text tower of a :class:`Clip`."""
 
     def __init__(self, clip: Clip, options: ExportOptions) -> None:
-        """Build the tower's record. Nothing is traced or run."""
-        self._text = clip.text
-        super().__init__(_record("text", clip, options), clip.weights, clip.output_dim, clip.text.tokenizer)
+        """Build the tower's record."""
+        self._text = text = clip.text
+        self.tokenizer = text.tokenizer
+        super().__init__(
+            text.preprocessing,
+            clip.output_dim,
+            clip.weights,
+            options,
+            pooling=text.pooling,
+            projections=text.projections,
+            normalized=clip.normalized,
+        )
 
     def encoder(self) -> nn.Module:
         """Return encoder and projection."""
         return copy.deepcopy(self._text.encoder)
 
-    def embed(self, text: str) -> Tensor:
+    def embed(self, item: str) -> Tensor:
         """Return the unmodified model's embedding of a text, with its library's own tokenizer."""
-        return self._text.embed(text)
+        return self._text.embed(item)
 
 
 class ClipImageTower(ImageTower):
     """The image tower of a :class:`Clip`."""
 
     def __init__(self, clip: Clip, options: ExportOptions) -> None:
-        """Build the tower's record. Nothing is traced or run."""
-        self._image = clip.image
-        super().__init__(_record("image", clip, options), clip.weights, clip.output_dim, clip.image.transforms)
+        """Build the tower's record."""
+        self._image = image = clip.image
+        self.transforms = image.transforms
+        super().__init__(
+            image.preprocessing,
+            clip.output_dim,
+            clip.weights,
+            options,
+            pooling=Pooling(method="cls"),
+            projections=(image.projection,),
+            normalized=clip.normalized,
+        )
 
     def backbone(self) -> nn.Module:
         """Return encoder and projection."""
         return copy.deepcopy(self._image.backbone)
 
-    def embed(self, pixel_values: Tensor) -> Tensor:
+    def embed_pixels(self, pixel_values: Tensor) -> Tensor:
         """Return the unmodified model's embedding of one image."""
         return self._image.embed(pixel_values)[0]
-
-
-def _record(name: TowerName, clip: Clip, options: ExportOptions) -> Tower:
-    part = clip.text if name == "text" else clip.image
-    preprocessing: Preprocessing = part.preprocessing
-    return Tower(
-        graph=f"{name}.onnx",
-        inputs=preprocessing.graph_inputs(),
-        output=TensorSpec(name="embedding", dtype="float32", shape=("batch", clip.output_dim)),
-        preprocessing=preprocessing,
-        pooling=part.pooling,
-        projections=part.projections,
-        normalized=clip.normalized if options.normalize is None else options.normalize,
-        decided_by="default" if options.normalize is None else "user",
-    )

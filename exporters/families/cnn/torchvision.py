@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import assert_never
 
 import torch
 from torch import nn
@@ -14,17 +14,49 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
 
 from exporters.catalogue.spec import TorchvisionSource
-from exporters.catalogue.weights_ref import ModelFolder, ModelWeights, Pretrained, RandomInit, StateDict
-from exporters.errors import WeightsError, WeightsUnavailableError
-from exporters.families.cnn.tower import Cnn
+from exporters.catalogue.weights_ref import ModelWeights, Pretrained, RandomInit
+from exporters.errors import WeightsError, WeightsMismatchError, WeightsUnavailableError
+from exporters.families.cnn.tower import Cnn, CnnTower
+from exporters.families.family import LoadRequest
+from exporters.families.from_run import only_model
+from exporters.families.tower import ExportableTower
 from exporters.weights.finetuner_run import RunModel
 from exporters.weights.random_init import stabilize_activations
-from exporters.weights.state_dict import Checkpoint, load_into, read_checkpoint, record_random
+from exporters.weights.state_dict import Checkpoint, load_into, read_checkpoint, record_random, seeded
 from runtime.artifact.manifest import Weights
 from runtime.artifact.reader import record_file
 
 # The statistics hardly depend on the image size, and EfficientNet-B7's own size takes seven times longer.
 _CALIBRATION_SIZE = 224
+
+
+def load(request: LoadRequest[TorchvisionSource], weights: ModelWeights) -> list[ExportableTower]:
+    """Build a network of torchvision, load its weights, and return its tower."""
+    cnn = load_cnn(request.source, weights, request.options.image_size)
+    return [CnnTower(cnn, request.options, output_dim=request.output_dim)]
+
+
+def load_run(request: LoadRequest[TorchvisionSource], models: Sequence[RunModel]) -> list[ExportableTower]:
+    """Build a network of torchvision with the weights, pooling, head and preprocessing of a Finetuner run.
+
+    Raises:
+        WeightsError: The run does not fit.
+    """
+    model = only_model(models)
+    checkpoint, projections = model.split("embed_model.")
+    # Finetuner trained its CNNs on images that were resized to a square without keeping their aspect ratio.
+    side = request.options.image_size or model.image_size
+    transforms = ImageClassification(crop_size=side, interpolation=InterpolationMode.BICUBIC)
+    transforms.resize_size = [side, side]
+    cnn = load_cnn(request.source, checkpoint)
+    cnn = replace(cnn, transforms=transforms, pooling=model.pooling, projections=projections)
+    tower = CnnTower(cnn, request.options, output_dim=request.output_dim)
+    if model.output_dim not in (None, tower.output_dim):
+        raise WeightsMismatchError(
+            f"{model.checkpoint.source} states {model.output_dim} dimensions and has layers for {tower.output_dim}; "
+            "download the run's artifact again"
+        )
+    return [tower]
 
 
 def load_cnn(source: TorchvisionSource, weights: ModelWeights | Checkpoint, image_size: int | None = None) -> Cnn:
@@ -40,50 +72,19 @@ def load_cnn(source: TorchvisionSource, weights: ModelWeights | Checkpoint, imag
         WeightsError: The file is damaged, or does not fit.
     """
     pretrained = get_model_weights(source.builder)["DEFAULT"]
-    model = _build(source, weights.seed if isinstance(weights, RandomInit) else 0)
-    match weights:
-        case Pretrained():
-            record = _load_pretrained(model, source, pretrained)
-        case RandomInit(seed):
-            stabilize_activations(model, _transforms(pretrained, _CALIBRATION_SIZE))
-            record = record_random(model, seed)
-        case StateDict(path) | ModelFolder(path):
-            record = _load_checkpoint(model, source, read_checkpoint(path))
-        case Checkpoint():
-            record = _load_checkpoint(model, source, weights)
-        case _:
-            assert_never(weights)
-    return Cnn(
-        model=model,
-        pool=source.pool,
-        head=source.head,
-        transforms=_transforms(pretrained, image_size),
-        weights=record,
-    )
-
-
-def load_cnn_run(source: TorchvisionSource, model: RunModel, image_size: int | None) -> Cnn:
-    """Build a network of torchvision with the weights, pooling, head and preprocessing of a Finetuner run.
-
-    Args:
-        source: The network.
-        model: A model of the run.
-        image_size: Side in pixels of the square to which images are resized; ``None`` for that of the run.
-
-    Raises:
-        WeightsError: The run does not fit.
-    """
-    checkpoint, projections = model.split("embed_model.")
-    # Finetuner trained its CNNs on images that were resized to a square without keeping their aspect ratio.
-    side = image_size or model.image_size
-    transforms = ImageClassification(crop_size=side, interpolation=InterpolationMode.BICUBIC)
-    transforms.resize_size = [side, side]
-    return replace(load_cnn(source, checkpoint), transforms=transforms, pooling=model.pooling, projections=projections)
-
-
-def _load_checkpoint(model: nn.Module, source: TorchvisionSource, checkpoint: Checkpoint) -> Weights:
-    load_into(model, checkpoint.state_dict, ignored=(source.head,), source=checkpoint.source)
-    return checkpoint.record
+    with seeded(weights.seed if isinstance(weights, RandomInit) else 0):
+        model: nn.Module = get_model(source.builder, weights=None).eval()
+    if isinstance(weights, Pretrained):
+        record = _load_pretrained(model, source, pretrained)
+    elif isinstance(weights, RandomInit):
+        stabilize_activations(model, _transforms(pretrained, _CALIBRATION_SIZE))
+        record = record_random(model, weights.seed)
+    else:
+        checkpoint = read_checkpoint(weights)
+        load_into(model, checkpoint.state_dict, ignored=(source.head,), source=checkpoint.source)
+        record = checkpoint.record
+    transforms = _transforms(pretrained, image_size)
+    return Cnn(model=model, pool=source.pool, head=source.head, transforms=transforms, weights=record)
 
 
 def _load_pretrained(model: nn.Module, source: TorchvisionSource, pretrained: WeightsEnum) -> Weights:
@@ -117,13 +118,6 @@ def _published_hash(pretrained: WeightsEnum) -> str:
     if match is None:
         raise WeightsError(f"torchvision's {pretrained.url} states no hash; use --weights PATH")
     return match[1]
-
-
-def _build(source: TorchvisionSource, seed: int) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model: nn.Module = get_model(source.builder, weights=None)
-    return model.eval()
 
 
 def _transforms(pretrained: WeightsEnum, image_size: int | None) -> ImageClassification:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +14,7 @@ from exporters.catalogue.options import ExportOptions
 from exporters.families.image_tower import ImageTower
 from exporters.modules.pooling import build_image_pooling
 from exporters.modules.projection import ProjectionLayer, project_exactly, stack_projections
-from runtime.artifact.manifest import ImagePreprocessing, Pooling, TensorSpec, Tower, Weights
+from runtime.artifact.manifest import ImagePreprocessing, Pooling, Weights
 from runtime.errors import UsageError
 
 
@@ -48,20 +45,25 @@ class CnnTower(ImageTower):
     """The image tower of a :class:`Cnn`."""
 
     def __init__(self, cnn: Cnn, options: ExportOptions, *, output_dim: int) -> None:
-        """Build the tower's record. Nothing is traced or run.
-
-        Args:
-            cnn: The network.
-            options: Options of the export.
-            output_dim: Length of the vector that enters its head.
+        """Build the tower's record. ``output_dim`` is the length of the vector that enters the network's head.
 
         Raises:
             UsageError: The pooling is not one for CNNs.
         """
+        pooling = options.pooling or cnn.pooling or Pooling(method="avg")
+        if pooling.method not in ("avg", "gem"):
+            raise UsageError(f"pooling {pooling.method} is not for CNNs, expected avg or gem")
         self._cnn = cnn
-        if cnn.projections:
-            output_dim = cnn.projections[-1][0].out_features
-        super().__init__(_record(cnn, options, output_dim), cnn.weights, output_dim, cnn.transforms)
+        self.transforms = cnn.transforms
+        super().__init__(
+            _preprocessing(cnn.transforms, options),
+            cnn.projections[-1][0].out_features if cnn.projections else output_dim,
+            cnn.weights,
+            options,
+            pooling=pooling,
+            projections=tuple(record for record, _ in cnn.projections),
+            stated=bool(cnn.pooling or cnn.projections),
+        )
 
     def backbone(self) -> nn.Module:
         """Return the network without its head, with the record's pooling and the projections."""
@@ -70,7 +72,7 @@ class CnnTower(ImageTower):
         backbone.set_submodule(self._cnn.head, nn.Identity())
         return nn.Sequential(backbone, *stack_projections(self._cnn.projections))
 
-    def embed(self, pixel_values: Tensor) -> Tensor:
+    def embed_pixels(self, pixel_values: Tensor) -> Tensor:
         """Return the input of the unmodified model's head, projected in float64 if there are projections.
 
         No model has GeM pooling itself. For GeM, the input of the model's own pooling is pooled in float64.
@@ -79,46 +81,18 @@ class CnnTower(ImageTower):
         submodule = self._cnn.head if pooling.method == "avg" else self._cnn.pool
         features = self._input_of(submodule, pixel_values).double().numpy()
         if pooling.p is not None and pooling.eps is not None:
-            features = _gem(features, pooling.p, pooling.eps)
+            features = (np.maximum(features, pooling.eps) ** pooling.p).mean(axis=(2, 3)) ** (1 / pooling.p)
         return project_exactly(self._cnn.projections, torch.from_numpy(features))[0]
 
     def _input_of(self, submodule: str, pixel_values: Tensor) -> Tensor:
-        with _captured_input(self._cnn.model.get_submodule(submodule)) as captured:
+        captured: list[Tensor] = []
+        module = self._cnn.model.get_submodule(submodule)
+        hook = module.register_forward_pre_hook(lambda _, arguments: captured.append(arguments[0]))
+        try:
             self._cnn.model(pixel_values)
+        finally:
+            hook.remove()
         return captured[0]
-
-
-@contextmanager
-def _captured_input(module: nn.Module) -> Iterator[list[Tensor]]:
-    captured: list[Tensor] = []
-    hook = module.register_forward_pre_hook(lambda _, arguments: captured.append(arguments[0]))
-    try:
-        yield captured
-    finally:
-        hook.remove()
-
-
-def _gem(features: np.ndarray[Any, Any], p: float, eps: float) -> np.ndarray[Any, Any]:
-    means: np.ndarray[Any, Any] = (np.maximum(features, eps) ** p).mean(axis=(2, 3)) ** (1 / p)
-    return means
-
-
-def _record(cnn: Cnn, options: ExportOptions, output_dim: int) -> Tower:
-    pooling = options.pooling or cnn.pooling or Pooling(method="avg")
-    if pooling.method not in ("avg", "gem"):
-        raise UsageError(f"pooling {pooling.method} is not for CNNs, expected avg or gem")
-    preprocessing = _preprocessing(cnn.transforms, options)
-    by_user = options.pooling is not None or options.normalize is not None
-    return Tower(
-        graph="image.onnx",
-        inputs=preprocessing.graph_inputs(),
-        output=TensorSpec(name="embedding", dtype="float32", shape=("batch", output_dim)),
-        preprocessing=preprocessing,
-        pooling=pooling,
-        projections=tuple(record for record, _ in cnn.projections),
-        normalized=bool(options.normalize),
-        decided_by="user" if by_user else "checkpoint" if cnn.pooling or cnn.projections else "default",
-    )
 
 
 def _preprocessing(transforms: ImageClassification, options: ExportOptions) -> ImagePreprocessing:

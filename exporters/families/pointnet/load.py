@@ -2,50 +2,49 @@
 
 from __future__ import annotations
 
-from typing import assert_never
+from collections.abc import Sequence
 
 import torch
 
 from exporters.catalogue.spec import PointNetSource
 from exporters.catalogue.weights_ref import ModelFolder, RandomInit, StateDict
+from exporters.families.family import LoadRequest
+from exporters.families.from_run import only_model
 from exporters.families.pointnet.network import PointNetEmbedding
-from exporters.families.pointnet.tower import PointNet, normalize_cloud
+from exporters.families.pointnet.tower import PointNet, PointNetTower, normalize_cloud
+from exporters.families.tower import ExportableTower
 from exporters.samples.point_clouds import load_shapes
+from exporters.weights.finetuner_run import RunModel
 from exporters.weights.random_init import calibrate_batch_norms
-from exporters.weights.state_dict import Checkpoint, load_into, read_checkpoint, record_random
+from exporters.weights.state_dict import Checkpoint, load_into, read_checkpoint, record_random, seeded
 
 # Layers of the original classifier. Finetuner's checkpoints hold them, but its embeddings never passed through them.
 _IGNORED = tuple(f"_point_encoder.{name}" for name in ("fc1", "bn1", "fc2", "bn2"))
 
 
-def load_pointnet(source: PointNetSource, weights: RandomInit | StateDict | ModelFolder | Checkpoint) -> PointNet:
-    """Build the network and load its weights.
-
-    Args:
-        source: The network.
-        weights: The weights; a :class:`Checkpoint` is a state dict that is already in memory.
+def load(
+    request: LoadRequest[PointNetSource], weights: RandomInit | StateDict | ModelFolder | Checkpoint
+) -> list[ExportableTower]:
+    """Build the network, load its weights, and return its tower.
 
     Raises:
         WeightsUnavailableError: The file does not exist.
         WeightsError: The state dict is damaged, or does not fit.
     """
-    match weights:
-        case RandomInit(seed):
-            model = _build(seed)
-            clouds = [normalize_cloud(shape[: source.num_points]) for shape in load_shapes()]
-            calibrate_batch_norms(model, torch.stack(clouds))
-            return PointNet(model=model, num_points=source.num_points, weights=record_random(model, seed))
-        case StateDict(path) | ModelFolder(path):
-            return load_pointnet(source, read_checkpoint(path))
-        case Checkpoint(state_dict=state_dict):
-            model = _build(seed=0)
-            load_into(model, state_dict, ignored=_IGNORED, source=weights.source)
-            return PointNet(model=model, num_points=source.num_points, weights=weights.record)
-        case _:
-            assert_never(weights)
+    num_points = request.source.num_points
+    seed = weights.seed if isinstance(weights, RandomInit) else 0
+    with seeded(seed):
+        model = PointNetEmbedding().eval()
+    if isinstance(weights, RandomInit):
+        calibrate_batch_norms(model, torch.stack([normalize_cloud(shape[:num_points]) for shape in load_shapes()]))
+        record = record_random(model, seed)
+    else:
+        checkpoint = read_checkpoint(weights)
+        load_into(model, checkpoint.state_dict, ignored=_IGNORED, source=checkpoint.source)
+        record = checkpoint.record
+    return [PointNetTower(PointNet(model=model, num_points=num_points, weights=record), request.options)]
 
 
-def _build(seed: int) -> PointNetEmbedding:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return PointNetEmbedding().eval()
+def load_run(request: LoadRequest[PointNetSource], models: Sequence[RunModel]) -> list[ExportableTower]:
+    """Return the tower of a Finetuner run."""
+    return load(request, only_model(models).checkpoint)

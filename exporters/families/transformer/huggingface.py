@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, assert_never
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import (
     CONFIG_MAPPING,
@@ -22,24 +22,20 @@ from transformers import (
 )
 
 from exporters.catalogue.spec import HuggingFaceSource
-from exporters.catalogue.weights_ref import (
-    ModelFolder,
-    ModelWeights,
-    Pretrained,
-    RandomInit,
-    StateDict,
-    refuse_tokenizer,
-)
+from exporters.catalogue.weights_ref import ModelFolder, ModelWeights, RandomInit, StateDict, refuse_tokenizer
 from exporters.errors import WeightsError, WeightsMismatchError
+from exporters.families.family import LoadRequest
+from exporters.families.from_run import only_model
+from exporters.families.tower import ExportableTower
 from exporters.families.transformer.sentence_layers import SentenceLayers, read_sentence_layers
-from exporters.families.transformer.tower import Transformer
+from exporters.families.transformer.tower import Transformer, TransformerTower
 from exporters.modules.projection import ProjectionLayer
 from exporters.weights.finetuner_run import RunModel
-from exporters.weights.hub import describe_hub_model, download_model, download_tokenizer
-from exporters.weights.model_folder import check_library, describe_folder, load_with_transformers
+from exporters.weights.hub import download_tokenizer, find_model
+from exporters.weights.model_folder import check_library, load_with_transformers
 from exporters.weights.parsing import summarize_error
 from exporters.weights.stand_in_tokenizer import build_stand_in_tokenizer
-from exporters.weights.state_dict import Checkpoint, load_into, read_checkpoint, record_random, unwrap
+from exporters.weights.state_dict import Checkpoint, load_into, read_checkpoint, record_random, seeded, unwrap
 from runtime.artifact.manifest import MIN_TEXT_LENGTH, Pooling, Weights
 
 _NO_LIMIT = 1_000_000  # transformers writes 1e30 for a tokenizer without a limit
@@ -61,6 +57,27 @@ _SENTENCE_ENCODERS = ("0.auto_model.", "0.model.")
 _DENSE = re.compile(r"\d+\.linear\.\w+$")
 
 
+def load(request: LoadRequest[HuggingFaceSource], weights: ModelWeights) -> list[ExportableTower]:
+    """Build a text encoder, load its weights, and return its tower."""
+    tokenizer, any_architecture = request.options.tokenizer_folder, request.any_architecture
+    transformer = load_transformer(request.source, weights, tokenizer=tokenizer, any_architecture=any_architecture)
+    return [TransformerTower(transformer, request.options)]
+
+
+def load_run(request: LoadRequest[HuggingFaceSource], models: Sequence[RunModel]) -> list[ExportableTower]:
+    """Build a text encoder with the weights, pooling and head of a Finetuner run, and return its tower.
+
+    Raises:
+        WeightsUnavailableError: The hub cannot be reached.
+        WeightsError: The run does not fit.
+    """
+    model = only_model(models)
+    checkpoint, projections = model.split("_model.")
+    layers = SentenceLayers(pooling=model.pooling or Pooling(method="mean"), projections=projections)
+    transformer = _load_state_dict(request.source, checkpoint, request.options.tokenizer_folder, layers)
+    return [TransformerTower(transformer, request.options)]
+
+
 def load_transformer(
     source: HuggingFaceSource,
     weights: ModelWeights,
@@ -80,38 +97,14 @@ def load_transformer(
         WeightsUnavailableError: The hub cannot be reached, or the file does not exist.
         WeightsError: The weights are not those of a known text model, or do not fit.
     """
-    if not isinstance(weights, StateDict):
-        refuse_tokenizer(tokenizer)
-    match weights:
-        case StateDict(path):
-            return _load_state_dict(source, read_checkpoint(path), tokenizer)
-        case Pretrained():
-            folder = download_model(source.model_id, source.revision)
-            return load_folder(folder, describe_hub_model(source.model_id, folder, source.licence))
-        case ModelFolder(folder):
-            expected = None if any_architecture else source.model_type
-            return load_folder(folder, describe_folder(folder), expected=expected)
-        case RandomInit(seed):
-            return _build_random(source, seed)
-        case _:
-            assert_never(weights)
-
-
-def load_transformer_run(source: HuggingFaceSource, model: RunModel, tokenizer: Path | None) -> Transformer:
-    """Build a text encoder with the weights, pooling and head of a Finetuner run.
-
-    Args:
-        source: The model.
-        model: A model of the run.
-        tokenizer: Folder of its tokenizer; by default the tokenizer of ``source`` on the hub.
-
-    Raises:
-        WeightsUnavailableError: The hub cannot be reached.
-        WeightsError: The run does not fit.
-    """
-    checkpoint, projections = model.split("_model.")
-    layers = SentenceLayers(pooling=model.pooling or Pooling(method="mean"), projections=projections)
-    return _load_state_dict(source, checkpoint, tokenizer, layers)
+    if isinstance(weights, StateDict):
+        return _load_state_dict(source, read_checkpoint(weights), tokenizer)
+    refuse_tokenizer(tokenizer)
+    if isinstance(weights, RandomInit):
+        return _build_random(source, weights.seed)
+    folder, record = find_model(source, weights)
+    strict = isinstance(weights, ModelFolder) and not any_architecture
+    return load_folder(folder, record, expected=source.model_type if strict else None)
 
 
 def load_folder(folder: Path, weights: Weights, *, expected: str | None = None) -> Transformer:
@@ -208,13 +201,9 @@ def max_length(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast, sta
 def _load_state_dict(
     source: HuggingFaceSource, checkpoint: Checkpoint, folder: Path | None, layers: SentenceLayers | None = None
 ) -> Transformer:
-    """Build the architecture of ``source`` and load a state dict.
+    """Load a state dict of an encoder; without ``layers``, perhaps of a whole SentenceTransformer.
 
-    Args:
-        source: The model.
-        checkpoint: State dict of the encoder; if ``layers`` is ``None``, perhaps of a whole SentenceTransformer.
-        folder: Folder of the tokenizer; by default the tokenizer of ``source`` on the hub.
-        layers: Layers after the encoder; by default those that ``folder`` states.
+    ``folder`` holds the tokenizer (by default that of ``source`` on the hub) and states the layers if none are given.
     """
     folder = folder or download_tokenizer(source.model_id, source.revision)
     model = _build(source, seed=0)
@@ -271,28 +260,22 @@ def _split_sentence_transformer(
 
 def _build_random(source: HuggingFaceSource, seed: int) -> Transformer:
     model = _build(source, seed)
+    projections: tuple[ProjectionLayer, ...] = ()
+    if record := source.projection:
+        with seeded(seed):
+            projections = ((record, nn.Linear(record.in_features, record.out_features, bias=record.bias).eval()),)
     return Transformer(
         model=model,
         tokenizer=build_stand_in_tokenizer(source.model_type, source.max_length),
-        layers=SentenceLayers(projections=_random_projections(source, seed)),
+        layers=SentenceLayers(projections=projections),
         max_length=source.max_length,
         weights=record_random(model, seed),
     )
 
 
 def _build(source: HuggingFaceSource, seed: int) -> PreTrainedModel:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         config: Any = CONFIG_MAPPING[source.model_type]
         model: PreTrainedModel = _ENCODERS[source.model_type](config(**source.config))
     model.eval()  # type: ignore[no-untyped-call]
     return model
-
-
-def _random_projections(source: HuggingFaceSource, seed: int) -> tuple[ProjectionLayer, ...]:
-    if source.projection is None:
-        return ()
-    record = source.projection
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return ((record, nn.Linear(record.in_features, record.out_features, bias=record.bias).eval()),)

@@ -28,21 +28,13 @@ _ACTIVATIONS = {"Identity": "identity", "Tanh": "tanh", "ReLU": "relu", "GELU": 
 
 @dataclass(frozen=True, kw_only=True)
 class SentenceLayers:
-    """Layers and limits that a checkpoint states, from token features to one vector.
-
-    Attributes:
-        pooling: Pooling of tokens; ``None`` if the checkpoint states none.
-        projections: Linear layers after the pooling, with their records.
-        normalized: Whether the result is scaled to unit length.
-        max_length: Largest number of tokens; ``None`` if the checkpoint states none.
-        lowercase: Whether texts are lowercased before the tokenizer.
-    """
+    """Layers and limits that a checkpoint states, from token features to one vector; ``None`` if it states none."""
 
     pooling: Pooling | None = None
     projections: tuple[ProjectionLayer, ...] = ()
     normalized: bool = False
-    max_length: int | None = None
-    lowercase: bool = False
+    max_length: int | None = None  # tokens
+    lowercase: bool = False  # before the tokenizer
 
 
 def read_sentence_layers(folder: Path, *, with_weights: bool = True) -> SentenceLayers:
@@ -139,16 +131,12 @@ def _read_dense(folder: Path, *, with_weights: bool) -> ProjectionLayer:
         )
         layer = nn.Linear(record.in_features, record.out_features, bias=record.bias)
     if with_weights:
-        _load_weights(layer, folder)
+        files = find_weights(folder)
+        if not files:
+            raise WeightsError(f"{folder} holds no weights; copy or download it whole")
+        state = {name.removeprefix("linear."): value for name, value in read_state_dict(files[0]).items()}
+        try:
+            layer.load_state_dict(state)
+        except RuntimeError as exc:
+            raise WeightsError(f"{folder} holds no weights that fit its config.json ({exc})") from exc
     return record, layer.eval()
-
-
-def _load_weights(layer: nn.Linear, folder: Path) -> None:
-    files = find_weights(folder)
-    if not files:
-        raise WeightsError(f"{folder} holds no weights; copy or download it whole")
-    state = {name.removeprefix("linear."): value for name, value in read_state_dict(files[0]).items()}
-    try:
-        layer.load_state_dict(state)
-    except RuntimeError as exc:
-        raise WeightsError(f"{folder} holds no weights that fit its config.json ({exc})") from exc
