@@ -8,10 +8,10 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import suppress
 from dataclasses import replace
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 from runtime.artifact.manifest import Tower, TowerName
 from runtime.errors import EmbeddingBackbonesError, InferenceError, ItemError, UsageError
@@ -24,7 +24,7 @@ from runtime.session.providers import PROVIDERS
 from runtime.session.session import SessionOptions
 
 _WINDOWS_AHEAD = 2  # per worker; it bounds how far a fast worker gets ahead of a slow one
-_Pipe: TypeAlias = "Connection[Any, Any]"
+_Pipe: TypeAlias = Any  # a Connection, or on Windows a PipeConnection
 
 
 def split_options(
@@ -193,7 +193,7 @@ class _WindowScheduler:
     def _receive(self) -> None:
         """Receive the windows that are ready. An error is kept until its turn, as a result is."""
         for pipe in wait(list(self._busy)):
-            worker, number = self._busy.pop(cast("_Pipe", pipe))
+            worker, number = self._busy.pop(pipe)
             self._idle.append(worker)
             try:
                 self._done[number] = worker.receive()
