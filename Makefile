@@ -34,7 +34,7 @@ check: $(READY) docs  ## check format, lint, types, layers of imports, English a
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
-	$(BIN)/mypy --platform win32 --package runtime
+	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32 --package runtime
 	$(BIN)/python .ci/plain_english.py
 	$(BIN)/python .ci/readme_table.py --check
 	$(BIN)/python .ci/cli_reference.py --check
