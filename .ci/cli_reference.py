@@ -104,16 +104,7 @@ def render() -> str:
     return "\n\n".join([INTRODUCTION.rstrip(), *sections]) + "\n"
 
 
-def main(arguments: list[str]) -> int:
-    """Write the page, or check it; return the exit code."""
-    current = render()
-    if "--check" not in arguments:
-        PAGE.write_text(current, "utf-8")
-    elif not PAGE.exists() or PAGE.read_text("utf-8") != current:
-        sys.stderr.write(f"{PAGE.name}: the page differs from the programs' help; run `make format`\n")
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    from generated import write_or_check  # beside this file, which tests load by its path
+
+    sys.exit(write_or_check(PAGE, render()))

@@ -7,6 +7,8 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+from generated import write_or_check
+
 ROOT = Path(__file__).parents[1]
 PICTURE = ROOT / "docs/images/layers.svg"
 COLOURS = {"benchmarks": "#8a4b08", "exporters": "#4f46c8", "runtime": "#1d5fd1"}  # readable with white letters
@@ -70,16 +72,5 @@ def render() -> str:
     return "\n".join([head, "<title>The layers of the code</title>", *parts, "</svg>", ""])
 
 
-def main(arguments: list[str]) -> int:
-    """Write the picture, or check it; return the exit code."""
-    current = render()
-    if "--check" not in arguments:
-        PICTURE.write_text(current, "utf-8")
-    elif not PICTURE.exists() or PICTURE.read_text("utf-8") != current:
-        sys.stderr.write(f"{PICTURE.name}: the layers in pyproject.toml have changed; run `make format`\n")
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(write_or_check(PICTURE, render()))
