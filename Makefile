@@ -17,10 +17,14 @@ demo: $(READY)  ## export two models, embed photos and texts with them without t
 test-fast: $(READY)  ## run the fast tests in parallel: no process, no Ray, no model of real size, no trained weights
 	$(BIN)/python -m pytest -m "not ($(SLOW))" --numprocesses auto --dist loadscope $(ARGS)
 
-test: $(READY)  ## run all tests, and check the coverage
-	$(BIN)/python -m pytest -m "not ($(SLOW))" --numprocesses auto --dist loadscope --cov --cov-report= $(ARGS)
-	$(BIN)/python -m pytest -m "$(SLOW)" --cov --cov-append --cov-report= $(ARGS)
+test: $(READY)  ## run all tests, and check the coverage; ARGS="-m 'not full'" runs those it chooses, without coverage
+ifdef ARGS
+	$(BIN)/python -m pytest $(ARGS)
+else
+	$(BIN)/python -m pytest -m "not ($(SLOW))" --numprocesses auto --dist loadscope --cov --cov-report=
+	$(BIN)/python -m pytest -m "$(SLOW)" --cov --cov-append --cov-report=
 	$(BIN)/python -m coverage report --fail-under=93
+endif
 
 bench: demo  ## benchmark the demo's text model against torch and sentence-transformers; write artifacts/demo/report
 	$(BIN)/python -m benchmarks artifacts/demo/all-MiniLM-L6-v2 --weights $(MINILM) -o artifacts/demo/report --force
