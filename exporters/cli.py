@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import get_args
 
 from exporters.catalogue import tables
+from exporters.catalogue.names import find_model
 from exporters.catalogue.options import DEFAULT_TOLERANCE, GEM_EPS, GEM_P, OPSETS, ExportOptions
-from exporters.catalogue.registry import BACKBONES, find_backbone
+from exporters.catalogue.registry import BACKBONES
 from exporters.export import export
 from exporters.families.load import check_options
 from exporters.progress import StageDisplay
@@ -60,12 +61,18 @@ def build_parser() -> argparse.ArgumentParser:
 def add_export(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command ``export``."""
     parser.description = (
-        "Export each backbone NAME to the folder OUTPUT/NAME: graphs with their weights, a manifest, a few inputs with "
-        "torch's embeddings of them, and a README. The folder is written only if the graphs agree with torch."
+        "Export each model NAME to a folder in OUTPUT: graphs with their weights, a manifest, a few inputs with the "
+        "embeddings of the model's own library, and a README. The folder is written only if the graphs agree with it."
     )
     parser.set_defaults(command=_export)
     add = parser.add_argument
-    add("names", nargs="+", metavar="NAME", help="Names of backbones in the catalogue, or `all` for every backbone")
+    add(
+        "names",
+        nargs="+",
+        metavar="NAME",
+        help="Names of models: a backbone of the catalogue, or `all` for every one; the folder of a model; a hub id "
+        "such as intfloat/e5-small-v2; timm:NAME, torchvision:NAME, open_clip:MODEL or open_clip:MODEL/TAG",
+    )
     folder = Path("artifacts")
     add("--output", type=Path, default=folder, help="Write the artifacts into this folder (default: %(default)s)")
     add(
@@ -95,8 +102,14 @@ def add_export(parser: argparse.ArgumentParser) -> None:
         "--name",
         dest="artifact_name",
         metavar="NEW",
-        help="Give the artifact this name, for example for a fine-tuned model (default: NAME). Text models in a folder "
-        "may then have another architecture than NAME",
+        help="Give the artifact this name, for example for a fine-tuned model (default: NAME without library and "
+        "organisation). Text models in a folder of --weights may then have another architecture than NAME",
+    )
+    add("--revision", metavar="REVISION", help="Download this branch, tag or commit of a hub id (default: the newest)")
+    add(
+        "--trust-remote-code",
+        action="store_true",
+        help="Run Python code that a checkpoint brings. Read the code first (default: refuse such checkpoints)",
     )
     add("--force", action="store_true", help="Replace existing artifacts (default: refuse to replace them)")
 
@@ -180,10 +193,10 @@ def _add_variant_options(parser: argparse.ArgumentParser | argparse._ArgumentGro
 def _add_graph_options(graph: argparse._ArgumentGroup) -> None:
     graph.add_argument(
         "--pooling",
-        choices=["avg", "mean", "cls", "max", "gem"],
+        choices=[*("avg", "mean", "cls", "max", "gem"), *("mean_sqrt_len_tokens", "weightedmean", "lasttoken")],
         help="Pool the features with this method. CNNs take avg, and gem for weights that were fine-tuned with it; "
-        "text models take mean, cls, max and gem; CLIP and PointNet++ take none (default: the pooling that the "
-        "checkpoint states, else avg for CNNs and mean for texts)",
+        "text models take all but avg; CLIP and PointNet++ take none (default: the pooling that the checkpoint states, "
+        "else avg for CNNs and mean for texts)",
     )
     gem_p = f"Exponent of gem: 1 is the mean, large values approach the maximum (default: {GEM_P})"
     graph.add_argument("--gem-p", type=float, metavar="P", help=gem_p)
@@ -194,6 +207,12 @@ def _add_graph_options(graph: argparse._ArgumentGroup) -> None:
         action=argparse.BooleanOptionalAction,
         help="Scale embeddings to unit length, so that a dot product is the cosine similarity (default: as the "
         "checkpoint states, else no)",
+    )
+    graph.add_argument(
+        "--max-length",
+        type=int,
+        metavar="TOKENS",
+        help="Cut texts to this number of tokens, special ones included (default: the limit of the checkpoint)",
     )
     graph.add_argument(
         "--image-size",
@@ -246,7 +265,7 @@ def _export(arguments: argparse.Namespace) -> int:
     if arguments.artifact_name and (len(names) > 1 or Path(arguments.artifact_name).name != arguments.artifact_name):
         raise UsageError("--name takes the name of a folder, and is for one backbone at a time")
     for name in names:
-        check_options(find_backbone(name), options)
+        check_options(find_model(name, revision=options.revision), options)
     failed = [name for name in names if not _export_one(name, arguments, options)]
     if len(names) > 1:
         print(f"{len(names) - len(failed)} of {len(names)} exported" + f"; failed: {', '.join(failed)}" * bool(failed))
@@ -283,9 +302,9 @@ def _options(arguments: argparse.Namespace) -> ExportOptions:
 
 
 def _names(names: Sequence[str]) -> list[str]:
-    """Return the names to export without duplicates, after checking that each exists."""
+    """Return the names to export without duplicates."""
     chosen = [choice for name in names for choice in (BACKBONES if name == "all" else [name])]
-    return list(dict.fromkeys(find_backbone(name).name for name in chosen))
+    return list(dict.fromkeys(chosen))
 
 
 def _export_one(name: str, arguments: argparse.Namespace, options: ExportOptions) -> bool:

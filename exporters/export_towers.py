@@ -17,7 +17,7 @@ from exporters.parity import check_reference, measure_parity, measure_similarity
 from exporters.progress import Stage, silent
 from runtime.array_types import Float32Array
 from runtime.artifact.describe import describe_manifest
-from runtime.artifact.manifest import SCHEMA_VERSION, Manifest, Provenance, Tower, TowerName
+from runtime.artifact.manifest import SCHEMA_VERSION, Manifest, Provenance, Task, Tower, TowerName
 from runtime.inference.embedder import Embedder
 from runtime.inference.pipeline import Pipeline
 from runtime.session.providers import installed_packages
@@ -25,9 +25,15 @@ from runtime.session.session import SessionOptions
 from runtime.version import __version__
 
 _GOLDEN_ITEMS = 4
+_TASKS: Mapping[frozenset[TowerName], Task] = {
+    frozenset({"text"}): "text-to-text",
+    frozenset({"image"}): "image-to-image",
+    frozenset({"text", "image"}): "text-to-image",
+    frozenset({"mesh"}): "mesh-to-mesh",
+}
 _PACKAGES = (
-    *("torch", "torchvision", "transformers", "tokenizers", "open_clip_torch", "onnx", "onnxscript"),
-    *("numpy", "pillow"),
+    *("torch", "torchvision", "transformers", "tokenizers", "sentence-transformers", "timm", "open_clip_torch"),
+    *("onnx", "onnxscript", "numpy", "pillow"),
 )
 
 
@@ -60,7 +66,7 @@ def export_towers(
             with stage(f"{tower.name} by torch"):
                 references[tower.name] = tower.reference()
                 check_reference(references[tower.name])
-        records = {}
+        records: dict[TowerName, Tower] = {}
         for tower in towers:
             with stage(f"{tower.name} graph"):
                 records[tower.name] = _write_tower(folder, tower, destination, options.opset)
@@ -73,8 +79,8 @@ def export_towers(
             schema_version=SCHEMA_VERSION,
             name=destination.name,
             backbone=spec.name,
-            task=spec.task,
-            architecture=spec.architecture,
+            task=spec.task or _TASKS[frozenset(records)],
+            architecture=spec.architecture or towers[0].architecture or "custom",
             output_dim=towers[0].output_dim,
             towers=records,
             weights=towers[0].weights,

@@ -37,6 +37,9 @@ class ExportOptions:
         tower: The only tower to export; ``None`` for all.
         pooling: Pooling of features to one vector; ``None`` for that of the checkpoint, else the backbone's default.
         normalize: Whether the graph scales embeddings to unit length; ``None`` for what the checkpoint says, else no.
+        revision: Branch, tag or commit of a model on the hub; ``None`` for its newest commit.
+        trust_remote_code: Whether to run Python code that a checkpoint brings.
+        max_length: Largest number of tokens; ``None`` for that of the checkpoint.
         image_size: Side of the centre crop in pixels; ``None`` for that of the weights.
         input: ``uint8``: the graph takes raw pixels; ``float32``: it takes normalised ``pixel_values``.
         opset: ONNX operator set, one of :data:`OPSETS`.
@@ -51,6 +54,9 @@ class ExportOptions:
     tower: TowerName | None = None
     pooling: Pooling | None = None
     normalize: bool | None = None
+    revision: str | None = None
+    trust_remote_code: bool = False
+    max_length: int | None = None
     image_size: int | None = None
     input: Literal["uint8", "float32"] = "uint8"
     opset: int = OPSETS.start

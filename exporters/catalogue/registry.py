@@ -219,10 +219,14 @@ def find_backbone(name: str) -> BackboneSpec:
         UnknownBackboneError: The catalogue has no such name; the message lists similar names.
     """
     if name not in BACKBONES:
-        close = difflib.get_close_matches(name.lower(), BACKBONES, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(close)}?" if close else "see `python -m exporters list`"
-        raise UnknownBackboneError(f"there is no backbone {name!r}; {hint}")
+        raise UnknownBackboneError(f"there is no backbone {name!r}; {suggest_backbone(name)}")
     return BACKBONES[name]
+
+
+def suggest_backbone(name: str) -> str:
+    """Return a hint at the names of the catalogue that are similar to ``name``."""
+    close = difflib.get_close_matches(name.lower(), BACKBONES, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(close)}?" if close else "see `python -m exporters list`"
 
 
 def find_descriptor(descriptor: str) -> BackboneSpec | None:

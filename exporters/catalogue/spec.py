@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from runtime.artifact.manifest import Projection, Task
@@ -120,28 +121,80 @@ class PointNetSource:
     descriptor: ClassVar[str] = "pointnet++"
 
 
+class NamedSource:
+    """A model outside the catalogue, which its name describes. Finetuner had no name for it."""
+
+    descriptor: ClassVar[str] = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderSource(NamedSource):
+    """A model folder of the user. Its contents decide the family."""
+
+    path: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubModelSource(NamedSource):
+    """Any model on the Hugging Face hub. The contents of its repository decide the family.
+
+    Attributes:
+        model_id: Its name on the hub, such as ``intfloat/e5-small-v2``.
+        revision: Branch, tag or commit to download; ``None`` for the newest commit of the main branch.
+    """
+
+    model_id: str
+    revision: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimmSource(NamedSource):
+    """An image encoder of timm, by timm's name of the architecture with or without its tag."""
+
+    model_name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchvisionModelSource(NamedSource):
+    """An image classifier of torchvision, by torchvision's name of the model. Its embedding is the head's input."""
+
+    builder: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenClipModelSource(NamedSource):
+    """A CLIP of open_clip, by open_clip's name of the architecture.
+
+    Attributes:
+        model_name: Name of the architecture, such as ``ViT-B-32``.
+        tag: open_clip's name of its pretrained weights; ``None`` for weights of the user or random weights.
+    """
+
+    model_name: str
+    tag: str | None = None
+
+
 BackboneSource = TorchvisionSource | HuggingFaceSource | ClipSource | OpenClipSource | PointNetSource
 
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneSpec:
-    """An entry of the catalogue.
+    """An entry of the catalogue, or a model that a name outside the catalogue stands for.
 
     Attributes:
         name: Name on the command line and in Python.
-        task: Task of its embeddings.
-        output_dim: Length of an embedding.
-        architecture: Kind of network, for the manifest.
+        task: Task of its embeddings; ``None`` for the task that its towers have.
+        output_dim: Length of an embedding; 0 if only the loaded model knows it.
+        architecture: Kind of network, for the manifest; ``None`` for the one that its towers state.
         description: One line for the catalogue.
         note: Difference from Finetuner's table, if any.
-        source: Where its weights come from; ``None`` for a network outside the catalogue, whose towers you build
-            yourself.
+        source: Where its weights come from; ``None`` for a network whose towers you build yourself.
     """
 
     name: str
-    task: Task
-    output_dim: int
-    architecture: Architecture
-    description: str
+    task: Task | None = None
+    output_dim: int = 0
+    architecture: Architecture | None = None
+    description: str = ""
     note: str = ""
-    source: BackboneSource | None = None
+    source: BackboneSource | NamedSource | None = None

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from pathlib import Path
+from typing import Generic, Literal, TypeVar
 
 from exporters.catalogue.options import ExportOptions
+from runtime.artifact.manifest import Weights
 
 SourceT = TypeVar("SourceT")
+# ``text``: sentence-transformers or transformers; ``image`` and ``text-image``: transformers.
+FolderKind = Literal["text", "image", "text-image", "timm", "open_clip"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,18 +32,34 @@ class LoadRequest(Generic[SourceT]):
 
 
 @dataclass(frozen=True, kw_only=True)
+class FolderRequest:
+    """A model folder to load: the user's own, or a snapshot of a model on the hub.
+
+    Attributes:
+        path: The folder.
+        weights: Origin of the weights in it.
+        options: Options of the export. With ``RandomInit`` weights, the folder gives only the configuration.
+    """
+
+    path: Path
+    weights: Weights
+    options: ExportOptions
+
+
+@dataclass(frozen=True, kw_only=True)
 class Family:
     """A family of models.
 
     Attributes:
         module: Module that is imported when a model is loaded. ``load(request, weights)`` returns the towers of a
             backbone; ``load_run(request, models)`` returns those of a Finetuner run, one for each of its models.
-        sources: Types of ``BackboneSpec.source`` that belong to the family.
+        sources: Types of ``BackboneSpec.source`` that belong to the family; none for families of folders, whose
+            modules have ``load_folder(request)`` instead.
         options: Export options that the family takes and some other family does not.
         unpublished: Error message for pretrained weights; empty if the family has pretrained weights.
     """
 
     module: str
-    sources: tuple[type, ...]
+    sources: tuple[type, ...] = ()
     options: frozenset[str] = frozenset()
     unpublished: str = ""

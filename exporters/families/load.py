@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -9,14 +10,16 @@ from exporters.catalogue.options import ExportOptions
 from exporters.catalogue.spec import (
     BackboneSpec,
     ClipSource,
+    FolderSource,
+    HubModelSource,
     HuggingFaceSource,
     OpenClipSource,
     PointNetSource,
     TorchvisionSource,
 )
-from exporters.catalogue.weights_ref import FinetunerRun, Pretrained
+from exporters.catalogue.weights_ref import FinetunerRun, Pretrained, RandomInit
 from exporters.errors import WeightsUnavailableError
-from exporters.families.family import Family, LoadRequest
+from exporters.families.family import Family, FolderKind, FolderRequest, LoadRequest
 from runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -47,18 +50,23 @@ FAMILIES = (
 )
 
 
+# The families of model folders, by the kind that `recognize_folder` finds. Each module has `load_folder(request)`.
+FOLDER_FAMILIES: Mapping[FolderKind, Family] = {
+    "text": Family(
+        module="exporters.families.sentence.load",
+        options=frozenset({"pooling", "max_length", "trust_remote_code", "revision"}),
+    ),
+}
+
+
 def check_options(spec: BackboneSpec, options: ExportOptions) -> None:
-    """Check that the backbone's family takes every option that is given.
+    """Check that the model's family takes every option that is given. A folder's family is not known yet.
 
     Raises:
         UsageError: The family does not take one of them.
     """
-    if spec.source is None:
-        return
-    defaults, taken = ExportOptions(), _find_family(spec).options
-    for name in sorted(frozenset[str]().union(*(family.options for family in FAMILIES)) - taken):
-        if getattr(options, name) != getattr(defaults, name):
-            raise UsageError(f"--{name.replace('_', '-')} is not for {spec.name}; leave it out")
+    if spec.source is not None and not isinstance(spec.source, FolderSource | HubModelSource):
+        _check_options(spec, _find_family(spec), options)
 
 
 def check_weights(spec: BackboneSpec, options: ExportOptions) -> None:
@@ -67,7 +75,9 @@ def check_weights(spec: BackboneSpec, options: ExportOptions) -> None:
     Raises:
         WeightsUnavailableError: The family has no pretrained weights.
     """
-    if spec.source and isinstance(options.weights_ref, Pretrained) and (error := _find_family(spec).unpublished):
+    if spec.source is None or isinstance(spec.source, FolderSource | HubModelSource):
+        return
+    if isinstance(options.weights_ref, Pretrained) and (error := _find_family(spec).unpublished):
         raise WeightsUnavailableError(error)
 
 
@@ -83,6 +93,8 @@ def load_towers(spec: BackboneSpec, options: ExportOptions, *, any_architecture:
         WeightsError: The weights are not available, or do not fit.
         UsageError: The family does not take one of the options.
     """
+    if isinstance(spec.source, FolderSource | HubModelSource):
+        return _load_folder(spec, spec.source, options)
     check_options(spec, options)
     check_weights(spec, options)
     loader = import_module(_find_family(spec).module)
@@ -99,6 +111,39 @@ def load_towers(spec: BackboneSpec, options: ExportOptions, *, any_architecture:
     else:
         towers = loader.load(request, options.weights_ref)
     return towers
+
+
+def _load_folder(
+    spec: BackboneSpec, source: FolderSource | HubModelSource, options: ExportOptions
+) -> list[ExportableTower]:
+    """Download a model of the hub, find out which family the folder belongs to, and load it.
+
+    Raises:
+        WeightsError: The folder cannot be downloaded, recognised or loaded.
+        UsageError: The family does not take one of the options.
+    """
+    from exporters.families.recognize import recognize_folder
+    from exporters.weights.hub import find_folder
+
+    if not isinstance(options.weights_ref, Pretrained | RandomInit):
+        raise UsageError(
+            f"{spec.name} brings its own weights; leave out --weights, or name an architecture: "
+            f"`timm:NAME --weights {options.weights}`"
+        )
+    path, weights = find_folder(source, options)
+    family = FOLDER_FAMILIES[recognize_folder(path)]
+    _check_options(spec, family, options)
+    towers: list[ExportableTower] = import_module(family.module).load_folder(
+        FolderRequest(path=path, weights=weights, options=options)
+    )
+    return towers
+
+
+def _check_options(spec: BackboneSpec, family: Family, options: ExportOptions) -> None:
+    defaults, known = ExportOptions(), [*FAMILIES, *FOLDER_FAMILIES.values()]
+    for name in sorted(frozenset[str]().union(*(each.options for each in known)) - family.options):
+        if getattr(options, name) != getattr(defaults, name):
+            raise UsageError(f"--{name.replace('_', '-')} is not for {spec.name}; leave it out")
 
 
 def _find_family(spec: BackboneSpec) -> Family:

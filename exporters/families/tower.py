@@ -19,9 +19,15 @@ TRACED = slice(0, 2)  # items of the traced example; two, since torch treats an 
 
 
 class ExportableTower(ABC):
-    """A tower that can be traced and compared with torch. Nothing is traced or run when it is built."""
+    """A tower that can be traced and compared with its library. Nothing is traced or run when it is built.
+
+    Attributes:
+        name: Kind of item.
+        architecture: Architecture of a model outside the catalogue, by its library's name; else ``None``.
+    """
 
     name: TowerName
+    architecture: str | None = None
 
     def __init__(
         self,
@@ -34,6 +40,8 @@ class ExportableTower(ABC):
         projections: tuple[Projection, ...],
         normalized: bool = False,
         stated: bool = False,
+        layers: tuple[str, ...] = (),
+        library: str = "torch",
     ) -> None:
         """Build the record of the tower.
 
@@ -46,6 +54,8 @@ class ExportableTower(ABC):
             projections: Linear layers after the pooling.
             normalized: Whether embeddings have unit length by default.
             stated: Whether the checkpoint states pooling or projections.
+            layers: All modules after the encoder in words, for a model outside the catalogue.
+            library: Library that reads the model and gives the reference.
         """
         by_user = options.pooling is not None or options.normalize is not None
         self.output_dim = output_dim
@@ -59,6 +69,8 @@ class ExportableTower(ABC):
             projections=projections,
             normalized=normalized if options.normalize is None else options.normalize,
             decided_by="user" if by_user else "checkpoint" if stated else "default",
+            layers=layers,
+            reference=library,
         )
 
     @abstractmethod

@@ -13,12 +13,14 @@ from typing import Any
 from optimum.exporters.tasks import TasksManager
 from transformers.utils import logging as transformers_logging
 
+from exporters.catalogue.weights_ref import RandomInit, WeightsRef
 from exporters.errors import WeightsError, WeightsMismatchError
 from exporters.weights.parsing import parsing, read_json, summarize_error
 from exporters.weights.state_dict import abbreviate, escape_name, is_part_of
 from runtime.artifact.manifest import Weights
 from runtime.artifact.reader import record_file
 
+_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 _LIBRARIES = ("transformers", "sentence_transformers")
 
 
@@ -31,6 +33,28 @@ def describe_folder(folder: Path) -> Weights:
     files = find_weights(folder)
     sha256 = hash_weights(folder, files)
     return Weights(origin="file", description=escape_name(folder.resolve().name), file=files[0].name, sha256=sha256)
+
+
+def describe_tree(folder: Path, weights: WeightsRef) -> Weights:
+    """Return the record of all weight files in a folder and the folders in it; of random weights only the seed.
+
+    The hash of random weights is left empty: the values exist only when the model is built.
+
+    Raises:
+        WeightsError: There are no weight files, or one cannot be read.
+    """
+    if isinstance(weights, RandomInit):
+        return Weights(origin="random", description=f"random, seed {weights.seed}", seed=weights.seed, sha256="")
+    files = sorted(path for path in folder.rglob("*") if path.suffix in _WEIGHT_SUFFIXES and _is_model(path))
+    plain = {path.parent for path in files if path.suffix == ".safetensors"}
+    files = [path for path in files if path.suffix == ".safetensors" or path.parent not in plain]
+    description, digest = escape_name(folder.resolve().name), hash_weights(folder, files)
+    return Weights(origin="file", description=description, file=files[0].name, sha256=digest)
+
+
+def _is_model(path: Path) -> bool:
+    """Tell weights of a model from the states of a trainer that lie beside them."""
+    return path.is_file() and not path.stem.startswith(("optimizer", "scheduler", "rng_state", "training_args"))
 
 
 def find_weights(folder: Path) -> list[Path]:
@@ -61,7 +85,7 @@ def hash_weights(folder: Path, files: list[Path]) -> str:
         WeightsError: There are no files, or a file cannot be read.
     """
     try:
-        hashes = {file.name: record_file(file).sha256 for file in files}
+        hashes = {file.relative_to(folder).as_posix(): record_file(file).sha256 for file in files}
     except OSError as exc:
         raise WeightsError(f"{exc.filename} cannot be read ({exc.strerror}); copy or download it again") from exc
     if not hashes:

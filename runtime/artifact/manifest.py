@@ -1,8 +1,8 @@
 """The manifest of an artifact: all that is needed to use, check and trace an exported backbone.
 
 These dataclasses are the schema. ``exporters`` writes them, and ``runtime`` reads them. To change a field after a
-release, increase :data:`SCHEMA_VERSION`. Then either upgrade older documents in
-:func:`runtime.artifact.reader.read_manifest`, or increase :data:`OLDEST_READABLE`, too.
+release, increase :data:`SCHEMA_VERSION`. A new field needs a default that describes older artifacts; for any other
+change, increase :data:`OLDEST_READABLE`, too.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Literal, get_args
 from runtime.artifact.variants import VARIANT_NAMES, Variant, VariantName
 from runtime.errors import ManifestError, UsageError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 OLDEST_READABLE = 1
 MANIFEST_FILE = "manifest.json"
 GOLDEN_FILE = "golden.npz"
@@ -36,6 +36,7 @@ Task = Literal["text-to-text", "image-to-image", "text-to-image", "mesh-to-mesh"
 TASKS: tuple[Task, ...] = get_args(Task)
 Arithmetic = Literal["graph", "caller"]
 TowerName = Literal["text", "image", "mesh"]
+TextInput = Literal["input_ids", "attention_mask", "token_type_ids", "pooling_mask"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,8 +103,19 @@ class TextPreprocessing:
     # File name of the tokenizer, in the format of the ``tokenizers`` library. The fields below replace its settings
     # for truncation and padding.
     tokenizer: str = "tokenizer.json"
+    add_special_tokens: bool = True  # whether the tokenizer adds its special tokens
     max_length: int  # number of tokens, special ones included, to which longer texts are truncated
+    truncation_side: Literal["right", "left"] = "right"  # end of a long text that is cut off
     pad_token_id: int  # fills the shorter texts of a batch, on the right; its ``attention_mask`` is 0
+    # ``longest``: texts are padded to the longest text of their batch. ``max_length``: always to ``max_length``.
+    padding: Literal["longest", "max_length"] = "longest"
+    # Inputs of the graph, in order. ``token_type_ids`` come from the tokenizer, and are 0 for padding.
+    # ``pooling_mask`` is ``attention_mask`` with 0 for the tokens of the prompt.
+    inputs: tuple[TextInput, ...] = ("input_ids", "attention_mask")
+    # A text without any token: ``embed`` gives it to the graph as padding, ``refuse`` treats it as unusable.
+    empty_text: Literal["embed", "refuse"] = "embed"
+    prompts: dict[str, str] = dataclasses.field(default_factory=dict)  # by name; put before a text
+    default_prompt: str | None = None  # name of the prompt for calls that name none
 
     def __post_init__(self) -> None:
         """Check the values. The shortest text has one token between two special ones."""
@@ -113,13 +125,15 @@ class TextPreprocessing:
             raise UsageError(f"max_length {self.max_length} is above {MAX_TEXT_LENGTH}")
         if not 0 <= self.pad_token_id <= MAX_TOKEN_ID:
             raise UsageError(f"pad_token_id {self.pad_token_id} is not from 0 to {MAX_TOKEN_ID}")
+        if self.inputs[:1] != ("input_ids",) or len(set(self.inputs)) != len(self.inputs):
+            raise UsageError(f"inputs {list(self.inputs)} must begin with input_ids and name each input once")
+        if self.default_prompt is not None and self.default_prompt not in self.prompts:
+            raise UsageError(f"default_prompt {self.default_prompt!r} is not one of {sorted(self.prompts)}")
 
     def graph_inputs(self) -> tuple[TensorSpec, ...]:
         """Return the inputs of a graph with this preprocessing."""
-        return tuple(
-            TensorSpec(name=name, dtype="int64", shape=("batch", "sequence"))
-            for name in ("input_ids", "attention_mask")
-        )
+        sequence = self.max_length if self.padding == "max_length" else "sequence"
+        return tuple(TensorSpec(name=name, dtype="int64", shape=("batch", sequence)) for name in self.inputs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +165,9 @@ class PointCloudPreprocessing:
 
 
 Preprocessing = ImagePreprocessing | TextPreprocessing | PointCloudPreprocessing
-PoolingMethod = Literal["avg", "mean", "cls", "max", "gem", "eos"]
+PoolingMethod = Literal[
+    "avg", "mean", "cls", "max", "gem", "eos", "mean_sqrt_len_tokens", "weightedmean", "lasttoken", "model"
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,8 +176,11 @@ class Pooling:
 
     # For CNNs, ``avg`` is the mean over height and width. For transformers, ``mean`` and ``max`` are over the tokens
     # that are not padding. ``cls`` is the first token, and ``eos`` is the last token of a text. ``gem`` is the
-    # generalised mean, for CNNs and transformers. For point clouds, ``max`` is over the points.
+    # generalised mean, for CNNs and transformers. For point clouds, ``max`` is over the points. ``lasttoken``,
+    # ``weightedmean`` (by position) and ``mean_sqrt_len_tokens`` (the sum divided by the square root of the number of
+    # tokens) are those of sentence-transformers. ``model`` is a pooling that the model has in itself.
     method: PoolingMethod
+    others: tuple[PoolingMethod, ...] = ()  # further poolings, whose vectors follow that of ``method``
     p: float | None = None  # GeM's exponent; ``None`` for other methods
     eps: float | None = None  # GeM's lower clamp; ``None`` for other methods
 
@@ -237,11 +256,14 @@ class Tower:
     preprocessing: Preprocessing
     pooling: Pooling
     projections: tuple[Projection, ...] = ()  # linear layers after the pooling, inside the graph
+    # All modules after the encoder in words, in order, for a model that is not of the catalogue.
+    layers: tuple[str, ...] = ()
     normalized: bool  # whether the embeddings have unit length
     # Source of the pooling and the normalisation: the files of the ``checkpoint``, the ``user`` (for at least one of
     # the two), or the ``default`` of the backbone.
     decided_by: Literal["checkpoint", "user", "default"]
-    parity: Parity | None = None  # parity with torch; ``None`` only until it is measured
+    reference: str = "torch"  # the library that gave the vectors to which the graph was compared
+    parity: Parity | None = None  # parity with the reference; ``None`` only until it is measured
     variants: dict[VariantName, Variant] = dataclasses.field(default_factory=dict)
 
     def files(self) -> tuple[str, ...]:
@@ -263,6 +285,7 @@ class Weights:
     sha256: str  # hash of the checkpoint file; for random weights, hash of the values
     published: bool | None = None  # whether the publisher states the same hash; ``None`` if it states none
     licence: str | None = None  # the publisher's terms; ``None`` if they are unknown
+    remote_code: bool = False  # whether code of the checkpoint itself was run to export it
 
 
 @dataclass(frozen=True, kw_only=True)

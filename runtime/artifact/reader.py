@@ -8,7 +8,6 @@ import mmap
 import os
 from pathlib import Path
 from textwrap import shorten
-from typing import Any
 
 from runtime.artifact.json_schema import decode
 from runtime.artifact.manifest import MANIFEST_FILE, OLDEST_READABLE, SCHEMA_VERSION, SEAL, FileRecord, Manifest, seal
@@ -42,7 +41,8 @@ def read_manifest(folder: Path) -> Manifest:
     if not intact:
         raise IntegrityError(f"{path} has changed since export; copy or export the whole artifact again")
     try:
-        return decode(Manifest, _upgrade(document), "manifest")
+        older = document["schema_version"] < SCHEMA_VERSION
+        return decode(Manifest, document | {"schema_version": SCHEMA_VERSION}, "manifest", fill_defaults=older)
     except (ManifestError, RecursionError) as exc:  # RecursionError: it is nested too deep to be shown
         reason = shorten(str(exc), _LONGEST_REASON)
         raise ManifestError(
@@ -94,17 +94,6 @@ def _check_schema_version(document: object, path: Path) -> None:
         remedy = "upgrade embedding-backbones" if version > SCHEMA_VERSION else "export the artifact again"
         readable = " to ".join(map(str, sorted({OLDEST_READABLE, SCHEMA_VERSION})))
         raise SchemaVersionError(f"{path} has schema {str(version)[:20]}, this runtime reads {readable}; {remedy}")
-
-
-def _upgrade(document: dict[str, Any]) -> dict[str, Any]:
-    """Return a document of an older schema in the current one. Schema 1 had no variants."""
-    towers = document.get("towers")
-    if document["schema_version"] == 1 and isinstance(towers, dict):
-        for tower in towers.values():
-            if isinstance(tower, dict):
-                tower.setdefault("variants", {})
-        document["schema_version"] = SCHEMA_VERSION
-    return document
 
 
 def _refuse_constant(name: str) -> float:

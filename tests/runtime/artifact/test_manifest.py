@@ -164,7 +164,7 @@ def test_an_artifact_of_a_newer_package_with_the_same_schema_is_read(edit_manife
 def test_another_schema_is_refused_before_its_members_are_read(artifact: Path, version: int, remedy: str) -> None:
     """The members and the hash of another schema are unknown."""
     (artifact / "manifest.json").write_text(json.dumps({"schema_version": version, "everything": "else"}))
-    with pytest.raises(runtime.SchemaVersionError, match=f"this runtime reads 1 to 2; {remedy}") as caught:
+    with pytest.raises(runtime.SchemaVersionError, match=f"this runtime reads 1 to {SCHEMA_VERSION}; {remedy}") as caught:
         runtime.load(artifact)
     assert len(str(caught.value)) < 300
 
@@ -240,3 +240,23 @@ def test_a_manifest_of_schema_1_is_read_as_one_without_variants(edit_manifest: E
 
     manifest = read_manifest(edit_manifest(age))
     assert (manifest.schema_version, manifest.towers["image"].variants) == (SCHEMA_VERSION, {})
+
+
+def test_a_manifest_of_schema_2_is_read_with_the_defaults_of_new_fields(edit_manifest: Edit) -> None:
+    def age(document: dict[str, Any]) -> None:
+        document["schema_version"] = 2
+        del document["weights"]["remote_code"]
+        for tower in document["towers"].values():
+            del tower["reference"], tower["layers"], tower["pooling"]["others"]
+
+    tower = read_manifest(edit_manifest(age)).towers["image"]
+    assert (tower.reference, tower.layers, tower.pooling.others) == ("torch", (), ())
+
+
+def test_an_older_manifest_still_needs_the_fields_without_default(edit_manifest: Edit) -> None:
+    def age(document: dict[str, Any]) -> None:
+        document["schema_version"] = 2
+        del document["towers"]["image"]["graph"]
+
+    with pytest.raises(runtime.ManifestError, match="lacks graph"):
+        read_manifest(edit_manifest(age))

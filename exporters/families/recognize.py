@@ -1,0 +1,44 @@
+"""Tell which library and which family a model folder belongs to, from the files in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from exporters.errors import WeightsError
+from exporters.families.family import FolderKind
+from exporters.weights.parsing import parsing, read_json
+
+_TEXT_MARKS = ("modules.json", "adapter_config.json")
+
+
+def recognize_folder(folder: Path) -> FolderKind:
+    """Return the family of a model folder. No weights are read, and no code in the folder is run.
+
+    Raises:
+        WeightsError: The folder holds no model of a known layout.
+    """
+    if (folder / "open_clip_config.json").is_file():
+        return "open_clip"
+    if any((folder / name).is_file() for name in _TEXT_MARKS):
+        return "text"
+    config = _read_config(folder)
+    if "pretrained_cfg" in config:
+        return "timm"
+    if "vision_config" in config and "text_config" in config:
+        return "text-image"
+    return "text" if _is_text(config) else "image"
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    if not (folder / "config.json").is_file():
+        raise WeightsError(
+            f"{folder} holds no model: it has neither config.json nor modules.json; give a folder that transformers, "
+            "sentence-transformers, timm or open_clip saved"
+        )
+    with parsing(folder / "config.json"):
+        return dict(read_json(folder / "config.json"))
+
+
+def _is_text(config: dict[str, Any]) -> bool:
+    return "image_size" not in config and "num_channels" not in config

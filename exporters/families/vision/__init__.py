@@ -1,0 +1,1 @@
+"""Image encoders of transformers, timm and torchvision."""
