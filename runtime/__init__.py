@@ -28,9 +28,12 @@ from runtime.inference.options import EmbedOptions
 from runtime.inference.pipeline import PartialEmbeddings
 from runtime.loading.load import load
 from runtime.loading.verify import Verification, verify
+from runtime.machine.telemetry import switch_off as _switch_telemetry_off
 from runtime.postprocess import int8_ranges, quantize
 from runtime.session.provider_options import CpuOptions, CudaOptions, OpenVinoOptions, ProviderOptions, TensorRtOptions
 from runtime.version import __version__
+
+_switch_telemetry_off()  # no module above imports onnxruntime before it is needed
 
 __all__ = [
     "ArtifactError",

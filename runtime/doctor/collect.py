@@ -22,6 +22,7 @@ from runtime.doctor.report import (
     ProviderState,
     PythonHost,
 )
+from runtime.machine import telemetry
 from runtime.machine.child_process import Answer, listen
 from runtime.machine.limits import examine_memory, examine_threads
 from runtime.session.providers import PROVIDERS, ExecutionProvider, installed_packages
@@ -58,6 +59,7 @@ def examine() -> DoctorReport:
         cuda=_examine_cuda(survey) if PROVIDERS["cuda"].package in onnxruntimes else None,
         threads=examine_threads(),
         memory=examine_memory(),
+        telemetry=not telemetry.is_off(),
     )
 
 

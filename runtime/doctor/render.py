@@ -10,6 +10,7 @@ from textwrap import indent
 from runtime.console import table
 from runtime.doctor.advice import find_advice
 from runtime.doctor.report import CudaLibrary, CudaState, DoctorReport, ProviderState
+from runtime.machine import telemetry
 
 _WIDTH = 24
 _ABSENT = ": cannot open shared object file: No such file"  # message of the dynamic linker
@@ -52,6 +53,7 @@ def _describe_installation(report: DoctorReport) -> list[str]:
         _fact("platform", host.platform),
         *_describe_versions(report.onnxruntimes),
         *_describe_problem(report),
+        _fact("  telemetry", f"allowed by {telemetry.VARIABLE}" if report.telemetry else "switched off"),
         *_describe_versions(report.packages),
         *extras,
     ]

@@ -82,6 +82,7 @@ class DoctorReport:
     cuda: CudaState | None  # ``None`` unless the GPU package is installed
     threads: ThreadBudget
     memory: Memory
+    telemetry: bool  # whether onnxruntime may send telemetry
 
     @property
     def healthy(self) -> bool:
