@@ -46,7 +46,10 @@ def _decode(kind: Any, value: object, where: str, fill: bool) -> object:
         return _decode_tuple(typing.get_args(kind), value, where, fill)
     if origin is dict:
         members = _expect(dict, value, where)
-        inner = typing.get_args(kind)[1]
+        names, inner = typing.get_args(kind)
+        if typing.get_origin(names) is typing.Literal:
+            for key in members:  # before the members are decoded: there may be very many
+                _one_of(typing.get_args(names), key, f"a name in {where}")
         return {key: _decode(inner, member, f"{where}.{_show([key])}", fill) for key, member in members.items()}
     if kind is float:
         return _to_float(_expect(int | float, value, where), where)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import mmap
 import os
+import stat
 from pathlib import Path
 from textwrap import shorten
 
@@ -13,6 +14,7 @@ from runtime.artifact.json_schema import decode
 from runtime.artifact.manifest import MANIFEST_FILE, OLDEST_READABLE, SCHEMA_VERSION, SEAL, FileRecord, Manifest, seal
 from runtime.errors import ArtifactError, IntegrityError, ManifestError, SchemaVersionError
 
+MAX_MANIFEST_BYTES = 2**24  # a thousand times the largest one known
 _LONGEST_REASON = 500
 
 
@@ -29,7 +31,7 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         if not folder.is_dir():
             raise ArtifactError(f"there is no folder {folder}; export one with `python -m exporters NAME`")
-        document = json.loads(path.read_text("utf-8"), parse_constant=_refuse_constant)
+        document = json.loads(_read_text(path), parse_constant=_refuse_constant)
         _check_schema_version(document, path)
         intact = document.pop(SEAL, None) == seal(document)
     except FileNotFoundError:
@@ -59,7 +61,11 @@ def check_files(folder: Path, manifest: Manifest) -> None:
     for name, record in manifest.files.items():
         path = folder / name
         try:
-            actual = record_file(path)
+            state = path.stat()
+            if not stat.S_ISREG(state.st_mode):
+                raise IntegrityError(f"{path} is not a regular file; copy or export the whole artifact again")
+            same_size = state.st_size == record.size_bytes
+            actual = record_file(path) if same_size else FileRecord(sha256="not computed", size_bytes=state.st_size)
         except FileNotFoundError:
             raise IntegrityError(f"{path} is missing; copy or export the whole artifact again") from None
         except OSError as exc:
@@ -69,6 +75,16 @@ def check_files(folder: Path, manifest: Manifest) -> None:
                 f"{path} has changed since export: {actual.size_bytes} bytes, sha256 {actual.sha256[:12]}..., the "
                 f"manifest has {record.size_bytes} bytes, {record.sha256[:12]}...; copy or export it again"
             )
+
+
+def _read_text(path: Path) -> str:
+    """Return the text of a manifest. A pipe could wait forever, and a device or a huge file could fill the memory."""
+    state = path.stat()
+    if not stat.S_ISREG(state.st_mode):
+        raise ValueError("it is not a regular file")
+    if state.st_size > MAX_MANIFEST_BYTES:
+        raise ValueError(f"it has {state.st_size} bytes, more than {MAX_MANIFEST_BYTES}")
+    return path.read_text("utf-8")
 
 
 def record_file(path: Path) -> FileRecord:

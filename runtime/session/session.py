@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runtime.array_types import Feeds, Float32Array
+from runtime.artifact.external_data import check_external_data
 from runtime.artifact.manifest import TensorSpec, Tower
 from runtime.errors import ArtifactError, InferenceError, IntegrityError, ProviderError, UsageError, one_line
 from runtime.machine.threads import available_threads
@@ -140,6 +141,8 @@ class Session:
     def _open(self, folder: Path, tower: Tower, options: SessionOptions, provider: ExecutionProvider) -> None:
         settings = options.provider_options or OPTIONS[provider.name]()
         choice = choose_graph(tower, provider, settings, options.variant)
+        listed = next((each.external_data for each in tower.variants.values() if each.graph == choice.graph), None)
+        check_external_data(folder, choice.graph, listed if choice.graph != tower.graph else tower.external_data)
         self._session = open_graph(folder / choice.graph, provider, settings, self.threads)
         self.choice = choice if options.variant == "auto" else replace(choice, reason=options.variant_reason)
         self.provider, self.provider_options, self.provider_reason = provider, settings, options.reason

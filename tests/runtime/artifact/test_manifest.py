@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -144,7 +145,7 @@ def test_one_changed_byte_is_noticed(artifact: Path, name: str) -> None:
 def test_a_folder_in_place_of_a_file_is_noticed(artifact: Path) -> None:
     (artifact / "golden.npz").unlink()
     (artifact / "golden.npz").mkdir()
-    with pytest.raises(runtime.IntegrityError, match="cannot be read"):
+    with pytest.raises(runtime.IntegrityError, match="not a regular file"):
         check_files(artifact, read_manifest(artifact))
 
 
@@ -262,3 +263,31 @@ def test_an_older_manifest_still_needs_the_fields_without_default(edit_manifest:
 
     with pytest.raises(runtime.ManifestError, match="lacks graph"):
         read_manifest(edit_manifest(age))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_in_place_of_a_file_is_refused_at_once(artifact: Path) -> None:
+    (artifact / "image.onnx").unlink()
+    os.mkfifo(artifact / "image.onnx")
+    with pytest.raises(runtime.IntegrityError, match=r"image\.onnx is not a regular file"):
+        check_files(artifact, read_manifest(artifact))
+    (artifact / "manifest.json").unlink()
+    os.mkfifo(artifact / "manifest.json")
+    with pytest.raises(runtime.ManifestError, match="not a regular file"):
+        read_manifest(artifact)
+
+
+def test_a_huge_manifest_is_not_read(artifact: Path) -> None:
+    with (artifact / "manifest.json").open("r+b") as file:
+        file.truncate(10**10)  # a sparse file
+    with pytest.raises(runtime.ManifestError, match="has 10000000000 bytes, more than"):
+        read_manifest(artifact)
+
+
+def test_of_many_unknown_towers_the_first_is_enough(edit_manifest: Edit) -> None:
+    def multiply(document: dict[str, Any]) -> None:
+        document["towers"] = {f"tower{index}": document["towers"]["image"] for index in range(10_000)}
+
+    with pytest.raises(runtime.ManifestError, match=r"a name in manifest\.towers is 'tower0'") as caught:
+        read_manifest(edit_manifest(multiply))
+    assert len(str(caught.value)) < 1000
