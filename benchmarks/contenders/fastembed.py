@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.contenders.peer import Peer, PeerError, collect_setups, find_python, limit_tokenizers, reporting
 from benchmarks.contenders.protocol import Setup, Target
 from benchmarks.results.schema import Skipped
-from runtime.artifact.manifest import TextPreprocessing, Tower
+from runtime.artifact.manifest import Preprocessing, TextPreprocessing, Tower
 from runtime.artifact.reader import read_manifest
 
 NAME = "fastembed"
@@ -44,9 +44,9 @@ def load(setup: Setup, threads: int, scratch: Path) -> Peer:
 
 
 def _setup(target: Target) -> Setup:
-    preprocessing = target.manifest.towers[target.tower].preprocessing
-    if isinstance(preprocessing, TextPreprocessing) and preprocessing.cleaning != "none":
-        raise PeerError(f"it does not clean texts with {preprocessing.cleaning}, but this model requires it")
+    obstacle = _find_obstacle(target.manifest.towers[target.tower].preprocessing)
+    if obstacle:
+        raise PeerError(f"it does not {obstacle}, but this model requires it")
     return Setup(
         contender=NAME,
         variant="fp32",
@@ -55,6 +55,21 @@ def _setup(target: Target) -> Setup:
         tower=target.tower,
         python=find_python(target, NAME, [NAME]),
     )
+
+
+def _find_obstacle(preprocessing: Preprocessing) -> str | None:
+    """Return what the model needs for a text and fastembed does not do; ``None`` if it does all."""
+    if not isinstance(preprocessing, TextPreprocessing):
+        return "embed this kind of item"
+    obstacles = {
+        f"clean texts with {preprocessing.cleaning}": preprocessing.cleaning != "none",
+        "leave special tokens out": not preprocessing.add_special_tokens,
+        "cut the beginning of long texts": preprocessing.truncation_side == "left",
+        "pad texts to a fixed length": preprocessing.padding == "max_length",
+        "leave the prompt out of the pooling": "pooling_mask" in preprocessing.inputs,
+        "put a default prompt before texts": preprocessing.default_prompt is not None,
+    }
+    return next((obstacle for obstacle, holds in obstacles.items() if holds), None)
 
 
 def _write_settings(artifact: Path, tower: Tower, folder: Path) -> None:

@@ -12,10 +12,11 @@ import numpy as np
 
 from benchmarks.contenders.exported import export_once
 from benchmarks.contenders.model_folder import find_model_folder
-from benchmarks.contenders.peer import Peer, collect_setups, find_python, limit_tokenizers, reporting
+from benchmarks.contenders.peer import Peer, PeerError, collect_setups, find_python, limit_tokenizers, reporting
 from benchmarks.contenders.protocol import Setup, Target
 from benchmarks.results.schema import Skipped
 from runtime.array_types import Array, Feeds
+from runtime.artifact.manifest import TextPreprocessing
 
 NAME = "optimum"
 _BATCH = 32
@@ -48,6 +49,9 @@ def load(setup: Setup, threads: int, scratch: Path) -> Peer:
 
 
 def _setup(target: Target) -> Setup:
+    preprocessing = target.manifest.towers[target.tower].preprocessing
+    if isinstance(preprocessing, TextPreprocessing) and preprocessing.default_prompt is not None:
+        raise PeerError("it does not put a default prompt before texts, but this model requires it")
     return Setup(
         contender=NAME,
         variant="fp32",

@@ -153,4 +153,6 @@ def _lengths(target: Target, stage: Stage, tokens: Sequence[int]) -> Sequence[in
     preprocessing = target.manifest.towers[target.tower].preprocessing
     if stage == "end_to_end" or preprocessing.kind != "text":
         return (None,)
+    if preprocessing.padding == "max_length":
+        return (preprocessing.max_length,)
     return tuple(dict.fromkeys(min(length, preprocessing.max_length) for length in tokens))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from runtime.artifact.manifest import (
     Manifest,
-    Parity,
     PointCloudPreprocessing,
     Pooling,
     Preprocessing,
@@ -32,7 +32,7 @@ def describe_manifest(manifest: Manifest) -> str:
         f"  sha256      {weights.sha256}",
         f"  licence     {weights.licence or 'unknown'}",
         *(line for name, tower in manifest.towers.items() for line in _describe_tower(name, tower)),
-        *([_describe_similarity(manifest.similarity)] if manifest.similarity else []),
+        *([_describe_similarity(manifest.similarity, manifest.towers["text"])] if manifest.similarity else []),
         f"opset         {provenance.opset}",
         f"made with     {packages}",
         f"size          {sum(record.size_bytes for record in manifest.files.values()) / 1e6:.1f} MB",
@@ -41,18 +41,21 @@ def describe_manifest(manifest: Manifest) -> str:
 
 
 def describe_export(folder: Path, manifest: Manifest) -> str:
-    """Return a summary of a new artifact: its folder, its parity with torch, and warnings about its weights."""
+    """Return a summary of a new artifact: its folder, its parity with the reference, and warnings about its weights."""
     lines = [f"{folder}: {manifest.output_dim} dimensions, weights {manifest.weights.description}"]
-    lines += [f"  {name} tower: {_describe_parity(tower.parity)}" for name, tower in manifest.towers.items()]
+    lines += [f"  {name} tower: {_describe_parity(tower)}" for name, tower in manifest.towers.items()]
     lines += [f"  WARNING: {warning}" for warning in weight_warnings(manifest)]
     return "\n".join(lines)
 
 
 def weight_warnings(manifest: Manifest) -> list[str]:
-    """Return warnings if the weights are random or are not the published ones."""
+    """Return warnings if code of the checkpoint was run, or if the weights are random or not the published ones."""
     warnings = []
+    if manifest.weights.remote_code:
+        warnings.append("code of the checkpoint itself was run to export it; the graphs are what that code computed")
     if manifest.weights.origin == "random":
-        stand_in = ", and the tokenizer is a stand-in" * ("text" in manifest.towers)
+        made_here = "text" in manifest.towers and manifest.towers["text"].reference == "torch"  # not from a folder
+        stand_in = ", and the tokenizer is a stand-in" * made_here
         warnings.append(f"the weights are random (seed {manifest.weights.seed}): the vectors mean nothing{stand_in}")
     if manifest.weights.published is False:
         warnings.append(f"the weights are not the published ones: {manifest.weights.file} has another hash")
@@ -69,9 +72,11 @@ def _describe_tower(name: str, tower: Tower) -> list[str]:
         *(f"  input       {tensor.name} {tensor.dtype} {_shape(tensor.shape)}" for tensor in tower.inputs),
         f"  output      {tower.output.name} {tower.output.dtype} {_shape(tower.output.shape)}",
         f"  preprocess  {_describe_preprocessing(tower.preprocessing)}",
+        *_describe_prompts(tower.preprocessing),
         f"  pooling     {_describe_pooling(tower.pooling)}{projections}{', L2-normalised' if tower.normalized else ''} "
         f"(decided by the {tower.decided_by})",
-        f"  parity      {_describe_parity(tower.parity)}",
+        *([f"  layers      {', '.join(tower.layers)}"] if tower.layers else []),
+        f"  parity      {_describe_parity(tower)}",
         *(f"  {name:<11} {_describe_variant(variant)}" for name, variant in tower.variants.items()),
     ]
 
@@ -96,30 +101,56 @@ def _describe_preprocessing(recipe: Preprocessing) -> str:
         )
     if isinstance(recipe, TextPreprocessing):
         cleaning = "cleaned by ftfy, " * (recipe.cleaning == "ftfy")
-        return f"{cleaning}{recipe.tokenizer}, at most {recipe.max_length} tokens"
+        return f"{cleaning}{recipe.tokenizer}, {', '.join(_describe_tokens(recipe))}"
     return (
         f"{_SIDES[recipe.resize]} to {recipe.resize_size} ({recipe.interpolation}), centre crop {recipe.crop_size}, "
         f"(x / 255 - {list(recipe.mean)}) / {list(recipe.std)} by the {recipe.arithmetic}"
     )
 
 
+def _describe_tokens(recipe: TextPreprocessing) -> Iterator[str]:
+    if not recipe.add_special_tokens:
+        yield "without special tokens"
+    yield f"at most {recipe.max_length} tokens"
+    if recipe.truncation_side != "right":
+        yield f"longer texts lose their {'beginning' if recipe.truncation_side == 'left' else 'end'}"
+    if recipe.padding == "max_length":
+        yield f"all texts padded to {recipe.max_length}"
+    if "pooling_mask" in recipe.inputs:
+        yield "the prompt's tokens not pooled"
+    if recipe.empty_text == "refuse":
+        yield "a text without tokens refused"
+
+
+def _describe_prompts(recipe: Preprocessing) -> list[str]:
+    """Return a line with the prompts, if there are any, and the name of the default one."""
+    prompts = recipe.prompts if isinstance(recipe, TextPreprocessing) else {}
+    if not any(prompts.values()):
+        return []
+    default = recipe.default_prompt if isinstance(recipe, TextPreprocessing) else None
+    texts = ", ".join(f"{name!r:.80}: {text!r:.80}" for name, text in prompts.items() if text)
+    return [f"  prompts     {texts} ({f'default: {default!r:.80}' if default else 'no default'})"]
+
+
 def _describe_pooling(pooling: Pooling) -> str:
-    return pooling.method if pooling.p is None else f"{pooling.method} (p {pooling.p}, eps {pooling.eps})"
+    method = pooling.method if pooling.p is None else f"{pooling.method} (p {pooling.p}, eps {pooling.eps})"
+    return " and ".join([method, *pooling.others])
 
 
-def _describe_parity(parity: Parity | None) -> str:
+def _describe_parity(tower: Tower) -> str:
+    parity = tower.parity
     if parity is None:
         return "not measured"
     return (
-        f"min cosine {format_cosine(parity.min_cosine)}, max abs error {parity.max_abs_error:.2g} to torch, "
-        f"{parity.items} inputs at batch {', '.join(map(str, parity.batch_sizes))}"
+        f"min cosine {format_cosine(parity.min_cosine)}, max abs error {parity.max_abs_error:.2g} "
+        f"to {tower.reference}, {parity.items} inputs at batch {', '.join(map(str, parity.batch_sizes))}"
     )
 
 
-def _describe_similarity(similarity: SimilarityParity) -> str:
+def _describe_similarity(similarity: SimilarityParity, tower: Tower) -> str:
     return (
-        f"similarity    max abs error {similarity.max_abs_error:.2g} to torch, for {similarity.texts} texts and "
-        f"{similarity.images} images (torch's similarities span {similarity.spread:.2g})"
+        f"similarity    max abs error {similarity.max_abs_error:.2g} to {tower.reference}, for {similarity.texts} "
+        f"texts and {similarity.images} images (the reference's similarities span {similarity.spread:.2g})"
     )
 
 

@@ -20,7 +20,10 @@ def add_info(commands: Any) -> None:
 def add_verify(commands: Any) -> None:
     """Add the command ``verify``."""
     verify = add_command(
-        commands, "verify", _verify, "Check the hashes of an artifact, and its vectors on this machine against torch's"
+        commands,
+        "verify",
+        _verify,
+        "Check the hashes of an artifact, and its vectors on this machine against those of its export",
     )
     add_session_options(verify)
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+from runtime.artifact.manifest import Tower, TowerName
 from runtime.cli.options import NUMBER, NUMBERS, add_command, add_run_options, load_model, take_options
 from runtime.errors import UsageError
 from runtime.inference.options import EmbedOptions
+from runtime.inference.prompts import applied_prompt, prompt_names, quote
 from runtime.jobs.outputs import OutputOptions, report_path
 from runtime.jobs.read_vectors import read_ranges
 from runtime.jobs.run import EmbedJob, is_complete, run_job
@@ -128,6 +131,7 @@ def _run(arguments: argparse.Namespace) -> int:
         print(f"{path}: the job is finished, nothing is left to resume; --force embeds everything again")
         return 0
     with load_model(arguments, workers=arguments.workers, device_ids=arguments.device_ids) as model:
+        _mention_prompts(model.loaded_towers(), options)
         result = run_job(model, job)
     dtype = "" if arguments.dtype == "float32" else f"{arguments.dtype} "
     dim = arguments.truncate_dim or model.output_dim
@@ -140,6 +144,13 @@ def _run(arguments: argparse.Namespace) -> int:
     if result.truncated:
         print(f"{result.truncated} of {result.rows} texts were cut to the model's token limit")
     return 0
+
+
+def _mention_prompts(towers: Mapping[TowerName, Tower], options: EmbedOptions) -> None:
+    """Print the names of the artifact's prompts if the user chose none and none applies by default."""
+    names, chosen = prompt_names(towers), (options.prompt, options.prompt_name) != (None, None)
+    if names and not applied_prompt(options, towers) and not chosen:
+        print(f"no prompt applies; --prompt-name takes {quote(names)}", file=sys.stderr)
 
 
 def _run_on_ray(arguments: argparse.Namespace, options: EmbedOptions, progress: bool) -> int:

@@ -32,8 +32,8 @@ def add_command(
     return parser
 
 
-def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of embedding, including those of a session."""
+def add_run_options(parser: argparse.ArgumentParser, default_prompt: str = "its default prompt, if any") -> None:
+    """Add the options of embedding, including those of a session. ``default_prompt`` describes the default."""
     parser.add_argument(
         "--batch-size",
         help="Embed at most N items per batch (default: as many as fit a budget of tokens, images or points)",
@@ -44,6 +44,18 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         choices=["text", "image"],
         help="Treat every INPUT as a text, or every INPUT as an image file (default: an existing file is an image and "
         "anything else a text, if the artifact has both towers)",
+    )
+    parser.add_argument(
+        "--prompt-name",
+        metavar="NAME",
+        help="Put this prompt of the artifact before each text; the command info lists them (default: "
+        f"{default_prompt})",
+    )
+    parser.add_argument(
+        "--prompt",
+        metavar="TEXT",
+        help="Put TEXT before each text, in place of a prompt of the artifact. An empty TEXT means no prompt "
+        "(default: see --prompt-name).",
     )
     add_session_options(parser)
 

@@ -34,7 +34,11 @@ def add_commands(commands: Any) -> None:
     search = add_command(commands, "search", _search, "Print the vectors of a file that are nearest to a query")
     search.add_argument("query", metavar="QUERY", help="Image file, mesh file or text to search for")
     search.add_argument(
-        "vectors", type=Path, metavar="VECTORS", help="Output of the command embed: a .npy, .npz or .parquet file"
+        "vectors",
+        type=Path,
+        metavar="VECTORS",
+        help="Output of the command embed: a .npy, .npz or .parquet file. If the artifact has a prompt for documents, "
+        "give it to embed as --prompt-name.",
     )
     search.add_argument(
         "--names",
@@ -49,7 +53,7 @@ def add_commands(commands: Any) -> None:
         **NUMBER,
     )
     search.add_argument("--top", default=5, help="Print the N nearest vectors (default: %(default)s)", **NUMBER)
-    add_run_options(search)
+    add_run_options(search, "its prompt for queries, if any")
 
 
 def _print_similarity(arguments: argparse.Namespace) -> int:
@@ -57,7 +61,7 @@ def _print_similarity(arguments: argparse.Namespace) -> int:
 
     model = load_model(arguments)
     items = _as_items(model, arguments.inputs)
-    vectors = model.embed(items, batch_size=arguments.batch_size)
+    vectors = _embed(model, items, arguments, arguments.prompt)
     _print_table(_make_labels(model, items), cosine_similarities(vectors, vectors))
     return 0
 
@@ -76,6 +80,7 @@ def _search(arguments: argparse.Namespace) -> int:
     import numpy as np
 
     from runtime.artifact.parity import cosine_similarities
+    from runtime.inference.prompts import role_prompt
 
     model = load_model(arguments)
     dim = arguments.truncate_dim or model.output_dim
@@ -83,11 +88,18 @@ def _search(arguments: argparse.Namespace) -> int:
     if arguments.names:
         names = _read_names(arguments.names, len(vectors))
     names = names or [""] * len(vectors)
-    query = model.embed(_as_items(model, [arguments.query]), batch_size=arguments.batch_size)[:, :dim]
+    prompt = arguments.prompt
+    if prompt is None and arguments.prompt_name is None:
+        prompt = role_prompt("query", model.loaded_towers())
+    query = _embed(model, _as_items(model, [arguments.query]), arguments, prompt)[:, :dim]
     cosines = cosine_similarities(query, vectors)[0]
     nearest = np.argsort(-cosines, kind="stable")[: arguments.top]
     print(console.table(["row", "cosine", "name"], [[row, f"{cosines[row]:.3f}", names[row]] for row in nearest]))
     return 0
+
+
+def _embed(model: Embedder, items: Sequence[str | Path], arguments: argparse.Namespace, prompt: str | None) -> Array:
+    return model.embed(items, batch_size=arguments.batch_size, prompt_name=arguments.prompt_name, prompt=prompt)
 
 
 def _read_names(path: Path, rows: int) -> list[str]:

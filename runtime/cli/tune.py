@@ -27,7 +27,7 @@ def add_commands(commands: Any) -> None:
         type=float,
         default=0.999,
         metavar="COSINE",
-        help="Set the smallest allowed cosine similarity to torch's golden vectors (default: %(default)s)",
+        help="Set the smallest allowed cosine similarity to the golden vectors (default: %(default)s)",
     )
     tune.add_argument(
         "--batch-sizes", default=(1, 8, 32), help="Measure these batch sizes (default: 1 8 32)", **NUMBERS

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias, Typed
 import numpy as np
 
 from runtime.array_types import Array
-from runtime.artifact.manifest import Manifest, TowerName
+from runtime.artifact.manifest import Manifest, Tower, TowerName
 from runtime.console import progress_bar
 from runtime.errors import UsageError
 from runtime.inference.options import EmbedOptions
 from runtime.inference.pipeline import BackendInfo, OnProgress, PartialEmbeddings, concatenate
+from runtime.inference.prompts import Role, resolve_prompt, role_prompt
 from runtime.postprocess import Dtype, check_dtype, quantize
 
 if TYPE_CHECKING:
@@ -29,17 +30,24 @@ _WARN_OF_TRUNCATION = ContextVar("warn_of_truncation", default=True)
 Item: TypeAlias = "ImageItem | PointCloudItem"  # a string is a text to a text tower and a path to the others
 
 
-class _EmbedKeywords(TypedDict, total=False):
-    """The keywords of :meth:`Embedder.embed` that do not change the type of its result."""
+class _TextKeywords(TypedDict, total=False):
+    """The keywords of :meth:`Embedder.embed` that do not change the type of its result, without the tower."""
 
-    tower: TowerName | None
     batch_size: int | None
     progress: bool
     truncate: Literal["count", "error"]
+    prompt_name: str | None
+    prompt: str | None
     normalize: bool
     truncate_dim: int | None
     dtype: Dtype
     ranges: Array | None
+
+
+class _EmbedKeywords(_TextKeywords, total=False):
+    """The keywords of :meth:`Embedder.embed` that do not change the type of its result."""
+
+    tower: TowerName | None
 
 
 class Backend(Protocol):
@@ -94,6 +102,10 @@ class Embedder:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    def loaded_towers(self) -> dict[TowerName, Tower]:
+        """Return the manifest's records of the towers that are loaded."""
+        return {name: self.manifest.towers[name] for name in self.towers}
+
     def close(self) -> None:
         """End the worker processes, if there are any."""
         self.backend.close()
@@ -105,9 +117,41 @@ class Embedder:
         batch_size: int | None = None,
         progress: bool = False,
         truncate: Literal["count", "error"] = "count",
+        prompt_name: str | None = None,
+        prompt: str | None = None,
     ) -> Array:
         """Embed strings with the text tower: :meth:`embed` with ``tower="text"``."""
-        return self.embed(texts, tower="text", batch_size=batch_size, progress=progress, truncate=truncate)
+        return self.embed(
+            texts,
+            tower="text",
+            batch_size=batch_size,
+            progress=progress,
+            truncate=truncate,
+            prompt_name=prompt_name,
+            prompt=prompt,
+        )
+
+    def embed_query(self, texts: Iterable[str], **options: Unpack[_TextKeywords]) -> Array:
+        """Embed the queries of a search, as ``encode_query`` of sentence-transformers does.
+
+        This is :meth:`embed` with the prompt ``query``. If the artifact has no such prompt, no prompt applies, not even
+        the default one. A ``prompt_name`` or ``prompt`` replaces it; ``options`` are those of :meth:`embed`.
+        """
+        return self._embed_as("query", texts, options)
+
+    def embed_document(self, texts: Iterable[str], **options: Unpack[_TextKeywords]) -> Array:
+        """Embed the documents of a search, as ``encode_document`` of sentence-transformers does.
+
+        This is :meth:`embed` with the first prompt that the artifact has of ``document``, ``passage`` and ``corpus``.
+        Without one, no prompt applies, not even the default one. A ``prompt_name`` or ``prompt`` replaces it;
+        ``options`` are those of :meth:`embed`.
+        """
+        return self._embed_as("document", texts, options)
+
+    def _embed_as(self, role: Role, texts: Iterable[str], options: _TextKeywords) -> Array:
+        if options.get("prompt_name") is None and options.get("prompt") is None:
+            options = {**options, "prompt_name": None, "prompt": role_prompt(role, self.loaded_towers())}
+        return self.embed(texts, tower="text", **options)
 
     def embed_image(
         self, images: Iterable[ImageItem], *, batch_size: int | None = None, progress: bool = False
@@ -134,6 +178,8 @@ class Embedder:
         progress: bool = False,
         on_error: Literal["raise", "skip"] = "raise",
         truncate: Literal["count", "error"] = "count",
+        prompt_name: str | None = None,
+        prompt: str | None = None,
         normalize: bool = False,
         truncate_dim: int | None = None,
         dtype: Dtype = "float32",
@@ -154,6 +200,9 @@ class Embedder:
             truncate: Treatment of texts that exceed the model's token limit. ``count`` embeds the beginning of the
                 text and logs the number of such texts; ``skip`` also returns their indices. ``error`` treats them as
                 unusable.
+            prompt_name: Name of the artifact's prompt that is put before each text. By default, the default prompt of
+                the artifact, if it has one. Images and meshes have no prompts.
+            prompt: The prompt itself, in place of a name. An empty prompt switches the default one off.
             normalize: Whether to scale vectors to unit length, after ``truncate_dim``.
             truncate_dim: Number of leading dimensions to keep; by default all.
             dtype: Type of the vectors: ``float32``, ``float16``, ``int8`` or ``binary``. For existing vectors, use
@@ -176,6 +225,8 @@ class Embedder:
             batch_size=batch_size,
             on_error=on_error,
             truncate=truncate,
+            prompt_name=prompt_name,
+            prompt=prompt,
             normalize=normalize,
             truncate_dim=truncate_dim,
         )
@@ -195,6 +246,8 @@ class Embedder:
         batch_size: int | None = None,
         on_error: Literal["raise", "skip"] = "raise",
         truncate: Literal["count", "error"] = "count",
+        prompt_name: str | None = None,
+        prompt: str | None = None,
         normalize: bool = False,
         truncate_dim: int | None = None,
         on_progress: OnProgress | None = None,
@@ -217,6 +270,8 @@ class Embedder:
             batch_size=batch_size,
             on_error=on_error,
             truncate=truncate,
+            prompt_name=prompt_name,
+            prompt=prompt,
             normalize=normalize,
             truncate_dim=truncate_dim,
         )
@@ -228,7 +283,8 @@ class Embedder:
         """Embed items as :meth:`embed_stream` does, with its keywords in one :class:`EmbedOptions`.
 
         Raises:
-            UsageError: The model has no such tower or not that many dimensions, or ``items`` is a single item.
+            UsageError: The model has no such tower, no such prompt, or not that many dimensions; or ``items`` is one
+                item.
             EmbeddingBackbonesError: As for :meth:`embed`, when the stream reaches the item.
         """
         if options.tower is not None:
@@ -236,6 +292,7 @@ class Embedder:
         dim = options.truncate_dim
         if dim is not None and dim > self.output_dim:
             raise UsageError(f"truncate_dim is {dim}, and the vectors have {self.output_dim} dimensions")
+        options = resolve_prompt(options, self.loaded_towers())
         items = _check_items(items, options.tower or self.towers[0])
         return _warn_of_truncation(self.backend.stream(items, options, on_progress))
 

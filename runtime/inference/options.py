@@ -18,6 +18,8 @@ class EmbedOptions:
         batch_size: Maximum items per batch; ``None``: choose by a budget of tokens, images or points.
         on_error: ``raise`` stops at the first unusable item; ``skip`` leaves it out and reports it.
         truncate: ``count`` cuts texts that are too long and counts them; ``error`` treats them as unusable.
+        prompt_name: Name of the artifact's prompt that is put before each text; ``None``: its default prompt, if any.
+        prompt: The prompt itself, in place of a name; an empty one switches the default prompt off.
         normalize: Whether to scale vectors to unit length.
         truncate_dim: Number of leading dimensions to keep; ``None``: all.
     """
@@ -26,6 +28,8 @@ class EmbedOptions:
     batch_size: int | None = None
     on_error: Literal["raise", "skip"] = "raise"
     truncate: Literal["count", "error"] = "count"
+    prompt_name: str | None = None
+    prompt: str | None = None
     normalize: bool = False
     truncate_dim: int | None = None
 
@@ -38,3 +42,8 @@ class EmbedOptions:
             raise UsageError(f"on_error is {self.on_error!r}, it must be 'raise' or 'skip'")
         if self.truncate not in ("count", "error"):
             raise UsageError(f"truncate is {self.truncate!r}, it must be 'count' or 'error'")
+        for name, text in (("prompt_name", self.prompt_name), ("prompt", self.prompt)):
+            if not isinstance(text, str | None):
+                raise UsageError(f"{name} is {text!r:.80}, it must be a string")
+        if self.prompt_name is not None and self.prompt is not None:
+            raise UsageError("prompt_name and prompt exclude each other; leave one of them out")

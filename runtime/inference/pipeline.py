@@ -116,7 +116,8 @@ class Pipeline:
 
         An iterator is read only as far as the windows in flight. Inference runs in another thread, except for very
         few items, so that Ctrl-C takes effect at once. Ctrl-C and closing the generator cancel the work in progress.
-        ``on_progress`` receives the number of items of each finished batch.
+        ``on_progress`` receives the number of items of each finished batch. A prompt must be its text, not its name:
+        see :func:`runtime.inference.prompts.resolve_prompt`.
         """
         towers = {options.tower: self.towers[options.tower]} if options.tower else self.towers
         call = _EmbeddingCall(towers, self.output_dim, options, on_progress or (lambda count: None))
@@ -170,7 +171,9 @@ class _EmbeddingCall:
         }
         for name, tower in self._towers.items():
             positions = [at for at, choice in enumerate(choices) if choice == name]
-            rows = tower.prepare([items[at] for at in positions], truncate=self._options.truncate == "count")
+            prompt = self._options.prompt if name == "text" else None
+            chosen = [items[at] for at in positions]
+            rows = tower.prepare(chosen, truncate=self._options.truncate == "count", prompt=prompt)
             for at, row in zip(positions, rows, strict=True):
                 results[at] = row if isinstance(row, UnusableItemError) else PreparedItem(name, row)
         return [_with_index(start + at, item, results[at]) for at, item in enumerate(items)]

@@ -11,7 +11,7 @@ import numpy as np
 
 from runtime.array_types import Array, Float32Array
 from runtime.artifact.manifest import Preprocessing, Tower, TowerName
-from runtime.errors import NonFiniteError
+from runtime.errors import NonFiniteError, UsageError
 from runtime.inference.batching import BatchLimit, plan_batches, power_of_two
 from runtime.preprocess.item import UnusableItemError
 from runtime.session.session import CancellationToken, Session, SessionOptions
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from runtime.preprocess.text import Tokens
 
 Row: TypeAlias = "Array | Tokens"
-_TOO_LONG = "it has more tokens than the model takes; shorten it, or allow truncation"
+_TOO_LONG = "it has more tokens than the model takes%s; shorten it, or allow truncation"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,13 +84,28 @@ class LoadedTower:
         defaults = DEFAULT_BATCH_SIZES[tower.preprocessing.kind, self.session.provider.device]
         self.batch_sizes = defaults.for_batch_size(options.batch_size, tower.preprocessing)
 
-    def prepare(self, items: Sequence[Any], *, truncate: bool = True) -> list[Row | UnusableItemError]:
+    def prepare(
+        self, items: Sequence[Any], *, truncate: bool = True, prompt: str | None = None
+    ) -> list[Row | UnusableItemError]:
         """Return each item's row of the graph's input, or the reason why it is unusable.
 
-        If ``truncate`` is false, texts that are too long are unusable.
+        If ``truncate`` is false, texts that are too long are unusable. ``prompt`` is put before each text; ``None`` is
+        the default prompt of the artifact.
+
+        Raises:
+            UsageError: The prompt is unusable, or the items are not texts.
         """
-        rows = self._preprocessor.prepare_all(items)
-        return list(rows) if truncate else [UnusableItemError(_TOO_LONG) if is_truncated(row) else row for row in rows]
+        rows = self._prepare_all(items, prompt)
+        return list(rows) if truncate else [_refuse_truncated(row) for row in rows]
+
+    def _prepare_all(self, items: Sequence[Any], prompt: str | None) -> Sequence[Row | UnusableItemError]:
+        if prompt is None:
+            return self._preprocessor.prepare_all(items)
+        from runtime.preprocess.text import TextPreprocessor
+
+        if not isinstance(self._preprocessor, TextPreprocessor):
+            raise UsageError("a prompt is for texts; leave it out")
+        return self._preprocessor.prepare_all(items, prompt)
 
     def collate(self, rows: Sequence[Any]) -> dict[str, Array]:
         """Return the graph's inputs by name, for rows of :meth:`prepare` in one batch; texts are padded."""
@@ -129,15 +144,21 @@ def is_truncated(row: Row | UnusableItemError) -> bool:
     return bool(getattr(row, "truncated", False))
 
 
+def _refuse_truncated(row: Row | UnusableItemError) -> Row | UnusableItemError:
+    if not is_truncated(row):
+        return row
+    return UnusableItemError(_TOO_LONG % (", its prompt included" * bool(getattr(row, "prompt_length", 0))))
+
+
 def group_key(row: Row) -> tuple[int, ...]:
     """Return the key that all rows of a batch share: the shape of an array. Texts share one key; they are padded."""
     return row.shape if isinstance(row, np.ndarray) else ()
 
 
 def row_cost(row: Row) -> int:
-    """Return the share of a batch's budget that ``row`` takes: its tokens or points, or 1 for an image."""
+    """Return the share of a batch's budget that ``row`` takes: its columns or points, or 1 for an image."""
     if not isinstance(row, np.ndarray):
-        return len(row.ids)
+        return row.width
     return len(row) if row.ndim == 2 else 1
 
 

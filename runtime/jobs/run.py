@@ -15,6 +15,7 @@ from runtime.console import progress_bar
 from runtime.errors import ItemError, OutputError, UsageError
 from runtime.inference.embedder import without_truncation_warning
 from runtime.inference.options import EmbedOptions
+from runtime.inference.prompts import applied_prompt
 from runtime.jobs.inputs import JobInputs, open_inputs
 from runtime.jobs.items import ItemValue, SourceItem, Unreadable, update_digest
 from runtime.jobs.journal import SCHEMA, Journal, JournalEntry, finish_move, is_begun
@@ -215,6 +216,7 @@ def _fingerprint(model: Embedder, job: EmbedJob) -> dict[str, Any]:
         "artifact": model.manifest.sha256,
         "tower": list(model.towers),
         "variant": model.variant,
+        "prompt": applied_prompt(job.options, model.loaded_towers()) or None,  # as in a job begun before there were any
         "normalize": job.options.normalize,
         "truncate_dim": job.options.truncate_dim,
         "column": job.column,

@@ -1,4 +1,4 @@
-"""Embed the golden items again, and compare the vectors with those that torch gave at export."""
+"""Embed the golden items again, and compare the vectors with those of the export."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from runtime.session.provider_options import OpenVinoOptions
 
 @dataclass(frozen=True, kw_only=True)
 class TowerVerification:
-    """The agreement of one tower with torch on a number of golden items, and the bounds of the agreement."""
+    """The agreement of one tower with the export's vectors of some golden items, and the bounds of the agreement."""
 
     items: int
     agreement: Agreement
@@ -26,7 +26,7 @@ class TowerVerification:
 
 
 def verify_towers(model: Embedder, folder: Path) -> dict[TowerName, TowerVerification]:
-    """Embed the golden items in ``folder`` with each tower of ``model``, and compare the vectors with torch's.
+    """Embed the golden items in ``folder`` with each tower of ``model``, and compare the vectors with the export's.
 
     Raises:
         ManifestError: The manifest records no bounds.
@@ -38,7 +38,7 @@ def verify_towers(model: Embedder, folder: Path) -> dict[TowerName, TowerVerific
 def _verify_tower(model: Embedder, folder: Path, name: TowerName) -> TowerVerification:
     parity = model.manifest.towers[name].parity
     if parity is None:
-        raise ManifestError(f"{folder} records no parity with torch to compare with; export it again")
+        raise ManifestError(f"{folder} records no parity to compare with; export it again")
     items, reference = read_golden(folder, name, model.output_dim)
     with without_truncation_warning():
         vectors = model.embed(items, tower=name)

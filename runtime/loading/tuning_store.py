@@ -52,7 +52,7 @@ class TunedSettings:
         threads: Threads of one run.
         batch_size: Items per batch.
         p50_ms: Median time of a batch; ``p95_ms`` is the 95th percentile.
-        min_cosine: Smallest cosine similarity to torch's golden vectors.
+        min_cosine: Smallest cosine similarity to the golden vectors.
         max_latency_ms: Upper bound of ``p95_ms`` that the user set; ``None``: no bound.
     """
 

@@ -1,4 +1,4 @@
-"""Verify that an artifact reproduces, on this machine, the vectors that torch gave at export."""
+"""Verify that an artifact reproduces, on this machine, the vectors of its export."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def verify(
     threads: int | None = None,
     variant: str = "auto",
 ) -> Verification:
-    """Check the hash of every file, then embed the golden items and compare the vectors with torch's.
+    """Check the hash of every file, then embed the golden items and compare the vectors with those of the export.
 
     The arguments are those of :func:`runtime.load`.
 

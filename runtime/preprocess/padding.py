@@ -14,17 +14,21 @@ def round_up(number: int, multiple: int) -> int:
     return -(-number // multiple) * multiple
 
 
-def pad_tokens(rows: Sequence[Sequence[int]], *, pad_token_id: int, multiple: int, max_length: int) -> dict[str, Array]:
-    """Return token ids as ``input_ids`` and ``attention_mask``, both ``[rows, length]`` int64, padded on the right.
+def padded_length(longest: int, *, multiple: int, max_length: int) -> int:
+    """Return ``longest`` rounded up to a multiple of ``multiple``, but at most ``max_length``."""
+    return max(longest, min(round_up(longest, multiple), max_length))
 
-    The length is that of the longest row, rounded up to a multiple of ``multiple`` but at most ``max_length``. The mask
-    of padding is 0.
-    """
-    longest = max(map(len, rows))
-    length = max(longest, min(round_up(longest, multiple), max_length))
-    input_ids = np.full((len(rows), length), pad_token_id, dtype=np.int64)
-    attention_mask = np.zeros_like(input_ids)
-    for index, ids in enumerate(rows):
-        input_ids[index, : len(ids)] = ids
-        attention_mask[index, : len(ids)] = 1
-    return {"input_ids": input_ids, "attention_mask": attention_mask}
+
+def pad_rows(rows: Sequence[Sequence[int]], length: int, fill: int) -> Array:
+    """Return ``[rows, length]`` int64, with ``fill`` on the right of the shorter rows."""
+    padded = np.full((len(rows), length), fill, dtype=np.int64)
+    for index, row in enumerate(rows):
+        padded[index, : len(row)] = row
+    return padded
+
+
+def mark_columns(starts: Sequence[int], stops: Sequence[int], length: int) -> Array:
+    """Return ``[rows, length]`` int64 that is 1 from the start of each row to its stop, and 0 elsewhere."""
+    columns = np.arange(length)
+    marks: Array = (columns >= np.array(starts)[:, None]) & (columns < np.array(stops)[:, None])
+    return marks.astype(np.int64)

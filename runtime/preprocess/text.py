@@ -1,4 +1,4 @@
-"""Clean, tokenize, truncate and pad texts, with the ``tokenizers`` library only.
+"""Put a prompt before texts, then clean, tokenize, truncate and pad them, with the ``tokenizers`` library only.
 
 The token ids equal those of transformers' ``AutoTokenizer`` for the same ``tokenizer.json``.
 """
@@ -14,20 +14,36 @@ from tokenizers import Encoding, Tokenizer
 
 from runtime.array_types import Array
 from runtime.artifact.manifest import TextPreprocessing
-from runtime.errors import IntegrityError, MissingDependencyError
+from runtime.errors import IntegrityError, MissingDependencyError, UsageError
 from runtime.preprocess.item import UnusableItemError, prepare_each
-from runtime.preprocess.padding import pad_tokens
+from runtime.preprocess.padding import mark_columns, pad_rows, padded_length
 
 
 class Tokens(NamedTuple):
-    """The token ids of one text, special tokens included, and whether the text was cut to ``max_length``."""
+    """The tokens of one text, with those of its prompt and the special ones.
+
+    Attributes:
+        ids: The token ids.
+        truncated: Whether the text was cut to ``max_length``.
+        type_ids: The type ids, if the graph takes them.
+        prompt_length: Number of tokens of the prompt at the beginning, which ``pooling_mask`` leaves out.
+        width: Smallest number of columns of a batch that holds the text.
+    """
 
     ids: list[int]
     truncated: bool
+    type_ids: list[int]
+    prompt_length: int
+    width: int
+
+
+class _Prompt(NamedTuple):
+    text: str
+    length: int  # in tokens
 
 
 class TextPreprocessor:
-    """Prepares texts for a graph."""
+    """Prepares texts for a graph. Several threads may use it at once."""
 
     def __init__(self, preprocessing: TextPreprocessing, folder: Path, multiple: int = 1) -> None:
         """Load the tokenizer from the artifact's folder. Batches are padded to a multiple of ``multiple`` tokens.
@@ -44,40 +60,97 @@ class TextPreprocessor:
             raise IntegrityError(f"{path} cannot be loaded as a tokenizer ({exc}); export the artifact again") from exc
         # A tokenizer.json may have its own settings: all-MiniLM-L6-v2 pads every text to 128 tokens.
         self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(preprocessing.max_length)
+        self._tokenizer.enable_truncation(preprocessing.max_length, direction=preprocessing.truncation_side)
+        added = self._tokenizer.get_added_tokens_decoder()
+        self._special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
         self._preprocessing, self._multiple = preprocessing, multiple
 
-    def prepare(self, item: str) -> Tokens:
-        """Return the tokens of a text, special tokens included.
+    def prepare(self, item: str, prompt: str | None = None) -> Tokens:
+        """Return the tokens of a text after ``prompt``; ``None`` is the default prompt of the artifact.
 
         Raises:
-            UnusableItemError: The item is not a string, or has characters that UTF-8 cannot represent.
+            UnusableItemError: The item is not a string, has characters that UTF-8 cannot represent, or has no token
+                and the model needs one.
+            UsageError: The prompt cannot be tokenized, or leaves no token for the text.
         """
+        return self._prepare(item, self._measure(prompt))
+
+    def prepare_all(self, items: Sequence[str], prompt: str | None = None) -> list[Tokens | UnusableItemError]:
+        """Return the tokens of each item after ``prompt``, or its error; see :meth:`prepare`.
+
+        The tokenizer encodes all items at once, without the GIL.
+
+        Raises:
+            UsageError: The prompt cannot be tokenized, or leaves no token for the text.
+        """
+        before = self._measure(prompt)
+        try:
+            if not all(isinstance(item, str) for item in items):
+                return prepare_each(lambda item: self._prepare(item, before), items)
+            encodings = self._encode([before.text + item for item in items])
+        except Exception:  # noqa: BLE001  encoding one by one finds the item at fault
+            return prepare_each(lambda item: self._prepare(item, before), items)
+        return prepare_each(lambda encoding: self._read(encoding, before), encodings)
+
+    def collate(self, rows: Sequence[Tokens]) -> dict[str, Array]:
+        """Return the inputs of the graph, each ``[rows, length]`` int64, padded on the right."""
+        recipe, stops = self._preprocessing, [len(row.ids) for row in rows]
+        longest = max(row.width for row in rows)
+        length = padded_length(longest, multiple=self._multiple, max_length=recipe.max_length)
+        inputs: dict[str, Callable[[], Array]] = {
+            "input_ids": lambda: pad_rows([row.ids for row in rows], length, recipe.pad_token_id),
+            "attention_mask": lambda: mark_columns([0] * len(rows), stops, length),
+            "token_type_ids": lambda: pad_rows([row.type_ids for row in rows], length, 0),
+            "pooling_mask": lambda: mark_columns([row.prompt_length for row in rows], stops, length),
+        }
+        return {name: inputs[name]() for name in recipe.inputs}
+
+    def _measure(self, prompt: str | None) -> _Prompt:
+        """Return a prompt with its number of tokens, a special token at the end not counted.
+
+        Source: ``_get_prompt_length`` in sentence-transformers' ``base/modules/transformer.py``.
+        """
+        recipe = self._preprocessing
+        if prompt is None:
+            prompt = recipe.prompts[recipe.default_prompt] if recipe.default_prompt is not None else ""
+        if not prompt:
+            return _Prompt("", 0)
+        try:
+            (encoding,) = self._encode([prompt])
+        except Exception as exc:
+            raise UsageError(f"the prompt {prompt!r:.80} cannot be tokenized ({exc}); give another one") from exc
+        ids = encoding.ids
+        if recipe.truncation_side == "right" and len(ids) >= recipe.max_length:
+            raise UsageError(
+                f"the prompt {prompt!r:.80} leaves no token for the text: the model takes {recipe.max_length} tokens, "
+                "special ones included; give a shorter one"
+            )
+        return _Prompt(prompt, len(ids) - (not self._special_ids.isdisjoint(ids[-1:])))
+
+    def _prepare(self, item: object, prompt: _Prompt) -> Tokens:
         if not isinstance(item, str):
             raise UnusableItemError(f"a {type(item).__name__} is not a text; give a string")
         try:
-            (encoding,) = self._tokenizer.encode_batch_fast([self._clean(item)])
+            (encoding,) = self._encode([prompt.text + item])
         except Exception as exc:  # lone surrogates are refused with a bare TypeError
             raise UnusableItemError(f"it cannot be tokenized ({exc})") from exc
-        return _tokens(encoding)
+        return self._read(encoding, prompt)
 
-    def prepare_all(self, items: Sequence[str]) -> list[Tokens | UnusableItemError]:
-        """Return the tokens of each item, or its error. The tokenizer encodes all items at once, without the GIL."""
-        try:
-            if not all(isinstance(item, str) for item in items):
-                return prepare_each(self.prepare, items)
-            return [_tokens(encoding) for encoding in self._tokenizer.encode_batch_fast([*map(self._clean, items)])]
-        except Exception:  # noqa: BLE001  encoding one by one finds the item at fault
-            return prepare_each(self.prepare, items)
+    def _encode(self, texts: Sequence[str]) -> list[Encoding]:
+        special = self._preprocessing.add_special_tokens
+        return self._tokenizer.encode_batch_fast([*map(self._clean, texts)], add_special_tokens=special)
 
-    def collate(self, rows: Sequence[Tokens]) -> dict[str, Array]:
-        """Return ``input_ids`` and ``attention_mask``, ``[rows, longest]`` int64, padded on the right."""
-        recipe, ids = self._preprocessing, [row.ids for row in rows]
-        return pad_tokens(ids, pad_token_id=recipe.pad_token_id, multiple=self._multiple, max_length=recipe.max_length)
-
-
-def _tokens(encoding: Encoding) -> Tokens:
-    return Tokens(encoding.ids, bool(encoding.overflowing))
+    def _read(self, encoding: Encoding, prompt: _Prompt) -> Tokens:
+        recipe, ids = self._preprocessing, encoding.ids
+        if not ids and recipe.empty_text == "refuse":
+            raise UnusableItemError("the tokenizer finds no token in it, and the model needs at least one")
+        return Tokens(
+            ids=ids,
+            truncated=bool(encoding.overflowing),
+            type_ids=encoding.type_ids if "token_type_ids" in recipe.inputs else [],
+            prompt_length=prompt.length,
+            width=recipe.max_length if recipe.padding == "max_length" else max(1, len(ids)),
+        )
 
 
 def _load_cleaner(name: str) -> Callable[[str], str]:

@@ -27,6 +27,7 @@ from runtime.console import progress_bar
 from runtime.errors import ClusterError, EmbeddingBackbonesError, ItemError, UsageError
 from runtime.inference.embedder import check_tower
 from runtime.inference.options import EmbedOptions
+from runtime.inference.prompts import resolve_prompt
 from runtime.ray_jobs.actor import AttemptCounter, ShardEmbedder, ShardResult, WorkerOptions
 from runtime.ray_jobs.cluster import ClusterOptions, WorkerResources, import_ray, open_cluster
 from runtime.ray_jobs.input_files import find_inputs
@@ -163,7 +164,7 @@ def worker_variant(job: RayJob) -> str:
 
 
 def _check_tower(job: RayJob) -> tuple[TowerName, int]:
-    """Return the tower, and the length of its vectors."""
+    """Return the tower, and the length of its vectors. Check that it has the prompt."""
     manifest = read_manifest(Path(job.artifact))
     dim = job.options.truncate_dim
     first, *others = manifest.towers
@@ -171,6 +172,7 @@ def _check_tower(job: RayJob) -> tuple[TowerName, int]:
         raise UsageError(f"the artifact embeds {' and '.join(manifest.towers)}; choose one with --tower or tower=")
     tower = job.options.tower or first
     check_tower(tower, manifest.towers)
+    resolve_prompt(job.options, {tower: manifest.towers[tower]})
     if dim is not None and dim > manifest.output_dim:
         raise UsageError(f"truncate_dim is {dim}, it must be from 1 to {manifest.output_dim}")
     return tower, dim or manifest.output_dim

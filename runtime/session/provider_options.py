@@ -42,7 +42,7 @@ class CudaOptions:
     Attributes:
         device_id: The GPU, from 0.
         tf32: Whether matrix products and convolutions may round their inputs to 10 bits of mantissa. This is faster,
-            but the vectors differ from torch's by more than ``verify`` allows. ONNX Runtime itself enables TF32 by
+            but the vectors differ from the export's by more than ``verify`` allows. ONNX Runtime itself enables TF32 by
             default (https://github.com/microsoft/onnxruntime/issues/19288).
         memory_limit_bytes: Largest size of the session's memory arena on the GPU; ``None`` for no limit.
         cudnn_search: How cuDNN chooses an algorithm for each shape of convolution: by ``heuristic``, or by measuring
@@ -85,7 +85,7 @@ class TensorRtOptions:
 
     Attributes:
         device_id: The GPU, from 0.
-        fp16: Whether TensorRT may compute in float16. The vectors then differ from torch's by more than ``verify``
+        fp16: Whether TensorRT may compute in float16. The vectors then differ from the export's by more than ``verify``
             allows.
         cache_folder: Folder that keeps compiled engines for the next start; ``None`` for the user's cache folder.
     """
@@ -113,7 +113,7 @@ class OpenVinoOptions:
 
     Attributes:
         dtype: Precision of the computation. ``auto`` is ``bf16`` on a CPU with AMX instructions for it, if the golden
-            items keep a cosine similarity of 0.9999 to torch's vectors; else ``fp32``.
+            items keep a cosine similarity of 0.9999 to the golden vectors; else ``fp32``.
         hint: Whether to optimize for a single call at a time (``latency``), or for parallel calls (``throughput``).
         cache_folder: Folder that keeps compiled graphs for the next start; ``None`` for the user's cache folder.
     """

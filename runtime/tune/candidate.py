@@ -32,7 +32,7 @@ class TuneCandidate(JsonWorker):
         super().__init__([sys.executable, "-m", "runtime.tune.worker", *words])
 
     def load(self) -> float:
-        """Wait until the tower is loaded. Return the smallest cosine similarity of its golden vectors to torch's.
+        """Wait until the tower is loaded. Return the smallest cosine similarity of its vectors to the golden ones.
 
         Raises:
             EmbeddingBackbonesError: The tower cannot be loaded.

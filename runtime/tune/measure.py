@@ -34,7 +34,7 @@ class TuneOptions:
     """The cases to measure, and the bounds that the winner keeps."""
 
     max_latency_ms: float | None = None  # bound on the 95th percentile of the time of a call
-    min_cosine: float = 0.999  # bound on the cosine similarity to torch's golden vectors
+    min_cosine: float = 0.999  # bound on the cosine similarity to the golden vectors
     batch_sizes: tuple[int, ...] = (1, 8, 32)  # numbers of items of a call
     threads: tuple[int, ...] | None = None  # by default 1, half of the allowed number, and all allowed
     provider: str = "auto"  # ``auto`` measures every provider that ``load`` tries
@@ -144,7 +144,9 @@ def _find_providers(asked: str) -> tuple[list[ExecutionProvider], list[RefusedCa
 def _load(candidate: TuneCandidate, floor: float) -> float:
     cosine = candidate.load()
     if not cosine >= floor:  # true for NaN, too
-        raise EmbeddingBackbonesError(f"its min cosine to torch is {cosine:.6g}, below the {floor:g} of --min-cosine")
+        raise EmbeddingBackbonesError(
+            f"its min cosine to the golden vectors is {cosine:.6g}, below the {floor:g} of --min-cosine"
+        )
     return cosine
 
 
@@ -185,7 +187,9 @@ def _describe_sizes(tower: Tower, folder: Path, items: Sequence[Any]) -> str:
 
         rows = TextPreprocessor(tower.preprocessing, folder).prepare_all(items)
         lengths = ", ".join(str(len(row.ids)) for row in rows if isinstance(row, Tokens))
-        return f"of {lengths} tokens, padded to the longest of a batch"
+        fixed = tower.preprocessing.padding == "max_length"
+        padded = f"{tower.preprocessing.max_length} tokens" if fixed else "the longest of a batch"
+        return f"of {lengths} tokens, padded to {padded}"
     shapes = ", ".join("x".join(map(str, item.shape[:-1])) for item in items)
     return f"of {shapes} {'pixels' if tower.preprocessing.kind == 'image' else 'points'}, as arrays"
 

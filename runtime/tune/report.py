@@ -29,7 +29,7 @@ class CaseResult:
     p50_ms: float  # median time of a call, preprocessing included
     p95_ms: float  # 95th percentile of the time of a call
     items_per_s: float  # throughput: the median of the turns
-    min_cosine: float  # smallest cosine similarity of a golden vector to torch's
+    min_cosine: float  # smallest cosine similarity to a golden vector
     calls: int  # timed calls
     spread: float  # interquartile range of the throughput of the turns, as a share of its median
 

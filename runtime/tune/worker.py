@@ -1,7 +1,7 @@
 """Embed an artifact's golden items on demand: the process of one candidate.
 
-``python -m runtime.tune.worker FOLDER TOWER PROVIDER VARIANT THREADS`` answers with the cosine similarity to torch.
-Then it reads a batch size from each line of standard input, and answers with the seconds of a turn.
+``python -m runtime.tune.worker FOLDER TOWER PROVIDER VARIANT THREADS`` answers with the cosine similarity to the golden
+vectors. Then it reads a batch size from each line of standard input, and answers with the seconds of a turn.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LONG_TURN_S = 0.5
 
 
 def open_model(folder: Path, tower: TowerName, provider: str, variant: str, threads: int) -> tuple[Embedder, float]:
-    """Load a tower. Return it with the smallest cosine similarity of its vectors to torch's golden vectors.
+    """Load a tower. Return it with the smallest cosine similarity of its vectors to the golden ones.
 
     Raises:
         EmbeddingBackbonesError: The tower cannot be loaded, or cannot embed.

@@ -160,8 +160,9 @@ def make_manifest(preprocessing: Preprocessing) -> Manifest:
         inputs=preprocessing.graph_inputs(),
         output=TensorSpec(name="embedding", dtype="float32", shape=("batch", _DIM)),
         preprocessing=preprocessing,
-        pooling=Pooling(method="gem", p=3.0, eps=1e-6),
+        pooling=Pooling(method="gem", others=("max",), p=3.0, eps=1e-6),
         projections=(Projection(in_features=9, out_features=_DIM, bias=True, activation="tanh"),),
+        layers=("Normalize",),
         normalized=True,
         decided_by="default",
     )
@@ -189,7 +190,13 @@ def _preprocessings() -> list[Preprocessing]:
             std=(0.5, 0.5, 0.5),
             arithmetic="caller",
         ),
-        TextPreprocessing(max_length=16, pad_token_id=0),
+        TextPreprocessing(
+            max_length=16,
+            pad_token_id=0,
+            inputs=("input_ids", "attention_mask", "token_type_ids", "pooling_mask"),
+            prompts={"query": "query: ", "document": ""},
+            default_prompt="query",
+        ),
         PointCloudPreprocessing(num_points=64, min_points=4, seed=0),
     ]
 

@@ -25,7 +25,7 @@ from runtime.artifact.manifest import (
     seal,
 )
 from runtime.artifact.reader import read_manifest
-from runtime.errors import ArtifactError
+from runtime.errors import ArtifactError, UsageError
 from runtime.preprocess.image import ImagePreprocessor
 from runtime.preprocess.item import UnusableItemError
 from runtime.preprocess.point_cloud import PointCloudPreprocessor
@@ -102,6 +102,10 @@ class Targets:
                 ids = preprocessor.prepare(item).ids
                 _check(0 < len(ids) <= MAX_LENGTH, f"{len(ids)} ids")
                 _check(all(0 <= each < vocabulary_size for each in ids), f"ids {ids} of {vocabulary_size}")
+            if isinstance(item, str):
+                with _only(UsageError):
+                    row = preprocessor.prepare("a", item)
+                    _check(row.prompt_length <= len(row.ids) == row.width, f"a prompt of {row.prompt_length} tokens")
 
     def mesh(self, item: Any) -> None:
         """Prepare any object as a mesh or a point cloud."""

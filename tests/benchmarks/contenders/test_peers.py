@@ -199,14 +199,25 @@ def test_a_folder_of_transformers_is_pooled_by_the_mean(
     assert "no modules.json" in skipped.reason
 
 
-def test_fastembed_does_not_clean_texts(installed: dict[str, set[str]], target: Target) -> None:
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"cleaning": "ftfy"}, "clean texts with ftfy"),
+        ({"add_special_tokens": False}, "leave special tokens out"),
+        ({"truncation_side": "left"}, "cut the beginning"),
+        ({"prompts": {"a": "b "}, "default_prompt": "a"}, "default prompt"),
+    ],
+)
+def test_fastembed_does_not_prepare_texts_in_every_way(
+    fields: dict[str, Any], reason: str, installed: dict[str, set[str]], target: Target
+) -> None:
     installed[sys.executable] = {"fastembed"}
     tower = target.manifest.towers["text"]
     assert isinstance(tower.preprocessing, TextPreprocessing)
-    tower = replace(tower, preprocessing=replace(tower.preprocessing, cleaning="ftfy"))
+    tower = replace(tower, preprocessing=replace(tower.preprocessing, **fields))
     setups, skipped = fastembed.find(_with_tower(target, tower))
     assert not setups
-    assert "ftfy" in skipped[0].reason
+    assert reason in skipped[0].reason
 
 
 @pytest.mark.process

@@ -16,6 +16,7 @@ import pytest
 import runtime
 from runtime.artifact.reader import read_manifest
 from runtime.cli.main import build_parser, main
+from tests.runtime.toy_artifact import write_artifact
 
 
 def test_embed_writes_a_row_per_input(
@@ -217,6 +218,32 @@ def test_search_prints_the_nearest_first(
     _, _, best, second = capsys.readouterr().out.splitlines()
     assert best.split() == ["3", "1.000", photo_paths[3].stem]
     assert float(second.split()[1]) < 1
+
+
+def test_search_puts_the_prompt_of_queries_before_a_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts: list[str | None] = []
+    embed = runtime.Embedder.embed
+
+    def note(self: Any, items: Any, **options: Any) -> Any:
+        prompts.append(runtime.EmbedOptions(prompt=options["prompt"], prompt_name=options["prompt_name"]).prompt)
+        return embed(self, items, **options)
+
+    folder = str(write_artifact(tmp_path / "toy", prompts={"query": "query : ", "passage": "passage : "}))
+    vectors = str(tmp_path / "vectors.npz")
+    assert main(["embed", folder, "a", "b c", "-o", vectors]) == 0
+    assert "no prompt applies; --prompt-name takes 'query', 'passage'" in capsys.readouterr().err
+    assert main(["embed", folder, "a", "b c", "-o", vectors, "--prompt-name", "passage", "--force"]) == 0
+    assert "no prompt applies" not in capsys.readouterr().err
+    monkeypatch.setattr(runtime.Embedder, "embed", note)
+    search = ["search", folder, "a", vectors]
+    assert [main([*search, *words]) for words in ([], ["--prompt", ""], ["--prompt-name", "passage"])] == [0, 0, 0]
+    assert prompts == ["query : ", "", None]
+    assert main(["similarity", folder, "a", "b", "--prompt", "c "]) == 0
+    assert prompts[-1] == "c "
+    assert main([*search, "--prompt-name", "document"]) == 2
+    assert "no prompt called 'document'; it has 'query', 'passage'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("suffix", ["npz", "parquet"])

@@ -22,6 +22,7 @@ from runtime.jobs.journal import work_folder
 from runtime.jobs.read_vectors import read_vectors
 from runtime.preprocess.item import UnusableItemError
 from runtime.preprocess.point_cloud import PointCloudPreprocessor
+from tests.runtime.toy_artifact import write_artifact
 
 ITEMS = 2500  # more than two windows of a stream
 # Runs embed, commits after every batch, and sends itself a signal at the n-th call of a method.
@@ -160,7 +161,7 @@ def test_inputs_that_changed_are_not_resumed(
     assert len(np.load("v.npy")) == len(content.replace(b"\xff\n", b"").split(b"\n"))
 
 
-@pytest.mark.parametrize("option", [["--normalize"], ["--truncate-dim", "3"], ["more"]])
+@pytest.mark.parametrize("option", [["--normalize"], ["--truncate-dim", "3"], ["--prompt", "query: "], ["more"]])
 def test_other_options_are_not_resumed(
     option: list[str], embed: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -170,6 +171,23 @@ def test_other_options_are_not_resumed(
     assert "the unfinished v.npy is another job: its " in capsys.readouterr().err
     assert embed("t.txt", "-o", "v.npy", "--resume", "--on-error", "skip", "--dtype", "float16") == 0
     assert np.load("v.npy").dtype == np.float16
+
+
+def test_a_job_is_resumed_with_the_prompt_that_it_began_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_artifact(tmp_path / "toy", prompts={"query": "query : ", "passage": "passage : "})
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.txt").write_bytes(b"a\n\xff\nb")
+    words = ["embed", str(folder), "t.txt", "-o", "v.npy"]
+    assert main([*words, "--prompt-name", "query"]) == 1
+    for other, shown in (["--prompt-name", "passage"], '"passage : "'), ([], "null"), (["--prompt", ""], "null"):
+        assert main([*words, *other, "--resume"]) == 2
+        assert f'its prompt is "query : ", but now it is {shown}' in capsys.readouterr().err
+    (tmp_path / "t.txt").write_text("a\nc\nb")
+    assert main([*words, "--prompt", "query : ", "--resume"]) == 0, "the same prompt by its text"
+    expected = runtime.load(folder, provider="cpu").embed_query(["a", "c", "b"])
+    np.testing.assert_array_equal(np.load("v.npy"), expected)
 
 
 def test_another_variant_is_not_resumed(

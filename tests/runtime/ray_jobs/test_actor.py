@@ -12,7 +12,41 @@ from runtime.errors import ItemError
 from runtime.inference.options import EmbedOptions
 from runtime.ray_jobs.actor import ShardEmbedder, WorkerOptions
 from runtime.ray_jobs.input_files import find_inputs
+from runtime.ray_jobs.job import RayJob, embed_on_ray
 from runtime.ray_jobs.shards import cut
+from tests.runtime.toy_artifact import write_artifact
+
+
+def test_a_worker_applies_the_prompt(tmp_path: Path) -> None:
+    artifact = write_artifact(tmp_path / "toy", prompts={"query": "query : "})
+    (tmp_path / "in.txt").write_text("a\nb c\n")
+    inputs = find_inputs([str(tmp_path / "in.txt")], None, "text")
+    (shard,) = cut(inputs, 10)
+    options = WorkerOptions(
+        artifact=str(artifact),
+        folder=str(tmp_path),
+        format=inputs.format,
+        options=EmbedOptions(tower="text", prompt_name="query"),
+        provider="cpu",
+        variant="fp32",
+        threads=1,
+    )
+    ShardEmbedder(options, attempts=None).embed(shard, 1)
+    vectors = parquet.read_table(tmp_path / "part-000000.parquet")["embedding"].to_pylist()
+    assert vectors == runtime.load(artifact, provider="cpu").embed_query(["a", "b c"]).tolist()
+
+
+def test_a_prompt_that_is_unknown_is_refused_before_the_cluster_starts(tmp_path: Path) -> None:
+    artifact = write_artifact(tmp_path / "toy", prompts={"query": "query : "})
+    (tmp_path / "in.txt").write_text("a\n")
+    job = RayJob(
+        artifact=artifact,
+        inputs=[str(tmp_path / "in.txt")],
+        output=str(tmp_path / "out"),
+        options=EmbedOptions(prompt_name="passage"),
+    )
+    with pytest.raises(runtime.UsageError, match="no prompt called 'passage'; it has 'query'"):
+        embed_on_ray(job)
 
 
 def test_a_worker_writes_the_part_of_a_shard(exported_text: Path, tmp_path: Path) -> None:

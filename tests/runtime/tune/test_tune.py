@@ -237,7 +237,7 @@ def test_a_wrong_variant_is_refused_and_cannot_win(
     paced(lambda setting, size: 0.0001 if setting.variant == "int8" else 0.1)
     assert main(["tune", str(varied), "--batch-sizes", "1", "--threads", "1", "--rounds", "1"]) == 0
     out = capsys.readouterr().out
-    assert "refused: cpu, int8, 1 thread: its min cosine to torch is 0." in out
+    assert "refused: cpu, int8, 1 thread: its min cosine to the golden vectors is 0." in out
     assert "winner: cpu, int8" not in out
     assert runtime.load(varied).variant != "int8"
     assert main(["tune", str(varied), "--rounds", "1", "--threads", "1", "--min-cosine", "0"]) == 0

@@ -1,0 +1,73 @@
+"""Choose the prompt of a call: the text that is put before each text.
+
+Source: ``_resolve_prompt``, ``encode_query`` and ``encode_document`` of sentence-transformers,
+https://github.com/huggingface/sentence-transformers
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Literal, TypeAlias
+
+from runtime.artifact.manifest import TextPreprocessing, Tower, TowerName
+from runtime.errors import UsageError
+from runtime.inference.options import EmbedOptions
+
+Role: TypeAlias = Literal["query", "document"]
+_NAMES: Mapping[Role, tuple[str, ...]] = {"query": ("query",), "document": ("document", "passage", "corpus")}
+
+
+def resolve_prompt(options: EmbedOptions, towers: Mapping[TowerName, Tower]) -> EmbedOptions:
+    """Return options with the text of the prompt that ``options`` name. Options without a prompt stay as they are.
+
+    Raises:
+        UsageError: None of ``towers`` embeds texts, or it has no such prompt.
+    """
+    if options.prompt is None and options.prompt_name is None:
+        return options
+    recipe = _text_preprocessing(towers)
+    if recipe is None or options.tower not in (None, "text"):
+        raise UsageError("prompts are for texts; leave prompt_name and prompt out, or embed with a text tower")
+    if options.prompt_name is None:
+        return options
+    if options.prompt_name not in recipe.prompts:
+        known = f"it has {quote(recipe.prompts)}" if recipe.prompts else "it has none; give the text as prompt"
+        raise UsageError(f"the artifact has no prompt called {options.prompt_name!r}; {known}")
+    return replace(options, prompt=recipe.prompts[options.prompt_name], prompt_name=None)
+
+
+def role_prompt(role: Role, towers: Mapping[TowerName, Tower]) -> str | None:
+    """Return the prompt for queries or for documents; ``""`` if there is none, ``None`` without a text tower."""
+    recipe = _text_preprocessing(towers)
+    if recipe is None:
+        return None
+    return next((recipe.prompts[name] for name in _NAMES[role] if name in recipe.prompts), "")
+
+
+def applied_prompt(options: EmbedOptions, towers: Mapping[TowerName, Tower]) -> str:
+    """Return the prompt that is put before texts: the one that ``options`` ask for, or the default one.
+
+    Raises:
+        UsageError: As for :func:`resolve_prompt`.
+    """
+    asked, recipe = resolve_prompt(options, towers).prompt, _text_preprocessing(towers)
+    if asked is not None or recipe is None or recipe.default_prompt is None:
+        return asked or ""
+    return recipe.prompts[recipe.default_prompt]
+
+
+def prompt_names(towers: Mapping[TowerName, Tower]) -> tuple[str, ...]:
+    """Return the names of the prompts that are not empty."""
+    recipe = _text_preprocessing(towers)
+    return tuple(name for name, text in recipe.prompts.items() if text) if recipe else ()
+
+
+def quote(names: Iterable[str]) -> str:
+    """Return foreign names for a message, in which control characters must not appear."""
+    return ", ".join(f"{name!r:.80}" for name in names)
+
+
+def _text_preprocessing(towers: Mapping[TowerName, Tower]) -> TextPreprocessing | None:
+    preprocessing = towers["text"].preprocessing if "text" in towers else None
+    return preprocessing if isinstance(preprocessing, TextPreprocessing) else None
