@@ -13,8 +13,8 @@ import numpy as np
 
 from benchmarks.contenders.protocol import Contender, Setup, Target, usable
 from benchmarks.results.schema import Precision, Skipped
-from exporters.catalogue.options import ExportOptions
 from exporters.catalogue.names import find_model
+from exporters.catalogue.options import ExportOptions
 from exporters.catalogue.registry import BACKBONES
 from runtime.array_types import Array, Feeds
 from runtime.artifact.manifest import Pooling
