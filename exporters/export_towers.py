@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import onnx_ir as ir
+
 from exporters.artifact_writer import new_artifact, record_files, write_golden, write_manifest, write_readme, writing
 from exporters.catalogue.options import ExportOptions
 from exporters.catalogue.spec import BackboneSpec
+from exporters.errors import GraphError
 from exporters.families.tower import ExportableTower
 from exporters.graph.onnx_file import write_graph
 from exporters.graph.trace import build_graph
@@ -97,11 +100,23 @@ def export_towers(
 
 
 def _write_tower(folder: Path, tower: ExportableTower, destination: Path, opset: int) -> Tower:
-    graph = build_graph(tower.module(), tower.inputs(), tower.record.output, opset=opset)
+    graph = _trace(tower, opset)
     with writing(destination):
         external_data = write_graph(folder / tower.record.graph, graph)
         tower.write_files(folder)
     return replace(tower.record, external_data=external_data)
+
+
+def _trace(tower: ExportableTower, opset: int) -> ir.Model:
+    """Trace a tower; with plain attention if torch cannot trace its fused one."""
+    inputs, output = tower.inputs(), tower.record.output
+    try:
+        return build_graph(tower.module(), inputs, output, opset=opset)
+    except GraphError:
+        module = tower.eager_module()
+        if module is None:
+            raise
+        return build_graph(module, inputs, output, opset=opset)
 
 
 def _measure(

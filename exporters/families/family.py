@@ -39,11 +39,13 @@ class FolderRequest:
         path: The folder.
         weights: Origin of the weights in it.
         options: Options of the export. With ``RandomInit`` weights, the folder gives only the configuration.
+        model_id: Name on the hub; ``None`` for a folder of the user.
     """
 
     path: Path
     weights: Weights
     options: ExportOptions
+    model_id: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -134,7 +134,7 @@ def _load_folder(
     family = FOLDER_FAMILIES[recognize_folder(path)]
     _check_options(spec, family, options)
     towers: list[ExportableTower] = import_module(family.module).load_folder(
-        FolderRequest(path=path, weights=weights, options=options)
+        FolderRequest(path=path, weights=weights, options=options, model_id=getattr(source, "model_id", None))
     )
     return towers
 

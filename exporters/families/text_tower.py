@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
@@ -27,6 +28,12 @@ class TextTower(ExportableTower):
         """Preprocessing by the runtime, from the record."""
         return cast(TextPreprocessing, self.record.preprocessing)
 
+    @property
+    def backend(self) -> Tokenizer:
+        """The tokenizer of the ``tokenizers`` library, which the runtime uses."""
+        backend: Tokenizer = self.tokenizer.backend_tokenizer
+        return backend
+
     @abstractmethod
     def encoder(self) -> nn.Module:
         """Return the module to trace: ids and mask, ``[batch, sequence]`` int64, to ``[batch, output_dim]``."""
@@ -46,10 +53,10 @@ class TextTower(ExportableTower):
 
     def write_files(self, folder: Path) -> None:
         """Write the tokenizer into the artifact."""
-        backend = self.tokenizer.backend_tokenizer
+        backend = Tokenizer.from_str(self.backend.to_str())  # a copy: the library's own stays as it is
         backend.no_padding()
-        backend.enable_truncation(self.preprocessing.max_length)
-        (folder / "tokenizer.json").write_text(backend.to_str(pretty=False), "utf-8")
+        backend.enable_truncation(self.preprocessing.max_length, direction=self.preprocessing.truncation_side)
+        (folder / self.preprocessing.tokenizer).write_text(backend.to_str(pretty=False), "utf-8")
 
     def encode(self, texts: list[str]) -> dict[str, Tensor]:
         """Return ids and mask of ``texts``, padded to the longest text and cut to the model's limit."""

@@ -77,6 +77,10 @@ class ExportableTower(ABC):
     def module(self) -> nn.Module:
         """Return the module that becomes the graph: inputs to ``[batch, output_dim]`` float32."""
 
+    def eager_module(self) -> nn.Module | None:
+        """Return :meth:`module` with attention in plain operators, for torch's exporter; ``None``: it has no other."""
+        return None
+
     @abstractmethod
     def inputs(self) -> Sequence[GraphInput]:
         """Return the graph's inputs with examples, in the order of the module's arguments."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from runtime.artifact.manifest import Pooling
+from runtime.artifact.manifest import Pooling, PoolingMethod
 
 
 class AvgPool(nn.Module):
@@ -41,29 +41,50 @@ def build_image_pooling(pooling: Pooling) -> nn.Module:
 
 
 class TokenPool(nn.Module):
-    """Pooling of tokens: ``[batch, sequence, dim]`` and a mask ``[batch, sequence]`` to ``[batch, dim]``.
+    """Pooling of tokens: ``[batch, sequence, dim]`` and a mask ``[batch, sequence]`` to ``[batch, poolings * dim]``.
 
-    Padding, where the mask is 0, does not affect the result.
+    Padding, where the mask is 0, does not affect the result. It has to be on the right.
     """
 
-    def __init__(self, pooling: Pooling) -> None:
-        """Keep the record; its method is mean, cls, max or gem."""
+    def __init__(self, pooling: Pooling, *, skips_prompt: bool = False) -> None:
+        """Keep the record. ``skips_prompt`` tells whether the mask may begin with zeros, for the tokens of a prompt."""
         super().__init__()
-        self.pooling = pooling
+        self.pooling, self.skips_prompt = pooling, skips_prompt
 
-    def forward(self, features: Tensor, attention_mask: Tensor) -> Tensor:
+    def forward(self, features: Tensor, mask: Tensor) -> Tensor:
         """Pool."""
-        if self.pooling.method == "cls":
-            return features[:, 0]
-        mask = attention_mask.unsqueeze(-1)
-        if self.pooling.method == "max":
-            return features.masked_fill(mask == 0, torch.finfo(features.dtype).min).amax(dim=1)
-        if self.pooling.p is None or self.pooling.eps is None:
-            return _masked_mean(features, mask)
-        return _masked_mean(features.clamp(min=self.pooling.eps).pow(self.pooling.p), mask).pow(1 / self.pooling.p)
+        methods = (self.pooling.method, *self.pooling.others)
+        pooled = [self._pool(method, features, mask) for method in methods]
+        return torch.cat(pooled, dim=-1) if len(pooled) > 1 else pooled[0]
+
+    def _pool(self, method: PoolingMethod, features: Tensor, mask: Tensor) -> Tensor:
+        if method == "cls":
+            return _take(features, mask.to(features.dtype).argmax(dim=1)) if self.skips_prompt else features[:, 0]
+        if method == "lasttoken":
+            positions = torch.arange(1, mask.shape[1] + 1)
+            last = (mask * positions).amax(dim=1)
+            # sentence-transformers gives zeros for a text without tokens
+            return _take(features, (last - 1).clamp(min=0)) * (last > 0).unsqueeze(-1).to(features.dtype)
+        if method == "max":
+            return features.masked_fill(mask.unsqueeze(-1) == 0, torch.finfo(features.dtype).min).amax(dim=1)
+        if method == "gem" and self.pooling.p is not None and self.pooling.eps is not None:
+            powers = features.clamp(min=self.pooling.eps).pow(self.pooling.p)
+            return _weighted_mean(powers, mask).pow(1 / self.pooling.p)
+        if method == "weightedmean":
+            return _weighted_mean(features, mask * torch.arange(1, mask.shape[1] + 1))
+        if method == "mean_sqrt_len_tokens":
+            count = mask.sum(dim=1, keepdim=True).to(features.dtype)
+            return _weighted_mean(features, mask) * count.sqrt()
+        return _weighted_mean(features, mask)
 
 
-def _masked_mean(features: Tensor, mask: Tensor) -> Tensor:
-    weights = mask.to(features.dtype)
+def _take(features: Tensor, positions: Tensor) -> Tensor:
+    """Return one token of each row: ``[batch, sequence, dim]`` at ``[batch]`` to ``[batch, dim]``."""
+    index = positions.view(-1, 1, 1).expand(-1, 1, features.shape[-1])
+    return features.gather(1, index).squeeze(1)
+
+
+def _weighted_mean(features: Tensor, weights: Tensor) -> Tensor:
+    weights = weights.unsqueeze(-1).to(features.dtype)
     # 1e-9 as in sentence-transformers' Pooling: https://github.com/huggingface/sentence-transformers
     return (features * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1e-9)

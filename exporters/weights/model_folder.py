@@ -117,40 +117,55 @@ def check_library(folder: Path) -> None:
         raise WeightsMismatchError(f"{folder} is a model of {library}, expected transformers or sentence-transformers")
 
 
-def load_with_transformers(loader: Any, folder: Path, architecture: str, ignored: tuple[str, ...] = ()) -> Any:
+def load_with_transformers(loader: Any, folder: Path, ignored: tuple[str, ...] = ()) -> Any:
     """Return the model that ``loader.from_pretrained`` loads, in float32 and evaluation mode.
 
     Args:
         loader: A model class of transformers.
         folder: A folder in the layout of transformers.
-        architecture: Name of the architecture, for error messages.
         ignored: Submodules and tensors that may be missing, because they are not exported.
 
     Raises:
         WeightsError: transformers cannot load the model.
-        WeightsMismatchError: Weights are missing, or the architecture has no place for some of them. transformers
-            only logs a warning in both cases: it fills missing weights with random values.
+        WeightsMismatchError: As for :func:`check_load_report`.
     """
     try:
-        with _quiet_transformers():
+        with quiet_transformers():
             model, report = loader.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False, dtype="float32", output_loading_info=True
             )
     except Exception as exc:  # transformers raises many types for a damaged or unknown folder
         raise WeightsError(f"{folder} cannot be loaded by transformers ({summarize_error(exc)})") from exc
+    check_load_report(model, report, str(folder), ignored)
+    return model.eval()
+
+
+def check_load_report(model: Any, report: Any, source: str, ignored: tuple[str, ...] = ()) -> None:
+    """Check the report that ``from_pretrained(..., output_loading_info=True)`` returns beside a model.
+
+    Args:
+        model: The loaded model.
+        report: The report.
+        source: Name of the checkpoint in error messages.
+        ignored: Submodules and tensors that may be missing, because they are not exported.
+
+    Raises:
+        WeightsMismatchError: Weights are missing, or the architecture has no place for some of them. transformers
+            only logs a warning in both cases: it fills missing weights with random values.
+    """
+    architecture = model.config.model_type
     missing = [key for key in report["missing_keys"] if not is_part_of(key, ignored)]
     if missing:
         raise WeightsMismatchError(
-            f"{folder} lacks {len(missing)} weights of its {architecture} ({abbreviate(sorted(missing))}); save the "
+            f"{source} lacks {len(missing)} weights of its {architecture} ({abbreviate(sorted(missing))}); save the "
             "whole model with save_pretrained"
         )
     unread = [key for key in report["unexpected_keys"] if _is_of_encoder(key, model, ignored)]
     if unread:
         raise WeightsMismatchError(
-            f"{folder} has {len(unread)} weights that its {architecture} has no place for "
+            f"{source} has {len(unread)} weights that its {architecture} has no place for "
             f"({abbreviate(sorted(unread))}); correct its config.json"
         )
-    return model.eval()
 
 
 def _is_of_encoder(key: str, model: Any, ignored: tuple[str, ...]) -> bool:
@@ -160,7 +175,7 @@ def _is_of_encoder(key: str, model: Any, ignored: tuple[str, ...]) -> bool:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Keep transformers from printing progress bars and tables among the stages."""
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity(logging.ERROR)

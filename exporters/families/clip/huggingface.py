@@ -68,7 +68,7 @@ def load_clip(
     config = read_config(folder)
     if not isinstance(config, CLIPConfig):
         raise WeightsMismatchError(f"{folder} is a {config.model_type}, expected a clip")
-    model = load_with_transformers(CLIPModel, folder, "clip", ignored=_IGNORED)
+    model = load_with_transformers(CLIPModel, folder, ignored=_IGNORED)
     found = read_tokenizer(folder, _text_config(model).vocab_size)
     return _assemble(model, found, _read_processor(folder), record, arithmetic)
 

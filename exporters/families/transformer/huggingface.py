@@ -130,7 +130,7 @@ def load_folder(folder: Path, weights: Weights, *, expected: str | None = None) 
     if not hasattr(config, "vocab_size") or (config.is_encoder_decoder and not is_t5):
         raise WeightsMismatchError(f"{folder} is a {config.model_type}, expected a text encoder")
     loader, ignored = (T5EncoderModel, _IGNORED + _IGNORED_OF_T5) if is_t5 else (AutoModel, _IGNORED)
-    model = load_with_transformers(loader, folder, config.model_type, ignored=ignored)
+    model = load_with_transformers(loader, folder, ignored=ignored)
     tokenizer = read_tokenizer(folder, model.config.vocab_size)
     _check_case(tokenizer, layers, folder)
     return Transformer(

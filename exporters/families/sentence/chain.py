@@ -1,0 +1,157 @@
+"""The modules of a SentenceTransformer as one module that can be traced."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Dense, Normalize, Transformer
+from sentence_transformers.sentence_transformer.modules import (
+    Dropout,
+    LayerNorm,
+    Pooling,
+    StaticEmbedding,
+    WeightedLayerPooling,
+)
+from torch import Tensor, nn
+
+from exporters.errors import WeightsError
+from exporters.modules.pooling import TokenPool
+from runtime.artifact import manifest
+
+# Modules of the library that a graph can hold. Others, such as Router, need more than ids and a mask.
+_KNOWN = (Dense, Dropout, LayerNorm, Normalize, Pooling, WeightedLayerPooling)
+
+
+class GeMPooling(nn.Module):
+    """Generalised-mean pooling, which only Finetuner has, as a module of a SentenceTransformer."""
+
+    def __init__(self, pooling: manifest.Pooling) -> None:
+        """Keep the record."""
+        super().__init__()
+        self.pooling = pooling
+        self.include_prompt = True
+
+    def forward(self, features: dict[str, Any]) -> dict[str, Any]:
+        """Pool one text without padding, in float64: this is the reference and is not traced."""
+        p, eps = self.pooling.p or 1, self.pooling.eps or 0
+        tokens: Tensor = features["token_embeddings"].double()
+        features["sentence_embedding"] = tokens.clamp(min=eps).pow(p).mean(dim=1).pow(1 / p).float()
+        return features
+
+
+class StaticMean(nn.Module):
+    """The mean of the rows of a table: what StaticEmbedding computes, for ids with padding."""
+
+    def __init__(self, embedding: nn.EmbeddingBag) -> None:
+        """Keep the table."""
+        super().__init__()
+        self.weight = embedding.weight
+        self.pool = TokenPool(manifest.Pooling(method="mean"))
+
+    def forward(self, features: dict[str, Any]) -> dict[str, Any]:
+        """Embed; a text without tokens gets zeros, as in the library."""
+        tokens = nn.functional.embedding(features["input_ids"], self.weight)
+        features["sentence_embedding"] = self.pool(tokens, features["attention_mask"])
+        return features
+
+
+class PoolingStep(nn.Module):
+    """:class:`TokenPool` as a module of a chain. It pools as the library, with operators that run on every provider."""
+
+    def __init__(self, pooling: manifest.Pooling, *, skips_prompt: bool) -> None:
+        """Build the pooling."""
+        super().__init__()
+        self.pool = TokenPool(pooling, skips_prompt=skips_prompt)
+
+    def forward(self, features: dict[str, Any]) -> dict[str, Any]:
+        """Pool the tokens that ``pooling_mask`` or else ``attention_mask`` keeps."""
+        mask = features.get("pooling_mask", features["attention_mask"])
+        features["sentence_embedding"] = self.pool(features["token_embeddings"], mask)
+        return features
+
+
+class Chain(nn.Module):
+    """The modules of a SentenceTransformer in a row: the graph's inputs to ``[batch, output_dim]``.
+
+    The modules share their weights with the library's model, which stays as it is.
+    """
+
+    def __init__(
+        self, modules: Sequence[nn.Module], inputs: Sequence[str], output_dim: int, *, zero_types: bool
+    ) -> None:
+        """Keep the modules. ``zero_types`` tells whether the encoder needs token type ids that are all 0."""
+        super().__init__()
+        self.steps = nn.ModuleList(_traceable(module) for module in modules)
+        self.inputs, self.output_dim, self.zero_types = tuple(inputs), output_dim, zero_types
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        """Embed."""
+        features: dict[str, Any] = dict(zip(self.inputs, tensors, strict=True))
+        if self.zero_types:
+            features["token_type_ids"] = features["input_ids"].new_zeros(features["input_ids"].shape)
+        for step in self.steps:
+            features = step(features)
+        embedding: Tensor = features["sentence_embedding"]
+        return embedding[:, : self.output_dim]
+
+
+def read_pooling(modules: Sequence[nn.Module]) -> manifest.Pooling:
+    """Return the record of the chain's pooling; ``model`` if a module before it pools by itself."""
+    for module in modules:
+        if isinstance(module, GeMPooling):
+            return module.pooling
+        if isinstance(module, Pooling):
+            modes: Any = module.pooling_mode
+            method, *others = [modes] if isinstance(modes, str) else modes
+            return manifest.Pooling(method=method, others=tuple(others))
+        if isinstance(module, StaticEmbedding):
+            return manifest.Pooling(method="mean")
+    return manifest.Pooling(method="model")
+
+
+def skips_prompt(modules: Sequence[nn.Module]) -> bool:
+    """Tell whether the pooling leaves the tokens of a prompt out."""
+    return any(not getattr(module, "include_prompt", True) for module in modules)
+
+
+def check_modules(model: SentenceTransformer, *, trusted: bool) -> None:
+    """Check that a graph can hold every module of a model.
+
+    Raises:
+        WeightsError: It has a module of another kind.
+    """
+    first, *others = list(model)
+    if not isinstance(first, Transformer | StaticEmbedding) and not trusted:
+        raise WeightsError(
+            f"its first module is a {type(first).__name__}, which a graph cannot hold; expected a Transformer or a "
+            "StaticEmbedding"
+        )
+    for module in others:
+        if type(module) not in _KNOWN and not trusted:
+            raise WeightsError(f"it has a module {type(module).__name__}, which a graph cannot hold")
+
+
+def describe_modules(modules: Sequence[nn.Module]) -> tuple[str, ...]:
+    """Return each module after the encoder in words."""
+    return tuple(_describe(module) for module in modules)
+
+
+def _describe(module: nn.Module) -> str:
+    name = type(module).__name__
+    if isinstance(module, Pooling):
+        modes = module.pooling_mode if isinstance(module.pooling_mode, str) else " + ".join(module.pooling_mode)
+        return f"{name}: {modes}" + ", without the prompt" * (not module.include_prompt)
+    if isinstance(module, Dense):
+        what = f"{module.in_features} to {module.out_features}, {type(module.activation_function).__name__}"
+        places = f", {module.module_input_name} to {module.module_output_name}"
+        plain = module.module_input_name == module.module_output_name == "sentence_embedding"
+        return f"{name}: {what}" + ", residual" * module.use_residual + places * (not plain)
+    return name
+
+
+def _traceable(module: nn.Module) -> nn.Module:
+    if isinstance(module, Pooling | GeMPooling):
+        return PoolingStep(read_pooling([module]), skips_prompt=skips_prompt([module]))
+    return StaticMean(module.embedding) if isinstance(module, StaticEmbedding) else module

@@ -1,0 +1,149 @@
+"""Read a model folder through sentence-transformers, which decides what every setting in it means.
+
+Code in the folder runs only if the user trusts it. A setting or weight that the library would pass over with a warning
+is an error here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Module, Transformer
+from transformers import PreTrainedModel
+
+from exporters.catalogue.weights_ref import RandomInit
+from exporters.errors import WeightsError, WeightsUnavailableError
+from exporters.families.family import FolderRequest
+from exporters.weights.load_watch import replaced_method, watch_loading
+from exporters.weights.parsing import parsing, read_json, summarize_error
+from exporters.weights.state_dict import seeded
+from runtime.errors import MissingDependencyError
+
+_OWN = "sentence_transformers."
+_CONFIGURATIONS = ("config.json", "tokenizer_config.json", "preprocessor_config.json")
+_VOCABULARIES = (
+    *("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model"),
+    "spm.model",
+)
+# Models whose prompts are not pooled; the library knows them by their name on the hub, not by a setting.
+_INSTRUCTORS = tuple(f"hkunlp/instructor-{size}" for size in ("base", "large", "xl"))
+# Parts that no chain of modules uses, and counters that older versions saved.
+_UNUSED = ("pooler", "embeddings.position_ids")
+
+
+def read_model(request: FolderRequest) -> SentenceTransformer:
+    """Load a folder in float32 on the CPU, with all of its settings.
+
+    Raises:
+        WeightsError: The library cannot load it, ignores one of its settings, or would run code that is not trusted.
+        WeightsMismatchError: Weights are missing, or have no place.
+        MissingDependencyError: The folder is an adapter, and peft is not installed.
+    """
+    folder, options = request.path, request.options
+    check_kind(folder)
+    if not options.trust_remote_code and (code := find_code(folder)):
+        raise WeightsError(
+            f"{folder} brings code of its own ({code}), which is not run unasked; read it, and allow it by "
+            "--trust-remote-code"
+        )
+    adapter = (folder / "adapter_config.json").is_file()
+    seed = options.weights_ref.seed if isinstance(options.weights_ref, RandomInit) else None
+    try:
+        with random_weights(seed), watch_loading() as watch:
+            model = SentenceTransformer(
+                str(folder),
+                device="cpu",
+                local_files_only=not adapter,  # the base of an adapter may have to be downloaded
+                trust_remote_code=options.trust_remote_code,
+                model_kwargs={"dtype": "float32"},
+            )
+    except ImportError as exc:
+        if adapter and "peft" in str(exc):
+            raise MissingDependencyError(
+                f"{folder} is an adapter, and peft is not installed; install it with "
+                "`pip install 'embedding-backbones[lora]'`, or merge the adapter with merge_and_unload"
+            ) from exc
+        raise WeightsError(f"{folder} cannot be loaded by sentence-transformers ({summarize_error(exc)})") from exc
+    except Exception as exc:  # the libraries raise many types for a damaged or unknown folder
+        if adapter and isinstance(exc, OSError):
+            raise WeightsUnavailableError(
+                f"the model that {folder} adapts cannot be loaded ({summarize_error(exc)}); correct "
+                "base_model_name_or_path in its adapter_config.json"
+            ) from exc
+        raise WeightsError(f"{folder} cannot be loaded by sentence-transformers ({summarize_error(exc)})") from exc
+    watch.check(str(folder), () if _uses_pooler(model) else _UNUSED)
+    if request.model_id in _INSTRUCTORS:
+        model.set_pooling_include_prompt(False)
+    return model.float().eval()
+
+
+def check_kind(folder: Path) -> None:
+    """Check that a folder of sentence-transformers holds an encoder of dense vectors.
+
+    Raises:
+        WeightsError: It holds a reranker, a sparse encoder or another kind of model.
+    """
+    path = folder / "config_sentence_transformers.json"
+    if path.is_file():
+        with parsing(path):
+            kind = read_json(path).get("model_type", "SentenceTransformer")
+        if kind != "SentenceTransformer":
+            raise WeightsError(f"{folder} is a {kind} of sentence-transformers, expected a SentenceTransformer")
+
+
+def find_code(folder: Path) -> str:
+    """Return the first name of code outside the libraries that the folder's settings ask for; empty if there is none.
+
+    A class of the library whose weights happen to fit is not taken for the checkpoint's own.
+    """
+    modules = folder / "modules.json"
+    folders = [folder]
+    if modules.is_file():
+        with parsing(modules):
+            entries = [(str(module["type"]), str(module["path"])) for module in read_json(modules)]
+        for kind, path in entries:
+            if not kind.startswith(_OWN):
+                return f"modules.json: {kind}"
+            folders.append(folder / path)
+    for file in (place / name for place in folders for name in _CONFIGURATIONS):
+        if file.is_file():
+            with parsing(file):
+                document = read_json(file)
+            if isinstance(document, dict) and document.get("auto_map"):
+                return f"auto_map in {file.relative_to(folder)}"
+    return ""
+
+
+@contextmanager
+def random_weights(seed: int | None) -> Iterator[None]:
+    """Let the libraries build models with random weights from ``seed`` in the block, instead of reading files."""
+    if seed is None:
+        yield
+        return
+
+    def from_pretrained(cls: Any, /, *_: Any, config: Any, output_loading_info: bool = False, **__: Any) -> Any:
+        model = cls(config).float().eval()
+        report: dict[str, list[str]] = {"missing_keys": [], "unexpected_keys": []}
+        return (model, report) if output_loading_info else model
+
+    def load_torch_weights(cls: Any, /, *_: Any, model: Any = None, **__: Any) -> Any:
+        if model is None:
+            raise WeightsError(f"{cls.__name__} has no random weights: its files decide its size")
+        return model
+
+    with (
+        replaced_method(PreTrainedModel, "from_pretrained", from_pretrained),
+        replaced_method(Module, "load_torch_weights", load_torch_weights),
+        seeded(seed),
+    ):
+        yield
+
+
+def _uses_pooler(model: SentenceTransformer) -> bool:
+    first = model[0]
+    outputs = first.modality_config.get("text", {}).values() if isinstance(first, Transformer) else ()
+    return any("pooler_output" in (output if isinstance(output, list | tuple) else [output]) for output in outputs)

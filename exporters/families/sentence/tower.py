@@ -1,0 +1,320 @@
+"""The text tower of a SentenceTransformer: its own modules are traced, and its own ``encode`` is the reference."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Normalize, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling as PoolingModule
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
+
+from exporters.catalogue.options import ExportOptions
+from exporters.errors import WeightsError, WeightsMismatchError
+from exporters.families.sentence.chain import (
+    Chain,
+    GeMPooling,
+    check_modules,
+    describe_modules,
+    read_pooling,
+    skips_prompt,
+)
+from exporters.families.text_tower import TextTower
+from exporters.families.tower import TRACED
+from exporters.graph.graph_input import GraphInput
+from exporters.samples.texts import TEXTS
+from exporters.weights.parsing import summarize_error
+from runtime.artifact.manifest import (
+    MAX_TEXT_LENGTH,
+    MIN_TEXT_LENGTH,
+    Pooling,
+    TextInput,
+    TextPreprocessing,
+    Weights,
+)
+from runtime.errors import UsageError
+from runtime.preprocess.text import TextPreprocessor, Tokens
+
+# Architectures whose fused attention torch cannot trace: it ends in a strided view with symbolic sizes.
+_EAGER = ("t5", "mt5", "umt5")
+_SAMPLE = ["The quick brown fox.", "A lazy dog, or two, sleeping in the sun"]
+
+
+class SentenceTower(TextTower):
+    """The text tower of a SentenceTransformer."""
+
+    def __init__(self, model: SentenceTransformer, weights: Weights, options: ExportOptions, *, source: str) -> None:
+        """Apply the user's options to the model, and build the tower's record from the model.
+
+        Args:
+            model: The model as its library loaded it, in float32.
+            weights: Origin of the weights.
+            options: Options of the export.
+            source: Name of the checkpoint in error messages.
+
+        Raises:
+            WeightsError: A graph or the runtime cannot do the same as the library.
+            UsageError: An option does not fit the model.
+        """
+        check_modules(model, trusted=options.trust_remote_code)
+        self._model, self._source = apply_options(model, options), source
+        modules = list(self._model)
+        self._first: Any = modules[0]
+        # the wrapper of all towers scales to unit length, unless fewer dimensions are kept after it
+        unit_length = isinstance(modules[-1], Normalize) and self._model.truncate_dim is None
+        self._modules = modules[:-1] if unit_length else modules
+        self.architecture = _architecture(modules[0])
+        self._features = self._preprocess(_SAMPLE)
+        output_dim = len(self._encode(_SAMPLE[0]))
+        super().__init__(
+            self._read_preprocessing(options),
+            output_dim,
+            weights,
+            options,
+            pooling=read_pooling(modules),
+            projections=(),
+            normalized=unit_length,
+            stated=(Path(source) / "modules.json").is_file(),
+            layers=describe_modules(modules[1:]),
+            library="sentence-transformers",
+        )
+        self._check_tokens()
+
+    @property
+    def backend(self) -> Tokenizer:
+        """The tokenizer of the ``tokenizers`` library that the model has."""
+        tokenizer: Any = self._first.tokenizer
+        if isinstance(tokenizer, PreTrainedTokenizerFast):
+            tokenizer = tokenizer.backend_tokenizer
+        if not isinstance(tokenizer, Tokenizer):
+            raise WeightsError(
+                f"{self._source} has no fast tokenizer; save one there with tokenizer.save_pretrained (tokenizer.json)"
+            )
+        return tokenizer
+
+    def encoder(self) -> nn.Module:
+        """Return the chain of the model's modules."""
+        return self._chain("eager" if self.architecture in _EAGER else None)
+
+    def eager_module(self) -> nn.Module | None:
+        """Return the module with plain attention."""
+        if not isinstance(self._first, Transformer) or self.architecture in _EAGER:
+            return None
+        self._chain("eager")
+        return self.module()
+
+    def inputs(self) -> Sequence[GraphInput]:
+        """Return the graph's inputs for two texts of different length."""
+        rows = [self._tokens(text) for text in self.items()[TRACED]]
+        arrays = self._preprocessor.collate(rows)
+        return [GraphInput(spec=spec, example=torch.from_numpy(arrays[spec.name])) for spec in self.record.inputs]
+
+    def items(self) -> Sequence[str]:
+        """Return the texts that ship with the exporters, without those that the model has no token for."""
+        if self.preprocessing.empty_text == "embed":
+            return TEXTS
+        return [text for text in TEXTS if self._library_ids(text)]
+
+    def embed(self, item: str) -> Tensor:
+        """Return the library's vector of one text."""
+        return self._encode(item)
+
+    def _chain(self, attention: str | None) -> Chain:
+        if attention is not None and isinstance(self._first, Transformer):
+            self._first.model.set_attn_implementation(attention)
+        names = [spec.name for spec in self.record.inputs]
+        return Chain(self._modules, names, self.output_dim, zero_types=self._needs_zero_types())
+
+    def _encode(self, text: str) -> Tensor:
+        try:
+            return torch.from_numpy(self._model.encode([text], show_progress_bar=False)[0])
+        except Exception as exc:
+            raise WeightsError(
+                f"sentence-transformers itself cannot embed a text with {self._source} ({summarize_error(exc)})"
+            ) from exc
+
+    def _preprocess(self, texts: list[str]) -> dict[str, Any]:
+        try:
+            features: dict[str, Any] = self._model.preprocess(texts)
+        except Exception as exc:
+            raise WeightsError(
+                f"sentence-transformers itself cannot tokenize a text with {self._source} ({summarize_error(exc)})"
+            ) from exc
+        return features
+
+    def _read_preprocessing(self, options: ExportOptions) -> TextPreprocessing:
+        first = self._first
+        if isinstance(first, StaticEmbedding):
+            return self._with_prompts(
+                TextPreprocessing(
+                    add_special_tokens=False, max_length=options.max_length or MAX_TEXT_LENGTH, pad_token_id=0
+                )
+            )
+        self._check_processing(first)
+        tokenizer = first.tokenizer
+        inputs: tuple[TextInput, ...] = ("input_ids", "attention_mask")
+        types = self._features.get("token_type_ids")
+        if types is not None and (types * self._features["attention_mask"]).any():
+            inputs += ("token_type_ids",)
+        if skips_prompt(self._modules):
+            inputs += ("pooling_mask",)
+        return self._with_prompts(
+            TextPreprocessing(
+                max_length=self._max_length(first, options),
+                truncation_side=tokenizer.truncation_side,
+                pad_token_id=tokenizer.pad_token_id or 0,
+                inputs=inputs,
+                empty_text="embed" if self._library_ids("") else "refuse",
+            )
+        )
+
+    def _with_prompts(self, preprocessing: TextPreprocessing) -> TextPreprocessing:
+        prompts = {name: prompt or "" for name, prompt in self._model.prompts.items()}
+        default = self._model.default_prompt_name
+        if not any(prompts.values()):  # empty prompts stand for a default prompt that is not to be used
+            return preprocessing
+        return replace(preprocessing, prompts=prompts, default_prompt=default)
+
+    def _max_length(self, first: Transformer, options: ExportOptions) -> int:
+        stated, positions = first.max_seq_length, count_positions(first.model)
+        if options.max_length is not None and positions is not None and options.max_length > positions:
+            raise UsageError(f"--max-length {options.max_length} is more than the {positions} positions of the model")
+        limits = [int(limit) for limit in (stated, positions) if limit and limit < MAX_TEXT_LENGTH]
+        limit = min(limits, default=MAX_TEXT_LENGTH)
+        if limit < MIN_TEXT_LENGTH:
+            raise WeightsError(f"{self._source} states a limit of {limit} tokens, which leaves no room for a text")
+        return limit
+
+    def _check_processing(self, first: Transformer) -> None:
+        """Check that texts are tokenized in the one way that the runtime has.
+
+        Raises:
+            WeightsError: Texts go through a chat template, or queries and documents are tokenized differently.
+        """
+        if "text" not in first.modality_config or "message" in first.modality_config:
+            raise WeightsError(
+                f"{self._source} takes {', '.join(map(str, first.modality_config))}: texts go through a chat template, "
+                "which the runtime has not; save the model with sentence-transformers as a model of plain texts"
+            )
+        names = ("query_length", "document_length", "query_expansion", "processing_kwargs")
+        for name in names:
+            if value := getattr(first, name, None):
+                raise WeightsError(f"{self._source} states {name} {value}, which the runtime cannot do; remove it")
+
+    def _needs_zero_types(self) -> bool:
+        """Tell whether the encoder computes something else without token type ids than with zeros."""
+        types = self._features.get("token_type_ids")
+        if types is None or "token_type_ids" in self.preprocessing.inputs:
+            return False
+        without = {name: value for name, value in self._features.items() if name != "token_type_ids"}
+        with torch.inference_mode():
+            vectors = [self._model(dict(features))["sentence_embedding"] for features in (self._features, without)]
+        return not torch.equal(*vectors)
+
+    @cached_property
+    def _preprocessor(self) -> TextPreprocessor:
+        with tempfile.TemporaryDirectory() as folder:
+            self.write_files(Path(folder))
+            return TextPreprocessor(self.preprocessing, Path(folder))
+
+    def _tokens(self, text: str) -> Tokens:
+        return self._preprocessor.prepare(text)
+
+    def _library_ids(self, text: str) -> list[int]:
+        features = self._preprocess([text])
+        ids: list[int] = features["input_ids"].flatten().long().tolist()
+        return ids
+
+    def _check_tokens(self) -> None:
+        """Check that the runtime gives the tokens of the library.
+
+        Raises:
+            WeightsError: It gives others.
+        """
+        size = self._table_size()
+        for text in self.items():
+            expected, found = self._library_ids(text), self._tokens(text).ids
+            if expected != found:
+                raise WeightsError(
+                    f"{self._source}: its tokenizer does more than its tokenizer.json says ({len(expected)} tokens by "
+                    f"the library, {len(found)} by the runtime, for {text[:30]!r}); save the tokenizer again"
+                )
+            if expected and max(expected) >= size:
+                raise WeightsMismatchError(
+                    f"the tokenizer in {self._source} gives token {max(expected)}, and the model has embeddings for "
+                    f"{size}; use the tokenizer of that model"
+                )
+
+    def _table_size(self) -> int:
+        first = self._first
+        table = first.embedding if isinstance(first, StaticEmbedding) else first.model.get_input_embeddings()
+        return int(getattr(table, "num_embeddings", MAX_TEXT_LENGTH))
+
+
+def apply_options(model: SentenceTransformer, options: ExportOptions) -> SentenceTransformer:
+    """Change pooling, normalisation and limit of a model as the user asks, for the graph and the reference alike.
+
+    Raises:
+        UsageError: The model has no pooling to replace, or a layer after it takes another width.
+    """
+    modules = list(model)
+    if options.max_length is not None and isinstance(modules[0], Transformer):
+        model.max_seq_length = options.max_length
+    if options.pooling is not None:
+        modules = [_replace_pooling(module, options.pooling) for module in modules]
+        if not any(isinstance(module, PoolingModule | GeMPooling) for module in modules):
+            raise UsageError(f"--pooling {options.pooling.method}: the model has no pooling of tokens; leave it out")
+    if options.normalize is False and isinstance(modules[-1], Normalize):
+        modules = modules[:-1]
+    changed = SentenceTransformer(
+        modules=modules,
+        device="cpu",
+        prompts={name: prompt or "" for name, prompt in model.prompts.items()},
+        default_prompt_name=model.default_prompt_name,
+        truncate_dim=model.truncate_dim,
+    )
+    changed.eval()
+    return changed
+
+
+def count_positions(encoder: nn.Module) -> int | None:
+    """Return the number of tokens that learned positions allow; ``None`` for positions without a table.
+
+    Tables with a padding index begin behind it: RoBERTa's 514 positions take 512 tokens.
+    """
+    sizes = [
+        table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
+        for name, table in encoder.named_modules()
+        if isinstance(table, nn.Embedding) and name.rpartition(".")[2] in _POSITION_TABLES
+    ]
+    return min(sizes, default=None)
+
+
+_POSITION_TABLES = ("position_embeddings", "wpe", "embed_positions", "position_embedding")
+
+
+def _replace_pooling(module: nn.Module, pooling: Pooling) -> nn.Module:
+    if not isinstance(module, PoolingModule):
+        return module
+    if pooling.method == "gem":
+        return GeMPooling(pooling)
+    if pooling.method not in PoolingModule.POOLING_MODES:
+        raise UsageError(
+            f"pooling {pooling.method} is not for texts, expected gem, {', '.join(PoolingModule.POOLING_MODES)}"
+        )
+    modes = (pooling.method, *pooling.others)
+    pooled: nn.Module = PoolingModule(module.embedding_dimension, modes, include_prompt=module.include_prompt)
+    return pooled
+
+
+def _architecture(first: nn.Module) -> str:
+    return str(first.config.model_type) if isinstance(first, Transformer) else "static-embedding"
