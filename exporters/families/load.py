@@ -34,7 +34,7 @@ FAMILIES = (
     Family(
         module="exporters.families.transformer.huggingface",
         sources=(HuggingFaceSource,),
-        options=frozenset({"pooling", "tokenizer"}),
+        options=frozenset({"pooling", "tokenizer", "max_length", "trust_remote_code"}),
     ),
     Family(
         module="exporters.families.clip.load",

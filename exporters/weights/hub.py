@@ -14,7 +14,7 @@ from exporters.catalogue.options import ExportOptions
 from exporters.catalogue.spec import FolderSource, HubModelSource, HubSource
 from exporters.catalogue.weights_ref import ModelFolder, Pretrained
 from exporters.errors import WeightsUnavailableError
-from exporters.weights.model_folder import describe_folder, describe_tree, find_weights, hash_weights
+from exporters.weights.model_folder import describe_folder, find_weights
 from exporters.weights.parsing import summarize_error
 from runtime.artifact.manifest import Weights
 
@@ -46,7 +46,7 @@ def find_folder(source: FolderSource | HubModelSource, options: ExportOptions) -
         WeightsError: The weights cannot be read.
     """
     if isinstance(source, FolderSource):
-        return source.path, describe_tree(source.path, options.weights_ref)
+        return source.path, describe_folder(source.path, options.weights_ref)
     model_id, revision = source.model_id, source.revision
     try:
         try:
@@ -60,7 +60,7 @@ def find_folder(source: FolderSource | HubModelSource, options: ExportOptions) -
         raise WeightsUnavailableError(
             f"cannot download {model_id} ({summarize_error(exc)}); name the folder of a copy of it instead"
         ) from exc
-    record = describe_tree(folder, options.weights_ref)
+    record = describe_folder(folder, options.weights_ref)
     if record.origin == "random":
         return folder, record
     return folder, replace(record, origin="pretrained", description=f"hub {model_id}", revision=folder.name)
@@ -86,7 +86,7 @@ def find_model(source: HubSource, weights: Pretrained | ModelFolder) -> tuple[Pa
         WeightsError: The folder holds no weights.
     """
     if isinstance(weights, ModelFolder):
-        return weights.path, describe_folder(weights.path)
+        return weights.path, describe_folder(weights.path, weights)
     model_id, revision = source.model_id, source.revision
     try:
         folder = _download(model_id, revision, *_CONFIGURATION, *_SAFETENSORS)
@@ -98,15 +98,10 @@ def find_model(source: HubSource, weights: Pretrained | ModelFolder) -> tuple[Pa
             f"cannot download {model_id} ({summarize_error(exc)}); use --weights FOLDER with a copy of it, or "
             "--weights random"
         ) from exc
-    files = find_weights(folder)
-    sha256 = hash_weights(folder, files)
-    return folder, Weights(
-        origin="pretrained",
-        description=f"hub {model_id}",
-        revision=folder.name,
-        file=files[0].name,
-        sha256=sha256,
-        licence=source.licence,
+    record = describe_folder(folder, weights)
+    description = f"hub {model_id}"
+    return folder, replace(
+        record, origin="pretrained", description=description, revision=folder.name, licence=source.licence
     )
 
 

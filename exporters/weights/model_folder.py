@@ -24,19 +24,8 @@ _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 _LIBRARIES = ("transformers", "sentence_transformers")
 
 
-def describe_folder(folder: Path) -> Weights:
-    """Return the record of the weights in a folder of the user.
-
-    Raises:
-        WeightsError: The folder holds no weights.
-    """
-    files = find_weights(folder)
-    sha256 = hash_weights(folder, files)
-    return Weights(origin="file", description=escape_name(folder.resolve().name), file=files[0].name, sha256=sha256)
-
-
-def describe_tree(folder: Path, weights: WeightsRef) -> Weights:
-    """Return the record of all weight files in a folder and the folders in it; of random weights only the seed.
+def describe_folder(folder: Path, weights: WeightsRef) -> Weights:
+    """Return the record of all weight files in a folder and its modules' folders; of random weights only the seed.
 
     The hash of random weights is left empty: the values exist only when the model is built.
 
@@ -45,16 +34,18 @@ def describe_tree(folder: Path, weights: WeightsRef) -> Weights:
     """
     if isinstance(weights, RandomInit):
         return Weights(origin="random", description=f"random, seed {weights.seed}", seed=weights.seed, sha256="")
-    files = sorted(path for path in folder.rglob("*") if path.suffix in _WEIGHT_SUFFIXES and _is_model(path))
-    plain = {path.parent for path in files if path.suffix == ".safetensors"}
-    files = [path for path in files if path.suffix == ".safetensors" or path.parent not in plain]
+    find_weights(folder)  # checks the index of shards
+    found = sorted(path for pattern in ("*", "*/*") for path in folder.glob(pattern) if _is_weights(path))
+    plain = {path.parent for path in found if path.suffix == ".safetensors"}
+    files = [path for path in found if path.suffix == ".safetensors" or path.parent not in plain]
     description, digest = escape_name(folder.resolve().name), hash_weights(folder, files)
     return Weights(origin="file", description=description, file=files[0].name, sha256=digest)
 
 
-def _is_model(path: Path) -> bool:
-    """Tell weights of a model from the states of a trainer that lie beside them."""
-    return path.is_file() and not path.stem.startswith(("optimizer", "scheduler", "rng_state", "training_args"))
+def _is_weights(path: Path) -> bool:
+    """Tell weights of a model from other files, and from the states of a trainer that lie beside them."""
+    trainer = path.stem.startswith(("optimizer", "scheduler", "rng_state", "training_args"))
+    return path.suffix in _WEIGHT_SUFFIXES and path.is_file() and not trainer
 
 
 def find_weights(folder: Path) -> list[Path]:

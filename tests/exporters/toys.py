@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -95,6 +96,22 @@ def save_toy(folder: Path, family: str = "bert") -> Path:
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
     FAMILIES[family](len(tokenizer)).save_pretrained(folder)
+    return folder
+
+
+def save_layers(folder: Path, *modules: tuple[str, dict[str, Any] | None], limit: Any = None) -> Path:
+    """Add the files of sentence-transformers to a folder: modules by type, each with its config.json or none."""
+    entries = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]
+    for index, (kind, config) in enumerate(modules, start=1):
+        path = f"{index}_{kind}"
+        entries.append({"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"})
+        (folder / path).mkdir()
+        if config is not None:
+            width = {"word_embedding_dimension": 24} if kind == "Pooling" else {}
+            (folder / path / "config.json").write_text(json.dumps(width | config))
+    (folder / "modules.json").write_text(json.dumps(entries))
+    if limit is not None:
+        (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": limit}))
     return folder
 
 

@@ -104,8 +104,8 @@ def read_pooling(modules: Sequence[nn.Module]) -> manifest.Pooling:
             return module.pooling
         if isinstance(module, Pooling):
             modes: Any = module.pooling_mode
-            method, *others = [modes] if isinstance(modes, str) else modes
-            return manifest.Pooling(method=method, others=tuple(others))
+            names: list[Any] = [modes] if isinstance(modes, str) else list(modes)
+            return manifest.Pooling(method=names[0], others=tuple(names[1:]))
         if isinstance(module, StaticEmbedding):
             return manifest.Pooling(method="mean")
     return manifest.Pooling(method="model")

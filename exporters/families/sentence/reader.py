@@ -50,6 +50,11 @@ def read_model(request: FolderRequest) -> SentenceTransformer:
             f"{folder} brings code of its own ({code}), which is not run unasked; read it, and allow it by "
             "--trust-remote-code"
         )
+    vocabularies = (path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.name in _VOCABULARIES)
+    if not options.trust_remote_code and next(vocabularies, None) is None:
+        raise WeightsError(  # transformers would make an empty one
+            f"{folder} holds no tokenizer; save one there with tokenizer.save_pretrained (tokenizer.json)"
+        )
     adapter = (folder / "adapter_config.json").is_file()
     seed = options.weights_ref.seed if isinstance(options.weights_ref, RandomInit) else None
     try:

@@ -87,6 +87,7 @@ class SentenceTower(TextTower):
             layers=describe_modules(modules[1:]),
             library="sentence-transformers",
         )
+        self._check_vocabulary()
         self._check_tokens()
 
     @property
@@ -188,10 +189,12 @@ class SentenceTower(TextTower):
         stated, positions = first.max_seq_length, count_positions(first.model)
         if options.max_length is not None and positions is not None and options.max_length > positions:
             raise UsageError(f"--max-length {options.max_length} is more than the {positions} positions of the model")
-        limits = [int(limit) for limit in (stated, positions) if limit and limit < MAX_TEXT_LENGTH]
+        limits = [int(limit) for limit in (stated, positions) if limit is not None and limit < MAX_TEXT_LENGTH]
         limit = min(limits, default=MAX_TEXT_LENGTH)
         if limit < MIN_TEXT_LENGTH:
             raise WeightsError(f"{self._source} states a limit of {limit} tokens, which leaves no room for a text")
+        if positions == limit:  # the library would cut at its own limit, and then fail for lack of positions
+            first.max_seq_length = limit
         return limit
 
     def _check_processing(self, first: Transformer) -> None:
@@ -240,7 +243,6 @@ class SentenceTower(TextTower):
         Raises:
             WeightsError: It gives others.
         """
-        size = self._table_size()
         for text in self.items():
             expected, found = self._library_ids(text), self._tokens(text).ids
             if expected != found:
@@ -248,11 +250,21 @@ class SentenceTower(TextTower):
                     f"{self._source}: its tokenizer does more than its tokenizer.json says ({len(expected)} tokens by "
                     f"the library, {len(found)} by the runtime, for {text[:30]!r}); save the tokenizer again"
                 )
-            if expected and max(expected) >= size:
-                raise WeightsMismatchError(
-                    f"the tokenizer in {self._source} gives token {max(expected)}, and the model has embeddings for "
-                    f"{size}; use the tokenizer of that model"
-                )
+
+    def _check_vocabulary(self) -> None:
+        """Check that every ordinary token has an embedding. Special ones may lack it: Gemma has one for images.
+
+        Raises:
+            WeightsMismatchError: Some have none.
+        """
+        size, vocabulary = self._table_size(), self.backend.get_vocab(with_added_tokens=True)
+        special = {index for index, token in self.backend.get_added_tokens_decoder().items() if token.special}
+        largest = max((index for index in vocabulary.values() if index not in special), default=0)
+        if largest >= size:
+            raise WeightsMismatchError(
+                f"the tokenizer in {self._source} has {largest + 1} tokens, and the model has embeddings for {size}; "
+                "use the tokenizer of that model"
+            )
 
     def _table_size(self) -> int:
         first = self._first

@@ -1,4 +1,4 @@
-"""Text encoders of transformers and sentence-transformers."""
+"""Text encoders of the catalogue: folders by sentence-transformers; state dicts and random weights by transformers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
-    AutoModel,
     AutoTokenizer,
     BertModel,
     DistilBertModel,
@@ -24,19 +23,20 @@ from transformers import (
 from exporters.catalogue.spec import HuggingFaceSource
 from exporters.catalogue.weights_ref import ModelFolder, ModelWeights, RandomInit, StateDict, refuse_tokenizer
 from exporters.errors import WeightsError, WeightsMismatchError
-from exporters.families.family import LoadRequest
+from exporters.families.family import FolderRequest, LoadRequest
 from exporters.families.from_run import only_model
+from exporters.families.recognize import recognize_folder
+from exporters.families.sentence.load import load_folder
 from exporters.families.tower import ExportableTower
 from exporters.families.transformer.sentence_layers import SentenceLayers, read_sentence_layers
 from exporters.families.transformer.tower import Transformer, TransformerTower
 from exporters.modules.projection import ProjectionLayer
 from exporters.weights.finetuner_run import RunModel
 from exporters.weights.hub import download_tokenizer, find_model
-from exporters.weights.model_folder import check_library, load_with_transformers
 from exporters.weights.parsing import summarize_error
 from exporters.weights.stand_in_tokenizer import build_stand_in_tokenizer
 from exporters.weights.state_dict import Checkpoint, load_into, read_checkpoint, record_random, seeded, unwrap
-from runtime.artifact.manifest import MIN_TEXT_LENGTH, Pooling, Weights
+from runtime.artifact.manifest import MIN_TEXT_LENGTH, Pooling
 
 _NO_LIMIT = 1_000_000  # transformers writes 1e30 for a tokenizer without a limit
 _DEFAULT_LENGTH = 512  # for T5, whose relative positions state no limit either
@@ -58,10 +58,26 @@ _DENSE = re.compile(r"\d+\.linear\.\w+$")
 
 
 def load(request: LoadRequest[HuggingFaceSource], weights: ModelWeights) -> list[ExportableTower]:
-    """Build a text encoder, load its weights, and return its tower."""
-    tokenizer, any_architecture = request.options.tokenizer_folder, request.any_architecture
-    transformer = load_transformer(request.source, weights, tokenizer=tokenizer, any_architecture=any_architecture)
-    return [TransformerTower(transformer, request.options)]
+    """Build a text encoder, load its weights, and return its tower.
+
+    Raises:
+        WeightsUnavailableError: The hub cannot be reached, or the file does not exist.
+        WeightsError: The weights are not those of a known text model, or do not fit.
+    """
+    if isinstance(weights, RandomInit | StateDict):
+        transformer = load_transformer(request.source, weights, tokenizer=request.options.tokenizer_folder)
+        return [TransformerTower(transformer, request.options)]
+    refuse_tokenizer(request.options.tokenizer_folder)
+    folder, record = find_model(request.source, weights)
+    if (kind := recognize_folder(folder)) != "text":
+        raise WeightsMismatchError(f"{folder} is a model of kind {kind}, expected a text encoder; name it as NAME")
+    towers = load_folder(FolderRequest(path=folder, weights=record, options=request.options))
+    found, expected = towers[0].architecture, request.source.model_type
+    if isinstance(weights, ModelFolder) and not request.any_architecture and found != expected:
+        raise WeightsMismatchError(
+            f"{folder} is a {found}, expected a {expected}; export it by its own name: `python -m exporters {folder}`"
+        )
+    return towers
 
 
 def load_run(request: LoadRequest[HuggingFaceSource], models: Sequence[RunModel]) -> list[ExportableTower]:
@@ -79,67 +95,23 @@ def load_run(request: LoadRequest[HuggingFaceSource], models: Sequence[RunModel]
 
 
 def load_transformer(
-    source: HuggingFaceSource,
-    weights: ModelWeights,
-    *,
-    tokenizer: Path | None = None,
-    any_architecture: bool = False,
+    source: HuggingFaceSource, weights: RandomInit | StateDict, *, tokenizer: Path | None = None
 ) -> Transformer:
-    """Build a text encoder and load its weights. The files of a model folder decide its configuration.
+    """Build a text encoder with random weights, or with those of a state dict.
 
     Args:
         source: The model.
         weights: The weights.
         tokenizer: Folder of the tokenizer of a state dict; by default the tokenizer of ``source`` on the hub.
-        any_architecture: Whether a folder may hold another architecture than ``source``.
 
     Raises:
         WeightsUnavailableError: The hub cannot be reached, or the file does not exist.
-        WeightsError: The weights are not those of a known text model, or do not fit.
+        WeightsError: The weights do not fit.
     """
     if isinstance(weights, StateDict):
         return _load_state_dict(source, read_checkpoint(weights), tokenizer)
     refuse_tokenizer(tokenizer)
-    if isinstance(weights, RandomInit):
-        return _build_random(source, weights.seed)
-    folder, record = find_model(source, weights)
-    strict = isinstance(weights, ModelFolder) and not any_architecture
-    return load_folder(folder, record, expected=source.model_type if strict else None)
-
-
-def load_folder(folder: Path, weights: Weights, *, expected: str | None = None) -> Transformer:
-    """Load a text encoder from a folder, with the pooling, projection and normalisation that its files state.
-
-    Args:
-        folder: A folder in the layout of transformers or sentence-transformers.
-        weights: Origin of the weights.
-        expected: transformers' name of the expected architecture; ``None`` for any text encoder.
-
-    Raises:
-        WeightsMismatchError: The folder holds another architecture, or lacks some weights.
-        WeightsError: The folder holds no known text model.
-    """
-    check_library(folder)
-    layers = read_sentence_layers(folder)
-    config = read_config(folder)
-    if expected not in (None, config.model_type):
-        raise WeightsMismatchError(
-            f"{folder} is a {config.model_type}, expected a {expected}; give the artifact a name of its own by --name"
-        )
-    is_t5 = config.model_type == "t5"
-    if not hasattr(config, "vocab_size") or (config.is_encoder_decoder and not is_t5):
-        raise WeightsMismatchError(f"{folder} is a {config.model_type}, expected a text encoder")
-    loader, ignored = (T5EncoderModel, _IGNORED + _IGNORED_OF_T5) if is_t5 else (AutoModel, _IGNORED)
-    model = load_with_transformers(loader, folder, ignored=ignored)
-    tokenizer = read_tokenizer(folder, model.config.vocab_size)
-    _check_case(tokenizer, layers, folder)
-    return Transformer(
-        model=model,
-        tokenizer=tokenizer,
-        layers=layers,
-        max_length=max_length(config, tokenizer, layers.max_length),
-        weights=weights,
-    )
+    return _build_random(source, weights.seed)
 
 
 def read_config(folder: Path) -> PreTrainedConfig:
@@ -210,7 +182,7 @@ def _load_state_dict(
     tokenizer = read_tokenizer(folder, int(model.config.vocab_size))
     encoder = checkpoint.state_dict
     if layers is None:
-        layers = read_sentence_layers(folder, with_weights=False)
+        layers = read_sentence_layers(folder)
         encoder, dense = _split_sentence_transformer(checkpoint, layers.projections)
         for (_, layer), state_dict in zip(layers.projections, dense, strict=True):
             load_into(layer, state_dict, source=checkpoint.source)

@@ -12,9 +12,7 @@ from torch import nn
 
 from exporters.errors import WeightsError
 from exporters.modules.projection import ProjectionLayer
-from exporters.weights.model_folder import find_weights
 from exporters.weights.parsing import parsing, read_json
-from exporters.weights.state_dict import read_state_dict
 from runtime.artifact.manifest import MIN_TEXT_LENGTH, Pooling, PoolingMethod, Projection
 
 _POOLINGS: Mapping[str, PoolingMethod] = {
@@ -37,12 +35,13 @@ class SentenceLayers:
     lowercase: bool = False  # before the tokenizer
 
 
-def read_sentence_layers(folder: Path, *, with_weights: bool = True) -> SentenceLayers:
-    """Read ``modules.json`` and the files that it names. A folder without it states no layers.
+def read_sentence_layers(folder: Path) -> SentenceLayers:
+    """Read ``modules.json`` and the files that it names, for a state dict. A folder without it states no layers.
+
+    The linear layers keep their random initialisation, which the state dict replaces.
 
     Args:
-        folder: A folder in the layout of sentence-transformers or transformers.
-        with_weights: Whether to read the weights of the linear layers. If not, they keep their random initialisation.
+        folder: Folder of the tokenizer, in the layout of sentence-transformers or transformers.
 
     Raises:
         WeightsError: A file is damaged, or a module is unknown.
@@ -63,7 +62,7 @@ def read_sentence_layers(folder: Path, *, with_weights: bool = True) -> Sentence
     poolings = [_read_pooling(path / "config.json") for kind, path in modules if kind == "Pooling"]
     return SentenceLayers(
         pooling=poolings[0] if poolings else None,
-        projections=tuple(_read_dense(path, with_weights=with_weights) for kind, path in modules if kind == "Dense"),
+        projections=tuple(_read_dense(path) for kind, path in modules if kind == "Dense"),
         normalized=kinds.endswith("Normalize"),
         **_read_limits(folder / "sentence_bert_config.json"),
     )
@@ -112,7 +111,7 @@ def _read_pooling(path: Path) -> Pooling:
     return Pooling(method=method)
 
 
-def _read_dense(folder: Path, *, with_weights: bool) -> ProjectionLayer:
+def _read_dense(folder: Path) -> ProjectionLayer:
     config = read_json(folder / "config.json")
     with parsing(folder / "config.json"):
         activation = str(config.get("activation_function", "Tanh")).rpartition(".")[2]  # Tanh is their default
@@ -130,13 +129,4 @@ def _read_dense(folder: Path, *, with_weights: bool) -> ProjectionLayer:
             activation=_ACTIVATIONS[activation],  # type: ignore[arg-type]
         )
         layer = nn.Linear(record.in_features, record.out_features, bias=record.bias)
-    if with_weights:
-        files = find_weights(folder)
-        if not files:
-            raise WeightsError(f"{folder} holds no weights; copy or download it whole")
-        state = {name.removeprefix("linear."): value for name, value in read_state_dict(files[0]).items()}
-        try:
-            layer.load_state_dict(state)
-        except RuntimeError as exc:
-            raise WeightsError(f"{folder} holds no weights that fit its config.json ({exc})") from exc
     return record, layer.eval()

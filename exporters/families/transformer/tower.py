@@ -44,9 +44,12 @@ class TransformerTower(TextTower):
         pooling = options.pooling or layers.pooling or Pooling(method="mean")
         if pooling.method not in ("mean", "cls", "max", "gem"):
             raise UsageError(f"pooling {pooling.method} is not for texts, expected mean, cls, max or gem")
+        limit = options.max_length or transformer.max_length
+        if limit > transformer.max_length:
+            raise UsageError(f"--max-length {limit} is more than the {transformer.max_length} tokens of the model")
         self._model, self._layers, self.tokenizer = model, layers.projections, tokenizer
         super().__init__(
-            TextPreprocessing(max_length=transformer.max_length, pad_token_id=tokenizer.pad_token_id or 0),
+            TextPreprocessing(max_length=limit, pad_token_id=tokenizer.pad_token_id or 0),
             layers.projections[-1][0].out_features if layers.projections else int(model.config.hidden_size),
             transformer.weights,
             options,

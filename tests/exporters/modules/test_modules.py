@@ -2,17 +2,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from sentence_transformers.sentence_transformer.modules import Pooling as TheirPooling
 from torch import nn
 from torchvision.models import ResNet, ResNet50_Weights, efficientnet_b0
 from torchvision.models.resnet import Bottleneck
 from torchvision.transforms._presets import ImageClassification
 
 from exporters.modules.attention import SelfAttention, unpack_attention
-from exporters.modules.pooling import AvgPool, GeMPool, build_image_pooling
+from exporters.modules.pooling import AvgPool, GeMPool, TokenPool, build_image_pooling
 from exporters.samples.photos import load_photos
 from exporters.weights.random_init import stabilize_activations
 from runtime.artifact.manifest import Pooling
@@ -45,9 +47,27 @@ def test_the_record_decides_the_module() -> None:
 
 
 @pytest.mark.parametrize("fields", [{"p": 0.0, "eps": 1e-6}, {"p": 3.0, "eps": 0.0}, {"p": -1.0, "eps": 1.0}, {}])
-def test_gem_without_its_parameters_is_refused(fields: dict[str, float]) -> None:
+def test_gem_without_its_parameters_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="p and eps above 0"):
         Pooling(method="gem", **fields)
+
+
+@pytest.mark.parametrize("method", [*TheirPooling.POOLING_MODES, ("weightedmean", "cls", "lasttoken")])
+@pytest.mark.parametrize("prompt", [0, 1, 2, 7], ids="prompt of {}".format)
+def test_tokens_are_pooled_as_by_sentence_transformers(method: Any, prompt: int) -> None:
+    """Also for a prompt that is as long as a text, or longer: the library's own result for a text without tokens."""
+    if prompt == 7 and "max" in method:
+        pytest.skip("the maximum of no tokens is -infinity in the library")
+    features = torch.randn(3, 5, 6)
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 1, 1, 1, 0]])
+    theirs = TheirPooling(6, method, include_prompt=False)
+    given = {"token_embeddings": features, "attention_mask": mask} | ({"prompt_length": prompt} if prompt else {})
+    expected = theirs(given)["sentence_embedding"]
+    kept = mask.clone()
+    kept[:, :prompt] = 0
+    first, *others = [method] if isinstance(method, str) else method
+    ours = TokenPool(Pooling(method=first, others=tuple(others)), skips_prompt=True)
+    torch.testing.assert_close(ours(features, kept), expected)
 
 
 @pytest.mark.parametrize("builder", [partial(ResNet, Bottleneck, [1, 2, 1, 1]), partial(efficientnet_b0)])

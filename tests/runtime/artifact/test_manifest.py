@@ -164,7 +164,9 @@ def test_an_artifact_of_a_newer_package_with_the_same_schema_is_read(edit_manife
 def test_another_schema_is_refused_before_its_members_are_read(artifact: Path, version: int, remedy: str) -> None:
     """The members and the hash of another schema are unknown."""
     (artifact / "manifest.json").write_text(json.dumps({"schema_version": version, "everything": "else"}))
-    with pytest.raises(runtime.SchemaVersionError, match=f"this runtime reads 1 to {SCHEMA_VERSION}; {remedy}") as caught:
+    with pytest.raises(
+        runtime.SchemaVersionError, match=f"this runtime reads 1 to {SCHEMA_VERSION}; {remedy}"
+    ) as caught:
         runtime.load(artifact)
     assert len(str(caught.value)) < 300
 

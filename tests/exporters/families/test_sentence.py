@@ -1,0 +1,300 @@
+"""Text folders that sentence-transformers reads: settings in the files, options of the user, damage, and code."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import BertModel, PreTrainedTokenizerFast
+
+import runtime
+from exporters.catalogue.options import ExportOptions
+from exporters.catalogue.spec import BackboneSpec
+from exporters.errors import WeightsError, WeightsMismatchError
+from exporters.export_towers import export_towers
+from exporters.families.family import FolderRequest
+from exporters.families.sentence.load import load_folder
+from exporters.families.sentence.tower import SentenceTower
+from exporters.samples.texts import TEXTS
+from runtime.artifact.manifest import MAX_TEXT_LENGTH, Pooling, Weights
+from runtime.artifact.reader import read_manifest
+from runtime.errors import UsageError
+from tests.exporters.toys import FAMILIES, save_layers, save_toy
+
+RECORD = Weights(origin="file", description="toy", sha256="0" * 64)
+SPEC = BackboneSpec(name="toy")
+MEAN: tuple[str, dict[str, Any]] = ("Pooling", {"pooling_mode": "mean"})
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_toy(tmp_path_factory.mktemp("toy") / "toy")
+
+
+@pytest.fixture
+def checkpoint(toy: Path, tmp_path: Path) -> Path:
+    """A copy, to be extended."""
+    return Path(shutil.copytree(toy, tmp_path / "checkpoint"))
+
+
+def save_dense(folder: Path, dense: nn.Linear) -> None:
+    save_file({f"linear.{name}": value for name, value in dense.state_dict().items()}, folder / "model.safetensors")
+
+
+def load(folder: Path, **options: Any) -> SentenceTower:
+    (tower,) = load_folder(FolderRequest(path=folder, weights=RECORD, options=ExportOptions(**options)))
+    assert isinstance(tower, SentenceTower)
+    return tower
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_exports_and_agrees(family: str, tmp_path: Path) -> None:
+    """The gate compares with the unmodified model, each text alone; here lengths and batches far from the traced."""
+    text = load(save_toy(tmp_path / "toy", family))
+    folder = export_towers(SPEC, [text], tmp_path / "out", options=ExportOptions())
+    model = runtime.load(folder)
+    assert (model.towers, model.output_dim) == (("text",), 24)
+    for inputs in onnx.load(folder / "text.onnx").graph.input:
+        assert [dim.dim_param for dim in inputs.type.tensor_type.shape.dim] == ["batch", "sequence"]
+    texts = ["", "a", *TEXTS[:3], "b " * 400]
+    alone = np.concatenate([model.embed([text]) for text in texts])
+    np.testing.assert_allclose(model.embed(texts), alone, atol=1e-5)
+    assert runtime.verify(folder).towers["text"].items == 4
+
+
+@pytest.mark.slow
+def test_the_checkpoints_own_files_decide(checkpoint: Path, tmp_path: Path) -> None:
+    dense = nn.Linear(24, 10)
+    config = {
+        "in_features": 24,
+        "out_features": 10,
+        "bias": True,
+        "activation_function": "torch.nn.modules.activation.Tanh",
+    }
+    save_layers(
+        checkpoint, ("Pooling", {"pooling_mode_cls_token": True}), ("Dense", config), ("Normalize", None), limit=20
+    )
+    save_dense(checkpoint / "2_Dense", dense)
+    tower = load(checkpoint)
+    folder = export_towers(SPEC, [tower], tmp_path / "out", options=ExportOptions())
+    record = read_manifest(folder).towers["text"]
+    assert (record.pooling.method, record.normalized, record.decided_by) == ("cls", True, "checkpoint")
+    assert record.layers == ("Pooling: cls", "Dense: 24 to 10, Tanh", "Normalize")
+    assert record.preprocessing.kind == "text"
+    assert record.preprocessing.max_length == 20
+    model = BertModel.from_pretrained(checkpoint)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(checkpoint)
+    with torch.inference_mode():
+        encoded = tokenizer(TEXTS[0], truncation=True, max_length=20, return_tensors="pt")
+        features = model(encoded["input_ids"], encoded["attention_mask"]).last_hidden_state[:, 0]
+        expected = nn.functional.normalize(torch.tanh(dense(features)), dim=-1).numpy()
+    np.testing.assert_allclose(runtime.load(folder).embed([TEXTS[0]]), expected, atol=1e-6)
+
+
+def test_the_user_overrides_the_checkpoint(checkpoint: Path) -> None:
+    save_layers(checkpoint, ("Pooling", {"pooling_mode_mean_tokens": True}), ("Normalize", None))
+    theirs = load(checkpoint).record
+    ours = load(checkpoint, pooling=Pooling(method="max"), normalize=False).record
+    assert (theirs.pooling.method, theirs.normalized, theirs.decided_by) == ("mean", True, "checkpoint")
+    assert (ours.pooling.method, ours.normalized, ours.decided_by) == ("max", False, "user")
+
+
+def test_without_such_files_the_default_is_named(toy: Path) -> None:
+    record = load(toy).record
+    assert (record.pooling.method, record.normalized, record.decided_by) == ("mean", False, "default")
+
+
+@pytest.mark.parametrize(
+    ("family", "stated", "limit"),
+    [("bert", None, 64), ("bert", 20, 20), ("bert", 1000, 512), ("xlm-roberta", 500, 64), ("t5", None, 64)],
+)
+def test_the_smallest_stated_limit_holds(family: str, stated: int | None, limit: int, tmp_path: Path) -> None:
+    folder = save_toy(tmp_path / "toy", family)
+    save_layers(folder, ("Pooling", {"pooling_mode": "mean"}), limit=stated)
+    assert load(folder).preprocessing.max_length == limit
+
+
+def test_no_limit_is_made_up(tmp_path: Path) -> None:
+    folder = save_toy(tmp_path / "toy", "t5")
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"model_max_length": int(1e30)}))
+    assert load(folder).preprocessing.max_length == MAX_TEXT_LENGTH
+    assert load(folder, max_length=100).preprocessing.max_length == 100
+
+
+def _remove(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: save_layers(f, ("Pooling", {"pooling_mode": "best"})), "Invalid pooling mode: 'best'"),
+        (lambda f: save_layers(f, ("Pooling", None)), "cannot be loaded by sentence-transformers"),
+        (lambda f: save_layers(f, ("WordWeights", {"vocab": [], "word_weights": {}})), "has a module WordWeights"),
+        (lambda f: (f / "modules.json").write_text("{"), "cannot be read"),
+        (
+            lambda f: save_layers(f, ("Dense", {"in_features": 2, "out_features": 3, "bias": True})),
+            "cannot be loaded by sentence-transformers",
+        ),
+        (_remove("config.json"), "cannot be loaded by sentence-transformers"),
+        (_remove("model.safetensors"), "cannot be loaded by sentence-transformers"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"x" * 100), "cannot be loaded by sentence-transformers"),
+    ],
+    ids=["pooling", "no-pooling", "module", "json", "dense", "no-config", "no-weights", "weights"],
+)
+def test_a_folder_that_cannot_be_honoured_is_refused(
+    damage: Callable[[Path], None], message: str, checkpoint: Path
+) -> None:
+    damage(checkpoint)
+    with pytest.raises(WeightsError, match=message):
+        load(checkpoint)
+
+
+def test_weights_that_are_missing_are_not_made_up(checkpoint: Path) -> None:
+    path = checkpoint / "model.safetensors"
+    state = load_file(path)
+    save_file({name: value for name, value in state.items() if "pooler" not in name}, path, {"format": "pt"})
+    load(checkpoint)
+    del state["encoder.layer.1.output.dense.weight"]
+    save_file(state, path, {"format": "pt"})
+    with pytest.raises(WeightsMismatchError, match=r"lacks 1 weights .*layer\.1\.output\.dense\.weight"):
+        load(checkpoint)
+
+
+def test_a_pooling_of_images_is_wrong_usage(toy: Path) -> None:
+    with pytest.raises(UsageError, match="pooling avg is not for texts"):
+        load(toy, pooling=Pooling(method="avg"))
+
+
+@pytest.mark.slow
+def test_truncation_is_counted_and_reported(toy: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = export_towers(SPEC, [load(toy)], tmp_path / "out", options=ExportOptions())
+    model = runtime.load(folder)
+    texts = ["short", "long " * 100, "short again"]
+    with caplog.at_level(logging.WARNING, "runtime"):
+        model.embed(texts)
+    assert "1 of 3 texts were cut" in caplog.text
+    assert model.embed(texts, on_error="skip").truncated.tolist() == [1]
+    with pytest.raises(runtime.ItemError, match=r"item 1 .*more tokens than the model takes"):
+        model.embed(texts, truncate="error")
+    kept = model.embed(texts, truncate="error", on_error="skip")
+    assert (kept.kept.tolist(), [failure.index for failure in kept.failures]) == ([0, 2], [1])
+
+
+def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused(checkpoint: Path) -> None:
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(checkpoint)
+    tokenizer.add_tokens([f"new{index}" for index in range(5)])
+    tokenizer.save_pretrained(checkpoint)
+    with pytest.raises(WeightsMismatchError, match=r"tokens, and the model has embeddings for"):
+        load(checkpoint)
+
+
+def test_a_folder_without_a_tokenizer_says_what_to_save(checkpoint: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (checkpoint / name).unlink()
+    with pytest.raises(WeightsError, match=r"tokenizer\.save_pretrained"):
+        load(checkpoint)
+
+
+DENSE = {"in_features": 24, "out_features": 24, "bias": True}
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: save_layers(f, ("Normalize", None)), "sentence-transformers itself cannot embed"),
+        (
+            lambda f: _dense(f, {"activation_function": "mine.Act"}),
+            "does not honour: Activation function path 'mine.Act'",
+        ),
+        (
+            lambda f: _dense(f, {"shape": 3}),
+            r"does not honour: Ignoring unrecognized Dense config key\(s\) \['shape'\]",
+        ),
+        (lambda f: _dense(f, {"in_features": -1}), "cannot be loaded by sentence-transformers"),
+        (lambda f: save_layers(f, MEAN, limit=0), "limit of 0 tokens"),
+        (lambda f: save_layers(f, MEAN, limit=[1]), "itself cannot tokenize a text"),
+        (lambda f: (f / "modules.json").write_text("3"), "does not have the expected form"),
+        (
+            lambda f: (f / "modules.json").write_text('[{"type": "Transformer", "path": "../.."}]'),
+            "brings code of its own",
+        ),
+        (lambda f: _prompt(f), "Default prompt name 'passage' not found"),
+        (lambda f: _kind(f, "CrossEncoder"), "is a CrossEncoder of sentence-transformers"),
+        (lambda f: _kind(f, "SparseEncoder"), "is a SparseEncoder of sentence-transformers"),
+        (lambda f: (f / "adapter_config.json").write_text("{}"), "adapter"),
+    ],
+)
+def test_what_a_graph_would_quietly_get_wrong_is_refused(
+    damage: Callable[[Path], None], message: str, checkpoint: Path
+) -> None:
+    damage(checkpoint)
+    with pytest.raises(WeightsError, match=message):
+        load(checkpoint)
+
+
+def _dense(folder: Path, changes: dict[str, Any]) -> None:
+    save_layers(folder, ("Pooling", {"pooling_mode": "mean"}), ("Dense", DENSE | changes))
+    save_dense(folder / "2_Dense", nn.Linear(24, 24))
+
+
+def _prompt(folder: Path) -> None:
+    save_layers(folder, MEAN)
+    (folder / "config_sentence_transformers.json").write_text(json.dumps({"default_prompt_name": "passage"}))
+
+
+def _kind(folder: Path, kind: str) -> None:
+    save_layers(folder)
+    (folder / "config_sentence_transformers.json").write_text(json.dumps({"model_type": kind}))
+
+
+def test_code_beside_a_model_is_not_run(checkpoint: Path) -> None:
+    (checkpoint / "evil.py").write_text("import pathlib; pathlib.Path(__file__).with_name('was_run').touch()")
+    config = json.loads((checkpoint / "config.json").read_text())
+    strange = config | {"model_type": "evil", "auto_map": {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"}}
+    (checkpoint / "config.json").write_text(json.dumps(strange))
+    with pytest.raises(WeightsError, match=r"auto_map in config.json.*--trust-remote-code"):
+        load(checkpoint)
+    assert not (checkpoint / "was_run").exists()
+
+
+def test_weights_without_a_place_are_not_dropped(checkpoint: Path) -> None:
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}))
+    with pytest.raises(WeightsMismatchError, match=r"weights that its bert has no place for \(encoder\.layer\.1"):
+        load(checkpoint)
+
+
+def test_a_head_on_the_encoder_is_left_alone(checkpoint: Path) -> None:
+    expected = load(checkpoint).reference()
+    path = checkpoint / "model.safetensors"
+    state = {f"bert.{name}": value for name, value in load_file(path).items()}
+    save_file(state | {"classifier.weight": torch.zeros(2, 24)}, path, {"format": "pt"})
+    np.testing.assert_array_equal(load(checkpoint).reference(), expected)
+
+
+def test_weights_of_half_precision_are_computed_in_full(checkpoint: Path) -> None:
+    path = checkpoint / "model.safetensors"
+    save_file({name: value.half() for name, value in load_file(path).items()}, path, {"format": "pt"})
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps(config | {"dtype": "float16"}))
+    assert {value.dtype for value in load(checkpoint).encoder().parameters()} == {torch.float32}
+
+
+def test_the_tokenizer_travels_with_its_limit(toy: Path, tmp_path: Path) -> None:
+    load(toy).write_files(tmp_path)
+    tokenizer = json.loads((tmp_path / "tokenizer.json").read_text())
+    assert (tokenizer["truncation"]["max_length"], tokenizer["padding"]) == (64, None)
