@@ -120,9 +120,10 @@ class SentenceTower(TextTower):
         return [GraphInput(spec=spec, example=torch.from_numpy(arrays[spec.name])) for spec in self.record.inputs]
 
     def items(self) -> Sequence[str]:
-        """Return the texts that ship with the exporters, without those that the model has no token for."""
-        if self.preprocessing.empty_text == "embed":
-            return TEXTS
+        """Return the texts that ship with the exporters, without those that the model has no token for.
+
+        StaticEmbedding embeds them as zeros, and the cosine similarity of zeros is undefined.
+        """
         return [text for text in TEXTS if self._library_ids(text)]
 
     def embed(self, item: str) -> Tensor:
@@ -143,9 +144,9 @@ class SentenceTower(TextTower):
                 f"sentence-transformers itself cannot embed a text with {self._source} ({summarize_error(exc)})"
             ) from exc
 
-    def _preprocess(self, texts: list[str]) -> dict[str, Any]:
+    def _preprocess(self, texts: list[str], prompt: str | None = None) -> dict[str, Any]:
         try:
-            features: dict[str, Any] = self._model.preprocess(texts)
+            features: dict[str, Any] = self._model.preprocess(texts, prompt)
         except Exception as exc:
             raise WeightsError(
                 f"sentence-transformers itself cannot tokenize a text with {self._source} ({summarize_error(exc)})"
@@ -233,7 +234,7 @@ class SentenceTower(TextTower):
         return self._preprocessor.prepare(text)
 
     def _library_ids(self, text: str) -> list[int]:
-        features = self._preprocess([text])
+        features = self._preprocess([text], self._model.prompts.get(self._model.default_prompt_name or ""))
         ids: list[int] = features["input_ids"].flatten().long().tolist()
         return ids
 

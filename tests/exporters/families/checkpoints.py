@@ -284,7 +284,11 @@ FAMILIES: dict[str, Checkpoint] = {
         **_BATCH,
     ),
     "longformer": _family(
-        "LongformerModel", _words(byte_level, "LongformerTokenizer"), _ROBERTA | {"attention_window": 16}
+        "LongformerModel",
+        _words(byte_level, "LongformerTokenizer"),
+        _ROBERTA | {"attention_window": 16},
+        refused="torch cannot trace its windows of attention",
+        says=("torch cannot export",),
     ),
     "big-bird": _family(
         "BigBirdModel",
@@ -639,7 +643,9 @@ SETTINGS: dict[str, Checkpoint] = {
         )
     ),
     "settings: processing_kwargs": _bert(
-        _edit("sentence_bert_config.json", processing_kwargs={"text": {"max_length": 16}})
+        _edit("sentence_bert_config.json", processing_kwargs={"text": {"max_length": 16}}),
+        refused="texts are tokenized in a way that the runtime has not",
+        says=("processing_kwargs",),
     ),
     "settings: do_lower_case": _bert(_legacy(do_lower_case=True), words=_CASED),
     "settings: module_output_name": _bert(
