@@ -174,12 +174,17 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def record_random(model: nn.Module, seed: int) -> Weights:
-    """Return the record of a model with random weights. The hash covers names and values."""
+    """Return the record of a model with random weights."""
+    return Weights(origin="random", description=f"random, seed {seed}", seed=seed, sha256=hash_values(model))
+
+
+def hash_values(model: nn.Module) -> str:
+    """Return the SHA-256 of the names and values of a model's state dict."""
     digest = hashlib.sha256()
     for name, value in model.state_dict().items():
         digest.update(name.encode())
         digest.update(value.contiguous().numpy().tobytes())
-    return Weights(origin="random", description=f"random, seed {seed}", seed=seed, sha256=digest.hexdigest())
+    return digest.hexdigest()
 
 
 def escape_name(name: str) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from exporters.families.family import FolderRequest
-from exporters.families.sentence.reader import read_model
+from exporters.families.sentence.adapter import describe_adapter, is_adapter
+from exporters.families.sentence.reader import find_code, read_model
 from exporters.families.sentence.tower import SentenceTower
 from exporters.families.tower import ExportableTower
-from exporters.weights.state_dict import record_random
+from exporters.weights.state_dict import hash_values
 
 
 def load_folder(request: FolderRequest) -> list[ExportableTower]:
@@ -21,6 +22,8 @@ def load_folder(request: FolderRequest) -> list[ExportableTower]:
     model = read_model(request)
     weights = request.weights
     if weights.seed is not None:
-        weights = replace(weights, sha256=record_random(model, weights.seed).sha256)
-    weights = replace(weights, remote_code=request.options.trust_remote_code)
+        weights = replace(weights, sha256=hash_values(model))
+    elif is_adapter(request.path):
+        weights = describe_adapter(request.path, model, weights)
+    weights = replace(weights, remote_code=bool(find_code(request.path)))  # it was run, or the reader had refused it
     return [SentenceTower(model, weights, request.options, source=str(request.path))]

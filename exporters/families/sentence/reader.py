@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from exporters.catalogue.weights_ref import RandomInit
 from exporters.errors import WeightsError, WeightsUnavailableError
 from exporters.families.family import FolderRequest
+from exporters.families.sentence.adapter import is_adapter
 from exporters.weights.load_watch import replaced_method, watch_loading
 from exporters.weights.parsing import parsing, read_json, summarize_error
 from exporters.weights.state_dict import seeded
@@ -55,7 +56,7 @@ def read_model(request: FolderRequest) -> SentenceTransformer:
         raise WeightsError(  # transformers would make an empty one
             f"{folder} holds no tokenizer; save one there with tokenizer.save_pretrained (tokenizer.json)"
         )
-    adapter = (folder / "adapter_config.json").is_file()
+    adapter = is_adapter(folder)
     seed = options.weights_ref.seed if isinstance(options.weights_ref, RandomInit) else None
     try:
         with random_weights(seed), watch_loading() as watch:

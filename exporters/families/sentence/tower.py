@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerFast
 
 from exporters.catalogue.options import ExportOptions
 from exporters.errors import WeightsError, WeightsMismatchError
+from exporters.families.sentence.adapter import is_adapter, merge_adapters
 from exporters.families.sentence.chain import (
     Chain,
     GeMPooling,
@@ -131,8 +132,11 @@ class SentenceTower(TextTower):
         return self._encode(item)
 
     def _chain(self, attention: str | None) -> Chain:
-        if attention is not None and isinstance(self._first, Transformer):
-            self._first.model.set_attn_implementation(attention)
+        if isinstance(self._first, Transformer):
+            if attention is not None:
+                self._first.model.set_attn_implementation(attention)
+            if is_adapter(Path(self._source)):
+                merge_adapters(self._first.model)
         names = [spec.name for spec in self.record.inputs]
         return Chain(self._modules, names, self.output_dim, zero_types=self._needs_zero_types())
 

@@ -13,7 +13,9 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from peft import LoraConfig
 from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer
 from torch import nn
 from transformers import BertModel, PreTrainedTokenizerFast
 
@@ -298,3 +300,82 @@ def test_the_tokenizer_travels_with_its_limit(toy: Path, tmp_path: Path) -> None
     load(toy).write_files(tmp_path)
     tokenizer = json.loads((tmp_path / "tokenizer.json").read_text())
     assert (tokenizer["truncation"]["max_length"], tokenizer["padding"]) == (64, None)
+
+
+def save_adapter(base: Path, folder: Path) -> Path:
+    """Let sentence-transformers and peft write an adapter whose weights change the vectors."""
+    save_layers(base, MEAN, ("Normalize", None))
+    model = SentenceTransformer(str(base), device="cpu")
+    model.add_adapter(LoraConfig(task_type="FEATURE_EXTRACTION", r=4, lora_alpha=16, target_modules=["query", "value"]))
+    torch.manual_seed(0)
+    for name, value in model.named_parameters():
+        if "lora" in name:
+            nn.init.normal_(value, std=0.3)
+    model.save(str(folder))
+    return folder
+
+
+def test_an_adapter_is_merged(checkpoint: Path, tmp_path: Path) -> None:
+    plain, tower = load(checkpoint), load(save_adapter(checkpoint, tmp_path / "adapter"))
+    expected = tower.reference()
+    assert not np.allclose(expected, plain.reference(), atol=0.01)
+    vectors = tower.module()(*(graph_input.example for graph_input in tower.inputs()))
+    np.testing.assert_allclose(vectors.detach().numpy(), expected[:2], atol=1e-5)
+    assert not any("lora" in name for name, _ in tower.encoder().named_parameters())
+    assert tower.weights.description == "toy, an adapter of checkpoint"
+    state = load_file(checkpoint / "model.safetensors")
+    save_file({name: value * 2 for name, value in state.items()}, checkpoint / "model.safetensors", {"format": "pt"})
+    assert load(tmp_path / "adapter").weights.sha256 != tower.weights.sha256
+
+
+def test_without_peft_an_adapter_names_the_way_out(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_adapter(checkpoint, tmp_path / "adapter")
+    monkeypatch.setattr("sentence_transformers.base.modules.transformer.is_peft_available", lambda: False)
+    with pytest.raises(runtime.MissingDependencyError, match=r"\[lora\].*merge_and_unload"):
+        load(folder)
+
+
+def test_an_adapter_without_its_base_says_what_to_correct(checkpoint: Path, tmp_path: Path) -> None:
+    folder = save_adapter(checkpoint, tmp_path / "adapter")
+    shutil.rmtree(checkpoint)
+    with pytest.raises(WeightsError, match="base_model_name_or_path"):
+        load(folder)
+
+
+def test_random_weights_take_the_settings_of_the_folder(checkpoint: Path) -> None:
+    _dense(checkpoint, {"activation_function": "torch.nn.modules.activation.SiLU"})
+    (checkpoint / "model.safetensors").unlink()
+    (checkpoint / "2_Dense" / "model.safetensors").unlink()
+    record = Weights(origin="random", description="random", seed=5, sha256="")
+    request = FolderRequest(path=checkpoint, weights=record, options=ExportOptions(weights="random:5"))
+    (first,), (second,) = load_folder(request), load_folder(request)
+    np.testing.assert_array_equal(first.reference(), second.reference())
+    assert first.weights.sha256 == second.weights.sha256 != ""
+    assert first.record.layers[1] == "Dense: 24 to 24, SiLU"
+
+
+def test_trusted_code_runs_and_is_recorded(checkpoint: Path) -> None:
+    (checkpoint / "custom.py").write_text(
+        "from torch import nn\n"
+        "class Double(nn.Module):\n"
+        "    def forward(self, features):\n"
+        "        features['sentence_embedding'] = 2 * features['sentence_embedding']\n"
+        "        return features\n"
+        "    @classmethod\n"
+        "    def load(cls, path):\n"
+        "        return cls()\n"
+    )
+    save_layers(checkpoint, MEAN, ("Double", None))
+    modules = (checkpoint / "modules.json").read_text().replace("sentence_transformers.models.Double", "custom.Double")
+    (checkpoint / "modules.json").write_text(modules)
+    with pytest.raises(WeightsError, match=r"modules\.json: custom\.Double.*--trust-remote-code"):
+        load(checkpoint)
+    tower = load(checkpoint, trust_remote_code=True)
+    assert tower.weights.remote_code
+    save_layers_again = json.loads((checkpoint / "modules.json").read_text())[:2]
+    (checkpoint / "modules.json").write_text(json.dumps(save_layers_again))
+    plain = load(checkpoint)
+    assert not plain.weights.remote_code
+    np.testing.assert_allclose(tower.reference(), 2 * plain.reference(), rtol=1e-5)
