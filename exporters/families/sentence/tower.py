@@ -66,7 +66,7 @@ class SentenceTower(TextTower):
             WeightsError: A graph or the runtime cannot do the same as the library.
             UsageError: An option does not fit the model.
         """
-        check_modules(model, trusted=options.trust_remote_code)
+        check_modules(model, source, trusted=options.trust_remote_code)
         self._model, self._source = apply_options(model, options), source
         modules = list(self._model)
         self._first: Any = modules[0]
@@ -166,6 +166,11 @@ class SentenceTower(TextTower):
                 )
             )
         self._check_processing(first)
+        if "attention_mask" not in self._features:
+            raise WeightsError(
+                f"the tokenizer of {self._source} gives no attention mask, so a vector would depend on the padding of "
+                "its batch; such a model cannot be exported"
+            )
         tokenizer = first.tokenizer
         inputs: tuple[TextInput, ...] = ("input_ids", "attention_mask")
         types = self._features.get("token_type_ids")

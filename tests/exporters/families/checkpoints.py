@@ -60,16 +60,25 @@ class Checkpoint:
         refused: Why the export is refused; empty if it succeeds.
         says: Words of the refusal.
         options: Options of the export.
+        limit: Limit of tokens that the library has to be given, where its own is above the model's positions.
         empty: Whether the library itself can embed an empty text.
-        fast: Whether the case belongs to the fast tests.
+        fast: Whether the case belongs to the fast tests although it is exported.
+        traced: Whether the refusal comes after the export.
     """
 
     write: Callable[[Path], None]
     refused: str = ""
     says: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+    limit: int | None = None
     empty: bool = True
     fast: bool = False
+    traced: bool = False
+
+    @property
+    def slow(self) -> bool:
+        """Whether the case takes many seconds and is not for the fast tests."""
+        return not self.fast and (self.traced or not self.refused)
 
 
 def _randomize(model: nn.Module) -> None:
@@ -147,7 +156,11 @@ _DEBERTA_V2 = _DISENTANGLED | {"position_buckets": 8, "norm_rel_ebd": "layer_nor
 _MOBILE = {"embedding_size": 16, "intra_bottleneck_size": 16, "num_feedforward_networks": 2}
 _QWEN_PROMPTS = {"query": "Instruct: Given a web search query, retrieve passages\nQuery:", "document": ""}
 _GEMMA_PROMPTS = {"query": "task: search result | query: ", "document": "title: none | text: "}
-_BATCH: Mapping[str, Any] = {"refused": "its vectors depend on the padding of the batch", "says": ("batch",)}
+_BATCH: Mapping[str, Any] = {
+    "refused": "its vectors depend on the padding of the batch",
+    "says": ("batch",),
+    "traced": True,
+}
 
 
 def pool(*modes: str, dim: int = DIM, normalize: bool = False, **options: Any) -> Chain:
@@ -281,7 +294,8 @@ FAMILIES: dict[str, Checkpoint] = {
         "FunnelModel",
         _words(word_piece, "FunnelTokenizer", ("<pad>", "<unk>", "<cls>", "<sep>", "<mask>", "<s>", "</s>")),
         {"block_sizes": [1, 1], "num_decoder_layers": 1, "d_model": DIM, "n_head": 4, "d_head": 8, "d_inner": 48},
-        **_BATCH,
+        refused="the library itself fails on an empty text",
+        says=("sentence-transformers itself cannot embed",),
     ),
     "longformer": _family(
         "LongformerModel",
@@ -289,6 +303,7 @@ FAMILIES: dict[str, Checkpoint] = {
         _ROBERTA | {"attention_window": 16},
         refused="torch cannot trace its windows of attention",
         says=("torch cannot export",),
+        traced=True,
     ),
     "big-bird": _family(
         "BigBirdModel",
@@ -660,11 +675,9 @@ SETTINGS: dict[str, Checkpoint] = {
     ),
     "truncate_dim": _bert(truncate_dim=20),
     "truncation side: left": _bert(words=_SHORT),
-    "padding side: left, absolute positions": _bert(words=_LEFT, **_BATCH),
+    "padding side: left, absolute positions": _bert(words=_LEFT),
     "limit: null": _bert(_legacy(max_seq_length=None)),
-    "limit: above the positions": _bert(
-        _legacy(max_seq_length=512), refused="the library itself fails on long texts", says=("max_length",)
-    ),
+    "limit: above the positions": _bert(_legacy(max_seq_length=512), limit=LIMIT),
     "limit: lowered": _bert(options={"max_length": 12}),
     "prompts: default": _bert(prompts=_PROMPTS, default_prompt_name="passage"),
     "weights: float16": _plain("BertModel", BERT, SIZES, dtype=torch.float16),
@@ -689,7 +702,7 @@ SETTINGS: dict[str, Checkpoint] = {
         _without("2_Dense/model.safetensors"),
         chain=lambda: (Pooling(DIM, "mean"), Dense(DIM, DIM)),
         refused="a module has no weights",
-        says=("2_Dense",),
+        says=("model.safetensors",),
     ),
     "plain: for masked language modelling": _plain("BertForMaskedLM", BERT, SIZES),
     "plain: for classification": _plain("BertForSequenceClassification", BERT, SIZES),
