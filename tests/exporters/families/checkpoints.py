@@ -43,7 +43,7 @@ from tests.exporters.families.vocabularies import (
 
 DIM = 32
 LIMIT = 96
-SIZES: Mapping[str, Any] = {
+SIZES: dict[str, Any] = {
     "hidden_size": DIM,
     "num_hidden_layers": 1,
     "num_attention_heads": 4,
@@ -140,23 +140,33 @@ def edit(path: Path, **changes: Any) -> None:
 
 Words = Callable[[], Any]
 Chain = Callable[[], tuple[nn.Module, ...]]
-_TWO_LAYERS = {"num_hidden_layers": 2}
-_ROBERTA = {"max_position_embeddings": LIMIT + 2, "type_vocab_size": 1}  # positions begin behind the padding index
-_T5 = {"d_model": DIM, "num_layers": 2, "num_heads": 4, "d_kv": 8, "d_ff": 48}
-_GATED = _T5 | {"feed_forward_proj": "gated-gelu"}
-_DECODER = SIZES | {"num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 4096}
-_GEMMA = _DECODER | _TWO_LAYERS | {"query_pre_attn_scalar": 8, "sliding_window": 16}
-_DISENTANGLED = {
+_TWO_LAYERS: dict[str, Any] = {"num_hidden_layers": 2}
+_ROBERTA: dict[str, Any] = {
+    "max_position_embeddings": LIMIT + 2,
+    "type_vocab_size": 1,
+}  # positions begin behind the padding index
+_T5: dict[str, Any] = {"d_model": DIM, "num_layers": 2, "num_heads": 4, "d_kv": 8, "d_ff": 48}
+_GATED: dict[str, Any] = _T5 | {"feed_forward_proj": "gated-gelu"}
+_DECODER: dict[str, Any] = SIZES | {"num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 4096}
+_GEMMA: dict[str, Any] = _DECODER | _TWO_LAYERS | {"query_pre_attn_scalar": 8, "sliding_window": 16}
+_DISENTANGLED: dict[str, Any] = {
     "relative_attention": True,
     "pos_att_type": ["c2p", "p2c"],
     "position_biased_input": False,
     "type_vocab_size": 0,
 }
-_DEBERTA_V2 = _DISENTANGLED | {"position_buckets": 8, "norm_rel_ebd": "layer_norm", "share_att_key": True}
-_MOBILE = {"embedding_size": 16, "intra_bottleneck_size": 16, "num_feedforward_networks": 2}
-_QWEN_PROMPTS = {"query": "Instruct: Given a web search query, retrieve passages\nQuery:", "document": ""}
-_GEMMA_PROMPTS = {"query": "task: search result | query: ", "document": "title: none | text: "}
-_BATCH: Mapping[str, Any] = {
+_DEBERTA_V2: dict[str, Any] = _DISENTANGLED | {
+    "position_buckets": 8,
+    "norm_rel_ebd": "layer_norm",
+    "share_att_key": True,
+}
+_MOBILE: dict[str, Any] = {"embedding_size": 16, "intra_bottleneck_size": 16, "num_feedforward_networks": 2}
+_QWEN_PROMPTS: dict[str, Any] = {
+    "query": "Instruct: Given a web search query, retrieve passages\nQuery:",
+    "document": "",
+}
+_GEMMA_PROMPTS: dict[str, Any] = {"query": "task: search result | query: ", "document": "title: none | text: "}
+_BATCH: dict[str, Any] = {
     "refused": "its vectors depend on the padding of the batch",
     "says": ("batch",),
     "traced": True,
@@ -165,7 +175,7 @@ _BATCH: Mapping[str, Any] = {
 
 def pool(*modes: str, dim: int = DIM, normalize: bool = False, **options: Any) -> Chain:
     """Return a function that makes a pooling, and a normalisation if asked for."""
-    return lambda: (Pooling(dim, modes, **options), *([Normalize()] if normalize else []))  # type: ignore[arg-type]
+    return lambda: (Pooling(dim, modes, **options), *([Normalize()] if normalize else []))
 
 
 MEAN = pool("mean")
@@ -208,7 +218,9 @@ def _plain(
 
     def write(folder: Path) -> None:
         tokenizer = words()
-        save_encoder(folder, build_model(model, tokenizer, **config).to(dtype), tokenizer, **saving)
+        encoder = build_model(model, tokenizer, **config)
+        nn.Module.to(encoder, dtype)
+        save_encoder(folder, encoder, tokenizer, **saving)
 
     return Checkpoint(write=write)
 
@@ -452,7 +464,7 @@ def _legacy(name: str = "sentence_bert_config.json", **keys: Any) -> Change:
     return change
 
 
-def _modules(edited: Callable[[list[dict[str, Any]]], None]) -> Change:
+def _modules(edited: Callable[[list[dict[str, Any]]], object]) -> Change:
     """Return a function that changes modules.json."""
 
     def change(folder: Path) -> None:
@@ -503,7 +515,7 @@ def _without(*names: str) -> Change:
     return change
 
 
-def _weights(edited: Callable[[dict[str, torch.Tensor]], None], name: str = "model.safetensors") -> Change:
+def _weights(edited: Callable[[dict[str, torch.Tensor]], object], name: str = "model.safetensors") -> Change:
     """Return a function that changes the weights."""
 
     def change(folder: Path) -> None:
@@ -570,7 +582,7 @@ def _write_adapter(folder: Path) -> None:
     torch.manual_seed(0)
     lora = peft.LoraConfig(target_modules=["query", "value"], r=4, init_lora_weights=False)
     adapted = peft.get_peft_model(AutoModel.from_pretrained(base), lora)
-    adapted.save_pretrained(folder)
+    adapted.save_pretrained(str(folder))
     tokenizer.save_pretrained(folder)
 
 
