@@ -14,10 +14,11 @@ import numpy as np
 from benchmarks.contenders.protocol import Contender, Setup, Target, usable
 from benchmarks.results.schema import Precision, Skipped
 from exporters.catalogue.options import ExportOptions
-from exporters.catalogue.registry import BACKBONES, find_backbone
+from exporters.catalogue.names import find_model
+from exporters.catalogue.registry import BACKBONES
 from runtime.array_types import Array, Feeds
 from runtime.artifact.manifest import Pooling
-from runtime.errors import UsageError
+from runtime.errors import EmbeddingBackbonesError, UsageError
 from runtime.inference.batching import BatchLimit, plan_batches
 from runtime.inference.tower import Preprocessor, build_preprocessor, row_cost
 from runtime.machine.cpu import bf16_units
@@ -51,8 +52,10 @@ def find(target: Target) -> tuple[list[Setup], list[Skipped]]:
 def make_setup(target: Target, variant: str, provider: str, precision: Precision = "fp32") -> Setup:
     """Return the setup of a mode of torch. The mode ``float64`` is for reference vectors."""
     record = target.manifest.towers[target.tower]
+    name, weights = _name_and_weights(target)
     chosen = {
-        "weights": target.weights,
+        "weights": weights,
+        "trust_remote_code": target.manifest.weights.remote_code,
         "pooling": dataclasses.asdict(record.pooling) if record.decided_by == "user" else None,
         "normalize": record.normalized or None,
         "input": record.inputs[0].dtype if record.preprocessing.kind == "image" else "uint8",
@@ -64,7 +67,7 @@ def make_setup(target: Target, variant: str, provider: str, precision: Precision
         precision=precision,
         # torch.compile would recompile for every length and batch size
         stages=("graph",) if variant == "compile" else ("graph", "end_to_end"),
-        model=json.dumps({"backbone": target.manifest.backbone, "options": chosen, "folder": str(target.folder)}),
+        model=json.dumps({"name": name, "options": chosen, "folder": str(target.folder)}),
         tower=target.tower,
     )
 
@@ -75,9 +78,18 @@ def unavailable_reason(target: Target) -> str | None:
         return "torch is not installed: pip install 'embedding-backbones[bench]'"
     if target.weights is None:
         return f"the weights are unknown; name them with --weights {target.manifest.name}=WEIGHTS"
-    if target.manifest.backbone not in BACKBONES:
-        return f"{target.manifest.backbone} is not in the catalogue, so its torch model cannot be built"
+    try:
+        find_model(_name_and_weights(target)[0])
+    except EmbeddingBackbonesError as exc:
+        return f"its torch model cannot be built: {exc}"
     return None
+
+
+def _name_and_weights(target: Target) -> tuple[str, str]:
+    """Return the NAME and the weights of the export. A folder outside the catalogue brings its own weights."""
+    backbone, weights = target.manifest.backbone, target.weights or "pretrained"
+    named = backbone in BACKBONES or ":" in backbone or weights.partition(":")[0] in ("pretrained", "random")
+    return (backbone, weights) if named else (weights, "pretrained")
 
 
 def load(setup: Setup, threads: int, scratch: Path) -> Contender:
@@ -95,7 +107,7 @@ def load(setup: Setup, threads: int, scratch: Path) -> Contender:
     model = json.loads(setup.model)
     pooling = model["options"].pop("pooling")
     options = ExportOptions(**model["options"], pooling=pooling and Pooling(**pooling))
-    towers = load_towers(find_backbone(model["backbone"]), options, any_architecture=True)
+    towers = load_towers(find_model(model["name"]), options, any_architecture=True)
     tower = next((tower for tower in towers if tower.record.preprocessing.kind == setup.tower), None)
     if tower is None:
         raise UsageError(f"the weights {options.weights} have no {setup.tower} tower")

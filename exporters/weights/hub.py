@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -12,7 +12,7 @@ from huggingface_hub.utils import logging as hub_logging
 
 from exporters.catalogue.options import ExportOptions
 from exporters.catalogue.spec import FolderSource, HubModelSource, HubSource
-from exporters.catalogue.weights_ref import ModelFolder, Pretrained
+from exporters.catalogue.weights_ref import ModelFolder, Pretrained, RandomInit
 from exporters.errors import WeightsUnavailableError
 from exporters.weights.model_folder import describe_folder, find_weights
 from exporters.weights.parsing import summarize_error
@@ -33,6 +33,7 @@ _OTHER_FORMATS = (
     ".ot",
     ".tflite",
 )
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _PICKLED = ("pytorch_model*.bin", "*/pytorch_model.bin")  # read with weights_only; older models have nothing else
 
 
@@ -47,35 +48,51 @@ def find_folder(source: FolderSource | HubModelSource, options: ExportOptions) -
     """
     if isinstance(source, FolderSource):
         return source.path, describe_folder(source.path, options.weights_ref)
-    model_id, revision = source.model_id, source.revision
-    try:
-        try:
-            files = HfApi().list_repo_files(model_id, revision=revision)
-        except Exception:  # noqa: BLE001  without a network, a snapshot in the cache is enough
-            folder = _download(model_id, revision, local_files_only=True)
-        else:
-            code = options.trust_remote_code
-            folder = _download(model_id, revision, *(name for name in files if _is_needed(name, files, code=code)))
-    except Exception as exc:  # the hub's client raises a dozen types, and its HTTP library others
-        raise WeightsUnavailableError(
-            f"cannot download {model_id} ({summarize_error(exc)}); name the folder of a copy of it instead"
-        ) from exc
+    folder = _download_model(source, options)
     record = describe_folder(folder, options.weights_ref)
     if record.origin == "random":
         return folder, record
-    return folder, replace(record, origin="pretrained", description=f"hub {model_id}", revision=folder.name)
+    return folder, replace(record, origin="pretrained", description=f"hub {source.model_id}", revision=folder.name)
 
 
-def _is_needed(name: str, files: Sequence[str], *, code: bool) -> bool:
-    """Tell whether a file of a repository is needed: settings, tokenizer, and the weights of torch in one format."""
-    path = PurePosixPath(name)
+def _download_model(source: HubModelSource, options: ExportOptions) -> Path:
+    """Return the snapshot of a model. Without a network, a snapshot in the cache is enough."""
+    model_id, revision = source.model_id, source.revision
+    try:
+        info = HfApi().model_info(model_id, revision=revision)
+        files = [file.rfilename for file in info.siblings or ()]
+        random = isinstance(options.weights_ref, RandomInit)
+        chosen = choose_files(files, code=options.trust_remote_code, weights=not random)
+        return _download(model_id, info.sha, *chosen)
+    except Exception as exc:  # noqa: BLE001  the hub's client raises a dozen types, and its HTTP library others
+        try:
+            return _download(model_id, revision, local_files_only=True)
+        except Exception:  # noqa: BLE001  the first error tells more
+            raise WeightsUnavailableError(
+                f"cannot download {model_id} ({summarize_error(exc)}); name the folder of a copy of it instead"
+            ) from exc
+
+
+def choose_files(files: Sequence[str], *, code: bool, weights: bool = True) -> list[str]:
+    """Return the files of a repository that torch needs: settings, tokenizer, and the weights in one format.
+
+    Args:
+        files: Paths in the repository.
+        code: Whether Python files are wanted.
+        weights: Whether weights are wanted.
+    """
+    plain = {PurePosixPath(name).parent for name in files if name.endswith(".safetensors")}
+    needed = [name for name in files if _is_needed(PurePosixPath(name), plain, code=code)]
+    return [name for name in needed if weights or PurePosixPath(name).suffix not in (".safetensors", *_PICKLES)]
+
+
+def _is_needed(path: PurePosixPath, plain: Set[PurePosixPath], *, code: bool) -> bool:
+    """Tell whether a file is needed; ``plain`` are the folders that have safetensors."""
     if path.parts[0] in _OTHER_FORMATS or path.suffix in _OTHER_FORMATS:
         return False
     if path.suffix == ".py":
         return code
-    siblings = [other for other in map(PurePosixPath, files) if other.parent == path.parent]
-    pickled = path.suffix in (".bin", ".pt", ".pth", ".ckpt")
-    return not (pickled and any(other.suffix == ".safetensors" for other in siblings))
+    return path.suffix not in _PICKLES or path.parent not in plain
 
 
 def find_model(source: HubSource, weights: Pretrained | ModelFolder) -> tuple[Path, Weights]:

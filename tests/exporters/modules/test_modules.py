@@ -65,8 +65,8 @@ def test_tokens_are_pooled_as_by_sentence_transformers(method: Any, prompt: int)
     expected = theirs(given)["sentence_embedding"]
     kept = mask.clone()
     kept[:, :prompt] = 0
-    first, *others = [method] if isinstance(method, str) else method
-    ours = TokenPool(Pooling(method=first, others=tuple(others)), skips_prompt=True)
+    names: list[Any] = [method] if isinstance(method, str) else list(method)
+    ours = TokenPool(Pooling(method=names[0], others=tuple(names[1:])), skips_prompt=True)
     torch.testing.assert_close(ours(features, kept), expected)
 
 
