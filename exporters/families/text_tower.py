@@ -74,7 +74,10 @@ class TextEmbedding(nn.Module):
         self.encoder = encoder
         self.unit_length = unit_length
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Embed token ids."""
-        embedding: Tensor = self.encoder(input_ids, attention_mask)
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, third: Tensor | None = None, fourth: Tensor | None = None
+    ) -> Tensor:
+        """Embed token ids. torch cannot trace ``*inputs``, so further inputs have a place each."""
+        further = [tensor for tensor in (third, fourth) if tensor is not None]
+        embedding: Tensor = self.encoder(input_ids, attention_mask, *further)
         return nn.functional.normalize(embedding, dim=-1) if self.unit_length else embedding

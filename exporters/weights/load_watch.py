@@ -85,12 +85,15 @@ def _listening(handler: logging.Handler) -> Iterator[None]:
     """Send the warnings of the libraries only to ``handler`` in the block."""
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     states = [(logger, logger.level, logger.handlers, logger.propagate) for logger in loggers]
+    disabled = logging.root.manager.disable
     try:
+        logging.disable(logging.NOTSET)  # a caller may have silenced all warnings
         for logger in loggers:
             logger.handlers, logger.propagate = [handler], False
             logger.setLevel(logging.WARNING)
         yield
     finally:
+        logging.disable(disabled)
         for logger, level, handlers, propagate in states:
             logger.handlers, logger.propagate = handlers, propagate
             logger.setLevel(level)

@@ -116,21 +116,23 @@ def skips_prompt(modules: Sequence[nn.Module]) -> bool:
     return any(not getattr(module, "include_prompt", True) for module in modules)
 
 
-def check_modules(model: SentenceTransformer, *, trusted: bool) -> None:
-    """Check that a graph can hold every module of a model.
+def check_modules(model: SentenceTransformer, source: str, *, trusted: bool) -> None:
+    """Check that a graph can hold every module of the model from ``source``.
 
     Raises:
         WeightsError: It has a module of another kind.
     """
     first, *others = list(model)
-    if not isinstance(first, Transformer | StaticEmbedding) and not trusted:
+    if not isinstance(first, Transformer | StaticEmbedding):
         raise WeightsError(
-            f"its first module is a {type(first).__name__}, which a graph cannot hold; expected a Transformer or a "
-            "StaticEmbedding"
+            f"the first module of {source} is a {type(first).__name__}, expected a Transformer or a StaticEmbedding; "
+            "save one that begins so with sentence-transformers"
         )
     for module in others:
         if type(module) not in _KNOWN and not trusted:
-            raise WeightsError(f"it has a module {type(module).__name__}, which a graph cannot hold")
+            raise WeightsError(
+                f"{source} has a module {type(module).__name__}, which a graph cannot hold; save it without that module"
+            )
 
 
 def describe_modules(modules: Sequence[nn.Module]) -> tuple[str, ...]:

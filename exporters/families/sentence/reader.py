@@ -28,7 +28,7 @@ _OWN = "sentence_transformers."
 _CONFIGURATIONS = ("config.json", "tokenizer_config.json", "preprocessor_config.json")
 _VOCABULARIES = (
     *("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model"),
-    "spm.model",
+    *("spm.model", "whitespacetokenizer_config.json"),
 )
 # Models whose prompts are not pooled; the library knows them by their name on the hub, not by a setting.
 _INSTRUCTORS = tuple(f"hkunlp/instructor-{size}" for size in ("base", "large", "xl"))

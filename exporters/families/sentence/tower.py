@@ -66,7 +66,7 @@ class SentenceTower(TextTower):
             WeightsError: A graph or the runtime cannot do the same as the library.
             UsageError: An option does not fit the model.
         """
-        check_modules(model, trusted=options.trust_remote_code)
+        check_modules(model, source, trusted=options.trust_remote_code)
         self._model, self._source = apply_options(model, options), source
         modules = list(self._model)
         self._first: Any = modules[0]
@@ -121,9 +121,10 @@ class SentenceTower(TextTower):
         return [GraphInput(spec=spec, example=torch.from_numpy(arrays[spec.name])) for spec in self.record.inputs]
 
     def items(self) -> Sequence[str]:
-        """Return the texts that ship with the exporters, without those that the model has no token for."""
-        if self.preprocessing.empty_text == "embed":
-            return TEXTS
+        """Return the texts that ship with the exporters, without those that the model has no token for.
+
+        StaticEmbedding embeds them as zeros, and the cosine similarity of zeros is undefined.
+        """
         return [text for text in TEXTS if self._library_ids(text)]
 
     def embed(self, item: str) -> Tensor:
@@ -147,9 +148,9 @@ class SentenceTower(TextTower):
                 f"sentence-transformers itself cannot embed a text with {self._source} ({summarize_error(exc)})"
             ) from exc
 
-    def _preprocess(self, texts: list[str]) -> dict[str, Any]:
+    def _preprocess(self, texts: list[str], prompt: str | None = None) -> dict[str, Any]:
         try:
-            features: dict[str, Any] = self._model.preprocess(texts)
+            features: dict[str, Any] = self._model.preprocess(texts, prompt)
         except Exception as exc:
             raise WeightsError(
                 f"sentence-transformers itself cannot tokenize a text with {self._source} ({summarize_error(exc)})"
@@ -165,6 +166,11 @@ class SentenceTower(TextTower):
                 )
             )
         self._check_processing(first)
+        if "attention_mask" not in self._features:
+            raise WeightsError(
+                f"the tokenizer of {self._source} gives no attention mask, so a vector would depend on the padding of "
+                "its batch; such a model cannot be exported"
+            )
         tokenizer = first.tokenizer
         inputs: tuple[TextInput, ...] = ("input_ids", "attention_mask")
         types = self._features.get("token_type_ids")
@@ -237,7 +243,7 @@ class SentenceTower(TextTower):
         return self._preprocessor.prepare(text)
 
     def _library_ids(self, text: str) -> list[int]:
-        features = self._preprocess([text])
+        features = self._preprocess([text], self._model.prompts.get(self._model.default_prompt_name or ""))
         ids: list[int] = features["input_ids"].flatten().long().tolist()
         return ids
 

@@ -1,0 +1,41 @@
+"""The page of what was tried: its rows, and a test's outcome that differs from them."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tests.exporters.families import tried
+
+
+@pytest.fixture
+def table() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("tried_table", tried.ROOT / ".ci" / "tried_table.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_rows_become_a_page(table: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, page = tmp_path / "rows.jsonl", tmp_path / "tried.md"
+    monkeypatch.setattr(tried, "PAGE", page)
+    with monkeypatch.context() as writing:
+        writing.setenv(tried.ROWS, str(rows))
+        tried.record("Texts", "b", "equal", 3e-7, library="a library")
+        tried.record("Texts", "a", "refused: too odd", library="a library")
+        tried.record("Images", "c", "equal", 0.0, library="another")
+        tried.record("Texts", "b", "equal", 4e-6, library="a library")
+    page.write_text(table.render(table.read_rows(rows)), "utf-8")
+    assert "| b | a library | equal | 1e-05 |" in page.read_text("utf-8")
+    assert tried.read_page("Texts") == {"a": "refused: too odd", "b": "equal"}
+    assert tried.read_page("Images") == {"c": "equal"}
+    tried.record("Texts", "b", "equal", 2e-5, library="a library")
+    with pytest.raises(AssertionError, match="make tried"):
+        tried.record("Texts", "a", "equal", 1e-7, library="a library")
+    with pytest.raises(AssertionError, match="None"):
+        tried.record("Texts", "new", "equal", 1e-7, library="a library")
