@@ -125,7 +125,8 @@ class SentenceTower(TextTower):
 
         StaticEmbedding embeds them as zeros, and the cosine similarity of zeros is undefined.
         """
-        return [text for text in TEXTS if self._library_ids(text)]
+        refused = self.preprocessing.empty_text == "refuse"
+        return [text for text in TEXTS if self._library_ids(text) and (text or not refused)]
 
     def embed(self, item: str) -> Tensor:
         """Return the library's vector of one text."""
@@ -184,9 +185,19 @@ class SentenceTower(TextTower):
                 truncation_side=tokenizer.truncation_side,
                 pad_token_id=tokenizer.pad_token_id or 0,
                 inputs=inputs,
-                empty_text="embed" if self._library_ids("") else "refuse",
+                empty_text="embed" if self._embeds_empty_text() else "refuse",
             )
         )
+
+    def _embeds_empty_text(self) -> bool:
+        """Tell whether an empty text has a token, and whether the library can embed it. Funnel's cannot."""
+        if not self._preprocess([""])["input_ids"].numel():
+            return False
+        try:
+            self._encode("")
+        except WeightsError:
+            return False
+        return True
 
     def _with_prompts(self, preprocessing: TextPreprocessing) -> TextPreprocessing:
         prompts = {name: prompt or "" for name, prompt in self._model.prompts.items()}
