@@ -17,6 +17,10 @@ from runtime.artifact.manifest import Parity, SimilarityParity, Tolerance, Tower
 from runtime.artifact.parity import Agreement, cosine_similarities, format_cosine, measure_agreement
 from runtime.errors import NonFiniteError
 from runtime.inference.embedder import Embedder, without_truncation_warning
+from runtime.inference.pipeline import Pipeline
+from runtime.inference.tower import row_cost
+
+_BATCH_TOKENS = 6000  # 10 texts of 512 tokens, padding included; 4 of 1,500
 
 
 def measure_parity(
@@ -34,7 +38,7 @@ def measure_parity(
     Raises:
         ParityError: A measurement is out of bounds; the message holds all of them.
     """
-    sizes = batch_sizes(len(items))
+    sizes = batch_sizes(len(items), _longest_text(model, tower, items))
     try:
         with without_truncation_warning():
             by_size = {size: model.embed(items, tower=tower, batch_size=size) for size in sizes}
@@ -111,9 +115,19 @@ def check_reference(reference: Float32Array) -> None:
         )
 
 
-def batch_sizes(items: int) -> tuple[int, ...]:
-    """Return the batch sizes of the comparison: 1, 3, and all ``items`` together."""
-    return tuple(sorted({1, 3, items}))
+def batch_sizes(items: int, longest: int = 0) -> tuple[int, ...]:
+    """Return the batch sizes of the comparison: 1, 3, and all ``items`` together, or as many as memory allows.
+
+    A model of long texts needs memory for the square of their length: ``longest`` is the number of tokens.
+    """
+    return tuple(sorted({1, 3, min(items, max(3, _BATCH_TOKENS // max(longest, 1)))}))
+
+
+def _longest_text(model: Embedder, tower: TowerName, items: Sequence[Any]) -> int:
+    """Return the largest number of tokens of an item; 0 for other items than texts."""
+    if tower != "text" or not isinstance(model.backend, Pipeline):
+        return 0
+    return max(row_cost(row) for row in model.backend.towers[tower].prepare(items) if not isinstance(row, Exception))
 
 
 def _check(parity: Parity, agreement: Agreement) -> None:
