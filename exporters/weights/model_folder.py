@@ -118,7 +118,16 @@ def check_library(folder: Path) -> None:
 
 
 def load_with_transformers(loader: Any, folder: Path, architecture: str, ignored: tuple[str, ...] = ()) -> Any:
-    """Return the model that ``loader.from_pretrained`` loads, in float32 and evaluation mode.
+    """Return the model that ``loader.from_pretrained`` loads; see :func:`load_reported`."""
+    return load_reported(loader, folder, architecture, ignored)[0]
+
+
+def load_reported(
+    loader: Any, folder: Path, architecture: str, ignored: tuple[str, ...] = ()
+) -> tuple[Any, frozenset[str]]:
+    """Return the model that ``loader.from_pretrained`` loads, in float32 and evaluation mode, and its missing weights.
+
+    Only ``ignored`` weights may be missing.
 
     Args:
         loader: A model class of transformers.
@@ -132,7 +141,7 @@ def load_with_transformers(loader: Any, folder: Path, architecture: str, ignored
             only logs a warning in both cases: it fills missing weights with random values.
     """
     try:
-        with _quiet_transformers():
+        with quiet_transformers():
             model, report = loader.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False, dtype="float32", output_loading_info=True
             )
@@ -150,7 +159,7 @@ def load_with_transformers(loader: Any, folder: Path, architecture: str, ignored
             f"{folder} has {len(unread)} weights that its {architecture} has no place for "
             f"({abbreviate(sorted(unread))}); correct its config.json"
         )
-    return model.eval()
+    return model.eval(), frozenset(report["missing_keys"])
 
 
 def _is_of_encoder(key: str, model: Any, ignored: tuple[str, ...]) -> bool:
@@ -160,7 +169,7 @@ def _is_of_encoder(key: str, model: Any, ignored: tuple[str, ...]) -> bool:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Keep transformers from printing progress bars and tables among the stages."""
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity(logging.ERROR)

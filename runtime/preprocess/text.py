@@ -71,9 +71,12 @@ class TextPreprocessor:
             return prepare_each(self.prepare, items)
 
     def collate(self, rows: Sequence[Tokens]) -> dict[str, Array]:
-        """Return ``input_ids`` and ``attention_mask``, ``[rows, longest]`` int64, padded on the right."""
+        """Return the inputs of the graph by name, ``[rows, length]`` int64, padded on the right."""
         recipe, ids = self._preprocessing, [row.ids for row in rows]
-        return pad_tokens(ids, pad_token_id=recipe.pad_token_id, multiple=self._multiple, max_length=recipe.max_length)
+        limit = recipe.max_length
+        multiple = limit if recipe.padding == "max_length" else self._multiple
+        padded = pad_tokens(ids, pad_token_id=recipe.pad_token_id, multiple=multiple, max_length=limit)
+        return {name: padded[name] for name in recipe.inputs}
 
 
 def _tokens(encoding: Encoding) -> Tokens:
