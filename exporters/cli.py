@@ -20,7 +20,7 @@ from exporters.variants.options import DEFAULT_FLOORS, DEFAULT_ITEMS, VariantOpt
 from runtime import console
 from runtime.arguments import ArgumentParser, ListAction
 from runtime.artifact.describe import describe_export
-from runtime.artifact.manifest import TASKS, Pooling, Tolerance
+from runtime.artifact.manifest import TASKS, Interpolation, Pooling, Tolerance
 from runtime.artifact.reader import read_manifest
 from runtime.artifact.variants import CalibrationMethod, Level, Precision
 from runtime.errors import EmbeddingBackbonesError, UsageError
@@ -221,6 +221,7 @@ def _add_graph_options(graph: argparse._ArgumentGroup) -> None:
         help="Crop images to a square with this side. Smaller images are faster; another size than in training is less "
         "accurate (default: the size of the weights)",
     )
+    _add_image_options(graph)
     graph.add_argument(
         "--input",
         choices=["uint8", "float32"],
@@ -235,6 +236,43 @@ def _add_graph_options(graph: argparse._ArgumentGroup) -> None:
         default=OPSETS.start,
         help="Write this ONNX operator set. Most runtimes read the lowest one (default: %(default)s)",
     )
+
+
+def _add_image_options(graph: argparse._ArgumentGroup) -> None:
+    graph.add_argument(
+        "--preprocessing",
+        type=Path,
+        metavar="FILE",
+        help="Prepare images as this JSON file says: a pretrained_cfg of timm, a preprocessor_config.json of "
+        "transformers, or fields of a manifest's preprocessing (default: the preprocessing of the weights)",
+    )
+    graph.add_argument(
+        "--resize",
+        metavar="PIXELS[,squash]",
+        help="Scale the shorter side of an image to this length; with `,squash` both sides (default: as the weights)",
+    )
+    graph.add_argument(
+        "--crop", type=int, metavar="PIXELS", help="Cut out a centre square with this side (default: as the weights)"
+    )
+    graph.add_argument(
+        "--interpolation",
+        choices=get_args(Interpolation),
+        help="Resize images with this filter (default: as the weights)",
+    )
+    graph.add_argument(
+        "--antialias",
+        action=argparse.BooleanOptionalAction,
+        help="Widen the filter with the downscaling factor. Without, images are resized as floats, and the graph takes "
+        "float32 (default: as the weights)",
+    )
+    for name, meaning in (("mean", "Subtract this"), ("std", "Divide by this")):
+        graph.add_argument(
+            f"--{name}",
+            type=float,
+            nargs=3,
+            metavar=("R", "G", "B"),
+            help=f"{meaning} {name} of each channel, for pixels from 0 to 1 (default: as the weights)",
+        )
 
 
 def _flag(name: str) -> str:
@@ -255,7 +293,8 @@ def _list(arguments: argparse.Namespace) -> int:
     if arguments.markdown:
         print(tables.as_markdown(arguments.task))
     else:
-        print(tables.as_json(arguments.task) if arguments.json else tables.as_table(arguments.task))
+        other = f"\n\n{tables.OTHER_MODELS}"
+        print(tables.as_json(arguments.task) if arguments.json else tables.as_table(arguments.task) + other)
     return 0
 
 
@@ -298,6 +337,7 @@ def _options(arguments: argparse.Namespace) -> ExportOptions:
     pooling = method and Pooling(method=method, p=gem_p, eps=gem_eps)
     tolerance = Tolerance(**{field.name: getattr(arguments, field.name) for field in fields(Tolerance)})
     named = {name: getattr(arguments, name) for name in _EXPORT_OPTIONS}
+    named |= {name: tuple(named[name]) for name in ("mean", "std") if named[name] is not None}
     return ExportOptions(pooling=pooling, tolerance=tolerance, **named)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from exporters.catalogue.weights_ref import WeightsRef, parse_weights
-from runtime.artifact.manifest import Arithmetic, Pooling, Tolerance, TowerName
+from runtime.artifact.manifest import Arithmetic, Interpolation, Pooling, Tolerance, TowerName
 from runtime.errors import UsageError
 
 # Torch's exporter writes ONNX operator set 18, and onnxscript converts it to newer ones. onnxruntime 1.24, the newest
@@ -21,6 +22,9 @@ OPSETS = range(18, 24)
 DEFAULT_TOLERANCE = Tolerance(min_cosine=1 - 1e-7, max_error=1e-4, max_distance_share=1e-3)
 
 IMAGE_SIZES = range(32, 2049)
+# Options that state the preprocessing of images instead of the model's library.
+IMAGE_OPTIONS = ("preprocessing", "resize", "crop", "interpolation", "antialias", "mean", "std")
+_RESIZE = re.compile(r"[1-9]\d{0,4}(,squash)?")
 GEM_P = 3.0  # Source: Finetuner's default, and Radenović et al. 2018, https://arxiv.org/abs/1711.02512, section 3.2
 GEM_EPS = 1e-6
 
@@ -41,6 +45,15 @@ class ExportOptions:
         trust_remote_code: Whether to run Python code that a checkpoint brings.
         max_length: Largest number of tokens; ``None`` for that of the checkpoint.
         image_size: Side of the centre crop in pixels; ``None`` for that of the weights.
+        preprocessing: JSON file with the preprocessing of images: a ``pretrained_cfg`` of timm, a
+            ``preprocessor_config.json`` of transformers, or fields of the manifest's ``preprocessing``.
+        resize: ``"256"`` scales the shorter side to 256 pixels; ``"256,squash"`` scales both sides. This and the next
+            five: ``None`` for the model's own.
+        crop: Side of the centre crop in pixels.
+        interpolation: Filter that resizes.
+        antialias: Whether the filter widens with the downscaling factor.
+        mean: Mean of each channel, for pixels from 0 to 1.
+        std: Standard deviation of each channel.
         input: ``uint8``: the graph takes raw pixels; ``float32``: it takes normalised ``pixel_values``.
         opset: ONNX operator set, one of :data:`OPSETS`.
         tolerance: Largest allowed differences between the graph and torch.
@@ -58,6 +71,13 @@ class ExportOptions:
     trust_remote_code: bool = False
     max_length: int | None = None
     image_size: int | None = None
+    preprocessing: str | os.PathLike[str] | None = None
+    resize: str | None = None
+    crop: int | None = None
+    interpolation: Interpolation | None = None
+    antialias: bool | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
     input: Literal["uint8", "float32"] = "uint8"
     opset: int = OPSETS.start
     tolerance: Tolerance = DEFAULT_TOLERANCE
@@ -75,7 +95,27 @@ class ExportOptions:
             )
         if self.input not in ("uint8", "float32"):
             raise UsageError(f"input {self.input!r} is neither uint8 nor float32")
+        self._check_image_options()
         object.__setattr__(self, "weights_ref", parse_weights(self.weights))
+
+    def _check_image_options(self) -> None:
+        if self.resize is not None and not _RESIZE.fullmatch(self.resize):
+            raise UsageError(f"resize {self.resize!r} is neither a number of pixels nor a number followed by ,squash")
+        if self.interpolation not in (None, *get_args(Interpolation)):
+            raise UsageError(f"interpolation {self.interpolation!r} is not one of {', '.join(get_args(Interpolation))}")
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            if value is not None and len(value) != 3:
+                raise UsageError(f"{name} {value} does not have three values, for red, green and blue")
+        if self.preprocessing is not None and len(self.stated_preprocessing) > 1:
+            raise UsageError("--preprocessing states all settings; put the others into its file")
+        if self.image_size is not None and self.stated_preprocessing:
+            raise UsageError("--image-size keeps the model's own preprocessing; use --resize and --crop instead of it")
+
+    @property
+    def stated_preprocessing(self) -> tuple[str, ...]:
+        """Names of the options that state the preprocessing of images."""
+        return tuple(name for name in IMAGE_OPTIONS if getattr(self, name) is not None)
 
     @property
     def tokenizer_folder(self) -> Path | None:

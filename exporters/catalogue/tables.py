@@ -10,6 +10,10 @@ from runtime import console
 from runtime.artifact.manifest import TASKS
 from runtime.errors import UsageError
 
+OTHER_MODELS = (
+    "Any other encoder is named by its folder, its hub id such as intfloat/e5-small-v2, or its library: timm:NAME, "
+    "torchvision:NAME, open_clip:MODEL or open_clip:MODEL/TAG."
+)
 COLUMNS = ("name", "task", "output_dim", "architecture", "description")
 
 

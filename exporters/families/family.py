@@ -10,8 +10,9 @@ from exporters.catalogue.options import ExportOptions
 from runtime.artifact.manifest import Weights
 
 SourceT = TypeVar("SourceT")
-# ``text``: sentence-transformers or transformers; ``image`` and ``text-image``: transformers.
-FolderKind = Literal["text", "image", "text-image", "timm", "open_clip"]
+# ``text``: sentence-transformers or transformers; ``image`` and ``text-image``: transformers; ``sentence-clip``: the
+# CLIP module of sentence-transformers.
+FolderKind = Literal["text", "image", "text-image", "sentence-clip", "timm", "open_clip"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,15 +6,18 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from exporters.catalogue.options import ExportOptions
+from exporters.catalogue.options import IMAGE_OPTIONS, ExportOptions
 from exporters.catalogue.spec import (
     BackboneSpec,
     ClipSource,
     FolderSource,
     HubModelSource,
     HuggingFaceSource,
+    OpenClipModelSource,
     OpenClipSource,
     PointNetSource,
+    TimmSource,
+    TorchvisionModelSource,
     TorchvisionSource,
 )
 from exporters.catalogue.weights_ref import FinetunerRun, Pretrained, RandomInit
@@ -25,11 +28,28 @@ from runtime.errors import UsageError
 if TYPE_CHECKING:
     from exporters.families.tower import ExportableTower
 
+_IMAGE = frozenset({"input", *IMAGE_OPTIONS})
+
 FAMILIES = (
     Family(
         module="exporters.families.cnn.torchvision",
         sources=(TorchvisionSource,),
-        options=frozenset({"pooling", "image_size", "input"}),
+        options=_IMAGE | {"pooling", "image_size"},
+    ),
+    Family(
+        module="exporters.families.vision.timm_models",
+        sources=(TimmSource,),
+        options=_IMAGE | {"image_size"},
+    ),
+    Family(
+        module="exporters.families.vision.torchvision_models",
+        sources=(TorchvisionModelSource,),
+        options=_IMAGE | {"image_size"},
+    ),
+    Family(
+        module="exporters.families.clip.open_clip_models",
+        sources=(OpenClipModelSource,),
+        options=_IMAGE | {"image_size", "tower"},
     ),
     Family(
         module="exporters.families.transformer.huggingface",
@@ -39,7 +59,7 @@ FAMILIES = (
     Family(
         module="exporters.families.clip.load",
         sources=(ClipSource, OpenClipSource),
-        options=frozenset({"input", "tokenizer", "tower"}),
+        options=_IMAGE | {"tokenizer", "tower"},
     ),
     Family(
         module="exporters.families.pointnet.load",
@@ -55,6 +75,15 @@ FOLDER_FAMILIES: Mapping[FolderKind, Family] = {
     "text": Family(
         module="exporters.families.sentence.load",
         options=frozenset({"pooling", "max_length", "trust_remote_code", "revision"}),
+    ),
+    "image": Family(
+        module="exporters.families.vision.transformers_folder", options=_IMAGE | {"image_size", "revision"}
+    ),
+    "text-image": Family(module="exporters.families.clip.transformers_folder", options=_IMAGE | {"tower", "revision"}),
+    "sentence-clip": Family(module="exporters.families.clip.sentence_folder", options=_IMAGE | {"tower", "revision"}),
+    "timm": Family(module="exporters.families.vision.timm_models", options=_IMAGE | {"image_size", "revision"}),
+    "open_clip": Family(
+        module="exporters.families.clip.open_clip_models", options=_IMAGE | {"image_size", "tower", "revision"}
     ),
 }
 

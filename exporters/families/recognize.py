@@ -21,13 +21,21 @@ def recognize_folder(folder: Path) -> FolderKind:
     if (folder / "open_clip_config.json").is_file():
         return "open_clip"
     if any((folder / name).is_file() for name in _TEXT_MARKS):
-        return "text"
+        return "sentence-clip" if _has_clip_module(folder / "modules.json") else "text"
     config = _read_config(folder)
     if "pretrained_cfg" in config:
         return "timm"
     if "vision_config" in config and "text_config" in config:
         return "text-image"
     return "text" if _is_text(config) else "image"
+
+
+def _has_clip_module(modules: Path) -> bool:
+    """Tell whether the first module of a model of sentence-transformers is a CLIP."""
+    if not modules.is_file():
+        return False
+    with parsing(modules):
+        return str(read_json(modules)[0]["type"]).rpartition(".")[2] == "CLIPModel"
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -109,7 +109,12 @@ def check_library(folder: Path) -> None:
 
 
 def load_with_transformers(loader: Any, folder: Path, ignored: tuple[str, ...] = ()) -> Any:
-    """Return the model that ``loader.from_pretrained`` loads, in float32 and evaluation mode.
+    """Return the model that ``loader.from_pretrained`` loads; see :func:`load_reported`."""
+    return load_reported(loader, folder, ignored)[0]
+
+
+def load_reported(loader: Any, folder: Path, ignored: tuple[str, ...] = ()) -> tuple[Any, frozenset[str]]:
+    """Return the model that ``loader.from_pretrained`` loads, in float32 and evaluation mode, and its missing weights.
 
     Args:
         loader: A model class of transformers.
@@ -128,7 +133,7 @@ def load_with_transformers(loader: Any, folder: Path, ignored: tuple[str, ...] =
     except Exception as exc:  # transformers raises many types for a damaged or unknown folder
         raise WeightsError(f"{folder} cannot be loaded by transformers ({summarize_error(exc)})") from exc
     check_load_report(model, report, str(folder), ignored)
-    return model.eval()
+    return model.eval(), frozenset(report["missing_keys"])
 
 
 def check_load_report(model: Any, report: Any, source: str, ignored: tuple[str, ...] = ()) -> None:

@@ -17,7 +17,7 @@ from runtime.artifact.manifest import (
 from runtime.artifact.parity import format_cosine
 from runtime.artifact.variants import Variant
 
-_SIDES = {"short_side": "short side", "squash": "both sides"}
+_SIDES = {"short_side": "short side", "long_side": "long side", "squash": "both sides"}
 
 
 def describe_manifest(manifest: Manifest) -> str:
@@ -102,8 +102,10 @@ def _describe_preprocessing(recipe: Preprocessing) -> str:
     if isinstance(recipe, TextPreprocessing):
         cleaning = "cleaned by ftfy, " * (recipe.cleaning == "ftfy")
         return f"{cleaning}{recipe.tokenizer}, {', '.join(_describe_tokens(recipe))}"
+    how = recipe.interpolation + " of floats" * (recipe.resize_dtype == "float32")
+    how += " without antialias" * (not recipe.antialias)
     return (
-        f"{_SIDES[recipe.resize]} to {recipe.resize_size} ({recipe.interpolation}), centre crop {recipe.crop_size}, "
+        f"{_SIDES[recipe.resize]} to {recipe.resize_size} ({how}), centre crop {recipe.crop_size}, "
         f"(x / 255 - {list(recipe.mean)}) / {list(recipe.std)} by the {recipe.arithmetic}"
     )
 

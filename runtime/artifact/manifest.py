@@ -37,6 +37,7 @@ TASKS: tuple[Task, ...] = get_args(Task)
 Arithmetic = Literal["graph", "caller"]
 TowerName = Literal["text", "image", "mesh"]
 TextInput = Literal["input_ids", "attention_mask", "token_type_ids", "pooling_mask"]
+Interpolation = Literal["bilinear", "bicubic", "nearest", "box", "hamming", "lanczos"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +56,22 @@ class ImagePreprocessing:
     kind: Literal["image"] = "image"
     exif_orientation: Literal["apply"] = "apply"  # rotates an image by its EXIF tag, as viewers do
     colour_order: Literal["RGB"] = "RGB"  # every image is converted to it
-    # ``short_side`` keeps the aspect ratio. ``squash`` makes both sides equally long, as Finetuner does with CNNs.
-    resize: Literal["short_side", "squash"] = "short_side"
-    resize_size: int  # length of the shorter side after resizing, in pixels
-    interpolation: Literal["bilinear", "bicubic"]
-    antialias: Literal[True] = True  # the filter widens with the downscaling factor, as Pillow's filters do
+    # ``short_side`` and ``long_side`` keep the aspect ratio. ``squash`` makes both sides equally long, as Finetuner
+    # does with CNNs.
+    resize: Literal["short_side", "long_side", "squash"] = "short_side"
+    resize_size: int  # length of that side after resizing, in pixels
+    interpolation: Interpolation
+    # Whether the filter widens with the downscaling factor, as Pillow's filters do. Without, some pixels are skipped,
+    # as by torch's ``interpolate``; ``resize_dtype`` is then ``float32``.
+    antialias: bool = True
+    # ``uint8``: Pillow resizes, and rounds to 8 bits. ``float32``: resized values are not rounded, as those of torch's
+    # ``interpolate`` with floats; ``interpolation`` is then ``bilinear`` or ``bicubic``, and ``arithmetic`` ``caller``.
+    resize_dtype: Literal["uint8", "float32"] = "uint8"
     crop_size: int  # side of the centre crop, in pixels: the height and width of the graph's input
-    # How half a pixel of crop offset is rounded: ``half_even`` as in torchvision, ``floor`` as in transformers.
+    fill: tuple[int, int, int] = (0, 0, 0)  # colour around an image that is smaller than the crop
+    # How half a pixel of crop offset is rounded: ``half_even`` as in torchvision, ``floor`` as in transformers with
+    # Pillow. If the image is smaller than the crop, the border on the left and top is rounded down with ``half_even``,
+    # and up with ``floor``.
     crop_rounding: Literal["half_even", "floor"] = "half_even"
     rescale: Literal["1/255"] = "1/255"  # factor of the pixel values
     mean: tuple[float, float, float]  # subtracted from the rescaled values, per channel
@@ -71,10 +81,17 @@ class ImagePreprocessing:
     arithmetic: Arithmetic
 
     def __post_init__(self) -> None:
-        if not 0 < self.crop_size <= self.resize_size:
-            raise UsageError(f"crop_size {self.crop_size} is not from 1 to resize_size {self.resize_size}")
-        if self.resize_size > MAX_SIDE:
-            raise UsageError(f"resize_size {self.resize_size} is above {MAX_SIDE}")
+        for name, side in (("resize_size", self.resize_size), ("crop_size", self.crop_size)):
+            if not 0 < side <= MAX_SIDE:
+                raise UsageError(f"{name} {side} is not from 1 to {MAX_SIDE}")
+        if not all(0 <= value <= 255 for value in self.fill):
+            raise UsageError(f"fill {self.fill} is not a colour of values from 0 to 255")
+        if not self.antialias and self.resize_dtype == "uint8":
+            raise UsageError("resizing without antialias needs resize_dtype float32: Pillow always widens its filters")
+        if self.resize_dtype == "float32" and self.interpolation not in ("bilinear", "bicubic"):
+            raise UsageError(f"resize_dtype float32 goes with bilinear and bicubic, not with {self.interpolation}")
+        if self.resize_dtype == "float32" and self.arithmetic == "graph":
+            raise UsageError("resize_dtype float32 goes with arithmetic caller: uint8 pixels would be rounded")
         if not all(self.std):
             raise UsageError(f"std {self.std} contains a zero")
         scales = (*self.mean, *self.std, *(1 / each for each in self.std))

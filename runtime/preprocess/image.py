@@ -9,24 +9,24 @@ from __future__ import annotations
 
 import io
 import logging
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, get_args
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from runtime.array_types import Array, Float32Array, UInt8Array
-from runtime.artifact.manifest import ImagePreprocessing
+from runtime.artifact.manifest import ImagePreprocessing, Interpolation
 from runtime.preprocess.files import check_regular_file, describe_file_error
+from runtime.preprocess.float_resize import resize_floats
 from runtime.preprocess.item import UnusableItemError, prepare_each
 from runtime.preprocess.silence import SuppressWarnings
 
 ImageItem: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | Array"
 
-_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+_FILTERS = {name: Image.Resampling[name.upper()] for name in get_args(Interpolation)}
 _LIMIT = "PIL.Image.MAX_IMAGE_PIXELS, a guard against decompression bombs; downscale it"
 _EXIF_TRANSPOSES = {  # EXIF 2.32, tag Orientation: the operation that makes the stored image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -101,28 +101,52 @@ def load_image(item: ImageItem) -> Image.Image:
         raise UnusableItemError(_reason(exc)) from exc
 
 
-def resize_and_crop(image: Image.Image, preprocessing: ImagePreprocessing) -> UInt8Array:
-    """Resize an RGB image, and return its ``[crop_size, crop_size, 3]`` uint8 centre.
+def resize_and_crop(image: Image.Image, preprocessing: ImagePreprocessing) -> UInt8Array | Float32Array:
+    """Resize an RGB image, and return its ``[crop_size, crop_size, 3]`` centre, with values from 0 to 255.
+
+    The result has the type ``resize_dtype``. Where the crop is larger than the image, it has the colour ``fill``.
 
     Raises:
         UnusableItemError: The image is so long and thin that the resized image would exceed
-            ``PIL.Image.MAX_IMAGE_PIXELS``.
+            ``PIL.Image.MAX_IMAGE_PIXELS``, or have no pixels.
     """
-    crop = preprocessing.crop_size
     width, height = _resized_size(image.width, image.height, preprocessing)
     _check_size(width, height, "resized to ")
+    if preprocessing.resize_dtype == "float32":
+        kind, antialias = preprocessing.interpolation, preprocessing.antialias
+        return _crop(resize_floats(np.asarray(image), height, width, kind, antialias=antialias), preprocessing)
     if (width, height) != image.size:
         image = image.resize((width, height), _FILTERS[preprocessing.interpolation])
-    rounded = math.floor if preprocessing.crop_rounding == "floor" else round
-    left, top = (rounded((size - crop) / 2) for size in (width, height))
-    return np.asarray(image.crop((left, top, left + crop, top + crop)))
+    return _crop(np.asarray(image), preprocessing)
 
 
-def pixel_values(pixels: UInt8Array, preprocessing: ImagePreprocessing) -> Float32Array:
-    """Normalise ``[..., height, width, 3]`` uint8 pixels to ``[..., 3, height, width]`` float32."""
+def pixel_values(pixels: UInt8Array | Float32Array, preprocessing: ImagePreprocessing) -> Float32Array:
+    """Normalise ``[..., height, width, 3]`` pixels from 0 to 255 to ``[..., 3, height, width]`` float32."""
     channels_first = np.moveaxis(pixels, -1, -3).astype(np.float32)
     mean, std = (np.array(each, dtype=np.float32)[:, None, None] for each in (preprocessing.mean, preprocessing.std))
     return np.ascontiguousarray((channels_first / np.float32(255) - mean) / std)
+
+
+def _crop(pixels: UInt8Array | Float32Array, preprocessing: ImagePreprocessing) -> UInt8Array | Float32Array:
+    """Return the centre of ``[height, width, 3]`` pixels, with a border of colour ``fill`` where they are too few."""
+    crop, floor = preprocessing.crop_size, preprocessing.crop_rounding == "floor"
+    top, left = (_crop_offset(size, crop, floor=floor) for size in pixels.shape[:2])
+    centre = pixels[max(top, 0) : top + crop, max(left, 0) : left + crop]
+    if centre.shape[:2] == (crop, crop):
+        contiguous: Array = np.ascontiguousarray(centre)
+        return contiguous
+    canvas: Array = np.empty((crop, crop, 3), pixels.dtype)
+    canvas[:] = preprocessing.fill
+    top, left = max(-top, 0), max(-left, 0)
+    canvas[top : top + centre.shape[0], left : left + centre.shape[1]] = centre
+    return canvas
+
+
+def _crop_offset(size: int, crop: int, *, floor: bool) -> int:
+    """Return the first row or column of the crop; negative if the image is smaller than the crop."""
+    if floor:
+        return (size - crop) // 2
+    return round((size - crop) / 2) if size >= crop else -((crop - size) // 2)
 
 
 def _open(item: ImageItem) -> Image.Image:
@@ -185,6 +209,9 @@ def _resized_size(width: int, height: int, preprocessing: ImagePreprocessing) ->
     side = preprocessing.resize_size
     if preprocessing.resize == "squash":
         return side, side
+    if preprocessing.resize == "long_side":  # rounded as timm's ResizeKeepRatio does
+        ratio = max(height / side, width / side)
+        return round(width / ratio), round(height / ratio)
     if width <= height:
         return side, int(side * height / width)
     return int(side * width / height), side

@@ -15,6 +15,7 @@ from exporters.catalogue.options import ExportOptions
 from exporters.families.image_tower import ImageTower
 from exporters.families.text_tower import TextTower
 from exporters.families.tower import ExportableTower
+from exporters.families.vision.stated import state_preprocessing
 from runtime.artifact.manifest import ImagePreprocessing, Pooling, Projection, TextPreprocessing, Weights
 
 
@@ -112,9 +113,9 @@ class ClipImageTower(ImageTower):
     def __init__(self, clip: Clip, options: ExportOptions) -> None:
         """Build the tower's record."""
         self._image = image = clip.image
-        self.transforms = image.transforms
+        self.transforms, preprocessing = state_preprocessing(options, image.transforms, image.preprocessing)
         super().__init__(
-            image.preprocessing,
+            preprocessing,
             clip.output_dim,
             clip.weights,
             options,

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
-import torch
 from torch import nn
-from torchvision.models import WeightsEnum, get_model, get_model_weights
+from torchvision.models import get_model, get_model_weights
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
 
 from exporters.catalogue.spec import TorchvisionSource
 from exporters.catalogue.weights_ref import ModelWeights, Pretrained, RandomInit
-from exporters.errors import WeightsError, WeightsMismatchError, WeightsUnavailableError
+from exporters.errors import WeightsMismatchError
 from exporters.families.cnn.tower import Cnn, CnnTower
 from exporters.families.family import LoadRequest
 from exporters.families.from_run import only_model
@@ -23,8 +20,7 @@ from exporters.families.tower import ExportableTower
 from exporters.weights.finetuner_run import RunModel
 from exporters.weights.random_init import stabilize_activations
 from exporters.weights.state_dict import Checkpoint, load_into, read_checkpoint, record_random, seeded
-from runtime.artifact.manifest import Weights
-from runtime.artifact.reader import record_file
+from exporters.weights.torchvision_hub import load_pretrained, published_transforms
 
 # The statistics hardly depend on the image size, and EfficientNet-B7's own size takes seven times longer.
 _CALIBRATION_SIZE = 224
@@ -75,56 +71,13 @@ def load_cnn(source: TorchvisionSource, weights: ModelWeights | Checkpoint, imag
     with seeded(weights.seed if isinstance(weights, RandomInit) else 0):
         model: nn.Module = get_model(source.builder, weights=None).eval()
     if isinstance(weights, Pretrained):
-        record = _load_pretrained(model, source, pretrained)
+        record = load_pretrained(model, source, pretrained)
     elif isinstance(weights, RandomInit):
-        stabilize_activations(model, _transforms(pretrained, _CALIBRATION_SIZE))
+        stabilize_activations(model, published_transforms(pretrained, _CALIBRATION_SIZE))
         record = record_random(model, weights.seed)
     else:
         checkpoint = read_checkpoint(weights)
         load_into(model, checkpoint.state_dict, ignored=(source.head,), source=checkpoint.source)
         record = checkpoint.record
-    transforms = _transforms(pretrained, image_size)
+    transforms = published_transforms(pretrained, image_size)
     return Cnn(model=model, pool=source.pool, head=source.head, transforms=transforms, weights=record)
-
-
-def _load_pretrained(model: nn.Module, source: TorchvisionSource, pretrained: WeightsEnum) -> Weights:
-    cached = Path(torch.hub.get_dir(), "checkpoints", Path(pretrained.url).name)
-    try:
-        state_dict = pretrained.get_state_dict(progress=True, check_hash=True, map_location="cpu", weights_only=True)
-    except Exception as exc:  # urllib, http, torch.hub, pickle and zipfile raise many types
-        if cached.exists():
-            raise WeightsError(f"{cached} cannot be read ({exc}); delete it and export again") from exc
-        raise WeightsUnavailableError(
-            f"cannot download {pretrained.url} ({exc}); put the file at {cached}, or use --weights PATH or "
-            "--weights random"
-        ) from exc
-    load_into(model, state_dict, ignored=(source.head,), source=str(cached), advice="delete it, and export again")
-    sha256 = record_file(cached).sha256
-    published = sha256.startswith(_published_hash(pretrained))
-    return Weights(
-        origin="pretrained",
-        description=f"torchvision {source.builder}",
-        revision=pretrained.name if published else None,
-        file=cached.name,
-        sha256=sha256,
-        published=published,
-        licence=source.licence if published else None,
-    )
-
-
-def _published_hash(pretrained: WeightsEnum) -> str:
-    """Return the first digits of the file's SHA-256, which torchvision puts into its name."""
-    match = re.search(r"-([0-9a-f]{8,})\.pth$", pretrained.url)
-    if match is None:
-        raise WeightsError(f"torchvision's {pretrained.url} states no hash; use --weights PATH")
-    return match[1]
-
-
-def _transforms(pretrained: WeightsEnum, image_size: int | None) -> ImageClassification:
-    """Return the transforms of the weights. For another size, the crop keeps the same share of the image."""
-    transforms: ImageClassification = pretrained.transforms()
-    if image_size is None:
-        return transforms
-    resize_size = round(image_size * transforms.resize_size[0] / transforms.crop_size[0])
-    resized: ImageClassification = pretrained.transforms(crop_size=image_size, resize_size=resize_size)
-    return resized

@@ -12,9 +12,11 @@ from torchvision.transforms._presets import ImageClassification
 
 from exporters.catalogue.options import ExportOptions
 from exporters.families.image_tower import ImageTower
+from exporters.families.vision.stated import state_preprocessing
+from exporters.families.vision.transforms import read_transforms
 from exporters.modules.pooling import build_image_pooling
 from exporters.modules.projection import ProjectionLayer, project_exactly, stack_projections
-from runtime.artifact.manifest import ImagePreprocessing, Pooling, Weights
+from runtime.artifact.manifest import Pooling, Weights
 from runtime.errors import UsageError
 
 
@@ -54,9 +56,10 @@ class CnnTower(ImageTower):
         if pooling.method not in ("avg", "gem"):
             raise UsageError(f"pooling {pooling.method} is not for CNNs, expected avg or gem")
         self._cnn = cnn
-        self.transforms = cnn.transforms
+        own = read_transforms(cnn.transforms, options.arithmetic)
+        self.transforms, preprocessing = state_preprocessing(options, cnn.transforms, own)
         super().__init__(
-            _preprocessing(cnn.transforms, options),
+            preprocessing,
             cnn.projections[-1][0].out_features if cnn.projections else output_dim,
             cnn.weights,
             options,
@@ -93,19 +96,3 @@ class CnnTower(ImageTower):
         finally:
             hook.remove()
         return captured[0]
-
-
-def _preprocessing(transforms: ImageClassification, options: ExportOptions) -> ImagePreprocessing:
-    (crop_size,) = transforms.crop_size
-    resize_size, *other = transforms.resize_size  # two sizes are a height and a width
-    red, green, blue = transforms.mean
-    red_std, green_std, blue_std = transforms.std
-    return ImagePreprocessing(
-        resize="squash" if other else "short_side",
-        resize_size=resize_size,
-        interpolation=transforms.interpolation.value,
-        crop_size=crop_size,
-        mean=(red, green, blue),
-        std=(red_std, green_std, blue_std),
-        arithmetic=options.arithmetic,
-    )

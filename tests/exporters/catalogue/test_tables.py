@@ -40,9 +40,10 @@ def test_pretrained_weights_state_their_hash(name: str) -> None:
 
 def test_list_prints_every_name_under_the_columns(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0
-    header, _, *rows = capsys.readouterr().out.splitlines()
+    header, _, *rows, _, others = capsys.readouterr().out.splitlines()
     assert header.split() == ["name", "task", "output_dim", "architecture", "description"]
     assert [row.split()[0] for row in rows] == list(BACKBONES)
+    assert all(name in others for name in ("folder", "hub id", "timm:NAME", "torchvision:NAME", "open_clip:MODEL"))
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -103,7 +103,8 @@ def build_model(name: str, tokenizer: Any, **config: Any) -> PreTrainedModel:
     config = {"vocab_size": len(tokenizer), **ids, **config}
     model: PreTrainedModel = model_class(model_class.config_class(**config))
     _randomize(model)
-    return model.eval()
+    nn.Module.eval(model)
+    return model
 
 
 def save_encoder(folder: Path, model: PreTrainedModel, tokenizer: Any, **options: Any) -> None:

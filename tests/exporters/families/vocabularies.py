@@ -107,7 +107,8 @@ def fast_byte_level(special: Iterable[str], **options: Any) -> Any:
     pieces, merges = _byte_pairs()
     backend = Tokenizer(models.BPE(vocab=_ids(*special, *pieces), merges=list(merges)))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **options)
+    fast: Any = transformers.PreTrainedTokenizerFast
+    return fast(tokenizer_object=backend, **options)
 
 
 def byte_fallback(name: str, special: Iterable[str], **options: Any) -> Any:

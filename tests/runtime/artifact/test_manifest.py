@@ -34,7 +34,9 @@ def test_the_manifest_records_all_preprocessing(artifact: Path) -> None:
         "resize_size": 44,
         "interpolation": "bilinear",
         "antialias": True,
+        "resize_dtype": "uint8",
         "crop_size": 40,
+        "fill": (0, 0, 0),
         "crop_rounding": "half_even",
         "rescale": "1/255",
         "mean": (0.485, 0.456, 0.406),
@@ -61,7 +63,7 @@ def test_every_file_is_recorded(artifact: Path) -> None:
         (lambda m: m["towers"].update(smell=m["towers"]["image"]), runtime.ManifestError, "smell"),
         (lambda m: m["towers"]["image"]["preprocessing"].update(std=[1, 0, 1]), runtime.ManifestError, "zero"),
         (lambda m: m["towers"]["image"]["preprocessing"].update(mean=[1, 0]), runtime.ManifestError, "2 members"),
-        (lambda m: m["towers"]["image"]["preprocessing"].update(crop_size=99), runtime.ManifestError, "crop_size 99"),
+        (lambda m: m["towers"]["image"]["preprocessing"].update(crop_size=-9), runtime.ManifestError, "crop_size -9"),
         (lambda m: m["towers"]["image"]["pooling"].update(method="gem"), runtime.ManifestError, "p and eps"),
         (lambda m: m["towers"]["image"].update(graph="other.onnx"), runtime.ManifestError, r"files lacks other\.onnx"),
         (lambda m: m["files"].pop("golden.npz"), runtime.ManifestError, r"files lacks golden\.npz"),
@@ -218,7 +220,7 @@ def test_no_depth_of_nesting_is_a_recursion_error(artifact: Path, place: str) ->
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "image", "resize_size": 10**400}, "resize_size .* is above 8192"),
+        ({"kind": "image", "resize_size": 10**400}, "resize_size .* is not from 1 to 8192"),
         ({"kind": "image", "std": [1e-50, 1, 1]}, "is out of range"),
         ({"kind": "image", "mean": [1e300, 0, 0]}, "is out of range"),
         ({"kind": "text", "max_length": 10**30}, "max_length .* is above"),

@@ -21,6 +21,7 @@ from torchvision.transforms._presets import ImageClassification
 from exporters.catalogue.registry import BACKBONES
 from exporters.catalogue.spec import TorchvisionSource
 from exporters.modules.pixels import NormalizePixels
+from runtime.array_types import UInt8Array
 from runtime.artifact.manifest import ImagePreprocessing
 from runtime.preprocess.image import ImagePreprocessor, load_image, pixel_values, resize_and_crop
 from runtime.preprocess.item import UnusableItemError
@@ -88,7 +89,8 @@ def test_arithmetic_in_the_graph_equals_torchvision(transforms: ImageClassificat
 def test_pixel_values_of_a_batch_are_those_of_its_rows(photos: list[Image.Image]) -> None:
     recipe = make_recipe(ImageClassification(crop_size=32, resize_size=36))
     rows = [resize_and_crop(photo, recipe) for photo in photos]
-    batch = pixel_values(np.stack(rows), recipe)
+    stacked: UInt8Array = np.stack(rows).astype(np.uint8)
+    batch = pixel_values(stacked, recipe)
     assert batch.shape == (len(photos), 3, 32, 32)
     np.testing.assert_array_equal(batch[1], pixel_values(rows[1], recipe))
 

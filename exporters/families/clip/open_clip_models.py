@@ -1,0 +1,266 @@
+"""Any CLIP of open_clip, by name or from a folder that open_clip saved: both towers, or one."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import open_clip
+from open_clip.pretrained import download_pretrained, get_pretrained_cfg
+from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from tokenizers import Regex, Tokenizer, normalizers
+from torch import Tensor, nn
+from transformers import CLIPTokenizer, PreTrainedTokenizerFast
+
+from exporters.catalogue.options import ExportOptions
+from exporters.catalogue.spec import OpenClipModelSource
+from exporters.catalogue.weights_ref import ModelFolder, ModelWeights, Pretrained, RandomInit
+from exporters.errors import UnknownBackboneError, WeightsError, WeightsUnavailableError
+from exporters.families.clip.text import TextModel, TextModelTower
+from exporters.families.clip.transformers_folder import take_half
+from exporters.families.family import FolderRequest, LoadRequest
+from exporters.families.tower import ExportableTower
+from exporters.families.vision.random_weights import calibrate
+from exporters.families.vision.tower import ImageModel, ImageModelTower
+from exporters.families.vision.transforms import read_transforms
+from exporters.modules.attention import unpack_attention
+from exporters.weights.parsing import summarize_error
+from exporters.weights.state_dict import load_into, read_checkpoint, record_random, seeded
+from runtime.artifact.manifest import TextPreprocessing, Weights
+from runtime.artifact.reader import record_file
+
+_IGNORED = ("logit_scale", "logit_bias", "text.transformer.embeddings.position_ids")
+_IMAGE_ALONE = "export its image tower alone by --tower image"
+_PUNCTUATION = Regex(r"[!-/:-@\[-`{-~]")  # Python's string.punctuation
+
+
+def load(request: LoadRequest[OpenClipModelSource], weights: ModelWeights) -> list[ExportableTower]:
+    """Build a CLIP of open_clip, load its weights, and return its towers.
+
+    Raises:
+        UnknownBackboneError: open_clip has no such model.
+        WeightsError: The weights are not available, or do not fit, or the runtime cannot be its tokenizer.
+    """
+    source, options = request.source, request.options
+    name = source.model_name
+    if name not in open_clip.list_models():
+        close = difflib.get_close_matches(name, open_clip.list_models(), n=3)
+        raise UnknownBackboneError(f"open_clip has no model {name}; similar ones are {', '.join(close) or 'none'}")
+    if isinstance(weights, ModelFolder):
+        raise WeightsError(f"{weights.path} is a folder; name it instead of open_clip:{name}, or give the file in it")
+    if isinstance(weights, Pretrained):
+        record = _download(source)
+        model = _create(name, options, pretrained=source.tag)
+        return _towers(model, name, record, options)
+    model = _create(name, options, seed=weights.seed if isinstance(weights, RandomInit) else 0)
+    if isinstance(weights, RandomInit):
+        return _towers(model, name, weights, options)
+    checkpoint = read_checkpoint(weights)
+    load_into(model, checkpoint.state_dict, ignored=_IGNORED, source=checkpoint.source)
+    return _towers(model, name, checkpoint.record, options)
+
+
+def load_folder(request: FolderRequest) -> list[ExportableTower]:
+    """Load a folder that open_clip saved, and return its towers.
+
+    Raises:
+        WeightsError: The folder does not fit open_clip, or the runtime cannot be its tokenizer.
+    """
+    name, options, seed = f"local-dir:{request.path}", request.options, request.weights.seed
+    if seed is not None:
+        return _towers(_create(name, options, seed=seed), name, RandomInit(seed), options)
+    return _towers(_create(name, options, load_weights=True), name, request.weights, options)
+
+
+def load_run(*_: Any) -> list[ExportableTower]:
+    """Refuse a Finetuner run, which names a backbone of the catalogue."""
+    raise WeightsError("this is a Finetuner run; export it under its own backbone of the catalogue")
+
+
+def _create(
+    name: str, options: ExportOptions, *, seed: int = 0, pretrained: str | None = None, load_weights: bool = False
+) -> Any:
+    """Build a model. open_clip itself checks that weights fit.
+
+    Raises:
+        WeightsError: open_clip cannot load it, or its weights were trained with another activation.
+    """
+    try:
+        with seeded(seed), _quiet_open_clip():
+            return open_clip.create_model(
+                name,
+                pretrained=pretrained,
+                load_weights=load_weights or pretrained is not None,
+                pretrained_text=False,
+                force_image_size=options.image_size,
+            ).eval()
+    except UserWarning as exc:  # open_clip only warns, and the vectors are wrong
+        raise WeightsError(f"{exc}; use open_clip:{name}-quickgelu/{pretrained}") from exc
+    except Exception as exc:  # open_clip, the hub's client and torch raise many types
+        raise WeightsError(f"open_clip cannot load {name} ({summarize_error(exc)})") from exc
+
+
+def _download(source: OpenClipModelSource) -> Weights:
+    name, tags = source.model_name, open_clip.list_pretrained_tags_by_model(source.model_name)
+    if source.tag not in tags:
+        listed = ", ".join(tags) or "none"
+        raise WeightsUnavailableError(
+            f"open_clip has no weights {source.tag or 'without a tag'} of {name}; its tags are {listed}: "
+            f"open_clip:{name}/TAG, or use --weights random or --weights FILE"
+        )
+    try:
+        path = Path(download_pretrained(get_pretrained_cfg(name, source.tag)))
+    except Exception as exc:  # the hub's client raises a dozen types, open_clip wraps some of them
+        raise WeightsUnavailableError(
+            f"cannot download open_clip's {name}, {source.tag} ({summarize_error(exc)}); use --weights FILE with a "
+            "checkpoint of it, or --weights random"
+        ) from exc
+    return Weights(
+        origin="pretrained",
+        description=f"open_clip {name}",
+        revision=source.tag,
+        file=path.name,
+        sha256=record_file(path).sha256,
+    )
+
+
+def _towers(model: Any, name: str, weights: Weights | RandomInit, options: ExportOptions) -> list[ExportableTower]:
+    transforms = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
+    if isinstance(weights, RandomInit):
+        calibrate(model.visual, transforms)
+        weights = record_random(model, weights.seed)
+    architecture = "open_clip" if name.startswith("local-dir:") else name
+    towers: list[ExportableTower] = []
+    if options.tower != "image":
+        towers.append(TextModelTower(_text_model(model, name), weights, options, architecture=architecture))
+    if options.tower != "text":
+        image = ImageModel(
+            backbone=First(unpack_attention(model.visual)),
+            embed=lambda pixel_values: model.encode_image(pixel_values, normalize=False),
+            transforms=transforms,
+            preprocessing=read_transforms(transforms, options.arithmetic),
+            layers=("open_clip encode_image",),
+            normalized=True,
+            library="open_clip",
+        )
+        towers.append(ImageModelTower(image, weights, options, architecture=architecture))
+    return towers
+
+
+class First(nn.Module):
+    """The first output of a module: the encoders of CoCa also return their tokens."""
+
+    def __init__(self, module: nn.Module) -> None:
+        """Keep the module."""
+        super().__init__()
+        self.module = module
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Return features: ``[batch, 3, height, width]`` float32 to ``[batch, output_dim]``."""
+        output = self.module(pixel_values)
+        features: Tensor = output[0] if isinstance(output, tuple) else output
+        return features
+
+
+class OpenClipTextFeatures(nn.Module):
+    """The text half of a CLIP. It holds no weights of the image half."""
+
+    def __init__(self, model: Any) -> None:
+        """Share all parts of the model but those that are not for texts."""
+        super().__init__()
+        half = take_half(model, "visual", "text_decoder")
+        # CoCa's masks have one row for each head, which SelfAttention does not take.
+        has_own_masks = getattr(getattr(model, "text", None), "cls_emb", None) is not None
+        self.model = half if has_own_masks else unpack_attention(half)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Return features: ``[batch, context_length]`` int64 to ``[batch, output_dim]``."""
+        features: Tensor = self.model.encode_text(input_ids, normalize=False)
+        return features
+
+
+def _text_model(model: Any, name: str) -> TextModel:
+    try:
+        tokenizer: Any = open_clip.get_tokenizer(name)
+    except Exception as exc:  # the hub's client raises many types
+        raise WeightsUnavailableError(
+            f"the tokenizer of {name} cannot be loaded ({summarize_error(exc)}); {_IMAGE_ALONE}"
+        ) from exc
+    backend, pad_token_id = _convert(tokenizer, name)
+    length = tokenizer.context_length
+    return TextModel(
+        encoder=OpenClipTextFeatures(model),
+        embed=lambda text: model.encode_text(tokenizer(text), normalize=False)[0],
+        tokenize=lambda text: {"input_ids": tokenizer(text)},
+        tokenizer=backend,
+        preprocessing=TextPreprocessing(
+            cleaning="ftfy",
+            max_length=length,
+            pad_token_id=pad_token_id,
+            padding="max_length",
+            inputs=("input_ids",),
+        ),
+        layers=("open_clip encode_text",),
+        normalized=True,
+        library="open_clip",
+    )
+
+
+def _convert(tokenizer: Any, name: str) -> tuple[Tokenizer, int]:
+    """Return a tokenizer of open_clip for the runtime, and its padding.
+
+    Raises:
+        WeightsError: The runtime cannot be this tokenizer.
+    """
+    if isinstance(tokenizer, SimpleTokenizer) and tokenizer.reduction_fn is None:
+        start, end = (tokenizer.decoder[token] for token in (tokenizer.sot_token_id, tokenizer.eot_token_id))
+        fast = CLIPTokenizer(
+            vocab=tokenizer.encoder,
+            merges=list(tokenizer.bpe_ranks),
+            unk_token=end,
+            bos_token=start,
+            eos_token=end,
+            pad_token=end,
+        )
+        return _clean(fast.backend_tokenizer, tokenizer), 0
+    if isinstance(tokenizer, HFTokenizer) and isinstance(tokenizer.tokenizer, PreTrainedTokenizerFast):
+        return _clean(tokenizer.tokenizer.backend_tokenizer, tokenizer), int(tokenizer.tokenizer.pad_token_id or 0)
+    raise WeightsError(f"the runtime cannot be the {type(tokenizer).__name__} of {name}; {_IMAGE_ALONE}")
+
+
+def _clean(backend: Tokenizer, tokenizer: Any) -> Tokenizer:
+    """Add the part of open_clip's cleaning that the runtime's ``ftfy`` does not do."""
+    steps: dict[str, list[normalizers.Normalizer]] = {
+        "_clean_lower": [normalizers.Lowercase()],
+        "_clean_canonicalize": [
+            normalizers.Replace("_", " "),
+            normalizers.Replace(_PUNCTUATION, ""),
+            normalizers.Lowercase(),
+            normalizers.Replace(Regex(r"\s+"), " "),
+            normalizers.Strip(),
+        ],
+    }
+    added = steps.get(tokenizer.clean_fn.__name__, [])
+    if added:
+        own = [] if backend.normalizer is None else [backend.normalizer]
+        backend.normalizer = normalizers.Sequence([*added, *own])
+    return backend
+
+
+@contextmanager
+def _quiet_open_clip() -> Iterator[None]:
+    """Keep open_clip from printing its notes among the stages, and make an error of its mismatched activations."""
+    level = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "QuickGELU mismatch")
+            yield
+    finally:
+        logging.disable(level)

@@ -1,0 +1,106 @@
+"""CLIPs of sentence-transformers: folders whose first module is its ``CLIPModel``. Both towers, or one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sentence_transformers import SentenceTransformer
+from torch import Tensor
+from transformers import AutoModel
+
+from exporters.catalogue.options import ExportOptions
+from exporters.errors import WeightsError
+from exporters.families.clip.text import TextModelTower
+from exporters.families.clip.transformers_folder import image_model, record, text_model
+from exporters.families.family import FolderRequest
+from exporters.families.tower import ExportableTower
+from exporters.families.vision.tower import ImageModelTower
+from exporters.weights.model_folder import load_with_transformers, quiet_transformers
+from exporters.weights.parsing import parsing, read_json, summarize_error
+from runtime.errors import UsageError
+
+_IGNORED = ("logit_scale", "position_ids")
+
+
+def load_folder(request: FolderRequest) -> list[ExportableTower]:
+    """Load a CLIP of sentence-transformers, and return its towers.
+
+    Raises:
+        WeightsError: sentence-transformers cannot load the folder, or it has other modules than CLIP and Normalize.
+        UsageError: An option contradicts the modules.
+    """
+    folder, options, weights = request.path, request.options, request.weights
+    if weights.seed is not None:
+        raise UsageError("--weights random is not for folders of sentence-transformers; name the folder of its CLIP")
+    sentences = _load(folder)
+    inner = folder / _path(folder)
+    load_with_transformers(AutoModel, inner, ignored=_IGNORED)  # no weights may be missing
+    normalized = _is_normalized(sentences, options)
+    module: Any = sentences[0]
+    prompts = {name: prompt or "" for name, prompt in sentences.prompts.items()}
+    prompt = prompts.get(sentences.default_prompt_name or "", "")
+
+    def encode(item: Any) -> Tensor:
+        vector: Tensor = sentences.encode([item], convert_to_tensor=True, show_progress_bar=False)[0]
+        return vector
+
+    towers: list[ExportableTower] = []
+    weights = record(weights, module.model)
+    if options.tower != "image":
+        text = text_model(module.model, inner, module.tokenizer, encode)
+        tokenize = text.tokenize
+        preprocessing = replace(text.preprocessing, prompts=prompts, default_prompt=sentences.default_prompt_name)
+        text = replace(
+            text,
+            tokenize=lambda item: tokenize(prompt + item),
+            preprocessing=preprocessing,
+            normalized=normalized,
+            library="sentence-transformers",
+        )
+        towers.append(TextModelTower(text, weights, options, architecture="clip"))
+    if options.tower != "text":
+        image = replace(
+            image_model(module.model, inner, options),
+            embed_image=encode,
+            normalized=normalized,
+            library="sentence-transformers",
+        )
+        towers.append(ImageModelTower(image, weights, options, architecture="clip"))
+    return towers
+
+
+def _load(folder: Path) -> SentenceTransformer:
+    """Load a model whose images are resized by Pillow, as those of the runtime and of training are."""
+    try:
+        with quiet_transformers():
+            return SentenceTransformer(
+                str(folder),
+                device="cpu",
+                local_files_only=True,
+                trust_remote_code=False,
+                model_kwargs={"dtype": "float32"},
+                processor_kwargs={"backend": "pil"},
+            ).eval()
+    except Exception as exc:  # sentence-transformers and transformers raise many types
+        raise WeightsError(f"{folder} cannot be loaded by sentence-transformers ({summarize_error(exc)})") from exc
+
+
+def _path(folder: Path) -> str:
+    with parsing(folder / "modules.json"):
+        return str(read_json(folder / "modules.json")[0]["path"])
+
+
+def _is_normalized(sentences: SentenceTransformer, options: ExportOptions) -> bool:
+    """Tell whether the model ends with Normalize, and refuse everything else after its CLIP."""
+    others = [type(module).__name__ for module in list(sentences)[1:]]
+    if set(others) - {"Normalize"} or sentences.truncate_dim is not None:
+        cut = f"truncate_dim {sentences.truncate_dim}"
+        raise WeightsError(
+            f"a CLIP of sentence-transformers with {', '.join(others) or cut} is not supported; export its CLIP folder "
+            "without them"
+        )
+    if others and options.normalize is False:
+        raise UsageError("--no-normalize contradicts the Normalize module of the model; leave it out")
+    return bool(others)

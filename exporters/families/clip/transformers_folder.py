@@ -1,0 +1,184 @@
+"""Models of texts and images, such as CLIP and SigLIP, from folders that transformers saved: both towers, or one."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+from torch import Tensor, nn
+from transformers import AutoModel
+
+from exporters.catalogue.options import ExportOptions
+from exporters.errors import WeightsError
+from exporters.families.clip.text import TextModel, TextModelTower
+from exporters.families.family import FolderRequest
+from exporters.families.tower import ExportableTower
+from exporters.families.transformer.huggingface import max_length, read_config, read_tokenizer
+from exporters.families.vision.processor import read_processor
+from exporters.families.vision.random_weights import calibrate
+from exporters.families.vision.tower import ImageModel, ImageModelTower
+from exporters.weights.model_folder import load_with_transformers, quiet_transformers
+from exporters.weights.parsing import summarize_error
+from exporters.weights.state_dict import record_random, seeded
+from runtime.artifact.manifest import TextInput, TextPreprocessing, Weights
+
+_IGNORED = ("logit_scale", "logit_bias", "position_ids")
+# Models that were trained on texts of a fixed length, padding included, without a mask.
+_FIXED_LENGTH = ("siglip", "siglip2", "siglip_text_model")
+
+
+def load_folder(request: FolderRequest) -> list[ExportableTower]:
+    """Load a model of texts and images, and return its towers.
+
+    Raises:
+        WeightsError: transformers cannot load the folder, or the runtime cannot prepare its texts or images.
+    """
+    folder, options = request.path, request.options
+    model = load_model(request)
+    weights, architecture = request.weights, str(model.config.model_type)
+    towers: list[ExportableTower] = []
+    if options.tower != "text":
+        image = image_model(model, folder, options)
+        if weights.seed is not None:
+            calibrate(cast(nn.Module, model), image.transforms)
+        weights = record(weights, model)
+        towers.append(ImageModelTower(image, weights, options, architecture=architecture))
+    if options.tower != "image":
+        weights = record(weights, model)
+        towers.insert(0, TextModelTower(text_model(model, folder), weights, options, architecture=architecture))
+    return towers
+
+
+def load_model(request: FolderRequest) -> Any:
+    """Return a model with text and image features, or one with random weights of the same configuration.
+
+    Raises:
+        WeightsError: transformers cannot load it, or it has no such features.
+    """
+    config: Any = read_config(request.path)
+    if request.weights.seed is None:
+        model = load_with_transformers(AutoModel, request.path, ignored=_IGNORED)
+    else:
+        try:
+            with seeded(request.weights.seed), quiet_transformers():
+                auto: Any = AutoModel
+                model = auto.from_config(config).eval()
+        except Exception as exc:  # transformers raises many types for an unknown configuration
+            raise WeightsError(f"{request.path} cannot be built by transformers ({summarize_error(exc)})") from exc
+    if not (hasattr(model, "get_text_features") and hasattr(model, "get_image_features")):
+        raise WeightsError(
+            f"{request.path} is a {config.model_type}, which gives no embeddings of texts and images; expected a model "
+            "like CLIP or SigLIP"
+        )
+    return model
+
+
+def record(weights: Weights, model: nn.Module) -> Weights:
+    """Return the record of the weights; of random ones with their hash."""
+    return weights if weights.seed is None else replace(weights, sha256=record_random(model, weights.seed).sha256)
+
+
+class TextHalf(nn.Module):
+    """The text half of a model. It holds no weights of the image half."""
+
+    def __init__(self, model: Any, names: Sequence[str]) -> None:
+        """Share the model's parts for texts. ``names`` are those of its inputs."""
+        super().__init__()
+        self.model = take_half(model, "vision_model", "visual_projection")
+        self.names = tuple(names)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Return features: ``[batch, sequence]`` int64 each to ``[batch, output_dim]``."""
+        return _features(self.model.get_text_features(**dict(zip(self.names, inputs, strict=True))))
+
+
+class ImageHalf(nn.Module):
+    """The image half of a model. It holds no weights of the text half."""
+
+    def __init__(self, model: Any) -> None:
+        """Share the model's parts for images."""
+        super().__init__()
+        self.model = take_half(model, "text_model", "text_projection")
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Return features: ``[batch, 3, height, width]`` float32 to ``[batch, output_dim]``."""
+        return _features(self.model.get_image_features(pixel_values=pixel_values))
+
+
+def text_model(
+    model: Any, folder: Path, tokenizer: Any = None, embed: Callable[[str], Tensor] | None = None
+) -> TextModel:
+    """Return the text half of a model, with the tokenizer in its folder.
+
+    Args:
+        model: A model of transformers with text features.
+        folder: The folder.
+        tokenizer: A tokenizer that is already loaded.
+        embed: The reference, if it is not the model itself: a text to ``[output_dim]``.
+
+    Raises:
+        WeightsError: The folder holds no tokenizer that the runtime can be.
+    """
+    text = model.config.text_config
+    try:
+        tokenizer = tokenizer or read_tokenizer(folder, text.vocab_size)
+    except WeightsError as exc:
+        raise WeightsError(f"{exc}; or export the image tower alone by --tower image") from exc
+    limit = max_length(text, tokenizer)
+    fixed = model.config.model_type in _FIXED_LENGTH
+
+    def tokenize(text: str) -> Mapping[str, Tensor]:
+        padding = "max_length" if fixed else False
+        encoded = tokenizer(text, truncation=True, max_length=limit, padding=padding, return_tensors="pt")
+        names = ("input_ids",) if fixed else ("input_ids", "attention_mask")
+        return {name: encoded[name] for name in names}
+
+    names = cast(tuple[TextInput, ...], tuple(tokenize("a text")))
+    return TextModel(
+        encoder=TextHalf(model, names),
+        embed=embed or (lambda text: _features(model.get_text_features(**tokenize(text)))[0]),
+        tokenize=tokenize,
+        tokenizer=tokenizer.backend_tokenizer,
+        preprocessing=TextPreprocessing(
+            max_length=limit,
+            pad_token_id=tokenizer.pad_token_id or 0,
+            padding="max_length" if fixed else "longest",
+            inputs=names,
+        ),
+        layers=(f"{type(model).__name__}.get_text_features",),
+        library="transformers",
+    )
+
+
+def image_model(
+    model: Any, folder: Path, options: ExportOptions, embed: Callable[[Tensor], Tensor] | None = None
+) -> ImageModel:
+    """Return the image half of a model, with the image processor in its folder; see :func:`text_model`.
+
+    Raises:
+        WeightsError: The folder holds no image processor that the runtime can be.
+    """
+    transforms, preprocessing = read_processor(folder, options.arithmetic)
+    return ImageModel(
+        backbone=ImageHalf(model),
+        embed=embed or (lambda pixel_values: _features(model.get_image_features(pixel_values=pixel_values))),
+        transforms=transforms,
+        preprocessing=preprocessing,
+        layers=(f"{type(model).__name__}.get_image_features",),
+        library="transformers",
+    )
+
+
+def _features(output: Any) -> Tensor:
+    features: Tensor = output if isinstance(output, Tensor) else output.pooler_output
+    return features
+
+
+def take_half(model: Any, *others: str) -> Any:
+    """Return a model that shares all parts of ``model`` but the ``others``."""
+    half = copy.copy(model)
+    half._modules = {name: module for name, module in model._modules.items() if name not in others}  # noqa: SLF001
+    return half

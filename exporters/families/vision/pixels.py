@@ -1,0 +1,67 @@
+"""Check that the runtime prepares images exactly as the model's own library does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from exporters.errors import WeightsError
+from exporters.samples.photos import load_photos
+from runtime.array_types import Float32Array
+from runtime.artifact.manifest import ImagePreprocessing
+from runtime.preprocess.image import pixel_values, resize_and_crop
+
+# Largest difference of a pixel value, as a share of the largest value. Libraries round the same formula in another
+# order in the last bits of a float32; floats that are resized add the rounding of a hundred products.
+_MAX_ERROR = {"uint8": 1e-6, "float32": 2e-5}
+_SHAPES = ((0, 0, 37, 91), (0, 0, 113, 64), (0, 0, 500, 333))  # cut out of photos: small, odd, wide and tall
+
+
+def check_pixels(transforms: Callable[[Image.Image], Tensor], preprocessing: ImagePreprocessing, library: str) -> None:
+    """Check that ``preprocessing`` gives the pixel values of ``transforms`` for the photos that ship with this package.
+
+    Raises:
+        WeightsError: It does not.
+    """
+    error = _measure_error(_apply(transforms), preprocessing)
+    if not error <= _MAX_ERROR[preprocessing.resize_dtype]:
+        raise WeightsError(
+            f"the runtime cannot prepare images as {library} does: pixel values differ by {error:.2g} of the largest; "
+            "state another preprocessing by --preprocessing, or --resize, --crop and --interpolation"
+        )
+
+
+def find_equal(
+    transforms: Callable[[Image.Image], Tensor], candidates: Iterable[ImagePreprocessing]
+) -> ImagePreprocessing | None:
+    """Return the first candidate that gives the pixel values of ``transforms``, ``None`` if there is none."""
+    expected = _apply(transforms)
+    for candidate in candidates:
+        if _measure_error(expected, candidate) <= _MAX_ERROR[candidate.resize_dtype]:
+            return candidate
+    return None
+
+
+def _apply(transforms: Callable[[Image.Image], Tensor]) -> list[Float32Array]:
+    return [np.asarray(transforms(image)) for image in _probes()]
+
+
+def _measure_error(expected: Sequence[Float32Array], preprocessing: ImagePreprocessing) -> float:
+    """Return the largest difference of a pixel value, as a share of the largest value; infinite for another shape."""
+    worst = 0.0
+    for image, theirs in zip(_probes(), expected, strict=True):
+        ours = pixel_values(resize_and_crop(image, preprocessing), preprocessing)
+        if theirs.shape != ours.shape:
+            return float("inf")
+        worst = max(worst, float(np.abs(ours - theirs).max()) / max(float(np.abs(theirs).max()), 1e-6))
+    return worst
+
+
+@cache
+def _probes() -> tuple[Image.Image, ...]:
+    photos = load_photos()
+    return (*photos[:2], *(photo.crop(box) for photo, box in zip(photos, _SHAPES, strict=False)))

@@ -1,0 +1,145 @@
+"""Image encoders of timm: any architecture of it, its folders and its checkpoints."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import timm
+from torch import nn
+
+from exporters.catalogue.options import ExportOptions
+from exporters.catalogue.spec import HubModelSource, TimmSource
+from exporters.catalogue.weights_ref import ModelFolder, ModelWeights, Pretrained, RandomInit
+from exporters.errors import UnknownBackboneError, WeightsError, WeightsUnavailableError
+from exporters.families.family import FolderRequest, LoadRequest
+from exporters.families.tower import ExportableTower
+from exporters.families.vision.random_weights import calibrate
+from exporters.families.vision.tower import ImageModel, ImageModelTower
+from exporters.families.vision.transforms import read_transforms
+from exporters.weights.hub import find_folder
+from exporters.weights.parsing import summarize_error
+from exporters.weights.state_dict import load_into, read_checkpoint, record_random, seeded
+from runtime.artifact.manifest import Weights
+
+
+def load(request: LoadRequest[TimmSource], weights: ModelWeights) -> list[ExportableTower]:
+    """Build a model of timm without its classifier, load its weights, and return its tower.
+
+    Raises:
+        UnknownBackboneError: timm has no such model.
+        WeightsError: The weights are not available, or do not fit.
+    """
+    name, options = request.source.model_name, request.options
+    if not timm.is_model(name):
+        close = difflib.get_close_matches(name, timm.list_models(), n=3)
+        raise UnknownBackboneError(f"timm has no model {name}; similar ones are {', '.join(close) or 'none'}")
+    if isinstance(weights, ModelFolder):
+        raise WeightsError(f"{weights.path} is a folder; name it instead of timm:{name}, or give the file in it")
+    if isinstance(weights, Pretrained):
+        return [_load_pretrained(name, options)]
+    model = _create(name, options.image_size, seed=weights.seed if isinstance(weights, RandomInit) else 0)
+    if isinstance(weights, RandomInit):
+        return [_tower(model, weights, options)]
+    checkpoint = read_checkpoint(weights)
+    load_into(model, checkpoint.state_dict, ignored=_classifiers(model), source=checkpoint.source)
+    return [_tower(model, checkpoint.record, options)]
+
+
+def load_folder(request: FolderRequest) -> list[ExportableTower]:
+    """Load a folder that timm saved, and return its tower.
+
+    Raises:
+        WeightsError: The folder does not fit timm.
+    """
+    name, options, seed = f"local-dir:{request.path}", request.options, request.weights.seed
+    if seed is None:
+        return [_tower(_create(name, options.image_size, pretrained=True), request.weights, options)]
+    return [_tower(_create(name, options.image_size, seed=seed), RandomInit(seed), options)]
+
+
+def load_run(*_: Any) -> list[ExportableTower]:
+    """Refuse a Finetuner run: Finetuner had no models of timm."""
+    raise WeightsError("Finetuner had no models of timm; export the run under its own backbone")
+
+
+def _load_pretrained(name: str, options: ExportOptions) -> ExportableTower:
+    """Download the published weights of a model, and let timm load them.
+
+    Raises:
+        WeightsUnavailableError: There are none on the hub, or it cannot be reached.
+    """
+    config: Any = timm.get_pretrained_cfg(name)
+    hub_id = config.hf_hub_id if config is not None else None
+    if not hub_id:
+        raise WeightsUnavailableError(
+            f"timm publishes no weights of {name} on the hub; use --weights FILE, or --weights random"
+        )
+    folder, record = find_folder(HubModelSource(model_id=hub_id), options)
+    file = folder / (record.file or "")
+    model = _create(name, options.image_size, pretrained=True, pretrained_cfg_overlay={"file": str(file)})
+    return _tower(model, replace(record, description=f"timm {name}"), options)
+
+
+def _create(name: str, image_size: int | None, *, seed: int = 0, **settings: Any) -> nn.Module:
+    """Build a model, and take its classifier off. timm itself checks that the weights of the whole model fit."""
+    try:
+        with seeded(seed), quiet_timm():
+            model: Any = timm.create_model(name, img_size=image_size, **settings)
+            model.reset_classifier(0)
+    except TypeError as exc:
+        if image_size is None or "img_size" not in str(exc):
+            raise WeightsError(f"timm cannot build {name} ({summarize_error(exc)})") from exc
+        return _create(name, None, seed=seed, **settings)  # a CNN takes any size
+    except Exception as exc:  # timm, torch and safetensors raise many types
+        raise WeightsError(f"timm cannot load {name} ({summarize_error(exc)})") from exc
+    evaluated: nn.Module = model.eval()
+    return evaluated
+
+
+def _tower(model: Any, weights: Weights | RandomInit, options: ExportOptions) -> ExportableTower:
+    side = options.image_size
+    data: Any = timm.data
+    settings = data.resolve_model_data_config(model)
+    if side is not None:
+        settings["input_size"] = (3, side, side)
+    transforms = data.create_transform(**settings, is_training=False)
+    if isinstance(weights, RandomInit):
+        calibrate(model, transforms)
+        weights = record_random(model, weights.seed)
+    image = ImageModel(
+        backbone=model,
+        embed=model,
+        transforms=transforms,
+        preprocessing=read_transforms(transforms, options.arithmetic),
+        layers=(f"timm forward_head, pooling {_pool_type(model)}",),
+        library="timm",
+    )
+    architecture = model.pretrained_cfg.get("architecture") or type(model).__name__
+    return ImageModelTower(image, weights, options, architecture=architecture)
+
+
+def _pool_type(model: Any) -> str:
+    pool = getattr(model, "global_pool", "own")
+    return str(getattr(pool, "pool_type", pool))
+
+
+def _classifiers(model: Any) -> tuple[str, ...]:
+    names = model.pretrained_cfg.get("classifier") or ()
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+@contextmanager
+def quiet_timm() -> Iterator[None]:
+    """Keep timm from printing its notes among the stages."""
+    logger = logging.getLogger("timm")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

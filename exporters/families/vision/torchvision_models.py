@@ -1,0 +1,124 @@
+"""Any image classifier of torchvision. The embedding is the input of its classification head."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models import get_model, get_model_weights, list_models
+
+from exporters.catalogue.spec import TorchvisionModelSource, TorchvisionSource
+from exporters.catalogue.weights_ref import ModelFolder, ModelWeights, Pretrained, RandomInit
+from exporters.errors import UnknownBackboneError, WeightsError
+from exporters.families.family import LoadRequest
+from exporters.families.tower import ExportableTower
+from exporters.families.vision.random_weights import calibrate
+from exporters.families.vision.tower import ImageModel, ImageModelTower
+from exporters.families.vision.transforms import read_transforms
+from exporters.weights.state_dict import load_into, read_checkpoint, record_random, seeded
+from exporters.weights.torchvision_hub import load_pretrained, published_transforms
+
+
+def load(request: LoadRequest[TorchvisionModelSource], weights: ModelWeights) -> list[ExportableTower]:
+    """Build a classifier of torchvision, load its weights, and return the tower of its embedding.
+
+    Raises:
+        UnknownBackboneError: torchvision has no such classifier.
+        WeightsError: The weights are not available, or do not fit, or the model has no linear head.
+    """
+    name, options = request.source.builder, request.options
+    classifiers = list_models(module=torchvision.models)
+    if name not in classifiers:
+        close = difflib.get_close_matches(name, classifiers, n=3)
+        raise UnknownBackboneError(
+            f"torchvision has no classifier {name}; similar ones are {', '.join(close) or 'none'}"
+        )
+    if isinstance(weights, ModelFolder):
+        raise WeightsError(f"{weights.path} is a folder; give the file of a state dict in it")
+    published = get_model_weights(name)["DEFAULT"]
+    transforms = published_transforms(published, options.image_size)
+    model = _build(name, weights.seed if isinstance(weights, RandomInit) else 0, options.image_size)
+    head = find_head(model, transforms.crop_size[0])
+    if isinstance(weights, RandomInit):
+        calibrate(model, transforms)
+        record = record_random(model, weights.seed)
+    elif isinstance(weights, Pretrained):
+        record = load_pretrained(model, TorchvisionSource(builder=name, head=head), published)
+    else:
+        checkpoint = read_checkpoint(weights)
+        load_into(model, checkpoint.state_dict, ignored=(head,), source=checkpoint.source)
+        record = checkpoint.record
+    image = ImageModel(
+        backbone=without_head(model, head),
+        embed=lambda pixel_values: input_of(model, head, pixel_values),
+        transforms=transforms,
+        preprocessing=read_transforms(transforms, options.arithmetic),
+        layers=(f"input of torchvision's {head}",),
+        library="torchvision",
+    )
+    return [ImageModelTower(image, record, options, architecture=name)]
+
+
+def load_run(*_: Any) -> list[ExportableTower]:
+    """Refuse a Finetuner run, which names a backbone of the catalogue."""
+    raise WeightsError("this is a Finetuner run; export it under its own backbone of the catalogue")
+
+
+def _build(name: str, seed: int, image_size: int | None) -> nn.Module:
+    """Build a classifier. Only those with a fixed size take ``image_size``; the others take images of any size."""
+    try:
+        with seeded(seed):
+            model: nn.Module = get_model(
+                name, weights=None, **({} if image_size is None else {"image_size": image_size})
+            )
+    except TypeError:
+        return _build(name, seed, None)
+    return model.eval()
+
+
+def find_head(model: nn.Module, side: int) -> str:
+    """Return the name of the classification head: the linear layer whose output is the model's output.
+
+    Raises:
+        WeightsError: There is none.
+    """
+    reached: list[tuple[str, Tensor]] = []
+    hooks = [
+        module.register_forward_hook(lambda _, __, output, name=name: reached.append((name, output)))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+    ]
+    try:
+        with torch.inference_mode():
+            logits = model(torch.zeros(1, 3, side, side))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not reached or not isinstance(logits, Tensor) or reached[-1][1] is not logits:
+        raise WeightsError(
+            f"{type(model).__name__} has no linear classification head, so its embedding is not defined; use the same "
+            "architecture of timm"
+        )
+    return reached[-1][0]
+
+
+def without_head(model: nn.Module, head: str) -> nn.Module:
+    """Return a copy of a classifier that returns the input of its head."""
+    backbone = copy.deepcopy(model)
+    backbone.set_submodule(head, nn.Identity())
+    return backbone
+
+
+def input_of(model: nn.Module, head: str, pixel_values: Tensor) -> Tensor:
+    """Return the input of the unmodified model's head, ``[batch, output_dim]``."""
+    captured: list[Tensor] = []
+    hook = model.get_submodule(head).register_forward_pre_hook(lambda _, arguments: captured.append(arguments[0]))
+    try:
+        model(pixel_values)
+    finally:
+        hook.remove()
+    return captured[0]

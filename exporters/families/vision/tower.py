@@ -1,0 +1,113 @@
+"""The image tower of any library's encoder."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from exporters.catalogue.options import ExportOptions
+from exporters.errors import WeightsError
+from exporters.families.image_tower import ImageTower
+from exporters.families.vision.pixels import check_pixels
+from exporters.families.vision.stated import state_preprocessing
+from exporters.weights.parsing import summarize_error
+from runtime.artifact.manifest import ImagePreprocessing, Pooling, Projection, Weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageModel:
+    """An image encoder as its library built it.
+
+    Attributes:
+        backbone: Module to trace: ``pixel_values`` ``[batch, 3, height, width]`` float32 to ``[batch, output_dim]``.
+        embed: The unmodified model: ``pixel_values`` of one image to ``[1, output_dim]``.
+        transforms: Preprocessing of its library: a PIL image to ``[3, height, width]`` float32.
+        preprocessing: The same preprocessing for the runtime.
+        pooling: Pooling of features to one vector.
+        projections: Linear layers after the pooling.
+        layers: Modules after the encoder in words.
+        normalized: Whether the library scales embeddings to unit length.
+        library: Name of the library, which gives the reference.
+        embed_image: The library's own way from an image to ``[output_dim]``, if it is more than ``transforms`` and
+            ``embed``.
+    """
+
+    backbone: nn.Module
+    embed: Callable[[Tensor], Tensor]
+    transforms: Callable[[Image.Image], Tensor]
+    preprocessing: ImagePreprocessing
+    pooling: Pooling = field(default_factory=lambda: Pooling(method="model"))
+    projections: tuple[Projection, ...] = ()
+    layers: tuple[str, ...] = ()
+    normalized: bool = False
+    library: str = "torch"
+    embed_image: Callable[[Image.Image], Tensor] | None = None
+
+
+class ImageModelTower(ImageTower):
+    """The image tower of an :class:`ImageModel`."""
+
+    def __init__(
+        self, model: ImageModel, weights: Weights, options: ExportOptions, *, architecture: str | None = None
+    ) -> None:
+        """Build the tower's record.
+
+        Raises:
+            WeightsError: The model does not take images of this size, or returns no vector. Or the runtime's
+                preprocessing does not give the library's pixels.
+            UsageError: The stated preprocessing is of no use.
+        """
+        self._model, self.architecture = model, architecture
+        self.transforms, preprocessing = state_preprocessing(options, model.transforms, model.preprocessing)
+        self._embed_image = None if options.stated_preprocessing else model.embed_image
+        if not options.stated_preprocessing:
+            check_pixels(self.transforms, preprocessing, model.library)
+        super().__init__(
+            preprocessing,
+            _output_dim(model.embed, preprocessing.crop_size),
+            weights,
+            options,
+            pooling=model.pooling,
+            projections=model.projections,
+            normalized=model.normalized,
+            stated=weights.origin != "random",
+            layers=model.layers,
+            library=model.library,
+        )
+
+    def backbone(self) -> nn.Module:
+        """Return encoder and projection."""
+        return copy.deepcopy(self._model.backbone)
+
+    def embed(self, item: Image.Image) -> Tensor:
+        """Return the unmodified model's embedding of one image, by its library alone."""
+        return super().embed(item) if self._embed_image is None else self._embed_image(item)
+
+    def embed_pixels(self, pixel_values: Tensor) -> Tensor:
+        """Return the unmodified model's embedding of one image."""
+        return self._model.embed(pixel_values)[0]
+
+
+def _output_dim(embed: Callable[[Tensor], Tensor], side: int) -> int:
+    try:
+        with torch.inference_mode():
+            pixel_values = torch.linspace(-1, 1, 3 * side * side).view(1, 3, side, side)
+            first, second = embed(pixel_values), embed(pixel_values)
+    except Exception as exc:  # each library has its own errors for a wrong size
+        raise WeightsError(
+            f"the model does not take images of {side} x {side} pixels ({summarize_error(exc)}); use --crop or "
+            "--image-size with a size that it takes"
+        ) from exc
+    if first.ndim != 2:
+        raise WeightsError(
+            f"the model returns features of shape {list(first.shape)}, not one vector for each image; it is no encoder "
+            "of whole images"
+        )
+    if not torch.equal(first, second):
+        raise WeightsError("the model draws random numbers, for example a mask, so an image has no fixed embedding")
+    return int(first.shape[1])

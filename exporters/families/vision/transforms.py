@@ -1,0 +1,93 @@
+"""Transforms of torchvision, timm and open_clip as the runtime's preprocessing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast, get_args
+
+from torchvision.transforms import Compose
+from torchvision.transforms._presets import ImageClassification
+
+from exporters.errors import WeightsError
+from runtime.artifact.manifest import Arithmetic, ImagePreprocessing, Interpolation
+
+# Steps that change nothing in an RGB photo, or that the runtime does anyway.
+_NEUTRAL = ("MaybeConvertMode", "MaybeToTensor", "ToTensor", "MaybePILToTensor")
+
+
+def read_transforms(transforms: Compose | ImageClassification, arithmetic: Arithmetic) -> ImagePreprocessing:
+    """Return the runtime's preprocessing that equals ``transforms``.
+
+    Raises:
+        WeightsError: There is none; the message names the step.
+    """
+    if isinstance(transforms, ImageClassification):
+        settings = _resize(transforms) | {"crop_size": _side(transforms.crop_size)} | _normalize(transforms)
+        return ImagePreprocessing(arithmetic=arithmetic, **settings)
+    settings = {}
+    for step in transforms.transforms:
+        settings |= _read_step(step)
+    missing = {"Resize": "resize_size", "Normalize": "mean"}
+    lacking = [name for name, key in missing.items() if key not in settings]
+    if lacking:
+        raise WeightsError(f"the transforms {transforms} lack {' and '.join(lacking)}; state them by --preprocessing")
+    squashed = settings.get("resize") == "squash"
+    if "crop_size" not in settings and not squashed:
+        raise WeightsError(f"the transforms {transforms} give images of different sizes; state a crop by --crop")
+    return ImagePreprocessing(arithmetic=arithmetic, **{"crop_size": settings["resize_size"]} | settings)
+
+
+def _read_step(step: Any) -> dict[str, Any]:
+    name = type(step).__name__
+    if name == "Resize":
+        return _resize(step)
+    if name == "ResizeKeepRatio" and step.longest in (0, 1):
+        mode = "long_side" if step.longest else "short_side"
+        return {"resize": mode, "resize_size": _side(step.size), "interpolation": _filter(step.interpolation)}
+    if name == "CenterCrop":
+        return {"crop_size": _side(step.size)}
+    if name == "CenterCropOrPad":
+        return {"crop_size": _side(step.size), "fill": _colour(step.fill)}
+    if name == "Normalize":
+        return _normalize(step)
+    if name in _NEUTRAL:
+        return {}
+    raise WeightsError(f"the runtime has no equal of the transform {step}; state the preprocessing by --preprocessing")
+
+
+def _resize(step: Any) -> dict[str, Any]:
+    size = getattr(step, "size", None) or step.resize_size
+    squash = isinstance(size, Sequence) and len(size) == 2
+    mode = "squash" if squash else "short_side"
+    return {"resize": mode, "resize_size": _side(size), "interpolation": _filter(step.interpolation)}
+
+
+def _normalize(step: Any) -> dict[str, Any]:
+    mean, std = (tuple(map(float, values)) for values in (step.mean, step.std))
+    if len(mean) != 3 or len(std) != 3:
+        raise WeightsError(
+            f"the model normalises {len(mean)} channels, and the runtime gives it three; it has no equal"
+        )
+    return {"mean": mean, "std": std}
+
+
+def _side(size: Any) -> int:
+    sides = {int(side) for side in (size if isinstance(size, Sequence) else [size])}
+    if len(sides) != 1:
+        raise WeightsError(
+            f"the model takes rectangular images of {' x '.join(map(str, size))} pixels, and the runtime only prepares "
+            "squares; export it at a square size with --image-size"
+        )
+    return sides.pop()
+
+
+def _colour(fill: Any) -> tuple[int, int, int]:
+    red, green, blue = fill if isinstance(fill, Sequence) else (fill,) * 3
+    return int(red), int(green), int(blue)
+
+
+def _filter(interpolation: Any) -> Interpolation:
+    name = str(getattr(interpolation, "value", interpolation))
+    if name not in get_args(Interpolation):
+        raise WeightsError(f"the runtime has no filter {name}; choose one by --interpolation")
+    return cast(Interpolation, name)

@@ -1,0 +1,66 @@
+"""Weights that torchvision publishes, from its own cache, and their transforms."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+from torch import nn
+from torchvision.models import WeightsEnum
+from torchvision.transforms._presets import ImageClassification
+
+from exporters.catalogue.spec import TorchvisionSource
+from exporters.errors import WeightsError, WeightsUnavailableError
+from exporters.weights.state_dict import load_into
+from runtime.artifact.manifest import Weights
+from runtime.artifact.reader import record_file
+
+
+def load_pretrained(model: nn.Module, source: TorchvisionSource, pretrained: WeightsEnum) -> Weights:
+    """Load the published weights into a model, and return their record. The head may stay random.
+
+    Raises:
+        WeightsUnavailableError: The download fails.
+        WeightsError: The file is damaged, or states no hash.
+    """
+    cached = Path(torch.hub.get_dir(), "checkpoints", Path(pretrained.url).name)
+    try:
+        state_dict = pretrained.get_state_dict(progress=True, check_hash=True, map_location="cpu", weights_only=True)
+    except Exception as exc:  # urllib, http, torch.hub, pickle and zipfile raise many types
+        if cached.exists():
+            raise WeightsError(f"{cached} cannot be read ({exc}); delete it and export again") from exc
+        raise WeightsUnavailableError(
+            f"cannot download {pretrained.url} ({exc}); put the file at {cached}, or use --weights PATH or "
+            "--weights random"
+        ) from exc
+    load_into(model, state_dict, ignored=(source.head,), source=str(cached), advice="delete it, and export again")
+    sha256 = record_file(cached).sha256
+    published = sha256.startswith(_published_hash(pretrained))
+    return Weights(
+        origin="pretrained",
+        description=f"torchvision {source.builder}",
+        revision=pretrained.name if published else None,
+        file=cached.name,
+        sha256=sha256,
+        published=published,
+        licence=source.licence if published else None,
+    )
+
+
+def _published_hash(pretrained: WeightsEnum) -> str:
+    """Return the first digits of the file's SHA-256, which torchvision puts into its name."""
+    match = re.search(r"-([0-9a-f]{8,})\.pth$", pretrained.url)
+    if match is None:
+        raise WeightsError(f"torchvision's {pretrained.url} states no hash; use --weights PATH")
+    return match[1]
+
+
+def published_transforms(pretrained: WeightsEnum, image_size: int | None) -> ImageClassification:
+    """Return the transforms of the weights. For another size, the crop keeps the same share of the image."""
+    transforms: ImageClassification = pretrained.transforms()
+    if image_size is None:
+        return transforms
+    resize_size = round(image_size * transforms.resize_size[0] / transforms.crop_size[0])
+    resized: ImageClassification = pretrained.transforms(crop_size=image_size, resize_size=resize_size)
+    return resized

@@ -1,0 +1,218 @@
+"""Models of texts and images of open_clip, transformers and sentence-transformers, compared with these libraries."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+import transformers as hf
+from open_clip.push_to_hf_hub import save_for_hf
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import CLIPModel, Dense, Normalize
+from torch import nn
+
+import runtime
+from exporters.errors import UnknownBackboneError, WeightsError, WeightsUnavailableError
+from exporters.weights.stand_in_tokenizer import build_stand_in_clip_tokenizer
+from runtime.artifact.reader import read_manifest
+from tests.exporters.families.tried import record
+from tests.exporters.families.vision.comparing import check_images, check_texts, export, make_images, measure
+from tests.exporters.families.vision.folders import SIDE, SMALL, make_processor
+
+GROUP = "Texts and images"
+_TEXT = {name: value for name, value in SMALL.items() if name not in ("image_size", "patch_size")}
+_WIDTHS: dict[str, Any] = {"context_length": 20, "vocab_size": 49408, "width": 32, "heads": 4, "layers": 2}
+_VISION: dict[str, Any] = {"image_size": SIDE, "layers": 2, "width": 32, "patch_size": 16, "head_width": 8}
+# Configurations in the form of open_clip's own: a CLIP, a ResNet, one of timm with SigLIP's text model, and a CoCa.
+OPEN_CLIP: dict[str, dict[str, Any]] = {
+    "tiny-vit": {"embed_dim": 24, "vision_cfg": _VISION, "text_cfg": _WIDTHS},
+    "tiny-resnet": {
+        "embed_dim": 24,
+        "vision_cfg": {"image_size": SIDE, "layers": [1, 1, 1, 1], "width": 16, "patch_size": None},
+        "text_cfg": _WIDTHS,
+    },
+    "tiny-timm": {
+        "embed_dim": 64,
+        "custom_text": True,
+        "vision_cfg": {"image_size": SIDE, "timm_model_name": "test_vit", "timm_pool": "map", "timm_proj": "none"},
+        "text_cfg": _WIDTHS | {"no_causal_mask": True, "proj_bias": True, "pool_type": "last"},
+    },
+    "tiny-coca": {
+        "embed_dim": 24,
+        "custom_text": True,
+        "vision_cfg": _VISION | {"attentional_pool": True, "attn_pooler_heads": 4, "output_tokens": True},
+        "text_cfg": _WIDTHS | {"embed_cls": True, "output_tokens": True},
+        "multimodal_cfg": _WIDTHS | {"attn_pooler_heads": 4},
+    },
+}
+
+
+@pytest.fixture(autouse=True)
+def _configurations(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, config in OPEN_CLIP.items():
+        monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, name, config)
+
+
+def make_open_clip(name: str) -> Any:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        return open_clip.create_model(name, pretrained_text=False).eval()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OPEN_CLIP)
+def test_vectors_equal_those_of_open_clip(name: str, tmp_path: Path) -> None:
+    model = make_open_clip(name)
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    artifact = export(f"open_clip:{name}", tmp_path, weights=str(tmp_path / "weights.pt"))
+    transforms = open_clip.transform.image_transform_v2(open_clip.transform.PreprocessCfg(size=SIDE), is_train=False)
+    tokenizer = open_clip.get_tokenizer(name)
+    check_images(
+        artifact, lambda image: model.encode_image(transforms(image)[None]), GROUP, f"{name} image", "open_clip"
+    )
+    check_texts(artifact, lambda text: model.encode_text(tokenizer(text)), GROUP, f"{name} text", "open_clip")
+    manifest = read_manifest(artifact)
+    assert (manifest.task, manifest.architecture, manifest.similarity is not None) == ("text-to-image", name, True)
+
+
+@pytest.mark.slow
+def test_a_folder_of_open_clip_has_its_own_pixels(tmp_path: Path) -> None:
+    model = make_open_clip("tiny-vit")
+    model.visual.preprocess_cfg |= {"mean": (0.5, 0.5, 0.5), "resize_mode": "longest", "fill_color": 9}
+    save_for_hf(model, _Nothing(), OPEN_CLIP["tiny-vit"], str(tmp_path / "model"))
+    artifact = export(tmp_path / "model", tmp_path, tower="image")
+    _, transforms = open_clip.create_model_from_pretrained(f"local-dir:{tmp_path / 'model'}")
+    assert measure(artifact, "image", make_images(), lambda image: model.encode_image(transforms(image)[None])) < 2e-5
+    assert read_manifest(artifact).towers.keys() == {"image"}
+
+
+class _Nothing:
+    """open_clip's own tokenizer has no files to save."""
+
+    def save_pretrained(self, folder: str) -> None:
+        del folder
+
+
+def test_refuses_what_open_clip_does_not_have(tmp_path: Path) -> None:
+    with pytest.raises(UnknownBackboneError, match="similar ones are tiny-vit"):
+        export("open_clip:tiny-vitt", tmp_path, weights="random")
+    with pytest.raises(WeightsUnavailableError, match="its tags are openai"):
+        export("open_clip:ViT-B-32", tmp_path)
+    with pytest.raises(WeightsUnavailableError, match="no weights nobody of ViT-B-32"):
+        export("open_clip:ViT-B-32/nobody", tmp_path)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    vision, text = dict(SMALL), _TEXT | {"vocab_size": 49408, "max_position_embeddings": 20}
+    config = hf.CLIPConfig(text_config=text, vision_config=vision, projection_dim=24)
+    folder = _save(hf.CLIPModel, config, tmp_path_factory.mktemp("clip") / "tiny-clip")
+    build_stand_in_clip_tokenizer(20, bos_token_id=49406, eos_token_id=49407).save_pretrained(folder)
+    make_processor("CLIPImageProcessorPil", {"crop": True}).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def siglip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    text = _TEXT | {"vocab_size": 400, "max_position_embeddings": 64, "projection_size": 32}
+    config = hf.SiglipConfig(text_config=text, vision_config=dict(SMALL))
+    folder = _save(hf.SiglipModel, config, tmp_path_factory.mktemp("siglip") / "tiny-siglip2")
+    _siglip_tokenizer().save_pretrained(folder)
+    make_processor("SiglipImageProcessorPil", {}).save_pretrained(folder)
+    return folder
+
+
+def _siglip_tokenizer() -> Any:
+    """Return SigLIP2's tokenizer, which lowercases, over a few letters and all bytes."""
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
+    pieces = [*special, *"▁abcdefghijklmnopqrstuvwxyz'.,-", *(f"<0x{byte:02X}>" for byte in range(256))]
+    vocabulary = {piece: index for index, piece in enumerate(pieces)}
+    return hf.Siglip2Tokenizer(vocab=vocabulary, model_max_length=64, padding_side="right", add_eos_token=True)
+
+
+def _save(kind: Any, config: Any, folder: Path) -> Path:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = kind(config).eval()
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                nn.init.normal_(parameter, std=0.2)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["clip", "siglip"])
+def test_vectors_equal_those_of_transformers(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    folder = request.getfixturevalue(name)
+    artifact = export(folder, tmp_path)
+    model: Any = hf.AutoModel.from_pretrained(folder, dtype="float32").eval()
+    tokenizer = hf.AutoTokenizer.from_pretrained(folder)
+    auto: Any = hf.AutoImageProcessor
+    processor = auto.from_pretrained(folder, backend="pil")
+    # "important: we pass padding=max_length since the model was trained with this" (SigLIP's documentation)
+    settings = {"padding": "max_length"} if name == "siglip" else {}
+
+    def embed_text(text: str) -> Any:
+        encoded = tokenizer(text, truncation=True, return_tensors="pt", **settings)
+        mask = {} if name == "siglip" else {"attention_mask": encoded["attention_mask"]}
+        return model.get_text_features(input_ids=encoded["input_ids"], **mask).pooler_output
+
+    def embed_image(image: Any) -> Any:
+        return model.get_image_features(**processor(image, return_tensors="pt")).pooler_output
+
+    check_texts(artifact, embed_text, GROUP, f"{name} text", "transformers")
+    check_images(artifact, embed_image, GROUP, f"{name} image", "transformers")
+    recipe = read_manifest(artifact).towers["text"].preprocessing
+    assert recipe.kind == "text"
+    assert (recipe.padding, recipe.inputs) == (
+        ("max_length", ("input_ids",)) if name == "siglip" else ("longest", ("input_ids", "attention_mask"))
+    )
+
+
+@pytest.mark.slow
+def test_vectors_equal_those_of_sentence_transformers(clip: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "sentence-clip"
+    SentenceTransformer(modules=[CLIPModel(str(clip), _from_auto_load=True), Normalize()], device="cpu").save(
+        str(folder)
+    )
+    artifact = export(folder, tmp_path)
+    judge = SentenceTransformer(str(folder), device="cpu", processor_kwargs={"backend": "pil"})
+    check_texts(artifact, lambda text: judge.encode(text), GROUP, "sentence-clip text", "sentence-transformers")
+    check_images(
+        artifact, lambda image: judge.encode([image])[0], GROUP, "sentence-clip image", "sentence-transformers"
+    )
+    manifest = read_manifest(artifact)
+    assert all(tower.normalized for tower in manifest.towers.values())
+    assert manifest.towers["image"].reference == "sentence-transformers"
+    default = SentenceTransformer(str(folder), device="cpu")  # resizes with torchvision, and rounds a little otherwise
+    vectors = runtime.load(artifact).embed_image(make_images())
+    assert abs(vectors - default.encode(make_images())).max() < 0.05
+
+
+def test_refuses_patches_of_any_shape(siglip: Path, tmp_path: Path) -> None:
+    config = json.loads((siglip / "config.json").read_text())
+    text, vision = config["text_config"], config["vision_config"]
+    for each in (text, vision):
+        each.pop("model_type")
+    folder = _save(
+        hf.Siglip2Model,
+        hf.Siglip2Config(text_config=text, vision_config=vision | {"num_patches": 16}),
+        tmp_path / "naflex",
+    )
+    _siglip_tokenizer().save_pretrained(folder)
+    make_processor("Siglip2ImageProcessorPil", {"bare": True}).save_pretrained(folder)
+    with pytest.raises(WeightsError, match="Siglip2ImageProcessorPil"):
+        export(folder, tmp_path)
+    record(GROUP, "siglip2 naflex image", "refused: patches of any shape", library="transformers")
+
+
+def test_refuses_another_module_after_the_clip(clip: Path, tmp_path: Path) -> None:
+    modules: list[nn.Module] = [CLIPModel(str(clip), _from_auto_load=True), Dense(24, 8)]
+    SentenceTransformer(modules=modules, device="cpu").save(str(tmp_path / "model"))
+    with pytest.raises(WeightsError, match="Dense is not supported"):
+        export(tmp_path / "model", tmp_path)

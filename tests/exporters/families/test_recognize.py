@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exporters.families.recognize import recognize_folder
+
+CASES: dict[str, dict[str, Any]] = {
+    "text": {"config.json": {"model_type": "bert", "vocab_size": 9, "hidden_size": 8}},
+    "image": {"config.json": {"model_type": "resnet", "num_channels": 3}},
+    "text-image": {"config.json": {"text_config": {}, "vision_config": {}}},
+    "timm": {"config.json": {"architecture": "resnet18", "pretrained_cfg": {}}},
+    "open_clip": {"open_clip_config.json": {}},
+    "sentence-clip": {"modules.json": [{"type": "sentence_transformers.models.CLIPModel", "path": "0_CLIPModel"}]},
+}
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_the_files_of_a_folder_say_what_it_is(kind: str, tmp_path: Path) -> None:
+    for name, content in CASES[kind].items():
+        (tmp_path / name).write_text(json.dumps(content))
+    assert recognize_folder(tmp_path) == kind
+
+
+def test_the_first_module_decides(tmp_path: Path) -> None:
+    modules = [{"type": f"sentence_transformers.models.{name}", "path": ""} for name in ("Transformer", "CLIPModel")]
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    assert recognize_folder(tmp_path) == "text"

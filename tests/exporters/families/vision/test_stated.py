@@ -1,0 +1,180 @@
+"""Preprocessing that the user states: the runtime's pixels are those of torchvision, timm or transformers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from timm.data.transforms_factory import create_transform
+from torch import Tensor
+from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+from exporters.catalogue.names import find_model
+from exporters.catalogue.options import ExportOptions
+from exporters.cli import build_parser
+from exporters.errors import WeightsError
+from exporters.families.cnn.tower import CnnTower
+from exporters.families.load import check_options
+from exporters.families.vision.processor import wrap_processor
+from exporters.families.vision.stated import state_preprocessing
+from runtime.artifact.manifest import ImagePreprocessing
+from runtime.errors import UsageError
+from runtime.preprocess.image import ImagePreprocessor, pixel_values, resize_and_crop
+from tests.conftest import TINY_DIM, make_tiny_cnn
+from tests.exporters.families.vision.comparing import make_images
+
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
+OWN = ImagePreprocessing(
+    resize_size=44, interpolation="bilinear", crop_size=40, mean=(0.1,) * 3, std=(0.9,) * 3, arithmetic="graph"
+)
+TENSOR = [ToTensor(), Normalize(MEAN, STD)]
+VALUES: dict[str, Any] = {"mean": MEAN, "std": STD}
+CASES: dict[str, tuple[dict[str, Any], list[Any]]] = {
+    "all": (
+        {"resize": "50", "crop": 48, "interpolation": "bicubic", **VALUES},
+        [Resize(50, InterpolationMode.BICUBIC), CenterCrop(48), *TENSOR],
+    ),
+    "squash": ({"resize": "40,squash", **VALUES}, [Resize((40, 40)), CenterCrop(40), *TENSOR]),
+    "a border": ({"resize": "31", "crop": 40, **VALUES}, [Resize(31), CenterCrop(40), *TENSOR]),
+    **{
+        name: ({"interpolation": name, **VALUES}, [Resize(44, InterpolationMode(name)), CenterCrop(40), *TENSOR])
+        for name in ("nearest", "box", "hamming", "lanczos")
+    },
+    **{
+        f"{name} without antialias": (
+            {"interpolation": name, "antialias": False, **VALUES},
+            [ToTensor(), Resize(44, InterpolationMode(name), antialias=False), CenterCrop(40), Normalize(MEAN, STD)],
+        )
+        for name in ("bilinear", "bicubic")
+    },
+}
+
+
+def transforms_of_nobody(image: Image.Image) -> Tensor:
+    raise AssertionError("the model's own transforms are not used")
+
+
+def differ(record: ImagePreprocessing, transforms: Callable[[Image.Image], Tensor]) -> float:
+    images = make_images()
+    ours = [pixel_values(resize_and_crop(image, record), record) for image in images]
+    return max(float(np.abs(a - transforms(b).numpy()).max()) for a, b in zip(ours, images, strict=True))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_options_mean_what_torchvision_does(name: str) -> None:
+    settings, steps = CASES[name]
+    stated, record = state_preprocessing(ExportOptions(**settings), transforms_of_nobody, OWN)
+    expected = Compose(steps)
+    assert differ(record, expected) <= (1e-4 if record.resize_dtype == "float32" else 1e-6)
+    assert all(torch.equal(stated(image), expected(image)) for image in make_images())
+    row = ImagePreprocessor(record).prepare(make_images()[0])
+    assert row.dtype == (np.float32 if record.resize_dtype == "float32" else np.uint8)
+
+
+FILES: dict[str, tuple[dict[str, Any], Callable[[Path], Callable[[Image.Image], Tensor]]]] = {
+    "timm": (
+        {"input_size": [3, 40, 40], "crop_pct": 0.9, "interpolation": "bicubic", "mean": MEAN, "std": STD},
+        lambda _: create_transform((3, 40, 40), crop_pct=0.9, interpolation="bicubic", mean=MEAN, std=STD),
+    ),
+    "timm folder": (
+        {"architecture": "a", "pretrained_cfg": {"input_size": [3, 40, 40], "crop_mode": "border", "crop_pct": 1.0}},
+        lambda _: create_transform((3, 40, 40), crop_mode="border", crop_pct=1.0, interpolation="bicubic"),
+    ),
+    "transformers": (
+        json.loads(SiglipImageProcessorPil(size={"height": 40, "width": 40}).to_json_string()),
+        lambda _: (
+            lambda image: SiglipImageProcessorPil(size={"height": 40, "width": 40})(image, return_tensors="pt")[
+                "pixel_values"
+            ][0]
+        ),
+    ),
+    "ours": (
+        {"resize": "squash", "resize_size": 41, "crop_size": 40, "mean": MEAN, "std": STD},
+        lambda _: Compose([Resize((41, 41)), CenterCrop(40), *TENSOR]),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_is_read_by_its_library(name: str, tmp_path: Path) -> None:
+    content, expected = FILES[name]
+    (tmp_path / "file.json").write_text(json.dumps(content))
+    options = ExportOptions(preprocessing=tmp_path / "file.json")
+    _, record = state_preprocessing(options, transforms_of_nobody, OWN)
+    assert differ(record, expected(tmp_path)) <= 1e-6
+
+
+@pytest.mark.parametrize("crop", [39, 40])
+@pytest.mark.parametrize("resample", range(6))
+def test_a_processor_may_crop_more_than_the_image(crop: int, resample: int) -> None:
+    sizes: dict[str, Any] = {"size": {"shortest_edge": 31}, "crop_size": {"height": crop, "width": crop}}
+    processor = CLIPImageProcessorPil(**sizes, resample=resample)
+    transforms, record = wrap_processor(processor, "graph")
+    assert (record.resize_size, record.crop_size, record.crop_rounding) == (31, crop, "floor")
+    assert differ(record, transforms) <= 1e-6
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"crop": 40}, "has the settings crop, known are antialias, .*crop_size"),
+        ({"resize": "long_side"}, "has no resize long_side"),
+        ({"input_size": [3, 40, 50]}, "rectangular images of 45 x 57 pixels"),
+        ([1], "does not have the expected form"),
+    ],
+)
+def test_refuses_a_file(content: Any, message: str, tmp_path: Path) -> None:
+    (tmp_path / "file.json").write_text(json.dumps(content))
+    options = ExportOptions(preprocessing=tmp_path / "file.json")
+    with pytest.raises((UsageError, WeightsError), match=message):
+        state_preprocessing(options, transforms_of_nobody, OWN)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"resize": "big"}, "neither a number of pixels nor"),
+        ({"crop": 0}, "crop_size 0 is not from 1"),
+        ({"mean": (1, 2)}, "does not have three values"),
+        ({"interpolation": "cubic"}, "is not one of bilinear"),
+        ({"interpolation": "lanczos", "antialias": False}, "goes with bilinear and bicubic"),
+        ({"image_size": 64, "crop": 64}, "use --resize and --crop instead"),
+        ({"preprocessing": "x.json", "crop": 64}, "put the others into its file"),
+    ],
+)
+def test_refuses_options(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        state_preprocessing(ExportOptions(**settings), transforms_of_nobody, OWN)
+
+
+def test_a_network_of_the_catalogue_takes_them() -> None:
+    cnn = make_tiny_cnn()
+    tower = CnnTower(cnn, ExportOptions(resize="50", crop=48, **VALUES), output_dim=TINY_DIM)
+    assert (tower.record.decided_by, tower.record.inputs[0].shape) == ("user", ("batch", 48, 48, 3))
+    image = make_images()[0]
+    with torch.inference_mode():
+        network: Any = cnn.model
+        features = network.features(Compose([Resize(50), CenterCrop(48), *TENSOR])(image)[None])
+        assert torch.allclose(tower.embed(image).float(), features.mean((0, 2, 3)))
+    plain = CnnTower(cnn, ExportOptions(), output_dim=TINY_DIM)
+    assert plain.record.decided_by == "default"
+
+
+def test_a_family_of_texts_refuses_them() -> None:
+    with pytest.raises(UsageError, match="--resize is not for bert-base-en"):
+        check_options(find_model("bert-base-en"), ExportOptions(resize="40"))
+
+
+def test_the_command_line_states_them() -> None:
+    arguments = build_parser().parse_args(
+        ["export", "a", "--resize", "40,squash", "--no-antialias", "--mean", "1", "2", "3", "--std", "1", "1", "1"]
+    )
+    assert (arguments.resize, arguments.antialias, arguments.mean) == ("40,squash", False, [1.0, 2.0, 3.0])
