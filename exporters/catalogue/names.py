@@ -69,8 +69,8 @@ def _find_source(name: str, revision: str | None) -> NamedSource:
     if _HUB_ID.fullmatch(name):
         return HubModelSource(model_id=name, revision=revision)
     raise UnknownBackboneError(
-        f"there is no backbone {name!r}; {suggest_backbone(name)} A model outside the catalogue is named by its "
-        "folder, its hub id such as intfloat/e5-small-v2, or timm:NAME, torchvision:NAME, open_clip:MODEL"
+        f"there is no backbone {name!r}; {suggest_backbone(name)} (any other model is named by its folder, its hub id "
+        "such as intfloat/e5-small-v2, or timm:NAME, torchvision:NAME, open_clip:MODEL)"
     )
 
 
