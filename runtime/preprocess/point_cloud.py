@@ -17,6 +17,7 @@ import numpy as np
 from runtime.array_types import Array, Float32Array, Float64Array
 from runtime.artifact.manifest import PointCloudPreprocessing
 from runtime.preprocess.item import UnusableItemError, prepare_each
+from runtime.preprocess.mesh.polygons import triangle_areas
 from runtime.preprocess.mesh.triangles import MeshLike, SceneLike, load_corners
 
 PointCloudItem: TypeAlias = "str | os.PathLike[str] | MeshLike | SceneLike | Array"
@@ -93,13 +94,6 @@ def sample_surface(corners: Float64Array, num_points: int, seed: int) -> Float64
     weights = np.stack([1 - np.sqrt(u), np.sqrt(u) * (1 - v), np.sqrt(u) * v], axis=1)
     weighted = drawn * weights[:, :, None]
     return np.asarray(weighted[:, 0] + weighted[:, 1] + weighted[:, 2])
-
-
-def triangle_areas(corners: Float64Array) -> Float64Array:
-    """Return the areas, ``[triangles]`` float64, of ``[triangles, 3, 3]`` corners. Overflow gives infinity or NaN."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-        return _lengths(normals) / 2
 
 
 def center_and_scale(points: Float64Array) -> Float64Array:

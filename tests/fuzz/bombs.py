@@ -57,6 +57,12 @@ def _mesh_bombs() -> dict[str, tuple[str, bytes]]:
             f"ply\nformat binary_little_endian 1.0\nelement vertex {HUGE}\nend_header\nx".encode(),
         ),
         "PLY, text": ("ply", ply.format("ascii", HUGE).encode() + b"0 0 0\n"),
+        "PLY, binary strip": (
+            "ply",
+            ply.replace("element face", "element tristrips").format("binary_little_endian", 1).encode() + b"\xff" * 60,
+        ),
+        "PLY, text list": ("ply", ply.replace(str(HUGE), "1").format("ascii", 1).encode() + b"0 0 0\n%d 0 0 0" % HUGE),
+        "OBJ polygon": ("obj", b"v 0 0 0\nv 4 2 0\nv 0 4 0\nv 1 2 0\nf" + b" 1 2 3 4" * 30_000),
         "OFF": ("off", f"OFF\n{HUGE} {HUGE} 0\n0 0 0\n".encode()),
         "OFF polygon": ("off", f"OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n{HUGE} 0 1 2\n".encode()),
         "OBJ index": ("obj", f"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 {HUGE}\n".encode()),
@@ -66,6 +72,8 @@ def _mesh_bombs() -> dict[str, tuple[str, bytes]]:
         "GLB offset": ("glb", _glb("accessors", "byteOffset")),
         "GLB count": ("glb", _glb("accessors", "count")),
         "GLB chunk": ("glb", struct.pack("<5I", 0x46546C67, 2, 40, 2**32 - 1, 0x4E4F534A) + b"{}" * 10),
+        "glTF buffer": ("gltf", mesh_seeds(".gltf")["box"].replace(b'"byteLength": ', b'"byteLength": 9999999')),
+        "glTF file": ("gltf", b'{"asset":{"version":"2.0"},"buffers":[{"byteLength":1,"uri":"/dev/zero"}]}'),
         "GLB nesting": ("glb", _pack(b"[" * 10**5)),
     }
 

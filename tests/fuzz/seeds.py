@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import warnings
@@ -95,6 +96,8 @@ def mesh_seeds(suffix: str) -> dict[str, bytes]:
     """Return mesh files of the format ``suffix``, by name."""
     import trimesh
 
+    if suffix == ".gltf":
+        return {name: _to_gltf(data) for name, data in mesh_seeds(".glb").items()}
     box = trimesh.creation.box()
     seeds = {"box": _export(box, suffix), "ball": _export(trimesh.creation.icosphere(subdivisions=1), suffix)}
     if suffix in (".ply", ".stl"):
@@ -113,6 +116,14 @@ def mesh_seeds(suffix: str) -> dict[str, bytes]:
             f"mtllib a.mtl\no box\nvt 0 0\nvn 0 0 1\n{rows}usemtl red\nf 1 2 4 3\nf -1/1/1 -2/1/1 -3/1/1\n"
         ).encode()
     return seeds
+
+
+def _to_gltf(data: bytes) -> bytes:
+    """Return a GLB file as a document with its buffer inside."""
+    end = 20 + int.from_bytes(data[12:16], "little")
+    document = json.loads(data[20:end])
+    document["buffers"][0]["uri"] = f"data:;base64,{base64.b64encode(data[end + 8 :]).decode()}"
+    return json.dumps(document).encode()
 
 
 def _scene(meshes: list[Any]) -> Any:

@@ -38,7 +38,7 @@ SIDE = 32
 NUM_POINTS = 64
 MAX_LENGTH = 16
 _MAX_MESSAGE = 2000
-_MESH_SUFFIXES = (".obj", ".off", ".ply", ".stl", ".glb")
+_MESH_SUFFIXES = (".obj", ".off", ".ply", ".stl", ".glb", ".gltf")
 _DTYPES = ("u1", "f4", "f8", "f2", ">f4", "i8", "u8", "i2", "?", "c8", "S3", "U2", "M8[s]", "g")
 
 

@@ -1,13 +1,13 @@
-"""Read mesh files with trimesh, and refuse files that trimesh would misread without an error.
+"""Read mesh files. OBJ, OFF and PLY are read here; STL and glTF by trimesh, once the file is prepared for it.
 
-trimesh gets the bytes, never the path, so it cannot open other files or fetch URLs.
+No library was right on polygons: trimesh, meshio and others drop vertices or cut concave polygons wrongly, without an
+error. trimesh gets bytes, never a path, so it cannot open other files or fetch URLs.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import re
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -21,14 +21,19 @@ from typing import Any
 from runtime.errors import MissingDependencyError
 from runtime.preprocess.files import check_regular_file, describe_file_error
 from runtime.preprocess.item import UnusableItemError
-from runtime.preprocess.mesh.glb import check_glb
+from runtime.preprocess.mesh.glb import check_gltf, pose_gltf
+from runtime.preprocess.mesh.gltf import Gltf, read_glb, read_gltf
+from runtime.preprocess.mesh.obj import read_obj
+from runtime.preprocess.mesh.off import read_off
+from runtime.preprocess.mesh.ply import read_ply
+from runtime.preprocess.mesh.stl import prepare_stl
 
 _INSTALL = "pip install 'embedding-backbones[mesh]'"
 _WARNING_FILTERS = threading.Lock()
 
 
 def read_mesh_file(path: str | os.PathLike[str]) -> Any:
-    """Read a mesh file as a ``Trimesh``, ``Scene`` or ``PointCloud`` of trimesh.
+    """Read a mesh file as an object with vertices and faces, or as a ``Scene`` of trimesh.
 
     Vertices and faces are neither merged nor repaired. Materials and textures are not read.
 
@@ -37,21 +42,16 @@ def read_mesh_file(path: str | os.PathLike[str]) -> Any:
 
     Raises:
         UnusableItemError: The file cannot be read, has another format, or is damaged.
-        MissingDependencyError: trimesh is not installed.
+        MissingDependencyError: A package of the extra ``mesh`` is needed and not installed.
     """
-    trimesh = _import_trimesh()
     try:
         suffix, data = _read(path)
-        announced = FORMATS[suffix](data)
         with _without_warnings():
-            joined = BytesIO(_join_parts(data, suffix))
-            loaded = trimesh.load(joined, file_type=suffix[1:], process=False, skip_materials=True)
-        _check_face_count(loaded, announced)
-    except UnusableItemError:
+            return FORMATS[suffix](data, Path(path).parent)
+    except (UnusableItemError, MissingDependencyError):
         raise
-    except Exception as exc:  # trimesh's loaders raise many types for a damaged file
+    except Exception as exc:  # a damaged file can raise many types
         raise UnusableItemError(_reason(exc)) from exc
-    return loaded
 
 
 def _import_trimesh() -> ModuleType:
@@ -84,77 +84,25 @@ def _without_warnings() -> Iterator[None]:
         yield
 
 
-def _check_face_count(loaded: Any, announced: int) -> None:
-    """Refuse a file of which trimesh dropped faces, as it does for a truncated text file."""
+def _load(data: bytes, file_type: str) -> Any:
+    return _import_trimesh().load(BytesIO(data), file_type=file_type, process=False, skip_materials=True)
+
+
+def _read_stl(data: bytes, _: Path) -> Any:
+    prepared, announced = prepare_stl(data)
+    loaded = _load(prepared, "stl")
     found = sum(len(getattr(shape, "faces", ())) for shape in getattr(loaded, "geometry", {"": loaded}).values())
-    if found < announced:
+    if found != announced:
         raise UnusableItemError(
             f"it is truncated or damaged: it announces {announced} faces, and {found} triangles can be read; repair it"
         )
+    return loaded
 
 
-def _check_obj(data: bytes) -> int:
-    """Refuse indices that trimesh misreads: vertex 0, and negative indices that precede a vertex.
-
-    trimesh reads vertex 0 as the first vertex. A negative index counts back from the latest vertex, but trimesh counts
-    from the last vertex of the file.
-    """
-    if re.search(rb"(?m)^f(?=[ \t])[^\n#]*[ \t][+-]?0+(?=[/\s]|$)", data):
-        raise UnusableItemError("its faces name vertex 0, and OBJ counts from 1; repair it")
-    relative = re.search(rb"(?m)^f[ \t][^\n#]*-[0-9]", data)
-    if relative and re.search(rb"(?m)^v\s", data[relative.end() :]):
-        raise UnusableItemError("it has negative indices between its vertices; export it with positive ones")
-    return len(re.findall(rb"(?m)^[ \t]*f[ \t]", data))
-
-
-def _check_off(data: bytes) -> int:
-    head = _OFF_HEAD.match(data)
-    if not head:
-        raise UnusableItemError("it does not begin as a text OFF file of three dimensions; export it again as text")
-    faces = int(head["faces"])
-    _check_line_count(data[head.end() :], int(head["vertices"]) + faces)
-    return faces
-
-
-def _check_ply(data: bytes) -> int:
-    head, end, body = data.partition(b"end_header")
-    if not re.match(rb"ply\s", head) or not end:
-        raise UnusableItemError("it does not begin with the header of a PLY file; export it again")
-    if re.search(rb"(?m)^format\s+ascii", head):
-        _check_line_count(body, sum(map(int, re.findall(rb"(?m)^element\s+\S+\s+([0-9]+)", head))))
-    faces = re.search(rb"(?m)^element\s+face\s+([0-9]+)", head)
-    return int(faces[1]) if faces else 0
-
-
-def _check_line_count(body: bytes, announced: int) -> None:
-    """Refuse a truncated text file, which trimesh would read as complete."""
-    found = len(re.findall(rb"(?m)^[ \t]*[^\s#]", body))
-    if found < announced:
-        raise UnusableItemError(
-            f"it is truncated or damaged: it announces {announced} vertices and faces, and holds {found}; copy it again"
-        )
-
-
-def _check_stl(data: bytes) -> int:
-    if _is_binary_stl(data):
-        return 0
-    if not re.search(rb"(?i)\bendsolid\b", data):
-        raise UnusableItemError("it is truncated or not STL: it does not have the length that its header states")
-    return len(re.findall(rb"(?i)\bendfacet\b", data))
-
-
-def _join_parts(data: bytes, suffix: str) -> bytes:
-    """Join the parts of a text file: trimesh takes minutes for thousands of parts, and reorders them by material."""
-    if suffix == ".obj":
-        return re.sub(rb"(?m)^[ \t]*(?:usemtl|o|g|s)[ \t][^\n]*", b"", data)
-    if suffix == ".stl" and not _is_binary_stl(data):
-        return re.sub(rb"(?mi)^[ \t]*endsolid[^\n]*\n\s*solid[^\n]*", b"", data)
-    return data
-
-
-def _is_binary_stl(data: bytes) -> bool:
-    """Return whether the length is that of a binary STL: an 80-byte title, a count, and 50 bytes per triangle."""
-    return len(data) >= _STL_HEADER and len(data) == _STL_HEADER + 50 * int.from_bytes(data[80:84], "little")
+def _load_gltf(gltf: Gltf) -> Any:
+    check_gltf(gltf)
+    pose_gltf(gltf)
+    return _load(gltf.pack(), "glb")
 
 
 def _reason(exc: Exception) -> str:
@@ -164,16 +112,12 @@ def _reason(exc: Exception) -> str:
     return f"it cannot be read ({message}); open it in a mesh viewer and export it again"
 
 
-_STL_HEADER = 84
-_OFF_GAP = rb"(?:\s|#[^\n]*\n)"
-_OFF_HEAD = re.compile(
-    rb"%b*+(?:ST)?C?N?OFF%b++(?P<vertices>[0-9]+)\s+(?P<faces>[0-9]+)\b[^\n]*" % (_OFF_GAP, _OFF_GAP)
-)
-# Each check refuses files that trimesh would misread, and returns the minimum number of triangles in the others.
-FORMATS: dict[str, Callable[[bytes], int]] = {
-    ".obj": _check_obj,
-    ".off": _check_off,
-    ".ply": _check_ply,
-    ".stl": _check_stl,
-    ".glb": check_glb,
+# Each function gets the bytes of a file, and the folder for the buffers of glTF.
+FORMATS: dict[str, Callable[[bytes, Path], Any]] = {
+    ".obj": lambda data, _: read_obj(data),
+    ".off": lambda data, _: read_off(data),
+    ".ply": lambda data, _: read_ply(data),
+    ".stl": _read_stl,
+    ".glb": lambda data, folder: _load_gltf(read_glb(data, folder)),
+    ".gltf": lambda data, folder: _load_gltf(read_gltf(data, folder)),
 }

@@ -1,61 +1,82 @@
-"""Check a GLB file before trimesh reads it.
+"""Check a glTF file, and pose it, before trimesh reads it.
 
-Source: glTF 2.0 (https://registry.khronos.org/glTF/specs/2.0/glTF-2.0.html), section 4.4 for the container, section 3
-for the JSON in it.
+Sources: glTF 2.0 (https://registry.khronos.org/glTF/specs/2.0/glTF-2.0.html), section 3; and
+EXT_mesh_gpu_instancing (https://github.com/KhronosGroup/glTF/tree/main/extensions/2.0/Vendor/EXT_mesh_gpu_instancing).
 """
 
 from __future__ import annotations
 
-import json
-import struct
 from typing import Any
 
+import numpy as np
+
+from runtime.array_types import Float64Array
 from runtime.preprocess.item import UnusableItemError
+from runtime.preprocess.mesh.gltf import Gltf
 
-_MAGIC, _JSON = 0x46546C67, 0x4E4F534A  # "glTF" and "JSON"
 _TRIANGLE_FAN = 6
-# A file may require these extensions: they do not change its triangles.
-_HARMLESS_EXTENSIONS = ("KHR_materials_", "KHR_texture_", "EXT_texture_", "KHR_lights_", "KHR_mesh_quantization")
+# A file may require these extensions: they do not change its triangles, or are followed here.
+_KNOWN_EXTENSIONS = (
+    "KHR_materials_",
+    "KHR_texture_",
+    "EXT_texture_",
+    "KHR_lights_",
+    "KHR_mesh_quantization",
+    "EXT_mesh_gpu_instancing",
+)
+_INSTANCING = "EXT_mesh_gpu_instancing"
+_INSTANCE_MEMBERS = {"TRANSLATION": "translation", "ROTATION": "rotation", "SCALE": "scale"}
 _MAX_DEPTH = 64  # trimesh walks from every node to the root: minutes for a chain of some thousand nodes
+MAX_INSTANCES = 20_000  # of a file; trimesh takes seconds to place so many
+MAX_POSED_VERTICES = 5_000_000  # a file of a few kilobytes can pose one mesh thousands of times
+_POSE_TOLERANCE = 1e-5  # of the largest coordinate
 
 
-def check_glb(data: bytes) -> int:
-    """Refuse a GLB file that trimesh would misread, or that would take far more memory than its size.
-
-    Returns:
-        0: trimesh itself checks the length of every accessor.
+def check_gltf(gltf: Gltf) -> None:
+    """Refuse a file that trimesh would misread, or that would take far more memory than its size.
 
     Raises:
-        UnusableItemError: The file is truncated, needs other files, or stores triangles in a way that trimesh ignores.
+        UnusableItemError: The file needs an unknown extension, or stores triangles in a way that trimesh ignores.
         Exception: The document does not follow the schema; any type is possible.
     """
-    document = _read_document(data)
-    _check_self_contained(document)
-    _check_depth(document.get("nodes", []))
-    accessors = document.get("accessors", [])
-    if any(accessor["count"] > len(data) for accessor in accessors):  # trimesh allocates zeros where there is no buffer
+    document = gltf.document
+    unknown = [each for each in document.get("extensionsRequired", []) if not each.startswith(_KNOWN_EXTENSIONS)]
+    if unknown:
+        raise UnusableItemError(f"it needs {', '.join(unknown)}; export it without compression or extensions")
+    nodes, accessors = document.get("nodes", []), document.get("accessors", [])
+    _check_depth(nodes)
+    if any(accessor["count"] > len(gltf.binary) for accessor in accessors):  # trimesh allocates zeros without a buffer
         raise UnusableItemError("it announces more vertices than the file can hold; export it again")
     for primitive in (each for mesh in document.get("meshes", []) for each in mesh["primitives"]):
         _check_primitive(primitive, accessors)
-    return 0
+    if any(any(each.get("weights", ())) for each in [*document.get("meshes", []), *nodes]):
+        raise UnusableItemError("it mixes morph targets into its shape, which is not supported; export it without them")
+    if any(not _extension(node, "KHR_node_visibility").get("visible", True) for node in nodes):
+        raise UnusableItemError("it has hidden nodes, which are not supported; export it without them")
 
 
-def _read_document(data: bytes) -> dict[str, Any]:
-    magic, version, length, json_length, kind = struct.unpack_from("<5I", data)
-    if (magic, version, kind) != (_MAGIC, 2, _JSON):
-        raise UnusableItemError("it is not a GLB file of version 2; export it as glTF 2.0, binary")
-    if length > len(data):
-        raise UnusableItemError(f"it is truncated: {len(data)} of {length} bytes are there; copy it again")
-    document: dict[str, Any] = json.loads(data[20 : 20 + json_length])
-    return document
+def pose_gltf(gltf: Gltf) -> None:
+    """Write the instances and the skins of a checked document as plain nodes and meshes, which trimesh reads.
+
+    A skin is posed by the joints' own transforms, without animation.
+
+    Raises:
+        UnusableItemError: It has too many instances, or stores them or the skin sparsely.
+        Exception: The document does not follow the schema; any type is possible.
+    """
+    nodes = gltf.document.get("nodes", [])
+    left = MAX_INSTANCES
+    for node in list(nodes):
+        node.pop("camera", None)  # trimesh leaves out the mesh and the transform of a node with a camera
+        if attributes := _extension(node, _INSTANCING).get("attributes"):
+            left -= _place_instances(gltf, node, attributes, left)
+    if any("skin" in node and "mesh" in node for node in nodes):
+        _pose_skins(gltf)
 
 
-def _check_self_contained(document: dict[str, Any]) -> None:
-    unknown = [each for each in document.get("extensionsRequired", []) if not each.startswith(_HARMLESS_EXTENSIONS)]
-    if unknown:
-        raise UnusableItemError(f"it needs {', '.join(unknown)}; export it without compression or extensions")
-    if any(not buffer.get("uri", "data:").startswith("data:") for buffer in document.get("buffers", [])):
-        raise UnusableItemError("its vertices are in another file; export it as one GLB file")
+def _extension(node: dict[str, Any], name: str) -> dict[str, Any]:
+    extension: dict[str, Any] = node.get("extensions", {}).get(name, {})
+    return extension
 
 
 def _check_depth(nodes: list[dict[str, Any]]) -> None:
@@ -81,3 +102,114 @@ def _check_primitive(primitive: dict[str, Any], accessors: list[dict[str, Any]])
             raise UnusableItemError(
                 "its vertices are normalised, which is not supported; export it without quantisation"
             )
+
+
+def _place_instances(gltf: Gltf, node: dict[str, Any], attributes: dict[str, int], most: int) -> int:
+    """Replace the mesh of a node by a child for each instance, and return their number."""
+    counts = {gltf.document["accessors"][accessor]["count"] for accessor in attributes.values()}
+    count = counts.pop()
+    if counts or count > most or "skin" in node:
+        raise UnusableItemError(
+            f"its instances are too many, skinned or of different counts: {count}; export them as meshes"
+        )
+    if "mesh" not in node:
+        return 0
+    mesh, nodes = node.pop("mesh"), gltf.document["nodes"]
+    given = {
+        member: gltf.read(attributes[name]).tolist() for name, member in _INSTANCE_MEMBERS.items() if name in attributes
+    }
+    places = [{member: values[index] for member, values in given.items()} for index in range(count)]
+    node["children"] = [*node.get("children", []), *range(len(nodes), len(nodes) + count)]
+    nodes.extend({"mesh": mesh, **place} for place in places)
+    return int(count)
+
+
+def _pose_skins(gltf: Gltf) -> None:
+    """Give each skinned node that is in the scene a mesh of its own, at the root: the format ignores its transform."""
+    document = gltf.document
+    nodes, scenes = document["nodes"], document.get("scenes", [])
+    children = {child for node in nodes for child in node.get("children", [])}
+    world = _world_transforms(nodes, [index for index in range(len(nodes)) if index not in children])
+    scene = scenes[document.get("scene", 0)] if scenes else {}
+    shown = _world_transforms(nodes, scene.get("nodes", []))
+    left = MAX_POSED_VERTICES
+    for index in [index for index in shown if "skin" in nodes[index] and "mesh" in nodes[index]]:
+        node = nodes[index]
+        joints = _joint_transforms(gltf, document["skins"][node["skin"]], world)
+        primitives = document["meshes"][node["mesh"]]["primitives"]
+        left -= sum(document["accessors"][each["attributes"]["POSITION"]]["count"] for each in primitives)
+        if left < 0:
+            raise UnusableItemError(f"it poses more than {MAX_POSED_VERTICES} vertices; export it without skins")
+        stored = [gltf.read(each["attributes"]["POSITION"]) for each in primitives]
+        posed = [_pose(gltf, each["attributes"], joints) for each in primitives]
+        if all(map(_agree, posed, (_apply(shown[index][None], points) for points in stored))):
+            continue  # trimesh's own reading is right, and its digits stay as they were
+        placed = [
+            each | {"attributes": {"POSITION": gltf.append(points)}}
+            for each, points in zip(primitives, posed, strict=True)
+        ]
+        document["meshes"].append({"primitives": placed})
+        nodes.append({"mesh": len(document["meshes"]) - 1})
+        scene["nodes"] = [*scene["nodes"], len(nodes) - 1]
+        del node["mesh"]
+
+
+def _world_transforms(nodes: list[dict[str, Any]], roots: list[int]) -> dict[int, Float64Array]:
+    """Return the ``[4, 4]`` transform of each node below the roots. The depth of the nodes has been checked."""
+    found: dict[int, Float64Array] = {}
+    waiting = [(root, np.eye(4)) for root in reversed(roots)]
+    while waiting:
+        index, parent = waiting.pop()
+        if index not in found:
+            found[index] = parent @ _local_transform(nodes[index])
+            waiting.extend((child, found[index]) for child in nodes[index].get("children", []))
+    return found
+
+
+def _local_transform(node: dict[str, Any]) -> Float64Array:
+    if "matrix" in node:
+        return np.array(node["matrix"], np.float64).reshape(4, 4).T
+    x, y, z, w = node.get("rotation", (0, 0, 0, 1))
+    transform = np.eye(4)
+    transform[:3, :3] = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+    ]
+    transform[:3, :3] *= node.get("scale", (1, 1, 1))
+    transform[:3, 3] = node.get("translation", (0, 0, 0))
+    return transform
+
+
+def _joint_transforms(gltf: Gltf, skin: dict[str, Any], world: dict[int, Float64Array]) -> Float64Array:
+    """Return the ``[joints, 4, 4]`` transforms of vertices that follow one joint alone."""
+    joints = np.array([world[index] for index in skin["joints"]])
+    if "inverseBindMatrices" not in skin:
+        return joints
+    inverse = gltf.read(skin["inverseBindMatrices"]).reshape(-1, 4, 4).swapaxes(1, 2)
+    return np.asarray(joints @ inverse[: len(joints)])
+
+
+def _pose(gltf: Gltf, attributes: dict[str, int], joints: Float64Array) -> Float64Array:
+    """Return the vertices of a primitive as the weighted mean of what their joints make of them."""
+    points = gltf.read(attributes["POSITION"])
+    total, weight = np.zeros_like(points), np.zeros((len(points), 1))
+    for part in range(8):
+        if f"JOINTS_{part}" not in attributes:
+            break
+        numbers = gltf.read(attributes[f"JOINTS_{part}"]).astype(np.int64).T
+        shares = gltf.read(attributes[f"WEIGHTS_{part}"]).T
+        for number, share in zip(numbers, shares, strict=True):
+            total += _apply(joints[number], points) * share[:, None]
+            weight += share[:, None]
+    return np.where(weight > 0, total / np.where(weight > 0, weight, 1), points)
+
+
+def _apply(transforms: Float64Array, points: Float64Array) -> Float64Array:
+    x, y, z = points.T[:, :, None]
+    columns = np.moveaxis(transforms[:, :3], 2, 0)
+    return np.asarray(columns[0] * x + columns[1] * y + columns[2] * z + columns[3])
+
+
+def _agree(one: Float64Array, other: Float64Array) -> bool:
+    return bool(np.abs(one - other).max(initial=0) <= _POSE_TOLERANCE * np.abs(other).max(initial=0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
 import struct
@@ -23,7 +24,7 @@ CORNERS = np.array(list(itertools.product((-1.0, 1.0), repeat=3)))
 QUADS = [(0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3)]
 FACES = np.array([triangle for a, b, c, d in QUADS for triangle in ((a, b, c), (a, c, d))])
 ROWS = [" ".join(map(str, corner)) for corner in CORNERS]
-SUFFIXES = (".obj", ".off", ".ply", ".stl", ".glb")
+SUFFIXES = (".obj", ".off", ".ply", ".stl", ".glb", ".gltf")
 RECIPE = PointCloudPreprocessing(num_points=256, min_points=4, seed=0)
 
 
@@ -50,10 +51,10 @@ def off(head: str = "OFF\n8 12 0", faces: Any = FACES) -> str:
     return "\n".join([head, *ROWS, *(f"{len(face)} {' '.join(map(str, face))}" for face in faces), ""])
 
 
-def ply(vertices: int = 8, faces: int = 12, rows: list[str] = ROWS) -> str:
+def ply(vertices: int = 8, faces: int = 12, rows: list[str] = ROWS, triangles: Any = FACES) -> str:
     head = ["ply", "format ascii 1.0", f"element vertex {vertices}", *(f"property double {axis}" for axis in "xyz")]
     head += [f"element face {faces}", "property list uchar int vertex_indices", "end_header"]
-    return "\n".join([*head, *rows, *(f"3 {a} {b} {c}" for a, b, c in FACES), ""])
+    return "\n".join([*head, *rows, *(f"{len(face)} {' '.join(map(str, face))}" for face in triangles), ""])
 
 
 def ascii_stl() -> str:
@@ -64,6 +65,13 @@ def ascii_stl() -> str:
         for face in FACES
     )
     return f"solid cube\n{''.join(facets)}endsolid cube\n"
+
+
+def binary_stl(rest: bytes = b"") -> bytes:
+    normals, ends = np.zeros((12, 3), "<f4"), [b"\0\0"] * 12
+    corners = CORNERS[FACES].astype("<f4")
+    parts = (a.tobytes() + b.tobytes() + end for a, b, end in zip(normals, corners, ends, strict=True))
+    return bytes(80) + struct.pack("<I", 12) + b"".join(parts) + rest
 
 
 def glb(**changes: Any) -> bytes:
@@ -104,8 +112,24 @@ def with_accessor(index: int, **changes: Any) -> bytes:
     return glb(accessors=[{key: value for key, value in each.items() if value is not None} for each in accessors])
 
 
+def split_glb(data: bytes) -> tuple[dict[str, Any], bytes]:
+    """Return the document and the buffer of a GLB file."""
+    end = 20 + int.from_bytes(data[12:16], "little")
+    return json.loads(data[20:end]), data[end + 8 :]
+
+
+def gltf(uri: str | None = None, **changes: Any) -> str:
+    """Return a cube as text; its buffer is inside, or in the file ``uri``."""
+    document, binary = split_glb(glb(**changes))
+    inside = f"data:application/octet-stream;base64,{base64.b64encode(binary).decode()}"
+    document["buffers"][0]["uri"] = uri or inside
+    return json.dumps(document)
+
+
 def cube_file(folder: Path, suffix: str) -> Path:
     path = folder / f"cube{suffix}"
+    if suffix == ".gltf":
+        return write(folder, suffix, gltf()).rename(path)
     trimesh.Trimesh(CORNERS, FACES, process=False).export(path)
     return path
 

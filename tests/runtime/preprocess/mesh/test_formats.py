@@ -15,8 +15,8 @@ from PIL import Image
 
 from runtime.errors import MissingDependencyError
 from runtime.preprocess.item import UnusableItemError
+from runtime.preprocess.mesh.polygons import triangle_areas
 from runtime.preprocess.mesh.triangles import load_corners
-from runtime.preprocess.point_cloud import triangle_areas
 from tests.runtime.preprocess.cube import (
     CORNERS,
     FACES,
@@ -25,9 +25,11 @@ from tests.runtime.preprocess.cube import (
     SUFFIXES,
     ascii_stl,
     assert_on_the_cube,
+    binary_stl,
     cube,
     cube_file,
     glb,
+    gltf,
     obj,
     off,
     ply,
@@ -56,7 +58,21 @@ def test_every_format_gives_the_same_points(suffix: str, tmp_path: Path) -> None
         (".obj", "o a\n" + "g b\nusemtl red\nf ".join(obj().split("f ", 3)) + "usemtl blue\ns off\n"),
         (".obj", "usemtl red\nf ".join(obj().split("f ", 7)).replace("usemtl red", "usemtl blue", 4)),
         (".stl", ascii_stl().replace("endfacet\nfacet", "endfacet\nendsolid a\n\nsolid b\nfacet", 5)),
+        (".obj", "\ufeff" + obj()),
+        (".obj", obj().replace("v ", "v\t")),
+        (".obj", obj().replace("f ", "f\t")),
+        (".obj", obj().replace("v ", "  v ").replace("f ", "\tf ")),
+        (".obj", obj().replace("\n", " # 0 -1\n")),
+        (".obj", obj().replace("\n", "\r")),
+        (".obj", obj().replace("\n", " 0.5 0.5 0.5\n", 3)),
+        (".obj", obj().replace("f ", "f \\\n ")),
+        (".obj", obj().encode("utf-16")),
         (".off", off()),
+        (".off", "\ufeff" + off()),
+        (".off", "\t  " + off("OFF8 12 0 # glued")),
+        (".off", off("OFF8 12 0").replace("\n", "\r")),
+        (".off", off("OFF\n8 12").replace("\n", "   # 7\n \n")),
+        (".off", off("STCNOFF 8 12 0")),
         (".off", off("# a comment\nOFF 8 12 0")),
         (".off", off("# a comment\n\nOFF # another\n# and one more\n8 12 0 # counts")),
         (".off", off("COFF\n\n8 12 0")),
@@ -64,6 +80,14 @@ def test_every_format_gives_the_same_points(suffix: str, tmp_path: Path) -> None
         (".ply", trimesh.Trimesh(CORNERS, FACES, process=False).export(file_type="ply", encoding="ascii")),
         (".stl", ascii_stl()),
         (".stl", ascii_stl().upper()),
+        (".stl", "\ufeff" + ascii_stl()),
+        (".stl", ascii_stl().replace("\n", "\r")),
+        (".stl", ascii_stl().replace("solid cube", "solid a vertex, a normal and an endfacet")),
+        (".stl", binary_stl(b"\r\n")),
+        (".stl", binary_stl(b"x" * 49)),
+        (".stl", binary_stl(bytes(1000))),
+        (".gltf", gltf()),
+        (".gltf", "\ufeff" + gltf()),
         (".glb", glb()),
         (".glb", glb(nodes=[*({"children": [i]} for i in range(1, 64)), {"mesh": 0}])),
         (".glb", glb(extensionsRequired=["KHR_materials_unlit"])),
@@ -72,6 +96,46 @@ def test_every_format_gives_the_same_points(suffix: str, tmp_path: Path) -> None
 def test_variants_of_the_formats_give_the_same_points(suffix: str, text: str | bytes, tmp_path: Path) -> None:
     points = prepare(write(tmp_path, suffix, text))
     assert points.tobytes() == prepare(cube()).tobytes()
+
+
+def test_negative_indices_count_back_from_their_face(tmp_path: Path) -> None:
+    """Each triangle follows its three vertices."""
+    corners = CORNERS[FACES]
+    parts = ("".join(f"v {x} {y} {z}\n" for x, y, z in corner) + "f -3/1 -2/2 -1/3\n" for corner in corners)
+    np.testing.assert_array_equal(load_corners(write(tmp_path, ".obj", "".join(parts))), corners)
+
+
+BALL: Any = trimesh.creation.icosphere(subdivisions=2)
+SCENE: Any = trimesh.Scene([BALL, BALL.copy().apply_translation([1, 2, 3])])
+PLANE = "v 0 0 0\nv 2 0 0\nv 2 1 0\nv 1 3 0\nv 0 1 0\nv 1 1 5\n"
+UNCHANGED: dict[str, tuple[str, str | bytes]] = {
+    "obj": (".obj", BALL.export(file_type="obj")),
+    "obj normals": (".obj", BALL.export(file_type="obj", include_normals=True)),
+    "obj quads": (".obj", obj("\n".join("f " + " ".join(str(index + 1) for index in quad) for quad in QUADS))),
+    "obj mixed": (".obj", PLANE + "f 1 2 3 4 5\nf 1 2 6\nf 1 2 3 5\nf 3 4 6\nf 2 3 4 5\n"),
+    "off": (".off", BALL.export(file_type="off")),
+    "off quads": (".off", off("OFF\n8 6 0", QUADS)),
+    "off mixed": (".off", off("OFF\n8 10 0", [QUADS[0], *FACES[2:4], (0, 2, 4), *QUADS[1:], (0, 1, 3)])[:-1]),
+    "ply": (".ply", BALL.export(file_type="ply")),
+    "ply text": (".ply", BALL.export(file_type="ply", encoding="ascii")),
+    "ply normals": (".ply", BALL.export(file_type="ply", vertex_normal=True)),
+    "ply quads": (".ply", ply(faces=6, triangles=QUADS)),
+    "ply mixed": (".ply", ply(faces=8, triangles=[QUADS[0], *FACES[2:4], *QUADS[1:]])),
+    "stl": (".stl", BALL.export(file_type="stl")),
+    "stl text": (".stl", BALL.export(file_type="stl_ascii")),
+    "glb": (".glb", BALL.export(file_type="glb")),
+    "glb scene": (".glb", SCENE.export(file_type="glb")),
+}
+
+
+@pytest.mark.parametrize(("suffix", "text"), UNCHANGED.values(), ids=UNCHANGED)
+def test_convex_polygons_keep_trimeshs_own_triangles_and_order(suffix: str, text: Any, tmp_path: Path) -> None:
+    """Sampled points, and so the vectors of existing indexes, depend on the order."""
+    path = write(tmp_path, suffix, text)
+    corners = load_corners(path)
+    loaded: Any = trimesh.load(path, process=False)
+    np.testing.assert_array_equal(corners, load_corners(loaded))
+    assert len(corners)
 
 
 def test_quads_are_cut_into_triangles(tmp_path: Path) -> None:
@@ -133,20 +197,29 @@ BAD_FILES = {
     "garbage stl": (".stl", b"\xff\xfe\x00garbage" * 20, "truncated or not STL"),
     "garbage glb": (".glb", b"\xff\xfe\x00garbage" * 20, "not a GLB file"),
     "stub glb": (".glb", b"glTF", "cannot be read"),
-    "other format": (".mesh", b"x", r"\.mesh is not a supported format; give \.obj, \.off, \.ply, \.stl, \.glb"),
+    "other format": (
+        ".mesh",
+        b"x",
+        r"\.mesh is not a supported format; give \.obj, .*, \.gltf",
+    ),
     "obj without faces": (".obj", obj(" "), "points and no faces; .* give them as an array"),
-    "ply without faces": (".ply", ply(faces=0), "points and no faces; .* give them as an array"),
+    "ply without faces": (".ply", ply(faces=0, triangles=[]), "points and no faces; .* give them as an array"),
     "off without faces": (".off", off("OFF\n8 0 0", []), "no faces"),
     "obj vertex 0": (".obj", obj("f 0 1 2"), "OBJ counts from 1"),
-    "obj too far": (".obj", obj("f 1 2 9"), "cannot be read"),
-    "obj too far back": (".obj", obj("f -9 -2 -1"), "cannot be read"),
-    "obj between": (".obj", obj("f -3 -2 -1\nv 0 0 0"), "negative indices between"),
-    "obj comment": (".obj", obj("f 1 2 3 # 0"), "cannot be read"),
-    "obj tabs": (".obj", obj("f 1 2 3\nf\t1 2 4"), "announces 2 faces, and 1"),
+    "obj too far": (".obj", obj("f 1 2 9"), "name vertices 0 to 8 of 8"),
+    "obj too far back": (".obj", obj("f -9 -2 -1"), "name vertices -1 to 7"),
+    "obj number": (".obj", obj().replace(ROWS[0], "1_0 1 1"), "cannot be read"),
+    "obj slash": (".obj", obj("f 1 /2 3 4"), "cannot be read"),
+    "obj two corners": (".obj", obj("f 1 2 3\nf 1 2"), "a face of 2 corners"),
+    "obj two coordinates": (".obj", obj().replace(ROWS[0], "1 1"), "fewer than three coordinates"),
+    "obj patch": (".obj", obj(head="surf 0 1 0 1 1 2 3\n"), "'surf' statements"),
+    "obj of other files": (".obj", obj(head="call other.obj\n"), "'call' statements"),
     "off too far": (".off", off(faces=[(0, 1, 8)] * 12), "cannot be read|name vertices"),
     "off negative": (".off", off(faces=[(0, 1, -1)] * 12), "cannot be read|name vertices"),
     "off cut": (".off", off(faces=FACES[:-1]), "announces 20 vertices and faces, and holds 19"),
-    "off cut line": (".off", off()[:-4], "announces 12 faces, and 11"),
+    "off cut line": (".off", off()[:-4], "fewer corners than it announces"),
+    "off rows": (".off", off("OFF\n8 11 0"), "announces 19 vertices and faces, and holds 20"),
+    "off binary": (".off", off("OFF BINARY\n8 12 0"), "text OFF"),
     "off cut quads": (".off", off("OFF\n8 6 0", QUADS[:4]), "announces 14 vertices and faces, and holds 12"),
     "off claim": (".off", off("OFF\n1000000000000 1000000000000 0"), "cannot be read|announces"),
     "off 4d": (".off", off("4OFF\n8 12 0"), "three dimensions"),
@@ -154,7 +227,7 @@ BAD_FILES = {
     "ply too far": (".ply", ply(vertices=8).replace("3 0 1 3", "3 0 1 8"), "name vertices 0 to 8 of 8"),
     "ply negative": (".ply", ply().replace("3 0 1 3", "3 0 1 -1"), "name vertices -1 to 7"),
     "ply cut": (".ply", ply()[:-8], "announces 20 vertices and faces, and holds 19"),
-    "ply cut line": (".ply", ply()[:-4], "announces 12 faces, and 11"),
+    "ply cut line": (".ply", ply()[:-4], "announces 12 rows of 'face', which are not all there"),
     "ply digits": (".ply", ply().replace("face 12", "face " + "9" * 5000), "cannot be read"),
     "ply claim": (".ply", ply(vertices=10**12), "announces|cannot be read|no faces"),
     "ply nan": (".ply", ply(rows=NAN_ROWS), "NaN or infinity"),
@@ -162,6 +235,8 @@ BAD_FILES = {
     "stl cut": (".stl", ascii_stl()[:-40], "truncated"),
     "stl facet cut": (".stl", ascii_stl().replace("vertex", "vortex", 3), "announces 12 faces, and 11"),
     "stl claim": (".stl", b"\0" * 80 + b"\xff" * 4 + b"\0" * 50, "truncated or not STL"),
+    "stl more": (".stl", binary_stl(b"x" * 50), "announces 12 triangles, and 50 bytes follow"),
+    "stl quads": (".stl", ascii_stl().replace("endloop", "vertex 0 0 0\nendloop", 3), "announces 12 faces, and 13"),
     "stl none": (".stl", b"\0" * 84, "no faces"),
     "degenerate": (".obj", obj("f 1 1 2\nf 3 3 3"), "no area"),
 }
@@ -194,7 +269,7 @@ def test_a_pipe_is_refused(tmp_path: Path) -> None:
 
 def test_without_trimesh_files_name_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error is not an UnusableItemError, because ``skip`` would then leave out every file."""
-    path = cube_file(tmp_path, ".ply")
+    path = cube_file(tmp_path, ".stl")
     monkeypatch.setitem(sys.modules, "trimesh", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'embedding-backbones\[mesh\]'"):
         prepare(path)
@@ -210,7 +285,7 @@ def test_warnings_of_trimesh_are_suppressed(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(trimesh, "load", load)
     before = list(warnings.filters)
     with pytest.raises(UnusableItemError, match="could not be read to its end"):
-        prepare(write(tmp_path, ".ply", ply()))
+        prepare(write(tmp_path, ".stl", ascii_stl()))
     assert list(warnings.filters) == before
 
 

@@ -1,14 +1,21 @@
-"""Test which GLB files are refused."""
+"""Test which GLB files are refused, and how instances and skins are posed."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from runtime.array_types import Array
 from runtime.preprocess.item import UnusableItemError
-from tests.runtime.preprocess.cube import glb, pack_glb, prepare, with_accessor, write
+from runtime.preprocess.mesh import glb as module
+from runtime.preprocess.mesh.triangles import load_corners
+from tests.runtime.preprocess.cube import CORNERS, FACES, glb, pack_glb, prepare, split_glb, with_accessor, write
+
+DOCUMENT = split_glb(glb())[0]
 
 BAD_FILES: dict[str, tuple[bytes, str]] = {
     "cut": (glb()[:-5], "truncated"),
@@ -21,7 +28,7 @@ BAD_FILES: dict[str, tuple[bytes, str]] = {
     "without data": (with_accessor(0, bufferView=None), "stored sparsely"),
     "sparse": (with_accessor(0, sparse={"count": 1}), "stored sparsely"),
     "normalised": (with_accessor(0, normalized=True), "normalised"),
-    "elsewhere": (glb(buffers=[{"byteLength": 9, "uri": "https://127.0.0.1/x"}]), "another file"),
+    "elsewhere": (glb(buffers=[{"byteLength": 9, "uri": "https://127.0.0.1/x"}]), "not a file of its folder"),
     "compressed": (glb(extensionsRequired=["KHR_draco_mesh_compression"]), "needs KHR_draco"),
     "nested": (pack_glb("[" * 100_000, b""), "cannot be read"),
     "transform": (
@@ -40,3 +47,127 @@ def test_unusable_files_say_why(data: bytes, reason: str, tmp_path: Path, capfd:
         prepare(path)
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
+
+
+def with_arrays(document: dict[str, Any], **arrays: Array) -> bytes:
+    """Return the cube with more accessors, which ``document`` names as strings."""
+    base, binary = split_glb(glb())
+    base |= document
+    numbers = {}
+    for name, array in arrays.items():
+        numbers[f': "{name}"'] = ": " + str(len(base["accessors"]))
+        data = array.tobytes()
+        base["bufferViews"].append({"buffer": 0, "byteOffset": len(binary), "byteLength": len(data)})
+        component = {"<f4": 5126, "|u1": 5121, "|i1": 5120}[array.dtype.str]
+        kind = {1: "SCALAR", 3: "VEC3", 4: "VEC4", 16: "MAT4"}[array.shape[1]]
+        accessor = {"bufferView": len(base["bufferViews"]) - 1, "componentType": component, "type": kind}
+        base["accessors"].append(accessor | {"count": len(array), "normalized": component != 5126 and name != "joints"})
+        binary += data
+    base["buffers"] = [{"byteLength": len(binary)}]
+    text = json.dumps(base)
+    for name, number in numbers.items():
+        text = text.replace(name, number)
+    return pack_glb(text, binary)
+
+
+def instances(**arrays: Array) -> bytes:
+    attributes = {name.upper(): name for name in arrays}
+    extensions = {"EXT_mesh_gpu_instancing": {"attributes": attributes}}
+    node = {"mesh": 0, "translation": [0, 100, 0], "extensions": extensions}
+    return with_arrays({"nodes": [node], "extensionsUsed": [*extensions]}, **arrays)
+
+
+PLACES = np.array([[0, 0, 0], [5, 0, 0], [9, 0, 1]], "<f4")
+
+
+def test_instances_are_placed(tmp_path: Path) -> None:
+    corners = load_corners(write(tmp_path, ".glb", instances(translation=PLACES)))
+    expected = np.concatenate([CORNERS[FACES] + place + [0, 100, 0] for place in PLACES[::-1]])  # trimesh's order
+    np.testing.assert_allclose(corners, expected)
+
+
+def test_instances_are_turned_and_scaled(tmp_path: Path) -> None:
+    """A quarter turn about z, in normalised bytes; then x of 1 becomes y of 2."""
+    turn = np.array([[0, 0, 90, 90]], "|i1")
+    scale = np.array([[2, 3, 1]], "<f4")
+    corners = load_corners(write(tmp_path, ".glb", instances(rotation=turn, scale=scale, translation=PLACES[:1])))
+    low, high = corners.min(axis=(0, 1)), corners.max(axis=(0, 1))
+    np.testing.assert_allclose([low, high], [[-3, 98, -1], [3, 102, 1]], atol=1e-6)
+
+
+def skinned(joints: list[dict[str, Any]], inverse: Array | None = None, **node: Any) -> bytes:
+    """Return a cube of which the left half follows the first joint, and the right half the second one."""
+    weights = np.where(CORNERS[:, [0]] < 0, [[255, 0, 0, 0]], [[0, 255, 0, 0]]).astype("|u1")
+    arrays = {"joints": np.tile(np.array([[0, 1, 0, 0]], "|u1"), (8, 1)), "weights": weights}
+    attributes: dict[str, Any] = {"POSITION": 0, "JOINTS_0": "joints", "WEIGHTS_0": "weights"}
+    skin: dict[str, Any] = {"joints": [2, 3]}
+    if inverse is not None:
+        arrays["inverse"] = inverse
+        skin["inverseBindMatrices"] = "inverse"
+    document = {
+        "nodes": [{"children": [1, 2, 3], "translation": [0, 0, 7]}, {"mesh": 0, "skin": 0, **node}, *joints],
+        "meshes": [{"primitives": [{"attributes": attributes, "indices": 1}]}],
+        "skins": [skin],
+    }
+    return with_arrays(document, **arrays)
+
+
+def test_a_skinned_mesh_ignores_its_nodes_transform(tmp_path: Path) -> None:
+    """The joints stand where they were bound, above a node that the bind matrices do not know."""
+    data = skinned([{}, {}], scale=[9, 9, 9], translation=[50, 0, 0])
+    np.testing.assert_allclose(load_corners(write(tmp_path, ".glb", data)), CORNERS[FACES] + [0, 0, 7], atol=1e-6)
+
+
+def test_a_skinned_mesh_follows_its_joints(tmp_path: Path) -> None:
+    """Each joint's own place is undone by its bind matrix, except for the second joint's last step of 2."""
+    inverse = np.tile(np.eye(4), (2, 1, 1))
+    inverse[:, :3, 3] = [[-3, 0, -7], [-4, 0, -7]]
+    data = skinned(
+        [{"translation": [3, 0, 0]}, {"translation": [6, 0, 0]}], inverse.swapaxes(1, 2).reshape(2, 16).astype("<f4")
+    )
+    moved = CORNERS + np.where(CORNERS[:, [0]] > 0, [[2, 0, 0]], 0)
+    np.testing.assert_allclose(load_corners(write(tmp_path, ".glb", data)), moved[FACES], atol=1e-6)
+
+
+def test_a_skinned_mesh_that_was_read_rightly_keeps_its_digits(tmp_path: Path) -> None:
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.linalg.qr(np.array([[1.0, 2, 3], [0, 1, 4], [5, 6, 0]]))[0] / 3
+    nodes = [{"mesh": 0, "matrix": matrix.T.ravel().tolist()}]
+    plain = load_corners(write(tmp_path, ".glb", glb(nodes=nodes)))
+    document = split_glb(skinned([{}, {}]))[0]
+    members = {"meshes": document["meshes"], "skins": [{"joints": [1, 1]}], "scenes": [{"nodes": [0, 1]}]}
+    data = skinned([{}, {}])
+    base, binary = split_glb(data)
+    base |= members | {"nodes": [{"mesh": 0, "skin": 0, "matrix": nodes[0]["matrix"]}, {"matrix": nodes[0]["matrix"]}]}
+    np.testing.assert_array_equal(load_corners(write(tmp_path, ".glb", pack_glb(json.dumps(base), binary))), plain)
+
+
+def test_a_camera_does_not_hide_the_mesh_of_its_node(tmp_path: Path) -> None:
+    cameras = [{"type": "perspective", "perspective": {"yfov": 1, "znear": 1, "aspectRatio": 1}}]
+    nodes = [{"mesh": 0, "camera": 0, "translation": [5, 0, 0], "children": [1]}, {"mesh": 0}]
+    corners = load_corners(write(tmp_path, ".glb", glb(nodes=nodes, cameras=cameras)))
+    np.testing.assert_array_equal(corners, np.concatenate([CORNERS[FACES] + [5, 0, 0]] * 2))
+
+
+def test_too_much_posing_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_INSTANCES", 2)
+    with pytest.raises(UnusableItemError, match="instances are too many"):
+        load_corners(write(tmp_path, ".glb", instances(translation=PLACES)))
+    monkeypatch.setattr(module, "MAX_POSED_VERTICES", 7)
+    with pytest.raises(UnusableItemError, match="poses more than 7 vertices"):
+        load_corners(write(tmp_path, ".glb", skinned([{}, {}])))
+
+
+UNPOSED: dict[str, tuple[bytes, str]] = {
+    "morph targets": (glb(meshes=[DOCUMENT["meshes"][0] | {"weights": [0, 0.5]}]), "morph targets"),
+    "morph targets of a node": (glb(nodes=[{"mesh": 0, "weights": [1]}]), "morph targets"),
+    "hidden": (glb(nodes=[{"mesh": 0, "extensions": {"KHR_node_visibility": {"visible": False}}}]), "hidden nodes"),
+    "uneven instances": (instances(translation=PLACES, scale=PLACES[:2]), "different counts"),
+    "joint too far": (skinned([{}]), "cannot be read"),
+}
+
+
+@pytest.mark.parametrize(("data", "reason"), UNPOSED.values(), ids=UNPOSED)
+def test_shapes_that_cannot_be_posed_are_refused(data: bytes, reason: str, tmp_path: Path) -> None:
+    with pytest.raises(UnusableItemError, match=reason):
+        load_corners(write(tmp_path, ".glb", data))

@@ -1,0 +1,172 @@
+"""Cut polygons into triangles. Fans where they are right, earcut (mapbox_earcut) elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from runtime.array_types import Array, Float64Array
+from runtime.errors import MissingDependencyError
+from runtime.preprocess.item import UnusableItemError
+
+MAX_CONCAVE_CORNERS = 4096  # earcut takes quadratic time for hostile polygons
+_NO_AREA = 1e-6  # of a polygon's own area
+_MAX_WRONG_AREA = 1e-3  # of the mesh's area
+_INSTALL = "pip install 'embedding-backbones[mesh]'"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolygonMesh:
+    """Polygons as a file holds them.
+
+    Attributes:
+        vertices: ``[v, 3]`` float64.
+        sizes: ``[p]`` int64: number of corners of each polygon, in the order of the file.
+        indices: ``[sum(sizes)]`` int64: the corners of all polygons, as indices of vertices that count from 0.
+    """
+
+    vertices: Float64Array
+    sizes: Array
+    indices: Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class TriangleMesh:
+    """A mesh as :class:`~runtime.preprocess.mesh.triangles.MeshLike` describes it."""
+
+    vertices: Float64Array
+    faces: Array
+
+
+def cut_polygons(mesh: PolygonMesh, *, in_file_order: bool = False) -> TriangleMesh:
+    """Cut polygons into triangles that cover the same surface.
+
+    The order of the triangles is trimesh's, because sampled points depend on it: triangles first, then the first
+    halves of all quads, their second halves, and larger polygons.
+
+    Args:
+        mesh: The polygons.
+        in_file_order: Keep the order of the file instead.
+
+    Raises:
+        UnusableItemError: A polygon has fewer than three corners or names a vertex that is not there, or the mesh
+            has large polygons that cross themselves.
+        MissingDependencyError: A polygon is concave, and mapbox_earcut is not installed.
+    """
+    _check(mesh)
+    if (mesh.sizes == 3).all():  # the usual case, and an empty mesh
+        return TriangleMesh(vertices=mesh.vertices, faces=mesh.indices.reshape(-1, 3))
+    with np.errstate(all="ignore"):  # NaN and overflow are refused later
+        parts = _cut_groups(mesh)
+    owner, step, faces = (np.concatenate(column) for column in zip(*parts, strict=True))
+    sizes = mesh.sizes[owner]
+    rank = np.where(sizes == 3, 0, np.where(sizes == 4, 1 + step, 3)) * (not in_file_order)
+    return TriangleMesh(vertices=mesh.vertices, faces=faces[np.lexsort((step, owner, rank))])
+
+
+def triangle_areas(corners: Float64Array) -> Float64Array:
+    """Return the areas, ``[triangles]`` float64, of ``[triangles, 3, 3]`` corners. Overflow gives infinity or NaN."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        x, y, z = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).T
+        return np.asarray(np.sqrt(x * x + y * y + z * z) / 2)
+
+
+def _check(mesh: PolygonMesh) -> None:
+    if len(mesh.sizes) and mesh.sizes.min() < 3:
+        raise UnusableItemError(f"it has a face of {mesh.sizes.min()} corners; repair it")
+    low, high, count = mesh.indices.min(initial=0), mesh.indices.max(initial=-1), len(mesh.vertices)
+    if low < 0 or high >= count:
+        raise UnusableItemError(f"its faces name vertices {low} to {high} of {count} that count from 0; repair it")
+
+
+_Part = tuple[Array, Array, Array]
+
+
+def _cut_groups(mesh: PolygonMesh) -> list[_Part]:
+    """Return the owner, the step and the corners of all triangles, in parts."""
+    starts = np.cumsum(mesh.sizes) - mesh.sizes
+    parts: list[_Part] = []
+    crossing = 0.0
+    for size in np.unique(mesh.sizes):
+        owner = np.flatnonzero(mesh.sizes == size)
+        polygons = mesh.indices[starts[owner][:, None] + np.arange(size)]
+        fits = _fan_fits(mesh.vertices, polygons)
+        parts.append(_label(owner[fits], polygons[fits][:, _fan(size)]))
+        for index in np.flatnonzero(~fits):
+            cut, wrong = _cut_concave(mesh.vertices[polygons[index]])
+            parts.append(_label(owner[[index]], polygons[index][cut][None]))
+            crossing += wrong
+    if crossing:
+        total = sum(triangle_areas(mesh.vertices[faces]).sum() for _, _, faces in parts)
+        if crossing > total * _MAX_WRONG_AREA:
+            raise UnusableItemError("it has polygons that cross themselves; cut them into triangles")
+    return parts
+
+
+def _label(owner: Array, faces: Array) -> _Part:
+    count = faces.shape[1]
+    return np.repeat(owner, count), np.tile(np.arange(count), len(owner)), faces.reshape(-1, 3)
+
+
+def _fan(size: int) -> Array:
+    """Return the corners of the triangles of a fan, in trimesh's order."""
+    if size == 4:
+        return np.array([[0, 1, 2], [2, 3, 0]])
+    second = np.arange(1, size - 1)
+    return np.stack([np.zeros_like(second), second, second + 1], axis=1)
+
+
+def _fan_fits(vertices: Float64Array, polygons: Array) -> Array:
+    """Return for each polygon whether no triangle of its fan is turned over, and so no two overlap."""
+    points = vertices[polygons] - vertices[polygons[:, :1]]
+    size = np.abs(points).max(axis=(1, 2), keepdims=True)
+    points /= np.where(size > 0, size, 1)
+    normals = np.cross(points[:, 1:-1], points[:, 2:])
+    total = normals.sum(axis=1, keepdims=True)
+    along, square = (normals * total).sum(axis=2), (total * total).sum(axis=(1, 2))
+    lengths = np.sqrt((normals * normals).sum(axis=2)).sum(axis=1)
+    turned = (along < -_NO_AREA * square[:, None]).any(axis=1)
+    cancelled = lengths * _NO_AREA > np.sqrt(square) + 1e-12
+    return np.asarray(~(turned | cancelled))
+
+
+def _cut_concave(points: Float64Array) -> tuple[Array, float]:
+    """Cut one polygon in its projection along its normal.
+
+    Returns:
+        The corners of the triangles, and the area of the polygon if it crosses itself, else 0.
+    """
+    if len(points) > MAX_CONCAVE_CORNERS:
+        raise UnusableItemError(f"it has a concave polygon of {len(points)} corners; cut it into triangles")
+    size = np.abs(points - points[0]).max()
+    shape = (points - points[0]) / size
+    normal = np.cross(shape[1:-1], shape[2:]).sum(axis=0)
+    length = np.sqrt((normal * normal).sum())
+    if length <= _NO_AREA**2:
+        return _fan(len(points)), float(_areas(shape, _fan(len(points))).sum() * size**2)
+    across = np.cross(normal / length, np.eye(3)[np.abs(normal).argmin()])
+    across /= np.sqrt((across * across).sum())
+    flat = np.stack([(shape * axis).sum(axis=1) for axis in (across, np.cross(normal / length, across))], axis=1)
+    cut = _earcut(flat)
+    if abs(_areas(flat, cut).sum() - length / 2) <= _NO_AREA * length:
+        return cut, 0.0
+    return cut, float(_areas(flat, _fan(len(flat))).sum() * size**2)
+
+
+def _areas(points: Float64Array, triangles: Array) -> Float64Array:
+    """Return the areas of triangles of points in the plane or in space."""
+    if points.shape[1] == 2:
+        points = np.pad(points, ((0, 0), (0, 1)))
+    return triangle_areas(points[triangles])
+
+
+def _earcut(flat: Float64Array) -> Array:
+    try:
+        from mapbox_earcut import triangulate_float64
+    except ImportError as exc:
+        raise MissingDependencyError(
+            f"mapbox_earcut, which cuts concave polygons, is not installed; {_INSTALL}"
+        ) from exc
+    corners = triangulate_float64(flat, np.array([len(flat)], np.uint32))
+    return np.asarray(corners, np.int64).reshape(-1, 3)
