@@ -307,7 +307,9 @@ FAMILIES: dict[str, Checkpoint] = {
         "FunnelModel",
         _words(word_piece, "FunnelTokenizer", ("<pad>", "<unk>", "<cls>", "<sep>", "<mask>", "<s>", "</s>")),
         {"block_sizes": [1, 1], "num_decoder_layers": 1, "d_model": DIM, "n_head": 4, "d_head": 8, "d_inner": 48},
-        empty=False,
+        refused="torch can trace it for one length of texts only",
+        says=("'sequence'",),
+        traced=True,
     ),
     "longformer": _family(
         "LongformerModel",
