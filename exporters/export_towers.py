@@ -12,7 +12,7 @@ import onnx_ir as ir
 from exporters.artifact_writer import new_artifact, record_files, write_golden, write_manifest, write_readme, writing
 from exporters.catalogue.options import ExportOptions
 from exporters.catalogue.spec import BackboneSpec
-from exporters.errors import GraphError
+from exporters.errors import TraceError
 from exporters.families.tower import ExportableTower
 from exporters.graph.onnx_file import write_graph
 from exporters.graph.trace import build_graph
@@ -112,7 +112,7 @@ def _trace(tower: ExportableTower, opset: int) -> ir.Model:
     inputs, output = tower.inputs(), tower.record.output
     try:
         return build_graph(tower.module(), inputs, output, opset=opset)
-    except GraphError:
+    except TraceError:
         module = tower.eager_module()
         if module is None:
             raise

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from exporters.catalogue.options import OPSETS
-from exporters.errors import GraphError
+from exporters.errors import GraphError, TraceError
 from exporters.graph.graph_input import GraphInput
 from exporters.graph.strip_metadata import strip_metadata
 from exporters.graph.translations import TRANSLATIONS
@@ -32,7 +32,8 @@ def build_graph(
         opset: The ONNX operator set, one of ``OPSETS``.
 
     Raises:
-        GraphError: torch cannot trace the module, or a dynamic axis became a constant.
+        TraceError: torch cannot trace the module.
+        GraphError: A dynamic axis became a constant.
     """
     model: ir.Model = _trace(module, inputs, opset).model
     model.producer_name, model.producer_version = "embedding-backbones", __version__
@@ -57,7 +58,7 @@ def _trace(module: nn.Module, inputs: Sequence[GraphInput], opset: int) -> Any:
                 verbose=False,
             )
     except Exception as exc:  # each stage of torch's exporter raises its own type
-        raise GraphError(f"torch cannot export the model: {_root_cause(exc)}") from exc
+        raise TraceError(f"torch cannot export the model: {_root_cause(exc)}") from exc
 
 
 def _root_cause(exc: BaseException) -> str:
