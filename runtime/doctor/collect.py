@@ -30,7 +30,7 @@ from runtime.version import __version__
 
 _TIMEOUT_S = 60.0
 _REQUIRED = ("numpy", "pillow", "tokenizers", "tqdm")
-_EXTRAS = {"trimesh": "mesh", "ftfy": "openclip", "pyarrow": "parquet", "ray": "ray"}
+_EXTRAS = {"trimesh": "mesh", "pillow-heif": "heic", "ftfy": "openclip", "pyarrow": "parquet", "ray": "ray"}
 
 
 def examine() -> DoctorReport:

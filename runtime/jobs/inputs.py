@@ -6,10 +6,12 @@ The local job reads items with :func:`open_inputs`. The Ray job shares the rules
 from __future__ import annotations
 
 import glob
+import logging
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -18,11 +20,13 @@ from runtime.errors import UsageError
 from runtime.jobs.items import SourceItem, path_item, text_item
 from runtime.jobs.parquet import count_rows, read_column
 from runtime.jobs.text_files import count_lines, parse_lines, read_file_lines, read_lines
-from runtime.preprocess.files import IMAGE_SUFFIXES, looks_like_image_path
+from runtime.preprocess.files import looks_like_image_path
 
+_LOG = logging.getLogger("runtime")
 STDIN = "-"
 COLUMN_SUFFIXES = (".jsonl", ".parquet")
 LIST_SUFFIXES = (".txt", *COLUMN_SUFFIXES)
+_MAX_SUFFIXES = 12  # in a message
 _PIPE = "to embed the words themselves, pipe them in, one item per line, with the input `-`"
 
 
@@ -51,7 +55,8 @@ def open_inputs(inputs: Sequence[str], *, towers: Sequence[str], column: str | N
       in a column. A listed item is a text, or the path of a file relative to the current folder.
     - ``-`` reads standard input like ``.txt``.
     - A folder stands for all files in it and below that the tower embeds, sorted. Hidden files are left out, and links
-      to folders are not followed. A pattern that the shell did not expand works the same way, including ``**``.
+      to folders are not followed. One warning counts the other files. A pattern that the shell did not expand works the
+      same way, including ``**``.
     - A blank line of a ``.txt`` is an empty text, so that rows keep the numbers of lines. Among paths it is skipped.
     - For a text tower, an input that is not a file is itself a text. With two towers, a file is an image and any other
       input is a text. A list could then hold either, so ``--tower`` is required.
@@ -89,7 +94,9 @@ def folder_suffixes(kind: str | None) -> tuple[str, ...]:
         from runtime.preprocess.mesh.formats import FORMATS
 
         return tuple(FORMATS)
-    return IMAGE_SUFFIXES
+    from runtime.preprocess.image_formats import image_suffixes
+
+    return image_suffixes()
 
 
 def file_suffix(name: str) -> str:
@@ -107,10 +114,25 @@ def is_pattern(name: str, kind: str | None) -> bool:
     )
 
 
-def match_pattern(pattern: str, suffixes: Sequence[str]) -> Iterator[str]:
-    """Yield the files that match ``pattern`` and end in one of ``suffixes``, sorted."""
-    matches = {path for path in glob.iglob(pattern, recursive=True) if file_suffix(path) in suffixes}  # noqa: PTH207
+def match_pattern(pattern: str) -> Iterator[str]:
+    """Yield the files that match ``pattern``, sorted."""
+    matches = set(glob.iglob(pattern, recursive=True))  # noqa: PTH207
     yield from (path for path in sorted(matches) if not os.path.isdir(path))  # noqa: PTH112  cheap for a million
+
+
+def warn_of_left_out(place: str, counts: Mapping[str, int], suffixes: Sequence[str]) -> None:
+    """Log how many files of ``place`` are left out, by their suffixes. ``counts`` has the numbers of all files."""
+    others = {suffix or "no suffix": count for suffix, count in sorted(counts.items()) if suffix not in suffixes}
+    if others:
+        listed = ", ".join(f"{suffix} ({count})" for suffix, count in list(others.items())[:_MAX_SUFFIXES])
+        more = ", ..." if len(others) > _MAX_SUFFIXES else ""
+        found = "of another kind by their suffixes"
+        _LOG.warning("%s: left out %d files %s: %s%s", place, sum(others.values()), found, listed, more)
+
+
+def name_suffixes(suffixes: Sequence[str]) -> str:
+    """Return ``suffixes`` as text. Images have sixty."""
+    return ", ".join(suffixes[:_MAX_SUFFIXES]) + (", ..." if len(suffixes) > _MAX_SUFFIXES else "")
 
 
 @dataclass(frozen=True)
@@ -157,21 +179,25 @@ class _InputParser:
 
     def _open_folder(self, folder: str) -> JobInputs:
         suffixes = folder_suffixes(self.kind)
-        return self._open_files(f"the folder {folder}", partial(_walk, folder, suffixes), suffixes)
+        return self._open_files(f"the folder {folder}", partial(_walk, folder), suffixes)
 
     def _open_pattern(self, pattern: str) -> JobInputs:
         suffixes = (file_suffix(pattern),) if file_suffix(pattern) in LIST_SUFFIXES else folder_suffixes(self.kind)
-        return self._open_files(f"the pattern {pattern}", partial(match_pattern, pattern, suffixes), suffixes)
+        return self._open_files(f"the pattern {pattern}", partial(match_pattern, pattern), suffixes)
 
-    def _open_files(self, name: str, find: Callable[[], Iterator[str]], suffixes: Sequence[str]) -> JobInputs:
-        if suffixes[0] in LIST_SUFFIXES:
-            found = _join([self._open_file(path) for path in find()])
-        else:
-            found = JobInputs(sum(1 for _ in find()), lambda: map(path_item, find()))
-        if not (found.total or found.lists):
+    def _open_files(self, name: str, find_all: Callable[[], Iterator[str]], suffixes: Sequence[str]) -> JobInputs:
+        def find() -> Iterator[str]:
+            return (path for path in find_all() if file_suffix(path) in suffixes)
+
+        counts = Counter(map(file_suffix, find_all()))
+        total = sum(counts[suffix] for suffix in suffixes)
+        if not total:
             way_out = _PIPE if self.kind == "text" else "name the files themselves"
-            raise UsageError(f"{name} holds no file that ends in {', '.join(suffixes)}; {way_out}")
-        return found
+            raise UsageError(f"{name} holds no file that ends in {name_suffixes(suffixes)}; {way_out}")
+        warn_of_left_out(name, counts, suffixes)
+        if suffixes[0] in LIST_SUFFIXES:
+            return _join([self._open_file(path) for path in find()])
+        return JobInputs(total, lambda: map(path_item, find()))
 
     def _open_missing(self, name: str) -> JobInputs:
         if file_suffix(name) in LIST_SUFFIXES:
@@ -200,21 +226,21 @@ def _mode(name: str) -> int | None:
         return None
 
 
-def _walk(folder: str, suffixes: Sequence[str]) -> Iterator[str]:
-    """Yield the files below ``folder``, sorted by name in each folder. Only one folder's names are in memory."""
+def _walk(folder: str) -> Iterator[str]:
+    """Yield the files below ``folder`` that are not hidden, sorted by name in each folder.
+
+    Only one folder's names are in memory.
+    """
     try:
         with os.scandir(folder) as entries:
             names = sorted(
-                (entry.name, entry.is_dir(follow_symlinks=False))
-                for entry in entries
-                if not entry.name.startswith(".")
-                and (entry.is_dir(follow_symlinks=False) or file_suffix(entry.name) in suffixes)
+                (entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries if not entry.name.startswith(".")
             )
     except OSError as exc:
         raise UsageError(f"the folder {folder} cannot be read ({exc.strerror}); name the files in it") from exc
     for name, is_folder in names:
         path = os.path.join(folder, name)  # noqa: PTH118  pathlib is slow for a million
         if is_folder:
-            yield from _walk(path, suffixes)
+            yield from _walk(path)
         else:
             yield path

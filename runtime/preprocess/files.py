@@ -8,14 +8,23 @@ from pathlib import Path
 
 from runtime.preprocess.item import UnusableItemError
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+_SUFFIXES_OF_PATHS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+_LONGEST_SUFFIX = 8
 
 
 def looks_like_image_path(text: str) -> bool:
-    """Return whether ``text`` ends with an image suffix, and is a single word or the name of an existing file."""
-    if not text.lower().endswith(IMAGE_SUFFIXES):
+    """Return whether ``text`` names an existing image file, or is one word with a suffix that only images have.
+
+    The other suffixes of images also end words, such as ``.im`` and ``.ps``: there the file must exist.
+    """
+    suffix = os.path.splitext(text)[1].lower()  # noqa: PTH122  pathlib finds no suffix in ".png"
+    if suffix in _SUFFIXES_OF_PATHS and len(text.split()) == 1:
+        return True
+    if not 2 <= len(suffix) <= _LONGEST_SUFFIX:
         return False
-    return len(text.split()) == 1 or os.path.isfile(text)  # noqa: PTH113  Path.is_file raises for names too long
+    from runtime.preprocess.image_formats import image_suffixes
+
+    return suffix in image_suffixes() and os.path.isfile(text)  # noqa: PTH113  Path.is_file raises for long names
 
 
 def check_regular_file(path: str | os.PathLike[str]) -> None:

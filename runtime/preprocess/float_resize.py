@@ -16,7 +16,19 @@ _CUBIC, _CUBIC_ANTIALIAS = -0.75, -0.5  # torch's coefficients; the second is Pi
 _HALF = np.float32(0.5)  # positions are computed in float32, as in torch: float64 shifts a weight by up to 1e-4
 
 
-def resize_floats(pixels: UInt8Array, height: int, width: int, kind: str, *, antialias: bool) -> Float32Array:
+_ALL = slice(None)
+
+
+def resize_floats(
+    pixels: UInt8Array,
+    height: int,
+    width: int,
+    kind: str,
+    *,
+    antialias: bool,
+    rows: slice = _ALL,
+    columns: slice = _ALL,
+) -> Float32Array:
     """Return ``[height, width, 3]`` float32 pixels. Each output pixel is a weighted sum of some input pixels.
 
     Args:
@@ -25,18 +37,21 @@ def resize_floats(pixels: UInt8Array, height: int, width: int, kind: str, *, ant
         width: Number of columns of the result.
         kind: ``bilinear`` or ``bicubic``.
         antialias: Whether the filter widens with the downscaling factor.
+        rows: The rows of the result to compute; by default all.
+        columns: The columns of the result to compute; by default all.
     """
-    columns = _resize_columns(pixels.astype(np.float32), width, kind, antialias=antialias)
-    rows = _resize_columns(np.swapaxes(columns, 0, 1), height, kind, antialias=antialias)
-    return np.ascontiguousarray(np.swapaxes(rows, 0, 1))
+    narrow = _resize_columns(pixels.astype(np.float32), width, columns, kind, antialias=antialias)
+    low = _resize_columns(np.swapaxes(narrow, 0, 1), height, rows, kind, antialias=antialias)
+    return np.ascontiguousarray(np.swapaxes(low, 0, 1))
 
 
-def _resize_columns(pixels: Float32Array, size: int, kind: str, *, antialias: bool) -> Float32Array:
+def _resize_columns(pixels: Float32Array, size: int, kept: slice, kind: str, *, antialias: bool) -> Float32Array:
     length = pixels.shape[1]
     if length == size:
-        return pixels
+        return pixels[:, kept]
     sources, weights = _wide_taps(length, size, kind) if antialias else _narrow_taps(length, size, kind)
-    resized = np.zeros((pixels.shape[0], size, pixels.shape[2]), np.float32)
+    sources, weights = sources[kept], weights[kept]
+    resized = np.zeros((pixels.shape[0], len(sources), pixels.shape[2]), np.float32)
     for source, weight in zip(sources.T, weights.T, strict=True):
         resized += pixels[:, source] * weight[:, None]
     return resized

@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import TypeAlias, get_args
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError, _imaging
 
 from runtime.array_types import Array, Float32Array, UInt8Array
 from runtime.artifact.manifest import ImagePreprocessing, Interpolation
 from runtime.preprocess.files import check_regular_file, describe_file_error
 from runtime.preprocess.float_resize import resize_floats
+from runtime.preprocess.image_formats import use_heif_plugin
 from runtime.preprocess.item import UnusableItemError, prepare_each
-from runtime.preprocess.silence import SuppressWarnings
+from runtime.preprocess.silence import SuppressWarnings, silence_libtiff
 
 ImageItem: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | Array"
 
@@ -37,6 +38,10 @@ _EXIF_TRANSPOSES = {  # EXIF 2.32, tag Orientation: the operation that makes the
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_STRIP = 8  # rows or columns of a very thin image
+_BITS_PER_SAMPLE, _SAMPLE_FORMAT, _SIGNED = 258, 339, 2  # tags of TIFF
+_DARKEST = 16  # of 255: values of 12 bits in 16, which torchvision would make black
+_FAILED = "_runtime_failed"  # attribute of an image that Pillow refused to decode
 # Pillow warns of damaged EXIF, unusual frames and large images. An unusable image gets an error of ours instead.
 _WITHOUT_WARNINGS = SuppressWarnings("PIL")
 # Without a handler, Python prints a library's log records of level warning on standard error.
@@ -75,10 +80,12 @@ class ImagePreprocessor:
 def load_image(item: ImageItem) -> Image.Image:
     """Load an upright RGB image.
 
-    - The EXIF orientation is applied, as image viewers do.
+    - An image that Pillow's ``load`` refuses is refused.
+    - The EXIF orientation is applied once, as image viewers do.
     - ``Image.convert("RGB")`` converts grey, palette and CMYK images. Alpha is dropped, not blended, as
       ``torchvision.datasets`` does in training.
-    - 16-bit grey keeps its high byte, as torchvision converts 16 to 8 bits. Pillow would clip it to white.
+    - Grey of more bits keeps the highest 8 of its declared bits. Floats from 0 to 1 are scaled. Both equals
+      torchvision's ``to_dtype``, where Pillow would clip. Integers that would become nearly black are refused.
 
     Args:
         item: A path, the bytes of an image file, a PIL image, or a ``[height, width, 3]`` uint8 RGB array.
@@ -91,9 +98,10 @@ def load_image(item: ImageItem) -> Image.Image:
         with _WITHOUT_WARNINGS:
             image = _open(item)
             _check_size(image.width, image.height)
+            _decode(image)
+            _check_size(image.width, image.height)  # again: the header of an ICO file can state less than it holds
             turn = _EXIF_TRANSPOSES.get(_orientation(image))
             rgb = _to_rgb(image)
-        _check_size(rgb.width, rgb.height)  # again: the image in an ICO file can be larger than its header states
         return rgb if turn is None else rgb.transpose(turn)
     except UnusableItemError:
         raise
@@ -106,15 +114,18 @@ def resize_and_crop(image: Image.Image, preprocessing: ImagePreprocessing) -> UI
 
     The result has the type ``resize_dtype``. Where the crop is larger than the image, it has the colour ``fill``.
 
+    A very thin image is resized in strips, so that the whole is never in memory.
+
     Raises:
-        UnusableItemError: The image is so long and thin that the resized image would exceed
+        UnusableItemError: The image is so long and thin that one strip of the resized image would exceed
             ``PIL.Image.MAX_IMAGE_PIXELS``, or have no pixels.
     """
     width, height = _resized_size(image.width, image.height, preprocessing)
-    _check_size(width, height, "resized to ")
+    _check_size(max(width, height), min(width, height, _STRIP), "resized in strips of ")
     if preprocessing.resize_dtype == "float32":
-        kind, antialias = preprocessing.interpolation, preprocessing.antialias
-        return _crop(resize_floats(np.asarray(image), height, width, kind, antialias=antialias), preprocessing)
+        return _resize_floats(image, width, height, preprocessing)
+    if not _is_allowed(width, height):
+        return _resize_in_strips(image, width, height, preprocessing)
     if (width, height) != image.size:
         image = image.resize((width, height), _FILTERS[preprocessing.interpolation])
     return _crop(np.asarray(image), preprocessing)
@@ -127,19 +138,65 @@ def pixel_values(pixels: UInt8Array | Float32Array, preprocessing: ImagePreproce
     return np.ascontiguousarray((channels_first / np.float32(255) - mean) / std)
 
 
+def _resize_floats(image: Image.Image, width: int, height: int, preprocessing: ImagePreprocessing) -> Float32Array:
+    """Compute the pixels of the crop only."""
+    _, top, bottom = _crop_range(height, preprocessing)
+    _, left, right = _crop_range(width, preprocessing)
+    kind, antialias = preprocessing.interpolation, preprocessing.antialias
+    rows, columns = slice(top, bottom), slice(left, right)
+    pixels = resize_floats(np.asarray(image), height, width, kind, antialias=antialias, rows=rows, columns=columns)
+    return _on_canvas(pixels, width, height, preprocessing)
+
+
+def _resize_in_strips(image: Image.Image, width: int, height: int, preprocessing: ImagePreprocessing) -> UInt8Array:
+    """Return the same as resizing to ``width`` and ``height``, and cropping.
+
+    Pillow resizes all rows and then all columns, each for itself. So strips of rows can be resized and cropped, and
+    then strips of columns, with the same bits.
+    """
+    rows = _resize_rows(image, width, preprocessing)
+    columns = _resize_rows(rows.transpose(Image.Transpose.TRANSPOSE), height, preprocessing)
+    return _on_canvas(np.asarray(columns.transpose(Image.Transpose.TRANSPOSE)), width, height, preprocessing)
+
+
+def _resize_rows(image: Image.Image, width: int, preprocessing: ImagePreprocessing) -> Image.Image:
+    """Resize each row to ``width``, and keep the columns of the crop."""
+    _, start, stop = _crop_range(width, preprocessing)
+    kept = Image.new("RGB", (stop - start, image.height))
+    for top in range(0, image.height, _STRIP):
+        bottom = min(top + _STRIP, image.height)
+        strip = image.crop((0, top, image.width, bottom))
+        strip = strip.resize((width, bottom - top), _FILTERS[preprocessing.interpolation])
+        kept.paste(strip.crop((start, 0, stop, bottom - top)), (0, top))
+    return kept
+
+
 def _crop(pixels: UInt8Array | Float32Array, preprocessing: ImagePreprocessing) -> UInt8Array | Float32Array:
     """Return the centre of ``[height, width, 3]`` pixels, with a border of colour ``fill`` where they are too few."""
-    crop, floor = preprocessing.crop_size, preprocessing.crop_rounding == "floor"
-    top, left = (_crop_offset(size, crop, floor=floor) for size in pixels.shape[:2])
-    centre = pixels[max(top, 0) : top + crop, max(left, 0) : left + crop]
+    height, width = pixels.shape[:2]
+    _, top, bottom = _crop_range(height, preprocessing)
+    _, left, right = _crop_range(width, preprocessing)
+    return _on_canvas(pixels[top:bottom, left:right], width, height, preprocessing)
+
+
+def _on_canvas(centre: Array, width: int, height: int, preprocessing: ImagePreprocessing) -> Array:
+    """Return the cropped pixels, with a border where an image of ``width`` and ``height`` has too few."""
+    crop = preprocessing.crop_size
     if centre.shape[:2] == (crop, crop):
         contiguous: Array = np.ascontiguousarray(centre)
         return contiguous
-    canvas: Array = np.empty((crop, crop, 3), pixels.dtype)
+    canvas: Array = np.empty((crop, crop, 3), centre.dtype)
     canvas[:] = preprocessing.fill
-    top, left = max(-top, 0), max(-left, 0)
+    top, left = _crop_range(height, preprocessing)[0], _crop_range(width, preprocessing)[0]
     canvas[top : top + centre.shape[0], left : left + centre.shape[1]] = centre
     return canvas
+
+
+def _crop_range(size: int, preprocessing: ImagePreprocessing) -> tuple[int, int, int]:
+    """Return the size of the first border, and the first and last row or column of the image in the crop."""
+    crop = preprocessing.crop_size
+    offset = _crop_offset(size, crop, floor=preprocessing.crop_rounding == "floor")
+    return max(-offset, 0), max(offset, 0), min(offset + crop, size)
 
 
 def _crop_offset(size: int, crop: int, *, floor: bool) -> int:
@@ -165,6 +222,7 @@ def _open(item: ImageItem) -> Image.Image:
 def _read(data: bytes) -> Image.Image:
     if not data:
         raise UnusableItemError("the file is empty")
+    use_heif_plugin(data)
     image = Image.open(io.BytesIO(data))
     if image.format == "EPS":
         raise UnusableItemError("it is EPS, a program that Pillow would run in Ghostscript; convert it to PNG")
@@ -184,8 +242,29 @@ def _from_array(array: Array) -> Image.Image:
 def _check_size(width: int, height: int, prefix: str = "") -> None:
     if not width or not height:
         raise UnusableItemError(f"the image is empty: {width} x {height} pixels")
-    if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
+    if not _is_allowed(width, height):
         raise UnusableItemError(f"{prefix}{width} x {height} pixels are more than {_LIMIT}")
+
+
+def _is_allowed(width: int, height: int) -> bool:
+    return Image.MAX_IMAGE_PIXELS is None or width * height <= Image.MAX_IMAGE_PIXELS
+
+
+def _decode(image: Image.Image) -> None:
+    """Decode ``image``, before its EXIF is read.
+
+    Reading the EXIF of a PNG decodes it, too, and after a failure Pillow goes on with what it has. Its TIFF reader
+    turns the image when it decodes it, and then removes the tag.
+    """
+    if getattr(image, _FAILED, False):  # the caller's image: a second ``load`` would succeed
+        raise UnusableItemError("it cannot be decoded (it failed before)")
+    if image.format == "TIFF":
+        silence_libtiff(_imaging.__file__)
+    try:
+        image.load()
+    except Exception:
+        setattr(image, _FAILED, True)
+        raise
 
 
 def _orientation(image: Image.Image) -> int:
@@ -198,11 +277,46 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):  # 16-bit grey
-        return Image.fromarray((np.asarray(image) // 256).astype(np.uint8)).convert("RGB")
-    if image.mode in ("I", "F"):
-        raise UnusableItemError(f"an image of mode {image.mode} has no agreed range; convert it to 8 bits first")
+    if image.mode == "F":
+        return _from_grey(_floats_to_bytes(np.asarray(image)))
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        return _from_grey(_integers_to_bytes(image))
     return image.convert("RGB")
+
+
+def _from_grey(values: Array) -> Image.Image:
+    return Image.fromarray(values.astype(np.uint8)).convert("RGB")
+
+
+def _integers_to_bytes(image: Image.Image) -> Array:
+    """Return the highest 8 of the declared bits."""
+    bits, values = _declared_bits(image), np.asarray(image)
+    if bits == 32:
+        values = values.view(np.uint32)  # Pillow reads them as signed
+    if values.min() < 0:
+        raise UnusableItemError("it has negative values, which have no agreed range; convert it to 8 bits first")
+    high = values >> (bits - 8)
+    if values.any() and high.max() < _DARKEST:
+        found = f"the values of its {bits} bits end at {values.max()}"
+        raise UnusableItemError(f"{found}, and would become nearly black; convert it to 8 bits first")
+    return high
+
+
+def _declared_bits(image: Image.Image) -> int:
+    """Return the number of bits of a value, without its sign."""
+    tags = getattr(image, "tag_v2", None)  # of TIFF
+    if tags is not None:
+        is_signed = tags.get(_SAMPLE_FORMAT, (1,))[0] == _SIGNED
+        return int(tags.get(_BITS_PER_SAMPLE, (16,))[0]) - int(is_signed)
+    return 31 if image.mode == "I" and image.format != "PPM" else 16
+
+
+def _floats_to_bytes(values: Array) -> Array:
+    if not (values.min() >= 0 and values.max() <= 1):  # false for NaN, too
+        found = f"it has floats from {values.min():g} to {values.max():g}"
+        raise UnusableItemError(f"{found}, where images have 0 to 1; scale them, or convert it to 8 bits first")
+    scaled: Array = values * np.float32(255 + 1 - 1e-3)
+    return scaled
 
 
 def _resized_size(width: int, height: int, preprocessing: ImagePreprocessing) -> tuple[int, int]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 import warnings
+from functools import cache
 from typing import Any, cast
 
 
@@ -33,3 +35,21 @@ class SuppressWarnings:
             self._inside -= 1
             if not self._inside and self._entry in self._filters:
                 self._filters.remove(self._entry)
+
+
+@cache
+def silence_libtiff(library: str) -> None:
+    """Stop libtiff from printing errors on standard error, for the whole process; Pillow raises them as well.
+
+    Pillow does the same for libtiff's warnings. To redirect file descriptor 2 instead would lose other threads' output.
+    On Windows libtiff is part of ``library`` and not reachable.
+
+    Args:
+        library: The file of an extension module that is linked to libtiff.
+    """
+    try:
+        set_handler = ctypes.CDLL(library).TIFFSetErrorHandler
+    except (OSError, AttributeError):
+        return
+    set_handler.argtypes, set_handler.restype = [ctypes.c_void_p], ctypes.c_void_p
+    set_handler(None)

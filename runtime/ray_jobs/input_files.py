@@ -14,7 +14,16 @@ from pyarrow import fs
 
 from runtime.artifact.manifest import TowerName
 from runtime.errors import UsageError
-from runtime.jobs.inputs import LIST_SUFFIXES, check_column_use, file_suffix, folder_suffixes, is_pattern, match_pattern
+from runtime.jobs.inputs import (
+    LIST_SUFFIXES,
+    check_column_use,
+    file_suffix,
+    folder_suffixes,
+    is_pattern,
+    match_pattern,
+    name_suffixes,
+    warn_of_left_out,
+)
 from runtime.jobs.parquet import check_column, open_parquet
 from runtime.jobs.text_files import BLANKS
 from runtime.ray_jobs.storage import absolute, is_uri, join, open_place, public_name
@@ -119,7 +128,7 @@ def _list_files(place: str, tower: TowerName) -> Iterator[InputFile]:
     elif is_uri(place) or not is_pattern(place, tower):
         raise UsageError(f"there is no file or folder {public_name(place)}; check the input")
     else:
-        names = match_pattern(place, (*LIST_SUFFIXES, *folder_suffixes(tower)))
+        names = match_pattern(place)
         for name in _pick(list(names), f"the pattern {place}", tower):
             yield InputFile(name=name, place=absolute(name))
 
@@ -130,8 +139,9 @@ def _pick(names: Sequence[str], place: str, tower: TowerName) -> list[str]:
     for suffixes in ((".parquet",), other):
         picked = [name for name in sorted(names) if file_suffix(name) in suffixes]
         if picked:
+            warn_of_left_out(place, Counter(map(file_suffix, names)), suffixes)
             return picked
-    expected = ", ".join(dict.fromkeys((".parquet", *other)))
+    expected = name_suffixes(tuple(dict.fromkeys((".parquet", *other))))
     raise UsageError(f"{place} holds no file that ends in {expected}; name the files themselves")
 
 

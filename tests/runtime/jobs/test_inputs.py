@@ -227,6 +227,20 @@ def test_a_folder_without_any_is_refused(folder: Path, towers: Sequence[str]) ->
         items(["p"], towers)
 
 
+def test_files_that_a_folder_leaves_out_are_counted(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    make_files(folder, "p/a.jpg", "p/b.avif", "p/c.JFIF", "p/note.md", "p/q/film.mp4", "p/q/d.md", "p/noname", "p/.x")
+    assert items(["p"], IMAGE) == ["p/a.jpg", "p/b.avif", "p/c.JFIF"]
+    found = "left out 4 files of another kind by their suffixes: no suffix (1), .md (2), .mp4 (1)"
+    assert caplog.messages == [f"the folder p: {found}"]
+    caplog.clear()
+    assert items(["p/*"], IMAGE) == ["p/a.jpg", "p/b.avif", "p/c.JFIF"]
+    found = "left out 2 files of another kind by their suffixes: no suffix (1), .md (1)"
+    assert caplog.messages == [f"the pattern p/*: {found}"]
+    caplog.clear()
+    items(["p/*.jpg"], IMAGE)
+    assert caplog.messages == []
+
+
 def test_a_folder_that_cannot_be_read_is_no_empty_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_files(folder, "p/a.jpg", "p/q/b.jpg")
     scandir = os.scandir

@@ -20,6 +20,21 @@ def test_image_paths_are_one_word_or_exist(tmp_path: Path) -> None:
     assert not looks_like_image_path("long text " * 1000 + "a.png")
 
 
+@pytest.mark.parametrize("suffix", ["avif", "jp2", "mpo", "jfif", "HEIC", "im"])
+def test_an_existing_file_of_any_image_suffix_is_a_path(tmp_path: Path, suffix: str) -> None:
+    """A word such as ``domain.im`` is a text, unless there is such a file."""
+    path = tmp_path / f"a.{suffix}"
+    assert not looks_like_image_path(str(path))
+    path.touch()
+    assert looks_like_image_path(str(path))
+
+
+def test_an_existing_file_of_another_suffix_is_no_image(tmp_path: Path) -> None:
+    for name in ("a.txt", "a.pdf", "a.eps", "a.", "a"):
+        (tmp_path / name).touch()
+        assert not looks_like_image_path(str(tmp_path / name))
+
+
 def test_only_regular_files_pass(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     check_regular_file(tmp_path / "file")

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+import random
 import struct
+import subprocess
+import sys
+import tracemalloc
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import EpsImagePlugin, Image
+from PIL import EpsImagePlugin, Image, ImageOps
 from torchvision.models import get_model_weights
-from torchvision.transforms import v2
+from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms._presets import ImageClassification
 
 from exporters.catalogue.registry import BACKBONES
@@ -193,8 +197,11 @@ def test_the_callers_image_is_not_changed(photos: list[Image.Image]) -> None:
         (np.zeros((4, 4), np.uint8), r"uint8 \[height, width, 3\]"),
         (np.zeros((4, 4, 4), np.uint8), r"uint8 \[height, width, 3\]"),
         (Image.new("RGB", (0, 5)), "0 x 5"),
-        (Image.new("F", (4, 4)), "convert it to 8 bits"),
-        (Image.fromarray(np.full((4, 4), 200, np.int32)), "convert it to 8 bits"),
+        (Image.new("F", (4, 4), 200), "it has floats from 200 to 200, where images have 0 to 1"),
+        (Image.new("F", (4, 4), float("nan")), "it has floats from nan to nan"),
+        (Image.fromarray(np.full((4, 4), 200, np.int32)), "31 bits end at 200, and would become nearly black"),
+        (Image.fromarray(np.full((4, 4), -1, np.int32)), "negative values"),
+        (Image.fromarray(np.full((4, 4), 4095, np.uint16)), "16 bits end at 4095, and would become nearly black"),
         (Path("no/such/file.jpg"), "no such file"),
         (Path(__file__).parent, "folder"),
         (Path(__file__), "not an image"),
@@ -249,12 +256,139 @@ def test_warnings_and_logs_of_pillow_are_suppressed(photos: list[Image.Image], c
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="libtiff is linked statically")
+@pytest.mark.process
+def test_libtiff_prints_nothing(photos: list[Image.Image], tmp_path: Path) -> None:
+    """In a process of its own, because silence lasts as long as the process."""
+    path = tmp_path / "a.tif"
+    photos[0].resize((64, 48)).save(path, compression="tiff_lzw")
+    data = path.read_bytes()
+    path.write_bytes(data[:8] + b"\xff" * 400 + data[408:])
+    pillow = f"Image.open({str(path)!r}).load()"
+    ours = f"load_image({str(path)!r})"
+    head = "from PIL import Image; from runtime.preprocess.image import load_image\ntry: "
+    printed = [
+        subprocess.run(
+            [sys.executable, "-c", f"{head}{call}\nexcept Exception: pass"], stderr=subprocess.PIPE, check=True
+        )
+        for call in (pillow, ours)
+    ]
+    assert printed[0].stderr  # else the other half proves nothing
+    assert printed[1].stderr == b""
+
+
 def test_the_warning_filters_are_restored(photos: list[Image.Image]) -> None:
     before = list(warnings.filters)
     load_image(photos[0])
     with pytest.raises(UnusableItemError):
         load_image(b"no image")
     assert list(warnings.filters) == before
+
+
+_DAMAGED_FORMATS: dict[str, dict[str, Any]] = {
+    "PNG": {},
+    "JPEG": {},
+    "WEBP": {"lossless": True},
+    "GIF": {},
+    "BMP": {},
+    "TIFF": {},
+}
+_DAMAGED_FORMATS |= {"TIFF-LZW": {"compression": "tiff_lzw"}}
+
+
+@pytest.mark.parametrize("name", _DAMAGED_FORMATS)
+def test_what_pillow_refuses_is_refused(name: str, photos: list[Image.Image]) -> None:
+    buffer = io.BytesIO()
+    photos[0].resize((64, 48)).save(buffer, name.split("-")[0], **_DAMAGED_FORMATS[name])
+    draw = random.Random(19)  # noqa: S311  repeatable damage
+    verdicts = [_verdicts(_damage(buffer.getvalue(), draw)) for _ in range(120)]
+    assert [ours for ours, _ in verdicts] == [pillows for _, pillows in verdicts]
+    assert None in {pillows for _, pillows in verdicts} or name == "BMP"
+
+
+def _damage(data: bytes, draw: random.Random) -> bytes:
+    """Change one byte, a run of bytes, or the length."""
+    damaged, at, kind = bytearray(data), draw.randrange(8, len(data)), draw.randrange(3)
+    if kind == 2:
+        return data[:at]
+    count = 1 if kind else 20
+    damaged[at : at + count] = draw.randbytes(len(damaged[at : at + count]))
+    return bytes(damaged)
+
+
+def _verdicts(data: bytes) -> tuple[bytes | None, bytes | None]:
+    """Return the pixels by the runtime and by Pillow, or ``None`` where they are refused."""
+    try:
+        ours = load_image(data).tobytes()
+    except UnusableItemError:
+        ours = None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            image = Image.open(io.BytesIO(data))
+            image.load()
+            return ours, ImageOps.exif_transpose(image).convert("RGB").tobytes()
+        except Exception:  # noqa: BLE001  Pillow's decoders raise many
+            return ours, None
+
+
+def test_an_open_image_that_failed_is_refused_again(photos: list[Image.Image]) -> None:
+    """Pillow's second ``load`` of a damaged PNG succeeds, and the rest is black."""
+    data = bytearray(_encode(photos[0], "PNG"))
+    data[len(data) // 2] ^= 255
+    image = Image.open(io.BytesIO(data))
+    for _ in range(2):
+        with pytest.raises(UnusableItemError, match="cannot be decoded"):
+            load_image(image)
+
+
+@pytest.mark.parametrize("name", ["TIFF", "JPEG", "PNG", "WEBP", "AVIF", "MPO", "HEIF"])
+def test_an_image_is_turned_once(name: str, photos: list[Image.Image]) -> None:
+    """Pillow's TIFF reader and pillow-heif turn an image that they decode, and the other readers do not."""
+    if name == "HEIF":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    elif name not in Image.SAVE and (Image.init() or name not in Image.SAVE):
+        pytest.skip(f"this Pillow writes no {name}")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    half_white = Image.new("RGB", (64, 32))
+    half_white.paste((255, 255, 255), (0, 0, 32, 32))
+    buffer = io.BytesIO()
+    half_white.save(buffer, name, exif=exif.tobytes())  # pillow-heif writes bytes as a turn
+    upright = load_image(buffer.getvalue())
+    assert upright.size == (32, 64)
+    assert np.asarray(upright)[:24].min() > 200  # the left half is now on top
+    assert np.asarray(upright)[40:].max() < 50
+
+
+@pytest.mark.parametrize(("bits", "signed", "dtype"), [(16, 1, "<u2"), (16, 2, "<i2"), (32, 1, "<u4"), (32, 2, "<i4")])
+def test_grey_tiff_is_scaled_by_its_declared_depth(bits: int, signed: int, dtype: str) -> None:
+    largest = np.iinfo(dtype).max
+    values = np.array([[0, largest // 2, largest]], dtype)
+    assert np.asarray(load_image(_grey_tiff(values.tobytes(), 3, bits, signed)))[0, :, 0].tolist() == [0, 127, 255]
+
+
+def test_twelve_bits_are_scaled() -> None:
+    """Two values of 12 bits in three bytes: 0x800 and 0xFFF."""
+    grey = np.asarray(load_image(_grey_tiff(bytes([0x80, 0x0F, 0xFF]), 2, 12, 1)))
+    assert grey[0, :, 0].tolist() == [128, 255]
+
+
+def test_floats_become_eight_bits_as_in_torchvision() -> None:
+    values = np.linspace(0, 1, 5000, dtype=np.float32).reshape(50, 100)
+    ours = np.asarray(load_image(_encode(Image.fromarray(values), "TIFF")))[..., 0]
+    expected = v2.functional.to_dtype(torch.from_numpy(values), torch.uint8, scale=True).numpy()
+    np.testing.assert_array_equal(ours, expected)
+
+
+def _grey_tiff(pixels: bytes, width: int, bits: int, sample_format: int) -> bytes:
+    """Return a TIFF of one row, with black as zero."""
+    tags = [(256, width), (257, 1), (258, bits), (259, 1), (262, 1), (273, 8), (277, 1), (278, 1)]
+    tags += [(279, len(pixels)), (339, sample_format)]
+    entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in tags)
+    padded = pixels + b"\0" * (len(pixels) % 2)
+    header = b"II*\0" + struct.pack("<I", 8 + len(padded))
+    return header + padded + struct.pack("<H", len(tags)) + entries + b"\0" * 4
 
 
 def test_a_truncated_file_says_so(photo_paths: list[Path]) -> None:
@@ -277,9 +411,38 @@ def test_a_decompression_bomb_is_not_opened(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_an_image_that_would_be_huge_when_resized_is_refused() -> None:
-    sliver = np.zeros((1, 10_000, 3), np.uint8)
-    with pytest.raises(UnusableItemError, match="resized to"):
+    sliver = np.zeros((1, 60_000, 3), np.uint8)
+    with pytest.raises(UnusableItemError, match="resized in strips of 13920000 x 8 pixels are more than"):
         _prepare(sliver, make_recipe(ImageClassification(crop_size=224, resize_size=232)))
+
+
+@pytest.mark.parametrize("crop", [40, 90])
+@pytest.mark.parametrize("size", [(200, 3), (3, 200)])
+@pytest.mark.parametrize("interpolation", [InterpolationMode.BILINEAR, InterpolationMode.NEAREST])
+def test_a_very_thin_image_equals_torchvision(
+    interpolation: InterpolationMode, size: tuple[int, int], crop: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the real limit, these are 2048 x 1 pixels."""
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), np.uint8))
+    transforms = ImageClassification(crop_size=crop, resize_size=64, interpolation=interpolation)
+    expected = transforms(image).numpy()
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 4266 // 4)
+    np.testing.assert_array_equal(_prepare(image, make_recipe(transforms, arithmetic="caller")), expected)
+
+
+def test_a_very_thin_image_is_resized_as_floats_in_little_memory() -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (1, 2048, 3), np.uint8))
+    recipe = make_recipe(
+        ImageClassification(crop_size=224, resize_size=232), resize_dtype="float32", antialias=True, arithmetic="caller"
+    )
+    tracemalloc.start()
+    try:
+        pixels = resize_and_crop(image, recipe)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert pixels.shape == (224, 224, 3)
+    assert peak < 200_000_000  # the whole takes 1.3 GB
 
 
 def _encode(image: Image.Image, suffix: str) -> bytes:

@@ -102,12 +102,15 @@ def test_a_file_that_shrinks_during_the_job_is_noticed(tmp_path: Path) -> None:
         read_shard(shard, inputs.format)
 
 
-def test_a_folder_gives_the_files_that_the_tower_embeds(tmp_path: Path) -> None:
+def test_a_folder_gives_the_files_that_the_tower_embeds(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name in ("b.PNG", "a/c.jpg", "d.obj", ".hidden.jpg", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     images = find_inputs([str(tmp_path)], None, "image").files
     assert [source.name for source in images] == [str(tmp_path / "a/c.jpg"), str(tmp_path / "b.PNG")]
+    assert caplog.messages == [
+        f"the folder {tmp_path}: left out 2 files of another kind by their suffixes: .obj (1), .txt (1)"
+    ]
     assert [Path(source.name).name for source in find_inputs([tmp_path.as_uri()], None, "mesh").files] == ["d.obj"]
     assert [Path(source.name).name for source in find_inputs([str(tmp_path)], None, "text").files] == ["notes.txt"]
     pattern = find_inputs([str(tmp_path / "**")], None, "image").files
