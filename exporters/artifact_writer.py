@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import glob
 import json
 import os
 import secrets
 import shutil
+import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -20,6 +23,7 @@ from runtime.array_types import Float32Array
 from runtime.artifact.describe import weight_warnings
 from runtime.artifact.manifest import GOLDEN_FILE, MANIFEST_FILE, FileRecord, Manifest, Tower, TowerName
 from runtime.artifact.reader import record_file
+from runtime.jobs.file_lock import lock_file
 
 README_FILE = "README.md"
 _GRAPHS = {f"{name}.onnx" for name in get_args(TowerName)}
@@ -29,6 +33,7 @@ _EXAMPLES: Mapping[TowerName, str] = {
     "image": 'embed_image(["a.jpg", "b.jpg"])',
     "mesh": 'embed(["a.obj", "b.stl"])',
 }
+_LOCKED_BY_THEN_S = 10  # age of a partial folder by which the export that made it has locked it
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -85,16 +90,51 @@ def new_artifact(destination: Path, *, force: bool) -> Iterator[Path]:
         DestinationError: The destination exists, or cannot be written.
     """
     check_destination(destination, force=force)
+    made = [parent for parent in destination.parents if not parent.exists()]
     with writing(destination):
         destination.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(destination)
         folder = destination.with_name(f".{destination.name}.{secrets.token_hex(4)}.partial")
         folder.mkdir()
     try:
-        yield folder
+        with _locked(folder):
+            yield folder
         with writing(destination):
             _move_into_place(folder, destination, force=force)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # a folder is not empty
+            for parent in made:
+                parent.rmdir()
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Lock a folder while the block runs, and yield whether it was free. The lock of a killed process is gone."""
+    if sys.platform == "win32":  # which opens no folders
+        yield False
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            lock_file(descriptor)
+            free = True
+        except OSError:  # it is locked, or the file system has no locks
+            free = False
+        yield free
+    finally:
+        os.close(descriptor)
+
+
+def _remove_leftovers(destination: Path) -> None:
+    """Remove the partial folders of exports to ``destination`` that were killed; not on Windows."""
+    for folder in destination.parent.glob(f".{glob.escape(destination.name)}.{'[0-9a-f]' * 8}.partial"):
+        with suppress(OSError):
+            if time.time() - folder.stat().st_mtime < _LOCKED_BY_THEN_S:
+                continue
+            with _locked(folder) as free:
+                if free:
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from exporters.catalogue import tables
 from exporters.catalogue.names import find_model
 from exporters.catalogue.options import DEFAULT_TOLERANCE, GEM_EPS, GEM_P, OPSETS, ExportOptions
 from exporters.catalogue.registry import BACKBONES
-from exporters.export import export
+from exporters.export import export, named_dependencies
 from exporters.families.load import check_options
 from exporters.progress import StageDisplay
 from exporters.variants.options import DEFAULT_FLOORS, DEFAULT_ITEMS, VariantOptions
@@ -317,8 +317,9 @@ def _optimize(arguments: argparse.Namespace) -> int:
 
 def _add_variants(artifact: Path, arguments: argparse.Namespace, names: Sequence[str]) -> int:
     """Add the variants that ``arguments`` ask for, with the options ``names``, and return the exit code."""
-    from exporters.variants.build import add_variants
-    from exporters.variants.report import describe_outcomes
+    with named_dependencies():
+        from exporters.variants.build import add_variants
+        from exporters.variants.report import describe_outcomes
 
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     asked = ["fp32"] if getattr(arguments, "optimize", not arguments.precision) else []

@@ -54,15 +54,15 @@ def export(
     check_destination(destination, force=options.force)
     check_weights(spec, options)
     check_packages()
-    with stage("import torch"), _named_dependencies():
+    with stage("import torch"), named_dependencies():
         from exporters.export_towers import export_towers
-    with stage("load weights"), _named_dependencies():
+    with stage("load weights"), named_dependencies():
         towers = load_towers(spec, options, any_architecture=artifact_name is not None)
     return export_towers(spec, towers, destination, options=options, stage=stage)
 
 
 @contextmanager
-def _named_dependencies() -> Iterator[None]:
+def named_dependencies() -> Iterator[None]:
     """Report a missing package with the command that installs it.
 
     Raises:

@@ -20,14 +20,14 @@ from exporters.parity import check_reference, measure_parity, measure_similarity
 from exporters.progress import Stage, silent
 from runtime.array_types import Float32Array
 from runtime.artifact.describe import describe_manifest
-from runtime.artifact.manifest import SCHEMA_VERSION, Manifest, Provenance, Task, Tower, TowerName
+from runtime.artifact.manifest import GOLDEN_ITEMS, SCHEMA_VERSION, Manifest, Provenance, Task, Tower, TowerName
+from runtime.artifact.parity import has_unit_length
 from runtime.inference.embedder import Embedder
 from runtime.inference.pipeline import Pipeline
 from runtime.session.providers import installed_packages
 from runtime.session.session import SessionOptions
 from runtime.version import __version__
 
-_GOLDEN_ITEMS = 4
 _TASKS: Mapping[frozenset[TowerName], Task] = {
     frozenset({"text"}): "text-to-text",
     frozenset({"image"}): "image-to-image",
@@ -72,9 +72,11 @@ def export_towers(
         records: dict[TowerName, Tower] = {}
         for tower in towers:
             with stage(f"{tower.name} graph"):
-                records[tower.name] = _write_tower(folder, tower, destination, options.opset)
+                record = _write_tower(folder, tower, destination, options.opset)
+                # The model may normalise by code that its files do not tell of.
+                records[tower.name] = replace(record, normalized=has_unit_length(references[tower.name]))
         with writing(destination):
-            few = slice(_GOLDEN_ITEMS)
+            few = slice(GOLDEN_ITEMS)
             write_golden(folder, {tower.name: (tower.items()[few], references[tower.name][few]) for tower in towers})
         versions = {"embedding-backbones": __version__}
         versions |= {name: importlib.metadata.version(name) for name in _PACKAGES} | installed_packages()

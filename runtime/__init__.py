@@ -5,6 +5,7 @@ model = runtime.load("artifacts/resnet-base")
 vectors = model.embed(["a.jpg", "b.jpg"])  # [2, 2048] float32
 """
 
+from runtime import early_interrupt as early_interrupt  # isort: skip  # before all that takes time
 from runtime.artifact.manifest import Manifest
 from runtime.errors import (
     ArtifactError,

@@ -29,7 +29,7 @@ def run(command: Callable[[], int]) -> int:
         code = command()
         sys.stdout.flush()
     except EmbeddingBackbonesError as exc:
-        print(f"error: {exc}", file=sys.stderr)
+        print(printable(f"error: {exc}"), file=sys.stderr)
         return WRONG_USAGE if isinstance(exc, UsageError) else FAILURE
     except KeyboardInterrupt as exc:
         print(str(exc) or "interrupted", file=sys.stderr)
@@ -67,6 +67,16 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join(
         "  ".join(cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in cells
+    )
+
+
+def printable(text: str) -> str:
+    r"""Return ``text`` with escapes in place of the characters that could drive a terminal, such as ``\x1b``.
+
+    Line ends stay. A name in a file from a stranger could otherwise hide or change what is printed.
+    """
+    return "".join(
+        character if character.isprintable() or character == "\n" else ascii(character)[1:-1] for character in text
     )
 
 

@@ -55,6 +55,14 @@ def quantize(vectors: Array, dtype: Dtype, ranges: Array | None = None) -> Array
     return vectors.astype(dtype, copy=False)
 
 
+def dequantize(codes: Array, ranges: Array) -> Array:
+    """Return the middles of the steps that int8 ``codes`` of :func:`quantize` stand for, ``[rows, dim]`` float32."""
+    smallest, largest = ranges.astype(np.float32)
+    values: Array = smallest + (codes.astype(np.float32) + 128.5) * ((largest - smallest) / _INT8_STEPS)
+    capped: Array = np.minimum(values, largest)
+    return capped
+
+
 def check_dtype(dtype: str, ranges: Array | None, dim: int) -> None:
     """Check the arguments of :func:`quantize` for vectors of ``dim`` dimensions, and raise its errors."""
     if dtype not in get_args(Dtype):

@@ -21,7 +21,7 @@ from exporters.variants.speed import measure_speedup
 from runtime.artifact.manifest import Manifest, TowerName
 from runtime.artifact.variants import Floors, Precision, Variant, VariantName
 from runtime.inference.tower import LoadedTower
-from runtime.loading.golden import read_golden
+from runtime.loading.golden_file import read_golden
 from runtime.session.provider_options import CpuOptions
 from runtime.session.providers import installed_packages
 from runtime.session.session import SessionOptions
@@ -67,7 +67,7 @@ class VariantBuilder:
         self._loaded = self._load(self._tower.graph)
         items = DEFAULT_ITEMS[kind] if options.items is None else options.items
         self._dataset = load_calibration_dataset(kind, options.calibration, items)
-        golden, _ = read_golden(folder, kind, manifest.output_dim)
+        golden, _ = read_golden(folder, manifest, kind)
         with stage(f"{kind} fp32 graph"):
             self._gate = VariantGate(folder, manifest, kind, [*golden, *self._dataset.held_out])
         self._before = graph_statistics(folder / self._tower.graph, self._tower.external_data)

@@ -16,6 +16,7 @@ from runtime.artifact.manifest import (
 )
 from runtime.artifact.parity import format_cosine
 from runtime.artifact.variants import Variant
+from runtime.console import printable
 
 _SIDES = {"short_side": "short side", "long_side": "long side", "squash": "both sides"}
 
@@ -37,7 +38,7 @@ def describe_manifest(manifest: Manifest) -> str:
         f"made with     {packages}",
         f"size          {sum(record.size_bytes for record in manifest.files.values()) / 1e6:.1f} MB",
     ]
-    return "\n".join(lines)
+    return _print_lines(lines)
 
 
 def describe_export(folder: Path, manifest: Manifest) -> str:
@@ -45,7 +46,7 @@ def describe_export(folder: Path, manifest: Manifest) -> str:
     lines = [f"{folder}: {manifest.output_dim} dimensions, weights {manifest.weights.description}"]
     lines += [f"  {name} tower: {_describe_parity(tower)}" for name, tower in manifest.towers.items()]
     lines += [f"  WARNING: {warning}" for warning in weight_warnings(manifest)]
-    return "\n".join(lines)
+    return _print_lines(lines)
 
 
 def weight_warnings(manifest: Manifest) -> list[str]:
@@ -60,6 +61,11 @@ def weight_warnings(manifest: Manifest) -> list[str]:
     if manifest.weights.published is False:
         warnings.append(f"the weights are not the published ones: {manifest.weights.file} has another hash")
     return warnings
+
+
+def _print_lines(lines: list[str]) -> str:
+    """Join lines. A line end inside one of them is escaped like any other character that is not printable."""
+    return "\n".join(printable(line).replace("\n", "\\n") for line in lines)
 
 
 def _describe_tower(name: str, tower: Tower) -> list[str]:

@@ -22,6 +22,7 @@ SCHEMA_VERSION = 3
 OLDEST_READABLE = 1
 MANIFEST_FILE = "manifest.json"
 GOLDEN_FILE = "golden.npz"
+GOLDEN_ITEMS = 4  # of each tower; fewer if the export compared fewer
 MIN_TEXT_LENGTH = 3
 MIN_POINTS = 2  # a single point cannot be scaled to unit distance
 MAX_SEED = 2**32 - 1  # limit of numpy.random.RandomState

@@ -29,6 +29,8 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST_FILE
     try:
+        if folder.is_file():
+            raise ArtifactError(f"{folder} is a file of an artifact; give its folder, {folder.parent}")
         if not folder.is_dir():
             raise ArtifactError(f"there is no folder {folder}; export one with `python -m exporters NAME`")
         document = json.loads(_read_text(path), parse_constant=_refuse_constant)

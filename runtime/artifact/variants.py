@@ -79,6 +79,11 @@ class Variant:
     onnxruntime: str  # the version of ONNX Runtime that its parity was measured with
     parity: VariantParity
 
+    def __post_init__(self) -> None:
+        """Raise :class:`UsageError` if no provider can run it."""
+        if not self.providers:
+            raise UsageError("providers is empty: the variant needs at least one that can run it")
+
     def files(self) -> tuple[str, ...]:
         """Return the names of the files that the variant adds to the artifact."""
         return tuple(name for name in (self.graph, self.external_data) if name)

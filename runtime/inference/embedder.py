@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sized
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias, TypedDict, Unpack, overload
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias, Typed
 import numpy as np
 
 from runtime.array_types import Array
-from runtime.artifact.manifest import Manifest, Tower, TowerName
+from runtime.artifact.manifest import Manifest, TextPreprocessing, Tower, TowerName
+from runtime.artifact.parity import cosine_similarities
 from runtime.console import progress_bar
 from runtime.errors import UsageError
 from runtime.inference.options import EmbedOptions
@@ -158,6 +159,53 @@ class Embedder:
     ) -> Array:
         """Embed images with the image tower, where a string is a path: :meth:`embed` with ``tower="image"``."""
         return self.embed(images, tower="image", batch_size=batch_size, progress=progress)
+
+    @property
+    def max_seq_length(self) -> int:
+        """The number of tokens to which texts are cut, special ones included, as in sentence-transformers.
+
+        Raises:
+            UsageError: There is no text tower.
+        """
+        check_tower("text", self.towers)
+        recipe = self.manifest.towers["text"].preprocessing
+        return recipe.max_length if isinstance(recipe, TextPreprocessing) else 0
+
+    def encode(
+        self,
+        sentences: str | Sequence[str],
+        *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int | None = None,
+        show_progress_bar: bool = False,
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+        convert_to_tensor: bool = False,
+    ) -> Array:
+        """Embed texts: :meth:`embed` with the names of sentence-transformers. A single string gives ``[output_dim]``.
+
+        Raises:
+            UsageError: ``convert_to_tensor`` is set. This package has no torch; use ``torch.from_numpy``.
+            EmbeddingBackbonesError: As for :meth:`embed`.
+        """
+        if convert_to_tensor:
+            raise UsageError("encode gives numpy arrays; leave out convert_to_tensor and use torch.from_numpy(vectors)")
+        vectors = self.embed(
+            [sentences] if isinstance(sentences, str) else sentences,
+            tower="text",
+            prompt_name=prompt_name,
+            prompt=prompt,
+            batch_size=batch_size,
+            progress=show_progress_bar,
+            normalize=normalize_embeddings,
+            truncate_dim=truncate_dim,
+        )
+        return vectors[0] if isinstance(sentences, str) else vectors
+
+    def similarity(self, one: Array, other: Array) -> Array:
+        """Return the cosine similarity of each row of ``one`` to each row of ``other``: ``[rows, rows]`` float64."""
+        return cosine_similarities(np.atleast_2d(one), np.atleast_2d(other))
 
     @overload
     def embed(

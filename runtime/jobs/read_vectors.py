@@ -11,6 +11,7 @@ import numpy as np
 from runtime.array_types import Array
 from runtime.errors import UsageError
 from runtime.jobs.parquet import import_parquet
+from runtime.postprocess import dequantize
 
 
 class NamedVectors(NamedTuple):
@@ -21,7 +22,9 @@ class NamedVectors(NamedTuple):
 
 
 def read_vectors(path: Path, output_dim: int) -> NamedVectors:
-    """Read a .npy, .npz or .parquet file of float vectors of ``output_dim`` values.
+    """Read a .npy, .npz or .parquet file of vectors of ``output_dim`` values: floats, or int8 with their ranges.
+
+    int8 becomes float32. Its ranges are in the .npz, or beside another file, where ``embed`` writes them.
 
     Raises:
         UsageError: The file cannot be read, or holds something else.
@@ -34,8 +37,7 @@ def read_vectors(path: Path, output_dim: int) -> NamedVectors:
         raise UsageError(f"{path} cannot be read as vectors ({exc}); {way_out}") from exc
     vectors = found.vectors
     if vectors.dtype == np.int8 and vectors.ndim == 2:
-        way_out = "embed again with --dtype float16"
-        raise UsageError(f"{path} holds int8 or binary vectors, which cannot be searched; {way_out}")
+        return found._replace(vectors=_dequantize(path, vectors, output_dim))
     if vectors.dtype.kind != "f" or vectors.ndim != 2 or vectors.shape[1] != output_dim:
         found_shape = f"{path} holds {vectors.dtype} {list(vectors.shape)}"
         way_out = "embed with the same artifact, and search with the same --truncate-dim"
@@ -58,6 +60,21 @@ def read_ranges(path: Path) -> Array:
     if not np.isfinite(ranges).all() or (ranges[0] > ranges[1]).any():
         raise UsageError(f"{path} has a smallest value above the largest, or a NaN or infinity; write the ranges again")
     return ranges
+
+
+def _dequantize(path: Path, codes: Array, output_dim: int) -> Array:
+    beside = path.with_suffix(".ranges.npy")
+    if path.suffix == ".npz":
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            ranges = arrays.get("ranges")
+    else:
+        ranges = read_ranges(beside) if beside.is_file() else None
+    if ranges is None or ranges.shape != (2, output_dim) or codes.shape[1] != output_dim:
+        raise UsageError(
+            f"{path} holds int8 or binary vectors {list(codes.shape)} without ranges [2, {output_dim}], which "
+            "cannot be searched; embed again with --dtype int8 or float16"
+        )
+    return dequantize(codes, ranges)
 
 
 def _read_npy(path: Path) -> NamedVectors:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from runtime.array_types import Array
-from runtime.artifact.manifest import GOLDEN_FILE, Parity, Tolerance, TowerName
-from runtime.artifact.parity import BF16_TOLERANCE, Agreement, measure_agreement
-from runtime.errors import IntegrityError, ManifestError
+from runtime.artifact.manifest import Parity, Tolerance, TowerName
+from runtime.artifact.parity import BF16_TOLERANCE, Agreement, has_unit_length, measure_agreement
+from runtime.errors import ManifestError
 from runtime.inference.embedder import Embedder, without_truncation_warning
+from runtime.loading.golden_file import read_golden
 from runtime.session.provider_options import OpenVinoOptions
 
 
@@ -23,6 +20,7 @@ class TowerVerification:
     items: int
     agreement: Agreement
     tolerance: Tolerance
+    unit_length: bool  # whether the export's vectors have unit length
 
 
 def verify_towers(model: Embedder, folder: Path) -> dict[TowerName, TowerVerification]:
@@ -39,11 +37,14 @@ def _verify_tower(model: Embedder, folder: Path, name: TowerName) -> TowerVerifi
     parity = model.manifest.towers[name].parity
     if parity is None:
         raise ManifestError(f"{folder} records no parity to compare with; export it again")
-    items, reference = read_golden(folder, name, model.output_dim)
+    items, reference = read_golden(folder, model.manifest, name)
     with without_truncation_warning():
         vectors = model.embed(items, tower=name)
     return TowerVerification(
-        items=len(items), agreement=measure_agreement(reference, vectors), tolerance=_tolerance(model, name, parity)
+        items=len(items),
+        agreement=measure_agreement(reference, vectors),
+        tolerance=_tolerance(model, name, parity),
+        unit_length=has_unit_length(reference),
     )
 
 
@@ -55,22 +56,3 @@ def _tolerance(model: Embedder, name: TowerName, parity: Parity) -> Tolerance:
     if variant is None:
         return parity.tolerance
     return Tolerance(min_cosine=variant.parity.floors.min_cosine, max_error=1.0, max_distance_share=1.0)
-
-
-def read_golden(folder: Path, tower: TowerName, output_dim: int) -> tuple[list[Any], Array]:
-    """Read the golden items, as ``Embedder.embed`` takes them, and their ``[items, output_dim]`` vectors.
-
-    Raises:
-        IntegrityError: The file is damaged, or does not have these arrays.
-    """
-    path = folder / GOLDEN_FILE
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as golden:
-            vectors = golden[f"{tower}_embedding"]
-            items = [golden[f"{tower}_{index}"] for index in range(len(vectors))]
-    except Exception as exc:  # zipfile, zlib and numpy raise many types for a damaged file
-        raise IntegrityError(f"cannot read {path} ({exc}); export the artifact again") from exc
-    if not items or vectors.shape != (len(items), output_dim):
-        shape = list(vectors.shape)
-        raise IntegrityError(f"{path} has vectors of shape {shape}, expected [items, {output_dim}]; export it again")
-    return [item.item() if item.dtype.kind == "U" else item for item in items], vectors

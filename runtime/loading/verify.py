@@ -9,11 +9,12 @@ from pathlib import Path
 
 from runtime.artifact.manifest import TowerName
 from runtime.artifact.parity import format_cosine
-from runtime.errors import VerificationError
+from runtime.errors import IntegrityError, VerificationError
 from runtime.inference.embedder import Embedder
 from runtime.loading.golden import TowerVerification, verify_towers
 from runtime.loading.load import load
 from runtime.session.provider_options import ProviderOptions
+from runtime.session.settled_variants import settle
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,7 @@ def verify(
 
     Raises:
         VerificationError: The vectors are out of tolerance.
+        IntegrityError: The manifest is wrong about whether the vectors have unit length.
         EmbeddingBackbonesError: As for :func:`runtime.load`.
     """
     model = load(path, provider=provider, provider_options=provider_options, threads=threads, variant=variant)
@@ -46,7 +48,22 @@ def verify(
     if not all(tower.agreement.within(tower.tolerance) for tower in result.towers.values()):
         found = describe_verification(result)
         raise VerificationError(f"the golden vectors are not reproduced: {found}; {_advice(model)}")
+    _check_length(model, result)
+    for name in result.towers:
+        record = model.manifest.towers[name].variants.get(model.variants[name])
+        if record is not None:
+            settle(record, model.provider)
     return result
+
+
+def _check_length(model: Embedder, result: Verification) -> None:
+    for name, tower in result.towers.items():
+        stated = model.manifest.towers[name].normalized
+        if stated != tower.unit_length:
+            raise IntegrityError(
+                f"the manifest says normalized {str(stated).lower()} for the {name} tower, and its golden vectors "
+                f"{'do not all' if stated else 'all'} have unit length; export the artifact again"
+            )
 
 
 def describe_verification(result: Verification) -> str:

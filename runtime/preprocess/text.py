@@ -10,13 +10,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Encoding
 
 from runtime.array_types import Array
 from runtime.artifact.manifest import TextPreprocessing
-from runtime.errors import IntegrityError, MissingDependencyError, UsageError
+from runtime.errors import MissingDependencyError, UsageError
 from runtime.preprocess.item import UnusableItemError, prepare_each
 from runtime.preprocess.padding import mark_columns, pad_rows, padded_length
+from runtime.preprocess.tokenizer_file import load_tokenizer, panics_as_errors
 
 
 class Tokens(NamedTuple):
@@ -49,15 +50,11 @@ class TextPreprocessor:
         """Load the tokenizer from the artifact's folder. Batches are padded to a multiple of ``multiple`` tokens.
 
         Raises:
-            IntegrityError: The file is not a tokenizer.
+            IntegrityError: The file cannot be used as a tokenizer; see :func:`load_tokenizer`.
             MissingDependencyError: The cleaning of the texts needs a package that is not installed.
         """
         self._clean = _load_cleaner(preprocessing.cleaning)
-        path = folder / preprocessing.tokenizer
-        try:
-            self._tokenizer = Tokenizer.from_file(str(path))
-        except Exception as exc:  # tokenizers raises Exception itself
-            raise IntegrityError(f"{path} cannot be loaded as a tokenizer ({exc}); export the artifact again") from exc
+        self._tokenizer = load_tokenizer(folder / preprocessing.tokenizer)
         # A tokenizer.json may have its own settings: all-MiniLM-L6-v2 pads every text to 128 tokens.
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(preprocessing.max_length, direction=preprocessing.truncation_side)
@@ -138,7 +135,8 @@ class TextPreprocessor:
 
     def _encode(self, texts: Sequence[str]) -> list[Encoding]:
         special = self._preprocessing.add_special_tokens
-        return self._tokenizer.encode_batch_fast([*map(self._clean, texts)], add_special_tokens=special)
+        with panics_as_errors():
+            return self._tokenizer.encode_batch_fast([*map(self._clean, texts)], add_special_tokens=special)
 
     def _read(self, encoding: Encoding, prompt: _Prompt) -> Tokens:
         recipe, ids = self._preprocessing, encoding.ids

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,8 +65,9 @@ class SessionOptions:
         if provider != "auto":
             find_provider(provider)
         cores = os.cpu_count() or 1
-        if self.threads is not None and not 1 <= self.threads <= cores:
-            raise UsageError(f"threads is {self.threads}, it must be from 1 to {cores}, the number of cores")
+        fits = self.threads is None or (isinstance(self.threads, Integral) and 1 <= self.threads <= cores)
+        if not fits:
+            raise UsageError(f"threads is {self.threads!r}, it must be from 1 to {cores}, the number of cores")
         threads = self.threads or available_threads()
         return replace(self, provider=provider, provider_options=options, threads=threads)
 

@@ -15,6 +15,7 @@ from runtime.errors import ProviderError, UsageError
 from runtime.machine import cpu, cuda_driver
 from runtime.session.provider_options import CudaOptions, ProviderOptions, TensorRtOptions
 from runtime.session.providers import ExecutionProvider, installed_packages
+from runtime.session.settled_variants import is_settled
 
 _LOG = logging.getLogger("runtime")
 
@@ -45,7 +46,7 @@ def choose_graph(tower: Tower, provider: ExecutionProvider, options: ProviderOpt
         obstacle = find_variant_obstacle(variant, provider)
         fits, reason = (False, obstacle) if obstacle else check(options)
         if fits:
-            _warn_of_version(name, variant)
+            _warn_of_version(name, variant, provider)
             return GraphChoice(name=name, graph=variant.graph, reason=f"auto: {reason}")
         skipped.append(f"{name} skipped: {reason}")
     reason = "; ".join(skipped) or f"the artifact has no variant that {provider.name} prefers"
@@ -83,13 +84,13 @@ def _choose_named(tower: Tower, provider: ExecutionProvider, asked: str) -> Grap
             "this CPU has no 8-bit integer instructions: check with `tune` that int8 is faster here, and with `verify` "
             "that its vectors are right"
         )
-    _warn_of_version(name, variant)
+    _warn_of_version(name, variant, provider)
     return GraphChoice(name=name, graph=variant.graph, reason="as requested")
 
 
-def _warn_of_version(name: str, variant: Variant) -> None:
+def _warn_of_version(name: str, variant: Variant, provider: ExecutionProvider) -> None:
     installed = next(iter(installed_packages().values()))
-    if installed.split(".")[:2] != variant.onnxruntime.split(".")[:2]:
+    if installed.split(".")[:2] != variant.onnxruntime.split(".")[:2] and not is_settled(variant, provider.name):
         _LOG.warning(
             "the variant %s was checked with onnxruntime %s, but %s is installed: run `python -m runtime verify "
             "--variant %s`",

@@ -16,11 +16,12 @@ from runtime.artifact.manifest import Manifest, TextPreprocessing, Tower, TowerN
 from runtime.artifact.reader import check_files, read_manifest
 from runtime.console import progress_bar
 from runtime.errors import EmbeddingBackbonesError, ProviderError, UsageError
-from runtime.loading.golden import read_golden
+from runtime.loading.golden_file import read_golden
 from runtime.loading.tuning_store import LARGEST_BATCH
 from runtime.machine.threads import available_threads
+from runtime.session.provider_options import OPTIONS
 from runtime.session.providers import ExecutionProvider, available_providers, find_provider, find_provider_obstacle
-from runtime.session.variant_selection import find_variant_obstacle
+from runtime.session.variant_selection import choose_graph, find_variant_obstacle
 from runtime.tune.candidate import TuneCandidate, TuneSetting
 from runtime.tune.report import RefusedCase, TuneReport, summarize
 
@@ -92,6 +93,7 @@ def measure(folder: Path, options: TuneOptions, *, start: Start = TuneCandidate,
         max_latency_ms=options.max_latency_ms,
         measured=tuple(sorted(measured, key=lambda case: -case.items_per_s)),
         refused=tuple(refused),
+        default=_default_setting(manifest.towers[tower], options),
     )
 
 
@@ -107,6 +109,15 @@ def find_tower(manifest: Manifest, asked: TowerName | None) -> TowerName:
     if tower not in manifest.towers:
         raise UsageError(f"there is no {tower} tower; the artifact has {' and '.join(manifest.towers)}")
     return tower
+
+
+def _default_setting(tower: Tower, options: TuneOptions) -> TuneSetting | None:
+    """Return what ``load`` takes without tuning; ``None`` if no provider can be used."""
+    providers, _ = _find_providers(options.provider)
+    if not providers:
+        return None
+    variant = choose_graph(tower, providers[0], OPTIONS[providers[0].name](), "auto").name
+    return TuneSetting(provider=providers[0].name, variant=variant, threads=available_threads())
 
 
 def _list_settings(tower: Tower, options: TuneOptions) -> tuple[list[TuneSetting], list[RefusedCase]]:
@@ -174,7 +185,7 @@ def _interleave(cases: Sequence[T], rounds: int) -> Iterator[T]:
 
 
 def _describe_inputs(folder: Path, manifest: Manifest, tower: TowerName) -> str:
-    items, _ = read_golden(folder, tower, manifest.output_dim)
+    items, _ = read_golden(folder, manifest, tower)
     return (
         f"{tower}: {len(items)} golden items {_describe_sizes(manifest.towers[tower], folder, items)}, repeated until "
         "a batch is full"

@@ -54,13 +54,26 @@ class TuneReport:
     max_latency_ms: float | None  # bound on the 95th percentile of the time of a call; ``None`` for no bound
     measured: tuple[CaseResult, ...]  # the case with the highest throughput first
     refused: tuple[RefusedCase, ...]
+    default: TuneSetting | None = None  # what ``load`` takes without tuning; ``None`` if it was not measured
 
     @property
     def winner(self) -> CaseResult | None:
+        """The fastest case; or the default with the same batch size, if the two cannot be told apart."""
+        fastest = self.fastest
+        if fastest is None:
+            return None
+        rivals = (case for case in self._fitting() if case.setting == self.default)
+        default = next((case for case in rivals if case.batch_size == fastest.batch_size), None)
+        return fastest if default is None or _is_faster(fastest, default) else default
+
+    @property
+    def fastest(self) -> CaseResult | None:
         """The case with the highest throughput within the bound; among equals, the one with the fastest call."""
+        return max(self._fitting(), key=lambda case: (case.items_per_s, -case.p50_ms), default=None)
+
+    def _fitting(self) -> list[CaseResult]:
         bound = np.inf if self.max_latency_ms is None else self.max_latency_ms
-        fitting = [case for case in self.measured if case.p95_ms <= bound]
-        return max(fitting, key=lambda case: (case.items_per_s, -case.p50_ms), default=None)
+        return [case for case in self.measured if case.p95_ms <= bound]
 
 
 def summarize(setting: TuneSetting, batch_size: int, turns: Sequence[Sequence[float]], min_cosine: float) -> CaseResult:
@@ -82,6 +95,11 @@ def summarize(setting: TuneSetting, batch_size: int, turns: Sequence[Sequence[fl
 def pareto_front(cases: Sequence[CaseResult]) -> list[CaseResult]:
     """Return the cases that no other case beats in both the time of a call and throughput."""
     return [case for case in cases if not any(_beats(other, case) for other in cases)]
+
+
+def _is_faster(one: CaseResult, other: CaseResult) -> bool:
+    """Return whether the middle halves of the turns of two cases do not overlap, and ``one`` has more throughput."""
+    return one.items_per_s * (1 - one.spread / 2) > other.items_per_s * (1 + other.spread / 2)
 
 
 def _beats(one: CaseResult, other: CaseResult) -> bool:
@@ -121,6 +139,8 @@ def render_text(report: TuneReport) -> str:
         lines.append("front: no other case has both a lower p50 and more items/s")
     if winner and len(report.measured) > 1 and winner.batch_size == max(case.batch_size for case in report.measured):
         lines.append("the largest batch size wins: larger ones may be faster still, try them with --batch-sizes")
+    if winner is not report.fastest:
+        lines.append(f"{report.fastest} is not faster than the default beyond the spread of their turns")
     if winner and winner.spread > _UNSTEADY:
         lines.append(f"the turns of the winner differ by {winner.spread:.0%}: tune again when the machine is idle")
     return "\n".join(lines)

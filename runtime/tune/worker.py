@@ -17,7 +17,8 @@ from typing import Any, cast
 from runtime.artifact.manifest import TowerName
 from runtime.errors import EmbeddingBackbonesError
 from runtime.inference.embedder import Embedder, without_truncation_warning
-from runtime.loading.golden import read_golden, verify_towers
+from runtime.loading.golden import verify_towers
+from runtime.loading.golden_file import read_golden
 from runtime.loading.load import load
 from runtime.machine.child_process import questions, serve
 
@@ -71,7 +72,7 @@ def main(arguments: Sequence[str]) -> None:
 def _answers(folder: Path, tower: TowerName, provider: str, variant: str, threads: int) -> Iterator[dict[str, Any]]:
     try:
         model, min_cosine = open_model(folder, tower, provider, variant, threads)
-        items, _ = read_golden(folder, tower, model.output_dim)
+        items, _ = read_golden(folder, model.manifest, tower)
     except EmbeddingBackbonesError as exc:
         yield {"error": str(exc)}
         return

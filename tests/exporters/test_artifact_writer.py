@@ -15,7 +15,7 @@ from exporters.catalogue.spec import BackboneSpec
 from exporters.errors import DestinationError
 from exporters.families.cnn.tower import Cnn
 from runtime.artifact.reader import read_manifest
-from runtime.loading.golden import read_golden
+from runtime.loading.golden_file import read_golden
 
 ExportTiny = Callable[[BackboneSpec, Cnn, Path], Path]
 
@@ -39,6 +39,28 @@ def test_a_failure_leaves_nothing(error: type[BaseException], tmp_path: Path) ->
     with pytest.raises(error):
         fail()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_removes_the_folders_that_it_made(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="late"), new_artifact(tmp_path / "made" / "too" / "artifact", force=False):
+        raise ValueError("late")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows opens no folders")
+def test_what_a_killed_export_left_is_removed_by_the_next_one(tmp_path: Path) -> None:
+    left, other = tmp_path / ".artifact.0123abcd.partial", tmp_path / ".another.0123abcd.partial"
+    for folder in (left, other):
+        folder.mkdir()
+        (folder / "image.onnx").touch()
+        os.utime(folder, (0, 0))
+    with new_artifact(tmp_path / "artifact", force=False) as running:
+        assert not left.exists()
+        os.utime(running, (0, 0))
+        with new_artifact(tmp_path / "artifact", force=False):
+            assert running.exists(), "an export that runs is left alone"
+        (tmp_path / "artifact").rmdir()
+    assert {path.name for path in tmp_path.iterdir()} == {"artifact", other.name}
 
 
 def test_a_failure_leaves_the_old_artifact(artifact: Path) -> None:
@@ -160,11 +182,11 @@ def test_a_full_disk_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_golden_items_come_back(tmp_path: Path) -> None:
-    images = [np.full((4, 5 + i, 3), i, np.uint8) for i in range(2)]
-    vectors = np.eye(2, dtype=np.float32)
-    write_golden(tmp_path, {"image": (images, vectors)})
-    read, read_vectors = read_golden(tmp_path, "image", 2)
+def test_golden_items_come_back(artifact: Path) -> None:
+    images = [np.full((4, 5 + i, 3), i, np.uint8) for i in range(4)]
+    vectors = np.eye(4, 12, dtype=np.float32)
+    write_golden(artifact, {"image": (images, vectors)})
+    read, read_vectors = read_golden(artifact, read_manifest(artifact), "image")
     for image, expected in zip(read, images, strict=True):
         np.testing.assert_array_equal(image, expected)
     np.testing.assert_array_equal(read_vectors, vectors)

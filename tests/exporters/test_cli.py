@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -177,3 +179,12 @@ def test_a_path_that_leads_nowhere_is_refused_at_once(tmp_path: Path, capsys: py
 def test_list_as_json_is_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)) == len(BACKBONES)
+
+
+@pytest.mark.process
+def test_optimize_without_its_packages_names_the_command_that_installs_them(exported: Path) -> None:
+    code = "import sys; sys.modules['onnx_ir'] = None; from exporters.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "optimize", str(exported)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: exporting needs onnx_ir; install it with `pip install")

@@ -84,7 +84,8 @@ def write_artifact(folder: Path, *, image: bool = False, **text: Any) -> Path:
         "text_embedding": _embed(folder, recipe, ["a b", "c"]),
     }
     if image:
-        golden |= {"image_0": np.full((4, 4, 3), 7, np.uint8), "image_embedding": np.full((1, dim), 7, np.float32)}
+        golden |= {f"image_{index}": np.full((4, 4, 3), 7, np.uint8) for index in range(2)}
+        golden |= {"image_embedding": np.full((2, dim), 7, np.float32)}
     np.savez(folder / GOLDEN_FILE, **golden)
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,

@@ -48,6 +48,16 @@ def test_everything_that_is_done_to_a_text_is_said(tmp_path: Path) -> None:
     assert "to sentence-transformers" in describe_export(folder, manifest)
 
 
+def test_characters_that_drive_a_terminal_are_escaped(tmp_path: Path) -> None:
+    manifest = read_manifest(write_artifact(tmp_path / "toy", prompts={"query": "\x1b[2J"}))
+    weights = replace(manifest.weights, description="\x1b]0;title\x07", licence="a\nname  forged", revision="\u202e")
+    text = describe_manifest(replace(manifest, name="\x1b[31mtoy\r", weights=weights))
+    assert all(line.isprintable() for line in text.split("\n"))
+    assert r"name          \x1b[31mtoy\r" in text
+    assert r"licence     a\nname  forged" in text
+    assert "\x1b" not in describe_export(tmp_path, replace(manifest, weights=weights))
+
+
 def test_an_artifact_of_today_has_no_line_about_prompts_and_layers(tmp_path: Path) -> None:
     text = describe_manifest(read_manifest(write_artifact(tmp_path / "toy", prompts={"query": ""})))
     assert "prompts  " not in text

@@ -15,8 +15,13 @@ from runtime.artifact.json_schema import decode
 from runtime.artifact.manifest import OLDEST_READABLE, SCHEMA_VERSION, Preprocessing
 from runtime.artifact.reader import check_files, read_manifest
 from tests.fuzz.seeds import documents
+from tests.runtime.session.variant_samples import make_variant
 
 Edit = Callable[[Callable[[dict[str, Any]], None]], Path]
+
+
+def _without_providers() -> dict[str, Any]:
+    return dataclasses.asdict(make_variant("optimized", "cpu")) | {"providers": []}
 
 
 def test_a_manifest_is_read_as_it_was_written(artifact: Path) -> None:
@@ -79,6 +84,11 @@ def test_every_file_is_recorded(artifact: Path) -> None:
             runtime.SchemaVersionError,
             "export the artifact again",
         ),
+        (
+            lambda m: m["towers"]["image"].update(variants={"optimized": _without_providers()}),
+            runtime.ManifestError,
+            "providers is empty",
+        ),
         (lambda m: m.pop("schema_version"), runtime.ManifestError, "no schema_version"),
     ],
 )
@@ -121,6 +131,12 @@ def test_an_invalid_path_is_no_artifact(path: str) -> None:
 def test_a_folder_without_a_manifest_is_no_artifact(tmp_path: Path) -> None:
     with pytest.raises(runtime.ManifestError, match="not an artifact"):
         runtime.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["image.onnx", "manifest.json"])
+def test_a_file_in_place_of_its_folder_is_named(artifact: Path, name: str) -> None:
+    with pytest.raises(runtime.ArtifactError, match=f"is a file of an artifact; give its folder, .*{artifact.name}"):
+        runtime.load(artifact / name)
 
 
 def test_a_missing_folder_is_reported_with_a_remedy(tmp_path: Path) -> None:

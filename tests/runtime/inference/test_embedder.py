@@ -155,3 +155,22 @@ def test_progress_goes_to_standard_error(
     out, err = capsys.readouterr()
     assert out == ""
     assert "6/6" in err
+
+
+def test_names_of_sentence_transformers_mean_the_same(exported_text: Path) -> None:
+    with runtime.load(exported_text) as model:
+        vectors = model.encode(["a text", "b"], normalize_embeddings=True, batch_size=1, show_progress_bar=False)
+        np.testing.assert_array_equal(vectors, model.embed(["a text", "b"], normalize=True, batch_size=1))
+        single = model.encode("a text")
+        assert single.shape == (model.output_dim,)
+        assert model.max_seq_length == 64
+        similarities = model.similarity(single, vectors)
+        assert similarities.shape == (1, 2)
+        np.testing.assert_allclose(similarities[0, 0], 1, atol=1e-6)
+        with pytest.raises(runtime.UsageError, match="numpy arrays"):
+            model.encode(["a"], convert_to_tensor=True)
+
+
+def test_an_image_model_has_no_limit_of_tokens(model: runtime.Embedder) -> None:
+    with pytest.raises(runtime.UsageError, match="no text tower"):
+        _ = model.max_seq_length

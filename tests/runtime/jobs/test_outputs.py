@@ -146,9 +146,24 @@ def test_what_was_written_can_be_searched(
 
 
 @pytest.mark.parametrize("name", ["v.npy", "v.npz", "v.parquet"])
-def test_int8_is_not_searched(name: str, open_journal: Callable[[str], Journal], tmp_path: Path) -> None:
+def test_int8_is_searched_with_its_ranges(
+    name: str, open_journal: Callable[[str], Journal], vectors: Any, tmp_path: Path
+) -> None:
     write_output(open_journal(name), OutputOptions(path=tmp_path / name, dtype="int8"))
-    with pytest.raises(UsageError, match="int8 or binary vectors, which cannot be searched"):
+    found = read_vectors(tmp_path / name, DIM).vectors
+    assert found.dtype == np.float32
+    steps = (vectors.max(axis=0) - vectors.min(axis=0)) / 255
+    assert (np.abs(found - vectors) <= 0.501 * steps).all()
+
+
+@pytest.mark.parametrize("dtype", ["int8", "binary"])
+def test_int8_without_ranges_is_not_searched(
+    dtype: Dtype, open_journal: Callable[[str], Journal], tmp_path: Path
+) -> None:
+    name = "v.npy"
+    write_output(open_journal(name), OutputOptions(path=tmp_path / name, dtype=dtype))
+    (tmp_path / "v.ranges.npy").unlink(missing_ok=True)
+    with pytest.raises(UsageError, match=r"int8 or binary vectors .* which cannot be searched"):
         read_vectors(tmp_path / name, DIM)
 
 

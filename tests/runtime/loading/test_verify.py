@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import io
+import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.lib import format as npy
 
 import runtime
 from runtime.artifact.manifest import Tolerance
 from runtime.artifact.parity import format_cosine, measure_agreement
-from runtime.loading.golden import read_golden
+from runtime.artifact.reader import read_manifest
+from runtime.loading.golden import verify_towers
+from runtime.loading.golden_file import read_golden
+from runtime.loading.verify import Verification, _check_length
+
+EditManifest = Callable[[Callable[[dict[str, Any]], None]], Path]
 
 
 def test_golden_vectors_are_reproduced(exported: Path, exported_float32: Path) -> None:
@@ -26,20 +34,66 @@ def test_golden_vectors_are_reproduced(exported: Path, exported_float32: Path) -
         assert tower.agreement.min_cosine > 1 - 1e-9
 
 
-def test_vectors_of_another_model_are_refused(
-    artifact: Path, edit_manifest: Callable[[Callable[[dict[str, Any]], None]], Path]
-) -> None:
+def _rehash(folder: Path) -> Callable[[dict[str, Any]], None]:
+    data = (folder / "golden.npz").read_bytes()
+    record = {"sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)}
+    return lambda manifest: manifest["files"].update({"golden.npz": record})
+
+
+def test_vectors_of_another_model_are_refused(artifact: Path, edit_manifest: EditManifest) -> None:
     path = artifact / "golden.npz"
     arrays = dict(np.load(path))
     arrays["image_embedding"] = arrays["image_embedding"] + np.float32(0.01)
     np.savez(path, **arrays)
-
-    def rehash(manifest: dict[str, Any]) -> None:
-        data = path.read_bytes()
-        manifest["files"]["golden.npz"] = {"sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)}
-
     with pytest.raises(runtime.VerificationError, match=r"golden vectors are not reproduced.*max abs error"):
-        runtime.verify(edit_manifest(rehash))
+        runtime.verify(edit_manifest(_rehash(artifact)))
+
+
+def test_one_vector_for_four_items_is_refused(artifact: Path, edit_manifest: EditManifest) -> None:
+    path = artifact / "golden.npz"
+    arrays = dict(np.load(path))
+    np.savez(path, **arrays | {"image_embedding": arrays["image_embedding"][:1]})
+    with pytest.raises(runtime.IntegrityError, match=r"image_embedding is float32 \[1, 12\]"):
+        runtime.verify(edit_manifest(_rehash(artifact)))
+
+
+@pytest.mark.parametrize("shape", [(60_000, 60_000, 3), (2**24 + 1, 1, 3), (4, 4, 4), (4,)])
+def test_a_golden_image_is_refused_by_its_header_before_it_is_unpacked(artifact: Path, shape: tuple[int, ...]) -> None:
+    vectors = np.zeros((4, 12), np.float32)
+    with zipfile.ZipFile(artifact / "golden.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        with archive.open("image_embedding.npy", "w") as file:
+            np.save(file, vectors)
+        with archive.open("image_0.npy", "w") as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            npy.write_array_header_1_0(file, header)
+            file.write(bytes(2**16))
+    with pytest.raises(runtime.IntegrityError, match=r"image_0 is uint8 .* does not fit"):
+        read_golden(artifact, read_manifest(artifact), "image")
+
+
+def test_compressions_that_unpack_without_bound_are_refused(artifact: Path) -> None:
+    with zipfile.ZipFile(artifact / "golden.npz", "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("image_embedding.npy", b"")
+    with pytest.raises(runtime.IntegrityError, match="compressed by a method"):
+        read_golden(artifact, read_manifest(artifact), "image")
+
+
+def test_a_wrong_statement_about_unit_length_is_refused(artifact: Path, edit_manifest: EditManifest) -> None:
+    def claim(manifest: dict[str, Any]) -> None:
+        manifest["towers"]["image"]["normalized"] = True
+
+    with pytest.raises(runtime.IntegrityError, match=r"normalized true .* do not all have unit length"):
+        runtime.verify(edit_manifest(claim))
+
+
+def test_a_silent_normalisation_is_refused(exported_float32: Path) -> None:
+    model = runtime.load(exported_float32)
+    (tower,) = verify_towers(model, exported_float32).values()
+    assert tower.unit_length
+    denied = replace(model.manifest.towers["image"], normalized=False)
+    model.manifest = replace(model.manifest, towers={"image": denied})
+    with pytest.raises(runtime.IntegrityError, match=r"normalized false .* all have unit length"):
+        _check_length(model, Verification(provider="cpu", variant="fp32", towers={"image": tower}))
 
 
 def _save(**arrays: Any) -> bytes:
@@ -63,7 +117,7 @@ def _save(**arrays: Any) -> bytes:
 def test_damaged_golden_files_are_refused(artifact: Path, content: bytes) -> None:
     (artifact / "golden.npz").write_bytes(content)
     with pytest.raises(runtime.IntegrityError, match=r"golden\.npz"):
-        read_golden(artifact, "image", 12)
+        read_golden(artifact, read_manifest(artifact), "image")
 
 
 def test_agreement_of_equal_vectors_is_perfect() -> None:

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -120,9 +121,9 @@ def test_a_failed_run_does_not_go_on_with_the_cpu(exported: Path) -> None:
     assert not graph._enable_fallback
 
 
-@pytest.mark.parametrize("threads", [0, -1, 100_000])
-def test_threads_that_no_machine_has_are_wrong_usage(exported: Path, threads: int) -> None:
-    with pytest.raises(runtime.UsageError, match=f"threads is {threads}"):
+@pytest.mark.parametrize("threads", [0, -1, 100_000, "2", 1.5])
+def test_threads_that_no_machine_has_are_wrong_usage(exported: Path, threads: Any) -> None:
+    with pytest.raises(runtime.UsageError, match=f"threads is {threads!r}"):
         runtime.load(exported, threads=threads)
 
 

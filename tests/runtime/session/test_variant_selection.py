@@ -15,7 +15,7 @@ from runtime.artifact.reader import read_manifest
 from runtime.artifact.variants import Variant, VariantName
 from runtime.errors import ProviderError, UsageError
 from runtime.machine import cpu, cuda_driver
-from runtime.session import variant_selection
+from runtime.session import settled_variants, variant_selection
 from runtime.session.provider_options import OPTIONS
 from runtime.session.providers import PROVIDERS
 from runtime.session.variant_selection import GraphChoice, choose_graph
@@ -128,6 +128,23 @@ def test_another_version_of_onnxruntime_is_warned_of(
     (record,) = caplog.records
     assert "int8 was checked with onnxruntime 1.31.1, but 1.30.1 is installed: run" in record.getMessage()
     assert "verify --variant int8" in record.getMessage()
+
+
+def test_a_verified_variant_is_not_warned_of_again_until_something_changes(
+    tower: Tower, units: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("EMBEDDING_BACKBONES_CACHE", str(tmp_path))
+    units("avx512_vnni")
+    for module in (variant_selection, settled_variants):
+        monkeypatch.setattr(module, "installed_packages", lambda: {"onnxruntime": "1.30.1"})
+    settled_variants.settle(tower.variants["int8"], "cpu")
+    with caplog.at_level(logging.WARNING, "runtime"):
+        pick(tower, "cpu")
+        assert not caplog.records
+        for module in (variant_selection, settled_variants):
+            monkeypatch.setattr(module, "installed_packages", lambda: {"onnxruntime": "1.29.0"})
+        pick(tower, "cpu")
+    assert "1.29.0 is installed" in caplog.text
 
 
 def test_cpu_flags_are_read_from_cpuinfo(tmp_path: Path) -> None:

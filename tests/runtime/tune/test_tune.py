@@ -123,6 +123,16 @@ def report(*cases: CaseResult, max_latency_ms: float | None = None) -> TuneRepor
     return TuneReport(tower="image", inputs="", max_latency_ms=max_latency_ms, measured=cases, refused=())
 
 
+@pytest.mark.parametrize(("spread", "wins"), [(0.0, True), (0.05, True), (0.47, False)])
+def test_what_cannot_be_told_apart_from_the_default_does_not_replace_it(spread: float, wins: bool) -> None:
+    default, other = case(10, 100), replace(case(9, 110), setting=replace(SETTING, variant="fp16"), spread=spread)
+    slower = replace(default, batch_size=8, items_per_s=50)
+    found = replace(report(other, default, slower), default=SETTING)
+    assert found.winner is (other if wins else default)
+    assert ("is not faster than the default" in render_text(found)) is not wins
+    assert replace(found, default=None).winner is other
+
+
 def keep(folder: Path, **changes: Any) -> Path:
     """Store a tuning as if it had been found here, and return its file."""
     manifest = read_manifest(folder)
