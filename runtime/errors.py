@@ -66,11 +66,9 @@ class ItemError(EmbeddingBackbonesError):
     """
 
     def __init__(self, index: int, item: str, reason: str) -> None:
-        """Make the message from its three parts."""
-        super().__init__(f"item {index} ({item}): {reason}")
-        self.index = index
-        self.item = item
-        self.reason = reason
+        """Make the message from its three parts, with lone surrogates as escapes."""
+        self.index, self.item, self.reason = index, _printable(item), _printable(reason)
+        super().__init__(f"item {index} ({self.item}): {self.reason}")
 
     def __reduce__(self) -> tuple[type[ItemError], tuple[int, str, str]]:
         """Let the error be pickled, to be sent between processes."""
@@ -99,6 +97,10 @@ class TuningError(EmbeddingBackbonesError):
 
 class VerificationError(EmbeddingBackbonesError):
     """This machine does not reproduce the golden vectors of the artifact."""
+
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def one_line(exc: BaseException) -> str:

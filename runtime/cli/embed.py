@@ -35,9 +35,9 @@ def _add_job_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="INPUT",
         help="Items to embed: image files, mesh files or texts, as the artifact requires; folders; patterns, including "
-        "**; - for standard input; .txt files, with one item per line; .jsonl and .parquet files, see --column. Images "
-        "and meshes are listed by their paths. If the artifact embeds texts and images, an INPUT that is no file is a "
-        "text.",
+        "**; - for standard input; .txt files, with one item per line; .jsonl, .parquet, .csv and .tsv files, see "
+        "--column. Images and meshes are listed by their paths. If the artifact embeds texts and images, an INPUT that "
+        "is no file is a text.",
     )
     parser.add_argument(
         "-o",
@@ -48,8 +48,8 @@ def _add_job_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--column",
-        help="Read items from this column of .parquet files or key of .jsonl files (default: the kind of item: text, "
-        "image or mesh)",
+        help="Read items from this column of .parquet, .csv and .tsv files or key of .jsonl files (default: the kind "
+        "of item: text, image or mesh)",
     )
     parser.add_argument(
         "--dtype", choices=get_args(Dtype), default="float32", help="Store vectors as this type (default: %(default)s)"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias, TypedDict, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias, TypedDict, Unpack, cast, overload
 
 import numpy as np
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from runtime.preprocess.point_cloud import PointCloudItem
 
 _ITEM_AXES = {"image": 3, "mesh": 2}  # of an item that is an array
+_TABLE_ATTRIBUTES = ("columns", "column_names")  # of DataFrames, Arrow tables and datasets
+_COLUMN_METHODS = ("to_pylist", "to_list")  # of Arrow arrays, and of a Series of pandas or polars
 _LOG = logging.getLogger("runtime")
 _WARN_OF_TRUNCATION = ContextVar("warn_of_truncation", default=True)
 Item: TypeAlias = "ImageItem | PointCloudItem"  # a string is a text to a text tower and a path to the others
@@ -81,9 +83,13 @@ class Embedder:
         towers: Kinds of item that can be embedded: ``text``, ``image`` or ``mesh``.
     """
 
-    def __init__(self, manifest: Manifest, backend: Backend) -> None:
-        """Make an embedder for the artifact of ``manifest``; :func:`runtime.load` is the usual way."""
+    def __init__(self, manifest: Manifest, backend: Backend, load_again: Callable[[], Embedder] | None = None) -> None:
+        """Make an embedder for the artifact of ``manifest``; :func:`runtime.load` is the usual way.
+
+        A pickle of the embedder holds only ``load_again``, which loads the same artifact with the same options.
+        """
         info = backend.info
+        self._load_again, self._closed = load_again, False
         self.manifest, self.backend, self.output_dim = manifest, backend, manifest.output_dim
         self.provider = info.provider
         self.provider_options = info.provider_options
@@ -97,6 +103,11 @@ class Embedder:
         kinds = " and ".join(self.towers)
         return f"<Embedder {self.manifest.name}: {kinds} to {self.output_dim} dimensions by {self.provider}>"
 
+    def __reduce__(self) -> tuple[Callable[[], Embedder], tuple[()]]:
+        if self._load_again is None:
+            raise UsageError("only a model of runtime.load can be pickled or copied; load it where it is needed")
+        return self._load_again, ()
+
     def __enter__(self) -> Self:
         return self
 
@@ -108,7 +119,8 @@ class Embedder:
         return {name: self.manifest.towers[name] for name in self.towers}
 
     def close(self) -> None:
-        """End the worker processes, if there are any."""
+        """End the worker processes, if there are any. A closed model embeds no more."""
+        self._closed = True
         self.backend.close()
 
     def embed_text(
@@ -236,9 +248,10 @@ class Embedder:
         """Embed items.
 
         Args:
-            items: Items of the artifact's kinds, in any mixture. A text is a string. An image is a path, the bytes of
-                an image file, a PIL image, or a ``[height, width, 3]`` uint8 RGB array. A mesh is the path of a mesh
-                file, an object with vertices and faces, or a ``[points, 3]`` array.
+            items: A list, iterator, Series or Arrow array of items of the artifact's kinds, in any mixture. A text is a
+                string. An image is a path, the bytes of an image file, a PIL image, or a ``[height, width, 3]`` uint8
+                RGB array. A mesh is the path of a mesh file, an object with vertices and faces, or a ``[points, 3]``
+                array.
             tower: Tower that embeds the items. By default, the only tower of the artifact. If the artifact has a text
                 and an image tower, strings are texts and all other items are images.
             batch_size: Maximum items per batch. By default, a batch is limited by a budget of tokens, images or
@@ -280,6 +293,7 @@ class Embedder:
         )
         dim = truncate_dim or self.output_dim
         check_dtype(dtype, ranges, dim)
+        items = _check_items(items, tower or self.towers[0])
         total = len(items) if isinstance(items, Sized) else None
         with progress_bar(total=total, unit="item", label="embed") if progress else nullcontext() as bar:
             embedded = _collect(self.stream(items, options, None if bar is None else bar.update), total, dim)
@@ -331,10 +345,12 @@ class Embedder:
         """Embed items as :meth:`embed_stream` does, with its keywords in one :class:`EmbedOptions`.
 
         Raises:
-            UsageError: The model has no such tower, no such prompt, or not that many dimensions; or ``items`` is one
-                item.
+            UsageError: The model is closed, or has no such tower, no such prompt, or not that many dimensions; or
+                ``items`` is one item, or a collection that has no order or several columns.
             EmbeddingBackbonesError: As for :meth:`embed`, when the stream reaches the item.
         """
+        if self._closed:
+            raise UsageError("the model is closed; load it again")
         if options.tower is not None:
             check_tower(options.tower, self.towers)
         dim = options.truncate_dim
@@ -390,10 +406,22 @@ def check_tower(tower: TowerName, towers: Iterable[TowerName]) -> None:
 
 
 def _check_items(items: Iterable[Any], tower: TowerName) -> Iterable[Any]:
-    """Refuse a single item in place of several, and return an array of items as a list."""
+    """Refuse what is not a sequence of items, and return an array or a column of items as a list."""
+    name = type(items).__name__
+    if any(hasattr(type(items), attribute) for attribute in _TABLE_ATTRIBUTES):
+        raise UsageError(f"embed takes a sequence of items, not a {name} of several columns; give one of its columns")
     if isinstance(items, str | bytes | os.PathLike) or not isinstance(items, Iterable):
-        raise UsageError(f"embed takes several items, not one {type(items).__name__}; write embed([item])")
+        raise UsageError(f"embed takes several items, not one {name}; write embed([item])")
+    if isinstance(items, set | frozenset):
+        raise UsageError(f"embed returns vectors in the order of the items, and a {name} has none; give a list")
+    if isinstance(items, Mapping):
+        raise UsageError(f"embed takes a sequence of items, not a {name}; give its values as a list")
+    for method in _COLUMN_METHODS:
+        if callable(getattr(type(items), method, None)):
+            return cast("list[Any]", getattr(items, method)())
     if isinstance(items, np.ndarray):
+        if items.ndim == 0:
+            raise UsageError("embed takes several items, not an array without axes; write embed([item])")
         if items.ndim == _ITEM_AXES.get(tower):
             raise UsageError(f"embed takes several items, not one {list(items.shape)} array; write embed([array])")
         return list(items)

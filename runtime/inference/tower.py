@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from runtime.preprocess.text import Tokens
 
 Row: TypeAlias = "Array | Tokens"
+_OUTSIZED = 4  # times the usual budget: giving memory back and taking it again costs time
 _TOO_LONG = "it has more tokens than the model takes%s; shorten it, or allow truncation"
 
 
@@ -130,7 +132,10 @@ class LoadedTower:
         """
         provider = self.session.provider
         padded = [*rows, *[rows[-1]] * (power_of_two(len(rows)) - len(rows))] if provider.pads_batches else rows
-        vectors = self.session.run(self.collate(padded), cancellation)[: len(rows)]
+        # The arena would keep what one large batch took until the end of the process.
+        outsized = len(rows) * max(map(row_cost, rows)) > _OUTSIZED * self.batch_sizes.budget
+        run = partial(self.session.run, outsized=True) if outsized else self.session.run
+        vectors = run(self.collate(padded), cancellation)[: len(rows)]
         if not np.isfinite(vectors).all():
             raise NonFiniteError(
                 f"{self.session.choice.graph} returned NaN or infinity on the provider {provider.name}; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
@@ -64,8 +65,15 @@ class Workers:
         """Start a process for each of ``options``, and wait until all processes have loaded ``towers``.
 
         Raises:
+            UsageError: This process is daemonic and may not have children.
             EmbeddingBackbonesError: A process cannot load a tower.
         """
+        if multiprocessing.current_process().daemon:
+            raise UsageError(
+                "workers cannot start in a daemonic process, such as one of multiprocessing.Pool; load without workers "
+                "there, or take concurrent.futures.ProcessPoolExecutor"
+            )
+        self._process_id = os.getpid()
         self._lock = threading.Lock()
         self._workers = [_WorkerProcess(folder, towers, output_dim, share) for share in options]
         self.processes: list[BaseProcess] = [worker.process for worker in self._workers]
@@ -87,7 +95,10 @@ class Workers:
 
         Raises:
             InferenceError: A worker has died.
+            UsageError: The workers belong to the process that forked this one, or were closed during the call.
         """
+        if self._process_id != os.getpid():
+            raise UsageError("the workers belong to the process that forked this one; load the model after the fork")
         with self._lock:
             scheduler = _WindowScheduler(self._workers, windows(items, self._window_size(items)), options)
             try:
@@ -109,7 +120,9 @@ class Workers:
         return max(self._sizes.chunk, min(self._sizes.window, share))
 
     def close(self) -> None:
-        """End the processes."""
+        """End the processes, unless they belong to the process that forked this one."""
+        if self._process_id != os.getpid():
+            return
         for worker in self._workers:
             worker.close()
 
@@ -181,9 +194,12 @@ class _WindowScheduler:
             self._receive()
 
     def drain(self) -> None:
-        """Wait for the windows in progress, so that the next call finds the workers idle."""
-        while self._busy:
+        """Wait for the windows in progress, so that the next call finds the workers idle. Closed workers never are."""
+        while self._busy and not self._is_closed():
             self._receive()
+
+    def _is_closed(self) -> bool:
+        return any(pipe.closed for pipe in self._busy)
 
     def _send(self, window: list[Any], number: int) -> None:
         worker = self._idle.pop()
@@ -192,6 +208,8 @@ class _WindowScheduler:
 
     def _receive(self) -> None:
         """Receive the windows that are ready. An error is kept until its turn, as a result is."""
+        if self._is_closed():
+            raise UsageError("the model was closed during the call; load it again")
         for pipe in wait(list(self._busy)):
             worker, number = self._busy.pop(pipe)
             self._idle.append(worker)

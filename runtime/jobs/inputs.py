@@ -17,6 +17,7 @@ from functools import partial
 from itertools import chain
 
 from runtime.errors import UsageError
+from runtime.jobs.csv_files import CSV_SUFFIXES, count_csv_rows, read_csv_column
 from runtime.jobs.items import SourceItem, path_item, text_item
 from runtime.jobs.parquet import count_rows, read_column
 from runtime.jobs.text_files import count_lines, parse_lines, read_file_lines, read_lines
@@ -24,9 +25,24 @@ from runtime.preprocess.files import looks_like_image_path
 
 _LOG = logging.getLogger("runtime")
 STDIN = "-"
-COLUMN_SUFFIXES = (".jsonl", ".parquet")
+COLUMN_SUFFIXES = (".jsonl", ".parquet", *CSV_SUFFIXES)
 LIST_SUFFIXES = (".txt", *COLUMN_SUFFIXES)
 _MAX_SUFFIXES = 12  # in a message
+# A word that ends like this is the name of a file that is not there, and not a text.
+_FILE_SUFFIXES = (
+    *LIST_SUFFIXES,
+    ".json",
+    ".md",
+    ".html",
+    ".xml",
+    ".pdf",
+    ".doc",
+    ".docx",
+    ".xls",
+    ".xlsx",
+    ".gz",
+    ".zip",
+)
 _PIPE = "to embed the words themselves, pipe them in, one item per line, with the input `-`"
 
 
@@ -51,20 +67,22 @@ class JobInputs:
 def open_inputs(inputs: Sequence[str], *, towers: Sequence[str], column: str | None = None) -> JobInputs:
     """Return the items of ``inputs`` in order. Files are opened only to check and to count them.
 
-    - An image or mesh file is one item. ``.txt`` lists one item per line; ``.jsonl`` and ``.parquet`` list one per row,
-      in a column. A listed item is a text, or the path of a file relative to the current folder.
+    - An image or mesh file is one item. ``.txt`` lists one item per line; ``.jsonl``, ``.parquet``, ``.csv`` and
+      ``.tsv`` list one per row, in a column. A listed item is a text, or the path of a file relative to the current
+      folder.
     - ``-`` reads standard input like ``.txt``.
     - A folder stands for all files in it and below that the tower embeds, sorted. Hidden files are left out, and links
       to folders are not followed. One warning counts the other files. A pattern that the shell did not expand works the
       same way, including ``**``.
     - A blank line of a ``.txt`` is an empty text, so that rows keep the numbers of lines. Among paths it is skipped.
-    - For a text tower, an input that is not a file is itself a text. With two towers, a file is an image and any other
-      input is a text. A list could then hold either, so ``--tower`` is required.
+    - For a text tower, an input that is not a file is itself a text, unless it looks like the name of one. With two
+      towers, a file is an image and any other input is a text. A list could then hold either, so ``--tower`` is
+      required.
 
     Args:
         inputs: The inputs as the user wrote them.
         towers: The loaded towers.
-        column: Column of ``.jsonl`` and ``.parquet`` files; by default the name of the tower.
+        column: Column of ``.jsonl``, ``.parquet``, ``.csv`` and ``.tsv`` files; by default the name of the tower.
 
     Raises:
         UsageError: An input does not exist, or is of the wrong kind.
@@ -82,7 +100,7 @@ def open_inputs(inputs: Sequence[str], *, towers: Sequence[str], column: str | N
 def check_column_use(column: str | None, files: Iterable[str]) -> None:
     """Raise a :class:`UsageError` if ``--column`` is given, but none of ``files`` has columns."""
     if column and not any(file_suffix(path) in COLUMN_SUFFIXES for path in files):
-        found = "names a column of .jsonl and .parquet files, but no input is such a file"
+        found = f"names a column of {', '.join(COLUMN_SUFFIXES)} files, but no input is such a file"
         raise UsageError(f"--column {column} {found}; leave it out")
 
 
@@ -160,7 +178,7 @@ class _InputParser:
         if suffix in LIST_SUFFIXES:
             return self._open_list(path, suffix)
         if self.kind == "text":
-            way_out = f"give texts as .txt (one per line), .jsonl or .parquet; {_PIPE}"
+            way_out = f"give texts as .txt (one per line), .jsonl, .parquet, .csv or .tsv; {_PIPE}"
             raise UsageError(f"{path} is a file, but a text is expected; {way_out}")
         return _single(path_item(path))
 
@@ -169,6 +187,9 @@ class _InputParser:
         if suffix == ".parquet":
             rows = count_rows(path, self.column, kind)
             return JobInputs(rows, partial(read_column, path, self.column, kind), (path,))
+        if suffix in CSV_SUFFIXES:
+            rows = count_csv_rows(path, self.column)
+            return JobInputs(rows, partial(read_csv_column, path, self.column, kind), (path,))
         total, column = count_lines(path), self.column if suffix == ".jsonl" else None
         return JobInputs(total, lambda: parse_lines(read_file_lines(path), kind=kind, column=column), (path,))
 
@@ -200,11 +221,15 @@ class _InputParser:
         return JobInputs(total, lambda: map(path_item, find()))
 
     def _open_missing(self, name: str) -> JobInputs:
-        if file_suffix(name) in LIST_SUFFIXES:
+        if file_suffix(name) in LIST_SUFFIXES or (self.kind in ("text", None) and _looks_like_file(name)):
             raise UsageError(f"there is no file {name}; {_PIPE}")
         if self.kind is None and looks_like_image_path(name):
             raise UsageError(f"there is no file {name}; if it is a text, add --tower text")
         return _single(text_item(name) if self.kind in ("text", None) else path_item(name))
+
+
+def _looks_like_file(name: str) -> bool:
+    return file_suffix(name) in _FILE_SUFFIXES and len(name.split()) == 1
 
 
 def _single(source: SourceItem) -> JobInputs:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 from runtime.artifact.manifest import Manifest, TowerName
@@ -44,6 +45,8 @@ def load(
     or if two towers are loaded. The call also ignores them if it names a provider, provider options, threads, workers,
     GPUs or a variant. The ``batch_size`` of :meth:`Embedder.embed` overrides the stored one.
 
+    A pickle or copy of the model holds the absolute path of the folder and the arguments, and loads them anew.
+
     Args:
         path: Folder of the artifact.
         provider: ``cpu``, ``cuda``, ``tensorrt``, ``openvino`` or ``auto``. ``auto`` uses the first of cuda, openvino
@@ -76,13 +79,26 @@ def load(
     tuning = read_tuning(manifest, next(iter(towers))) if tunable else None
     options = options.resolved()
 
+    load_again = partial(
+        load,
+        folder.absolute(),  # a process that unpickles the model may run in another folder
+        provider=provider,
+        provider_options=provider_options,
+        threads=threads,
+        workers=workers,
+        device_ids=device_ids,
+        check_hashes=check_hashes,
+        tower=tower,
+        variant=variant,
+    )
+
     def open_embedder(options: SessionOptions) -> Embedder:
         if in_this_process:
-            return Embedder(manifest, Pipeline(folder, towers, manifest.output_dim, options))
+            return Embedder(manifest, Pipeline(folder, towers, manifest.output_dim, options), load_again)
         from runtime.inference.workers import Workers, split_options
 
         shares = split_options(options, workers, device_ids)
-        return Embedder(manifest, Workers(folder, towers, manifest.output_dim, shares))
+        return Embedder(manifest, Workers(folder, towers, manifest.output_dim, shares), load_again)
 
     with _checking_hashes(folder, manifest) if check_hashes else nullcontext():
         if tuning is not None:

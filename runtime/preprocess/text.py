@@ -6,11 +6,13 @@ The token ids equal those of transformers' ``AutoTokenizer`` for the same ``toke
 from __future__ import annotations
 
 import html
+import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tokenizers import Encoding
+from tokenizers import Encoding, Tokenizer
 
 from runtime.array_types import Array
 from runtime.artifact.manifest import TextPreprocessing
@@ -18,6 +20,11 @@ from runtime.errors import MissingDependencyError, UsageError
 from runtime.preprocess.item import UnusableItemError, prepare_each
 from runtime.preprocess.padding import mark_columns, pad_rows, padded_length
 from runtime.preprocess.tokenizer_file import load_tokenizer, panics_as_errors
+
+_CHARACTERS_PER_TOKEN = 40  # of the head of a long text that is tried first; English has about 5
+_SPACE_AFTER_LETTER = re.compile(r"(?<=[^\W_]) ")
+# Each of these splits at a space after a letter, whatever follows, so the tokens of the head do not depend on the rest.
+_SPLITTING_PRE_TOKENIZERS = ("BertPreTokenizer", "Whitespace", "WhitespaceSplit")
 
 
 class Tokens(NamedTuple):
@@ -61,6 +68,8 @@ class TextPreprocessor:
         added = self._tokenizer.get_added_tokens_decoder()
         self._special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
         self._preprocessing, self._multiple = preprocessing, multiple
+        cuts = preprocessing.cleaning == "none" and preprocessing.truncation_side == "right"
+        self._cuts_texts = cuts and _splits_at_spaces(self._tokenizer)
 
     def prepare(self, item: str, prompt: str | None = None) -> Tokens:
         """Return the tokens of a text after ``prompt``; ``None`` is the default prompt of the artifact.
@@ -129,14 +138,34 @@ class TextPreprocessor:
             raise UnusableItemError(f"a {type(item).__name__} is not a text; give a string")
         try:
             (encoding,) = self._encode([prompt.text + item])
-        except Exception as exc:  # lone surrogates are refused with a bare TypeError
-            raise UnusableItemError(f"it cannot be tokenized ({exc})") from exc
+        except Exception as exc:
+            raise UnusableItemError(f"it cannot be tokenized ({_find_surrogate(item) or exc})") from exc
         return self._read(encoding, prompt)
 
     def _encode(self, texts: Sequence[str]) -> list[Encoding]:
+        whole = [*map(self._clean, texts)]
+        heads = [*map(self._take_head, whole)] if self._cuts_texts else whole
+        encodings = self._encode_cleaned(heads)
+        short = [at for at, head in enumerate(heads) if head is not whole[at] and not encodings[at].overflowing]
+        for at, encoding in zip(short, self._encode_cleaned([whole[at] for at in short]), strict=True):
+            encodings[at] = encoding  # the head has fewer tokens than the limit
+        return encodings
+
+    def _encode_cleaned(self, texts: Sequence[str]) -> list[Encoding]:
         special = self._preprocessing.add_special_tokens
         with panics_as_errors():
-            return self._tokenizer.encode_batch_fast([*map(self._clean, texts)], add_special_tokens=special)
+            return self._tokenizer.encode_batch_fast(texts, add_special_tokens=special)
+
+    def _take_head(self, text: str) -> str:
+        """Return the beginning of a very long text, up to a space after a letter; other texts as they are.
+
+        A head that has more tokens than the limit has the same ids as the text: its tokens are the first of the text.
+        """
+        least = _CHARACTERS_PER_TOKEN * self._preprocessing.max_length
+        if len(text) <= 2 * least or _find_surrogate(text):
+            return text
+        space = _SPACE_AFTER_LETTER.search(text, least)
+        return text[: space.start()] if space else text
 
     def _read(self, encoding: Encoding, prompt: _Prompt) -> Tokens:
         recipe, ids = self._preprocessing, encoding.ids
@@ -149,6 +178,27 @@ class TextPreprocessor:
             prompt_length=prompt.length,
             width=recipe.max_length if recipe.padding == "max_length" else max(1, len(ids)),
         )
+
+
+def _splits_at_spaces(tokenizer: Tokenizer) -> bool:
+    """Return whether a space after a letter always separates tokens, and what follows changes none before it."""
+    recipe = json.loads(tokenizer.to_str())
+    normalizer, splitter = recipe["normalizer"] or {}, recipe["pre_tokenizer"] or {}
+    byte_level = splitter.get("type") == "ByteLevel" and splitter.get("use_regex", True)
+    return (
+        normalizer.get("type") in (None, "BertNormalizer", "Lowercase")
+        and (byte_level or splitter.get("type") in _SPLITTING_PRE_TOKENIZERS)
+        and not any(re.search(r"\s", token["content"]) for token in recipe["added_tokens"])
+    )
+
+
+def _find_surrogate(text: str) -> str | None:
+    """Return the reason why ``text`` is no Unicode text, which tokenizers refuses with a bare TypeError."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as exc:
+        return f"character {exc.start} is a lone surrogate, half a character; decode the text with errors='replace'"
+    return None
 
 
 def _load_cleaner(name: str) -> Callable[[str], str]:

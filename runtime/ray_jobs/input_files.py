@@ -14,6 +14,7 @@ from pyarrow import fs
 
 from runtime.artifact.manifest import TowerName
 from runtime.errors import UsageError
+from runtime.jobs.csv_files import CSV_SUFFIXES
 from runtime.jobs.inputs import (
     LIST_SUFFIXES,
     check_column_use,
@@ -147,6 +148,8 @@ def _pick(names: Sequence[str], place: str, tower: TowerName) -> list[str]:
 
 def _format(name: str) -> Format:
     suffix = file_suffix(name)
+    if suffix in CSV_SUFFIXES:
+        raise UsageError(f"{name} cannot be split among workers; convert it to .parquet, or leave --engine ray out")
     return cast("Format", suffix[1:]) if suffix in LIST_SUFFIXES else "files"
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
+import threading
 from dataclasses import dataclass, replace
+from functools import partial
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from runtime.array_types import Feeds, Float32Array
 from runtime.artifact.external_data import check_external_data
@@ -33,12 +37,14 @@ from runtime.session.providers import (
     find_provider_obstacle,
     import_onnxruntime,
 )
-from runtime.session.variant_selection import choose_graph
+from runtime.session.variant_selection import GraphChoice, choose_graph
 
 if TYPE_CHECKING:
     import onnxruntime
 
 _LOG = logging.getLogger("runtime")
+_OPEN: WeakSet[onnxruntime.InferenceSession] = WeakSet()  # all sessions of this process
+_reopening = threading.Lock()
 _DTYPES = {"tensor(uint8)": "uint8", "tensor(int64)": "int64", "tensor(float)": "float32"}
 
 
@@ -83,6 +89,11 @@ class Session:
         threads: Number of threads of one run.
     """
 
+    provider: ExecutionProvider
+    provider_options: ProviderOptions
+    choice: GraphChoice
+    _session: onnxruntime.InferenceSession
+
     def __init__(self, folder: Path, tower: Tower, options: SessionOptions) -> None:
         """Load a graph of ``tower`` from the artifact ``folder``.
 
@@ -101,20 +112,33 @@ class Session:
             self._open(folder, tower, options, find_provider(options.provider))
         _check_signature(self._session, tower, folder / self.choice.graph)
         self._device_runner = DeviceRunner(self._session, tower.output, self.provider, self.provider_options)
+        path = folder.absolute() / self.choice.graph  # a forked daemon may have changed its folder
+        self._open_again = partial(open_graph, path, self.provider, self.provider_options, self.threads)
+        self._process_id = os.getpid()
 
-    def run(self, feeds: Feeds, cancellation: CancellationToken | None = None) -> Float32Array:
+    def run(
+        self, feeds: Feeds, cancellation: CancellationToken | None = None, *, outsized: bool = False
+    ) -> Float32Array:
         """Return the output of the graph, ``[batch, output_dim]`` float32. Several threads may call this at once.
 
         Args:
             feeds: An array for each input of the graph, of its dtype and shape.
             cancellation: Lets another thread end the run early.
+            outsized: Whether the batch is larger than usual. On the CPU provider, its memory is then given back.
 
         Raises:
             InferenceError: ONNX Runtime fails, for example for lack of memory, or the run was cancelled.
+            ProviderError: The model was loaded on a GPU before this process was forked.
         """
+        if self._process_id != os.getpid():
+            self._reopen()
         try:
             if self.provider.device == "cpu":
-                run_options = cancellation and cancellation.run_options
+                if outsized and self.provider.name == "cpu":
+                    cancellation = cancellation or CancellationToken()
+                    run_options = cancellation.shrinking_run_options
+                else:
+                    run_options = cancellation and cancellation.run_options
                 output: Float32Array = self._session.run([self._output.name], dict(feeds), run_options)[0]
             else:
                 output = self._device_runner.run(feeds)
@@ -124,6 +148,18 @@ class Session:
                 f"{self.provider.name} ({one_line(exc)}); take a smaller batch_size or another provider"
             ) from exc
         return output
+
+    def _reopen(self) -> None:
+        """Open the graph in a forked process. The threads of the inherited session exist only in its parent."""
+        if self.provider.device != "cpu":
+            raise ProviderError(
+                f"a model that was loaded with {self.provider.name} cannot be used in a forked process; load it after "
+                "the fork, or start processes by spawn"
+            )
+        with _reopening:
+            if self._process_id != os.getpid():  # else another thread was first
+                self._session = self._open_again()
+                self._process_id = os.getpid()
 
     def _open_first_usable(self, folder: Path, tower: Tower, options: SessionOptions) -> None:
         refusals: list[str] = []
@@ -156,10 +192,13 @@ class CancellationToken:
     def __init__(self) -> None:
         """Make a token that is not cancelled."""
         self.run_options: onnxruntime.RunOptions = import_onnxruntime().RunOptions()
+        # Source: https://onnxruntime.ai/docs/get-started/with-c.html, memory.enable_memory_arena_shrinkage
+        self.shrinking_run_options: onnxruntime.RunOptions = import_onnxruntime().RunOptions()
+        self.shrinking_run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
 
     def cancel(self) -> None:
         """End the current run, and every later one."""
-        self.run_options.terminate = True
+        self.run_options.terminate = self.shrinking_run_options.terminate = True
 
 
 def open_graph(
@@ -203,7 +242,24 @@ def open_graph(
             f"onnxruntime did not start the provider {provider.name}; fix the cause that it logged above, or take "
             "another provider"
         )
+    _OPEN.add(session)
     return session
+
+
+def _keep_inherited_sessions() -> None:
+    """Never free the sessions that a forked process inherits: their destructor would wait for threads of the parent.
+
+    A reference from Python would not last until the end of the interpreter.
+    """
+    global _reopening  # a thread of the parent may hold the lock
+    _reopening = threading.Lock()
+    for session in _OPEN:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
+    _OPEN.clear()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_keep_inherited_sessions)
 
 
 def _session_options(settings: ProviderOptions, threads: int) -> onnxruntime.SessionOptions:

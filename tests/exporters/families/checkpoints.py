@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -583,7 +584,9 @@ def _write_adapter(folder: Path) -> None:
     save_encoder(base, model, tokenizer)
     torch.manual_seed(0)
     lora = peft.LoraConfig(target_modules=["query", "value"], r=4, init_lora_weights=False)
-    adapted = peft.get_peft_model(AutoModel.from_pretrained(base), lora)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a name that is to be removed
+        adapted = peft.get_peft_model(AutoModel.from_pretrained(base), lora)
     adapted.save_pretrained(str(folder))
     tokenizer.save_pretrained(folder)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -335,3 +336,37 @@ def test_no_mesh_is_no_point_cloud() -> None:
     item: Any = Unreadable("the line is not JSON")
     with pytest.raises(UnusableItemError, match="Unreadable"):
         preprocessor.prepare(item)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_workers_that_are_interrupted_leave_the_hint_to_resume(tmp_path: Path, name: str) -> None:
+    script = (
+        "import signal, sys\n"
+        "from runtime.cli.main import main\n"
+        "from runtime.inference import workers\n"
+        "wait, calls = workers.wait, []\n"
+        "def struck(pipes):\n"
+        "    calls.append(pipes)\n"
+        "    if len(calls) == 5:\n"
+        f"        signal.raise_signal(signal.{name})\n"
+        "    return wait(pipes)\n"
+        "workers.wait = struck\n"
+        "if __name__ == '__main__':\n"
+        "    sys.exit(main(sys.argv[1:]))\n"
+    )
+    (tmp_path / "script.py").write_text(script)
+    (tmp_path / "texts.txt").write_text("a\n" * 9000)
+    write_artifact(tmp_path / "toy")
+    command = [sys.executable, "script.py", "embed", "toy", "texts.txt", "-o", "v.npy", "--workers", "2"]
+    ended = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout) == (130, ""), ended.stderr
+    assert "items are kept: run the same command with --resume" in ended.stderr

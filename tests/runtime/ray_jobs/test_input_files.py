@@ -128,7 +128,11 @@ def test_a_folder_gives_the_files_that_the_tower_embeds(tmp_path: Path, caplog: 
         (["0.parquet"], "id", "has int32 in column 'id', but strings are expected"),
         (["0.parquet", "other.parquet"], "text", r"other\.parquet has other columns than"),
         (["0.parquet", "0.txt"], "text", "of several formats, parquet, txt"),
-        (["0.txt"], "text", "--column text names a column of .jsonl and .parquet files, but no input is such a file"),
+        (
+            ["0.txt"],
+            "text",
+            "--column text names a column of .jsonl, .parquet, .csv, .tsv files, but no input is such a file",
+        ),
         (["0.txt", "0.txt"], None, "is given twice"),
         (["no.txt"], None, "there is no file or folder"),
         (["_metadata.parquet"], "text", "cannot be read as parquet"),

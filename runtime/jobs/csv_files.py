@@ -1,0 +1,82 @@
+"""Read one column of a ``.csv`` or ``.tsv`` file whose first row has the names of the columns."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runtime.errors import UsageError
+from runtime.jobs.items import SourceItem, Unreadable, listed_item
+
+if TYPE_CHECKING:
+    from _csv import Reader
+
+CSV_SUFFIXES = (".csv", ".tsv")
+_FIELD_CHARACTERS = 1 << 30  # the default of csv, 131072, is less than some texts have
+
+
+def count_csv_rows(path: str, column: str) -> int:
+    """Check that a file has ``column``, and return its number of rows without the header and blank lines.
+
+    Raises:
+        UsageError: The file cannot be read, or its header has not exactly one such column.
+    """
+    with _open_csv(path) as reader:
+        _find_column(next(reader, []), path, column)
+        return sum(1 for row in reader if row)
+
+
+def read_csv_column(path: str, column: str, kind: str) -> Iterator[SourceItem]:
+    """Yield the item of each row. Its place is ``path:line``, the line where the row ends. Blank lines are skipped.
+
+    Raises:
+        UsageError: The file cannot be read.
+    """
+    with _open_csv(path) as reader:
+        at = _find_column(next(reader, []), path, column)
+        for row in reader:
+            if row:
+                yield listed_item(_read_field(row, at, column), kind, f"{path}:{reader.line_num}")
+
+
+@contextmanager
+def _open_csv(path: str) -> Iterator[Reader]:
+    csv.field_size_limit(_FIELD_CHARACTERS)
+    dialect = csv.excel_tab if path.lower().endswith(".tsv") else csv.excel
+    try:
+        with Path(path).open("rb") as file:
+            if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+                raise UsageError(f"{path} is UTF-16, but UTF-8 is expected; convert it: iconv -f UTF-16 -t UTF-8")
+        with Path(path).open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            reader = csv.reader(file, dialect, strict=True)  # else a quote that is not closed takes the rest in
+            try:
+                yield reader
+            except csv.Error as exc:
+                raise UsageError(f"{path} is damaged at line {reader.line_num} ({exc}); write it again") from exc
+    except OSError as exc:
+        raise UsageError(f"{path} cannot be read ({exc.strerror}); check its permissions") from exc
+
+
+def _find_column(header: list[str], path: str, column: str) -> int:
+    if header.count(column) == 1:
+        return header.index(column)
+    if column in header:
+        raise UsageError(f"{path} has {header.count(column)} columns {column!r}; rename all but one")
+    names = ", ".join(header) or "nothing"
+    raise UsageError(
+        f"{path} has no column {column!r} in its first row, only {names:.200}; choose one of these with --column"
+    )
+
+
+def _read_field(row: list[str], at: int, column: str) -> str | Unreadable:
+    if at >= len(row):
+        return Unreadable(f"the row has {len(row)} fields, and {column!r} is field {at + 1}")
+    try:
+        row[at].encode()
+    except UnicodeEncodeError:  # an escaped byte
+        return Unreadable("the field is not UTF-8; convert the file")
+    return row[at]
