@@ -1,4 +1,4 @@
-"""Which collections of items are taken, and which are refused by name."""
+"""Collections of items that ``embed`` takes, and those that it refuses by name."""
 
 from __future__ import annotations
 
