@@ -32,6 +32,7 @@ from tests.docs.pages import (
 API = DOCS / "reference/api"  # its anchors are those of Python objects, which the site's build checks
 GUIDES = [page for page in PAGES if page.parent == DOCS]
 FOREIGN_OPTIONS = {
+    *("--preload", "--max-requests"),  # of gunicorn
     "--generate",  # ray
     "--head",  # ray
     "--port",  # ray
