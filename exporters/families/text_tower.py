@@ -1,12 +1,15 @@
-"""The common part of all text towers: ids and mask, sample texts, and the tokenizer."""
+"""The common part of all text towers: the inputs of the graph, sample texts, and the tokenizer."""
 
 from __future__ import annotations
 
+import tempfile
 from abc import abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import cast
 
+import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
@@ -15,10 +18,11 @@ from exporters.families.tower import TRACED, ExportableTower
 from exporters.graph.graph_input import GraphInput
 from exporters.samples.texts import TEXTS
 from runtime.artifact.manifest import TextPreprocessing, TowerName
+from runtime.preprocess.text import TextPreprocessor
 
 
 class TextTower(ExportableTower):
-    """An ``ExportableTower`` for texts. Subclasses add the network and set ``tokenizer``."""
+    """An ``ExportableTower`` for texts. Subclasses add the network, and set ``tokenizer`` or override ``backend``."""
 
     name: TowerName = "text"
     tokenizer: PreTrainedTokenizerFast
@@ -34,18 +38,25 @@ class TextTower(ExportableTower):
         backend: Tokenizer = self.tokenizer.backend_tokenizer
         return backend
 
+    @cached_property
+    def preprocessor(self) -> TextPreprocessor:
+        """The runtime's own preprocessing of texts."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.write_files(Path(folder))
+            return TextPreprocessor(self.preprocessing, Path(folder))
+
     @abstractmethod
     def encoder(self) -> nn.Module:
-        """Return the module to trace: ids and mask, ``[batch, sequence]`` int64, to ``[batch, output_dim]``."""
+        """Return the module to trace: the inputs, each ``[batch, sequence]`` int64, to ``[batch, output_dim]``."""
 
     def module(self) -> nn.Module:
         """Return encoder and vector normalisation in one module."""
         return TextEmbedding(self.encoder(), unit_length=self.record.normalized).eval()
 
     def inputs(self) -> Sequence[GraphInput]:
-        """Return ids and mask, with two texts of different length: the mask is not all ones."""
-        encoded = self.encode(list(self.items()[TRACED]))
-        return [GraphInput(spec=spec, example=encoded[spec.name]) for spec in self.record.inputs]
+        """Return the graph's inputs for two texts of different length: the mask is not all ones."""
+        arrays = self.preprocessor.collate([self.preprocessor.prepare(text) for text in self.items()[TRACED]])
+        return [GraphInput(spec=spec, example=torch.from_numpy(arrays[spec.name])) for spec in self.record.inputs]
 
     def items(self) -> Sequence[str]:
         """Return the texts that ship with the exporters."""
@@ -58,12 +69,6 @@ class TextTower(ExportableTower):
         backend.enable_truncation(self.preprocessing.max_length, direction=self.preprocessing.truncation_side)
         (folder / self.preprocessing.tokenizer).write_text(backend.to_str(pretty=False), "utf-8")
 
-    def encode(self, texts: list[str]) -> dict[str, Tensor]:
-        """Return ids and mask of ``texts``, padded to the longest text and cut to the model's limit."""
-        limit = self.preprocessing.max_length
-        encoded = self.tokenizer(texts, padding=True, truncation=True, max_length=limit, return_tensors="pt")
-        return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}
-
 
 class TextEmbedding(nn.Module):
     """An encoder, and scaling to unit length if asked for."""
@@ -75,9 +80,13 @@ class TextEmbedding(nn.Module):
         self.unit_length = unit_length
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, third: Tensor | None = None, fourth: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        third: Tensor | None = None,
+        fourth: Tensor | None = None,
     ) -> Tensor:
-        """Embed token ids. torch cannot trace ``*inputs``, so further inputs have a place each."""
-        further = [tensor for tensor in (third, fourth) if tensor is not None]
-        embedding: Tensor = self.encoder(input_ids, attention_mask, *further)
+        """Embed token ids. torch cannot trace ``*inputs``, so each input has a place of its own."""
+        further = [tensor for tensor in (attention_mask, third, fourth) if tensor is not None]
+        embedding: Tensor = self.encoder(input_ids, *further)
         return nn.functional.normalize(embedding, dim=-1) if self.unit_length else embedding

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +28,6 @@ from exporters.families.sentence.chain import (
     skips_prompt,
 )
 from exporters.families.text_tower import TextTower
-from exporters.families.tower import TRACED
-from exporters.graph.graph_input import GraphInput
 from exporters.samples.texts import TEXTS
 from exporters.weights.parsing import summarize_error
 from runtime.artifact.manifest import (
@@ -43,7 +39,6 @@ from runtime.artifact.manifest import (
     Weights,
 )
 from runtime.errors import UsageError
-from runtime.preprocess.text import TextPreprocessor, Tokens
 
 # Architectures whose fused attention torch cannot trace: it ends in a strided view with symbolic sizes.
 _EAGER = ("t5", "mt5", "umt5")
@@ -113,12 +108,6 @@ class SentenceTower(TextTower):
             return None
         self._chain("eager")
         return self.module()
-
-    def inputs(self) -> Sequence[GraphInput]:
-        """Return the graph's inputs for two texts of different length."""
-        rows = [self._tokens(text) for text in self.items()[TRACED]]
-        arrays = self._preprocessor.collate(rows)
-        return [GraphInput(spec=spec, example=torch.from_numpy(arrays[spec.name])) for spec in self.record.inputs]
 
     def items(self) -> Sequence[str]:
         """Return the texts that ship with the exporters, without those that the model has no token for.
@@ -244,15 +233,6 @@ class SentenceTower(TextTower):
             vectors = [self._model(dict(features))["sentence_embedding"] for features in (self._features, without)]
         return not torch.equal(*vectors)
 
-    @cached_property
-    def _preprocessor(self) -> TextPreprocessor:
-        with tempfile.TemporaryDirectory() as folder:
-            self.write_files(Path(folder))
-            return TextPreprocessor(self.preprocessing, Path(folder))
-
-    def _tokens(self, text: str) -> Tokens:
-        return self._preprocessor.prepare(text)
-
     def _library_ids(self, text: str) -> list[int]:
         features = self._preprocess([text], self._model.prompts.get(self._model.default_prompt_name or ""))
         ids: list[int] = features["input_ids"].flatten().long().tolist()
@@ -265,7 +245,7 @@ class SentenceTower(TextTower):
             WeightsError: It gives others.
         """
         for text in self.items():
-            expected, found = self._library_ids(text), self._tokens(text).ids
+            expected, found = self._library_ids(text), self.preprocessor.prepare(text).ids
             if expected != found:
                 raise WeightsError(
                     f"{self._source}: its tokenizer does more than its tokenizer.json says ({len(expected)} tokens by "

@@ -65,7 +65,10 @@ class TransformerTower(TextTower):
 
     def embed(self, item: str) -> Tensor:
         """Return the unmodified encoder's embedding of a text without padding, pooled in float64."""
-        features = self._model(**self.encode([item])).last_hidden_state[0]
+        limit = self.preprocessing.max_length
+        encoded = self.tokenizer(item, truncation=True, max_length=limit, return_tensors="pt")
+        inputs = {name: encoded[name] for name in ("input_ids", "attention_mask")}
+        features = self._model(**inputs).last_hidden_state[0]
         pooled = _pool(features.double().numpy(), self.record.pooling)
         return project_exactly(self._layers, torch.from_numpy(pooled))
 
