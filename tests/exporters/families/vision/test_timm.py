@@ -65,7 +65,7 @@ def judge(model: Any) -> Callable[[Image.Image], Tensor]:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in CASES]
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.tried) for name in CASES]
 )
 def test_vectors_equal_those_of_timm(name: str, tmp_path: Path) -> None:
     model = save_folder(name, tmp_path / name.replace(" ", "-"))
@@ -88,7 +88,7 @@ def test_a_bare_state_dict_may_have_another_head(tmp_path: Path) -> None:
         export("timm:test_vit", tmp_path, weights=str(tmp_path / "weights.pt"))
 
 
-@pytest.mark.slow
+@pytest.mark.tried
 def test_published_weights_are_loaded_by_timm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.random.fork_rng(devices=[]):
         model: Any = timm.create_model("test_vit").eval()

@@ -19,8 +19,9 @@ GROUP = "Image encoders"
 HEADS = {"mobilenet_v3_small": "classifier.3", "regnet_y_400mf": "fc", "vit_b_16": "heads.head", "swin_t": "head"}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == "swin_t" else pytest.mark.tried) for name in HEADS]
+)
 def test_vectors_are_the_input_of_the_head(name: str, tmp_path: Path) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
