@@ -51,6 +51,12 @@ def write_graph(path: Path, model: ir.Model, *, fused: bool = False) -> str | No
     return external
 
 
+def find_second_file(path: Path) -> str | None:
+    """Return the name of the file that :func:`write_graph` wrote beside ``path``; ``None`` if it wrote none."""
+    second = path.with_name(f"{path.name}.data")
+    return second.name if second.exists() else None
+
+
 def write_temporary_graph(path: Path, model: ir.Model) -> Path:
     """Write ``model`` with its weights beside it, so that protobuf's size limit does not apply; return ``path``."""
     ir.save(model, path, external_data=f"{path.name}.data")

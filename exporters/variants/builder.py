@@ -11,6 +11,7 @@ from pathlib import Path
 
 from exporters.calibration.dataset import load_calibration_dataset
 from exporters.errors import FloorError, GraphError, VariantError
+from exporters.graph.onnx_file import find_second_file
 from exporters.graph.statistics import GraphStatistics, graph_statistics
 from exporters.progress import Stage
 from exporters.variants.batches import CalibrationBatches, make_calibration_batches, prepare_items
@@ -137,7 +138,9 @@ class VariantBuilder:
 
     def _load(self, graph: str) -> LoadedTower:
         options = SessionOptions(provider="cpu", provider_options=CpuOptions(spinning=False))
-        return LoadedTower(self._folder, replace(self._tower, graph=graph, variants={}), options)
+        external_data = find_second_file(self._folder / graph)
+        tower = replace(self._tower, graph=graph, external_data=external_data, variants={})
+        return LoadedTower(self._folder, tower, options)
 
 
 def _remove(graph: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from exporters.errors import FloorError, VariantError
+from exporters.graph.onnx_file import find_second_file
 from runtime.array_types import Array
 from runtime.artifact.manifest import Manifest, TowerName
 from runtime.artifact.parity import format_cosine, measure_agreement, neighbour_overlap, row_cosines
@@ -74,7 +75,9 @@ class VariantGate:
         )
 
     def _embed(self, graph: str, items: Sequence[Any], *, batch_size: int = 1, threads: int | None = None) -> Array:
-        record = replace(self._manifest.towers[self._tower], graph=graph, variants={})
+        external_data = find_second_file(self._folder / graph)
+        tower = self._manifest.towers[self._tower]
+        record = replace(tower, graph=graph, external_data=external_data, variants={})
         options = SessionOptions(provider="cpu", threads=threads)
         pipeline = Pipeline(self._folder, {self._tower: record}, self._manifest.output_dim, options)
         with without_truncation_warning():
