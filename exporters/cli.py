@@ -75,6 +75,27 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     )
     folder = Path("artifacts")
     add("--output", type=Path, default=folder, help="Write the artifacts into this folder (default: %(default)s)")
+    _add_model_options(parser)
+    add("--force", action="store_true", help="Replace existing artifacts (default: refuse to replace them)")
+
+    _add_graph_options(parser.add_argument_group("options of the graph"))
+    variants = parser.add_argument_group("faster variants", "The command `optimize` has more options for them.")
+    optimize = "Add the variant `optimized`, like --precision fp32 (default: no)"
+    variants.add_argument("--optimize", action="store_true", help=optimize)
+    _add_variant_options(variants, default="none")
+    gate = parser.add_argument_group("agreement with torch", "The artifact is written only if it meets these bounds.")
+    for name, bound in (
+        ("min_cosine", "Smallest allowed cosine similarity to torch, for the same item"),
+        ("max_error", "Largest allowed difference from torch, as a share of the largest value"),
+        ("max_distance_share", f"{_DISTANCE}. Raise it for weights that hardly tell the sample items apart"),
+    ):
+        default = getattr(DEFAULT_TOLERANCE, name)
+        gate.add_argument(_flag(name), type=float, default=default, help=f"{bound} (default: %(default)s)")
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which weights, tokenizer, towers and name a model gets."""
+    add = parser.add_argument
     add(
         "--weights",
         default="pretrained",
@@ -111,21 +132,6 @@ def add_export(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="Run Python code that a checkpoint brings. Read the code first (default: refuse such checkpoints)",
     )
-    add("--force", action="store_true", help="Replace existing artifacts (default: refuse to replace them)")
-
-    _add_graph_options(parser.add_argument_group("options of the graph"))
-    variants = parser.add_argument_group("faster variants", "The command `optimize` has more options for them.")
-    optimize = "Add the variant `optimized`, like --precision fp32 (default: no)"
-    variants.add_argument("--optimize", action="store_true", help=optimize)
-    _add_variant_options(variants, default="none")
-    gate = parser.add_argument_group("agreement with torch", "The artifact is written only if it meets these bounds.")
-    for name, bound in (
-        ("min_cosine", "Smallest allowed cosine similarity to torch, for the same item"),
-        ("max_error", "Largest allowed difference from torch, as a share of the largest value"),
-        ("max_distance_share", f"{_DISTANCE}. Raise it for weights that hardly tell the sample items apart"),
-    ):
-        default = getattr(DEFAULT_TOLERANCE, name)
-        gate.add_argument(_flag(name), type=float, default=default, help=f"{bound} (default: %(default)s)")
 
 
 def add_optimize(parser: argparse.ArgumentParser) -> None:

@@ -13,6 +13,7 @@ from exporters.catalogue.spec import (
     FolderSource,
     HubModelSource,
     HuggingFaceSource,
+    NamedSource,
     OpenClipModelSource,
     OpenClipSource,
     PointNetSource,
@@ -21,7 +22,7 @@ from exporters.catalogue.spec import (
     TorchvisionSource,
 )
 from exporters.catalogue.weights_ref import FinetunerRun, Pretrained, RandomInit
-from exporters.errors import WeightsUnavailableError
+from exporters.errors import WeightsError, WeightsUnavailableError
 from exporters.families.family import Family, FolderKind, FolderRequest, LoadRequest
 from runtime.errors import UsageError
 
@@ -126,6 +127,8 @@ def load_towers(spec: BackboneSpec, options: ExportOptions, *, any_architecture:
         return _load_folder(spec, spec.source, options)
     check_options(spec, options)
     check_weights(spec, options)
+    if isinstance(spec.source, NamedSource) and isinstance(options.weights_ref, FinetunerRun):
+        raise WeightsError(f"{options.weights} is a Finetuner run; export it under its own backbone of the catalogue")
     loader = import_module(_find_family(spec).module)
     request = LoadRequest(
         source=spec.source, output_dim=spec.output_dim, options=options, any_architecture=any_architecture

@@ -14,12 +14,12 @@ from exporters.catalogue.options import ExportOptions
 from exporters.catalogue.spec import FolderSource, HubModelSource, HubSource
 from exporters.catalogue.weights_ref import ModelFolder, Pretrained, RandomInit
 from exporters.errors import WeightsUnavailableError
-from exporters.weights.model_folder import describe_folder, find_weights
+from exporters.weights.model_folder import describe_folder
 from exporters.weights.parsing import summarize_error
 from runtime.artifact.manifest import Weights
 
+_ADVICE = "name the folder of a copy of it instead"
 _CONFIGURATION = ("*.json", "*.txt", "*.model")
-_SAFETENSORS = ("model*.safetensors", "*/model.safetensors")
 _OTHER_FORMATS = (
     "onnx",
     "openvino",
@@ -34,7 +34,6 @@ _OTHER_FORMATS = (
     ".tflite",
 )
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-_PICKLED = ("pytorch_model*.bin", "*/pytorch_model.bin")  # read with weights_only; older models have nothing else
 
 
 def find_folder(source: FolderSource | HubModelSource, options: ExportOptions) -> tuple[Path, Weights]:
@@ -48,29 +47,29 @@ def find_folder(source: FolderSource | HubModelSource, options: ExportOptions) -
     """
     if isinstance(source, FolderSource):
         return source.path, describe_folder(source.path, options.weights_ref)
-    folder = _download_model(source, options)
+    random = isinstance(options.weights_ref, RandomInit)
+    folder = _download_model(
+        source.model_id, source.revision, code=options.trust_remote_code, weights=not random, advice=_ADVICE
+    )
     record = describe_folder(folder, options.weights_ref)
     if record.origin == "random":
         return folder, record
     return folder, replace(record, origin="pretrained", description=f"hub {source.model_id}", revision=folder.name)
 
 
-def _download_model(source: HubModelSource, options: ExportOptions) -> Path:
+def _download_model(
+    model_id: str, revision: str | None, *, code: bool = False, weights: bool = True, advice: str
+) -> Path:
     """Return the snapshot of a model. Without a network, a snapshot in the cache is enough."""
-    model_id, revision = source.model_id, source.revision
     try:
         info = HfApi().model_info(model_id, revision=revision)
         files = [file.rfilename for file in info.siblings or ()]
-        random = isinstance(options.weights_ref, RandomInit)
-        chosen = choose_files(files, code=options.trust_remote_code, weights=not random)
-        return _download(model_id, info.sha, *chosen)
+        return _download(model_id, info.sha, *choose_files(files, code=code, weights=weights))
     except Exception as exc:  # noqa: BLE001  the hub's client raises a dozen types, and its HTTP library others
         try:
             return _download(model_id, revision, local_files_only=True)
         except Exception:  # noqa: BLE001  the first error tells more
-            raise WeightsUnavailableError(
-                f"cannot download {model_id} ({summarize_error(exc)}); name the folder of a copy of it instead"
-            ) from exc
+            raise WeightsUnavailableError(f"cannot download {model_id} ({summarize_error(exc)}); {advice}") from exc
 
 
 def choose_files(files: Sequence[str], *, code: bool, weights: bool = True) -> list[str]:
@@ -96,7 +95,7 @@ def _is_needed(path: PurePosixPath, plain: Set[PurePosixPath], *, code: bool) ->
 
 
 def find_model(source: HubSource, weights: Pretrained | ModelFolder) -> tuple[Path, Weights]:
-    """Return the folder that holds a model, and the record of its weights. Download the missing files from the hub.
+    """Return the folder of a backbone of the catalogue, and the record of its weights, which may be downloaded.
 
     Raises:
         WeightsUnavailableError: The hub cannot be reached, or does not have the model.
@@ -104,19 +103,9 @@ def find_model(source: HubSource, weights: Pretrained | ModelFolder) -> tuple[Pa
     """
     if isinstance(weights, ModelFolder):
         return weights.path, describe_folder(weights.path, weights)
-    model_id, revision = source.model_id, source.revision
-    try:
-        folder = _download(model_id, revision, *_CONFIGURATION, *_SAFETENSORS)
-        parts = [folder, *(path.parent for path in folder.glob("*_Dense/config.json"))]  # with the linear layers
-        if not all(map(find_weights, parts)):
-            _download(model_id, revision, *_CONFIGURATION, *_SAFETENSORS, *_PICKLED)
-    except Exception as exc:  # the hub's client raises a dozen types, and its HTTP library others
-        raise WeightsUnavailableError(
-            f"cannot download {model_id} ({summarize_error(exc)}); use --weights FOLDER with a copy of it, or "
-            "--weights random"
-        ) from exc
-    record = describe_folder(folder, weights)
-    description = f"hub {model_id}"
+    advice = "use --weights FOLDER with a copy of it, or --weights random"
+    folder = _download_model(source.model_id, source.revision, advice=advice)
+    record, description = describe_folder(folder, weights), f"hub {source.model_id}"
     return folder, replace(
         record, origin="pretrained", description=description, revision=folder.name, licence=source.licence
     )

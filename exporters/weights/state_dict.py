@@ -6,7 +6,7 @@ import hashlib
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +176,11 @@ def seeded(seed: int) -> Iterator[None]:
 def record_random(model: nn.Module, seed: int) -> Weights:
     """Return the record of a model with random weights."""
     return Weights(origin="random", description=f"random, seed {seed}", seed=seed, sha256=hash_values(model))
+
+
+def complete_record(weights: Weights, model: nn.Module) -> Weights:
+    """Return the record of a folder's weights; for random ones with the hash of ``model``."""
+    return weights if weights.seed is None else replace(weights, sha256=hash_values(model))
 
 
 def hash_values(model: nn.Module) -> str:

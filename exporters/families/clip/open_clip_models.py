@@ -78,11 +78,6 @@ def load_folder(request: FolderRequest) -> list[ExportableTower]:
     return _towers(_create(name, options, load_weights=True), name, request.weights, options)
 
 
-def load_run(*_: Any) -> list[ExportableTower]:
-    """Refuse a Finetuner run, which names a backbone of the catalogue."""
-    raise WeightsError("this is a Finetuner run; export it under its own backbone of the catalogue")
-
-
 def _create(
     name: str, options: ExportOptions, *, seed: int = 0, pretrained: str | None = None, load_weights: bool = False
 ) -> Any:

@@ -8,17 +8,16 @@ from typing import Any
 
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
-from transformers import AutoModel
 
 from exporters.catalogue.options import ExportOptions
 from exporters.errors import WeightsError
 from exporters.families.clip.text import TextModelTower
-from exporters.families.clip.transformers_folder import image_model, record, text_model
+from exporters.families.clip.transformers_folder import image_model, text_model
 from exporters.families.family import FolderRequest
+from exporters.families.sentence.reader import read_model, read_prompts
 from exporters.families.tower import ExportableTower
 from exporters.families.vision.tower import ImageModelTower
-from exporters.weights.model_folder import load_with_transformers, quiet_transformers
-from exporters.weights.parsing import parsing, read_json, summarize_error
+from exporters.weights.parsing import parsing, read_json
 from runtime.errors import UsageError
 
 _IGNORED = ("logit_scale", "position_ids")
@@ -34,12 +33,12 @@ def load_folder(request: FolderRequest) -> list[ExportableTower]:
     folder, options, weights = request.path, request.options, request.weights
     if weights.seed is not None:
         raise UsageError("--weights random is not for folders of sentence-transformers; name the folder of its CLIP")
-    sentences = _load(folder)
+    # Pillow resizes the images, as for the runtime and in training.
+    sentences = read_model(request, ignored=_IGNORED, backend="pil")
     inner = folder / _path(folder)
-    load_with_transformers(AutoModel, inner, ignored=_IGNORED)  # no weights may be missing
     normalized = _is_normalized(sentences, options)
     module: Any = sentences[0]
-    prompts = {name: prompt or "" for name, prompt in sentences.prompts.items()}
+    prompts = read_prompts(sentences)
     prompt = prompts.get(sentences.default_prompt_name or "", "")
 
     def encode(item: Any) -> Tensor:
@@ -47,7 +46,6 @@ def load_folder(request: FolderRequest) -> list[ExportableTower]:
         return vector
 
     towers: list[ExportableTower] = []
-    weights = record(weights, module.model)
     if options.tower != "image":
         text = text_model(module.model, inner, module.tokenizer, encode)
         tokenize = text.tokenize
@@ -69,22 +67,6 @@ def load_folder(request: FolderRequest) -> list[ExportableTower]:
         )
         towers.append(ImageModelTower(image, weights, options, architecture="clip"))
     return towers
-
-
-def _load(folder: Path) -> SentenceTransformer:
-    """Load a model whose images are resized by Pillow, as those of the runtime and of training are."""
-    try:
-        with quiet_transformers():
-            return SentenceTransformer(
-                str(folder),
-                device="cpu",
-                local_files_only=True,
-                trust_remote_code=False,
-                model_kwargs={"dtype": "float32"},
-                processor_kwargs={"backend": "pil"},
-            ).eval()
-    except Exception as exc:  # sentence-transformers and transformers raise many types
-        raise WeightsError(f"{folder} cannot be loaded by sentence-transformers ({summarize_error(exc)})") from exc
 
 
 def _path(folder: Path) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,8 +21,9 @@ from exporters.families.vision.random_weights import calibrate
 from exporters.families.vision.tower import ImageModel, ImageModelTower
 from exporters.weights.model_folder import load_with_transformers, quiet_transformers
 from exporters.weights.parsing import summarize_error
-from exporters.weights.state_dict import record_random, seeded
-from runtime.artifact.manifest import TextInput, TextPreprocessing, Weights
+from exporters.weights.remote_code import refuse_code
+from exporters.weights.state_dict import complete_record, seeded
+from runtime.artifact.manifest import TextInput, TextPreprocessing
 
 _IGNORED = ("logit_scale", "logit_bias", "position_ids")
 # Models that were trained on texts of a fixed length, padding included, without a mask.
@@ -37,6 +37,7 @@ def load_folder(request: FolderRequest) -> list[ExportableTower]:
         WeightsError: transformers cannot load the folder, or the runtime cannot prepare its texts or images.
     """
     folder, options = request.path, request.options
+    refuse_code(folder)
     model = load_model(request)
     weights, architecture = request.weights, str(model.config.model_type)
     towers: list[ExportableTower] = []
@@ -44,10 +45,10 @@ def load_folder(request: FolderRequest) -> list[ExportableTower]:
         image = image_model(model, folder, options)
         if weights.seed is not None:
             calibrate(cast(nn.Module, model), image.transforms)
-        weights = record(weights, model)
+        weights = complete_record(weights, model)
         towers.append(ImageModelTower(image, weights, options, architecture=architecture))
     if options.tower != "image":
-        weights = record(weights, model)
+        weights = complete_record(weights, model)
         towers.insert(0, TextModelTower(text_model(model, folder), weights, options, architecture=architecture))
     return towers
 
@@ -74,11 +75,6 @@ def load_model(request: FolderRequest) -> Any:
             "like CLIP or SigLIP"
         )
     return model
-
-
-def record(weights: Weights, model: nn.Module) -> Weights:
-    """Return the record of the weights; of random ones with their hash."""
-    return weights if weights.seed is None else replace(weights, sha256=record_random(model, weights.seed).sha256)
 
 
 class TextHalf(nn.Module):

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 from exporters.families.family import FolderRequest
 from exporters.families.sentence.adapter import describe_adapter, is_adapter
-from exporters.families.sentence.reader import find_code, read_model
+from exporters.families.sentence.reader import read_model
 from exporters.families.sentence.tower import SentenceTower
 from exporters.families.tower import ExportableTower
-from exporters.weights.state_dict import hash_values
+from exporters.weights.remote_code import find_code
+from exporters.weights.state_dict import complete_record
 
 
 def load_folder(request: FolderRequest) -> list[ExportableTower]:
@@ -20,10 +21,8 @@ def load_folder(request: FolderRequest) -> list[ExportableTower]:
         UsageError: An option does not fit the model.
     """
     model = read_model(request)
-    weights = request.weights
-    if weights.seed is not None:
-        weights = replace(weights, sha256=hash_values(model))
-    elif is_adapter(request.path):
+    weights = complete_record(request.weights, model)
+    if is_adapter(request.path):
         weights = describe_adapter(request.path, model, weights)
     weights = replace(weights, remote_code=bool(find_code(request.path)))  # it was run, or the reader had refused it
-    return [SentenceTower(model, weights, request.options, source=str(request.path))]
+    return [SentenceTower(model, weights, request.options, folder=request.path)]

@@ -21,11 +21,10 @@ from exporters.families.family import FolderRequest
 from exporters.families.sentence.adapter import is_adapter
 from exporters.weights.load_watch import replaced_method, watch_loading
 from exporters.weights.parsing import parsing, read_json, summarize_error
+from exporters.weights.remote_code import refuse_code
 from exporters.weights.state_dict import seeded
 from runtime.errors import MissingDependencyError
 
-_OWN = "sentence_transformers."
-_CONFIGURATIONS = ("config.json", "tokenizer_config.json", "preprocessor_config.json")
 _VOCABULARIES = (
     *("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model"),
     *("spm.model", "whitespacetokenizer_config.json"),
@@ -36,8 +35,15 @@ _INSTRUCTORS = tuple(f"hkunlp/instructor-{size}" for size in ("base", "large", "
 _UNUSED = ("pooler", "embeddings.position_ids")
 
 
-def read_model(request: FolderRequest) -> SentenceTransformer:
+def read_model(
+    request: FolderRequest, *, ignored: tuple[str, ...] | None = None, **processor: str
+) -> SentenceTransformer:
     """Load a folder in float32 on the CPU, with all of its settings.
+
+    Args:
+        request: The folder.
+        ignored: Parts that may be missing; ``None`` for those that no chain of modules uses.
+        processor: Further arguments of the processor.
 
     Raises:
         WeightsError: The library cannot load it, ignores one of its settings, or would run code that is not trusted.
@@ -46,11 +52,8 @@ def read_model(request: FolderRequest) -> SentenceTransformer:
     """
     folder, options = request.path, request.options
     check_kind(folder)
-    if not options.trust_remote_code and (code := find_code(folder)):
-        raise WeightsError(
-            f"{folder} brings code of its own ({code}), which is not run unasked; read it, and allow it by "
-            "--trust-remote-code"
-        )
+    if not options.trust_remote_code:
+        refuse_code(folder, "read it, and allow it by --trust-remote-code")
     vocabularies = (path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.name in _VOCABULARIES)
     if not options.trust_remote_code and next(vocabularies, None) is None:
         raise WeightsError(  # transformers would make an empty one
@@ -66,6 +69,7 @@ def read_model(request: FolderRequest) -> SentenceTransformer:
                 local_files_only=not adapter,  # the base of an adapter may have to be downloaded
                 trust_remote_code=options.trust_remote_code,
                 model_kwargs={"dtype": "float32"},
+                processor_kwargs=dict(processor),
             )
     except ImportError as exc:
         if adapter and "peft" in str(exc):
@@ -81,10 +85,17 @@ def read_model(request: FolderRequest) -> SentenceTransformer:
                 "base_model_name_or_path in its adapter_config.json"
             ) from exc
         raise WeightsError(f"{folder} cannot be loaded by sentence-transformers ({summarize_error(exc)})") from exc
-    watch.check(str(folder), () if _uses_pooler(model) else _UNUSED)
+    if ignored is None:
+        ignored = () if _uses_pooler(model) else _UNUSED
+    watch.check(str(folder), ignored)
     if request.model_id in _INSTRUCTORS:
         model.set_pooling_include_prompt(False)
     return model.float().eval()
+
+
+def read_prompts(model: SentenceTransformer) -> dict[str, str]:
+    """Return the prompts of a model by name. An empty one stands for a default prompt that is not to be used."""
+    return {name: prompt or "" for name, prompt in model.prompts.items()}
 
 
 def check_kind(folder: Path) -> None:
@@ -99,29 +110,6 @@ def check_kind(folder: Path) -> None:
             kind = read_json(path).get("model_type", "SentenceTransformer")
         if kind != "SentenceTransformer":
             raise WeightsError(f"{folder} is a {kind} of sentence-transformers, expected a SentenceTransformer")
-
-
-def find_code(folder: Path) -> str:
-    """Return the first name of code outside the libraries that the folder's settings ask for; empty if there is none.
-
-    A class of the library whose weights happen to fit is not taken for the checkpoint's own.
-    """
-    modules = folder / "modules.json"
-    folders = [folder]
-    if modules.is_file():
-        with parsing(modules):
-            entries = [(str(module["type"]), str(module["path"])) for module in read_json(modules)]
-        for kind, path in entries:
-            if not kind.startswith(_OWN):
-                return f"modules.json: {kind}"
-            folders.append(folder / path)
-    for file in (place / name for place in folders for name in _CONFIGURATIONS):
-        if file.is_file():
-            with parsing(file):
-                document = read_json(file)
-            if isinstance(document, dict) and document.get("auto_map"):
-                return f"auto_map in {file.relative_to(folder)}"
-    return ""
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from exporters.families.sentence.chain import (
     read_pooling,
     skips_prompt,
 )
+from exporters.families.sentence.reader import read_prompts
 from exporters.families.text_tower import TextTower
 from exporters.samples.texts import TEXTS
 from exporters.weights.parsing import summarize_error
@@ -42,27 +43,28 @@ from runtime.errors import UsageError
 
 # Architectures whose fused attention torch cannot trace: it ends in a strided view with symbolic sizes.
 _EAGER = ("t5", "mt5", "umt5")
+_POSITION_TABLES = ("position_embeddings", "wpe", "embed_positions", "position_embedding")
 _SAMPLE = ["The quick brown fox.", "A lazy dog, or two, sleeping in the sun"]
 
 
 class SentenceTower(TextTower):
     """The text tower of a SentenceTransformer."""
 
-    def __init__(self, model: SentenceTransformer, weights: Weights, options: ExportOptions, *, source: str) -> None:
+    def __init__(self, model: SentenceTransformer, weights: Weights, options: ExportOptions, *, folder: Path) -> None:
         """Apply the user's options to the model, and build the tower's record from the model.
 
         Args:
             model: The model as its library loaded it, in float32.
             weights: Origin of the weights.
             options: Options of the export.
-            source: Name of the checkpoint in error messages.
+            folder: The model's folder.
 
         Raises:
             WeightsError: A graph or the runtime cannot do the same as the library.
             UsageError: An option does not fit the model.
         """
-        check_modules(model, source, trusted=options.trust_remote_code)
-        self._model, self._source = apply_options(model, options), source
+        check_modules(model, str(folder), trusted=options.trust_remote_code)
+        self._model, self._folder = apply_options(model, options), folder
         modules = list(self._model)
         self._first: Any = modules[0]
         # the wrapper of all towers scales to unit length, unless fewer dimensions are kept after it
@@ -79,7 +81,7 @@ class SentenceTower(TextTower):
             pooling=read_pooling(modules),
             projections=(),
             normalized=unit_length,
-            stated=(Path(source) / "modules.json").is_file(),
+            stated=(folder / "modules.json").is_file(),
             layers=describe_modules(modules[1:]),
             library="sentence-transformers",
         )
@@ -94,7 +96,7 @@ class SentenceTower(TextTower):
             tokenizer = tokenizer.backend_tokenizer
         if not isinstance(tokenizer, Tokenizer):
             raise WeightsError(
-                f"{self._source} has no fast tokenizer; save one there with tokenizer.save_pretrained (tokenizer.json)"
+                f"{self._folder} has no fast tokenizer; save one there with tokenizer.save_pretrained (tokenizer.json)"
             )
         return tokenizer
 
@@ -125,7 +127,7 @@ class SentenceTower(TextTower):
         if isinstance(self._first, Transformer):
             if attention is not None:
                 self._first.model.set_attn_implementation(attention)
-            if is_adapter(Path(self._source)):
+            if is_adapter(self._folder):
                 merge_adapters(self._first.model)
         names = [spec.name for spec in self.record.inputs]
         return Chain(self._modules, names, self.output_dim, zero_types=self._needs_zero_types())
@@ -135,7 +137,7 @@ class SentenceTower(TextTower):
             return torch.from_numpy(self._model.encode([text], show_progress_bar=False)[0])
         except Exception as exc:
             raise WeightsError(
-                f"sentence-transformers itself cannot embed a text with {self._source} ({summarize_error(exc)})"
+                f"sentence-transformers itself cannot embed a text with {self._folder} ({summarize_error(exc)})"
             ) from exc
 
     def _preprocess(self, texts: list[str], prompt: str | None = None) -> dict[str, Any]:
@@ -143,7 +145,7 @@ class SentenceTower(TextTower):
             features: dict[str, Any] = self._model.preprocess(texts, prompt)
         except Exception as exc:
             raise WeightsError(
-                f"sentence-transformers itself cannot tokenize a text with {self._source} ({summarize_error(exc)})"
+                f"sentence-transformers itself cannot tokenize a text with {self._folder} ({summarize_error(exc)})"
             ) from exc
         return features
 
@@ -158,7 +160,7 @@ class SentenceTower(TextTower):
         self._check_processing(first)
         if "attention_mask" not in self._features:
             raise WeightsError(
-                f"the tokenizer of {self._source} gives no attention mask, so a vector would depend on the padding of "
+                f"the tokenizer of {self._folder} gives no attention mask, so a vector would depend on the padding of "
                 "its batch; such a model cannot be exported"
             )
         tokenizer = first.tokenizer
@@ -189,9 +191,8 @@ class SentenceTower(TextTower):
         return True
 
     def _with_prompts(self, preprocessing: TextPreprocessing) -> TextPreprocessing:
-        prompts = {name: prompt or "" for name, prompt in self._model.prompts.items()}
-        default = self._model.default_prompt_name
-        if not any(prompts.values()):  # empty prompts stand for a default prompt that is not to be used
+        prompts, default = read_prompts(self._model), self._model.default_prompt_name
+        if not any(prompts.values()):
             return preprocessing
         return replace(preprocessing, prompts=prompts, default_prompt=default)
 
@@ -202,7 +203,7 @@ class SentenceTower(TextTower):
         limits = [int(limit) for limit in (stated, positions) if limit is not None and limit < MAX_TEXT_LENGTH]
         limit = min(limits, default=MAX_TEXT_LENGTH)
         if limit < MIN_TEXT_LENGTH:
-            raise WeightsError(f"{self._source} states a limit of {limit} tokens, which leaves no room for a text")
+            raise WeightsError(f"{self._folder} states a limit of {limit} tokens, which leaves no room for a text")
         if positions == limit:  # the library would cut at its own limit, and then fail for lack of positions
             first.max_seq_length = limit
         return limit
@@ -215,13 +216,13 @@ class SentenceTower(TextTower):
         """
         if "text" not in first.modality_config or "message" in first.modality_config:
             raise WeightsError(
-                f"{self._source} takes {', '.join(map(str, first.modality_config))}: texts go through a chat template, "
+                f"{self._folder} takes {', '.join(map(str, first.modality_config))}: texts go through a chat template, "
                 "which the runtime has not; save the model with sentence-transformers as a model of plain texts"
             )
         names = ("query_length", "document_length", "query_expansion", "processing_kwargs")
         for name in names:
             if value := getattr(first, name, None):
-                raise WeightsError(f"{self._source} states {name} {value}, which the runtime cannot do; remove it")
+                raise WeightsError(f"{self._folder} states {name} {value}, which the runtime cannot do; remove it")
 
     def _needs_zero_types(self) -> bool:
         """Tell whether the encoder computes something else without token type ids than with zeros."""
@@ -248,7 +249,7 @@ class SentenceTower(TextTower):
             expected, found = self._library_ids(text), self.preprocessor.prepare(text).ids
             if expected != found:
                 raise WeightsError(
-                    f"{self._source}: its tokenizer does more than its tokenizer.json says ({len(expected)} tokens by "
+                    f"{self._folder}: its tokenizer does more than its tokenizer.json says ({len(expected)} tokens by "
                     f"the library, {len(found)} by the runtime, for {text[:30]!r}); save the tokenizer again"
                 )
 
@@ -263,7 +264,7 @@ class SentenceTower(TextTower):
         largest = max((index for index in vocabulary.values() if index not in special), default=0)
         if largest >= size:
             raise WeightsMismatchError(
-                f"the tokenizer in {self._source} has {largest + 1} tokens, and the model has embeddings for {size}; "
+                f"the tokenizer in {self._folder} has {largest + 1} tokens, and the model has embeddings for {size}; "
                 "use the tokenizer of that model"
             )
 
@@ -291,7 +292,7 @@ def apply_options(model: SentenceTransformer, options: ExportOptions) -> Sentenc
     changed = SentenceTransformer(
         modules=modules,
         device="cpu",
-        prompts={name: prompt or "" for name, prompt in model.prompts.items()},
+        prompts=read_prompts(model),
         default_prompt_name=model.default_prompt_name,
         truncate_dim=model.truncate_dim,
     )
@@ -310,9 +311,6 @@ def count_positions(encoder: nn.Module) -> int | None:
         if isinstance(table, nn.Embedding) and name.rpartition(".")[2] in _POSITION_TABLES
     ]
     return min(sizes, default=None)
-
-
-_POSITION_TABLES = ("position_embeddings", "wpe", "embed_positions", "position_embedding")
 
 
 def _replace_pooling(module: nn.Module, pooling: Pooling) -> nn.Module:

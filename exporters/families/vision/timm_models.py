@@ -62,11 +62,6 @@ def load_folder(request: FolderRequest) -> list[ExportableTower]:
     return [_tower(_create(name, options.image_size, seed=seed), RandomInit(seed), options)]
 
 
-def load_run(*_: Any) -> list[ExportableTower]:
-    """Refuse a Finetuner run: Finetuner had no models of timm."""
-    raise WeightsError("Finetuner had no models of timm; export the run under its own backbone")
-
-
 def _load_pretrained(name: str, options: ExportOptions) -> ExportableTower:
     """Download the published weights of a model, and let timm load them.
 

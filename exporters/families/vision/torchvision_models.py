@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import difflib
-from typing import Any
 
 import torch
 import torchvision
@@ -61,11 +60,6 @@ def load(request: LoadRequest[TorchvisionModelSource], weights: ModelWeights) ->
         library="torchvision",
     )
     return [ImageModelTower(image, record, options, architecture=name)]
-
-
-def load_run(*_: Any) -> list[ExportableTower]:
-    """Refuse a Finetuner run, which names a backbone of the catalogue."""
-    raise WeightsError("this is a Finetuner run; export it under its own backbone of the catalogue")
 
 
 def _build(name: str, seed: int, image_size: int | None) -> nn.Module:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,8 +21,9 @@ from exporters.families.vision.random_weights import calibrate
 from exporters.families.vision.tower import ImageModel, ImageModelTower
 from exporters.weights.model_folder import load_reported, quiet_transformers
 from exporters.weights.parsing import summarize_error
-from exporters.weights.state_dict import is_part_of, record_random, seeded
-from runtime.artifact.manifest import Pooling, Weights
+from exporters.weights.remote_code import refuse_code
+from exporters.weights.state_dict import complete_record, is_part_of, seeded
+from runtime.artifact.manifest import Pooling
 
 _POOLER = ("pooler",)
 _HEADS = ("classifier", "distillation_classifier", "cls_classifier", "head")
@@ -37,13 +37,14 @@ def load_folder(request: FolderRequest) -> list[ExportableTower]:
         WeightsError: transformers cannot load the folder, or the model gives no vector of an image.
     """
     folder, options = request.path, request.options
+    refuse_code(folder)
     config: Any = read_config(folder)
     transforms, preprocessing = read_processor(folder, options.arithmetic, options.image_size)
     model, pooling, layer = _load(request, config)
     weights = request.weights
     if weights.seed is not None:
         calibrate(model, transforms)
-        weights = _record(weights, model)
+        weights = complete_record(weights, model)
     image = ImageModel(
         backbone=_traceable(model, config.model_type),
         embed=model,
@@ -154,7 +155,3 @@ def _traceable(model: nn.Module, model_type: str) -> nn.Module:
         encoder: Any = traced.model
         encoder.set_attn_implementation("eager")
     return traced
-
-
-def _record(weights: Weights, model: nn.Module) -> Weights:
-    return replace(weights, sha256=record_random(model, weights.seed or 0).sha256)
