@@ -46,13 +46,13 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands. It stores the function of a command as ``command``."""
     parser = ArgumentParser(
         prog="python -m exporters",
-        description="Export embedding backbones to ONNX artifacts, and compare each artifact with torch.",
+        description="Export embedding models to ONNX artifacts, and compare each with the vectors of its own library.",
         epilog="`python -m exporters resnet-base` is short for `python -m exporters export resnet-base`; "
         "`python -m exporters export --help` lists the options.",
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    add_export(commands.add_parser("export", help="Export backbones to artifacts"))
+    add_export(commands.add_parser("export", help="Export models to artifacts"))
     add_optimize(commands.add_parser("optimize", help="Add faster variants to an artifact"))
     add_list(commands.add_parser("list", help="Print the catalogue of backbones"))
     return parser

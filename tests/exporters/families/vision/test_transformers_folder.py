@@ -149,3 +149,12 @@ def test_random_weights_need_only_the_configuration(tmp_path: Path) -> None:
     (folder / "model.safetensors").unlink()
     weights = read_manifest(export(folder, tmp_path, weights="random:3")).weights
     assert (weights.origin, weights.seed, len(weights.sha256)) == ("random", 3, 64)
+
+
+def test_code_beside_a_model_is_refused(tmp_path: Path) -> None:
+    """Although transformers has a class of that name, whose weights fit."""
+    folder = save_folder("vit", tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "mine.Model"}}))
+    with pytest.raises(WeightsError, match=r"brings code of its own \(auto_map in config\.json\)"):
+        export(folder, tmp_path)
