@@ -25,7 +25,8 @@ from tests.exporters.toys import (
 def catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
     """A catalogue of toys."""
     toys = {"toy-base-en": toy_spec(BERT, "toy-base-en"), "toy-clip-en": toy_spec(CLIP, "toy-clip-en")}
-    monkeypatch.setattr("exporters.catalogue.registry.BACKBONES", toys)
+    for module in ("registry", "names"):
+        monkeypatch.setattr(f"exporters.catalogue.{module}.BACKBONES", toys)
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ from exporters.families.clip.open_clip import build_open_clip
 from exporters.families.load import load_towers
 from exporters.families.pointnet.network import PointNetEmbedding
 from exporters.families.transformer.huggingface import load_transformer
+from exporters.families.transformer.tower import TransformerTower
 from runtime.errors import UsageError
 from tests.exporters.toys import (
     BERT,
@@ -61,10 +62,11 @@ def test_a_text_run_exports_with_its_own_pooler(packed: bool, run: Path, tokeniz
     assert (tower.weights.origin, tower.weights.description) == ("file", "Finetuner run my-run, model toy")
     if not packed:
         return
+    assert isinstance(tower, TransformerTower)
     model = runtime.load(export_towers(SPEC, [tower], tmp_path / "out", options=chosen))
     theirs = load_transformer(BERT, RandomInit(7))
     with torch.inference_mode():
-        encoded = tower.encode(["a cat"])  # type: ignore[attr-defined]
+        encoded = tower.tokenizer(["a cat"], return_tensors="pt")
         expected = theirs.model(**encoded).last_hidden_state[:, 0].numpy()
     np.testing.assert_allclose(model.embed(["a cat"]), expected, atol=1e-5)
 
