@@ -86,7 +86,12 @@ def add_session_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--threads",
-        help="Use N threads per run (default: as many as the affinity mask and the container quota allow)",
+        help="Use N threads (default: as many as the affinity mask and the container quota allow)",
+        **NUMBER,
+    )
+    parser.add_argument(
+        "--concurrent-batches",
+        help="Run up to N batches side by side on a CPU, each on its share of the threads (default: one per thread)",
         **NUMBER,
     )
 
@@ -99,6 +104,7 @@ def session_keywords(arguments: argparse.Namespace) -> dict[str, Any]:
         "provider": arguments.provider,
         "provider_options": parse_options(arguments.provider, arguments.provider_option),
         "threads": arguments.threads,
+        "concurrent_batches": arguments.concurrent_batches,
         "variant": arguments.variant,
     }
 

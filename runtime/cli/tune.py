@@ -34,7 +34,8 @@ def add_commands(commands: Any) -> None:
     )
     tune.add_argument(
         "--threads",
-        help="Measure these numbers of threads per run (default: 1, half of the allowed threads, and all of them)",
+        help="Measure these numbers of threads per batch, with as many batches side by side as fit (default: 1, half "
+        "of the allowed threads, and all of them)",
         **NUMBERS,
     )
     tune.add_argument(

@@ -45,6 +45,16 @@ def plan_batches(lengths: Sequence[int], limit: BatchLimit) -> list[list[int]]:
     return batches
 
 
+def count_alone(batches: int, lanes: int) -> int:
+    """Return how many of the last of ``batches`` run one after another, each with all threads.
+
+    If ``lanes`` batches run side by side, the last ones may be too few to fill the lanes. Up to half of the lanes, they
+    are faster with all threads each.
+    """
+    rest = batches % lanes
+    return rest if 2 * rest <= lanes else 0
+
+
 def windows(items: Iterable[T], size: int) -> Iterator[list[T]]:
     """Yield consecutive lists of ``size`` items, the last one shorter. Nothing is read ahead."""
     iterator = iter(items)

@@ -79,7 +79,8 @@ class Embedder:
         provider: Active execution provider, with its ``provider_options`` and the ``provider_reason`` of the choice.
         variants: Name of the graph that runs, for each tower.
         variant: The same as one string, with one name if all towers share it, and the ``variant_reason`` of the choice.
-        threads: Threads of one run.
+        threads: Threads of a batch that runs alone.
+        concurrent_batches: Number of batches that run side by side, if a call has that many.
         towers: Kinds of item that can be embedded: ``text``, ``image`` or ``mesh``.
     """
 
@@ -97,7 +98,7 @@ class Embedder:
         self.variants = {name: choice.name for name, choice in info.choices.items()}
         self.variant = _join_towers(self.variants)
         self.variant_reason = _join_towers({name: choice.reason for name, choice in info.choices.items()})
-        self.threads, self.towers = info.threads, info.towers
+        self.threads, self.concurrent_batches, self.towers = info.threads, info.concurrent_batches, info.towers
 
     def __repr__(self) -> str:
         kinds = " and ".join(self.towers)

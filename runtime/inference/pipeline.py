@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -15,7 +17,7 @@ import numpy as np
 from runtime.array_types import Array, Float32Array
 from runtime.artifact.manifest import Tower, TowerName
 from runtime.errors import ItemError
-from runtime.inference.batching import windows
+from runtime.inference.batching import count_alone, windows
 from runtime.inference.options import EmbedOptions
 from runtime.inference.tower import BatchSizes, LoadedTower, Row, is_truncated
 from runtime.postprocess import truncate_and_normalize
@@ -66,6 +68,7 @@ class BackendInfo:
     provider_options: ProviderOptions
     provider_reason: str
     threads: int
+    concurrent_batches: int
     towers: tuple[TowerName, ...]
     choices: Mapping[TowerName, GraphChoice]
 
@@ -102,6 +105,7 @@ class Pipeline:
             provider_options=first.provider_options,
             provider_reason=first.provider_reason,
             threads=first.threads,
+            concurrent_batches=first.concurrent_batches,
             towers=tuple(self.towers),
             choices={name: tower.session.choice for name, tower in self.towers.items()},
         )
@@ -114,27 +118,50 @@ class Pipeline:
     ) -> Iterator[PartialEmbeddings]:
         """Yield the vectors and errors of ``items``, in order, one window at a time.
 
-        An iterator is read only as far as the windows in flight. Inference runs in another thread, except for very
-        few items, so that Ctrl-C takes effect at once. Ctrl-C and closing the generator cancel the work in progress.
-        ``on_progress`` receives the number of items of each finished batch. A prompt must be its text, not its name:
-        see :func:`runtime.inference.prompts.resolve_prompt`.
+        An iterator is read only as far as the windows in flight. As many batches run side by side as the session
+        allows. They run in other threads, except for very few items, so that Ctrl-C takes effect at once. Ctrl-C and
+        closing the generator cancel the work in progress. ``on_progress`` receives the number of items of each finished
+        batch. A prompt must be its text, not its name: see :func:`runtime.inference.prompts.resolve_prompt`.
         """
         towers = {options.tower: self.towers[options.tower]} if options.tower else self.towers
         call = _EmbeddingCall(towers, self.output_dim, options, on_progress or (lambda count: None))
         sizes = min((tower.batch_sizes for tower in towers.values()), key=lambda sizes: sizes.window)
         if isinstance(items, Sequence) and len(items) <= sizes.chunk:  # threads would only add overhead
             if items:
-                yield call.embed(0, call.prepare(0, items))
+                yield from self._embed_few(items, call)
             return
         yield from self._stream_in_threads(items, sizes, options, call)
+
+    def _embed_few(self, items: Sequence[Any], call: _EmbeddingCall) -> Iterator[PartialEmbeddings]:
+        window = call.plan(0, call.prepare(0, items))
+        lanes = self.info.concurrent_batches
+        if lanes == 1 or len(window.batches) <= 1:
+            for batch in window.batches:
+                call.run(window, batch)
+            yield call.result(window)
+            return
+        running = ThreadPoolExecutor(lanes, thread_name_prefix="run")
+        try:
+            yield call.finish(call.start(window, running, lanes, is_last=True), running)
+        finally:
+            call.cancellation.cancel()
+            running.shutdown(wait=False, cancel_futures=True)
 
     def _stream_in_threads(
         self, items: Iterable[Any], sizes: BatchSizes, options: EmbedOptions, call: _EmbeddingCall
     ) -> Iterator[PartialEmbeddings]:
         size = max(sizes.window, 2 * (options.batch_size or 0))
-        pending: deque[Future[PartialEmbeddings]] = deque()
-        preparing = ThreadPoolExecutor(self.info.threads, thread_name_prefix="prepare")
-        inferring = ThreadPoolExecutor(1, thread_name_prefix="infer")
+        lanes = self.info.concurrent_batches
+        pending: deque[Future[_Window]] = deque()
+        executors = preparing, planning, running = [
+            ThreadPoolExecutor(count, thread_name_prefix=name)
+            for name, count in (("prepare", self.info.threads), ("plan", 1), ("run", lanes))
+        ]
+
+        def plan(start: int, chunks: Sequence[Future[list[PreparedItem | ItemError]]], is_last: bool) -> _Window:
+            window = call.plan(start, [item for chunk in chunks for item in chunk.result()])
+            return call.start(window, running, lanes, is_last=is_last)
+
         try:
             start = 0
             for window in windows(items, size):
@@ -142,16 +169,35 @@ class Pipeline:
                     preparing.submit(call.prepare, start + at, window[at : at + sizes.chunk])
                     for at in range(0, len(window), sizes.chunk)
                 ]
-                pending.append(inferring.submit(call.embed_chunks, start, chunks))
+                pending.append(planning.submit(plan, start, chunks, len(window) < size))
                 start += len(window)
                 if len(pending) > _WINDOWS_AHEAD:
-                    yield pending.popleft().result()
+                    yield call.finish(pending.popleft().result(), running)
             while pending:
-                yield pending.popleft().result()
+                yield call.finish(pending.popleft().result(), running)
         finally:
             call.cancellation.cancel()
-            preparing.shutdown(wait=False, cancel_futures=True)
-            inferring.shutdown(wait=False, cancel_futures=True)
+            for executor in executors:
+                executor.shutdown(wait=False, cancel_futures=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Batch:
+    """Items of a window that go through a graph together, by their positions among the usable ones."""
+
+    tower: LoadedTower
+    positions: list[int]
+
+
+@dataclass(kw_only=True)
+class _Window:
+    """The items of a window, its batches, and the vectors that these fill in."""
+
+    usable: list[tuple[int, PreparedItem]]  # with their indices in the input
+    failures: list[ItemError]
+    vectors: Float32Array
+    batches: list[_Batch]
+    running: list[Future[None]] = field(default_factory=list)  # of the first batches
 
 
 class _EmbeddingCall:
@@ -162,6 +208,7 @@ class _EmbeddingCall:
     ) -> None:
         self.cancellation = CancellationToken()
         self._towers, self._output_dim, self._options, self._on_progress = towers, output_dim, options, on_progress
+        self._progress_lock = threading.Lock()
 
     def prepare(self, start: int, items: Sequence[Any]) -> list[PreparedItem | ItemError]:
         """Return each item's row, or its error; ``start`` is the index of the first item."""
@@ -178,34 +225,55 @@ class _EmbeddingCall:
                 results[at] = row if isinstance(row, UnusableItemError) else PreparedItem(name, row)
         return [_with_index(start + at, item, results[at]) for at, item in enumerate(items)]
 
-    def embed_chunks(self, start: int, chunks: Sequence[Future[list[PreparedItem | ItemError]]]) -> PartialEmbeddings:
-        """Wait for the chunks of a window and embed it."""
-        return self.embed(start, [item for chunk in chunks for item in chunk.result()])
-
-    def embed(self, start: int, items: Sequence[PreparedItem | ItemError]) -> PartialEmbeddings:
-        """Run the graphs on the items of a window, and return the vectors in the order of the items."""
+    def plan(self, start: int, items: Sequence[PreparedItem | ItemError]) -> _Window:
+        """Return the window of ``items`` with its batches; ``start`` is the index of the first item."""
         failures = [item for item in items if isinstance(item, ItemError)]
         if failures and self._options.on_error == "raise":
             raise failures[0]
+        self._report(len(failures))
         usable = [(index, item) for index, item in enumerate(items, start) if isinstance(item, PreparedItem)]
-        vectors = self._run([item for _, item in usable])
-        self._on_progress(len(failures))
+        batches = []
+        for name, tower in self._towers.items():
+            positions = [at for at, (_, item) in enumerate(usable) if item.tower == name]
+            planned = tower.plan_batches([usable[at][1].row for at in positions], self._options.batch_size)
+            batches += [_Batch(tower=tower, positions=[positions[at] for at in batch]) for batch in planned]
+        vectors = np.empty((len(usable), self._output_dim), dtype=np.float32)
+        return _Window(usable=usable, failures=failures, vectors=vectors, batches=batches)
+
+    def run(self, window: _Window, batch: _Batch, *, side_by_side: bool = False) -> None:
+        """Run a graph on a batch of ``window``, and keep the vectors there."""
+        rows = [window.usable[at][1].row for at in batch.positions]
+        window.vectors[batch.positions] = batch.tower.embed(rows, self.cancellation, side_by_side=side_by_side)
+        self._report(len(rows))
+
+    def start(self, window: _Window, running: Executor, lanes: int, *, is_last: bool) -> _Window:
+        """Start the batches that run side by side; of the last window, the others run alone in :meth:`finish`."""
+        count = len(window.batches)
+        alone = count_alone(count, lanes) if is_last else 0
+        run = partial(self.run, side_by_side=lanes > 1)
+        window.running = [running.submit(run, window, batch) for batch in window.batches[: count - alone]]
+        return window
+
+    def finish(self, window: _Window, running: Executor) -> PartialEmbeddings:
+        """Wait for the batches side by side, run the others alone, and return the vectors."""
+        for future in window.running:
+            future.result()
+        for batch in window.batches[len(window.running) :]:
+            running.submit(self.run, window, batch).result()
+        return self.result(window)
+
+    def result(self, window: _Window) -> PartialEmbeddings:
+        """Return the vectors of a window in the order of its items; all batches have run."""
         return PartialEmbeddings(
-            truncate_and_normalize(vectors, self._options.truncate_dim, self._options.normalize),
-            np.array([index for index, _ in usable], dtype=np.int64),
-            failures,
-            np.array([index for index, item in usable if is_truncated(item.row)], dtype=np.int64),
+            truncate_and_normalize(window.vectors, self._options.truncate_dim, self._options.normalize),
+            np.array([index for index, _ in window.usable], dtype=np.int64),
+            window.failures,
+            np.array([index for index, item in window.usable if is_truncated(item.row)], dtype=np.int64),
         )
 
-    def _run(self, items: Sequence[PreparedItem]) -> Float32Array:
-        vectors = np.empty((len(items), self._output_dim), dtype=np.float32)
-        for name, tower in self._towers.items():
-            positions = [position for position, item in enumerate(items) if item.tower == name]
-            for batch in tower.plan_batches([items[at].row for at in positions], self._options.batch_size):
-                chosen = [positions[at] for at in batch]
-                vectors[chosen] = tower.embed([items[at].row for at in chosen], self.cancellation)
-                self._on_progress(len(chosen))
-        return vectors
+    def _report(self, count: int) -> None:
+        with self._progress_lock:
+            self._on_progress(count)
 
     def _choose_tower(self, item: object) -> TowerName:
         if len(self._towers) == 1:

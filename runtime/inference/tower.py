@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -120,8 +119,12 @@ class LoadedTower:
         multiple = self.session.provider.sequence_multiple
         return plan_row_batches(rows, BatchLimit(budget=self.batch_sizes.budget, multiple=multiple))
 
-    def embed(self, rows: Sequence[Any], cancellation: CancellationToken | None = None) -> Float32Array:
+    def embed(
+        self, rows: Sequence[Any], cancellation: CancellationToken | None = None, *, side_by_side: bool = False
+    ) -> Float32Array:
         """Run the graph on one batch: rows of :meth:`prepare` that have the same :func:`group_key`.
+
+        ``side_by_side``: whether other batches run at the same time; see :meth:`runtime.session.session.Session.run`.
 
         Returns:
             ``[rows, output_dim]`` float32.
@@ -134,8 +137,8 @@ class LoadedTower:
         padded = [*rows, *[rows[-1]] * (power_of_two(len(rows)) - len(rows))] if provider.pads_batches else rows
         # The arena would keep what one large batch took until the end of the process.
         outsized = len(rows) * max(map(row_cost, rows)) > _OUTSIZED * self.batch_sizes.budget
-        run = partial(self.session.run, outsized=True) if outsized else self.session.run
-        vectors = run(self.collate(padded), cancellation)[: len(rows)]
+        feeds = self.collate(padded)
+        vectors = self.session.run(feeds, cancellation, outsized=outsized, side_by_side=side_by_side)[: len(rows)]
         if not np.isfinite(vectors).all():
             raise NonFiniteError(
                 f"{self.session.choice.graph} returned NaN or infinity on the provider {provider.name}; "

@@ -29,6 +29,7 @@ def load(
     provider: str = "auto",
     provider_options: ProviderOptions | None = None,
     threads: int | None = None,
+    concurrent_batches: int | None = None,
     workers: int | None = None,
     device_ids: Sequence[int] | None = None,
     check_hashes: bool = True,
@@ -42,8 +43,9 @@ def load(
     ``model.variant_reason`` name stored settings as the reason.
 
     Stored settings are ignored if the artifact, the onnxruntime version, the CPU, the thread limit or the GPU differs,
-    or if two towers are loaded. The call also ignores them if it names a provider, provider options, threads, workers,
-    GPUs or a variant. The ``batch_size`` of :meth:`Embedder.embed` overrides the stored one.
+    or if two towers are loaded. The call also ignores them if it names a provider, provider options, threads,
+    concurrent batches, workers, GPUs or a variant. The ``batch_size`` of :meth:`Embedder.embed` overrides the stored
+    one.
 
     A pickle or copy of the model holds the absolute path of the folder and the arguments, and loads them anew.
 
@@ -52,8 +54,10 @@ def load(
         provider: ``cpu``, ``cuda``, ``tensorrt``, ``openvino`` or ``auto``. ``auto`` uses the first of cuda, openvino
             and cpu that works. ``load`` never replaces a named provider: it fails if the provider is not usable.
         provider_options: Settings of the provider, for example :class:`runtime.CudaOptions`.
-        threads: Threads of one run, shared by all workers. By default, as many as the affinity mask and the container
+        threads: Threads to use, shared by all workers. By default, as many as the affinity mask and the container
             quota allow.
+        concurrent_batches: Number of batches that run side by side, each on its share of the threads, if a call has
+            that many batches. A batch alone takes all threads. By default, one batch per thread. Only for ``cpu``.
         workers: Number of processes that embed side by side, each with its own session and its share of the threads.
             By default, the graph runs in this process. A script with workers needs ``if __name__ == "__main__":``.
         device_ids: GPUs, one per worker.
@@ -73,7 +77,13 @@ def load(
     if tower is not None:
         check_tower(tower, manifest.towers)
     towers = manifest.towers if tower is None else {tower: manifest.towers[tower]}
-    options = SessionOptions(provider=provider, provider_options=provider_options, threads=threads, variant=variant)
+    options = SessionOptions(
+        provider=provider,
+        provider_options=provider_options,
+        threads=threads,
+        concurrent_batches=concurrent_batches,
+        variant=variant,
+    )
     in_this_process = workers is None and device_ids is None
     tunable = in_this_process and options == SessionOptions() and len(towers) == 1
     tuning = read_tuning(manifest, next(iter(towers))) if tunable else None
@@ -85,6 +95,7 @@ def load(
         provider=provider,
         provider_options=provider_options,
         threads=threads,
+        concurrent_batches=concurrent_batches,
         workers=workers,
         device_ids=device_ids,
         check_hashes=check_hashes,

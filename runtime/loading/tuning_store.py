@@ -49,14 +49,15 @@ class TunedSettings:
     Attributes:
         date: Date of the measurement, as ``2026-01-31``.
         artifact: Hash of the artifact's manifest.
-        threads: Threads of one run.
+        threads: Threads of one batch.
+        concurrent_batches: Number of batches side by side.
         batch_size: Items per batch.
         p50_ms: Median time of a batch; ``p95_ms`` is the 95th percentile.
         min_cosine: Smallest cosine similarity to the golden vectors.
         max_latency_ms: Upper bound of ``p95_ms`` that the user set; ``None``: no bound.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     date: str
     artifact: str
     tower: TowerName
@@ -64,6 +65,7 @@ class TunedSettings:
     provider: Literal["cpu", "cuda", "openvino", "tensorrt"]
     variant: VariantName
     threads: int
+    concurrent_batches: int
     batch_size: int
     p50_ms: float
     p95_ms: float
@@ -73,14 +75,15 @@ class TunedSettings:
 
     def __post_init__(self) -> None:
         """Raise :class:`UsageError` if the number of threads or items is out of range."""
-        if not (1 <= self.threads <= self.machine.threads and 1 <= self.batch_size <= LARGEST_BATCH):
+        used = self.threads * self.concurrent_batches
+        if not (1 <= used <= self.machine.threads and 1 <= self.batch_size <= LARGEST_BATCH):
             raise UsageError(
-                f"{self.threads} threads and batches of {self.batch_size} are out of range; this machine allows "
+                f"{used} threads and batches of {self.batch_size} are out of range; this machine allows "
                 f"{self.machine.threads} threads and batches of {LARGEST_BATCH}"
             )
 
     def __str__(self) -> str:
-        threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
+        threads = format_threads(self.threads, self.concurrent_batches)
         return f"{self.date}: {self.provider}, {self.variant}, {threads}, batches of {self.batch_size}"
 
     def session_options(self) -> SessionOptions:
@@ -89,11 +92,18 @@ class TunedSettings:
         return SessionOptions(
             provider=self.provider,
             variant=self.variant,
-            threads=self.threads,
+            threads=self.threads * self.concurrent_batches,
+            concurrent_batches=self.concurrent_batches,
             batch_size=self.batch_size,
             reason=reason,
             variant_reason=reason,
         )
+
+
+def format_threads(threads: int, concurrent_batches: int) -> str:
+    """Return the threads of a batch in words: ``2 threads``, or ``4 x 1 thread`` for four batches side by side."""
+    side_by_side = f"{concurrent_batches} x " if concurrent_batches > 1 else ""
+    return f"{side_by_side}{threads} thread{'s' * (threads > 1)}"
 
 
 def machine_fingerprint() -> MachineFingerprint:

@@ -32,6 +32,7 @@ def verify(
     provider: str = "auto",
     provider_options: ProviderOptions | None = None,
     threads: int | None = None,
+    concurrent_batches: int | None = None,
     variant: str = "auto",
 ) -> Verification:
     """Check the hash of every file, then embed the golden items and compare the vectors with those of the export.
@@ -43,7 +44,14 @@ def verify(
         IntegrityError: The manifest is wrong about whether the vectors have unit length.
         EmbeddingBackbonesError: As for :func:`runtime.load`.
     """
-    model = load(path, provider=provider, provider_options=provider_options, threads=threads, variant=variant)
+    model = load(
+        path,
+        provider=provider,
+        provider_options=provider_options,
+        threads=threads,
+        concurrent_batches=concurrent_batches,
+        variant=variant,
+    )
     result = Verification(provider=model.provider, variant=model.variant, towers=verify_towers(model, Path(path)))
     if not all(tower.agreement.within(tower.tolerance) for tower in result.towers.values()):
         found = describe_verification(result)

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
-import threading
 from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING
-from weakref import WeakSet
 
 from runtime.array_types import Feeds, Float32Array
 from runtime.artifact.external_data import check_external_data
 from runtime.artifact.manifest import TensorSpec, Tower
-from runtime.errors import ArtifactError, InferenceError, IntegrityError, ProviderError, UsageError, one_line
+from runtime.errors import (
+    ArtifactError,
+    EmbeddingBackbonesError,
+    InferenceError,
+    IntegrityError,
+    ProviderError,
+    UsageError,
+    one_line,
+)
 from runtime.machine.threads import available_threads
+from runtime.session.graph_sessions import OPEN, GraphSessions
 from runtime.session.graph_version import find_missing_support
 from runtime.session.io_binding import DeviceRunner
 from runtime.session.options import EXACT_INT8, SLOW_ON_CPU, session_options
@@ -43,8 +49,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
 _LOG = logging.getLogger("runtime")
-_OPEN: WeakSet[onnxruntime.InferenceSession] = WeakSet()  # all sessions of this process
-_reopening = threading.Lock()
+_HELD_TWICE_BYTES = 1 << 30  # larger weights are in memory once, for whichever kind of run comes first
 _DTYPES = {"tensor(uint8)": "uint8", "tensor(int64)": "int64", "tensor(float)": "float32"}
 
 
@@ -55,7 +60,8 @@ class SessionOptions:
     # ``cpu``, ``cuda``, ``tensorrt`` or ``openvino``; ``auto`` is the first of cuda, openvino and cpu that works.
     provider: str = "auto"
     provider_options: ProviderOptions | None = None  # they imply the provider if ``provider`` is ``auto``
-    threads: int | None = None  # threads of a run; by default all that the affinity mask and the container quota allow
+    threads: int | None = None  # threads to use; by default all that the affinity mask and the container quota allow
+    concurrent_batches: int | None = None  # batches side by side, each on its share of the threads; by default 1 thread
     variant: str = "auto"  # ``auto``, or the name of a variant
     batch_size: int | None = None  # default for images and meshes; ``None`` for the provider's default
     reason: str = "as requested"  # why the provider was chosen
@@ -71,11 +77,18 @@ class SessionOptions:
         if provider != "auto":
             find_provider(provider)
         cores = os.cpu_count() or 1
-        fits = self.threads is None or (isinstance(self.threads, Integral) and 1 <= self.threads <= cores)
-        if not fits:
+        if not _fits(self.threads, cores):
             raise UsageError(f"threads is {self.threads!r}, it must be from 1 to {cores}, the number of cores")
         threads = self.threads or available_threads()
+        if not _fits(self.concurrent_batches, threads):
+            raise UsageError(
+                f"concurrent_batches is {self.concurrent_batches!r}, it must be from 1 to {threads}, the threads"
+            )
         return replace(self, provider=provider, provider_options=options, threads=threads)
+
+
+def _fits(number: int | None, largest: int) -> bool:
+    return number is None or (isinstance(number, Integral) and 1 <= number <= largest)
 
 
 class Session:
@@ -86,13 +99,14 @@ class Session:
         provider_options: The provider's settings.
         provider_reason: Why this provider was chosen.
         choice: The graph that runs.
-        threads: Number of threads of one run.
+        threads: Number of threads of a batch that runs alone.
+        concurrent_batches: Number of batches that may run side by side. On a GPU, one batch has all of it.
     """
 
     provider: ExecutionProvider
     provider_options: ProviderOptions
     choice: GraphChoice
-    _session: onnxruntime.InferenceSession
+    _files: tuple[Path, ...]  # the graph, and the file of its weights if they are outside of it
 
     def __init__(self, folder: Path, tower: Tower, options: SessionOptions) -> None:
         """Load a graph of ``tower`` from the artifact ``folder``.
@@ -107,17 +121,27 @@ class Session:
         self.threads = options.threads or 1
         self._output = tower.output
         if options.provider == "auto":
-            self._open_first_usable(folder, tower, options)
+            first = self._open_first_usable(folder, tower, options)
         else:
-            self._open(folder, tower, options, find_provider(options.provider))
-        _check_signature(self._session, tower, folder / self.choice.graph)
-        self._device_runner = DeviceRunner(self._session, tower.output, self.provider, self.provider_options)
-        path = folder.absolute() / self.choice.graph  # a forked daemon may have changed its folder
-        self._open_again = partial(open_graph, path, self.provider, self.provider_options, self.threads)
-        self._process_id = os.getpid()
+            first = self._open(folder, tower, options, find_provider(options.provider))
+        _check_signature(first, tower, self._files[0])
+        self._device_runner = DeviceRunner(first, tower.output, self.provider, self.provider_options)
+        self.concurrent_batches = (options.concurrent_batches or self.threads) if self.provider.name == "cpu" else 1
+        self._sessions = GraphSessions(
+            first,
+            partial(open_graph, self._files[0], self.provider, self.provider_options),
+            threads=self.threads,
+            share=self.threads // self.concurrent_batches,
+            keeps_both=sum(file.stat().st_size for file in self._files) <= _HELD_TWICE_BYTES,
+        )
 
     def run(
-        self, feeds: Feeds, cancellation: CancellationToken | None = None, *, outsized: bool = False
+        self,
+        feeds: Feeds,
+        cancellation: CancellationToken | None = None,
+        *,
+        outsized: bool = False,
+        side_by_side: bool = False,
     ) -> Float32Array:
         """Return the output of the graph, ``[batch, output_dim]`` float32. Several threads may call this at once.
 
@@ -125,23 +149,29 @@ class Session:
             feeds: An array for each input of the graph, of its dtype and shape.
             cancellation: Lets another thread end the run early.
             outsized: Whether the batch is larger than usual. On the CPU provider, its memory is then given back.
+            side_by_side: Whether other batches run at the same time, so that this one takes its share of the threads.
 
         Raises:
             InferenceError: ONNX Runtime fails, for example for lack of memory, or the run was cancelled.
             ProviderError: The model was loaded on a GPU before this process was forked.
         """
-        if self._process_id != os.getpid():
-            self._reopen()
+        if self.provider.device != "cpu" and self._sessions.is_inherited():
+            raise ProviderError(
+                f"a model that was loaded with {self.provider.name} cannot be used in a forked process; load it after "
+                "the fork, or start processes by spawn"
+            )
         try:
-            if self.provider.device == "cpu":
-                if outsized and self.provider.name == "cpu":
-                    cancellation = cancellation or CancellationToken()
-                    run_options = cancellation.shrinking_run_options
-                else:
-                    run_options = cancellation and cancellation.run_options
-                output: Float32Array = self._session.run([self._output.name], dict(feeds), run_options)[0]
+            if self.provider.device != "cpu":
+                return self._device_runner.run(feeds)
+            if outsized and self.provider.name == "cpu":
+                cancellation = cancellation or CancellationToken()
+                run_options = cancellation.shrinking_run_options
             else:
-                output = self._device_runner.run(feeds)
+                run_options = cancellation and cancellation.run_options
+            session = self._sessions.take(side_by_side=side_by_side)
+            output: Float32Array = session.run([self._output.name], dict(feeds), run_options)[0]
+        except EmbeddingBackbonesError:
+            raise
         except Exception as exc:  # onnxruntime's exceptions have no common base class
             raise InferenceError(
                 f"onnxruntime cannot run the graph on a batch of {len(next(iter(feeds.values())))} with "
@@ -149,19 +179,7 @@ class Session:
             ) from exc
         return output
 
-    def _reopen(self) -> None:
-        """Open the graph in a forked process. The threads of the inherited session exist only in its parent."""
-        if self.provider.device != "cpu":
-            raise ProviderError(
-                f"a model that was loaded with {self.provider.name} cannot be used in a forked process; load it after "
-                "the fork, or start processes by spawn"
-            )
-        with _reopening:
-            if self._process_id != os.getpid():  # else another thread was first
-                self._session = self._open_again()
-                self._process_id = os.getpid()
-
-    def _open_first_usable(self, folder: Path, tower: Tower, options: SessionOptions) -> None:
+    def _open_first_usable(self, folder: Path, tower: Tower, options: SessionOptions) -> onnxruntime.InferenceSession:
         refusals: list[str] = []
         for provider in available_providers():
             if not provider.in_auto:
@@ -169,21 +187,26 @@ class Session:
             skipped = f"; skipped as unusable: {', '.join(refusals)}" if refusals else ""
             reason = f"auto: the first usable provider of the installed onnxruntime{skipped}"
             try:
-                self._open(folder, tower, replace(options, reason=reason), provider)
-                return
+                return self._open(folder, tower, replace(options, reason=reason), provider)
             except ProviderError as exc:
                 _LOG.warning("provider auto skips %s: %s", provider.name, exc)
                 refusals.append(provider.name)
         raise ProviderError("the installed onnxruntime has none of cuda, openvino and cpu; install another build of it")
 
-    def _open(self, folder: Path, tower: Tower, options: SessionOptions, provider: ExecutionProvider) -> None:
+    def _open(
+        self, folder: Path, tower: Tower, options: SessionOptions, provider: ExecutionProvider
+    ) -> onnxruntime.InferenceSession:
         settings = options.provider_options or OPTIONS[provider.name]()
         choice = choose_graph(tower, provider, settings, options.variant)
         listed = next((each.external_data for each in tower.variants.values() if each.graph == choice.graph), None)
-        check_external_data(folder, choice.graph, listed if choice.graph != tower.graph else tower.external_data)
-        self._session = open_graph(folder / choice.graph, provider, settings, self.threads)
+        listed = listed if choice.graph != tower.graph else tower.external_data
+        check_external_data(folder, choice.graph, listed)
+        session = open_graph(folder / choice.graph, provider, settings, self.threads)
         self.choice = choice if options.variant == "auto" else replace(choice, reason=options.variant_reason)
         self.provider, self.provider_options, self.provider_reason = provider, settings, options.reason
+        # The path is absolute: a forked daemon may have changed its folder.
+        self._files = tuple(folder.absolute() / name for name in (choice.graph, listed) if name)
+        return session
 
 
 class CancellationToken:
@@ -242,24 +265,8 @@ def open_graph(
             f"onnxruntime did not start the provider {provider.name}; fix the cause that it logged above, or take "
             "another provider"
         )
-    _OPEN.add(session)
+    OPEN.add(session)
     return session
-
-
-def _keep_inherited_sessions() -> None:
-    """Never free the sessions that a forked process inherits: their destructor would wait for threads of the parent.
-
-    A reference from Python would not last until the end of the interpreter.
-    """
-    global _reopening  # a thread of the parent may hold the lock
-    _reopening = threading.Lock()
-    for session in _OPEN:
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
-    _OPEN.clear()
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_keep_inherited_sessions)
 
 
 def _session_options(settings: ProviderOptions, threads: int) -> onnxruntime.SessionOptions:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from runtime.artifact.manifest import TowerName
 from runtime.artifact.variants import VariantName
+from runtime.loading.tuning_store import format_threads
 from runtime.machine.child_process import JsonWorker
 
 
@@ -17,10 +18,11 @@ class TuneSetting:
 
     provider: str
     variant: VariantName
-    threads: int
+    threads: int  # of one batch
+    concurrent_batches: int = 1  # as many as fit into the allowed threads, on the provider ``cpu``
 
     def __str__(self) -> str:
-        return f"{self.provider}, {self.variant}, {self.threads} thread{'s' * (self.threads > 1)}"
+        return f"{self.provider}, {self.variant}, {format_threads(self.threads, self.concurrent_batches)}"
 
 
 class TuneCandidate(JsonWorker):
@@ -28,7 +30,8 @@ class TuneCandidate(JsonWorker):
 
     def __init__(self, folder: Path, tower: TowerName, setting: TuneSetting) -> None:
         """Start to load a tower."""
-        words = [str(folder.absolute()), tower, setting.provider, setting.variant, str(setting.threads)]
+        numbers = [str(setting.threads), str(setting.concurrent_batches)]
+        words = [str(folder.absolute()), tower, setting.provider, setting.variant, *numbers]
         super().__init__([sys.executable, "-m", "runtime.tune.worker", *words])
 
     def load(self) -> float:
@@ -40,7 +43,7 @@ class TuneCandidate(JsonWorker):
         return float(self.receive()["min_cosine"])
 
     def take_turn(self, batch_size: int) -> list[float]:
-        """Return the seconds of some calls of ``embed`` with ``batch_size`` items each.
+        """Return the seconds of some calls of ``embed`` with ``batch_size`` items in each batch.
 
         Raises:
             EmbeddingBackbonesError: A batch cannot be embedded.

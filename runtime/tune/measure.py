@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from runtime.artifact.manifest import Manifest, TextPreprocessing, Tower, TowerName
 from runtime.artifact.reader import check_files, read_manifest
+from runtime.artifact.variants import VariantName
 from runtime.console import progress_bar
 from runtime.errors import EmbeddingBackbonesError, ProviderError, UsageError
 from runtime.loading.golden_file import read_golden
@@ -37,7 +38,7 @@ class TuneOptions:
     max_latency_ms: float | None = None  # bound on the 95th percentile of the time of a call
     min_cosine: float = 0.999  # bound on the cosine similarity to the golden vectors
     batch_sizes: tuple[int, ...] = (1, 8, 32)  # numbers of items of a call
-    threads: tuple[int, ...] | None = None  # by default 1, half of the allowed number, and all allowed
+    threads: tuple[int, ...] | None = None  # of one batch; by default 1, half of the allowed number, and all allowed
     provider: str = "auto"  # ``auto`` measures every provider that ``load`` tries
     tower: TowerName | None = None  # needed if the artifact has two towers
     rounds: int = 10  # turns of each case
@@ -61,7 +62,8 @@ class TuneOptions:
 def measure(folder: Path, options: TuneOptions, *, start: Start = TuneCandidate, progress: bool = False) -> TuneReport:
     """Measure a tower on this machine in every case.
 
-    A call is ``embed(items, batch_size=len(items))`` of golden items, as arrays or strings, preprocessing included.
+    A call is ``embed`` of golden items, as arrays or strings, preprocessing included. It has one batch, or as many
+    batches side by side as the threads allow.
     Each provider, variant and number of threads is loaded in its own process. All stay loaded and take turns, so that
     other load on the machine affects all alike. ``start`` starts a candidate for each setting.
 
@@ -117,7 +119,7 @@ def _default_setting(tower: Tower, options: TuneOptions) -> TuneSetting | None:
     if not providers:
         return None
     variant = choose_graph(tower, providers[0], OPTIONS[providers[0].name](), "auto").name
-    return TuneSetting(provider=providers[0].name, variant=variant, threads=available_threads())
+    return _setting(providers[0], variant, 1 if providers[0].name == "cpu" else available_threads())
 
 
 def _list_settings(tower: Tower, options: TuneOptions) -> tuple[list[TuneSetting], list[RefusedCase]]:
@@ -131,11 +133,14 @@ def _list_settings(tower: Tower, options: TuneOptions) -> tuple[list[TuneSetting
             if obstacle:
                 refused.append(RefusedCase(name=f"{provider.name}, {name}", reason=obstacle))
                 continue
-            settings += [
-                TuneSetting(provider=provider.name, variant=name, threads=threads)
-                for threads in dict.fromkeys(options.thread_counts())
-            ]
+            settings += [_setting(provider, name, threads) for threads in dict.fromkeys(options.thread_counts())]
     return settings, refused
+
+
+def _setting(provider: ExecutionProvider, variant: VariantName, threads: int) -> TuneSetting:
+    """Return the setting with ``threads`` for each batch, and as many batches side by side as the threads allow."""
+    batches = available_threads() // threads if provider.name == "cpu" else 1
+    return TuneSetting(provider=provider.name, variant=variant, threads=threads, concurrent_batches=batches)
 
 
 def _find_providers(asked: str) -> tuple[list[ExecutionProvider], list[RefusedCase]]:

@@ -25,7 +25,7 @@ class CaseResult:
     """The measurements of one case."""
 
     setting: TuneSetting
-    batch_size: int  # items of a call; they go through the graph together
+    batch_size: int  # items of a batch
     p50_ms: float  # median time of a call, preprocessing included
     p95_ms: float  # 95th percentile of the time of a call
     items_per_s: float  # throughput: the median of the turns
@@ -78,8 +78,9 @@ class TuneReport:
 
 def summarize(setting: TuneSetting, batch_size: int, turns: Sequence[Sequence[float]], min_cosine: float) -> CaseResult:
     """Return the result of one case. ``turns`` has the seconds of the calls, for each turn."""
+    items = batch_size * setting.concurrent_batches
     calls_ms = 1000 * np.concatenate(turns)
-    low, median, high = np.percentile([batch_size * len(turn) / sum(turn) for turn in turns], [25, 50, 75])
+    low, median, high = np.percentile([items * len(turn) / sum(turn) for turn in turns], [25, 50, 75])
     return CaseResult(
         setting=setting,
         batch_size=batch_size,
@@ -124,14 +125,25 @@ def explain_no_winner(report: TuneReport) -> TuningError:
 def render_text(report: TuneReport) -> str:
     """Return a table of all cases, with the Pareto front and the winner marked, and the refused cases."""
     front, winner = pareto_front(report.measured), report.winner
-    header = ["provider", "variant", "threads", "batch", "p50 ms", "p95 ms", "items/s", "min cosine", ""]
+    header = [
+        "provider",
+        "variant",
+        "threads",
+        "side by side",
+        "batch",
+        "p50 ms",
+        "p95 ms",
+        "items/s",
+        "min cosine",
+        "",
+    ]
     rows = [
         [*_cells(case), ", ".join(["winner"] * (case is winner) + ["front"] * (case in front))]
         for case in report.measured
     ]
     lines = [
         report.inputs,
-        "a call is embed(batch_size=...) of one batch, preprocessing included",
+        "a call is embed() of the batches that run side by side, each with these threads, preprocessing included",
         *([console.table(header, rows)] if rows else []),
     ]
     lines += [f"refused: {refused.name}: {refused.reason}" for refused in report.refused]
@@ -159,7 +171,7 @@ def render_json(report: TuneReport) -> str:
 def _cells(case: CaseResult) -> list[object]:
     setting = case.setting
     figures = [*map(round_figure, (case.p50_ms, case.p95_ms, case.items_per_s)), format_cosine(case.min_cosine)]
-    return [setting.provider, setting.variant, setting.threads, case.batch_size, *figures]
+    return [setting.provider, setting.variant, setting.threads, setting.concurrent_batches, case.batch_size, *figures]
 
 
 def round_figure(figure: float) -> str:

@@ -1,7 +1,7 @@
 """Embed an artifact's golden items on demand: the process of one candidate.
 
-``python -m runtime.tune.worker FOLDER TOWER PROVIDER VARIANT THREADS`` answers with the cosine similarity to the golden
-vectors. Then it reads a batch size from each line of standard input, and answers with the seconds of a turn.
+``python -m runtime.tune.worker FOLDER TOWER PROVIDER VARIANT THREADS BATCHES`` answers with the cosine similarity to
+the golden vectors. Then it reads a batch size from each line of standard input, and answers with the seconds of a turn.
 """
 
 from __future__ import annotations
@@ -15,42 +15,53 @@ from pathlib import Path
 from typing import Any, cast
 
 from runtime.artifact.manifest import TowerName
+from runtime.artifact.variants import VariantName
 from runtime.errors import EmbeddingBackbonesError
 from runtime.inference.embedder import Embedder, without_truncation_warning
 from runtime.loading.golden import verify_towers
 from runtime.loading.golden_file import read_golden
 from runtime.loading.load import load
 from runtime.machine.child_process import questions, serve
+from runtime.tune.candidate import TuneSetting
 
 _CALLS = 4  # calls in a turn, at least, unless they are slow
 _LONG_TURN_S = 0.5
 
 
-def open_model(folder: Path, tower: TowerName, provider: str, variant: str, threads: int) -> tuple[Embedder, float]:
+def open_model(folder: Path, tower: TowerName, setting: TuneSetting) -> tuple[Embedder, float]:
     """Load a tower. Return it with the smallest cosine similarity of its vectors to the golden ones.
 
     Raises:
         EmbeddingBackbonesError: The tower cannot be loaded, or cannot embed.
     """
-    model = load(folder, provider=provider, variant=variant, threads=threads, tower=tower, check_hashes=False)
+    model = load(
+        folder,
+        provider=setting.provider,
+        variant=setting.variant,
+        threads=setting.threads * setting.concurrent_batches,
+        concurrent_batches=setting.concurrent_batches,
+        tower=tower,
+        check_hashes=False,
+    )
     return model, verify_towers(model, folder)[tower].agreement.min_cosine
 
 
 def take_turn(
     model: Embedder, items: Sequence[Any], batch_size: int, *, clock: Callable[[], float] = time.perf_counter
 ) -> list[float]:
-    """Return the seconds of some calls of ``embed`` with ``batch_size`` items each.
+    """Return the seconds of some calls of ``embed``, each with the batches that run side by side.
 
-    Each call continues with the items after those of the previous call, so every item is embedded equally often. All
-    batches are embedded once before timing starts, because other processes have evicted the caches. ``clock`` returns
-    seconds.
+    A batch has ``batch_size`` items. Each call continues with the items after those of the previous call, so every
+    item is embedded equally often. All batches are embedded once before timing starts, because other processes have
+    evicted the caches. ``clock`` returns seconds.
 
     Raises:
         EmbeddingBackbonesError: A batch cannot be embedded.
     """
-    calls = len(items) // math.gcd(len(items), batch_size)
+    size = batch_size * model.concurrent_batches
+    calls = len(items) // math.gcd(len(items), size)
     endless = cycle(items)
-    batches = [list(islice(endless, batch_size)) for _ in range(calls)]
+    batches = [list(islice(endless, size)) for _ in range(calls)]
     seconds: list[float] = []
     with without_truncation_warning():
         for batch in batches:
@@ -65,13 +76,19 @@ def take_turn(
 
 def main(arguments: Sequence[str]) -> None:
     """Load the tower that the command line names, and take turns until standard input ends."""
-    folder, tower, provider, variant, threads = arguments
-    serve(_answers(Path(folder), cast("TowerName", tower), provider, variant, int(threads)))
+    folder, tower, provider, variant, threads, batches = arguments
+    setting = TuneSetting(
+        provider=provider,
+        variant=cast("VariantName", variant),
+        threads=int(threads),
+        concurrent_batches=int(batches),
+    )
+    serve(_answers(Path(folder), cast("TowerName", tower), setting))
 
 
-def _answers(folder: Path, tower: TowerName, provider: str, variant: str, threads: int) -> Iterator[dict[str, Any]]:
+def _answers(folder: Path, tower: TowerName, setting: TuneSetting) -> Iterator[dict[str, Any]]:
     try:
-        model, min_cosine = open_model(folder, tower, provider, variant, threads)
+        model, min_cosine = open_model(folder, tower, setting)
         items, _ = read_golden(folder, model.manifest, tower)
     except EmbeddingBackbonesError as exc:
         yield {"error": str(exc)}

@@ -128,7 +128,7 @@ def test_vectors_that_are_not_finite_are_not_returned(
     exported: Path, photo_paths: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = runtime.load(exported)
-    monkeypatch.setattr(Session, "run", lambda self, feeds, stop: np.full((1, 12), np.nan, np.float32))
+    monkeypatch.setattr(Session, "run", lambda self, feeds, stop, **options: np.full((1, 12), np.nan, np.float32))
     with pytest.raises(runtime.NonFiniteError, match="runtime verify"):
         model.embed(photo_paths[:1])
 

@@ -128,11 +128,11 @@ def test_batches_stay_within_the_budget_of_tokens(model: runtime.Embedder, monke
     tokens = 0
     run = Session.run
 
-    def record(self: Session, feeds: Any, stop: Any = None) -> Any:
+    def record(self: Session, feeds: Any, stop: Any = None, **options: Any) -> Any:
         nonlocal tokens
         sizes.append(feeds["input_ids"].shape)
         tokens += int(feeds["attention_mask"].sum())
-        return run(self, feeds, stop)
+        return run(self, feeds, stop, **options)
 
     monkeypatch.setattr(Session, "run", record)
     model.embed(TEXTS)
@@ -160,10 +160,10 @@ def test_inference_continues_while_the_caller_is_busy(model: runtime.Embedder, m
     ran = threading.Event()
     run = Session.run
 
-    def record(self: Session, feeds: Any, stop: Any = None) -> Any:
+    def record(self: Session, feeds: Any, stop: Any = None, **options: Any) -> Any:
         if threading.current_thread() is not threading.main_thread() and first_is_there.is_set():
             ran.set()
-        return run(self, feeds, stop)
+        return run(self, feeds, stop, **options)
 
     first_is_there = threading.Event()
     monkeypatch.setattr(Session, "run", record)
@@ -179,7 +179,7 @@ def test_an_abandoned_stream_ends_its_threads(model: runtime.Embedder) -> None:
     next(stream)
     del stream
     deadline = time.monotonic() + 20
-    while any(thread.name.startswith(("prepare", "infer")) for thread in threading.enumerate()):
+    while any(thread.name.startswith(("prepare", "plan", "run")) for thread in threading.enumerate()):
         assert time.monotonic() < deadline
         time.sleep(0.01)
 

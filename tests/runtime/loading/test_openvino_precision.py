@@ -70,7 +70,7 @@ def test_fp32_is_chosen_and_logged_if_the_golden_vectors_fail(
 ) -> None:
     units("amx_bf16")
     run = Session.run
-    monkeypatch.setattr(Session, "run", lambda *arguments: run(*arguments)[:, ::-1])
+    monkeypatch.setattr(Session, "run", lambda *arguments, **options: run(*arguments, **options)[:, ::-1])
     with caplog.at_level(logging.WARNING, "runtime"):
         assert choose() == ["bf16", "fp32"]
     assert "computes in float32: in bfloat16, the golden vectors are at" in caplog.text
@@ -81,7 +81,9 @@ def test_a_graph_that_cannot_run_in_bf16_runs_in_fp32(
     units: Callable[..., None], choose: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     units("amx_bf16")
-    monkeypatch.setattr(Session, "run", lambda self, feeds, stop: np.full((len(feeds["pixels"]), 12), np.nan))
+    monkeypatch.setattr(
+        Session, "run", lambda self, feeds, stop, **options: np.full((len(feeds["pixels"]), 12), np.nan)
+    )
     assert choose() == ["bf16", "fp32"]
 
 

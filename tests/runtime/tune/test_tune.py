@@ -73,8 +73,7 @@ def paced(monkeypatch: pytest.MonkeyPatch) -> Callable[[Speed], None]:
                 self._folder, self._tower, self._setting = folder, tower, setting
 
             def load(self) -> float:
-                setting = self._setting
-                _, cosine = open_model(self._folder, self._tower, setting.provider, setting.variant, setting.threads)
+                _, cosine = open_model(self._folder, self._tower, self._setting)
                 return cosine
 
             def take_turn(self, batch_size: int) -> list[float]:
@@ -181,8 +180,9 @@ def test_times_are_of_all_calls_and_throughput_of_whole_turns() -> None:
     assert figures.spread == pytest.approx((4000 - 2040) / 4000)
 
 
+@pytest.mark.parametrize("lanes", [1, 2])
 @pytest.mark.parametrize(("batch_size", "calls"), [(1, 4), (2, 4), (3, 4), (4, 4), (8, 4)])
-def test_every_item_is_embedded_equally_often_in_a_turn(batch_size: int, calls: int) -> None:
+def test_every_item_is_embedded_equally_often_in_a_turn(batch_size: int, calls: int, lanes: int) -> None:
     embedded: list[str] = []
     sizes = set()
 
@@ -190,16 +190,18 @@ def test_every_item_is_embedded_equally_often_in_a_turn(batch_size: int, calls: 
         embedded.extend(items)
         sizes.add((len(items), batch_size, tower))
 
-    model = cast("runtime.Embedder", SimpleNamespace(embed=embed, towers=("text",)))
+    model = cast("runtime.Embedder", SimpleNamespace(embed=embed, towers=("text",), concurrent_batches=lanes))
     ticks = iter(range(1000))
     seconds = take_turn(model, ["a", "b", "c", "d"], batch_size, clock=lambda: next(ticks) / 1000)
     assert seconds == pytest.approx([0.001] * calls)
     assert len({embedded.count(item) for item in "abcd"}) == 1
-    assert sizes == {(batch_size, batch_size, "text")}
+    assert sizes == {(batch_size * lanes, batch_size, "text")}
 
 
 def test_a_turn_of_slow_calls_has_few_of_them() -> None:
-    model = cast("runtime.Embedder", SimpleNamespace(embed=lambda *_, **__: None, towers=("text",)))
+    model = cast(
+        "runtime.Embedder", SimpleNamespace(embed=lambda *_, **__: None, towers=("text",), concurrent_batches=1)
+    )
     ticks = iter(range(1000))
     assert take_turn(model, ["a"], 1, clock=lambda: next(ticks)) == [1]
 
@@ -211,27 +213,28 @@ def test_the_fastest_case_is_stored_and_used_by_load_until_it_is_forgotten(
     cache: Path,
     photo_paths: list[Path],
 ) -> None:
-    best = (TuneSetting(provider="cpu", variant="optimized", threads=1), 48)
+    best = (TuneSetting(provider="cpu", variant="optimized", threads=1, concurrent_batches=2), 48)
     paced(lambda *each: 0.001 if each == best else 0.1 * each[1])
     assert main(["tune", str(varied), "--batch-sizes", "2,48", "--threads", "1,2", "--rounds", "1"]) == 0
     out = capsys.readouterr().out
-    assert "winner: cpu, optimized, 1 thread, batches of 48" in out
+    assert "winner: cpu, optimized, 2 x 1 thread, batches of 48" in out
     assert "4 golden items of 512x512, 300x451" in out
     assert len([line for line in out.splitlines() if line.startswith("cpu ")]) == 8
     assert [path.suffix for path in cache.iterdir()] == [".json"]
 
     model = runtime.load(varied)
-    assert (model.provider, model.variant, model.threads, budget(model, "image")) == ("cpu", "optimized", 1, 48)
+    assert (model.provider, model.variant, budget(model, "image")) == ("cpu", "optimized", 48)
+    assert (model.threads, model.concurrent_batches) == (2, 2)
     for reason in (model.provider_reason, model.variant_reason):
         assert reason.startswith("tuned on this machine on 20")
-        assert reason.endswith(": cpu, optimized, 1 thread, batches of 48")
+        assert reason.endswith(": cpu, optimized, 2 x 1 thread, batches of 48")
     assert cast("Pipeline", model.backend).towers["image"].batch_sizes.window >= 48
     assert model.embed(photo_paths).shape == (6, 12)
 
     assert main(["info", str(varied)]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("tuned")]
     assert line.startswith("tuned         image: 20")
-    assert line.endswith(": cpu, optimized, 1 thread, batches of 48, 48000 items/s")
+    assert line.endswith(": cpu, optimized, 2 x 1 thread, batches of 48, 96000 items/s")
     assert main(["tune", str(varied), "--forget"]) == 0
     assert capsys.readouterr().out == "forgotten: image\n"
     assert main(["tune", str(varied), "--forget"]) == 0
@@ -247,7 +250,7 @@ def test_a_wrong_variant_is_refused_and_cannot_win(
     paced(lambda setting, size: 0.0001 if setting.variant == "int8" else 0.1)
     assert main(["tune", str(varied), "--batch-sizes", "1", "--threads", "1", "--rounds", "1"]) == 0
     out = capsys.readouterr().out
-    assert "refused: cpu, int8, 1 thread: its min cosine to the golden vectors is 0." in out
+    assert "refused: cpu, int8, 2 x 1 thread: its min cosine to the golden vectors is 0." in out
     assert "winner: cpu, int8" not in out
     assert runtime.load(varied).variant != "int8"
     assert main(["tune", str(varied), "--rounds", "1", "--threads", "1", "--min-cosine", "0"]) == 0
@@ -291,6 +294,7 @@ def test_without_a_winner_nothing_is_stored_and_an_older_tuning_is_kept(
         {"provider": "cpu"},
         {"variant": "fp32"},
         {"threads": 1},
+        {"concurrent_batches": 1},
         {"provider_options": runtime.CpuOptions()},
         {"workers": 1},
     ],
@@ -358,7 +362,7 @@ def test_another_gpu_is_another_machine(exported: Path, monkeypatch: pytest.Monk
         lambda text: text[: len(text) // 2],
         lambda text: "",
         lambda text: "[" * 100_000,
-        lambda text: text.replace('"schema_version": 1', '"schema_version": 2'),
+        lambda text: text.replace('"schema_version": 2', '"schema_version": 1'),
         lambda text: text.replace('"variant": "fp32"', '"variant": "fp64"'),
         lambda text: text.replace('"batch_size": 48', '"batch_size": 0'),
         lambda text: text.replace('"threads": 1', '"threads": 99'),
@@ -486,7 +490,7 @@ def test_a_batch_that_fails_is_refused_and_smaller_ones_continue(
     paced(seconds)
     found = measure(exported, TuneOptions(batch_sizes=(1, 8), threads=(1,), rounds=3))
     assert [case.batch_size for case in found.measured] == [1]
-    assert found.refused == (RefusedCase(name="cpu, fp32, 1 thread, batches of 8", reason="too little memory"),)
+    assert found.refused == (RefusedCase(name="cpu, fp32, 2 x 1 thread, batches of 8", reason="too little memory"),)
 
 
 def test_the_table_has_no_exponents_and_warns_of_noise() -> None:

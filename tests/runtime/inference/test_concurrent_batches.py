@@ -1,0 +1,134 @@
+"""Batches run side by side, each on its share of the threads; a batch alone takes all threads."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import runtime
+from runtime.inference.batching import count_alone
+from runtime.session.graph_sessions import GraphSessions
+from runtime.session.session import Session
+from tests.runtime.toy_artifact import write_artifact
+
+TEXTS = [f"{'a b c ' * (number % 7)}{number}" for number in range(40)]
+needs_two_cores = pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_artifact(tmp_path_factory.mktemp("concurrent") / "toy")
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each run of a session was side by side with others."""
+    seen: list[bool] = []
+    run = Session.run
+
+    def record(self: Session, *args: Any, side_by_side: bool = False, **options: Any) -> Any:
+        seen.append(side_by_side)
+        return run(self, *args, side_by_side=side_by_side, **options)
+
+    monkeypatch.setattr(Session, "run", record)
+    return seen
+
+
+@needs_two_cores
+@pytest.mark.parametrize("kind", [list, iter], ids=["list", "iterator"])
+def test_vectors_and_their_order_are_those_of_one_batch_after_another(
+    kind: Callable[[list[str]], Iterable[str]], folder: Path, runs: list[bool]
+) -> None:
+    serial = runtime.load(folder, provider="cpu", threads=2, concurrent_batches=1)
+    expected = serial.embed(TEXTS * 10, batch_size=3)
+    assert not any(runs)
+    model = runtime.load(folder, provider="cpu", threads=2)
+    assert (serial.concurrent_batches, model.concurrent_batches) == (1, 2)
+    np.testing.assert_array_equal(model.embed(kind(TEXTS * 10), batch_size=3), expected)
+    assert sum(runs) == 134  # an even number side by side; nothing is left over of 134 batches
+    np.testing.assert_array_equal(model.embed(kind(TEXTS), batch_size=3), expected[:40])
+
+
+@needs_two_cores
+def test_two_batches_run_at_once_and_one_alone_takes_all_threads(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, meeting, alone = runtime.load(folder, provider="cpu", threads=2), threading.Barrier(2), []
+    run = Session.run
+
+    def meet(self: Session, *args: Any, side_by_side: bool = False, **options: Any) -> Any:
+        if side_by_side:
+            meeting.wait(20)  # broken unless two runs are here at once
+        else:
+            alone.append(len(args[0]["input_ids"]))
+        return run(self, *args, side_by_side=side_by_side, **options)
+
+    monkeypatch.setattr(Session, "run", meet)
+    assert len(model.embed(TEXTS[:9], batch_size=2)) == 9
+    assert alone == [1], "four batches side by side, and the last one alone"
+    assert len(model.embed(TEXTS[:2], batch_size=2)) == 2
+    assert alone == [1, 2]
+
+
+@needs_two_cores
+def test_an_error_of_one_batch_ends_the_call(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any, **options: Any) -> Any:
+        raise runtime.InferenceError("no memory")
+
+    model = runtime.load(folder, provider="cpu", threads=2)
+    monkeypatch.setattr(Session, "run", fail)
+    with pytest.raises(runtime.InferenceError, match="no memory"):
+        model.embed(TEXTS * 10, batch_size=2)
+
+
+@pytest.mark.parametrize(("batches", "alone"), [(0, 0), (1, 1), (2, 2), (3, 0), (4, 0), (5, 1), (6, 2), (7, 0), (8, 0)])
+def test_few_batches_that_are_left_over_of_four_lanes_run_with_all_threads(batches: int, alone: int) -> None:
+    assert count_alone(batches, 4) == alone
+
+
+@pytest.mark.parametrize("number", [0, 3, 1.5])
+def test_a_number_that_the_threads_cannot_share_is_refused(number: Any, folder: Path) -> None:
+    with pytest.raises(runtime.UsageError, match=r"concurrent_batches is .*, it must be from 1 to"):
+        runtime.load(folder, provider="cpu", threads=1, concurrent_batches=number)
+
+
+class Weights:
+    """Stands for a session of ONNX Runtime, which holds the weights."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+
+
+def sessions(*, keeps_both: bool) -> GraphSessions:
+    first: Any = Weights(4)
+    return GraphSessions(first, Weights, threads=4, share=1, keeps_both=keeps_both)
+
+
+def held(graph: GraphSessions) -> list[int]:
+    return sorted(graph._sessions)
+
+
+@pytest.mark.parametrize("keeps_both", [True, False])
+def test_a_process_that_runs_batches_side_by_side_only_holds_the_weights_once(keeps_both: bool) -> None:
+    graph = sessions(keeps_both=keeps_both)
+    session: Any = graph.take(side_by_side=True)
+    assert (session.threads, held(graph)) == (1, [1])
+    assert graph.take(side_by_side=True) is session
+
+
+def test_a_process_of_both_kinds_holds_small_weights_twice() -> None:
+    graph = sessions(keeps_both=True)
+    taken: list[Any] = [graph.take(side_by_side=side) for side in (False, True, False)]
+    assert ([each.threads for each in taken], held(graph)) == ([4, 1, 4], [1, 4])
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_large_weights_are_held_once_whatever_comes_first(first: bool) -> None:
+    graph = sessions(keeps_both=False)
+    session = graph.take(side_by_side=first)
+    assert graph.take(side_by_side=not first) is session
+    assert len(held(graph)) == 1
