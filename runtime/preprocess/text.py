@@ -10,9 +10,11 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tokenizers import Encoding, Tokenizer
+from tokenizers.normalizers import Normalizer
+from tokenizers.pre_tokenizers import PreTokenizer
 
 from runtime.array_types import Array
 from runtime.artifact.manifest import TextPreprocessing
@@ -147,7 +149,8 @@ class TextPreprocessor:
         heads = [*map(self._take_head, whole)] if self._cuts_texts else whole
         encodings = self._encode_cleaned(heads)
         short = [at for at, head in enumerate(heads) if head is not whole[at] and not encodings[at].overflowing]
-        for at, encoding in zip(short, self._encode_cleaned([whole[at] for at in short]), strict=True):
+        again = self._encode_cleaned([whole[at] for at in short]) if short else []
+        for at, encoding in zip(short, again, strict=True):
             encodings[at] = encoding  # the head has fewer tokens than the limit
         return encodings
 
@@ -182,14 +185,18 @@ class TextPreprocessor:
 
 def _splits_at_spaces(tokenizer: Tokenizer) -> bool:
     """Return whether a space after a letter always separates tokens, and what follows changes none before it."""
-    recipe = json.loads(tokenizer.to_str())
-    normalizer, splitter = recipe["normalizer"] or {}, recipe["pre_tokenizer"] or {}
+    normalizer, splitter = _describe(tokenizer.normalizer), _describe(tokenizer.pre_tokenizer)
     byte_level = splitter.get("type") == "ByteLevel" and splitter.get("use_regex", True)
     return (
         normalizer.get("type") in (None, "BertNormalizer", "Lowercase")
         and (byte_level or splitter.get("type") in _SPLITTING_PRE_TOKENIZERS)
-        and not any(re.search(r"\s", token["content"]) for token in recipe["added_tokens"])
+        and not any(re.search(r"\s", token.content) for token in tokenizer.get_added_tokens_decoder().values())
     )
+
+
+def _describe(part: Normalizer | PreTokenizer | None) -> dict[str, Any]:
+    """Return the entry of ``tokenizer.json`` for a part, which is also its pickle, without that of the vocabulary."""
+    return {} if part is None else json.loads(part.__getstate__())
 
 
 def _find_surrogate(text: str) -> str | None:

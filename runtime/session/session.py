@@ -214,9 +214,11 @@ class CancellationToken:
 
     def __init__(self) -> None:
         """Make a token that is not cancelled."""
-        self.run_options: onnxruntime.RunOptions = import_onnxruntime().RunOptions()
+        import onnxruntime  # the session checked the packages, which takes milliseconds
+
+        self.run_options = onnxruntime.RunOptions()
         # Source: https://onnxruntime.ai/docs/get-started/with-c.html, memory.enable_memory_arena_shrinkage
-        self.shrinking_run_options: onnxruntime.RunOptions = import_onnxruntime().RunOptions()
+        self.shrinking_run_options = onnxruntime.RunOptions()
         self.shrinking_run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
 
     def cancel(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import importlib.metadata
 import inspect
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,14 @@ def test_vectors_that_are_not_finite_are_not_returned(
     monkeypatch.setattr(Session, "run", lambda self, feeds, stop, **options: np.full((1, 12), np.nan, np.float32))
     with pytest.raises(runtime.NonFiniteError, match="runtime verify"):
         model.embed(photo_paths[:1])
+
+
+def test_a_call_does_not_look_for_packages_again(
+    exported: Path, photo_paths: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = runtime.load(exported)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: pytest.fail("this takes milliseconds"))
+    assert len(model.embed(photo_paths[:1])) == 1
 
 
 def test_a_run_that_fails_says_what_to_do(
