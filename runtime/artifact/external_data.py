@@ -79,28 +79,28 @@ def _find_locations(content: mmap.mmap, start: int, end: int, message: str, dept
     if depth > _MAX_DEPTH:
         raise ValueError("it is nested too deep")
     if message == "entry":
-        fields = {number: content[first:last].decode() for number, first, last in _fields(content, start, end)}
+        fields = {number: content[first:last].decode() for number, first, last in read_fields(content, start, end)}
         if fields.get(1) == "location":
             yield fields.get(2, "")
         return
-    for number, first, last in _fields(content, start, end):
+    for number, first, last in read_fields(content, start, end):
         if inner := _FIELDS[message].get(number):
             yield from _find_locations(content, first, last, inner, depth + 1)
 
 
-def _fields(content: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+def read_fields(content: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int]]:
     """Yield number, start and end of each length-delimited field of a message, and skip the others."""
     while start < end:
-        tag, start = _read_varint(content, start, end)
+        tag, start = read_varint(content, start, end)
         wire_type = tag & 7
         if wire_type == _LENGTH_DELIMITED:
-            length, start = _read_varint(content, start, end)
+            length, start = read_varint(content, start, end)
             if start + length > end:
                 raise ValueError("a field ends behind its message")
             yield tag >> 3, start, start + length
             start += length
         elif wire_type == 0:
-            _, start = _read_varint(content, start, end)
+            _, start = read_varint(content, start, end)
         elif wire_type in _FIXED_BYTES:
             start += _FIXED_BYTES[wire_type]
         else:
@@ -109,7 +109,7 @@ def _fields(content: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int
         raise ValueError("a field ends behind its message")
 
 
-def _read_varint(content: mmap.mmap, start: int, end: int) -> tuple[int, int]:
+def read_varint(content: mmap.mmap, start: int, end: int) -> tuple[int, int]:
     """Return the number at ``start``, of at most ten bytes, and the position after it."""
     number = 0
     for position in range(start, min(start + 10, end)):

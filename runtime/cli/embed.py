@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any, get_args
 
 from runtime.artifact.manifest import Tower, TowerName
+from runtime.artifact.reader import read_manifest
 from runtime.cli.options import NUMBER, NUMBERS, add_command, add_run_options, load_model, take_options
 from runtime.errors import UsageError
 from runtime.inference.options import EmbedOptions
 from runtime.inference.prompts import applied_prompt, prompt_names, quote
+from runtime.jobs.memory_check import warn_of_memory
 from runtime.jobs.outputs import OutputOptions, report_path
 from runtime.jobs.read_vectors import read_ranges
 from runtime.jobs.run import EmbedJob, is_complete, run_job
 from runtime.postprocess import Dtype
+from runtime.session.provider_options import CpuOptions, parse_options
 
 _LOCAL_ONLY = ("resume", "ranges", "provider_option", "device_ids")
 
@@ -130,6 +133,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if is_complete(job):
         print(f"{path}: the job is finished, nothing is left to resume; --force embeds everything again")
         return 0
+    _warn_of_memory(arguments)
     with load_model(arguments, workers=arguments.workers, device_ids=arguments.device_ids) as model:
         _mention_prompts(model.loaded_towers(), options)
         result = run_job(model, job)
@@ -144,6 +148,20 @@ def _run(arguments: argparse.Namespace) -> int:
     if result.truncated:
         print(f"{result.truncated} of {result.rows} texts were cut to the model's token limit")
     return 0
+
+
+def _warn_of_memory(arguments: argparse.Namespace) -> None:
+    if arguments.provider in ("cuda", "tensorrt") or arguments.device_ids:
+        return  # batches are in the memory of the GPU
+    options = parse_options(arguments.provider, arguments.provider_option)
+    warn_of_memory(
+        arguments.artifact,
+        read_manifest(arguments.artifact),
+        arguments.tower,
+        batch_size=arguments.batch_size,
+        limit=options.memory_limit_bytes if isinstance(options, CpuOptions) else None,
+        workers=arguments.workers or 1,
+    )
 
 
 def _mention_prompts(towers: Mapping[TowerName, Tower], options: EmbedOptions) -> None:

@@ -74,8 +74,8 @@ def add_session_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="Set an option of the provider that --provider names, such as tf32=true for cuda or dtype=bf16 for "
-        "openvino; repeat it for several options (default: none)",
+        help="Set an option of the provider that --provider names, such as tf32=true for cuda, dtype=bf16 for "
+        "openvino or memory_limit_bytes=400000000 for cpu; repeat it for several options (default: none)",
     )
     parser.add_argument(
         "--variant",

@@ -30,7 +30,15 @@ from runtime.version import __version__
 
 _TIMEOUT_S = 60.0
 _REQUIRED = ("numpy", "pillow", "tokenizers", "tqdm")
-_EXTRAS = {"trimesh": "mesh", "pillow-heif": "heic", "ftfy": "openclip", "pyarrow": "parquet", "ray": "ray"}
+# Packages that the runtime imports when it needs them, with the extra that installs each.
+_EXTRAS = {
+    "trimesh": "mesh",
+    "mapbox_earcut": "mesh",
+    "pillow-heif": "heic",
+    "ftfy": "openclip",
+    "pyarrow": "parquet",
+    "ray": "ray",
+}
 
 
 def examine() -> DoctorReport:

@@ -15,11 +15,12 @@ from runtime.array_types import Array
 from runtime.artifact.manifest import Manifest, TextPreprocessing, Tower, TowerName
 from runtime.artifact.parity import cosine_similarities
 from runtime.console import progress_bar
-from runtime.errors import UsageError
+from runtime.errors import ItemError, UsageError
 from runtime.inference.options import EmbedOptions
-from runtime.inference.pipeline import BackendInfo, OnProgress, PartialEmbeddings, concatenate
+from runtime.inference.pipeline import BackendInfo, OnProgress, PartialEmbeddings, Pipeline, concatenate
 from runtime.inference.prompts import Role, resolve_prompt, role_prompt
 from runtime.postprocess import Dtype, check_dtype, quantize
+from runtime.preprocess.item import UnusableItemError
 
 if TYPE_CHECKING:
     from runtime.preprocess.image import ImageItem
@@ -187,16 +188,18 @@ class Embedder:
     def encode(
         self,
         sentences: str | Sequence[str],
-        *,
         prompt_name: str | None = None,
         prompt: str | None = None,
         batch_size: int | None = None,
         show_progress_bar: bool = False,
+        *,
         normalize_embeddings: bool = False,
         truncate_dim: int | None = None,
         convert_to_tensor: bool = False,
     ) -> Array:
-        """Embed texts: :meth:`embed` with the names of sentence-transformers. A single string gives ``[output_dim]``.
+        """Embed texts: :meth:`embed` with the names of sentence-transformers, and its order of positional arguments.
+
+        A single string gives ``[output_dim]``.
 
         Raises:
             UsageError: ``convert_to_tensor`` is set. This package has no torch; use ``torch.from_numpy``.
@@ -215,6 +218,27 @@ class Embedder:
             truncate_dim=truncate_dim,
         )
         return vectors[0] if isinstance(sentences, str) else vectors
+
+    def tokenize(self, texts: Sequence[str]) -> dict[str, Array]:
+        """Return the inputs of the text graph for a batch of ``texts``, as ``tokenize`` of sentence-transformers does.
+
+        No prompt is put before the texts. Each array, such as ``input_ids``, is ``[len(texts), tokens]`` int64.
+
+        Raises:
+            UsageError: There is no text tower, no text, or the tokenizer is in worker processes.
+            ItemError: An item is not a text.
+        """
+        check_tower("text", self.towers)
+        if not isinstance(self.backend, Pipeline):
+            raise UsageError("tokenize works in this process only; load the model without workers")
+        if isinstance(texts, str) or not texts:
+            raise UsageError(f"tokenize takes a list of texts, not {texts!r:.80}")
+        tower = self.backend.towers["text"]
+        rows = tower.prepare(texts, prompt="")
+        for index, row in enumerate(rows):
+            if isinstance(row, UnusableItemError):
+                raise ItemError(index, type(texts[index]).__name__, str(row))
+        return tower.collate(rows)
 
     def similarity(self, one: Array, other: Array) -> Array:
         """Return the cosine similarity of each row of ``one`` to each row of ``other``: ``[rows, rows]`` float64."""

@@ -12,8 +12,11 @@ import numpy as np
 from runtime.array_types import Array, Float32Array
 from runtime.artifact.manifest import Preprocessing, Tower, TowerName
 from runtime.errors import NonFiniteError, UsageError
+from runtime.inference import memory
 from runtime.inference.batching import BatchLimit, plan_batches, power_of_two
+from runtime.inference.memory import MemoryLimit, estimate_memory
 from runtime.preprocess.item import UnusableItemError
+from runtime.session.provider_options import CpuOptions
 from runtime.session.session import CancellationToken, Session, SessionOptions
 
 if TYPE_CHECKING:
@@ -84,6 +87,9 @@ class LoadedTower:
         self._preprocessor = build_preprocessor(tower.preprocessing, folder, self.session.provider.sequence_multiple)
         defaults = DEFAULT_BATCH_SIZES[tower.preprocessing.kind, self.session.provider.device]
         self.batch_sizes = defaults.for_batch_size(options.batch_size, tower.preprocessing)
+        chosen = self.session.provider_options
+        limit = chosen.memory_limit_bytes if isinstance(chosen, CpuOptions) else None
+        self._memory = None if limit is None else MemoryLimit(limit, estimate_memory(folder, tower))
 
     def prepare(
         self, items: Sequence[Any], *, truncate: bool = True, prompt: str | None = None
@@ -96,8 +102,8 @@ class LoadedTower:
         Raises:
             UsageError: The prompt is unusable, or the items are not texts.
         """
-        rows = self._prepare_all(items, prompt)
-        return list(rows) if truncate else [_refuse_truncated(row) for row in rows]
+        rows = [self._refuse_too_large(row) for row in self._prepare_all(items, prompt)]
+        return rows if truncate else [_refuse_truncated(row) for row in rows]
 
     def _prepare_all(self, items: Sequence[Any], prompt: str | None) -> Sequence[Row | UnusableItemError]:
         if prompt is None:
@@ -107,6 +113,12 @@ class LoadedTower:
         if not isinstance(self._preprocessor, TextPreprocessor):
             raise UsageError("a prompt is for texts; leave it out")
         return self._preprocessor.prepare_all(items, prompt)
+
+    def _refuse_too_large(self, row: Row | UnusableItemError) -> Row | UnusableItemError:
+        if self._memory is None or isinstance(row, UnusableItemError):
+            return row
+        obstacle = self._memory.find_obstacle(row_cost(row))
+        return UnusableItemError(obstacle) if obstacle else row
 
     def collate(self, rows: Sequence[Any]) -> dict[str, Array]:
         """Return the graph's inputs by name, for rows of :meth:`prepare` in one batch; texts are padded."""
@@ -133,6 +145,13 @@ class LoadedTower:
             InferenceError: The graph cannot be run.
             NonFiniteError: The graph returned NaN or infinity.
         """
+        if self._memory is None:
+            return self._run(rows, cancellation, side_by_side)
+        with memory.one_batch_at_a_time:
+            parts = self._memory.split([*map(row_cost, rows)])
+            return np.concatenate([self._run(rows[part], cancellation, side_by_side) for part in parts])
+
+    def _run(self, rows: Sequence[Any], cancellation: CancellationToken | None, side_by_side: bool) -> Float32Array:
         provider = self.session.provider
         padded = [*rows, *[rows[-1]] * (power_of_two(len(rows)) - len(rows))] if provider.pads_batches else rows
         # The arena would keep what one large batch took until the end of the process.

@@ -200,7 +200,7 @@ class _InputParser:
 
     def _open_folder(self, folder: str) -> JobInputs:
         suffixes = folder_suffixes(self.kind)
-        return self._open_files(f"the folder {folder}", partial(_walk, folder), suffixes)
+        return self._open_files(f"the folder {folder}", partial(walk_folder, folder), suffixes)
 
     def _open_pattern(self, pattern: str) -> JobInputs:
         suffixes = (file_suffix(pattern),) if file_suffix(pattern) in LIST_SUFFIXES else folder_suffixes(self.kind)
@@ -251,7 +251,7 @@ def _mode(name: str) -> int | None:
         return None
 
 
-def _walk(folder: str) -> Iterator[str]:
+def walk_folder(folder: str) -> Iterator[str]:
     """Yield the files below ``folder`` that are not hidden, sorted by name in each folder.
 
     Only one folder's names are in memory.
@@ -266,6 +266,6 @@ def _walk(folder: str) -> Iterator[str]:
     for name, is_folder in names:
         path = os.path.join(folder, name)  # noqa: PTH118  pathlib is slow for a million
         if is_folder:
-            yield from _walk(path)
+            yield from walk_folder(path)
         else:
             yield path

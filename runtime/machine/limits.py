@@ -63,6 +63,25 @@ def examine_memory(root: Path = Path("/")) -> Memory:
     )
 
 
+def memory_left(root: Path = Path("/")) -> int | None:
+    """Return the bytes that this process can still allocate, by the host and all control groups.
+
+    ``None`` if neither is known. Pages of files that a control group can drop count as free.
+    """
+    rooms = [_group_room(folder) for folder in control_groups(root, "memory")]
+    known = [room for room in (examine_memory(root).available, *rooms) if room is not None]
+    return min(known, default=None)
+
+
+def _group_room(folder: Path) -> int | None:
+    limit = _memory_limit(folder)
+    used = (read_or_empty(folder / "memory.current") or read_or_empty(folder / "memory.usage_in_bytes")).strip()
+    if limit >= _UNLIMITED or not used.isdigit():
+        return limit if limit < _UNLIMITED else None
+    words = dict(line.split()[:2] for line in read_or_empty(folder / "memory.stat").splitlines())
+    return max(0, limit - int(used) + int(words.get("total_inactive_file", words.get("inactive_file", 0))))
+
+
 def _memory_limit(folder: Path) -> int:
     """Return the memory limit of a control group in bytes."""
     text = (read_or_empty(folder / "memory.max") or read_or_empty(folder / "memory.limit_in_bytes")).strip()

@@ -7,6 +7,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal, cast
 
 import pyarrow as pa
@@ -23,6 +24,7 @@ from runtime.jobs.inputs import (
     is_pattern,
     match_pattern,
     name_suffixes,
+    walk_folder,
     warn_of_left_out,
 )
 from runtime.jobs.parquet import check_column, open_parquet
@@ -121,10 +123,9 @@ def _list_files(place: str, tower: TowerName) -> Iterator[InputFile]:
     if kind == fs.FileType.File:
         yield InputFile(name=public_name(place), place=absolute(place))
     elif kind == fs.FileType.Directory:
-        found = file_system.get_file_info(fs.FileSelector(root, recursive=True))
-        relative = [info.path[len(root) :].lstrip("/") for info in found if info.is_file]
-        visible = [name for name in relative if not any(part.startswith((".", "_")) for part in name.split("/"))]
-        for name in _pick(visible, f"the folder {public_name(place)}", tower):
+        relative = _walk_uri(file_system, root) if is_uri(place) else _walk_local(place)
+        listed = [name for name in relative if not _is_metadata(name)]
+        for name in _pick(listed, f"the folder {public_name(place)}", tower):
             yield InputFile(name=public_name(join(place, name)), place=absolute(join(place, name)))
     elif is_uri(place) or not is_pattern(place, tower):
         raise UsageError(f"there is no file or folder {public_name(place)}; check the input")
@@ -134,11 +135,28 @@ def _list_files(place: str, tower: TowerName) -> Iterator[InputFile]:
             yield InputFile(name=name, place=absolute(name))
 
 
+def _walk_local(folder: str) -> list[str]:
+    """Return the files below a folder of this machine, in the order of a local job, relative to the folder."""
+    return [Path(path).relative_to(folder).as_posix() for path in walk_folder(folder)]
+
+
+def _walk_uri(file_system: fs.FileSystem, root: str) -> list[str]:
+    """Return the files below ``root`` that are not hidden, in the order of :func:`walk_folder`, relative to it."""
+    found = file_system.get_file_info(fs.FileSelector(root, recursive=True))
+    parts = [info.path[len(root) :].strip("/").split("/") for info in found if info.is_file]
+    return ["/".join(each) for each in sorted(parts) if not any(part.startswith(".") for part in each)]
+
+
+def _is_metadata(name: str) -> bool:
+    """Return whether ``name`` is one of the .parquet files that Spark and Hive write for themselves."""
+    return file_suffix(name) == ".parquet" and any(part.startswith("_") for part in name.split("/"))
+
+
 def _pick(names: Sequence[str], place: str, tower: TowerName) -> list[str]:
     """Return the input files of a folder or pattern: .parquet if there are any, or else the files for the tower."""
     other = folder_suffixes(tower)
     for suffixes in ((".parquet",), other):
-        picked = [name for name in sorted(names) if file_suffix(name) in suffixes]
+        picked = [name for name in names if file_suffix(name) in suffixes]
         if picked:
             warn_of_left_out(place, Counter(map(file_suffix, names)), suffixes)
             return picked

@@ -26,9 +26,17 @@ class CpuOptions:
     Attributes:
         spinning: Whether idle threads of a run spin. This is a little faster, but takes CPU time from other processes
             on a shared machine.
+        memory_limit_bytes: Largest size of a batch in memory, besides the weights; ``None`` for no limit. Batches that
+            would take more, by an upper estimate, are split, and run one at a time. An item that would take more by
+            itself is unusable.
     """
 
     spinning: bool = True
+    memory_limit_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        _check_memory_limit(self.memory_limit_bytes)
 
     def settings(self, threads: int) -> Settings:
         """Return ONNX Runtime's provider options."""
@@ -60,8 +68,7 @@ class CudaOptions:
     def __post_init__(self) -> None:
         """Check the values."""
         _check_device(self.device_id)
-        if self.memory_limit_bytes is not None and self.memory_limit_bytes < 1:
-            raise UsageError(f"memory_limit_bytes is {self.memory_limit_bytes}, it must be above 0")
+        _check_memory_limit(self.memory_limit_bytes)
 
     def settings(self, threads: int) -> Settings:
         """Return ONNX Runtime's provider options."""
@@ -206,3 +213,8 @@ def _parse(kind: object, text: str, word: str) -> object:
 def _check_device(device_id: int) -> None:
     if device_id < 0:
         raise UsageError(f"device_id is {device_id}, it must be 0 or more")
+
+
+def _check_memory_limit(limit: int | None) -> None:
+    if limit is not None and limit < 1:
+        raise UsageError(f"memory_limit_bytes is {limit}, it must be above 0")

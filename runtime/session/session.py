@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass, replace
-from functools import partial
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -126,10 +125,10 @@ class Session:
             first = self._open(folder, tower, options, find_provider(options.provider))
         _check_signature(first, tower, self._files[0])
         self._device_runner = DeviceRunner(first, tower.output, self.provider, self.provider_options)
-        self.concurrent_batches = (options.concurrent_batches or self.threads) if self.provider.name == "cpu" else 1
+        self.concurrent_batches = self._count_concurrent(options)
         self._sessions = GraphSessions(
             first,
-            partial(open_graph, self._files[0], self.provider, self.provider_options),
+            self._open_again,
             threads=self.threads,
             share=self.threads // self.concurrent_batches,
             keeps_both=sum(file.stat().st_size for file in self._files) <= _HELD_TWICE_BYTES,
@@ -154,6 +153,7 @@ class Session:
         Raises:
             InferenceError: ONNX Runtime fails, for example for lack of memory, or the run was cancelled.
             ProviderError: The model was loaded on a GPU before this process was forked.
+            IntegrityError: Its files have changed since it was loaded, and the graph has to be opened again.
         """
         if self.provider.device != "cpu" and self._sessions.is_inherited():
             raise ProviderError(
@@ -178,6 +178,22 @@ class Session:
                 f"{self.provider.name} ({one_line(exc)}); take a smaller batch_size or another provider"
             ) from exc
         return output
+
+    def _count_concurrent(self, options: SessionOptions) -> int:
+        """Return the number of batches side by side. With a limit of memory, batches take turns."""
+        if self.provider.name != "cpu":
+            return 1
+        is_limited = isinstance(self.provider_options, CpuOptions) and self.provider_options.memory_limit_bytes
+        return options.concurrent_batches or (1 if is_limited else self.threads)
+
+    def _open_again(self, threads: int) -> onnxruntime.InferenceSession:
+        """Open the graph with another number of threads, or in a forked process.
+
+        The files are not hashed again, but must have the size and time that they had when they were loaded.
+        """
+        if [*map(_file_state, self._files)] != self._state:
+            raise IntegrityError(f"{self._files[0]} has changed since the model was loaded; load it anew")
+        return open_graph(self._files[0], self.provider, self.provider_options, threads)
 
     def _open_first_usable(self, folder: Path, tower: Tower, options: SessionOptions) -> onnxruntime.InferenceSession:
         refusals: list[str] = []
@@ -206,6 +222,7 @@ class Session:
         self.provider, self.provider_options, self.provider_reason = provider, settings, options.reason
         # The path is absolute: a forked daemon may have changed its folder.
         self._files = tuple(folder.absolute() / name for name in (choice.graph, listed) if name)
+        self._state = [*map(_file_state, self._files)]
         return session
 
 
@@ -269,6 +286,15 @@ def open_graph(
         )
     OPEN.add(session)
     return session
+
+
+def _file_state(path: Path) -> tuple[int, int] | None:
+    """Return what changes with the content of a file; ``None`` if it is gone."""
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return state.st_size, state.st_mtime_ns
 
 
 def _session_options(settings: ProviderOptions, threads: int) -> onnxruntime.SessionOptions:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -18,6 +20,7 @@ from exporters.variants.build import add_variants
 from exporters.variants.options import VariantOptions
 
 pytestmark = pytest.mark.weights
+ROOT = Path(__file__).parents[2]
 SENTENCES = (
     "Wie spät ist es, und wann fährt der nächste Zug nach Hamburg?",
     "Le chat dort sur le canapé pendant que la pluie tombe.",
@@ -46,6 +49,22 @@ QUERIES = (
     "which numbers can be complex",
     "import another file",
 )
+
+
+# Embeds 24 texts of 256 tokens, and prints how much the highest memory exceeds that of the loaded model.
+PEAK = """
+import sys
+import runtime
+model = runtime.load(sys.argv[1], provider_options=runtime.CpuOptions(memory_limit_bytes=int(sys.argv[2]) or None))
+def memory(name):
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+model.embed(["a"])
+open("/proc/self/clear_refs", "w").write("5")  # the peak begins anew
+before = memory("VmRSS")
+model.embed(["word " * 300] * 24, batch_size=96)
+print(memory("VmHWM") - before)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -124,3 +143,15 @@ def test_int8_is_accurate_on_texts_unlike_the_calibration_texts(
     texts = [*PHOTOS, *QUERIES, *SENTENCES]
     cosines = (runtime.load(copy, variant="int8").embed(texts) * model.embed(texts)).sum(axis=1)
     assert cosines.min() > 0.9955, dict(zip(texts, cosines, strict=True))
+
+
+@pytest.mark.process
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
+def test_a_limit_of_memory_holds(artifact: Path) -> None:
+    def measure(limit: int) -> int:
+        command = [sys.executable, "-c", PEAK, str(artifact), str(limit)]
+        return int(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+
+    limit = 60 * 10**6
+    assert measure(limit) < limit
+    assert measure(0) > 4 * limit

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
+import re
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -240,6 +242,16 @@ def test_a_missing_package_is_a_problem_but_a_missing_extra_is_not(machine: Fake
     report = machine.examine({})
     assert find_advice(report) == ("Install the missing packages: `pip install tokenizers`",)
     assert "the extra mesh installs it" in line_of(report, "trimesh")
+
+
+def test_every_optional_package_of_the_runtime_is_listed(machine: FakeMachine) -> None:
+    machine.install("onnxruntime")
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text("utf-8"))["project"]
+    others = {"cpu", "gpu", "openvino", "export", "lora", "bench", "bench-peers", "test", "docs", "dev"}
+    extras = {name: words for name, words in project["optional-dependencies"].items() if name not in others}
+    wanted = {re.split(r"[\[>=]", package)[0] for words in extras.values() for package in words}
+    report = machine.examine({})
+    assert {each.package for each in report.extras} == wanted - {"embedding-backbones"}
 
 
 def test_without_a_usable_provider_the_exit_code_is_1(machine: FakeMachine, capsys: pytest.CaptureFixture[str]) -> None:

@@ -90,6 +90,16 @@ def test_few_batches_that_are_left_over_of_four_lanes_run_with_all_threads(batch
     assert count_alone(batches, 4) == alone
 
 
+@needs_two_cores
+@pytest.mark.parametrize(
+    ("options", "batches"),
+    [({}, 2), ({"concurrent_batches": 1}, 1), ({"provider_options": runtime.CpuOptions(memory_limit_bytes=10**9)}, 1)],
+    ids=["default", "one", "limited memory"],
+)
+def test_a_limit_of_memory_runs_one_batch_after_another(folder: Path, options: dict[str, Any], batches: int) -> None:
+    assert runtime.load(folder, provider="cpu", threads=2, **options).concurrent_batches == batches
+
+
 @pytest.mark.parametrize("number", [0, 3, 1.5])
 def test_a_number_that_the_threads_cannot_share_is_refused(number: Any, folder: Path) -> None:
     with pytest.raises(runtime.UsageError, match=r"concurrent_batches is .*, it must be from 1 to"):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from sentence_transformers import SentenceTransformer
 
 import runtime
 from exporters.catalogue.options import ExportOptions
@@ -19,6 +20,7 @@ from exporters.families.cnn.tower import Cnn, CnnTower
 from runtime.artifact.manifest import Pooling
 from runtime.preprocess.image import ImagePreprocessor
 from runtime.session.session import Session
+from tests.runtime.toy_artifact import write_artifact
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +180,28 @@ def test_names_of_sentence_transformers_mean_the_same(exported_text: Path) -> No
         np.testing.assert_allclose(similarities[0, 0], 1, atol=1e-6)
         with pytest.raises(runtime.UsageError, match="numpy arrays"):
             model.encode(["a"], convert_to_tensor=True)
+
+
+def test_positional_arguments_are_those_of_sentence_transformers(exported_text: Path) -> None:
+    theirs = inspect.signature(SentenceTransformer.encode).parameters
+    ours = inspect.signature(runtime.Embedder.encode).parameters
+    positional = [name for name, each in ours.items() if each.kind is each.POSITIONAL_OR_KEYWORD]
+    assert positional[2:] == list(theirs)[2:6], "the first is called sentences or inputs, by version"
+    with runtime.load(exported_text) as model:
+        np.testing.assert_array_equal(model.encode(["b"], None, "a", 1, False), model.encode(["b"], prompt="a"))
+
+
+def test_tokens_are_those_of_the_tokenizer_without_a_prompt(tmp_path: Path) -> None:
+    folder = write_artifact(tmp_path / "toy", prompts={"query": "query: "}, default_prompt="query")
+    with runtime.load(folder) as model:
+        tokens = model.tokenize(["a b", "c"])
+        assert tokens["input_ids"].tolist() == [[2, 4, 5, 3], [2, 6, 3, 0]]
+        assert tokens["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
+        assert {array.dtype for array in tokens.values()} == {np.dtype(np.int64)}
+        with pytest.raises(runtime.ItemError, match="a int is not a text"):
+            model.tokenize(["a", 3])  # type: ignore[list-item]
+        with pytest.raises(runtime.UsageError, match="a list of texts"):
+            model.tokenize("a b")
 
 
 def test_an_image_model_has_no_limit_of_tokens(model: runtime.Embedder) -> None:

@@ -1,13 +1,25 @@
-"""One outsized batch does not keep its memory."""
+"""One outsized batch does not keep its memory, and a limit splits batches by the memory that they take."""
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
+import runtime
+from runtime.array_types import Feeds, Float32Array
+from runtime.artifact.graph_layout import GraphLayout, read_layout
+from runtime.artifact.reader import read_manifest
+from runtime.inference import tower
+from runtime.inference.memory import ItemMemory, MemoryLimit, estimate_memory
+from runtime.session.session import Session
 from tests.runtime.toy_artifact import write_artifact
 
 ROOT = Path(__file__).parents[3]
@@ -38,3 +50,83 @@ def test_the_memory_of_an_outsized_batch_is_given_back(tmp_path: Path) -> None:
     )
     assert result.returncode == 0, result.stderr
     assert float(result.stdout) < 0.2, "the graph needs at least half of its input, as float32"
+
+
+LENGTHS = (3, 64, 5, 64, 64, 4, 64, 64, 22, 7)  # in tokens
+ITEM = ItemMemory(per_length=1e6)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Write an artifact whose texts seem to take 1 MB for each token."""
+    monkeypatch.setattr(tower, "estimate_memory", lambda folder, record: ITEM)
+    return write_artifact(tmp_path / "toy", max_length=64)
+
+
+def load(folder: Path, limit: int | None) -> runtime.Embedder:
+    return runtime.load(folder, provider_options=runtime.CpuOptions(memory_limit_bytes=limit))
+
+
+def test_a_limit_splits_batches_and_changes_no_vector(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts, limit = ["a " * (length - 2) for length in LENGTHS], ITEM.batch_bytes(2, 64)
+    shapes: list[tuple[int, ...]] = []
+    run = Session.run
+
+    def note(self: Session, feeds: Feeds, *arguments: Any, **options: Any) -> Float32Array:
+        shapes.append(feeds["input_ids"].shape)
+        return run(self, feeds, *arguments, **options)
+
+    monkeypatch.setattr(Session, "run", note)
+    expected = load(folder, None).embed(texts, batch_size=96)
+    assert shapes == [(10, 64)]
+    shapes.clear()
+    np.testing.assert_array_equal(load(folder, limit).embed(texts, batch_size=96), expected)
+    assert shapes == [(2, 64), (2, 64), (2, 64), (4, 7)]
+    assert max(ITEM.batch_bytes(*shape) for shape in shapes) <= limit
+
+
+def test_an_item_beyond_the_limit_is_refused_by_name(folder: Path) -> None:
+    texts, model = ["a " * (length - 2) for length in LENGTHS], load(folder, ITEM.batch_bytes(1, 30))
+    assert [failure.index for failure in model.embed(texts, on_error="skip").failures] == [1, 3, 4, 6, 7]
+    with pytest.raises(runtime.ItemError, match=r"may take 68 MB .* memory_limit_bytes allows 34 MB; raise the limit"):
+        model.embed(texts)
+
+
+def test_the_estimate_goes_by_the_layout_of_the_graph(exported: Path, tmp_path: Path) -> None:
+    manifest = read_manifest(exported)
+    assert estimate_memory(exported, manifest.towers["image"]) == ItemMemory(fixed=1536 * 40 * 40)
+    toy = write_artifact(tmp_path / "toy")
+    assert estimate_memory(toy, read_manifest(toy).towers["text"]) == ItemMemory()
+
+
+@pytest.mark.parametrize(
+    ("item", "length", "count"),
+    [
+        (ItemMemory(fixed=1e6), 1, 6),
+        (ItemMemory(per_length=1e5), 10, 6),
+        (ItemMemory(per_length=1e5, per_pair=1e4), 10, 3),
+        (ItemMemory(fixed=7e6), 1, 0),
+    ],
+)
+def test_the_largest_batch_stays_within_the_limit(item: ItemMemory, length: int, count: int) -> None:
+    assert item.largest_batch(10**7, length) == count
+    assert (MemoryLimit(10**7, item).find_obstacle(length) is None) == (count > 0)
+    sizes = [len(range(10)[part]) for part in MemoryLimit(10**7, item).split([length] * 10)]
+    assert (sum(sizes), max(sizes)) == (10, max(1, count))
+
+
+@pytest.mark.parametrize("attention", [True, False])
+def test_the_layout_is_read_from_the_weights(tmp_path: Path, attention: bool) -> None:
+    shapes = {"table": [300, 24], "up": [24, 64], "patches": [24, 3, 8, 8], "bias": [500], "block": [7, 9, 3, 3]}
+    weights = [
+        helper.make_tensor(name, TensorProto.FLOAT, shape, bytes(4 * math.prod(shape)), raw=True)
+        for name, shape in shapes.items()
+    ]
+    node = helper.make_node("Softmax" if attention else "Relu", ["x"], ["y"])
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
+    onnx.save(helper.make_model(helper.make_graph([node], "g", ends[:1], ends[1:], weights)), tmp_path / "a.onnx")
+    assert read_layout(tmp_path / "a.onnx") == GraphLayout(width=24, patch=8, attention=attention)
+    for damaged in (b"", b"\x3a\x7f"):
+        (tmp_path / "a.onnx").write_bytes(damaged)
+        with pytest.raises(runtime.IntegrityError, match="is not an ONNX graph"):
+            read_layout(tmp_path / "a.onnx")

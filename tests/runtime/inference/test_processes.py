@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -152,6 +153,17 @@ def test_a_forked_child_embeds_and_ends(folder: Path, use: str) -> None:
 @pytest.mark.process
 def test_a_model_works_in_a_forked_pool(folder: Path) -> None:
     run_script(FORK_BY_MULTIPROCESSING, str(folder), str(THREADS))
+
+
+def test_a_forked_child_refuses_a_graph_that_was_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = runtime.load(write_artifact(tmp_path / "toy"), provider="cpu")
+    sessions = cast("Pipeline", model.backend).towers["text"].session._sessions
+    monkeypatch.setattr(sessions, "_process_id", 0)  # as in a child
+    model.embed(TEXTS)
+    (tmp_path / "toy" / "text.onnx").touch()
+    monkeypatch.setattr(sessions, "_process_id", 0)
+    with pytest.raises(runtime.IntegrityError, match=r"text\.onnx has changed since the model was loaded"):
+        model.embed(TEXTS)
 
 
 @pytest.fixture

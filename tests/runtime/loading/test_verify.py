@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import shutil
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,12 +16,14 @@ import pytest
 from numpy.lib import format as npy
 
 import runtime
-from runtime.artifact.manifest import Tolerance
+from runtime.artifact.manifest import Tolerance, Tower, TowerName
 from runtime.artifact.parity import format_cosine, measure_agreement
 from runtime.artifact.reader import read_manifest
 from runtime.loading.golden import verify_towers
 from runtime.loading.golden_file import read_golden
 from runtime.loading.verify import Verification, _check_length
+from tests.runtime.session.variant_samples import make_variant
+from tests.runtime.toy_artifact import write_artifact
 
 EditManifest = Callable[[Callable[[dict[str, Any]], None]], Path]
 
@@ -38,6 +41,25 @@ def _rehash(folder: Path) -> Callable[[dict[str, Any]], None]:
     data = (folder / "golden.npz").read_bytes()
     record = {"sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)}
     return lambda manifest: manifest["files"].update({"golden.npz": record})
+
+
+def test_a_variant_that_is_verified_is_not_warned_of_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("EMBEDDING_BACKBONES_CACHE", str(tmp_path / "cache"))
+    folder = write_artifact(tmp_path / "toy")
+    shutil.copy(folder / "text.onnx", folder / "text.optimized.onnx")
+    manifest = read_manifest(folder)
+    variant = make_variant("optimized", "cpu", graph="text.optimized.onnx", onnxruntime="1.2.3")
+    towers: dict[TowerName, Tower] = {"text": replace(manifest.towers["text"], variants={"optimized": variant})}
+    files = {**manifest.files, "text.optimized.onnx": manifest.files["text.onnx"]}
+    (folder / "manifest.json").write_text(replace(manifest, towers=towers, files=files).to_json(), "utf-8")
+    runtime.verify(folder, provider="cpu")
+    assert "was checked with onnxruntime 1.2.3" in caplog.text, "the first time"
+    caplog.clear()
+    assert runtime.load(folder, provider="cpu").variant == "optimized"
+    runtime.verify(folder, provider="cpu")
+    assert not caplog.records
 
 
 def test_vectors_of_another_model_are_refused(artifact: Path, edit_manifest: EditManifest) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.machine.limits import examine_memory, examine_threads
+from runtime.machine.limits import examine_memory, examine_threads, memory_left
 
 
 @pytest.mark.parametrize(
@@ -39,9 +39,33 @@ def test_control_groups_are_read_up_to_the_root(
     assert (memory.total, memory.available, memory.limit) == (16 << 10, 8 << 10, limit)
 
 
+@pytest.mark.parametrize(
+    ("files", "left"),
+    [
+        ({}, 8 << 10),
+        ({"memory.max": "max\n", "memory.current": "9000\n"}, 8 << 10),
+        ({"memory.max": "6000\n"}, 6000),
+        ({"memory.max": "6000\n", "memory.current": "5000\n", "memory.stat": "anon 1\ninactive_file 200\n"}, 1200),
+        ({"memory.max": "6000\n", "a/memory.max": "3000\n", "a/memory.current": "4000\n"}, 0),
+        ({"memory/memory.limit_in_bytes": "6000\n", "memory/memory.usage_in_bytes": "5000\n"}, 1000),
+    ],
+    ids=str,
+)
+def test_the_memory_that_is_left_is_the_least_of_host_and_groups(
+    tmp_path: Path, files: dict[str, str], left: int
+) -> None:
+    written = {f"sys/fs/cgroup/{name}": text for name, text in files.items()}
+    written |= {"proc/self/cgroup": "0::/a\n", "proc/meminfo": "MemAvailable:  8 kB\n"}
+    for name, text in written.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert memory_left(tmp_path) == left
+
+
 def test_a_system_without_proc_has_no_figures_and_no_error(tmp_path: Path) -> None:
     memory = examine_memory(tmp_path)
     assert (memory.total, memory.available, memory.limit) == (None, None, None)
+    assert memory_left(tmp_path) is None
 
 
 def test_the_budget_is_the_default_of_load(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,6 +92,25 @@ def test_lists_hold_the_same_items_as_on_one_machine(tmp_path: Path, name: str, 
     ]
 
 
+def test_a_folder_of_texts_is_read_in_the_order_of_one_machine(tmp_path: Path) -> None:
+    for name in ("a.txt", "a/x.txt", "a-b.txt", "_b.txt", "b/.c.txt", "b/_d/e.TXT"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{name} one\n{name} two")
+    alone = [source.item for source in open_inputs([str(tmp_path)], towers=["text"])]
+    assert len(alone) == 10
+    for place in (str(tmp_path), tmp_path.as_uri()):
+        inputs = find_inputs([place], None, "text")
+        shards = [read_shard(shard, inputs.format) for shard in cut(inputs, 64)]
+        assert [item for rows in shards for item in rows.items] == alone
+        assert {Path(name).name for rows in shards for name in rows.files} == {
+            "_b.txt",
+            "a-b.txt",
+            "a.txt",
+            "x.txt",
+            "e.TXT",
+        }
+
+
 def test_a_file_that_shrinks_during_the_job_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("a\nb\n")

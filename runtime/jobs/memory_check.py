@@ -1,0 +1,73 @@
+"""Warn at the start of a job if the model and a batch may not fit in memory."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from runtime.artifact.manifest import Manifest, PointCloudPreprocessing, TextPreprocessing, Tower, TowerName
+from runtime.inference.memory import estimate_memory
+from runtime.inference.tower import DEFAULT_BATCH_SIZES
+from runtime.machine.limits import memory_left
+
+_LOG = logging.getLogger("runtime")
+_TEXT_LENGTH = 512  # tokens of the longest texts to expect; those of models that take 8192 are mostly shorter
+
+
+def warn_of_memory(
+    folder: Path,
+    manifest: Manifest,
+    tower: TowerName | None,
+    *,
+    batch_size: int | None,
+    limit: int | None,
+    workers: int,
+) -> None:
+    """Log a warning if the memory that is left cannot hold ``workers`` models, each with a batch on the CPU provider.
+
+    The kernel kills a process that exceeds its memory, and the process cannot say why.
+
+    Args:
+        folder: The artifact.
+        manifest: Its manifest.
+        tower: The only tower to load; ``None`` for all.
+        batch_size: Number of items of a batch; ``None`` for the default.
+        limit: ``memory_limit_bytes`` of the batches, if any.
+        workers: Number of processes.
+    """
+    left = memory_left()
+    towers = {name: each for name, each in manifest.towers.items() if tower in (None, name)}
+    if not all((folder / each.graph).is_file() for each in towers.values()):
+        return  # loading says what is wrong
+    weights = sum(_weight_bytes(manifest, each) for each in towers.values())
+    batch = max((_batch_bytes(folder, towers, name, batch_size) for name in towers), default=0)
+    batch = min(batch, limit or batch)
+    needed = workers * max(2 * weights, weights + batch)  # a graph is in memory twice while it is loaded
+    if left is not None and needed > left:
+        ways = ["fewer --workers"] * (workers > 1)
+        ways += ["a smaller --batch-size", "--provider cpu --provider-option memory_limit_bytes=BYTES"] * (
+            batch > weights
+        )
+        _LOG.warning(
+            "the model and a batch may take %.2f GB in %s, but %.2f GB of memory are left, and the kernel "
+            "kills a job that takes more; use %s",
+            needed / 1e9,
+            "one process" if workers == 1 else f"{workers} processes",
+            left / 1e9,
+            " or ".join(ways or ["a smaller model, or allow more memory"]),
+        )
+
+
+def _weight_bytes(manifest: Manifest, tower: Tower) -> int:
+    return sum(manifest.files[name].size_bytes for name in (tower.graph, tower.external_data) if name)
+
+
+def _batch_bytes(folder: Path, towers: Mapping[TowerName, Tower], name: TowerName, batch_size: int | None) -> int:
+    recipe, length = towers[name].preprocessing, 1
+    if isinstance(recipe, TextPreprocessing):
+        length = min(recipe.max_length, _TEXT_LENGTH)
+    elif isinstance(recipe, PointCloudPreprocessing):
+        length = recipe.num_points
+    count = batch_size or max(1, DEFAULT_BATCH_SIZES[name, "cpu"].budget // length)
+    return estimate_memory(folder, towers[name]).batch_bytes(count, length)

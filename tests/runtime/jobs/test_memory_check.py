@@ -1,0 +1,57 @@
+"""A job says at its start that its memory will not suffice."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime.artifact.reader import read_manifest
+from runtime.cli.main import main
+from runtime.jobs import memory_check
+from runtime.jobs.memory_check import warn_of_memory
+from tests.runtime.toy_artifact import write_artifact
+
+BATCH = "a smaller --batch-size or --provider cpu --provider-option memory_limit_bytes=BYTES"
+
+
+@pytest.mark.parametrize(
+    ("left", "options", "message"),
+    [
+        (None, {}, None),
+        (10**9, {}, None),
+        (10**6, {}, f"may take 0.00 GB in one process, but 0.00 GB of memory are left, .* use {BATCH}"),
+        (10**6, {"limit": 10**5}, None),
+        (10**7, {"workers": 3}, f"may take 0.01 GB in 3 processes, .* use fewer --workers or {BATCH}"),
+        (10, {"limit": 1}, "use a smaller model, or allow more memory"),
+    ],
+)
+def test_too_little_memory_is_warned_of_with_a_way_out(
+    left: int | None,
+    options: dict[str, Any],
+    message: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    folder = write_artifact(tmp_path / "toy")
+    monkeypatch.setattr(memory_check, "memory_left", lambda: left)
+    common: dict[str, Any] = {"batch_size": None, "limit": None, "workers": 1}
+    warn_of_memory(folder, read_manifest(folder), None, **common | options)
+    assert len(caplog.records) == (message is not None)
+    assert re.search(message or "", caplog.text)
+
+
+def test_the_command_embed_warns_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, output = write_artifact(tmp_path / "toy"), tmp_path / "v.npy"
+    monkeypatch.setattr(memory_check, "memory_left", lambda: 10**6)
+    assert main(["embed", str(folder), "a b", "-o", str(output)]) == 0
+    assert BATCH in caplog.text
+    caplog.clear()
+    words = ["--provider", "cpu", "--provider-option", "memory_limit_bytes=500000"]
+    assert main(["embed", str(folder), "a b", "-o", str(output), "--force", *words]) == 1, "4 MB do not fit"
+    assert BATCH not in caplog.text
