@@ -10,7 +10,8 @@ EmbeddingBackbonesError
 ├── ProviderError             the execution provider is not usable on this machine
 ├── UsageError                an argument is invalid
 ├── ItemError                 an item cannot be read or embedded
-├── InferenceError            the graph cannot run on these items, for example for lack of memory
+├── InferenceError            the graph cannot run on these items
+│   └── OutOfMemoryError      the memory of the device does not suffice
 ├── OutputError               the results cannot be written
 ├── ClusterError              the Ray cluster cannot be used, or its workers die
 ├── NonFiniteError            the graph returned NaN or infinity
@@ -77,6 +78,10 @@ class ItemError(EmbeddingBackbonesError):
 
 class InferenceError(EmbeddingBackbonesError):
     """ONNX Runtime cannot run the graph on a batch. The message contains its reason."""
+
+
+class OutOfMemoryError(InferenceError):
+    """The memory of the device does not suffice for a batch, not even for one item."""
 
 
 class OutputError(EmbeddingBackbonesError):

@@ -12,6 +12,7 @@ from torch import nn
 
 from exporters.catalogue.options import OPSETS
 from exporters.errors import GraphError, TraceError
+from exporters.graph.gathers import replace_gathers
 from exporters.graph.graph_input import GraphInput
 from exporters.graph.strip_metadata import strip_metadata
 from exporters.graph.translations import TRANSLATIONS
@@ -37,6 +38,7 @@ def build_graph(
     """
     model: ir.Model = _trace(module, inputs, opset).model
     model.producer_name, model.producer_version = "embedding-backbones", __version__
+    replace_gathers(model)
     strip_metadata(model)
     _name_output(model, output.name)
     _check_signature(model, [graph_input.spec for graph_input in inputs], output, opset)

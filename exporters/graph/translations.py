@@ -8,10 +8,12 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
-from onnxscript import BOOL, FLOAT, opset18
+from onnxscript import BOOL, FLOAT, INT64, opset18
+from onnxscript.onnx_types import TensorType
 
 op: Any = opset18
 
+_INTEGERS = frozenset({ir.DataType.INT32, ir.DataType.INT64})
 _LOWEST = torch.finfo(torch.float32).min
 
 
@@ -64,7 +66,29 @@ def _attention(
     return result
 
 
+def _argmax(x: TensorType, dim: int | None = None, keepdim: bool = False) -> INT64:
+    """Write the index of the largest value. For integers, it is the first one in every provider.
+
+    CUDA has no ArgMax of integers, and its ArgMax of floats does not promise the first of equal values. So integers are
+    compared in float64, where the position is subtracted from the value times the length.
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.argmax.html
+    """
+    if dim is None:
+        x, dim = op.Reshape(x, [-1]), 0
+    elif x.dtype in _INTEGERS and x.shape is not None:
+        axis, size = dim % len(x.shape), op.Shape(x)
+        length = op.Squeeze(op.Slice(size, [axis], [axis + 1]))
+        trailing = list(range(1, len(x.shape) - axis))
+        positions = op.Unsqueeze(op.Range(0, length, 1), trailing) if trailing else op.Range(0, length, 1)
+        scaled = op.Mul(op.Cast(x, to=ir.DataType.DOUBLE), op.Cast(length, to=ir.DataType.DOUBLE))
+        x = op.Sub(scaled, op.Cast(positions, to=ir.DataType.DOUBLE))
+    result: INT64 = op.ArgMax(x, axis=dim, keepdims=int(keepdim))
+    return result
+
+
 TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
+    torch.ops.aten.argmax.default: _argmax,
     torch.ops.aten.gelu.default: _gelu,
     torch.ops.aten.scaled_dot_product_attention.default: _attention,
 }

@@ -2,6 +2,11 @@
 
 A difference in the last bit of a distance can choose another point, which gives another vector. So torch and ONNX
 compute distances in the same order of operations, and resolve ties in the same way.
+
+ONNX specifies that ArgMax and TopK take the lowest index of equal values, but CUDA's kernels do not promise it. So the
+graphs compare keys in float64, of which no two that matter are equal: the distance times a factor between 1 and
+1 + 2**-25 that ranks the points. Two different float32 distances differ by a larger factor. This holds for at most
+2**19 points.
 """
 
 from __future__ import annotations
@@ -62,6 +67,12 @@ def _farthest_points(points: FLOAT, count: int) -> INT64:
     z = op.Gather(points, 2, axis=2)
     first = op.Expand(op.Constant(value_int=0), op.Concat(op.Shape(x, end=1), [1], axis=0))
     unknown = op.Expand(op.Constant(value_float=float("inf")), op.Shape(x))
+    # The point at index 0 ranks highest. The offset, below all distances, is for points at distance 0.
+    num_points = op.Squeeze(op.Shape(x, start=1))
+    rank = op.Cast(op.Range(num_points, 0, -1), to=11)  # float64
+    step_of_rank = op.Mul(rank, op.Cast(op.Constant(value_float=2.0**-44), to=11))
+    offset = op.Mul(step_of_rank, op.Cast(op.Constant(value_float=2.0**-126), to=11))
+    factor = op.Add(step_of_rank, op.Cast(op.Constant(value_float=1.0), to=11))
 
     # Not a Python loop: onnxscript would order its variables by their hashes, which differ between processes.
     # No return type: onnxscript would use it for the enclosing function.
@@ -72,7 +83,7 @@ def _farthest_points(points: FLOAT, count: int) -> INT64:
         dz = op.Sub(z, op.GatherElements(z, farthest, axis=1))
         distances = op.Add(op.Add(op.Mul(dx, dx), op.Mul(dy, dy)), op.Mul(dz, dz))
         nearer = op.Min(nearest, distances)
-        next_farthest = op.ArgMax(nearer, axis=1)  # the first of equal values, by its specification
+        next_farthest = op.ArgMax(op.Add(op.Mul(op.Cast(nearer, to=11), factor), offset), axis=1)
         return op.Identity(condition), next_farthest, nearer, op.Identity(farthest)
 
     _last, _nearest, chosen = op.Loop(op.Constant(value_int=count), None, first, unknown, body=choose)
@@ -107,7 +118,12 @@ def _(distances: Tensor, count: int) -> Tensor:
 @script()
 def _smallest(distances: FLOAT, count: int) -> INT64:
     size = op.Reshape(op.Constant(value_int=count), [1])
-    _, found = op.TopK(distances, size, largest=0)  # the lowest index of equal values first, by its specification
+    num_points = op.Squeeze(op.Shape(distances, start=-1))
+    rank = op.Cast(op.Range(0, num_points, 1), to=11)  # float64
+    one = op.Cast(op.Constant(value_float=1.0), to=11)
+    factor = op.Add(op.Mul(rank, op.Cast(op.Constant(value_float=2.0**-44), to=11)), one)
+    # Keys at distance 0 are equal. Which of these points is found has no effect, because they are the same point.
+    _, found = op.TopK(op.Mul(op.Cast(distances, to=11), factor), size, largest=0)
     indices: INT64 = found
     return indices
 

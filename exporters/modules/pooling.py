@@ -59,7 +59,7 @@ class TokenPool(nn.Module):
 
     def _pool(self, method: PoolingMethod, features: Tensor, mask: Tensor) -> Tensor:
         if method == "cls":
-            return _take(features, mask.to(features.dtype).argmax(dim=1)) if self.skips_prompt else features[:, 0]
+            return _take(features, mask.argmax(dim=1)) if self.skips_prompt else features[:, 0]
         if method == "lasttoken":
             positions = torch.arange(1, mask.shape[1] + 1)
             last = (mask * positions).amax(dim=1)

@@ -27,6 +27,7 @@ from onnxscript.rewriter.ort_fusions.sdpa_via_mha import replace_sdpa_by_mha
 
 from exporters.graph.onnx_file import load_graph, write_graph
 from exporters.graph.strip_metadata import strip_metadata
+from exporters.passes.key_lengths import use_key_lengths
 from runtime.artifact.variants import Level
 from runtime.errors import UsageError
 from runtime.machine import cpu
@@ -36,7 +37,7 @@ from runtime.session.providers import import_onnxruntime
 LAYOUT_FLAG = "avx512f"  # with it ONNX Runtime lays out convolutions in blocks of 16 channels, without it of 8
 
 
-def fuse(graph: Path, output: Path, level: Level, *, products: bool = True, skips: bool = False) -> str | None:
+def fuse(graph: Path, output: Path, level: Level, *, products: bool = True, for_gpus: bool = False) -> str | None:
     """Write an optimized copy of ``graph`` to ``output``.
 
     Args:
@@ -47,8 +48,8 @@ def fuse(graph: Path, output: Path, level: Level, *, products: bool = True, skip
             convolutions.
         products: Whether to fuse the projections of query, key and value into the attention operator. int8 cannot
             quantize them there.
-        skips: Whether to fuse an addition with the normalization after it. This is for GPUs: on the CPU, ONNX Runtime
-            1.31's operator takes three times as long as the two that it replaces.
+        for_gpus: Whether attention gets lengths instead of mask values, and an addition is fused with the normalization
+            after it. On the CPU, ONNX Runtime 1.31's operator takes three times as long as the two that it replaces.
 
     Returns:
         The name of the weights file beside ``output``, or ``None``.
@@ -61,7 +62,9 @@ def fuse(graph: Path, output: Path, level: Level, *, products: bool = True, skip
     if level == "all" and LAYOUT_FLAG not in cpu.cpu_flags():
         raise UsageError("level all lays weights out for CPUs with AVX-512, and this CPU has none; use level extended")
     model = load_graph(graph)
-    _fuse_transformer(model, products=products, skips=skips)
+    _fuse_transformer(model, products=products, skips=for_gpus)
+    if for_gpus:
+        use_key_lengths(model)
     strip_metadata(model)
     if level == "extended":
         return write_graph(output, model, fused=True)

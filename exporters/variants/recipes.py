@@ -18,10 +18,10 @@ from exporters.variants.options import VariantOptions
 from exporters.variants.sensitivity import NodeCost, find_sensitive_nodes
 from runtime.artifact.variants import Calibration, Level, Precision, Variant
 
-# Providers that know the operators of a level. TensorRT leaves unknown operators to CUDA; OpenVINO refuses them.
+# Providers that know the operators of a level. TensorRT would leave fused operators to CUDA, the bulk of the work.
 _PROVIDERS: Mapping[Level, tuple[str, ...]] = {
     "basic": ("cpu", "cuda", "tensorrt", "openvino"),
-    "extended": ("cpu", "cuda", "tensorrt"),
+    "extended": ("cpu", "cuda"),
     "all": ("cpu",),
 }
 
@@ -90,7 +90,7 @@ def _convert_to_fp16(inputs: RecipeInputs) -> RecipeResult:
     calibration = inputs.calibration
     with tempfile.TemporaryDirectory(dir=inputs.output.parent) as folder:
         fused = Path(folder, "fused.onnx")
-        fuse(inputs.graph, fused, level, skips=True)
+        fuse(inputs.graph, fused, level, for_gpus=True)
         fp16 = to_fp16(fused, [*calibration.batches, *calibration.extra_batches])
         external_data = write_graph(inputs.output, fp16.model, fused=True)
     return RecipeResult(

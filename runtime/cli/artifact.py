@@ -13,8 +13,15 @@ from runtime.cli.options import add_command, add_session_options, session_keywor
 
 def add_info(commands: Any) -> None:
     """Add the command ``info``."""
-    info = add_command(commands, "info", _info, "Print a description of an artifact without loading its graphs")
+    info = add_command(commands, "info", _info, "Print a description of an artifact")
     info.add_argument("--json", action="store_true", help="Print the manifest as JSON (default: a summary)")
+    info.add_argument(
+        "--placement",
+        action="store_true",
+        help="Load the graphs and tell how many of their nodes run on the CPU instead of the provider, and how many "
+        "copies that makes (default: load nothing)",
+    )
+    add_session_options(info)
 
 
 def add_verify(commands: Any) -> None:
@@ -33,6 +40,11 @@ def add_doctor(commands: Any) -> None:
     summary = "Print the installed packages, the execution providers that work here, and advice for each problem"
     doctor = commands.add_parser("doctor", help=summary, description=f"{summary}.")
     doctor.add_argument("--json", action="store_true", help="Print the report as JSON (default: as text)")
+    doctor.add_argument(
+        "--artifact",
+        metavar="FOLDER",
+        help="Also tell where the nodes of this artifact's graphs run (default: no artifact)",
+    )
     doctor.set_defaults(command=_doctor)
 
 
@@ -51,6 +63,11 @@ def _info(arguments: argparse.Namespace) -> int:
         if tuning:
             found = f"{tuning}, {round_figure(tuning.items_per_s)} items/s"
         print(f"tuned         {tower}: {found}")
+    if arguments.placement:
+        from runtime.loading.placements import find_placements
+
+        for name, placement in find_placements(arguments.artifact, **session_keywords(arguments)).items():
+            print(f"placement     {name}: {placement}")
     return 0
 
 
@@ -65,6 +82,6 @@ def _verify(arguments: argparse.Namespace) -> int:
 def _doctor(arguments: argparse.Namespace) -> int:
     from runtime.doctor import examine, render_json, render_text
 
-    report = examine()
+    report = examine(arguments.artifact)
     print(render_json(report) if arguments.json else render_text(report))
     return 0 if report.healthy else console.FAILURE

@@ -41,8 +41,8 @@ _EXTRAS = {
 }
 
 
-def examine() -> DoctorReport:
-    """Return the report on this machine.
+def examine(artifact: str | None = None) -> DoctorReport:
+    """Return the report on this machine, and on where the nodes of an ``artifact`` run.
 
     Native libraries are loaded in child processes, so that a crash is a finding and does not end the doctor.
     """
@@ -68,7 +68,13 @@ def examine() -> DoctorReport:
         threads=examine_threads(),
         memory=examine_memory(),
         telemetry=not telemetry.is_off(),
+        placements=_examine_placements(artifact) if artifact is not None else {},
     )
+
+
+def _examine_placements(artifact: str) -> Mapping[str, str]:
+    answer = run_probe("place", artifact)
+    return answer.facts or {"unknown": answer.failure or "the profile failed"}
 
 
 def _version(name: str) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from runtime.machine.limits import Memory, ThreadBudget
@@ -83,6 +83,7 @@ class DoctorReport:
     threads: ThreadBudget
     memory: Memory
     telemetry: bool  # whether onnxruntime may send telemetry
+    placements: Mapping[str, str] = field(default_factory=dict)  # where the nodes of an artifact run, by tower
 
     @property
     def healthy(self) -> bool:

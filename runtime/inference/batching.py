@@ -21,27 +21,33 @@ class BatchLimit:
         budget: Maximum of items times the longest length, padding included; ``None``: no such bound. An item that
             exceeds the budget gets a batch of its own.
         multiple: Lengths are rounded up to a multiple of this number.
+        powers_of_two: Whether the number of items is always a power of two, so that few shapes occur.
     """
 
     items: int | None = None
     budget: int | None = None
     multiple: int = 1
+    powers_of_two: bool = False
 
-    def admits(self, count: int, longest: int) -> bool:
-        """Return whether a batch may hold ``count`` items whose maximum length is ``longest``."""
-        if self.items is not None and count > self.items:
-            return False
-        return self.budget is None or count == 1 or count * round_up(longest, self.multiple) <= self.budget
+    def largest(self, longest: int, count: int) -> int:
+        """Return the size of the largest batch of at most ``count`` items whose maximum length is ``longest``."""
+        if self.items is not None:
+            count = min(count, self.items)
+        if self.budget is not None:
+            count = min(count, max(1, self.budget // max(1, round_up(longest, self.multiple))))
+        # Rounded up, a batch would exceed the budget that it was planned for.
+        return 1 << (count.bit_length() - 1) if self.powers_of_two else count
 
 
 def plan_batches(lengths: Sequence[int], limit: BatchLimit) -> list[list[int]]:
     """Return the positions in ``lengths`` as batches of similar length, the longest first."""
+    order = sorted(range(len(lengths)), key=lambda position: -lengths[position])
     batches: list[list[int]] = []  # the longest first, so that a lack of memory shows at the start
-    for position in sorted(range(len(lengths)), key=lambda position: -lengths[position]):
-        if batches and limit.admits(len(batches[-1]) + 1, lengths[batches[-1][0]]):
-            batches[-1].append(position)
-        else:
-            batches.append([position])
+    start = 0
+    while start < len(order):
+        stop = start + limit.largest(lengths[order[start]], len(order) - start)
+        batches.append(order[start:stop])
+        start = stop
     return batches
 
 
@@ -60,8 +66,3 @@ def windows(items: Iterable[T], size: int) -> Iterator[list[T]]:
     iterator = iter(items)
     while window := list(islice(iterator, size)):
         yield window
-
-
-def power_of_two(number: int) -> int:
-    """Return the smallest power of two that is at least ``number``."""
-    return 1 << max(0, number - 1).bit_length()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -11,9 +13,9 @@ import numpy as np
 
 from runtime.array_types import Array, Float32Array
 from runtime.artifact.manifest import Preprocessing, Tower, TowerName
-from runtime.errors import NonFiniteError, UsageError
+from runtime.errors import NonFiniteError, OutOfMemoryError, UsageError
 from runtime.inference import memory
-from runtime.inference.batching import BatchLimit, plan_batches, power_of_two
+from runtime.inference.batching import BatchLimit, plan_batches
 from runtime.inference.memory import MemoryLimit, estimate_memory
 from runtime.preprocess.item import UnusableItemError
 from runtime.session.provider_options import CpuOptions
@@ -22,6 +24,7 @@ from runtime.session.session import CancellationToken, Session, SessionOptions
 if TYPE_CHECKING:
     from runtime.preprocess.text import Tokens
 
+_LOG = logging.getLogger("runtime")
 Row: TypeAlias = "Array | Tokens"
 _OUTSIZED = 4  # times the usual budget: giving memory back and taking it again costs time
 _TOO_LONG = "it has more tokens than the model takes%s; shorten it, or allow truncation"
@@ -125,11 +128,13 @@ class LoadedTower:
         return self._preprocessor.collate(rows)
 
     def plan_batches(self, rows: Sequence[Row], batch_size: int | None = None) -> list[list[int]]:
-        """Return batches of ``batch_size`` rows, by default within the budget; see :func:`plan_row_batches`."""
+        """Return batches of at most ``batch_size`` rows, by default within the budget; see :func:`plan_row_batches`."""
+        provider = self.session.provider
+        limit = BatchLimit(items=provider.max_items, powers_of_two=self.session.needs_few_shapes)
         if batch_size is not None:
-            return plan_row_batches(rows, BatchLimit(items=batch_size))
-        multiple = self.session.provider.sequence_multiple
-        return plan_row_batches(rows, BatchLimit(budget=self.batch_sizes.budget, multiple=multiple))
+            return plan_row_batches(rows, replace(limit, items=min(batch_size, limit.items or batch_size)))
+        budget = self.batch_sizes.budget
+        return plan_row_batches(rows, replace(limit, budget=budget, multiple=provider.sequence_multiple))
 
     def embed(
         self, rows: Sequence[Any], cancellation: CancellationToken | None = None, *, side_by_side: bool = False
@@ -145,22 +150,40 @@ class LoadedTower:
             InferenceError: The graph cannot be run.
             NonFiniteError: The graph returned NaN or infinity.
         """
+        # The arena would keep what one large batch took until the end of the process.
+        outsized = _total_cost(rows) > _OUTSIZED * self.batch_sizes.budget
+        run = partial(self._embed, cancellation=cancellation, outsized=outsized, side_by_side=side_by_side)
         if self._memory is None:
-            return self._run(rows, cancellation, side_by_side)
+            return run(rows)
         with memory.one_batch_at_a_time:
             parts = self._memory.split([*map(row_cost, rows)])
-            return np.concatenate([self._run(rows[part], cancellation, side_by_side) for part in parts])
+            return np.concatenate([run(rows[part]) for part in parts])
 
-    def _run(self, rows: Sequence[Any], cancellation: CancellationToken | None, side_by_side: bool) -> Float32Array:
-        provider = self.session.provider
-        padded = [*rows, *[rows[-1]] * (power_of_two(len(rows)) - len(rows))] if provider.pads_batches else rows
-        # The arena would keep what one large batch took until the end of the process.
-        outsized = len(rows) * max(map(row_cost, rows)) > _OUTSIZED * self.batch_sizes.budget
-        feeds = self.collate(padded)
-        vectors = self.session.run(feeds, cancellation, outsized=outsized, side_by_side=side_by_side)[: len(rows)]
+    def _embed(
+        self, rows: Sequence[Any], *, cancellation: CancellationToken | None, outsized: bool, side_by_side: bool
+    ) -> Float32Array:
+        """Embed a batch, in halves if the memory does not suffice; then later batches are planned smaller, too."""
+        try:
+            return self._run(rows, cancellation, outsized, side_by_side)
+        except OutOfMemoryError:
+            if len(rows) == 1:
+                raise
+        middle = (len(rows) + 1) // 2
+        halves = rows[:middle], rows[middle:]
+        budget = min(self.batch_sizes.budget, _total_cost(halves[0]))
+        self.batch_sizes = replace(self.batch_sizes, budget=budget)
+        _LOG.warning("too little memory for a batch of %s: it is halved, and later batches are smaller", len(rows))
+        embed = partial(self._embed, cancellation=cancellation, outsized=True, side_by_side=side_by_side)
+        return np.concatenate([embed(half) for half in halves])
+
+    def _run(
+        self, rows: Sequence[Any], cancellation: CancellationToken | None, outsized: bool, side_by_side: bool
+    ) -> Float32Array:
+        feeds = self.collate(rows)
+        vectors = self.session.run(feeds, cancellation, outsized=outsized, side_by_side=side_by_side)
         if not np.isfinite(vectors).all():
             raise NonFiniteError(
-                f"{self.session.choice.graph} returned NaN or infinity on the provider {provider.name}; "
+                f"{self.session.choice.graph} returned NaN or infinity on the provider {self.session.provider.name}; "
                 "check the artifact with `python -m runtime verify`, or choose another provider"
             )
         return vectors
@@ -187,6 +210,10 @@ def row_cost(row: Row) -> int:
     if not isinstance(row, np.ndarray):
         return row.width
     return len(row) if row.ndim == 2 else 1
+
+
+def _total_cost(rows: Sequence[Row]) -> int:
+    return len(rows) * max(map(row_cost, rows))
 
 
 def plan_row_batches(rows: Sequence[Row], limit: BatchLimit, cost: Callable[[Row], int] = row_cost) -> list[list[int]]:

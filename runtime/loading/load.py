@@ -15,6 +15,7 @@ from runtime.artifact.reader import check_files, read_manifest
 from runtime.errors import ProviderError
 from runtime.inference.embedder import Embedder, check_tower
 from runtime.inference.pipeline import Pipeline
+from runtime.loading.fp16_check import verify_fp16_once
 from runtime.loading.openvino_precision import open_in_best_precision
 from runtime.loading.tuning_store import read_tuning
 from runtime.session.provider_options import ProviderOptions
@@ -117,6 +118,7 @@ def load(
                 return open_in_best_precision(folder, manifest, tuning.session_options().resolved(), open_embedder)
             except ProviderError as exc:
                 _LOG.warning("ignoring stored tuning (%s): %s", tuning, exc)
+        verify_fp16_once(folder, manifest, towers, options)
         return open_in_best_precision(folder, manifest, options, open_embedder)
 
 

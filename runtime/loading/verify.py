@@ -15,6 +15,7 @@ from runtime.loading.golden import TowerVerification, verify_towers
 from runtime.loading.load import load
 from runtime.session.provider_options import ProviderOptions
 from runtime.session.settled_variants import settle
+from runtime.session.variant_selection import gpu_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +61,7 @@ def verify(
     for name in result.towers:
         record = model.manifest.towers[name].variants.get(model.variants[name])
         if record is not None:
-            settle(record, model.provider)
+            settle(record, model.provider, gpu_name(model.provider_options))
     return result
 
 

@@ -1,9 +1,8 @@
-"""Run a graph on a device with its own memory, through buffers that are reused."""
+"""Run a graph on a device with its own memory."""
 
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,18 +11,22 @@ import numpy as np
 
 from runtime.array_types import Feeds, Float32Array
 from runtime.artifact.manifest import TensorSpec
-from runtime.session.provider_options import CudaOptions, ProviderOptions, TensorRtOptions
+from runtime.session.provider_options import ProviderOptions, device_of, limit_buffers, uses_cuda_graphs
 from runtime.session.providers import ExecutionProvider, import_onnxruntime
 
 if TYPE_CHECKING:
     import onnxruntime
 
-_MAX_CACHED_SHAPES = 32  # with padding to buckets, a text model has fewer
+_RUNS_AT_ONCE = 2  # one copies while the other computes; more would only take memory
+_MAX_RECORDED_SHAPES = 32  # with sizes and lengths rounded, a text model has fewer
+_NOT_RECORDED = "-1"  # kCudaGraphAnnotationSkip in onnxruntime/core/providers/cuda/cuda_graph.h
+# While CUDA records a graph, calls of other threads to it may fail.
+_recording = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Buffers:
-    """Arrays on a device for one shape of input, and their binding to the graph."""
+class _Recording:
+    """The arrays on a device that a recorded CUDA graph reads and writes."""
 
     inputs: Mapping[str, Any]
     output: Any
@@ -32,9 +35,14 @@ class _Buffers:
 
 
 class DeviceRunner:
-    """A graph on a device, run by IO binding: one run at a time, with one set of buffers for each input shape.
+    """A graph on a device: two runs at once, or a replay of what was recorded for the shape of the input.
 
-    Source: https://onnxruntime.ai/docs/performance/tune-performance/iobinding.html
+    Without CUDA graphs, ONNX Runtime copies inputs and outputs itself, in its own arena and under its memory limit.
+    A recorded graph points into its buffers, so they are never freed. Their number and size is limited instead: inputs
+    of further shapes run without a recording.
+
+    Sources: https://onnxruntime.ai/docs/performance/tune-performance/iobinding.html,
+    https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html#using-cuda-graphs-preview
     """
 
     def __init__(
@@ -44,45 +52,58 @@ class DeviceRunner:
         provider: ExecutionProvider,
         options: ProviderOptions,
         *,
-        max_cached_shapes: int = _MAX_CACHED_SHAPES,
+        max_recorded_shapes: int = _MAX_RECORDED_SHAPES,
     ) -> None:
-        """Prepare to run a session of ``provider``. Keep the buffers of at most ``max_cached_shapes`` input shapes."""
-        self._session = session
-        self._output = output
-        self._device = provider.device
-        self._device_id = options.device_id if isinstance(options, CudaOptions | TensorRtOptions) else 0
-        self._cuda_graphs = isinstance(options, CudaOptions) and options.cuda_graphs
-        self._max_cached_shapes = max_cached_shapes
-        self._cache: OrderedDict[tuple[tuple[int, ...], ...], _Buffers] = OrderedDict()
-        self._shapes_seen = 0
-        self._lock = threading.Lock()
+        """Prepare to run a session of ``provider``. Record at most ``max_recorded_shapes`` shapes of input."""
+        self._session, self._output = session, output
+        self._device, self._device_id = provider.device, device_of(options)
+        self._records = uses_cuda_graphs(options)
+        self._max_bytes = limit_buffers(options)
+        self._max_shapes, self._bytes = max_recorded_shapes, 0
+        self._recordings: dict[tuple[tuple[int, ...], ...], _Recording] = {}
+        self._turns = threading.BoundedSemaphore(_RUNS_AT_ONCE)
 
     @property
-    def cached_shapes(self) -> list[tuple[tuple[int, ...], ...]]:
-        """The input shapes whose buffers are kept, the one used last at the end."""
-        return list(self._cache)
+    def recorded_shapes(self) -> list[tuple[tuple[int, ...], ...]]:
+        """The input shapes that are replayed, in the order of their first runs."""
+        return list(self._recordings)
 
-    def run(self, feeds: Feeds) -> Float32Array:
-        """Return the output of the graph for ``feeds``: ``[batch, output_dim]`` float32."""
-        with self._lock:
-            buffers = self._find_buffers(feeds)
-            for name, array in feeds.items():
-                buffers.inputs[name].update_inplace(np.ascontiguousarray(array))
-            self._session.run_with_iobinding(buffers.binding, buffers.run_options)
-            vectors: Float32Array = buffers.output.numpy().copy()  # on a CPU, numpy() is a view of the buffer
+    def run(self, feeds: Feeds, run_options: onnxruntime.RunOptions | None = None) -> Float32Array:
+        """Return the output of the graph for ``feeds``: ``[batch, output_dim]`` float32.
+
+        ``run_options`` do not apply to replays.
+        """
+        if self._records:
+            with _recording:
+                return self._replay(feeds)
+        with self._turns:
+            vectors: Float32Array = self._session.run([self._output.name], dict(feeds), run_options)[0]
         return vectors
 
-    def _find_buffers(self, feeds: Feeds) -> _Buffers:
-        shapes = tuple(array.shape for array in feeds.values())
-        if shapes not in self._cache:
-            # A captured CUDA graph points into its buffers, so these are never freed.
-            if len(self._cache) >= self._max_cached_shapes and not self._cuda_graphs:
-                self._cache.popitem(last=False)
-            self._cache[shapes] = self._make_buffers(feeds)
-        self._cache.move_to_end(shapes)
-        return self._cache[shapes]
+    def _replay(self, feeds: Feeds) -> Float32Array:
+        recording = self._find_recording(feeds)
+        if recording is None:
+            unrecorded = _graph_options(_NOT_RECORDED)
+            vectors: Float32Array = self._session.run([self._output.name], dict(feeds), unrecorded)[0]
+            return vectors
+        for name, array in feeds.items():
+            recording.inputs[name].update_inplace(np.ascontiguousarray(array))
+        self._session.run_with_iobinding(recording.binding, recording.run_options)
+        output: Float32Array = recording.output.numpy()
+        return output.copy()  # on a CPU, numpy() is a view of the buffer
 
-    def _make_buffers(self, feeds: Feeds) -> _Buffers:
+    def _find_recording(self, feeds: Feeds) -> _Recording | None:
+        shapes = tuple(array.shape for array in feeds.values())
+        if shapes not in self._recordings:
+            size = sum(array.nbytes for array in feeds.values()) + 4 * shapes[0][0] * int(self._output.shape[1])
+            too_large = self._max_bytes is not None and self._bytes + size > self._max_bytes
+            if too_large or len(self._recordings) >= self._max_shapes:
+                return None
+            self._bytes += size
+            self._recordings[shapes] = self._make_recording(feeds)
+        return self._recordings[shapes]
+
+    def _make_recording(self, feeds: Feeds) -> _Recording:
         ort = import_onnxruntime()
         inputs = {
             name: ort.OrtValue.ortvalue_from_numpy(array.copy(), self._device, self._device_id)
@@ -94,8 +115,11 @@ class DeviceRunner:
         for name, value in inputs.items():
             binding.bind_ortvalue_input(name, value)
         binding.bind_ortvalue_output(self._output.name, output)
-        run_options = ort.RunOptions()
-        if self._cuda_graphs:  # each shape is captured under its own number
-            self._shapes_seen += 1
-            run_options.add_run_config_entry("gpu_graph_id", str(self._shapes_seen))
-        return _Buffers(inputs=inputs, output=output, binding=binding, run_options=run_options)
+        number = str(len(self._recordings) + 1)  # each shape is recorded under its own number
+        return _Recording(inputs=inputs, output=output, binding=binding, run_options=_graph_options(number))
+
+
+def _graph_options(number: str) -> onnxruntime.RunOptions:
+    run_options = import_onnxruntime().RunOptions()
+    run_options.add_run_config_entry("gpu_graph_id", number)
+    return run_options

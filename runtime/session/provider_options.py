@@ -52,11 +52,12 @@ class CudaOptions:
         tf32: Whether matrix products and convolutions may round their inputs to 10 bits of mantissa. This is faster,
             but the vectors differ from the export's by more than ``verify`` allows. ONNX Runtime itself enables TF32 by
             default (https://github.com/microsoft/onnxruntime/issues/19288).
-        memory_limit_bytes: Largest size of the session's memory arena on the GPU; ``None`` for no limit.
+        memory_limit_bytes: Largest size of the session's memory on the GPU, inputs and outputs included; ``None`` for
+            no limit.
         cudnn_search: How cuDNN chooses an algorithm for each shape of convolution: by ``heuristic``, or by measuring
             (``exhaustive``). Measuring takes a second or more for every new shape.
         cuda_graphs: Whether the work for each shape is recorded once and then replayed. It helps small batches of few
-            shapes. Graphs with loops (PointNet++) do not support it.
+            shapes. It needs every node on the GPU: graphs with loops (PointNet++) are refused.
     """
 
     device_id: int = 0
@@ -82,7 +83,7 @@ class CudaOptions:
             "enable_cuda_graph": str(int(self.cuda_graphs)),
         }
         if self.memory_limit_bytes is not None:
-            settings["gpu_mem_limit"] = str(self.memory_limit_bytes)
+            settings["gpu_mem_limit"] = str(self.memory_limit_bytes - (limit_buffers(self) or 0))
         return settings
 
 
@@ -95,11 +96,14 @@ class TensorRtOptions:
         fp16: Whether TensorRT may compute in float16. The vectors then differ from the export's by more than ``verify``
             allows.
         cache_folder: Folder that keeps compiled engines for the next start; ``None`` for the user's cache folder.
+        profile: Whether one engine is compiled for all lengths and sizes of batches. Without, TensorRT compiles again
+            whenever a batch exceeds those before.
     """
 
     device_id: int = 0
     fp16: bool = False
     cache_folder: str | None = None
+    profile: bool = True
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -160,6 +164,28 @@ def resolve_options(provider: str, options: ProviderOptions | None) -> tuple[str
     if owner is None or provider not in ("auto", owner):
         raise UsageError(f"provider_options is {type(options).__name__}, which is not for the provider {provider}")
     return owner, options
+
+
+def uses_cuda_graphs(options: ProviderOptions) -> bool:
+    """Return whether the work for each shape is recorded and replayed."""
+    return isinstance(options, CudaOptions) and options.cuda_graphs
+
+
+def provider_of(options: ProviderOptions) -> str:
+    """Return the name of the provider that ``options`` belong to."""
+    return next(name for name, kind in OPTIONS.items() if isinstance(options, kind))
+
+
+def limit_buffers(options: ProviderOptions) -> int | None:
+    """Return the share of the memory limit for the buffers of CUDA graphs, outside of ONNX Runtime's arena."""
+    if not isinstance(options, CudaOptions) or options.memory_limit_bytes is None:
+        return None
+    return options.memory_limit_bytes // 8 if options.cuda_graphs else 0
+
+
+def device_of(options: ProviderOptions) -> int:
+    """Return the number of the GPU that ``options`` name; 0 for other providers."""
+    return options.device_id if isinstance(options, CudaOptions | TensorRtOptions) else 0
 
 
 def parse_options(provider: str, words: Sequence[str]) -> ProviderOptions | None:

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import functools
 import importlib.metadata
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,16 +31,23 @@ class ExecutionProvider:
     device: Literal["cpu", "cuda"] = "cpu"  # ONNX Runtime's name of the device that holds the buffers
     in_auto: bool = True  # whether ``auto`` tries it
     sequence_multiple: int = 1  # texts are padded to a multiple of this, because each new length is compiled
-    pads_batches: bool = False  # whether to a power of two, because each new size is compiled or tuned
+    needs_few_shapes: bool = False  # whether batches have a power of two of items, because each new size is compiled
+    max_items: int | None = None  # largest batch, because a range of sizes is compiled
 
 
 _gpu_provider = functools.partial(
-    ExecutionProvider, package="onnxruntime-gpu", extra="gpu", device="cuda", sequence_multiple=32, pads_batches=True
+    ExecutionProvider, package="onnxruntime-gpu", extra="gpu", device="cuda", sequence_multiple=32
 )
 _IN_ORDER_OF_AUTO = (
     _gpu_provider(name="cuda", onnxruntime_name="CUDAExecutionProvider"),
     # The package lists TensorRT even if it is not installed, and TensorRT compiles for minutes.
-    _gpu_provider(name="tensorrt", onnxruntime_name="TensorrtExecutionProvider", in_auto=False),
+    _gpu_provider(
+        name="tensorrt",
+        onnxruntime_name="TensorrtExecutionProvider",
+        in_auto=False,
+        needs_few_shapes=True,
+        max_items=64,
+    ),
     ExecutionProvider(
         name="openvino",
         onnxruntime_name="OpenVINOExecutionProvider",
@@ -144,6 +152,8 @@ def find_provider_obstacle(provider: ExecutionProvider) -> str | None:
         except OSError as exc:
             return f"the provider {provider.name} finds no usable GPU ({exc}); check the driver with `nvidia-smi`"
         preload_cuda_libraries()
+        if provider.name == "tensorrt":
+            preload_tensorrt_libraries()
     missing = _load_error(provider)
     if missing:
         wanted = "tensorrt" if provider.name == "tensorrt" else f"'embedding-backbones[{provider.extra}]'"
@@ -158,6 +168,16 @@ def preload_cuda_libraries() -> None:
     """Load CUDA and cuDNN from NVIDIA's wheels, which are not on the library path."""
     with contextlib.redirect_stdout(None):  # it prints the libraries that it does not find
         import_onnxruntime().preload_dlls()
+
+
+def preload_tensorrt_libraries() -> None:
+    """Load TensorRT from NVIDIA's wheel, if it is installed; ``preload_dlls`` of ONNX Runtime leaves it out."""
+    spec = importlib.util.find_spec("tensorrt_libs")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        for name in ("nvinfer", "nvinfer_plugin", "nvonnxparser"):  # each needs those before it
+            for library in sorted([*Path(folder).glob(f"lib{name}.so.*"), *Path(folder).glob(f"{name}_*.dll")]):
+                with contextlib.suppress(OSError):  # _load_error tells what is missing
+                    ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
 
 
 def _load_error(provider: ExecutionProvider) -> str | None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING
+from tempfile import TemporaryDirectory
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from runtime.array_types import Feeds, Float32Array
 from runtime.artifact.external_data import check_external_data
@@ -17,11 +22,13 @@ from runtime.errors import (
     EmbeddingBackbonesError,
     InferenceError,
     IntegrityError,
+    OutOfMemoryError,
     ProviderError,
     UsageError,
     one_line,
 )
 from runtime.machine.threads import available_threads
+from runtime.session.graph_operators import read_operators
 from runtime.session.graph_sessions import OPEN, GraphSessions
 from runtime.session.graph_version import find_missing_support
 from runtime.session.io_binding import DeviceRunner
@@ -32,7 +39,9 @@ from runtime.session.provider_options import (
     CudaOptions,
     ProviderOptions,
     TensorRtOptions,
+    device_of,
     resolve_options,
+    uses_cuda_graphs,
 )
 from runtime.session.providers import (
     PROVIDERS,
@@ -42,6 +51,7 @@ from runtime.session.providers import (
     find_provider_obstacle,
     import_onnxruntime,
 )
+from runtime.session.tensorrt_profile import profile_shapes
 from runtime.session.variant_selection import GraphChoice, choose_graph
 
 if TYPE_CHECKING:
@@ -49,6 +59,9 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("runtime")
 _HELD_TWICE_BYTES = 1 << 30  # larger weights are in memory once, for whichever kind of run comes first
+# Messages of ONNX Runtime's arena, of CUDA and its libraries, and of the C++ library.
+_OUT_OF_MEMORY = re.compile(r"failed to allocate memory|out of memory|STATUS_ALLOC_FAILED|bad.alloc", re.IGNORECASE)
+_CONTROL_FLOW = frozenset({"If", "Loop", "Scan"})
 _DTYPES = {"tensor(uint8)": "uint8", "tensor(int64)": "int64", "tensor(float)": "float32"}
 
 
@@ -99,7 +112,7 @@ class Session:
         provider_reason: Why this provider was chosen.
         choice: The graph that runs.
         threads: Number of threads of a batch that runs alone.
-        concurrent_batches: Number of batches that may run side by side. On a GPU, one batch has all of it.
+        concurrent_batches: Number of batches that may run side by side.
     """
 
     provider: ExecutionProvider
@@ -134,6 +147,11 @@ class Session:
             keeps_both=sum(file.stat().st_size for file in self._files) <= _HELD_TWICE_BYTES,
         )
 
+    @property
+    def needs_few_shapes(self) -> bool:
+        """Whether each new shape of input costs time: TensorRT compiles it, a CUDA graph is recorded for it."""
+        return self.provider.needs_few_shapes or uses_cuda_graphs(self.provider_options)
+
     def run(
         self,
         feeds: Feeds,
@@ -147,11 +165,12 @@ class Session:
         Args:
             feeds: An array for each input of the graph, of its dtype and shape.
             cancellation: Lets another thread end the run early.
-            outsized: Whether the batch is larger than usual. On the CPU provider, its memory is then given back.
+            outsized: Whether the batch is larger than usual. On the CPU and on CUDA, unused memory is then given back.
             side_by_side: Whether other batches run at the same time, so that this one takes its share of the threads.
 
         Raises:
-            InferenceError: ONNX Runtime fails, for example for lack of memory, or the run was cancelled.
+            OutOfMemoryError: The memory of the device does not suffice.
+            InferenceError: ONNX Runtime fails in another way, or the run was cancelled.
             ProviderError: The model was loaded on a GPU before this process was forked.
             IntegrityError: Its files have changed since it was loaded, and the graph has to be opened again.
         """
@@ -160,40 +179,52 @@ class Session:
                 f"a model that was loaded with {self.provider.name} cannot be used in a forked process; load it after "
                 "the fork, or start processes by spawn"
             )
+        arena = {"cpu": "cpu:0", "cuda": f"gpu:{device_of(self.provider_options)}"}.get(self.provider.name)
+        if outsized and arena:
+            run_options = (cancellation or CancellationToken()).shrinking_run_options(arena)
+        else:
+            run_options = cancellation and cancellation.run_options
         try:
             if self.provider.device != "cpu":
-                return self._device_runner.run(feeds)
-            if outsized and self.provider.name == "cpu":
-                cancellation = cancellation or CancellationToken()
-                run_options = cancellation.shrinking_run_options
-            else:
-                run_options = cancellation and cancellation.run_options
+                return self._device_runner.run(feeds, run_options)
             session = self._sessions.take(side_by_side=side_by_side)
             output: Float32Array = session.run([self._output.name], dict(feeds), run_options)[0]
         except EmbeddingBackbonesError:
             raise
         except Exception as exc:  # onnxruntime's exceptions have no common base class
-            raise InferenceError(
+            kind = OutOfMemoryError if _OUT_OF_MEMORY.search(str(exc)) else InferenceError
+            raise kind(
                 f"onnxruntime cannot run the graph on a batch of {len(next(iter(feeds.values())))} with "
                 f"{self.provider.name} ({one_line(exc)}); take a smaller batch_size or another provider"
             ) from exc
         return output
 
-    def _count_concurrent(self, options: SessionOptions) -> int:
-        """Return the number of batches side by side. With a limit of memory, batches take turns."""
-        if self.provider.name != "cpu":
-            return 1
-        is_limited = isinstance(self.provider_options, CpuOptions) and self.provider_options.memory_limit_bytes
-        return options.concurrent_batches or (1 if is_limited else self.threads)
+    def trace(self, feeds: Feeds) -> list[dict[str, Any]]:
+        """Run the graph once on ``feeds``, in a session of its own, and return the events of ONNX Runtime's profile."""
+        with TemporaryDirectory() as folder:
+            session = self._open_again(self.threads, trace=Path(folder, "trace"))
+            session.run([self._output.name], dict(feeds))
+            events: list[dict[str, Any]] = json.loads(Path(session.end_profiling()).read_text("utf-8"))
+        return events
 
-    def _open_again(self, threads: int) -> onnxruntime.InferenceSession:
-        """Open the graph with another number of threads, or in a forked process.
+    def _count_concurrent(self, options: SessionOptions) -> int:
+        """Return the number of batches side by side. With a limit of memory on the CPU, batches take turns."""
+        settings = self.provider_options
+        if self.provider.device != "cpu":  # one batch copies while the other computes
+            default = 1 if uses_cuda_graphs(settings) else min(2, self.threads)
+        else:
+            is_limited = isinstance(settings, CpuOptions) and settings.memory_limit_bytes is not None
+            default = self.threads if self.provider.name == "cpu" and not is_limited else 1
+        return options.concurrent_batches or default
+
+    def _open_again(self, threads: int, *, trace: Path | None = None) -> onnxruntime.InferenceSession:
+        """Open the graph with another number of threads, with a trace, or in a forked process.
 
         The files are not hashed again, but must have the size and time that they had when they were loaded.
         """
         if [*map(_file_state, self._files)] != self._state:
             raise IntegrityError(f"{self._files[0]} has changed since the model was loaded; load it anew")
-        return open_graph(self._files[0], self.provider, self.provider_options, threads)
+        return open_graph(self._files[0], self.provider, self.provider_options, threads, self._further, trace=trace)
 
     def _open_first_usable(self, folder: Path, tower: Tower, options: SessionOptions) -> onnxruntime.InferenceSession:
         refusals: list[str] = []
@@ -217,7 +248,10 @@ class Session:
         listed = next((each.external_data for each in tower.variants.values() if each.graph == choice.graph), None)
         listed = listed if choice.graph != tower.graph else tower.external_data
         check_external_data(folder, choice.graph, listed)
-        session = open_graph(folder / choice.graph, provider, settings, self.threads)
+        if uses_cuda_graphs(settings):
+            check_recordable(folder / choice.graph)
+        self._further = profile_shapes(tower) if isinstance(settings, TensorRtOptions) and settings.profile else {}
+        session = open_graph(folder / choice.graph, provider, settings, self.threads, self._further)
         self.choice = choice if options.variant == "auto" else replace(choice, reason=options.variant_reason)
         self.provider, self.provider_options, self.provider_reason = provider, settings, options.reason
         # The path is absolute: a forked daemon may have changed its folder.
@@ -231,22 +265,57 @@ class CancellationToken:
 
     def __init__(self) -> None:
         """Make a token that is not cancelled."""
+        self._cancelled = False
+        self._all: dict[str, onnxruntime.RunOptions] = {}  # by the arena to shrink
+        self.run_options = self._make_run_options("")
+
+    def shrinking_run_options(self, arena: str) -> onnxruntime.RunOptions:
+        """Return options of a run after which ``arena``, such as ``gpu:0``, gives unused memory back.
+
+        Source: https://onnxruntime.ai/docs/get-started/with-c.html, memory.enable_memory_arena_shrinkage
+        """
+        return self._all.get(arena) or self._make_run_options(arena)
+
+    def _make_run_options(self, arena: str) -> onnxruntime.RunOptions:
         import onnxruntime  # the session checked the packages, which takes milliseconds
 
-        self.run_options = onnxruntime.RunOptions()
-        # Source: https://onnxruntime.ai/docs/get-started/with-c.html, memory.enable_memory_arena_shrinkage
-        self.shrinking_run_options = onnxruntime.RunOptions()
-        self.shrinking_run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        run_options = onnxruntime.RunOptions()
+        if arena:
+            run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", arena)
+        run_options = self._all.setdefault(arena, run_options)  # another thread may have made it first
+        run_options.terminate = self._cancelled  # another thread may have cancelled since
+        return run_options
 
     def cancel(self) -> None:
         """End the current run, and every later one."""
-        self.run_options.terminate = self.shrinking_run_options.terminate = True
+        self._cancelled = True
+        for run_options in list(self._all.values()):
+            run_options.terminate = True
+
+
+def check_recordable(path: Path) -> None:
+    """Check that a CUDA graph can record the ONNX file ``path``.
+
+    Raises:
+        ProviderError: It has loops or conditions, whose steps the CPU decides.
+    """
+    found = sorted(read_operators(path) & _CONTROL_FLOW)
+    if found:
+        raise ProviderError(f"cuda_graphs cannot record {path}: it has the operator {found[0]}; leave cuda_graphs out")
 
 
 def open_graph(
-    path: Path, provider: ExecutionProvider, settings: ProviderOptions, threads: int
+    path: Path,
+    provider: ExecutionProvider,
+    settings: ProviderOptions,
+    threads: int,
+    further: Mapping[str, str] = MappingProxyType({}),
+    *,
+    trace: Path | None = None,
 ) -> onnxruntime.InferenceSession:
     """Open an ONNX file on a provider, without a fallback to another one.
+
+    ``further`` are more provider options. With ``trace``, its runs are recorded in a file whose name begins so.
 
     Raises:
         ProviderError: The provider is not usable, or cannot load the graph.
@@ -260,8 +329,8 @@ def open_graph(
     try:
         session = ort.InferenceSession(
             str(path),
-            _session_options(settings, threads),
-            providers=_with_fallbacks(provider, settings, threads),
+            _session_options(settings, threads, trace),
+            providers=_with_fallbacks(provider, settings, threads, further),
             enable_fallback=False,  # else a failed run continues on the CPU, and only a print() tells
             disabled_optimizers=SLOW_ON_CPU if provider.name == "cpu" else None,
         )
@@ -276,8 +345,9 @@ def open_graph(
             raise IntegrityError(
                 f"onnxruntime cannot load {path} ({one_line(exc)}); copy or export the artifact again"
             ) from exc
+        remedy = "leave cuda_graphs out: it needs every node on the GPU" if uses_cuda_graphs(settings) else ""
         raise ProviderError(
-            f"the provider {provider.name} cannot load {path} ({one_line(exc)}); take another provider"
+            f"the provider {provider.name} cannot load {path} ({one_line(exc)}); {remedy or 'take another provider'}"
         ) from exc
     if provider.onnxruntime_name not in session.get_providers():  # onnxruntime fell back to the CPU and only logged it
         raise ProviderError(
@@ -297,19 +367,21 @@ def _file_state(path: Path) -> tuple[int, int] | None:
     return state.st_size, state.st_mtime_ns
 
 
-def _session_options(settings: ProviderOptions, threads: int) -> onnxruntime.SessionOptions:
+def _session_options(settings: ProviderOptions, threads: int, trace: Path | None) -> onnxruntime.SessionOptions:
     no_spinning = isinstance(settings, CpuOptions) and not settings.spinning
     config = EXACT_INT8 | ({"session.intra_op.allow_spinning": "0"} if no_spinning else {})
     options = session_options(threads=threads, config=config)
     options.enable_mem_pattern = False  # it would keep an allocation plan for every input shape
+    if trace is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(trace)
     return options
 
 
 def _with_fallbacks(
-    provider: ExecutionProvider, settings: ProviderOptions, threads: int
+    provider: ExecutionProvider, settings: ProviderOptions, threads: int, further: Mapping[str, str]
 ) -> list[tuple[str, dict[str, str]]]:
     """Return ONNX Runtime's list of providers. Nodes that TensorRT does not support run on CUDA."""
-    chosen = [(provider.onnxruntime_name, settings.settings(threads))]
+    chosen = [(provider.onnxruntime_name, {**settings.settings(threads), **further})]
     if isinstance(settings, TensorRtOptions):
         cuda = CudaOptions(device_id=settings.device_id)
         chosen.append((PROVIDERS["cuda"].onnxruntime_name, cuda.settings(threads)))

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import platform
-from contextlib import suppress
 from pathlib import Path
 
 from runtime.artifact.variants import Variant
@@ -17,25 +16,44 @@ from runtime.machine.cache_folder import default_cache, usable_cache
 from runtime.session.providers import installed_packages
 
 _FOLDER = "verified"
+_FAILED = "failed"
+_of_this_process: dict[str, str] = {}  # for machines without a writable cache folder
 
 
-def is_settled(variant: Variant, provider: str) -> bool:
-    """Return whether ``variant`` was verified here with ``provider`` and the installed onnxruntime."""
+def is_settled(variant: Variant, provider: str, gpu: str = "") -> bool:
+    """Return whether ``variant`` was verified here with ``provider`` and the installed onnxruntime.
+
+    ``gpu`` is the name of the GPU, if it runs on one.
+    """
+    return find_verdict(variant, provider, gpu) is True
+
+
+def find_verdict(variant: Variant, provider: str, gpu: str = "") -> bool | None:
+    """Return whether ``variant`` passed when it was verified here; ``None`` if it was not. See :func:`is_settled`."""
+    key = _key(variant, provider, gpu)
     try:
-        return (default_cache(_FOLDER) / _key(variant, provider)).is_file()
+        verdict = (default_cache(_FOLDER) / key).read_text("utf-8")
     except (OSError, RuntimeError):  # RuntimeError: the user has no home folder
-        return False
+        if key not in _of_this_process:
+            return None
+        verdict = _of_this_process[key]
+    return verdict != _FAILED
 
 
-def settle(variant: Variant, provider: str) -> None:
-    """Record that ``variant`` was verified. Without a writable cache folder, nothing is recorded."""
+def settle(variant: Variant, provider: str, gpu: str = "", *, passed: bool = True) -> None:
+    """Record that ``variant`` was verified. Without a writable cache folder, this process alone remembers it."""
+    key, verdict = _key(variant, provider, gpu), "" if passed else _FAILED
     folder = usable_cache(_FOLDER, None)
-    if folder is not None:
-        with suppress(OutputError):
-            write_text(Path(folder, _key(variant, provider)), "")
+    try:
+        if folder is not None:
+            write_text(Path(folder, key), verdict)
+            return
+    except OutputError:
+        pass
+    _of_this_process[key] = verdict
 
 
-def _key(variant: Variant, provider: str) -> str:
-    machine = [platform.machine(), cpu.cpu_model(), sorted(cpu.cpu_flags()), installed_packages()]
+def _key(variant: Variant, provider: str, gpu: str) -> str:
+    machine = [platform.machine(), cpu.cpu_model(), sorted(cpu.cpu_flags()), installed_packages(), gpu]
     key = [dataclasses.asdict(variant), provider, machine]
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]

@@ -13,9 +13,9 @@ from runtime.artifact.manifest import Tower
 from runtime.artifact.variants import VARIANT_NAMES, Variant, VariantName
 from runtime.errors import ProviderError, UsageError
 from runtime.machine import cpu, cuda_driver
-from runtime.session.provider_options import CudaOptions, ProviderOptions, TensorRtOptions
+from runtime.session.provider_options import CudaOptions, ProviderOptions, TensorRtOptions, device_of, provider_of
 from runtime.session.providers import ExecutionProvider, installed_packages
-from runtime.session.settled_variants import is_settled
+from runtime.session.settled_variants import find_verdict, is_settled
 
 _LOG = logging.getLogger("runtime")
 
@@ -37,16 +37,16 @@ def choose_graph(tower: Tower, provider: ExecutionProvider, options: ProviderOpt
         ProviderError: The variant does not support this provider or this CPU.
     """
     if asked != "auto":
-        return _choose_named(tower, provider, asked)
+        return _choose_named(tower, provider, options, asked)
     skipped = []
     for name, check in _PREFERENCES[provider.name].items():
         variant = tower.variants.get(name)
         if variant is None:
             continue
         obstacle = find_variant_obstacle(variant, provider)
-        fits, reason = (False, obstacle) if obstacle else check(options)
+        fits, reason = (False, obstacle) if obstacle else check(variant, options)
         if fits:
-            _warn_of_version(name, variant, provider)
+            _warn_of_version(name, variant, provider, options)
             return GraphChoice(name=name, graph=variant.graph, reason=f"auto: {reason}")
         skipped.append(f"{name} skipped: {reason}")
     reason = "; ".join(skipped) or f"the artifact has no variant that {provider.name} prefers"
@@ -58,13 +58,15 @@ def find_variant_obstacle(variant: Variant, provider: ExecutionProvider) -> str 
     if provider.name not in variant.providers:
         lacking = f", which lacks the operators {', '.join(variant.operators[:3])}" * bool(variant.operators)
         return f"it is for {' and '.join(variant.providers)}, not for {provider.name}{lacking}"
+    if provider.name == "tensorrt" and variant.operators:  # older artifacts list it for them
+        return f"TensorRT has no {variant.operators[0]}; make the variant at --level basic"
     missing = sorted(set(variant.cpu_features) - cpu.cpu_flags())
     if missing:
         return f"its weights are laid out for CPUs with {', '.join(missing)}"
     return None
 
 
-def _choose_named(tower: Tower, provider: ExecutionProvider, asked: str) -> GraphChoice:
+def _choose_named(tower: Tower, provider: ExecutionProvider, options: ProviderOptions, asked: str) -> GraphChoice:
     name = next((known for known in VARIANT_NAMES if known == asked), None)
     if name is None:
         raise UsageError(f"there is no variant {asked!r}; take auto or one of {', '.join(VARIANT_NAMES)}")
@@ -84,13 +86,14 @@ def _choose_named(tower: Tower, provider: ExecutionProvider, asked: str) -> Grap
             "this CPU has no 8-bit integer instructions: check with `tune` that int8 is faster here, and with `verify` "
             "that its vectors are right"
         )
-    _warn_of_version(name, variant, provider)
+    _warn_of_version(name, variant, provider, options)
     return GraphChoice(name=name, graph=variant.graph, reason="as requested")
 
 
-def _warn_of_version(name: str, variant: Variant, provider: ExecutionProvider) -> None:
+def _warn_of_version(name: str, variant: Variant, provider: ExecutionProvider, options: ProviderOptions) -> None:
     installed = next(iter(installed_packages().values()))
-    if installed.split(".")[:2] != variant.onnxruntime.split(".")[:2] and not is_settled(variant, provider.name):
+    same_version = installed.split(".")[:2] == variant.onnxruntime.split(".")[:2]
+    if not same_version and not is_settled(variant, provider.name, gpu_name(options)):
         _LOG.warning(
             "the variant %s was checked with onnxruntime %s, but %s is installed: run `python -m runtime verify "
             "--variant %s`",
@@ -101,23 +104,35 @@ def _warn_of_version(name: str, variant: Variant, provider: ExecutionProvider) -
         )
 
 
-def _check_int8(options: ProviderOptions) -> tuple[bool, str]:
+def _check_int8(variant: Variant, options: ProviderOptions) -> tuple[bool, str]:
     units = sorted(cpu.int8_units())
     return bool(units), f"the CPU has {', '.join(units)}" if units else "the CPU has no 8-bit integer instructions"
 
 
-def _check_fp16(options: ProviderOptions) -> tuple[bool, str]:
-    device = options.device_id if isinstance(options, CudaOptions | TensorRtOptions) else 0
-    fits = cuda_driver.has_fp16_units(device)
-    return fits, f"GPU {device} has {'' if fits else 'no '}tensor cores"
+def _check_fp16(variant: Variant, options: ProviderOptions) -> tuple[bool, str]:
+    """Check for tensor cores, and that this GPU reproduced the golden vectors: CPUs compute float16 in float32."""
+    device = device_of(options)
+    if not cuda_driver.has_fp16_units(device):
+        return False, f"GPU {device} has no tensor cores"
+    verdict = find_verdict(variant, provider_of(options), gpu_name(options))
+    if verdict is None:
+        return False, f"GPU {device} has not verified it; run `python -m runtime verify --variant fp16`"
+    return verdict, f"GPU {device} has tensor cores{', but misses' if not verdict else ' and keeps'} the golden vectors"
 
 
-def _check_optimized(options: ProviderOptions) -> tuple[bool, str]:
+def gpu_name(options: ProviderOptions) -> str:
+    """Return the name of the GPU that ``options`` name; empty for other providers, and if it is unknown."""
+    if not isinstance(options, CudaOptions | TensorRtOptions):
+        return ""
+    return next(iter(cuda_driver.gpu_names()[options.device_id :]), "")
+
+
+def _check_optimized(variant: Variant, options: ProviderOptions) -> tuple[bool, str]:
     return True, "its operators are fused"
 
 
 # Variants to try before fp32, the fastest first, each with a check of the hardware and the reason for the result.
-_Check = Callable[[ProviderOptions], tuple[bool, str]]
+_Check = Callable[[Variant, ProviderOptions], tuple[bool, str]]
 _PREFERENCES: Mapping[str, Mapping[VariantName, _Check]] = {
     "cpu": {"int8": _check_int8, "optimized": _check_optimized},
     "openvino": {"int8": _check_int8},

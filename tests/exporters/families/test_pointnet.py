@@ -102,10 +102,15 @@ def load(graph: onnx.ModelProto) -> ort.InferenceSession:
 
 
 @pytest.fixture(scope="module")
-def choices() -> ort.InferenceSession:
+def choices_graph() -> onnx.ModelProto:
     size = 2 * CHOSEN + CENTROIDS * NEIGHBORS
     output = TensorSpec(name="embedding", dtype="int64", shape=("batch", size))
-    return load(trace(Choices(), output, OPSETS[-1]))
+    return trace(Choices(), output, OPSETS[-1])
+
+
+@pytest.fixture(scope="module")
+def choices(choices_graph: onnx.ModelProto) -> ort.InferenceSession:
+    return load(choices_graph)
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +136,26 @@ def test_torch_and_the_graph_choose_the_same_points(
     expected = np.stack([choose(cloud) for cloud in clouds])
     np.testing.assert_array_equal(Choices()(torch.from_numpy(clouds)).numpy(), expected)
     np.testing.assert_array_equal(choices.run(None, {"points": clouds})[0], expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_choice_leans_on_the_order_of_equal_values(
+    kind: str, choices: ort.InferenceSession, choices_graph: onnx.ModelProto
+) -> None:
+    """CUDA's kernels promise no order. Here the last of equal values wins in ArgMax, and all keys of TopK differ."""
+    graph = copy.deepcopy(choices_graph)
+    bodies = [loop.attribute[0].g for loop in graph.graph.node if loop.op_type == "Loop"]
+    for node in [node for body in bodies for node in body.node if node.op_type == "ArgMax"]:
+        del node.attribute[:]
+        node.attribute.extend(onnx.helper.make_attribute(key, 1) for key in ("axis", "select_last_index"))
+    (top,) = [node for node in graph.graph.node if node.op_type == "TopK"]
+    graph.graph.output.append(onnx.helper.make_tensor_value_info(top.input[0], onnx.TensorProto.DOUBLE, None))
+    clouds = make_clouds(kind, 2, 300)
+    chosen, keys = load(graph).run(None, {"points": clouds})
+    np.testing.assert_array_equal(chosen, choices.run(None, {"points": clouds})[0])
+    for row in keys.reshape(-1, keys.shape[-1]):
+        distances = row[row > 0]  # at distance 0 the points are the same
+        assert len(np.unique(distances)) == len(distances)
 
 
 def test_equal_distances_in_a_long_row_have_one_winner(choices: ort.InferenceSession) -> None:

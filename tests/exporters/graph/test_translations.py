@@ -103,3 +103,23 @@ def test_gelu_agrees_with_torch(approximate: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(run(path, x, tmp_path / "fused.onnx"), module(x).detach().numpy(), atol=2e-6)
     if approximate == "none":
         assert "BiasGelu" in {node.op_type for node in onnx.load(tmp_path / "fused.onnx").graph.node}
+
+
+class FindsFirst(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([x.argmax(dim=1), x.int().argmax(dim=-1), x.argmax(dim=2, keepdim=True)[..., 0]], dim=-1)
+
+
+def test_argmax_of_integers_is_the_first_whatever_a_kernel_does_with_equal_values(tmp_path: Path) -> None:
+    spec = TensorSpec(name="x", dtype="int64", shape=("batch", 4, 4))
+    output = TensorSpec(name="embedding", dtype="int64", shape=("batch", 4, 3))
+    module, example = FindsFirst().eval(), torch.randint(0, 3, (5, 4, 4), generator=torch.manual_seed(0))
+    model = ir.to_proto(build_graph(module, [GraphInput(spec=spec, example=example)], output))
+    largest = [node for node in model.graph.node if node.op_type == "ArgMax"]
+    assert len(largest) == 3
+    for last in (0, 1):
+        for node in largest:
+            (choice,) = [each for each in node.attribute if each.name == "select_last_index"]
+            choice.i = last
+        session = ort.InferenceSession(model.SerializeToString())
+        np.testing.assert_array_equal(session.run(None, {"x": example.numpy()})[0], module(example).numpy())

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from runtime.inference.batching import BatchLimit, plan_batches, power_of_two, windows
+from runtime.inference.batching import BatchLimit, plan_batches, windows
 from runtime.preprocess.padding import round_up
 
 LENGTHS: list[int] = np.random.default_rng(0).integers(1, 300, 500).tolist()
@@ -48,5 +49,12 @@ def test_windows_read_nothing_ahead() -> None:
     assert list(windows([], 2)) == []
 
 
-def test_power_of_two() -> None:
-    assert [power_of_two(number) for number in (1, 2, 3, 8, 9)] == [1, 2, 4, 8, 16]
+@pytest.mark.parametrize("limit", [BatchLimit(items=24), BatchLimit(budget=4096, multiple=32)], ids=str)
+def test_batches_of_few_shapes_are_rounded_down_to_a_power_of_two_within_the_limit(limit: BatchLimit) -> None:
+    few = plan_batches(LENGTHS, replace(limit, powers_of_two=True))
+    assert sorted(position for batch in few for position in batch) == list(range(len(LENGTHS)))
+    for batch in few:
+        assert len(batch).bit_count() == 1
+        longest = max(LENGTHS[at] for at in batch)
+        assert len(batch) == 1 or limit.largest(longest, len(batch)) == len(batch)
+    assert len(few) <= 2 * len(plan_batches(LENGTHS, limit)) + 10

@@ -17,6 +17,7 @@ import runtime
 from runtime.array_types import Feeds, Float32Array
 from runtime.artifact.graph_layout import GraphLayout, read_layout
 from runtime.artifact.reader import read_manifest
+from runtime.errors import OutOfMemoryError
 from runtime.inference import tower
 from runtime.inference.memory import ItemMemory, MemoryLimit, estimate_memory
 from runtime.session.session import Session
@@ -130,3 +131,31 @@ def test_the_layout_is_read_from_the_weights(tmp_path: Path, attention: bool) ->
         (tmp_path / "a.onnx").write_bytes(damaged)
         with pytest.raises(runtime.IntegrityError, match="is not an ONNX graph"):
             read_layout(tmp_path / "a.onnx")
+
+
+def test_a_batch_that_is_too_large_for_the_memory_is_halved(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [f"text {number}" for number in range(20)]
+    model = runtime.load(write_artifact(tmp_path / "toy"), provider="cpu")
+    expected = model.embed(texts)
+    tower, sizes = model.backend.towers["text"], []  # type: ignore[attr-defined]
+
+    class Full:
+        def run(self, names: Any, feeds: Any, options: Any) -> Any:
+            sizes.append(len(feeds["input_ids"]))
+            if sizes[-1] > room:
+                raise RuntimeError("BFCArena: Failed to allocate memory for requested buffer of size 4096")
+            return graph.run(names, feeds, options)
+
+    graph, room = tower.session._session, 6
+    monkeypatch.setattr(tower.session, "_session", Full())
+    np.testing.assert_array_equal(model.embed(texts), expected)
+    assert sizes == [20, 10, 5, 5, 10, 5, 5]
+    assert "batch of 20" in caplog.text
+    sizes.clear()
+    np.testing.assert_array_equal(model.embed(texts), expected)
+    assert sizes == [5, 5, 5, 5], "the smaller batches are planned from then on"
+    room = 0
+    with pytest.raises(OutOfMemoryError, match="batch of 1"):
+        model.embed(texts)

@@ -59,8 +59,9 @@ def pick(tower: Tower, provider: str, asked: str = "auto") -> GraphChoice:
         ("cpu", ["avx2"], False, "optimized", "auto: its operators are fused"),
         ("openvino", ["amx_int8"], False, "int8", "auto: the CPU has amx_int8"),
         ("openvino", [], False, "fp32", "int8 skipped: the CPU has no 8-bit integer instructions"),
-        ("cuda", [], True, "fp16", "auto: GPU 0 has tensor cores"),
+        ("cuda", [], True, "optimized", "auto: its operators are fused"),
         ("cuda", ["avx512_vnni"], False, "optimized", "auto: its operators are fused"),
+        ("tensorrt", [], True, "fp32", "fp16 skipped: GPU 0 has not verified it; run"),
         ("tensorrt", [], False, "fp32", "fp16 skipped: GPU 0 has no tensor cores"),
     ],
 )
@@ -71,6 +72,22 @@ def test_auto_chooses_a_variant_from_features_of_the_machine(
     chosen = pick(tower, provider)
     assert (chosen.name, chosen.graph) == (name, "image.onnx" if name == "fp32" else f"image.{name}.onnx")
     assert reason in chosen.reason
+
+
+def test_auto_takes_fp16_only_on_a_gpu_that_kept_the_golden_vectors(
+    tower: Tower, units: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EMBEDDING_BACKBONES_CACHE", str(tmp_path))
+    units(tensor_cores=True)
+    monkeypatch.setattr(cuda_driver, "gpu_names", lambda: ("H100",))
+    fp16 = tower.variants["fp16"]
+    settled_variants.settle(fp16, "cuda", "H100")
+    assert pick(tower, "cuda").reason == "auto: GPU 0 has tensor cores and keeps the golden vectors"
+    assert pick(tower, "tensorrt").name == "fp32", "another provider computes otherwise"
+    monkeypatch.setattr(cuda_driver, "gpu_names", lambda: ("T4",))
+    assert pick(tower, "cuda").name == "optimized"
+    settled_variants.settle(fp16, "tensorrt", "T4", passed=False)
+    assert "fp16 skipped: GPU 0 has tensor cores, but misses the golden vectors" in pick(tower, "tensorrt").reason
 
 
 def test_auto_is_fp32_if_there_is_no_variant(exported: Path) -> None:
@@ -113,6 +130,12 @@ def test_operators_that_a_provider_lacks_are_named_before_onnxruntime_fails(towe
     fused = make_variant("optimized", "cpu", "cuda", operators=("com.microsoft:Attention",))
     with pytest.raises(ProviderError, match=r"not for openvino, which lacks the operators com\.microsoft:Attention"):
         pick(replace(tower, variants={"optimized": fused}), "openvino", "optimized")
+
+
+def test_tensorrt_takes_no_fused_operators(tower: Tower, units: Any) -> None:
+    fused = make_variant("fp16", "cuda", "tensorrt", operators=("com.microsoft:Attention",))
+    with pytest.raises(ProviderError, match=r"TensorRT has no com\.microsoft:Attention; make the variant at --level"):
+        pick(replace(tower, variants={"fp16": fused}), "tensorrt", "fp16")
 
 
 def test_another_version_of_onnxruntime_is_warned_of(

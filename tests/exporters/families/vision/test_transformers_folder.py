@@ -41,7 +41,7 @@ CASES = {
     "siglip vision": "pooler",
 }
 QUICK = ("vit classifier", "convnext")
-SLOW = ("dinov3", "swin")  # resizing of floats, and plain attention
+SLOW = ("dinov3",)  # resizing of floats
 
 
 def judge(folder: Path, choice: str, **processing: Any) -> Callable[[Image.Image], Tensor]:
