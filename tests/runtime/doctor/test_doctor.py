@@ -277,6 +277,12 @@ def test_misleading_variables_are_reported(
     assert line_of(report, name).endswith(value)
 
 
+@pytest.mark.parametrize(("value", "words"), [("1", "switched off"), ("0", "allowed by ORT_DISABLE_TELEMETRY")])
+def test_telemetry_is_reported(machine: FakeMachine, monkeypatch: pytest.MonkeyPatch, value: str, words: str) -> None:
+    monkeypatch.setenv("ORT_DISABLE_TELEMETRY", value)
+    assert re.search(rf" telemetry +{words}\n", render_text(machine.examine({})))
+
+
 def test_little_memory_is_reported(machine: FakeMachine) -> None:
     report = machine.examine({})
     little = dataclasses.replace(report, memory=dataclasses.replace(report.memory, limit=512 << 20))

@@ -13,6 +13,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
 from typing import cast
@@ -40,6 +41,7 @@ if child == 0:
     signal.alarm(20)  # a child that hangs is killed
     if sys.argv[3] == "embed":
         assert model.embed(["a b", "c"] * 50).tolist() == expected
+        assert model.backend.towers["text"].session._sessions._process_id == os.getpid()  # opened anew
     else:
         del model
     sys.exit(7)
@@ -176,11 +178,13 @@ def gunicorn(folder: Path, tmp_path: Path) -> Iterator[str]:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     path = os.pathsep.join([str(ROOT), str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     options = ["--preload", "--workers=1", "--max-requests=2", "--graceful-timeout=30", f"--bind={address}"]
+    options += ["--timeout=0"]  # else gunicorn kills a worker that hangs, and replaces it
     server = subprocess.Popen(
         [sys.executable, "-m", "gunicorn", *options, "served:app"],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": path, "ARTIFACT": str(folder), "THREADS": str(THREADS)},
         stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     try:
         yield f"http://{address}/"
@@ -189,7 +193,8 @@ def gunicorn(folder: Path, tmp_path: Path) -> Iterator[str]:
         try:
             server.wait(20)
         finally:
-            server.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGKILL)  # with a worker that hangs
             server.wait()
 
 

@@ -42,10 +42,12 @@ def test_an_installed_plugin_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     assert registered == [True]
 
 
-def test_heic_is_read_with_its_plugin() -> None:
+def test_heic_is_read_with_its_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("pillow_heif").register_heif_opener()
     buffer = io.BytesIO()
     Image.new("RGB", (64, 48), (200, 30, 30)).save(buffer, "HEIF")
+    monkeypatch.delitem(Image.OPEN, "HEIF")  # as in a process that has not registered it
+    monkeypatch.setattr(Image, "ID", [name for name in Image.ID if name != "HEIF"])
     image = load_image(buffer.getvalue())
     assert image.size == (64, 48)
     red, green, _ = np.asarray(image)[20, 20]
