@@ -27,6 +27,7 @@ from benchmarks.report import Format, write_report
 from benchmarks.results.prices import Prices, read_prices
 from benchmarks.results.schema import RESULTS_FILE, SCHEMA_VERSION, Results, read_results
 from benchmarks.scenarios import footprint, memory_growth
+from benchmarks.serve import cli as serve
 from exporters.progress import Stage, StageDisplay
 from runtime import console
 from runtime.arguments import ArgumentParser, ListAction
@@ -326,6 +327,7 @@ COMMANDS = {
     "run": Command(run, build_run_parser, "Measure artifacts on this machine and write a report (the default command)"),
     "choose": Command(choose.main, choose.build_parser, "Choose machine, variant and batch size by cost"),
     "compare": Command(compare.main, compare.build_parser, "Compare two results, and judge each case"),
+    "serve": Command(serve.main, serve.build_parser, "Load servers with requests, and report throughput and latency"),
     "footprint": Command(footprint.main, footprint.build_parser, "Measure the size of an installation and its start"),
     "memory": Command(memory_growth.main, memory_growth.build_parser, "Measure the growth of memory over many batches"),
 }

@@ -96,12 +96,16 @@ def _random_weights(study: Study) -> str:
     return f"Random weights in {listing(names)}: times are valid, but vectors have no meaning." if names else ""
 
 
-def _busy(study: Study) -> str:
-    machine = study.results.machine
+def busy(machine: BenchmarkMachine) -> str:
+    """Return a warning if other processes were running at the start."""
     load = machine.load_average[0] if machine.load_average else 0.0
     if load <= BUSY_LOAD * machine.cores:
         return ""
     return f"The machine was busy at the start: a load average of {digits(load)} on {count(machine.cores, 'core')}."
+
+
+def _busy(study: Study) -> str:
+    return busy(study.results.machine)
 
 
 def _steal_time(study: Study) -> str:

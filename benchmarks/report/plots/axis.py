@@ -1,4 +1,4 @@
-"""Logarithmic axes: positions of values, round ticks, and the grid."""
+"""Axes, most of them logarithmic: positions of values, round ticks, and the grid."""
 
 from __future__ import annotations
 
@@ -31,6 +31,15 @@ class Axis:
         return self.start + share * (self.end - self.start)
 
 
+@dataclass(frozen=True, kw_only=True)
+class LinearAxis(Axis):
+    """An axis on which equal distances are equal differences."""
+
+    def at(self, value: float) -> float:
+        """Return the pixel of a value."""
+        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
+
+
 def drawable(value: float) -> bool:
     """Tell whether a logarithmic axis can show ``value``."""
     return math.isfinite(value) and value > 0
@@ -39,6 +48,15 @@ def drawable(value: float) -> bool:
 def horizontal_axis(values: Sequence[float], ticks: Sequence[float] = (), right: float = 14) -> Axis:
     """Return the horizontal axis for positive ``values``, with ``ticks`` or round ones."""
     return _axis(values, 60, WIDTH - right, ticks)  # room for the names and ticks of the other axis
+
+
+def linear_axis(values: Sequence[float]) -> LinearAxis:
+    """Return a horizontal axis from 0 on for positive ``values``."""
+    high = 1.05 * max(values)
+    decade = 10.0 ** math.floor(math.log10(high))
+    step = next(step for step in (decade / 5, decade / 2, decade, 2 * decade) if high / step <= _MOST_TICKS)
+    ticks = tuple(step * number for number in range(int(high / step) + 1))
+    return LinearAxis(low=0.0, high=high, start=60, end=WIDTH - 14, ticks=ticks)
 
 
 def vertical_axis(values: Sequence[float]) -> Axis:

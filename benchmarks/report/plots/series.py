@@ -38,6 +38,10 @@ class Style:
         """Return a line through ``points``."""
         return path("line", "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points), self.dash)
 
+    def sample(self) -> Markup:
+        """Return a piece of its line with a marker, for a legend."""
+        return group(self.colour, (self.line([(0, 7), (30, 7)]), self.marker(15, 7)))
+
 
 def styles(section: Section) -> dict[str, Style]:
     """Return the look of each setup of a tower."""
@@ -50,8 +54,4 @@ def styles(section: Section) -> dict[str, Style]:
 def legend(section: Section, rows: Sequence[Row]) -> tuple[tuple[Markup, str], ...]:
     """Return a sample and the name of each setup in ``rows``."""
     shown = {row.label for row in rows}
-    return tuple(
-        (group(style.colour, (style.line([(0, 7), (30, 7)]), style.marker(15, 7))), label)
-        for label, style in styles(section).items()
-        if label in shown
-    )
+    return tuple((style.sample(), label) for label, style in styles(section).items() if label in shown)

@@ -1,0 +1,1 @@
+"""Load an embedding server with requests, and report its throughput and latency."""

@@ -1,0 +1,82 @@
+"""Embed the items of a workload without a server, as fast as one process can: what HTTP and its batching cost.
+
+``python -m benchmarks.serve.offline ARTIFACT`` is the process. It reads the items and the seconds as a line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import runtime
+from benchmarks.results.steal_time import read_cpu_time
+from benchmarks.serve.process import resident_bytes
+from benchmarks.serve.schema import Load
+from benchmarks.serve.workloads import ServeWorkload
+from runtime.machine.child_process import JsonWorker, questions, serve
+
+NAME = "embed, no server"
+_TIMEOUT_S = 900.0  # of a call with all items
+
+
+class OfflineEmbedder:
+    """A process that embeds without a server."""
+
+    def __init__(self, artifact: Path) -> None:
+        """Start the process."""
+        command = [sys.executable, "-m", "benchmarks.serve.offline", str(artifact.absolute())]
+        self._process = JsonWorker(command, timeout_s=_TIMEOUT_S)
+
+    def measure(self, workload: ServeWorkload, size: int, seconds: float) -> Load:
+        """Embed all items, again and again, for about ``seconds``. ``size`` is that of the requests to compare with."""
+        before = read_cpu_time()
+        question = {"items": list(map(str, workload.items)), "kind": workload.kind, "seconds": seconds}
+        answer = self._process.ask(json.dumps(question))
+        return Load(
+            server=NAME,
+            workload=workload.name,
+            items=size,
+            clients=None,
+            rate=None,
+            round=0,
+            seconds=answer["seconds"],
+            completed=answer["items"] // size,
+            latency_s=(),
+            failures={},
+            late_s=0.0,
+            generator_cpu=0.0,
+            server_cpu_s=answer["cpu_s"],
+            server_bytes=answer["bytes"],
+            stolen=read_cpu_time().steal_share_since(before),
+            checked=0,
+            max_difference=None,
+            min_cosine=None,
+        )
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.close()
+
+
+def answers(artifact: Path) -> Iterator[dict[str, Any]]:
+    """Yield the items, seconds and CPU time of each question: the child's side."""
+    model = runtime.load(artifact)
+    for line in questions():
+        question = json.loads(line)
+        items = question["items"]
+        model.embed(items[:1], tower=question["kind"])
+        count, start, cpu = 0, time.perf_counter(), time.process_time()
+        while (seconds := time.perf_counter() - start) < question["seconds"]:
+            model.embed(items, tower=question["kind"])
+            count += len(items)
+        cpu_s = time.process_time() - cpu
+        yield {"items": count, "seconds": seconds, "cpu_s": cpu_s, "bytes": resident_bytes(os.getpid())}
+
+
+if __name__ == "__main__":
+    serve(answers(Path(sys.argv[1])))

@@ -1,0 +1,109 @@
+"""Measure the processes of a server on this machine, and start one for an artifact."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+from runtime.errors import EmbeddingBackbonesError
+
+PROC = Path("/proc")
+_START_TIMEOUT_S = 300  # a large model reads its weights, checks itself and warms up
+_STOP_TIMEOUT_S = 30
+_POLL_S = 0.05
+_PORT = re.compile(r'"port": ?(\d+)')
+
+
+def cpu_seconds(pid: int, proc: Path = PROC) -> float | None:
+    """Return the CPU time of a process and its descendants; ``None`` if it is gone, or the system is not Linux.
+
+    Source: proc_pid_stat(5), the columns utime, stime, cutime and cstime.
+    """
+    found = [_read_stat(process, proc) for process in _tree(pid, proc)]
+    ticks = [sum(map(int, columns[11:15])) for columns in found if columns]
+    return sum(ticks) / os.sysconf("SC_CLK_TCK") if ticks else None
+
+
+def resident_bytes(pid: int, proc: Path = PROC) -> int | None:
+    """Return the resident memory of a process and its descendants; pages that they share count more than once."""
+    pages = []
+    for process in _tree(pid, proc):
+        with contextlib.suppress(OSError):
+            pages.append(int((proc / str(process) / "statm").read_text().split()[1]))
+    return sum(pages) * os.sysconf("SC_PAGE_SIZE") if pages else None
+
+
+@contextlib.contextmanager
+def start_server(command: Sequence[str]) -> Iterator[tuple[str, int]]:
+    """Start a server on this machine, yield its URL and process id, and stop it.
+
+    The server must log the port that it listens on, as ``python -m runtime serve`` does: ``"port": 8080``.
+
+    Raises:
+        EmbeddingBackbonesError: It did not start.
+    """
+    with tempfile.TemporaryFile("w+") as log:
+        # A terminal's Ctrl-C shall reach this process alone, which stops the server after the last report is written.
+        server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, text=True, process_group=0)
+        try:
+            yield f"http://127.0.0.1:{_wait_for_port(server, log, shlex.join(command))}", server.pid
+        finally:
+            _stop(server)
+
+
+def serve_command(artifact: Path, options: Sequence[str]) -> list[str]:
+    """Return the command that serves an artifact on a free port of the loopback."""
+    return [sys.executable, "-m", "runtime", "serve", str(artifact), "--port", "0", *options]
+
+
+def _wait_for_port(server: subprocess.Popen[str], log: IO[str], name: str) -> int:
+    end, text = time.monotonic() + _START_TIMEOUT_S, ""
+    while server.poll() is None and time.monotonic() < end:
+        log.seek(0)
+        text = log.read()
+        if found := _PORT.search(text):
+            return int(found[1])
+        time.sleep(_POLL_S)
+    log.seek(0)
+    last = (log.read().strip().splitlines() or ["it logged nothing"])[-1]
+    raise EmbeddingBackbonesError(f"`{name}` did not start: {last}")
+
+
+def _stop(server: subprocess.Popen[str]) -> None:
+    with contextlib.suppress(OSError):
+        server.send_signal(signal.SIGTERM)
+    try:
+        server.wait(_STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
+
+
+def _tree(pid: int, proc: Path) -> list[int]:
+    """Return ``pid`` and the ids of its descendants."""
+    parents: dict[int, list[int]] = {}
+    for folder in proc.glob("[0-9]*"):
+        if columns := _read_stat(int(folder.name), proc):
+            parents.setdefault(int(columns[1]), []).append(int(folder.name))
+    found = [pid]
+    for process in found:
+        found += parents.get(process, [])
+    return found
+
+
+def _read_stat(pid: int, proc: Path) -> list[str]:
+    """Return the columns after the name of the command, which may hold spaces; none if the process is gone."""
+    try:
+        return (proc / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return []

@@ -1,0 +1,76 @@
+"""Make the items that are sent: short, long and mixed texts, or images."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+
+from benchmarks.measure.workload import load_items
+from benchmarks.serve.interfaces import Item
+from runtime.errors import UsageError
+
+WorkloadName = Literal["short", "mixed", "long", "images", "own"]
+WORKLOADS: tuple[WorkloadName, ...] = get_args(WorkloadName)
+_COUNT = 256  # different items, so that no cache of the server answers for its model
+_SIZES: dict[str, tuple[int, int]] = {"short": (6, 14), "mixed": (6, 230), "long": (200, 230)}  # below 256 tokens
+_PIECE = re.compile(r"[^\W\d_]{1,5}|\d{1,2}|[^\w\s]|_")  # tokenizers rarely cut words into more pieces than this
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeWorkload:
+    """Items to send."""
+
+    name: str
+    source: str  # their origin and their sizes, for the report.
+    items: tuple[Item, ...]
+
+    @property
+    def kind(self) -> Literal["text", "image"]:
+        """Kind of the items."""
+        return "text" if isinstance(self.items[0], str) else "image"
+
+    def batches(self, size: int) -> list[tuple[int, ...]]:
+        """Return the positions of the items of each request; every item is in as many requests as the others."""
+        number = len(self.items) // math.gcd(len(self.items), size)
+        endless = itertools.cycle(range(len(self.items)))
+        return [tuple(itertools.islice(endless, size)) for _ in range(number)]
+
+
+def make_workload(name: WorkloadName, own: Path | None, scratch: Path) -> ServeWorkload:
+    """Return the items of a workload: ``own`` is the user's file of texts; images are written to ``scratch``."""
+    if name in _SIZES:
+        corpus = load_items("text", None, scratch)
+        texts = tuple(cut_texts(corpus.items, *_SIZES[name], _COUNT))
+        return ServeWorkload(name=name, source=f"{_describe(texts)}, cut from {corpus.source}", items=texts)
+    if name == "images":
+        images = load_items("image", None, scratch)
+        return ServeWorkload(
+            name=name, source=f"{len(images.items)} images: {images.source}", items=tuple(map(Path, images.items))
+        )
+    if own is None:
+        raise UsageError("the workload own needs --items")
+    found = load_items("text", own, scratch)
+    return ServeWorkload(name=name, source=f"{_describe(found.items)}, from {found.source}", items=found.items)
+
+
+def cut_texts(corpus: Sequence[str], least: int, most: int, count: int) -> Iterator[str]:
+    """Yield ``count`` texts of ``least`` to ``most`` pieces of words. Their lengths are uniform on a log scale."""
+    words = itertools.cycle(word for text in corpus for word in text.split())
+    sizes = np.exp(np.random.default_rng(0).uniform(np.log(least), np.log(most + 1), count)).astype(int)
+    for size in sizes:
+        text, left = [next(words)], int(size)
+        while (left := left - len(_PIECE.findall(text[-1]))) > 0:
+            text.append(next(words))
+        yield " ".join(text)
+
+
+def _describe(texts: Sequence[str]) -> str:
+    sizes = sorted(map(len, texts))
+    return f"{len(texts)} texts of {sizes[0]} to {sizes[-1]} characters (median {sizes[len(sizes) // 2]})"

@@ -1,0 +1,164 @@
+"""Test the command line against servers on the loopback."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import runtime
+from benchmarks.cli import main
+from benchmarks.serve import cli
+from benchmarks.serve.cli import public_command
+from benchmarks.serve.measure import Measurement
+from benchmarks.serve.workloads import ServeWorkload
+from runtime import console
+from tests.benchmarks.serve.toy_server import ToyServer, toy_server, vector_of
+
+FAST = ("--seconds", "0.05", "--warm-up", "0.01", "--rounds", "2", "--clients", "2")
+
+
+@pytest.fixture
+def server() -> Iterator[ToyServer]:
+    with toy_server() as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def _few_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(name: str, own: Path | None, scratch: Path) -> ServeWorkload:
+        return ServeWorkload(name=name, source="made up", items=tuple(f"{name} text {n}" for n in range(16)))
+
+    monkeypatch.setattr(cli, "make_workload", make)
+
+
+def results_of(folder: Path) -> Any:
+    return json.loads((folder / "results.json").read_text())
+
+
+def test_servers_take_turns_at_every_load(
+    server: ToyServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["serve", f"one={server.url}", f"two={server.url}/embed", "-o", str(tmp_path), *FAST]
+    words += ["--batch-sizes", "1", "4", "--rate", "40", "80", "--refinements", "1"]
+    assert main(words) == 0
+    assert capsys.readouterr().out.split() == [
+        str(tmp_path / name) for name in ("results.json", "report.html", "report.md")
+    ]
+    results = results_of(tmp_path)
+    assert results["complete"]
+    assert [(each["interface"], each["model"], each["dimensions"]) for each in results["servers"]] == [
+        ("openai", "toy", 4),
+        ("tei", "", 4),
+    ]
+    levels = [
+        (load["workload"], load["items"], load["clients"], load["rate"], load["round"]) for load in results["loads"]
+    ]
+    assert levels[::2] == levels[1::2]  # both servers, one after the other
+    assert len(set(levels[:2])) == 1
+    assert len(set(levels)) == 2 * (1 + 2 + 1) * 2  # sizes, levels with a refinement, rounds
+    assert all(load["latency_s"] and not load["failures"] for load in results["loads"])
+    assert {load["max_difference"] for load in results["loads"]} == {0.0}
+
+
+def test_rates_are_found_from_the_closed_loops(server: ToyServer, tmp_path: Path) -> None:
+    main(["serve", server.url, "-o", str(tmp_path), *FAST, "--refinements", "1", "--rounds", "1"])
+    rates = [load["rate"] for load in results_of(tmp_path)["loads"] if load["rate"]]
+    assert len(set(rates)) == 9
+    assert rates[7] == pytest.approx(11 * rates[0], rel=0.05)  # from 10% to 110% of the best closed loop
+
+
+def test_none_leaves_the_open_loops_out(server: ToyServer, tmp_path: Path) -> None:
+    assert main(["serve", server.url, "-o", str(tmp_path), *FAST, "--rate", "none"]) == 0
+    assert {load["rate"] for load in results_of(tmp_path)["loads"]} == {None}
+
+
+def test_an_interruption_keeps_what_was_measured(
+    server: ToyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure, calls = Measurement.measure, []
+
+    def interrupt(self: Any, workload: ServeWorkload) -> None:
+        calls.append(workload)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        measure(self, workload)
+
+    monkeypatch.setattr(Measurement, "measure", interrupt)
+    words = ["serve", server.url, "-o", str(tmp_path), *FAST, "--rate", "none", "--workloads", "short", "long"]
+    assert main(words) == console.INTERRUPTED
+    results = results_of(tmp_path)
+    assert (results["complete"], len(results["loads"])) == (False, 2)
+    assert "stopped before everything was measured" in (tmp_path / "report.md").read_text()
+
+
+def test_keys_are_sent_and_not_reported(server: ToyServer, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("top-secret\n")
+    words = ["serve", server.url, "-o", str(tmp_path / "report"), *FAST, "--rate", "none"]
+    assert main([*words, "--api-key-file", str(key), "--header", "X-Tenant: tenant-7"]) == 0
+    assert server.headers[0]["Authorization"] == "Bearer top-secret"
+    assert server.headers[0]["X-Tenant"] == "tenant-7"
+    for path in (tmp_path / "report").iterdir():
+        assert "top-secret" not in path.read_text()
+        assert "tenant-7" not in path.read_text()
+    assert public_command(["u", "--header=a: b", "--head", "c: d"]).endswith("serve u '--header=***' --head '***'")
+
+
+def test_vectors_can_be_compared_with_those_of_an_artifact(
+    server: ToyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Model:
+        def embed(self, items: list[str], tower: str) -> Any:
+            assert tower == "text"
+            vectors = np.array([vector_of(item) for item in items], dtype=np.float32)
+            return np.concatenate([-vectors[:1], vectors[1:]])
+
+    monkeypatch.setattr(runtime, "load", lambda artifact: Model())
+    monkeypatch.setattr(cli, "read_manifest", lambda artifact: type("Manifest", (), {"name": "toy"}))
+    main(["serve", server.url, "-o", str(tmp_path), *FAST, "--rate", "none", "--verify", str(tmp_path)])
+    assert min(load["min_cosine"] for load in results_of(tmp_path)["loads"]) == pytest.approx(-1)
+    assert "Other vectors than those of toy" in (tmp_path / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--rate", "auto", "5"], "give auto or none alone"),
+        (["--rounds", "0"], "above 0"),
+        (["--pid", "x"], "must be a number"),
+        (["--header", "no colon"], "NAME:VALUE"),
+        (["--api-key-file", "nowhere"], "holds no key"),
+        (["--format", "tei", "--encoding", "base64"], "not possible"),
+    ],
+)
+def test_wrong_options_are_refused(
+    server: ToyServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    assert main(["serve", server.url, "-o", str(tmp_path / "report"), *words]) == console.WRONG_USAGE
+    assert message in capsys.readouterr().err
+
+
+def test_results_are_not_replaced_without_force(
+    server: ToyServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "results.json").write_text("{}")
+    assert main(["serve", server.url, "-o", str(tmp_path)]) == console.FAILURE
+    assert "--force" in capsys.readouterr().err
+
+
+def test_a_server_without_models_is_refused(
+    server: ToyServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.models = []
+    assert main(["serve", server.url, "-o", str(tmp_path)]) == console.FAILURE
+    assert "name one with --model" in capsys.readouterr().err
+
+
+def test_servers_need_different_names(server: ToyServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", f"a={server.url}", f"a={server.url}", "-o", str(tmp_path)]) == console.WRONG_USAGE
+    assert "different names" in capsys.readouterr().err
