@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from runtime import console
 from runtime.arguments import ArgumentParser
-from runtime.cli import artifact, embed, search, tune
+from runtime.cli import artifact, embed, search, serve, tune
 from runtime.version import __version__
 
 
@@ -31,6 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     embed.add_commands(commands)
     search.add_commands(commands)
+    serve.add_commands(commands)
     artifact.add_info(commands)
     tune.add_commands(commands)
     artifact.add_verify(commands)

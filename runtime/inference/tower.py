@@ -22,7 +22,7 @@ from runtime.session.provider_options import CpuOptions
 from runtime.session.session import CancellationToken, Session, SessionOptions
 
 if TYPE_CHECKING:
-    from runtime.preprocess.text import Tokens
+    from runtime.preprocess.text import TextPreprocessor, Tokens
 
 _LOG = logging.getLogger("runtime")
 Row: TypeAlias = "Array | Tokens"
@@ -111,11 +111,20 @@ class LoadedTower:
     def _prepare_all(self, items: Sequence[Any], prompt: str | None) -> Sequence[Row | UnusableItemError]:
         if prompt is None:
             return self._preprocessor.prepare_all(items)
+        return self.text_preprocessor.prepare_all(items, prompt)
+
+    @property
+    def text_preprocessor(self) -> TextPreprocessor:
+        """The preprocessor of texts.
+
+        Raises:
+            UsageError: The tower embeds other items.
+        """
         from runtime.preprocess.text import TextPreprocessor
 
         if not isinstance(self._preprocessor, TextPreprocessor):
             raise UsageError("a prompt is for texts; leave it out")
-        return self._preprocessor.prepare_all(items, prompt)
+        return self._preprocessor
 
     def _refuse_too_large(self, row: Row | UnusableItemError) -> Row | UnusableItemError:
         if self._memory is None or isinstance(row, UnusableItemError):

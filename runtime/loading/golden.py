@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeAlias
 
+from runtime.array_types import Array
 from runtime.artifact.manifest import Parity, Tolerance, TowerName
 from runtime.artifact.parity import BF16_TOLERANCE, Agreement, has_unit_length, measure_agreement
 from runtime.errors import ManifestError
@@ -23,23 +26,29 @@ class TowerVerification:
     unit_length: bool  # whether the export's vectors have unit length
 
 
-def verify_towers(model: Embedder, folder: Path) -> dict[TowerName, TowerVerification]:
+EmbedItems: TypeAlias = Callable[[Sequence[Any], TowerName], Array]
+
+
+def verify_towers(model: Embedder, folder: Path, embed: EmbedItems | None = None) -> dict[TowerName, TowerVerification]:
     """Embed the golden items in ``folder`` with each tower of ``model``, and compare the vectors with the export's.
+
+    ``embed`` returns the vectors of items for a tower, by default with the model's own method.
 
     Raises:
         ManifestError: The manifest records no bounds.
         EmbeddingBackbonesError: The golden items cannot be read or embedded.
     """
-    return {name: _verify_tower(model, folder, name) for name in model.towers}
+    embed = embed or (lambda items, tower: model.embed(items, tower=tower))
+    return {name: _verify_tower(model, folder, name, embed) for name in model.towers}
 
 
-def _verify_tower(model: Embedder, folder: Path, name: TowerName) -> TowerVerification:
+def _verify_tower(model: Embedder, folder: Path, name: TowerName, embed: EmbedItems) -> TowerVerification:
     parity = model.manifest.towers[name].parity
     if parity is None:
         raise ManifestError(f"{folder} records no parity to compare with; export it again")
     items, reference = read_golden(folder, model.manifest, name)
     with without_truncation_warning():
-        vectors = model.embed(items, tower=name)
+        vectors = embed(items, name)
     return TowerVerification(
         items=len(items),
         agreement=measure_agreement(reference, vectors),

@@ -11,7 +11,7 @@ from runtime.artifact.manifest import TowerName
 from runtime.artifact.parity import format_cosine
 from runtime.errors import IntegrityError, VerificationError
 from runtime.inference.embedder import Embedder
-from runtime.loading.golden import TowerVerification, verify_towers
+from runtime.loading.golden import EmbedItems, TowerVerification, verify_towers
 from runtime.loading.load import load
 from runtime.session.provider_options import ProviderOptions
 from runtime.session.settled_variants import settle
@@ -53,7 +53,13 @@ def verify(
         concurrent_batches=concurrent_batches,
         variant=variant,
     )
-    result = Verification(provider=model.provider, variant=model.variant, towers=verify_towers(model, Path(path)))
+    return verify_model(model, Path(path))
+
+
+def verify_model(model: Embedder, folder: Path, embed: EmbedItems | None = None) -> Verification:
+    """Verify a model that was loaded from ``folder``; see :func:`verify` and :func:`verify_towers`."""
+    towers = verify_towers(model, folder, embed)
+    result = Verification(provider=model.provider, variant=model.variant, towers=towers)
     if not all(tower.agreement.within(tower.tolerance) for tower in result.towers.values()):
         found = describe_verification(result)
         raise VerificationError(f"the golden vectors are not reproduced: {found}; {_advice(model)}")

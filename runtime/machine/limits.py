@@ -86,3 +86,9 @@ def _memory_limit(folder: Path) -> int:
     """Return the memory limit of a control group in bytes."""
     text = (read_or_empty(folder / "memory.max") or read_or_empty(folder / "memory.limit_in_bytes")).strip()
     return int(text) if text.isdigit() else _UNLIMITED
+
+
+def read_resident_bytes(root: Path = Path("/")) -> int:
+    """Return the memory that this process uses now; 0 where there is no ``proc``."""
+    lines = read_or_empty(root / "proc/self/status").splitlines()
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:")), 0)

@@ -9,6 +9,7 @@ import html
 import json
 import re
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -100,6 +101,39 @@ class TextPreprocessor:
             return prepare_each(lambda item: self._prepare(item, before), items)
         return prepare_each(lambda encoding: self._read(encoding, before), encodings)
 
+    def from_ids(self, ids: Sequence[int]) -> Tokens:
+        """Return the tokens of a text that the caller has tokenized, special ones included.
+
+        Raises:
+            UnusableItemError: The tokenizer has no such token, or they are too many or none.
+        """
+        recipe, size = self._preprocessing, self._tokenizer.get_vocab_size()
+        if strange := [number for number in ids if not 0 <= number < size]:
+            raise UnusableItemError(f"{strange[0]} is no token of the model, which has tokens from 0 to {size - 1}")
+        if not 0 < len(ids) <= recipe.max_length:
+            raise UnusableItemError(f"it has {len(ids)} tokens, and the model takes from 1 to {recipe.max_length}")
+        width = recipe.max_length if recipe.padding == "max_length" else len(ids)
+        return Tokens(ids=list(ids), truncated=False, type_ids=[0] * len(ids), prompt_length=0, width=width)
+
+    def tokenize(self, texts: Sequence[str], *, add_special_tokens: bool = True) -> list[Encoding]:
+        """Return all tokens of each text, however many, with their offsets in the cleaned text.
+
+        Raises:
+            UnusableItemError: A text cannot be tokenized.
+        """
+        try:
+            with panics_as_errors():
+                cleaned = [*map(self._clean, texts)]
+                return self._without_limit.encode_batch(cleaned, add_special_tokens=add_special_tokens)
+        except Exception as exc:
+            raise UnusableItemError(f"a text cannot be tokenized ({exc})") from exc
+
+    @cached_property
+    def _without_limit(self) -> Tokenizer:
+        copy = Tokenizer.from_str(self._tokenizer.to_str())
+        copy.no_truncation()
+        return copy
+
     def collate(self, rows: Sequence[Tokens]) -> dict[str, Array]:
         """Return the inputs of the graph, each ``[rows, length]`` int64, padded on the right."""
         recipe, stops = self._preprocessing, [len(row.ids) for row in rows]
@@ -149,9 +183,9 @@ class TextPreprocessor:
         heads = [*map(self._take_head, whole)] if self._cuts_texts else whole
         encodings = self._encode_cleaned(heads)
         short = [at for at, head in enumerate(heads) if head is not whole[at] and not encodings[at].overflowing]
-        again = self._encode_cleaned([whole[at] for at in short]) if short else []
-        for at, encoding in zip(short, again, strict=True):
-            encodings[at] = encoding  # the head has fewer tokens than the limit
+        if short:  # even an empty batch takes time
+            for at, encoding in zip(short, self._encode_cleaned([whole[at] for at in short]), strict=True):
+                encodings[at] = encoding  # the head has fewer tokens than the limit
         return encodings
 
     def _encode_cleaned(self, texts: Sequence[str]) -> list[Encoding]:

@@ -85,7 +85,7 @@ def test_commands_parse(block: Block, parsers: dict[str, argparse.ArgumentParser
             targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
             assert {word for word in words[1:] if "=" not in word} <= set(targets)
         else:
-            assert words[0] in ("pip", "ray", "printf", "gzip", "zcat"), f"an unknown program: {words[0]}"
+            assert words[0] in ("curl", "pip", "ray", "printf", "gzip", "zcat"), f"an unknown program: {words[0]}"
 
 
 def parse(words: list[str], parsers: dict[str, argparse.ArgumentParser]) -> None:

@@ -37,7 +37,13 @@ def probe(code: str, heavy: tuple[str, ...] = HEAVY) -> str:
 
 
 def test_importing_the_runtime_loads_nothing_heavy() -> None:
-    assert probe("import runtime, runtime.cli.main", (*HEAVY, "onnxruntime", "tqdm", "trimesh", "pyarrow", "ray")) == ""
+    assert (
+        probe(
+            "import runtime, runtime.cli.main",
+            (*HEAVY, "onnxruntime", "tqdm", "trimesh", "pyarrow", "ray", "starlette"),
+        )
+        == ""
+    )
 
 
 def test_point_clouds_are_prepared_without_trimesh() -> None:

@@ -30,6 +30,7 @@ from runtime.preprocess.mesh.stl import prepare_stl
 
 _INSTALL = "pip install 'embedding-backbones[mesh]'"
 _WARNING_FILTERS = threading.Lock()
+_NO_FOLDER = Path(os.devnull)  # it has no files, so that a glTF from a stranger can name none
 
 
 def read_mesh_file(path: str | os.PathLike[str]) -> Any:
@@ -44,10 +45,26 @@ def read_mesh_file(path: str | os.PathLike[str]) -> Any:
         UnusableItemError: The file cannot be read, has another format, or is damaged.
         MissingDependencyError: A package of the extra ``mesh`` is needed and not installed.
     """
+    return _read_mesh(lambda: _read(path), Path(path).parent)
+
+
+def read_mesh_bytes(data: bytes, suffix: str) -> Any:
+    """Read the bytes of a mesh file with the extension ``suffix``, as :func:`read_mesh_file` does.
+
+    A glTF must hold all of its buffers.
+
+    Raises:
+        UnusableItemError: The bytes cannot be read, have another format, or are damaged.
+        MissingDependencyError: A package of the extra ``mesh`` is needed and not installed.
+    """
+    return _read_mesh(lambda: _check(data, suffix), _NO_FOLDER)
+
+
+def _read_mesh(read: Callable[[], tuple[str, bytes]], folder: Path) -> Any:
     try:
-        suffix, data = _read(path)
+        suffix, data = read()
         with _without_warnings():
-            return FORMATS[suffix](data, Path(path).parent)
+            return FORMATS[suffix](data, folder)
     except (UnusableItemError, MissingDependencyError):
         raise
     except Exception as exc:  # a damaged file can raise many types
@@ -67,9 +84,12 @@ def _import_trimesh() -> ModuleType:
 def _read(path: str | os.PathLike[str]) -> tuple[str, bytes]:
     check_regular_file(path)
     suffix = Path(path).suffix.lower()
+    return _check(Path(path).read_bytes() if suffix in FORMATS else b"", suffix)
+
+
+def _check(data: bytes, suffix: str) -> tuple[str, bytes]:
     if suffix not in FORMATS:
         raise UnusableItemError(f"{suffix or 'no extension'} is not a supported format; give {', '.join(FORMATS)}")
-    data = Path(path).read_bytes()
     if not data.strip():
         raise UnusableItemError("the file is empty")
     return suffix, data

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.machine.limits import examine_memory, examine_threads, memory_left
+from runtime.machine.limits import examine_memory, examine_threads, memory_left, read_resident_bytes
 
 
 @pytest.mark.parametrize(
@@ -66,6 +66,13 @@ def test_a_system_without_proc_has_no_figures_and_no_error(tmp_path: Path) -> No
     memory = examine_memory(tmp_path)
     assert (memory.total, memory.available, memory.limit) == (None, None, None)
     assert memory_left(tmp_path) is None
+
+
+def test_resident_memory_is_read_in_bytes(tmp_path: Path) -> None:
+    assert read_resident_bytes(tmp_path) == 0
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/status").write_text("Name: a\nVmHWM:\t  9 kB\nVmRSS:\t  5 kB\n")
+    assert read_resident_bytes(tmp_path) == 5120
 
 
 def test_the_budget_is_the_default_of_load(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -541,7 +541,7 @@ def test_ctrl_c_leaves_neither_a_process_nor_a_file(exported_text: Path, cache: 
 
 @pytest.mark.process
 def test_a_worker_without_a_parent_ends_silently(exported_text: Path) -> None:
-    words = ["runtime.tune.worker", str(exported_text), "text", "cpu", "fp32", "1"]
+    words = ["runtime.tune.worker", str(exported_text), "text", "cpu", "fp32", "1", "1"]
     worker = subprocess.Popen(
         [sys.executable, "-m", *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )

@@ -1,0 +1,141 @@
+"""The command ``serve``."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import Any
+
+from runtime.artifact.reader import read_manifest
+from runtime.cli.options import NUMBER, add_session_options, session_keywords, take_options
+from runtime.errors import MissingDependencyError, UsageError
+
+_INSTALL = "pip install 'embedding-backbones[serve]'"
+_SIZE = re.compile(r"(\d+)([KMGT]?)(i?B)?", re.IGNORECASE)
+
+
+def add_commands(commands: Any) -> None:
+    """Add the command ``serve``."""
+    summary = "Serve artifacts over HTTP, to clients of OpenAI, text-embeddings-inference and KServe"
+    serve = commands.add_parser("serve", help=summary, description=f"{summary}.")
+    serve.add_argument(
+        "artifacts",
+        nargs="+",
+        metavar="ARTIFACT",
+        help="Folder of an artifact, or NAME=FOLDER to serve it under another name. The first one answers requests "
+        "that name no model.",
+    )
+    _add_listening(serve)
+    _add_limits(serve)
+    add_session_options(serve)
+    serve.set_defaults(command=_serve)
+
+
+def _add_listening(serve: argparse.ArgumentParser) -> None:
+    serve.add_argument("--host", default="127.0.0.1", help="Listen on this address (default: %(default)s)")
+    serve.add_argument("--port", default=8080, help="Listen on this port; 0 is any free one (default: 8080)", **NUMBER)
+    serve.add_argument(
+        "--api-key",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="Answer only clients with this key; repeat it for several keys. Others on this machine can see it, so a "
+        "file is better (default: answer everybody)",
+    )
+    serve.add_argument(
+        "--api-key-file", type=Path, metavar="FILE", help="Read such keys from FILE, one in each line (default: none)"
+    )
+    serve.add_argument(
+        "--cors-origin",
+        action="append",
+        default=[],
+        dest="cors_origins",
+        metavar="ORIGIN",
+        help="Let web pages of ORIGIN call the server; repeat it for several (default: none)",
+    )
+
+
+def _add_limits(serve: argparse.ArgumentParser) -> None:
+    serve.add_argument(
+        "--truncate",
+        choices=["error", "count"],
+        default="error",
+        help="Treatment of texts that exceed the model's token limit: error refuses the request, count cuts the text "
+        "and says so in the response (default: %(default)s)",
+    )
+    serve.add_argument(
+        "--max-wait-ms",
+        type=float,
+        default=0,
+        metavar="MS",
+        help="Let an item wait this long for others to fill its batch (default: %(default)s)",
+    )
+    numbers = (
+        (
+            "--max-batch-tokens",
+            None,
+            "Put up to N tokens into a batch of texts, padding included (default: 512 on a CPU, 65536 on a GPU)",
+        ),
+        ("--max-queue-tokens", 1 << 18, "Refuse requests while N tokens wait or run (default: %(default)s)"),
+        ("--max-items", 2048, "Refuse requests of more than N items (default: %(default)s)"),
+        ("--max-image-pixels", 1 << 25, "Refuse images of more than N pixels (default: %(default)s)"),
+    )
+    for name, default, meaning in numbers:
+        serve.add_argument(name, default=default, help=meaning, **NUMBER)
+    serve.add_argument(
+        "--max-body-bytes",
+        type=_parse_size,
+        default=32 << 20,
+        metavar="SIZE",
+        help="Refuse requests with a larger body (default: 32M)",
+    )
+    serve.add_argument(
+        "--memory-limit",
+        type=_parse_size,
+        metavar="SIZE",
+        help="Refuse requests that could take the process above SIZE of memory, such as 4G (default: the limit of the "
+        "container, or the memory of the machine)",
+    )
+    for name, default, meaning in (
+        ("--client-seconds", 60, "Cut off clients that take longer than S to send a request or to read a response"),
+        ("--drain-seconds", 30, "After SIGTERM, give requests in flight S to end"),
+    ):
+        serve.add_argument(name, type=float, default=default, metavar="S", help=f"{meaning} (default: %(default)s)")
+
+
+def _parse_size(text: str) -> int:
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; give bytes, or a number with K, M or G, such as 4G")
+    return int(match[1]) << 10 * " KMGT".index(match[2].upper() or " ")
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    try:
+        from runtime.server import run
+    except ImportError as exc:
+        raise MissingDependencyError(f"{exc.name}, which the server needs, is not installed; {_INSTALL}") from exc
+    from runtime.server.auth import read_keys
+    from runtime.server.settings import ServerSettings
+
+    keys = arguments.api_key + (read_keys(arguments.api_key_file) if arguments.api_key_file else [])
+    settings = take_options(ServerSettings, arguments, api_keys=tuple(keys), cors_origins=tuple(arguments.cors_origins))
+    artifacts = _name_artifacts(arguments.artifacts)
+    run.prepare_process(settings)
+    run.configure_logs()
+    models = run.open_models(artifacts, settings, **session_keywords(arguments))
+    run.build_server(run.build_service(models, settings)).run()
+    return 0
+
+
+def _name_artifacts(words: list[str]) -> dict[str, Path]:
+    artifacts: dict[str, Path] = {}
+    for word in words:
+        name, equals, folder = word.partition("=")
+        if not equals or "/" in name:
+            name, folder = read_manifest(Path(word)).name, word
+        if name in artifacts:
+            raise UsageError(f"two artifacts are called {name}; name one of them as in NAME={folder}")
+        artifacts[name] = Path(folder)
+    return artifacts

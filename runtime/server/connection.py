@@ -1,0 +1,96 @@
+"""The HTTP connection of uvicorn, with limits on the head of a request and on the time that it may take."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from http import HTTPStatus
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from runtime.server.request_errors import RequestError
+
+ABORT = "runtime.abort"  # extension of the ASGI scope: a function that cuts the connection off
+
+
+class LimitedConnection(HttpToolsProtocol):
+    """A connection that is cut off if a request's line and headers are too large, or do not arrive in time.
+
+    uvicorn has neither limit. A body has limits of its own, in :mod:`runtime.server.body`.
+    """
+
+    max_header_bytes = 32 << 10
+    client_seconds = 60.0
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        """Make the connection as uvicorn does."""
+        super().__init__(*arguments, **keywords)
+        self._head_bytes, self._in_head = 0, True
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for the first request."""
+        super().connection_made(transport)
+        self._deadline = self.loop.call_later(self.client_seconds, self.transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End the deadline."""
+        self._end_deadline()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes, and begin a deadline if they end within a head."""
+        if self._in_head:
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if not self._in_head or not self._head_bytes or self.transport.is_closing():
+            return
+        if self._head_bytes > self.max_header_bytes:
+            self.send_400_response("")
+        elif self._deadline is None:
+            self._deadline = self.loop.call_later(self.client_seconds, self.transport.abort)
+
+    def on_message_begin(self) -> None:
+        """Begin a request; the application can cut the connection off."""
+        super().on_message_begin()
+        self.scope["extensions"] = {ABORT: {"abort": self.transport.abort}}
+        self._in_head, self._head_bytes = True, max(1, self._head_bytes)
+
+    def on_headers_complete(self) -> None:
+        """End the head, and the deadline of it."""
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if size > self.max_header_bytes:
+            self._head_bytes = size
+            raise ValueError("the head is too large")  # ends the parser, and calls ``send_400_response``
+        self._in_head, self._head_bytes = False, 0
+        self._end_deadline()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Wait for the next head."""
+        super().on_message_complete()
+        self._in_head = True
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no request in our envelope, and close the connection."""
+        error = RequestError(400, "the request is not valid HTTP")
+        if self._head_bytes > self.max_header_bytes:
+            error = RequestError(431, f"the headers have more than {self.max_header_bytes} bytes")
+        path = self.url.decode("ascii", "replace") if getattr(self, "url", None) else ""
+        body = json.dumps(error.envelope(path)).encode()
+        status = HTTPStatus(error.status)
+        head = f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: application/json\r\nconnection: close\r\n"
+        self.transport.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+        self.transport.close()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close an idle connection, also if its client has not read all of a response."""
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+        super().timeout_keep_alive_handler()
+
+    def _end_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None

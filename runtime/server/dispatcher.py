@@ -1,0 +1,172 @@
+"""Run what waits in batches side by side, in as many threads as batches may run at once."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from runtime.array_types import Float32Array
+from runtime.server.waiting_queue import BatchRunner, Job, WaitingItem, WaitingQueue
+
+_SMOOTHING = 0.1  # share of the newest batch in the measured rate
+
+
+class ShutDownError(Exception):
+    """The dispatcher was closed before the job was done."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchReport:
+    """The size of one batch, and the time that it took.
+
+    Attributes:
+        items: Number of items.
+        tokens: Tokens, points or images, without padding.
+        padded: The same with padding.
+        seconds: Time of inference.
+        waits: Time in the queue of each item, in seconds.
+    """
+
+    items: int
+    tokens: int
+    padded: int
+    seconds: float
+    waits: Sequence[float]
+
+
+class Dispatcher:
+    """Threads that take batches from one queue.
+
+    A batch is the oldest item and those nearest to it in length, up to the limit of its graph. So no item starves, and
+    little is padding.
+    """
+
+    def __init__(
+        self, lanes: int, *, max_wait_s: float = 0.0, on_batch: Callable[[BatchReport], object] | None = None
+    ) -> None:
+        """Start ``lanes`` threads.
+
+        Args:
+            lanes: Number of batches that run side by side.
+            max_wait_s: How long the oldest item waits for others to fill its batch.
+            on_batch: Receives a report of each batch, from its thread.
+        """
+        self.lanes, self._max_wait_s, self._on_batch = lanes, max_wait_s, on_batch or (lambda report: None)
+        self.tokens_per_s = 0.0  # as measured, padded, of all threads together; 0 before the first batch
+        self._queue, self._running, self._closed = WaitingQueue(), 0, False
+        self._changed = threading.Condition()
+        self._threads = [threading.Thread(target=self._work, name=f"lane-{at}", daemon=True) for at in range(lanes)]
+        for thread in self._threads:
+            thread.start()
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    @property
+    def waiting_tokens(self) -> float:
+        """The tokens that wait."""
+        with self._changed:
+            return self._queue.tokens
+
+    def submit(self, runner: BatchRunner, rows: Sequence[Any]) -> Job:
+        """Queue rows, at least one, and return their job."""
+        job = Job(runner, rows, time.monotonic())
+        with self._changed:
+            if self._closed:
+                raise ShutDownError
+            self._queue.add(job.items)
+            self._changed.notify(len(job.items))
+        return job
+
+    def cancel(self, job: Job) -> None:
+        """Drop the items of ``job`` that have not begun to run. Nobody waits for them."""
+        with self._changed:
+            self._queue.remove(job.items)
+
+    def close(self) -> None:
+        """Fail all jobs that wait, and end the threads after their batches."""
+        with self._changed:
+            self._closed = True
+            jobs = set()
+            while self._queue:
+                item = self._queue.oldest
+                jobs.add(item.job)
+                self._queue.remove(item.job.items)
+            self._changed.notify_all()
+        for job in jobs:
+            self._fail(job, ShutDownError())
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self) -> None:
+        while batch := self._take():
+            started = time.monotonic()
+            self._run(batch)
+            self._report(batch, started, time.monotonic() - started)
+
+    def _take(self) -> list[WaitingItem]:
+        """Wait for the next batch; an empty one means the end."""
+        with self._changed:
+            while not self._closed:
+                delay = self._delay() if self._queue else None
+                if delay is not None and delay <= 0:
+                    idle, self._running = self.lanes - self._running, self._running + 1
+                    return self._queue.take(idle)
+                self._changed.wait(delay)
+            return []
+
+    def _delay(self) -> float:
+        """Return the seconds that the oldest item still waits for others."""
+        if not self._max_wait_s or self._queue.is_full_batch():
+            return 0.0
+        return self._queue.oldest.since + self._max_wait_s - time.monotonic()
+
+    def _run(self, batch: Sequence[WaitingItem]) -> None:
+        """Run a batch. If it fails, each item runs alone, so that one of them does not fail the others."""
+        try:
+            vectors = batch[0].runner.embed([item.row for item in batch])
+        except Exception as exc:  # noqa: BLE001  whatever a graph raises, the other batches go on
+            if len(batch) == 1:
+                self._fail(batch[0].job, exc)
+                return
+            for item in batch:
+                if not item.job.future.done():
+                    self._run([item])
+            return
+        self._deliver(batch, vectors)
+
+    def _deliver(self, batch: Sequence[WaitingItem], vectors: Float32Array) -> None:
+        finished = []
+        with self._changed:
+            for item, vector in zip(batch, vectors, strict=True):
+                item.job.vectors[item.index] = vector
+                item.job.left -= 1
+                if not item.job.left:
+                    finished.append(item.job)
+        for job in finished:
+            job.future.set_result(job.vectors)
+
+    def _fail(self, job: Job, exc: Exception) -> None:
+        with self._changed:
+            self._queue.remove(job.items)
+            if not job.future.done():
+                job.future.set_exception(exc)
+
+    def _report(self, batch: Sequence[WaitingItem], started: float, seconds: float) -> None:
+        padded = len(batch) * max(item.cost for item in batch)
+        with self._changed:
+            self._running -= 1
+            rate = self.lanes * padded * batch[0].runner.tokens_per_cost / max(seconds, 1e-6)
+            self.tokens_per_s += (rate - self.tokens_per_s) * (_SMOOTHING if self.tokens_per_s else 1)
+        self._on_batch(
+            BatchReport(
+                items=len(batch),
+                tokens=sum(item.cost for item in batch),
+                padded=padded,
+                seconds=seconds,
+                waits=[started - item.since for item in batch],
+            )
+        )

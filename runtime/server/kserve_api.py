@@ -1,0 +1,218 @@
+"""The REST interface of KServe's Open Inference Protocol, version 2, with binary tensors.
+
+A model has one input for each kind of item: ``text``, ``image`` or ``mesh``, of the type BYTES. Its output is
+``embedding``. In JSON, the bytes of a file are base64.
+
+Source: https://github.com/kserve/open-inference-protocol and, for binary tensors,
+https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from typing import Any, TypeGuard, get_args
+
+import numpy as np
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from runtime.array_types import Array
+from runtime.artifact.manifest import TowerName
+from runtime.server.admission import Ticket
+from runtime.server.body import read_json, require_field, take_field
+from runtime.server.endpoint import Endpoint, json_response, truncation_header
+from runtime.server.items import ServerItem, read_file
+from runtime.server.request_errors import RequestError
+from runtime.server.served_model import ServedModel
+from runtime.server.service import EmbedCall, Embedded, EmbeddingService
+from runtime.version import __version__
+
+_HEADER_LENGTH = "inference-header-content-length"
+_OUTPUT = "embedding"
+_MESH_SUFFIX = ".glb"  # of meshes without another type in the parameter ``format``
+
+
+def routes() -> list[Route]:
+    """Return the routes."""
+    infer = Endpoint(_infer)
+    return [
+        Route("/v2", _server, methods=["GET"]),
+        Route("/v2/health/live", _live, methods=["GET"]),
+        Route("/v2/health/ready", _ready, methods=["GET"]),
+        *(
+            route
+            for model in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
+            for route in (
+                Route(model, _model, methods=["GET"]),
+                Route(f"{model}/ready", _ready, methods=["GET"]),
+                Route(f"{model}/infer", infer, methods=["POST"]),
+            )
+        ),
+    ]
+
+
+async def _live(request: Request) -> Response:
+    return json_response(request.app.state.service, {"live": True})
+
+
+async def _ready(request: Request) -> Response:
+    service: EmbeddingService = request.app.state.service
+    if "model" in request.path_params:
+        _find(service, request)
+    if service.draining:
+        raise RequestError(503, "the server is stopping")
+    return json_response(service, {"ready": True})
+
+
+async def _server(request: Request) -> Response:
+    content = {"name": "embedding-backbones", "version": __version__, "extensions": ["binary_tensor_data"]}
+    return json_response(request.app.state.service, content)
+
+
+async def _model(request: Request) -> Response:
+    service: EmbeddingService = request.app.state.service
+    model, _ = _find(service, request)
+    content = {
+        "name": request.path_params["model"],
+        "versions": ["1"],
+        "platform": "onnxruntime_onnx",
+        "inputs": [{"name": kind, "datatype": "BYTES", "shape": [-1]} for kind in model.towers],
+        "outputs": [{"name": _OUTPUT, "datatype": "FP32", "shape": [-1, model.manifest.output_dim]}],
+    }
+    return json_response(service, content)
+
+
+def _find(service: EmbeddingService, request: Request) -> tuple[ServedModel, str | None]:
+    if request.path_params.get("version", "1") != "1":
+        raise RequestError(404, "every model has the version 1 only", param="version")
+    return service.find_model(request.path_params["model"])
+
+
+async def _infer(service: EmbeddingService, request: Request, raw: bytes, ticket: Ticket) -> Response:
+    model, alias_prompt = _find(service, request)
+    header, binary = _split(request, raw)
+    options = take_field(header, "parameters", dict) or {}
+    call = EmbedCall(
+        model=model,
+        items=_read_inputs(header, binary),
+        prompt=model.prompt(take_field(options, "prompt_name", str, alias_prompt)),
+        truncate=service.settings.truncate == "count",
+        normalize=bool(take_field(options, "normalize", bool, False)),
+        dimensions=take_field(options, "dimensions", int),
+        param="inputs",
+    )
+    as_binary = _wants_binary(header, options)
+    embedded = await service.embed(call, ticket)
+    return _respond(service, request.path_params["model"], header.get("id"), embedded, as_binary=as_binary)
+
+
+def _split(request: Request, raw: bytes) -> tuple[dict[str, Any], bytes]:
+    """Return the JSON of a body, and the binary tensors behind it."""
+    length = request.headers.get(_HEADER_LENGTH)
+    if length is None:
+        return read_json(raw), b""
+    if not (length.isascii() and length.isdigit() and int(length) <= len(raw)):
+        raise RequestError(400, f"the header {_HEADER_LENGTH} must be a number of bytes of the body")
+    return read_json(raw[: int(length)]), raw[int(length) :]
+
+
+def _read_inputs(header: Mapping[str, Any], binary: bytes) -> list[ServerItem]:
+    items: list[ServerItem] = []
+    inputs = require_field(header, "inputs")
+    if not isinstance(inputs, list) or not inputs or not all(isinstance(each, dict) for each in inputs):
+        raise RequestError(400, "inputs must be a list of tensors", param="inputs")
+    at = 0
+    for tensor in inputs:
+        parameters = take_field(tensor, "parameters", dict) or {}
+        size = take_field(parameters, "binary_data_size", int)
+        if size is None:
+            elements = _json_elements(tensor)
+        else:
+            elements = _binary_elements(binary[at : at + size], size)
+            at += size
+        items += _read_tensor(tensor, parameters, elements)
+    if at != len(binary):
+        raise RequestError(400, f"the tensors have {at} bytes, and {len(binary)} follow the JSON", param="inputs")
+    return items
+
+
+def _read_tensor(tensor: Mapping[str, Any], parameters: Mapping[str, Any], elements: list[Any]) -> list[ServerItem]:
+    name, shape = take_field(tensor, "name", str), require_field(tensor, "shape")
+    if not _is_tower(name) or tensor.get("datatype") != "BYTES":
+        raise RequestError(
+            400, f"the input {name!r:.80} must be text, image or mesh, of the datatype BYTES", param="inputs"
+        )
+    if shape not in ([len(elements)], [len(elements), 1]) or not elements:
+        raise RequestError(
+            400, f"the shape of {name} must be [{len(elements)}], its number of elements", param="inputs"
+        )
+    suffix = take_field(parameters, "format", str, _MESH_SUFFIX) if name == "mesh" else ""
+    return [_read_element(name, element, suffix or "") for element in elements]
+
+
+def _is_tower(name: str | None) -> TypeGuard[TowerName]:
+    return name in get_args(TowerName)
+
+
+def _json_elements(tensor: Mapping[str, Any]) -> list[Any]:
+    """Return the elements, which may be nested as ``[[a], [b]]``."""
+    data = take_field(tensor, "data", list) or []
+    elements = [each[0] if isinstance(each, list) and len(each) == 1 else each for each in data]
+    if not all(isinstance(each, str) for each in elements):
+        raise RequestError(400, "data must be a list of strings", param="inputs")
+    return elements
+
+
+def _binary_elements(data: bytes, size: int) -> list[bytes]:
+    """Return the elements of a BYTES tensor, each with its length in four bytes before it."""
+    elements, at = [], 0
+    while at < len(data):
+        length = int.from_bytes(data[at : at + 4], "little")
+        elements.append(data[at + 4 : at + 4 + length])
+        at += 4 + length
+    if at != size or len(data) != size:
+        raise RequestError(400, "a binary tensor has another size than it announces", param="inputs")
+    return elements
+
+
+def _read_element(name: TowerName, element: str | bytes, suffix: str) -> ServerItem:
+    try:
+        if name == "text":
+            return ServerItem(kind="text", content=element if isinstance(element, str) else element.decode())
+        content = base64.b64decode(element, validate=True) if isinstance(element, str) else element
+    except (UnicodeDecodeError, binascii.Error) as exc:
+        raise RequestError(400, f"an element of {name} cannot be decoded ({exc})", param="inputs") from exc
+    return ServerItem(kind="mesh", content=content, suffix=suffix) if name == "mesh" else read_file(content, "", "")
+
+
+def _wants_binary(header: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
+    """Return whether the output shall be binary. Its own parameter counts more than that of the request."""
+    wanted = bool(take_field(options, "binary_data_output", bool, False))
+    outputs = take_field(header, "outputs", list) or []
+    for output in outputs:
+        if not isinstance(output, dict) or output.get("name") != _OUTPUT:
+            raise RequestError(400, f"outputs may name {_OUTPUT} only", param="outputs")
+        wanted = bool(take_field(take_field(output, "parameters", dict) or {}, "binary_data", bool, wanted))
+    return wanted
+
+
+def _respond(
+    service: EmbeddingService, name: str, request_id: object, embedded: Embedded, *, as_binary: bool
+) -> Response:
+    vectors: Array = np.ascontiguousarray(embedded.vectors, dtype="<f4")
+    output: dict[str, Any] = {"name": _OUTPUT, "datatype": "FP32", "shape": list(vectors.shape)}
+    content: dict[str, Any] = {"model_name": name, "model_version": "1", "outputs": [output]}
+    if isinstance(request_id, str):
+        content["id"] = request_id
+    if not as_binary:
+        output["data"] = vectors.ravel()
+        return json_response(service, content, embedded)
+    data = vectors.tobytes()
+    output["parameters"] = {"binary_data_size": len(data)}
+    header = orjson.dumps(content)
+    headers = {_HEADER_LENGTH: str(len(header)), **truncation_header(embedded)}
+    return Response(header + data, headers=headers, media_type="application/octet-stream")

@@ -1,0 +1,142 @@
+"""Load the models, make them ready, and serve them until SIGTERM or Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from PIL import Image
+
+from runtime.errors import UsageError
+from runtime.loading.load import load
+from runtime.machine.limits import examine_memory, read_resident_bytes
+from runtime.server.app import build_app
+from runtime.server.connection import LimitedConnection
+from runtime.server.metrics import Metrics
+from runtime.server.middleware import LOG, JsonFormatter
+from runtime.server.served_model import ServedModel, make_ready, serve_model
+from runtime.server.service import EmbeddingService, count_lanes
+from runtime.server.settings import ServerSettings
+
+_DEFAULT_ROOM = 1 << 30  # bytes of all requests, if the memory of the machine is unknown
+_SHARE = 0.9  # of the memory limit; the rest is for what nobody counts
+_KEEP_ALIVE_S = 75  # longer than the pools of usual clients, so that they close a connection first
+_BACKSTOP_S = 5  # for the responses of requests that were ended at the end of the drain
+
+
+def open_models(artifacts: Mapping[str, Path], settings: ServerSettings, **options: Any) -> list[ServedModel]:
+    """Load artifacts by name, and check hashes, golden vectors and the largest batch of each.
+
+    ``options`` are those of :func:`runtime.load`.
+
+    Raises:
+        EmbeddingBackbonesError: An artifact cannot be loaded, or does not reproduce its golden vectors here.
+    """
+    models = [
+        serve_model(load(folder, **options), name, settings.max_batch_tokens) for name, folder in artifacts.items()
+    ]
+    lanes = count_lanes(models)
+    for model, folder in zip(models, artifacts.values(), strict=True):
+        make_ready(model, folder, lanes)
+    return models
+
+
+def build_service(models: Sequence[ServedModel], settings: ServerSettings) -> EmbeddingService:
+    """Return the service of models that are ready. Its requests may use the memory that the models leave.
+
+    Raises:
+        UsageError: The memory limit leaves no room for requests.
+    """
+    return EmbeddingService(models, settings, Metrics(), room_bytes=_room(settings))
+
+
+def _room(settings: ServerSettings) -> int:
+    memory = examine_memory()
+    limit = settings.memory_limit or memory.limit or memory.total
+    if limit is None:
+        return _DEFAULT_ROOM
+    resident = read_resident_bytes()
+    room = int(_SHARE * limit) - resident
+    if room < settings.max_body_bytes // 8:
+        raise UsageError(
+            f"the memory limit of {limit >> 20} MiB leaves no room for requests: the models take {resident >> 20} MiB; "
+            "raise --memory-limit, or serve fewer models"
+        )
+    return room
+
+
+class DrainingServer(uvicorn.Server):
+    """A server that answers what is in flight after SIGTERM or Ctrl-C, and then ends without an error."""
+
+    def __init__(self, config: uvicorn.Config, service: EmbeddingService) -> None:
+        """Serve ``config``, whose application uses ``service``."""
+        super().__init__(config)
+        self._service = service
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop to take requests. A second signal ends at once."""
+        if self.should_exit:
+            self.force_exit = True
+            self._service.abort()
+        self._service.draining = self.should_exit = True
+
+    async def startup(self, sockets: Any = None) -> None:
+        """Begin to listen, and log the address."""
+        await super().startup(sockets)
+        for server in self.servers:
+            for each in server.sockets:
+                host, port = each.getsockname()[:2]
+                LOG.info("ready", extra={"fields": {"host": host, "port": port, "models": list(self._service.models)}})
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        """Wait for requests in flight, and end the rest with an error when the time is over."""
+        timer = asyncio.get_running_loop().call_later(self._service.settings.drain_seconds, self._service.abort)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            timer.cancel()
+
+
+def build_server(service: EmbeddingService) -> DrainingServer:
+    """Return the server of a service. Its method ``run`` serves until SIGTERM or Ctrl-C."""
+    settings = service.settings
+    connection = type(
+        "Connection",
+        (LimitedConnection,),
+        {"max_header_bytes": settings.max_header_bytes, "client_seconds": settings.client_seconds},
+    )
+    config = uvicorn.Config(
+        build_app(service),
+        host=settings.host,
+        port=settings.port,
+        http=connection,
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=int(settings.drain_seconds + _BACKSTOP_S),
+    )
+    return DrainingServer(config, service)
+
+
+def configure_logs() -> None:
+    """Write records of the server as JSON on standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter())
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    logging.getLogger("runtime").setLevel(logging.INFO)
+
+
+def prepare_process(settings: ServerSettings) -> None:
+    """Set what the whole process shares, before models are loaded."""
+    Image.MAX_IMAGE_PIXELS = settings.max_image_pixels
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the server has threads of its own

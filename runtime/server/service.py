@@ -1,0 +1,262 @@
+"""Embed the items of a request: prepare them in threads, queue them, and finish their vectors."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from runtime.array_types import Array, Float32Array
+from runtime.artifact.manifest import TowerName
+from runtime.errors import EmbeddingBackbonesError, MissingDependencyError, UsageError
+from runtime.inference.tower import LoadedTower, Row, is_truncated
+from runtime.postprocess import truncate_and_normalize
+from runtime.preprocess.item import UnusableItemError, prepare_each
+from runtime.server.admission import Admission, Ticket
+from runtime.server.dispatcher import Dispatcher, ShutDownError
+from runtime.server.items import ServerItem
+from runtime.server.metrics import Metrics
+from runtime.server.request_errors import RequestError
+from runtime.server.served_model import ServedModel
+from runtime.server.settings import ServerSettings
+
+_SMALL_TEXT = 2000  # characters that are tokenized at once: a thread would cost more
+_TOKEN_BYTES = 80  # of a token in memory: its id and type id as Python objects, and as arrays of a batch
+_VALUE_BYTES = 4 + 22  # of one value of a vector: as float32, and as text of JSON
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedCall:
+    """A request, whichever interface it came by.
+
+    Attributes:
+        model: The model.
+        items: The items.
+        prompt: The text that is put before each text; ``None`` for the default prompt.
+        truncate: Whether texts that are too long are cut.
+        normalize: Whether to scale vectors to unit length.
+        dimensions: Number of leading dimensions to keep, then scaled to unit length; ``None`` for all.
+        param: The field of the request that the items came from.
+    """
+
+    model: ServedModel
+    items: Sequence[ServerItem]
+    prompt: str | None = None
+    truncate: bool = False
+    normalize: bool = False
+    dimensions: int | None = None
+    param: str = "input"
+
+
+class Embedded(NamedTuple):
+    """The answer to an :class:`EmbedCall`: vectors ``[items, dim]`` float32, tokens, and indices of cut texts."""
+
+    vectors: Array
+    tokens: int
+    truncated: list[int]
+
+
+class EmbeddingService:
+    """The models, and all that they share.
+
+    Attributes:
+        models: The models by name. The first one is the default.
+        admission: The bounds of all requests together.
+        dispatcher: The threads that run batches.
+        draining: Whether the server is about to stop.
+    """
+
+    def __init__(
+        self, models: Sequence[ServedModel], settings: ServerSettings, metrics: Metrics, *, room_bytes: int
+    ) -> None:
+        """Start the threads. Requests may use ``room_bytes`` of memory together."""
+        self.models: Mapping[str, ServedModel] = {model.name: model for model in models}
+        self.settings, self.metrics, self.draining = settings, metrics, False
+        self.dispatcher = Dispatcher(
+            count_lanes(models), max_wait_s=settings.max_wait_ms / 1000, on_batch=metrics.report_batch
+        )
+        self.admission = Admission(
+            max_tokens=settings.max_queue_tokens,
+            max_bytes=room_bytes,
+            tokens_per_s=lambda: self.dispatcher.tokens_per_s,
+        )
+        self._preparing = ThreadPoolExecutor(max(model.embedder.threads for model in models), "prepare")
+
+    def find_model(self, name: str | None) -> tuple[ServedModel, str | None]:
+        """Return the model of a name or alias, and the name of the alias's prompt.
+
+        Raises:
+            RequestError: There is no such model, or several and ``name`` is ``None``.
+        """
+        if name is None:
+            return next(iter(self.models.values())), None
+        if name in self.models:
+            return self.models[name], None
+        base, colon, prompt = name.rpartition(":")
+        model = self.models.get(base)
+        if colon and model is not None:
+            try:
+                model.prompt(prompt)
+            except RequestError as exc:
+                raise RequestError(404, str(exc), code="model_not_found", param="model") from exc
+            return model, prompt
+        known = ", ".join(self.models)
+        raise RequestError(
+            404, f"there is no model {name!r:.80}; known are {known}", code="model_not_found", param="model"
+        )
+
+    async def embed(self, call: EmbedCall, ticket: Ticket) -> Embedded:
+        """Return the vectors of a call. If the caller is cancelled, its items are dropped.
+
+        Raises:
+            RequestError: The request is wrong, or the server is full, stopping, or fails.
+        """
+        self._check(call)
+        started = perf_counter()
+        rows = await self._prepare_all(call)
+        self.metrics.tokenize.observe(perf_counter() - started)
+        model = call.model
+        ticket.take(
+            tokens=sum(model.tokens(item.kind, row) for item, row in zip(call.items, rows, strict=True)),
+            size_bytes=sum(map(_row_bytes, rows))
+            + len(rows) * _VALUE_BYTES * (call.dimensions or model.manifest.output_dim),
+        )
+        vectors = await self._run(call, rows)
+        self.metrics.items.inc(len(rows))
+        return Embedded(
+            truncate_and_normalize(vectors, call.dimensions, call.normalize or call.dimensions is not None),
+            sum(len(row.ids) for row in rows if not isinstance(row, np.ndarray)),
+            [index for index, row in enumerate(rows) if is_truncated(row)],
+        )
+
+    def abort(self) -> None:
+        """End all requests with an error: the time to drain is over."""
+        for model in self.models.values():
+            model.cancellation.cancel()
+        self.dispatcher.close()
+
+    def close(self) -> None:
+        """End the threads."""
+        self.dispatcher.close()
+        self._preparing.shutdown(wait=False, cancel_futures=True)
+
+    def _check(self, call: EmbedCall) -> None:
+        if self.draining:
+            raise RequestError(503, "the server is stopping; ask another one", retry_after_s=1)
+        if len(call.items) > self.settings.max_items:
+            message = f"{call.param} has {len(call.items)} items, and the server takes {self.settings.max_items}"
+            raise RequestError(413, f"{message}; send fewer", param=call.param)
+        for index, item in enumerate(call.items):
+            if item.kind not in call.model.towers:
+                kinds = " and ".join(call.model.towers)
+                message = f"{call.param}[{index}] is for a {item.kind} model, and {call.model.name} embeds {kinds}"
+                raise RequestError(400, message, param=call.param)
+        dim = call.model.manifest.output_dim
+        if call.dimensions is not None and not 1 <= call.dimensions <= dim:
+            raise RequestError(400, f"dimensions is {call.dimensions}, it must be from 1 to {dim}", param="dimensions")
+
+    async def _prepare_all(self, call: EmbedCall) -> list[Row]:
+        loop, work = asyncio.get_running_loop(), _chunks(call)
+        if len(work) == 1 and call.items[0].kind == "text" and sum(map(_size, call.items)) <= _SMALL_TEXT:
+            parts = [_prepare(call, *work[0])]
+        else:
+            futures = [loop.run_in_executor(self._preparing, _prepare, call, *each) for each in work]
+            parts = await asyncio.gather(*futures)
+        rows: list[Row | UnusableItemError] = [UnusableItemError("")] * len(call.items)
+        for (_, positions), part in zip(work, parts, strict=True):
+            for at, row in zip(positions, part, strict=True):
+                rows[at] = row
+        return [_check_usable(call, index, row) for index, row in enumerate(rows)]
+
+    async def _run(self, call: EmbedCall, rows: Sequence[Row]) -> Array:
+        kinds: dict[TowerName, list[int]] = {}
+        for at, item in enumerate(call.items):
+            kinds.setdefault(item.kind, []).append(at)
+        vectors = np.empty((len(rows), call.model.manifest.output_dim), dtype=np.float32)
+        jobs = []
+        try:
+            for kind, positions in kinds.items():
+                job = self.dispatcher.submit(call.model.runners[kind], [rows[at] for at in positions])
+                jobs.append((positions, job))
+            for positions, job in jobs:
+                embedded: Float32Array = await asyncio.wrap_future(job.future)
+                vectors[positions] = embedded
+        except (ShutDownError, EmbeddingBackbonesError) as exc:
+            raise self._explain(exc) from exc
+        finally:
+            for _, job in jobs:
+                self.dispatcher.cancel(job)
+        return vectors
+
+    def _explain(self, exc: Exception) -> RequestError:
+        if self.draining or isinstance(exc, ShutDownError):
+            return RequestError(503, "the server is stopping; ask another one", retry_after_s=1)
+        return RequestError(500, f"the model fails: {exc}")
+
+
+def count_lanes(models: Sequence[ServedModel]) -> int:
+    """Return the number of batches that may run side by side."""
+    return max(model.embedder.concurrent_batches for model in models)
+
+
+def _size(item: ServerItem) -> int:
+    return item.size_bytes
+
+
+def _chunks(call: EmbedCall) -> list[tuple[tuple[TowerName, type], list[int]]]:
+    """Return the positions of items in parts that one thread prepares, each of one kind."""
+    kinds: dict[tuple[TowerName, type], list[int]] = {}
+    for at, item in enumerate(call.items):
+        kinds.setdefault((item.kind, type(item.content)), []).append(at)
+    return [
+        (kind, positions[start : start + size])
+        for kind, positions in kinds.items()
+        for size in [call.model.towers[kind[0]].batch_sizes.chunk]
+        for start in range(0, len(positions), size)
+    ]
+
+
+def _prepare(
+    call: EmbedCall, kind: tuple[TowerName, type], positions: Sequence[int]
+) -> Sequence[Row | UnusableItemError]:
+    tower, items = call.model.towers[kind[0]], [call.items[at] for at in positions]
+    if kind == ("text", list):
+        return prepare_each(lambda item: tower.text_preprocessor.from_ids(item.content), items)
+    if kind == ("mesh", bytes):
+        return prepare_each(partial(_prepare_mesh, tower), items)
+    prompt = call.prompt if kind[0] == "text" else None
+    try:
+        return tower.prepare([item.content for item in items], truncate=call.truncate, prompt=prompt)
+    except UsageError as exc:
+        raise RequestError(400, str(exc)) from exc
+
+
+def _prepare_mesh(tower: LoadedTower, item: ServerItem) -> Row:
+    from runtime.preprocess.mesh.formats import read_mesh_bytes
+
+    try:
+        mesh = read_mesh_bytes(item.content, item.suffix)
+    except MissingDependencyError as exc:
+        raise RequestError(501, str(exc)) from exc
+    (row,) = tower.prepare([mesh])
+    if isinstance(row, UnusableItemError):
+        raise row
+    return row
+
+
+def _check_usable(call: EmbedCall, index: int, row: Row | UnusableItemError) -> Row:
+    if isinstance(row, UnusableItemError):
+        raise RequestError(
+            400, f"{call.param}[{index}] cannot be embedded: {row}", code="unusable_item", param=call.param
+        )
+    return row
+
+
+def _row_bytes(row: Any) -> int:
+    return row.nbytes if isinstance(row, np.ndarray) else _TOKEN_BYTES * len(row.ids)

@@ -1,0 +1,60 @@
+"""Settings of the server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from runtime.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerSettings:
+    """How the server listens, what it admits, and how it treats requests.
+
+    Attributes:
+        host: Address to listen on.
+        port: Port to listen on; 0 for a free one.
+        truncate: ``error`` refuses a text that is too long, ``count`` cuts and reports it.
+        max_wait_ms: How long an item waits for others to fill its batch.
+        max_batch_tokens: Maximum padded tokens of a batch of texts; ``None`` for the runtime's default.
+        max_queue_tokens: Maximum tokens of all requests that wait or run.
+        max_items: Maximum items of a request.
+        max_body_bytes: Maximum bytes of a request's body.
+        max_image_pixels: Maximum pixels of an image.
+        max_header_bytes: Maximum bytes of a request's line and headers.
+        memory_limit: Bytes of memory that the process may use; ``None`` for the limit of the container, or of the host.
+        client_seconds: Seconds that a client has to send a request, and to take a response.
+        drain_seconds: Seconds that requests in flight have to end after SIGTERM.
+        api_keys: Keys of which a client must have one; empty for no authentication.
+        cors_origins: Origins of web pages that may call the server.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    truncate: Literal["count", "error"] = "error"
+    max_wait_ms: float = 0
+    max_batch_tokens: int | None = None
+    max_queue_tokens: int = 1 << 18
+    max_items: int = 2048
+    max_body_bytes: int = 32 << 20
+    max_image_pixels: int = 1 << 25
+    max_header_bytes: int = 32 << 10
+    memory_limit: int | None = None
+    client_seconds: float = 60
+    drain_seconds: float = 30
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
+    cors_origins: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raise :class:`UsageError` if a value is out of range."""
+        if not 0 <= self.port <= 65535:
+            raise UsageError(f"port is {self.port}, it must be from 0 to 65535")
+        at_least_one = ("max_batch_tokens", "max_queue_tokens", "max_items", "max_body_bytes", "memory_limit")
+        for name in (*at_least_one, "max_header_bytes", "max_image_pixels"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name} is {value}, it must be a number from 1 up")
+        for name in ("client_seconds", "drain_seconds", "max_wait_ms"):
+            if not getattr(self, name) >= 0:
+                raise UsageError(f"{name} is {getattr(self, name)}, it must not be negative")

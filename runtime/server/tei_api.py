@@ -1,0 +1,191 @@
+"""The interface of text-embeddings-inference: ``/embed``, ``/similarity``, ``/tokenize`` and ``/info``.
+
+Its clients name no model, so the first one answers unless a field ``model`` names another one. Source: https://huggingface.github.io/text-embeddings-inference
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from starlette.datastructures import Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from runtime.artifact.manifest import TextPreprocessing
+from runtime.artifact.parity import cosine_similarities
+from runtime.preprocess.item import UnusableItemError
+from runtime.server.admission import Ticket
+from runtime.server.body import read_json, require_field, take_field
+from runtime.server.endpoint import Endpoint, json_response
+from runtime.server.items import ServerItem, read_file, read_item, read_items
+from runtime.server.request_errors import RequestError
+from runtime.server.served_model import ServedModel
+from runtime.server.service import EmbedCall, Embedded, EmbeddingService
+from runtime.version import __version__
+
+_FLAGS = ("normalize", "truncate")
+_TOKEN_BYTES = 500  # of a token as a dictionary; a text may have as many tokens as bytes
+
+
+def routes() -> list[Route]:
+    """Return the routes. ``POST /`` is where huggingface_hub's client sends texts."""
+    return [
+        Route("/", Endpoint(_embed), methods=["POST"]),
+        Route("/embed", Endpoint(_embed), methods=["POST"]),
+        Route("/similarity", Endpoint(_similarity), methods=["POST"]),
+        Route("/tokenize", Endpoint(_tokenize), methods=["POST"]),
+        Route("/info", _info, methods=["GET"]),
+    ]
+
+
+async def _embed(service: EmbeddingService, request: Request, raw: bytes, ticket: Ticket) -> Response:
+    if request.headers.get("content-type", "").startswith("multipart/form-data"):
+        body, items = await _read_form(request.headers, raw, service.settings.max_items)
+    else:
+        body = read_json(raw)
+        items = read_items(require_field(body, "inputs"), "inputs")
+    embedded = await service.embed(_call(service, body, items, normalize=True), ticket)
+    return json_response(service, np.ascontiguousarray(embedded.vectors), embedded)
+
+
+async def _similarity(service: EmbeddingService, request: Request, raw: bytes, ticket: Ticket) -> Response:
+    """Answer with the cosine similarity of one text to each of several."""
+    body = read_json(raw)
+    inputs = require_field(body, "inputs")
+    if not isinstance(inputs, dict):
+        raise RequestError(400, "inputs must be an object with source_sentence and sentences", param="inputs")
+    source = read_item(require_field(inputs, "source_sentence"), "source_sentence")
+    items = [source, *read_items(require_field(inputs, "sentences"), "sentences")]
+    options = take_field(body, "parameters", dict) or {}
+    embedded: Embedded = await service.embed(_call(service, options, items, normalize=False), ticket)
+    return json_response(service, cosine_similarities(embedded.vectors[:1], embedded.vectors[1:])[0], embedded)
+
+
+def _call(service: EmbeddingService, body: Mapping[str, Any], items: list[ServerItem], *, normalize: bool) -> EmbedCall:
+    model, alias_prompt = service.find_model(take_field(body, "model", str))
+    truncate = take_field(body, "truncate", bool, False) or service.settings.truncate == "count"
+    _check_direction(model, take_field(body, "truncation_direction", str))
+    return EmbedCall(
+        model=model,
+        items=items,
+        prompt=model.prompt(take_field(body, "prompt_name", str, alias_prompt)),
+        truncate=truncate,
+        normalize=bool(take_field(body, "normalize", bool, normalize)),
+        dimensions=take_field(body, "dimensions", int),
+        param="inputs",
+    )
+
+
+def _check_direction(model: ServedModel, direction: str | None) -> None:
+    """Refuse to cut texts at another end than the model was exported for."""
+    recipe = model.manifest.towers["text"].preprocessing if "text" in model.towers else None
+    if direction is None or not isinstance(recipe, TextPreprocessing):
+        return
+    if direction.lower() not in ("left", "right"):
+        raise RequestError(400, "truncation_direction must be Left or Right", param="truncation_direction")
+    if direction.lower() != recipe.truncation_side:
+        message = f"the model cuts texts on the {recipe.truncation_side}; leave truncation_direction out"
+        raise RequestError(400, message, param="truncation_direction")
+
+
+async def _read_form(headers: Headers, raw: bytes, max_items: int) -> tuple[dict[str, Any], list[ServerItem]]:
+    """Return the fields and the files of a form. Its texts are fields called ``inputs``."""
+
+    async def stream() -> Any:
+        yield raw
+
+    parser = MultiPartParser(headers, stream(), max_files=max_items, max_fields=max_items)
+    parser.spool_max_size = len(raw) + 1  # never a file on the disk
+    try:
+        form = await parser.parse()
+    except (MultiPartException, ValueError, KeyError) as exc:
+        raise RequestError(400, f"the form cannot be read: {exc}") from exc
+    body: dict[str, Any] = {}
+    items: list[ServerItem] = []
+    for name, value in form.multi_items():
+        if isinstance(value, UploadFile):
+            items.append(read_file(await value.read(), value.filename or "", value.content_type or ""))
+        elif name == "inputs":
+            items.append(ServerItem(kind="text", content=value))
+        else:
+            body[name] = _form_value(name, value)
+    await form.close()
+    if not items:
+        raise RequestError(400, "the form has neither files nor fields called inputs", param="inputs")
+    return body, items
+
+
+def _form_value(name: str, value: str) -> Any:
+    if name in _FLAGS and value in ("true", "false"):
+        return value == "true"
+    return int(value) if name == "dimensions" and value.isascii() and value.isdigit() else value
+
+
+async def _tokenize(service: EmbeddingService, request: Request, raw: bytes, ticket: Ticket) -> Response:
+    """Answer with all tokens of each text, also of a text that is too long to embed."""
+    body = read_json(raw)
+    model, alias_prompt = service.find_model(take_field(body, "model", str))
+    if "text" not in model.towers:
+        raise RequestError(400, f"{model.name} embeds no texts, so it has no tokenizer")
+    inputs = require_field(body, "inputs")
+    texts = [inputs] if isinstance(inputs, str) else inputs
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+        raise RequestError(400, "inputs must be a string or a list of strings", param="inputs")
+    if len(texts) > service.settings.max_items:
+        raise RequestError(413, f"inputs has more than {service.settings.max_items} texts", param="inputs")
+    prompt = model.prompt(take_field(body, "prompt_name", str, alias_prompt)) or ""
+    special = bool(take_field(body, "add_special_tokens", bool, True))
+    ticket.take(size_bytes=_TOKEN_BYTES * len(raw))
+    answer = await asyncio.to_thread(_tokenize_all, model, [prompt + text for text in texts], special)
+    return json_response(service, answer)
+
+
+def _tokenize_all(model: ServedModel, texts: list[str], special: bool) -> list[list[dict[str, Any]]]:
+    try:
+        encodings = model.towers["text"].text_preprocessor.tokenize(texts, add_special_tokens=special)
+    except UnusableItemError as exc:
+        raise RequestError(400, str(exc), param="inputs") from exc
+    return [
+        [
+            {"id": number, "text": token, "special": bool(mask), "start": start, "stop": stop}
+            for number, token, mask, (start, stop) in zip(
+                encoding.ids, encoding.tokens, encoding.special_tokens_mask, encoding.offsets, strict=True
+            )
+        ]
+        for encoding in encodings
+    ]
+
+
+async def _info(request: Request) -> Response:
+    service: EmbeddingService = request.app.state.service
+    model, _ = service.find_model(None)
+    settings, embedder = service.settings, model.embedder
+    content = {
+        "model_id": model.name,
+        "model_sha": model.manifest.sha256,
+        "model_dtype": embedder.variant,
+        "model_type": {"embedding": {"pooling": next(iter(embedder.loaded_towers().values())).pooling.method}},
+        "max_concurrent_requests": None,
+        "max_input_length": model.max_length,
+        "max_batch_tokens": next(iter(model.runners.values())).limit.budget,
+        "max_client_batch_size": settings.max_items,
+        "auto_truncate": settings.truncate == "count",
+        "tokenization_workers": embedder.threads,
+        "version": __version__,
+        "models": {
+            each.name: {
+                "towers": list(each.towers),
+                "dimensions": each.manifest.output_dim,
+                "prompts": list(each.aliases),
+                "provider": each.embedder.provider,
+                "variant": each.embedder.variant,
+            }
+            for each in service.models.values()
+        },
+    }
+    return json_response(service, content)

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import base64
+
+import pytest
+
+from runtime.preprocess.item import UnusableItemError
+from runtime.preprocess.mesh.formats import read_mesh_bytes
+from runtime.server.items import read_file, read_items
+
+OFF = b"OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n"
+
+
+def test_meshes_are_known_by_their_type_or_extension() -> None:
+    url = f"data:model/vnd.off;charset=utf-8;base64,{base64.b64encode(OFF).decode()}"
+    (item,) = read_items({"mesh": url}, "input")
+    assert (item.kind, item.content, item.suffix) == ("mesh", OFF, ".off")
+    assert read_file(OFF, "A.OFF", "").kind == "mesh"
+    assert read_file(OFF, "a", "model/vnd.off").suffix == ".off"
+    for filename in ("a.png", "a.gltf", "a"):  # a glTF of JSON names other files
+        assert read_file(OFF, filename, "text/plain").kind == "image"
+    assert len(read_mesh_bytes(item.content, item.suffix).faces) == 1
+
+
+def test_points_become_an_array() -> None:
+    (item,) = read_items([{"points": [[0, 1, 2], [3, 4, 5.5]]}], "input")
+    assert item.kind == "mesh"
+    assert item.content.tolist() == [[0, 1, 2], [3, 4, 5.5]]
+
+
+def test_a_mesh_from_a_stranger_reads_no_file() -> None:
+    gltf = b'{"asset": {"version": "2.0"}, "buffers": [{"uri": "passwd", "byteLength": 4}]}'
+    with pytest.raises(UnusableItemError, match="passwd"):
+        read_mesh_bytes(gltf, ".gltf")
+    with pytest.raises(UnusableItemError, match="not a supported format"):
+        read_mesh_bytes(gltf, ".txt")
+    with pytest.raises(UnusableItemError, match="empty"):
+        read_mesh_bytes(b" ", ".off")

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from huggingface_hub import InferenceClient
+
+import runtime
+from runtime.server.served_model import ServedModel
+from tests.runtime.server.conftest import CLIENT, Running, serving
+from tests.runtime.server.test_openai_api import data_url, png
+
+
+def test_the_client_of_hugging_face_gets_the_vectors_of_embed(server: Running, model: runtime.Embedder) -> None:
+    client = InferenceClient(model=server.url)
+    assert np.array_equal(client.feature_extraction(["a", "b c"], normalize=False), model.embed(["a", "b c"]))
+    unit = client.feature_extraction("b c", prompt_name="query", truncate=True, truncation_direction="right")
+    assert np.allclose(unit, model.embed(["b c"], prompt_name="query", normalize=True), atol=1e-7)
+
+
+def test_embed_normalizes_and_cuts_on_request(server: Running, model: runtime.Embedder) -> None:
+    long = "a b c d a b c d"
+    assert server.post("/embed", {"inputs": long}).status_code == 400
+    cut = server.post("/embed", {"inputs": [long], "truncate": True, "normalize": False})
+    assert cut.headers["x-truncated"] == "1"
+    assert np.array_equal(np.float32(cut.json()), model.embed([long]))
+    short = server.post("/embed", {"inputs": "a", "dimensions": 2, "model": "toy:query"}).json()
+    expected = model.embed(["a"], prompt_name="query", truncate_dim=2, normalize=True)
+    assert np.allclose(short, expected, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"inputs": None},
+        {"inputs": ["a"], "truncate": 1},
+        {"inputs": ["a"], "truncation_direction": "Left"},
+        {"inputs": ["a"], "truncation_direction": "up"},
+        {"inputs": ["a"], "prompt_name": "other"},
+        {"inputs": ["a"], "normalize": "yes"},
+    ],
+)
+def test_wrong_requests_are_refused_in_teis_form(server: Running, body: dict[str, Any]) -> None:
+    response = server.post("/embed", body)
+    assert response.status_code == 400
+    assert response.json()["error_type"] == "Validation"
+    assert response.json()["error"]
+
+
+def test_a_form_takes_images_and_texts(server: Running, model: runtime.Embedder) -> None:
+    files = [("file", ("a.png", png(50), "image/png")), ("file", ("b", png(70), "application/octet-stream"))]
+    response = CLIENT.post(f"{server.url}/embed", files=files, data={"normalize": "false", "inputs": ["a", "b"]})
+    expected = {tuple(vector) for vector in model.embed([png(50), png(70), "a", "b"]).tolist()}
+    assert {tuple(vector) for vector in response.json()} == expected
+    assert CLIENT.post(f"{server.url}/embed", files=[("file", ("a.png", b"no", "image/png"))]).status_code == 400
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    for content in (b"", b"--x\r\n", b"--x\r\nContent-Disposition: form-data\r\n\r\na\r\n--x--\r\n", b"\0" * 99):
+        assert CLIENT.post(f"{server.url}/embed", content=content, headers=headers).status_code == 400
+    headers = {"content-type": "multipart/form-data"}
+    assert CLIENT.post(f"{server.url}/embed", content=b"a", headers=headers).status_code == 400
+
+
+def test_similarity_compares_one_item_with_others(server: Running, model: runtime.Embedder) -> None:
+    inputs = {"source_sentence": "a", "sentences": ["a", "b c", {"image": data_url(png(3))}]}
+    answer = server.post("/similarity", {"inputs": inputs}).json()
+    vectors = model.embed(["a", "b c", png(3)])
+    assert np.allclose(answer, model.similarity(model.embed(["a"]), vectors)[0])
+    wrong = {"source_sentence": ["a", "b"], "sentences": ["a"]}
+    assert server.post("/similarity", {"inputs": wrong}).status_code == 400
+    assert server.post("/similarity", {"inputs": "a"}).status_code == 400
+
+
+def test_tokens_of_a_long_text_are_not_cut(server: Running) -> None:
+    texts = ["a b", "a b c d a b c d"]
+    short, long = server.post("/tokenize", {"inputs": texts}).json()
+    assert short[0] == {"id": 2, "text": "[CLS]", "special": True, "start": 0, "stop": 0}
+    assert short[2] == {"id": 5, "text": "b", "special": False, "start": 2, "stop": 3}
+    assert len(long) == 10
+    bare = server.post("/tokenize", {"inputs": "a b", "add_special_tokens": False, "prompt_name": "query"}).json()
+    assert [token["id"] for token in bare[0]] == [8, 9, 4, 5]
+    embedded = server.post("/v1/embeddings", {"input": [token["id"] for token in short]}).json()
+    assert embedded["data"][0]["embedding"][:2] == [14, 4]
+    assert server.post("/tokenize", {"inputs": [1]}).status_code == 400
+
+
+def test_info_health_and_metrics_describe_the_server(toy_models: list[ServedModel]) -> None:
+    with serving(toy_models) as own:
+        own.post("/embed", {"inputs": ["a", "b"]})
+        own.post("/v1/embeddings", {})
+        own.get("/strange/path")
+        info = own.get("/info").json()
+        assert info["model_id"] == "toy"
+        assert info["max_input_length"] == 8
+        assert info["models"]["toy"]["prompts"] == ["toy:query", "toy:passage"]
+        assert own.get("/health").status_code == 200
+        page = own.get("/metrics").text
+    values = dict(re.findall(r"^(te_\S+) (\S+)$", page, re.MULTILINE))
+    assert values['te_request_count{path="/embed",status="200"}'] == "1.0"
+    assert values['te_request_count{path="other",status="404"}'] == "1.0"
+    assert values['te_request_failure{err="400"}'] == "1.0"
+    assert values["te_embed_count"] == values["te_request_queue_duration_count"] == "2.0"
+    assert values["te_queue_size"] == values["te_queue_tokens"] == values["te_admitted_tokens"] == "0.0"
+    for name in ("tokenization", "inference", "serialization", "queue"):
+        assert float(values[f"te_request_{name}_duration_sum"]) > 0

@@ -1,0 +1,207 @@
+"""Hang-ups, overload, slow and hostile clients: the server answers 4xx, drops what nobody waits for, and goes on."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import runtime
+from runtime.array_types import Float32Array
+from runtime.errors import InferenceError
+from runtime.server.served_model import ServedModel
+from tests.runtime.server.conftest import Running, serving
+
+FATAL = 10  # the token of "passage"
+
+
+class Gate:
+    """Holds the batches of a model until it is opened."""
+
+    def __init__(self, model: ServedModel) -> None:
+        self.opened, self.entered, self.rows = threading.Event(), threading.Semaphore(0), 0
+        runner = model.runners["text"]
+
+        def embed(rows: Sequence[Any]) -> Float32Array:
+            self.entered.release()
+            assert self.opened.wait(20)
+            self.rows += len(rows)
+            if any(FATAL in row.ids for row in rows):
+                raise InferenceError("a text that no graph can run")
+            return runner.embed(rows)
+
+        self.model = replace(model, runners={**model.runners, "text": replace(runner, embed=embed)})
+
+
+@contextmanager
+def gated(models: list[ServedModel], **settings: Any) -> Iterator[tuple[Gate, Running]]:
+    gate = Gate(models[0])
+    with serving([gate.model], **settings) as server:
+        yield gate, server
+        gate.opened.set()
+        server.wait_until_empty()
+
+
+def request(body: bytes, *headers: str) -> bytes:
+    lines = ["POST /v1/embeddings HTTP/1.1", "host: a", f"content-length: {len(body)}", *headers]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def connect(server: Running, data: bytes) -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", server.port), timeout=20)
+    connection.sendall(data)
+    return connection
+
+
+def exchange(server: Running, data: bytes) -> bytes:
+    """Return all that the server sends until it closes the connection."""
+    with connect(server, data) as connection:
+        received = b""
+        while part := connection.recv(1 << 16):
+            received += part
+    return received
+
+
+def test_items_of_a_client_that_hangs_up_are_dropped(toy_models: list[ServedModel]) -> None:
+    with gated(toy_models) as (gate, server):
+        held = [connect(server, request(b'{"input": "a"}')) for _ in range(2)]  # both lanes are busy
+        assert gate.entered.acquire(timeout=20)
+        assert gate.entered.acquire(timeout=20)
+        gone = connect(server, request(json.dumps({"input": ["a b"] * 40}).encode()))
+        server.wait_until(lambda: len(server.service.dispatcher) == 40)
+        gone.close()
+        server.wait_until(lambda: len(server.service.dispatcher) == 0)
+        gate.opened.set()
+        for connection in held:
+            assert b" 200 OK" in connection.recv(1 << 16)
+            connection.close()
+        server.wait_until_empty()
+        assert gate.rows == 2
+
+
+def test_what_is_over_the_limit_is_refused_at_once(toy_models: list[ServedModel], model: runtime.Embedder) -> None:
+    with gated(toy_models, max_queue_tokens=12) as (gate, server), ThreadPoolExecutor(1) as executor:
+        waits = executor.submit(server.post, "/v1/embeddings", {"input": ["a", "b"]})  # 6 tokens
+        assert gate.entered.acquire(timeout=20)
+        for path, body in (("/v1/embeddings", {"input": ["a b c d"] * 2}), ("/embed", {"inputs": ["a b c d"] * 2})):
+            full = server.post(path, body)
+            assert full.status_code == 429
+            assert int(full.headers["retry-after"]) >= 1
+        assert server.post("/v1/embeddings", {"input": ["a b c d"] * 3}).status_code == 413
+        gate.opened.set()
+        answer = waits.result(20).json()
+    assert np.array_equal([each["embedding"] for each in answer["data"]], model.embed(["a", "b"]))
+
+
+def test_bytes_count_before_they_are_read(toy_models: list[ServedModel]) -> None:
+    with serving(toy_models, room=30_000, max_body_bytes=50_000) as server:
+        assert server.post("/v1/embeddings", {"input": "a" * 60_000}).status_code == 413
+        assert server.post("/v1/embeddings", {"input": "a" * 12_000}).status_code == 413  # three copies of it
+        unfinished = connect(server, request(b" " * 9_000)[:-1])
+        server.wait_until(lambda: server.service.admission.size_bytes == 27_000)
+        assert server.post("/v1/embeddings", {"input": "a" * 2_000}).status_code == 429
+        unfinished.close()
+        server.wait_until_empty()
+        assert server.post("/v1/embeddings", {"input": "a"}).status_code == 200
+        chunked = b"POST /embed HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\nfffff\r\n" + b" " * 60_000
+        with connect(server, chunked) as connection:
+            assert b" 413 " in connection.recv(99)
+
+
+def test_a_batch_that_fails_fails_alone(toy_models: list[ServedModel], model: runtime.Embedder) -> None:
+    texts = ["a", "passage", "b", "c passage", "d"] * 4
+    with gated(toy_models) as (gate, server), ThreadPoolExecutor(len(texts)) as executor:
+        responses = executor.map(lambda text: server.post("/v1/embeddings", {"input": text}), texts)
+        server.wait_until(lambda: server.service.admission.tokens == 64)  # all of them wait or are held
+        gate.opened.set()
+        for text, response in zip(texts, responses, strict=True):
+            if "passage" in text:
+                assert response.status_code == 500
+                assert response.json()["error"]["type"] == "server_error"
+            else:
+                assert response.json()["data"][0]["embedding"] == model.embed([text])[0].tolist()
+
+
+def test_slow_clients_are_cut_off(toy_models: list[ServedModel]) -> None:
+    with serving(toy_models, client_seconds=0.2) as server:
+        assert exchange(server, b"") == b""
+        assert exchange(server, b"POST /v1/embeddings HTTP/1.1\r\nhost:") == b""
+        assert b" 408 " in exchange(server, request(b'{"input": "a"}', "connection: close")[:-1])
+        idle = connect(server, request(b'{"input": "a"}'))
+        assert b" 200 OK" in idle.recv(1 << 16)
+        idle.close()
+
+
+def test_a_client_that_does_not_read_its_response_is_cut_off(toy_models: list[ServedModel]) -> None:
+    with serving(toy_models, client_seconds=0.5) as server:
+        connection = socket.socket()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", server.port))
+        body = json.dumps({"inputs": "a " * 60_000}).encode()  # the response is more than all buffers hold
+        connection.sendall(request(body).replace(b"/v1/embeddings", b"/tokenize") * 3)
+        server.wait_until(lambda: server.service.admission.size_bytes > 0)
+        server.wait_until_empty()
+        connection.close()
+        assert server.post("/v1/embeddings", {"input": "a"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"nonsense\r\n\r\n", 400),
+        (b"GET /v1/models HTTP/1.1\r\n" + b"a: b\r\n" * 9000 + b"\r\n", 431),
+        (b"GET /v1/models HTTP/1.1\r\na: " + b"b" * 40_000, 431),
+        (b"GET /" + b"a" * 40_000, 431),
+        (b"POST /embed HTTP/1.1\r\ncontent-length: -1\r\n\r\n", 400),
+        (b"POST /embed HTTP/1.1\r\ncontent-length: " + b"9" * 30 + b"\r\n\r\n", 400),
+        (b"POST /embed HTTP/1.1\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n", 400),
+    ],
+    ids=["nonsense", "many headers", "long header", "long line", "negative", "huge", "smuggling"],
+)
+def test_requests_that_are_no_http_get_an_envelope(server: Running, data: bytes, status: int) -> None:
+    answer = exchange(server, data)
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(f"HTTP/1.1 {status} ".encode())
+    assert json.loads(body)["error"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[" * 100_000,
+        b'{"input": "\xff"}',
+        b'{"input": "\\ud800"}',
+        b'{"input": NaN}',
+        b"[]",
+        b'"a"',
+        b"null",
+    ],
+    ids=repr,
+)
+def test_bodies_that_are_no_json_object_are_refused(server: Running, body: bytes) -> None:
+    for path in ("/v1/embeddings", "/embed", "/similarity", "/tokenize", "/v2/models/toy/infer"):
+        answer = exchange(server, request(body, "connection: close").replace(b"/v1/embeddings", path.encode()))
+        assert answer.startswith(b"HTTP/1.1 400 ")
+
+
+def test_compressed_bodies_and_unknown_paths_are_refused(server: Running) -> None:
+    assert server.post("/embed", {}, headers={"content-encoding": "gzip"}).status_code == 415
+    for path in ("/v1/other", "/embed_all", "/v2/models/other", "/v1/models/other"):
+        assert server.get(path).status_code == 404
+        assert server.get(path).json()["error"]
+    assert server.get("/embed").status_code == 405
+
+
+def test_request_ids_are_kept_if_they_are_harmless(server: Running) -> None:
+    assert server.get("/health", headers={"x-request-id": "my-id.7"}).headers["x-request-id"] == "my-id.7"
+    assert server.get("/health", headers={"x-request-id": "a b"}).headers["x-request-id"].isalnum()

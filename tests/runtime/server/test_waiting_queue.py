@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from runtime.inference.batching import BatchLimit
+from runtime.preprocess.text import Tokens
+from runtime.server.waiting_queue import BatchRunner, Job, WaitingItem, WaitingQueue
+
+
+def tokens(length: int) -> Tokens:
+    return Tokens(ids=[length] * length, truncated=False, type_ids=[], prompt_length=0, width=length)
+
+
+def make_runner(budget: int = 100) -> BatchRunner:
+    return BatchRunner(embed=lambda rows: np.zeros((len(rows), 1), np.float32), limit=BatchLimit(budget=budget), dim=1)
+
+
+def fill(queue: WaitingQueue, rows: Sequence[Any], runner: BatchRunner | None = None) -> list[WaitingItem]:
+    job = Job(runner or make_runner(), rows, 0.0)
+    queue.add(job.items)
+    return job.items
+
+
+def costs(batch: Sequence[WaitingItem]) -> list[int]:
+    return [item.cost for item in batch]
+
+
+def test_a_batch_is_the_oldest_item_and_those_nearest_to_it_in_length() -> None:
+    queue = WaitingQueue()
+    fill(queue, [tokens(length) for length in (20, 90, 21, 3, 19, 20, 80)])
+    assert sorted(costs(queue.take(1))) == [19, 20, 20, 21]
+    assert costs(queue.take(1)) == [90]
+    assert costs(queue.take(1)) == [3]
+    assert costs(queue.take(1)) == [80]
+    assert not queue
+    assert queue.tokens == 0
+
+
+def test_items_of_one_length_are_taken_in_their_order() -> None:
+    queue = WaitingQueue()
+    items = fill(queue, [tokens(30)] * 5)
+    assert queue.take(1) == items[:3]
+    assert queue.take(1) == items[3:]
+
+
+def test_idle_threads_share_what_waits() -> None:
+    queue = WaitingQueue()
+    fill(queue, [tokens(10)] * 8)
+    assert [len(queue.take(idle)) for idle in (4, 3, 2, 1)] == [2, 2, 2, 2]
+
+
+def test_an_item_above_the_budget_is_a_batch_of_its_own() -> None:
+    queue = WaitingQueue()
+    fill(queue, [tokens(500), tokens(499)])
+    assert costs(queue.take(1)) == [500]
+
+
+def test_only_rows_of_one_graph_and_one_shape_share_a_batch() -> None:
+    queue, other = WaitingQueue(), make_runner()
+    fill(queue, [np.zeros((4, 3)), np.zeros((5, 3)), np.zeros((4, 3))])
+    fill(queue, [np.zeros((4, 3))], other)
+    assert [costs(queue.take(1)) for _ in range(3)] == [[4, 4], [5], [4]]
+
+
+def test_removed_items_are_not_taken() -> None:
+    queue = WaitingQueue()
+    gone, kept = fill(queue, [tokens(5)] * 3), fill(queue, [tokens(6)])
+    queue.remove(gone)
+    queue.remove(gone)  # the second time does nothing
+    assert queue.take(1) == kept
+
+
+def test_no_item_starves_and_none_is_taken_twice() -> None:
+    queue, chosen = WaitingQueue(), random.Random(0)  # noqa: S311  a reproducible choice
+    taken: list[WaitingItem] = []
+    for _ in range(200):
+        fill(queue, [tokens(chosen.choice([1, 5, 20, 60, 99])) for _ in range(chosen.randint(1, 6))])
+        oldest = queue.oldest
+        batch = queue.take(chosen.randint(1, 3))
+        assert batch[0] is oldest
+        assert len(batch) == 1 or len(batch) * max(costs(batch)) <= 100
+        taken += batch
+    while queue:
+        taken += queue.take(1)
+    assert len(taken) == len(set(taken))
+    assert queue._groups == {}
