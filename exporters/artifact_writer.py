@@ -213,9 +213,11 @@ def record_files(folder: Path) -> dict[str, FileRecord]:
 
 
 def _describe_file(file: str, tower: Tower) -> str:
-    contents = {tower.graph: "the graph", tower.external_data: "the weights of the graph"}
+    contents = {tower.graph: "the graph", tower.external_data: "weights of the graph"}
     for name, variant in tower.variants.items():
-        contents |= {variant.graph: f"the variant {name}", variant.external_data: f"the weights of the variant {name}"}
+        contents[variant.graph] = f"the variant {name}"
+        weights = contents.get(variant.external_data)
+        contents[variant.external_data] = f"{weights} and of {name}" if weights else f"weights of the variant {name}"
     return contents.get(file, "the tokenizer")
 
 

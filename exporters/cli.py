@@ -184,7 +184,8 @@ def _add_variant_options(parser: argparse.ArgumentParser | argparse._ArgumentGro
         action=ListAction,
         choices=get_args(Precision),
         default=(),
-        help="Add variants in these precisions. `fp32` is optimized only; `fp16` is for GPUs; `int8` is for CPUs "
+        help="Add variants in these precisions. `fp32` is optimized only; `fp16` is for GPUs; `int8` is for CPUs; "
+        "`compact` is for a small file "
         f"(default: {default})",
     )
     parser.add_argument(

@@ -22,7 +22,13 @@ from runtime.session.provider_options import OpenVinoOptions
 from runtime.session.providers import find_provider
 from runtime.session.variant_selection import find_variant_obstacle
 
-_PRECISIONS: dict[str, Precision] = {"fp32": "fp32", "optimized": "fp32", "fp16": "fp16", "int8": "int8"}
+_PRECISIONS: dict[str, Precision] = {
+    "fp32": "fp32",
+    "optimized": "fp32",
+    "fp16": "fp16",
+    "int8": "int8",
+    "compact": "int8",
+}
 
 
 def find(target: Target) -> tuple[list[Setup], list[Skipped]]:

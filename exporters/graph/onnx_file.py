@@ -8,6 +8,7 @@ import onnx
 import onnx_ir as ir
 
 from exporters.errors import GraphError
+from runtime.artifact.external_data import find_external_data
 from runtime.errors import one_line
 
 # protobuf refuses messages of 2 GiB: https://protobuf.dev/programming-guides/proto-limits/
@@ -38,7 +39,7 @@ def write_graph(path: Path, model: ir.Model, *, fused: bool = False) -> str | No
         OSError: The files cannot be written.
     """
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
-    external = f"{path.name}.data" if size > EXTERNAL_DATA_THRESHOLD_BYTES else None
+    external = second_file_name(path) if size > EXTERNAL_DATA_THRESHOLD_BYTES else None
     if external:
         ir.external_data.unload_from_model(model, path.parent, external, size_threshold_bytes=_SMALL_BYTES)
     path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
@@ -51,13 +52,17 @@ def write_graph(path: Path, model: ir.Model, *, fused: bool = False) -> str | No
     return external
 
 
+def second_file_name(path: Path) -> str:
+    """Return the name of the file beside ``path`` for weights that are not inside the graph."""
+    return f"{path.name}.data"
+
+
 def find_second_file(path: Path) -> str | None:
-    """Return the name of the file that :func:`write_graph` wrote beside ``path``; ``None`` if it wrote none."""
-    second = path.with_name(f"{path.name}.data")
-    return second.name if second.exists() else None
+    """Return the name of the file that has weights of the graph at ``path``; ``None`` if all are inside the graph."""
+    return next(iter(find_external_data(path)), None)
 
 
 def write_temporary_graph(path: Path, model: ir.Model) -> Path:
     """Write ``model`` with its weights beside it, so that protobuf's size limit does not apply; return ``path``."""
-    ir.save(model, path, external_data=f"{path.name}.data")
+    ir.save(model, path, external_data=second_file_name(path))
     return path

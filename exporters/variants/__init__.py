@@ -1,1 +1,1 @@
-"""Build optimized, fp16 and int8 variants of an artifact, and check their accuracy before they are added."""
+"""Build optimized, fp16, int8 and compact variants of an artifact, and check their accuracy before they are added."""

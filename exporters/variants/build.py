@@ -16,7 +16,7 @@ from exporters.variants.options import VariantOptions
 from runtime.artifact.describe import describe_manifest
 from runtime.artifact.manifest import Manifest, Tower, TowerName
 from runtime.artifact.reader import check_files, read_manifest
-from runtime.artifact.variants import VariantName
+from runtime.artifact.variants import Variant, VariantName
 from runtime.session.providers import check_packages
 
 
@@ -46,8 +46,9 @@ def add_variants(artifact: Path, options: VariantOptions, *, stage: Stage = sile
             for kind in manifest.towers:
                 builder = VariantBuilder(folder, manifest, kind, options, stage)
                 built = [builder.build(precision, floors[precision]) for precision in options.precisions]
-                towers[kind] = _with_variants(artifact, folder, manifest.towers[kind], built)
+                towers[kind] = builder.finish(_variants(artifact, folder, manifest.towers[kind], built))
                 outcomes += built
+                del builder  # its sessions map files, and Windows renames no folder of mapped files
         if all(outcome.variant is None for outcome in outcomes) and any(outcome.failed for outcome in outcomes):
             raise VariantError("; ".join(f"{each.tower} {each.name}: {each.reason}" for each in outcomes))
         with writing(artifact):
@@ -61,8 +62,12 @@ def _link_files(artifact: Path, folder: Path, manifest: Manifest, rebuilt: set[V
     """Link the files of ``artifact`` that stay unchanged into ``folder``."""
     variants = [tower.variants[name] for tower in manifest.towers.values() for name in rebuilt & tower.variants.keys()]
     replaced = {name for variant in variants for name in variant.files()}
-    for name in manifest.files.keys() - replaced - {README_FILE}:
-        _link(artifact / name, folder / name)
+    weights = {tower.external_data for tower in manifest.towers.values() if tower.external_data}
+    for name in manifest.files.keys() - (replaced - weights) - {README_FILE}:
+        if name in weights:
+            shutil.copyfile(artifact / name, folder / name)  # onnx_ir reads no weights from a file with two hard links
+        else:
+            _link(artifact / name, folder / name)
 
 
 def _link(source: Path, target: Path) -> None:
@@ -73,14 +78,16 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _with_variants(artifact: Path, folder: Path, tower: Tower, built: Sequence[VariantOutcome]) -> Tower:
-    """Return ``tower`` with its new variants; the older variant stays if the new one failed."""
+def _variants(
+    artifact: Path, folder: Path, tower: Tower, built: Sequence[VariantOutcome]
+) -> dict[VariantName, Variant]:
+    """Return the variants of ``tower`` with the new ones; the older variant stays if the new one failed."""
     variants = dict(tower.variants)
     for outcome in built:
         old = variants.get(outcome.name)
         if outcome.variant is not None:
             variants[outcome.name] = outcome.variant
         elif old is not None:
-            for name in old.files():
+            for name in set(old.files()) - {tower.external_data}:
                 _link(artifact / name, folder / name)
-    return replace(tower, variants=variants)
+    return variants

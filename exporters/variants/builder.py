@@ -9,9 +9,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
+import numpy as np
+
 from exporters.calibration.dataset import load_calibration_dataset
 from exporters.errors import FloorError, GraphError, VariantError
 from exporters.graph.onnx_file import find_second_file
+from exporters.graph.shared_weights import SharedWeights
 from exporters.graph.statistics import GraphStatistics, graph_statistics
 from exporters.progress import Stage
 from exporters.variants.batches import CalibrationBatches, make_calibration_batches, prepare_items
@@ -19,7 +22,7 @@ from exporters.variants.gate import VariantGate
 from exporters.variants.options import DEFAULT_ITEMS, VariantOptions
 from exporters.variants.recipes import RECIPES, RecipeInputs, RecipeResult
 from exporters.variants.speed import measure_speedup
-from runtime.artifact.manifest import Manifest, TowerName
+from runtime.artifact.manifest import Manifest, Tower, TowerName
 from runtime.artifact.variants import Floors, Precision, Variant, VariantName
 from runtime.inference.tower import LoadedTower
 from runtime.loading.golden_file import read_golden
@@ -27,10 +30,16 @@ from runtime.session.provider_options import CpuOptions
 from runtime.session.providers import installed_packages
 from runtime.session.session import SessionOptions
 
-VARIANT_OF_PRECISION: Mapping[Precision, VariantName] = {"fp32": "optimized", "fp16": "fp16", "int8": "int8"}
+VARIANT_OF_PRECISION: Mapping[Precision, VariantName] = {
+    "fp32": "optimized",
+    "fp16": "fp16",
+    "int8": "int8",
+    "compact": "compact",
+}
+_COMPACT_SHARE = 0.5  # of the bytes of the tower's own graph; a compact graph above it is not worth its rounding
 # Safety margin: share of the allowed distance from cosine 1 that a recipe may use on the calibration batches. The
 # accuracy on held-out items is lower.
-_MARGINS: Mapping[Precision, float] = {"fp32": 1.0, "fp16": 1.0, "int8": 0.7}
+_MARGINS: Mapping[Precision, float] = {"fp32": 1.0, "fp16": 1.0, "int8": 0.7, "compact": 1.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +83,7 @@ class VariantBuilder:
         self._before = graph_statistics(folder / self._tower.graph, self._tower.external_data)
         self._outcome = partial(VariantOutcome, tower=kind, before=self._before)
         self._speed_rows = prepare_items(self._loaded, golden, self._dataset.source)
+        self._weights = SharedWeights(folder / self._tower.graph)
 
     def build(self, precision: Precision, floors: Floors) -> VariantOutcome:
         """Build a variant that passes the gate, or return the reason why there is none."""
@@ -117,6 +127,14 @@ class VariantBuilder:
         if precision == "fp32" and after.nodes == self._before.nodes and not after.contrib_operators:
             _remove(graph)
             return self._outcome(name=name, reason=f"nothing was fused at level {result.level}, so it is not written")
+        if precision == "compact" and after.size_bytes > _COMPACT_SHARE * self._before.size_bytes:
+            _remove(graph)
+            share = after.size_bytes / self._before.size_bytes
+            return self._outcome(
+                name=name,
+                reason=f"it has {share:.0%} of the bytes of fp32, above {_COMPACT_SHARE:.0%}, so it is not written",
+            )
+        result = replace(result, external_data=self._weights.share(graph) or result.external_data)
         check_loads(graph)
         variant = Variant(
             **result.record(),
@@ -129,6 +147,20 @@ class VariantBuilder:
         on_cpu = precision != "fp16"
         speedup = measure_speedup(self._loaded, self._load(graph.name), self._speed_rows) if on_cpu else None
         return self._outcome(name=name, variant=variant, after=after, speedup=speedup)
+
+    def finish(self, variants: Mapping[VariantName, Variant]) -> Tower:
+        """Return the tower with its ``variants``. Its own graph takes the weights from a file that they share.
+
+        Raises:
+            VariantError: The graph then gives other vectors.
+        """
+        shared = any(variant.external_data == self._weights.path.name for variant in variants.values())
+        external_data = self._weights.finish(used=shared)
+        if external_data != self._tower.external_data:
+            after = self._load(self._tower.graph)
+            if not all(np.array_equal(after.embed([row]), self._loaded.embed([row])) for row in self._speed_rows):
+                raise VariantError(f"{self._tower.graph} gives other vectors with its weights in {external_data}")
+        return replace(self._tower, external_data=external_data, variants=dict(variants))
 
     @cached_property
     def _calibration(self) -> CalibrationBatches:

@@ -13,6 +13,7 @@ DEFAULT_FLOORS: Mapping[Precision, Floors] = {
     "fp32": Floors(min_cosine=0.999999, min_overlap=0.98, min_invariance=0.999999),
     "fp16": Floors(min_cosine=0.9999, min_overlap=0.9, min_invariance=0.9999),
     "int8": Floors(min_cosine=0.995, min_overlap=0.8, min_invariance=0.9999),
+    "compact": Floors(min_cosine=0.999, min_overlap=0.9, min_invariance=0.999999),
 }
 # More items give a stricter minimum. An image costs a hundred times as much as a text.
 DEFAULT_ITEMS: Mapping[TowerName, int] = {"text": 128, "image": 32, "mesh": 32}
@@ -24,7 +25,8 @@ class VariantOptions:
 
     Attributes:
         precisions: Precisions of the variants; ``fp32`` gives the variant ``optimized``.
-        level: Optimization level, see :func:`exporters.passes.fuse.fuse`. int8 starts from the exported graph.
+        level: Optimization level, see :func:`exporters.passes.fuse.fuse`. int8 and compact start from the
+            exported graph.
         calibration: The user's own items, a folder or a file. ``None`` means the items of
             :func:`exporters.calibration.dataset.load_calibration_dataset`.
         method: Calibration method of int8.

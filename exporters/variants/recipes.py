@@ -10,6 +10,7 @@ from typing import Any
 
 from exporters.graph.onnx_file import write_graph
 from exporters.graph.statistics import graph_statistics
+from exporters.passes.compact import to_compact
 from exporters.passes.fp16 import to_fp16
 from exporters.passes.fuse import LAYOUT_FLAG, fuse
 from exporters.passes.int8 import StaticQuantizer, quantize_dynamic
@@ -132,8 +133,22 @@ def _convert_to_int8(inputs: RecipeInputs) -> RecipeResult:
     )
 
 
+def _compact(inputs: RecipeInputs) -> RecipeResult:
+    calibration = inputs.calibration
+    with tempfile.TemporaryDirectory(dir=inputs.output.parent) as folder:
+        graph = inputs.graph
+        if inputs.options.level != "basic":
+            graph = Path(folder, "fused.onnx")
+            fuse(inputs.graph, graph, "extended", products=False)
+        model = to_compact(graph, [*calibration.batches, *calibration.extra_batches])
+        external_data = write_graph(inputs.output, model, fused=True)
+    record = replace(calibration.record, method=None)
+    return RecipeResult(level="extended", providers=("cpu",), external_data=external_data, calibration=record)
+
+
 RECIPES: Mapping[Precision, Callable[[RecipeInputs], RecipeResult]] = {
     "fp32": _optimize,
     "fp16": _convert_to_fp16,
     "int8": _convert_to_int8,
+    "compact": _compact,
 }

@@ -268,7 +268,7 @@ class Tower:
     """One graph: from preprocessed items to embeddings."""
 
     graph: str  # file name of the ONNX graph
-    external_data: str | None = None  # file name of the graph's weights, if they are too large to be inside it
+    external_data: str | None = None  # file name of the graph's weights, if they are not inside it
     inputs: tuple[TensorSpec, ...]
     output: TensorSpec  # ``embedding``, ``[batch, output_dim]`` float32
     preprocessing: Preprocessing
@@ -288,7 +288,7 @@ class Tower:
         """Return the names of the files that the tower needs, those of its variants included."""
         tokenizer = self.preprocessing.tokenizer if isinstance(self.preprocessing, TextPreprocessing) else None
         own = tuple(name for name in (self.graph, self.external_data, tokenizer) if name)
-        return own + tuple(name for variant in self.variants.values() for name in variant.files())
+        return tuple(dict.fromkeys([*own, *(name for variant in self.variants.values() for name in variant.files())]))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,9 @@ from typing import Literal, get_args
 
 from runtime.errors import UsageError
 
-VariantName = Literal["fp32", "optimized", "fp16", "int8"]
+VariantName = Literal["fp32", "optimized", "fp16", "int8", "compact"]
 VARIANT_NAMES: tuple[VariantName, ...] = get_args(VariantName)
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "fp16", "int8", "compact"]  # ``compact``: weights in 8 bits, activations in float32
 Level = Literal["none", "basic", "extended", "all"]
 CalibrationMethod = Literal["minmax", "entropy", "percentile"]
 
@@ -69,7 +69,8 @@ class Variant:
     # Runtime. ``all`` also lays out weights for the CPU that optimized it.
     level: Level
     graph: str  # file name of the graph
-    external_data: str | None = None  # file name of its weights, if they are too large to be inside it
+    # File name of weights that are not inside the graph. It may be that of the tower, which then shares them.
+    external_data: str | None = None
     providers: tuple[str, ...]  # the execution providers that can run it
     operators: tuple[str, ...] = ()  # its operators that are not part of ONNX, as ``domain:name``
     cpu_features: tuple[str, ...] = ()  # Linux names of CPU flags; a CPU without them computes wrong results
@@ -85,5 +86,5 @@ class Variant:
             raise UsageError("providers is empty: the variant needs at least one that can run it")
 
     def files(self) -> tuple[str, ...]:
-        """Return the names of the files that the variant adds to the artifact."""
+        """Return the names of the files that the variant needs; one of them may be the tower's ``external_data``."""
         return tuple(name for name in (self.graph, self.external_data) if name)

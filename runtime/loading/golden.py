@@ -13,7 +13,7 @@ from runtime.artifact.parity import BF16_TOLERANCE, Agreement, has_unit_length, 
 from runtime.errors import ManifestError
 from runtime.inference.embedder import Embedder, without_truncation_warning
 from runtime.loading.golden_file import read_golden
-from runtime.session.provider_options import OpenVinoOptions
+from runtime.session.provider_options import CpuOptions, OpenVinoOptions, ProviderOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +59,15 @@ def _verify_tower(model: Embedder, folder: Path, name: TowerName, embed: EmbedIt
 
 def _tolerance(model: Embedder, name: TowerName, parity: Parity) -> Tolerance:
     """Return the bounds of the export, of bfloat16, or of the variant that runs."""
-    if isinstance(model.provider_options, OpenVinoOptions) and model.provider_options.dtype == "bf16":
-        return BF16_TOLERANCE
     variant = model.manifest.towers[name].variants.get(model.variants[name])
+    if _computes_in_bf16(model.provider_options) and (variant is None or variant.precision == "fp32"):
+        return BF16_TOLERANCE
     if variant is None:
         return parity.tolerance
     return Tolerance(min_cosine=variant.parity.floors.min_cosine, max_error=1.0, max_distance_share=1.0)
+
+
+def _computes_in_bf16(options: ProviderOptions) -> bool:
+    if isinstance(options, CpuOptions):
+        return options.arm_bf16
+    return isinstance(options, OpenVinoOptions) and options.dtype == "bf16"

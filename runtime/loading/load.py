@@ -15,8 +15,8 @@ from runtime.artifact.reader import check_files, read_manifest
 from runtime.errors import ProviderError
 from runtime.inference.embedder import Embedder, check_tower
 from runtime.inference.pipeline import Pipeline
+from runtime.loading.bf16_precision import open_in_best_precision
 from runtime.loading.fp16_check import verify_fp16_once
-from runtime.loading.openvino_precision import open_in_best_precision
 from runtime.loading.tuning_store import read_tuning
 from runtime.session.provider_options import ProviderOptions
 from runtime.session.session import SessionOptions
@@ -64,8 +64,9 @@ def load(
         device_ids: GPUs, one per worker.
         check_hashes: Whether to compare every file with its recorded hash.
         tower: The only tower to load, ``text`` or ``image``, of an artifact with two; by default all towers.
-        variant: Graph to run: ``fp32`` (as exported), ``optimized``, ``fp16``, ``int8`` or ``auto``. ``auto`` chooses a
-            variant for each tower from CPU and GPU features; see :mod:`runtime.session.variant_selection`.
+        variant: Graph to run: ``fp32`` (as exported), ``optimized``, ``fp16``, ``int8``, ``compact`` or ``auto``.
+            ``auto`` chooses a variant for each tower from CPU and GPU features; see
+            :mod:`runtime.session.variant_selection`.
 
     Raises:
         ArtifactError: The folder is not an artifact, is damaged, or has another schema version.

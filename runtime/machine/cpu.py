@@ -26,6 +26,11 @@ def bf16_units(cpu_info: Path = _CPU_INFO) -> frozenset[str]:
     return cpu_flags(cpu_info) & {"amx_bf16", "avx512_bf16"}
 
 
+def has_arm_bf16(cpu_info: Path = _CPU_INFO) -> bool:
+    """Return whether the CPU is an Arm with instructions for bfloat16; always ``False`` on other systems than Linux."""
+    return "bf16" in cpu_flags(cpu_info)  # x86 calls its own avx512_bf16 and amx_bf16
+
+
 def int8_units(cpu_info: Path = _CPU_INFO) -> frozenset[str]:
     """Return the CPU's features that multiply 8-bit integers, a subset of :data:`INT8_FLAGS`."""
     return cpu_flags(cpu_info) & INT8_FLAGS

@@ -14,6 +14,9 @@ _LOG_ERRORS_ONLY = 3
 # On a CPU without VNNI, ONNX Runtime adds products of unsigned and signed 8-bit integers in 16 bits and saturates.
 # This entry makes it use unsigned weights there, which is slower and exact. It has no effect on other CPUs.
 EXACT_INT8 = {"session.x64quantprecision": "1"}
+# Products of float32 matrices in bfloat16. Source: include/onnxruntime/core/session/
+# onnxruntime_session_options_config_keys.h in https://github.com/microsoft/onnxruntime
+ARM_BF16 = {"mlas.enable_gemm_fastmath_arm64_bfloat16": "1"}
 # In onnxruntime 1.31, the operator that this optimizer makes takes three times as long as the two that it fuses.
 SLOW_ON_CPU = ["SkipLayerNormFusion"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import platform
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -27,12 +28,13 @@ from runtime.errors import (
     UsageError,
     one_line,
 )
+from runtime.machine import cpu
 from runtime.machine.threads import available_threads
 from runtime.session.graph_operators import read_operators
 from runtime.session.graph_sessions import OPEN, GraphSessions
 from runtime.session.graph_version import find_missing_support
 from runtime.session.io_binding import DeviceRunner
-from runtime.session.options import EXACT_INT8, SLOW_ON_CPU, session_options
+from runtime.session.options import ARM_BF16, EXACT_INT8, SLOW_ON_CPU, session_options
 from runtime.session.provider_options import (
     OPTIONS,
     CpuOptions,
@@ -326,6 +328,11 @@ def open_graph(
     obstacle = find_provider_obstacle(provider)
     if obstacle:
         raise ProviderError(obstacle)
+    if isinstance(settings, CpuOptions) and settings.arm_bf16 and not cpu.has_arm_bf16():
+        raise ProviderError(
+            f"arm_bf16 needs Linux on an Arm CPU with instructions for bfloat16, and this {platform.machine()} CPU has "
+            "none; leave the option out"
+        )
     try:
         session = ort.InferenceSession(
             str(path),
@@ -368,8 +375,10 @@ def _file_state(path: Path) -> tuple[int, int] | None:
 
 
 def _session_options(settings: ProviderOptions, threads: int, trace: Path | None) -> onnxruntime.SessionOptions:
-    no_spinning = isinstance(settings, CpuOptions) and not settings.spinning
-    config = EXACT_INT8 | ({"session.intra_op.allow_spinning": "0"} if no_spinning else {})
+    config = dict(EXACT_INT8)
+    if isinstance(settings, CpuOptions):
+        config |= {} if settings.spinning else {"session.intra_op.allow_spinning": "0"}
+        config |= ARM_BF16 if settings.arm_bf16 else {}
     options = session_options(threads=threads, config=config)
     options.enable_mem_pattern = False  # it would keep an allocation plan for every input shape
     if trace is not None:

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 import runtime
+from runtime.machine import cpu
 from runtime.machine.cache_folder import usable_cache
+from runtime.session.options import session_options
 from runtime.session.provider_options import OPTIONS, parse_options, resolve_options
 from runtime.session.providers import PROVIDERS
 
@@ -93,3 +95,24 @@ def test_words_of_a_command_line_become_options() -> None:
 def test_invalid_words_are_refused(provider: str, word: str, message: str) -> None:
     with pytest.raises(runtime.UsageError, match=message):
         parse_options(provider, [word])
+
+
+def test_bfloat16_on_arm_is_off_by_default_and_refused_on_other_cpus(
+    exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configs: list[dict[str, str]] = []
+
+    def record(*, threads: int, config: dict[str, str]) -> Any:
+        configs.append(config)
+        return session_options(threads=threads, config=config)
+
+    monkeypatch.setattr("runtime.session.session.session_options", record)
+    options = parse_options("cpu", ["arm_bf16=true"])
+    monkeypatch.setattr(cpu, "cpu_flags", lambda *_: frozenset({"avx512_bf16", "amx_bf16"}))
+    with pytest.raises(runtime.ProviderError, match=r"arm_bf16 needs Linux on an Arm CPU .* leave the option out"):
+        runtime.load(exported, provider_options=options)
+    assert configs == [], "it is refused before the graph is loaded"
+    monkeypatch.setattr(cpu, "cpu_flags", lambda *_: frozenset({"asimd", "bf16"}))
+    runtime.load(exported, provider="cpu")
+    runtime.load(exported, provider_options=options)
+    assert ["mlas.enable_gemm_fastmath_arm64_bfloat16" in config for config in configs] == [False, True]

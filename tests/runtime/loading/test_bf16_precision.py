@@ -13,8 +13,9 @@ import pytest
 
 import runtime
 from runtime.artifact.reader import read_manifest
-from runtime.loading import openvino_precision as openvino
-from runtime.loading.openvino_precision import open_in_best_precision
+from runtime.loading import bf16_precision as openvino
+from runtime.loading.bf16_precision import open_in_best_precision
+from runtime.machine import cpu
 from runtime.machine.cpu import bf16_units
 from runtime.session.provider_options import OpenVinoOptions
 from runtime.session.session import Session, SessionOptions
@@ -125,3 +126,17 @@ def test_units_are_read_from_the_flags_of_linux(tmp_path: Path) -> None:
     assert bf16_units(cpu_info) == set()
     cpu_info.write_text("processor : 0\nflags : fpu amx_bf16 amx_tile\n\nprocessor : 1\nflags : fpu\n")
     assert bf16_units(cpu_info) == {"amx_bf16"}
+
+
+def test_bfloat16_on_arm_needs_golden_vectors_that_pass(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "has_arm_bf16", lambda: True)
+    options, run = runtime.CpuOptions(arm_bf16=True), Session.run
+    assert runtime.load(exported, provider_options=options).provider_options == options
+    tolerance = runtime.verify(exported, provider_options=options).towers["image"].tolerance
+    assert tolerance.min_cosine == 0.9999, "that of bfloat16, not of the export"
+    monkeypatch.setattr(Session, "run", lambda *given, **named: run(*given, **named)[:, ::-1])
+    assert runtime.load(exported, provider="cpu")
+    with pytest.raises(
+        runtime.ProviderError, match=r"with arm_bf16, the golden vectors are out of .*image .*leave the"
+    ):
+        runtime.load(exported, provider_options=options)

@@ -1,4 +1,4 @@
-"""Choose the precision of OpenVINO: bfloat16 if the CPU has units for it and the golden vectors pass."""
+"""Let OpenVINO, or the CPU provider on Arm, compute in bfloat16 only if the golden vectors pass."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from runtime.inference.embedder import Embedder
 from runtime.loading.golden import verify_towers
 from runtime.machine.cache_folder import usable_cache
 from runtime.machine.cpu import bf16_units
-from runtime.session.provider_options import OpenVinoOptions
+from runtime.session.provider_options import CpuOptions, OpenVinoOptions
 from runtime.session.providers import PROVIDERS, available_providers, installed_packages
 from runtime.session.session import SessionOptions
 from runtime.session.variant_selection import choose_graph
@@ -43,9 +43,11 @@ def open_in_best_precision(
     ``open_embedder`` opens the artifact with the given options. Other providers use the resolved ``options`` unchanged.
 
     Raises:
-        ProviderError: The options require bfloat16, and the CPU has no units for it.
+        ProviderError: The options require bfloat16, and the CPU has no units for it, or on Arm the golden vectors fail.
         EmbeddingBackbonesError: As for ``open_embedder``.
     """
+    if isinstance(options.provider_options, CpuOptions) and options.provider_options.arm_bf16:
+        return _open_on_arm(folder, open_embedder(options))
     chosen = _openvino_options(options)
     if chosen is None or chosen.dtype == "fp32":
         return open_embedder(options)
@@ -65,6 +67,22 @@ def open_in_best_precision(
     if "amx_bf16" not in units:
         return open_embedder(in_fp32)
     return _open_checked(folder, manifest, in_bf16, in_fp32, open_embedder)
+
+
+def _open_on_arm(folder: Path, embedder: Embedder) -> Embedder:
+    """Return ``embedder``, which computes in bfloat16, if its golden vectors pass. Each load checks them."""
+    missed = [
+        f"{name} {format_cosine(tower.agreement.min_cosine)}"
+        for name, tower in verify_towers(embedder, folder).items()
+        if not tower.agreement.within(tower.tolerance)
+    ]
+    if missed:
+        embedder.close()
+        raise ProviderError(
+            f"with arm_bf16, the golden vectors are out of tolerance (min cosine of {', '.join(missed)}); leave the "
+            "option out"
+        )
+    return embedder
 
 
 def _is_quantized(manifest: Manifest, options: SessionOptions) -> bool:
