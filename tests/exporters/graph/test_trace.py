@@ -107,7 +107,7 @@ def test_weights_beyond_protobufs_limit_are_in_a_second_file(
     assert manifest.towers["image"].external_data == "image.onnx.data"
     assert manifest.files["image.onnx.data"].size_bytes > 1000
     assert (first / "image.onnx.data").read_bytes() == (second / "image.onnx.data").read_bytes()
-    assert "| image.onnx.data | the weights of the graph of the image tower |" in (first / "README.md").read_text()
+    assert "| image.onnx.data | weights of the graph of the image tower |" in (first / "README.md").read_text()
     vectors = runtime.load(first).embed(photo_paths)
     assert vectors.shape == (len(photo_paths), 12)
     runtime.verify(first)
