@@ -22,8 +22,10 @@ REASONS = {
     "needs a GPU",
     "needs a cluster",
     "needs a model hub",
+    "needs a running server",
     "needs a variant",
     "needs your own files",
+    "starts a server",
     "takes minutes",
 }
 _FENCE = re.compile(r"^```(\w*)\s*$")
