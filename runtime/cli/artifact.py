@@ -9,6 +9,7 @@ from runtime import console
 from runtime.artifact.describe import describe_manifest
 from runtime.artifact.reader import read_manifest
 from runtime.cli.options import add_command, add_session_options, session_keywords
+from runtime.errors import UsageError
 
 
 def add_info(commands: Any) -> None:
@@ -52,6 +53,9 @@ def _info(arguments: argparse.Namespace) -> int:
     from runtime.loading.tuning_store import read_tuning
     from runtime.tune.report import round_figure
 
+    session = session_keywords(arguments)
+    if not arguments.placement and any(value not in (None, "auto") for value in session.values()):
+        raise UsageError("info loads no graph without --placement, so the options of a session need it; add it")
     manifest = read_manifest(arguments.artifact)
     if arguments.json:
         print(manifest.to_json())
@@ -66,7 +70,7 @@ def _info(arguments: argparse.Namespace) -> int:
     if arguments.placement:
         from runtime.loading.placements import find_placements
 
-        for name, placement in find_placements(arguments.artifact, **session_keywords(arguments)).items():
+        for name, placement in find_placements(arguments.artifact, **session).items():
             print(f"placement     {name}: {placement}")
     return 0
 

@@ -38,6 +38,13 @@ _EXTRAS = {
     "ftfy": "openclip",
     "pyarrow": "parquet",
     "ray": "ray",
+    "starlette": "serve",
+    "uvicorn": "serve",
+    "uvloop": "serve",
+    "httptools": "serve",
+    "orjson": "serve",
+    "prometheus_client": "serve",
+    "python-multipart": "serve",
 }
 
 

@@ -138,6 +138,16 @@ def test_info_tells_what_it_is(exported: Path, capsys: pytest.CaptureFixture[str
     assert json.loads(capsys.readouterr().out) == json.loads(read_manifest(exported).to_json())
 
 
+@pytest.mark.parametrize("words", [["--provider", "cpu"], ["--threads", "1"], ["--variant", "fp32"]])
+def test_options_of_a_session_need_a_graph(
+    words: list[str], exported: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["info", str(exported), *words]) == 2
+    assert "need it; add it" in capsys.readouterr().err
+    assert main(["info", str(exported), *words, "--placement"]) == 0
+    assert "placement     image:" in capsys.readouterr().out
+
+
 def test_verify_says_so(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", str(artifact)]) == 0
     assert capsys.readouterr().out.startswith("verified: hashes, and golden vectors with image min cosine 1 - ")
@@ -147,7 +157,7 @@ def test_verify_says_so(artifact: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["embed"], ["embed", "a", "b"], ["fly", "a"], ["info", "a", "--provider", "cpu"]]
+    "arguments", [[], ["embed"], ["embed", "a", "b"], ["fly", "a"], ["info", "a", "--workers", "1"]]
 )
 def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:

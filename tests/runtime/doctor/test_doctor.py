@@ -249,7 +249,7 @@ def test_every_optional_package_of_the_runtime_is_listed(machine: FakeMachine) -
     project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text("utf-8"))["project"]
     others = {"cpu", "gpu", "openvino", "export", "lora", "bench", "bench-peers", "test", "docs", "dev"}
     extras = {name: words for name, words in project["optional-dependencies"].items() if name not in others}
-    wanted = {re.split(r"[\[>=]", package)[0] for words in extras.values() for package in words}
+    wanted = {re.split(r"[\[>=;]", package)[0] for words in extras.values() for package in words}
     report = machine.examine({})
     assert {each.package for each in report.extras} == wanted - {"embedding-backbones"}
 
