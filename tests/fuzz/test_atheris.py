@@ -28,10 +28,10 @@ from tests.fuzz.seeds import TEXTS
 
 prepare = TextPreprocessor.prepare
 
-def broken(self, item):
-    if item not in TEXTS:
+def broken(self, item, prompt=None):
+    if prompt is None and item not in TEXTS:
         raise IndexError("string index out of range")
-    return prepare(self, item)
+    return prepare(self, item, prompt)
 
 TextPreprocessor.prepare = broken
 sys.exit(fuzz(["text", *sys.argv[2:]], Path(sys.argv[1])))

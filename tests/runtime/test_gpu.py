@@ -143,9 +143,9 @@ def test_all_costly_nodes_are_on_the_gpu(text: Path, variant: str) -> None:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("real", BACKBONES)
-def test_all_costly_nodes_of_a_backbone_are_on_the_gpu(real: str, tmp_path: Path) -> None:
-    folder = export(real, output=tmp_path, options=ExportOptions(weights="random:0"))
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_all_costly_nodes_of_a_backbone_are_on_the_gpu(backbone: str, tmp_path: Path) -> None:
+    folder = export(backbone, output=tmp_path, options=ExportOptions(weights="random:0"))
     for placement in find_placements(folder, provider="cuda").values():
         assert set(placement.on_cpu) <= SHAPES, placement
         assert placement.copies == 0, placement
