@@ -32,7 +32,7 @@ endif
 tried: $(READY)  ## export tiny models of every family, and write the outcomes to docs/tried.md; this takes many minutes
 	rm -f build/tried.jsonl && mkdir -p build
 	TRIED_ROWS=$(CURDIR)/build/tried.jsonl $(BIN)/python -m pytest $(TRIED) --numprocesses auto
-	$(BIN)/python -m pytest -m tried tests/exporters/test_full.py
+	$(BIN)/python -m pytest -m tried tests/exporters/test_full.py tests/docs/test_commands.py
 	$(BIN)/python .ci/tried_table.py build/tried.jsonl
 
 bench: demo  ## benchmark the demo's text model against torch and sentence-transformers; write artifacts/demo/report

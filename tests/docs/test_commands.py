@@ -21,6 +21,7 @@ v 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\nv 0 0 1\nv 1 0 1\nv 1 1 1\nv 0 1 1
 f 1 2 3\nf 1 3 4\nf 5 6 7\nf 5 7 8\nf 1 2 6\nf 1 6 5\nf 3 4 8\nf 3 8 7
 """
 SLOW = ("python -m exporters", "python -m benchmarks")
+ALWAYS = ("README.md", "quickstart.md", "benchmarks.md")  # of the slow pages; `make tried` runs the others
 
 
 def run_blocks(page: Path) -> list[Block]:
@@ -29,9 +30,10 @@ def run_blocks(page: Path) -> list[Block]:
 
 def cases() -> list[object]:
     """Return the pages that have something to run; those that export or measure take minutes."""
+    slow_marks = {True: [pytest.mark.full], False: [pytest.mark.full, pytest.mark.tried]}
     pages = [(page, any(word in block.code for block in run_blocks(page) for word in SLOW)) for page in PAGES]
     return [
-        pytest.param(page, marks=pytest.mark.full if slow else pytest.mark.process, id=page.name)
+        pytest.param(page, marks=slow_marks[page.name in ALWAYS] if slow else pytest.mark.process, id=page.name)
         for page, slow in pages
         if run_blocks(page)
     ]
