@@ -159,9 +159,7 @@ class LoadedTower:
             InferenceError: The graph cannot be run.
             NonFiniteError: The graph returned NaN or infinity.
         """
-        # The arena would keep what one large batch took until the end of the process.
-        outsized = _total_cost(rows) > _OUTSIZED * self.batch_sizes.budget
-        run = partial(self._embed, cancellation=cancellation, outsized=outsized, side_by_side=side_by_side)
+        run = partial(self._embed, cancellation=cancellation, side_by_side=side_by_side)
         if self._memory is None:
             return run(rows)
         with memory.one_batch_at_a_time:
@@ -169,9 +167,11 @@ class LoadedTower:
             return np.concatenate([run(rows[part]) for part in parts])
 
     def _embed(
-        self, rows: Sequence[Any], *, cancellation: CancellationToken | None, outsized: bool, side_by_side: bool
+        self, rows: Sequence[Any], *, cancellation: CancellationToken | None, side_by_side: bool, outsized: bool = False
     ) -> Float32Array:
         """Embed a batch, in halves if the memory does not suffice; then later batches are planned smaller, too."""
+        # The arena would keep what one large batch took until the end of the process.
+        outsized = outsized or _total_cost(rows) > _OUTSIZED * self.batch_sizes.budget
         try:
             return self._run(rows, cancellation, outsized, side_by_side)
         except OutOfMemoryError:
@@ -182,7 +182,7 @@ class LoadedTower:
         budget = min(self.batch_sizes.budget, _total_cost(halves[0]))
         self.batch_sizes = replace(self.batch_sizes, budget=budget)
         _LOG.warning("too little memory for a batch of %s: it is halved, and later batches are smaller", len(rows))
-        embed = partial(self._embed, cancellation=cancellation, outsized=True, side_by_side=side_by_side)
+        embed = partial(self._embed, cancellation=cancellation, side_by_side=side_by_side, outsized=True)
         return np.concatenate([embed(half) for half in halves])
 
     def _run(
