@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias, TypedDict, Unpack, cast, overload
 
 import numpy as np
@@ -408,6 +409,10 @@ def _warn_of_truncation(parts: Iterator[PartialEmbeddings]) -> Generator[Partial
 
 def _collect(parts: Iterator[PartialEmbeddings], total: int | None, dim: int) -> PartialEmbeddings:
     """Concatenate ``parts``. If ``total`` is known, the vectors are never in memory twice."""
+    first, second = next(parts, None), next(parts, None)
+    if first is None or second is None:
+        return first or concatenate((), dim)
+    parts = chain((first, second), parts)
     if total is None:
         return concatenate(parts, dim)
     vectors, rows, others = np.empty((total, dim), dtype=np.float32), 0, []

@@ -21,6 +21,8 @@ def padded_length(longest: int, *, multiple: int, max_length: int) -> int:
 
 def pad_rows(rows: Sequence[Sequence[int]], length: int, fill: int) -> Array:
     """Return ``[rows, length]`` int64, with ``fill`` on the right of the shorter rows."""
+    if all(len(row) == length for row in rows):  # such as a text alone
+        return np.array(rows, dtype=np.int64)
     padded = np.full((len(rows), length), fill, dtype=np.int64)
     for index, row in enumerate(rows):
         padded[index, : len(row)] = row
@@ -29,6 +31,8 @@ def pad_rows(rows: Sequence[Sequence[int]], length: int, fill: int) -> Array:
 
 def mark_columns(starts: Sequence[int], stops: Sequence[int], length: int) -> Array:
     """Return ``[rows, length]`` int64 that is 1 from the start of each row to its stop, and 0 elsewhere."""
+    if not any(starts) and all(stop == length for stop in stops):
+        return np.ones((len(stops), length), dtype=np.int64)
     columns = np.arange(length)
     marks: Array = (columns >= np.array(starts)[:, None]) & (columns < np.array(stops)[:, None])
     return marks.astype(np.int64)
