@@ -8,7 +8,7 @@ TRIED := tests/exporters/families/test_any_text.py tests/exporters/families/visi
 ALONE := full or weights or gpu or process or ray
 SLOW := slow or tried or $(ALONE)
 
-.PHONY: help demo test test-fast tried bench fuzz check docs format clean
+.PHONY: help demo test test-fast tried clients bench fuzz check docs format clean
 
 help:  ## list the verbs
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/' | expand -t 16
@@ -34,6 +34,15 @@ tried: $(READY)  ## export tiny models of every family, and write the outcomes t
 	TRIED_ROWS=$(CURDIR)/build/tried.jsonl $(BIN)/python -m pytest $(TRIED) --numprocesses auto
 	$(BIN)/python -m pytest -m tried tests/exporters/test_full.py tests/docs/test_commands.py
 	$(BIN)/python .ci/tried_table.py build/tried.jsonl
+
+# LangChain and LlamaIndex do not fit the pinned versions, so they get an environment on top of .venv.
+clients: $(READY)  ## test the server with LangChain, LlamaIndex, OpenTelemetry and Ray Serve
+	$(BIN)/python -m venv build/clients
+	$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > build/clients/project.pth
+	cp build/clients/project.pth build/clients/lib/python*/site-packages/
+	build/clients/bin/python -m pip install --quiet langchain-openai langchain-huggingface \
+		llama-index-embeddings-openai-like opentelemetry-instrumentation-asgi opentelemetry-sdk 'ray[serve]'
+	build/clients/bin/python -m pytest -m tried -rs tests/runtime/server
 
 bench: demo  ## benchmark the demo's text model against torch and sentence-transformers; write artifacts/demo/report
 	$(BIN)/python -m benchmarks artifacts/demo/all-MiniLM-L6-v2 --weights $(MINILM) -o artifacts/demo/report --force

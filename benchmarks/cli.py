@@ -24,10 +24,12 @@ from benchmarks.measure.plan import BenchmarkPlan, PlanOptions, make_plan
 from benchmarks.measure.rounds import TimingOptions
 from benchmarks.measure.run import check_resumable, find_remaining, measure_plan, merge_results
 from benchmarks.report import Format, write_report
-from benchmarks.results.prices import Prices, read_prices
+from benchmarks.results.prices import Prices, add_price_options, read_prices
 from benchmarks.results.schema import RESULTS_FILE, SCHEMA_VERSION, Results, read_results
 from benchmarks.scenarios import footprint, memory_growth
 from benchmarks.serve import cli as serve
+from benchmarks.serve import options as serve_options
+from benchmarks.serve import soak
 from exporters.progress import Stage, StageDisplay
 from runtime import console
 from runtime.arguments import ArgumentParser, ListAction
@@ -116,13 +118,7 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
     flag("--resume", help="Continue the run in REPORT, and measure only what is missing")
     flag("--redo-disturbed", help="With --resume, also repeat cases that the host of the virtual machine disturbed")
     flag("--force", help="Replace the results in REPORT")
-    add(
-        "--prices",
-        type=Path,
-        metavar="TOML",
-        help="File with prices of machines per hour, to report the cost of a million embeddings (default: no costs)",
-    )
-    add("--machine", metavar="NAME", help="Name of this machine in reports and price files (default: its CPU and GPUs)")
+    add_price_options(add)
 
 
 def _add_plan_options(parser: argparse.ArgumentParser) -> None:
@@ -327,7 +323,10 @@ COMMANDS = {
     "run": Command(run, build_run_parser, "Measure artifacts on this machine and write a report (the default command)"),
     "choose": Command(choose.main, choose.build_parser, "Choose machine, variant and batch size by cost"),
     "compare": Command(compare.main, compare.build_parser, "Compare two results, and judge each case"),
-    "serve": Command(serve.main, serve.build_parser, "Load servers with requests, and report throughput and latency"),
+    "serve": Command(
+        serve.main, serve_options.build_parser, "Load servers with requests, and report throughput and latency"
+    ),
+    "soak": Command(soak.main, soak.build_parser, "Load a server for long, and check every answer and its memory"),
     "footprint": Command(footprint.main, footprint.build_parser, "Measure the size of an installation and its start"),
     "memory": Command(memory_growth.main, memory_growth.build_parser, "Measure the growth of memory over many batches"),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,3 +97,14 @@ def _decode(document: dict[str, Any], path: Path) -> Prices:
 def cost_per_million(items_per_s: float, per_hour: float) -> float:
     """Return the cost of embedding a million items on machines that together cost ``per_hour``."""
     return per_hour / (3600 * items_per_s) * 1e6
+
+
+def add_price_options(add: Callable[..., object]) -> None:
+    """Add ``--prices`` and ``--machine`` to a parser or a group, whose ``add_argument`` is ``add``."""
+    add(
+        "--prices",
+        type=Path,
+        metavar="TOML",
+        help="File with prices of machines per hour, to report the cost of a million embeddings (default: no costs)",
+    )
+    add("--machine", metavar="NAME", help="Name of this machine in reports and price files (default: its CPU and GPUs)")

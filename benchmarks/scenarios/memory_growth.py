@@ -47,7 +47,7 @@ def _measure(artifact: Path, batches: int, longest: int) -> int:
     model = runtime.load(artifact)
     print(f"{'batches':>8}  resident MiB")
     _print_row("loaded")
-    for number, texts in enumerate(_random_batches(batches, longest), start=1):
+    for number, texts in enumerate(random_batches(batches, longest), start=1):
         model.embed(texts, tower="text")
         if number % (batches // 10) == 0:
             _print_row(number)
@@ -58,7 +58,8 @@ def _print_row(batches: object) -> None:
     print(f"{batches:>8}  {_resident_mb():12.0f}", flush=True)
 
 
-def _random_batches(count: int, longest: int) -> Iterator[list[str]]:
+def random_batches(count: int, longest: int) -> Iterator[list[str]]:
+    """Yield ``count`` batches of 1 to 32 texts of up to ``longest`` words, always the same ones."""
     generator = np.random.default_rng(0)
     for _ in range(count):
         lengths = generator.integers(1, longest + 1, generator.integers(1, 33))

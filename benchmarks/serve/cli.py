@@ -14,22 +14,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import get_args
 
 import runtime
 from benchmarks.measure.machine import this_machine
 from benchmarks.results.prices import Prices, read_prices
 from benchmarks.results.schema import RESULTS_FILE
 from benchmarks.serve.connection import ask_once, format_request
-from benchmarks.serve.interfaces import Encoding, Endpoint, InterfaceName, make_endpoint
+from benchmarks.serve.interfaces import Endpoint, make_endpoint
 from benchmarks.serve.measure import LoadPlan, Measurement, Server, ServerError, embed_alone
 from benchmarks.serve.offline import OfflineEmbedder
+from benchmarks.serve.options import build_parser, make_plan
 from benchmarks.serve.process import serve_command, start_server
 from benchmarks.serve.report import write_serve_report
 from benchmarks.serve.schema import SCHEMA_VERSION, ServeResults, ServerRecord, WorkloadRecord
-from benchmarks.serve.workloads import WORKLOADS, ServeWorkload, make_workload
+from benchmarks.serve.workloads import ServeWorkload, make_workload
 from runtime import console
-from runtime.arguments import ArgumentParser, ListAction
 from runtime.array_types import Float32Array
 from runtime.artifact.reader import read_manifest
 from runtime.atomic_write import write_text
@@ -43,119 +42,6 @@ def main(arguments: Sequence[str]) -> int:
     """Measure, and print the paths of the report."""
     options = build_parser().parse_args(arguments)
     return console.run(lambda: _serve(options, public_command(arguments)))
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command."""
-    parser = ArgumentParser(
-        prog="python -m benchmarks serve",
-        description="Load servers of embeddings with requests, and write a report: throughput against latency, "
-        "percentiles by rate, the knee, and the cost of a million items. Any server with OpenAI's or TEI's interface "
-        "can be measured. An artifact is served by `python -m runtime serve` for the time of the benchmark.",
-    )
-    parser.add_argument(
-        "servers",
-        nargs="+",
-        metavar="[NAME=]SERVER",
-        help="URLs or artifacts to measure in turns, such as http://127.0.0.1:8080; a URL that ends in /embed speaks "
-        "TEI's interface. The first is the one to compare with",
-    )
-    _add_output_options(parser)
-    _add_request_options(parser)
-    _add_load_options(parser)
-    return parser
-
-
-def _add_output_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("output").add_argument
-    add("-o", "--output", type=Path, required=True, metavar="REPORT", help="Folder for the report and results.json")
-    add("--force", action="store_true", help="Replace the results in REPORT")
-    add(
-        "--prices",
-        type=Path,
-        metavar="TOML",
-        help="File with prices of machines per hour, to report the cost of a million items (default: no costs)",
-    )
-    add("--machine", metavar="NAME", help="Name of this machine in reports and price files (default: its CPU and GPUs)")
-
-
-def _add_request_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("requests").add_argument
-    add("--format", choices=get_args(InterfaceName), help="Interface of all servers (default: that of each URL)")
-    add(
-        "--encoding",
-        choices=get_args(Encoding),
-        default="float",
-        help="Encoding of vectors in OpenAI's interface: base64 is what its official clients ask for (default: float)",
-    )
-    words = partial(add, action="append", default=[])
-    words(
-        "--model",
-        metavar="[NAME=]MODEL",
-        help="Model to ask a server for (default: the first that it lists); repeatable",
-    )
-    words("--header", metavar="NAME:VALUE", help="Header to send, which reports do not show; repeatable")
-    add("--api-key-file", type=Path, metavar="FILE", help="File with a key to send (default: send no key)")
-    words(
-        "--pid",
-        metavar="[NAME=]PID",
-        help="Process id of a server on this machine, to measure its CPU time and memory; repeatable",
-    )
-    add(
-        "--server-options",
-        default="",
-        metavar="OPTIONS",
-        help="Options of `python -m runtime serve` for artifacts, as one word in quotes",
-    )
-    add(
-        "--embed",
-        type=Path,
-        metavar="ARTIFACT",
-        help="Artifact that `embed` embeds without a server, to compare with (default: compare with the first server)",
-    )
-    add(
-        "--verify",
-        type=Path,
-        metavar="ARTIFACT",
-        help="Artifact whose vectors are the reference (default: compare only with those of each item alone)",
-    )
-
-
-def _add_load_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("load").add_argument
-    integers = partial(add, action=ListAction, type=int, metavar="N")
-    seconds = partial(add, type=float, metavar="S")
-    add(
-        "--workloads",
-        action=ListAction,
-        choices=WORKLOADS,
-        help="Kinds of items: texts of about 6 to 14 words, mixed or long ones below 256 tokens, photos, or your own "
-        "(default: mixed, or own with --items)",
-    )
-    add("--items", type=Path, metavar="FILE", help="Your own texts, for the workload own")
-    integers("--batch-sizes", default=(1,), help="Numbers of items per request (default: 1)")
-    integers("--clients", default=(1, 8, 64), help="Numbers of clients of closed loops (default: 1 8 64)")
-    add(
-        "--rate",
-        action=ListAction,
-        type=_rate,
-        default=("auto",),
-        metavar="R",
-        help="Requests per second of open loops; auto finds the highest that each server sustains, and none measures "
-        "closed loops only (default: auto)",
-    )
-    add(
-        "--refinements",
-        type=int,
-        default=3,
-        metavar="N",
-        help="Rates to add between the highest sustained one and the next, each halving the gap (default: 3)",
-    )
-    add("--max-p99-ms", type=float, metavar="MS", help="Bound of the p99, for which rate and cost are reported")
-    add("--rounds", type=int, default=3, metavar="N", help="Rounds; all servers take one turn per round (default: 3)")
-    seconds("--seconds", default=5.0, help="Seconds of each load (default: 5)")
-    seconds("--warm-up", default=1.0, help="Seconds of the same load before it, which do not count (default: 1)")
-    seconds("--timeout", default=30.0, help="Seconds after which a request counts as unanswered (default: 30)")
 
 
 def public_command(arguments: Sequence[str]) -> str:
@@ -172,12 +58,8 @@ def _is_private(option: str) -> bool:
     return len(option) > len("--") and "--header".startswith(option)
 
 
-def _rate(text: str) -> float | str:
-    return text if text in ("auto", "none") else float(text)
-
-
 def _serve(options: argparse.Namespace, command: str) -> int:
-    plan = _plan(options)
+    plan = make_plan(options)
     prices = read_prices(options.prices) if options.prices else None
     workloads = options.workloads or (("own",) if options.items else ("mixed",))
     _prepare_output(options)
@@ -230,28 +112,6 @@ def _measure(
         if measurement.results.loads:
             for path in write_serve_report(measurement.results, output, ("json", "html", "md"), prices):
                 print(path)
-
-
-def _plan(options: argparse.Namespace) -> LoadPlan:
-    rates = options.rate
-    words = {rate for rate in rates if isinstance(rate, str)}
-    if words and len(rates) > 1:
-        raise UsageError(f"--rate is {' '.join(map(str, rates))}; give auto or none alone, or numbers")
-    counts = (*options.batch_sizes, *options.clients, options.rounds)
-    times = (options.seconds, options.timeout, *(rate for rate in rates if not words), options.max_p99_ms or 1)
-    if min(counts) < 1 or not min(times) > 0 or options.warm_up < 0 or options.refinements < 0:
-        raise UsageError("numbers of the load must be above 0; --warm-up and --refinements may be 0")
-    return LoadPlan(
-        sizes=tuple(dict.fromkeys(options.batch_sizes)),
-        clients=tuple(dict.fromkeys(options.clients)),
-        rates=None if words == {"auto"} else () if words else tuple(sorted(set(rates))),
-        refinements=0 if words == {"none"} else options.refinements,
-        rounds=options.rounds,
-        seconds=options.seconds,
-        warm_up_s=options.warm_up,
-        timeout_s=options.timeout,
-        max_p99_ms=options.max_p99_ms,
-    )
 
 
 def _prepare_output(options: argparse.Namespace) -> None:

@@ -52,11 +52,16 @@ def split_url(url: str) -> tuple[Address, str]:
 
 
 class Connection:
-    """A connection that is opened when it is first used, and again after the server closed it."""
+    """A connection that is opened when it is first used, and again after the server closed it.
+
+    Attributes:
+        resent: Number of requests that were sent once more.
+    """
 
     def __init__(self, address: Address) -> None:
         """Prepare a connection to ``address``."""
         self._address = address
+        self.resent = 0
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self, request: bytes) -> tuple[int, bytes]:
@@ -76,6 +81,7 @@ class Connection:
             begun = isinstance(exc, asyncio.IncompleteReadError) and exc.partial
             if begun or not reused:
                 raise
+            self.resent += 1
             return await self._ask(request)
 
     def close(self) -> None:

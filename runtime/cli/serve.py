@@ -36,6 +36,13 @@ def _add_listening(serve: argparse.ArgumentParser) -> None:
     serve.add_argument("--host", default="127.0.0.1", help="Listen on this address (default: %(default)s)")
     serve.add_argument("--port", default=8080, help="Listen on this port; 0 is any free one (default: 8080)", **NUMBER)
     serve.add_argument(
+        "--workers",
+        default=1,
+        help="Run N processes, each with its own copy of the models and its share of --threads, --memory-limit and "
+        "--max-queue-tokens. One that dies is replaced. On Linux only (default: %(default)s)",
+        **NUMBER,
+    )
+    serve.add_argument(
         "--api-key",
         action="append",
         default=[],
@@ -118,13 +125,16 @@ def _serve(arguments: argparse.Namespace) -> int:
         raise MissingDependencyError(f"{exc.name}, which the server needs, is not installed; {_INSTALL}") from exc
     from runtime.server.auth import read_keys
     from runtime.server.settings import ServerSettings
+    from runtime.server.supervisor import Supervisor, WorkerJob
 
     keys = arguments.api_key + (read_keys(arguments.api_key_file) if arguments.api_key_file else [])
     settings = take_options(ServerSettings, arguments, api_keys=tuple(keys), cors_origins=tuple(arguments.cors_origins))
-    artifacts = _name_artifacts(arguments.artifacts)
-    run.prepare_process(settings)
+    artifacts, session = _name_artifacts(arguments.artifacts), session_keywords(arguments)
     run.configure_logs()
-    models = run.open_models(artifacts, settings, **session_keywords(arguments))
+    if arguments.workers != 1:
+        return Supervisor(WorkerJob(artifacts=artifacts, settings=settings, session=session), arguments.workers).run()
+    run.prepare_process(settings)
+    models = run.open_models(artifacts, settings, **session)
     run.build_server(run.build_service(models, settings)).run()
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -20,12 +21,13 @@ from starlette.types import ASGIApp
 from runtime.server import kserve_api, openai_api, tei_api
 from runtime.server.auth import Keys
 from runtime.server.endpoint import json_response
-from runtime.server.metrics import CONTENT_TYPE
+from runtime.server.metrics import CONTENT_TYPE, Metrics
 from runtime.server.middleware import RequestMiddleware
 from runtime.server.openapi import describe_api
 from runtime.server.request_errors import RequestError
 from runtime.server.service import EmbeddingService
 
+_REFRESH_S = 1
 _PAGES = Path(__file__).parent / "pages"
 # The pages take nothing from elsewhere, and no other page may show them in a frame.
 _PAGE_HEADERS = {
@@ -41,7 +43,10 @@ def build_app(service: EmbeddingService) -> ASGIApp:
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        refreshing = asyncio.create_task(_refresh(service.metrics)) if service.metrics.shared else None
         yield
+        if refreshing is not None:
+            refreshing.cancel()
         service.close()
 
     routes = [*openai_api.routes(), *tei_api.routes(), *kserve_api.routes(), *_own_routes()]
@@ -64,6 +69,13 @@ def build_app(service: EmbeddingService) -> ASGIApp:
     return _trace(app)
 
 
+async def _refresh(metrics: Metrics) -> None:
+    """Write the current values for the pages of other workers."""
+    while True:
+        metrics.refresh()
+        await asyncio.sleep(_REFRESH_S)
+
+
 def _route_of(routes: Sequence[Route], path: str) -> str:
     """Return the path of a route. Paths without a route share one name, so that strangers cannot make metrics grow."""
     return next((route.path for route in routes if route.path_regex.match(path)), "other")
@@ -80,8 +92,11 @@ def _own_routes() -> list[Route]:
 
 
 def _page(name: str) -> Callable[[Request], Awaitable[Response]]:
+    head, page = ((_PAGES / each).read_text("utf-8") for each in ("head.html", name))
+    content = page.replace("{head}\n", head)
+
     async def show(request: Request) -> Response:
-        return HTMLResponse((_PAGES / name).read_text("utf-8"), headers=_PAGE_HEADERS)
+        return HTMLResponse(content, headers=_PAGE_HEADERS)
 
     return show
 

@@ -1,13 +1,22 @@
-"""Metrics for Prometheus, with the names of text-embeddings-inference where it has them."""
+"""Metrics for Prometheus, with the names of text-embeddings-inference where it has them.
+
+The workers of one server write theirs to files in one folder. Whichever worker is asked, the page has the sums of all.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from typing import Literal
 
 from prometheus_client import CollectorRegistry, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 
+from runtime.machine.limits import read_resident_bytes
 from runtime.server.dispatcher import BatchReport
+from runtime.server.supervisor import METRICS_FOLDER
 
+Mode = Literal["livesum", "liveall"]
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 _SIZES = tuple(1 << power for power in range(12))
@@ -21,14 +30,19 @@ class Metrics:
     def __init__(self) -> None:
         """Make metrics that are all 0."""
         registry = self._registry = CollectorRegistry()
-        ProcessCollector(registry=registry)  # resident memory and CPU time; nothing but on Linux
+        self._watched: list[tuple[Gauge, Callable[[], float]]] = []
+        self.shared = METRICS_FOLDER in os.environ
+        if self.shared:  # of each worker, by process id
+            self.watch("process_resident_memory_bytes", "Resident memory", read_resident_bytes, mode="liveall")
+        else:
+            ProcessCollector(registry=registry)  # resident memory and CPU time; nothing but on Linux
 
         def histogram(name: str, meaning: str, buckets: tuple[float, ...]) -> Histogram:
             return Histogram(name, meaning, buckets=buckets, registry=registry)
 
         def counter(name: str, meaning: str, *labels: str) -> Gauge:
             # The class Counter would write `_total` after a name, and these are the names of the dashboards that exist.
-            return Gauge(name, meaning, labels, registry=registry)
+            return Gauge(name, meaning, labels, registry=registry, multiprocess_mode="sum")
 
         self.requests = counter("te_request_count", "Requests by path and status", "path", "status")
         self.success = counter("te_request_success", "Requests that were answered", "path")
@@ -43,9 +57,14 @@ class Metrics:
         self._batch_tokens = histogram("te_batch_next_tokens", "Tokens of a batch, with padding", _TOKENS)
         self._padding = histogram("te_batch_padding_share", "Share of a batch that is padding", _SHARES)
 
-    def watch(self, name: str, meaning: str, read: Callable[[], float]) -> None:
-        """Show the current value of ``read``."""
-        Gauge(name, meaning, registry=self._registry).set_function(read)
+    def watch(self, name: str, meaning: str, read: Callable[[], float], mode: Mode = "livesum") -> None:
+        """Show the current value of ``read``. With several workers, ``mode`` combines theirs."""
+        self._watched.append((Gauge(name, meaning, registry=self._registry, multiprocess_mode=mode), read))
+
+    def refresh(self) -> None:
+        """Read the current values."""
+        for gauge, read in self._watched:
+            gauge.set(read())
 
     def report_batch(self, report: BatchReport) -> None:
         """Count one batch."""
@@ -58,4 +77,9 @@ class Metrics:
 
     def render(self) -> bytes:
         """Return the page that Prometheus reads."""
-        return generate_latest(self._registry)
+        self.refresh()
+        if not self.shared:
+            return generate_latest(self._registry)
+        everybody = CollectorRegistry()
+        MultiProcessCollector(everybody)
+        return generate_latest(everybody)

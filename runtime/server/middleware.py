@@ -85,6 +85,7 @@ class JsonFormatter(logging.Formatter):
         line: dict[str, Any] = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03}Z",
             "level": record.levelname.lower(),
+            "pid": record.process,
             "message": record.getMessage(),
             **getattr(record, "fields", {}),
         }

@@ -88,8 +88,12 @@ class DrainingServer(uvicorn.Server):
         self._service.draining = self.should_exit = True
 
     async def startup(self, sockets: Any = None) -> None:
-        """Begin to listen, and log the address."""
+        """Begin to listen, and say so."""
         await super().startup(sockets)
+        self.announce()
+
+    def announce(self) -> None:
+        """Log the address."""
         for server in self.servers:
             for each in server.sockets:
                 host, port = each.getsockname()[:2]
@@ -106,13 +110,18 @@ class DrainingServer(uvicorn.Server):
 
 def build_server(service: EmbeddingService) -> DrainingServer:
     """Return the server of a service. Its method ``run`` serves until SIGTERM or Ctrl-C."""
+    return DrainingServer(configure_server(service), service)
+
+
+def configure_server(service: EmbeddingService) -> uvicorn.Config:
+    """Return the configuration of a server."""
     settings = service.settings
     connection = type(
         "Connection",
         (LimitedConnection,),
         {"max_header_bytes": settings.max_header_bytes, "client_seconds": settings.client_seconds},
     )
-    config = uvicorn.Config(
+    return uvicorn.Config(
         build_app(service),
         host=settings.host,
         port=settings.port,
@@ -125,7 +134,6 @@ def build_server(service: EmbeddingService) -> DrainingServer:
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(settings.drain_seconds + _BACKSTOP_S),
     )
-    return DrainingServer(config, service)
 
 
 def configure_logs() -> None:

@@ -36,6 +36,7 @@ FOREIGN_OPTIONS = {
     "--generate",  # ray
     "--head",  # ray
     "--port",  # ray
+    *("--model-id", "--url-prefix"),  # infinity
 }
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 BLOCKS = [block for page in PAGES for block in blocks(page)]
@@ -85,7 +86,9 @@ def test_commands_parse(block: Block, parsers: dict[str, argparse.ArgumentParser
             targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
             assert {word for word in words[1:] if "=" not in word} <= set(targets)
         else:
-            assert words[0] in ("curl", "pip", "ray", "printf", "gzip", "zcat"), f"an unknown program: {words[0]}"
+            assert words[0] in ("curl", "env", "gzip", "infinity_emb", "pip", "printf", "ray", "serve", "zcat"), (
+                f"an unknown program: {words[0]}"
+            )
 
 
 def parse(words: list[str], parsers: dict[str, argparse.ArgumentParser]) -> None:

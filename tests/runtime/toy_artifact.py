@@ -19,9 +19,11 @@ from runtime.artifact.manifest import (
     ImagePreprocessing,
     Manifest,
     Parity,
+    PointCloudPreprocessing,
     Pooling,
     Preprocessing,
     Provenance,
+    Task,
     TensorSpec,
     TextPreprocessing,
     Tolerance,
@@ -29,6 +31,7 @@ from runtime.artifact.manifest import (
     TowerName,
     Weights,
 )
+from runtime.preprocess.point_cloud import PointCloudPreprocessor
 from runtime.preprocess.text import TextPreprocessor
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b", "c", "d", "query", ":", "passage")  # an id is a position here
@@ -86,12 +89,26 @@ def write_artifact(folder: Path, *, image: bool = False, **text: Any) -> Path:
     if image:
         golden |= {f"image_{index}": np.full((4, 4, 3), 7, np.uint8) for index in range(2)}
         golden |= {"image_embedding": np.full((2, dim), 7, np.float32)}
+    return _write_rest(folder, "text-to-image" if image else "text-to-text", towers, golden, dim)
+
+
+def write_mesh_artifact(folder: Path) -> Path:
+    """Write an artifact of meshes whose vectors are the largest coordinates."""
+    folder.mkdir()
+    recipe, dim = PointCloudPreprocessing(num_points=64, min_points=2, seed=0), 3
+    clouds = [np.array([[0, 0, 0], [1, 2, 3], [4, 0, far]], np.float32) for far in (1, 9)]
+    golden: dict[str, Any] = {f"mesh_{index}": cloud for index, cloud in enumerate(clouds)}
+    golden["mesh_embedding"] = np.stack([PointCloudPreprocessor(recipe).prepare(cloud).max(0) for cloud in clouds])
+    return _write_rest(folder, "mesh-to-mesh", {"mesh": _write_tower(folder, recipe, dim)}, golden, dim)
+
+
+def _write_rest(folder: Path, task: Task, towers: dict[TowerName, Tower], golden: dict[str, Any], dim: int) -> Path:
     np.savez(folder / GOLDEN_FILE, **golden)
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         name="toy",
         backbone="toy",
-        task="text-to-image" if image else "text-to-text",
+        task=task,
         architecture="toy",
         output_dim=dim,
         towers=towers,
@@ -116,6 +133,9 @@ def _write_tower(folder: Path, recipe: Preprocessing, dim: int) -> Tower:
     if recipe.kind == "text":
         nodes += [helper.make_node("ReduceSum", [name, "axes"], [f"{name}_sum"], keepdims=1) for name in names]
         nodes.append(helper.make_node("Concat", [f"{name}_sum" for name in names], ["embedding"], axis=1))
+        constants = [helper.make_tensor("axes", TensorProto.INT64, [1], [1])]
+    elif recipe.kind == "mesh":
+        nodes.append(helper.make_node("ReduceMax", [names[0], "axes"], ["embedding"], keepdims=0))
         constants = [helper.make_tensor("axes", TensorProto.INT64, [1], [1])]
     else:
         nodes.append(helper.make_node("ReduceMean", [names[0], "axes"], ["mean"], keepdims=1))

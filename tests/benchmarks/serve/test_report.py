@@ -13,9 +13,11 @@ from benchmarks.results.prices import Prices
 from benchmarks.results.schema import ResultsError, read_results
 from benchmarks.serve import offline
 from benchmarks.serve.analysis import analyze
+from benchmarks.serve.doubts import warnings
 from benchmarks.serve.plots import latency_plot, throughput_plot
-from benchmarks.serve.report import glance_table, render_html, render_markdown, warnings, write_serve_report
+from benchmarks.serve.report import render_html, render_markdown, write_serve_report
 from benchmarks.serve.schema import ServeResults, WorkloadRecord
+from benchmarks.serve.tables import glance_table
 from tests.benchmarks.report.test_report import NASTY, PRICES, columns, drawings, read
 from tests.benchmarks.serve.samples import LOAD, RESULTS
 

@@ -1,0 +1,115 @@
+"""Reasons to distrust the figures of a load test, or the servers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.report.caveats import busy
+from benchmarks.report.format import NONE, cosine, count, digits, percent
+from benchmarks.results.steal_time import MAX_STEAL
+from benchmarks.serve.analysis import Level, ServeStudy
+from benchmarks.serve.schema import Load
+
+MAX_GENERATOR_CPU = 0.7  # share of one core above which the generator itself may be the bottleneck
+MAX_LATE = 0.1  # lateness of the generator as a share of the median latency above which it distorts the latency
+MAX_DIFFERENCE = 1e-5  # between two vectors of the same item, from float arithmetic in another order
+MIN_COSINE = 0.999
+
+
+def warnings(study: ServeStudy) -> tuple[str, ...]:
+    """Return reasons to distrust the figures or the servers, the most serious first."""
+    checks = (_incomplete, _wrong, _differing, _other_vectors, _unchecked, _busy_generator, _late, _busy, _steal_time)
+    return tuple(filter(None, (check(study) for check in checks)))
+
+
+def largest_difference(loads: Sequence[Load]) -> float | None:
+    """Return the largest difference to the vector of an item alone; ``None`` if none was compared."""
+    return max((load.max_difference for load in loads if load.max_difference is not None), default=None)
+
+
+def smallest_cosine(loads: Sequence[Load]) -> float | None:
+    """Return the smallest cosine similarity to the reference; ``None`` if none was compared."""
+    return min((load.min_cosine for load in loads if load.min_cosine is not None), default=None)
+
+
+def scientific(value: float | None) -> str:
+    """Return a small number with one digit after the point."""
+    return NONE if value is None else f"{value:.1e}" if value else "0"
+
+
+def _incomplete(study: ServeStudy) -> str:
+    return "" if study.results.complete else "The run stopped before everything was measured."
+
+
+def _wrong(study: ServeStudy) -> str:
+    names = _names(load for load in study.results.loads if any(key.startswith("wrong") for key in load.failures))
+    return f"Answers without the right vectors: {names}." if names else ""
+
+
+def _differing(study: ServeStudy) -> str:
+    loads = [load for load in study.results.loads if (load.max_difference or 0.0) > MAX_DIFFERENCE]
+    if not loads:
+        return ""
+    return (
+        f"Vectors depend on the load: those of {_names(loads)} differ by up to "
+        f"{scientific(largest_difference(loads))} from those of the same items alone."
+    )
+
+
+def _other_vectors(study: ServeStudy) -> str:
+    loads = [load for load in study.results.loads if load.min_cosine is not None and load.min_cosine < MIN_COSINE]
+    if not loads:
+        return ""
+    return (
+        f"Other vectors than those of {study.results.reference}: {_names(loads)}, with cosines down to "
+        f"{cosine(smallest_cosine(loads))}."
+    )
+
+
+def _unchecked(study: ServeStudy) -> str:
+    answers = sum(len(load.latency_s) for load in study.results.loads)
+    checked = sum(load.checked for load in study.results.loads)
+    return f"{percent(1 - checked / answers)} of the answers were not checked." if checked < answers else ""
+
+
+def _busy_generator(study: ServeStudy) -> str:
+    highest = max((load.generator_cpu for load in study.results.loads), default=0.0)
+    if highest <= MAX_GENERATOR_CPU:
+        return ""
+    return (
+        f"The load generator used up to {percent(highest)} of a core and may be the bottleneck. Use --encoding base64, "
+        "or more machines."
+    )
+
+
+def _late(study: ServeStudy) -> str:
+    late = [load for level in study.levels for load in level.loads if load.late_s > MAX_LATE * _median_s(level)]
+    if not late:
+        return ""
+    return (
+        f"The load generator sent requests late in {count(len(late), 'load')}, by up to "
+        f"{digits(1000 * max(load.late_s for load in late))} ms (p99). These latencies contain that time."
+    )
+
+
+def _median_s(level: Level) -> float:
+    return (level.percentile_ms(50) or 0.0) / 1000
+
+
+def _busy(study: ServeStudy) -> str:
+    return busy(study.results.machine)
+
+
+def _steal_time(study: ServeStudy) -> str:
+    loads = [load for load in study.results.loads if load.stolen > MAX_STEAL]
+    if not loads:
+        return ""
+    return (
+        f"The host took CPU time from this virtual machine: more than {percent(MAX_STEAL)} in {len(loads)} of "
+        f"{count(len(study.results.loads), 'load')}, up to {percent(max(load.stolen for load in loads))}."
+    )
+
+
+def _names(loads: Any) -> str:
+    return ", ".join(dict.fromkeys(load.server for load in loads))

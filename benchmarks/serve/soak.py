@@ -1,0 +1,224 @@
+"""Load a server for long with random requests, hang-ups, overload and killed workers, and check every answer."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import shlex
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import runtime
+from benchmarks.scenarios.memory_growth import random_batches
+from benchmarks.serve.connection import Connection, ask_once, format_request
+from benchmarks.serve.interfaces import AnswerError, Endpoint, make_endpoint
+from benchmarks.serve.loops import REFUSED
+from benchmarks.serve.process import resident_bytes, serve_command, start_server
+from runtime import console
+from runtime.arguments import ArgumentParser
+from runtime.array_types import Float32Array
+from runtime.artifact.reader import read_manifest
+from runtime.artifact.variants import VARIANT_NAMES
+from runtime.errors import UsageError
+
+_POOL = 256  # different texts
+_PAUSE_S = 0.05  # after a refusal, or a lost connection
+_SAMPLE_S = 0.5
+_WORKER = re.compile(r'process_resident_memory_bytes\{pid="(\d+)"\}')
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``python -m benchmarks soak``."""
+    parser = ArgumentParser(
+        prog="python -m benchmarks soak",
+        description="Serve an artifact, ask for 1 to 32 texts of random length per request, and compare each vector "
+        "with that of `embed` for the text alone. Clients ask again after a refusal or a lost connection, until they "
+        "have an answer. The exit code is 1 if a vector was wrong, or a request stayed without an answer.",
+    )
+    add = parser.add_argument
+    add("artifact", type=Path, metavar="ARTIFACT", help="Folder of a text artifact")
+    add("--requests", type=int, default=10_000, metavar="N", help="Number of requests (default: %(default)s)")
+    add("--seconds", type=float, metavar="S", help="Load the server for S seconds instead (default: by --requests)")
+    add("--clients", type=int, default=64, metavar="N", help="Number of clients (default: %(default)s)")
+    add("--longest", type=int, default=64, metavar="N", help="Maximum words per text (default: %(default)s)")
+    add("--hang-ups", type=float, default=0.0, metavar="SHARE", help="Share of requests to hang up on (default: 0)")
+    add("--kill-seconds", type=float, metavar="S", help="Kill a worker every S seconds (default: kill none)")
+    add("--idle-seconds", type=float, default=10.0, metavar="S", help="Idle time before the last row (default: 10)")
+    add("--timeout", type=float, default=60.0, metavar="S", help="Seconds until a request is lost (default: 60)")
+    add("--variant", choices=VARIANT_NAMES, default="fp32", help="Variant of the graph (default: %(default)s)")
+    add("--tolerance", type=float, default=1e-6, metavar="D", help="Maximum difference of values (default: 1e-06)")
+    add("--server-options", default="", metavar="OPTIONS", help="Options of `python -m runtime serve`, as one word")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Load the server and print the outcome."""
+    options = build_parser().parse_args(arguments)
+    return console.run(lambda: _soak(options))
+
+
+def _soak(options: argparse.Namespace) -> int:
+    if min(options.requests, options.clients, options.longest) < 1 or not 0 <= options.hang_ups < 1:
+        raise UsageError("--requests, --clients and --longest must be 1 or more, --hang-ups from 0 to below 1")
+    logging.disable(logging.WARNING)  # of truncated texts
+    texts = [text for batch in random_batches(_POOL, options.longest) for text in batch][:_POOL]
+    with runtime.load(options.artifact, variant=options.variant) as model:
+        alone = model.embed(texts, tower="text", batch_size=1)
+    words = ["--variant", options.variant, "--truncate", "count", *shlex.split(options.server_options)]
+    with start_server(serve_command(options.artifact, words)) as (url, pid):
+        endpoint = make_endpoint(url, model=read_manifest(options.artifact).name)
+        soak = Soak(options, Pool(texts=texts, vectors=alone), endpoint, pid)
+        asyncio.run(soak.run())
+    print("\n".join(soak.report()))
+    return console.FAILURE if soak.counts["wrong"] or soak.counts["unanswered"] else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """Texts, and their vectors alone."""
+
+    texts: Sequence[str]
+    vectors: Float32Array
+
+
+class Soak:
+    """The clients of one server.
+
+    Attributes:
+        counts: Requests by outcome.
+        difference: The largest difference between a vector and that of the text alone.
+    """
+
+    def __init__(self, options: argparse.Namespace, pool: Pool, endpoint: Endpoint, pid: int) -> None:
+        """Prepare to load the server at ``endpoint``."""
+        self._options, self._pool, self._endpoint, self._pid = options, pool, endpoint, pid
+        self.counts: Counter[str] = Counter()
+        self.difference = 0.0
+        self._begun, self._peak = 0, 0
+        self._rows: list[tuple[int, int]] = []  # requests that were answered, and resident bytes
+
+    async def run(self) -> None:
+        """Send all requests, then leave the server alone for a while."""
+        self._print("loaded")
+        self._start = time.monotonic()
+        watchers = [asyncio.ensure_future(self._watch())]
+        if self._options.kill_seconds:
+            watchers.append(asyncio.ensure_future(self._kill()))
+        try:
+            await asyncio.gather(*(self._be_client(seed) for seed in range(self._options.clients)))
+        finally:
+            for watcher in watchers:
+                watcher.cancel()
+        await asyncio.sleep(self._options.idle_seconds)
+        self._print("idle")
+
+    def report(self) -> list[str]:
+        """Return the lines of the outcome."""
+        counts = self.counts
+        half = self._rows[len(self._rows) // 2 :]
+        slope = np.polyfit(*zip(*half, strict=True), 1)[0] * 1000 / 2**20 if len(half) > 2 else float("nan")
+        names = ("answered", "refused", "hung up", "connection lost", "workers killed", "unanswered", "wrong")
+        return [
+            f"peak {self._peak / 2**20:.0f} MiB; slope of the last half {slope:+.2f} MiB per 1,000 requests",
+            f"{'; '.join(f'{name} {counts[name]:,}' for name in names)}; largest difference {self.difference:.1e}",
+        ]
+
+    def _share(self) -> float:
+        """Return the share of the load that is done."""
+        if self._options.seconds:
+            return float((time.monotonic() - self._start) / self._options.seconds)
+        return self._begun / float(self._options.requests)
+
+    async def _be_client(self, seed: int) -> None:
+        generator = np.random.default_rng(seed)
+        connection = Connection(self._endpoint.address)
+        try:
+            while self._share() < 1:
+                self._begun += 1
+                positions = generator.integers(0, len(self._pool.texts), generator.integers(1, 33))
+                request = self._endpoint.request([self._pool.texts[at] for at in positions])
+                if generator.random() < self._options.hang_ups:
+                    await self._hang_up(request, float(generator.uniform(0, 0.2)))
+                else:
+                    await self._ask(connection, request, positions)
+        finally:
+            self.counts["connection lost"] += connection.resent
+            connection.close()
+
+    async def _hang_up(self, request: bytes, after_s: float) -> None:
+        with contextlib.suppress(TimeoutError, OSError, EOFError):
+            await ask_once(self._endpoint.address, request, after_s)
+        self.counts["hung up"] += 1
+
+    async def _ask(self, connection: Connection, request: bytes, positions: Sequence[int]) -> None:
+        """Ask until there is an answer, and check it."""
+        deadline = time.monotonic() + self._options.timeout
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                status, body = await asyncio.wait_for(connection.ask(request), left)
+            except TimeoutError:
+                break
+            except (OSError, EOFError):
+                self.counts["connection lost"] += 1
+            else:
+                if status not in REFUSED:
+                    self._check(status, body, positions)
+                    return
+                self.counts["refused"] += 1
+            await asyncio.sleep(_PAUSE_S)
+        self.counts["unanswered"] += 1
+
+    def _check(self, status: int, body: bytes, positions: Sequence[int]) -> None:
+        self.counts["answered"] += 1
+        try:
+            vectors = self._endpoint.vectors(body, len(positions))
+            difference = float(np.abs(vectors - self._pool.vectors[positions]).max()) if status == 200 else np.inf
+        except (AnswerError, ValueError):  # no vectors, or of another length
+            difference = np.inf
+        self.difference = max(self.difference, difference)
+        if difference > self._options.tolerance:
+            self.counts["wrong"] += 1
+            print(f"wrong: status {status}, difference {difference:.1e}: {body[:200]!r}", file=sys.stderr)
+
+    async def _watch(self) -> None:
+        """Sample the memory, and print a row for each tenth of the load."""
+        printed = 0
+        while True:
+            await asyncio.sleep(_SAMPLE_S)
+            self._sample()
+            if (tenth := int(10 * self._share())) > printed:
+                printed = tenth
+                self._print(f"{self.counts['answered']:,}")
+
+    async def _kill(self) -> None:
+        """Kill one worker after the other, without a warning."""
+        address = self._endpoint.address
+        while True:
+            await asyncio.sleep(self._options.kill_seconds)
+            with contextlib.suppress(OSError, EOFError, TimeoutError):  # the one that is asked was just killed
+                _, page = await ask_once(address, format_request("GET", address, "/metrics", {}), _PAUSE_S * 100)
+                workers = _WORKER.findall(page.decode())
+                os.kill(int(workers[self.counts["workers killed"] % len(workers)]), signal.SIGKILL)
+                self.counts["workers killed"] += 1
+
+    def _sample(self) -> int:
+        resident = resident_bytes(self._pid) or 0
+        self._peak = max(self._peak, resident)
+        self._rows.append((self.counts["answered"], resident))
+        return resident
+
+    def _print(self, name: str) -> None:
+        if not self._rows and name == "loaded":
+            print(f"{'answered':>10}  resident MiB")
+        print(f"{name:>10}  {self._sample() / 2**20:12.0f}", flush=True)

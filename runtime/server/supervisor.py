@@ -1,0 +1,230 @@
+"""Run several processes of one server on one port: start them, restart those that die, and end them all.
+
+A worker obeys its pipe, and no signal. So it does not matter whether Ctrl-C or a service manager signals the supervisor
+alone or all of its processes. A worker whose supervisor is gone reads the end of its pipe, and ends, too.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from runtime.errors import EmbeddingBackbonesError, UsageError
+from runtime.machine.limits import examine_memory
+from runtime.machine.threads import available_threads
+from runtime.server.settings import ServerSettings
+
+METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client reads it when it is imported
+_LOG = logging.getLogger("runtime.server")
+_POLL_S = 0.2
+_PATIENCE_S = 10  # beyond the time to drain, before a worker is killed
+_LONGEST_DELAY_S = 30.0  # between two starts of a worker that fails again and again
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerJob:
+    """A worker's share of the server.
+
+    Attributes:
+        artifacts: Folders of the artifacts by name.
+        settings: Settings of one worker.
+        session: Keyword arguments of ``load`` for one worker.
+    """
+
+    artifacts: Mapping[str, Path]
+    settings: ServerSettings
+    session: Mapping[str, Any]
+
+
+def divide(job: WorkerJob, workers: int) -> WorkerJob:
+    """Return the share of each worker: of the threads, of the memory, and of the tokens that may wait.
+
+    Raises:
+        UsageError: ``workers`` is below 1, or the system cannot deal out connections.
+    """
+    if workers < 1:
+        raise UsageError(f"workers is {workers}, it must be a number from 1 up")
+    if sys.platform != "linux":
+        raise UsageError("workers share a port on Linux only; start servers on several ports behind a proxy")
+    memory = examine_memory()
+    limit = job.settings.memory_limit or memory.limit or memory.total
+    threads = max(1, (job.session.get("threads") or available_threads()) // workers)
+    batches = job.session.get("concurrent_batches")
+    return replace(
+        job,
+        settings=replace(
+            job.settings,
+            memory_limit=limit and limit // workers,
+            max_queue_tokens=max(1, job.settings.max_queue_tokens // workers),
+        ),
+        session={**job.session, "threads": threads, "concurrent_batches": batches and min(batches, threads)},
+    )
+
+
+def bind(host: str, port: int, *, shared: bool = True) -> list[socket.socket]:
+    """Return a socket for each address of ``host``.
+
+    If it is ``shared``, other processes of this user may listen there, too: the kernel deals out the connections.
+    """
+    sockets: list[socket.socket] = []
+    for family, kind, protocol, _, address in socket.getaddrinfo(
+        host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    ):
+        bound = socket.socket(family, kind, protocol)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(shared))
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        bound.bind((address[0], port, *address[2:]))
+        port = bound.getsockname()[1]  # one for all, if any free one was asked for
+        sockets.append(bound)
+    return sockets
+
+
+class Worker:
+    """A process of the server.
+
+    Attributes:
+        pipe: Gives a message when the worker is ready, and its end when the worker is dead.
+        told: Number of times that the worker was told to stop.
+    """
+
+    def __init__(self, job: WorkerJob) -> None:
+        """Start the process."""
+        self.pipe, theirs = multiprocessing.Pipe()
+        context = multiprocessing.get_context("spawn")
+        self.process = context.Process(target=_work, args=(job, theirs))
+        self.process.start()
+        theirs.close()
+        self.ready, self.told = False, 0
+
+    def stop(self) -> None:
+        """Let requests in flight end; the second time, end them."""
+        self.told += 1
+        with suppress(OSError):  # it is dead, and the pipe will say so
+            self.pipe.send_bytes(b"stop")
+
+
+def _work(job: WorkerJob, pipe: Connection) -> None:
+    """Run a worker: the target of its process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all processes
+    from runtime import console
+    from runtime.server.worker import serve
+
+    sys.exit(console.run(lambda: serve(job.artifacts, job.settings, job.session, pipe)))
+
+
+class Supervisor:
+    """The processes of one server.
+
+    Workers start one after the other, so that an artifact that cannot be served is reported once.
+    """
+
+    def __init__(self, job: WorkerJob, workers: int) -> None:
+        """Prepare to run ``workers`` processes, each with its share of ``job``."""
+        self._job, self._wanted = divide(job, workers), workers
+        self._workers: dict[Any, Worker] = {}  # by pipe
+        self._signals, self._deadline, self._exit_code = 0, math.inf, 0
+        self._is_ready, self._failures, self._next_start = False, 0, 0.0
+
+    def run(self) -> int:
+        """Serve until SIGTERM or Ctrl-C, and return the exit code.
+
+        Raises:
+            EmbeddingBackbonesError: The address cannot be used.
+        """
+        with ExitStack() as stack:
+            self._reserve_port(stack)
+            stack.callback(self._leave)
+            os.environ[METRICS_FOLDER] = stack.enter_context(tempfile.TemporaryDirectory(prefix="metrics-"))
+            for each in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(each, self._stop)
+            while self._workers or not self._signals:
+                self._step()
+        return self._exit_code
+
+    def _reserve_port(self, stack: ExitStack) -> None:
+        """Bind sockets that never listen, so that the port stays ours while no worker lives."""
+        settings = self._job.settings
+        try:
+            for each in bind(settings.host, settings.port, shared=False):
+                each.listen()  # fails if another server listens, which a shared socket would not notice
+                each.close()
+            reserved = [stack.enter_context(each) for each in bind(settings.host, settings.port)]
+        except OSError as exc:
+            raise EmbeddingBackbonesError(f"cannot listen on {settings.host}:{settings.port} ({exc})") from exc
+        self._job = replace(self._job, settings=replace(settings, port=reserved[0].getsockname()[1]))
+
+    def _leave(self) -> None:
+        """Close the pipes, so that no worker stays behind after an error."""
+        for pipe in self._workers:
+            pipe.close()
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self._signals += 1
+        self._deadline = min(self._deadline, time.monotonic() + self._job.settings.drain_seconds + _PATIENCE_S)
+
+    def _step(self) -> None:
+        if self._may_start():
+            worker = Worker(self._job)
+            self._workers[worker.pipe] = worker
+        for worker in self._workers.values():
+            if worker.told < self._signals:
+                worker.stop()
+            if time.monotonic() > self._deadline:
+                worker.process.kill()
+        for pipe in wait(list(self._workers), _POLL_S):
+            self._hear(self._workers[pipe])
+
+    def _may_start(self) -> bool:
+        is_complete = len(self._workers) >= self._wanted
+        starts = any(not worker.ready for worker in self._workers.values())
+        return not (self._signals or is_complete or starts) and time.monotonic() >= self._next_start
+
+    def _hear(self, worker: Worker) -> None:
+        try:
+            worker.pipe.recv_bytes()
+        except (EOFError, OSError):
+            self._bury(worker)
+            return
+        worker.ready, self._failures = True, 0
+        if not self._is_ready and len(self._workers) == self._wanted:
+            self._is_ready = True
+            pids = [each.process.pid for each in self._workers.values()]
+            self._log("ready", host=self._job.settings.host, port=self._job.settings.port, workers=pids)
+
+    def _bury(self, worker: Worker) -> None:
+        from prometheus_client.multiprocess import mark_process_dead
+
+        del self._workers[worker.pipe]
+        worker.pipe.close()
+        worker.process.join()
+        mark_process_dead(worker.process.pid)
+        code = worker.process.exitcode or 0
+        if self._signals:
+            self._exit_code = self._exit_code or int(worker.ready and code != 0)
+            return
+        self._log("worker died", worker=worker.process.pid, exit_code=code)
+        if not self._is_ready:  # it would die again
+            self._exit_code = max(1, code)
+            self._stop(0, None)
+        elif not worker.ready:
+            self._failures += 1
+            self._next_start = time.monotonic() + min(_LONGEST_DELAY_S, 2.0**self._failures)
+
+    def _log(self, message: str, **fields: Any) -> None:
+        _LOG.info(message, extra={"fields": fields})

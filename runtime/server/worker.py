@@ -1,0 +1,66 @@
+"""One of several processes of a server. It obeys the pipe of its supervisor."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from runtime.server import run
+from runtime.server.middleware import LOG
+from runtime.server.service import EmbeddingService
+from runtime.server.settings import ServerSettings
+from runtime.server.supervisor import bind
+
+
+def serve(artifacts: Mapping[str, Path], settings: ServerSettings, session: Mapping[str, Any], pipe: Connection) -> int:
+    """Serve artifacts until the supervisor says so, or is gone, and return the exit code."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the supervisor gets it, too
+    servers: list[WorkerServer] = []
+    threading.Thread(target=_obey, args=(pipe, servers), daemon=True).start()
+    run.prepare_process(settings)
+    run.configure_logs()
+    service = run.build_service(run.open_models(artifacts, settings, **session), settings)
+    servers.append(WorkerServer(run.configure_server(service), service, pipe))
+    servers[0].run(bind(settings.host, settings.port))
+    return 0
+
+
+class WorkerServer(run.DrainingServer):
+    """A server that its supervisor stops."""
+
+    def __init__(self, config: uvicorn.Config, service: EmbeddingService, pipe: Connection) -> None:
+        """Serve ``config``, whose application uses ``service``, for the supervisor at the end of ``pipe``."""
+        super().__init__(config, service)
+        self._pipe = pipe
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals alone."""
+        yield
+
+    def announce(self) -> None:
+        """Tell the supervisor that the worker is ready."""
+        LOG.info("worker ready")
+        self._pipe.send_bytes(b"ready")
+
+
+def _obey(pipe: Connection, servers: list[WorkerServer]) -> None:
+    """Stop at each message. The end of the pipe means that the supervisor is gone."""
+    is_open = True
+    while is_open:
+        try:
+            pipe.recv_bytes()
+        except (EOFError, OSError):
+            is_open = False
+        if not servers:  # it still loads, so nobody waits for an answer
+            os._exit(0)
+        if is_open or not servers[0].should_exit:
+            servers[0].handle_exit(signal.SIGTERM, None)

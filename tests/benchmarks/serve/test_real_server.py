@@ -1,0 +1,60 @@
+"""The load generator against the real server, which it starts for a toy artifact."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.cli import main
+from tests.runtime.toy_artifact import write_artifact
+
+pytestmark = pytest.mark.process
+FAST = (
+    "--seconds",
+    "0.2",
+    "--warm-up",
+    "0.05",
+    "--rounds",
+    "1",
+    "--clients",
+    "4",
+    "--rate",
+    "20",
+    "--refinements",
+    "0",
+)
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_artifact(tmp_path_factory.mktemp("served") / "toy", image=True)
+
+
+def results_of(folder: Path) -> Any:
+    return json.loads((folder / "results.json").read_text())
+
+
+def test_texts(toy: Path, tmp_path: Path) -> None:
+    words = ["--workloads", "short", "--batch-sizes", "1", "8", "--embed", str(toy), "--verify", str(toy)]
+    assert main(["serve", str(toy), "-o", str(tmp_path), *FAST, *words, "--server-options", "--truncate count"]) == 0
+    results = results_of(tmp_path)
+    assert results["complete"]
+    assert results["servers"][0] == results["servers"][0] | {"started_here": True, "model": "toy", "dimensions": 4}
+    served = [load for load in results["loads"] if load["checked"]]
+    assert len(served) == 4  # two sizes of requests, in both loops
+    for load in served:
+        assert load["failures"] == {}
+        assert load["max_difference"] <= 1e-6
+        assert load["min_cosine"] == pytest.approx(1)
+        assert load["completed"] > 0
+    assert "embed, no server" in (tmp_path / "report.md").read_text()
+
+
+def test_images(toy: Path, tmp_path: Path) -> None:
+    assert main(["serve", str(toy), "-o", str(tmp_path), *FAST, "--workloads", "images", "--rate", "none"]) == 0
+    (load,) = results_of(tmp_path)["loads"]
+    assert (load["failures"], load["max_difference"]) == ({}, 0.0)
+    assert load["completed"] > 0

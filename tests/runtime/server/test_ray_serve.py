@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runtime.errors import UsageError
+
+ROOT = Path(__file__).parents[3]
+pytestmark = [pytest.mark.ray, pytest.mark.tried]
+pytest.importorskip("ray.serve", reason="needs ray[serve]", exc_type=ImportError)
+
+
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_wrong_arguments_are_refused(toy: Path) -> None:
+    from runtime.server.ray_serve import app
+
+    with pytest.raises(UsageError, match="artifact is unknown"):
+        app({"artifact": str(toy)})
+    with pytest.raises(UsageError, match="artifacts must be"):
+        app({"replicas": 2})
+    with pytest.raises(UsageError, match="max_items"):
+        app({"artifacts": str(toy), "settings": {"max_items": 0}})
+
+
+def test_a_killed_replica_loses_nothing_that_clients_ask_again(toy: Path) -> None:
+    command = [sys.executable, "-m", "tests.runtime.server.ray_scenario", str(toy)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300, env=os.environ)
+    assert done.returncode == 0, done.stderr[-3000:]
+    outcome = json.loads(done.stdout.splitlines()[-1])
+    counts = outcome["counts"]
+    assert counts["answered"] > 100
+    assert not {"lost", "wrong"} & set(counts)
+    # Only requests that were in flight at the killed replica failed, at most one for each client, and were asked again.
+    again = sum(number for name, number in counts.items() if name.startswith("asked again"))
+    assert again <= 16, counts
+    assert outcome["refused"] == [413, "too_large"]
+    assert outcome["killed"] not in outcome["after"]
+    assert len(outcome["before"]) == len(outcome["after"]) == 2

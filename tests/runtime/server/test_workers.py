@@ -1,0 +1,127 @@
+"""Several workers of one server: a killed one is replaced, metrics are sums, and SIGTERM lets requests end."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx2
+import pytest
+
+import runtime
+from runtime.errors import UsageError
+from runtime.server.settings import ServerSettings
+from runtime.server.supervisor import WorkerJob, divide
+from tests.runtime.server.conftest import CLIENT
+from tests.runtime.server.test_process import started
+
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="workers share a port on Linux only")
+JOB = WorkerJob(
+    artifacts={},
+    settings=ServerSettings(memory_limit=1000, max_queue_tokens=90),
+    session={"threads": 8, "variant": "fp32"},
+)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_until_gone(pids: list[int]) -> None:
+    deadline = time.monotonic() + 20
+    while any(map(is_alive, pids)):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def ask(url: str, text: str) -> list[float]:
+    """Ask over a new connection, again if the worker of the connection was killed."""
+    for _ in range(5):
+        try:
+            answer = httpx2.post(f"{url}/v1/embeddings", json={"input": text}, timeout=20, trust_env=False)
+        except httpx2.TransportError:
+            continue
+        assert answer.status_code == 200
+        vector: list[float] = answer.json()["data"][0]["embedding"]
+        return vector
+    raise AssertionError("no answer")
+
+
+@LINUX
+def test_each_worker_has_its_share() -> None:
+    share = divide(JOB, 4)
+    assert (share.settings.memory_limit, share.settings.max_queue_tokens) == (250, 22)
+    assert share.session == {"threads": 2, "concurrent_batches": None, "variant": "fp32"}
+    assert divide(JOB, 100).session["threads"] == 1
+
+
+def test_workers_are_refused_where_they_cannot_share_a_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="workers is 0"):
+        divide(JOB, 0)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(UsageError, match="on Linux only"):
+        divide(JOB, 2)
+
+
+@LINUX
+@pytest.mark.process
+def test_a_killed_worker_is_replaced_and_sigterm_lets_requests_end(toy: Path, model: runtime.Embedder) -> None:
+    expected = {text: model.embed([text])[0].tolist() for text in ("a", "b c")}
+    with started(str(toy), "--workers", "2", "--max-wait-ms", "2500") as process, ThreadPoolExecutor(20) as executor:
+        workers = process.log[-1]["workers"]
+        texts = ["a", "b c"] * 10
+        assert list(executor.map(lambda text: ask(process.url, text), texts)) == [expected[text] for text in texts]
+        page = CLIENT.get(f"{process.url}/metrics").text
+        assert "te_embed_count 20.0" in page
+        assert {int(pid) for pid in re.findall(r'resident_memory_bytes\{pid="(\d+)"\}', page)} == set(workers)
+
+        os.kill(workers[0], signal.SIGKILL)
+        assert process.read_until("worker died")["worker"] == workers[0]
+        assert ask(process.url, "a") == expected["a"]
+        new = process.read_until("worker ready")["pid"]
+        page = CLIENT.get(f"{process.url}/metrics").text
+        assert "te_embed_count 21.0" in page
+        assert f'pid="{workers[0]}"' not in page
+
+        waits = [executor.submit(ask, process.url, "b c") for _ in range(8)]
+        while "te_admitted_tokens 32.0" not in CLIENT.get(f"{process.url}/metrics").text:
+            pass
+        process.popen.send_signal(signal.SIGTERM)
+        assert [each.result(20) for each in waits] == [expected["b c"]] * 8
+        assert process.finish() == 0
+        wait_until_gone([workers[1], new])
+
+
+@LINUX
+@pytest.mark.process
+def test_workers_end_when_their_supervisor_is_gone(toy: Path) -> None:
+    with started(str(toy), "--workers", "2") as process:
+        workers = process.log[-1]["workers"]
+        taken = [sys.executable, "-m", "runtime", "serve", str(toy), "--workers", "2"]
+        port = process.url.rpartition(":")[2]
+        done = subprocess.run([*taken, "--port", port], capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 1
+        assert "cannot listen" in done.stderr
+        process.popen.kill()
+        wait_until_gone(workers)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", int(port)))
+
+
+@LINUX
+@pytest.mark.process
+def test_an_artifact_that_no_worker_can_serve_is_reported_once(toy: Path) -> None:
+    command = [sys.executable, "-m", "runtime", "serve", str(toy), "--workers", "3", "--memory-limit", "3M"]
+    done = subprocess.run([*command, "--port", "0"], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.count("no room for requests") == 1
