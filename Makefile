@@ -8,7 +8,7 @@ TRIED := tests/exporters/families/test_any_text.py tests/exporters/families/visi
 ALONE := full or weights or gpu or process or ray
 SLOW := slow or tried or $(ALONE)
 
-.PHONY: help demo test test-fast tried clients bench fuzz check docs format clean
+.PHONY: help demo test test-fast tried clients consumers bench fuzz check docs format clean
 
 help:  ## list the verbs
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/' | expand -t 16
@@ -43,6 +43,10 @@ clients: $(READY)  ## test the server with LangChain, LlamaIndex, OpenTelemetry 
 	build/clients/bin/python -m pip install --quiet langchain-openai langchain-huggingface \
 		llama-index-embeddings-openai-like opentelemetry-instrumentation-asgi opentelemetry-sdk 'ray[serve]'
 	build/clients/bin/python -m pytest -m tried -rs tests/runtime/server
+
+consumers: $(READY)  ## install other programs into build/consumers, and compare their vectors of published artifacts
+	PYTHON=$(PYTHON) .ci/consumers build/consumers
+	CONSUMERS=$(CURDIR)/build/consumers $(BIN)/python -m pytest -m tried tests/exporters/publish/test_consumers.py
 
 bench: demo  ## benchmark the demo's text model against torch and sentence-transformers; write artifacts/demo/report
 	$(BIN)/python -m benchmarks artifacts/demo/all-MiniLM-L6-v2 --weights $(MINILM) -o artifacts/demo/report --force

@@ -16,17 +16,18 @@ from exporters.catalogue.registry import BACKBONES
 from exporters.export import export, named_dependencies
 from exporters.families.load import check_options
 from exporters.progress import StageDisplay
+from exporters.publish.names import LAYOUT_NAMES
 from exporters.variants.options import DEFAULT_FLOORS, DEFAULT_ITEMS, VariantOptions
 from runtime import console
 from runtime.arguments import ArgumentParser, ListAction
 from runtime.artifact.describe import describe_export
 from runtime.artifact.manifest import TASKS, Interpolation, Pooling, Tolerance
 from runtime.artifact.reader import read_manifest
-from runtime.artifact.variants import CalibrationMethod, Level, Precision
+from runtime.artifact.variants import VARIANT_NAMES, CalibrationMethod, Level, Precision
 from runtime.errors import EmbeddingBackbonesError, UsageError
 from runtime.version import __version__
 
-_COMMANDS = ("export", "optimize", "list")
+_COMMANDS = ("export", "optimize", "publish", "list")
 _DISTANCE = "Largest allowed distance from torch's vector, as a share of the distance between the two closest items"
 _VARIANT_OPTIONS = [field.name for field in fields(VariantOptions) if field.name != "precisions"]
 # Options of the command line that ExportOptions takes as they are.
@@ -54,6 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     add_export(commands.add_parser("export", help="Export models to artifacts"))
     add_optimize(commands.add_parser("optimize", help="Add faster variants to an artifact"))
+    add_publish(commands.add_parser("publish", help="Lay an artifact out for other programs"))
     add_list(commands.add_parser("list", help="Print the catalogue of backbones"))
     return parser
 
@@ -286,6 +288,41 @@ def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
+def add_publish(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command ``publish``."""
+    parser.description = (
+        "Write ARTIFACT in the layouts of other programs. Each layout is opened again and held to the golden vectors "
+        "of the artifact. The folder is written only if all layouts pass. Their READMEs say how to use them, and where "
+        "a program gives other vectors."
+    )
+    parser.set_defaults(command=_publish)
+    add = parser.add_argument
+    add("artifact", type=Path, metavar="ARTIFACT", help="Folder of the artifact")
+    add("--to", action=ListAction, choices=LAYOUT_NAMES, required=True, help="Write these layouts")
+    add(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="Make this folder, with a folder of its name for each layout",
+    )
+    add(
+        "--variant",
+        action=ListAction,
+        choices=VARIANT_NAMES,
+        default=(),
+        help="Publish these variants (default: all that a layout has names for; fp32 if it holds one graph)",
+    )
+    add(
+        "--token-type-ids",
+        action="store_true",
+        help="Give text graphs an unused input token_type_ids, for programs that always give it, such as chromadb "
+        "(default: no)",
+    )
+    add("--push", metavar="ORG/NAME", help="Upload the only layout to this repository of the Hugging Face hub")
+
+
 def add_list(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command ``list``."""
     parser.description = "Print the catalogue of backbones as a table."
@@ -334,6 +371,28 @@ def _add_variants(artifact: Path, arguments: argparse.Namespace, names: Sequence
     outcomes = add_variants(artifact, VariantOptions(precisions=precisions, **given), stage=StageDisplay())
     print(describe_outcomes(outcomes))
     return console.FAILURE if any(outcome.failed for outcome in outcomes) else 0
+
+
+def _publish(arguments: argparse.Namespace) -> int:
+    if arguments.push and len(set(arguments.to)) > 1:
+        raise UsageError("--push uploads one layout; name one by --to")
+    with named_dependencies():
+        from exporters.publish.publish import publish
+        from exporters.publish.push import push
+
+    folders = publish(
+        arguments.artifact,
+        arguments.to,
+        arguments.output,
+        variants=arguments.variant,
+        token_types=arguments.token_type_ids,
+        stage=StageDisplay(),
+    )
+    for folder in folders:
+        print(f"{folder}: its README.md says how to use it")
+    if arguments.push:
+        print(push(folders[0], arguments.push))
+    return 0
 
 
 def _options(arguments: argparse.Namespace) -> ExportOptions:

@@ -58,5 +58,9 @@ class QuantizationError(VariantError):
     """The graph cannot be computed in 8 bits."""
 
 
+class PublishError(ExportError):
+    """An artifact cannot have a layout, or the layout does not give the vectors of the artifact."""
+
+
 class DestinationError(ExportError):
     """The artifact cannot be written to its destination; nothing is left there."""

@@ -24,6 +24,7 @@ REASONS = {
     "needs a model hub",
     "needs a running server",
     "needs a variant",
+    "needs another environment",
     "needs your own files",
     "starts a server",
     "takes minutes",

@@ -1,0 +1,1 @@
+"""Lay an artifact out as other runtimes and search engines expect it. No module here imports torch."""

@@ -1,0 +1,74 @@
+"""Measure by how much the vectors of consumers differ from those of the runtime, where no file can mend it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal, get_args
+
+import numpy as np
+
+from exporters.publish.source import Source
+from exporters.samples.texts import TEXTS
+from runtime.artifact.parity import format_cosine, row_cosines
+from runtime.inference.tower import LoadedTower
+from runtime.preprocess.text import TextPreprocessor, Tokens
+from runtime.session.session import SessionOptions
+
+Habit = Literal["cuts end token", "strips", "no cleaning", "no prompt"]
+HABITS: tuple[Habit, ...] = get_args(Habit)
+_SENTENCE, _STRANGE, _LONG = TEXTS[0], TEXTS[7], TEXTS[-1]
+
+
+def text_differences(source: Source, *habits: Habit) -> list[str]:
+    """Return what consumers with these habits do otherwise, each with the cosine similarity that it costs.
+
+    Habits:
+        cuts end token: transformers.js cuts a long text after the end token was added, and so loses that token.
+        strips: sentence-transformers before version 6 removes white space around a text.
+        no cleaning: The consumer does not clean texts as open_clip does.
+        no prompt: The consumer does not know the default prompt.
+    """
+    tower = LoadedTower(source.folder, source.manifest.towers["text"], SessionOptions(provider="cpu", variant="fp32"))
+    measured = [(habit, _measure(tower, source, habit)) for habit in habits]
+    return [_WORDS[habit].format(format_cosine(cosine)) for habit, cosine in measured if cosine is not None]
+
+
+_WORDS: dict[Habit, str] = {
+    "cuts end token": "transformers.js cuts a text that is too long after it has added the end token, and so loses "
+    "that token. Cosine similarity on a long text: {}. Shorten texts yourself.",
+    "strips": "sentence-transformers before version 6 removes white space around a text. Cosine similarity on a text "
+    "with white space around it: {}.",
+    "no cleaning": "The model cleans texts with ftfy and resolves HTML entities; the consumer does not. Cosine "
+    "similarity on a text with entities and emoji: {}. Clean texts yourself.",
+    "no prompt": "The model has a default prompt, which only sentence-transformers adds. Cosine similarity without it: "
+    "{}. Put the prompt before each text yourself.",
+}
+
+
+def _measure(tower: LoadedTower, source: Source, habit: Habit) -> float | None:
+    """Return the cosine similarity of a text to the same text under a habit; ``None`` if the tokens are the same."""
+    ours = tower.text_preprocessor
+    if habit == "cuts end token":
+        return _compare(tower, ours.prepare(_LONG, ""), _cut_behind(ours, _LONG, source.text.max_length))
+    if habit == "strips":
+        return _compare(tower, ours.prepare(f"  {_SENTENCE}\n", ""), ours.prepare(_SENTENCE, ""))
+    if habit == "no prompt":
+        return _compare(tower, ours.prepare(_SENTENCE), ours.prepare(_SENTENCE, ""))
+    if source.text.cleaning == "none":
+        return None
+    plain = TextPreprocessor(replace(source.text, cleaning="none"), source.folder)
+    return _compare(tower, ours.prepare(_STRANGE, ""), plain.prepare(_STRANGE, ""))
+
+
+def _cut_behind(preprocessor: TextPreprocessor, text: str, length: int) -> Tokens:
+    (encoding,) = preprocessor.tokenize([text])
+    right = preprocessor.prepare(text, "")
+    ids = encoding.ids[:length]
+    return right._replace(ids=ids, type_ids=encoding.type_ids[:length] if right.type_ids else [])
+
+
+def _compare(tower: LoadedTower, right: Tokens, other: Tokens) -> float | None:
+    if right.ids == other.ids:
+        return None
+    vectors = np.concatenate([tower.embed([right]), tower.embed([other])])
+    return float(row_cosines(vectors[:1], vectors[1:])[0])

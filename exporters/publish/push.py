@@ -1,0 +1,30 @@
+"""Upload a layout to the Hugging Face hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from exporters.errors import PublishError
+from runtime.errors import MissingDependencyError, one_line
+
+
+def push(folder: Path, repository: str) -> str:
+    """Upload the files of a layout to ``ORG/NAME`` on the hub, which is made if it does not exist; return its address.
+
+    Raises:
+        PublishError: The hub refuses, or cannot be reached.
+        MissingDependencyError: huggingface-hub is not installed.
+    """
+    try:
+        from huggingface_hub import HfApi
+    except ModuleNotFoundError as exc:
+        raise MissingDependencyError(
+            f"--push needs {exc.name}; install it with `pip install 'embedding-backbones[export]'`"
+        ) from exc
+    api = HfApi()
+    try:
+        address = api.create_repo(repository, exist_ok=True)
+        api.upload_folder(folder_path=folder, repo_id=repository, commit_message="Publish by embedding-backbones")
+    except Exception as exc:  # the hub's client raises a dozen types
+        raise PublishError(f"{folder} is written, and cannot be pushed to {repository} ({one_line(exc)})") from exc
+    return str(address)
