@@ -12,7 +12,6 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from sentence_transformers import SentenceTransformer
 
-app = FastAPI()
 model = SentenceTransformer(os.environ["MODEL"], device="cpu")
 
 
@@ -22,7 +21,6 @@ class Body(BaseModel):
     input: str | list[str]
 
 
-@app.post("/v1/embeddings")
 def embed(body: Body) -> dict[str, Any]:
     """Return the vectors of texts."""
     texts = [body.input] if isinstance(body.input, str) else body.input
@@ -30,7 +28,11 @@ def embed(body: Body) -> dict[str, Any]:
     return {"data": [{"index": at, "embedding": vector.tolist()} for at, vector in enumerate(vectors)]}
 
 
-@app.get("/v1/models")
 def models() -> dict[str, Any]:
     """Return the only model."""
     return {"data": [{"id": "model"}]}
+
+
+app = FastAPI()
+app.add_api_route("/v1/embeddings", embed, methods=["POST"])
+app.add_api_route("/v1/models", models)

@@ -127,10 +127,11 @@ class Soak:
         """Return the lines of the outcome."""
         counts = self.counts
         half = self._rows[len(self._rows) // 2 :]
-        slope = np.polyfit(*zip(*half, strict=True), 1)[0] * 1000 / 2**20 if len(half) > 2 else float("nan")
+        is_long = len({answered for answered, _ in half}) > 2
+        slope = f"{_slope(half) * 1000 / 2**20:+.2f}" if is_long else "unknown"
         names = ("answered", "refused", "hung up", "connection lost", "workers killed", "unanswered", "wrong")
         return [
-            f"peak {self._peak / 2**20:.0f} MiB; slope of the last half {slope:+.2f} MiB per 1,000 requests",
+            f"peak {self._peak / 2**20:.0f} MiB; slope of the last half {slope} MiB per 1,000 requests",
             f"{'; '.join(f'{name} {counts[name]:,}' for name in names)}; largest difference {self.difference:.1e}",
         ]
 
@@ -146,7 +147,7 @@ class Soak:
         try:
             while self._share() < 1:
                 self._begun += 1
-                positions = generator.integers(0, len(self._pool.texts), generator.integers(1, 33))
+                positions = generator.integers(0, len(self._pool.texts), generator.integers(1, 33)).tolist()
                 request = self._endpoint.request([self._pool.texts[at] for at in positions])
                 if generator.random() < self._options.hang_ups:
                     await self._hang_up(request, float(generator.uniform(0, 0.2)))
@@ -222,3 +223,8 @@ class Soak:
         if not self._rows and name == "loaded":
             print(f"{'answered':>10}  resident MiB")
         print(f"{name:>10}  {self._sample() / 2**20:12.0f}", flush=True)
+
+
+def _slope(rows: Sequence[tuple[int, int]]) -> float:
+    """Return the bytes per request of the straight line through ``rows``."""
+    return float(np.polyfit([answered for answered, _ in rows], [resident for _, resident in rows], 1)[0])

@@ -14,8 +14,8 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from runtime.machine.limits import read_resident_bytes
 from runtime.server.dispatcher import BatchReport
-from runtime.server.supervisor import METRICS_FOLDER
 
+METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # of all workers; prometheus_client reads it when it is imported
 Mode = Literal["livesum", "liveall"]
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)

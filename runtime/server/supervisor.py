@@ -11,7 +11,6 @@ import math
 import multiprocessing
 import os
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -23,12 +22,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from prometheus_client.multiprocess import mark_process_dead
+
 from runtime.errors import EmbeddingBackbonesError, UsageError
 from runtime.machine.limits import examine_memory
 from runtime.machine.threads import available_threads
+from runtime.server.listening import bind
+from runtime.server.metrics import METRICS_FOLDER
 from runtime.server.settings import ServerSettings
 
-METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client reads it when it is imported
 _LOG = logging.getLogger("runtime.server")
 _POLL_S = 0.2
 _PATIENCE_S = 10  # beyond the time to drain, before a worker is killed
@@ -73,26 +75,6 @@ def divide(job: WorkerJob, workers: int) -> WorkerJob:
         ),
         session={**job.session, "threads": threads, "concurrent_batches": batches and min(batches, threads)},
     )
-
-
-def bind(host: str, port: int, *, shared: bool = True) -> list[socket.socket]:
-    """Return a socket for each address of ``host``.
-
-    If it is ``shared``, other processes of this user may listen there, too: the kernel deals out the connections.
-    """
-    sockets: list[socket.socket] = []
-    for family, kind, protocol, _, address in socket.getaddrinfo(
-        host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    ):
-        bound = socket.socket(family, kind, protocol)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(shared))
-        if family == socket.AF_INET6:
-            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        bound.bind((address[0], port, *address[2:]))
-        port = bound.getsockname()[1]  # one for all, if any free one was asked for
-        sockets.append(bound)
-    return sockets
 
 
 class Worker:
@@ -208,8 +190,6 @@ class Supervisor:
             self._log("ready", host=self._job.settings.host, port=self._job.settings.port, workers=pids)
 
     def _bury(self, worker: Worker) -> None:
-        from prometheus_client.multiprocess import mark_process_dead
-
         del self._workers[worker.pipe]
         worker.pipe.close()
         worker.process.join()

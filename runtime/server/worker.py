@@ -14,10 +14,10 @@ from typing import Any
 import uvicorn
 
 from runtime.server import run
+from runtime.server.listening import bind
 from runtime.server.middleware import LOG
 from runtime.server.service import EmbeddingService
 from runtime.server.settings import ServerSettings
-from runtime.server.supervisor import bind
 
 
 def serve(artifacts: Mapping[str, Path], settings: ServerSettings, session: Mapping[str, Any], pipe: Connection) -> int:

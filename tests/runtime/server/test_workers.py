@@ -10,13 +10,16 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import Pipe
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx2
 import pytest
 
 import runtime
 from runtime.errors import UsageError
+from runtime.server import supervisor
 from runtime.server.settings import ServerSettings
 from runtime.server.supervisor import WorkerJob, divide
 from tests.runtime.server.conftest import CLIENT
@@ -71,6 +74,50 @@ def test_workers_are_refused_where_they_cannot_share_a_port(monkeypatch: pytest.
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(UsageError, match="on Linux only"):
         divide(JOB, 2)
+
+
+class FakeWorker:
+    """A worker without a process. Its end of the pipe is ``theirs``."""
+
+    made: list[FakeWorker]
+
+    def __init__(self, job: WorkerJob) -> None:
+        self.pipe, self.theirs = Pipe()
+        self.process = SimpleNamespace(pid=len(self.made), exitcode=1, join=lambda: None)
+        self.ready, self.told = False, 0
+        self.made.append(self)
+
+
+@LINUX
+def test_a_worker_that_cannot_start_any_more_is_tried_less_and_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, made = [0.0], list[FakeWorker]()
+    monkeypatch.setattr(FakeWorker, "made", made, raising=False)
+    for name, value in (
+        ("Worker", FakeWorker),
+        ("mark_process_dead", lambda pid: None),
+        ("time", SimpleNamespace(monotonic=lambda: now[0])),
+        ("_POLL_S", 0),
+    ):
+        monkeypatch.setattr(supervisor, name, value)
+    boss = supervisor.Supervisor(JOB, 2)
+    for number in (1, 2):
+        boss._step()
+        assert len(made) == number  # the second one starts when the first one is ready
+        made[-1].theirs.send_bytes(b"ready")
+        boss._step()
+    made[0].theirs.close()
+    starts = []
+    for tick in range(20):
+        now[0] = float(tick)
+        before = len(made)
+        boss._step()
+        boss._step()
+        if len(made) > before:
+            starts.append(tick)
+            made[-1].theirs.close()
+            boss._step()
+    assert starts == [0, 2, 6, 14]
+    boss._leave()
 
 
 @LINUX
