@@ -36,7 +36,7 @@ FOREIGN_OPTIONS = {
     "--generate",  # ray
     "--head",  # ray
     "--port",  # ray
-    *("--model-id", "--url-prefix"),  # infinity
+    *("--device", "--model-id", "--url-prefix"),  # infinity
     "--model-repository",  # of Triton
 }
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
