@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
@@ -27,7 +28,7 @@ from runtime.artifact.variants import VARIANT_NAMES, CalibrationMethod, Level, P
 from runtime.errors import EmbeddingBackbonesError, UsageError
 from runtime.version import __version__
 
-_COMMANDS = ("export", "optimize", "publish", "list")
+_COMMANDS = ("export", "optimize", "publish", "sign", "bom", "list")
 _DISTANCE = "Largest allowed distance from torch's vector, as a share of the distance between the two closest items"
 _VARIANT_OPTIONS = [field.name for field in fields(VariantOptions) if field.name != "precisions"]
 # Options of the command line that ExportOptions takes as they are.
@@ -56,6 +57,8 @@ def build_parser() -> argparse.ArgumentParser:
     add_export(commands.add_parser("export", help="Export models to artifacts"))
     add_optimize(commands.add_parser("optimize", help="Add faster variants to an artifact"))
     add_publish(commands.add_parser("publish", help="Lay an artifact out for other programs"))
+    add_sign(commands.add_parser("sign", help="Sign an artifact with a private key"))
+    add_bom(commands.add_parser("bom", help="Print the bill of materials of an artifact"))
     add_list(commands.add_parser("list", help="Print the catalogue of backbones"))
     return parser
 
@@ -331,6 +334,47 @@ def add_list(parser: argparse.ArgumentParser) -> None:
     layout = parser.add_mutually_exclusive_group()
     layout.add_argument("--json", action="store_true", help="Print JSON instead of a table")
     layout.add_argument("--markdown", action="store_true", help="Print Markdown, the table of the README")
+
+
+def add_sign(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command ``sign``."""
+    parser.description = (
+        "Sign all files of ARTIFACT, and write the signature into its folder. `python -m runtime verify ARTIFACT "
+        "--require-signature PUBLIC_KEY` checks it, and so does the OpenSSF's `model_signing verify key`."
+    )
+    parser.set_defaults(command=_sign)
+    parser.add_argument("artifact", type=Path, metavar="ARTIFACT", help="Folder of the artifact")
+    parser.add_argument(
+        "--key",
+        type=Path,
+        required=True,
+        metavar="PRIVATE_KEY",
+        help="Sign with this private key of an elliptic curve, an unencrypted PEM file",
+    )
+
+
+def add_bom(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command ``bom``."""
+    parser.description = (
+        "Print the bill of materials of ARTIFACT as JSON, in the format CycloneDX 1.6: its files with their hashes, "
+        "the origin and the licence of the weights, and a model card with the figures of parity."
+    )
+    parser.set_defaults(command=_bom)
+    parser.add_argument("artifact", type=Path, metavar="ARTIFACT", help="Folder of the artifact")
+
+
+def _sign(arguments: argparse.Namespace) -> int:
+    from exporters.signature import sign_artifact
+
+    print(f"{sign_artifact(arguments.artifact, arguments.key)}: signed with {arguments.key}")
+    return 0
+
+
+def _bom(arguments: argparse.Namespace) -> int:
+    from exporters.bom import make_bom
+
+    print(json.dumps(make_bom(arguments.artifact), indent=2))
+    return 0
 
 
 def _list(arguments: argparse.Namespace) -> int:

@@ -16,8 +16,10 @@ from exporters.errors import TraceError
 from exporters.families.tower import ExportableTower
 from exporters.graph.onnx_file import write_graph
 from exporters.graph.trace import build_graph
+from exporters.graph.used_weights import hash_used_weights
 from exporters.parity import check_reference, measure_parity, measure_similarity
 from exporters.progress import Stage, silent
+from exporters.space import describe_space
 from runtime.array_types import Float32Array
 from runtime.artifact.describe import describe_manifest
 from runtime.artifact.manifest import GOLDEN_ITEMS, SCHEMA_VERSION, Manifest, Provenance, Task, Tower, TowerName
@@ -70,9 +72,10 @@ def export_towers(
                 references[tower.name] = tower.reference()
                 check_reference(references[tower.name])
         records: dict[TowerName, Tower] = {}
+        weights: dict[TowerName, str] = {}
         for tower in towers:
             with stage(f"{tower.name} graph"):
-                record = _write_tower(folder, tower, destination, options.opset)
+                record, weights[tower.name] = _write_tower(folder, tower, destination, options.opset)
                 # The model may normalise by code that its files do not tell of.
                 records[tower.name] = replace(record, normalized=has_unit_length(references[tower.name]))
         with writing(destination):
@@ -95,18 +98,22 @@ def export_towers(
         with stage("compare with torch"):
             pipeline = Pipeline(folder, manifest.towers, manifest.output_dim, SessionOptions(provider="cpu"))
             measured = _measure(Embedder(manifest, pipeline), towers, references, options)
+            measured = replace(measured, space=describe_space(measured, folder, weights, references))
         with writing(destination):
             write_readme(folder, measured, describe_manifest(measured))
             write_manifest(folder, measured)
     return destination
 
 
-def _write_tower(folder: Path, tower: ExportableTower, destination: Path, opset: int) -> Tower:
+def _write_tower(folder: Path, tower: ExportableTower, destination: Path, opset: int) -> tuple[Tower, str]:
+    """Write the files of a tower. Return its record, and the hash of the weights that its graph uses."""
     graph = _trace(tower, opset)
+    program = graph.meta.pop("program")
+    weights = tower.weights.sha256 if tower.merged else hash_used_weights(program, tower.weights.origin)
     with writing(destination):
         external_data = write_graph(folder / tower.record.graph, graph)
         tower.write_files(folder)
-    return replace(tower.record, external_data=external_data)
+    return replace(tower.record, external_data=external_data), weights
 
 
 def _trace(tower: ExportableTower, opset: int) -> ir.Model:

@@ -7,6 +7,7 @@ EmbeddingBackbonesError
 │   ├── ManifestError         manifest.json is missing, unreadable or invalid
 │   ├── SchemaVersionError    this runtime does not read the schema of the manifest
 │   └── IntegrityError        a file is missing or has changed since export
+│       └── SignatureError    the artifact is not signed with the required key
 ├── ProviderError             the execution provider is not usable on this machine
 ├── UsageError                an argument is invalid
 ├── ItemError                 an item cannot be read or embedded
@@ -15,6 +16,7 @@ EmbeddingBackbonesError
 ├── OutputError               the results cannot be written
 ├── ClusterError              the Ray cluster cannot be used, or its workers die
 ├── NonFiniteError            the graph returned NaN or infinity
+├── SpaceError                vectors are of another vector space
 ├── TuningError               no setting keeps the bounds of ``tune``
 └── VerificationError         this machine does not reproduce the golden vectors
 ```
@@ -47,6 +49,10 @@ class SchemaVersionError(ArtifactError):
 
 class IntegrityError(ArtifactError):
     """A file of the artifact is missing, or differs from its record in the manifest."""
+
+
+class SignatureError(IntegrityError):
+    """An artifact has no signature of the required key, or has changed since it was signed."""
 
 
 class ProviderError(EmbeddingBackbonesError):
@@ -94,6 +100,10 @@ class ClusterError(EmbeddingBackbonesError):
 
 class NonFiniteError(EmbeddingBackbonesError):
     """The graph returned NaN or infinity, so its vectors cannot be trusted."""
+
+
+class SpaceError(EmbeddingBackbonesError):
+    """Vectors cannot be compared, because they are of another vector space than the artifact's."""
 
 
 class TuningError(EmbeddingBackbonesError):

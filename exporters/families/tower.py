@@ -24,10 +24,13 @@ class ExportableTower(ABC):
     Attributes:
         name: Kind of item.
         architecture: Architecture of a model outside the catalogue, by its library's name; else ``None``.
+        merged: Whether weights are computed when they are loaded, and round differently on another machine. Then the
+            hash in the record of the weights identifies them.
     """
 
     name: TowerName
     architecture: str | None = None
+    merged: bool = False
 
     def __init__(
         self,

@@ -24,7 +24,7 @@ from runtime.version import __version__
 def build_graph(
     module: nn.Module, inputs: Sequence[GraphInput], output: TensorSpec, *, opset: int = OPSETS.start
 ) -> ir.Model:
-    """Trace ``module`` and return its graph.
+    """Trace ``module`` and return its graph. ``graph.meta["program"]`` is the traced ``ExportedProgram``.
 
     Args:
         module: A module in evaluation mode that takes the inputs by position and returns one tensor.
@@ -36,7 +36,9 @@ def build_graph(
         TraceError: torch cannot trace the module.
         GraphError: A dynamic axis became a constant.
     """
-    model: ir.Model = _trace(module, inputs, opset).model
+    traced = _trace(module, inputs, opset)
+    model: ir.Model = traced.model
+    model.meta["program"] = traced.exported_program
     model.producer_name, model.producer_version = "embedding-backbones", __version__
     replace_gathers(model)
     strip_metadata(model)

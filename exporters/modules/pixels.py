@@ -21,8 +21,9 @@ class NormalizePixels(nn.Module):
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """Keep the mean and standard deviation of each channel, in units of pixel value / 255."""
         super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+        # They belong to the preprocessing, and are no weights.
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Cast, scale and normalise."""

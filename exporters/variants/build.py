@@ -14,6 +14,7 @@ from exporters.progress import Stage, silent
 from exporters.variants.builder import VARIANT_OF_PRECISION, VariantBuilder, VariantOutcome
 from exporters.variants.options import VariantOptions
 from runtime.artifact.describe import describe_manifest
+from runtime.artifact.external_data import check_external_data
 from runtime.artifact.manifest import Manifest, Tower, TowerName
 from runtime.artifact.reader import check_files, read_manifest
 from runtime.artifact.variants import Variant, VariantName
@@ -38,6 +39,10 @@ def add_variants(artifact: Path, options: VariantOptions, *, stage: Stage = sile
     floors = {precision: options.floors(precision) for precision in options.precisions}  # invalid floors raise here
     manifest = read_manifest(artifact)
     check_files(artifact, manifest)
+    for tower in manifest.towers.values():
+        graphs: list[Tower | Variant] = [tower, *tower.variants.values()]
+        for each in graphs:
+            check_external_data(artifact, each.graph, each.external_data)
     with new_artifact(artifact, force=True) as folder:
         rebuilt = {VARIANT_OF_PRECISION[precision] for precision in options.precisions}
         outcomes, towers = list[VariantOutcome](), dict[TowerName, Tower]()

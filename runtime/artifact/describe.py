@@ -15,6 +15,7 @@ from runtime.artifact.manifest import (
     Tower,
 )
 from runtime.artifact.parity import format_cosine
+from runtime.artifact.space import space_of
 from runtime.artifact.variants import Variant
 from runtime.console import printable
 
@@ -32,6 +33,7 @@ def describe_manifest(manifest: Manifest) -> str:
         *(f"  WARNING     {warning}" for warning in weight_warnings(manifest)),
         f"  sha256      {weights.sha256}",
         f"  licence     {weights.licence or 'unknown'}",
+        f"space         {_describe_spaces(manifest)}",
         *(line for name, tower in manifest.towers.items() for line in _describe_tower(name, tower)),
         *([_describe_similarity(manifest.similarity, manifest.towers["text"])] if manifest.similarity else []),
         f"opset         {provenance.opset}",
@@ -61,6 +63,16 @@ def weight_warnings(manifest: Manifest) -> list[str]:
     if manifest.weights.published is False:
         warnings.append(f"the weights are not the published ones: {manifest.weights.file} has another hash")
     return warnings
+
+
+def _describe_spaces(manifest: Manifest) -> str:
+    """Return the name of the space, and the names of the spaces of variants that have their own."""
+    if manifest.space is None:
+        return "unknown: exported before spaces had names; export it again"
+    names = {name for tower in manifest.towers.values() for name in tower.variants}
+    spaces = {name: space_of(manifest, dict.fromkeys(manifest.towers, name)) for name in sorted(names)}
+    own = [f"{name}: {space}" for name, space in spaces.items() if space != manifest.space.id]
+    return manifest.space.id + f" ({', '.join(own)})" * bool(own)
 
 
 def _print_lines(lines: list[str]) -> str:

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Literal, get_args
@@ -18,7 +19,7 @@ from typing import Literal, get_args
 from runtime.artifact.variants import VARIANT_NAMES, Variant, VariantName
 from runtime.errors import ManifestError, UsageError
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 OLDEST_READABLE = 1
 MANIFEST_FILE = "manifest.json"
 GOLDEN_FILE = "golden.npz"
@@ -32,6 +33,7 @@ MAX_POINTS = 2**20
 MAX_TOKEN_ID = 2**31 - 1
 MAX_PIXEL_SCALE = 1e6  # limit of mean and std, in float32; for pixels from 0 to 1 they are about 1
 SEAL = "sha256"
+_SPACE_ID = re.compile(r"vs1-[0-9a-f]{16}")
 
 Task = Literal["text-to-text", "image-to-image", "text-to-image", "mesh-to-mesh"]
 TASKS: tuple[Task, ...] = get_args(Task)
@@ -307,6 +309,26 @@ class Weights:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Space:
+    """The vector space of an artifact: a name for all that its vectors depend on, beyond the tolerance of the export.
+
+    :mod:`runtime.artifact.space` derives the name from these fields and from the rest of the manifest.
+    """
+
+    id: str  # ``vs1-`` and 16 hexadecimal digits
+    weights: dict[TowerName, str]  # hash of the values of the weights that the graph uses
+    # Signs of sums of the differences between golden vectors. They tell models apart that compute differently with
+    # the same weights.
+    directions: dict[TowerName, str]
+    tokenizer: str | None = None  # hash of the vocabulary and of the tokens of sample texts
+
+    def __post_init__(self) -> None:
+        """Check the name, which servers write into a header."""
+        if not _SPACE_ID.fullmatch(self.id):
+            raise UsageError(f"the space {self.id!r:.80} is not vs1- and 16 hexadecimal digits")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Provenance:
     """The tools that made the graphs."""
 
@@ -336,6 +358,7 @@ class Manifest:
         towers: The towers by the kind of item that they embed.
         similarity: Parity of the similarities between texts and images; ``None`` without both towers.
         weights: The origin of the weights.
+        space: The vector space; ``None`` for artifacts of an older schema.
         provenance: The tools that made the graphs.
         files: All other files of the artifact by name.
     """
@@ -349,6 +372,7 @@ class Manifest:
     towers: dict[TowerName, Tower]
     similarity: SimilarityParity | None = None
     weights: Weights
+    space: Space | None = None
     provenance: Provenance
     files: dict[str, FileRecord]
 

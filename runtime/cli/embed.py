@@ -15,6 +15,7 @@ from runtime.errors import UsageError
 from runtime.inference.options import EmbedOptions
 from runtime.inference.prompts import applied_prompt, prompt_names, quote
 from runtime.jobs.memory_check import warn_of_memory
+from runtime.jobs.origin import check_finished
 from runtime.jobs.outputs import OutputOptions, report_path
 from runtime.jobs.read_vectors import read_ranges
 from runtime.jobs.run import EmbedJob, is_complete, run_job
@@ -131,6 +132,7 @@ def _run(arguments: argparse.Namespace) -> int:
     output = OutputOptions(path=path, dtype=arguments.dtype, ranges=ranges)
     job = take_options(EmbedJob, arguments, output=output, options=options, progress=progress)
     if is_complete(job):
+        check_finished(path, read_manifest(arguments.artifact))
         print(f"{path}: the job is finished, nothing is left to resume; --force embeds everything again")
         return 0
     _warn_of_memory(arguments)

@@ -35,5 +35,6 @@ def build_parser() -> argparse.ArgumentParser:
     artifact.add_info(commands)
     tune.add_commands(commands)
     artifact.add_verify(commands)
+    artifact.add_compat(commands)
     artifact.add_doctor(commands)
     return parser

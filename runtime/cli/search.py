@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from runtime import console
 from runtime.cli.options import NUMBER, add_command, add_run_options, load_model
 from runtime.errors import UsageError
+from runtime.jobs.origin import check_space
 from runtime.jobs.read_vectors import read_vectors
 from runtime.preprocess.files import looks_like_image_path
 
@@ -85,6 +87,8 @@ def _search(arguments: argparse.Namespace) -> int:
     model = load_model(arguments)
     dim = arguments.truncate_dim or model.output_dim
     vectors, names = read_vectors(arguments.vectors, dim)
+    if doubt := check_space(model, arguments.vectors):
+        print(f"note: {doubt}", file=sys.stderr)
     if arguments.names:
         names = _read_names(arguments.names, len(vectors))
     names = names or [""] * len(vectors)

@@ -15,6 +15,7 @@ import numpy as np
 from runtime.array_types import Array
 from runtime.artifact.manifest import Manifest, TextPreprocessing, Tower, TowerName
 from runtime.artifact.parity import cosine_similarities
+from runtime.artifact.space import space_of
 from runtime.console import progress_bar
 from runtime.errors import ItemError, UsageError
 from runtime.inference.options import EmbedOptions
@@ -116,6 +117,11 @@ class Embedder:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    @property
+    def space(self) -> str | None:
+        """Name of the vector space; ``None`` if the artifact was exported before spaces had names."""
+        return space_of(self.manifest, self.variants)
 
     def loaded_towers(self) -> dict[TowerName, Tower]:
         """Return the manifest's records of the towers that are loaded."""

@@ -23,7 +23,7 @@ from runtime.errors import OutputError, UsageError
 from runtime.jobs.file_lock import lock_file
 from runtime.jobs.vector_file import OPEN_FLAGS, VectorFile, write_all
 
-SCHEMA = 1
+SCHEMA = 2
 COMMIT_INTERVAL_S = 1.0  # a power failure loses at most this much work; syncing more often would slow the job down
 _JOURNAL, _VECTORS = "journal.jsonl", "vectors.f32"
 _SHOWN = 120  # characters of a fingerprint's value in an error
@@ -39,6 +39,7 @@ class JournalEntry(NamedTuple):
         names: Name of each row in the range; ``None`` if the output holds no names.
         truncated: Number of texts up to there that were cut to the token limit.
         sha256: Digest of all items up to there.
+        digests: Digest of the item of each row in the range; ``None`` if the output holds no names.
     """
 
     stop: int
@@ -47,6 +48,7 @@ class JournalEntry(NamedTuple):
     names: list[str] | None
     truncated: int
     sha256: str
+    digests: list[int] | None = None
 
 
 _START = JournalEntry(0, 0, [], None, 0, "")

@@ -16,6 +16,7 @@ import numpy as np
 from runtime.array_types import Array
 from runtime.errors import UsageError
 from runtime.jobs.journal import Journal
+from runtime.jobs.origin import VectorOrigin, to_metadata
 from runtime.jobs.parquet import import_parquet
 from runtime.jobs.vector_file import npy_header
 from runtime.postprocess import Dtype, int8_ranges, quantize
@@ -32,8 +33,9 @@ class OutputOptions:
 
     Attributes:
         path: The file. Its suffix, one of :data:`SUFFIXES`, selects the format. A .npy holds only the vectors. A .npz
-            holds ``vectors``, ``names``, ``index`` (the position in the input) and for int8 ``ranges``. A .parquet has
-            the columns ``index``, ``name`` and ``embedding``.
+            holds ``vectors``, ``names``, ``index`` (the position in the input), ``digests`` and for int8 ``ranges``,
+            and the texts ``space`` and ``origin``. A .parquet has the columns ``index``, ``name``, ``digest`` and
+            ``embedding``, and both texts in its metadata. See :class:`runtime.jobs.origin.VectorOrigin`.
         dtype: Type of the vectors.
         ranges: ``[2, dim]`` float32, the smallest and the largest value of each dimension, which int8 maps to its 256
             values; ``None``: the ranges of the job's own vectors.
@@ -73,8 +75,8 @@ class OutputOptions:
         return self.path.suffix != ".npy"
 
 
-def write_output(journal: Journal, options: OutputOptions) -> None:
-    """Write the vectors of ``journal``, the report of skipped items, and the ranges of int8.
+def write_output(journal: Journal, options: OutputOptions, origin: VectorOrigin | None = None) -> None:
+    """Write the vectors of ``journal`` with their ``origin``, the report of skipped items, and the ranges of int8.
 
     The report is ``OUTPUT.skipped.jsonl``, with an object of index, item and reason per line. It replaces the report of
     an earlier job. The ranges of int8 are in the .npz, or beside another output in ``OUTPUT.ranges.npy``, where OUTPUT
@@ -88,7 +90,7 @@ def write_output(journal: Journal, options: OutputOptions) -> None:
         with journal.writing():
             ranges = _find_ranges(journal, options) if options.dtype == "int8" else None
             if not in_place:
-                _WRITERS[options.path.suffix](journal, options, ranges)
+                _WRITERS[options.path.suffix](journal, options, ranges, origin)
             _replace_report(journal, report_path(options.path))
             if ranges is not None and options.path.suffix != ".npz":
                 with journal.work_path(_RANGES).open("wb") as file:
@@ -146,7 +148,8 @@ def _find_ranges(journal: Journal, options: OutputOptions) -> Array:
     return found
 
 
-def _write_npy(journal: Journal, options: OutputOptions, ranges: Array | None) -> None:
+def _write_npy(journal: Journal, options: OutputOptions, ranges: Array | None, origin: VectorOrigin | None) -> None:
+    del origin  # the format has no place for it
     with journal.work_path(_VECTORS).open("wb") as file:
         _write_vectors(file, journal, options, ranges)
 
@@ -163,18 +166,24 @@ def _write_array(file: IO[bytes], array: Array) -> None:
     file.write(npy_header(array.dtype, array.shape) + np.ascontiguousarray(array).tobytes())
 
 
-def _write_npz(journal: Journal, options: OutputOptions, ranges: Array | None) -> None:
+def _write_npz(journal: Journal, options: OutputOptions, ranges: Array | None, origin: VectorOrigin | None) -> None:
     with zipfile.ZipFile(journal.work_path(_VECTORS), "w") as archive:
         with _open_entry(archive, "vectors") as file:
             _write_vectors(file, journal, options, ranges)
         with _open_entry(archive, "index") as file:
-            _write_column(file, journal, np.dtype("<i8"), (index for index, _ in _rows(journal)))
-        longest = max((len(name) for _, name in _rows(journal)), default=0)
+            _write_column(file, journal, np.dtype("<i8"), (index for index, _, _ in _rows(journal)))
+        longest = max((len(name) for _, name, _ in _rows(journal)), default=0)
         with _open_entry(archive, "names", zipfile.ZIP_DEFLATED) as file:  # the padding is zeros
-            _write_column(file, journal, np.dtype(f"<U{max(1, longest)}"), (name for _, name in _rows(journal)))
+            _write_column(file, journal, np.dtype(f"<U{max(1, longest)}"), (name for _, name, _ in _rows(journal)))
         if ranges is not None:
             with _open_entry(archive, "ranges") as file:
                 _write_array(file, ranges)
+        if origin is not None:
+            with _open_entry(archive, "digests") as file:
+                _write_column(file, journal, np.dtype("<u8"), (digest for _, _, digest in _rows(journal)))
+            for name, text in origin.to_text().items():
+                with _open_entry(archive, name, zipfile.ZIP_DEFLATED) as file:
+                    _write_array(file, np.array(text))
 
 
 def _open_entry(archive: zipfile.ZipFile, name: str, compression: int = zipfile.ZIP_STORED) -> IO[bytes]:
@@ -190,17 +199,18 @@ def _write_column(file: IO[bytes], journal: Journal, dtype: np.dtype[Any], value
         file.write(np.array(chunk, dtype).tobytes())
 
 
-def _rows(journal: Journal) -> Iterator[tuple[int, str]]:
-    """Yield the position in the input and the name of each row."""
+def _rows(journal: Journal) -> Iterator[tuple[int, str, int]]:
+    """Yield the position in the input, the name and the digest of each row; 0 without a digest."""
     start = 0
     for entry in journal.entries():
         skipped = {index for index, _, _ in entry.failures}
         kept = (index for index in range(start, entry.stop) if index not in skipped)
-        yield from zip(kept, entry.names or [], strict=True)
+        names = entry.names or []
+        yield from zip(kept, names, entry.digests or [0] * len(names), strict=True)
         start = entry.stop
 
 
-def _write_parquet(journal: Journal, options: OutputOptions, ranges: Array | None) -> None:
+def _write_parquet(journal: Journal, options: OutputOptions, ranges: Array | None, origin: VectorOrigin | None) -> None:
     import pyarrow as pa
 
     parquet = import_parquet()
@@ -208,7 +218,7 @@ def _write_parquet(journal: Journal, options: OutputOptions, ranges: Array | Non
     rows = _rows(journal)
     try:
         for chunk in _quantized(journal, options, ranges):
-            table = _as_table(pa, list(islice(rows, len(chunk))), chunk)
+            table = _as_table(pa, list(islice(rows, len(chunk))), chunk, origin)
             writer = writer or parquet.ParquetWriter(journal.work_path(_VECTORS), table.schema)
             writer.write_table(table, row_group_size=len(chunk))
     finally:
@@ -216,15 +226,18 @@ def _write_parquet(journal: Journal, options: OutputOptions, ranges: Array | Non
             writer.close()
 
 
-def _as_table(pa: Any, rows: list[tuple[int, str]], vectors: Array) -> Any:
-    indices, names = zip(*rows, strict=True)
+def _as_table(pa: Any, rows: list[tuple[int, str, int]], vectors: Array, origin: VectorOrigin | None) -> Any:
+    indices, names, digests = zip(*rows, strict=True)
     printable = [name.encode("utf-8", "backslashreplace").decode() for name in names]
     embedding = pa.FixedSizeListArray.from_arrays(np.ascontiguousarray(vectors).ravel(), vectors.shape[1])
-    columns = [pa.array(indices, pa.int64()), pa.array(printable, pa.string()), embedding]
-    return pa.table(columns, names=["index", "name", "embedding"])
+    columns = {"index": pa.array(indices, pa.int64()), "name": pa.array(printable, pa.string())}
+    if origin is not None:
+        columns["digest"] = pa.array(digests, pa.uint64())
+    table = pa.table(columns | {"embedding": embedding})
+    return table.replace_schema_metadata(to_metadata(origin))
 
 
-_WRITERS: dict[str, Callable[[Journal, OutputOptions, Array | None], None]] = {
+_WRITERS: dict[str, Callable[[Journal, OutputOptions, Array | None, VectorOrigin | None], None]] = {
     ".npy": _write_npy,
     ".npz": _write_npz,
     ".parquet": _write_parquet,

@@ -62,13 +62,18 @@ def read_ranges(path: Path) -> Array:
     return ranges
 
 
-def _dequantize(path: Path, codes: Array, output_dim: int) -> Array:
-    beside = path.with_suffix(".ranges.npy")
+def find_ranges(path: Path) -> Array | None:
+    """Return the ranges of the int8 vectors in a file, in it or beside it; ``None`` if there are none."""
     if path.suffix == ".npz":
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            ranges = arrays.get("ranges")
-    else:
-        ranges = read_ranges(beside) if beside.is_file() else None
+            ranges: Array | None = arrays.get("ranges")
+            return ranges
+    beside = path.with_suffix(".ranges.npy")
+    return read_ranges(beside) if beside.is_file() else None
+
+
+def _dequantize(path: Path, codes: Array, output_dim: int) -> Array:
+    ranges = find_ranges(path)
     if ranges is None or ranges.shape != (2, output_dim) or codes.shape[1] != output_dim:
         raise UsageError(
             f"{path} holds int8 or binary vectors {list(codes.shape)} without ranges [2, {output_dim}], which "

@@ -19,6 +19,7 @@ from runtime.inference.prompts import applied_prompt
 from runtime.jobs.inputs import JobInputs, open_inputs
 from runtime.jobs.items import ItemValue, SourceItem, Unreadable, update_digest
 from runtime.jobs.journal import SCHEMA, Journal, JournalEntry, finish_move, is_begun
+from runtime.jobs.origin import describe_origin, digest_item
 from runtime.jobs.outputs import OutputOptions, write_output
 
 if TYPE_CHECKING:
@@ -112,7 +113,8 @@ def run_job(model: Embedder, job: EmbedJob) -> EmbedJobResult:
         with without_truncation_warning():  # the result counts truncated texts
             _JobRunner(model, job, journal, inputs).embed()
         _check_rows(journal, job)
-        write_output(journal, job.output)
+        origin = describe_origin(model, job.options, inputs=job.inputs, column=job.column, dtype=job.output.dtype)
+        write_output(journal, job.output, origin)
         journal.discard()
     except KeyboardInterrupt:
         kept = journal.last.stop
@@ -188,16 +190,18 @@ class _JobRunner:
         """Append the entry of ``sources`` to the journal; ``embeddings`` may hold more rows than these."""
         update_digest(self._digest, sources)
         failed, stop = {failure.index for failure in failures}, self._last.stop + len(sources)
-        names = [source.name for index, source in enumerate(sources, self._last.stop) if index not in failed]
+        done = [source for index, source in enumerate(sources, self._last.stop) if index not in failed]
+        has_names = self._job.output.has_names
         entry = JournalEntry(
             stop=stop,
-            rows=self._last.rows + len(names),
+            rows=self._last.rows + len(done),
             failures=[(failure.index, failure.item, failure.reason) for failure in failures],
-            names=names if self._job.output.has_names else None,
+            names=[source.name for source in done] if has_names else None,
             truncated=self._last.truncated + int((embeddings.truncated + self._offset < stop).sum()),
             sha256=self._digest.hexdigest(),
+            digests=[digest_item(source.item) for source in done] if has_names else None,
         )
-        self._journal.append(entry, embeddings.vectors[: len(names)])
+        self._journal.append(entry, embeddings.vectors[: len(done)])
         self._last = entry
 
 
@@ -213,7 +217,8 @@ def _with_way_out(failure: ItemError) -> ItemError:
 def _fingerprint(model: Embedder, job: EmbedJob) -> dict[str, Any]:
     return {
         "journal's schema": SCHEMA,
-        "artifact": model.manifest.sha256,
+        # Another export of the same model may go on; without a name of the space, only the same artifact.
+        "vector space": model.space or f"that of the artifact {model.manifest.sha256}",
         "tower": list(model.towers),
         "variant": model.variant,
         "prompt": applied_prompt(job.options, model.loaded_towers()) or None,  # as in a job begun before there were any

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from runtime.array_types import Array
-from runtime.artifact.manifest import Parity, Tolerance, TowerName
+from runtime.artifact.manifest import Tolerance, TowerName
 from runtime.artifact.parity import BF16_TOLERANCE, Agreement, has_unit_length, measure_agreement
 from runtime.errors import ManifestError
 from runtime.inference.embedder import Embedder, without_truncation_warning
@@ -43,22 +43,27 @@ def verify_towers(model: Embedder, folder: Path, embed: EmbedItems | None = None
 
 
 def _verify_tower(model: Embedder, folder: Path, name: TowerName, embed: EmbedItems) -> TowerVerification:
-    parity = model.manifest.towers[name].parity
-    if parity is None:
-        raise ManifestError(f"{folder} records no parity to compare with; export it again")
+    tolerance = find_tolerance(model, name)
     items, reference = read_golden(folder, model.manifest, name)
     with without_truncation_warning():
         vectors = embed(items, name)
     return TowerVerification(
         items=len(items),
         agreement=measure_agreement(reference, vectors),
-        tolerance=_tolerance(model, name, parity),
+        tolerance=tolerance,
         unit_length=has_unit_length(reference),
     )
 
 
-def _tolerance(model: Embedder, name: TowerName, parity: Parity) -> Tolerance:
-    """Return the bounds of the export, of bfloat16, or of the variant that runs."""
+def find_tolerance(model: Embedder, name: TowerName) -> Tolerance:
+    """Return the bounds of the export, of bfloat16, or of the variant that runs.
+
+    Raises:
+        ManifestError: The manifest records no bounds.
+    """
+    parity = model.manifest.towers[name].parity
+    if parity is None:
+        raise ManifestError(f"{model.manifest.name} records no parity to compare with; export it again")
     variant = model.manifest.towers[name].variants.get(model.variants[name])
     if _computes_in_bf16(model.provider_options) and (variant is None or variant.precision == "fp32"):
         return BF16_TOLERANCE

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from runtime.errors import ClusterError, EmbeddingBackbonesError, ItemError, one_line
+from runtime.errors import ClusterError, EmbeddingBackbonesError, ItemError, SpaceError, one_line
 from runtime.inference.options import EmbedOptions
 from runtime.inference.pipeline import PartialEmbeddings
+from runtime.jobs.origin import describe_origin
 from runtime.loading.load import load
 from runtime.ray_jobs.input_files import InputFormat
 from runtime.ray_jobs.output import part_schema, vector_column, write_part
@@ -27,6 +28,8 @@ class WorkerOptions:
         folder: The folder in which parts are written.
         format: How the input is read.
         options: How items are embedded.
+        space: Name of the vector space that the workers must embed in.
+        inputs: The inputs as the user named them, without credentials.
     """
 
     artifact: str
@@ -36,6 +39,8 @@ class WorkerOptions:
     provider: str
     variant: str
     threads: int
+    space: str | None
+    inputs: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +102,7 @@ class ShardEmbedder:
         tower, provider, threads, variant = options.format.tower, options.provider, options.threads, options.variant
         try:
             self._model = load(options.artifact, provider=provider, threads=threads, tower=tower, variant=variant)
+            self._check_space()
         except EmbeddingBackbonesError as exc:
             self._fault = exc
 
@@ -105,6 +111,13 @@ class ShardEmbedder:
         from ray import cloudpickle
 
         return {"result": cloudpickle.dumps(self._try(cloudpickle.loads(row["shard"])))}
+
+    def _check_space(self) -> None:
+        if self._model.space != self._options.space:
+            raise SpaceError(
+                f"the artifact {self._options.artifact} embeds in the space {self._model.space} here, and in "
+                f"{self._options.space} where the job began; copy the same artifact to every machine"
+            )
 
     def read(self, shard: Shard) -> ShardRows:
         """Read the rows of a shard.
@@ -139,7 +152,13 @@ class ShardEmbedder:
         if skips:
             columns.append([reasons.get(index) for index in range(shard.rows)])
         columns.append(vector_column(found.vectors, np.array(good, dtype=np.int64)[found.kept], shard.rows))
-        schema = part_schema(rows.carried.schema, found.vectors.shape[1], errors=skips)
+        origin = describe_origin(
+            self._model,
+            self._options.options,
+            inputs=self._options.inputs,
+            column=self._options.format.column,
+        )
+        schema = part_schema(rows.carried.schema, found.vectors.shape[1], errors=skips, origin=origin)
         write_part(self._options.folder, shard.number, pa.table(columns, schema=schema))
         return ShardResult(
             number=shard.number,

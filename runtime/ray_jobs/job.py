@@ -23,6 +23,7 @@ from typing import Any
 
 from runtime.artifact.manifest import TowerName
 from runtime.artifact.reader import read_manifest
+from runtime.artifact.space import space_of
 from runtime.console import progress_bar
 from runtime.errors import ClusterError, EmbeddingBackbonesError, ItemError, UsageError
 from runtime.inference.embedder import check_tower
@@ -117,7 +118,7 @@ def embed_on_ray(job: RayJob) -> RayJobResult:
     import_ray()
     if job.rows_per_part is not None and job.rows_per_part < 1:
         raise UsageError(f"rows_per_part is {job.rows_per_part}, it must be a number from 1 up")
-    tower, width = _check_tower(job)
+    tower, width, space = _check_tower(job)
     inputs = find_inputs(job.inputs, job.column, tower)
     if not inputs.rows:
         raise UsageError("the input holds no items; check the files")
@@ -135,6 +136,8 @@ def embed_on_ray(job: RayJob) -> RayJobResult:
                 provider=job.cluster.provider,
                 variant=worker_variant(job),
                 threads=resources.threads,
+                space=space,
+                inputs=tuple(map(public_name, job.inputs)),
             )
             results = _run(job, options, shards, resources)
         summary = RayJobResult(
@@ -163,8 +166,8 @@ def worker_variant(job: RayJob) -> str:
     return "fp32" if job.variant == "auto" else job.variant
 
 
-def _check_tower(job: RayJob) -> tuple[TowerName, int]:
-    """Return the tower, and the length of its vectors. Check that it has the prompt."""
+def _check_tower(job: RayJob) -> tuple[TowerName, int, str | None]:
+    """Return the tower, the length of its vectors, and the name of their space. Check that it has the prompt."""
     manifest = read_manifest(Path(job.artifact))
     dim = job.options.truncate_dim
     first, *others = manifest.towers
@@ -175,7 +178,7 @@ def _check_tower(job: RayJob) -> tuple[TowerName, int]:
     resolve_prompt(job.options, {tower: manifest.towers[tower]})
     if dim is not None and dim > manifest.output_dim:
         raise UsageError(f"truncate_dim is {dim}, it must be from 1 to {manifest.output_dim}")
-    return tower, dim or manifest.output_dim
+    return tower, dim or manifest.output_dim, space_of(manifest, {tower: worker_variant(job)})
 
 
 def _run(job: RayJob, options: WorkerOptions, shards: Sequence[Shard], resources: WorkerResources) -> list[ShardResult]:

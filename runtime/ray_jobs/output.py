@@ -15,6 +15,7 @@ from pyarrow import fs, parquet
 from runtime.array_types import Array, Float32Array
 from runtime.atomic_write import replacing
 from runtime.errors import OutputError, UsageError
+from runtime.jobs.origin import VectorOrigin, to_metadata
 from runtime.ray_jobs.storage import absolute, is_uri, join, open_place, public_name
 
 SUCCESS = "_SUCCESS"  # the marker of Hadoop and Spark, which readers of parquet skip
@@ -27,10 +28,11 @@ def part_name(number: int) -> str:
     return f"part-{number:06}.parquet"
 
 
-def part_schema(carried: pa.Schema, dimensions: int, *, errors: bool) -> pa.Schema:
+def part_schema(carried: pa.Schema, dimensions: int, *, errors: bool, origin: VectorOrigin | None = None) -> pa.Schema:
     """Return the schema of all parts: the origin of a row, the columns of the input, and the vector.
 
     ``carried`` are the columns of the input. With ``errors``, there is a column of errors for rows without a vector.
+    The metadata holds ``origin``, the record of how the vectors were made.
 
     Raises:
         UsageError: A column of the input has the name of a column that the job adds.
@@ -40,7 +42,7 @@ def part_schema(carried: pa.Schema, dimensions: int, *, errors: bool) -> pa.Sche
         raise UsageError(f"the input's column {taken[0]} is also a column that the output adds; rename it first")
     fields = [pa.field("source_file", pa.string()), pa.field("source_row", pa.int64()), *carried]
     fields += [pa.field("error", pa.string())] if errors else []
-    return pa.schema([*fields, pa.field("embedding", pa.list_(pa.float32(), dimensions))])
+    return pa.schema([*fields, pa.field("embedding", pa.list_(pa.float32(), dimensions))], metadata=to_metadata(origin))
 
 
 def vector_column(vectors: Float32Array, kept: Array, rows: int) -> pa.Array:

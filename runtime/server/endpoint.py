@@ -72,13 +72,16 @@ async def _send(response: Response, scope: Scope, send: Send, seconds: float) ->
 
 
 def json_response(service: EmbeddingService, content: Any, embedded: Embedded | None = None) -> Response:
-    """Return ``content`` as JSON; numpy arrays become lists. A header says how many texts of ``embedded`` were cut."""
+    """Return ``content`` as JSON; numpy arrays become lists. Headers tell more of ``embedded``."""
     started = perf_counter()
     body = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
     service.metrics.serialize.observe(perf_counter() - started)
-    return Response(body, headers=truncation_header(embedded), media_type="application/json")
+    return Response(body, headers=embedded_headers(embedded), media_type="application/json")
 
 
-def truncation_header(embedded: Embedded | None) -> dict[str, str]:
-    """Return the header with the number of texts that were cut, if any were."""
-    return {"x-truncated": str(len(embedded.truncated))} if embedded and embedded.truncated else {}
+def embedded_headers(embedded: Embedded | None) -> dict[str, str]:
+    """Return the headers with the name of the vector space, and with the number of texts that were cut, if any were."""
+    if embedded is None:
+        return {}
+    space = {"x-vector-space": embedded.space} if embedded.space else {}
+    return space | ({"x-truncated": str(len(embedded.truncated))} if embedded.truncated else {})

@@ -24,7 +24,7 @@ from runtime.array_types import Array
 from runtime.artifact.manifest import TowerName
 from runtime.server.admission import Ticket
 from runtime.server.body import read_json, require_field, take_field
-from runtime.server.endpoint import Endpoint, json_response, truncation_header
+from runtime.server.endpoint import Endpoint, embedded_headers, json_response
 from runtime.server.items import ServerItem, read_file
 from runtime.server.request_errors import RequestError
 from runtime.server.served_model import ServedModel
@@ -214,5 +214,5 @@ def _respond(
     data = vectors.tobytes()
     output["parameters"] = {"binary_data_size": len(data)}
     header = orjson.dumps(content)
-    headers = {_HEADER_LENGTH: str(len(header)), **truncation_header(embedded)}
+    headers = {_HEADER_LENGTH: str(len(header)), **embedded_headers(embedded)}
     return Response(header + data, headers=headers, media_type="application/octet-stream")

@@ -79,5 +79,6 @@ async def _model(request: Request) -> Response:
 
 
 def _describe(service: EmbeddingService, name: str) -> dict[str, Any]:
-    manifest = service.find_model(name)[0].manifest
-    return {"id": name, "object": "model", "created": 0, "owned_by": manifest.weights.description}
+    model = service.find_model(name)[0]
+    owner = model.manifest.weights.description
+    return {"id": name, "object": "model", "created": 0, "owned_by": owner, "vector_space": model.embedder.space}

@@ -55,11 +55,12 @@ class EmbedCall:
 
 
 class Embedded(NamedTuple):
-    """The answer to an :class:`EmbedCall`: vectors ``[items, dim]`` float32, tokens, and indices of cut texts."""
+    """The answer to an :class:`EmbedCall`: vectors ``[items, dim]`` float32, tokens, indices of cut texts, space."""
 
     vectors: Array
     tokens: int
     truncated: list[int]
+    space: str | None
 
 
 class EmbeddingService:
@@ -133,6 +134,7 @@ class EmbeddingService:
             truncate_and_normalize(vectors, call.dimensions, call.normalize or call.dimensions is not None),
             sum(len(row.ids) for row in rows if not isinstance(row, np.ndarray)),
             [index for index, row in enumerate(rows) if is_truncated(row)],
+            model.embedder.space,
         )
 
     def abort(self) -> None:

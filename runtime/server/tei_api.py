@@ -184,6 +184,7 @@ async def _info(request: Request) -> Response:
                 "prompts": list(each.aliases),
                 "provider": each.embedder.provider,
                 "variant": each.embedder.variant,
+                "vector_space": each.embedder.space,
             }
             for each in service.models.values()
         },

@@ -33,12 +33,17 @@ API = DOCS / "reference/api"  # its anchors are those of Python objects, which t
 GUIDES = [page for page in PAGES if page.parent == DOCS]
 FOREIGN_OPTIONS = {
     *("--preload", "--max-requests"),  # of gunicorn
+    *("--signature", "--public"),  # of model_signing
     "--generate",  # ray
     "--head",  # ray
     "--port",  # ray
     *("--device", "--model-id", "--url-prefix"),  # infinity
     "--model-repository",  # of Triton
 }
+PROGRAMS = (
+    *("curl", "env", "gzip", "infinity_emb", "openssl", "pip"),
+    *("printf", "ray", "serve", "tritonserver", "zcat"),
+)
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 _PATH = re.compile(r"`((?:\.ci|benchmarks|docs|exporters|runtime|tests)/[\w./-]*)`")
@@ -87,18 +92,7 @@ def test_commands_parse(block: Block, parsers: dict[str, argparse.ArgumentParser
             targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
             assert {word for word in words[1:] if "=" not in word} <= set(targets)
         else:
-            assert words[0] in (
-                "curl",
-                "env",
-                "gzip",
-                "infinity_emb",
-                "pip",
-                "printf",
-                "ray",
-                "serve",
-                "tritonserver",
-                "zcat",
-            ), f"an unknown program: {words[0]}"
+            assert words[0] in PROGRAMS, f"an unknown program: {words[0]}"
 
 
 def parse(words: list[str], parsers: dict[str, argparse.ArgumentParser]) -> None:

@@ -70,7 +70,7 @@ class SentenceTower(TextTower):
         # the wrapper of all towers scales to unit length, unless fewer dimensions are kept after it
         unit_length = isinstance(modules[-1], Normalize) and self._model.truncate_dim is None
         self._modules = modules[:-1] if unit_length else modules
-        self.architecture = _architecture(modules[0])
+        self.architecture, self.merged = _architecture(modules[0]), is_adapter(folder)
         self._features = self._preprocess(_SAMPLE)
         output_dim = len(self._encode(_SAMPLE[0]))
         super().__init__(

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+from onnx.external_data_helper import set_external_data
 
 import runtime
 from exporters.catalogue.options import ExportOptions
@@ -28,11 +29,12 @@ from exporters.variants.gate import VariantGate
 from exporters.variants.options import VariantOptions
 from exporters.variants.report import describe_outcomes
 from exporters.variants.sensitivity import NodeCost
-from runtime.artifact.reader import check_files, read_manifest
+from runtime.artifact.reader import check_files, read_manifest, record_file
 from runtime.cli.main import main as runtime_main
 from runtime.errors import IntegrityError, UsageError
 from runtime.machine import cpu
 from tests.exporters.toys import save_toy
+from tests.runtime.toy_artifact import write_artifact
 
 pytestmark = pytest.mark.process  # each new variant is loaded in a process of its own
 TEXTS = ["a cup of coffee", "the rocket left the launch pad at noon", ""]
@@ -378,3 +380,21 @@ def test_a_file_system_without_hard_links_and_a_full_disk(
         add_variants(text_artifact, VariantOptions(items=16))
     assert contents(text_artifact) == good
     assert [path.name for path in text_artifact.parent.iterdir()] == ["toy"]
+
+
+def test_weights_outside_the_folder_are_not_read(tmp_path: Path) -> None:
+    folder = write_artifact(tmp_path / "toy")
+    (tmp_path / "secret").write_bytes(bytes(8))
+    graph = onnx.load(folder / "text.onnx")
+    axes = graph.graph.initializer[0]
+    axes.CopyFrom(numpy_helper.from_array(np.array([1]), axes.name))
+    set_external_data(axes, "../secret", length=8)
+    axes.ClearField("raw_data")
+    (folder / "text.onnx").write_bytes(graph.SerializeToString())
+    manifest = read_manifest(folder)
+    files = dict(manifest.files) | {"text.onnx": record_file(folder / "text.onnx")}
+    (folder / "manifest.json").write_text(replace(manifest, files=files).to_json(), "utf-8")
+    with pytest.raises(
+        runtime.IntegrityError, match=r"takes weights from '\.\./secret', which its manifest does not list"
+    ):
+        add_variants(folder, VariantOptions(precisions=["fp32"]))

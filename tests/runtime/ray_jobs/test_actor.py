@@ -10,10 +10,12 @@ from pyarrow import parquet
 import runtime
 from runtime.errors import ItemError
 from runtime.inference.options import EmbedOptions
+from runtime.jobs.origin import read_origin
 from runtime.ray_jobs.actor import ShardEmbedder, WorkerOptions
 from runtime.ray_jobs.input_files import find_inputs
 from runtime.ray_jobs.job import RayJob, embed_on_ray
 from runtime.ray_jobs.shards import cut
+from tests.runtime.spaces import name_toy
 from tests.runtime.toy_artifact import write_artifact
 
 
@@ -30,10 +32,35 @@ def test_a_worker_applies_the_prompt(tmp_path: Path) -> None:
         provider="cpu",
         variant="fp32",
         threads=1,
+        space=None,
+        inputs=("in.txt",),
     )
     ShardEmbedder(options, attempts=None).embed(shard, 1)
+    origin = read_origin(tmp_path / "part-000000.parquet")
+    assert origin
+    assert (origin.prompt, origin.inputs, origin.column) == ("query : ", ("in.txt",), "text")
     vectors = parquet.read_table(tmp_path / "part-000000.parquet")["embedding"].to_pylist()
     assert vectors == runtime.load(artifact, provider="cpu").embed_query(["a", "b c"]).tolist()
+
+
+def test_a_worker_with_another_artifact_is_refused(tmp_path: Path) -> None:
+    artifact = name_toy(write_artifact(tmp_path / "toy"))
+    (tmp_path / "in.txt").write_text("a\n")
+    inputs = find_inputs([str(tmp_path / "in.txt")], None, "text")
+    options = WorkerOptions(
+        artifact=str(artifact),
+        folder=str(tmp_path),
+        format=inputs.format,
+        options=EmbedOptions(tower="text"),
+        provider="cpu",
+        variant="fp32",
+        threads=1,
+        space="vs1-0000000000000000",
+        inputs=("in.txt",),
+    )
+    fault = ShardEmbedder(options, attempts=None)._fault
+    assert isinstance(fault, runtime.SpaceError)
+    assert "copy the same artifact to every machine" in str(fault)
 
 
 def test_a_prompt_that_is_unknown_is_refused_before_the_cluster_starts(tmp_path: Path) -> None:
@@ -64,6 +91,8 @@ def test_a_worker_writes_the_part_of_a_shard(exported_text: Path, tmp_path: Path
                 provider="cpu",
                 variant="fp32",
                 threads=1,
+                space=runtime.load(exported_text, provider="cpu", variant="fp32").space,
+                inputs=("in.parquet",),
             ),
             attempts=None,
         )

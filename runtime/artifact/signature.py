@@ -1,0 +1,62 @@
+"""Check who signed an artifact, in the file format of the OpenSSF's model_signing: ``model_signing verify`` agrees.
+
+Source: https://github.com/sigstore/model-transparency
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from runtime.errors import MissingDependencyError, SignatureError, UsageError
+
+SIGNATURE_FILE = "model.sig"  # the default of ``model_signing sign``
+
+
+def import_signing() -> Any:
+    """Import and return ``model_signing``.
+
+    Raises:
+        MissingDependencyError: It is not installed.
+    """
+    try:
+        import model_signing.signing
+        import model_signing.verifying
+    except ImportError as exc:
+        raise MissingDependencyError(
+            f"signatures need model_signing ({exc}); install it with `pip install 'embedding-backbones[sign]'`"
+        ) from exc
+    return model_signing
+
+
+def check_signature(folder: Path, public_key: Path) -> None:
+    """Check that an artifact is signed with the private key of ``public_key``, and has not changed since.
+
+    Every file counts: one that changed, was added or is missing. Nothing else of the artifact is read before.
+
+    Args:
+        folder: The artifact.
+        public_key: PEM file of an elliptic curve.
+
+    Raises:
+        SignatureError: There is no signature, it is by another key, or a file is not what was signed.
+        UsageError: The key cannot be read.
+        MissingDependencyError: model_signing is not installed.
+    """
+    signing, signature = import_signing(), folder / SIGNATURE_FILE
+    if not signature.is_file():
+        raise SignatureError(f"{folder} is not signed: it has no {SIGNATURE_FILE}; sign it, or take a signed copy")
+    try:
+        config = signing.verifying.Config().use_elliptic_key_verifier(public_key=public_key)
+    except (OSError, ValueError, TypeError, AttributeError) as exc:
+        raise UsageError(
+            f"{public_key} cannot be read as a public key ({exc}); give the PEM file of an EC key"
+        ) from exc
+    try:
+        config.verify(folder, signature)
+    except Exception as exc:  # model_signing, sigstore and cryptography raise many types
+        reason = " ".join(str(exc).split()) or type(exc).__name__
+        raise SignatureError(
+            f"{folder} is not what was signed with the private key of {public_key} ({reason}); take a copy from its "
+            "publisher, or check that the key is that of the publisher"
+        ) from exc

@@ -1,0 +1,195 @@
+"""The record of how the vectors of a file were made: their space, and the inputs. The file itself holds it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from runtime.array_types import Array
+from runtime.artifact.json_schema import decode
+from runtime.artifact.manifest import Manifest, TowerName
+from runtime.artifact.space import list_facts, parent_space
+from runtime.errors import ManifestError, SpaceError, UsageError
+from runtime.inference.options import EmbedOptions
+from runtime.inference.prompts import applied_prompt
+from runtime.jobs.items import ItemValue
+from runtime.jobs.parquet import open_parquet
+from runtime.postprocess import Dtype
+
+if TYPE_CHECKING:
+    from runtime.inference.embedder import Embedder
+
+ORIGIN, SPACE = "origin", "space"  # arrays of a .npz; keys of the metadata of a .parquet
+
+
+@dataclass(frozen=True, kw_only=True)
+class VectorOrigin:
+    """How vectors were made.
+
+    Attributes:
+        space: Name of the vector space; ``None`` if the artifact has none.
+        facts: The facts that determine the space, see :func:`runtime.artifact.space.list_facts`.
+        artifact: Name of the artifact.
+        variant: Graphs that ran.
+        towers: Towers that were loaded.
+        prompt: Text that was put before each text; may be empty.
+        normalize: Whether vectors were scaled to unit length after the graph.
+        truncate_dim: Number of leading dimensions that were kept; ``None``: all.
+        dtype: Type of the stored vectors.
+        inputs: The inputs as the user named them.
+        column: Column of the inputs that held the items; ``None``: the name of the tower.
+    """
+
+    space: str | None
+    facts: dict[str, str]
+    artifact: str
+    variant: str
+    towers: tuple[TowerName, ...]
+    prompt: str
+    normalize: bool
+    truncate_dim: int | None
+    dtype: Dtype
+    inputs: tuple[str, ...]
+    column: str | None
+
+    def to_text(self) -> dict[str, str]:
+        """Return what a file holds: the name of the space, and this record as JSON."""
+        return {SPACE: self.space or "", ORIGIN: json.dumps(asdict(self))}
+
+
+def describe_origin(
+    model: Embedder, options: EmbedOptions, *, inputs: Iterable[str], column: str | None, dtype: Dtype = "float32"
+) -> VectorOrigin:
+    """Return the record of vectors that ``model`` makes with ``options``."""
+    return VectorOrigin(
+        space=model.space,
+        facts=list_facts(model.manifest),
+        artifact=model.manifest.name,
+        variant=model.variant,
+        towers=model.towers,
+        prompt=applied_prompt(options, model.loaded_towers()),
+        normalize=options.normalize,
+        truncate_dim=options.truncate_dim,
+        dtype=dtype,
+        inputs=tuple(inputs),
+        column=column,
+    )
+
+
+def read_origin(path: Path) -> VectorOrigin | None:
+    """Return the record in a .npz or .parquet file, or in a folder of a Ray job; ``None`` if there is none.
+
+    Raises:
+        UsageError: The file cannot be read, or its record is damaged.
+        SpaceError: The parts in a folder are of different spaces.
+        MissingDependencyError: The file is .parquet, and pyarrow is not installed.
+    """
+    if path.is_dir():
+        return _read_folder(path)
+    try:
+        text = _read_text(path)
+        return decode(VectorOrigin, json.loads(text), ORIGIN) if text else None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, ManifestError) as exc:
+        raise UsageError(f"{path} cannot be read as vectors ({exc}); write it again with `embed`") from exc
+
+
+def check_space(model: Embedder, path: Path) -> str | None:
+    """Check that the vectors in a file are of the space in which ``model`` embeds.
+
+    Returns:
+        A doubt, if the file or the artifact names no space; ``None`` if both are of the same space.
+
+    Raises:
+        SpaceError: They are of another space.
+        UsageError: The file cannot be read.
+    """
+    origin = read_origin(path)
+    made_in = origin.space if origin else None
+    if origin is None or made_in is None or model.space is None:
+        silent = "the artifact" if made_in else str(path)
+        return f"{silent} names no vector space, so nothing tells whether this artifact made these vectors"
+    if made_in == model.space:
+        return None
+    way_out = "use that artifact, or embed the file again with this one"
+    if parent_space(made_in) == parent_space(model.space):
+        way_out = f"run the graph that made them, with --variant {origin.variant}, or embed the file again"
+    raise SpaceError(
+        f"{path} holds vectors of the space {made_in} ({origin.artifact}, {origin.variant}), and {model.manifest.name} "
+        f"({model.variant}) embeds in {model.space}; {way_out}. `python -m runtime compat` tells what differs"
+    )
+
+
+def check_finished(path: Path, manifest: Manifest) -> None:
+    """Check that a finished output is of the space of an artifact, or of a quantized form of it.
+
+    Raises:
+        SpaceError: It is of another space.
+        UsageError: It cannot be read.
+    """
+    origin = read_origin(path)
+    if origin is None or origin.space is None or manifest.space is None:
+        return
+    if parent_space(origin.space) != manifest.space.id:
+        raise SpaceError(
+            f"{path} is finished, but by another artifact: it is of the space {origin.space} ({origin.artifact}), and "
+            f"{manifest.name} embeds in {manifest.space.id}; name another output, or embed everything again with "
+            "--force and without --resume"
+        )
+
+
+def digest_item(item: ItemValue) -> int:
+    """Return 64 bits of the SHA-256 of a text, of bytes or of the bytes of a file; 0 if it cannot be read."""
+    if isinstance(item, Path):
+        try:
+            with item.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256")
+        except OSError:
+            return 0
+    elif isinstance(item, str | bytes):
+        digest = hashlib.sha256(item.encode("utf-8", "surrogatepass") if isinstance(item, str) else item)
+    else:
+        return 0
+    return int.from_bytes(digest.digest()[:8], "little")
+
+
+def _read_folder(folder: Path) -> VectorOrigin | None:
+    found = [read_origin(part) for part in sorted(folder.glob("*.parquet"))]
+    if len({origin.space if origin else None for origin in found}) > 1:
+        raise SpaceError(f"the parts in {folder} are of different spaces; embed them again in one job")
+    return found[0] if found else None
+
+
+def _read_text(path: Path) -> str:
+    if path.suffix == ".parquet":
+        with open_parquet(str(path), str(path)) as file:
+            metadata: dict[bytes, bytes] = file.schema_arrow.metadata or {}
+            return metadata.get(ORIGIN.encode(), b"").decode()
+    if path.suffix != ".npz":
+        return ""
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        return str(arrays[ORIGIN]) if ORIGIN in arrays else ""
+
+
+def read_digests(path: Path) -> Array | None:
+    """Return the digest of the item of each row of a .npz or .parquet file; ``None`` if it has none."""
+    if path.suffix == ".parquet":
+        with open_parquet(str(path), str(path)) as file:
+            found: Array | None = None
+            if "digest" in file.schema_arrow.names:
+                found = file.read(["digest"])["digest"].to_numpy()
+            return found
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        digests: Array | None = arrays.get("digests")
+        return digests
+
+
+def to_metadata(origin: VectorOrigin | None) -> dict[str, str] | None:
+    """Return the metadata of a .parquet file with this record."""
+    return origin.to_text() if origin else None

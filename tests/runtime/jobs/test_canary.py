@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from runtime.cli.main import main
+from tests.runtime.spaces import add_variants, name_toy
+from tests.runtime.toy_artifact import write_artifact
+
+Verify = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def verify(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Verify:
+    """Write inputs and an artifact of texts and images, and return a function that verifies a file of vectors."""
+    monkeypatch.chdir(tmp_path)
+    Path("t.txt").write_text("a b\nc\n\n" + "d " * 60 + "\na\n")
+    for index in range(3):
+        Image.new("RGB", (4, 4), (index, index, index + 9)).save(f"{index}.png")
+    prompts = {"query": "query : "}
+    name_toy(add_variants(write_artifact(tmp_path / "toy", image=True, prompts=prompts), "int8"))
+
+    def run(path: str, *words: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = main(["verify", "toy", "--vectors", path, *words])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.mark.parametrize("name", ["v.npz", "v.parquet"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--tower", "text", "t.txt", "b c", "--dtype", "int8"],
+        ["--tower", "text", "t.txt", "--prompt-name", "query", "--normalize", "--truncate-dim", "3"],
+        ["--tower", "text", "t.txt", "--variant", "int8", "--dtype", "float16"],
+        ["0.png", "b c"],
+    ],
+)
+def test_what_was_written_is_verified(name: str, words: list[str], verify: Verify) -> None:
+    assert main(["embed", "toy", *words, "-o", name]) == 0
+    code, out, err = verify(name)
+    assert (code, "lost:" in err, "changed:" in err) == (0, False, False), err
+    assert "verified: hashes" in out
+    assert f"verified: {name}, " in out
+
+
+def test_a_sample_is_spread_over_the_file(verify: Verify) -> None:
+    assert main(["embed", "toy", "--tower", "text", "t.txt", "-o", "v.npz"]) == 0
+    Path("t.txt").unlink()
+    code, _, err = verify("v.npz", "--sample", "2")
+    assert code == 0, "both texts are their own names"
+    code, _, err = verify("v.npz", "--sample", "5")
+    assert code == 1
+    (line,) = [line for line in err.splitlines() if line.startswith("lost:")]
+    assert line.startswith("lost: row 3 (d d")
+    assert "is not found again in t.txt" in line
+
+
+def test_vectors_of_another_machine_are_named(verify: Verify) -> None:
+    assert main(["embed", "toy", "--tower", "text", "t.txt", "-o", "v.npz"]) == 0
+    with np.load("v.npz") as arrays:
+        changed = dict(arrays)
+    changed["vectors"][1] *= [1, 2, 1, 1]
+    changed["vectors"][2] *= 1.1  # the same direction
+    np.savez("v.npz", **changed)
+    code, out, err = verify("v.npz")
+    assert code == 1
+    assert [line.partition(":")[2].strip().partition(":")[0] for line in err.splitlines() if "changed:" in line] == [
+        "row 1 (c)",
+        "row 2 ()",
+    ]
+    assert "NOT VERIFIED: v.npz, 5 rows embedded again" in out
+
+
+def test_items_that_changed_or_are_gone_are_named(verify: Verify) -> None:
+    assert main(["embed", "toy", "--tower", "image", "0.png", "1.png", "2.png", "-o", "v.npz"]) == 0
+    Path("0.png").unlink()
+    Image.new("RGB", (4, 4), (99, 0, 0)).save("1.png")
+    code, out, err = verify("v.npz")
+    assert code == 1
+    assert "lost: row 0 (0.png): it is not found again in 0.png 1.png 2.png" in err
+    assert "lost: row 1 (1.png): the file has changed since it was embedded" in err
+    assert "1 rows embedded again" in out
+
+
+def test_standard_input_is_not_read_again(verify: Verify, monkeypatch: pytest.MonkeyPatch) -> None:
+    import io
+    import sys
+
+    class Stdin:
+        buffer = io.BytesIO(b"a b\n" + b"c " * 60 + b"\n")
+
+    monkeypatch.setattr(sys, "stdin", Stdin)
+    assert main(["embed", "toy", "--tower", "text", "-", "-o", "v.npz"]) == 0
+    code, out, err = verify("v.npz")
+    assert code == 1
+    assert "1 rows embedded again" in out, "a short text is its own name"
+    assert "it came from standard input, which cannot be read again" in err
+
+
+def test_vectors_of_another_space_are_refused(verify: Verify, tmp_path: Path) -> None:
+    assert main(["embed", "toy", "--tower", "text", "t.txt", "-o", "v.npz"]) == 0
+    name_toy(tmp_path / "toy", weights={"text": "c" * 64})
+    code, _, err = verify("v.npz")
+    assert code == 1
+    assert "v.npz holds vectors of the space vs1-" in err
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "message"),
+    [
+        ("v.npy", [], "does not tell what its vectors were made of"),
+        ("v.npz", ["--dtype", "binary"], "int8 or binary vectors"),
+    ],
+)
+def test_what_cannot_be_verified_is_wrong_usage(name: str, words: list[str], message: str, verify: Verify) -> None:
+    assert main(["embed", "toy", "--tower", "text", "t.txt", "-o", name, *words]) == 0
+    code, _, err = verify(name)
+    assert code == 2
+    assert message in err
