@@ -38,7 +38,8 @@ const { image_embeds } = await visionModel(await processor(await RawImage.read("
 ```"""
 _RESIZE = (
     "transformers.js resizes photos with the library of its platform (sharp in Node, a canvas in browsers), and not "
-    "with Pillow. Give it `pixel_values` that you have made yourself where that matters."
+    "with Pillow. In Node, the smallest cosine similarity on six photos was 0.990 for a small CLIP of random weights. "
+    "Give it `pixel_values` that you have made yourself where that matters."
 )
 
 

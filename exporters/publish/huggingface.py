@@ -55,7 +55,7 @@ const model = await AutoModel.from_pretrained("this-folder", {{ dtype: "fp32" }}
 const inputs = await tokenizer(["a text", "another one"], {{ padding: true, truncation: true }});
 const {{ sentence_embedding }} = await model(inputs);
 ```"""
-_SEQUENCE_TO_SEQUENCE = ("t5", "mt5", "umt5")  # which transformers.js knows with a decoder only
+_SEQUENCE_TO_SEQUENCE = ("t5", "mt5")  # which transformers.js knows with a decoder only
 _LEVELS = {"none": "O1", "basic": "O1", "extended": "O2"}
 
 

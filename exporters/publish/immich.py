@@ -18,7 +18,7 @@ from exporters.publish.sentence_files import write_json
 from exporters.publish.source import Source
 from exporters.publish.tokenizer_files import pad_token, write_tokenizer
 from runtime.array_types import Array
-from runtime.artifact.variants import VARIANT_NAMES
+from runtime.artifact.variants import VARIANT_NAMES, VariantName
 from runtime.preprocess.tokenizer_file import load_tokenizer
 
 _VISUAL, _TEXTUAL = "visual/model.onnx", "textual/model.onnx"
@@ -51,7 +51,7 @@ def write(source: Source, folder: Path) -> Card:
         },
     )
     write_tokenizer(source, folder / "textual")
-    _write_text_graph(source, folder)
+    _write_text_graph(source, textual, folder / _TEXTUAL)
     config = {
         "embed_dim": source.manifest.output_dim,
         "vision_cfg": {"image_size": side},
@@ -86,14 +86,13 @@ def find_obstacle(source: Source) -> str | None:
     return prompt_obstacle(source) or image_obstacle(source)
 
 
-def _write_text_graph(source: Source, folder: Path) -> None:
-    variant = source.choose_one("text", "immich", VARIANT_NAMES)
+def _write_text_graph(source: Source, variant: VariantName, path: Path) -> None:
     model = source.load_graph("text", variant)
     use_unsigned_weights(model)
     pad = None if _reads_first_end(source) else source.text.pad_token_id
     take_padded_ids(model, "text", source.text.max_length, pad)
     rename_output(model, "embedding")
-    save_graph(model, folder / _TEXTUAL)
+    save_graph(model, path)
 
 
 def _reads_first_end(source: Source) -> bool:

@@ -20,7 +20,7 @@ _USAGE = """\
 ```python
 from txtai import Embeddings
 
-embeddings = Embeddings(path="path/to/this/folder/model.onnx", tokenizer="path/to/this/folder")
+embeddings = Embeddings(path="path/to/this/folder/model.onnx")
 vectors = embeddings.batchtransform(["a text", "another one"])
 ```
 

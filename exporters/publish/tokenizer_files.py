@@ -56,7 +56,7 @@ def write_tokenizer(source: Source, folder: Path) -> None:
 
 def graph_inputs(source: Source) -> list[str]:
     """Return the names of a published text graph's inputs, in order."""
-    names = [name for name in source.text.inputs if name != "pooling_mask"]
+    names: list[str] = [name for name in source.text.inputs if name != "pooling_mask"]
     return names + ["token_type_ids"] * (source.token_types and "token_type_ids" not in names)
 
 

@@ -27,8 +27,7 @@ def schema() -> Any:
 
 @pytest.mark.parametrize("write", [write_text_artifact, write_clip_artifact, write_mesh_artifact])
 def test_configurations_follow_the_schema_of_triton(write: Any, schema: Any, tmp_path: Path) -> None:
-    from google.protobuf import text_format
-
+    text_format = pytest.importorskip("google.protobuf.text_format")
     (folder,) = publish(write(tmp_path / "toy"), ["triton"], tmp_path / "out")
     paths = sorted(folder.glob("*/config.pbtxt"))
     configs = {path.parent.name: text_format.Parse(path.read_text(), schema.ModelConfig()) for path in paths}

@@ -177,7 +177,7 @@ def _pooling_nodes(method: str, recipe: TextPreprocessing) -> list[onnx.NodeProt
 
 
 def _image_tower(folder: Path, **fields: Any) -> Tower:
-    sides = {"resize_size": SIDE, "crop_size": SIDE, "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)}
+    sides: dict[str, Any] = {"resize_size": SIDE, "crop_size": SIDE, "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)}
     recipe = ImagePreprocessing(**sides | {"interpolation": "bicubic", "arithmetic": "graph"} | fields)
     constants = {
         "scale": np.array(255, np.float32),
