@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from runtime.artifact.manifest import Manifest, Pooling, Preprocessing, TextPreprocessing, Tower, TowerName
-from runtime.artifact.variants import Variant
 
 FACTS_OF_SPACE = (" weights", " directions", " tokens")  # ends of the names of facts that an older manifest lacks
 _QUANTIZED = ("int8", "compact")
@@ -52,8 +51,12 @@ def space_of(manifest: Manifest, variants: Mapping[TowerName, str]) -> str | Non
     """
     if manifest.space is None:
         return None
-    variants_of = {tower: dict[str, Variant](manifest.towers[tower].variants) for tower in variants}
-    running = {variants_of[tower][name].precision for tower, name in variants.items() if name in variants_of[tower]}
+    running = {
+        variant.precision
+        for tower, running_name in variants.items()
+        for name, variant in manifest.towers[tower].variants.items()
+        if name == running_name
+    }
     precisions = sorted(running & {*_QUANTIZED})
     if not precisions:
         return manifest.space.id
