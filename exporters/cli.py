@@ -16,6 +16,7 @@ from exporters.catalogue.options import DEFAULT_TOLERANCE, GEM_EPS, GEM_P, OPSET
 from exporters.catalogue.registry import BACKBONES
 from exporters.export import export, named_dependencies
 from exporters.families.load import check_options
+from exporters.fit.command import add_fit
 from exporters.progress import StageDisplay
 from exporters.publish.names import LAYOUT_NAMES
 from exporters.variants.options import DEFAULT_FLOORS, DEFAULT_ITEMS, VariantOptions
@@ -28,7 +29,7 @@ from runtime.artifact.variants import VARIANT_NAMES, CalibrationMethod, Level, P
 from runtime.errors import EmbeddingBackbonesError, UsageError
 from runtime.version import __version__
 
-_COMMANDS = ("export", "optimize", "publish", "sign", "bom", "list")
+_COMMANDS = ("export", "optimize", "fit", "publish", "sign", "bom", "list")
 _DISTANCE = "Largest allowed distance from torch's vector, as a share of the distance between the two closest items"
 _VARIANT_OPTIONS = [field.name for field in fields(VariantOptions) if field.name != "precisions"]
 # Options of the command line that ExportOptions takes as they are.
@@ -56,6 +57,8 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     add_export(commands.add_parser("export", help="Export models to artifacts"))
     add_optimize(commands.add_parser("optimize", help="Add faster variants to an artifact"))
+    add_fit(fit := commands.add_parser("fit", help="Fine-tune a model on your data, and export it"))
+    _add_model_options(fit, suffix=" and `-fit`")
     add_publish(commands.add_parser("publish", help="Lay an artifact out for other programs"))
     add_sign(commands.add_parser("sign", help="Sign an artifact with a private key"))
     add_bom(commands.add_parser("bom", help="Print the bill of materials of an artifact"))
@@ -80,7 +83,7 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     )
     folder = Path("artifacts")
     add("--output", type=Path, default=folder, help="Write the artifacts into this folder (default: %(default)s)")
-    _add_model_options(parser)
+    _add_model_options(parser, suffix="")
     add("--force", action="store_true", help="Replace existing artifacts (default: refuse to replace them)")
 
     _add_graph_options(parser.add_argument_group("options of the graph"))
@@ -98,7 +101,7 @@ def add_export(parser: argparse.ArgumentParser) -> None:
         gate.add_argument(_flag(name), type=float, default=default, help=f"{bound} (default: %(default)s)")
 
 
-def _add_model_options(parser: argparse.ArgumentParser) -> None:
+def _add_model_options(parser: argparse.ArgumentParser, *, suffix: str) -> None:
     """Add the options that say which weights, tokenizer, towers and name a model gets."""
     add = parser.add_argument
     add(
@@ -129,7 +132,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         dest="artifact_name",
         metavar="NEW",
         help="Give the artifact this name, for example for a fine-tuned model (default: NAME without library and "
-        "organisation). Text models in a folder of --weights may then have another architecture than NAME",
+        f"organisation{suffix}). Text models in a folder of --weights may then have another architecture than NAME",
     )
     add("--revision", metavar="REVISION", help="Download this branch, tag or commit of a hub id (default: the newest)")
     add(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from runtime.errors import EmbeddingBackbonesError
 
 
@@ -60,6 +62,28 @@ class QuantizationError(VariantError):
 
 class PublishError(ExportError):
     """An artifact cannot have a layout, or the layout does not give the vectors of the artifact."""
+
+
+class FitError(ExportError):
+    """The training fails, for example because the loss is no longer a number."""
+
+
+class TrainingDataError(FitError):
+    """The training or evaluation data cannot be used; the message names the rows."""
+
+
+class WorseModelError(FitError):
+    """The training made the model worse on the evaluation data, so no artifact is written.
+
+    Attributes:
+        before: Metrics of the model before the training, by name.
+        after: Metrics afterwards.
+    """
+
+    def __init__(self, message: str, before: Mapping[str, float], after: Mapping[str, float]) -> None:
+        """Keep the metrics beside the message."""
+        super().__init__(message)
+        self.before, self.after = before, after
 
 
 class DestinationError(ExportError):

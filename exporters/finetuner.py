@@ -18,13 +18,88 @@ from exporters.catalogue.tables import describe_models
 from exporters.catalogue.weights_ref import Pretrained, RandomInit, WeightsRef
 from exporters.errors import DestinationError, UnknownBackboneError, WeightsUnavailableError
 from exporters.export import export
+from exporters.fit.dataset import DataSource
+from exporters.fit.options import FitOptions
+from exporters.fit.run import Fit
+from exporters.fit.run import fit as _fit
 from runtime import finetuner
 from runtime.artifact.manifest import MANIFEST_FILE, Weights
 from runtime.artifact.reader import read_manifest
 from runtime.finetuner import SelectModel, choose_tower, cos_sim, encode
 from runtime.inference.embedder import Embedder
 
-__all__ = ["build_model", "cos_sim", "describe_models", "encode", "get_model"]
+__all__ = ["build_model", "cos_sim", "describe_models", "encode", "fit", "get_model"]
+
+# Finetuner's names of losses, which were those of pytorch-metric-learning.
+_LOSSES = {"TripletMarginLoss": "triplet-hard", "CosineSimilarityLoss": "cosine", "CLIPLoss": "clip"}
+
+
+def fit(
+    model: str,
+    train_data: DataSource,
+    eval_data: DataSource | None = None,
+    val_split: float = 0.0,
+    model_artifact: str | os.PathLike[str] | None = None,
+    run_name: str | None = None,
+    loss: str | None = None,
+    learning_rate: float | None = None,
+    epochs: int = 5,
+    batch_size: int = 64,
+    freeze: bool = False,
+    output_dim: int | None = None,
+    device: str | None = None,
+    *,
+    output: str | os.PathLike[str] = "artifacts",
+    options: FitOptions | None = None,
+    export_options: ExportOptions | None = None,
+) -> Fit:
+    """Fine-tune a model on this machine, and export it. The result is a path that :func:`get_model` takes.
+
+    Args:
+        model: Name of the model, as for :func:`exporters.export`.
+        train_data: A CSV, JSONL or parquet file, a folder of classes, or rows; see :func:`exporters.fit.run.fit`.
+        eval_data: Evaluation data.
+        val_split: Share of the training data to hold out instead of ``eval_data``.
+        model_artifact: Weights to start from, such as a Finetuner run; by default the pretrained ones.
+        run_name: Name of the artifact.
+        loss: Name of the loss, ours or Finetuner's ``TripletMarginLoss``, ``CosineSimilarityLoss`` or ``CLIPLoss``; by
+            default the usual one of the data.
+        learning_rate: Highest learning rate; by default the usual one of the model.
+        epochs: Number of passes over the training data.
+        batch_size: Items in a step.
+        freeze: Whether to train only the layers after the pooling.
+        output_dim: Length of the embeddings of a new linear layer at the end.
+        device: ``cpu`` or ``cuda``; by default a GPU if there is one.
+        output: Folder in which the artifact's folder is made.
+        options: Further options. The arguments above replace those in it.
+        export_options: Options of the export.
+
+    Raises:
+        EmbeddingBackbonesError: As for :func:`exporters.fit.run.fit`.
+    """
+    chosen = replace(
+        options or FitOptions(),
+        val_split=val_split,
+        loss=_LOSSES.get(loss or "", loss),
+        learning_rate=learning_rate,
+        epochs=epochs,
+        batch_size=batch_size,
+        freeze=freeze,
+        output_dim=output_dim,
+        device=device,
+    )
+    export_options = export_options or ExportOptions()
+    if model_artifact is not None:
+        export_options = replace(export_options, weights=os.fspath(model_artifact))
+    return _fit(
+        model,
+        train_data,
+        eval_data,
+        output=output,
+        artifact_name=run_name,
+        options=chosen,
+        export_options=export_options,
+    )
 
 
 def build_model(

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from types import ModuleType
 
-MODULES = ("runtime", "runtime.finetuner", "exporters", "exporters.finetuner")
+MODULES = ("runtime", "runtime.finetuner", "exporters", "exporters.finetuner", "exporters.fit")
 
 
 def describe(module: str) -> Iterator[str]:

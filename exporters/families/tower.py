@@ -85,6 +85,10 @@ class ExportableTower(ABC):
         """Return :meth:`module` with attention in plain operators, for torch's exporter; ``None``: it has no other."""
         return None
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the tensors of the model by name, as ``--weights`` takes them; by default those of :meth:`module`."""
+        return dict(self.module().state_dict())
+
     @abstractmethod
     def inputs(self) -> Sequence[GraphInput]:
         """Return the graph's inputs with examples, in the order of the module's arguments."""

@@ -25,7 +25,7 @@ def count_csv_rows(path: str, column: str) -> int:
     Raises:
         UsageError: The file cannot be read, or its header has not exactly one such column.
     """
-    with _open_csv(path) as reader:
+    with open_csv(path) as reader:
         _find_column(next(reader, []), path, column)
         return sum(1 for row in reader if row)
 
@@ -36,7 +36,7 @@ def read_csv_column(path: str, column: str, kind: str) -> Iterator[SourceItem]:
     Raises:
         UsageError: The file cannot be read.
     """
-    with _open_csv(path) as reader:
+    with open_csv(path) as reader:
         at = _find_column(next(reader, []), path, column)
         for row in reader:
             if row:
@@ -44,7 +44,12 @@ def read_csv_column(path: str, column: str, kind: str) -> Iterator[SourceItem]:
 
 
 @contextmanager
-def _open_csv(path: str) -> Iterator[Reader]:
+def open_csv(path: str) -> Iterator[Reader]:
+    """Yield a reader of all rows, the header included. Bytes that are not UTF-8 become lone surrogates.
+
+    Raises:
+        UsageError: The file cannot be read, is UTF-16, or has a quote that is not closed.
+    """
     csv.field_size_limit(_FIELD_CHARACTERS)
     dialect = csv.excel_tab if path.lower().endswith(".tsv") else csv.excel
     try:

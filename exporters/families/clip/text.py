@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from exporters.catalogue.options import ExportOptions
 from exporters.errors import WeightsError
 from exporters.families.text_tower import TextTower
+from exporters.modules.sharing import copy_sharing_tensors
 from exporters.samples.texts import TEXTS
 from runtime.artifact.manifest import Pooling, Projection, TextPreprocessing, Weights
 
@@ -90,7 +90,7 @@ class TextModelTower(TextTower):
 
     def encoder(self) -> nn.Module:
         """Return encoder and projection."""
-        return copy.deepcopy(self._model.encoder)
+        return copy_sharing_tensors(self._model.encoder)
 
     def embed(self, item: str) -> Tensor:
         """Return the unmodified model's embedding of a text, with its library's own tokenizer."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -16,6 +15,7 @@ from exporters.families.image_tower import ImageTower
 from exporters.families.text_tower import TextTower
 from exporters.families.tower import ExportableTower
 from exporters.families.vision.stated import state_preprocessing
+from exporters.modules.sharing import copy_sharing_tensors
 from runtime.artifact.manifest import ImagePreprocessing, Pooling, Projection, TextPreprocessing, Weights
 
 
@@ -100,7 +100,11 @@ class ClipTextTower(TextTower):
 
     def encoder(self) -> nn.Module:
         """Return encoder and projection."""
-        return copy.deepcopy(self._text.encoder)
+        return copy_sharing_tensors(self._text.encoder)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the tensors of the text model by its library's names."""
+        return dict(self._text.encoder.state_dict())
 
     def embed(self, item: str) -> Tensor:
         """Return the unmodified model's embedding of a text, with its library's own tokenizer."""
@@ -126,7 +130,11 @@ class ClipImageTower(ImageTower):
 
     def backbone(self) -> nn.Module:
         """Return encoder and projection."""
-        return copy.deepcopy(self._image.backbone)
+        return copy_sharing_tensors(self._image.backbone)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the tensors of the image model by its library's names."""
+        return dict(self._image.backbone.state_dict())
 
     def embed_pixels(self, pixel_values: Tensor) -> Tensor:
         """Return the unmodified model's embedding of one image."""

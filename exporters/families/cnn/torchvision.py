@@ -11,25 +11,41 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
 
 from exporters.catalogue.spec import TorchvisionSource
-from exporters.catalogue.weights_ref import ModelWeights, Pretrained, RandomInit
+from exporters.catalogue.weights_ref import ModelWeights, Pretrained, RandomInit, StateDict
 from exporters.errors import WeightsMismatchError
 from exporters.families.cnn.tower import Cnn, CnnTower
 from exporters.families.family import LoadRequest
 from exporters.families.from_run import only_model
 from exporters.families.tower import ExportableTower
+from exporters.modules.projection import ProjectionLayer
 from exporters.weights.finetuner_run import RunModel
+from exporters.weights.projection_head import read_head
 from exporters.weights.random_init import stabilize_activations
 from exporters.weights.state_dict import Checkpoint, load_into, read_checkpoint, record_random, seeded
 from exporters.weights.torchvision_hub import load_pretrained, published_transforms
 
 # The statistics hardly depend on the image size, and EfficientNet-B7's own size takes seven times longer.
 _CALIBRATION_SIZE = 224
+_PROJECTION = "projection."
 
 
 def load(request: LoadRequest[TorchvisionSource], weights: ModelWeights) -> list[ExportableTower]:
     """Build a network of torchvision, load its weights, and return its tower."""
-    cnn = load_cnn(request.source, weights, request.options.image_size)
+    if isinstance(weights, StateDict):
+        checkpoint, projections = _split_projections(read_checkpoint(weights))
+        cnn = load_cnn(request.source, checkpoint, request.options.image_size)
+        cnn = replace(cnn, projections=projections)
+    else:
+        cnn = load_cnn(request.source, weights, request.options.image_size)
     return [CnnTower(cnn, request.options, output_dim=request.output_dim)]
+
+
+def _split_projections(checkpoint: Checkpoint) -> tuple[Checkpoint, tuple[ProjectionLayer, ...]]:
+    """Split a state dict as :meth:`CnnTower.state_dict` returns it."""
+    network = {key: value for key, value in checkpoint.state_dict.items() if not key.startswith(_PROJECTION)}
+    others = checkpoint.state_dict.keys() - network.keys()
+    layers = {key.removeprefix(_PROJECTION): checkpoint.state_dict[key] for key in others}
+    return replace(checkpoint, state_dict=network), read_head(layers, checkpoint.source)
 
 
 def load_run(request: LoadRequest[TorchvisionSource], models: Sequence[RunModel]) -> list[ExportableTower]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,7 +15,8 @@ from exporters.families.vision.stated import state_preprocessing
 from exporters.families.vision.transforms import read_transforms
 from exporters.modules.pooling import build_image_pooling
 from exporters.modules.projection import ProjectionLayer, project_exactly, stack_projections
-from runtime.artifact.manifest import Pooling, Weights
+from exporters.modules.sharing import copy_sharing_tensors
+from runtime.artifact.manifest import Pooling, Projection, Weights
 from runtime.errors import UsageError
 
 
@@ -70,10 +70,23 @@ class CnnTower(ImageTower):
 
     def backbone(self) -> nn.Module:
         """Return the network without its head, with the record's pooling and the projections."""
-        backbone = copy.deepcopy(self._cnn.model)
+        backbone = copy_sharing_tensors(self._cnn.model)
         backbone.set_submodule(self._cnn.pool, build_image_pooling(self.record.pooling))
         backbone.set_submodule(self._cnn.head, nn.Identity())
         return nn.Sequential(backbone, *stack_projections(self._cnn.projections))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the tensors of the whole network, and of the projections as ``projection.INDEX.weight`` and bias."""
+        layers = nn.ModuleList(layer for _, layer in self._cnn.projections).state_dict()
+        return self._cnn.model.state_dict() | {f"projection.{name}": value for name, value in layers.items()}
+
+    def with_projection(self, layer: nn.Linear, options: ExportOptions) -> CnnTower:
+        """Return the tower of the same network with one more linear layer at its end."""
+        record = Projection(
+            in_features=layer.in_features, out_features=layer.out_features, bias=True, activation="identity"
+        )
+        cnn = replace(self._cnn, projections=(*self._cnn.projections, (record, layer)))
+        return CnnTower(cnn, options, output_dim=layer.out_features)
 
     def embed_pixels(self, pixel_values: Tensor) -> Tensor:
         """Return the input of the unmodified model's head, projected in float64 if there are projections.

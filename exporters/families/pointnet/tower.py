@@ -53,6 +53,10 @@ class PointNetTower(ExportableTower):
         """Return network and vector normalisation in one module."""
         return PointCloudEmbedding(self._model, unit_length=self.record.normalized).eval()
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the network's tensors by Finetuner's names."""
+        return dict(self._model.state_dict())
+
     def inputs(self) -> Sequence[GraphInput]:
         """Return the only input, with two point clouds as the example."""
         example = torch.stack([normalize_cloud(shape) for shape in self.items()[TRACED]])

@@ -89,6 +89,11 @@ class SentenceTower(TextTower):
         self._check_tokens()
 
     @property
+    def sentences(self) -> SentenceTransformer:
+        """The library's model, with the user's options."""
+        return self._model
+
+    @property
     def backend(self) -> Tokenizer:
         """The tokenizer of the ``tokenizers`` library that the model has."""
         tokenizer: Any = self._first.tokenizer

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +14,7 @@ from exporters.families.text_tower import TextTower
 from exporters.families.transformer.sentence_layers import SentenceLayers
 from exporters.modules.pooling import TokenPool
 from exporters.modules.projection import project_exactly, stack_projections
+from exporters.modules.sharing import copy_sharing_tensors
 from runtime.array_types import Array
 from runtime.artifact.manifest import Pooling, TextPreprocessing, Weights
 from runtime.errors import UsageError
@@ -63,6 +63,14 @@ class TransformerTower(TextTower):
         """Return encoder, pooling and projections in one module."""
         return PooledEncoder(_traceable(self._model), self.record.pooling, stack_projections(self._layers))
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the tensors of a SentenceTransformer: the encoder, the pooling at 1, and the linear layers."""
+        layers = nn.ModuleList(layer for _, layer in self._layers)
+        tensors = {f"0.model.{name}": value for name, value in self._model.state_dict().items()}
+        for index, layer in enumerate(layers, start=2):
+            tensors |= {f"{index}.linear.{name}": value for name, value in layer.state_dict().items()}
+        return tensors
+
     def embed(self, item: str) -> Tensor:
         """Return the unmodified encoder's embedding of a text without padding, pooled in float64."""
         limit = self.preprocessing.max_length
@@ -91,12 +99,12 @@ class PooledEncoder(nn.Module):
 
 
 def _traceable(model: PreTrainedModel) -> PreTrainedModel:
-    """Return a copy whose attention torch can trace.
+    """Return a copy whose attention torch can trace. It shares the tensors.
 
     T5's default attention ends in a strided view that torch 2.14 cannot decompose with symbolic sizes
     ("Cannot view a tensor with shape ..."). The eager attention computes the same.
     """
-    traceable = copy.deepcopy(model)
+    traceable = copy_sharing_tensors(model)
     if traceable.config.model_type == "t5":
         traceable.set_attn_implementation("eager")
     return traceable

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import difflib
 
 import torch
@@ -18,6 +17,7 @@ from exporters.families.tower import ExportableTower
 from exporters.families.vision.random_weights import calibrate
 from exporters.families.vision.tower import ImageModel, ImageModelTower
 from exporters.families.vision.transforms import read_transforms
+from exporters.modules.sharing import copy_sharing_tensors
 from exporters.weights.state_dict import load_into, read_checkpoint, record_random, seeded
 from exporters.weights.torchvision_hub import load_pretrained, published_transforms
 
@@ -101,8 +101,8 @@ def find_head(model: nn.Module, side: int) -> str:
 
 
 def without_head(model: nn.Module, head: str) -> nn.Module:
-    """Return a copy of a classifier that returns the input of its head."""
-    backbone = copy.deepcopy(model)
+    """Return a copy of a classifier that returns the input of its head. It shares the tensors."""
+    backbone = copy_sharing_tensors(model)
     backbone.set_submodule(head, nn.Identity())
     return backbone
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -15,6 +14,7 @@ from exporters.errors import WeightsError
 from exporters.families.image_tower import ImageTower
 from exporters.families.vision.pixels import check_pixels
 from exporters.families.vision.stated import state_preprocessing
+from exporters.modules.sharing import copy_sharing_tensors
 from exporters.weights.parsing import summarize_error
 from runtime.artifact.manifest import ImagePreprocessing, Pooling, Projection, Weights
 
@@ -82,7 +82,11 @@ class ImageModelTower(ImageTower):
 
     def backbone(self) -> nn.Module:
         """Return encoder and projection."""
-        return copy.deepcopy(self._model.backbone)
+        return copy_sharing_tensors(self._model.backbone)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the tensors of the encoder by its library's names."""
+        return dict(self._model.backbone.state_dict())
 
     def embed(self, item: Image.Image) -> Tensor:
         """Return the unmodified model's embedding of one image, by its library alone."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +18,7 @@ from exporters.families.transformer.huggingface import read_config
 from exporters.families.vision.processor import read_processor
 from exporters.families.vision.random_weights import calibrate
 from exporters.families.vision.tower import ImageModel, ImageModelTower
+from exporters.modules.sharing import copy_sharing_tensors
 from exporters.weights.model_folder import load_reported, quiet_transformers
 from exporters.weights.parsing import summarize_error
 from exporters.weights.remote_code import refuse_code
@@ -150,7 +150,7 @@ def _side(config: Any) -> int:
 
 
 def _traceable(model: nn.Module, model_type: str) -> nn.Module:
-    traced = copy.deepcopy(model)
+    traced = copy_sharing_tensors(model)
     if model_type in _EAGER:
         encoder: Any = traced.model
         encoder.set_attn_implementation("eager")

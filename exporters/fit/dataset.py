@@ -1,0 +1,250 @@
+"""Read training data: CSV, JSONL and parquet files, folders with one folder for each class, or rows in memory."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from exporters.errors import TrainingDataError
+from runtime.artifact.manifest import TowerName
+from runtime.errors import UsageError
+from runtime.jobs.csv_files import CSV_SUFFIXES, open_csv
+from runtime.jobs.inputs import file_suffix, folder_suffixes, walk_folder
+from runtime.jobs.items import Unreadable
+from runtime.jobs.parquet import open_parquet
+from runtime.jobs.text_files import read_file_lines
+from runtime.preprocess.item import UnusableItemError
+
+DataKind = Literal["labels", "pairs", "scores", "captions"]
+DataSource = str | os.PathLike[str] | Sequence[Mapping[str, object]]
+Entry = tuple[str, "Mapping[str, object] | Unreadable"]  # its place, and the values by the names of the columns
+# The order matters: a pair with a score has the columns of a pair, too.
+COLUMNS: Mapping[DataKind, tuple[str, ...]] = {
+    "labels": ("item", "label"),
+    "scores": ("a", "b", "score"),
+    "pairs": ("a", "b"),
+    "captions": ("text", "image"),
+}
+_LISTED = 10  # bad rows in a message
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A row of the data: its place, its items, and the label or score, if the kind of data has one."""
+
+    place: str
+    items: tuple[str, ...]
+    target: str | float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Rows of one kind. ``towers`` names the tower of each item of a row."""
+
+    kind: DataKind
+    towers: tuple[TowerName, ...]
+    rows: tuple[Row, ...]
+
+    def split(self, share: float, seed: int) -> tuple[Data, Data]:
+        """Return the data without a random ``share`` of the rows, and these rows."""
+        order = random.Random(seed).sample(range(len(self.rows)), len(self.rows))  # noqa: S311  no secret
+        held_out = set(order[: round(share * len(order))])
+        kept, others = list[Row](), list[Row]()
+        for index, row in enumerate(self.rows):
+            (others if index in held_out else kept).append(row)
+        return replace(self, rows=tuple(kept)), replace(self, rows=tuple(others))
+
+
+def read_data(source: DataSource, towers: Sequence[TowerName], columns: Sequence[str] = ()) -> tuple[Data, list[Entry]]:
+    """Read all rows of ``source``, and return the good ones, and the bad ones with the reason of each.
+
+    Args:
+        source: A ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet`` file; a folder with a folder for each class; a pattern
+            with one ``*`` that stands for the names of the classes; or rows in memory. Paths in a file are relative to
+            the current folder.
+        towers: The towers of the model.
+        columns: Names of the columns of a CSV file without a header.
+
+    Raises:
+        UsageError: The source does not exist, or is of an unknown kind.
+        TrainingDataError: It has no rows, or not the columns of a kind of data that the model takes.
+    """
+    name = os.fspath(source) if isinstance(source, str | os.PathLike) else "the data"
+    entries = list(_read_entries(source, towers, columns))
+    kind = _find_kind(name, entries, towers)
+    named: tuple[TowerName, ...] = ("text", "image") if kind == "captions" else (towers[0],) * _count_items(kind)
+    rows, bad = [], list[Entry]()
+    for place, values in entries:
+        row = values if isinstance(values, Unreadable) else _read_row(place, values, kind)
+        if isinstance(row, Unreadable):
+            bad.append((place, row))
+        else:
+            rows.append(row)
+    return Data(kind=kind, towers=named, rows=tuple(rows)), bad
+
+
+def check_items(data: Data, prepare: Mapping[TowerName, Callable[[str], object]]) -> tuple[Data, list[Entry]]:
+    """Prepare every item once as the training will, and return the good rows, and the bad ones with their reasons.
+
+    Args:
+        data: The rows.
+        prepare: For each tower, a function that raises an :class:`UnusableItemError` for a bad item.
+    """
+    rows, bad = [], list[Entry]()
+    for row in data.rows:
+        try:
+            for tower, item in zip(data.towers, row.items, strict=True):
+                prepare[tower](item)
+        except UnusableItemError as exc:
+            bad.append((row.place, Unreadable(f"{item!r} is unusable: {exc}")))
+        else:
+            rows.append(row)
+    return replace(data, rows=tuple(rows)), bad
+
+
+def describe_bad(bad: Sequence[Entry]) -> str:
+    """Return the places and reasons of the first bad rows, one a line."""
+    lines = [f"  {place}: {value.reason}" for place, value in bad if isinstance(value, Unreadable)]
+    return "\n".join(lines[:_LISTED]) + f"\n  and {len(lines) - _LISTED} more" * (len(lines) > _LISTED)
+
+
+def check_labels(data: Data, name: str) -> None:
+    """Check that labels can be told apart: two of them have two items each.
+
+    Raises:
+        TrainingDataError: They have not.
+    """
+    counts = Counter(row.target for row in data.rows)
+    if data.kind == "labels" and sum(count >= 2 for count in counts.values()) < 2:
+        raise TrainingDataError(f"{name} has no two labels with two items each, so there is nothing to tell apart")
+
+
+def _count_items(kind: DataKind) -> int:
+    return 1 if kind == "labels" else 2
+
+
+def _read_entries(source: DataSource, towers: Sequence[TowerName], columns: Sequence[str]) -> Iterator[Entry]:
+    if not isinstance(source, str | os.PathLike):
+        return ((f"row {number}", values) for number, values in enumerate(source, 1))
+    path = os.fspath(source)
+    suffix = file_suffix(path)
+    if columns and suffix not in CSV_SUFFIXES:
+        raise UsageError(f"--columns names the columns of CSV files without a header, and {path} is none; leave it out")
+    if "*" in path or Path(path).is_dir():
+        return _read_classes(path, towers)
+    if not Path(path).is_file():
+        raise UsageError(f"there is no {path}; give a file, a folder of classes, or a pattern such as 'shapes/*/train'")
+    if suffix in CSV_SUFFIXES:
+        return _read_csv(path, columns)
+    if suffix == ".jsonl":
+        return _read_jsonl(path)
+    if suffix == ".parquet":
+        return _read_parquet(path)
+    raise UsageError(f"{path} is not a .csv, .tsv, .jsonl or .parquet file, and not a folder of classes")
+
+
+def _read_csv(path: str, columns: Sequence[str]) -> Iterator[Entry]:
+    with open_csv(path) as reader:
+        header = list(columns) or next(reader, [])
+        for row in reader:
+            if not row:
+                continue
+            place = f"{path}:{reader.line_num}"
+            if len(row) == len(header):
+                yield place, dict(zip(header, row, strict=True))
+            else:
+                yield place, Unreadable(f"the row has {len(row)} fields, expected {len(header)}: {', '.join(header)}")
+
+
+def _read_jsonl(path: str) -> Iterator[Entry]:
+    for place, line in read_file_lines(path):
+        if isinstance(line, Unreadable):
+            yield place, line
+        elif line.strip():
+            try:
+                values = json.loads(line)
+            except (ValueError, RecursionError) as exc:
+                yield place, Unreadable(f"the line is not JSON ({exc})")
+            else:
+                yield place, values if isinstance(values, dict) else Unreadable("the line is not a JSON object")
+
+
+def _read_parquet(path: str) -> Iterator[Entry]:
+    with open_parquet(path, path) as file:
+        try:
+            rows = (row for batch in file.iter_batches() for row in batch.to_pylist())
+            yield from ((f"{path}:{number}", row) for number, row in enumerate(rows, 1))
+        except (OSError, ValueError) as exc:  # pyarrow raises both
+            raise UsageError(f"{path} is damaged ({exc}); write it again") from exc
+
+
+def _read_classes(path: str, towers: Sequence[TowerName]) -> Iterator[Entry]:
+    """Yield the files of each class. The class is what the ``*`` of a pattern stands for."""
+    if list(towers) not in (["image"], ["mesh"]):
+        raise UsageError(f"{path} is a folder of classes, which are for images and meshes; give texts in a file")
+    parts = Path(path if "*" in path else Path(path) / "*").parts
+    if "".join(parts).count("*") != 1 or "*" not in parts:
+        raise UsageError(f"{path} has another pattern than one folder `*`, such as 'shapes/*/train'")
+    at = parts.index("*")
+    parent, suffixes = Path(*parts[:at]), folder_suffixes(towers[0])
+    for folder in sorted(parent.iterdir()) if parent.is_dir() else ():
+        inside = folder.joinpath(*parts[at + 1 :])
+        if inside.is_dir() and not folder.name.startswith("."):
+            for file in walk_folder(str(inside)):
+                if file_suffix(file) in suffixes:
+                    yield file, {"item": file, "label": folder.name}
+
+
+def _find_kind(name: str, entries: Sequence[Entry], towers: Sequence[TowerName]) -> DataKind:
+    accepted = [kind for kind in COLUMNS if (kind == "captions") == (len(towers) > 1)]
+    expected = " or ".join(",".join(COLUMNS[kind]) for kind in accepted)
+    first = next((values for _, values in entries if not isinstance(values, Unreadable)), None)
+    if first is None:
+        reasons = describe_bad(entries)
+        raise TrainingDataError(f"{name} has no rows of {expected}" + f":\n{reasons}" * bool(reasons))
+    for kind in accepted:
+        if all(column in first for column in COLUMNS[kind]):
+            return kind
+    found = ", ".join(map(str, first))
+    advice = "; if the first row of a CSV is data, name the columns with --columns"
+    raise TrainingDataError(f"{name} has the columns {found:.200}; this model takes {expected}{advice}")
+
+
+def _read_row(place: str, values: Mapping[str, object], kind: DataKind) -> Row | Unreadable:
+    names = COLUMNS[kind]
+    items = []
+    for name in names[: _count_items(kind)]:
+        value = values.get(name)
+        if isinstance(value, os.PathLike):
+            value = os.fspath(value)
+        if not isinstance(value, str) or not value.strip():
+            return Unreadable(f"{name!r} is {'no text' if value and not isinstance(value, str) else 'empty'}")
+        if any("\ud800" <= character <= "\udfff" for character in value):
+            return Unreadable(f"{name!r} is not UTF-8; convert the file")
+        items.append(value)
+    target: str | float | None = None
+    if kind == "labels":
+        target = str(values.get("label", "")).strip()
+        if not target or values["label"] is None:
+            return Unreadable("'label' is empty")
+    elif kind == "scores":
+        try:
+            target = float(str(values.get("score")))
+        except ValueError:
+            return Unreadable(f"'score' is {values.get('score')!r}, not a number")
+        if not math.isfinite(target):
+            return Unreadable(f"'score' is {target}")
+    return Row(place=place, items=tuple(items), target=target)
+
+
+def number_labels(rows: Iterable[Row]) -> list[int]:
+    """Return the number of each row's label, from 0 in the order of their appearance."""
+    numbers: dict[object, int] = {}
+    return [numbers.setdefault(row.target, len(numbers)) for row in rows]

@@ -1,0 +1,139 @@
+"""Measure a model on evaluation data by the evaluators of sentence-transformers."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.evaluation import SequentialEvaluator
+from sentence_transformers.sentence_transformer.evaluation import (
+    EmbeddingSimilarityEvaluator,
+    InformationRetrievalEvaluator,
+)
+
+from exporters.errors import TrainingDataError
+from exporters.fit.dataset import Data
+
+_RETRIEVAL = ("recall@1", "recall@5", "recall@10", "mrr@10", "ndcg@10", "map@100")
+_CORRELATION = ("spearman", "pearson")
+_DOCUMENT_PROMPTS = ("document", "passage", "corpus")  # as sentence-transformers' encode_document looks for them
+_DEPTHS: Mapping[str, list[int]] = {
+    "accuracy_at_k": [1],
+    "precision_recall_at_k": [1, 5, 10],
+    "mrr_at_k": [10],
+    "ndcg_at_k": [10],
+    "map_at_k": [100],
+}
+
+
+class Evaluation:
+    """Metrics on evaluation data: those of search, or the correlation with scores.
+
+    Attributes:
+        evaluator: The library's evaluator.
+        main: Name of the metric that chooses the best epoch, as the evaluator calls it.
+    """
+
+    def __init__(self, data: Data, model: SentenceTransformer, *, batch_size: int, dims: Sequence[int]) -> None:
+        """Prepare the evaluation, also of the first ``dims`` dimensions.
+
+        For pairs, each first item searches its partner among all second ones. For labels, half of the items of each
+        label search among the other half, and all items with the same label are right.
+
+        Raises:
+            TrainingDataError: No label has two items.
+        """
+        similarity = str(model.similarity_fn_name)
+        found: dict[int | None, Any] = {}
+        for dim in (None, *dims):
+            name = "" if dim is None else f"{dim}_dimensions"
+            settings = {"batch_size": batch_size, "truncate_dim": dim, "name": name, "write_csv": False}
+            found[dim] = _correlate(data, settings) if data.kind == "scores" else _search(data, model, settings)
+        self.evaluator = SequentialEvaluator(found.values(), main_score_function=lambda scores: scores[0])
+        self._keys: dict[str, str] = {}
+        for dim in found:
+            prefix, suffix = ("", "") if dim is None else (f"{dim}_dimensions_", f" ({dim} dimensions)")
+            for metric in _CORRELATION if data.kind == "scores" else _RETRIEVAL:
+                full = f"{metric}_{similarity}" if data.kind == "scores" else f"{similarity}_{metric}"
+                self._keys[prefix + full] = metric + suffix
+        self.main = f"spearman_{similarity}" if data.kind == "scores" else f"{similarity}_ndcg@10"
+
+    @property
+    def main_metric(self) -> str:
+        """The name of the main metric for people."""
+        return self._keys[self.main]
+
+    def measure(self, model: SentenceTransformer) -> dict[str, float]:
+        """Return the metrics of ``model`` by their names for people."""
+        return self.select(self.evaluator(model))
+
+    def select(self, metrics: Mapping[str, Any]) -> dict[str, float]:
+        """Return the metrics of an evaluation by their names for people."""
+        plain = {key.removeprefix("eval_"): value for key, value in metrics.items()}
+        return {name: float(plain[key]) for key, name in self._keys.items()}
+
+
+def wrap_items(data: Data, position: int) -> list[Any]:
+    """Return one item of each row as the model takes it: a text, or a dict from the name of a tower to a path."""
+    tower = data.towers[position]
+    items = [row.items[position] for row in data.rows]
+    return items if tower == "text" else [{tower: item} for item in items]
+
+
+def choose_prompts(model: SentenceTransformer, data: Data) -> tuple[str, ...]:
+    """Return the prompt of each item of a row: for pairs those of queries and documents, if the model has them."""
+    default = model.prompts.get(model.default_prompt_name or "") or ""
+    if data.kind != "pairs":
+        return (default,) * len(data.towers)
+    documents = [model.prompts.get(name) or "" for name in _DOCUMENT_PROMPTS]
+    return model.prompts.get("query") or default, next(filter(None, documents), default)
+
+
+def _correlate(data: Data, settings: dict[str, Any]) -> EmbeddingSimilarityEvaluator:
+    scores = [float(row.target or 0) for row in data.rows]
+    return EmbeddingSimilarityEvaluator(wrap_items(data, 0), wrap_items(data, 1), scores, **settings)
+
+
+def _search(data: Data, model: SentenceTransformer, settings: dict[str, Any]) -> InformationRetrievalEvaluator:
+    queries, corpus, relevant = _split_labels(data) if data.kind == "labels" else _pair(data)
+    prompts = choose_prompts(model, data)
+    settings |= {"query_prompt": prompts[0], "corpus_prompt": prompts[-1], **_DEPTHS}
+    return InformationRetrievalEvaluator(queries, corpus, relevant, **settings)
+
+
+Search = tuple[dict[str, Any], dict[str, Any], dict[str, set[str]]]  # queries, corpus, and what is right for a query
+
+
+def _pair(data: Data) -> Search:
+    """Equal items are one query, or one entry of the corpus: else a right answer would count as wrong."""
+    first, second = wrap_items(data, 0), wrap_items(data, 1)
+    queries: dict[str, Any] = {}
+    corpus: dict[str, Any] = {}
+    relevant: dict[str, set[str]] = defaultdict(set)
+    names: dict[tuple[int, str], str] = {}
+    for row, query, answer in zip(data.rows, first, second, strict=True):
+        asked = names.setdefault((0, row.items[0]), f"q{len(names)}")
+        found = names.setdefault((1, row.items[1]), f"d{len(names)}")
+        queries[asked], corpus[found] = query, answer
+        relevant[asked].add(found)
+    return queries, corpus, relevant
+
+
+def _split_labels(data: Data) -> Search:
+    queries: dict[str, Any] = {}
+    corpus: dict[str, Any] = {}
+    answers: dict[object, set[str]] = defaultdict(set)
+    labels: dict[str, object] = {}
+    seen: dict[object, int] = defaultdict(int)
+    for index, (row, item) in enumerate(zip(data.rows, wrap_items(data, 0), strict=True)):
+        seen[row.target] += 1
+        if seen[row.target] % 2:
+            corpus[f"d{index}"] = item
+            answers[row.target].add(f"d{index}")
+        else:
+            queries[f"q{index}"], labels[f"q{index}"] = item, row.target
+    if not queries:
+        raise TrainingDataError("no label of the evaluation data has two items, so none can find another")
+    return queries, corpus, {name: answers[label] for name, label in labels.items()}

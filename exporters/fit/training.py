@@ -1,0 +1,260 @@
+"""Train a model with sentence-transformers' trainer: reproducible, and resumable at any step."""
+
+from __future__ import annotations
+
+import math
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from safetensors.torch import load_model, save_model
+from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from sentence_transformers.base.sampler import BatchSamplers, DefaultBatchSampler
+from torch.utils.data import RandomSampler
+from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+from exporters.errors import FitError
+from exporters.fit.dataset import COLUMNS, Data, number_labels
+from exporters.fit.learner import Learner
+from exporters.fit.losses import build_loss
+from exporters.fit.metrics import Evaluation, choose_prompts, wrap_items
+from exporters.fit.options import FitOptions
+from exporters.weights.model_folder import quiet_transformers
+from runtime.errors import UsageError
+
+_TENSORS = "model.safetensors"
+_INTERRUPTED = "interrupted at step {}; run the same command with --resume to go on"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """The record of a training.
+
+    Attributes:
+        losses: The loss at each step.
+        evaluations: The metrics after each epoch.
+        steps: Number of steps.
+        seconds: Time of this process in the trainer.
+        peak_memory_bytes: Largest memory of this process, on a GPU the largest memory there.
+    """
+
+    losses: list[float]
+    evaluations: list[dict[str, float]]
+    steps: int
+    seconds: float
+    peak_memory_bytes: int
+
+
+def train(
+    learner: Learner, data: Data, evaluation: Evaluation | None, loss: str, options: FitOptions, folder: Path
+) -> Training:
+    """Train the model in place, and leave the weights of the best epoch in it if there is an evaluation.
+
+    Args:
+        learner: The model.
+        data: The training data.
+        evaluation: The evaluation after each epoch; ``None`` for none.
+        loss: Name of the loss.
+        options: The options.
+        folder: Folder of the checkpoints from which an interrupted training goes on.
+
+    Raises:
+        FitError: The loss is no longer a number.
+        KeyboardInterrupt: The user interrupts the training. A checkpoint of the last step is written first.
+    """
+    model = learner.model
+    trainer = _Trainer(
+        model=model,
+        args=_arguments(learner, data, evaluation, options, folder),
+        train_dataset=_dataset(data),
+        loss=build_loss(loss, model, options),
+        evaluator=evaluation.evaluator if evaluation else None,
+        callbacks=_callbacks(options, watched=evaluation is not None),
+    )
+    trainer.remove_callback(PrinterCallback)
+    if sys.stderr.isatty():
+        trainer.add_callback(_ProgressBar)
+    start = time.perf_counter()
+    find_checkpoint: Callable[[str], str | None] = get_last_checkpoint
+    with _interruptible(trainer), _without_notes():
+        trainer.train(resume_from_checkpoint=find_checkpoint(str(folder)) if folder.is_dir() else None)
+    history: list[dict[str, Any]] = trainer.state.log_history
+    main = f"eval_{evaluation.main}" if evaluation else ""
+    return Training(
+        losses=[entry["loss"] for entry in history if "loss" in entry],
+        evaluations=[evaluation.select(entry) for entry in history if evaluation and main in entry],
+        steps=trainer.state.global_step,
+        seconds=time.perf_counter() - start,
+        peak_memory_bytes=_peak_memory(),
+    )
+
+
+class _Trainer(SentenceTransformerTrainer):
+    """The trainer, with the tensors of any model in one file, and without a model card."""
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        del state_dict
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        save_model(self.model, str(folder / _TENSORS))
+
+    def _load_from_checkpoint(self, checkpoint_path: str, model: Any = None) -> None:
+        del model
+        load_model(self.model, Path(checkpoint_path) / _TENSORS, device=str(self.model.device))
+
+    def _load_best_model(self) -> None:
+        if self.state.best_model_checkpoint is not None:
+            self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+    def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
+        del default_args_dict
+
+
+class _ShuffledBatches(DefaultBatchSampler):
+    """Random batches whose order depends on the seed and the epoch alone, so that a resumed epoch has the same."""
+
+    def __init__(self, dataset: Any, **settings: Any) -> None:
+        super().__init__(RandomSampler(dataset, generator=settings["generator"]), **settings)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        if self.generator is not None:
+            self.generator.manual_seed(self.seed + self.epoch)
+        return super().__iter__()
+
+
+class _ProgressBar(ProgressCallback):
+    """The library's progress bar with the loss, instead of a line for each step."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if self.training_bar is not None and "loss" in (logs or {}):
+            self.training_bar.set_postfix(loss=f"{logs['loss']:.4f}")
+
+
+class _Guard(TrainerCallback):
+    """Ends a training whose loss is no longer a number, and an interrupted one after a checkpoint."""
+
+    interrupted = False
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if not math.isfinite((logs or {}).get("loss", 0.0)):
+            raise FitError(
+                f"the loss is {logs['loss']} at step {state.global_step}; lower --learning-rate, or use --precision "
+                "fp32"
+            )
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # The last step of an epoch has a checkpoint anyway, after the evaluation.
+        if self.interrupted and state.global_step % (state.max_steps // state.num_train_epochs):
+            control.should_save = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.interrupted:
+            raise KeyboardInterrupt(_INTERRUPTED.format(state.global_step))
+
+
+@contextmanager
+def _interruptible(trainer: SentenceTransformerTrainer) -> Iterator[None]:
+    """Let the first Ctrl-C or SIGTERM in the block end the training after a checkpoint; the second ends it at once."""
+    guard = _Guard()
+    trainer.add_callback(guard)
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        if guard.interrupted:
+            raise KeyboardInterrupt
+        guard.interrupted = True
+        print("interrupted: writing a checkpoint after this step; once more ends at once", file=sys.stderr)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _without_notes() -> Iterator[None]:
+    """Keep the libraries' notes for developers from the user."""
+    with quiet_transformers(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        yield
+
+
+def _arguments(
+    learner: Learner, data: Data, evaluation: Evaluation | None, options: FitOptions, folder: Path
+) -> SentenceTransformerTrainingArguments:
+    watched = evaluation is not None
+    samplers: dict[str, Any] = {"labels": BatchSamplers.GROUP_BY_LABEL, "scores": _ShuffledBatches}
+    return SentenceTransformerTrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=options.epochs,
+        per_device_train_batch_size=options.batch_size,
+        learning_rate=options.learning_rate or learner.learning_rate,
+        warmup_steps=options.warmup,
+        seed=options.seed,
+        data_seed=options.seed,
+        bf16=options.precision == "bf16",
+        fp16=options.precision == "fp16",
+        use_cpu=options.device == "cpu",
+        eval_strategy="epoch" if watched else "no",
+        save_strategy="epoch",
+        save_total_limit=2,
+        load_best_model_at_end=watched,
+        metric_for_best_model=evaluation.main if evaluation else None,
+        greater_is_better=True if watched else None,
+        logging_strategy="steps",
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=torch.cuda.is_available() and options.device != "cpu",
+        restore_callback_states_from_checkpoint=True,
+        batch_sampler=samplers.get(data.kind, BatchSamplers.NO_DUPLICATES),
+        prompts=dict(zip(COLUMNS[data.kind], choose_prompts(learner.model, data), strict=False)),
+    )
+
+
+def _callbacks(options: FitOptions, *, watched: bool) -> list[TrainerCallback]:
+    if options.patience is None:
+        return []
+    if not watched:
+        raise UsageError("--patience stops by the evaluation; give --eval or --val-split, too")
+    return [EarlyStoppingCallback(early_stopping_patience=options.patience)]
+
+
+def _dataset(data: Data) -> Any:
+    from datasets import Dataset, disable_progress_bars
+
+    disable_progress_bars()
+    names = COLUMNS[data.kind][: len(data.towers)]
+    columns: dict[str, list[Any]] = {name: wrap_items(data, position) for position, name in enumerate(names)}
+    if data.kind == "labels":
+        columns["label"] = number_labels(data.rows)
+    elif data.kind == "scores":
+        columns["score"] = [row.target for row in data.rows]
+    return Dataset.from_dict(columns)
+
+
+def _peak_memory() -> int:
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return int(torch.cuda.max_memory_allocated())
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak

@@ -1,0 +1,146 @@
+"""Training data is read row by row, and every bad row is named by its line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from PIL import Image
+from pyarrow import parquet as pq
+
+from exporters.errors import TrainingDataError
+from exporters.fit.dataset import check_items, check_labels, describe_bad, number_labels, read_data
+from runtime.artifact.manifest import TowerName
+from runtime.errors import UsageError
+from runtime.preprocess.item import UnusableItemError
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text, "utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "kind", "target"),
+    [
+        ("item,label", "a cat,pets", "labels", "pets"),
+        ("a,b", "a cat,a dog", "pairs", None),
+        ("score,a,b", "0.5,a cat,a dog", "scores", 0.5),
+        ("a,note,b", "a cat,anything,a dog", "pairs", None),
+    ],
+)
+def test_the_columns_tell_the_kind(header: str, row: str, kind: str, target: object, tmp_path: Path) -> None:
+    data, bad = read_data(write(tmp_path / "d.csv", f"{header}\n{row}\n"), ["text"])
+    assert (data.kind, data.rows[0].target, data.rows[0].items[0], bad) == (kind, target, "a cat", [])
+
+
+def test_a_clip_takes_captions_alone(tmp_path: Path) -> None:
+    path = write(tmp_path / "d.csv", "image,text\nx.jpg,a cat\n")
+    data, _ = read_data(path, ["text", "image"])
+    assert (data.kind, data.towers, data.rows[0].items) == ("captions", ("text", "image"), ("a cat", "x.jpg"))
+    with pytest.raises(
+        TrainingDataError, match="has the columns image, text; this model takes item,label or a,b,score"
+    ):
+        read_data(path, ["image"])
+
+
+def test_all_formats_give_the_same_rows(tmp_path: Path) -> None:
+    rows = [{"a": "ein Kätzchen", "b": "one, two\nlines"}, {"a": "x", "b": "y"}]
+    csv = write(tmp_path / "d.csv", '\ufeffa,b\n"ein Kätzchen","one, two\nlines"\nx,y\n')
+    jsonl = write(tmp_path / "d.jsonl", "".join(json.dumps(row) + "\n\n" for row in rows))
+    parquet = str(tmp_path / "d.parquet")
+    pq.write_table(pa.Table.from_pylist(rows), parquet)
+    bare = write(tmp_path / "bare.tsv", '"ein Kätzchen"\t"one, two\nlines"\nx\ty\n')
+    read = [read_data(source, ["text"])[0] for source in (csv, jsonl, parquet, rows)]
+    read.append(read_data(bare, ["text"], ["a", "b"])[0])
+    assert [[row.items for row in data.rows] for data in read] == [[tuple(row.values()) for row in rows]] * 5
+
+
+def test_bad_rows_are_named_by_line(tmp_path: Path) -> None:
+    path = tmp_path / "d.csv"
+    path.write_bytes(b'a,b,score\nx,y,1\nx,y\nx, ,1\nx,y,much\nx,"two\nlines",nan\n\xff,y,1\n')
+    data, bad = read_data(path, ["text"])
+    assert [row.place for row in data.rows] == [f"{path}:2"]
+    assert describe_bad(bad).splitlines() == [
+        f"  {path}:3: the row has 2 fields, expected 3: a, b, score",
+        f"  {path}:4: 'b' is empty",
+        f"  {path}:5: 'score' is 'much', not a number",
+        f"  {path}:7: 'score' is nan",
+        f"  {path}:8: 'a' is not UTF-8; convert the file",
+    ]
+    lines = write(tmp_path / "d.jsonl", '{"item": "x", "label": 3}\n[1]\n{"item"\n{"item": 4, "label": 1}\n')
+    data, bad = read_data(lines, ["text"])
+    assert [row.target for row in data.rows] == ["3"]
+    assert [place for place, _ in bad] == [f"{lines}:{number}" for number in (2, 3, 4)]
+    assert describe_bad(bad * 4).endswith("\n  and 2 more")
+
+
+def test_unusable_items_are_named_by_line(tmp_path: Path) -> None:
+    data, _ = read_data([{"item": "a.jpg", "label": "x"}, {"item": "b.jpg", "label": "x"}], ["image"])
+
+    def prepare(item: str) -> None:
+        if item == "b.jpg":
+            raise UnusableItemError("there is no such file")
+
+    data, bad = check_items(data, {"image": prepare})
+    assert len(data.rows) == 1
+    assert describe_bad(bad) == "  row 2: 'b.jpg' is unusable: there is no such file"
+
+
+def test_folders_of_classes_and_of_their_splits(tmp_path: Path) -> None:
+    for label in ("cat", "dog"):
+        for split in ("train", "test"):
+            (tmp_path / label / split).mkdir(parents=True)
+            Image.new("RGB", (4, 4)).save(tmp_path / label / split / f"{split}.png")
+            (tmp_path / label / split / "notes.txt").write_text("no image")
+    (tmp_path / "README.md").write_text("no class")
+    everything, _ = read_data(tmp_path, ["image"])
+    assert [row.target for row in everything.rows] == ["cat", "cat", "dog", "dog"]
+    train, _ = read_data(f"{tmp_path}/*/train", ["image"])
+    assert [(row.target, Path(row.items[0]).name) for row in train.rows] == [("cat", "train.png"), ("dog", "train.png")]
+    with pytest.raises(UsageError, match="folder of classes, which are for images and meshes"):
+        read_data(tmp_path, ["text"])
+    with pytest.raises(UsageError, match="another pattern than one folder"):
+        read_data(f"{tmp_path}/*/tr*", ["image"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "towers", "message"),
+    [
+        ("d.csv", "first,second\nx,y\n", ["text"], "has the columns first, second.*--columns"),
+        ("d.csv", "a,b\n", ["text"], "has no rows of item,label or a,b,score or a,b"),
+        ("d.xlsx", "x", ["text"], "is not a .csv"),
+    ],
+)
+def test_strange_sources_are_refused(
+    name: str, content: str, towers: list[TowerName], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises((TrainingDataError, UsageError), match=message):
+        read_data(write(tmp_path / name, content), towers)
+
+
+def test_a_missing_file_and_columns_for_another_format_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no "):
+        read_data(tmp_path / "none.csv", ["text"])
+    with pytest.raises(UsageError, match="--columns names the columns of CSV files"):
+        read_data(write(tmp_path / "d.jsonl", "{}"), ["text"], ["a", "b"])
+
+
+def test_a_held_out_share_depends_on_the_seed_alone() -> None:
+    data, _ = read_data([{"item": f"item {number}", "label": number % 2} for number in range(20)], ["text"])
+    kept, held_out = data.split(0.25, seed=3)
+    assert (len(kept.rows), len(held_out.rows)) == (15, 5)
+    assert sorted(row.place for row in (*kept.rows, *held_out.rows)) == sorted(row.place for row in data.rows)
+    assert data.split(0.25, seed=3) == (kept, held_out)
+    assert data.split(0.25, seed=4) != (kept, held_out)
+
+
+def test_labels_that_cannot_be_told_apart_are_refused() -> None:
+    rows = [{"item": "x", "label": label} for label in ("a", "a", "b")]
+    with pytest.raises(TrainingDataError, match="no two labels with two items each"):
+        check_labels(read_data(rows, ["text"])[0], "the training data")
+    data, _ = read_data([*rows, {"item": "y", "label": "b"}], ["text"])
+    check_labels(data, "the training data")
+    assert number_labels(data.rows) == [0, 0, 1, 1]
