@@ -24,8 +24,9 @@ class Loss:
 
 _BOTH = {"directions": ("query_to_doc", "doc_to_query"), "partition_mode": "per_direction"}
 _RANKING = "MultipleNegativesRankingLoss"
-# The first loss for a kind of data is its default. A model is used by cosine similarity, so the triplets are too;
-# margins are those that pytorch-metric-learning recommends for cosine. CLIP ends its own training with the scale 100.
+# The first loss for a kind of data is its default. A model is used by cosine similarity, so the triplets are too:
+# cosine distances lie between 0 and 2, so the library's margin of 5 would never be reached. CLIP ends its own training
+# with the scale 100.
 LOSSES: Mapping[str, Loss] = {
     "ranking": Loss(class_name=_RANKING, kinds=("pairs",), settings={}, cached=f"Cached{_RANKING}"),
     "clip": Loss(

@@ -208,8 +208,8 @@ def test_only_what_is_asked_for_is_trained(
 
 
 def test_cached_gradients_are_those_of_the_whole_batch(toy: Path, tmp_path: Path) -> None:
-    without_dropout = SentenceTransformer(str(toy), device="cpu")
-    config: Any = without_dropout[0].model.config
+    without_dropout: Any = SentenceTransformer(str(toy), device="cpu")
+    config = without_dropout[0].model.config
     config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
     without_dropout.save(str(tmp_path / "toy"))
     options = replace(FAST, epochs=1, learning_rate=1e-3)
