@@ -25,7 +25,7 @@ ifdef ARGS
 else
 	$(BIN)/python -m pytest -m "not ($(SLOW))" --numprocesses auto --dist loadscope --cov --cov-report=
 	$(BIN)/python -m pytest -m "slow and not (tried or $(ALONE))" --numprocesses auto --dist worksteal --cov --cov-append --cov-report=
-	$(BIN)/python -m pytest -m "($(ALONE)) and not tried" --cov --cov-append --cov-report=
+	$(BIN)/python -m pytest -m "($(ALONE)) and not tried" --numprocesses auto --dist loadfile --cov --cov-append --cov-report=
 	$(BIN)/python -m coverage report --fail-under=90
 endif
 
@@ -63,6 +63,7 @@ check: $(READY) docs  ## check format, lint, types, layers of imports, English a
 	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32 --package runtime
 	$(BIN)/python .ci/plain_english.py
 	$(BIN)/python .ci/readme_table.py --check
+	$(BIN)/python .ci/measurements_table.py --check
 	$(BIN)/python .ci/cli_reference.py --check
 	$(BIN)/python .ci/layers_picture.py --check
 
@@ -73,6 +74,7 @@ format: $(READY)  ## format the code and renew the generated pages
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/python .ci/readme_table.py
+	$(BIN)/python .ci/measurements_table.py
 	$(BIN)/python .ci/cli_reference.py
 	$(BIN)/python .ci/layers_picture.py
 

@@ -60,7 +60,7 @@ def known_options(parsers: dict[str, argparse.ArgumentParser]) -> set[str]:
 
 
 def test_the_readme_is_short() -> None:
-    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 140
+    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 145
 
 
 @pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.name)
