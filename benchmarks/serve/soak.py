@@ -42,9 +42,9 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of ``python -m benchmarks soak``."""
     parser = ArgumentParser(
         prog="python -m benchmarks soak",
-        description="Serve an artifact, and ask for 1 to 32 texts of random length per request. Each vector is compared "
-        "with that of `embed` for the text alone. Clients ask again after a refusal or a lost connection, until they "
-        "have an answer. The exit code is 1 if a vector was wrong, or a request stayed without an answer.",
+        description="Serve an artifact, and ask for 1 to 32 texts of random length per request. Each vector is "
+        "compared with that of `embed` for the text alone. Clients ask again after a refusal or a lost connection, "
+        "until they have an answer. The exit code is 1 if a vector was wrong, or a request stayed without an answer.",
     )
     add = parser.add_argument
     add("artifact", type=Path, metavar="ARTIFACT", help="Folder of a text artifact")
