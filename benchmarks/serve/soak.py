@@ -43,8 +43,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(
         prog="python -m benchmarks soak",
         description="Serve an artifact, and ask for 1 to 32 texts of random length per request. Each vector is "
-        "compared with that of `embed` for the text alone. Clients ask again after a refusal or a lost connection, "
-        "until they have an answer. The exit code is 1 if a vector was wrong, or a request stayed without an answer.",
+        "compared with that of `embed` for the text alone. Clients ask again after a refusal or a lost connection. "
+        "The exit code is 1 if a vector was wrong, or a request that the server accepted stayed without an answer.",
     )
     add = parser.add_argument
     add("artifact", type=Path, metavar="ARTIFACT", help="Folder of a text artifact")
@@ -55,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--hang-ups", type=float, default=0.0, metavar="SHARE", help="Share of requests to hang up on (default: 0)")
     add("--kill-seconds", type=float, metavar="S", help="Kill a worker every S seconds (default: kill none)")
     add("--idle-seconds", type=float, default=10.0, metavar="S", help="Idle time before the last row (default: 10)")
-    add("--timeout", type=float, default=60.0, metavar="S", help="Seconds until a request is lost (default: 60)")
+    add("--timeout", type=float, default=60.0, metavar="S", help="Seconds to wait for an answer (default: 60)")
     add("--variant", choices=VARIANT_NAMES, default="fp32", help="Variant of the graph (default: %(default)s)")
     add("--tolerance", type=float, default=1e-6, metavar="D", help="Maximum difference of values (default: 1e-06)")
     add("--server-options", default="", metavar="OPTIONS", help="Options of `python -m runtime serve`, as one word")
@@ -127,9 +127,18 @@ class Soak:
         """Return the lines of the outcome."""
         counts = self.counts
         half = self._rows[len(self._rows) // 2 :]
-        is_long = len({answered for answered, _ in half}) > 2
+        is_long = len({answered for answered, _ in half}) > 2 and not counts["workers killed"]
         slope = f"{_slope(half) * 1000 / 2**20:+.2f}" if is_long else "unknown"
-        names = ("answered", "refused", "hung up", "connection lost", "workers killed", "unanswered", "wrong")
+        names = (
+            "answered",
+            "refused",
+            "hung up",
+            "connection lost",
+            "workers killed",
+            "given up",
+            "unanswered",
+            "wrong",
+        )
         return [
             f"peak {self._peak / 2**20:.0f} MiB; slope of the last half {slope} MiB per 1,000 requests",
             f"{'; '.join(f'{name} {counts[name]:,}' for name in names)}; largest difference {self.difference:.1e}",
@@ -163,13 +172,14 @@ class Soak:
         self.counts["hung up"] += 1
 
     async def _ask(self, connection: Connection, request: bytes, positions: Sequence[int]) -> None:
-        """Ask until there is an answer, and check it."""
+        """Ask until there is an answer, and check it. Give up if the load is over and the server is still full."""
         deadline = time.monotonic() + self._options.timeout
-        while (left := deadline - time.monotonic()) > 0:
+        while self._share() < 1 or time.monotonic() < deadline:
             try:
-                status, body = await asyncio.wait_for(connection.ask(request), left)
+                status, body = await asyncio.wait_for(connection.ask(request), self._options.timeout)
             except TimeoutError:
-                break
+                self.counts["unanswered"] += 1
+                return
             except (OSError, EOFError):
                 self.counts["connection lost"] += 1
             else:
@@ -178,7 +188,7 @@ class Soak:
                     return
                 self.counts["refused"] += 1
             await asyncio.sleep(_PAUSE_S)
-        self.counts["unanswered"] += 1
+        self.counts["given up"] += 1
 
     def _check(self, status: int, body: bytes, positions: Sequence[int]) -> None:
         self.counts["answered"] += 1

@@ -45,6 +45,8 @@ _EXTRAS = {
     "orjson": "serve",
     "prometheus_client": "serve",
     "python-multipart": "serve",
+    "model-signing": "sign",
+    "pyopenssl": "sign",
 }
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -47,8 +48,15 @@ def test_refusals_are_asked_again_until_the_time_is_over() -> None:
     with toy_server() as server:
         server.status = 429
         made = soak(server, "--requests", "3", "--timeout", "0.2")
-    assert made.counts["unanswered"] == 3
+    assert made.counts["given up"] == 3
+    assert made.counts["unanswered"] == 0
     assert made.counts["refused"] >= 3
+
+
+def test_an_answer_that_never_comes_is_found() -> None:
+    with toy_server() as server, socket.create_server(("127.0.0.1", 0)) as silent:
+        server.server_address = silent.getsockname()
+        assert soak(server, "--requests", "2", "--timeout", "0.2").counts["unanswered"] == 2
 
 
 @LINUX
