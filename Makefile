@@ -25,14 +25,14 @@ ifdef ARGS
 else
 	$(BIN)/python -m pytest -m "not ($(SLOW))" --numprocesses auto --dist loadscope --cov --cov-report=
 	$(BIN)/python -m pytest -m "slow and not (tried or $(ALONE))" --numprocesses auto --dist worksteal --cov --cov-append --cov-report=
-	$(BIN)/python -m pytest -m "($(ALONE)) and not tried" --numprocesses auto --dist loadfile --cov --cov-append --cov-report=
+	$(BIN)/python -m pytest -m "($(ALONE)) and not tried"
 	$(BIN)/python -m coverage report --fail-under=85
 endif
 
 tried: $(READY)  ## export tiny models of every family, and write the outcomes to docs/tried.md; this takes many minutes
 	rm -f build/tried.jsonl && mkdir -p build
 	TRIED_ROWS=$(CURDIR)/build/tried.jsonl $(BIN)/python -m pytest $(TRIED) --numprocesses auto
-	$(BIN)/python -m pytest -m tried tests/exporters/test_full.py tests/docs/test_commands.py
+	$(BIN)/python -m pytest -m tried tests/exporters/test_full.py tests/exporters/fit tests/docs/test_commands.py
 	$(BIN)/python .ci/tried_table.py build/tried.jsonl
 
 # LangChain and LlamaIndex do not fit the pinned versions, so they get an environment on top of .venv.

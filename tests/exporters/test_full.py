@@ -190,6 +190,7 @@ def test_its_graphs_are_dynamic_and_give_one_embedding(real: Path) -> None:
             assert not operators & {"Gemm", "MatMul", "Dropout"}, "the head is still there"
 
 
+@pytest.mark.tried  # test_two_exports_have_the_same_bytes holds it for a small model
 def test_pretrained_is_the_default_and_twice_gives_the_same_bytes(tmp_path: Path, photo_paths: list[Path]) -> None:
     """Walks torchvision's own cache, filled with seeded weights under the name of the published ones."""
     weights = ResNet50_Weights.DEFAULT
