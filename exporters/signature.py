@@ -27,6 +27,7 @@ def sign_artifact(folder: Path, key: Path) -> Path:
         MissingDependencyError: model_signing is not installed.
     """
     check_files(folder, read_manifest(folder))
+    folder = folder.absolute()  # with a relative one, model_signing would not leave out the signature itself
     signing, path = import_signing(), folder / SIGNATURE_FILE
     try:
         config = signing.signing.Config().use_elliptic_key_signer(private_key=key)

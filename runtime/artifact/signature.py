@@ -43,6 +43,7 @@ def check_signature(folder: Path, public_key: Path) -> None:
         UsageError: The key cannot be read.
         MissingDependencyError: model_signing is not installed.
     """
+    folder = folder.absolute()
     signing, signature = import_signing(), folder / SIGNATURE_FILE
     if not signature.is_file():
         raise SignatureError(f"{folder} is not signed: it has no {SIGNATURE_FILE}; sign it, or take a signed copy")

@@ -47,6 +47,13 @@ def test_a_signed_artifact_is_accepted(signed: Path, capsys: pytest.CaptureFixtu
     assert runtime.load(signed, provider="cpu").embed(["a"]).shape == (1, 4)
 
 
+def test_paths_may_be_relative(signed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(signed.parent)
+    (signed / "model.sig").unlink()
+    assert exporters(["sign", signed.name, "--key", "key.pem"]) == 0
+    assert main(["verify", signed.name, "--require-signature", "key.pub.pem"]) == 0
+
+
 def change_a_byte(artifact: Path) -> str:
     graph = artifact / "text.onnx"
     content = bytearray(graph.read_bytes())
