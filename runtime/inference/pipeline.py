@@ -10,12 +10,14 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from runtime.array_types import Array, Float32Array
 from runtime.artifact.manifest import Tower, TowerName
+from runtime.background import iterate_in_background, start_in_background
 from runtime.errors import ItemError
 from runtime.inference.batching import count_alone, windows
 from runtime.inference.options import EmbedOptions
@@ -140,17 +142,35 @@ class Pipeline:
                 call.run(window, batch)
             yield call.result(window)
             return
-        running = ThreadPoolExecutor(lanes, thread_name_prefix="run")
         try:
-            yield call.finish(call.start(window, running, lanes, is_last=True), running)
+            yield start_in_background(partial(_run_side_by_side, window, lanes, call))()
         finally:
             call.cancellation.cancel()
-            running.shutdown(wait=False, cancel_futures=True)
 
     def _stream_in_threads(
         self, items: Iterable[Any], sizes: BatchSizes, options: EmbedOptions, call: _EmbeddingCall
     ) -> Iterator[PartialEmbeddings]:
         size = max(sizes.window, 2 * (options.batch_size or 0))
+        read: SimpleQueue[list[Any] | None] = SimpleQueue()
+        parts = iterate_in_background(self._embed_windows(iter(read.get, None), size, sizes.chunk, call))
+        unfinished = 0
+        try:
+            for window in windows(items, size):
+                read.put(window)
+                unfinished += 1
+                if unfinished > _WINDOWS_AHEAD:
+                    yield next(parts)
+                    unfinished -= 1
+            read.put(None)
+            yield from parts
+        finally:
+            call.cancellation.cancel()
+            read.put(None)
+
+    def _embed_windows(
+        self, read: Iterable[list[Any]], size: int, chunk: int, call: _EmbeddingCall
+    ) -> Iterator[PartialEmbeddings]:
+        """Yield the parts of windows of ``size`` items, ``_WINDOWS_AHEAD`` behind those that are read."""
         lanes = self.info.concurrent_batches
         pending: deque[Future[_Window]] = deque()
         executors = preparing, planning, running = [
@@ -164,10 +184,10 @@ class Pipeline:
 
         try:
             start = 0
-            for window in windows(items, size):
+            for window in read:
                 chunks = [
-                    preparing.submit(call.prepare, start + at, window[at : at + sizes.chunk])
-                    for at in range(0, len(window), sizes.chunk)
+                    preparing.submit(call.prepare, start + at, window[at : at + chunk])
+                    for at in range(0, len(window), chunk)
                 ]
                 pending.append(planning.submit(plan, start, chunks, len(window) < size))
                 start += len(window)
@@ -286,6 +306,14 @@ class _EmbeddingCall:
                 "or call embed_image or embed_text"
             )
         return "text"
+
+
+def _run_side_by_side(window: _Window, lanes: int, call: _EmbeddingCall) -> PartialEmbeddings:
+    running = ThreadPoolExecutor(lanes, thread_name_prefix="run")
+    try:
+        return call.finish(call.start(window, running, lanes, is_last=True), running)
+    finally:
+        running.shutdown(wait=False, cancel_futures=True)
 
 
 def _with_index(index: int, item: object, result: PreparedItem | UnusableItemError) -> PreparedItem | ItemError:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
 from runtime.artifact.manifest import Manifest, TowerName
 from runtime.artifact.reader import check_files, read_manifest
+from runtime.background import start_in_background
 from runtime.errors import ProviderError
 from runtime.inference.embedder import Embedder, check_tower
 from runtime.inference.pipeline import Pipeline
@@ -129,9 +129,10 @@ def _checking_hashes(folder: Path, manifest: Manifest) -> Iterator[None]:
 
     A damaged file raises its error instead of the block's error, because damage is the more likely cause.
     """
-    with ThreadPoolExecutor(1) as executor:
-        checked = executor.submit(check_files, folder, manifest)
-        try:
-            yield
-        finally:
-            checked.result()
+    wait_for_check = start_in_background(partial(check_files, folder, manifest))
+    try:
+        yield
+    except Exception:
+        wait_for_check()
+        raise
+    wait_for_check()

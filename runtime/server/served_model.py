@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from runtime.array_types import Array
 from runtime.artifact.manifest import Manifest, TextPreprocessing, TowerName
+from runtime.background import start_in_background
 from runtime.errors import EmbeddingBackbonesError, UsageError
 from runtime.inference.batching import BatchLimit
 from runtime.inference.embedder import Embedder
@@ -136,8 +137,8 @@ def make_ready(model: ServedModel, folder: Path, lanes: int) -> None:
     for kind, runner in model.runners.items():
         row = _largest_row(model, kind, folder)
         batch = [row] * max(1, (runner.limit.budget or 1) // row_cost(row))
-        with ThreadPoolExecutor(lanes) as executor:
-            list(executor.map(runner.embed, [batch] * lanes))
+        for wait in [start_in_background(partial(runner.embed, batch)) for _ in range(lanes)]:
+            wait()
 
 
 def _embed(model: ServedModel, items: Sequence[Any], kind: TowerName) -> Array:

@@ -185,6 +185,31 @@ def test_an_abandoned_stream_ends_its_threads(model: runtime.Embedder) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.parametrize("items", [iter(TEXTS), TEXTS[:40]], ids=["many", "few"])
+def test_the_caller_never_holds_a_lock_that_ctrl_c_would_leave_taken(
+    exported_text: Path, items: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = runtime.load(exported_text, provider="cpu", threads=2, concurrent_batches=2)
+    held: list[threading.Condition] = []
+    caller = threading.get_ident()
+    enter, start = threading.Condition.__enter__, threading.Thread.start
+
+    def record(self: threading.Condition) -> bool:
+        if threading.get_ident() == caller:
+            held.append(self)
+        return enter(self)
+
+    def start_and_forget(self: threading.Thread) -> None:
+        start(self)  # waits for the new thread once per call: Python offers no other way
+        if threading.get_ident() == caller:
+            held.clear()
+
+    monkeypatch.setattr(threading.Condition, "__enter__", record)
+    monkeypatch.setattr(threading.Thread, "start", start_and_forget)
+    assert len(model.embed(items, batch_size=4)) in (len(TEXTS), 40)
+    assert not held
+
+
 @pytest.mark.process
 def test_ctrl_c_ends_an_endless_stream(exported_text: Path) -> None:
     code = f"""
