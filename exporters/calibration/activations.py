@@ -1,11 +1,11 @@
-"""Measure the range of each tensor of a graph, or the peak of each of its channels, on calibration batches."""
+"""Measure the range of each tensor of a graph, or of each of its channels, on calibration batches."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TypeAlias, get_args
@@ -18,6 +18,7 @@ from onnxruntime.quantization import calibrate
 from exporters.errors import QuantizationError
 from exporters.graph.initializers import add_initializer
 from exporters.graph.onnx_file import write_temporary_graph
+from exporters.progress import track
 from runtime.array_types import Array, Feeds
 from runtime.artifact.variants import CalibrationMethod
 from runtime.errors import one_line
@@ -26,6 +27,7 @@ from runtime.session.options import EXACT_INT8, session_options
 
 Batches: TypeAlias = Sequence[Feeds]
 
+_GRAM_BYTES = 2**28  # of the Gram matrices of one pass over the batches
 _METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}  # names in onnxruntime
 _ENTROPY_BINS = 1024  # onnxruntime's default of 128 equals its number of quantization levels, so it would cut nothing
 
@@ -36,6 +38,16 @@ def check_batches(batches: Batches, method: str = "minmax") -> None:
         raise QuantizationError(f"method is {method!r}, it must be one of {', '.join(get_args(CalibrationMethod))}")
     if not batches or not all(len(array) for batch in batches for array in batch.values()):
         raise QuantizationError("there are no calibration batches for int8; give some items of the real kind")
+
+
+def count_rows(batches: Batches) -> int:
+    """Return the number of items in ``batches``."""
+    return sum(map(_rows, batches))
+
+
+def track_batches(batches: Batches) -> Iterator[Feeds]:
+    """Yield ``batches``; each of their items is a step of the running stage."""
+    return track(batches, _rows)
 
 
 def open_session(graph: Path) -> onnxruntime.InferenceSession:
@@ -53,27 +65,79 @@ def open_session(graph: Path) -> onnxruntime.InferenceSession:
 
 def run_batches(session: onnxruntime.InferenceSession, batches: Batches, extra_inputs: Feeds) -> Array:
     """Return the first output of every row, ``[rows, dim]``, with ``extra_inputs`` added to every batch."""
-    return np.concatenate([session.run(None, {**batch, **extra_inputs})[0] for batch in batches])
+    return np.concatenate([session.run(None, {**batch, **extra_inputs})[0] for batch in track_batches(batches)])
 
 
-def channel_peaks(model: ir.Model, channels: Mapping[str, int], batches: Batches) -> dict[str, Array]:
-    """Return the largest absolute value in each channel of some tensors, ``[channels]`` float32 by tensor.
+def channel_ranges(model: ir.Model, channels: Mapping[str, int], batches: Batches) -> dict[str, Array]:
+    """Return the smallest and largest value in each channel of some tensors, ``[2, channels]`` float32 by tensor.
 
     Args:
         model: The graph. It is not changed.
-        channels: Length of the last axis, by tensor. The graph returns only the peaks, so memory stays that of a run.
+        channels: Length of the last axis, by tensor. The graph returns only the ranges, so memory stays that of a run.
         batches: Batches of the graph's inputs, not empty.
     """
     if not channels:
         return {}
     instrumented = model.clone()
     for name, size in channels.items():
-        _add_peak(instrumented.graph, name, size)
-    with tempfile.TemporaryDirectory() as folder:
-        session = open_session(write_temporary_graph(Path(folder) / "peaks.onnx", instrumented))
-    outputs = [f"{name}/peak" for name in channels]
-    peaks = [np.max(columns, axis=0) for columns in zip(*(session.run(outputs, b) for b in batches), strict=True)]
-    return dict(zip(channels, peaks, strict=True))
+        rows = _add_rows(instrumented.graph, name, size)
+        axis = add_initializer(instrumented.graph, f"{name}/axis", np.array([0]))
+        for operator in ("ReduceMin", "ReduceMax"):
+            bound = ir.node(operator, [rows, axis], {"keepdims": 0})
+            _add_output(instrumented.graph, bound, f"{name}/{operator}", [size])
+    bounds = [np.stack(each) for each in zip(*_run_instrumented(instrumented, len(channels) * 2, batches), strict=True)]
+    pairs = zip(bounds[::2], bounds[1::2], strict=True)
+    return {name: np.stack([low.min(0), high.max(0)]) for name, (low, high) in zip(channels, pairs, strict=True)}
+
+
+def channel_means(model: ir.Model, channels: Mapping[str, int], batches: Batches) -> dict[str, Array]:
+    """Return the mean of each channel of some tensors, ``[channels]`` float32 by tensor; see :func:`gram_matrices`."""
+    if not channels:
+        return {}
+    instrumented = model.clone()
+    for name, size in channels.items():
+        axis = add_initializer(instrumented.graph, f"{name}/axis", np.array([0]))
+        mean = ir.node("ReduceMean", [_add_rows(instrumented.graph, name, size), axis], {"keepdims": 0})
+        _add_output(instrumented.graph, mean, f"{name}/mean", [size])
+    found = zip(*_run_instrumented(instrumented, len(channels), batches), strict=True)
+    return {name: np.mean(means, axis=0) for name, means in zip(channels, found, strict=True)}
+
+
+def gram_matrices(
+    model: ir.Model,
+    channels: Mapping[str, int],
+    ranges: Mapping[str, tuple[float, float]],
+    centres: Mapping[str, Array],
+    batches: Batches,
+) -> Iterator[dict[str, Array]]:
+    """Yield the Gram matrices of the channels of some tensors in 8 bits: ``[channels, channels]`` float32 by tensor.
+
+    The matrices of large models fill gigabytes. So they come in parts of limited size, one pass over the batches each.
+
+    Args:
+        model: The graph. It is not changed.
+        channels: Number of channels, by tensor. They are the second axis before a convolution, else the last one.
+        ranges: Range of each tensor; values outside saturate.
+        centres: Value of each channel that counts as 0, ``[channels]``, for the tensors that have one.
+        batches: Batches of the graph's inputs, not empty.
+    """
+    for names in _parts(channels):
+        instrumented = model.clone()
+        for name in names:
+            rows = _add_rows(instrumented.graph, name, channels[name])
+            rows = _add_rounding(instrumented.graph, name, rows, *ranges[name])
+            if name in centres:
+                centre = add_initializer(instrumented.graph, f"{name}/centre", centres[name])
+                instrumented.graph.append(centred := ir.node("Sub", [rows, centre]))
+                rows = centred.outputs[0]
+            columns = ir.node("Transpose", [rows], {"perm": [1, 0]})
+            instrumented.graph.append(columns)
+            product = ir.node("MatMul", [columns.outputs[0], rows])
+            _add_output(instrumented.graph, product, f"{name}/gram", [channels[name]] * 2)
+        totals: list[Array] = []
+        for found in _run_instrumented(instrumented, len(names), batches):
+            totals = [total + each for total, each in zip(totals, found, strict=True)] if totals else found
+        yield dict(zip(names, totals, strict=True))
 
 
 def tensor_ranges(
@@ -97,7 +161,7 @@ def tensor_ranges(
             use_external_data_format=True,
             extra_options={"num_bins": _ENTROPY_BINS} if method == "entropy" else {},
         )
-        for batch in batches:
+        for batch in track_batches(batches):
             calibrator.collect_data(SimpleNamespace(get_next=iter([batch, None]).__next__))  # one batch at a time
         found = calibrator.compute_data()
     return {name: (float(np.min(data.lowest)), float(np.max(data.highest))) for name, data in found.items()}
@@ -112,14 +176,59 @@ def write_ranges(path: Path, ranges: Mapping[str, tuple[float, float]]) -> None:
     calibrate.save_tensors_data(calibrate.TensorsData(calibrate.CalibrationMethod.MinMax, tensors), path)
 
 
-def _add_peak(graph: ir.Graph, name: str, size: int) -> None:
-    value = next(value for node in graph for value in node.outputs if value.name == name)
-    shape = add_initializer(graph, f"{name}/shape", np.array([-1, size]))
-    axis = add_initializer(graph, f"{name}/axis", np.array([0]))
-    magnitude = ir.node("Abs", [value])
-    rows = ir.node("Reshape", [magnitude.outputs[0], shape])
-    peak = ir.node("ReduceMax", [rows.outputs[0], axis], {"keepdims": 0})
-    peak.outputs[0].name = f"{name}/peak"
-    peak.outputs[0].type, peak.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape([size])
-    graph.extend([magnitude, rows, peak])
-    graph.outputs.append(peak.outputs[0])
+def _rows(batch: Feeds) -> int:
+    return len(next(iter(batch.values())))
+
+
+def _parts(channels: Mapping[str, int]) -> Iterator[list[str]]:
+    """Yield the names of tensors in groups whose Gram matrices have a limited size together."""
+    names: list[str] = []
+    for name, size in channels.items():
+        if names and 4 * (size**2 + sum(channels[each] ** 2 for each in names)) > _GRAM_BYTES:
+            yield names
+            names = []
+        names.append(name)
+    if names:
+        yield names
+
+
+def _run_instrumented(model: ir.Model, outputs: int, batches: Batches) -> Iterator[list[Array]]:
+    """Yield the last ``outputs`` of the graph for each batch."""
+    names = [str(value.name) for value in model.graph.outputs[-outputs:]]
+    with tempfile.TemporaryDirectory() as folder:
+        session = open_session(write_temporary_graph(Path(folder) / "instrumented.onnx", model))
+    for batch in track_batches(batches):
+        yield session.run(names, batch)
+
+
+def _add_rows(graph: ir.Graph, name: str, size: int) -> ir.Value:
+    """Add a node that gives the tensor ``name`` as a matrix of ``size`` columns."""
+    values = [*graph.inputs, *(value for node in graph for value in node.outputs)]
+    value = next(value for value in values if value.name == name)
+    if any(use.node.op_type == "Conv" for use in value.uses()):
+        last = ir.node("Transpose", [value], {"perm": [0, 2, 3, 1]})
+        graph.append(last)
+        value = last.outputs[0]
+    rows = ir.node("Reshape", [value, add_initializer(graph, f"{name}/shape", np.array([-1, size]))])
+    graph.append(rows)
+    return rows.outputs[0]
+
+
+def _add_rounding(graph: ir.Graph, name: str, rows: ir.Value, low: float, high: float) -> ir.Value:
+    """Add nodes that round a tensor as onnxruntime's int8 graph does: unsigned, with 0 at an integer."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    step = (high - low) / 255 or 1.0
+    scale = add_initializer(graph, f"{name}/step", np.array(step, np.float32))
+    zero = add_initializer(graph, f"{name}/zero", np.array(round(-low / step), np.uint8))
+    rounded = ir.node("QuantizeLinear", [rows, scale, zero])
+    back = ir.node("DequantizeLinear", [rounded.outputs[0], scale, zero])
+    graph.extend([rounded, back])
+    return back.outputs[0]
+
+
+def _add_output(graph: ir.Graph, node: ir.Node, name: str, shape: Sequence[int]) -> None:
+    """Add ``node`` to the graph, with its result as the graph's last output."""
+    value = node.outputs[0]
+    value.name, value.type, value.shape = name, ir.TensorType(ir.DataType.FLOAT), ir.Shape(shape)
+    graph.append(node)
+    graph.outputs.append(value)

@@ -12,6 +12,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 from onnx import helper
 
+from exporters.calibration.activations import track_batches
 from exporters.errors import GraphError
 from exporters.graph.attention_masks import MASK_THRESHOLD, find_masks
 from runtime.array_types import Array, Feeds
@@ -48,7 +49,7 @@ def max_abs_values(graph: Path, batches: Sequence[Feeds]) -> dict[str, float]:
     names = [name for name, kind in infer_types(graph).items() if kind.is_float]
     session = _open(_instrumented_graph(graph, names), graph)
     largest: Array = np.zeros(len(names), np.float32)
-    for batch in batches:
+    for batch in track_batches(batches):
         try:
             largest = np.maximum(largest, np.stack(session.run(None, dict(batch))))
         except Exception as exc:  # onnxruntime's errors have no common type

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from onnx_ir.convenience import replace_nodes_and_values
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from exporters.calibration.activations import Batches, channel_peaks
+from exporters.calibration.activations import Batches, channel_ranges
 from exporters.graph.initializers import add_initializer, initializer_array
 from exporters.graph.onnx_file import load_graph
 from exporters.graph.strip_metadata import strip_metadata
@@ -39,7 +39,7 @@ def to_compact(graph: Path, batches: Batches) -> ir.Model:
     int8_graph.add_missing_types(model, graph)
     products = [node for node in int8_graph.weighted_nodes(model) if node.op_type == "MatMul"]
     names = {node.name for node in products}
-    smooth_channels(model, products, channel_peaks(model, input_channels(products), batches))
+    smooth_channels(model, products, channel_ranges(model, input_channels(products), batches))
     RemoveUnusedNodesPass()(model)
     for node in list(model.graph):
         if node.name in names:

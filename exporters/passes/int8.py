@@ -18,13 +18,22 @@ import onnx_ir as ir
 import onnxruntime.quantization as ort
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from exporters.calibration.activations import Batches, channel_peaks, check_batches, tensor_ranges, write_ranges
+from exporters.calibration.activations import (
+    Batches,
+    channel_ranges,
+    check_batches,
+    tensor_ranges,
+    write_ranges,
+)
 from exporters.errors import QuantizationError
 from exporters.graph.onnx_file import load_graph, write_graph
 from exporters.graph.strip_metadata import strip_metadata
 from exporters.passes import int8_graph
-from exporters.passes.smoothquant import input_channels, smooth_channels
+from exporters.passes.int8_weights import restore_exact, round_graph
+from exporters.passes.smoothquant import input_channels, spread_channels
 from runtime.artifact.variants import CalibrationMethod
+
+_EXTRA_STEP = 4  # the rounding takes one of so many extra batches
 
 
 def quantize_dynamic(graph: Path, output: Path) -> str | None:
@@ -67,12 +76,15 @@ class StaticQuantizer:
         nodes: Names of the nodes that int8 can compute, in the order of the graph.
     """
 
-    def __init__(self, graph: Path, batches: Batches, *, method: CalibrationMethod) -> None:
-        """Smooth ``graph`` and calibrate it on the batches.
+    def __init__(
+        self, graph: Path, batches: Batches, extra_batches: Batches = (), *, method: CalibrationMethod
+    ) -> None:
+        """Smooth ``graph``, calibrate it on the batches, and round the weights of its matrix products.
 
         Args:
             graph: The float32 graph.
             batches: Calibration batches: the graph's inputs, by name.
+            extra_batches: More batches for the ranges. Only a few of them count for the rounding.
             method: Calibration method, see :func:`exporters.calibration.activations.tensor_ranges`.
 
         Raises:
@@ -84,12 +96,15 @@ class StaticQuantizer:
         with _wrapped_errors():
             self.model = load_graph(graph)
             int8_graph.add_missing_types(self.model, graph)
-            nodes = _smooth(self.model, batches)
+            every_batch = [*batches, *extra_batches]
+            nodes, limits = _smooth(self.model, every_batch)
             nodes |= int8_graph.joining_nodes(self.model, nodes)
             self.nodes = tuple(str(node.name) for node in self.model.graph if node in nodes)
             self._op_types = sorted({node.op_type for node in nodes})
-            self._graph = int8_graph.write_without_shapes(self.model, self._folder)
-            ranges = tensor_ranges(self._graph, self._op_types, batches, method)
+            exact = int8_graph.write_without_shapes(self.model, self._folder)
+            ranges = {**tensor_ranges(exact, self._op_types, every_batch, method), **limits}
+            rounded = round_graph(self.model, self.nodes, ranges, [*batches, *extra_batches[::_EXTRA_STEP]])
+            self._graph = int8_graph.write_without_shapes(rounded, Path(self._temporary.name, "rounded"))
         self._ranges = self._folder / "ranges.json"
         write_ranges(self._ranges, ranges)
 
@@ -141,17 +156,23 @@ class StaticQuantizer:
             model = load_graph(path)
         int8_graph.restore_shapes(model, self.model)
         int8_graph.restore_float_inputs(model, int8)
+        restore_exact(model, self.model, float_nodes)
+        RemoveUnusedNodesPass()(model)
         int8_graph.replace_relu(model, int8)
         return model
 
 
-def _smooth(model: ir.Model, batches: Batches) -> set[ir.Node]:
-    """Smooth the inputs of the matrix products; return the weighted nodes without the new float32 outlier products."""
+def _smooth(model: ir.Model, batches: Batches) -> tuple[set[ir.Node], dict[str, tuple[float, float]]]:
+    """Smooth the inputs of the matrix products.
+
+    Returns:
+        The weighted nodes without the new float32 outlier products, and the ranges of tensors that have to saturate.
+    """
     weighted = int8_graph.weighted_nodes(model)
-    smooth_channels(model, weighted, channel_peaks(model, input_channels(weighted), batches))
+    limits = spread_channels(model, weighted, channel_ranges(model, input_channels(weighted), batches))
     RemoveUnusedNodesPass()(model)
     names = {node.name for node in weighted}
-    return {node for node in model.graph if node.name in names}
+    return {node for node in model.graph if node.name in names}, limits
 
 
 def _write(model: ir.Model, output: Path) -> str | None:

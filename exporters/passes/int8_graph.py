@@ -59,6 +59,7 @@ def write_without_shapes(model: ir.Model, folder: Path) -> Path:
         for value in node.outputs:
             if not value.is_graph_output():
                 value.shape = None
+    folder.mkdir(exist_ok=True)
     return write_temporary_graph(folder / "float.onnx", bare)
 
 

@@ -4,14 +4,18 @@ A few channels of a transformer's activations are ten times as large as the othe
 SmoothQuant divides each channel by a factor and multiplies the matching row of the weights by it.
 Source: SmoothQuant, equation 4 (https://arxiv.org/abs/2211.10438).
 
-A very few channels are a hundred times as large, for some words only. Smoothing does not help there. Nodes of their own
-multiply these outlier channels in float32. Source: LLM.int8(), section 3.2 (https://arxiv.org/abs/2208.07339).
+Smoothing alone moves the trouble to the weights. A channel that stands out by more is split into equal parts, each with
+the same row of weights. Source: Outlier channel splitting, section 3 (https://arxiv.org/abs/1901.09504).
+
+A very few channels are a hundred times as large, for some words only. Neither helps there. Nodes of their own multiply
+these outlier channels in float32. Source: LLM.int8(), section 3.2 (https://arxiv.org/abs/2208.07339).
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -21,9 +25,14 @@ from exporters.graph.initializers import add_initializer
 from runtime.array_types import Array
 
 _ALPHA = 0.7  # migration strength; on MiniLM 0.5 to 0.7 differ by noise only, and less gives more outlier channels
+_SPLIT_ALPHA = 0.8  # with split channels the weights suffer less
 _OUTLIER_RATIO = 3.0  # to the median peak of the smoothed channels; MiniLM: five channels in four feed-forward layers
-_MAX_OUTLIERS = 16  # per tensor; more would cost the time that int8 saves
+_MAX_OUTLIERS = 16  # per tensor; more cost the time that int8 saves. With 8 before narrow products, MiniLM has 0.9985
 _MIN_PEAK = 1e-5  # keeps the logarithm of an unused channel finite
+_SPLIT_RATIO = 8.0  # importance of a part of a split channel, relative to the median channel; less makes more parts
+_MAX_PARTS = 16  # of a channel
+_MAX_EXTRA = 32  # parts of a tensor that are added to its channels
+_PLAIN_NOISE = 2.0  # of the smoothed tensor's; more would not be worth the time of smoothing
 
 
 def input_channels(nodes: Iterable[ir.Node]) -> dict[str, int]:
@@ -31,8 +40,8 @@ def input_channels(nodes: Iterable[ir.Node]) -> dict[str, int]:
     return {str(value.name): len(_weights(group[0])) for value, group in _by_input(nodes).items()}
 
 
-def smooth_channels(model: ir.Model, nodes: Iterable[ir.Node], peaks: Mapping[str, Array]) -> None:
-    """Smooth the tensors in ``peaks`` for the matrix products that take them, and split off outlier channels.
+def smooth_channels(model: ir.Model, nodes: Iterable[ir.Node], ranges: Mapping[str, Array]) -> None:
+    """Smooth the tensors in ``ranges`` for the matrix products that take them, and separate outlier channels.
 
     Before: the products take the tensor. After: they take the smoothed tensor with its outlier channels set to 0, and
     their weights compensate. Nodes of their own multiply and add the outlier channels. The graph's results are the same
@@ -41,10 +50,123 @@ def smooth_channels(model: ir.Model, nodes: Iterable[ir.Node], peaks: Mapping[st
     Args:
         model: The graph, which is changed.
         nodes: Nodes whose products int8 will compute. They are replaced and keep their names.
-        peaks: Largest absolute value of each channel, ``[channels]`` float32, by tensor.
+        ranges: Smallest and largest value of each channel, ``[2, channels]`` float32, by tensor.
     """
     for value, group in _by_input(nodes).items():
-        _smooth(model.graph, value, group, peaks[str(value.name)])
+        channels = _Channels.of(group, ranges[str(value.name)])
+        _apply(model.graph, value, group, channels.smoothed())
+
+
+def spread_channels(
+    model: ir.Model, nodes: Iterable[ir.Node], ranges: Mapping[str, Array]
+) -> dict[str, tuple[float, float]]:
+    """Do as :func:`smooth_channels`, and also split channels, or leave a tensor as it is if that costs little.
+
+    The tensors that are left as they are have outlier channels, too. Their values must saturate.
+
+    Returns:
+        The range of each tensor without its outlier channels, for the tensors that are left as they are.
+    """
+    left: dict[str, tuple[float, float]] = {}
+    for value, group in _by_input(nodes).items():
+        channels = _Channels.of(group, ranges[str(value.name)])
+        plan, plain = channels.spread(), channels.plain()
+        if plain is not None and channels.noise(plain) <= _PLAIN_NOISE * channels.noise(plan):
+            plan, left[str(value.name)] = plain, channels.range(plain)
+        _apply(model.graph, value, group, plan)
+    return left
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """How the channels of a tensor become the inputs of products.
+
+    Attributes:
+        sources: The channel that each input is from. All channels come first, and then the added parts of channels.
+        divisors: The channel is divided by it; ``None`` if no channel is changed.
+        factors: The row of the weights is multiplied by it.
+        outliers: Channels that are multiplied in float32, in ascending order.
+    """
+
+    sources: Array
+    divisors: Array | None
+    factors: Array
+    outliers: Array
+
+
+@dataclass(frozen=True)
+class _Channels:
+    """The channels of a tensor and the rows of the weights that they are multiplied with."""
+
+    lowest: Array
+    highest: Array
+    rows: Array  # largest absolute weight of each row
+    squares: Array  # sum of the squared weights of each row
+    outputs: int
+
+    @classmethod
+    def of(cls, nodes: Sequence[ir.Node], ranges: Array) -> _Channels:
+        weights = [_weights(node) for node in nodes]
+        rows = np.max([np.abs(each).max(axis=1) for each in weights], axis=0)
+        squares = np.sum([(each.astype(np.float64) ** 2).sum(axis=1) for each in weights], axis=0)
+        return cls(ranges[0], ranges[1], rows, squares, sum(each.shape[1] for each in weights))
+
+    @property
+    def peaks(self) -> Array:
+        return np.maximum(np.maximum(-self.lowest, self.highest), _MIN_PEAK)
+
+    def smoothed(self, alpha: float = _ALPHA) -> _Plan:
+        factors = self._factors(self.peaks, alpha)
+        outliers = _find_outliers(self.peaks / factors)
+        return _Plan(sources=np.arange(len(factors)), divisors=factors, factors=factors, outliers=outliers)
+
+    def spread(self) -> _Plan:
+        """Return the plan with split channels; adding parts to the wide input of a narrow product is not worth it."""
+        if len(self.peaks) > self.outputs:
+            return self.smoothed()
+        parts, outliers = self._parts()
+        factors = self._factors(self.peaks / parts, _SPLIT_ALPHA)
+        channels = np.arange(len(parts))
+        sources = np.concatenate([channels, np.repeat(channels, parts - 1)])
+        divisors = (factors * parts)[sources]
+        return _Plan(sources=sources, divisors=divisors, factors=factors[sources], outliers=outliers)
+
+    def plain(self) -> _Plan | None:
+        """Return the plan without smoothing for the wide input of a narrow product, else ``None``."""
+        if len(self.peaks) <= max(self.outputs, 4 * _MAX_OUTLIERS):
+            return None
+        ones = np.ones(len(self.peaks), np.float32)
+        outliers = np.sort(np.argsort(-self.peaks, kind="stable")[:_MAX_OUTLIERS])
+        return _Plan(sources=np.arange(len(ones)), divisors=None, factors=ones, outliers=outliers)
+
+    def noise(self, plan: _Plan) -> float:
+        """Return the rounding error of the activations in the products, up to a constant factor."""
+        low, high = self.range(plan)
+        sizes = np.ones(len(self.peaks)) if plan.divisors is None else plan.divisors[: len(self.peaks)].copy()
+        sizes[plan.outliers] = 0
+        return float((high - low) ** 2 * (sizes**2 @ self.squares))
+
+    def range(self, plan: _Plan) -> tuple[float, float]:
+        """Return the range of the values that the products take, without the outlier channels."""
+        kept = np.setdiff1d(np.arange(len(self.peaks)), plan.outliers)
+        divisors = 1 if plan.divisors is None else plan.divisors[kept]
+        return float((self.lowest[kept] / divisors).min()), float((self.highest[kept] / divisors).max())
+
+    def _factors(self, peaks: Array, alpha: float) -> Array:
+        logarithms = alpha * np.log(peaks) - (1 - alpha) * np.log(np.maximum(self.rows, _MIN_PEAK))
+        factors: Array = np.exp(logarithms - logarithms.mean()).astype(np.float32)
+        return factors
+
+    def _parts(self) -> tuple[Array, Array]:
+        """Return the number of parts of each channel, and the outliers, which would need too many."""
+        importance = self.peaks * np.maximum(self.rows, _MIN_PEAK)
+        limit = _SPLIT_RATIO * np.median(importance)
+        largest = np.argsort(-importance, kind="stable")[:_MAX_OUTLIERS]
+        outliers = np.sort(largest[importance[largest] > _MAX_PARTS * limit])
+        importance[outliers] = 0
+        while (parts := np.clip(np.ceil(importance / limit), 1, _MAX_PARTS)).sum() > len(importance) + _MAX_EXTRA:
+            limit *= 1.25
+        return parts.astype(np.int64), outliers
 
 
 def _by_input(nodes: Iterable[ir.Node]) -> dict[ir.Value, list[ir.Node]]:
@@ -57,31 +179,39 @@ def _by_input(nodes: Iterable[ir.Node]) -> dict[ir.Value, list[ir.Node]]:
     return groups
 
 
-def _factors(nodes: Sequence[ir.Node], peak: Array) -> Array:
-    rows = np.max([np.abs(_weights(node)).max(axis=1) for node in nodes], axis=0)
-    logarithms = _ALPHA * np.log(np.maximum(peak, _MIN_PEAK)) - (1 - _ALPHA) * np.log(np.maximum(rows, _MIN_PEAK))
-    factors: Array = np.exp(logarithms - logarithms.mean()).astype(np.float32)
-    return factors
-
-
-def _smooth(graph: ir.Graph, value: ir.Value, nodes: Sequence[ir.Node], peak: Array) -> None:
-    factors = _factors(nodes, peak)
-    outliers = _find_outliers(peak / factors)
-    inverse = 1 / factors
-    inverse[outliers] = 0
-    scale = add_initializer(graph, f"{value.name}/smoothing", inverse)
-    smoothed = ir.node("Mul", [value, scale], name=f"{value.name}/smooth")
-    smoothed.outputs[0].name = f"{value.name}/even"
-    smoothed.outputs[0].shape, smoothed.outputs[0].type = value.shape, value.type
-    graph.insert_before(nodes[0], smoothed)
+def _apply(graph: ir.Graph, value: ir.Value, nodes: Sequence[ir.Node], plan: _Plan) -> None:
+    smoothed = value if plan.divisors is None else _smooth(graph, value, nodes[0], plan, plan.divisors)
     for node in nodes:
         original = _weights(node)
-        weights = (original * factors[:, None]).astype(np.float32)
-        weights[outliers] = 0
-        node.replace_input_with(0, smoothed.outputs[0])
+        weights = (original[plan.sources] * plan.factors[:, None]).astype(np.float32)
+        weights[plan.outliers] = 0
+        node.replace_input_with(0, smoothed)
         node.replace_input_with(1, add_initializer(graph, f"{node.name}/weights", weights))
-        if len(outliers):
-            _add_outliers(graph, node, value, outliers, original[outliers])
+        if len(plan.outliers):
+            _add_outliers(graph, node, value, plan.outliers, original[plan.outliers])
+
+
+def _smooth(graph: ir.Graph, value: ir.Value, before: ir.Node, plan: _Plan, divisors: Array) -> ir.Value:
+    """Return the inputs that ``plan`` makes of ``value``, by nodes that are inserted before a node."""
+    inverse = (1 / divisors).astype(np.float32)
+    inverse[plan.outliers] = 0
+    channels, sources = len(inverse), value
+    added = [index for index, source in enumerate(plan.sources) if index != source]
+    if added:
+        indices = add_initializer(graph, f"{value.name}/parts", plan.sources[added])
+        parts = ir.node("Gather", [value, indices], {"axis": -1}, name=f"{value.name}/gather")
+        joined = ir.node("Concat", [value, parts.outputs[0]], {"axis": -1}, name=f"{value.name}/join")
+        graph.insert_before(before, [parts, joined])
+        for node, size in ((parts, len(added)), (joined, channels)):
+            node.outputs[0].name, node.outputs[0].type = f"{node.name}/output", value.type
+            node.outputs[0].shape = None if value.shape is None else ir.Shape([*value.shape[:-1], size])
+        sources = joined.outputs[0]
+    scale = add_initializer(graph, f"{value.name}/smoothing", inverse)
+    smoothed = ir.node("Mul", [sources, scale], name=f"{value.name}/smooth")
+    smoothed.outputs[0].name = f"{value.name}/even"
+    smoothed.outputs[0].shape, smoothed.outputs[0].type = sources.shape, value.type
+    graph.insert_before(before, smoothed)
+    return smoothed.outputs[0]
 
 
 def _find_outliers(peaks: Array) -> Array:

@@ -8,12 +8,14 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from exporters.calibration.activations import count_rows
 from exporters.graph.onnx_file import write_graph
 from exporters.graph.statistics import graph_statistics
 from exporters.passes.compact import to_compact
 from exporters.passes.fp16 import to_fp16
 from exporters.passes.fuse import LAYOUT_FLAG, fuse
 from exporters.passes.int8 import StaticQuantizer, quantize_dynamic
+from exporters.progress import expect
 from exporters.variants.batches import CalibrationBatches
 from exporters.variants.options import VariantOptions
 from exporters.variants.sensitivity import NodeCost, find_sensitive_nodes
@@ -89,6 +91,7 @@ def _convert_to_fp16(inputs: RecipeInputs) -> RecipeResult:
     """Fuse first, because fusion saves most of the time on a GPU; skip the optimizations for this CPU."""
     level: Level = "extended" if inputs.options.level == "all" else inputs.options.level
     calibration = inputs.calibration
+    expect(count_rows([*calibration.batches, *calibration.extra_batches]))
     with tempfile.TemporaryDirectory(dir=inputs.output.parent) as folder:
         fused = Path(folder, "fused.onnx")
         fuse(inputs.graph, fused, level, for_gpus=True)
@@ -117,8 +120,9 @@ def _convert_to_int8(inputs: RecipeInputs) -> RecipeResult:
             external_data = quantize_dynamic(graph, inputs.output)
             return RecipeResult(level="none", providers=("cpu",), external_data=external_data, batch_invariant=False)
         batches = inputs.calibration.batches
-        ranges_from = [*batches[::2], *inputs.calibration.extra_batches]
-        with StaticQuantizer(graph, ranges_from, method=inputs.options.method) as quantizer:
+        extra, method = inputs.calibration.extra_batches, inputs.options.method
+        expect(3 * count_rows(batches[::2]) + 9 * count_rows(extra) // 4 + 2 * count_rows(batches[1::2]))
+        with StaticQuantizer(graph, batches[::2], extra, method=method) as quantizer:
             analysis = find_sensitive_nodes(quantizer, batches[1::2], floor=inputs.min_cosine, costs=inputs.costs)
             external_data = quantizer.write(inputs.output, analysis.float_nodes)
     contrib = graph_statistics(inputs.output, None).contrib_operators
@@ -135,6 +139,7 @@ def _convert_to_int8(inputs: RecipeInputs) -> RecipeResult:
 
 def _compact(inputs: RecipeInputs) -> RecipeResult:
     calibration = inputs.calibration
+    expect(count_rows([*calibration.batches, *calibration.extra_batches]))
     with tempfile.TemporaryDirectory(dir=inputs.output.parent) as folder:
         graph = inputs.graph
         if inputs.options.level != "basic":

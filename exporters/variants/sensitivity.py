@@ -20,14 +20,16 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 
-from exporters.calibration.activations import Batches, check_batches, open_session, run_batches
+from exporters.calibration.activations import Batches, check_batches, count_rows, open_session, run_batches
 from exporters.graph.initializers import add_initializer, initializer_array
 from exporters.graph.onnx_file import write_temporary_graph
 from exporters.passes.int8 import StaticQuantizer
+from exporters.progress import expect
 from runtime.array_types import Array
 from runtime.artifact.parity import row_cosines
 
 _RANKING_BATCHES = 4  # the ranking uses these; the decision uses all batches
+_EXPECTED_CHECKS = 6  # of all batches, for the progress bar: the bisection of 16 nodes, and the int8 graph itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +95,7 @@ def find_sensitive_nodes(
         cosine = graph.int8_cosine(())
         if cosine >= floor:
             return SensitivityAnalysis(float_nodes=(), min_cosine=cosine, costs=())
+        expect(min(len(quantizer.nodes), max_groups) * graph.ranking_rows + _EXPECTED_CHECKS * count_rows(batches))
         costs = costs or rank_nodes(quantizer.nodes, graph.cost, budget_s, max_groups)
         ranked = [each.node for each in costs[:max_float_nodes]]
         chosen: list[str] = []
@@ -113,6 +116,7 @@ class _SwitchableGraph:
     def __init__(self, quantizer: StaticQuantizer, batches: Batches, folder: Path) -> None:
         self._quantizer, self._batches, self._folder = quantizer, batches, folder
         self._ranking_batches = list(batches[:: ceil(len(batches) / _RANKING_BATCHES)])
+        self.ranking_rows = count_rows(self._ranking_batches)
         session = self._open(quantizer.model)
         self._ranking_reference = run_batches(session, self._ranking_batches, {})
         self._reference = run_batches(session, batches, {})

@@ -12,7 +12,9 @@ from onnx import helper, numpy_helper
 
 from exporters.errors import QuantizationError
 from exporters.graph.onnx_file import write_temporary_graph
+from exporters.passes import int8, smoothquant
 from exporters.passes.int8 import StaticQuantizer, quantize_dynamic
+from exporters.passes.smoothquant import spread_channels
 from runtime.array_types import Array
 from runtime.artifact.parity import row_cosines
 from runtime.artifact.variants import CalibrationMethod as Method
@@ -182,6 +184,58 @@ def test_outlier_channels_are_multiplied_in_float(tmp_path: Path) -> None:
     initializers = {each.name: numpy_helper.to_array(each) for each in onnx.load(tmp_path / "q.onnx").graph.initializer}
     assert initializers["product/outliers"].tolist() == [5, 20]
     assert _optimized(tmp_path / "q.onnx", tmp_path / "o.onnx")["MatMulIntegerToFloat"] == 1
+
+
+def uneven_graph(path: Path, spread: Array, outputs: int) -> Path:
+    """Write a product by ``outputs`` columns whose input channels are spread by factors."""
+    channels = len(spread)
+    weights = {"widen": random_weights(DIM, channels), "spread": spread.astype(np.float32), "axes": np.array([1])}
+    weights |= {"w": random_weights(channels, outputs, seed=1), "shrink": random_weights(outputs, DIM, seed=2)}
+    nodes = [
+        helper.make_node("MatMul", ["x", "widen"], ["wide"], "widen"),
+        helper.make_node("Tanh", ["wide"], ["even"], "tanh"),
+        helper.make_node("Mul", ["even", "spread"], ["uneven"], "mul"),
+        helper.make_node("MatMul", ["uneven", "w"], ["out"], "product"),
+        helper.make_node("ReduceMean", ["out", "axes"], ["pooled"], "pool", keepdims=0),
+        helper.make_node("MatMul", ["pooled", "shrink"], ["embedding"], "head"),
+    ]
+    return save_graph(path, nodes, weights, ["batch", "sequence", DIM])
+
+
+def int8_error(graph: Path, path: Path) -> float:
+    quantize_static(graph, path, random_batches(8, 1), float_nodes=["widen"])
+    held_out = random_batches(4, 2)
+    return float(1 - row_cosines(embed_batches(path, held_out), embed_batches(graph, held_out)).mean())
+
+
+def test_channels_that_stand_out_are_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = uneven_graph(tmp_path / "f.onnx", np.where(np.arange(DIM) % 16 == 5, 60, 1), 2 * DIM)
+    with StaticQuantizer(graph, random_batches(8, 1), method="minmax") as quantizer:
+        smoothed = write_temporary_graph(tmp_path / "smoothed.onnx", quantizer.model)
+        parts = {str(v.name): v.const_value for v in quantizer.model.graph.initializers.values()}["uneven/parts"]
+        held_out = random_batches(4, 2)
+        np.testing.assert_allclose(embed_batches(smoothed, held_out), embed_batches(graph, held_out), atol=1e-4)
+    assert parts is not None
+    assert set(parts.numpy().tolist()) == {5, 21}
+    split = int8_error(graph, tmp_path / "q.onnx")
+    assert _optimized(tmp_path / "q.onnx", tmp_path / "o.onnx")["MatMulIntegerToFloat"] == 1
+    monkeypatch.setattr(smoothquant, "_MAX_EXTRA", 0)
+    assert split < 0.5 * int8_error(graph, tmp_path / "unsplit.onnx")
+
+
+def test_the_wide_input_of_a_narrow_product_is_left_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Smoothing a wide tensor costs more time than it saves; its outlier channels saturate in int8."""
+    spread = np.where(np.arange(8 * DIM) % 100 == 7, 20, 1)
+    graph = uneven_graph(tmp_path / "f.onnx", spread, DIM)
+    error = int8_error(graph, tmp_path / "q.onnx")
+    model = onnx.load(tmp_path / "q.onnx")
+    assert not [node.name for node in model.graph.node if node.name == "uneven/smooth"]
+    initializers = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
+    assert {7, 107, 207} <= set(initializers["product/outliers"].tolist())
+    assert initializers["uneven_scale"] * 255 < 2, "the range is that of the other channels"
+    assert error < 1e-4
+    monkeypatch.setattr(int8, "spread_channels", lambda *arguments: spread_channels(*arguments) and {})
+    assert int8_error(graph, tmp_path / "wide.onnx") > 10 * error, "with the range of all channels"
 
 
 def test_the_same_graph_gives_the_same_bytes(residual: Path, tmp_path: Path) -> None:

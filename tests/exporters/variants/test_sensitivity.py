@@ -20,14 +20,14 @@ def test_only_the_layer_with_outliers_stays_in_float32(residual: Path, tmp_path:
     held_out = random_batches(6, 2)
     with StaticQuantizer(residual, random_batches(8, 1), method="minmax") as quantizer:
         assert set(quantizer.nodes) == set(LAYERS)
-        found = find_sensitive_nodes(quantizer, held_out, floor=0.999)
+        found = find_sensitive_nodes(quantizer, held_out, floor=0.998)
         quantizer.write(tmp_path / "q.onnx", found.float_nodes)
     assert found.float_nodes == ("second",), found
     assert found.costs[0].node == "second"
     assert found.costs[0].cost > 3 * found.costs[1].cost
     real = row_cosines(embed_batches(tmp_path / "q.onnx", held_out), embed_batches(residual, held_out)).min()
     assert found.min_cosine == pytest.approx(real, abs=1e-6)
-    assert real >= 0.999
+    assert real >= 0.998
 
 
 def test_the_result_for_an_unreachable_floor_has_the_costs(residual: Path) -> None:
