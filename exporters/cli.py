@@ -19,7 +19,7 @@ from exporters.families.load import check_options
 from exporters.fit.command import add_fit
 from exporters.progress import StageDisplay
 from exporters.publish.names import LAYOUT_NAMES
-from exporters.variants.options import DEFAULT_FLOORS, DEFAULT_ITEMS, VariantOptions
+from exporters.variants.options import DEFAULT_FLOORS, DEFAULT_ITEMS, DEFAULT_MIN_RETRIEVAL, VariantOptions
 from runtime import console
 from runtime.arguments import ArgumentParser, ListAction
 from runtime.artifact.describe import describe_export
@@ -170,11 +170,44 @@ def add_optimize(parser: argparse.ArgumentParser) -> None:
     ):
         defaults = ", ".join(f"{precision} {getattr(floors, name)}" for precision, floors in DEFAULT_FLOORS.items())
         parser.add_argument(_flag(name), type=float, help=f"Smallest allowed {measure} (default: {defaults})")
+    _add_search_options(parser.add_argument_group("your own search", "A variant is also judged by what it finds."))
     parser.add_argument(
         "--accept-batch-dependent",
         action="store_true",
         help="Quantize int8 dynamically: the ranges come from each batch, so a vector depends on the other items of "
         "its batch (default: calibrated ranges)",
+    )
+
+
+def _add_search_options(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--queries",
+        type=Path,
+        metavar="PATH",
+        help="Search with these queries: a .jsonl of BEIR with `_id` and `text`, or a folder of images, whose ids are "
+        "their paths in it (default: no search)",
+    )
+    add(
+        "--qrels",
+        type=Path,
+        metavar="FILE",
+        help="Take the relevant documents of each query from this file, in the format of BEIR (query, document, grade; "
+        "tabs) or of TREC (query, 0, document, grade). Needed with --queries (default: none)",
+    )
+    add(
+        "--corpus",
+        type=Path,
+        metavar="PATH",
+        help="Search in these documents, given like --queries. fp32 and each variant embed all of them (default: "
+        "corpus.jsonl beside --queries)",
+    )
+    defaults = ", ".join(f"{precision} {floor}" for precision, floor in DEFAULT_MIN_RETRIEVAL.items())
+    add(
+        "--min-retrieval",
+        type=float,
+        metavar="SHARE",
+        help=f"Smallest allowed share of fp32's recall@10 and nDCG@10 (default: {defaults})",
     )
 
 

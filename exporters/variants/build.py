@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from exporters.artifact_writer import README_FILE, new_artifact, record_files, write_manifest, write_readme, writing
+from exporters.calibration.retrieval import RetrievalDataset, load_retrieval_dataset
 from exporters.errors import VariantError
 from exporters.progress import Stage, silent
 from exporters.variants.builder import VARIANT_OF_PRECISION, VariantBuilder, VariantOutcome
@@ -43,13 +44,14 @@ def add_variants(artifact: Path, options: VariantOptions, *, stage: Stage = sile
         graphs: list[Tower | Variant] = [tower, *tower.variants.values()]
         for each in graphs:
             check_external_data(artifact, each.graph, each.external_data)
+    search = _load_search(options, manifest.towers)
     with new_artifact(artifact, force=True) as folder:
         rebuilt = {VARIANT_OF_PRECISION[precision] for precision in options.precisions}
         outcomes, towers = list[VariantOutcome](), dict[TowerName, Tower]()
         with writing(artifact):
             _link_files(artifact, folder, manifest, rebuilt)
             for kind in manifest.towers:
-                builder = VariantBuilder(folder, manifest, kind, options, stage)
+                builder = VariantBuilder(folder, manifest, kind, options, search, stage)
                 built = [builder.build(precision, floors[precision]) for precision in options.precisions]
                 towers[kind] = builder.finish(_variants(artifact, folder, manifest.towers[kind], built))
                 outcomes += built
@@ -61,6 +63,13 @@ def add_variants(artifact: Path, options: VariantOptions, *, stage: Stage = sile
             write_readme(folder, updated, describe_manifest(updated))
             write_manifest(folder, updated)
     return outcomes
+
+
+def _load_search(options: VariantOptions, towers: Collection[TowerName]) -> RetrievalDataset | None:
+    if options.queries is None or options.qrels is None:
+        return None
+    corpus = options.corpus or options.queries.parent / "corpus.jsonl"
+    return load_retrieval_dataset(options.queries, corpus, options.qrels, towers)
 
 
 def _link_files(artifact: Path, folder: Path, manifest: Manifest, rebuilt: set[VariantName]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from exporters.calibration.dataset import load_calibration_dataset
+from exporters.calibration.retrieval import RetrievalDataset
 from exporters.errors import FloorError, GraphError, VariantError
 from exporters.graph.onnx_file import find_second_file
 from exporters.graph.shared_weights import SharedWeights
@@ -21,6 +22,7 @@ from exporters.variants.batches import CalibrationBatches, make_calibration_batc
 from exporters.variants.gate import VariantGate
 from exporters.variants.options import DEFAULT_ITEMS, VariantOptions
 from exporters.variants.recipes import RECIPES, RecipeInputs, RecipeResult
+from exporters.variants.retrieval import RetrievalParity
 from exporters.variants.speed import measure_speedup
 from runtime.artifact.manifest import Manifest, Tower, TowerName
 from runtime.artifact.variants import Floors, Precision, Variant, VariantName
@@ -53,6 +55,7 @@ class VariantOutcome:
         before: Statistics of the tower's own graph.
         after: Statistics of the variant.
         speedup: Speed relative to the tower's own graph on the CPU provider; ``None`` if the variant is not for it.
+        search: Accuracy on the user's own search; ``None`` without one.
     """
 
     tower: TowerName
@@ -63,13 +66,20 @@ class VariantOutcome:
     before: GraphStatistics
     after: GraphStatistics | None = None
     speedup: float | None = None
+    search: RetrievalParity | None = None
 
 
 class VariantBuilder:
     """A builder of the variants of one tower, from one calibration dataset."""
 
     def __init__(
-        self, folder: Path, manifest: Manifest, kind: TowerName, options: VariantOptions, stage: Stage
+        self,
+        folder: Path,
+        manifest: Manifest,
+        kind: TowerName,
+        options: VariantOptions,
+        search: RetrievalDataset | None,
+        stage: Stage,
     ) -> None:
         """Load the tower ``kind`` of the artifact ``folder``, and embed the held-out items with its own graph."""
         self._folder, self._kind, self._options, self._stage = folder, kind, options, stage
@@ -79,7 +89,7 @@ class VariantBuilder:
         self._dataset = load_calibration_dataset(kind, options.calibration, items)
         golden, _ = read_golden(folder, manifest, kind)
         with stage(f"{kind} fp32 graph"):
-            self._gate = VariantGate(folder, manifest, kind, [*golden, *self._dataset.held_out])
+            self._gate = VariantGate(folder, manifest, kind, [*golden, *self._dataset.held_out], search)
         self._before = graph_statistics(folder / self._tower.graph, self._tower.external_data)
         self._outcome = partial(VariantOutcome, tower=kind, before=self._before)
         self._speed_rows = prepare_items(self._loaded, golden, self._dataset.source)
@@ -107,6 +117,7 @@ class VariantBuilder:
         self, precision: Precision, inputs: RecipeInputs, floors: Floors, *, may_retry: bool = True
     ) -> VariantOutcome:
         """Run the recipe; if the held-out items miss the floor, run it once more with a higher target."""
+        self._gate.expect_steps()
         result = RECIPES[precision](inputs)
         try:
             return self._check(precision, result, inputs.output, floors)
@@ -144,9 +155,10 @@ class VariantBuilder:
             onnxruntime=next(iter(installed_packages().values())),
             parity=self._gate.measure(graph.name, floors, batch_invariant=result.batch_invariant),
         )
+        search = self._gate.measure_search(graph.name, self._options.retrieval_floor(precision), variant.parity)
         on_cpu = precision != "fp16"
         speedup = measure_speedup(self._loaded, self._load(graph.name), self._speed_rows) if on_cpu else None
-        return self._outcome(name=name, variant=variant, after=after, speedup=speedup)
+        return self._outcome(name=name, variant=variant, after=after, speedup=speedup, search=search)
 
     def finish(self, variants: Mapping[VariantName, Variant]) -> Tower:
         """Return the tower with its ``variants``. Its own graph takes the weights from a file that they share.

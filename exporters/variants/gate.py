@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from exporters.calibration.retrieval import RetrievalDataset
 from exporters.errors import FloorError, VariantError
 from exporters.graph.onnx_file import find_second_file
+from exporters.progress import expect, step_counter
+from exporters.variants.retrieval import Ranking, RetrievalParity, measure_ranking
 from runtime.array_types import Array
-from runtime.artifact.manifest import Manifest, TowerName
+from runtime.artifact.manifest import Manifest, Tower, TowerName
 from runtime.artifact.parity import format_cosine, measure_agreement, neighbour_overlap, row_cosines
 from runtime.artifact.variants import Floors, VariantParity
-from runtime.errors import InferenceError, NonFiniteError
+from runtime.errors import InferenceError, NonFiniteError, UsageError
 from runtime.inference.embedder import Embedder, without_truncation_warning
+from runtime.inference.options import EmbedOptions
 from runtime.inference.pipeline import Pipeline
+from runtime.inference.prompts import Role, role_prompt
 from runtime.machine.threads import available_threads
 from runtime.session.session import SessionOptions
 
@@ -28,10 +33,35 @@ _BATCH_SIZE = 16  # more would only take memory
 class VariantGate:
     """The accuracy check for the variants of one tower."""
 
-    def __init__(self, folder: Path, manifest: Manifest, tower: TowerName, items: Sequence[Any]) -> None:
-        """Embed ``items``, real and distinct ones, with the tower's own graph in the artifact ``folder``."""
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        tower: TowerName,
+        items: Sequence[Any],
+        search: RetrievalDataset | None = None,
+    ) -> None:
+        """Embed items with the tower's own graph in the artifact ``folder``.
+
+        Args:
+            folder: The artifact.
+            manifest: Its manifest.
+            tower: The tower.
+            items: Real and distinct items.
+            search: The user's own search, which counts if the tower embeds its queries or documents.
+
+        Raises:
+            UsageError: The graph itself finds no relevant document.
+        """
         self._folder, self._manifest, self._tower, self._items = folder, manifest, tower, items
-        self._reference = self._embed(manifest.towers[tower].graph, items)
+        self._search = search if search and tower in (search.query_kind, search.document_kind) else None
+        graph = manifest.towers[tower].graph
+        expect(len(items) + self._search_items())
+        self._reference = self._embed(graph, items)
+        if self._search:
+            self._ranking = self._rank(self._search, graph)
+            if not self._ranking.recall:
+                raise UsageError("fp32 finds no relevant document among the first ten; check the ids of --qrels")
 
     def measure(self, graph: str, floors: Floors, *, batch_invariant: bool = True) -> VariantParity:
         """Return the accuracy of a variant.
@@ -52,6 +82,33 @@ class VariantGate:
         if misses := find_missed_floors(parity, batch_invariant=batch_invariant):
             raise FloorError(f"{'; '.join(misses)} ({describe_parity(parity)})", parity.min_cosine)
         return parity
+
+    def measure_search(self, graph: str, floor: float, parity: VariantParity) -> RetrievalParity | None:
+        """Return the accuracy of a variant on the user's own search; ``None`` if there is none.
+
+        Args:
+            graph: Name of the graph's file in the artifact.
+            floor: The smallest share of fp32's recall@10 and nDCG@10 that is allowed.
+            parity: Result of :meth:`measure`.
+
+        Raises:
+            FloorError: The floor is not reached; the message holds the measurements.
+        """
+        if self._search is None:
+            return None
+        sizes = {"queries": len(self._search.queries), "documents": len(self._search.documents)}
+        found = RetrievalParity(**sizes, fp32=self._ranking, variant=self._rank(self._search, graph))
+        if not found.kept() >= floor:
+            kept = f"{found.kept():.1%} of fp32's recall@10 or nDCG@10 is kept, below {floor:.1%}"
+            raise FloorError(f"{kept} ({found.describe()})", parity.min_cosine)
+        return found
+
+    def expect_steps(self) -> None:
+        """Announce the steps of measuring a variant to the running stage."""
+        expect(len(self._items) + 2 * len(self._items[:_BATCH_SIZE]) + self._search_items())
+
+    def _search_items(self) -> int:
+        return len(self._search.queries) + len(self._search.documents) if self._search else 0
 
     def _measure(self, graph: str, floors: Floors) -> VariantParity:
         alone = self._embed(graph, self._items)
@@ -75,13 +132,36 @@ class VariantGate:
         )
 
     def _embed(self, graph: str, items: Sequence[Any], *, batch_size: int = 1, threads: int | None = None) -> Array:
-        external_data = find_second_file(self._folder / graph)
-        tower = self._manifest.towers[self._tower]
-        record = replace(tower, graph=graph, external_data=external_data, variants={})
+        model = self._open(graph, [self._tower], threads)
+        return _embed(model, items, EmbedOptions(tower=self._tower, batch_size=batch_size))
+
+    def _rank(self, search: RetrievalDataset, graph: str) -> Ranking:
+        """Search with ``graph`` in place of the tower's own; another tower keeps its own."""
+        model = self._open(graph, {self._tower, search.query_kind, search.document_kind})
+        queries = _embed(model, search.queries, _search_options(model, search.query_kind, "query"))
+        documents = _embed(model, search.documents, _search_options(model, search.document_kind, "document"))
+        return measure_ranking(queries, documents, search.relevant)
+
+    def _open(self, graph: str, towers: Collection[TowerName], threads: int | None = None) -> Embedder:
+        """Load towers with ``graph`` for this gate's tower."""
+        graphs = {name: self._manifest.towers[name].graph for name in towers} | {self._tower: graph}
+        records = {name: self._record(name, each) for name, each in graphs.items()}
         options = SessionOptions(provider="cpu", threads=threads)
-        pipeline = Pipeline(self._folder, {self._tower: record}, self._manifest.output_dim, options)
-        with without_truncation_warning():
-            return Embedder(self._manifest, pipeline).embed(items, tower=self._tower, batch_size=batch_size)
+        return Embedder(self._manifest, Pipeline(self._folder, records, self._manifest.output_dim, options))
+
+    def _record(self, name: TowerName, graph: str) -> Tower:
+        external_data = find_second_file(self._folder / graph)
+        return replace(self._manifest.towers[name], graph=graph, external_data=external_data, variants={})
+
+
+def _search_options(model: Embedder, kind: TowerName, role: Role) -> EmbedOptions:
+    return EmbedOptions(tower=kind, prompt=role_prompt(role, model.loaded_towers()) if kind == "text" else None)
+
+
+def _embed(model: Embedder, items: Sequence[Any], options: EmbedOptions) -> Array:
+    """Return the vectors of ``items``. Each item is a step of the running stage."""
+    with without_truncation_warning():
+        return np.concatenate([part.vectors for part in model.stream(items, options, step_counter())])
 
 
 def find_missed_floors(parity: VariantParity, *, batch_invariant: bool = True) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from runtime.artifact.manifest import TowerName
 from runtime.artifact.variants import CalibrationMethod, Floors, Level, Precision
+from runtime.errors import UsageError
 
 DEFAULT_FLOORS: Mapping[Precision, Floors] = {
     "fp32": Floors(min_cosine=0.999999, min_overlap=0.98, min_invariance=0.999999),
@@ -15,6 +16,8 @@ DEFAULT_FLOORS: Mapping[Precision, Floors] = {
     "int8": Floors(min_cosine=0.995, min_overlap=0.8, min_invariance=0.9999),
     "compact": Floors(min_cosine=0.999, min_overlap=0.9, min_invariance=0.999999),
 }
+# Share of the fp32 graph's recall@10 and nDCG@10. With few queries, one more or less found makes a percent.
+DEFAULT_MIN_RETRIEVAL: Mapping[Precision, float] = {"fp32": 0.999, "fp16": 0.995, "int8": 0.98, "compact": 0.99}
 # More items give a stricter minimum. An image costs a hundred times as much as a text.
 DEFAULT_ITEMS: Mapping[TowerName, int] = {"text": 128, "image": 32, "mesh": 32}
 
@@ -35,6 +38,12 @@ class VariantOptions:
         min_cosine: Floor, see :class:`runtime.artifact.variants.Floors`. ``None`` means :data:`DEFAULT_FLOORS`.
         min_overlap: As ``min_cosine``.
         min_invariance: As ``min_cosine``.
+        queries: The user's own queries, by which a variant is judged too; see
+            :func:`exporters.calibration.retrieval.load_retrieval_dataset`.
+        qrels: Relevance judgments of ``queries``.
+        corpus: The documents. ``None`` means ``corpus.jsonl`` beside ``queries``.
+        min_retrieval: Floor for the share of the fp32 graph's recall@10 and nDCG@10. ``None`` means
+            :data:`DEFAULT_MIN_RETRIEVAL`.
         accept_batch_dependent: Whether int8 may use dynamic quantization, which makes a vector depend on its batch.
     """
 
@@ -46,10 +55,27 @@ class VariantOptions:
     min_cosine: float | None = None
     min_overlap: float | None = None
     min_invariance: float | None = None
+    queries: Path | None = None
+    qrels: Path | None = None
+    corpus: Path | None = None
+    min_retrieval: float | None = None
     accept_batch_dependent: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise :class:`UsageError` if options of a search lack others, or if its floor is none."""
+        if (self.queries is None) != (self.qrels is None):
+            raise UsageError("--queries and --qrels belong together; give both, or leave both out")
+        if self.queries is None and (self.corpus, self.min_retrieval) != (None, None):
+            raise UsageError("--corpus and --min-retrieval are for a search; give --queries and --qrels, too")
+        if self.min_retrieval is not None and not 0 < self.min_retrieval <= 1:
+            raise UsageError(f"the floor min_retrieval is {self.min_retrieval}, it must be above 0 and at most 1")
 
     def floors(self, precision: Precision) -> Floors:
         """Return the floors of a variant in ``precision``."""
         names = ("min_cosine", "min_overlap", "min_invariance")
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         return replace(DEFAULT_FLOORS[precision], **given)
+
+    def retrieval_floor(self, precision: Precision) -> float:
+        """Return the floor of a search with a variant in ``precision``."""
+        return DEFAULT_MIN_RETRIEVAL[precision] if self.min_retrieval is None else self.min_retrieval

@@ -25,6 +25,8 @@ def describe_outcomes(outcomes: Sequence[VariantOutcome]) -> str:
             rows.append([outcome.tower, "fp32", outcome.before.nodes, "", size, "1.00x", *[""] * len(_PARITY_HEADER)])
         if outcome.variant and outcome.after:
             rows.append([outcome.tower, outcome.name, *_cells(outcome.variant, outcome.after, outcome.speedup)])
+        if outcome.search:
+            lines.append(f"{outcome.tower} {outcome.name}: {outcome.search.describe()}")
         if outcome.speedup and outcome.speedup < _SLOWER:
             lines.append(
                 f"{outcome.tower} {outcome.name} is slower than fp32 on this CPU; `python -m runtime tune` measures "

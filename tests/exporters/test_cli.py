@@ -15,7 +15,7 @@ from exporters.catalogue.options import ExportOptions
 from exporters.catalogue.registry import BACKBONES
 from exporters.cli import main
 from exporters.errors import ParityError
-from exporters.progress import StageDisplay
+from exporters.progress import StageDisplay, expect, step_counter, track
 from runtime.artifact.manifest import Tolerance
 
 
@@ -153,8 +153,6 @@ def test_every_option_has_help() -> None:
 
 
 def test_stages_are_shown_with_their_times(capsys: pytest.CaptureFixture[str]) -> None:
-    import sys
-
     stage = StageDisplay(sys.stderr)
     with stage("trace graph"):
         time.sleep(0.01)
@@ -167,6 +165,22 @@ def test_stages_are_shown_with_their_times(capsys: pytest.CaptureFixture[str]) -
     with pytest.raises(KeyboardInterrupt), stage("compare"):
         raise KeyboardInterrupt
     assert capsys.readouterr().err.strip().endswith("interrupted")
+
+
+def test_a_terminal_shows_the_time_left(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    expect(5)
+    assert list(track("ab")) == ["a", "b"], "nothing is shown without a stage"
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    stage = StageDisplay(sys.stderr)
+    with stage("text int8"):
+        expect(2)
+        assert list(track("ab", lambda item: 2)) == ["a", "b"], "more steps than expected"
+        expect(4)
+        step_counter()(1)
+    err = capsys.readouterr().err
+    assert "0/2 [00:00<?" in err
+    assert "4/8 [00:00<00:00" in err
+    assert err.splitlines()[-1].split()[:2] == ["text", "int8"]
 
 
 def test_a_path_that_leads_nowhere_is_refused_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
