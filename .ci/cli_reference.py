@@ -15,7 +15,7 @@ PAGE = ROOT / "docs/reference/cli.md"
 # Each program, and the module of its parser. Subcommands come from the parser itself.
 PARSERS = {
     "python -m runtime": "runtime.cli.main",
-    "python -m exporters": "exporters.cli",
+    "python -m exporters": "exporters.cli.main",
     "python -m benchmarks": "benchmarks.cli",
 }
 INTRODUCTION = """# Command line

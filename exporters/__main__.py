@@ -2,7 +2,7 @@
 
 import sys
 
-from exporters.cli import main
+from exporters.cli.main import main
 from runtime.early_interrupt import restore
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from exporters.bom import make_bom
-from exporters.cli import main
+from exporters.cli.main import main
 from runtime.artifact.reader import read_manifest
 from tests.runtime.spaces import add_variants, name_toy
 from tests.runtime.toy_artifact import write_artifact

@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 
-from exporters import cli
 from exporters.catalogue.options import ExportOptions
 from exporters.catalogue.registry import BACKBONES
-from exporters.cli import main
+from exporters.cli.main import build_parser, main
 from exporters.errors import ParityError
 from exporters.progress import StageDisplay, expect, step_counter, track
 from runtime.artifact.manifest import Tolerance
@@ -31,7 +30,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, exported: Path) -> list[tuple[str, Pa
             raise ParityError("the graph differs from torch")
         return exported
 
-    monkeypatch.setattr(cli, "export", record)
+    monkeypatch.setattr("exporters.cli.export.export", record)
     return recorded
 
 
@@ -146,9 +145,9 @@ def test_an_existing_artifact_is_refused_at_once(artifact: Path, capsys: pytest.
 
 
 def test_every_option_has_help() -> None:
-    for add in (cli.add_export, cli.add_optimize, cli.add_list):
-        parser = argparse.ArgumentParser()
-        add(parser)
+    (commands,) = (each for each in build_parser()._actions if isinstance(each, argparse._SubParsersAction))
+    assert {"export", "optimize", "fit", "publish", "sign", "bom", "list"} == set(commands.choices)
+    for parser in commands.choices.values():
         assert all(action.help for action in parser._actions)
 
 
@@ -197,7 +196,9 @@ def test_list_as_json_is_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.process
 def test_optimize_without_its_packages_names_the_command_that_installs_them(exported: Path) -> None:
-    code = "import sys; sys.modules['onnx_ir'] = None; from exporters.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = (
+        "import sys; sys.modules['onnx_ir'] = None; from exporters.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    )
     command = [sys.executable, "-c", code, "optimize", str(exported)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 1

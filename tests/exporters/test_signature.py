@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import runtime
-from exporters.cli import main as exporters
+from exporters.cli.main import main as exporters
 from runtime.cli.main import main
 from tests.runtime.toy_artifact import write_artifact
 

@@ -10,7 +10,7 @@ import exporters
 from exporters.catalogue import tables as catalogue
 from exporters.catalogue.registry import BACKBONES, find_backbone
 from exporters.catalogue.spec import TorchvisionSource
-from exporters.cli import main
+from exporters.cli.main import main
 from runtime.artifact.manifest import TASKS
 from runtime.errors import UsageError
 

@@ -15,7 +15,7 @@ from sentence_transformers import SentenceTransformer
 import runtime
 from exporters import ExportOptions, finetuner
 from exporters.catalogue.names import find_model
-from exporters.cli import main
+from exporters.cli.main import main
 from exporters.errors import DestinationError, TrainingDataError, WorseModelError
 from exporters.fit import run as run_module
 from exporters.fit import training
@@ -179,7 +179,7 @@ def test_a_model_that_became_worse_is_not_exported(
     def fail(*_: Any, **__: Any) -> None:
         raise raised.value
 
-    monkeypatch.setattr("exporters.fit.command.fit", fail)
+    monkeypatch.setattr("exporters.cli.fit.fit", fail)
     assert main(["fit", "x", "y"]) == 1
     assert "worse than before" in capsys.readouterr().err
 

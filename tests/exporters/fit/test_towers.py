@@ -17,7 +17,7 @@ from exporters import ExportOptions, export
 from exporters.catalogue.names import find_model
 from exporters.catalogue.spec import BackboneSpec, TorchvisionSource
 from exporters.catalogue.weights_ref import StateDict
-from exporters.cli import main
+from exporters.cli.main import main
 from exporters.errors import TrainingDataError, WeightsError
 from exporters.families.cnn.torchvision import load as load_cnn
 from exporters.families.cnn.tower import Cnn, CnnTower

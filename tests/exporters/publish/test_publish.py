@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from exporters.cli import main
+from exporters.cli.main import main
 from exporters.errors import DestinationError, PublishError
 from exporters.publish import publish as module
 from exporters.publish.names import LAYOUT_NAMES
@@ -257,7 +257,7 @@ def test_no_torch_is_imported(tmp_path: Path) -> None:
 import sys
 for name in ("torch", "torchvision", "transformers", "sentence_transformers", "onnxscript"):
     sys.modules[name] = None  # an import fails
-from exporters.cli import main
+from exporters.cli.main import main
 assert main(["publish", {str(text)!r}, "--to", "huggingface,single,triton,opensearch", "-o", "a"]) == 0
 assert main(["publish", {str(clip)!r}, "--to", "clip-js,immich,fastembed", "-o", "b"]) == 0
 assert main(["publish", {str(text)!r}, "--to", "openvino", "-o", "c"]) == 1

@@ -17,7 +17,7 @@ from onnx.external_data_helper import set_external_data
 
 import runtime
 from exporters.catalogue.options import ExportOptions
-from exporters.cli import main
+from exporters.cli.main import main
 from exporters.errors import DestinationError, FloorError, VariantError
 from exporters.export import export
 from exporters.graph import onnx_file, shared_weights
@@ -147,7 +147,7 @@ def test_the_command_prints_a_table(text_artifact: Path, capsys: pytest.CaptureF
 def test_an_export_can_add_variants_at_once(
     text_artifact: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("exporters.cli.export", lambda *_, **__: text_artifact)
+    monkeypatch.setattr("exporters.cli.export.export", lambda *_, **__: text_artifact)
     assert main(["sbert-base-en", "--optimize"]) == 0
     assert "Attention" in capsys.readouterr().out
     assert list(read_manifest(text_artifact).towers["text"].variants) == ["optimized"]

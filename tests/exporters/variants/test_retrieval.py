@@ -14,7 +14,7 @@ from sklearn.metrics import ndcg_score
 import runtime
 from exporters.calibration.retrieval import RetrievalDataset, load_retrieval_dataset
 from exporters.catalogue.options import ExportOptions
-from exporters.cli import main
+from exporters.cli.main import main
 from exporters.errors import FloorError
 from exporters.export import export
 from exporters.variants.gate import VariantGate

@@ -19,7 +19,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from exporters.catalogue.names import find_model
 from exporters.catalogue.options import ExportOptions
-from exporters.cli import build_parser
+from exporters.cli.main import build_parser
 from exporters.errors import WeightsError
 from exporters.families.cnn.tower import CnnTower
 from exporters.families.load import check_options

@@ -1,13 +1,14 @@
-"""The command ``fit`` of ``python -m exporters``. Its help does not import torch."""
+"""The command ``fit``."""
 
 from __future__ import annotations
 
 import argparse
 from dataclasses import fields
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from exporters.catalogue.options import ExportOptions
+from exporters.cli.options import add_model_options
 from exporters.fit.losses import LOSSES
 from exporters.fit.options import DEFAULT_LORA_RANK, FitOptions, OnError, TrainingPrecision
 from exporters.fit.run import fit
@@ -22,8 +23,9 @@ _EXPORT_OPTIONS = (
 _DEFAULTS = FitOptions()
 
 
-def add_fit(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of the command ``fit``, but for those that say which weights the model starts from."""
+def add_commands(commands: Any) -> None:
+    """Add the command ``fit``."""
+    parser = commands.add_parser("fit", help="Fine-tune a model on your data, and export it")
     parser.description = (
         "Fine-tune the model NAME on DATA, and export the result to a folder in OUTPUT. A folder beside it, whose name "
         "ends in -training, gets the checkpoint and a report. Nothing is exported if the model is worse than before."
@@ -57,6 +59,7 @@ def add_fit(parser: argparse.ArgumentParser) -> None:
     add("--output", type=Path, default=folder, help="Write the artifact into this folder (default: %(default)s)")
     add("--force", action="store_true", help="Replace an existing artifact (default: refuse to replace it)")
     add("--resume", action="store_true", help="Go on with an interrupted training of the same name, if there is one")
+    add_model_options(parser, suffix=" and `-fit`")
     _add_training(parser.add_argument_group("training"))
     _add_model(parser.add_argument_group("what is trained"))
 
