@@ -26,6 +26,7 @@ class ServerSettings:
         memory_limit: Bytes of memory that the process may use; ``None`` for the limit of the container, or of the host.
         client_seconds: Seconds that a client has to send a request, and to take a response.
         drain_seconds: Seconds that requests in flight have to end after SIGTERM.
+        hang_seconds: Seconds after which a worker process whose event loop stands still is replaced.
         api_keys: Keys of which a client must have one; empty for no authentication.
         cors_origins: Origins of web pages that may call the server.
     """
@@ -43,6 +44,7 @@ class ServerSettings:
     memory_limit: int | None = None
     client_seconds: float = 60
     drain_seconds: float = 30
+    hang_seconds: float = 30
     api_keys: tuple[str, ...] = field(default=(), repr=False)
     cors_origins: tuple[str, ...] = ()
 
@@ -55,6 +57,8 @@ class ServerSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} is {value}, it must be a number from 1 up")
+        if not self.hang_seconds >= 2:
+            raise UsageError(f"hang_seconds is {self.hang_seconds}, it must be at least 2: workers report each second")
         for name in ("client_seconds", "drain_seconds", "max_wait_ms"):
             if not getattr(self, name) >= 0:
                 raise UsageError(f"{name} is {getattr(self, name)}, it must not be negative")

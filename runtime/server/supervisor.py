@@ -83,6 +83,7 @@ class Worker:
     Attributes:
         pipe: Gives a message when the worker is ready, and its end when the worker is dead.
         told: Number of times that the worker was told to stop.
+        silent_s: Seconds since the last message.
     """
 
     def __init__(self, job: WorkerJob) -> None:
@@ -92,7 +93,7 @@ class Worker:
         self.process = context.Process(target=_work, args=(job, theirs))
         self.process.start()
         theirs.close()
-        self.ready, self.told = False, 0
+        self.ready, self.told, self.silent_s = False, 0, 0.0
 
     def stop(self) -> None:
         """Let requests in flight end; the second time, end them."""
@@ -122,6 +123,7 @@ class Supervisor:
         self._workers: dict[Any, Worker] = {}  # by pipe
         self._signals, self._deadline, self._exit_code = 0, math.inf, 0
         self._is_ready, self._failures, self._next_start = False, 0, 0.0
+        self._last_step = time.monotonic()
 
     def run(self) -> int:
         """Serve until SIGTERM or Ctrl-C, and return the exit code.
@@ -171,6 +173,18 @@ class Supervisor:
                 worker.process.kill()
         for pipe in wait(list(self._workers), _POLL_S):
             self._hear(self._workers[pipe])
+        self._end_silent_workers()
+
+    def _end_silent_workers(self) -> None:
+        """Kill workers that are ready and say nothing. While this process itself stood still, no time counts."""
+        now = time.monotonic()
+        passed, self._last_step = min(now - self._last_step, 2 * _POLL_S), now
+        for worker in self._workers.values():
+            worker.silent_s += passed
+            if worker.ready and not self._signals and worker.silent_s > self._job.settings.hang_seconds:
+                self._log("worker hangs", worker=worker.process.pid, seconds=round(worker.silent_s))
+                worker.process.kill()
+                worker.silent_s = 0.0
 
     def _may_start(self) -> bool:
         is_complete = len(self._workers) >= self._wanted
@@ -182,6 +196,9 @@ class Supervisor:
             worker.pipe.recv_bytes()
         except (EOFError, OSError):
             self._bury(worker)
+            return
+        worker.silent_s = 0.0
+        if worker.ready:
             return
         worker.ready, self._failures = True, 0
         if not self._is_ready and len(self._workers) == self._wanted:

@@ -19,6 +19,8 @@ from runtime.server.middleware import LOG
 from runtime.server.service import EmbeddingService
 from runtime.server.settings import ServerSettings
 
+_TICKS = 10
+
 
 def serve(artifacts: Mapping[str, Path], settings: ServerSettings, session: Mapping[str, Any], pipe: Connection) -> int:
     """Serve artifacts until the supervisor says so, or is gone, and return the exit code."""
@@ -50,6 +52,13 @@ class WorkerServer(run.DrainingServer):
         """Tell the supervisor that the worker is ready."""
         LOG.info("worker ready")
         self._pipe.send_bytes(b"ready")
+
+    async def on_tick(self, counter: int) -> bool:
+        """Tell the supervisor each second that the event loop runs; uvicorn calls this ten times a second."""
+        if counter % _TICKS == 0:
+            with contextlib.suppress(OSError):  # the supervisor is gone, and the other thread ends the server
+                self._pipe.send_bytes(b"alive")
+        return await super().on_tick(counter)
 
 
 def _obey(pipe: Connection, servers: list[WorkerServer]) -> None:

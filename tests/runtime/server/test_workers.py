@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from multiprocessing import Pipe
+from multiprocessing import Pipe, connection
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -84,7 +84,7 @@ class FakeWorker:
     def __init__(self, job: WorkerJob) -> None:
         self.pipe, self.theirs = Pipe()
         self.process = SimpleNamespace(pid=len(self.made), exitcode=1, join=lambda: None)
-        self.ready, self.told = False, 0
+        self.ready, self.told, self.silent_s = False, 0, 0.0
         self.made.append(self)
 
 
@@ -121,6 +121,27 @@ def test_a_worker_that_cannot_start_any_more_is_tried_less_and_less_often(monkey
 
 
 @LINUX
+def test_workers_do_not_hang_while_the_supervisor_itself_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, killed = [0.0], list[int]()
+    monkeypatch.setattr(FakeWorker, "made", list[FakeWorker](), raising=False)
+    monkeypatch.setattr(supervisor, "Worker", FakeWorker)
+    monkeypatch.setattr(supervisor, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(supervisor, "_POLL_S", 0.25)
+    monkeypatch.setattr(supervisor, "wait", lambda pipes, timeout: connection.wait(pipes, 0))
+    boss = supervisor.Supervisor(JOB, 1)
+    boss._step()
+    (worker,) = FakeWorker.made
+    worker.process.kill = lambda: killed.append(1)
+    worker.theirs.send_bytes(b"ready")
+    boss._step()
+    for seconds, kills in ((3600.0, 0), *[(0.5, 0)] * 59, (0.5, 1)):  # 0.5 s of the hour count
+        now[0] += seconds
+        boss._step()
+        assert len(killed) == kills
+    boss._leave()
+
+
+@LINUX
 @pytest.mark.process
 def test_a_killed_worker_is_replaced_and_sigterm_lets_requests_end(toy: Path, model: runtime.Embedder) -> None:
     expected = {text: model.embed([text])[0].tolist() for text in ("a", "b c")}
@@ -147,6 +168,18 @@ def test_a_killed_worker_is_replaced_and_sigterm_lets_requests_end(toy: Path, mo
         assert [each.result(20) for each in waits] == [expected["b c"]] * 8
         assert process.finish() == 0
         wait_until_gone([workers[1], new])
+
+
+@LINUX
+@pytest.mark.process
+def test_a_worker_that_hangs_is_replaced(toy: Path) -> None:
+    with started(str(toy), "--workers", "2", "--hang-seconds", "2") as process:
+        stopped, other = process.log[-1]["workers"]
+        os.kill(stopped, signal.SIGSTOP)
+        assert process.read_until("worker hangs")["worker"] == stopped
+        assert process.read_until("worker died")["exit_code"] == -signal.SIGKILL
+        assert process.read_until("worker ready")["pid"] not in (stopped, other)
+        assert is_alive(other)
 
 
 @LINUX
