@@ -5,6 +5,7 @@ Source: https://github.com/sigstore/model-transparency
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,19 @@ def check_signature(folder: Path, public_key: Path) -> None:
     try:
         config.verify(folder, signature)
     except Exception as exc:  # model_signing, sigstore and cryptography raise many types
-        reason = " ".join(str(exc).split()) or type(exc).__name__
         raise SignatureError(
-            f"{folder} is not what was signed with the private key of {public_key} ({reason}); take a copy from its "
-            "publisher, or check that the key is that of the publisher"
+            f"{folder} is not what was signed with the private key of {public_key} ({_reason(exc)}); take a copy from "
+            "its publisher, or check that the key is that of the publisher"
         ) from exc
+
+
+def _reason(error: Exception) -> str:
+    """Return which files differ, without the digests that model_signing prints, or the message if it names no file."""
+    message = " ".join(str(error).split())
+    kinds = (
+        ("changed", r"Hash mismatch for \\*'([^'\\]*)"),
+        ("added", r"Extra files found in model \\*'[^']*': ([^'\"\]\\]*)"),
+        ("missing", r"Missing files in model \\*'[^']*': ([^'\"\]\\]*)"),
+    )
+    found = {kind: ", ".join(re.findall(pattern, message)) for kind, pattern in kinds}
+    return "; ".join(f"{kind}: {names}" for kind, names in found.items() if names) or message or type(error).__name__

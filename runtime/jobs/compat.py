@@ -65,7 +65,7 @@ class GoldenDistance:
 class Comparison:
     """The verdict on two sides, its reason, the facts that differ, and the distances where both sides run here."""
 
-    comparable: bool
+    comparable: bool | None  # None if nothing shows it
     reason: str
     sides: tuple[Side, Side]
     differences: Mapping[str, tuple[str, str]] = field(default_factory=dict)
@@ -99,7 +99,8 @@ def compare_spaces(
 def describe_comparison(comparison: Comparison) -> str:
     """Return a comparison as text, one fact a line."""
     sides = comparison.sides
-    lines = ["comparable    " + ("yes: " if comparison.comparable else "NO: ") + comparison.reason]
+    verdict = {True: "yes", False: "NO", None: "unknown"}[comparison.comparable]
+    lines = [f"comparable    {verdict}: {comparison.reason}"]
     lines += [f"space         {side.space or 'unknown'}  {side.path}" for side in sides]
     lines += [
         f"differs       {name}: {one:.{_SHOWN}} and {other:.{_SHOWN}}"
@@ -167,14 +168,15 @@ def _measure(one: Side, other: Side) -> Iterator[GoldenDistance]:
 
 def _judge(
     sides: tuple[Side, Side], differences: Mapping[str, tuple[str, str]], golden: Sequence[GoldenDistance]
-) -> tuple[bool, str]:
+) -> tuple[bool | None, str]:
     """Return whether vectors may be compared, and why."""
     one, other = (side.space for side in sides)
     close = all(each.is_close for each in golden)
     if one is None or other is None:
-        if differences or not golden or not close:
-            why = "they differ" if differences else "no golden vectors show that they are equal"
-            return False, f"a side names no space, and {why}"
+        if differences or not close:
+            return False, f"a side names no space, and {'they' if differences else 'the golden vectors'} differ"
+        if not golden:
+            return None, "a side names no space, and no golden vectors show whether they are equal"
         return True, "a side names no space, but no fact differs that both name, and the golden vectors are equal"
     if one == other:
         if close:

@@ -111,6 +111,15 @@ def test_an_older_artifact_is_judged_by_its_facts_and_golden_vectors(
     assert set(found.differences) == different
 
 
+def test_an_artifact_without_a_name_and_its_own_file_are_not_told_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    older, path = str(write_artifact(tmp_path / "older")), str(tmp_path / "v.npz")
+    assert main(["embed", older, "a b", "c", "-o", path]) == 0
+    assert main(["compat", older, path]) == 1
+    assert "comparable    unknown: a side names no space" in capsys.readouterr().out
+
+
 def test_an_artifact_and_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one = name_toy(add_variants(write_artifact(tmp_path / "one"), "int8"))
     other = name_toy(write_artifact(tmp_path / "other"), weights={"text": "c" * 64})
