@@ -69,7 +69,7 @@ def _search_texts() -> int:
         stage=StageDisplay(),
     )
     print(describe_export(folder, read_manifest(folder)))
-    vectors, names = OUTPUT / "topics.npy", OUTPUT / "topics.txt"
+    vectors, names = OUTPUT / "topics.npz", OUTPUT / "topics.txt"
     names.write_text("".join(f"{name}\n" for name in topics), "utf-8")
     print(f"\n4. Embed the {len(topics)} topics of Python's manual, and search them, in processes without torch:\n")
     texts = [" ".join(text.split())[:_EXCERPT] for text in topics.values()]
