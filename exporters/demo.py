@@ -73,7 +73,7 @@ def _search_texts() -> int:
     names.write_text("".join(f"{name}\n" for name in topics), "utf-8")
     print(f"\n4. Embed the {len(topics)} topics of Python's manual, and search them, in processes without torch:\n")
     texts = [" ".join(text.split())[:_EXCERPT] for text in topics.values()]
-    if _run_without_torch("embed", str(folder), *texts, "-o", str(vectors)):
+    if _run_without_torch("embed", str(folder), *texts, "-o", str(vectors), "--force"):
         return console.FAILURE
     for query in _QUERIES:
         print(f"\n   {query}\n")
