@@ -94,7 +94,7 @@ class TextLearner(Learner):
         """Merge adapters, and add a linear layer if ``output_dim`` asks for one."""
         self._spec, self._options = spec, options
         self.model, self.towers, self.prepare = tower.sentences, ("text",), {"text": str}
-        self.learning_rate = 2e-5
+        self.learning_rate = 5e-5  # the default of the Trainer
         merge_adapters(self.model)
         if output_dim is not None:
             _add_dense(self.model, output_dim)
