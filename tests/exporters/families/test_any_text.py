@@ -19,7 +19,9 @@ from exporters.families.sentence.load import load_folder
 from exporters.families.sentence.tower import SentenceTower
 from runtime.artifact.manifest import Weights
 from runtime.errors import EmbeddingBackbonesError, ItemError
-from tests.exporters.families.checkpoints import FAMILIES, SETTINGS, Checkpoint
+from tests.exporters.families.checkpoints.build import Checkpoint
+from tests.exporters.families.checkpoints.families import FAMILIES
+from tests.exporters.families.checkpoints.settings import SETTINGS
 from tests.exporters.families.tried import ROWS, read_page, record
 
 GROUPS = {"Text encoders": FAMILIES, "Settings of text encoders": SETTINGS}
