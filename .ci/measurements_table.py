@@ -42,12 +42,11 @@ def setup(row: Row) -> str:
     return row.label.removesuffix(" on cpu")
 
 
-def lines(section: Section, stage: Stage, batch_sizes: Sequence[int]) -> Iterator[str]:
-    """Yield the lines of a tower, one for each number of items per call."""
-    for items in batch_sizes:
+def lines(section: Section, stage: Stage, *, largest_only: bool) -> Iterator[str]:
+    """Yield the lines of a tower, one for each number of items per call, or one for the largest number."""
+    sizes = sorted({row.case.items for row in section.at(stage) if setup(row) == BASELINE})
+    for items in sizes[-1:] if largest_only else sizes:
         rows = {setup(row): row for row in section.at(stage) if row.case.items == items}
-        if BASELINE not in rows:
-            continue
         int8 = rows.get("runtime int8")
         name = f"{section.title.removesuffix(f', {section.tower} tower')}, {section.tower}, {items}"
         cells = [
@@ -65,11 +64,13 @@ def cell(row: Row | None) -> str:
     return f"{form.digits(row.speedup.times)} {form.span(row.speedup.low, row.speedup.high)}"
 
 
-def table(sections: Sequence[Section], stage: Stage, batch_sizes: Sequence[int]) -> str:
+def table(sections: Sequence[Section], stage: Stage, *, largest_only: bool) -> str:
     """Return the table of a stage in Markdown."""
     names = ["artifact, tower, items per call", "torch eager, p50 ms", *COLUMNS[stage], "min cosine of int8"]
     head = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
-    return "\n".join([*head, *(line for section in sections for line in lines(section, stage, batch_sizes))])
+    return "\n".join(
+        [*head, *(line for section in sections for line in lines(section, stage, largest_only=largest_only))]
+    )
 
 
 def insert(path: Path, key: str, content: str) -> str:
@@ -83,13 +84,13 @@ def insert(path: Path, key: str, content: str) -> str:
 
 
 study = analyze(read_results(REPORT / RESULTS_FILE), None)
-pages: dict[Path, dict[str, tuple[Stage, tuple[int, ...]]]] = {
-    ROOT / "README.md": {"end-to-end": ("end_to_end", (1, 32))},
-    ROOT / "docs/benchmarks.md": {"graph": ("graph", (1, 8, 32)), "end-to-end": ("end_to_end", (1, 8, 32))},
+pages: dict[Path, dict[str, Stage]] = {
+    ROOT / "README.md": {"end-to-end": "end_to_end"},
+    ROOT / "docs/benchmarks.md": {"graph": "graph", "end-to-end": "end_to_end"},
 }
 code = 0
 for page, tables in pages.items():
-    for key, (stage, batch_sizes) in tables.items():
-        content = insert(page, key, table(study.sections, stage, batch_sizes))
+    for key, stage in tables.items():
+        content = insert(page, key, table(study.sections, stage, largest_only=page.name == "README.md"))
         code |= write_or_check(page, content)
 sys.exit(code)
