@@ -112,9 +112,10 @@ def test_chromadb(place: Path, by_library: Array) -> None:
     hold(by_library, run_python("chromadb", find_code("from chromadb"), place), name="chromadb")
 
 
-def test_langchain(place: Path, by_library: Array) -> None:
-    code = find_code("from langchain_huggingface")
-    hold(by_library, run_python("sentence-transformers-5", code, place), name="langchain")
+@pytest.mark.parametrize("package", ["langchain_huggingface", "haystack"])
+def test_wrapper_of_sentence_transformers(package: str, place: Path, by_library: Array) -> None:
+    code = find_code(f"from {package} import")
+    hold(by_library, run_python("sentence-transformers-5", code, place), name=package)
 
 
 def test_transformers_js_in_node(place: Path, by_library: Array) -> None:
