@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -93,11 +93,13 @@ def serve_model(embedder: Embedder, name: str, max_batch_tokens: int | None) -> 
     pipeline = embedder.backend
     if not isinstance(pipeline, Pipeline):
         raise UsageError("the server runs a model in its own process; load it without workers")
+    for tower in pipeline.towers.values():
+        tower.session.yield_cores()
     cancellation = CancellationToken()
     text_budget = pipeline.towers["text"].batch_sizes.budget if "text" in pipeline.towers else 1024
     runners = {
         kind: BatchRunner(
-            embed=_run(tower, cancellation),
+            embed=partial(tower.embed, cancellation=cancellation),
             limit=BatchLimit(
                 budget=_text_budget(tower, max_batch_tokens) if kind == "text" else tower.batch_sizes.budget,
                 multiple=tower.session.provider.sequence_multiple,
@@ -121,29 +123,28 @@ def _text_budget(tower: LoadedTower, asked: int | None) -> int:
     return min(usual, _CPU_TOKENS) if tower.session.provider.device == "cpu" else usual
 
 
-def _run(tower: LoadedTower, cancellation: CancellationToken) -> Callable[[Sequence[Any]], Any]:
-    # Always side by side, so that one session and one copy of the weights is in memory.
-    return lambda rows: tower.embed(rows, cancellation, side_by_side=True)
-
-
 def make_ready(model: ServedModel, folder: Path, lanes: int) -> None:
-    """Compare the golden vectors, then run the largest usual batch in all lanes at once, as it takes most memory.
+    """Compare the golden vectors, then run the largest item alone, and the largest usual batch in all lanes at once.
+
+    So all the memory that requests will need for their vectors is taken, and both sessions of a graph are open.
 
     Raises:
         VerificationError: The golden vectors are out of tolerance.
         EmbeddingBackbonesError: A graph cannot run.
     """
-    verify_model(model.embedder, folder, lambda items, kind: _embed(model, items, kind))
+    for side_by_side in (True, False):  # side by side first: of large weights, only one session is kept
+        verify_model(model.embedder, folder, partial(_embed, model, side_by_side=side_by_side))
     for kind, runner in model.runners.items():
         row = _largest_row(model, kind, folder)
+        runner.embed([row], side_by_side=False)
         batch = [row] * max(1, (runner.limit.budget or 1) // row_cost(row))
-        for wait in [start_in_background(partial(runner.embed, batch)) for _ in range(lanes)]:
+        for wait in [start_in_background(partial(runner.embed, batch, side_by_side=True)) for _ in range(lanes)]:
             wait()
 
 
-def _embed(model: ServedModel, items: Sequence[Any], kind: TowerName) -> Array:
+def _embed(model: ServedModel, items: Sequence[Any], kind: TowerName, *, side_by_side: bool) -> Array:
     rows = _usable(model.towers[kind].prepare(items))
-    return np.concatenate([model.runners[kind].embed([row]) for row in rows])
+    return np.concatenate([model.runners[kind].embed([row], side_by_side=side_by_side) for row in rows])
 
 
 def _largest_row(model: ServedModel, kind: TowerName, folder: Path) -> Row:

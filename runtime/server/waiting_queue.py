@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -19,18 +19,28 @@ from runtime.inference.tower import group_key, row_cost
 _BATCH_OVERHEAD = 16
 
 
+class EmbedRows(Protocol):
+    """A function that runs a graph. Several threads call it at once."""
+
+    def __call__(self, rows: Sequence[Any], *, side_by_side: bool) -> Float32Array:
+        """Return the vectors of rows of one shape, ``[rows, dim]``.
+
+        ``side_by_side``: whether other batches run at the same time, so that this one takes its share of the threads.
+        """
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BatchRunner:
     """A graph, as the dispatcher sees it.
 
     Attributes:
-        embed: Returns the vectors of rows of one shape, ``[rows, dim]`` float32. Several threads call it at once.
+        embed: Runs the graph.
         limit: Bounds of a batch.
         dim: Length of a vector.
         tokens_per_cost: Tokens of a text that take about as long as one unit of cost: one image, or one point.
     """
 
-    embed: Callable[[Sequence[Any]], Float32Array]
+    embed: EmbedRows
     limit: BatchLimit
     dim: int
     tokens_per_cost: float = 1.0

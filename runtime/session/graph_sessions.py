@@ -55,6 +55,10 @@ class GraphSessions:
                 session = self._open(threads)
         return session
 
+    def close_unused(self) -> None:
+        """Close the session that was opened first, if no batch has run yet."""
+        self._sessions = {number: session for number, session in self._sessions.items() if number in self._used}
+
     def is_inherited(self) -> bool:
         """Return whether the process that opened the sessions forked this one. Their threads exist only there."""
         return self._process_id != os.getpid()
@@ -65,7 +69,7 @@ class GraphSessions:
         if threads not in self._sessions and self._used and not self._keeps_both:
             return next(iter(self._sessions.values()))
         if threads not in self._sessions:
-            self._sessions = {number: session for number, session in self._sessions.items() if number in self._used}
+            self.close_unused()
             self._sessions = {**self._sessions, threads: self._open_again(threads)}
         self._used.add(threads)
         return self._sessions[threads]

@@ -201,6 +201,13 @@ class Session:
             ) from exc
         return output
 
+    def yield_cores(self) -> None:
+        """Let waiting threads sleep, unless the options ask for spinning: other batches will run beside most runs."""
+        settings = self.provider_options
+        if isinstance(settings, CpuOptions) and settings.spinning is None:
+            self.provider_options = replace(settings, spinning=False)
+            self._sessions.close_unused()
+
     def trace(self, feeds: Feeds) -> list[dict[str, Any]]:
         """Run the graph once on ``feeds``, in a session of its own, and return the events of ONNX Runtime's profile."""
         with TemporaryDirectory() as folder:
@@ -377,7 +384,9 @@ def _file_state(path: Path) -> tuple[int, int] | None:
 def _session_options(settings: ProviderOptions, threads: int, trace: Path | None) -> onnxruntime.SessionOptions:
     config = dict(EXACT_INT8)
     if isinstance(settings, CpuOptions):
-        config |= {} if settings.spinning else {"session.intra_op.allow_spinning": "0"}
+        # Without the stop, threads spin for some 30 ms after a run, and take the time from other batches and Python.
+        stop, never = {"session.force_spinning_stop": "1"}, {"session.intra_op.allow_spinning": "0"}
+        config |= never if settings.spinning is False else stop
         config |= ARM_BF16 if settings.arm_bf16 else {}
     options = session_options(threads=threads, config=config)
     options.enable_mem_pattern = False  # it would keep an allocation plan for every input shape

@@ -136,6 +136,17 @@ def test_a_process_of_both_kinds_holds_small_weights_twice() -> None:
     assert ([each.threads for each in taken], held(graph)) == ([4, 1, 4], [1, 4])
 
 
+def test_the_session_of_loading_is_closed_until_a_batch_needs_it() -> None:
+    graph = sessions(keeps_both=True)
+    first: Any = graph._sessions[4]
+    graph.close_unused()
+    assert held(graph) == []
+    again: Any = graph.take(side_by_side=False)
+    assert (again is first, again.threads) == (False, 4)
+    graph.close_unused()
+    assert held(graph) == [4]
+
+
 @pytest.mark.parametrize("first", [True, False])
 def test_large_weights_are_held_once_whatever_comes_first(first: bool) -> None:
     graph = sessions(keeps_both=False)

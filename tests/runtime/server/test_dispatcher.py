@@ -19,12 +19,15 @@ class Graph:
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
+        self.alone: list[list[int]] = []  # those that had all threads
         self.open, self.entered = threading.Event(), threading.Semaphore(0)
         self.open.set()
 
-    def embed(self, rows: Sequence[Any]) -> Float32Array:
+    def embed(self, rows: Sequence[Any], *, side_by_side: bool) -> Float32Array:
         lengths = [len(row.ids) for row in rows]
         self.batches.append(lengths)
+        if not side_by_side:
+            self.alone.append(lengths)
         self.entered.release()
         assert self.open.wait(20)
         if 13 in lengths:
@@ -103,6 +106,38 @@ def test_batches_run_side_by_side(graph: Graph, runner: BatchRunner) -> None:
     graph.open.set()
     dispatcher.close()
     assert all(job.future.done() for job in jobs)
+
+
+def test_an_item_of_two_lanes_has_all_threads_when_nothing_else_runs_or_waits(graph: Graph, runner: BatchRunner) -> None:
+    done = threading.Semaphore(0)
+    dispatcher = Dispatcher(2, on_batch=lambda report: done.release())
+    graph.open.clear()
+    dispatcher.submit(runner, [tokens(5), tokens(90)])  # one for each thread
+    for _ in range(2):
+        assert graph.entered.acquire(timeout=20)
+    graph.open.set()
+    for _ in range(2):
+        assert done.acquire(timeout=20)
+    graph.open.clear()
+    dispatcher.submit(runner, [tokens(60)])
+    assert graph.entered.acquire(timeout=20)
+    dispatcher.submit(runner, [tokens(61)])  # beside the one that runs
+    assert graph.entered.acquire(timeout=20)
+    graph.open.set()
+    dispatcher.close()
+    assert graph.batches == [[5], [90], [60], [61]]
+    assert graph.alone == [[60]]
+
+
+def test_up_to_half_of_the_lanes_share_all_threads(graph: Graph, runner: BatchRunner) -> None:
+    graph.open.clear()
+    dispatcher = Dispatcher(4)
+    for length in (50, 60, 70):
+        dispatcher.submit(runner, [tokens(length)])
+        assert graph.entered.acquire(timeout=20)
+    graph.open.set()
+    dispatcher.close()
+    assert graph.alone == [[50], [60]]
 
 
 def test_the_oldest_item_waits_for_others_if_asked(graph: Graph, runner: BatchRunner) -> None:

@@ -30,13 +30,13 @@ class Gate:
         self.opened, self.entered, self.rows = threading.Event(), threading.Semaphore(0), 0
         runner = model.runners["text"]
 
-        def embed(rows: Sequence[Any]) -> Float32Array:
+        def embed(rows: Sequence[Any], *, side_by_side: bool) -> Float32Array:
             self.entered.release()
             assert self.opened.wait(20)
             self.rows += len(rows)
             if any(FATAL in row.ids for row in rows):
                 raise InferenceError("a text that no graph can run")
-            return runner.embed(rows)
+            return runner.embed(rows, side_by_side=side_by_side)
 
         self.model = replace(model, runners={**model.runners, "text": replace(runner, embed=embed)})
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from runtime.array_types import Float32Array
 from runtime.inference.batching import BatchLimit
 from runtime.preprocess.text import Tokens
 from runtime.server.waiting_queue import BatchRunner, Job, WaitingItem, WaitingQueue
@@ -16,7 +17,10 @@ def tokens(length: int) -> Tokens:
 
 
 def make_runner(budget: int = 100) -> BatchRunner:
-    return BatchRunner(embed=lambda rows: np.zeros((len(rows), 1), np.float32), limit=BatchLimit(budget=budget), dim=1)
+    def embed(rows: Sequence[Any], *, side_by_side: bool) -> Float32Array:
+        return np.zeros((len(rows), 1), np.float32)
+
+    return BatchRunner(embed=embed, limit=BatchLimit(budget=budget), dim=1)
 
 
 def fill(queue: WaitingQueue, rows: Sequence[Any], runner: BatchRunner | None = None) -> list[WaitingItem]:

@@ -1,0 +1,49 @@
+"""The sessions that a server opens: with all threads for a text alone, with a share of them for batches side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import runtime
+from runtime.server.run import open_models
+from runtime.server.settings import ServerSettings
+from runtime.session.session import Session
+from tests.runtime.inference.test_concurrent_batches import needs_two_cores
+
+
+def open_sessions(folder: Path, **options: Any) -> list[Session]:
+    (model,) = open_models({"toy": folder}, ServerSettings(), provider="cpu", threads=2, **options)
+    return [tower.session for tower in model.towers.values()]
+
+
+@needs_two_cores
+def test_both_sessions_are_open_before_the_first_request(toy: Path) -> None:
+    for session in open_sessions(toy):
+        assert sorted(session._sessions._sessions) == [1, 2]
+
+
+@needs_two_cores
+def test_one_session_suffices_if_batches_take_turns(toy: Path) -> None:
+    for session in open_sessions(toy, concurrent_batches=1):
+        assert sorted(session._sessions._sessions) == [2]
+
+
+@pytest.mark.parametrize(("asked", "spinning"), [(None, False), (False, False), (True, True)])
+def test_threads_of_a_server_sleep_unless_the_user_lets_them_spin(toy: Path, asked: bool | None, spinning: bool) -> None:
+    for session in open_sessions(toy, provider_options=runtime.CpuOptions(spinning=asked)):
+        assert session.provider_options == runtime.CpuOptions(spinning=spinning)
+
+
+def test_a_graph_that_is_wrong_with_all_threads_alone_is_not_served(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Session.run
+
+    def run_wrong(self: Session, *args: Any, side_by_side: bool = False, **options: Any) -> Any:
+        vectors = run(self, *args, side_by_side=side_by_side, **options)
+        return vectors if side_by_side else -vectors
+
+    monkeypatch.setattr(Session, "run", run_wrong)
+    with pytest.raises(runtime.VerificationError, match="golden vectors"):
+        open_sessions(toy)
