@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks.contenders import peer as peers
 from benchmarks.contenders import sentence_transformers
@@ -35,3 +38,12 @@ def target(exported_text: Path, tmp_path: Path) -> Target:
     manifest = read_manifest(exported_text)
     target = Target(folder=exported_text, manifest=manifest, tower="text", weights=str(tmp_path / "model"))
     return with_tower(target, replace(manifest.towers["text"], decided_by="checkpoint"))
+
+
+@pytest.fixture
+def kept_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Restore the number of threads of this process."""
+    monkeypatch.setenv("RAYON_NUM_THREADS", os.environ.get("RAYON_NUM_THREADS", "1"))
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,15 +14,6 @@ from exporters import ExportOptions, export
 from runtime.artifact.parity import measure_agreement
 from runtime.artifact.reader import read_manifest
 from tests.benchmarks.contenders.samples import TEXTS
-
-
-@pytest.fixture
-def kept_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Restore the number of threads of this process."""
-    monkeypatch.setenv("RAYON_NUM_THREADS", os.environ.get("RAYON_NUM_THREADS", "1"))
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.weights
