@@ -68,7 +68,7 @@ def find_sensitive_nodes(
     batches: Batches,
     *,
     floor: float,
-    max_float_nodes: int = 16,
+    max_float_nodes: int | None = None,
     costs: Sequence[NodeCost] = (),
     budget_s: float = 300.0,
     max_groups: int = 64,
@@ -79,8 +79,8 @@ def find_sensitive_nodes(
         quantizer: The graph, calibrated on other batches.
         batches: Held-out batches of the graph's inputs.
         floor: Smallest cosine similarity to the float32 vectors that is accepted.
-        max_float_nodes: Largest number of float32 nodes. If they are not enough, the result's ``min_cosine`` is below
-            the floor.
+        max_float_nodes: Largest number of float32 nodes; by default :func:`most_float_nodes`. If they are not enough,
+            the result's ``min_cosine`` is below the floor.
         costs: Cost of every node from an earlier search on the same graph and batches, the highest first.
         budget_s: Time for the ranking of nodes, in seconds. Half of it is for groups of neighbouring nodes; the rest is
             for single nodes of the costliest groups.
@@ -97,7 +97,8 @@ def find_sensitive_nodes(
             return SensitivityAnalysis(float_nodes=(), min_cosine=cosine, costs=())
         expect(min(len(quantizer.nodes), max_groups) * graph.ranking_rows + _EXPECTED_CHECKS * count_rows(batches))
         costs = costs or rank_nodes(quantizer.nodes, graph.cost, budget_s, max_groups)
-        ranked = [each.node for each in costs[:max_float_nodes]]
+        most = max_float_nodes or most_float_nodes(len(quantizer.nodes))
+        ranked = [each.node for each in costs[:most]]
         chosen: list[str] = []
         # The cosine grows with the number of float32 nodes: bisect on the switched graph, then confirm on int8 graphs.
         counts = range(1, len(ranked) + 1)
@@ -108,6 +109,11 @@ def find_sensitive_nodes(
             if cosine >= floor:
                 break
     return SensitivityAnalysis(float_nodes=tuple(chosen), min_cosine=cosine, costs=tuple(costs))
+
+
+def most_float_nodes(nodes: int) -> int:
+    """Return how many of the ``nodes`` of a graph may stay in float32: 16, or a fifth of a large graph."""
+    return max(16, nodes // 5)
 
 
 class _SwitchableGraph:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from exporters.passes.int8 import StaticQuantizer
-from exporters.variants.sensitivity import find_sensitive_nodes
+from exporters.variants.sensitivity import find_sensitive_nodes, most_float_nodes
 from runtime.artifact.parity import row_cosines
 from tests.exporters.toy_graphs import LAYERS, embed_batches, random_batches, residual_graph
 
@@ -36,6 +36,11 @@ def test_the_result_for_an_unreachable_floor_has_the_costs(residual: Path) -> No
     assert len(found.float_nodes) == 2
     assert found.min_cosine < 1.1
     assert {cost.node for cost in found.costs} == set(LAYERS)
+
+
+@pytest.mark.parametrize(("nodes", "most"), [(3, 16), (84, 16), (357, 71)])
+def test_more_nodes_of_a_large_graph_may_stay_in_float32(nodes: int, most: int) -> None:
+    assert most_float_nodes(nodes) == most
 
 
 def test_known_costs_are_not_measured_again(residual: Path, monkeypatch: pytest.MonkeyPatch) -> None:
