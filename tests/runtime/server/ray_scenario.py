@@ -117,4 +117,5 @@ def run(artifact: Path) -> dict[str, Any]:
 
 if __name__ == "__main__":
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_SERVE_LOG_TO_STDERR": "0"}
+    os.environ["RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"] = "50"  # Ray kills a proxy that needs longer than 5 s to start
     print(json.dumps(run(Path(sys.argv[1]))))
