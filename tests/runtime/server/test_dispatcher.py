@@ -108,7 +108,9 @@ def test_batches_run_side_by_side(graph: Graph, runner: BatchRunner) -> None:
     assert all(job.future.done() for job in jobs)
 
 
-def test_an_item_of_two_lanes_has_all_threads_when_nothing_else_runs_or_waits(graph: Graph, runner: BatchRunner) -> None:
+def test_an_item_of_two_lanes_has_all_threads_when_nothing_else_runs_or_waits(
+    graph: Graph, runner: BatchRunner
+) -> None:
     done = threading.Semaphore(0)
     dispatcher = Dispatcher(2, on_batch=lambda report: done.release())
     graph.open.clear()

@@ -1,4 +1,4 @@
-"""The sessions that a server opens: with all threads for a text alone, with a share of them for batches side by side."""
+"""The sessions of a server: one with all threads for a text alone, one with a share of them for batches."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ def test_one_session_suffices_if_batches_take_turns(toy: Path) -> None:
 
 
 @pytest.mark.parametrize(("asked", "spinning"), [(None, False), (False, False), (True, True)])
-def test_threads_of_a_server_sleep_unless_the_user_lets_them_spin(toy: Path, asked: bool | None, spinning: bool) -> None:
+def test_threads_of_a_server_sleep_unless_the_user_lets_them_spin(
+    toy: Path, asked: bool | None, spinning: bool
+) -> None:
     for session in open_sessions(toy, provider_options=runtime.CpuOptions(spinning=asked)):
         assert session.provider_options == runtime.CpuOptions(spinning=spinning)
 
