@@ -97,7 +97,7 @@ def find_sensitive_nodes(
             return SensitivityAnalysis(float_nodes=(), min_cosine=cosine, costs=())
         expect(min(len(quantizer.nodes), max_groups) * graph.ranking_rows + _EXPECTED_CHECKS * count_rows(batches))
         costs = costs or rank_nodes(quantizer.nodes, graph.cost, budget_s, max_groups)
-        most = max_float_nodes or most_float_nodes(len(quantizer.nodes))
+        most = most_float_nodes(len(quantizer.nodes)) if max_float_nodes is None else max_float_nodes
         ranked = [each.node for each in costs[:most]]
         chosen: list[str] = []
         # The cosine grows with the number of float32 nodes: bisect on the switched graph, then confirm on int8 graphs.

@@ -1,7 +1,8 @@
 """Run what waits in batches side by side, in as many threads as batches may run at once.
 
-While many threads have no work, the few batches share all of them: with two cores, a text alone takes 0.55 to 0.65 of
-the time. If all have work, each batch has a thread of its own, which takes the least CPU time.
+While many threads have no work, the few batches share all of them. Measured with all-MiniLM-L6-v2 in float32 on two
+cores of an AMD EPYC, a text alone then takes 0.55 to 0.65 of the time. If all threads have work, each batch has its
+share of them, which takes the least CPU time.
 """
 
 from __future__ import annotations

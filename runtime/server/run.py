@@ -67,7 +67,7 @@ def _room(settings: ServerSettings) -> int:
     if room < settings.max_body_bytes // 8:
         raise UsageError(
             f"the memory limit of {limit >> 20} MiB leaves no room for requests: the models take {resident >> 20} MiB; "
-            "raise --memory-limit, or serve fewer models"
+            "raise --memory-limit, serve fewer models, or hold their weights once with --concurrent-batches 1"
         )
     return room
 

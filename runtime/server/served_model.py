@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -124,7 +124,7 @@ def _text_budget(tower: LoadedTower, asked: int | None) -> int:
 
 
 def make_ready(model: ServedModel, folder: Path, lanes: int) -> None:
-    """Compare the golden vectors, then run the largest item alone, and the largest usual batch in all lanes at once.
+    """Compare the golden vectors, then run as many of the largest items and batches at once as the dispatcher may.
 
     So all the memory that requests will need for their vectors is taken, and both sessions of a graph are open.
 
@@ -136,10 +136,14 @@ def make_ready(model: ServedModel, folder: Path, lanes: int) -> None:
         verify_model(model.embedder, folder, partial(_embed, model, side_by_side=side_by_side))
     for kind, runner in model.runners.items():
         row = _largest_row(model, kind, folder)
-        runner.embed([row], side_by_side=False)
         batch = [row] * max(1, (runner.limit.budget or 1) // row_cost(row))
-        for wait in [start_in_background(partial(runner.embed, batch, side_by_side=True)) for _ in range(lanes)]:
-            wait()
+        _run_at_once(partial(runner.embed, [row], side_by_side=False), max(1, lanes // 2))
+        _run_at_once(partial(runner.embed, batch, side_by_side=True), lanes)
+
+
+def _run_at_once(call: Callable[[], object], count: int) -> None:
+    for wait in [start_in_background(call) for _ in range(count)]:
+        wait()
 
 
 def _embed(model: ServedModel, items: Sequence[Any], kind: TowerName, *, side_by_side: bool) -> Array:

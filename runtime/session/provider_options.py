@@ -24,7 +24,7 @@ class CpuOptions:
     """Settings of ``cpu``.
 
     Attributes:
-        spinning: Whether the threads of a run spin while they wait for each other. A run alone is then up to 15%
+        spinning: Whether the threads of a run spin while they wait for each other. A run alone is then a little
             faster, but takes CPU time from all else on the machine. ``None``: they do, except in a server.
         memory_limit_bytes: Largest size of a batch in memory, besides the weights; ``None`` for no limit. Batches that
             would take more, by an upper estimate, are split, and run one at a time. An item that would take more by
