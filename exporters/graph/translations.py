@@ -70,19 +70,20 @@ def _argmax(x: TensorType, dim: int | None = None, keepdim: bool = False) -> INT
     """Write the index of the largest value. For integers, it is the first one in every provider.
 
     CUDA has no ArgMax of integers, and its ArgMax of floats does not promise the first of equal values. So integers are
-    compared in float64, where the position is subtracted from the value times the length.
+    compared in float64, minus their position in units of 2**-21. This is exact for values of 32 bits and for up to
+    2**21 positions.
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.argmax.html
     """
     if dim is None:
         x, dim = op.Reshape(x, [-1]), 0
     elif x.dtype in _INTEGERS and x.shape is not None:
-        axis, size = dim % len(x.shape), op.Shape(x)
-        length = op.Squeeze(op.Slice(size, [axis], [axis + 1]))
+        axis = dim % len(x.shape)
+        positions = op.Range(0, op.Squeeze(op.Shape(x, start=axis, end=axis + 1)), 1)
         trailing = list(range(1, len(x.shape) - axis))
-        positions = op.Unsqueeze(op.Range(0, length, 1), trailing) if trailing else op.Range(0, length, 1)
-        scaled = op.Mul(op.Cast(x, to=ir.DataType.DOUBLE), op.Cast(length, to=ir.DataType.DOUBLE))
-        x = op.Sub(scaled, op.Cast(positions, to=ir.DataType.DOUBLE))
+        places = op.Cast(op.Unsqueeze(positions, trailing) if trailing else positions, to=ir.DataType.DOUBLE)
+        step = op.Cast(op.Constant(value_float=2.0**-21), to=ir.DataType.DOUBLE)
+        x = op.Sub(op.Cast(x, to=ir.DataType.DOUBLE), op.Mul(places, step))
     result: INT64 = op.ArgMax(x, axis=dim, keepdims=int(keepdim))
     return result
 

@@ -112,7 +112,8 @@ def _has_bias(node: ir.Node) -> bool:
 def _insert_lengths(graph: ir.Graph) -> ir.Value:
     """Insert the nodes that compute lengths and offsets from the mask, and return their result.
 
-    The offsets come from a ``Range`` whose limits the CPU computes. Other nodes would need a copy to the GPU.
+    All of them run on the GPU. A ``Range`` would take its limits from the CPU, which computes them from ``Shape``. If
+    another node read the same shape, ONNX Runtime 1.31 wrote a limit over the step, and vectors were wrong.
     """
     mask = next(value for value in graph.inputs if value.name == _MASK)
     nodes = list[ir.Node]()
@@ -126,13 +127,13 @@ def _insert_lengths(graph: ir.Graph) -> ir.Value:
         return add_initializer(graph, f"{_MASK}/{name}", np.asarray(value))
 
     float32, int32 = ir.DataType.FLOAT.value, ir.DataType.INT32.value
-    zero, one, shortest = constant("zero", 0), constant("one", 1), constant("shortest", np.float32(1))
-    count = add("ReduceSum", add("Cast", mask, to=float32), constant("axis", [1]), keepdims=0)
+    zero, axis = constant("zero", np.zeros(1, np.int32)), constant("axis", [1])
+    one = constant("one", np.float32(1))
+    values = add("Cast", mask, to=float32)
     # A text without tokens attends to its padding, as with mask values: no key at all would divide by zero.
-    lengths = add("Cast", add("Max", count, shortest), to=int32)
-    batch, sequence = (add("Squeeze", add("Shape", mask, start=axis, end=axis + 1)) for axis in (0, 1))
-    stop = add("Add", add("Mul", batch, sequence), one)
-    offsets = add("Cast", add("Range", zero, stop, sequence), to=int32)
-    result = add("Concat", lengths, offsets, offsets, axis=0)
+    lengths = add("Max", add("ReduceSum", values, axis, keepdims=0), one)
+    widths = add("ReduceSum", add("Max", values, one), axis, keepdims=0)  # of each text, with its padding
+    ends = add("CumSum", add("Cast", widths, to=int32), constant("first_axis", 0))
+    result = add("Concat", add("Cast", lengths, to=int32), zero, ends, zero, ends, axis=0)
     graph.insert_before(graph[0], nodes)
     return result
