@@ -14,6 +14,7 @@ from runtime.artifact.manifest import Manifest, TowerName
 from runtime.errors import EmbeddingBackbonesError
 from runtime.inference.tower import Row
 from runtime.preprocess.item import UnusableItemError
+from runtime.session.providers import find_provider
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,10 @@ class Target:
     providers: tuple[str, ...] = ("cpu",)
     # interpreters of other environments, by contender or provider: `openvino`, `optimum`.
     pythons: Mapping[str, str] = field(default_factory=dict)
+
+    def admits(self, setup: Setup) -> bool:
+        """Tell whether ``setup`` runs on a kind of device that one of the providers has."""
+        return find_provider(setup.provider).device in {find_provider(name).device for name in self.providers}
 
 
 @dataclass(frozen=True, kw_only=True)

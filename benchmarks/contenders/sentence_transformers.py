@@ -37,7 +37,7 @@ def find(target: Target) -> tuple[list[Setup], list[Skipped]]:
         "torch-bf16": _bf16_setup,
         "onnx": _onnx_setup,
     }
-    if gpu_names():
+    if gpu_names() and "cuda" in target.providers:
         makers["torch on cuda"] = partial(_torch_setup, variant="torch", precision="fp32", provider="cuda")
         makers["torch-fp16 on cuda"] = partial(_torch_setup, variant="torch-fp16", precision="fp16", provider="cuda")
     return collect_setups(target, NAME, makers)

@@ -45,7 +45,8 @@ def find(target: Target) -> tuple[list[Setup], list[Skipped]]:
         skipped.append(Skipped(name=f"{name} bf16 on cpu", reason="the CPU has no bfloat16 instructions"))
     if gpu_names() and "cuda" in target.providers:
         setups += [make_setup(target, variant, "cuda") for variant in names]
-        setups += [make_setup(target, "bf16", "cuda", "bf16"), make_setup(target, "fp16", "cuda", "fp16")]
+        setups += [make_setup(target, variant, "cuda", "fp16") for variant in ("fp16", "compile-fp16")]
+        setups.append(make_setup(target, "bf16", "cuda", "bf16"))
     return setups, skipped
 
 
@@ -66,7 +67,7 @@ def make_setup(target: Target, variant: str, provider: str, precision: Precision
         provider=provider,
         precision=precision,
         # torch.compile would recompile for every length and batch size
-        stages=("graph",) if variant == "compile" else ("graph", "end_to_end"),
+        stages=("graph",) if variant.startswith("compile") else ("graph", "end_to_end"),
         model=json.dumps({"name": name, "options": chosen, "folder": str(target.folder)}),
         tower=target.tower,
     )
@@ -117,15 +118,25 @@ def load(setup: Setup, threads: int, scratch: Path) -> Contender:
 
 
 def _prepare(module: torch.nn.Module, setup: Setup) -> Callable[..., Any]:
-    """Return ``module`` on its device, in the mode of ``setup``."""
+    """Return ``module`` on its device, in the mode of ``setup``. On a GPU, float32 means float32, not TF32."""
     import torch
 
+    torch.backends.cudnn.allow_tf32 = False  # torch's default is on for convolutions, and off for matrix products
     module = module.to(setup.provider)
     if setup.variant == "float64":
         return module.double()
-    if setup.variant == "channels_last":
-        return module.to(memory_format=torch.channels_last)
-    return torch.compile(module) if setup.variant == "compile" else module
+    half = _half(setup) if setup.provider == "cuda" else None
+    if half is not None or setup.variant == "channels_last":  # a GPU's tensor cores want channels last
+        module = module.to(memory_format=torch.channels_last)
+    if half is not None:
+        module = module.to(half)
+    return torch.compile(module) if setup.variant.startswith("compile") else module
+
+
+def _half(setup: Setup) -> torch.dtype | None:
+    import torch
+
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(setup.precision)
 
 
 class _Torch:
@@ -137,7 +148,7 @@ class _Torch:
     def embed_arrays(self, arrays: Feeds) -> Array:
         import torch
 
-        half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self._setup.variant)
+        half = _half(self._setup)
         with torch.inference_mode(), torch.autocast(self._setup.provider, dtype=half, enabled=half is not None):
             inputs = [torch.from_numpy(arrays[name]).to(self._setup.provider) for name in self._names]
             vectors: torch.Tensor = self._call(*inputs)

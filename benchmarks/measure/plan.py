@@ -83,7 +83,8 @@ def make_plan(folders: Sequence[Path], options: PlanOptions) -> BenchmarkPlan:
     skipped: list[Skipped] = []
     for target in targets:
         setups, missing = find_setups(target, contenders)
-        groups += _make_groups(target, [setup for setup in setups if options.selects(setup)], options)
+        chosen = [setup for setup in setups if options.selects(setup) and target.admits(setup)]
+        groups += _make_groups(target, chosen, options)
         skipped += missing
     return BenchmarkPlan(
         artifacts=tuple(map(describe_artifact, manifests)),

@@ -66,10 +66,12 @@ def test_a_gpu_adds_setups_of_torch(
 ) -> None:
     installed[sys.executable] = {"sentence-transformers"}
     monkeypatch.setattr(sentence_transformers, "gpu_names", lambda: ("H200",))
-    setups, _ = sentence_transformers.find(target)
-    assert [(setup.variant, setup.precision) for setup in setups if setup.provider == "cuda"] == [
-        ("torch", "fp32"),
-        ("torch-fp16", "fp16"),
+    assert {setup.provider for setup in sentence_transformers.find(target)[0]} == {"cpu"}
+    target = replace(target, providers=("cuda",))
+    setups = [setup for setup in sentence_transformers.find(target)[0] if target.admits(setup)]
+    assert [(setup.variant, setup.precision, setup.provider) for setup in setups] == [
+        ("torch", "fp32", "cuda"),
+        ("torch-fp16", "fp16", "cuda"),
     ]
 
 
