@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -29,12 +30,20 @@ class BatchLimit:
     multiple: int = 1
     powers_of_two: bool = False
 
+    def bound(self, longest: int) -> float:
+        """Return the largest number of items in a batch whose maximum length is ``longest``; infinity: no bound."""
+        bound = math.inf if self.items is None else self.items
+        if self.budget is not None:
+            bound = min(bound, max(1, self.budget // max(1, round_up(longest, self.multiple))))
+        return bound
+
+    def allows_size(self, count: int) -> bool:
+        """Return whether a batch may have this number of items, apart from the bounds."""
+        return not self.powers_of_two or count.bit_count() == 1
+
     def largest(self, longest: int, count: int) -> int:
         """Return the size of the largest batch of at most ``count`` items whose maximum length is ``longest``."""
-        if self.items is not None:
-            count = min(count, self.items)
-        if self.budget is not None:
-            count = min(count, max(1, self.budget // max(1, round_up(longest, self.multiple))))
+        count = int(min(count, self.bound(longest)))
         # Rounded up, a batch would exceed the budget that it was planned for.
         return 1 << (count.bit_length() - 1) if self.powers_of_two else count
 

@@ -102,7 +102,9 @@ def serve_model(embedder: Embedder, name: str, max_batch_tokens: int | None) -> 
             embed=partial(tower.embed, cancellation=cancellation),
             limit=BatchLimit(
                 budget=_text_budget(tower, max_batch_tokens) if kind == "text" else tower.batch_sizes.budget,
+                items=tower.session.provider.max_items,
                 multiple=tower.session.provider.sequence_multiple,
+                powers_of_two=tower.session.needs_few_shapes,
             ),
             dim=pipeline.output_dim,
             tokens_per_cost=1.0 if kind == "text" else text_budget / tower.batch_sizes.budget,
@@ -126,7 +128,8 @@ def _text_budget(tower: LoadedTower, asked: int | None) -> int:
 def make_ready(model: ServedModel, folder: Path, lanes: int) -> None:
     """Compare the golden vectors, then run as many of the largest items and batches at once as the dispatcher may.
 
-    So all the memory that requests will need for their vectors is taken, and both sessions of a graph are open.
+    So all the memory that requests will need for their vectors is taken, and both sessions of a graph are open. Where
+    each new shape costs time, all sizes of batches have run.
 
     Raises:
         VerificationError: The golden vectors are out of tolerance.
@@ -136,9 +139,11 @@ def make_ready(model: ServedModel, folder: Path, lanes: int) -> None:
         verify_model(model.embedder, folder, partial(_embed, model, side_by_side=side_by_side))
     for kind, runner in model.runners.items():
         row = _largest_row(model, kind, folder)
-        batch = [row] * max(1, (runner.limit.budget or 1) // row_cost(row))
+        most = runner.limit.largest(row_cost(row), runner.limit.budget or 1)
         _run_at_once(partial(runner.embed, [row], side_by_side=False), max(1, lanes // 2))
-        _run_at_once(partial(runner.embed, batch, side_by_side=True), lanes)
+        sizes = [1 << power for power in range(most.bit_length())] if runner.limit.powers_of_two else [most]
+        for size in sizes:
+            _run_at_once(partial(runner.embed, [row] * size, side_by_side=True), lanes)
 
 
 def _run_at_once(call: Callable[[], object], count: int) -> None:

@@ -126,17 +126,17 @@ class WaitingQueue:
         least work per token is taken: a small batch costs as much as some tokens more, a mixed one is full of padding.
         """
         oldest = self.oldest
-        group = self._groups[oldest.group]
+        group, limit = self._groups[oldest.group], oldest.runner.limit
         share = -(-group.cost // idle)
         nearest, longest, total = [oldest], oldest.cost, oldest.cost
         size, least = 1, (_BATCH_OVERHEAD + longest) / total
         for item in group.nearest(oldest):
             nearest.append(item)
             longest, total, count = max(longest, item.cost), total + item.cost, len(nearest)
-            if count * longest > share or oldest.runner.limit.largest(longest, count) < count:
+            if count * longest > share or count > limit.bound(longest):
                 break
             work = (_BATCH_OVERHEAD + count * longest) / total
-            if work <= least:
+            if work <= least and limit.allows_size(count):
                 size, least = count, work
         batch = nearest[:size]
         self.remove(batch)

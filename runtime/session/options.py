@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from runtime.session.providers import import_onnxruntime
+from runtime.session.providers import LOG_ERRORS_ONLY, import_onnxruntime
 
 if TYPE_CHECKING:
     import onnxruntime
 
-_LOG_ERRORS_ONLY = 3
 # On a CPU without VNNI, ONNX Runtime adds products of unsigned and signed 8-bit integers in 16 bits and saturates.
 # This entry makes it use unsigned weights there, which is slower and exact. It has no effect on other CPUs.
 EXACT_INT8 = {"session.x64quantprecision": "1"}
@@ -34,7 +33,7 @@ def session_options(
     ort = import_onnxruntime()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = _LOG_ERRORS_ONLY
+    options.log_severity_level = LOG_ERRORS_ONLY
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, optimization)
     for key, value in (config or {}).items():
         options.add_session_config_entry(key, value)

@@ -17,6 +17,13 @@ from runtime.machine.cache_folder import usable_cache
 
 _PRECISIONS = {"auto": "f32", "bf16": "bf16", "fp32": "f32"}
 Settings: TypeAlias = dict[str, str]
+# Options for float16 graphs. If TF32 is off, ONNX Runtime 1.31 also keeps float16 convolutions from the tensor cores.
+# Source: CreateCudnnFeExecutionPlan in onnxruntime/core/providers/cuda/nn/conv.cc of
+# https://github.com/microsoft/onnxruntime
+ON_TENSOR_CORES: Settings = {"use_tf32": "1"}
+CHANNELS_LAST: Settings = {
+    "prefer_nhwc": "1"
+}  # the layout of tensor cores; else cuDNN transposes around each convolution
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +63,8 @@ class CudaOptions:
         device_id: The GPU, from 0.
         tf32: Whether matrix products and convolutions may round their inputs to 10 bits of mantissa. This is faster,
             but the vectors differ from the export's by more than ``verify`` allows. ONNX Runtime itself enables TF32 by
-            default (https://github.com/microsoft/onnxruntime/issues/19288).
+            default (https://github.com/microsoft/onnxruntime/issues/19288). The variant ``fp16`` always uses it for
+            what is left in float32: float16 has no more bits of mantissa.
         memory_limit_bytes: Largest size of the session's memory on the GPU, inputs and outputs included; ``None`` for
             no limit.
         cudnn_search: How cuDNN chooses an algorithm for each shape of convolution: by ``heuristic``, or by measuring

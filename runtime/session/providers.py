@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     import onnxruntime
 
 
+LOG_ERRORS_ONLY = 3  # a severity of ONNX Runtime
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExecutionProvider:
     """An execution provider of ONNX Runtime."""
@@ -166,8 +169,11 @@ def find_provider_obstacle(provider: ExecutionProvider) -> str | None:
 
 def preload_cuda_libraries() -> None:
     """Load CUDA and cuDNN from NVIDIA's wheels, which are not on the library path."""
+    ort = import_onnxruntime()
+    # Since 1.29 each session on a GPU warns that CUDA is no plugin, which reads as if CUDA were missing.
+    ort.set_default_logger_severity(LOG_ERRORS_ONLY)
     with contextlib.redirect_stdout(None):  # it prints the libraries that it does not find
-        import_onnxruntime().preload_dlls()
+        ort.preload_dlls()
 
 
 def preload_tensorrt_libraries() -> None:

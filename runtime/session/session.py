@@ -36,6 +36,8 @@ from runtime.session.graph_version import find_missing_support
 from runtime.session.io_binding import DeviceRunner
 from runtime.session.options import ARM_BF16, EXACT_INT8, SLOW_ON_CPU, session_options
 from runtime.session.provider_options import (
+    CHANNELS_LAST,
+    ON_TENSOR_CORES,
     OPTIONS,
     CpuOptions,
     CudaOptions,
@@ -61,8 +63,11 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("runtime")
 _HELD_TWICE_BYTES = 1 << 30  # larger weights are in memory once, for whichever kind of run comes first
-# Messages of ONNX Runtime's arena, of CUDA and its libraries, and of the C++ library.
-_OUT_OF_MEMORY = re.compile(r"failed to allocate memory|out of memory|STATUS_ALLOC_FAILED|bad.alloc", re.IGNORECASE)
+# Messages of ONNX Runtime's arena (the second one with a memory limit), of CUDA and its libraries, and of C++.
+_OUT_OF_MEMORY = re.compile(
+    r"failed to allocate memory|available memory of \d+ is smaller|out of memory|STATUS_ALLOC_FAILED|bad.alloc",
+    re.IGNORECASE,
+)
 _CONTROL_FLOW = frozenset({"If", "Loop", "Scan"})
 _DTYPES = {"tensor(uint8)": "uint8", "tensor(int64)": "int64", "tensor(float)": "float32"}
 
@@ -133,7 +138,7 @@ class Session:
         """
         options = options.resolved()
         self.threads = options.threads or 1
-        self._output = tower.output
+        self._output, self._has_convolutions = tower.output, tower.preprocessing.kind == "image"
         if options.provider == "auto":
             first = self._open_first_usable(folder, tower, options)
         else:
@@ -151,8 +156,13 @@ class Session:
 
     @property
     def needs_few_shapes(self) -> bool:
-        """Whether each new shape of input costs time: TensorRT compiles it, a CUDA graph is recorded for it."""
-        return self.provider.needs_few_shapes or uses_cuda_graphs(self.provider_options)
+        """Whether each new shape of input costs time.
+
+        TensorRT compiles it, a CUDA graph is recorded for it, and cuDNN looks for a kernel of each convolution, which
+        took seconds for EfficientNet-B4 on an H200.
+        """
+        searches = self.provider.name == "cuda" and self._has_convolutions
+        return searches or self.provider.needs_few_shapes or uses_cuda_graphs(self.provider_options)
 
     def run(
         self,
@@ -259,7 +269,7 @@ class Session:
         check_external_data(folder, choice.graph, listed)
         if uses_cuda_graphs(settings):
             check_recordable(folder / choice.graph)
-        self._further = profile_shapes(tower) if isinstance(settings, TensorRtOptions) and settings.profile else {}
+        self._further = options_for_graph(settings, tower, choice)
         session = open_graph(folder / choice.graph, provider, settings, self.threads, self._further)
         self.choice = choice if options.variant == "auto" else replace(choice, reason=options.variant_reason)
         self.provider, self.provider_options, self.provider_reason = provider, settings, options.reason
@@ -404,6 +414,15 @@ def _with_fallbacks(
         cuda = CudaOptions(device_id=settings.device_id)
         chosen.append((PROVIDERS["cuda"].onnxruntime_name, cuda.settings(threads)))
     return chosen
+
+
+def options_for_graph(settings: ProviderOptions, tower: Tower, choice: GraphChoice) -> Mapping[str, str]:
+    """Return the provider options that depend on the graph, not only on the user's settings."""
+    if isinstance(settings, TensorRtOptions):
+        return profile_shapes(tower) if settings.profile else {}
+    if not isinstance(settings, CudaOptions) or choice.name != "fp16":
+        return {}
+    return ON_TENSOR_CORES | (CHANNELS_LAST if tower.preprocessing.kind == "image" else {})
 
 
 def _check_signature(session: onnxruntime.InferenceSession, tower: Tower, path: Path) -> None:

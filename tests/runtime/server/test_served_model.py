@@ -49,3 +49,21 @@ def test_a_graph_that_is_wrong_with_all_threads_alone_is_not_served(toy: Path, m
     monkeypatch.setattr(Session, "run", run_wrong)
     with pytest.raises(runtime.VerificationError, match="golden vectors"):
         open_sessions(toy)
+
+
+def test_all_sizes_of_batches_have_run_where_each_new_shape_costs_time(
+    toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, sizes = Session.run, []
+
+    def count(self: Session, feeds: Any, *args: Any, **options: Any) -> Any:
+        sizes.append(len(next(iter(feeds.values()))))
+        return run(self, feeds, *args, **options)
+
+    monkeypatch.setattr(Session, "run", count)
+    monkeypatch.setattr(Session, "needs_few_shapes", True)
+    open_sessions(toy)
+    largest = max(sizes)
+    assert {1 << power for power in range(largest.bit_length())} <= set(sizes)
+    assert largest.bit_count() == 1
+    assert largest > 4

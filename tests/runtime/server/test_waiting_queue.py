@@ -16,11 +16,11 @@ def tokens(length: int) -> Tokens:
     return Tokens(ids=[length] * length, truncated=False, type_ids=[], prompt_length=0, width=length)
 
 
-def make_runner(budget: int = 100) -> BatchRunner:
+def make_runner(budget: int = 100, **limit: Any) -> BatchRunner:
     def embed(rows: Sequence[Any], *, side_by_side: bool) -> Float32Array:
         return np.zeros((len(rows), 1), np.float32)
 
-    return BatchRunner(embed=embed, limit=BatchLimit(budget=budget), dim=1)
+    return BatchRunner(embed=embed, limit=BatchLimit(budget=budget, **limit), dim=1)
 
 
 def fill(queue: WaitingQueue, rows: Sequence[Any], runner: BatchRunner | None = None) -> list[WaitingItem]:
@@ -55,6 +55,14 @@ def test_idle_threads_share_what_waits() -> None:
     queue = WaitingQueue()
     fill(queue, [tokens(10)] * 8)
     assert [len(queue.take(idle)) for idle in (4, 3, 2, 1)] == [2, 2, 2, 2]
+
+
+def test_batches_have_few_sizes_where_each_new_shape_costs_time() -> None:
+    queue = WaitingQueue()
+    fill(queue, [tokens(10)] * 21, make_runner(powers_of_two=True))
+    assert [len(queue.take(1)) for _ in range(4)] == [8, 8, 4, 1]
+    fill(queue, [tokens(1)] * 7, make_runner(items=4))
+    assert [len(queue.take(1)) for _ in range(2)] == [4, 3]
 
 
 def test_an_item_above_the_budget_is_a_batch_of_its_own() -> None:

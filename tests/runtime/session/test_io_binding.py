@@ -16,9 +16,11 @@ import pytest
 import runtime
 from runtime.array_types import Array
 from runtime.artifact.reader import read_manifest
+from runtime.inference.tower import LoadedTower
 from runtime.session import providers, session
 from runtime.session.io_binding import DeviceRunner
 from runtime.session.provider_options import CpuOptions, CudaOptions
+from runtime.session.session import SessionOptions
 
 TEXTS = [f"text {number} " * (1 + number % 9) for number in range(100)]
 
@@ -131,3 +133,14 @@ def test_an_embedder_on_a_device_pads_to_buckets_and_gives_the_same_vectors(
     np.testing.assert_allclose(runtime.load(exported_text, provider="cpu").embed(TEXTS), expected, atol=2e-6)
     assert all(rows.bit_count() == 1 and length % 16 == 0 for rows, length in shapes)
     assert shapes
+
+
+@pytest.mark.parametrize(("name", "expected"), [("cuda", [8, 2]), ("cpu", [8, 3])])
+def test_images_on_a_gpu_have_few_sizes_of_batches(
+    name: Any, expected: list[int], exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """cuDNN looks for kernels whenever the size changes. The CPU is declared to be a GPU."""
+    tower = LoadedTower(exported, read_manifest(exported).towers["image"], SessionOptions(provider="cpu"))
+    monkeypatch.setattr(tower.session, "provider", replace(tower.session.provider, name=name))
+    rows = tower.prepare([np.zeros((40, 40, 3), np.uint8)] * 11)
+    assert [len(batch) for batch in tower.plan_batches(rows)][:2] == expected  # type: ignore[arg-type]
