@@ -16,7 +16,7 @@ from runtime.errors import ProviderError
 from runtime.inference.embedder import Embedder, check_tower
 from runtime.inference.pipeline import Pipeline
 from runtime.loading.bf16_precision import open_in_best_precision
-from runtime.loading.fp16_check import verify_fp16_once
+from runtime.loading.gpu_check import verify_once_on_gpu
 from runtime.loading.tuning_store import read_tuning
 from runtime.session.provider_options import ProviderOptions
 from runtime.session.session import SessionOptions
@@ -70,7 +70,8 @@ def load(
 
     Raises:
         ArtifactError: The folder is not an artifact, is damaged, or has another schema version.
-        ProviderError: The provider is not usable; the message names the cause.
+        ProviderError: The provider is not usable, or the named variant misses the golden vectors on this GPU; the
+            message names the cause.
         MissingDependencyError: onnxruntime is not installed.
         UsageError: The provider or the tower does not exist, or an argument is invalid.
     """
@@ -119,7 +120,7 @@ def load(
                 return open_in_best_precision(folder, manifest, tuning.session_options().resolved(), open_embedder)
             except ProviderError as exc:
                 _LOG.warning("ignoring stored tuning (%s): %s", tuning, exc)
-        verify_fp16_once(folder, manifest, towers, options)
+        verify_once_on_gpu(folder, manifest, towers, options)
         return open_in_best_precision(folder, manifest, options, open_embedder)
 
 

@@ -16,8 +16,9 @@ from runtime.artifact.variants import Variant, VariantName
 from runtime.errors import ProviderError, UsageError
 from runtime.machine import cpu, cuda_driver
 from runtime.session import settled_variants, variant_selection
-from runtime.session.provider_options import OPTIONS
+from runtime.session.provider_options import OPTIONS, CpuOptions, CudaOptions
 from runtime.session.providers import PROVIDERS
+from runtime.session.session import options_for_graph
 from runtime.session.variant_selection import GraphChoice, choose_graph
 from tests.runtime.session.variant_samples import make_variant
 
@@ -59,8 +60,8 @@ def pick(tower: Tower, provider: str, asked: str = "auto") -> GraphChoice:
         ("cpu", ["avx2"], False, "optimized", "auto: its operators are fused"),
         ("openvino", ["amx_int8"], False, "int8", "auto: the CPU has amx_int8"),
         ("openvino", [], False, "fp32", "int8 skipped: the CPU has no 8-bit integer instructions"),
-        ("cuda", [], True, "optimized", "auto: its operators are fused"),
-        ("cuda", ["avx512_vnni"], False, "optimized", "auto: its operators are fused"),
+        ("cuda", [], True, "fp32", "fp16 skipped: GPU 0 has not verified it"),
+        ("cuda", ["avx512_vnni"], False, "fp32", "optimized skipped: GPU 0 has not verified it"),
         ("tensorrt", [], True, "fp32", "fp16 skipped: GPU 0 has not verified it; run"),
         ("tensorrt", [], False, "fp32", "fp16 skipped: GPU 0 has no tensor cores"),
     ],
@@ -74,7 +75,7 @@ def test_auto_chooses_a_variant_from_features_of_the_machine(
     assert reason in chosen.reason
 
 
-def test_auto_takes_fp16_only_on_a_gpu_that_kept_the_golden_vectors(
+def test_auto_takes_a_variant_only_on_a_gpu_that_kept_the_golden_vectors(
     tower: Tower, units: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EMBEDDING_BACKBONES_CACHE", str(tmp_path))
@@ -82,12 +83,22 @@ def test_auto_takes_fp16_only_on_a_gpu_that_kept_the_golden_vectors(
     monkeypatch.setattr(cuda_driver, "gpu_names", lambda: ("H100",))
     fp16 = tower.variants["fp16"]
     settled_variants.settle(fp16, "cuda", "H100")
-    assert pick(tower, "cuda").reason == "auto: GPU 0 has tensor cores and keeps the golden vectors"
+    assert pick(tower, "cuda").reason == "auto: GPU 0 has tensor cores; on GPU 0 the golden vectors pass"
     assert pick(tower, "tensorrt").name == "fp32", "another provider computes otherwise"
     monkeypatch.setattr(cuda_driver, "gpu_names", lambda: ("T4",))
-    assert pick(tower, "cuda").name == "optimized"
+    assert pick(tower, "cuda").name == "fp32"
+    settled_variants.settle(tower.variants["optimized"], "cuda", "T4")
+    assert pick(tower, "cuda").reason == "auto: its operators are fused; on GPU 0 the golden vectors pass"
     settled_variants.settle(fp16, "tensorrt", "T4", passed=False)
-    assert "fp16 skipped: GPU 0 has tensor cores, but misses the golden vectors" in pick(tower, "tensorrt").reason
+    assert "fp16 skipped: GPU 0 has tensor cores; on GPU 0 the golden vectors fail" in pick(tower, "tensorrt").reason
+
+
+@pytest.mark.parametrize("name", ["fp32", "optimized", "fp16"])
+def test_only_float16_lets_cuda_use_tensor_cores(name: VariantName, tower: Tower) -> None:
+    choice = GraphChoice(name=name, graph="a.onnx", reason="as requested")
+    expected = {"use_tf32": "1", "prefer_nhwc": "1"} if name == "fp16" else {}
+    assert options_for_graph(CudaOptions(), tower, choice) == expected
+    assert options_for_graph(CpuOptions(), tower, choice) == {}
 
 
 def test_auto_is_fp32_if_there_is_no_variant(exported: Path) -> None:
