@@ -158,7 +158,7 @@ class Session:
     def needs_few_shapes(self) -> bool:
         """Whether each new shape of input costs time.
 
-        TensorRT compiles it, a CUDA graph is recorded for it, and cuDNN looks for a kernel of each convolution, which
+        TensorRT compiles it, and a CUDA graph is recorded for it. cuDNN looks for a kernel of each convolution, which
         took seconds for EfficientNet-B4 on an H200.
         """
         searches = self.provider.name == "cuda" and self._has_convolutions
