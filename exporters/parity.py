@@ -16,9 +16,10 @@ from runtime.array_types import Float32Array
 from runtime.artifact.manifest import Parity, SimilarityParity, Tolerance, TowerName
 from runtime.artifact.parity import Agreement, cosine_similarities, format_cosine, measure_agreement
 from runtime.errors import NonFiniteError
-from runtime.inference.embedder import Embedder, without_truncation_warning
+from runtime.inference.embedder import Embedder
 from runtime.inference.pipeline import Pipeline
 from runtime.inference.tower import row_cost
+from runtime.inference.truncation import without_truncation_warning
 
 _BATCH_TOKENS = 6000  # 10 texts of 512 tokens, padding included; 4 of 1,500
 

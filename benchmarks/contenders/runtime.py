@@ -13,9 +13,9 @@ from benchmarks.contenders.protocol import Contender, Setup, Target, usable
 from benchmarks.results.schema import Precision, Skipped
 from runtime.array_types import Array, Feeds
 from runtime.artifact.manifest import ImagePreprocessing, Tower, TowerName
-from runtime.inference.embedder import without_truncation_warning
 from runtime.inference.pipeline import Pipeline
 from runtime.inference.tower import LoadedTower, Row
+from runtime.inference.truncation import without_truncation_warning
 from runtime.machine.cpu import bf16_units
 from runtime.preprocess.image import load_image
 from runtime.session.provider_options import OpenVinoOptions

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import runtime
 from runtime import console
 from runtime.errors import UsageError
+from runtime.inference.truncation import without_truncation_warning
 
 _WORDS = ("water", "embedding", "of", "Zürich", "running", "a")
 
@@ -43,14 +43,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _measure(artifact: Path, batches: int, longest: int) -> int:
     if batches < 10 or longest < 1:
         raise UsageError("--batches must be 10 or more, --longest 1 or more")
-    logging.disable(logging.WARNING)  # of truncated texts
     model = runtime.load(artifact)
     print(f"{'batches':>8}  resident MiB")
     _print_row("loaded")
-    for number, texts in enumerate(random_batches(batches, longest), start=1):
-        model.embed(texts, tower="text")
-        if number % (batches // 10) == 0:
-            _print_row(number)
+    with without_truncation_warning():
+        for number, texts in enumerate(random_batches(batches, longest), start=1):
+            model.embed(texts, tower="text")
+            if number % (batches // 10) == 0:
+                _print_row(number)
     return 0
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import logging
 import os
 import re
 import shlex
@@ -31,6 +30,7 @@ from runtime.array_types import Float32Array
 from runtime.artifact.reader import read_manifest
 from runtime.artifact.variants import VARIANT_NAMES
 from runtime.errors import UsageError
+from runtime.inference.truncation import without_truncation_warning
 
 _POOL = 256  # different texts
 _PAUSE_S = 0.05  # after a refusal, or a lost connection
@@ -71,9 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _soak(options: argparse.Namespace) -> int:
     if min(options.requests, options.clients, options.longest) < 1 or not 0 <= options.hang_ups < 1:
         raise UsageError("--requests, --clients and --longest must be 1 or more, --hang-ups from 0 to below 1")
-    logging.disable(logging.WARNING)  # of truncated texts
     texts = [text for batch in random_batches(_POOL, options.longest) for text in batch][:_POOL]
-    with runtime.load(options.artifact, variant=options.variant) as model:
+    with runtime.load(options.artifact, variant=options.variant) as model, without_truncation_warning():
         alone = model.embed(texts, tower="text", batch_size=1)
     words = ["--variant", options.variant, "--truncate", "count", *shlex.split(options.server_options)]
     with start_server(serve_command(options.artifact, words)) as (url, pid):

@@ -20,10 +20,11 @@ from runtime.artifact.manifest import Manifest, Tower, TowerName
 from runtime.artifact.parity import format_cosine, measure_agreement, neighbour_overlap, row_cosines
 from runtime.artifact.variants import Floors, VariantParity
 from runtime.errors import InferenceError, NonFiniteError, UsageError
-from runtime.inference.embedder import Embedder, without_truncation_warning
+from runtime.inference.embedder import Embedder
 from runtime.inference.options import EmbedOptions
 from runtime.inference.pipeline import Pipeline
 from runtime.inference.prompts import Role, role_prompt
+from runtime.inference.truncation import without_truncation_warning
 from runtime.machine.threads import available_threads
 from runtime.session.session import SessionOptions
 

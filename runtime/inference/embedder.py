@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Sized
-from contextlib import contextmanager, nullcontext
-from contextvars import ContextVar
+from contextlib import nullcontext
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias, TypedDict, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias, TypedDict, Unpack, overload
 
 import numpy as np
 
@@ -18,9 +15,11 @@ from runtime.artifact.parity import cosine_similarities
 from runtime.artifact.space import space_of
 from runtime.console import progress_bar
 from runtime.errors import ItemError, UsageError
+from runtime.inference.item_sequence import check_items
 from runtime.inference.options import EmbedOptions
 from runtime.inference.pipeline import BackendInfo, OnProgress, PartialEmbeddings, Pipeline, concatenate
 from runtime.inference.prompts import Role, resolve_prompt, role_prompt
+from runtime.inference.truncation import warn_of_truncation
 from runtime.postprocess import Dtype, check_dtype, quantize
 from runtime.preprocess.item import UnusableItemError
 
@@ -28,11 +27,6 @@ if TYPE_CHECKING:
     from runtime.preprocess.image import ImageItem
     from runtime.preprocess.point_cloud import PointCloudItem
 
-_ITEM_AXES = {"image": 3, "mesh": 2}  # of an item that is an array
-_TABLE_ATTRIBUTES = ("columns", "column_names")  # of DataFrames, Arrow tables and datasets
-_COLUMN_METHODS = ("to_pylist", "to_list")  # of Arrow arrays, and of a Series of pandas or polars
-_LOG = logging.getLogger("runtime")
-_WARN_OF_TRUNCATION = ContextVar("warn_of_truncation", default=True)
 Item: TypeAlias = "ImageItem | PointCloudItem"  # a string is a text to a text tower and a path to the others
 
 
@@ -325,7 +319,7 @@ class Embedder:
         )
         dim = truncate_dim or self.output_dim
         check_dtype(dtype, ranges, dim)
-        items = _check_items(items, tower or self.towers[0])
+        items = check_items(items, tower or self.towers[0])
         total = len(items) if isinstance(items, Sized) else None
         with progress_bar(total=total, unit="item", label="embed") if progress else nullcontext() as bar:
             embedded = _collect(self.stream(items, options, None if bar is None else bar.update), total, dim)
@@ -389,28 +383,8 @@ class Embedder:
         if dim is not None and dim > self.output_dim:
             raise UsageError(f"truncate_dim is {dim}, and the vectors have {self.output_dim} dimensions")
         options = resolve_prompt(options, self.loaded_towers())
-        items = _check_items(items, options.tower or self.towers[0])
-        return _warn_of_truncation(self.backend.stream(items, options, on_progress))
-
-
-@contextmanager
-def without_truncation_warning() -> Iterator[None]:
-    """Suppress the warning that :meth:`Embedder.embed` logs about truncated texts, in this context only."""
-    token = _WARN_OF_TRUNCATION.set(False)
-    try:
-        yield
-    finally:
-        _WARN_OF_TRUNCATION.reset(token)
-
-
-def _warn_of_truncation(parts: Iterator[PartialEmbeddings]) -> Generator[PartialEmbeddings, None, None]:
-    truncated = total = 0
-    for part in parts:
-        truncated += len(part.truncated)
-        total += len(part.kept) + len(part.failures)
-        yield part
-    if truncated and _WARN_OF_TRUNCATION.get():
-        _LOG.warning("%d of %d texts were cut to the model's limit of tokens", truncated, total)
+        items = check_items(items, options.tower or self.towers[0])
+        return warn_of_truncation(self.backend.stream(items, options, on_progress))
 
 
 def _collect(parts: Iterator[PartialEmbeddings], total: int | None, dim: int) -> PartialEmbeddings:
@@ -439,26 +413,3 @@ def check_tower(tower: TowerName, towers: Iterable[TowerName]) -> None:
     """Raise :class:`UsageError` unless ``towers`` has ``tower``."""
     if tower not in towers:
         raise UsageError(f"there is no {tower} tower; the artifact has {' and '.join(towers)}")
-
-
-def _check_items(items: Iterable[Any], tower: TowerName) -> Iterable[Any]:
-    """Refuse what is not a sequence of items, and return an array or a column of items as a list."""
-    name = type(items).__name__
-    if any(hasattr(type(items), attribute) for attribute in _TABLE_ATTRIBUTES):
-        raise UsageError(f"embed takes a sequence of items, not a {name} of several columns; give one of its columns")
-    if isinstance(items, str | bytes | os.PathLike) or not isinstance(items, Iterable):
-        raise UsageError(f"embed takes several items, not one {name}; write embed([item])")
-    if isinstance(items, set | frozenset):
-        raise UsageError(f"embed returns vectors in the order of the items, and a {name} has none; give a list")
-    if isinstance(items, Mapping):
-        raise UsageError(f"embed takes a sequence of items, not a {name}; give its values as a list")
-    for method in _COLUMN_METHODS:
-        if callable(getattr(type(items), method, None)):
-            return cast("list[Any]", getattr(items, method)())
-    if isinstance(items, np.ndarray):
-        if items.ndim == 0:
-            raise UsageError("embed takes several items, not an array without axes; write embed([item])")
-        if items.ndim == _ITEM_AXES.get(tower):
-            raise UsageError(f"embed takes several items, not one {list(items.shape)} array; write embed([array])")
-        return list(items)
-    return items

@@ -14,7 +14,7 @@ import numpy as np
 from runtime.array_types import Array
 from runtime.artifact.parity import format_cosine, row_cosines
 from runtime.errors import UsageError
-from runtime.inference.embedder import without_truncation_warning
+from runtime.inference.truncation import without_truncation_warning
 from runtime.jobs.inputs import STDIN, open_inputs
 from runtime.jobs.items import ItemValue
 from runtime.jobs.origin import VectorOrigin, digest_item, read_digests, read_origin

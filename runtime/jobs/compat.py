@@ -12,7 +12,8 @@ from runtime.artifact.reader import read_manifest
 from runtime.artifact.space import FACTS_OF_SPACE, list_facts, parent_space, space_of
 from runtime.artifact.variants import VariantName
 from runtime.errors import ProviderError, UsageError
-from runtime.inference.embedder import Embedder, without_truncation_warning
+from runtime.inference.embedder import Embedder
+from runtime.inference.truncation import without_truncation_warning
 from runtime.jobs.origin import read_origin
 from runtime.loading.golden import find_tolerance
 from runtime.loading.golden_file import read_golden

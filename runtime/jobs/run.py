@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from runtime.console import progress_bar
 from runtime.errors import ItemError, OutputError, UsageError
-from runtime.inference.embedder import without_truncation_warning
 from runtime.inference.options import EmbedOptions
 from runtime.inference.prompts import applied_prompt
+from runtime.inference.truncation import without_truncation_warning
 from runtime.jobs.inputs import JobInputs, open_inputs
 from runtime.jobs.items import ItemValue, SourceItem, Unreadable, update_digest
 from runtime.jobs.journal import SCHEMA, Journal, JournalEntry, finish_move, is_begun

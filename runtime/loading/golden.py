@@ -11,7 +11,8 @@ from runtime.array_types import Array
 from runtime.artifact.manifest import Tolerance, TowerName
 from runtime.artifact.parity import BF16_TOLERANCE, Agreement, has_unit_length, measure_agreement
 from runtime.errors import ManifestError
-from runtime.inference.embedder import Embedder, without_truncation_warning
+from runtime.inference.embedder import Embedder
+from runtime.inference.truncation import without_truncation_warning
 from runtime.loading.golden_file import read_golden
 from runtime.session.provider_options import CpuOptions, OpenVinoOptions, ProviderOptions
 

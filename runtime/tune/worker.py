@@ -17,7 +17,8 @@ from typing import Any, cast
 from runtime.artifact.manifest import TowerName
 from runtime.artifact.variants import VariantName
 from runtime.errors import EmbeddingBackbonesError
-from runtime.inference.embedder import Embedder, without_truncation_warning
+from runtime.inference.embedder import Embedder
+from runtime.inference.truncation import without_truncation_warning
 from runtime.loading.golden import verify_towers
 from runtime.loading.golden_file import read_golden
 from runtime.loading.load import load

@@ -49,6 +49,8 @@ def test_embed_writes_the_space_and_the_origin(name: str, toy: Path) -> None:
                 "query",
                 "--dtype",
                 "float16",
+                "--variant",
+                "fp32",
             ]
         )
         == 0
