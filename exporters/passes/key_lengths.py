@@ -112,8 +112,8 @@ def _has_bias(node: ir.Node) -> bool:
 def _insert_lengths(graph: ir.Graph) -> ir.Value:
     """Insert the nodes that compute lengths and offsets from the mask, and return their result.
 
-    All of them run on the GPU. A ``Range`` would take its limits from the CPU, which computes them from ``Shape``. If
-    another node read the same shape, ONNX Runtime 1.31 wrote a limit over the step, and vectors were wrong.
+    All of them run on the GPU. A ``Range`` would take its limits from the CPU, which computes them from ``Shape``. On
+    an H200, where another node read the same shape, ONNX Runtime 1.31 gave offsets as if the step were the limit.
     """
     mask = next(value for value in graph.inputs if value.name == _MASK)
     nodes = list[ir.Node]()
