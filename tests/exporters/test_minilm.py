@@ -119,9 +119,11 @@ def test_vectors_are_those_of_sentence_transformers(
 
 def test_a_search_ranks_as_sentence_transformers_does(model: runtime.Embedder, reference: Any) -> None:
     corpus = [text[:400] for text in paragraphs()]
-    ours = rank(model.embed(QUERIES), model.embed(corpus))
-    theirs = rank(reference.encode(list(QUERIES)), reference.encode(corpus))
-    np.testing.assert_array_equal(ours[:, :20], theirs[:, :20])
+    ours = rank(model.embed(QUERIES), model.embed(corpus))[:, :20]
+    similarities = reference.encode(list(QUERIES)) @ reference.encode(corpus).T
+    best = -np.sort(-similarities, axis=1)[:, :20]
+    # Two paragraphs that are equally similar may change places: their last bits depend on the CPU.
+    np.testing.assert_allclose(np.take_along_axis(similarities, ours, axis=1), best, rtol=0, atol=1e-6)
     names = list(topics)
     assert [names[best] for best in ours[:, 0]] == ["for", "exceptions", "typesfunctions", "imaginary", "typesmodules"]
 
