@@ -25,8 +25,9 @@ from runtime.inference.tower import BatchSizes, LoadedTower, Row, is_truncated
 from runtime.postprocess import truncate_and_normalize
 from runtime.preprocess.files import looks_like_image_path
 from runtime.preprocess.item import UnusableItemError, prepare_each
+from runtime.session.cancellation import CancellationToken
 from runtime.session.provider_options import ProviderOptions
-from runtime.session.session import CancellationToken, SessionOptions
+from runtime.session.session import SessionOptions
 from runtime.session.variant_selection import GraphChoice
 
 OnProgress: TypeAlias = Callable[[int], object]

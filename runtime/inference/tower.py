@@ -18,8 +18,9 @@ from runtime.inference import memory
 from runtime.inference.batching import BatchLimit, plan_batches
 from runtime.inference.memory import MemoryLimit, estimate_memory
 from runtime.preprocess.item import UnusableItemError
+from runtime.session.cancellation import CancellationToken
 from runtime.session.provider_options import CpuOptions
-from runtime.session.session import CancellationToken, Session, SessionOptions
+from runtime.session.session import Session, SessionOptions
 
 if TYPE_CHECKING:
     from runtime.preprocess.text import TextPreprocessor, Tokens

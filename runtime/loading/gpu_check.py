@@ -33,7 +33,7 @@ def verify_once_on_gpu(
     """Compare the golden vectors of the variants that may run on a GPU, and remember the results.
 
     These are the named variant, or those that ``auto`` prefers, until one passes. It takes a second or more, and only
-    for the first load with a kind of GPU and a version of onnxruntime.
+    for the first load with a kind of GPU and a version of onnxruntime. A named variant that missed is compared anew.
 
     Raises:
         ProviderError: The named variant misses the golden vectors of the export.
@@ -90,10 +90,10 @@ def _reproduces(
 
 
 def _report(miss: str, variant: str, tower: TowerName, *, is_auto: bool, is_certain: bool) -> None:
-    if is_auto:
-        _LOG.warning("the variant %s of the %s tower is not used on this GPU: %s", variant, tower, miss)
-    elif is_certain:  # else the load that follows gives the error
+    if is_certain and not is_auto:
         raise ProviderError(
             f"the variant {variant} of the {tower} tower cannot be used: {miss}; take fp32, or make the variant again "
             "with `python -m exporters optimize`"
         )
+    outcome = "is not used" if is_auto else "was not verified"
+    _LOG.warning("the variant %s of the %s tower %s on this GPU: %s", variant, tower, outcome, miss)

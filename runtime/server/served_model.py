@@ -25,7 +25,7 @@ from runtime.loading.verify import verify_model
 from runtime.preprocess.item import UnusableItemError
 from runtime.server.request_errors import RequestError
 from runtime.server.waiting_queue import BatchRunner
-from runtime.session.session import CancellationToken
+from runtime.session.cancellation import CancellationToken
 
 _CPU_TOKENS = 512
 _ROLES = ("query", "document")

@@ -21,9 +21,8 @@ Settings: TypeAlias = dict[str, str]
 # Source: CreateCudnnFeExecutionPlan in onnxruntime/core/providers/cuda/nn/conv.cc of
 # https://github.com/microsoft/onnxruntime
 ON_TENSOR_CORES: Settings = {"use_tf32": "1"}
-CHANNELS_LAST: Settings = {
-    "prefer_nhwc": "1"
-}  # the layout of tensor cores; else cuDNN transposes around each convolution
+# The layout of tensor cores. Without it, cuDNN transposes around each convolution.
+CHANNELS_LAST: Settings = {"prefer_nhwc": "1"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -113,20 +113,20 @@ def _check_fp16(variant: Variant, options: ProviderOptions) -> tuple[bool, str]:
     device = device_of(options)
     if not cuda_driver.has_fp16_units(device):
         return False, f"GPU {device} has no tensor cores"
-    return _check_golden(variant, options, f"GPU {device} has tensor cores")
+    return _check_golden("fp16", variant, options, f"GPU {device} has tensor cores")
 
 
 def _check_optimized(variant: Variant, options: ProviderOptions) -> tuple[bool, str]:
     fused = "its operators are fused"
-    return (True, fused) if provider_of(options) == "cpu" else _check_golden(variant, options, fused)
+    return (True, fused) if provider_of(options) == "cpu" else _check_golden("optimized", variant, options, fused)
 
 
-def _check_golden(variant: Variant, options: ProviderOptions, advantage: str) -> tuple[bool, str]:
+def _check_golden(name: VariantName, variant: Variant, options: ProviderOptions, advantage: str) -> tuple[bool, str]:
     """Check that this GPU reproduced the golden vectors. The variant's gate ran on a CPU, with other kernels."""
     device = device_of(options)
     verdict = find_verdict(variant, provider_of(options), gpu_name(options))
     if verdict is None:
-        return False, f"GPU {device} has not verified it; run `python -m runtime verify --variant`"
+        return False, f"GPU {device} has not verified it; run `python -m runtime verify --variant {name}`"
     return verdict, f"{advantage}; on GPU {device} the golden vectors {'pass' if verdict else 'fail'}"
 
 

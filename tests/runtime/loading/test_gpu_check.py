@@ -102,7 +102,9 @@ def test_a_check_that_fails_to_run_is_repeated(folder: Path, caplog: pytest.LogC
     (folder / FP16.graph).unlink()
     with caplog.at_level(logging.WARNING, "runtime"):
         assert check(folder) is None
+        assert check(folder, "fp16") is None
     assert "is not used on this GPU" in caplog.text
+    assert "was not verified on this GPU" in caplog.text, "a named variant never runs unchecked in silence"
     shutil.copy(folder / "text.onnx", folder / FP16.graph)
     assert check(folder) is True
 
