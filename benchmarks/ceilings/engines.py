@@ -12,7 +12,7 @@ from benchmarks.results.schema import Device, Precision
 from runtime.array_types import Array
 from runtime.errors import ProviderError
 from runtime.machine.cpu import bf16_units
-from runtime.session.options import EXACT_INT8, session_options
+from runtime.session.options import exact_int8, session_options
 from runtime.session.provider_options import OPTIONS, OpenVinoOptions
 from runtime.session.providers import PROVIDERS, find_provider, find_provider_obstacle, import_onnxruntime
 
@@ -107,7 +107,7 @@ class OnnxRuntime:
         """Return a call that runs ``graph``. Its input and output stay on the device."""
         ort = import_onnxruntime()
         no_fallback = {} if self._provider is PROVIDERS["cpu"] else {"session.disable_cpu_ep_fallback": "1"}
-        options = session_options(threads=self._threads, config=EXACT_INT8 | no_fallback)
+        options = session_options(threads=self._threads, config={**exact_int8(), **no_fallback})
         chosen = [(self._provider.onnxruntime_name, self._settings(precision))]
         session = ort.InferenceSession(graph, options, providers=chosen, enable_fallback=False)
         binding = session.io_binding()

@@ -23,7 +23,7 @@ from runtime.array_types import Array, Feeds
 from runtime.artifact.variants import CalibrationMethod
 from runtime.errors import one_line
 from runtime.machine.threads import available_threads
-from runtime.session.options import EXACT_INT8, session_options
+from runtime.session.options import exact_int8, session_options
 
 Batches: TypeAlias = Sequence[Feeds]
 
@@ -56,7 +56,7 @@ def open_session(graph: Path) -> onnxruntime.InferenceSession:
     Raises:
         QuantizationError: onnxruntime cannot load the graph.
     """
-    options = session_options(threads=available_threads(), config=EXACT_INT8)
+    options = session_options(threads=available_threads(), config=exact_int8())
     try:
         return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as exc:  # onnxruntime's exceptions have no other common class

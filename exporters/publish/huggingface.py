@@ -22,7 +22,7 @@ from exporters.publish.sentence_chain import apply_chain, read_chain
 from exporters.publish.sentence_files import model_type, sentence_obstacle, write_sentence_files
 from exporters.publish.source import Source
 from runtime.artifact.variants import VARIANT_NAMES, VariantName
-from runtime.session.options import EXACT_INT8
+from runtime.session.options import exact_int8
 
 _USAGE = """\
 ```python
@@ -89,7 +89,7 @@ def sentence_graph(source: Source, variant: VariantName) -> tuple[onnx.ModelProt
 
 def check(source: Source, variant: VariantName, folder: Path, file: str) -> Held:
     """Hold both outputs of a written graph to the golden vectors, the first after the written modules."""
-    inputs, exact = tokenize(folder, golden_texts(source)), EXACT_INT8 if "vnni" in file else {}
+    inputs, exact = tokenize(folder, golden_texts(source)), exact_int8() if "vnni" in file else {}
     tokens, vectors = run_graph(folder / file, inputs, config=exact)
     pooled = apply_chain(folder, tokens, inputs["attention_mask"])[:, : source.manifest.output_dim]
     hold(source, "text", variant, pooled, file=f"{file} with modules.json")

@@ -35,7 +35,7 @@ from runtime.session.graph_operators import read_operators
 from runtime.session.graph_sessions import OPEN, GraphSessions
 from runtime.session.graph_version import find_missing_support
 from runtime.session.io_binding import DeviceRunner
-from runtime.session.options import ARM_BF16, EXACT_INT8, SLOW_ON_CPU, session_options
+from runtime.session.options import ARM_BF16, SLOW_ON_CPU, exact_int8, session_options
 from runtime.session.provider_options import (
     CHANNELS_LAST,
     ON_TENSOR_CORES,
@@ -360,7 +360,7 @@ def _file_state(path: Path) -> tuple[int, int] | None:
 
 
 def _session_options(settings: ProviderOptions, threads: int, trace: Path | None) -> onnxruntime.SessionOptions:
-    config = dict(EXACT_INT8)
+    config = dict(exact_int8())
     if isinstance(settings, CpuOptions):
         # Without the stop, threads spin for some 30 ms after a run, and take the time from other batches and Python.
         stop, never = {"session.force_spinning_stop": "1"}, {"session.intra_op.allow_spinning": "0"}

@@ -5,14 +5,14 @@ from __future__ import annotations
 import onnxruntime
 import pytest
 
-from runtime.session.options import EXACT_INT8, session_options
+from runtime.session.options import UNSIGNED_WEIGHTS, session_options
 
 
 def test_options_are_those_that_are_passed() -> None:
-    options = session_options(threads=2, optimization="ORT_ENABLE_BASIC", config=EXACT_INT8)
+    options = session_options(threads=2, optimization="ORT_ENABLE_BASIC", config=UNSIGNED_WEIGHTS)
     assert options.intra_op_num_threads == 2
     assert options.graph_optimization_level == onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    assert {key: options.get_session_config_entry(key) for key in EXACT_INT8} == EXACT_INT8
+    assert {key: options.get_session_config_entry(key) for key in UNSIGNED_WEIGHTS} == UNSIGNED_WEIGHTS
 
 
 def test_defaults_are_those_of_onnxruntime_except_for_the_log() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 import runtime
 from exporters.calibration.activations import open_session
 from runtime.array_types import Array
+from runtime.machine import cpu
 from runtime.session.provider_options import CpuOptions
 from runtime.session.providers import PROVIDERS
 from runtime.session.session import open_graph
@@ -49,15 +51,46 @@ def _open_for_the_runtime(path: Path) -> onnxruntime.InferenceSession:
     return open_graph(path, PROVIDERS["cpu"], CpuOptions(), 1)
 
 
-@pytest.mark.parametrize("open_on_cpu", [_open_for_the_runtime, open_session], ids=["runtime", "exporters"])
-def test_the_largest_8_bit_products_are_exact_on_every_cpu(open_on_cpu: Any, tmp_path: Path) -> None:
+@pytest.fixture(params=[_open_for_the_runtime, open_session], ids=["runtime", "exporters"])
+def open_on_cpu(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+@pytest.mark.parametrize("rows", [1, 4, 100])
+def test_the_largest_8_bit_products_are_exact_on_every_cpu(open_on_cpu: Any, rows: int, tmp_path: Path) -> None:
     """On a CPU without VNNI, ONNX Runtime saturates sums of two products at 16 bits by default."""
-    signs = np.random.default_rng(0).choice([-1, 1], (64, 32))
-    left, weights = np.full((4, 64), 255, np.uint8), (127 * signs).astype(np.int8)
+    left, weights = np.full((rows, 64), 255, np.uint8), _largest_weights(64, 32)
     session = open_on_cpu(_integer_product(tmp_path / "product.onnx", weights))
     exact = left.astype(np.int32) @ weights.astype(np.int32)
     np.testing.assert_array_equal(session.run(None, {"x": left})[0], exact)
-    assert session.get_session_options().get_session_config_entry("session.x64quantprecision") == "1"
+
+
+@pytest.mark.parametrize(("size", "groups"), [(1, 1), (3, 1), (3, 32)], ids=["pointwise", "whole", "depthwise"])
+def test_the_largest_8_bit_convolutions_are_exact_on_every_cpu(
+    open_on_cpu: Any, size: int, groups: int, tmp_path: Path
+) -> None:
+    weights = _largest_weights(32, 32 // groups, size, size)
+    sums = 255 * weights.astype(np.int64).sum(axis=(1, 2, 3))
+    scale = np.abs(sums).max() / 99.7  # no sum ends in the middle between two integers
+    session = open_on_cpu(_integer_convolution(tmp_path / "convolution.onnx", weights, groups, scale))
+    (found,) = session.run(None, {"x": np.full((2, 32, 9, 9), 255, np.uint8)})
+    expected = np.broadcast_to((np.rint(sums / scale) + 128)[:, None, None], found.shape)
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(("flag", "unsigned"), [("avx2", True), ("avx512_vnni", False)])
+def test_weights_are_unsigned_only_where_signed_ones_saturate(
+    open_on_cpu: Any, flag: str, unsigned: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unsigned weights take most of VNNI's speed."""
+    monkeypatch.setattr(cpu, "cpu_flags", lambda *_: frozenset({flag}))
+    options = open_on_cpu(_integer_product(tmp_path / "product.onnx", _largest_weights(64, 32))).get_session_options()
+    with nullcontext() if unsigned else pytest.raises(RuntimeError, match="does not have"):
+        assert options.get_session_config_entry("session.x64quantprecision") == "1"
+
+
+def _largest_weights(*shape: int) -> Array:
+    return np.random.default_rng(0).choice(np.array([-127, 127], np.int8), shape)
 
 
 def _integer_product(path: Path, weights: Array) -> Path:
@@ -67,6 +100,28 @@ def _integer_product(path: Path, weights: Array) -> Path:
         [helper.make_tensor_value_info("x", TensorProto.UINT8, ["batch", len(weights)])],
         [helper.make_tensor_value_info("y", TensorProto.INT32, ["batch", weights.shape[1]])],
         [numpy_helper.from_array(weights, "w")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+    return path
+
+
+def _integer_convolution(path: Path, weights: Array, groups: int, scale: float) -> Path:
+    constants: dict[str, Array] = {
+        "one": np.array(1, np.float32),
+        "first": np.array(0, np.uint8),
+        "w": weights,
+        "middle": np.array(0, np.int8),
+        "scale": np.array(scale, np.float32),
+        "centre": np.array(128, np.uint8),
+    }
+    inputs = ["x", "one", "first", "w", "one", "middle", "scale", "centre"]
+    shape = ["batch", weights.shape[1] * groups, "height", "width"]
+    graph = helper.make_graph(
+        [helper.make_node("QLinearConv", inputs, ["y"], group=groups)],
+        "convolution",
+        [helper.make_tensor_value_info("x", TensorProto.UINT8, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.UINT8, ["batch", len(weights), "rows", "columns"])],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
     return path
