@@ -27,7 +27,7 @@ from runtime.session.options import exact_int8, session_options
 
 Batches: TypeAlias = Sequence[Feeds]
 
-_GRAM_BYTES = 2**28  # of the Gram matrices of one pass over the batches
+_GRAM_BYTES = 2**30  # of the Gram matrices of one pass over the batches; twice as much is in memory
 _METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}  # names in onnxruntime
 _ENTROPY_BINS = 1024  # onnxruntime's default of 128 equals its number of quantization levels, so it would cut nothing
 

@@ -10,9 +10,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime.quantization as ort
@@ -33,6 +35,7 @@ from exporters.passes.int8_weights import restore_exact, round_graph
 from exporters.passes.smoothquant import input_channels, spread_channels
 from runtime.artifact.variants import CalibrationMethod
 
+_Ranges: TypeAlias = Mapping[str, tuple[float, float]]
 _EXTRA_STEP = 4  # the rounding takes one of so many extra batches
 
 
@@ -97,16 +100,28 @@ class StaticQuantizer:
             self.model = load_graph(graph)
             int8_graph.add_missing_types(self.model, graph)
             every_batch = [*batches, *extra_batches]
-            nodes, limits = _smooth(self.model, every_batch)
+            nodes, known = _smooth(self.model, every_batch)
             nodes |= int8_graph.joining_nodes(self.model, nodes)
             self.nodes = tuple(str(node.name) for node in self.model.graph if node in nodes)
             self._op_types = sorted({node.op_type for node in nodes})
-            exact = int8_graph.write_without_shapes(self.model, self._folder)
-            ranges = {**tensor_ranges(exact, self._op_types, every_batch, method), **limits}
+            ranges = self._find_ranges(nodes, known, every_batch, method)
             rounded = round_graph(self.model, self.nodes, ranges, [*batches, *extra_batches[::_EXTRA_STEP]])
             self._graph = int8_graph.write_without_shapes(rounded, Path(self._temporary.name, "rounded"))
         self._ranges = self._folder / "ranges.json"
         write_ranges(self._ranges, ranges)
+        self._last: tuple[tuple[frozenset[str], bool], ir.Model] | None = None
+
+    def _find_ranges(
+        self, nodes: Collection[ir.Node], known: _Ranges, batches: Batches, method: CalibrationMethod
+    ) -> _Ranges:
+        """Return the range of each tensor that int8 rounds. Smoothing has measured those of matrix products."""
+        inputs = {value.name for node in nodes for value in node.inputs if value and value.const_value is None}
+        if method == "minmax" and self._op_types == ["MatMul"] and known.keys() >= inputs:
+            return known  # a run of a calibrator over all batches would find the same
+        exact = int8_graph.write_without_shapes(self.model, self._folder)
+        measured = tensor_ranges(exact, self._op_types, batches, method)
+        limits = {name: known.get(name, (-np.inf, np.inf)) for name in measured}
+        return {name: (max(low, limits[name][0]), min(high, limits[name][1])) for name, (low, high) in measured.items()}
 
     def __enter__(self) -> StaticQuantizer:
         """Return the quantizer; its temporary files exist until the end of the block."""
@@ -136,6 +151,13 @@ class StaticQuantizer:
         int8 = [name for name in self.nodes if name not in float_nodes]
         if not int8:
             return self.model.clone()
+        key = frozenset(float_nodes), keep_activations
+        if self._last is None or self._last[0] != key:  # for a large graph it takes 20 s
+            self._last = None
+            self._last = key, self._quantize(int8, float_nodes, keep_activations)
+        return self._last[1].clone()
+
+    def _quantize(self, int8: Sequence[str], float_nodes: Collection[str], keep_activations: bool) -> ir.Model:
         path = self._folder / "static.onnx"
         with _wrapped_errors():
             ort.quantize_static(
@@ -162,17 +184,17 @@ class StaticQuantizer:
         return model
 
 
-def _smooth(model: ir.Model, batches: Batches) -> tuple[set[ir.Node], dict[str, tuple[float, float]]]:
+def _smooth(model: ir.Model, batches: Batches) -> tuple[set[ir.Node], _Ranges]:
     """Smooth the inputs of the matrix products.
 
     Returns:
-        The weighted nodes without the new float32 outlier products, and the ranges of tensors that have to saturate.
+        The weighted nodes without the new float32 outlier products, and the ranges of the smoothed tensors.
     """
     weighted = int8_graph.weighted_nodes(model)
-    limits = spread_channels(model, weighted, channel_ranges(model, input_channels(weighted), batches))
+    known = spread_channels(model, weighted, channel_ranges(model, input_channels(weighted), batches))
     RemoveUnusedNodesPass()(model)
     names = {node.name for node in weighted}
-    return {node for node in model.graph if node.name in names}, limits
+    return {node for node in model.graph if node.name in names}, known
 
 
 def _write(model: ir.Model, output: Path) -> str | None:

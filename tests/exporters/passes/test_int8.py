@@ -14,7 +14,7 @@ from exporters.errors import QuantizationError
 from exporters.graph.onnx_file import write_temporary_graph
 from exporters.passes import int8, smoothquant
 from exporters.passes.int8 import StaticQuantizer, quantize_dynamic
-from exporters.passes.smoothquant import spread_channels
+from exporters.passes.smoothquant import _Channels, spread_channels
 from runtime.array_types import Array
 from runtime.artifact.parity import row_cosines
 from runtime.artifact.variants import CalibrationMethod as Method
@@ -236,6 +236,35 @@ def test_the_wide_input_of_a_narrow_product_is_left_as_it_is(tmp_path: Path, mon
     assert error < 1e-4
     monkeypatch.setattr(int8, "spread_channels", lambda *arguments: spread_channels(*arguments) and {})
     assert int8_error(graph, tmp_path / "wide.onnx") > 10 * error, "with the range of all channels"
+
+
+@pytest.mark.parametrize("activation", ["Relu", "LeakyRelu"])
+def test_the_rows_of_a_feed_forward_layer_have_scales_of_their_own(
+    tmp_path: Path, activation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the small values of most rows would share the steps of the largest row."""
+    weights = {"up": random_weights(DIM, 8 * DIM), "down": random_weights(8 * DIM, DIM, seed=1), "axes": np.array([1])}
+    nodes = [
+        helper.make_node("MatMul", ["x", "up"], ["wide"], "widen"),
+        helper.make_node(activation, ["wide"], ["active"], "activation"),
+        helper.make_node("MatMul", ["active", "down"], ["out"], "product"),
+        helper.make_node("ReduceMean", ["out", "axes"], ["embedding"], "pool", keepdims=0),
+    ]
+    graph = save_graph(tmp_path / "f.onnx", nodes, weights, ["batch", "sequence", DIM])
+    sizes = np.array([0.3, 1, 3, 30], np.float32)[:, None, None]
+    batches, held_out = ([{"x": sizes * each["x"]} for each in random_batches(8, seed)] for seed in (1, 2))
+
+    def largest_error(path: Path) -> float:
+        quantize_static(graph, path, batches, float_nodes=["widen"])
+        return float(1 - row_cosines(embed_batches(path, held_out), embed_batches(graph, held_out)).min())
+
+    error = largest_error(tmp_path / "rows.onnx")
+    assert _optimized(tmp_path / "rows.onnx", tmp_path / "o.onnx")["MatMulIntegerToFloat"] == 1
+    alone = [{"x": held_out[0]["x"][:1]}]
+    together, single = (embed_batches(tmp_path / "rows.onnx", each)[0] for each in (held_out[:1], alone))
+    np.testing.assert_allclose(together, single, rtol=0, atol=1e-5)
+    monkeypatch.setattr(_Channels, "row_bounds", lambda *_: None)
+    assert error < 0.1 * largest_error(tmp_path / "static.onnx")
 
 
 def test_the_same_graph_gives_the_same_bytes(residual: Path, tmp_path: Path) -> None:
