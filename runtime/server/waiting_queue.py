@@ -99,8 +99,9 @@ class WaitingQueue:
     def is_full_batch(self) -> bool:
         """Return whether the group of the oldest item fills a batch."""
         oldest = self.oldest
-        budget = oldest.runner.limit.budget
-        return budget is not None and self._groups[oldest.group].cost >= budget
+        group, limit = self._groups[oldest.group], oldest.runner.limit
+        has_cost = limit.budget is not None and group.cost >= limit.budget
+        return has_cost or (limit.items is not None and group.count >= limit.items)
 
     def add(self, items: Iterable[WaitingItem]) -> None:
         """Add items behind those that wait."""
@@ -148,16 +149,18 @@ class _Group:
 
     def __init__(self) -> None:
         self.by_cost: dict[int, OrderedDict[WaitingItem, None]] = {}
-        self.cost = 0
+        self.cost = self.count = 0
 
     def add(self, item: WaitingItem) -> None:
         self.by_cost.setdefault(item.cost, OrderedDict())[item] = None
         self.cost += item.cost
+        self.count += 1
 
     def remove(self, item: WaitingItem) -> None:
         same = self.by_cost[item.cost]
         del same[item]
         self.cost -= item.cost
+        self.count -= 1
         if not same:
             del self.by_cost[item.cost]
 

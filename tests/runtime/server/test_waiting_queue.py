@@ -65,6 +65,17 @@ def test_batches_have_few_sizes_where_each_new_shape_costs_time() -> None:
     assert [len(queue.take(1)) for _ in range(2)] == [4, 3]
 
 
+def test_a_batch_is_full_by_its_tokens_or_by_its_items() -> None:
+    for length, enough in ((50, 2), (1, 4)):
+        queue, runner = WaitingQueue(), make_runner(items=4)
+        for count in range(1, enough + 1):
+            fill(queue, [tokens(length)], runner)
+            assert queue.is_full_batch() is (count == enough)
+        queue.take(1)
+        fill(queue, [tokens(length)], runner)
+        assert not queue.is_full_batch()
+
+
 def test_an_item_above_the_budget_is_a_batch_of_its_own() -> None:
     queue = WaitingQueue()
     fill(queue, [tokens(500), tokens(499)])
