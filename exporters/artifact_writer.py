@@ -67,13 +67,15 @@ def _check_writable(folder: Path) -> None:
 
 def _find_other_content(destination: Path) -> str:
     """Describe the content of ``destination`` that no export wrote; empty if there is none."""
+    if destination.is_symlink():
+        return f"is a symbolic link to {destination.readlink()}"
     try:
         document = json.loads((destination / MANIFEST_FILE).read_text("utf-8"))
         written = {MANIFEST_FILE, *document["files"]} if document["schema_version"] else set()
     except (OSError, ValueError, KeyError, TypeError):  # a damaged artifact may be replaced if it holds no other files
         names = {path.name for path in destination.iterdir()} if destination.is_dir() else set()
         written = names if GOLDEN_FILE in names and names <= _FILES else set()
-    if destination.is_symlink() or not written:
+    if not written:
         return "is not an artifact"
     others = sorted({path.name for path in destination.iterdir()} - written)
     return f"holds {', '.join(others)} beside the artifact" if others else ""

@@ -123,7 +123,7 @@ def test_what_is_no_artifact_is_not_replaced(tmp_path: Path) -> None:
         check_destination(photos, force=True)
     link = tmp_path / "link"
     link.symlink_to(tmp_path / "nowhere")
-    with pytest.raises(DestinationError, match="not an artifact"):
+    with pytest.raises(DestinationError, match=r"is a symbolic link to .*nowhere, so it is not replaced"):
         check_destination(link, force=True)
 
 
