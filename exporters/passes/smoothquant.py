@@ -11,8 +11,8 @@ A very few channels are a hundred times as large, for some words only. Neither h
 these outlier channels in float32. Source: LLM.int8(), section 3.2 (https://arxiv.org/abs/2208.07339).
 
 The wide tensor inside a feed-forward layer is not smoothed. There each row, such as a token, is divided by its own
-largest value, and so is the product multiplied by it. A row takes no notice of the others, so a vector does not depend
-on its batch. Source: per-token quantization in ZeroQuant, section 4.1 (https://arxiv.org/abs/2206.01861).
+largest value, and its product is multiplied by that value. No row depends on others, so no vector depends on its batch.
+Source: per-token quantization in ZeroQuant, section 4.1 (https://arxiv.org/abs/2206.01861).
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ def spread_channels(
     for value, group in _by_input(nodes).items():
         channels = _Channels.of(group, ranges[str(value.name)])
         plan, plain = channels.spread(), channels.plain()
-        is_plain = plain is not None and channels.noise(plain) <= _PLAIN_NOISE * channels.noise(plan)
-        plan = plain if plain is not None and is_plain else plan
+        if plain is not None and channels.noise(plain) <= _PLAIN_NOISE * channels.noise(plan):
+            plan = plain
         low, high = channels.range(plan)
         source = _apply(model.graph, value, group, plan)
         ranges_after[str(source.name)] = (low, high) if plan.rows is None else (low / plan.rows[0], 1.0)
