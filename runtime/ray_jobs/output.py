@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -135,7 +135,11 @@ class OutputFolder:
         if is_uri(self.output):
             _empty(self.output)
         else:
-            shutil.rmtree(self.place, ignore_errors=True)
+            # A worker may still write, and a folder that gets a file meanwhile is not removed. It writes by this name.
+            removed = Path(self.place).with_suffix(".removed")
+            with suppress(OSError):
+                Path(self.place).rename(removed)
+            shutil.rmtree(removed, ignore_errors=True)
 
 
 def _check_free(output: str, *, force: bool) -> None:

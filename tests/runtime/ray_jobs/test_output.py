@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import itertools
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +79,25 @@ def test_only_an_earlier_output_is_replaced_and_only_by_force(tmp_path: Path, na
 def test_a_part_needs_its_folder(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="name a folder that all machines share"):
         write_part(str(tmp_path / "of-another-machine"), 0, TABLE)
+
+
+def test_a_worker_that_still_writes_leaves_nothing_of_a_discarded_output(tmp_path: Path) -> None:
+    folder = OutputFolder(name_of_path(tmp_path), force=False)
+    writing = threading.Event()
+
+    def write() -> None:
+        with suppress(OSError):
+            for number in itertools.count():
+                Path(folder.place, str(number)).touch()
+                writing.set()
+
+    worker = threading.Thread(target=write)
+    worker.start()
+    writing.wait(20)
+    folder.discard()
+    worker.join(20)
+    assert not worker.is_alive()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_columns_of_the_input_are_not_overwritten() -> None:
