@@ -205,7 +205,8 @@ def _write(model: ir.Model, output: Path) -> str | None:
 @contextlib.contextmanager
 def _wrapped_errors() -> Iterator[None]:
     """Turn all exceptions into :class:`QuantizationError`, and silence onnxruntime's advice."""
-    logging.disable(logging.WARNING)
+    disabled = logging.root.manager.disable
+    logging.disable(max(disabled, logging.WARNING))
     try:
         yield
     except QuantizationError:
@@ -213,4 +214,4 @@ def _wrapped_errors() -> Iterator[None]:
     except Exception as exc:  # onnxruntime's quantizer raises many types
         raise QuantizationError(f"cannot quantize the graph: {type(exc).__name__}: {exc}") from exc
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(disabled)

@@ -251,11 +251,11 @@ def _clean(backend: Tokenizer, tokenizer: Any) -> Tokenizer:
 @contextmanager
 def _quiet_open_clip() -> Iterator[None]:
     """Keep open_clip from printing its notes among the stages, and make an error of its mismatched activations."""
-    level = logging.root.manager.disable
-    logging.disable(logging.ERROR)
+    disabled = logging.root.manager.disable
+    logging.disable(max(disabled, logging.ERROR))
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", "QuickGELU mismatch")
             yield
     finally:
-        logging.disable(level)
+        logging.disable(disabled)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
@@ -285,3 +286,13 @@ def test_errors_say_what_to_do(residual: Path, tmp_path: Path) -> None:
     with pytest.raises(QuantizationError, match=r"cannot quantize the graph: .*none\.onnx"):
         quantize_dynamic(tmp_path / "none.onnx", tmp_path / "q.onnx")
     assert not (tmp_path / "q.onnx").exists()
+
+
+@pytest.mark.parametrize("level", [logging.NOTSET, logging.CRITICAL])
+def test_logging_stays_as_the_caller_left_it(level: int, residual: Path, tmp_path: Path) -> None:
+    logging.disable(level)
+    try:
+        quantize_dynamic(residual, tmp_path / "q.onnx")
+        assert logging.root.manager.disable == level
+    finally:
+        logging.disable(logging.NOTSET)
