@@ -6,6 +6,7 @@ import contextlib
 import io
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TypeAlias, get_args
@@ -27,7 +28,8 @@ from runtime.session.options import exact_int8, session_options
 
 Batches: TypeAlias = Sequence[Feeds]
 
-_GRAM_BYTES = 2**30  # of the Gram matrices of one pass over the batches; twice as much is in memory
+_GRAM_BYTES = 2**31  # of the Gram matrices of one pass over the batches; little more is in memory
+_GRAM_BLOCK = 512  # columns that are multiplied at a time; fewer leave out more of the symmetric half
 _METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}  # names in onnxruntime
 _ENTROPY_BINS = 1024  # onnxruntime's default of 128 equals its number of quantization levels, so it would cut nothing
 
@@ -109,10 +111,10 @@ def gram_matrices(
     ranges: Mapping[str, tuple[float, float]],
     centres: Mapping[str, Array],
     batches: Batches,
-) -> Iterator[dict[str, Array]]:
-    """Yield the Gram matrices of the channels of some tensors in 8 bits: ``[channels, channels]`` float32 by tensor.
+) -> Iterator[tuple[str, Array]]:
+    """Yield the Gram matrix of the channels of each tensor in 8 bits: its name, and ``[channels, channels]`` float32.
 
-    The matrices of large models fill gigabytes. So they come in parts of limited size, one pass over the batches each.
+    The matrices of large models fill gigabytes. So there may be several passes over the batches.
 
     Args:
         model: The graph. It is not changed.
@@ -122,7 +124,7 @@ def gram_matrices(
         batches: Batches of the graph's inputs, not empty.
     """
     for names in _parts(channels):
-        instrumented = model.clone()
+        instrumented, counts = model.clone(), list[int]()
         for name in names:
             rows = _add_rows(instrumented.graph, name, channels[name])
             rows = _add_rounding(instrumented.graph, name, rows, *ranges[name])
@@ -130,14 +132,13 @@ def gram_matrices(
                 centre = add_initializer(instrumented.graph, f"{name}/centre", centres[name])
                 instrumented.graph.append(centred := ir.node("Sub", [rows, centre]))
                 rows = centred.outputs[0]
-            columns = ir.node("Transpose", [rows], {"perm": [1, 0]})
-            instrumented.graph.append(columns)
-            product = ir.node("MatMul", [columns.outputs[0], rows])
-            _add_output(instrumented.graph, product, f"{name}/gram", [channels[name]] * 2)
+            counts.append(_add_gram(instrumented.graph, name, rows, channels[name]))
         totals: list[Array] = []
-        for found in _run_instrumented(instrumented, len(names), batches):
+        for found in _run_instrumented(instrumented, sum(counts), batches):
             totals = [total + each for total, each in zip(totals, found, strict=True)] if totals else found
-        yield dict(zip(names, totals, strict=True))
+        blocks = iter(totals)
+        for name, count in zip(names, counts, strict=True):
+            yield name, _mirror([*islice(blocks, count)])
 
 
 def tensor_ranges(
@@ -224,6 +225,42 @@ def _add_rounding(graph: ir.Graph, name: str, rows: ir.Value, low: float, high: 
     back = ir.node("DequantizeLinear", [rounded.outputs[0], scale, zero])
     graph.extend([rounded, back])
     return back.outputs[0]
+
+
+def _add_gram(graph: ir.Graph, name: str, rows: ir.Value, size: int) -> int:
+    """Add outputs with the Gram matrix of ``rows``, and return their number; :func:`_mirror` joins them.
+
+    Each is the product of a block of columns and all columns from there on. The rest is the same by symmetry.
+    """
+    starts = range(0, size, _GRAM_BLOCK)
+    for start in starts:
+        stop = min(size, start + _GRAM_BLOCK)
+        later = rows if start == 0 else _add_columns(graph, f"{name}/from/{start}", rows, start, size)
+        block = later if stop == size else _add_columns(graph, f"{name}/block/{start}", rows, start, stop)
+        columns = ir.node("Transpose", [block], {"perm": [1, 0]})
+        graph.append(columns)
+        product = ir.node("MatMul", [columns.outputs[0], later])
+        _add_output(graph, product, f"{name}/gram/{start}", [stop - start, size - start])
+    return len(starts)
+
+
+def _add_columns(graph: ir.Graph, name: str, rows: ir.Value, start: int, stop: int) -> ir.Value:
+    bounds = {"start": start, "stop": stop, "axis": 1}
+    inputs = [add_initializer(graph, f"{name}/{kind}", np.array([number])) for kind, number in bounds.items()]
+    graph.append(part := ir.node("Slice", [rows, *inputs]))
+    return part.outputs[0]
+
+
+def _mirror(blocks: Sequence[Array]) -> Array:
+    """Return the symmetric matrix whose ``blocks`` on and above the diagonal have all columns from the diagonal on."""
+    size, start = blocks[0].shape[1], 0
+    gram: Array = np.empty((size, size), blocks[0].dtype)
+    for block in blocks:
+        stop = start + len(block)
+        gram[start:stop, start:] = block
+        gram[stop:, start:stop] = block[:, len(block) :].T
+        start = stop
+    return gram
 
 
 def _add_output(graph: ir.Graph, node: ir.Node, name: str, shape: Sequence[int]) -> None:

@@ -36,10 +36,10 @@ def round_graph(
     means = channel_means(model, _input_sizes(biased), batches)
     exact = {node: _constant(node, 1) for node in biased}
     matrices = [node for node in linear if node.op_type == "MatMul" or _is_pointwise(node)]
-    for grams in gram_matrices(model, _input_sizes(matrices), ranges, means, batches):
+    for name, gram in gram_matrices(model, _input_sizes(matrices), ranges, means, batches):
         for node in matrices:
-            if _input(node) in grams:
-                _replace(rounded.graph, node, 1, _round_by_gram(node, grams[_input(node)]))
+            if _input(node) == name:
+                _replace(rounded.graph, node, 1, _round_by_gram(node, gram))
     for node, weights in exact.items():
         _correct_bias(rounded.graph, node, weights, means[_input(node)])
     return rounded

@@ -121,11 +121,10 @@ class _SwitchableGraph:
 
     def __init__(self, quantizer: StaticQuantizer, batches: Batches, folder: Path) -> None:
         self._quantizer, self._batches, self._folder = quantizer, batches, folder
-        self._ranking_batches = list(batches[:: ceil(len(batches) / _RANKING_BATCHES)])
-        self.ranking_rows = count_rows(self._ranking_batches)
-        session = self._open(quantizer.model)
-        self._ranking_reference = run_batches(session, self._ranking_batches, {})
-        self._reference = run_batches(session, batches, {})
+        step, session = ceil(len(batches) / _RANKING_BATCHES), self._open(quantizer.model)
+        references = [run_batches(session, [batch], {}) for batch in batches]
+        self._ranking_batches, self._ranking_reference = batches[::step], np.concatenate(references[::step])
+        self.ranking_rows, self._reference = count_rows(self._ranking_batches), np.concatenate(references)
 
     @cached_property
     def _session(self) -> onnxruntime.InferenceSession:

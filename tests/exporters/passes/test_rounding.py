@@ -7,6 +7,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from exporters.calibration import activations
 from exporters.calibration.activations import gram_matrices
 from exporters.graph.onnx_file import load_graph
 from exporters.passes import int8_weights, rounding
@@ -35,11 +36,16 @@ def scales(weights: Array) -> Array:
     return found
 
 
+def product_errors(exact: Array, rounded: Array, gram: Array) -> Array:
+    """Return the squared error of the product with the activations, summed over these, ``[columns]``."""
+    difference = exact - rounded
+    errors: Array = np.einsum("rc,rc->c", difference, gram @ difference)
+    return errors
+
+
 def test_compensated_errors_are_a_fraction_of_those_of_nearest_rounding(weights: Array, gram: Array) -> None:
     compensated = rounding.round_weights(weights, gram)
-    before, after = (
-        rounding.product_errors(weights, each, gram) for each in (rounding.round_to_nearest(weights), compensated)
-    )
+    before, after = (product_errors(weights, each, gram) for each in (rounding.round_to_nearest(weights), compensated))
     better = after < 0.5 * before
     assert better.sum() > 0.7 * COLUMNS, after / before
     assert (after <= before * (1 + 1e-5)).all(), "no column is worse"
@@ -85,18 +91,24 @@ def residual(tmp_path: Path) -> Path:
     return residual_graph(tmp_path / "residual.onnx")
 
 
-def test_gram_matrices_are_those_of_the_rounded_activations(residual: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    batches, model = random_batches(3, 1), load_graph(residual)
-    monkeypatch.setattr("exporters.calibration.activations._GRAM_BYTES", 1)
+@pytest.mark.parametrize(("block", "limit", "passes"), [(12, 1, 2), (32, 2**20, 1)])
+def test_gram_matrices_are_those_of_the_rounded_activations(
+    block: int, limit: int, passes: int, residual: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches, model, opened = random_batches(3, 1), load_graph(residual), list[Path]()
+    monkeypatch.setattr(activations, "_GRAM_BYTES", limit)
+    monkeypatch.setattr(activations, "_GRAM_BLOCK", block)
+    open_session = activations.open_session
+    monkeypatch.setattr(activations, "open_session", lambda graph: opened.append(graph) or open_session(graph))
     ranges = {"first.in": (-1.0, 0.5), "third.in": (-1.0, 1.0)}
-    parts = list(
-        gram_matrices(model, dict.fromkeys(ranges, 32), ranges, {"third.in": np.ones(32, np.float32)}, batches)
-    )
-    assert [list(part) for part in parts] == [["first.in"], ["third.in"]], "one pass each"
+    centres = {"third.in": np.ones(32, np.float32)}
+    grams = dict(gram_matrices(model, dict.fromkeys(ranges, 32), ranges, centres, batches))
+    assert list(grams) == ["first.in", "third.in"]
+    assert len(opened) == passes
     rows = np.tanh(np.concatenate([batch["x"] for batch in batches])).reshape(-1, 32)
     step = 1.5 / 255
     rounded = np.clip(np.rint(rows / step), -170, 85) * step
-    np.testing.assert_allclose(parts[0]["first.in"], rounded.T @ rounded, rtol=1e-3, atol=1e-2)
+    np.testing.assert_allclose(grams["first.in"], rounded.T @ rounded, rtol=1e-3, atol=1e-2)
 
 
 TOGETHER = """toy (float[batch, tokens, 32] x) => (float[batch, 32] embedding) {
