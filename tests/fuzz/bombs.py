@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import struct
 import zlib
@@ -10,6 +9,7 @@ import zlib
 from PIL import Image
 
 from tests.fuzz.seeds import mesh_seeds
+from tests.image_bytes import encode
 
 HUGE = 10**9
 
@@ -22,7 +22,7 @@ def bombs() -> dict[str, tuple[str, bytes]]:
 def _image_bombs() -> dict[str, tuple[str, bytes]]:
     side = 65_535
     header = struct.pack(">IIBBBBB", 10**5, 10**5, 8, 2, 0, 0, 0)
-    pixel = _encode(Image.new("RGB", (1, 1)), "PNG")
+    pixel = encode(Image.new("RGB", (1, 1)), "PNG")
     text = _zeros(200)
     strip = [(256, 4, side), (257, 4, side), (258, 3, 8), (259, 3, 5), (262, 3, 1), (273, 4, 8), (279, 4, 2**31)]
     return {
@@ -30,7 +30,7 @@ def _image_bombs() -> dict[str, tuple[str, bytes]]:
         "PNG with 200 MB of text": ("image", pixel[:33] + _chunk(b"zTXt", b"a\0\0" + text) + pixel[33:]),
         "PNG with 200 MB of colour profile": ("image", pixel[:33] + _chunk(b"iCCP", b"a\0\0" + text) + pixel[33:]),
         "GIF screen": ("image", b"GIF89a" + struct.pack("<HHBBB", side, side, 0, 0, 0) + b",\0\0\0\0\1\0\1\0\0\2\0;"),
-        "JPEG": ("image", _replace(_encode(Image.new("RGB", (16, 16)), "JPEG"), b"\0\x10\0\x10", b"\xff\xff\xff\xff")),
+        "JPEG": ("image", _replace(encode(Image.new("RGB", (16, 16)), "JPEG"), b"\0\x10\0\x10", b"\xff\xff\xff\xff")),
         "WebP": ("image", _webp(2**14)),
         "TIFF strip": ("image", _tiff(strip)),
         "TIFF count": ("image", _tiff([(256, 4, 9), (257, 4, 9), (258, 3, 8), (270, 2, 8)], count=HUGE)),
@@ -87,12 +87,6 @@ def _manifest_bombs() -> dict[str, tuple[str, bytes]]:
     }
 
 
-def _encode(image: Image.Image, name: str) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, name)
-    return buffer.getvalue()
-
-
 def _zeros(megabytes: int) -> bytes:
     """Return that many megabytes of zeros, compressed without being in memory at once."""
     packer = zlib.compressobj()
@@ -104,7 +98,7 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def _webp(side: int) -> bytes:
-    data = _encode(Image.new("RGB", (4, 4)), "WEBP")
+    data = encode(Image.new("RGB", (4, 4)), "WEBP")
     head = b"VP8X" + struct.pack("<I", 10) + bytes(4) + (side - 1).to_bytes(3, "little") * 2
     return b"RIFF" + struct.pack("<I", len(head) + len(data) - 8) + b"WEBP" + head + data[12:]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import warnings
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from runtime.artifact.manifest import (
     Tower,
     Weights,
 )
+from tests.image_bytes import encode
 
 TEXTS = (
     "",
@@ -82,14 +82,12 @@ def _special_images(photo: Image.Image) -> dict[str, bytes]:
 
 def _encode(image: Image.Image, name: str, **options: Any) -> bytes:
     """Return the bytes of the image, or no bytes if the format does not support its mode."""
-    buffer = io.BytesIO()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow deprecates some formats
-            image.save(buffer, name, **options)
+            return encode(image, name, **options)
     except (OSError, ValueError, KeyError):
         return b""
-    return buffer.getvalue()
 
 
 def mesh_seeds(suffix: str) -> dict[str, bytes]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 from types import SimpleNamespace
 
@@ -13,6 +12,7 @@ from PIL import Image
 from runtime.preprocess.image import load_image
 from runtime.preprocess.image_formats import image_suffixes
 from runtime.preprocess.item import UnusableItemError
+from tests.image_bytes import encode
 
 _HEIC = b"\0\0\0\x18ftypheic" + b"\0" * 64
 
@@ -44,11 +44,10 @@ def test_an_installed_plugin_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_heic_is_read_with_its_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("pillow_heif").register_heif_opener()
-    buffer = io.BytesIO()
-    Image.new("RGB", (64, 48), (200, 30, 30)).save(buffer, "HEIF")
+    data = encode(Image.new("RGB", (64, 48), (200, 30, 30)), "HEIF")
     monkeypatch.delitem(Image.OPEN, "HEIF")  # as in a process that has not registered it
     monkeypatch.setattr(Image, "ID", [name for name in Image.ID if name != "HEIF"])
-    image = load_image(buffer.getvalue())
+    image = load_image(data)
     assert image.size == (64, 48)
     red, green, _ = np.asarray(image)[20, 20]
     assert red > 180

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import base64
 import http.client
-import io
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from PIL import Image
 
 import runtime
 from runtime.server.served_model import ServedModel
+from tests.image_bytes import encode
 from tests.runtime.server.conftest import Running, serving
 
 TEXTS = [" ".join("abcd"[: 1 + index % 4]) for index in range(40)]
@@ -31,9 +31,7 @@ def vectors_of(response: Any) -> Any:
 
 
 def png(colour: int) -> bytes:
-    stream = io.BytesIO()
-    Image.new("RGB", (4, 4), (colour, colour, colour)).save(stream, "PNG")
-    return stream.getvalue()
+    return encode(Image.new("RGB", (4, 4), (colour, colour, colour)), "PNG")
 
 
 def data_url(data: bytes, media_type: str = "image/png") -> str:
