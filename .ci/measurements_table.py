@@ -13,7 +13,7 @@ from benchmarks.report import format as form  # noqa: E402
 from benchmarks.report.analysis import Row, Section, analyze  # noqa: E402
 from benchmarks.results.schema import RESULTS_FILE, Stage, read_results  # noqa: E402
 
-REPORT = ROOT / "docs/reports/epyc-2-cores"
+REPORT = ROOT / "docs/reports/epyc-vnni-2-cores"
 BEGIN, END = "<!-- %s: made by `make format` -->", "<!-- end of %s -->"
 BASELINE = "torch eager"
 COLUMNS: dict[Stage, dict[str, str]] = {
