@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import numpy_helper
 
@@ -99,7 +100,12 @@ def test_gram_matrices_are_those_of_the_rounded_activations(
     monkeypatch.setattr(activations, "_GRAM_BYTES", limit)
     monkeypatch.setattr(activations, "_GRAM_BLOCK", block)
     open_session = activations.open_session
-    monkeypatch.setattr(activations, "open_session", lambda graph: opened.append(graph) or open_session(graph))
+
+    def counted(graph: Path) -> onnxruntime.InferenceSession:
+        opened.append(graph)
+        return open_session(graph)
+
+    monkeypatch.setattr(activations, "open_session", counted)
     ranges = {"first.in": (-1.0, 0.5), "third.in": (-1.0, 1.0)}
     centres = {"third.in": np.ones(32, np.float32)}
     grams = dict(gram_matrices(model, dict.fromkeys(ranges, 32), ranges, centres, batches))
