@@ -121,10 +121,12 @@ class _SwitchableGraph:
 
     def __init__(self, quantizer: StaticQuantizer, batches: Batches, folder: Path) -> None:
         self._quantizer, self._batches, self._folder = quantizer, batches, folder
-        step, session = ceil(len(batches) / _RANKING_BATCHES), self._open(quantizer.model)
+        session = self._open(quantizer.model)
         references = [run_batches(session, [batch], {}) for batch in batches]
+        self._reference = np.concatenate(references)
+        step = ceil(len(batches) / _RANKING_BATCHES)
         self._ranking_batches, self._ranking_reference = batches[::step], np.concatenate(references[::step])
-        self.ranking_rows, self._reference = count_rows(self._ranking_batches), np.concatenate(references)
+        self.ranking_rows = count_rows(self._ranking_batches)
 
     @cached_property
     def _session(self) -> onnxruntime.InferenceSession:
