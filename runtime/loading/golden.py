@@ -9,12 +9,12 @@ from typing import Any, TypeAlias
 
 from runtime.array_types import Array
 from runtime.artifact.manifest import Tolerance, TowerName
-from runtime.artifact.parity import BF16_TOLERANCE, Agreement, has_unit_length, measure_agreement
+from runtime.artifact.parity import REDUCED_TOLERANCE, Agreement, has_unit_length, measure_agreement
 from runtime.errors import ManifestError
 from runtime.inference.embedder import Embedder
 from runtime.inference.truncation import without_truncation_warning
 from runtime.loading.golden_file import read_golden
-from runtime.session.provider_options import CpuOptions, OpenVinoOptions, ProviderOptions
+from runtime.session.provider_options import find_reduced_precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ def _verify_tower(model: Embedder, folder: Path, name: TowerName, embed: EmbedIt
 
 
 def find_tolerance(model: Embedder, name: TowerName) -> Tolerance:
-    """Return the bounds of the export, of bfloat16, or of the variant that runs.
+    """Return the bounds of the export, of a reduced precision, or of the variant that runs.
 
     Raises:
         ManifestError: The manifest records no bounds.
@@ -66,14 +66,8 @@ def find_tolerance(model: Embedder, name: TowerName) -> Tolerance:
     if parity is None:
         raise ManifestError(f"{model.manifest.name} records no parity to compare with; export it again")
     variant = model.manifest.towers[name].variants.get(model.variants[name])
-    if _computes_in_bf16(model.provider_options) and (variant is None or variant.precision == "fp32"):
-        return BF16_TOLERANCE
+    if find_reduced_precision(model.provider_options) and (variant is None or variant.precision == "fp32"):
+        return REDUCED_TOLERANCE
     if variant is None:
         return parity.tolerance
     return Tolerance(min_cosine=variant.parity.floors.min_cosine, max_error=1.0, max_distance_share=1.0)
-
-
-def _computes_in_bf16(options: ProviderOptions) -> bool:
-    if isinstance(options, CpuOptions):
-        return options.arm_bf16
-    return isinstance(options, OpenVinoOptions) and options.dtype == "bf16"

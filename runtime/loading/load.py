@@ -15,8 +15,8 @@ from runtime.background import start_in_background
 from runtime.errors import ProviderError
 from runtime.inference.embedder import Embedder, check_tower
 from runtime.inference.pipeline import Pipeline
-from runtime.loading.bf16_precision import open_in_best_precision
 from runtime.loading.gpu_check import verify_once_on_gpu
+from runtime.loading.reduced_precision import open_in_best_precision
 from runtime.loading.tuning_store import read_tuning
 from runtime.session.provider_options import ProviderOptions
 from runtime.session.session import SessionOptions

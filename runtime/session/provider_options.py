@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias, get_args, get_type_hints
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args, get_type_hints
 
 from runtime.errors import UsageError
 from runtime.machine.cache_folder import usable_cache
@@ -60,10 +60,10 @@ class CudaOptions:
 
     Attributes:
         device_id: The GPU, from 0.
-        tf32: Whether matrix products and convolutions may round their inputs to 10 bits of mantissa. This is faster,
-            but the vectors differ from the export's by more than ``verify`` allows. ONNX Runtime itself enables TF32 by
-            default (https://github.com/microsoft/onnxruntime/issues/19288). The variant ``fp16`` always uses it for
-            what is left in float32: float16 has no more bits of mantissa.
+        tf32: Whether matrix products and convolutions may round their inputs to 10 bits of mantissa. This is faster.
+            ``load`` then refuses vectors below a cosine similarity of 0.9999 to the golden ones. ONNX Runtime itself
+            enables TF32 by default (https://github.com/microsoft/onnxruntime/issues/19288). The variant ``fp16`` always
+            uses it for what is left in float32: float16 has no more bits of mantissa.
         memory_limit_bytes: Largest size of the session's memory on the GPU, inputs and outputs included; ``None`` for
             no limit.
         cudnn_search: How cuDNN chooses an algorithm for each shape of convolution: by ``heuristic``, or by measuring
@@ -105,8 +105,8 @@ class TensorRtOptions:
 
     Attributes:
         device_id: The GPU, from 0.
-        fp16: Whether TensorRT may compute in float16. The vectors then differ from the export's by more than ``verify``
-            allows.
+        fp16: Whether TensorRT may compute in float16. Without, it uses TF32, and ONNX Runtime has no option against it.
+            In both, ``load`` refuses vectors below a cosine similarity of 0.9999 to the golden ones.
         cache_folder: Folder that keeps compiled engines for the next start; ``None`` for the user's cache folder.
         profile: Whether one engine is compiled for all lengths and sizes of batches. Without, TensorRT compiles again
             whenever a batch exceeds those before.
@@ -135,8 +135,9 @@ class OpenVinoOptions:
     """Settings of ``openvino``, on the CPU.
 
     Attributes:
-        dtype: Precision of the computation. ``auto`` is ``bf16`` on a CPU with AMX instructions for it, if the golden
-            items keep a cosine similarity of 0.9999 to the golden vectors; else ``fp32``.
+        dtype: Precision of the computation. ``auto`` is ``bf16`` on a CPU with AMX or AVX512-BF16, if the golden items
+            keep a cosine similarity of 0.9999 to the golden vectors; else ``fp32``. If they do not keep it, ``load``
+            refuses ``bf16``.
         hint: Whether to optimize for a single call at a time (``latency``), or for parallel calls (``throughput``).
         cache_folder: Folder that keeps compiled graphs for the next start; ``None`` for the user's cache folder.
     """
@@ -193,6 +194,32 @@ def limit_buffers(options: ProviderOptions) -> int | None:
     if not isinstance(options, CudaOptions) or options.memory_limit_bytes is None:
         return None
     return options.memory_limit_bytes // 8 if options.cuda_graphs else 0
+
+
+class ReducedPrecision(NamedTuple):
+    """A cause of less than float32, and how to have float32. Both are phrases of an error message."""
+
+    cause: str
+    way_out: str
+
+
+def find_reduced_precision(options: ProviderOptions) -> ReducedPrecision | None:
+    """Return what makes a provider compute in less than float32; ``None`` if nothing does.
+
+    TensorRT uses TF32, and ONNX Runtime has no option against it: https://github.com/microsoft/onnxruntime/issues/26029
+    """
+    match options:
+        case CpuOptions(arm_bf16=True):
+            return ReducedPrecision("with arm_bf16", "leave the option out")
+        case CudaOptions(tf32=True):
+            return ReducedPrecision("with tf32", "leave the option out")
+        case TensorRtOptions(fp16=True):
+            return ReducedPrecision("with fp16", "leave the option out")
+        case TensorRtOptions():
+            return ReducedPrecision("in TensorRT's TF32", "use the provider cuda, or set NVIDIA_TF32_OVERRIDE=0")
+        case OpenVinoOptions(dtype="bf16"):
+            return ReducedPrecision("with dtype bf16", "use dtype fp32")
+    return None
 
 
 def device_of(options: ProviderOptions) -> int:

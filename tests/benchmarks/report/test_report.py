@@ -23,7 +23,9 @@ from benchmarks.report.speedup import compute_speedup
 from benchmarks.report.summary import summarize_section
 from benchmarks.results.prices import MachinePrice, Prices
 from benchmarks.results.schema import Case, Results, Skipped, Work, Worst, read_results
+from runtime.cli.main import build_parser
 from runtime.errors import OutputError
+from runtime.session.provider_options import OpenVinoOptions, parse_options
 from tests.benchmarks.samples import ARTIFACT, CASE, CEILINGS, MACHINE, PARITY, RESULTS, many_cases, timed
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
@@ -280,6 +282,26 @@ def test_setups_with_other_vectors_are_not_recommended_first() -> None:
     said = " ".join(summarize_section(section, analyze(FULL, None)))
     assert "Fastest setup with a cosine of at least 0.999: runtime fp32" in said
     assert "Faster, but with a smallest cosine of 0.99712: 1.8" in said
+
+
+@pytest.mark.parametrize(
+    ("provider", "variant", "chosen"),
+    [
+        ("cpu", "optimized", ("optimized", None)),
+        ("openvino", "bf16", ("fp32", OpenVinoOptions(dtype="bf16"))),
+        ("openvino", "fp32", ("fp32", OpenVinoOptions(dtype="fp32"))),
+        ("openvino", "int8", ("int8", OpenVinoOptions(dtype="fp32"))),
+    ],
+)
+def test_the_runtime_understands_a_recommended_command(
+    provider: str, variant: str, chosen: tuple[str, OpenVinoOptions | None]
+) -> None:
+    case = replace(CASE, provider=provider, variant=variant, parity=replace(PARITY, min_cosine=1.0))
+    (section,) = analyze(replace(RESULTS, cases=(case,)), None).sections
+    words = recommend(section)[0].command(2).split()
+    arguments = build_parser().parse_args(["embed", "artifact", "items", "-o", "vectors.npy", *words])
+    assert (arguments.variant, parse_options(arguments.provider, arguments.provider_option)) == chosen
+    assert (arguments.batch_size, arguments.threads) == (1, 2)
 
 
 def test_setups_that_were_not_compared_do_not_match_torch() -> None:

@@ -1,4 +1,4 @@
-"""Let OpenVINO, or the CPU provider on Arm, compute in bfloat16 only if the golden vectors pass."""
+"""Compute in less than float32 only if the golden vectors pass: in bfloat16, TF32, or TensorRT's float16."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from runtime.artifact.manifest import Manifest
-from runtime.artifact.parity import BF16_TOLERANCE, format_cosine
+from runtime.artifact.parity import REDUCED_TOLERANCE, format_cosine
 from runtime.atomic_write import write_text
-from runtime.errors import EmbeddingBackbonesError, OutputError, ProviderError
+from runtime.errors import EmbeddingBackbonesError, NonFiniteError, OutputError, ProviderError
 from runtime.inference.embedder import Embedder
 from runtime.loading.golden import verify_towers
 from runtime.machine.cache_folder import usable_cache
 from runtime.machine.cpu import bf16_units
-from runtime.session.provider_options import CpuOptions, OpenVinoOptions
+from runtime.session.provider_options import OpenVinoOptions, find_reduced_precision
 from runtime.session.providers import PROVIDERS, available_providers, installed_packages
 from runtime.session.session import SessionOptions
 from runtime.session.variant_selection import choose_graph
@@ -38,51 +38,53 @@ class Bf16Check:
 def open_in_best_precision(
     folder: Path, manifest: Manifest, options: SessionOptions, open_embedder: Callable[[SessionOptions], Embedder]
 ) -> Embedder:
-    """Open an embedder. OpenVINO computes in bfloat16 if the artifact allows it, otherwise in float32.
+    """Open an embedder. If it computes in less than float32, its golden vectors have to pass.
 
-    ``open_embedder`` opens the artifact with the given options. Other providers use the resolved ``options`` unchanged.
+    By default, OpenVINO computes in bfloat16 if the CPU has units for it and the golden vectors pass, otherwise in
+    float32. ``open_embedder`` opens the artifact with the given options.
 
     Raises:
-        ProviderError: The options require bfloat16, and the CPU has no units for it, or on Arm the golden vectors fail.
+        ProviderError: The options require less than float32, and the golden vectors fail, or the CPU has no units.
         EmbeddingBackbonesError: As for ``open_embedder``.
     """
-    if isinstance(options.provider_options, CpuOptions) and options.provider_options.arm_bf16:
-        return _open_on_arm(folder, open_embedder(options))
     chosen = _openvino_options(options)
-    if chosen is None or chosen.dtype == "fp32":
-        return open_embedder(options)
-    reason = "auto: the installed onnxruntime has it" if options.provider == "auto" else options.reason
-    options = replace(options, provider="openvino", reason=reason)
-    in_bf16, in_fp32 = (replace(options, provider_options=replace(chosen, dtype=name)) for name in ("bf16", "fp32"))
-    if _is_quantized(manifest, in_fp32):
-        return open_embedder(in_fp32)
-    units = bf16_units()
-    if chosen.dtype == "bf16":
-        if not units:
+    if chosen is None or chosen.dtype != "auto":
+        if chosen is not None and chosen.dtype == "bf16" and not bf16_units():
             raise ProviderError(
                 "this CPU has no units for bfloat16 (AMX or AVX512-BF16), and OpenVINO would emulate them a hundred "
                 "times slower than float32; use dtype fp32"
             )
-        return open_embedder(in_bf16)
-    if "amx_bf16" not in units:
+        return _verified(open_embedder(options), folder)
+    reason = "auto: the installed onnxruntime has it" if options.provider == "auto" else options.reason
+    options = replace(options, provider="openvino", reason=reason)
+    in_bf16, in_fp32 = (replace(options, provider_options=replace(chosen, dtype=name)) for name in ("bf16", "fp32"))
+    if not bf16_units() or _is_quantized(manifest, in_fp32):
         return open_embedder(in_fp32)
     return _open_checked(folder, manifest, in_bf16, in_fp32, open_embedder)
 
 
-def _open_on_arm(folder: Path, embedder: Embedder) -> Embedder:
-    """Return ``embedder``, which computes in bfloat16, if its golden vectors pass. Each load checks them."""
+def _verified(embedder: Embedder, folder: Path) -> Embedder:
+    """Return ``embedder``. If it computes in less than float32, each load compares its golden vectors first."""
+    reduced = find_reduced_precision(embedder.provider_options)
+    miss = _find_miss(embedder, folder) if reduced else None
+    if reduced and miss:
+        embedder.close()
+        raise ProviderError(f"the golden vectors are out of tolerance {reduced.cause} ({miss}); {reduced.way_out}")
+    return embedder
+
+
+def _find_miss(embedder: Embedder, folder: Path) -> str | None:
+    """Return by how much the golden vectors are out of tolerance; ``None`` if they are not."""
+    try:
+        towers = verify_towers(embedder, folder)
+    except NonFiniteError as exc:
+        return str(exc)
     missed = [
-        f"{name} {format_cosine(tower.agreement.min_cosine)}"
-        for name, tower in verify_towers(embedder, folder).items()
+        f"{name} {format_cosine(tower.agreement.min_cosine)}, at least {format_cosine(tower.tolerance.min_cosine)}"
+        for name, tower in towers.items()
         if not tower.agreement.within(tower.tolerance)
     ]
-    if missed:
-        embedder.close()
-        raise ProviderError(
-            f"with arm_bf16, the golden vectors are out of tolerance (min cosine of {', '.join(missed)}); leave the "
-            "option out"
-        )
-    return embedder
+    return f"min cosine: {'; '.join(missed)}" if missed else None
 
 
 def _is_quantized(manifest: Manifest, options: SessionOptions) -> bool:
@@ -131,7 +133,7 @@ def _check_bf16(embedder: Embedder, folder: Path) -> Bf16Check:
     except EmbeddingBackbonesError as exc:
         return Bf16Check(passes=False, figures=str(exc))
     return Bf16Check(
-        passes=all(tower.agreement.within(BF16_TOLERANCE) for tower in towers),
+        passes=all(tower.agreement.within(REDUCED_TOLERANCE) for tower in towers),
         figures=format_cosine(min(tower.agreement.min_cosine for tower in towers)),
     )
 

@@ -1,0 +1,180 @@
+"""Test that less than float32 needs golden vectors that pass. The CPU provider stands in for the others."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import pytest
+
+import runtime
+from runtime.array_types import Array, Feeds
+from runtime.artifact.reader import read_manifest
+from runtime.loading import reduced_precision
+from runtime.loading.reduced_precision import open_in_best_precision
+from runtime.machine import cpu
+from runtime.machine.cpu import bf16_units
+from runtime.session.provider_options import OpenVinoOptions, ProviderOptions, provider_of
+from runtime.session.session import Session, SessionOptions
+
+BF16, FP32 = OpenVinoOptions(dtype="bf16"), OpenVinoOptions(dtype="fp32")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EMBEDDING_BACKBONES_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def units(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    return lambda *names: monkeypatch.setattr(reduced_precision, "bf16_units", lambda: set(names))
+
+
+Choose: TypeAlias = Callable[..., list[ProviderOptions | None]]
+
+
+@pytest.fixture
+def choose(exported: Path) -> Choose:
+    """Return a function that opens the artifact, and returns the options that were tried."""
+
+    def load(options: ProviderOptions | None = None, provider: str = "openvino") -> list[ProviderOptions | None]:
+        opened: list[ProviderOptions | None] = []
+
+        def open_embedder(options: SessionOptions) -> runtime.Embedder:
+            opened.append(options.provider_options)
+            model = runtime.load(exported, provider="cpu")
+            model.provider_options = options.provider_options or model.provider_options
+            return model
+
+        given = SessionOptions(provider=provider, provider_options=options)
+        open_in_best_precision(exported, read_manifest(exported), given, open_embedder)
+        return opened
+
+    return load
+
+
+@pytest.fixture
+def wrong_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Session.run
+    monkeypatch.setattr(Session, "run", lambda *given, **named: run(*given, **named)[:, ::-1])
+
+
+@pytest.fixture
+def vectors_of_nan(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(self: Session, feeds: Feeds, stop: object, **options: object) -> Array:
+        return np.full((len(feeds["pixels"]), 12), np.nan, np.float32)
+
+    monkeypatch.setattr(Session, "run", run)
+
+
+def test_bf16_is_chosen_and_stored_if_the_golden_vectors_pass(
+    units: Callable[..., None], choose: Choose, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    units("amx_bf16")
+    assert choose() == [BF16]
+    assert len(list(cache.rglob("bf16-*.json"))) == 1
+    monkeypatch.setattr(reduced_precision, "verify_towers", None)  # a second measurement would call it
+    assert choose() == [BF16]
+
+
+def test_fp32_is_chosen_and_logged_if_the_golden_vectors_fail(
+    units: Callable[..., None], choose: Choose, wrong_vectors: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    units("amx_bf16")
+    with caplog.at_level(logging.WARNING, "runtime"):
+        assert choose() == [BF16, FP32]
+    assert "computes in float32: in bfloat16, the golden vectors are at" in caplog.text
+    assert choose() == [FP32], "the result is stored"
+
+
+def test_a_graph_that_cannot_run_in_bf16_runs_in_fp32(
+    units: Callable[..., None], choose: Choose, vectors_of_nan: None
+) -> None:
+    units("amx_bf16")
+    assert choose() == [BF16, FP32]
+
+
+def test_a_damaged_result_is_measured_again(units: Callable[..., None], choose: Choose, cache: Path) -> None:
+    units("amx_bf16")
+    choose()
+    (stored,) = cache.rglob("bf16-*.json")
+    stored.write_text('{"passes"')
+    assert choose() == [BF16]
+    assert "figures" in stored.read_text()
+
+
+@pytest.mark.parametrize("name", ["amx_bf16", "avx512_bf16"])
+def test_either_unit_is_enough(units: Callable[..., None], choose: Choose, name: str) -> None:
+    units(name)
+    assert choose() == [BF16]
+
+
+def test_cpus_without_units_use_fp32(units: Callable[..., None], choose: Choose) -> None:
+    units()
+    assert choose() == [FP32]
+
+
+def test_requested_bf16_needs_units(units: Callable[..., None], choose: Choose) -> None:
+    units("avx512_bf16")
+    assert choose(BF16) == [BF16]
+    units()
+    with pytest.raises(runtime.ProviderError, match="no units for bfloat16"):
+        choose(BF16)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (BF16, "with dtype bf16 .*use dtype fp32"),
+        (runtime.CpuOptions(arm_bf16=True), "with arm_bf16 .*leave the option out"),
+        (runtime.CudaOptions(tf32=True), "with tf32 .*leave the option out"),
+        (runtime.TensorRtOptions(fp16=True), "with fp16 .*leave the option out"),
+        (runtime.TensorRtOptions(), "in TensorRT's TF32 .*use the provider cuda, or set NVIDIA_TF32_OVERRIDE=0"),
+    ],
+)
+def test_less_than_float32_needs_golden_vectors_that_pass(
+    units: Callable[..., None], choose: Choose, request: pytest.FixtureRequest, options: ProviderOptions, message: str
+) -> None:
+    units("avx512_bf16")
+    provider = provider_of(options)
+    assert choose(options, provider) == [options]
+    request.getfixturevalue("wrong_vectors")
+    with pytest.raises(runtime.ProviderError, match=f"golden vectors are out of tolerance {message}"):
+        choose(options, provider)
+
+
+@pytest.mark.parametrize("options", [FP32, runtime.CpuOptions(), runtime.CudaOptions()])
+def test_float32_is_not_verified(choose: Choose, wrong_vectors: None, options: ProviderOptions) -> None:
+    assert choose(options, provider_of(options)) == [options]
+
+
+def test_fp32_and_other_providers_are_not_changed(units: Callable[..., None], choose: Choose) -> None:
+    units("amx_bf16")
+    assert choose(FP32) == [FP32]
+    assert choose(provider="cpu") == [None]
+    assert choose(provider="auto") == [None], "the installed package has no OpenVINO"
+
+
+def test_units_are_read_from_the_flags_of_linux(tmp_path: Path) -> None:
+    cpu_info = tmp_path / "cpuinfo"
+    assert bf16_units(cpu_info) == set()
+    cpu_info.write_text("processor : 0\nflags : fpu amx_bf16 amx_tile\n\nprocessor : 1\nflags : fpu\n")
+    assert bf16_units(cpu_info) == {"amx_bf16"}
+
+
+def test_bfloat16_is_held_to_its_own_bounds(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "has_arm_bf16", lambda: True)
+    options = runtime.CpuOptions(arm_bf16=True)
+    assert runtime.load(exported, provider_options=options).provider_options == options
+    tolerance = runtime.verify(exported, provider_options=options).towers["image"].tolerance
+    assert tolerance.min_cosine == 0.9999, "that of bfloat16, not of the export"
+
+
+def test_nan_is_out_of_tolerance(units: Callable[..., None], choose: Choose, vectors_of_nan: None) -> None:
+    units("avx512_bf16")
+    with pytest.raises(runtime.ProviderError, match=r"with dtype bf16 \(.*NaN.*\); use dtype fp32"):
+        choose(BF16)
