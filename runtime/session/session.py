@@ -57,7 +57,7 @@ from runtime.session.providers import (
     import_onnxruntime,
 )
 from runtime.session.tensorrt_profile import profile_shapes
-from runtime.session.variant_selection import GraphChoice, choose_graph
+from runtime.session.variant_selection import GraphChoice, choose_graph, warn_of_choice
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -265,6 +265,7 @@ class Session:
     ) -> onnxruntime.InferenceSession:
         settings = options.provider_options or OPTIONS[provider.name]()
         choice = choose_graph(tower, provider, settings, options.variant)
+        warn_of_choice(choice, tower, provider, settings)
         listed = next((each.external_data for each in tower.variants.values() if each.graph == choice.graph), None)
         listed = listed if choice.graph != tower.graph else tower.external_data
         check_external_data(folder, choice.graph, listed)

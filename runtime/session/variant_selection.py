@@ -37,7 +37,7 @@ def choose_graph(tower: Tower, provider: ExecutionProvider, options: ProviderOpt
         ProviderError: The variant does not support this provider or this CPU.
     """
     if asked != "auto":
-        return _choose_named(tower, provider, options, asked)
+        return _choose_named(tower, provider, asked)
     skipped = []
     for name, check in PREFERENCES[provider.name].items():
         variant = tower.variants.get(name)
@@ -46,11 +46,33 @@ def choose_graph(tower: Tower, provider: ExecutionProvider, options: ProviderOpt
         obstacle = find_variant_obstacle(variant, provider)
         fits, reason = (False, obstacle) if obstacle else check(variant, options)
         if fits:
-            _warn_of_version(name, variant, provider, options)
             return GraphChoice(name=name, graph=variant.graph, reason=f"auto: {reason}")
         skipped.append(f"{name} skipped: {reason}")
     reason = "; ".join(skipped) or f"the artifact has no variant that {provider.name} prefers"
     return GraphChoice(name="fp32", graph=tower.graph, reason=f"auto: {reason}")
+
+
+def warn_of_choice(choice: GraphChoice, tower: Tower, provider: ExecutionProvider, options: ProviderOptions) -> None:
+    """Log a warning if the chosen variant is slow on this CPU, or was not checked with this onnxruntime."""
+    variant = tower.variants.get(choice.name)
+    if variant is None:
+        return
+    if variant.precision == "int8" and not cpu.int8_units():
+        _LOG.warning(
+            "this CPU has no 8-bit integer instructions: check with `tune` that int8 is faster here, and with `verify` "
+            "that its vectors are right"
+        )
+    installed = next(iter(installed_packages().values()))
+    same_version = installed.split(".")[:2] == variant.onnxruntime.split(".")[:2]
+    if not same_version and not is_settled(variant, provider.name, gpu_name(options)):
+        _LOG.warning(
+            "the variant %s was checked with onnxruntime %s, but %s is installed: run `python -m runtime verify "
+            "--variant %s`",
+            choice.name,
+            variant.onnxruntime,
+            installed,
+            choice.name,
+        )
 
 
 def find_variant_obstacle(variant: Variant, provider: ExecutionProvider) -> str | None:
@@ -66,7 +88,7 @@ def find_variant_obstacle(variant: Variant, provider: ExecutionProvider) -> str 
     return None
 
 
-def _choose_named(tower: Tower, provider: ExecutionProvider, options: ProviderOptions, asked: str) -> GraphChoice:
+def _choose_named(tower: Tower, provider: ExecutionProvider, asked: str) -> GraphChoice:
     name = next((known for known in VARIANT_NAMES if known == asked), None)
     if name is None:
         raise UsageError(f"there is no variant {asked!r}; take auto or one of {', '.join(VARIANT_NAMES)}")
@@ -81,27 +103,7 @@ def _choose_named(tower: Tower, provider: ExecutionProvider, options: ProviderOp
     obstacle = find_variant_obstacle(variant, provider)
     if obstacle:
         raise ProviderError(f"the variant {name} cannot run here: {obstacle}; take fp32, or another provider")
-    if variant.precision == "int8" and not cpu.int8_units():
-        _LOG.warning(
-            "this CPU has no 8-bit integer instructions: check with `tune` that int8 is faster here, and with `verify` "
-            "that its vectors are right"
-        )
-    _warn_of_version(name, variant, provider, options)
     return GraphChoice(name=name, graph=variant.graph, reason="as requested")
-
-
-def _warn_of_version(name: str, variant: Variant, provider: ExecutionProvider, options: ProviderOptions) -> None:
-    installed = next(iter(installed_packages().values()))
-    same_version = installed.split(".")[:2] == variant.onnxruntime.split(".")[:2]
-    if not same_version and not is_settled(variant, provider.name, gpu_name(options)):
-        _LOG.warning(
-            "the variant %s was checked with onnxruntime %s, but %s is installed: run `python -m runtime verify "
-            "--variant %s`",
-            name,
-            variant.onnxruntime,
-            installed,
-            name,
-        )
 
 
 def _check_int8(variant: Variant, options: ProviderOptions) -> tuple[bool, str]:

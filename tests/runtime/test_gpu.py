@@ -55,6 +55,11 @@ def test_tf32_is_off(exported: Path) -> None:
     assert options["use_tf32"] == "0"
 
 
+def test_tf32_is_held_to_its_own_bounds(exported: Path) -> None:
+    verification = runtime.verify(exported, provider_options=runtime.CudaOptions(tf32=True))
+    assert verification.towers["image"].tolerance.min_cosine == 0.9999
+
+
 TEXTS = [f"text {number} " * (1 + number % 9) for number in range(300)]
 
 

@@ -19,7 +19,7 @@ from runtime.session import settled_variants, variant_selection
 from runtime.session.provider_options import OPTIONS, CpuOptions, CudaOptions
 from runtime.session.providers import PROVIDERS
 from runtime.session.session import options_for_graph
-from runtime.session.variant_selection import GraphChoice, choose_graph
+from runtime.session.variant_selection import GraphChoice, choose_graph, warn_of_choice
 from tests.runtime.session.variant_samples import make_variant
 
 
@@ -50,7 +50,11 @@ def tower(exported: Path) -> Tower:
 
 
 def pick(tower: Tower, provider: str, asked: str = "auto") -> GraphChoice:
-    return choose_graph(tower, PROVIDERS[provider], OPTIONS[provider](), asked)
+    """Choose as a session does, with its warnings."""
+    options = OPTIONS[provider]()
+    choice = choose_graph(tower, PROVIDERS[provider], options, asked)
+    warn_of_choice(choice, tower, PROVIDERS[provider], options)
+    return choice
 
 
 @pytest.mark.parametrize(
