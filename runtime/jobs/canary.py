@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 
 from runtime.array_types import Array
-from runtime.artifact.parity import format_cosine, row_cosines
+from runtime.artifact.parity import REDUCED_TOLERANCE, format_cosine, row_cosines
 from runtime.errors import UsageError
 from runtime.inference.truncation import without_truncation_warning
 from runtime.jobs.inputs import STDIN, open_inputs
@@ -170,6 +170,7 @@ def _compare(
     model: Embedder, origin: VectorOrigin, rows: Sequence[StoredRow], stored: Array, fresh: Array, lost: list[str]
 ) -> CanaryResult:
     tolerances = [find_tolerance(model, tower) for tower in model.towers]
+    tolerances += [REDUCED_TOLERANCE] * origin.reduced_precision
     floor = min([_ROUNDED_FLOORS.get(origin.dtype, 1.0), *(each.min_cosine for each in tolerances)])
     max_error = max(each.max_error for each in tolerances)
     cosines = row_cosines(stored, fresh)

@@ -22,6 +22,7 @@ from runtime.inference.prompts import applied_prompt
 from runtime.jobs.items import ItemValue
 from runtime.jobs.parquet import open_parquet
 from runtime.postprocess import Dtype
+from runtime.session.provider_options import find_reduced_precision
 
 if TYPE_CHECKING:
     from runtime.inference.embedder import Embedder
@@ -45,6 +46,7 @@ class VectorOrigin:
         dtype: Type of the stored vectors.
         inputs: The inputs as the user named them.
         column: Column of the inputs that held the items; ``None``: the name of the tower.
+        reduced_precision: Whether the provider computed in less than float32, such as bfloat16.
     """
 
     space: str | None
@@ -58,6 +60,7 @@ class VectorOrigin:
     dtype: Dtype
     inputs: tuple[str, ...]
     column: str | None
+    reduced_precision: bool = False
 
     def to_text(self) -> dict[str, str]:
         """Return what a file holds: the name of the space, and this record as JSON."""
@@ -80,6 +83,7 @@ def describe_origin(
         dtype=dtype,
         inputs=tuple(inputs),
         column=column,
+        reduced_precision=find_reduced_precision(model.provider_options) is not None,
     )
 
 
@@ -95,7 +99,7 @@ def read_origin(path: Path) -> VectorOrigin | None:
         return _read_folder(path)
     try:
         text = _read_text(path)
-        return decode(VectorOrigin, json.loads(text), ORIGIN) if text else None
+        return decode(VectorOrigin, json.loads(text), ORIGIN, fill_defaults=True) if text else None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, ManifestError) as exc:
         raise UsageError(f"{path} cannot be read as vectors ({exc}); write it again with `embed`") from exc
 

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from runtime.cli.main import main
+from runtime.machine import cpu
 from tests.runtime.spaces import add_variants, name_toy
 from tests.runtime.toy_artifact import write_artifact
 
@@ -76,6 +77,14 @@ def test_vectors_of_another_machine_are_named(verify: Verify) -> None:
         "row 2 ()",
     ]
     assert "NOT VERIFIED: v.npz, 5 rows embedded again" in out
+
+
+def test_vectors_made_in_less_than_float32_have_its_bounds(verify: Verify, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "has_arm_bf16", lambda: True)
+    words = ["--provider", "cpu", "--provider-option", "arm_bf16=true", "--variant", "fp32"]
+    assert main(["embed", "toy", "--tower", "text", "t.txt", "-o", "v.npz", *words]) == 0
+    code, out, _ = verify("v.npz", "--variant", "fp32")
+    assert (code, "(at least 1 - 1.0e-04)" in out) == (0, True)
 
 
 def test_items_that_changed_or_are_gone_are_named(verify: Verify) -> None:
