@@ -21,6 +21,7 @@ from runtime.jobs.items import ItemValue, SourceItem, Unreadable, update_digest
 from runtime.jobs.journal import SCHEMA, Journal, JournalEntry, finish_move, is_begun
 from runtime.jobs.origin import describe_origin, digest_item
 from runtime.jobs.outputs import OutputOptions, write_output
+from runtime.session.provider_options import find_reduced_precision
 
 if TYPE_CHECKING:
     from runtime.inference.embedder import Embedder, Item
@@ -215,12 +216,14 @@ def _with_way_out(failure: ItemError) -> ItemError:
 
 
 def _fingerprint(model: Embedder, job: EmbedJob) -> dict[str, Any]:
+    reduced = find_reduced_precision(model.provider_options)
     return {
         "journal's schema": SCHEMA,
         # Another export of the same model may go on; without a name of the space, only the same artifact.
         "vector space": model.space or f"that of the artifact {model.manifest.sha256}",
         "tower": list(model.towers),
         "variant": model.variant,
+        "reduced precision": reduced and reduced.cause,
         "prompt": applied_prompt(job.options, model.loaded_towers()) or None,  # as in a job begun before there were any
         "normalize": job.options.normalize,
         "truncate_dim": job.options.truncate_dim,

@@ -21,6 +21,7 @@ from runtime.cli.main import main
 from runtime.jobs.items import Unreadable
 from runtime.jobs.journal import work_folder
 from runtime.jobs.read_vectors import read_vectors
+from runtime.machine import cpu
 from runtime.preprocess.item import UnusableItemError
 from runtime.preprocess.point_cloud import PointCloudPreprocessor
 from tests.runtime.toy_artifact import write_artifact
@@ -162,10 +163,24 @@ def test_inputs_that_changed_are_not_resumed(
     assert len(np.load("v.npy")) == len(content.replace(b"\xff\n", b"").split(b"\n"))
 
 
-@pytest.mark.parametrize("option", [["--normalize"], ["--truncate-dim", "3"], ["--prompt", "query: "], ["more"]])
+@pytest.mark.parametrize(
+    "option",
+    [
+        ["--normalize"],
+        ["--truncate-dim", "3"],
+        ["--prompt", "query: "],
+        ["more"],
+        ["--provider", "cpu", "--provider-option", "arm_bf16=true"],
+    ],
+)
 def test_other_options_are_not_resumed(
-    option: list[str], embed: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    option: list[str],
+    embed: Callable[..., int],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(cpu, "has_arm_bf16", lambda: True)
     (tmp_path / "t.txt").write_bytes(b"a\n\xff")
     assert embed("t.txt", "-o", "v.npy") == 1
     assert embed("t.txt", *option, "-o", "v.npy", "--resume") == 2
