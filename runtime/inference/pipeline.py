@@ -113,6 +113,10 @@ class Pipeline:
             choices={name: tower.session.choice for name, tower in self.towers.items()},
         )
 
+    def each(self) -> Iterator[Pipeline]:
+        """Yield this pipeline, as :meth:`runtime.inference.workers.Workers.each` yields its workers."""
+        yield self
+
     def close(self) -> None:
         """Do nothing; garbage collection frees the graphs."""
 

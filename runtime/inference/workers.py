@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import suppress
+from copy import copy
 from dataclasses import replace
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -113,6 +114,13 @@ class Workers:
                 raise
             finally:
                 scheduler.drain()
+
+    def each(self) -> Iterator[Workers]:
+        """Yield the workers one by one. Each is a backend of its own, with the process that it shares with this one."""
+        for worker in self._workers:
+            alone = copy(self)
+            alone._workers, alone.processes = [worker], [worker.process]  # noqa: SLF001  of this class
+            yield alone
 
     def _window_size(self, items: Iterable[Any]) -> int:
         """Return the number of items per window: the default, or a worker's share of the items if that is smaller."""

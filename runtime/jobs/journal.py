@@ -272,10 +272,13 @@ def _check_same(output: Path, begun: Mapping[str, Any], asked: Mapping[str, Any]
         if begun.get(name) != asked.get(name):
             raise UsageError(
                 f"the unfinished {output} is another job: its {name} is {_show(begun.get(name))}, but now it is "
-                f"{_show(asked.get(name))}; repeat the same command, or start again with --force and without --resume"
+                f"{_show(asked.get(name))}; repeat the same command on the same kind of machine, or start again with "
+                "--force and without --resume"
             )
 
 
 def _show(value: object) -> str:
+    if value is None:
+        return "none"
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

@@ -223,7 +223,7 @@ def _fingerprint(model: Embedder, job: EmbedJob) -> dict[str, Any]:
         "vector space": model.space or f"that of the artifact {model.manifest.sha256}",
         "tower": list(model.towers),
         "variant": model.variant,
-        "reduced precision": reduced and reduced.cause,
+        "reduced precision": reduced and reduced.name,  # null: float32
         "prompt": applied_prompt(job.options, model.loaded_towers()) or None,  # as in a job begun before there were any
         "normalize": job.options.normalize,
         "truncate_dim": job.options.truncate_dim,

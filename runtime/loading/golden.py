@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from runtime.array_types import Array
 from runtime.artifact.manifest import Tolerance, TowerName
-from runtime.artifact.parity import REDUCED_TOLERANCE, Agreement, has_unit_length, measure_agreement
+from runtime.artifact.parity import REDUCED_TOLERANCE, Agreement, format_cosine, has_unit_length, measure_agreement
 from runtime.errors import ManifestError
 from runtime.inference.embedder import Embedder
 from runtime.inference.truncation import without_truncation_warning
@@ -71,3 +71,13 @@ def find_tolerance(model: Embedder, name: TowerName) -> Tolerance:
     if variant is None:
         return parity.tolerance
     return Tolerance(min_cosine=variant.parity.floors.min_cosine, max_error=1.0, max_distance_share=1.0)
+
+
+def describe_tower(name: TowerName, tower: TowerVerification) -> str:
+    """Return the measurements of a tower and their bounds, in one line."""
+    measured, bound = tower.agreement, tower.tolerance
+    return (
+        f"{name} min cosine {format_cosine(measured.min_cosine)} (at least {format_cosine(bound.min_cosine)}), "
+        f"max abs error {measured.max_abs_error:.2g} (at most {bound.max_error * measured.reference_scale:.2g}), "
+        f"{tower.items} items"
+    )

@@ -22,7 +22,7 @@ from runtime.session.provider_options import OPTIONS, device_of
 from runtime.session.providers import PROVIDERS, ExecutionProvider, available_providers, find_provider_obstacle
 from runtime.session.session import SessionOptions
 from runtime.session.settled_variants import find_verdict, settle
-from runtime.session.variant_selection import PREFERENCES, find_variant_obstacle, gpu_name
+from runtime.session.variant_selection import PREFERENCES, find_variant_obstacle, verdict_scope
 
 _LOG = logging.getLogger("runtime")
 
@@ -42,7 +42,7 @@ def verify_once_on_gpu(
     if provider is None or options.variant == "fp32":
         return
     settings = options.provider_options or OPTIONS[provider.name]()
-    is_auto, gpu = options.variant == "auto", gpu_name(settings)
+    is_auto, scope = options.variant == "auto", verdict_scope(settings)
     for name, tower in towers.items():
         for variant_name in PREFERENCES[provider.name] if is_auto else (options.variant,):
             variant = next((each for key, each in tower.variants.items() if key == variant_name), None)
@@ -50,12 +50,12 @@ def verify_once_on_gpu(
                 continue
             if is_auto and variant_name == "fp16" and not cuda_driver.has_fp16_units(device_of(settings)):
                 continue
-            passed = find_verdict(variant, provider.name, gpu)
+            passed = find_verdict(variant, provider.name, scope)
             if passed is None or not (passed or is_auto):  # a named variant may pass by now: the driver is another
                 asked = replace(options, provider=provider.name, provider_options=settings, variant=variant_name)
                 passed, miss = _reproduces(folder, manifest, name, asked)
                 if passed is not None:
-                    settle(variant, provider.name, gpu, passed=passed)
+                    settle(variant, provider.name, scope, passed=passed)
                 if miss:
                     _report(miss, variant_name, name, is_auto=is_auto, is_certain=passed is False)
             if passed:

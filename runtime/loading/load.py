@@ -70,8 +70,8 @@ def load(
 
     Raises:
         ArtifactError: The folder is not an artifact, is damaged, or has another schema version.
-        ProviderError: The provider is not usable, or the named variant misses the golden vectors on this GPU; the
-            message names the cause.
+        ProviderError: The provider is not usable; the message names the cause. Or the golden vectors are missed, by the
+            named variant on this GPU, or in a precision below float32 that the options ask for.
         MissingDependencyError: onnxruntime is not installed.
         UsageError: The provider or the tower does not exist, or an argument is invalid.
     """
@@ -117,11 +117,13 @@ def load(
     with _checking_hashes(folder, manifest) if check_hashes else nullcontext():
         if tuning is not None:
             try:
-                return open_in_best_precision(folder, manifest, tuning.session_options().resolved(), open_embedder)
+                return open_in_best_precision(
+                    folder, manifest, towers, tuning.session_options().resolved(), open_embedder
+                )
             except ProviderError as exc:
                 _LOG.warning("ignoring stored tuning (%s): %s", tuning, exc)
         verify_once_on_gpu(folder, manifest, towers, options)
-        return open_in_best_precision(folder, manifest, options, open_embedder)
+        return open_in_best_precision(folder, manifest, towers, options, open_embedder)
 
 
 @contextmanager

@@ -6,17 +6,17 @@ import hashlib
 import json
 import logging
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from runtime.artifact.manifest import Manifest
-from runtime.artifact.parity import REDUCED_TOLERANCE, format_cosine
+from runtime.artifact.manifest import Manifest, Tower, TowerName
+from runtime.artifact.variants import VariantName
 from runtime.atomic_write import write_text
-from runtime.errors import EmbeddingBackbonesError, NonFiniteError, OutputError, ProviderError
+from runtime.errors import EmbeddingBackbonesError, OutputError, ProviderError
 from runtime.inference.embedder import Embedder
-from runtime.loading.golden import verify_towers
+from runtime.loading.golden import describe_tower, verify_towers
 from runtime.machine.cache_folder import usable_cache
 from runtime.machine.cpu import bf16_units
 from runtime.session.provider_options import OpenVinoOptions, find_reduced_precision
@@ -29,16 +29,19 @@ _LOG = logging.getLogger("runtime")
 
 @dataclass(frozen=True, kw_only=True)
 class Bf16Check:
-    """Whether an artifact's golden vectors pass in bfloat16 on this machine, and their min cosine or error as text."""
+    """How an artifact's golden vectors are missed in bfloat16 on this machine; ``None`` if they are reproduced."""
 
-    passes: bool
-    figures: str
+    miss: str | None
 
 
 def open_in_best_precision(
-    folder: Path, manifest: Manifest, options: SessionOptions, open_embedder: Callable[[SessionOptions], Embedder]
+    folder: Path,
+    manifest: Manifest,
+    towers: Mapping[TowerName, Tower],
+    options: SessionOptions,
+    open_embedder: Callable[[SessionOptions], Embedder],
 ) -> Embedder:
-    """Open an embedder. If it computes in less than float32, its golden vectors have to pass.
+    """Open an embedder of ``towers``. If it computes in less than float32, its golden vectors have to pass.
 
     By default, OpenVINO computes in bfloat16 if the CPU has units for it and the golden vectors pass, otherwise in
     float32. ``open_embedder`` opens the artifact with the given options.
@@ -58,9 +61,13 @@ def open_in_best_precision(
     reason = "auto: the installed onnxruntime has it" if options.provider == "auto" else options.reason
     options = replace(options, provider="openvino", reason=reason)
     in_bf16, in_fp32 = (replace(options, provider_options=replace(chosen, dtype=name)) for name in ("bf16", "fp32"))
-    if not bf16_units() or _is_quantized(manifest, in_fp32):
+    choices = {
+        name: choose_graph(tower, PROVIDERS["openvino"], chosen, options.variant).name for name, tower in towers.items()
+    }
+    if not bf16_units() or "int8" in choices.values():  # int8 has a tolerance of its own
         return open_embedder(in_fp32)
-    return _open_checked(folder, manifest, in_bf16, in_fp32, open_embedder)
+    result_path = _result_path(manifest, choices, chosen)
+    return _open_checked(folder, result_path, in_bf16, in_fp32, open_embedder)
 
 
 def _verified(embedder: Embedder, folder: Path) -> Embedder:
@@ -69,29 +76,20 @@ def _verified(embedder: Embedder, folder: Path) -> Embedder:
     miss = _find_miss(embedder, folder) if reduced else None
     if reduced and miss:
         embedder.close()
-        raise ProviderError(f"the golden vectors are out of tolerance {reduced.cause} ({miss}); {reduced.way_out}")
+        raise ProviderError(f"the golden vectors are not reproduced {reduced.cause} ({miss}); {reduced.way_out}")
     return embedder
 
 
 def _find_miss(embedder: Embedder, folder: Path) -> str | None:
-    """Return by how much the golden vectors are out of tolerance; ``None`` if they are not."""
+    """Return how the golden vectors are missed, by any of the workers; ``None`` if they are reproduced."""
     try:
-        towers = verify_towers(embedder, folder)
-    except NonFiniteError as exc:
+        for backend in embedder.backend.each():
+            for name, tower in verify_towers(Embedder(embedder.manifest, backend), folder).items():
+                if not tower.agreement.within(tower.tolerance):
+                    return describe_tower(name, tower)
+    except EmbeddingBackbonesError as exc:
         return str(exc)
-    missed = [
-        f"{name} {format_cosine(tower.agreement.min_cosine)}, at least {format_cosine(tower.tolerance.min_cosine)}"
-        for name, tower in towers.items()
-        if not tower.agreement.within(tower.tolerance)
-    ]
-    return f"min cosine: {'; '.join(missed)}" if missed else None
-
-
-def _is_quantized(manifest: Manifest, options: SessionOptions) -> bool:
-    """Return whether int8 will run. Its own tolerance applies then, not that of bfloat16."""
-    provider, settings = PROVIDERS["openvino"], options.provider_options or OpenVinoOptions()
-    towers = [tower for tower in manifest.towers.values() if "int8" in tower.variants]  # int8 cannot run for the others
-    return any(choose_graph(tower, provider, settings, options.variant).name == "int8" for tower in towers)
+    return None
 
 
 def _openvino_options(options: SessionOptions) -> OpenVinoOptions | None:
@@ -105,44 +103,31 @@ def _openvino_options(options: SessionOptions) -> OpenVinoOptions | None:
 
 def _open_checked(
     folder: Path,
-    manifest: Manifest,
+    result_path: Path | None,
     in_bf16: SessionOptions,
     in_fp32: SessionOptions,
     open_embedder: Callable[[SessionOptions], Embedder],
 ) -> Embedder:
     """Open in bfloat16 if the golden vectors pass, otherwise in float32. The result of the check is stored."""
-    path = _result_path(manifest, in_bf16)
-    result, embedder = _read_result(path), None
+    result, embedder = _read_result(result_path), None
     if result is None:
         embedder = open_embedder(in_bf16)
-        result = _check_bf16(embedder, folder)
-        if path is not None:
+        result = Bf16Check(miss=_find_miss(embedder, folder))
+        if result_path is not None:
             with suppress(OutputError):  # on a full disk, the next load repeats the check, which takes a second
-                write_text(path, json.dumps(asdict(result)))
-    if result.passes:
+                write_text(result_path, json.dumps(asdict(result)))
+    if result.miss is None:
         return embedder or open_embedder(in_bf16)
     if embedder is not None:
         embedder.close()
-    _LOG.warning("openvino computes in float32: in bfloat16, the golden vectors are at %s", result.figures)
+    _LOG.warning("openvino computes in float32: the golden vectors are not reproduced in bfloat16 (%s)", result.miss)
     return open_embedder(in_fp32)
 
 
-def _check_bf16(embedder: Embedder, folder: Path) -> Bf16Check:
-    try:
-        towers = verify_towers(embedder, folder).values()
-    except EmbeddingBackbonesError as exc:
-        return Bf16Check(passes=False, figures=str(exc))
-    return Bf16Check(
-        passes=all(tower.agreement.within(REDUCED_TOLERANCE) for tower in towers),
-        figures=format_cosine(min(tower.agreement.min_cosine for tower in towers)),
-    )
-
-
-def _result_path(manifest: Manifest, options: SessionOptions) -> Path | None:
-    """Return the file with the result for this artifact, these packages and this kind of CPU."""
-    chosen = options.provider_options
-    folder = usable_cache("openvino", chosen.cache_folder) if isinstance(chosen, OpenVinoOptions) else None
-    key = [manifest.to_json(), installed_packages(), platform.machine(), sorted(bf16_units())]
+def _result_path(manifest: Manifest, choices: Mapping[TowerName, VariantName], options: OpenVinoOptions) -> Path | None:
+    """Return the file with the result for the graphs of this artifact, these packages and this kind of CPU."""
+    folder = usable_cache("openvino", options.cache_folder)
+    key = [manifest.to_json(), choices, installed_packages(), platform.machine(), sorted(bf16_units())]
     return Path(folder, f"bf16-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.json") if folder else None
 
 

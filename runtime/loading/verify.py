@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.artifact.manifest import TowerName
-from runtime.artifact.parity import format_cosine
 from runtime.errors import IntegrityError, VerificationError
 from runtime.inference.embedder import Embedder
-from runtime.loading.golden import EmbedItems, TowerVerification, verify_towers
+from runtime.loading.golden import EmbedItems, TowerVerification, describe_tower, verify_towers
 from runtime.loading.load import load
 from runtime.session.provider_options import ProviderOptions
 from runtime.session.settled_variants import settle
-from runtime.session.variant_selection import gpu_name
+from runtime.session.variant_selection import verdict_scope
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +66,7 @@ def verify_model(model: Embedder, folder: Path, embed: EmbedItems | None = None)
     for name in result.towers:
         record = model.manifest.towers[name].variants.get(model.variants[name])
         if record is not None:
-            settle(record, model.provider, gpu_name(model.provider_options))
+            settle(record, model.provider, verdict_scope(model.provider_options))
     return result
 
 
@@ -83,17 +82,8 @@ def _check_length(model: Embedder, result: Verification) -> None:
 
 def describe_verification(result: Verification) -> str:
     """Return the measurements of ``result`` and their bounds, in one line."""
-    towers = (_describe_tower(name, tower) for name, tower in result.towers.items())
+    towers = (describe_tower(name, tower) for name, tower in result.towers.items())
     return f"{'; '.join(towers)}; provider {result.provider}, variant {result.variant}"
-
-
-def _describe_tower(name: TowerName, tower: TowerVerification) -> str:
-    measured, bound = tower.agreement, tower.tolerance
-    return (
-        f"{name} min cosine {format_cosine(measured.min_cosine)} (at least {format_cosine(bound.min_cosine)}), "
-        f"max abs error {measured.max_abs_error:.2g} (at most {bound.max_error * measured.reference_scale:.2g}), "
-        f"{tower.items} items"
-    )
 
 
 def _advice(model: Embedder) -> str:

@@ -17,6 +17,8 @@ from runtime.loading.load import load
 from runtime.ray_jobs.input_files import InputFormat
 from runtime.ray_jobs.output import part_schema, vector_column, write_part
 from runtime.ray_jobs.shards import Shard, ShardRows, read_shard
+from runtime.session.provider_options import OpenVinoOptions
+from runtime.session.providers import PROVIDERS, available_providers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,9 +101,15 @@ class ShardEmbedder:
         self._options = options
         self._attempts = attempts
         self._fault: EmbeddingBackbonesError | None = None
-        tower, provider, threads, variant = options.format.tower, options.provider, options.threads, options.variant
         try:
-            self._model = load(options.artifact, provider=provider, threads=threads, tower=tower, variant=variant)
+            self._model = load(
+                options.artifact,
+                provider=options.provider,
+                provider_options=_in_float32(options.provider),
+                threads=options.threads,
+                tower=options.format.tower,
+                variant=options.variant,
+            )
             self._check_space()
         except EmbeddingBackbonesError as exc:
             self._fault = exc
@@ -187,3 +195,9 @@ class ShardEmbedder:
         except EmbeddingBackbonesError as exc:
             located = type(exc)(f"{exc} (on the worker {socket.gethostname()})")
             return ShardResult(number=shard.number, error=located)
+
+
+def _in_float32(provider: str) -> OpenVinoOptions | None:
+    """Return options with which OpenVINO computes in float32 on every machine; ``None`` for other providers."""
+    is_openvino = provider == "openvino" or (provider == "auto" and PROVIDERS["openvino"] in available_providers())
+    return OpenVinoOptions(dtype="fp32") if is_openvino else None

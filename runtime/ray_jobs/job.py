@@ -54,7 +54,7 @@ class RayJob:
             and with the reason in the column ``error``.
         cluster: The cluster and its workers.
         variant: Variant of the artifact's graph. ``auto`` is ``fp32`` here, so that different machines give vectors
-            that can be compared.
+            that can be compared. For the same reason, OpenVINO computes in float32.
         rows_per_part: Maximum rows per output file; a lost worker repeats at most this many. ``None``: a share of the
             input from 64 to 16,384 rows.
         force: Whether to replace the output of an earlier job.

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args, get_type_hints
 
@@ -61,7 +63,7 @@ class CudaOptions:
     Attributes:
         device_id: The GPU, from 0.
         tf32: Whether matrix products and convolutions may round their inputs to 10 bits of mantissa. This is faster.
-            ``load`` then refuses vectors below a cosine similarity of 0.9999 to the golden ones. ONNX Runtime itself
+            ``load`` then verifies the golden vectors, as for each precision below float32. ONNX Runtime itself
             enables TF32 by default (https://github.com/microsoft/onnxruntime/issues/19288). The variant ``fp16`` always
             uses it for what is left in float32: float16 has no more bits of mantissa.
         memory_limit_bytes: Largest size of the session's memory on the GPU, inputs and outputs included; ``None`` for
@@ -105,8 +107,8 @@ class TensorRtOptions:
 
     Attributes:
         device_id: The GPU, from 0.
-        fp16: Whether TensorRT may compute in float16. Without, it uses TF32, and ONNX Runtime has no option against it.
-            In both, ``load`` refuses vectors below a cosine similarity of 0.9999 to the golden ones.
+        fp16: Whether TensorRT may compute in float16. Without it, TensorRT computes in TF32, unless the environment
+            variable ``NVIDIA_TF32_OVERRIDE`` is 0. In both precisions, ``load`` verifies the golden vectors.
         cache_folder: Folder that keeps compiled engines for the next start; ``None`` for the user's cache folder.
         profile: Whether one engine is compiled for all lengths and sizes of batches. Without, TensorRT compiles again
             whenever a batch exceeds those before.
@@ -125,6 +127,8 @@ class TensorRtOptions:
         """Return ONNX Runtime's provider options."""
         settings = {"device_id": str(self.device_id), "trt_fp16_enable": str(int(self.fp16))}
         folder = usable_cache("tensorrt", self.cache_folder)
+        if folder and _forbids_tf32():  # an engine may only run as it was compiled
+            folder = usable_cache("tensorrt", str(Path(folder, "fp32")))
         if folder:
             settings |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": folder}
         return settings
@@ -136,8 +140,7 @@ class OpenVinoOptions:
 
     Attributes:
         dtype: Precision of the computation. ``auto`` is ``bf16`` on a CPU with AMX or AVX512-BF16, if the golden items
-            keep a cosine similarity of 0.9999 to the golden vectors; else ``fp32``. If they do not keep it, ``load``
-            refuses ``bf16``.
+            keep a cosine similarity of 0.9999 to the golden vectors; else ``fp32``. ``load`` verifies ``bf16``, too.
         hint: Whether to optimize for a single call at a time (``latency``), or for parallel calls (``throughput``).
         cache_folder: Folder that keeps compiled graphs for the next start; ``None`` for the user's cache folder.
     """
@@ -197,29 +200,35 @@ def limit_buffers(options: ProviderOptions) -> int | None:
 
 
 class ReducedPrecision(NamedTuple):
-    """A cause of less than float32, and how to have float32. Both are phrases of an error message."""
+    """Arithmetic of a provider in less than float32. Its cause and the way out are phrases of an error message."""
 
+    name: Literal["bf16", "tf32", "fp16"]
     cause: str
     way_out: str
 
 
 def find_reduced_precision(options: ProviderOptions) -> ReducedPrecision | None:
-    """Return what makes a provider compute in less than float32; ``None`` if nothing does.
+    """Return the precision in which a provider computes if it is less than float32; otherwise ``None``.
 
     TensorRT uses TF32, and ONNX Runtime has no option against it: https://github.com/microsoft/onnxruntime/issues/26029
     """
     match options:
         case CpuOptions(arm_bf16=True):
-            return ReducedPrecision("with arm_bf16", "leave the option out")
-        case CudaOptions(tf32=True):
-            return ReducedPrecision("with tf32", "leave the option out")
-        case TensorRtOptions(fp16=True):
-            return ReducedPrecision("with fp16", "leave the option out")
-        case TensorRtOptions():
-            return ReducedPrecision("in TensorRT's TF32", "use the provider cuda, or set NVIDIA_TF32_OVERRIDE=0")
+            return ReducedPrecision("bf16", "with arm_bf16", "leave the option out")
         case OpenVinoOptions(dtype="bf16"):
-            return ReducedPrecision("with dtype bf16", "use dtype fp32")
+            return ReducedPrecision("bf16", "with dtype bf16", "use dtype fp32")
+        case CudaOptions(tf32=True):
+            return ReducedPrecision("tf32", "with tf32", "leave the option out")
+        case TensorRtOptions(fp16=True):
+            return ReducedPrecision("fp16", "with fp16", "leave the option out")
+        case TensorRtOptions() if not _forbids_tf32():
+            way_out = "set NVIDIA_TF32_OVERRIDE=0 before the process starts, or use the provider cuda"
+            return ReducedPrecision("tf32", "in TensorRT's TF32", way_out)
     return None
+
+
+def _forbids_tf32() -> bool:
+    return os.environ.get("NVIDIA_TF32_OVERRIDE") == "0"
 
 
 def device_of(options: ProviderOptions) -> int:

@@ -20,17 +20,17 @@ _FAILED = "failed"
 _of_this_process: dict[str, str] = {}  # for machines without a writable cache folder
 
 
-def is_settled(variant: Variant, provider: str, gpu: str = "") -> bool:
+def is_settled(variant: Variant, provider: str, scope: str = "") -> bool:
     """Return whether ``variant`` was verified here with ``provider`` and the installed onnxruntime.
 
-    ``gpu`` is the name of the GPU, if it runs on one.
+    ``scope`` is what else the verdict depends on: the GPU, and the precision if it is below float32.
     """
-    return find_verdict(variant, provider, gpu) is True
+    return find_verdict(variant, provider, scope) is True
 
 
-def find_verdict(variant: Variant, provider: str, gpu: str = "") -> bool | None:
+def find_verdict(variant: Variant, provider: str, scope: str = "") -> bool | None:
     """Return whether ``variant`` passed when it was verified here; ``None`` if it was not. See :func:`is_settled`."""
-    key = _key(variant, provider, gpu)
+    key = _key(variant, provider, scope)
     try:
         verdict = (default_cache(_FOLDER) / key).read_text("utf-8")
     except (OSError, RuntimeError):  # RuntimeError: the user has no home folder
@@ -40,9 +40,9 @@ def find_verdict(variant: Variant, provider: str, gpu: str = "") -> bool | None:
     return verdict != _FAILED
 
 
-def settle(variant: Variant, provider: str, gpu: str = "", *, passed: bool = True) -> None:
+def settle(variant: Variant, provider: str, scope: str = "", *, passed: bool = True) -> None:
     """Record that ``variant`` was verified. Without a writable cache folder, this process alone remembers it."""
-    key, verdict = _key(variant, provider, gpu), "" if passed else _FAILED
+    key, verdict = _key(variant, provider, scope), "" if passed else _FAILED
     folder = usable_cache(_FOLDER, None)
     try:
         if folder is not None:
@@ -53,7 +53,7 @@ def settle(variant: Variant, provider: str, gpu: str = "", *, passed: bool = Tru
     _of_this_process[key] = verdict
 
 
-def _key(variant: Variant, provider: str, gpu: str) -> str:
-    machine = [platform.machine(), cpu.cpu_model(), sorted(cpu.cpu_flags()), installed_packages(), gpu]
+def _key(variant: Variant, provider: str, scope: str) -> str:
+    machine = [platform.machine(), cpu.cpu_model(), sorted(cpu.cpu_flags()), installed_packages(), scope]
     key = [dataclasses.asdict(variant), provider, machine]
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]

@@ -13,7 +13,14 @@ from runtime.artifact.manifest import Tower
 from runtime.artifact.variants import VARIANT_NAMES, Variant, VariantName
 from runtime.errors import ProviderError, UsageError
 from runtime.machine import cpu, cuda_driver
-from runtime.session.provider_options import CudaOptions, ProviderOptions, TensorRtOptions, device_of, provider_of
+from runtime.session.provider_options import (
+    CudaOptions,
+    ProviderOptions,
+    TensorRtOptions,
+    device_of,
+    find_reduced_precision,
+    provider_of,
+)
 from runtime.session.providers import ExecutionProvider, installed_packages
 from runtime.session.settled_variants import find_verdict, is_settled
 
@@ -64,7 +71,7 @@ def warn_of_choice(choice: GraphChoice, tower: Tower, provider: ExecutionProvide
         )
     installed = next(iter(installed_packages().values()))
     same_version = installed.split(".")[:2] == variant.onnxruntime.split(".")[:2]
-    if not same_version and not is_settled(variant, provider.name, gpu_name(options)):
+    if not same_version and not is_settled(variant, provider.name, verdict_scope(options)):
         _LOG.warning(
             "the variant %s was checked with onnxruntime %s, but %s is installed: run `python -m runtime verify "
             "--variant %s`",
@@ -126,17 +133,18 @@ def _check_optimized(variant: Variant, options: ProviderOptions) -> tuple[bool, 
 def _check_golden(name: VariantName, variant: Variant, options: ProviderOptions, advantage: str) -> tuple[bool, str]:
     """Check that this GPU reproduced the golden vectors. The variant's gate ran on a CPU, with other kernels."""
     device = device_of(options)
-    verdict = find_verdict(variant, provider_of(options), gpu_name(options))
+    verdict = find_verdict(variant, provider_of(options), verdict_scope(options))
     if verdict is None:
         return False, f"GPU {device} has not verified it; run `python -m runtime verify --variant {name}`"
     return verdict, f"{advantage}; on GPU {device} the golden vectors {'pass' if verdict else 'fail'}"
 
 
-def gpu_name(options: ProviderOptions) -> str:
-    """Return the name of the GPU that ``options`` name; empty for other providers, and if it is unknown."""
-    if not isinstance(options, CudaOptions | TensorRtOptions):
-        return ""
-    return next(iter(cuda_driver.gpu_names()[options.device_id :]), "")
+def verdict_scope(options: ProviderOptions) -> str:
+    """Return under what a verdict on a variant holds: the name of the GPU, if there is one, and a reduced precision."""
+    reduced, gpu = find_reduced_precision(options), ""
+    if isinstance(options, CudaOptions | TensorRtOptions):
+        gpu = next(iter(cuda_driver.gpu_names()[options.device_id :]), "")
+    return f"{gpu} in {reduced.name}" if reduced else gpu
 
 
 # Variants to try before fp32, the fastest first, each with a check of the hardware and the reason for the result.

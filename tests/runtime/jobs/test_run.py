@@ -197,7 +197,7 @@ def test_a_job_is_resumed_with_the_prompt_that_it_began_with(
     (tmp_path / "t.txt").write_bytes(b"a\n\xff\nb")
     words = ["embed", str(folder), "t.txt", "-o", "v.npy"]
     assert main([*words, "--prompt-name", "query"]) == 1
-    for other, shown in (["--prompt-name", "passage"], '"passage : "'), ([], "null"), (["--prompt", ""], "null"):
+    for other, shown in (["--prompt-name", "passage"], '"passage : "'), ([], "none"), (["--prompt", ""], "none"):
         assert main([*words, *other, "--resume"]) == 2
         assert f'its prompt is "query : ", but now it is {shown}' in capsys.readouterr().err
     (tmp_path / "t.txt").write_text("a\nc\nb")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -12,13 +13,18 @@ import pytest
 
 import runtime
 from runtime.array_types import Array, Feeds
+from runtime.artifact.manifest import TowerName
 from runtime.artifact.reader import read_manifest
+from runtime.inference.pipeline import Pipeline
+from runtime.inference.workers import Workers
 from runtime.loading import reduced_precision
+from runtime.loading.golden import TowerVerification, verify_towers
 from runtime.loading.reduced_precision import open_in_best_precision
 from runtime.machine import cpu
 from runtime.machine.cpu import bf16_units
 from runtime.session.provider_options import OpenVinoOptions, ProviderOptions, provider_of
 from runtime.session.session import Session, SessionOptions
+from tests.runtime.toy_artifact import write_artifact
 
 BF16, FP32 = OpenVinoOptions(dtype="bf16"), OpenVinoOptions(dtype="fp32")
 
@@ -37,21 +43,33 @@ def units(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 Choose: TypeAlias = Callable[..., list[ProviderOptions | None]]
 
 
+class Opened(list[ProviderOptions | None]):
+    """The options with which an artifact was opened."""
+
+    def open(self, folder: Path, options: SessionOptions, tower: TowerName | None = None) -> runtime.Embedder:
+        """Open the artifact on the CPU provider, as if with ``options``."""
+        self.append(options.provider_options)
+        model = runtime.load(folder, provider="cpu", tower=tower)
+        assert isinstance(model.backend, Pipeline)
+        chosen = options.provider_options or model.provider_options
+        model.provider_options, model.backend.info = chosen, replace(model.backend.info, provider_options=chosen)
+        return model
+
+
 @pytest.fixture
 def choose(exported: Path) -> Choose:
-    """Return a function that opens the artifact, and returns the options that were tried."""
+    """Return a function that opens an artifact, and returns the options that were tried."""
 
-    def load(options: ProviderOptions | None = None, provider: str = "openvino") -> list[ProviderOptions | None]:
-        opened: list[ProviderOptions | None] = []
-
-        def open_embedder(options: SessionOptions) -> runtime.Embedder:
-            opened.append(options.provider_options)
-            model = runtime.load(exported, provider="cpu")
-            model.provider_options = options.provider_options or model.provider_options
-            return model
-
+    def load(
+        options: ProviderOptions | None = None,
+        provider: str = "openvino",
+        folder: Path = exported,
+        tower: TowerName | None = None,
+    ) -> list[ProviderOptions | None]:
+        opened, manifest = Opened(), read_manifest(folder)
+        towers = {name: each for name, each in manifest.towers.items() if tower in (None, name)}
         given = SessionOptions(provider=provider, provider_options=options)
-        open_in_best_precision(exported, read_manifest(exported), given, open_embedder)
+        open_in_best_precision(folder, manifest, towers, given, lambda final: opened.open(folder, final, tower))
         return opened
 
     return load
@@ -87,7 +105,7 @@ def test_fp32_is_chosen_and_logged_if_the_golden_vectors_fail(
     units("amx_bf16")
     with caplog.at_level(logging.WARNING, "runtime"):
         assert choose() == [BF16, FP32]
-    assert "computes in float32: in bfloat16, the golden vectors are at" in caplog.text
+    assert "computes in float32: the golden vectors are not reproduced in bfloat16 (image min cosine" in caplog.text
     assert choose() == [FP32], "the result is stored"
 
 
@@ -98,13 +116,42 @@ def test_a_graph_that_cannot_run_in_bf16_runs_in_fp32(
     assert choose() == [BF16, FP32]
 
 
+def test_a_stored_result_is_for_the_same_towers(
+    units: Callable[..., None], choose: Choose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    units("amx_bf16")
+    folder = write_artifact(tmp_path / "toy", image=True)
+    assert choose(folder=folder, tower="text") == [BF16]
+    run = Session.run
+    monkeypatch.setattr(Session, "run", lambda *given, **named: run(*given, **named) * [[1, -1, 1, -1]])
+    assert choose(folder=folder, tower="image") == [BF16, FP32]
+    assert choose(folder=folder, tower="text") == [BF16], "stored"
+
+
+def test_every_worker_is_verified(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "has_arm_bf16", lambda: True)
+    seen: list[object] = []
+
+    def verify(model: runtime.Embedder, folder: Path) -> dict[TowerName, TowerVerification]:
+        assert isinstance(model.backend, Workers)
+        seen.append(model.backend.processes)
+        return verify_towers(model, folder)
+
+    monkeypatch.setattr(reduced_precision, "verify_towers", verify)
+    monkeypatch.setattr(reduced_precision, "find_reduced_precision", lambda options: ("bf16", "", ""))
+    with runtime.load(exported, provider="cpu", workers=2) as model:
+        assert isinstance(model.backend, Workers)
+        assert seen == [[process] for process in model.backend.processes]
+        assert model.embed([np.zeros((40, 40, 3), np.uint8)]).shape == (1, 12)
+
+
 def test_a_damaged_result_is_measured_again(units: Callable[..., None], choose: Choose, cache: Path) -> None:
     units("amx_bf16")
     choose()
     (stored,) = cache.rglob("bf16-*.json")
-    stored.write_text('{"passes"')
+    stored.write_text('{"miss"')
     assert choose() == [BF16]
-    assert "figures" in stored.read_text()
+    assert "miss" in stored.read_text()
 
 
 @pytest.mark.parametrize("name", ["amx_bf16", "avx512_bf16"])
@@ -133,18 +180,26 @@ def test_requested_bf16_needs_units(units: Callable[..., None], choose: Choose) 
         (runtime.CpuOptions(arm_bf16=True), "with arm_bf16 .*leave the option out"),
         (runtime.CudaOptions(tf32=True), "with tf32 .*leave the option out"),
         (runtime.TensorRtOptions(fp16=True), "with fp16 .*leave the option out"),
-        (runtime.TensorRtOptions(), "in TensorRT's TF32 .*use the provider cuda, or set NVIDIA_TF32_OVERRIDE=0"),
+        (runtime.TensorRtOptions(), "in TensorRT's TF32 .*set NVIDIA_TF32_OVERRIDE=0 .*, or use the provider cuda"),
     ],
 )
 def test_less_than_float32_needs_golden_vectors_that_pass(
-    units: Callable[..., None], choose: Choose, request: pytest.FixtureRequest, options: ProviderOptions, message: str
+    units: Callable[..., None],
+    choose: Choose,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    options: ProviderOptions,
+    message: str,
 ) -> None:
     units("avx512_bf16")
     provider = provider_of(options)
     assert choose(options, provider) == [options]
     request.getfixturevalue("wrong_vectors")
-    with pytest.raises(runtime.ProviderError, match=f"golden vectors are out of tolerance {message}"):
+    closed: list[bool] = []
+    monkeypatch.setattr(runtime.Embedder, "close", lambda self: closed.append(True))
+    with pytest.raises(runtime.ProviderError, match=f"golden vectors are not reproduced {message}"):
         choose(options, provider)
+    assert len(closed) == 1
 
 
 @pytest.mark.parametrize("options", [FP32, runtime.CpuOptions(), runtime.CudaOptions()])

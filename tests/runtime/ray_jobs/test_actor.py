@@ -11,10 +11,13 @@ import runtime
 from runtime.errors import ItemError
 from runtime.inference.options import EmbedOptions
 from runtime.jobs.origin import read_origin
+from runtime.ray_jobs import actor
 from runtime.ray_jobs.actor import ShardEmbedder, WorkerOptions
 from runtime.ray_jobs.input_files import find_inputs
 from runtime.ray_jobs.job import RayJob, embed_on_ray
 from runtime.ray_jobs.shards import cut
+from runtime.session.provider_options import OpenVinoOptions, ProviderOptions
+from runtime.session.providers import PROVIDERS
 from tests.runtime.spaces import name_toy
 from tests.runtime.toy_artifact import write_artifact
 
@@ -109,3 +112,27 @@ def test_a_worker_writes_the_part_of_a_shard(exported_text: Path, tmp_path: Path
     first, none, last = table["embedding"].to_pylist()
     assert none is None
     np.testing.assert_allclose([first, last], runtime.load(exported_text).embed(["a", "b c"])[:, :4], atol=1e-6)
+
+
+@pytest.mark.parametrize(("provider", "dtype"), [("openvino", "fp32"), ("auto", "fp32"), ("cpu", None)])
+def test_openvino_computes_in_float32_on_every_machine(
+    provider: str, dtype: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[ProviderOptions | None] = []
+    monkeypatch.setattr(actor, "available_providers", lambda: [PROVIDERS["openvino"], PROVIDERS["cpu"]])
+    monkeypatch.setattr(actor, "load", lambda path, *, provider_options, **_: given.append(provider_options))
+    monkeypatch.setattr(ShardEmbedder, "_check_space", lambda self: None)
+    (tmp_path / "in.txt").write_text("a\n")
+    options = WorkerOptions(
+        artifact="artifact",
+        folder=str(tmp_path),
+        format=find_inputs([str(tmp_path / "in.txt")], None, "text").format,
+        options=EmbedOptions(),
+        provider=provider,
+        variant="fp32",
+        threads=1,
+        space=None,
+        inputs=("in.txt",),
+    )
+    ShardEmbedder(options, attempts=None)
+    assert given == [OpenVinoOptions(dtype="fp32") if dtype else None]

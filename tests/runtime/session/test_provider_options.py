@@ -10,7 +10,7 @@ import runtime
 from runtime.machine import cpu
 from runtime.machine.cache_folder import usable_cache
 from runtime.session.options import session_options
-from runtime.session.provider_options import OPTIONS, parse_options, resolve_options
+from runtime.session.provider_options import OPTIONS, find_reduced_precision, parse_options, resolve_options
 from runtime.session.providers import PROVIDERS
 
 
@@ -43,6 +43,13 @@ def test_compiled_graphs_are_kept(cache: Path, tmp_path: Path) -> None:
         tmp_path / "mine"
     )
     assert runtime.TensorRtOptions().settings(2)["trt_engine_cache_path"] == str(cache / "tensorrt")
+
+
+def test_without_tf32_tensorrt_compiles_engines_of_its_own(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    assert runtime.TensorRtOptions().settings(2)["trt_engine_cache_path"] == str(cache / "tensorrt" / "fp32")
+    assert find_reduced_precision(runtime.TensorRtOptions()) is None
+    assert find_reduced_precision(runtime.TensorRtOptions(fp16=True)) is not None
 
 
 def test_an_unusable_cache_folder_is_an_error_only_if_it_was_named(cache: Path) -> None:

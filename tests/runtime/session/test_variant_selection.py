@@ -89,11 +89,13 @@ def test_auto_takes_a_variant_only_on_a_gpu_that_kept_the_golden_vectors(
     settled_variants.settle(fp16, "cuda", "H100")
     assert pick(tower, "cuda").reason == "auto: GPU 0 has tensor cores; on GPU 0 the golden vectors pass"
     assert pick(tower, "tensorrt").name == "fp32", "another provider computes otherwise"
+    in_tf32 = choose_graph(tower, PROVIDERS["cuda"], CudaOptions(tf32=True), "auto")
+    assert in_tf32.name == "fp32", "another precision computes otherwise"
     monkeypatch.setattr(cuda_driver, "gpu_names", lambda: ("T4",))
     assert pick(tower, "cuda").name == "fp32"
     settled_variants.settle(tower.variants["optimized"], "cuda", "T4")
     assert pick(tower, "cuda").reason == "auto: its operators are fused; on GPU 0 the golden vectors pass"
-    settled_variants.settle(fp16, "tensorrt", "T4", passed=False)
+    settled_variants.settle(fp16, "tensorrt", "T4 in tf32", passed=False)
     assert "fp16 skipped: GPU 0 has tensor cores; on GPU 0 the golden vectors fail" in pick(tower, "tensorrt").reason
 
 
