@@ -81,11 +81,11 @@ class Workers:
         self._workers = [_WorkerProcess(folder, towers, output_dim, share) for share in options]
         self.processes: list[BaseProcess] = [worker.process for worker in self._workers]
         try:
-            infos = [worker.receive() for worker in self._workers]
+            self._infos: list[BackendInfo] = [worker.receive() for worker in self._workers]
         except BaseException:
             self.close()
             raise
-        self.info: BackendInfo = infos[0]
+        self.info = self._infos[0]
         device = PROVIDERS[self.info.provider].device
         self._sizes = min((DEFAULT_BATCH_SIZES[name, device] for name in towers), key=lambda sizes: sizes.window)
 
@@ -117,9 +117,10 @@ class Workers:
 
     def each(self) -> Iterator[Workers]:
         """Yield the workers one by one. Each is a backend of its own, with the process that it shares with this one."""
-        for worker in self._workers:
+        for worker, info in zip(self._workers, self._infos, strict=True):
             alone = copy(self)
-            alone._workers, alone.processes = [worker], [worker.process]  # noqa: SLF001  of this class
+            alone.info, alone.processes = info, [worker.process]
+            alone._workers, alone._infos = [worker], [info]  # noqa: SLF001  of this class
             yield alone
 
     def _window_size(self, items: Iterable[Any]) -> int:

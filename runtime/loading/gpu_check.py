@@ -18,7 +18,7 @@ from runtime.inference.embedder import Embedder
 from runtime.inference.pipeline import Pipeline
 from runtime.loading.golden import verify_towers
 from runtime.machine import cuda_driver
-from runtime.session.provider_options import OPTIONS, device_of
+from runtime.session.provider_options import OPTIONS, ReducedPrecision, device_of, find_reduced_precision
 from runtime.session.providers import PROVIDERS, ExecutionProvider, available_providers, find_provider_obstacle
 from runtime.session.session import SessionOptions
 from runtime.session.settled_variants import find_verdict, settle
@@ -57,7 +57,8 @@ def verify_once_on_gpu(
                 if passed is not None:
                     settle(variant, provider.name, scope, passed=passed)
                 if miss:
-                    _report(miss, variant_name, name, is_auto=is_auto, is_certain=passed is False)
+                    reduced = find_reduced_precision(settings)
+                    _report(miss, variant_name, name, reduced, is_auto=is_auto, is_certain=passed is False)
             if passed:
                 break
 
@@ -89,11 +90,13 @@ def _reproduces(
     return False, f"this GPU misses the golden vectors (min cosine {lowest}, at least {floor})"
 
 
-def _report(miss: str, variant: str, tower: TowerName, *, is_auto: bool, is_certain: bool) -> None:
+def _report(
+    miss: str, variant: str, tower: TowerName, reduced: ReducedPrecision | None, *, is_auto: bool, is_certain: bool
+) -> None:
     if is_certain and not is_auto:
-        raise ProviderError(
-            f"the variant {variant} of the {tower} tower cannot be used: {miss}; take fp32, or make the variant again "
-            "with `python -m exporters optimize`"
-        )
+        way_out = "take fp32, or make the variant again with `python -m exporters optimize`"
+        if reduced:
+            miss, way_out = f"{miss} {reduced.cause}", f"{reduced.way_out}, or {way_out}"
+        raise ProviderError(f"the variant {variant} of the {tower} tower cannot be used: {miss}; {way_out}")
     outcome = "is not used" if is_auto else "was not verified"
     _LOG.warning("the variant %s of the %s tower %s on this GPU: %s", variant, tower, outcome, miss)

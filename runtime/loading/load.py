@@ -71,7 +71,7 @@ def load(
     Raises:
         ArtifactError: The folder is not an artifact, is damaged, or has another schema version.
         ProviderError: The provider is not usable; the message names the cause. Or the golden vectors are missed, by the
-            named variant on this GPU, or in a precision below float32 that the options ask for.
+            named variant on this GPU, or in a precision below float32.
         MissingDependencyError: onnxruntime is not installed.
         UsageError: The provider or the tower does not exist, or an argument is invalid.
     """

@@ -8,13 +8,13 @@ import logging
 import platform
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from runtime.artifact.manifest import Manifest, Tower, TowerName
 from runtime.artifact.variants import VariantName
 from runtime.atomic_write import write_text
-from runtime.errors import EmbeddingBackbonesError, OutputError, ProviderError
+from runtime.errors import EmbeddingBackbonesError, NonFiniteError, OutputError, ProviderError
 from runtime.inference.embedder import Embedder
 from runtime.loading.golden import describe_tower, verify_towers
 from runtime.machine.cache_folder import usable_cache
@@ -25,13 +25,6 @@ from runtime.session.session import SessionOptions
 from runtime.session.variant_selection import choose_graph
 
 _LOG = logging.getLogger("runtime")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bf16Check:
-    """How an artifact's golden vectors are missed in bfloat16 on this machine; ``None`` if they are reproduced."""
-
-    miss: str | None
 
 
 def open_in_best_precision(
@@ -73,23 +66,30 @@ def open_in_best_precision(
 def _verified(embedder: Embedder, folder: Path) -> Embedder:
     """Return ``embedder``. If it computes in less than float32, each load compares its golden vectors first."""
     reduced = find_reduced_precision(embedder.provider_options)
-    miss = _find_miss(embedder, folder) if reduced else None
+    miss = _find_miss(embedder, folder) if reduced else ""
     if reduced and miss:
         embedder.close()
         raise ProviderError(f"the golden vectors are not reproduced {reduced.cause} ({miss}); {reduced.way_out}")
     return embedder
 
 
-def _find_miss(embedder: Embedder, folder: Path) -> str | None:
-    """Return how the golden vectors are missed, by any of the workers; ``None`` if they are reproduced."""
+def _find_miss(embedder: Embedder, folder: Path) -> str:
+    """Return how the golden vectors are missed, by any of the workers; empty if they are reproduced.
+
+    Raises:
+        EmbeddingBackbonesError: They cannot be compared. The embedder is closed then.
+    """
     try:
         for backend in embedder.backend.each():
             for name, tower in verify_towers(Embedder(embedder.manifest, backend), folder).items():
                 if not tower.agreement.within(tower.tolerance):
                     return describe_tower(name, tower)
-    except EmbeddingBackbonesError as exc:
+    except NonFiniteError as exc:
         return str(exc)
-    return None
+    except BaseException:
+        embedder.close()
+        raise
+    return ""
 
 
 def _openvino_options(options: SessionOptions) -> OpenVinoOptions | None:
@@ -109,18 +109,22 @@ def _open_checked(
     open_embedder: Callable[[SessionOptions], Embedder],
 ) -> Embedder:
     """Open in bfloat16 if the golden vectors pass, otherwise in float32. The result of the check is stored."""
-    result, embedder = _read_result(result_path), None
-    if result is None:
+    miss, embedder = _read_miss(result_path), None
+    if miss is None:
         embedder = open_embedder(in_bf16)
-        result = Bf16Check(miss=_find_miss(embedder, folder))
+        try:
+            miss = _find_miss(embedder, folder)
+        except EmbeddingBackbonesError as exc:  # perhaps for lack of memory: the next load tries again
+            _LOG.warning("openvino computes in float32: the golden vectors cannot be compared in bfloat16 (%s)", exc)
+            return open_embedder(in_fp32)
         if result_path is not None:
             with suppress(OutputError):  # on a full disk, the next load repeats the check, which takes a second
-                write_text(result_path, json.dumps(asdict(result)))
-    if result.miss is None:
+                write_text(result_path, json.dumps(miss))
+    if not miss:
         return embedder or open_embedder(in_bf16)
     if embedder is not None:
         embedder.close()
-    _LOG.warning("openvino computes in float32: the golden vectors are not reproduced in bfloat16 (%s)", result.miss)
+    _LOG.warning("openvino computes in float32: the golden vectors are not reproduced in bfloat16 (%s)", miss)
     return open_embedder(in_fp32)
 
 
@@ -131,8 +135,9 @@ def _result_path(manifest: Manifest, choices: Mapping[TowerName, VariantName], o
     return Path(folder, f"bf16-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.json") if folder else None
 
 
-def _read_result(path: Path | None) -> Bf16Check | None:
+def _read_miss(path: Path | None) -> str | None:
+    """Return the stored result of :func:`_find_miss`; ``None`` if there is none, or it is damaged."""
     try:
-        return Bf16Check(**json.loads(path.read_text("utf-8"))) if path else None
-    except (OSError, ValueError, TypeError):  # missing or damaged: the check is repeated
+        return str(json.loads(path.read_text("utf-8"))) if path else None
+    except (OSError, ValueError):
         return None

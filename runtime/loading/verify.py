@@ -40,7 +40,7 @@ def verify(
     The arguments are those of :func:`runtime.load`.
 
     Raises:
-        VerificationError: The vectors are out of tolerance.
+        VerificationError: The vectors are out of tolerance. In less than float32, ``load`` refuses them before.
         IntegrityError: The manifest is wrong about whether the vectors have unit length.
         EmbeddingBackbonesError: As for :func:`runtime.load`.
     """

@@ -16,6 +16,7 @@ from runtime.errors import ProviderError
 from runtime.loading import gpu_check
 from runtime.loading.gpu_check import verify_once_on_gpu
 from runtime.machine import cuda_driver
+from runtime.session.provider_options import ReducedPrecision
 from runtime.session.providers import PROVIDERS
 from runtime.session.session import SessionOptions
 from runtime.session.settled_variants import find_verdict
@@ -96,6 +97,14 @@ def test_the_next_variant_is_checked_if_the_first_misses(folder: Path) -> None:
         verify_once_on_gpu(folder, manifest, manifest.towers, SessionOptions().resolved())
         assert find_verdict(FP16, "cpu") is passes
         assert find_verdict(optimized, "cpu") is (None if passes else True)
+
+
+def test_a_miss_in_a_reduced_precision_names_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    negate(folder / FP16.graph)
+    reduced = ReducedPrecision("tf32", "with tf32", "leave the option out")
+    monkeypatch.setattr(gpu_check, "find_reduced_precision", lambda options: reduced)
+    with pytest.raises(ProviderError, match=r"at least .*\) with tf32; leave the option out, or take fp32"):
+        check(folder, "fp16")
 
 
 def test_a_check_that_fails_to_run_is_repeated(folder: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TypeAlias
 
@@ -15,6 +16,7 @@ import runtime
 from runtime.array_types import Array, Feeds
 from runtime.artifact.manifest import TowerName
 from runtime.artifact.reader import read_manifest
+from runtime.errors import OutOfMemoryError
 from runtime.inference.pipeline import Pipeline
 from runtime.inference.workers import Workers
 from runtime.loading import reduced_precision
@@ -22,7 +24,7 @@ from runtime.loading.golden import TowerVerification, verify_towers
 from runtime.loading.reduced_precision import open_in_best_precision
 from runtime.machine import cpu
 from runtime.machine.cpu import bf16_units
-from runtime.session.provider_options import OpenVinoOptions, ProviderOptions, provider_of
+from runtime.session.provider_options import OpenVinoOptions, ProviderOptions, ReducedPrecision, provider_of
 from runtime.session.session import Session, SessionOptions
 from tests.runtime.toy_artifact import write_artifact
 
@@ -128,20 +130,46 @@ def test_a_stored_result_is_for_the_same_towers(
     assert choose(folder=folder, tower="text") == [BF16], "stored"
 
 
-def test_every_worker_is_verified(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu, "has_arm_bf16", lambda: True)
-    seen: list[object] = []
+def out_of_memory(model: runtime.Embedder, folder: Path) -> dict[TowerName, TowerVerification]:
+    raise OutOfMemoryError("no memory")
+
+
+def test_a_check_that_fails_for_another_reason_is_repeated(
+    units: Callable[..., None], choose: Choose, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    units("amx_bf16")
+    with monkeypatch.context() as patch:
+        patch.setattr(reduced_precision, "verify_towers", out_of_memory)
+        assert choose() == [BF16, FP32]
+        assert "cannot be compared in bfloat16 (no memory)" in caplog.text
+        with pytest.raises(OutOfMemoryError):
+            choose(BF16)
+    assert choose() == [BF16]
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("is_wrong", [False, True])
+def test_every_worker_is_verified(exported: Path, monkeypatch: pytest.MonkeyPatch, is_wrong: bool) -> None:
+    workers: list[BaseProcess] = []
 
     def verify(model: runtime.Embedder, folder: Path) -> dict[TowerName, TowerVerification]:
         assert isinstance(model.backend, Workers)
-        seen.append(model.backend.processes)
-        return verify_towers(model, folder)
+        workers.extend(model.backend.processes)
+        found = verify_towers(model, folder)
+        far = replace(found["image"].agreement, min_cosine=0.5)
+        return {"image": replace(found["image"], agreement=far)} if is_wrong and len(workers) == 2 else found
 
     monkeypatch.setattr(reduced_precision, "verify_towers", verify)
-    monkeypatch.setattr(reduced_precision, "find_reduced_precision", lambda options: ("bf16", "", ""))
+    reduced = ReducedPrecision("bf16", "with an option", "leave it out")
+    monkeypatch.setattr(reduced_precision, "find_reduced_precision", lambda options: reduced)
+    if is_wrong:
+        with pytest.raises(runtime.ProviderError, match=r"with an option \(image min cosine .*; leave it out"):
+            runtime.load(exported, provider="cpu", workers=2)
+        assert [process.is_alive() for process in workers] == [False, False]
+        return
     with runtime.load(exported, provider="cpu", workers=2) as model:
         assert isinstance(model.backend, Workers)
-        assert seen == [[process] for process in model.backend.processes]
+        assert workers == model.backend.processes
         assert model.embed([np.zeros((40, 40, 3), np.uint8)]).shape == (1, 12)
 
 
@@ -149,9 +177,9 @@ def test_a_damaged_result_is_measured_again(units: Callable[..., None], choose: 
     units("amx_bf16")
     choose()
     (stored,) = cache.rglob("bf16-*.json")
-    stored.write_text('{"miss"')
+    stored.write_text('"image min')
     assert choose() == [BF16]
-    assert "miss" in stored.read_text()
+    assert stored.read_text() == '""'
 
 
 @pytest.mark.parametrize("name", ["amx_bf16", "avx512_bf16"])
