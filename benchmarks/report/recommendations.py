@@ -22,9 +22,9 @@ class Recommendation:
         case = self.row.case
         if case.contender != RUNTIME:
             return ""
-        variant, in_bf16 = case.variant, case.variant == "bf16"  # which is the graph fp32, computed in bfloat16
+        in_bf16 = case.variant == "bf16"  # the graph fp32, computed in bfloat16
         dtype = f" --provider-option dtype={'bf16' if in_bf16 else 'fp32'}" if case.provider == "openvino" else ""
-        graph = f"--provider {case.provider}{dtype} --variant {'fp32' if in_bf16 else variant}"
+        graph = f"--provider {case.provider}{dtype} --variant {'fp32' if in_bf16 else case.variant}"
         return f"{graph} --batch-size {case.items} --threads {threads}"
 
 

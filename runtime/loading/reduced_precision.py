@@ -20,7 +20,7 @@ from runtime.loading.golden import describe_tower, verify_towers
 from runtime.machine.cache_folder import usable_cache
 from runtime.machine.cpu import bf16_units
 from runtime.session.provider_options import OpenVinoOptions, find_reduced_precision
-from runtime.session.providers import PROVIDERS, available_providers, installed_packages
+from runtime.session.providers import PROVIDERS, installed_packages, takes_openvino
 from runtime.session.session import SessionOptions
 from runtime.session.variant_selection import choose_graph
 
@@ -94,9 +94,7 @@ def _find_miss(embedder: Embedder, folder: Path) -> str:
 
 def _openvino_options(options: SessionOptions) -> OpenVinoOptions | None:
     """Return the options that OpenVINO will use; ``None`` if another provider will run."""
-    if options.provider == "auto" and PROVIDERS["openvino"] in available_providers():
-        return OpenVinoOptions()  # its package has no provider that "auto" prefers
-    if options.provider != "openvino":
+    if not takes_openvino(options.provider):
         return None
     return options.provider_options if isinstance(options.provider_options, OpenVinoOptions) else OpenVinoOptions()
 

@@ -136,6 +136,11 @@ def import_onnxruntime() -> onnxruntime:
     return onnxruntime
 
 
+def takes_openvino(provider: str) -> bool:
+    """Return whether OpenVINO runs for ``provider``: its name, or ``auto`` with its package, which prefers no other."""
+    return provider == "openvino" or (provider == "auto" and PROVIDERS["openvino"] in available_providers())
+
+
 def find_provider_obstacle(provider: ExecutionProvider) -> str | None:
     """Return why ``provider`` cannot run on this machine, and the remedy, as ``CAUSE; REMEDY``; ``None`` if it can.
 

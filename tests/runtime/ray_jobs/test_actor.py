@@ -16,6 +16,7 @@ from runtime.ray_jobs.actor import ShardEmbedder, WorkerOptions
 from runtime.ray_jobs.input_files import find_inputs
 from runtime.ray_jobs.job import RayJob, embed_on_ray
 from runtime.ray_jobs.shards import cut
+from runtime.session import providers
 from runtime.session.provider_options import OpenVinoOptions, ProviderOptions
 from runtime.session.providers import PROVIDERS
 from tests.runtime.spaces import name_toy
@@ -119,7 +120,7 @@ def test_openvino_computes_in_float32_on_every_machine(
     provider: str, dtype: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[ProviderOptions | None] = []
-    monkeypatch.setattr(actor, "available_providers", lambda: [PROVIDERS["openvino"], PROVIDERS["cpu"]])
+    monkeypatch.setattr(providers, "available_providers", lambda: [PROVIDERS["openvino"], PROVIDERS["cpu"]])
     monkeypatch.setattr(actor, "load", lambda path, *, provider_options, **_: given.append(provider_options))
     monkeypatch.setattr(ShardEmbedder, "_check_space", lambda self: None)
     (tmp_path / "in.txt").write_text("a\n")
