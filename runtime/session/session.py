@@ -5,21 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import os
-import platform
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from numbers import Integral
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from runtime.array_types import Feeds, Float32Array
 from runtime.artifact.external_data import check_external_data
-from runtime.artifact.manifest import TensorSpec, Tower
+from runtime.artifact.manifest import Tower
 from runtime.errors import (
-    ArtifactError,
     EmbeddingBackbonesError,
     InferenceError,
     IntegrityError,
@@ -28,35 +24,20 @@ from runtime.errors import (
     UsageError,
     one_line,
 )
-from runtime.machine import cpu
 from runtime.machine.threads import available_threads
 from runtime.session.cancellation import CancellationToken
-from runtime.session.graph_operators import read_operators
-from runtime.session.graph_sessions import OPEN, GraphSessions
-from runtime.session.graph_version import find_missing_support
+from runtime.session.graph_sessions import GraphSessions
 from runtime.session.io_binding import DeviceRunner
-from runtime.session.options import ARM_BF16, SLOW_ON_CPU, exact_int8, session_options
+from runtime.session.open_graph import check_recordable, check_signature, open_graph, options_for_graph
 from runtime.session.provider_options import (
-    CHANNELS_LAST,
-    ON_TENSOR_CORES,
     OPTIONS,
     CpuOptions,
-    CudaOptions,
     ProviderOptions,
-    TensorRtOptions,
     device_of,
     resolve_options,
     uses_cuda_graphs,
 )
-from runtime.session.providers import (
-    PROVIDERS,
-    ExecutionProvider,
-    available_providers,
-    find_provider,
-    find_provider_obstacle,
-    import_onnxruntime,
-)
-from runtime.session.tensorrt_profile import profile_shapes
+from runtime.session.providers import ExecutionProvider, available_providers, find_provider
 from runtime.session.variant_selection import GraphChoice, choose_graph, warn_of_choice
 
 if TYPE_CHECKING:
@@ -69,8 +50,6 @@ _OUT_OF_MEMORY = re.compile(
     r"failed to allocate memory|available memory of \d+ is smaller|out of memory|STATUS_ALLOC_FAILED|bad.alloc",
     re.IGNORECASE,
 )
-_CONTROL_FLOW = frozenset({"If", "Loop", "Scan"})
-_DTYPES = {"tensor(uint8)": "uint8", "tensor(int64)": "int64", "tensor(float)": "float32"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +123,7 @@ class Session:
             first = self._open_first_usable(folder, tower, options)
         else:
             first = self._open(folder, tower, options, find_provider(options.provider))
-        _check_signature(first, tower, self._files[0])
+        check_signature(first, tower, self._files[0])
         self._device_runner = DeviceRunner(first, tower.output, self.provider, self.provider_options)
         self.concurrent_batches = self._count_concurrent(options)
         self._sessions = GraphSessions(
@@ -281,76 +260,6 @@ class Session:
         return session
 
 
-def check_recordable(path: Path) -> None:
-    """Check that a CUDA graph can record the ONNX file ``path``.
-
-    Raises:
-        ProviderError: It has loops or conditions, whose steps the CPU decides.
-    """
-    found = sorted(read_operators(path) & _CONTROL_FLOW)
-    if found:
-        raise ProviderError(f"cuda_graphs cannot record {path}: it has the operator {found[0]}; leave cuda_graphs out")
-
-
-def open_graph(
-    path: Path,
-    provider: ExecutionProvider,
-    settings: ProviderOptions,
-    threads: int,
-    further: Mapping[str, str] = MappingProxyType({}),
-    *,
-    trace: Path | None = None,
-) -> onnxruntime.InferenceSession:
-    """Open an ONNX file on a provider, without a fallback to another one.
-
-    ``further`` are more provider options. With ``trace``, its runs are recorded in a file whose name begins so.
-
-    Raises:
-        ProviderError: The provider is not usable, or cannot load the graph.
-        IntegrityError: ONNX Runtime cannot load the graph.
-        ArtifactError: The graph is too new for the installed ONNX Runtime.
-    """
-    ort = import_onnxruntime()
-    obstacle = find_provider_obstacle(provider)
-    if obstacle:
-        raise ProviderError(obstacle)
-    if isinstance(settings, CpuOptions) and settings.arm_bf16 and not cpu.has_arm_bf16():
-        raise ProviderError(
-            f"arm_bf16 needs Linux on an Arm CPU with instructions for bfloat16, and this {platform.machine()} CPU has "
-            "none; leave the option out"
-        )
-    try:
-        session = ort.InferenceSession(
-            str(path),
-            _session_options(settings, threads, trace),
-            providers=_with_fallbacks(provider, settings, threads, further),
-            enable_fallback=False,  # else a failed run continues on the CPU, and only a print() tells
-            disabled_optimizers=SLOW_ON_CPU if provider.name == "cpu" else None,
-        )
-    except Exception as exc:  # onnxruntime's exceptions have no common base class
-        missing = find_missing_support(str(exc))
-        if missing:  # no other provider of this onnxruntime knows it either
-            raise ArtifactError(
-                f"{path} is too new for the installed onnxruntime {ort.__version__}: it needs {missing}; upgrade "
-                "onnxruntime, or export the artifact again with a lower --opset"
-            ) from exc
-        if provider.name == "cpu":
-            raise IntegrityError(
-                f"onnxruntime cannot load {path} ({one_line(exc)}); copy or export the artifact again"
-            ) from exc
-        remedy = "leave cuda_graphs out: it needs every node on the GPU" if uses_cuda_graphs(settings) else ""
-        raise ProviderError(
-            f"the provider {provider.name} cannot load {path} ({one_line(exc)}); {remedy or 'take another provider'}"
-        ) from exc
-    if provider.onnxruntime_name not in session.get_providers():  # onnxruntime fell back to the CPU and only logged it
-        raise ProviderError(
-            f"onnxruntime did not start the provider {provider.name}; fix the cause that it logged above, or take "
-            "another provider"
-        )
-    OPEN.add(session)
-    return session
-
-
 def _file_state(path: Path) -> tuple[int, int] | None:
     """Return what changes with the content of a file; ``None`` if it is gone."""
     try:
@@ -358,49 +267,3 @@ def _file_state(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return state.st_size, state.st_mtime_ns
-
-
-def _session_options(settings: ProviderOptions, threads: int, trace: Path | None) -> onnxruntime.SessionOptions:
-    config = dict(exact_int8())
-    if isinstance(settings, CpuOptions):
-        # Without the stop, threads spin for some 30 ms after a run, and take the time from other batches and Python.
-        stop, never = {"session.force_spinning_stop": "1"}, {"session.intra_op.allow_spinning": "0"}
-        config |= never if settings.spinning is False else stop
-        config |= ARM_BF16 if settings.arm_bf16 else {}
-    options = session_options(threads=threads, config=config)
-    options.enable_mem_pattern = False  # it would keep an allocation plan for every input shape
-    if trace is not None:
-        options.enable_profiling, options.profile_file_prefix = True, str(trace)
-    return options
-
-
-def _with_fallbacks(
-    provider: ExecutionProvider, settings: ProviderOptions, threads: int, further: Mapping[str, str]
-) -> list[tuple[str, dict[str, str]]]:
-    """Return ONNX Runtime's list of providers. Nodes that TensorRT does not support run on CUDA."""
-    chosen = [(provider.onnxruntime_name, {**settings.settings(threads), **further})]
-    if isinstance(settings, TensorRtOptions):
-        cuda = CudaOptions(device_id=settings.device_id)
-        chosen.append((PROVIDERS["cuda"].onnxruntime_name, cuda.settings(threads)))
-    return chosen
-
-
-def options_for_graph(settings: ProviderOptions, tower: Tower, choice: GraphChoice) -> Mapping[str, str]:
-    """Return the provider options that depend on the graph, not only on the user's settings."""
-    if isinstance(settings, TensorRtOptions):
-        return profile_shapes(tower) if settings.profile else {}
-    if not isinstance(settings, CudaOptions) or choice.name != "fp16":
-        return {}
-    return ON_TENSOR_CORES | (CHANNELS_LAST if tower.preprocessing.kind == "image" else {})
-
-
-def _check_signature(session: onnxruntime.InferenceSession, tower: Tower, path: Path) -> None:
-    expected = [*tower.inputs, tower.output]
-    actual = [
-        TensorSpec(name=arg.name, dtype=_DTYPES.get(arg.type, arg.type), shape=tuple(arg.shape))
-        for arg in [*session.get_inputs(), *session.get_outputs()]
-    ]
-    if actual != expected:
-        raise IntegrityError(
-            f"{path} has the inputs and outputs {actual}, the manifest has {expected}; export the artifact again"
-        )

@@ -27,9 +27,9 @@ from exporters.variants.build import add_variants
 from exporters.variants.options import VariantOptions
 from runtime.artifact.manifest import TensorSpec
 from runtime.loading.placements import find_placements
+from runtime.session.open_graph import check_recordable, open_graph
 from runtime.session.provider_options import OPTIONS
 from runtime.session.providers import PROVIDERS, available_providers, find_provider_obstacle
-from runtime.session.session import check_recordable, open_graph
 
 # Operators on the shapes of tensors, which ONNX Runtime computes on the CPU at no cost.
 SHAPES = frozenset(

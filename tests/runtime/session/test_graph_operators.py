@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper, parser
 
 from runtime.errors import ProviderError
 from runtime.session.graph_operators import read_operators
-from runtime.session.session import check_recordable
+from runtime.session.open_graph import check_recordable
 
 LOOP = """
 <ir_version: 9, opset_import: ["": 18]>

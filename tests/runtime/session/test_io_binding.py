@@ -19,6 +19,7 @@ from runtime.artifact.reader import read_manifest
 from runtime.inference.tower import LoadedTower
 from runtime.session import providers, session
 from runtime.session.io_binding import DeviceRunner
+from runtime.session.open_graph import open_graph
 from runtime.session.provider_options import CpuOptions, CudaOptions
 from runtime.session.session import SessionOptions
 
@@ -27,7 +28,7 @@ TEXTS = [f"text {number} " * (1 + number % 9) for number in range(100)]
 
 @pytest.fixture
 def graph(exported_text: Path) -> onnxruntime.InferenceSession:
-    return session.open_graph(exported_text / "text.onnx", providers.PROVIDERS["cpu"], CpuOptions(), 1)
+    return open_graph(exported_text / "text.onnx", providers.PROVIDERS["cpu"], CpuOptions(), 1)
 
 
 @pytest.fixture
@@ -117,7 +118,7 @@ def test_an_embedder_on_a_device_pads_to_buckets_and_gives_the_same_vectors(
     expected = runtime.load(exported_text, provider="cpu").embed(TEXTS)
     device = replace(providers.PROVIDERS["cpu"], device="cuda", sequence_multiple=16, needs_few_shapes=True)
     monkeypatch.setattr(session, "find_provider", lambda name: device)
-    monkeypatch.setattr(session, "find_provider_obstacle", lambda provider: None)
+    monkeypatch.setattr("runtime.session.open_graph.find_provider_obstacle", lambda provider: None)
     monkeypatch.setattr(providers, "PROVIDERS", MappingProxyType({"cpu": device}))
     shapes = set()
 

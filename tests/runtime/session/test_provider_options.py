@@ -113,7 +113,7 @@ def test_bfloat16_on_arm_is_off_by_default_and_refused_on_other_cpus(
         configs.append(config)
         return session_options(threads=threads, config=config)
 
-    monkeypatch.setattr("runtime.session.session.session_options", record)
+    monkeypatch.setattr("runtime.session.open_graph.session_options", record)
     options = parse_options("cpu", ["arm_bf16=true"])
     monkeypatch.setattr(cpu, "cpu_flags", lambda *_: frozenset({"avx512_bf16", "amx_bf16"}))
     with pytest.raises(runtime.ProviderError, match=r"arm_bf16 needs Linux on an Arm CPU .* leave the option out"):

@@ -14,6 +14,7 @@ import pytest
 import runtime
 from runtime.machine import cuda_driver
 from runtime.session import providers, session
+from runtime.session.open_graph import open_graph
 
 
 def test_a_provider_of_another_package_is_refused_with_the_package_to_install(exported: Path) -> None:
@@ -40,7 +41,7 @@ def test_the_active_provider_has_a_reason(exported: Path) -> None:
 @pytest.mark.filterwarnings("ignore:Specified provider")
 def test_a_fallback_inside_onnxruntime_is_refused(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If CUDA does not start, onnxruntime continues with the CPU and only logs it."""
-    monkeypatch.setattr(session, "find_provider_obstacle", lambda _: None)
+    monkeypatch.setattr("runtime.session.open_graph.find_provider_obstacle", lambda _: None)
     with pytest.raises(runtime.ProviderError, match="did not start the provider cuda"):
         runtime.load(exported, provider="cuda")
 
@@ -51,7 +52,9 @@ def test_auto_tells_the_providers_that_it_skips(
     monkeypatch.setattr(
         session, "available_providers", lambda: [providers.PROVIDERS["cuda"], providers.PROVIDERS["cpu"]]
     )
-    monkeypatch.setattr(session, "find_provider_obstacle", lambda p: "no GPU" if p.name == "cuda" else None)
+    monkeypatch.setattr(
+        "runtime.session.open_graph.find_provider_obstacle", lambda p: "no GPU" if p.name == "cuda" else None
+    )
     with caplog.at_level(logging.WARNING, "runtime"):
         model = runtime.load(exported)
     assert model.provider == "cpu"
@@ -117,7 +120,7 @@ def test_defaults_of_every_provider_compute_in_float32() -> None:
 
 def test_a_failed_run_does_not_go_on_with_the_cpu(exported: Path) -> None:
     """onnxruntime only prints when it falls back, so its fallback must be off."""
-    graph = session.open_graph(exported / "image.onnx", providers.PROVIDERS["cpu"], runtime.CpuOptions(), 1)
+    graph = open_graph(exported / "image.onnx", providers.PROVIDERS["cpu"], runtime.CpuOptions(), 1)
     assert not graph._enable_fallback
 
 

@@ -16,9 +16,9 @@ import runtime
 from exporters.calibration.activations import open_session
 from runtime.array_types import Array
 from runtime.machine import cpu
+from runtime.session.open_graph import open_graph
 from runtime.session.provider_options import CpuOptions
 from runtime.session.providers import PROVIDERS
-from runtime.session.session import open_graph
 
 
 def test_on_the_cpu_no_addition_is_fused_into_a_normalisation(

@@ -16,6 +16,7 @@ from runtime.artifact.reader import read_manifest
 from runtime.inference.tower import LoadedTower
 from runtime.preprocess.item import UnusableItemError
 from runtime.session import session
+from runtime.session.open_graph import _with_fallbacks, open_graph
 from runtime.session.provider_options import CpuOptions, TensorRtOptions
 from runtime.session.providers import PROVIDERS, preload_tensorrt_libraries
 from runtime.session.session import SessionOptions
@@ -45,10 +46,9 @@ def test_a_session_is_opened_with_the_range(profile: bool, tmp_path: Path, monke
     given = dict[str, dict[str, str]]()
 
     def open_on_cpu(path: Path, provider: Any, settings: Any, threads: int, shapes: Any) -> Any:
-        given.update(session._with_fallbacks(provider, settings, threads, shapes))
-        return right(path, PROVIDERS["cpu"], CpuOptions(), threads)
+        given.update(_with_fallbacks(provider, settings, threads, shapes))
+        return open_graph(path, PROVIDERS["cpu"], CpuOptions(), threads)
 
-    right = session.open_graph
     monkeypatch.setattr(session, "open_graph", open_on_cpu)
     monkeypatch.setenv("EMBEDDING_BACKBONES_CACHE", str(tmp_path))
     folder = write_artifact(tmp_path / "toy")

@@ -16,9 +16,9 @@ from runtime.artifact.variants import Variant, VariantName
 from runtime.errors import ProviderError, UsageError
 from runtime.machine import cpu, cuda_driver
 from runtime.session import settled_variants, variant_selection
+from runtime.session.open_graph import options_for_graph
 from runtime.session.provider_options import OPTIONS, CpuOptions, CudaOptions
 from runtime.session.providers import PROVIDERS
-from runtime.session.session import options_for_graph
 from runtime.session.variant_selection import GraphChoice, choose_graph, warn_of_choice
 from tests.runtime.session.variant_samples import make_variant
 
