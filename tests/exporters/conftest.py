@@ -1,4 +1,4 @@
-"""Fixtures of toy Finetuner runs."""
+"""Fixtures of toy Finetuner runs, and of the cache of the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -6,16 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants
 import pytest
 from torch import Tensor
 
-from tests.exporters.toys import (
-    RUN_METADATA,
-    bert_run_weights,
-    make_clip,
-    save_toy,
-    write_run,
-)
+from tests.exporters.toys import RUN_METADATA, bert_run_weights, make_clip, save_toy, write_run
 
 
 @pytest.fixture(scope="module")
@@ -40,3 +35,11 @@ def clip_run(tmp_path: Path) -> Path:
         metadata = {"name": name, "descriptor": "someone/toy-clip", "options": {"pooler": None}}
         models[f"openai/{name}"] = (metadata, renamed)
     return write_run(tmp_path / "clip-run", models)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the path of an empty cache of the Hugging Face hub. There is no network."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    return tmp_path / "hub"

@@ -16,6 +16,7 @@ from exporters.errors import DestinationError
 from exporters.families.cnn.tower import Cnn
 from runtime.artifact.reader import read_manifest
 from runtime.loading.golden_file import read_golden
+from tests.exporters.file_contents import contents
 
 ExportTiny = Callable[[BackboneSpec, Cnn, Path], Path]
 
@@ -64,10 +65,10 @@ def test_what_a_killed_export_left_is_removed_by_the_next_one(tmp_path: Path) ->
 
 
 def test_a_failure_leaves_the_old_artifact(artifact: Path) -> None:
-    before = {path.name: path.read_bytes() for path in artifact.iterdir()}
+    before = contents(artifact)
     with pytest.raises(ValueError, match="late"), new_artifact(artifact, force=True):
         raise ValueError("late")
-    assert {path.name: path.read_bytes() for path in artifact.iterdir()} == before
+    assert contents(artifact) == before
     assert list(artifact.parent.iterdir()) == [artifact]
 
 

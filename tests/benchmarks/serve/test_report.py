@@ -18,7 +18,8 @@ from benchmarks.serve.plots import latency_plot, throughput_plot
 from benchmarks.serve.report import render_html, render_markdown, write_serve_report
 from benchmarks.serve.schema import ServeResults, WorkloadRecord
 from benchmarks.serve.tables import glance_table
-from tests.benchmarks.report.test_report import NASTY, PRICES, columns, drawings, read
+from tests.benchmarks.report.reading import columns, drawings, read
+from tests.benchmarks.report.samples import NASTY, PRICES
 from tests.benchmarks.serve.samples import LOAD, RESULTS
 
 FAILED = replace(LOAD, completed=0, latency_s=(), failures={"refused: status 429": 7, "timeout: timeout": 2})

@@ -8,15 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub.constants
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import (
-    BertModel,
-)
+from transformers import BertModel
 
 from exporters.catalogue.options import ExportOptions
 from exporters.catalogue.registry import BACKBONES
@@ -29,6 +26,7 @@ from exporters.families.transformer.huggingface import load, load_transformer
 from exporters.modules.pooling import TokenPool
 from runtime.artifact.manifest import Pooling
 from runtime.errors import UsageError
+from tests.exporters.hub_cache import REVISION, add_to_cache
 from tests.exporters.toys import save_clip, save_layers, save_toy
 
 
@@ -71,14 +69,6 @@ def test_padding_has_no_part_in_the_pooling(pooling: dict[str, Any]) -> None:
 
 
 SOURCE = HuggingFaceSource(model_id="someone/toy", model_type="bert", config={}, licence="MIT")
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache of the hub, in offline mode."""
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    return tmp_path / "hub"
 
 
 def test_an_unreachable_hub_names_the_ways_out(hub: Path) -> None:
@@ -160,9 +150,8 @@ def test_of_two_names_of_one_tensor_one_is_enough(tmp_path: Path) -> None:
 
 def test_the_tokenizers_commit_is_pinned_too(hub: Path, toy: Path, tmp_path: Path) -> None:
     torch.save(load_transformer(TOY, RandomInit()).model.state_dict(), tmp_path / "tuned.pt")
-    repository, revision = hub / "models--someone--toy", "1" * 40
-    shutil.copytree(toy, repository / "snapshots" / revision)
-    assert load_transformer(replace(TOY, revision=revision), StateDict(tmp_path / "tuned.pt")).max_length == 64
+    add_to_cache(hub, "someone/toy", toy, as_main=False)
+    assert load_transformer(replace(TOY, revision=REVISION), StateDict(tmp_path / "tuned.pt")).max_length == 64
     with pytest.raises(WeightsUnavailableError):
         load_transformer(replace(TOY, revision="2" * 40), StateDict(tmp_path / "tuned.pt"))
 
@@ -176,12 +165,9 @@ def test_a_tokenizer_that_is_not_needed_is_wrong_usage(toy: Path) -> None:
 
 
 def test_pretrained_weights_come_through_the_hubs_cache(hub: Path, toy: Path) -> None:
-    repository, revision = hub / "models--someone--toy", "0123456789abcdef0123456789abcdef01234567"
-    shutil.copytree(toy, repository / "snapshots" / revision)
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text(revision)
+    add_to_cache(hub, "someone/toy", toy)
     tower = load_catalogue(SOURCE, Pretrained())
-    assert (tower.weights.origin, tower.weights.revision, tower.weights.licence) == ("pretrained", revision, "MIT")
+    assert (tower.weights.origin, tower.weights.revision, tower.weights.licence) == ("pretrained", REVISION, "MIT")
     np.testing.assert_array_equal(tower.reference(), load_catalogue(SOURCE, ModelFolder(toy)).reference())
 
 
@@ -210,9 +196,8 @@ def test_pickled_weights_are_read_where_there_are_no_others(hub: Path, checkpoin
     tower = load_catalogue(SOURCE, ModelFolder(checkpoint))
     np.testing.assert_array_equal(tower.reference(), expected)
     assert tower.weights.file == "pytorch_model.bin"
-    repository, revision = hub / "models--someone--toy", "0123456789abcdef0123456789abcdef01234567"
-    shutil.copytree(checkpoint, repository / "snapshots" / revision)
-    pinned = replace(SOURCE, revision=revision)
+    add_to_cache(hub, "someone/toy", checkpoint, as_main=False)
+    pinned = replace(SOURCE, revision=REVISION)
     assert load_catalogue(pinned, Pretrained()).weights.sha256 == tower.weights.sha256
 
 

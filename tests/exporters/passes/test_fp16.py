@@ -1,65 +1,17 @@
+"""The nodes that become float16, and those that stay float32 because of their values or operators."""
+
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 import pytest
-from onnx.reference import ReferenceEvaluator
 
 from exporters.calibration.ranges import max_abs_values
-from exporters.graph.attention_masks import FP16_MASK_VALUE, FP16_MAX
-from exporters.passes.fp16 import Fp16Graph, to_fp16
-from runtime.array_types import Array, Feeds
-from runtime.artifact.parity import row_cosines
+from exporters.graph.attention_masks import FP16_MAX
+from tests.exporters.passes.fp16_checks import DIM, X, convert, distance, fp16_nodes, run, run_rounding
 from tests.exporters.toy_graphs import feed_forward_graph, normal, write_text_graph
-
-LOWEST = float(np.finfo(np.float32).min)
-DIM = 8
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "toy.onnx"
-
-
-def run(model: ir.Model | Path, feeds: Feeds) -> Array:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = 1, 4
-    content = model.read_bytes() if isinstance(model, Path) else ir.to_proto(model).SerializeToString()
-    outputs = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"]).run(None, dict(feeds))
-    return np.asarray(outputs[0])
-
-
-def run_rounding(model: ir.Model, feeds: Feeds) -> Array:
-    """Run each float16 node in float16, as a GPU does; onnxruntime's CPU provider computes them in float32."""
-    with np.errstate(all="ignore"):
-        outputs: Any = ReferenceEvaluator(ir.to_proto(model)).run(None, dict(feeds))
-    return np.asarray(outputs[0])
-
-
-def convert(graph: Path, batches: Sequence[Feeds], limit: float | None = None) -> Fp16Graph:
-    fp16 = to_fp16(graph, batches) if limit is None else to_fp16(graph, batches, limit=limit)
-    onnx.checker.check_model(ir.to_proto(fp16.model), full_check=True)
-    return fp16
-
-
-def fp16_nodes(fp16: Fp16Graph) -> set[str]:
-    """Return the names of the nodes with float16 outputs."""
-    nodes = [node for node in fp16.model.graph if node.op_type != "Cast"]
-    return {node.name or "" for node in nodes if node.outputs[0].dtype == ir.DataType.FLOAT16}
-
-
-def distance(one: Array, other: Array) -> float:
-    """Return one minus the smallest cosine."""
-    return float(1 - row_cosines(one, other).min())
-
-
-X = {"x": normal(3, 5, DIM)}
 
 
 def test_weights_and_activations_become_float16(path: Path) -> None:
@@ -92,11 +44,6 @@ def test_without_a_limit_they_overflow(path: Path) -> None:
     assert not np.isfinite(run_rounding(fp16.model, X)).all()
 
 
-def test_values_too_small_for_float16_stay_float32(path: Path) -> None:
-    feed_forward_graph(path, 1e-6)
-    assert convert(path, [X]).float_nodes == ("MatMul_1", "Relu_2", "MatMul_3")
-
-
 def test_external_weights_are_loaded(path: Path, tmp_path: Path) -> None:
     feed_forward_graph(path, 1e5, external=True)
     expected = run(feed_forward_graph(path, 1e5), X)
@@ -105,122 +52,6 @@ def test_external_weights_are_loaded(path: Path, tmp_path: Path) -> None:
     (tmp_path / "toy.data").unlink()
 
     assert distance(run(fp16.model, X), expected) < 1e-6
-
-
-def test_an_epsilon_too_small_for_float16_stays_float32(path: Path) -> None:
-    write_text_graph(
-        path,
-        """toy (float[batch, tokens, 8] x) => (float[batch, 8] embedding) {
-            start = MatMul(x, first)
-            sum = Add(start, epsilon)
-            ratio = Div(start, sum)
-            last = MatMul(ratio, final)
-            axis = Constant <value_ints = [1]> ()
-            embedding = ReduceMean <keepdims = 0> (last, axis)
-        }""",
-        first=normal(DIM, DIM),
-        epsilon=np.float32(1e-9),
-        final=normal(DIM, DIM),
-    )
-    feeds = {"x": np.where(np.arange(5)[None, :, None] == 2, 0, X["x"])}  # 0 / epsilon is 0, but 0 / 0 is NaN
-    fp16 = convert(path, [feeds])
-
-    assert fp16.float_nodes == ("Add_1",)
-    assert np.isfinite(run(fp16.model, feeds)).all()
-    assert distance(run(fp16.model, feeds), run(path, feeds)) < 1e-6
-    assert not np.isfinite(run(convert(path, [feeds], limit=np.inf).model, feeds)).all()
-
-
-def test_a_bias_may_become_zero(path: Path) -> None:
-    write_text_graph(
-        path,
-        """toy (float[batch, tokens, 8] x) => (float[batch, 8] embedding) {
-            start = MatMul(x, first)
-            sum = Add(start, bias)
-            last = MatMul(sum, final)
-            axis = Constant <value_ints = [1]> ()
-            embedding = ReduceMean <keepdims = 0> (last, axis)
-        }""",
-        first=normal(DIM, DIM),
-        bias=normal(DIM, scale=1e-8),
-        final=normal(DIM, DIM),
-    )
-    fp16 = convert(path, [X])
-
-    assert fp16_nodes(fp16) == {"MatMul_0", "Add_1", "MatMul_2"}
-    assert distance(run(fp16.model, X), run(path, X)) < 1e-6
-
-
-ATTENTION = """toy (float[batch, tokens, 8] x, int64[batch, tokens] mask) => (float[batch, 8] embedding) {
-    start = MatMul(x, first)
-    turned = Transpose <perm = [0, 2, 1]> (start)
-    scores = MatMul(start, turned)
-    %s
-    masked = Add(scores, bias)
-    masked_twice = Add(masked, bias)
-    weights = Softmax <axis = -1> (masked_twice)
-    mixed = MatMul(weights, start)
-    axis = Constant <value_ints = [1]> ()
-    embedding = ReduceMean <keepdims = 0> (mixed, axis)
-}"""
-BIASES = {
-    "chosen": """keep = Cast <to = 9> (mask)
-        wide = Unsqueeze(keep, one)
-        bias = Where(wide, zero, lowest)""",
-    "computed": """keep = Cast <to = 1> (mask)
-        wide = Unsqueeze(keep, one)
-        drop = Sub(unit, wide)
-        bias = Mul(drop, lowest)""",
-    "of constant nodes": """keep = Cast <to = 9> (mask)
-        wide = Unsqueeze(keep, one)
-        none = Constant <value = float {0}> ()
-        bottom = Constant <value = float {-3.4028234e38}> ()
-        bias = Where(wide, none, bottom)""",
-}
-
-
-@pytest.mark.parametrize("lowest", [LOWEST, -1e9])
-@pytest.mark.parametrize("bias", BIASES)
-def test_masks_stay_finite_and_masked(path: Path, bias: str, lowest: float) -> None:
-    write_text_graph(
-        path,
-        ATTENTION % BIASES[bias],
-        first=normal(DIM, DIM),
-        zero=np.float32(0),
-        unit=np.float32(1),
-        lowest=np.float32(lowest),
-        one=np.array([1]),
-    )
-    mask = np.array([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 0, 0, 0, 0]])
-    fp16 = convert(path, [{"mask": mask, **X}])
-
-    assert fp16.float_nodes == ()
-    assert "Softmax_" in " ".join(fp16_nodes(fp16))
-    feeds = {"mask": mask, "x": X["x"] * 3}
-    assert distance(run(fp16.model, feeds), run(path, feeds)) < 1e-5
-    nothing = {"mask": np.zeros_like(mask), **X}
-    assert np.isfinite(run(fp16.model, nothing)).all()
-
-
-def test_a_clip_bound_beyond_float16_has_no_effect(path: Path) -> None:
-    write_text_graph(
-        path,
-        """toy (float[batch, tokens, 8] x) => (float[batch, 8] embedding) {
-            start = MatMul(x, first)
-            clipped = Clip(start, lowest)
-            last = MatMul(clipped, final)
-            axis = Constant <value_ints = [1]> ()
-            embedding = ReduceMean <keepdims = 0> (last, axis)
-        }""",
-        first=normal(DIM, DIM, scale=2000),
-        lowest=np.float32(LOWEST),
-        final=normal(DIM, DIM),
-    )
-    fp16 = convert(path, [X], limit=40_000)
-
-    assert np.abs(max_abs_values(path, [X])["start"]) > FP16_MASK_VALUE
-    assert fp16_nodes(fp16) == {"MatMul_0", "Clip_1", "MatMul_2"}
-    assert distance(run(fp16.model, X), run(path, X)) < 1e-6
 
 
 def test_a_constant_may_be_used_in_both_precisions(path: Path) -> None:
@@ -421,7 +252,7 @@ def test_fused_operators_become_float16(path: Path, scale: float, kept: tuple[st
         first=normal(DIM, DIM),
         qkv=normal(DIM, 3 * DIM),
         qkv_bias=normal(3 * DIM),
-        mask=np.where(np.arange(5) == 3, np.float32(LOWEST), np.float32(0)).reshape(1, 1, 1, 5).repeat(5, axis=2),
+        mask=np.where(np.arange(5) == 3, np.finfo(np.float32).min, np.float32(0)).reshape(1, 1, 1, 5).repeat(5, axis=2),
         gamma=normal(DIM),
         beta=normal(DIM),
         widen=normal(DIM, 16, scale=scale),

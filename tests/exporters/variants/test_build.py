@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -20,9 +19,8 @@ from exporters.catalogue.options import ExportOptions
 from exporters.cli.main import main
 from exporters.errors import DestinationError, FloorError, VariantError
 from exporters.export import export
-from exporters.graph import onnx_file, shared_weights
-from exporters.graph.shared_weights import SharedWeights
-from exporters.passes import compact, fuse
+from exporters.graph import onnx_file
+from exporters.passes import compact
 from exporters.variants import builder, recipes
 from exporters.variants.build import add_variants
 from exporters.variants.gate import VariantGate
@@ -31,39 +29,15 @@ from exporters.variants.report import describe_outcomes
 from exporters.variants.sensitivity import NodeCost
 from runtime.artifact.reader import check_files, read_manifest, record_file
 from runtime.cli.main import main as runtime_main
-from runtime.errors import IntegrityError, UsageError
+from runtime.errors import UsageError
 from runtime.machine import cpu
+from tests.exporters.file_contents import contents
 from tests.exporters.toys import save_toy
+from tests.exporters.variants.planted_faults import spoil
 from tests.runtime.toy_artifact import write_artifact
 
 pytestmark = pytest.mark.process  # each new variant is loaded in a process of its own
 TEXTS = ["a cup of coffee", "the rocket left the launch pad at noon", ""]
-
-
-@pytest.fixture
-def text_artifact(exported_text: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(exported_text, tmp_path / "toy"))
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def spoil(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make fusion, except for fp16, write a graph whose largest weight has its columns reversed."""
-    right = fuse.fuse
-
-    def wrong(graph: Path, output: Path, level: Any, **of_fp16: bool) -> str | None:
-        external_data = right(graph, output, level, **of_fp16)
-        if of_fp16:
-            return external_data
-        model = onnx.load(output)
-        weight = next(each for each in model.graph.initializer if list(each.dims) == [400, 24])
-        weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight)[:, ::-1].copy(), weight.name))
-        onnx.save(model, output)
-        return external_data
-
-    monkeypatch.setattr(recipes, "fuse", wrong)
 
 
 def test_an_optimized_graph_is_added_and_loaded(text_artifact: Path) -> None:
@@ -216,77 +190,6 @@ def test_weights_of_variants_may_be_in_second_files(artifact: Path, monkeypatch:
         for name, variant in manifest.towers["image"].variants.items():
             assert variant.files() == (f"image.{name}.onnx", f"image.{name}.onnx.data")
             assert runtime.verify(artifact, variant=name).variant == name
-
-
-@pytest.fixture
-def sharing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a toy share its weights like a model of 90 MB."""
-    monkeypatch.setattr(shared_weights, "MIN_SHARED_BYTES", 1000)
-    monkeypatch.setattr(shared_weights, "_MIN_TENSOR_BYTES", 500)
-
-
-@pytest.mark.usefixtures("sharing")
-def test_fp32_and_a_variant_share_one_copy_of_the_weights(text_artifact: Path) -> None:
-    before = runtime.load(text_artifact, variant="fp32").embed(TEXTS)
-    alone = (text_artifact / "text.onnx").stat().st_size
-    add_variants(text_artifact, VariantOptions(items=16))
-    first, manifest = contents(text_artifact), read_manifest(text_artifact)
-    tower = manifest.towers["text"]
-    check_files(text_artifact, manifest)
-    assert (tower.external_data, tower.variants["optimized"].external_data) == ("text.onnx.data", "text.onnx.data")
-    assert len(first["text.onnx.data"]) > 0.5 * alone
-    assert len(first["text.optimized.onnx"]) < 0.5 * alone, "the weights are not in it"
-    assert "| text.onnx.data | weights of the graph and of optimized" in first["README.md"].decode()
-    moved = text_artifact.rename(text_artifact.with_name("moved"))
-    np.testing.assert_array_equal(runtime.load(moved, variant="fp32").embed(TEXTS), before)
-    assert runtime.verify(moved).variant == "optimized"
-    add_variants(moved, VariantOptions(items=16))
-    assert contents(moved) == first
-    (moved / "text.onnx.data").unlink()
-    with pytest.raises(IntegrityError, match=r"text\.onnx\.data is missing"):
-        runtime.load(moved)
-
-
-@pytest.mark.usefixtures("sharing")
-def test_a_failed_variant_leaves_shared_weights_and_unshared_ones_unchanged(
-    text_artifact: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    unshared = contents(text_artifact)
-    with monkeypatch.context() as planted:
-        spoil(planted)
-        with pytest.raises(VariantError, match="min cosine"):
-            add_variants(text_artifact, VariantOptions(items=16))
-    assert contents(text_artifact) == unshared
-    add_variants(text_artifact, VariantOptions(items=16))
-    shared = read_manifest(text_artifact)
-    spoil(monkeypatch)
-    add_variants(text_artifact, VariantOptions(items=16, precisions=("fp32", "fp16")))
-    check_files(text_artifact, read_manifest(text_artifact))
-    assert (
-        read_manifest(text_artifact).towers["text"].variants["optimized"] == shared.towers["text"].variants["optimized"]
-    )
-
-
-@pytest.mark.usefixtures("sharing")
-@pytest.mark.parametrize("fault", ["places", "content"])
-def test_wrong_shared_weights_are_found(text_artifact: Path, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
-    before, right, end = contents(text_artifact), shared_weights._write_tensors, SharedWeights.finish
-
-    def confuse(tensors: list[onnx.TensorProto], path: Path) -> dict[bytes, tuple[int, int]]:
-        places = right(tensors, path)
-        return {digest: (max(0, offset - 64), length) for digest, (offset, length) in places.items()}
-
-    def damage(weights: SharedWeights, *, used: bool) -> str | None:
-        weights.path.write_bytes(bytes(weights.path.stat().st_size))
-        return end(weights, used=used)
-
-    if fault == "places":
-        monkeypatch.setattr(shared_weights, "_write_tensors", confuse)
-    else:
-        monkeypatch.setattr(SharedWeights, "finish", damage)
-    with pytest.raises(VariantError, match="text optimized: " if fault == "places" else "gives other vectors"):
-        add_variants(text_artifact, VariantOptions(items=16))
-    assert contents(text_artifact) == before
 
 
 def test_a_compact_variant_is_for_size(

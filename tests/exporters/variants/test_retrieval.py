@@ -26,8 +26,9 @@ from runtime.artifact.parity import cosine_similarities
 from runtime.artifact.reader import read_manifest
 from runtime.errors import UsageError
 from tests.exporters.calibration.test_retrieval import write_jsonl
+from tests.exporters.file_contents import contents
 from tests.exporters.toys import save_clip
-from tests.exporters.variants.test_build import contents, spoil
+from tests.exporters.variants.planted_faults import spoil
 
 QUERIES, DOCUMENTS = 70, 90
 

@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
-import huggingface_hub.constants
 import pytest
 
 import exporters
@@ -15,21 +14,15 @@ from exporters.catalogue.spec import HubModelSource
 from exporters.errors import WeightsUnavailableError
 from exporters.weights.hub import choose_files, find_folder
 from runtime.artifact.reader import read_manifest
+from tests.exporters.hub_cache import REVISION, add_to_cache
 from tests.exporters.toys import save_layers, save_toy
-
-REVISION = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.fixture
-def snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def snapshot(hub: Path, tmp_path: Path) -> Path:
     """A model in the cache of the hub, and no network."""
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    repository = tmp_path / "hub" / "models--someone--tiny"
-    folder = save_layers(save_toy(repository / "snapshots" / REVISION), ("Pooling", {"pooling_mode": "cls"}), limit=20)
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text(REVISION)
-    return folder
+    folder = save_layers(save_toy(tmp_path / "source"), ("Pooling", {"pooling_mode": "cls"}), limit=20)
+    return add_to_cache(hub, "someone/tiny", folder)
 
 
 @pytest.mark.slow

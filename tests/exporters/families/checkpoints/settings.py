@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import peft
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from sentence_transformers.sentence_transformer.modules import (
     Dense,
     Dropout,
@@ -47,10 +46,22 @@ from tests.exporters.families.checkpoints.build import (
     save_encoder,
     save_modules,
 )
-from tests.exporters.families.checkpoints.families import BERT, DECODER, QWEN, ROBERTA, ROBERTA_SIZES
-from tests.exporters.families.vocabularies import (
-    word_piece,
+from tests.exporters.families.checkpoints.changes import (
+    Change,
+    changed,
+    edit_modules,
+    edit_weights,
+    move_into,
+    remove,
+    set_keys,
+    set_module,
+    to_bin,
+    use_old_names,
+    write_file,
+    write_legacy_settings,
 )
+from tests.exporters.families.checkpoints.families import BERT, DECODER, QWEN, ROBERTA, ROBERTA_SIZES
+from tests.exporters.families.vocabularies import word_piece
 
 _LEGACY_POOLING = {
     "word_embedding_dimension": DIM,
@@ -89,7 +100,6 @@ class FirstTokens(Module):
 """
 _CHAT_TEMPLATE = "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}{% endfor %}"
 _AUTO_MAP = {"AutoConfig": "modeling_new.NewConfig", "AutoModel": "modeling_new.NewModel"}
-Change = Callable[[Path], None]
 
 
 def _bert(
@@ -100,100 +110,7 @@ def _bert(
     **more: Any,
 ) -> Checkpoint:
     """Return a checkpoint of a BERT of one layer, whose files are changed after they are written."""
-    return _changed(chain_checkpoint("BertModel", words, config, chain, **more), *changes)
-
-
-def _changed(checkpoint: Checkpoint, *changes: Change, **more: Any) -> Checkpoint:
-    def write(folder: Path) -> None:
-        checkpoint.write(folder)
-        for change in changes:
-            change(folder)
-
-    return replace(checkpoint, write=write, **more)
-
-
-def _edit(name: str, **keys: Any) -> Change:
-    """Return a function that changes keys of a JSON file of the folder."""
-    return lambda folder: edit(folder / name, **keys)
-
-
-def _legacy(name: str = "sentence_bert_config.json", **keys: Any) -> Change:
-    """Return a function that writes the encoder's settings as versions before 6 did."""
-
-    def change(folder: Path) -> None:
-        (folder / "sentence_bert_config.json").unlink()
-        settings = {"max_seq_length": LIMIT, "do_lower_case": False} | keys
-        settings = {key: value for key, value in settings.items() if value is not ...}
-        (folder / name).write_text(json.dumps(settings), "utf-8")
-
-    return change
-
-
-def _modules(edited: Callable[[list[dict[str, Any]]], object]) -> Change:
-    """Return a function that changes modules.json."""
-
-    def change(folder: Path) -> None:
-        path = folder / "modules.json"
-        modules = json.loads(path.read_text("utf-8"))
-        edited(modules)
-        path.write_text(json.dumps(modules), "utf-8")
-
-    return change
-
-
-def _set_module(index: int, **keys: Any) -> Change:
-    return _modules(lambda modules: modules[index].update(keys))
-
-
-def _old_names(modules: list[dict[str, Any]]) -> None:
-    for module in modules:
-        module["type"] = "sentence_transformers.models." + module["type"].rpartition(".")[2]
-
-
-def _into(subfolder: str) -> Change:
-    """Return a function that moves the encoder's files into a folder of their own."""
-
-    def change(folder: Path) -> None:
-        kept = ("modules.json", "config_sentence_transformers.json")
-        files = [path for path in folder.iterdir() if path.is_file() and path.name not in kept]
-        (folder / subfolder).mkdir()
-        for path in files:
-            path.rename(folder / subfolder / path.name)
-
-    return change
-
-
-def _file(name: str, content: str) -> Change:
-    def change(folder: Path) -> None:
-        (folder / name).write_text(content, "utf-8")
-
-    return change
-
-
-def _without(*names: str) -> Change:
-    """Return a function that removes files."""
-
-    def change(folder: Path) -> None:
-        for name in names:
-            (folder / name).unlink(missing_ok=True)
-
-    return change
-
-
-def _weights(edited: Callable[[dict[str, torch.Tensor]], object], name: str = "model.safetensors") -> Change:
-    """Return a function that changes the weights."""
-
-    def change(folder: Path) -> None:
-        state = load_file(folder / name)
-        edited(state)
-        save_file(state, folder / name, {"format": "pt"})
-
-    return change
-
-
-def _to_bin(folder: Path) -> None:
-    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
-    (folder / "model.safetensors").unlink()
+    return changed(chain_checkpoint("BertModel", words, config, chain, **more), *changes)
 
 
 def _write_static(folder: Path) -> None:
@@ -285,8 +202,10 @@ def _enlarged(tokenizer: Any) -> Any:
 
 def _plain_gte(**more: Any) -> Checkpoint:
     """Return a checkpoint whose model is Python code in the folder, as of gte-base-en-v1.5."""
-    change = _edit("config.json", model_type="new", architectures=["NewModel"], auto_map=_AUTO_MAP)
-    return _changed(plain_checkpoint("BertModel", BERT, SIZES), change, _file("modeling_new.py", _MODEL_CODE), **more)
+    change = set_keys("config.json", model_type="new", architectures=["NewModel"], auto_map=_AUTO_MAP)
+    return changed(
+        plain_checkpoint("BertModel", BERT, SIZES), change, write_file("modeling_new.py", _MODEL_CODE), **more
+    )
 
 
 _PROMPTS = {"query": "query: ", "passage": "passage: "}
@@ -299,9 +218,9 @@ _LEFT = make_words(word_piece, padding_side="left")
 SETTINGS: dict[str, Checkpoint] = {
     "pooling: every mode": _bert(chain=pool("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")),
     "pooling: legacy booleans": _bert(
-        _modules(_old_names),
+        edit_modules(use_old_names),
         lambda folder: (folder / "1_Pooling/config.json").unlink(),
-        _edit("1_Pooling/config.json", **_LEGACY_POOLING),
+        set_keys("1_Pooling/config.json", **_LEGACY_POOLING),
     ),
     "pooling: without prompt": _bert(
         chain=pool("mean", include_prompt=False), prompts=_PROMPTS, default_prompt_name="query"
@@ -310,26 +229,28 @@ SETTINGS: dict[str, Checkpoint] = {
     "dense: residual": _bert(chain=_residuals),
     "dense: on tokens": _bert(chain=_on_tokens),
     "dense: unknown activation": _bert(
-        _edit("2_Dense/config.json", activation_function="my_package.Squared"),
+        set_keys("2_Dense/config.json", activation_function="my_package.Squared"),
         chain=lambda: (Pooling(DIM, "mean"), Dense(DIM, DIM)),
         refused="an activation that the library replaces by Tanh",
         says=("my_package.Squared",),
     ),
     "normalize, layer norm, dropout": _bert(chain=_between),
     "weighted layer pooling": _bert(
-        _edit("config.json", output_hidden_states=True), chain=_weighted, config=TWO_LAYERS
+        set_keys("config.json", output_hidden_states=True), chain=_weighted, config=TWO_LAYERS
     ),
     "static embedding": Checkpoint(write=_write_static, fast=True),
     "model2vec": Checkpoint(write=_write_model2vec),
-    "layout: 0_Transformer": _bert(_modules(_old_names), _into("0_Transformer"), _set_module(0, path="0_Transformer")),
-    "layout: dot": _bert(_set_module(0, path=".")),
-    "settings: sentence_roberta_config.json": _changed(
+    "layout: 0_Transformer": _bert(
+        edit_modules(use_old_names), move_into("0_Transformer"), set_module(0, path="0_Transformer")
+    ),
+    "layout: dot": _bert(set_module(0, path=".")),
+    "settings: sentence_roberta_config.json": changed(
         chain_checkpoint("RobertaModel", ROBERTA, ROBERTA_SIZES),
-        _legacy("sentence_roberta_config.json", max_seq_length=24),
-        _modules(_old_names),
+        write_legacy_settings("sentence_roberta_config.json", max_seq_length=24),
+        edit_modules(use_old_names),
     ),
     "settings: model, tokenizer and config arguments": _bert(
-        _legacy(
+        write_legacy_settings(
             max_seq_length=...,
             model_args={"attn_implementation": "eager"},
             tokenizer_args={"model_max_length": 20, "truncation_side": "left"},
@@ -337,48 +258,50 @@ SETTINGS: dict[str, Checkpoint] = {
         )
     ),
     "settings: processing_kwargs": _bert(
-        _edit("sentence_bert_config.json", processing_kwargs={"text": {"max_length": 16}}),
+        set_keys("sentence_bert_config.json", processing_kwargs={"text": {"max_length": 16}}),
         refused="texts are tokenized in a way that the runtime has not",
         says=("processing_kwargs",),
     ),
-    "settings: do_lower_case": _bert(_legacy(do_lower_case=True), words=_CASED),
+    "settings: do_lower_case": _bert(write_legacy_settings(do_lower_case=True), words=_CASED),
     "settings: module_output_name": _bert(
-        _edit("sentence_bert_config.json", modality_config=_POOLER, module_output_name="sentence_embedding"),
-        _modules(lambda modules: modules.pop(1)),
+        set_keys("sentence_bert_config.json", modality_config=_POOLER, module_output_name="sentence_embedding"),
+        edit_modules(lambda modules: modules.pop(1)),
         chain=lambda: (Pooling(DIM, "mean"), Normalize()),
     ),
     "settings: query_length": _bert(
-        _edit("sentence_bert_config.json", query_length=8, document_length=16),
+        set_keys("sentence_bert_config.json", query_length=8, document_length=16),
         refused="queries and documents have different limits",
         says=("query_length",),
     ),
     "truncate_dim": _bert(truncate_dim=20),
     "truncation side: left": _bert(words=_SHORT),
     "padding side: left, absolute positions": _bert(words=_LEFT),
-    "limit: null": _bert(_legacy(max_seq_length=None)),
-    "limit: above the positions": _bert(_legacy(max_seq_length=512), limit=LIMIT),
+    "limit: null": _bert(write_legacy_settings(max_seq_length=None)),
+    "limit: above the positions": _bert(write_legacy_settings(max_seq_length=512), limit=LIMIT),
     "limit: lowered": _bert(options={"max_length": 12}),
     "prompts: default": _bert(prompts=_PROMPTS, default_prompt_name="passage"),
     "weights: float16": plain_checkpoint("BertModel", BERT, SIZES, dtype=torch.float16),
     "weights: bfloat16 in shards": plain_checkpoint(
         "BertModel", BERT, SIZES | TWO_LAYERS, dtype=torch.bfloat16, max_shard_size="20KB"
     ),
-    "weights: pytorch_model.bin": _bert(_to_bin),
-    "weights: missing": _bert(_weights(lambda state: state.pop(_QUERY)), refused="a weight is missing", says=(_QUERY,)),
+    "weights: pytorch_model.bin": _bert(to_bin),
+    "weights: missing": _bert(
+        edit_weights(lambda state: state.pop(_QUERY)), refused="a weight is missing", says=(_QUERY,)
+    ),
     "weights: pooler missing and used": _bert(
-        _edit("sentence_bert_config.json", modality_config=_POOLER, module_output_name="sentence_embedding"),
-        _modules(lambda modules: modules.pop(1)),
-        _weights(lambda state: [state.pop(name) for name in list(state) if "pooler" in name]),
+        set_keys("sentence_bert_config.json", modality_config=_POOLER, module_output_name="sentence_embedding"),
+        edit_modules(lambda modules: modules.pop(1)),
+        edit_weights(lambda state: [state.pop(name) for name in list(state) if "pooler" in name]),
         refused="the pooler that it uses has no weights",
         says=("pooler",),
     ),
     "weights: of a further layer": _bert(
-        _weights(lambda state: state.update({_QUERY.replace("0", "1"): state[_QUERY].clone()})),
+        edit_weights(lambda state: state.update({_QUERY.replace("0", "1"): state[_QUERY].clone()})),
         refused="a weight belongs to no layer",
         says=("layer.1",),
     ),
     "weights: missing of a module": _bert(
-        _without("2_Dense/model.safetensors"),
+        remove("2_Dense/model.safetensors"),
         chain=lambda: (Pooling(DIM, "mean"), Dense(DIM, DIM)),
         refused="a module has no weights",
         says=("model.safetensors",),
@@ -386,14 +309,14 @@ SETTINGS: dict[str, Checkpoint] = {
     "plain: for masked language modelling": plain_checkpoint("BertForMaskedLM", BERT, SIZES),
     "plain: for classification": plain_checkpoint("BertForSequenceClassification", BERT, SIZES),
     "plain: for causal language modelling": plain_checkpoint("Qwen2ForCausalLM", QWEN, DECODER),
-    "plain: with chat template": _changed(
+    "plain: with chat template": changed(
         plain_checkpoint("Qwen2ForCausalLM", QWEN, DECODER),
-        _file("chat_template.jinja", _CHAT_TEMPLATE),
+        write_file("chat_template.jinja", _CHAT_TEMPLATE),
         refused="texts go through a chat template",
         says=("chat template",),
     ),
     "tokenizer: none": _bert(
-        _without("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+        remove("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
         refused="it has no tokenizer",
         says=("tokenizer",),
     ),
@@ -406,26 +329,26 @@ SETTINGS: dict[str, Checkpoint] = {
     "code: of the model": _plain_gte(refused="code in the folder is not run unasked", says=("--trust-remote-code",)),
     "code: of the model, trusted": _plain_gte(options={"trust_remote_code": True}),
     "code: for a known architecture": _bert(
-        _file("modeling_new.py", _MODEL_CODE),
-        _edit("config.json", auto_map=_AUTO_MAP),
+        write_file("modeling_new.py", _MODEL_CODE),
+        set_keys("config.json", auto_map=_AUTO_MAP),
         refused="code in the folder is not run unasked",
         says=("--trust-remote-code",),
     ),
     "code: of a module": _bert(
-        _file("first_tokens.py", _POOLING_CODE),
-        _without("1_Pooling/config.json"),
-        _set_module(1, type="first_tokens.FirstTokens"),
+        write_file("first_tokens.py", _POOLING_CODE),
+        remove("1_Pooling/config.json"),
+        set_module(1, type="first_tokens.FirstTokens"),
         refused="code in the folder is not run unasked",
         says=("first_tokens.FirstTokens",),
     ),
     "code: of a module, trusted": _bert(
-        _file("first_tokens.py", _POOLING_CODE),
-        _without("1_Pooling/config.json"),
-        _set_module(1, type="first_tokens.FirstTokens"),
+        write_file("first_tokens.py", _POOLING_CODE),
+        remove("1_Pooling/config.json"),
+        set_module(1, type="first_tokens.FirstTokens"),
         options={"trust_remote_code": True},
     ),
     "module: of an unknown package": _bert(
-        _set_module(1, type="other_package.models.Pooling"),
+        set_module(1, type="other_package.models.Pooling"),
         refused="a module is of another package",
         says=("other_package.models.Pooling",),
     ),
@@ -436,12 +359,12 @@ SETTINGS: dict[str, Checkpoint] = {
         write=_write_word_embeddings, refused="its tokenizer is not one of the runtime's", says=("WordEmbeddings",)
     ),
     "folder of a cross encoder": _bert(
-        _edit("config_sentence_transformers.json", model_type="CrossEncoder"),
+        set_keys("config_sentence_transformers.json", model_type="CrossEncoder"),
         refused="it is no encoder of single texts",
         says=("CrossEncoder",),
     ),
     "folder of a sparse encoder": _bert(
-        _edit("config_sentence_transformers.json", model_type="SparseEncoder"),
+        set_keys("config_sentence_transformers.json", model_type="SparseEncoder"),
         refused="its vectors are sparse",
         says=("SparseEncoder",),
     ),

@@ -92,6 +92,18 @@ def test_a_folder_of_open_clip_has_its_own_pixels(tmp_path: Path) -> None:
     assert read_manifest(artifact).towers.keys() == {"image"}
 
 
+@pytest.mark.parametrize("name", ["epoch_10.pt", "weights/model.bin"])
+def test_weights_that_open_clip_does_not_look_for_are_no_random_ones(name: str, tmp_path: Path) -> None:
+    model = make_open_clip("tiny-vit")
+    save_for_hf(model, _Nothing(), OPEN_CLIP["tiny-vit"], str(tmp_path / "model"))
+    for path in (tmp_path / "model").glob("open_clip_*.[sb][ai]*"):
+        path.unlink()
+    (tmp_path / "model" / name).parent.mkdir(exist_ok=True)
+    torch.save(model.state_dict(), tmp_path / "model" / name)
+    with pytest.raises(WeightsError, match="open_clip cannot load local-dir:"):
+        export(tmp_path / "model", tmp_path, tower="image")
+
+
 class _Nothing:
     """open_clip's own tokenizer has no files to save."""
 

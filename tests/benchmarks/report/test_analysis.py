@@ -1,0 +1,125 @@
+"""Test what a report says of its results: speedups, rooflines, costs and recommendations."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from benchmarks.report.analysis import Study, analyze
+from benchmarks.report.caveats import caveats
+from benchmarks.report.plots import throughput_plot
+from benchmarks.report.recommendations import recommend
+from benchmarks.report.roofline import Roofline, find_roofline
+from benchmarks.report.speedup import compute_speedup
+from benchmarks.report.summary import summarize_section
+from benchmarks.results.schema import Case, Work
+from runtime.cli.main import build_parser
+from runtime.session.provider_options import OpenVinoOptions, parse_options
+from tests.benchmarks.report.samples import FULL, SAMPLES, html_of
+from tests.benchmarks.samples import CASE, CEILINGS, PARITY, RESULTS, many_cases
+
+
+def test_speedup_compares_times_of_the_same_round() -> None:
+    drift = [1.0, 2.0, 4.0, 8.0, 16.0]
+    ours = replace(CASE, rounds=tuple((0.01 * slow,) for slow in drift))
+    theirs = replace(CASE, rounds=tuple((0.02 * slow,) for slow in drift))
+    ratio = compute_speedup(ours, theirs, 0.95)
+    assert [ratio.times, ratio.low, ratio.high] == pytest.approx([2, 2, 2])
+    assert ratio.distinguishable
+
+
+def test_speedup_over_torch_needs_the_same_work(full: Study) -> None:
+    (section,) = full.sections
+    ratios = {(row.label, row.case.stage, row.case.items): row.speedup for row in section.rows}
+    assert ratios["runtime int8 on cpu", "end_to_end", 8] is None
+    assert ratios["torch eager on cpu", "graph", 8] is None
+    int8 = ratios["runtime int8 on cpu", "graph", 8]
+    assert int8 is not None
+    assert int8.times == pytest.approx(1.25 / 0.55, rel=0.03)
+
+
+def test_the_roofline_names_the_limit() -> None:
+    work = Work(operations=11 * 10**8, read_bytes=4 * 10**7, written_bytes=0)
+    case = replace(CASE, work=work)
+    found = find_roofline(case, 20.0, CEILINGS)
+    assert isinstance(found, Roofline)
+    assert found.bound == "arithmetic"
+    assert [found.share, found.attainable_ms, found.intensity] == pytest.approx([0.5, 10, 27.5])
+    starved = find_roofline(replace(case, work=replace(work, read_bytes=16 * 10**7)), 40.0, CEILINGS)
+    assert isinstance(starved, Roofline)
+    assert starved.bound == "memory"
+    assert starved.share == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("case", "ceilings", "reason"),
+    [
+        (replace(CASE, precision="bf16"), CEILINGS, "no peak rate of bf16 was measured on cpu"),
+        (replace(CASE, provider="cuda"), CEILINGS, "no peak rate of fp32 was measured on cuda"),
+        (CASE, None, "the peak rates of the machine were not measured"),
+        (CASE, replace(CEILINGS, read_bytes_per_s={}), "no peak rate of memory was measured on cpu"),
+    ],
+    ids=["precision", "device", "none", "memory"],
+)
+def test_a_missing_peak_rate_is_named(case: Case, ceilings: None, reason: str) -> None:
+    assert find_roofline(replace(case, work=Work(operations=1, read_bytes=1, written_bytes=1)), 1.0, ceilings) == reason
+
+
+def test_cost_follows_from_price_and_throughput(full: Study) -> None:
+    ends = [row for row in full.rows if row.case.stage == "end_to_end"]
+    assert all(row.cost_per_million == pytest.approx(100 / row.summary.items_per_s) for row in ends)
+    assert all(row.cost_per_million is None for row in full.rows if row.case.stage == "graph")
+
+
+def test_setups_with_other_vectors_are_not_recommended_first() -> None:
+    near = replace(PARITY, min_cosine=0.9999)
+    cases = [replace(c, parity=near if c.variant == "fp32" else PARITY) for c in many_cases() if c.contender != "torch"]
+    (section,) = analyze(replace(RESULTS, cases=tuple(cases)), None).sections
+    first, *_, last = recommend(section)
+    assert (first.row.label, last.row.label) == ("runtime fp32 on cpu", "runtime int8 on cpu")
+    assert first.row.case.stage == "end_to_end"
+    assert first.command(2) == f"--provider cpu --variant fp32 --batch-size {first.row.case.items} --threads 2"
+    said = " ".join(summarize_section(section, analyze(FULL, None)))
+    assert "Fastest setup with a cosine of at least 0.999: runtime fp32" in said
+    assert "Faster, but with a smallest cosine of 0.99712: 1.8" in said
+
+
+@pytest.mark.parametrize(
+    ("provider", "variant", "chosen"),
+    [
+        ("cpu", "optimized", ("optimized", None)),
+        ("openvino", "bf16", ("fp32", OpenVinoOptions(dtype="bf16"))),
+        ("openvino", "fp32", ("fp32", OpenVinoOptions(dtype="fp32"))),
+        ("openvino", "int8", ("int8", OpenVinoOptions(dtype="fp32"))),
+    ],
+)
+def test_the_runtime_understands_a_recommended_command(
+    provider: str, variant: str, chosen: tuple[str, OpenVinoOptions | None]
+) -> None:
+    case = replace(CASE, provider=provider, variant=variant, parity=replace(PARITY, min_cosine=1.0))
+    (section,) = analyze(replace(RESULTS, cases=(case,)), None).sections
+    words = recommend(section)[0].command(2).split()
+    arguments = build_parser().parse_args(["embed", "artifact", "items", "-o", "vectors.npy", *words])
+    assert (arguments.variant, parse_options(arguments.provider, arguments.provider_option)) == chosen
+    assert (arguments.batch_size, arguments.threads) == (1, 2)
+
+
+def test_setups_that_were_not_compared_do_not_match_torch() -> None:
+    bare = SAMPLES["bare"]
+    (section,) = analyze(bare, None).sections
+    assert "The vectors were not compared with torch." in summarize_section(section, analyze(bare, None))
+    assert {row.label for row in section.rows if row.matches_torch} == {"torch eager on cpu"}
+
+
+def test_the_pareto_front_holds_the_unbeaten_setups(full: Study) -> None:
+    plot = throughput_plot(full.sections[0], full)
+    assert plot is not None
+    assert "EUR per million" in plot.body
+    assert "runtime int8 on cpu with batch size 1;" in plot.description
+    assert "fp32" not in plot.description
+
+
+def test_a_quiet_and_complete_run_has_no_warnings() -> None:
+    assert caveats(analyze(RESULTS, None)) == ()
+    assert "caveats" not in html_of(RESULTS, None).split("</style>")[1]

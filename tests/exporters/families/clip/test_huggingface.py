@@ -1,0 +1,124 @@
+"""CLIPs of transformers: what a folder or file must have, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from transformers import CLIPTokenizer
+
+from exporters.catalogue.registry import BACKBONES
+from exporters.catalogue.spec import ClipSource
+from exporters.catalogue.weights_ref import ModelFolder, Pretrained, StateDict
+from exporters.errors import WeightsError, WeightsMismatchError, WeightsUnavailableError
+from exporters.families.clip.huggingface import load_clip
+from runtime.preprocess.image import pixel_values, resize_and_crop
+from tests.exporters.hub_cache import add_to_cache
+from tests.exporters.toys import CLIP, make_clip, save_clip_tokenizer, save_toy
+
+
+def test_an_image_processor_of_its_own_is_honoured(folder: Path, tmp_path: Path, photos: list[Image.Image]) -> None:
+    checkpoint = Path(shutil.copytree(folder, tmp_path / "toy"))
+    path = checkpoint / "preprocessor_config.json"
+    own = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.25], "resample": 2}
+    path.write_text(json.dumps(json.loads(path.read_text()) | own))
+    clip = load_clip(CLIP, ModelFolder(checkpoint))
+    recipe = clip.image.preprocessing
+    assert (recipe.mean, recipe.std, recipe.interpolation) == ((0.5, 0.4, 0.3), (0.2, 0.3, 0.25), "bilinear")
+    ours = pixel_values(resize_and_crop(photos[0], recipe), recipe)
+    np.testing.assert_allclose(ours, clip.image.transforms(photos[0]), atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_tokenizer_too_large_for_a_clip_is_refused(folder: Path, tmp_path: Path) -> None:
+    checkpoint = Path(shutil.copytree(folder, tmp_path / "toy"))
+    tokenizer = CLIPTokenizer.from_pretrained(checkpoint)
+    tokenizer.add_tokens([f"new{index}" for index in range(50_000)])
+    tokenizer.save_pretrained(checkpoint)
+    with pytest.raises(WeightsMismatchError, match="embeddings for 49408"):
+        load_clip(CLIP, ModelFolder(checkpoint))
+
+
+def test_position_ids_of_older_versions_are_left_alone(tmp_path: Path) -> None:
+    state_dict = dict(make_clip().state_dict())
+    state_dict["text_model.embeddings.position_ids"] = torch.arange(77)[None]
+    state_dict["vision_model.embeddings.position_ids"] = torch.arange(17)[None]
+    torch.save(state_dict, tmp_path / "clip.pt")
+    load_clip(CLIP, StateDict(tmp_path / "clip.pt"), tokenizer=save_clip_tokenizer(tmp_path / "tokenizer"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"do_center_crop": False}, "leaves out"),
+        ({"rescale_factor": 1 / 127}, "rescales by"),
+        ({"size": {"height": 64, "width": 64}}, "resizes to"),
+        ({"resample": 0}, "by filter"),
+    ],
+)
+def test_an_image_processor_that_cannot_be_honoured_is_refused(
+    change: dict[str, Any], message: str, folder: Path, tmp_path: Path
+) -> None:
+    checkpoint = shutil.copytree(folder, tmp_path / "toy")
+    path = checkpoint / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(WeightsError, match=message):
+        load_clip(CLIP, ModelFolder(checkpoint))
+
+
+def test_a_folder_without_image_processor_says_what_to_save(folder: Path, tmp_path: Path) -> None:
+    checkpoint = shutil.copytree(folder, tmp_path / "toy")
+    (checkpoint / "preprocessor_config.json").unlink()
+    with pytest.raises(WeightsError, match="preprocessor_config"):
+        load_clip(CLIP, ModelFolder(checkpoint))
+
+
+def test_a_checkpoint_of_another_family_is_named(tmp_path: Path) -> None:
+    with pytest.raises(WeightsMismatchError, match="is a bert, expected a clip"):
+        load_clip(CLIP, ModelFolder(save_toy(tmp_path / "bert")))
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_state_dict_needs_only_a_tokenizer(suffix: str, tmp_path: Path) -> None:
+    state_dict = {f"module.{name}": value.clone() for name, value in make_clip().state_dict().items()}
+    path = tmp_path / f"clip{suffix}"
+    save_file(state_dict, path) if suffix == ".safetensors" else torch.save(state_dict, path)
+    clip = load_clip(CLIP, StateDict(path), tokenizer=save_clip_tokenizer(tmp_path / "tokenizer"))
+    expected = make_clip()
+    for name, value in clip.text.encoder.state_dict().items():
+        assert torch.equal(value, expected.state_dict()[name]), name
+    assert (clip.weights.origin, clip.weights.file) == ("file", path.name)
+
+
+def test_every_misfit_of_a_state_dict_is_listed(tmp_path: Path) -> None:
+    state_dict = make_clip().state_dict()
+    del state_dict["text_projection.weight"]
+    torch.save(state_dict | {"extra": torch.zeros(1)}, tmp_path / "clip.pt")
+    with pytest.raises(WeightsMismatchError, match=r"1 missing \(text_projection.weight\), 1 unexpected \(extra\)"):
+        load_clip(CLIP, StateDict(tmp_path / "clip.pt"), tokenizer=tmp_path)
+
+
+def test_pretrained_weights_come_through_the_hubs_cache(hub: Path, folder: Path) -> None:
+    add_to_cache(hub, CLIP.model_id, folder, "1" * 40)
+    weights = load_clip(CLIP, Pretrained()).weights
+    assert (weights.origin, weights.revision, weights.licence) == ("pretrained", "1" * 40, "MIT")
+    pinned = replace(CLIP, revision="2" * 40)
+    with pytest.raises(WeightsUnavailableError, match=r"someone/toy-clip .*--weights FOLDER"):
+        load_clip(pinned, Pretrained())
+    add_to_cache(hub, CLIP.model_id, folder, "2" * 40, as_main=False)
+    assert load_clip(pinned, Pretrained()).weights.revision == "2" * 40
+
+
+@pytest.mark.parametrize("name", ["clip-base-en", "clip-large-en"])
+def test_the_catalogues_dimensions_are_those_of_the_configuration(name: str) -> None:
+    source = BACKBONES[name].source
+    assert isinstance(source, ClipSource)
+    assert BACKBONES[name].output_dim == source.projection_dim
