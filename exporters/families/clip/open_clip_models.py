@@ -86,12 +86,14 @@ def _create(
     Raises:
         WeightsError: open_clip cannot load it, or its weights were trained with another activation.
     """
+    loads = load_weights or pretrained is not None
     try:
         with seeded(seed), _quiet_open_clip():
             return open_clip.create_model(
                 name,
                 pretrained=pretrained,
-                load_weights=load_weights or pretrained is not None,
+                load_weights=loads,
+                require_pretrained=loads,  # without weights that it knows, it would keep random ones, and only warn
                 pretrained_text=False,
                 force_image_size=options.image_size,
             ).eval()

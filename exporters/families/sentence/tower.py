@@ -44,6 +44,7 @@ from runtime.errors import UsageError
 # Architectures whose fused attention torch cannot trace: it ends in a strided view with symbolic sizes.
 _EAGER = ("t5", "mt5", "umt5")
 _POSITION_TABLES = ("position_embeddings", "wpe", "embed_positions", "position_embedding")
+_VECTOR = "sentence_embedding"
 _SAMPLE = ["The quick brown fox.", "A lazy dog, or two, sleeping in the sun"]
 
 
@@ -68,7 +69,7 @@ class SentenceTower(TextTower):
         modules = list(self._model)
         self._first: Any = modules[0]
         # the wrapper of all towers scales to unit length, unless fewer dimensions are kept after it
-        unit_length = isinstance(modules[-1], Normalize) and self._model.truncate_dim is None
+        unit_length = _scales_vector(modules[-1]) and self._model.truncate_dim is None
         self._modules = modules[:-1] if unit_length else modules
         self.architecture, self.merged = _architecture(modules[0]), is_adapter(folder)
         self._features = self._preprocess(_SAMPLE)
@@ -157,9 +158,13 @@ class SentenceTower(TextTower):
     def _read_preprocessing(self, options: ExportOptions) -> TextPreprocessing:
         first = self._first
         if isinstance(first, StaticEmbedding):
+            cut = self.backend.truncation or {}  # of the tokenizer.json, which the library leaves as it is
             return self._with_prompts(
                 TextPreprocessing(
-                    add_special_tokens=False, max_length=options.max_length or MAX_TEXT_LENGTH, pad_token_id=0
+                    add_special_tokens=False,
+                    max_length=min(options.max_length or MAX_TEXT_LENGTH, cut.get("max_length", MAX_TEXT_LENGTH)),
+                    truncation_side="left" if cut.get("direction") == "left" else "right",
+                    pad_token_id=0,
                 )
             )
         self._check_processing(first)
@@ -279,6 +284,12 @@ class SentenceTower(TextTower):
         return int(getattr(table, "num_embeddings", MAX_TEXT_LENGTH))
 
 
+def _scales_vector(module: nn.Module) -> bool:
+    """Return whether a module scales the vector of a text to unit length. A Normalize may scale something else."""
+    names = {getattr(module, name, _VECTOR) for name in ("module_input_name", "module_output_name")}
+    return isinstance(module, Normalize) and names == {_VECTOR}
+
+
 def apply_options(model: SentenceTransformer, options: ExportOptions) -> SentenceTransformer:
     """Change pooling, normalisation and limit of a model as the user asks, for the graph and the reference alike.
 
@@ -292,7 +303,7 @@ def apply_options(model: SentenceTransformer, options: ExportOptions) -> Sentenc
         modules = [_replace_pooling(module, options.pooling) for module in modules]
         if not any(isinstance(module, PoolingModule | GeMPooling) for module in modules):
             raise UsageError(f"--pooling {options.pooling.method}: the model has no pooling of tokens; leave it out")
-    if options.normalize is False and isinstance(modules[-1], Normalize):
+    if options.normalize is False and _scales_vector(modules[-1]):
         modules = modules[:-1]
     changed = SentenceTransformer(
         modules=modules,

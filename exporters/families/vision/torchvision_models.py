@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 
 import torch
 import torchvision
@@ -20,6 +21,8 @@ from exporters.families.vision.transforms import read_transforms
 from exporters.modules.sharing import copy_sharing_tensors
 from exporters.weights.state_dict import load_into, read_checkpoint, record_random, seeded
 from exporters.weights.torchvision_hub import load_pretrained, published_transforms
+
+_SCALES_AGAIN = "transform_input"  # of Inception and GoogLeNet, whose own weights expect other pixels
 
 
 def load(request: LoadRequest[TorchvisionModelSource], weights: ModelWeights) -> list[ExportableTower]:
@@ -46,8 +49,15 @@ def load(request: LoadRequest[TorchvisionModelSource], weights: ModelWeights) ->
         calibrate(model, transforms)
         record = record_random(model, weights.seed)
     elif isinstance(weights, Pretrained):
+        if hasattr(model, _SCALES_AGAIN):
+            setattr(model, _SCALES_AGAIN, True)
         record = load_pretrained(model, TorchvisionSource(builder=name, head=head), published)
     else:
+        if hasattr(model, _SCALES_AGAIN):
+            raise WeightsError(
+                f"torchvision's {name} scales the pixels of its own weights once more ({_SCALES_AGAIN}), and a file "
+                "does not tell whether its weights expect that; use --weights pretrained"
+            )
         checkpoint = read_checkpoint(weights)
         load_into(model, checkpoint.state_dict, ignored=(head,), source=checkpoint.source)
         record = checkpoint.record
@@ -65,7 +75,8 @@ def load(request: LoadRequest[TorchvisionModelSource], weights: ModelWeights) ->
 def _build(name: str, seed: int, image_size: int | None) -> nn.Module:
     """Build a classifier. Only those with a fixed size take ``image_size``; the others take images of any size."""
     try:
-        with seeded(seed):
+        with seeded(seed), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of other random weights in later versions
             model: nn.Module = get_model(
                 name, weights=None, **({} if image_size is None else {"image_size": image_size})
             )

@@ -88,13 +88,23 @@ def _load(request: FolderRequest, config: Any) -> tuple[nn.Module, Pooling, str]
         output = _call(model, torch.zeros(1, 3, side, side), request)
     fits = "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
     interpolate = fits and request.options.image_size not in (None, side)
-    if getattr(output, "pooler_output", None) is not None and not any(is_part_of(key, _POOLER) for key in missing):
+    pools = not any(is_part_of(key, (*_POOLER, *_HEADS)) for key in missing)  # a SigLIP pools by its ``head``
+    if pools and getattr(output, "pooler_output", None) is not None:
         encoder = ImageEncoder(model, lambda output: output.pooler_output, interpolate=interpolate)
         return encoder, Pooling(method="model"), "pooler_output"
-    if any(key.rpartition(".")[2] == "cls_token" for key, _ in model.named_parameters()):
+    is_sequence = output.last_hidden_state.ndim == 3  # that of a CvT is a map, without its class token
+    if is_sequence and any(key.rpartition(".")[2] == "cls_token" for key, _ in model.named_parameters()):
         encoder = ImageEncoder(model, lambda output: output.last_hidden_state[:, 0], interpolate=interpolate)
         return encoder, Pooling(method="cls"), "last_hidden_state[:, 0]"
-    classifier, _ = _build(request, AutoModelForImageClassification, config)
+    try:
+        classifier, _ = _build(request, AutoModelForImageClassification, config)
+    except WeightsError as exc:
+        if pools:
+            raise
+        raise WeightsError(
+            f"{request.path} has no weights for {min(missing)}, by which the model pools, and it has no other vector; "
+            "save the model with them"
+        ) from exc
     return HeadInput(classifier, _find_head(classifier)), Pooling(method="model"), "input of the classification head"
 
 

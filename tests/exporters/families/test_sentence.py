@@ -7,7 +7,7 @@ import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -15,6 +15,8 @@ import torch
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from tokenizers import Tokenizer
 from torch import nn
 from transformers import BertModel, PreTrainedTokenizerFast
 
@@ -27,7 +29,7 @@ from exporters.families.family import FolderRequest
 from exporters.families.sentence.load import load_folder
 from exporters.families.sentence.tower import SentenceTower
 from exporters.samples.texts import TEXTS
-from runtime.artifact.manifest import MAX_TEXT_LENGTH, Pooling, Weights
+from runtime.artifact.manifest import MAX_TEXT_LENGTH, Pooling, TextPreprocessing, Weights
 from runtime.artifact.reader import read_manifest
 from runtime.errors import UsageError
 from tests.exporters.toys import save_layers, save_toy
@@ -362,3 +364,25 @@ def test_trusted_code_runs_and_is_recorded(checkpoint: Path) -> None:
     plain = load(checkpoint)
     assert not plain.weights.remote_code
     np.testing.assert_allclose(tower.reference(), 2 * plain.reference(), rtol=1e-5)
+
+
+def test_a_last_normalize_of_tokens_does_not_scale_the_vector(checkpoint: Path) -> None:
+    save_layers(checkpoint, MEAN, ("Normalize", {"module_input_name": "token_embeddings"}))
+    tower = load(checkpoint)
+    assert not tower.record.normalized
+    assert tower.record.layers[-1] == "Normalize"
+    lengths = np.linalg.norm(SentenceTransformer(str(checkpoint), device="cpu").encode(list(TEXTS)), axis=1)
+    assert np.abs(lengths - 1).max() > 0.1, "the library scales only the tokens"
+
+
+@pytest.mark.parametrize(("limit", "side"), [(4, "left"), (2048, "right")])
+def test_the_limit_of_a_static_embedding_is_that_of_its_tokenizer(
+    limit: int, side: Literal["left", "right"], toy: Path, tmp_path: Path
+) -> None:
+    tokenizer = Tokenizer.from_file(str(toy / "tokenizer.json"))
+    tokenizer.enable_truncation(limit, direction=side)
+    module = StaticEmbedding(tokenizer, embedding_weights=np.random.default_rng(0).normal(size=(400, 24)))
+    SentenceTransformer(modules=[module], device="cpu").save(str(tmp_path / "static"))
+    recipe = load(tmp_path / "static").preprocessing
+    assert isinstance(recipe, TextPreprocessing)
+    assert (recipe.max_length, recipe.truncation_side) == (limit, side)

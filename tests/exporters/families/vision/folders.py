@@ -70,6 +70,11 @@ FAMILIES: Mapping[str, tuple[Callable[[], nn.Module], str, dict[str, Any]]] = {
         "CLIPImageProcessorPil",
         {"crop": True},
     ),
+    "cvt classifier": (
+        lambda: hf.CvtForImageClassification(hf.CvtConfig(embed_dim=[8, 12, 16], depth=[1, 2, 3], num_heads=[1, 2, 2])),
+        "ConvNextImageProcessorPil",
+        {"size": {"shortest_edge": SIDE}},
+    ),
     "siglip vision": (
         lambda: hf.SiglipVisionModel(hf.SiglipVisionConfig(**SMALL)),
         "SiglipImageProcessorPil",

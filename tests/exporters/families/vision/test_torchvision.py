@@ -10,6 +10,7 @@ from torch import Tensor
 from torchvision.models import get_model, get_model_weights
 
 from exporters.errors import UnknownBackboneError, WeightsError
+from exporters.families.vision import torchvision_models
 from runtime.artifact.reader import read_manifest
 from tests.exporters.families.tried import record
 from tests.exporters.families.vision.comparing import check_images, export
@@ -44,6 +45,26 @@ def test_vectors_are_the_input_of_the_head(name: str, tmp_path: Path) -> None:
 
     check_images(artifact, expected, GROUP, f"torchvision {name}", "torchvision")
     assert read_manifest(artifact).towers["image"].layers == (f"input of torchvision's {HEADS[name]}",)
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_only_the_published_weights_say_whether_pixels_are_scaled_again(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model: Any = get_model(name, weights=None, init_weights=False)
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    with pytest.raises(WeightsError, match=r"scales the pixels of its own weights once more \(transform_input\)"):
+        export(f"torchvision:{name}", tmp_path, weights=str(tmp_path / "weights.pt"))
+    built: list[Any] = []
+
+    def stop(model: Any, *_: Any) -> None:
+        built.append(model)
+        raise WeightsError("no network")
+
+    monkeypatch.setattr(torchvision_models, "load_pretrained", stop)
+    with pytest.raises(WeightsError, match="no network"):
+        export(f"torchvision:{name}", tmp_path)
+    assert built[0].transform_input is True
 
 
 def test_refuses_a_model_without_a_linear_head(tmp_path: Path) -> None:

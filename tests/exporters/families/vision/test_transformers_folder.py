@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers as hf
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from exporters.errors import WeightsError, WeightsMismatchError
@@ -157,4 +158,33 @@ def test_code_beside_a_model_is_refused(tmp_path: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "mine.Model"}}))
     with pytest.raises(WeightsError, match=r"brings code of its own \(auto_map in config\.json\)"):
+        export(folder, tmp_path)
+
+
+@pytest.mark.slow
+def test_the_vector_of_a_cvt_is_its_class_token(tmp_path: Path) -> None:
+    """Its last hidden state is a map, of which ``[:, 0]`` is a channel."""
+    folder = save_folder("cvt classifier", tmp_path / "cvt")
+    artifact = export(folder, tmp_path)
+    loader: Any = hf.CvtForImageClassification
+    model = loader.from_pretrained(folder, dtype="float32").eval()
+    auto: Any = hf.AutoImageProcessor
+    processor = auto.from_pretrained(folder, backend="pil")
+
+    def expected(image: Image.Image) -> Tensor:
+        token = model.cvt(**processor(image, return_tensors="pt")).cls_token_value
+        vector: Tensor = model.layernorm(token).mean(dim=1)[0]
+        return vector
+
+    assert measure(artifact, "image", make_images(), lambda image: expected(image)[None]) < 2e-5
+    assert read_manifest(artifact).output_dim == 16
+
+
+def test_a_pooling_head_without_weights_is_not_used(tmp_path: Path) -> None:
+    folder = save_folder("siglip vision", tmp_path / "siglip")
+    state = load_file(folder / "model.safetensors")
+    assert any(".head." in f".{name}" for name in state)
+    kept = {name: value for name, value in state.items() if ".head." not in f".{name}"}
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(WeightsError, match=r"has no weights for head\.\S+, by which the model pools"):
         export(folder, tmp_path)
