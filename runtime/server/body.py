@@ -71,6 +71,18 @@ def read_json(body: bytes) -> dict[str, Any]:
     return document
 
 
+def check_fields(body: Mapping[str, Any], *known: str) -> None:
+    """Refuse a field that is not ``known``: a client would believe that it was honoured.
+
+    Raises:
+        RequestError: There is one.
+    """
+    unknown = [name for name in body if name not in known]
+    if unknown:
+        message = f"the field {unknown[0]!r:.80} is not known here; known are {', '.join(known)}"
+        raise RequestError(400, message, param=unknown[0][:80])
+
+
 def take_field(body: Mapping[str, Any], name: str, kind: type[T], default: T | None = None) -> T | None:
     """Return a field of the type ``kind``; ``default`` if it is missing or null.
 

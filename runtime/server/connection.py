@@ -72,6 +72,12 @@ class LimitedConnection(HttpToolsProtocol):
         super().on_message_complete()
         self._in_head = True
 
+    def on_response_complete(self) -> None:
+        """Give the client a deadline for the rest of a body that is not read: uvicorn's own ends with its next byte."""
+        super().on_response_complete()
+        if not self._in_head and self._deadline is None and not self.transport.is_closing():
+            self._deadline = self.loop.call_later(self.client_seconds, self.transport.abort)
+
     def send_400_response(self, msg: str) -> None:
         """Answer what is no request in our envelope, and close the connection."""
         error = RequestError(400, "the request is not valid HTTP")

@@ -46,15 +46,22 @@ class ServerItem:
         return content.nbytes if isinstance(content, np.ndarray) else len(content)
 
 
-def read_items(value: object, param: str) -> list[ServerItem]:
-    """Return the items of a field: one item, a list of items, token ids, or a list of lists of them.
+def check_count(count: int, limit: int, param: str) -> None:
+    """Raise :class:`RequestError` if a request has more items than the server takes."""
+    if count > limit:
+        raise RequestError(413, f"{param} has {count} items, and the server takes {limit}; send fewer", param=param)
+
+
+def read_items(value: object, param: str, limit: int) -> list[ServerItem]:
+    """Return the items of a field: one item, a list of up to ``limit`` items, token ids, or a list of lists of them.
 
     Raises:
-        RequestError: The field is none of these.
+        RequestError: The field is none of these, or has too many items.
     """
     if isinstance(value, list) and not _is_ids(value):
         if not value:
             raise RequestError(400, f"{param} is an empty list; give at least one item", param=param)
+        check_count(len(value), limit, param)
         return [read_item(each, f"{param}[{index}]") for index, each in enumerate(value)]
     return [read_item(value, param)]
 

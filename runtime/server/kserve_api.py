@@ -23,9 +23,9 @@ from starlette.routing import Route
 from runtime.array_types import Array
 from runtime.artifact.manifest import TowerName
 from runtime.server.admission import Ticket
-from runtime.server.body import read_json, require_field, take_field
+from runtime.server.body import check_fields, read_json, require_field, take_field
 from runtime.server.endpoint import Endpoint, embedded_headers, json_response
-from runtime.server.items import ServerItem, read_file
+from runtime.server.items import ServerItem, check_count, read_file
 from runtime.server.request_errors import RequestError
 from runtime.server.served_model import ServedModel
 from runtime.server.service import EmbedCall, Embedded, EmbeddingService
@@ -95,13 +95,15 @@ def _find(service: EmbeddingService, request: Request) -> tuple[ServedModel, str
 async def _infer(service: EmbeddingService, request: Request, raw: bytes, ticket: Ticket) -> Response:
     model, alias_prompt = _find(service, request)
     header, binary = _split(request, raw)
+    check_fields(header, "id", "parameters", "inputs", "outputs")
     options = take_field(header, "parameters", dict) or {}
+    check_fields(options, "prompt_name", "normalize", "dimensions", "binary_data_output")
     call = EmbedCall(
         model=model,
-        items=_read_inputs(header, binary),
+        items=_read_inputs(header, binary, service.settings.max_items),
         prompt=model.prompt(take_field(options, "prompt_name", str, alias_prompt)),
         truncate=service.settings.truncate == "count",
-        normalize=bool(take_field(options, "normalize", bool, False)),
+        normalize=take_field(options, "normalize", bool),
         dimensions=take_field(options, "dimensions", int),
         param="inputs",
     )
@@ -120,20 +122,23 @@ def _split(request: Request, raw: bytes) -> tuple[dict[str, Any], bytes]:
     return read_json(raw[: int(length)]), raw[int(length) :]
 
 
-def _read_inputs(header: Mapping[str, Any], binary: bytes) -> list[ServerItem]:
+def _read_inputs(header: Mapping[str, Any], binary: bytes, limit: int) -> list[ServerItem]:
     items: list[ServerItem] = []
     inputs = require_field(header, "inputs")
     if not isinstance(inputs, list) or not inputs or not all(isinstance(each, dict) for each in inputs):
         raise RequestError(400, "inputs must be a list of tensors", param="inputs")
     at = 0
     for tensor in inputs:
+        check_fields(tensor, "name", "shape", "datatype", "parameters", "data")
         parameters = take_field(tensor, "parameters", dict) or {}
+        check_fields(parameters, "binary_data_size", "format")
         size = take_field(parameters, "binary_data_size", int)
         if size is None:
-            elements = _json_elements(tensor)
+            elements = _json_elements(tensor, limit)
         else:
-            elements = _binary_elements(binary[at : at + size], size)
+            elements = _binary_elements(binary[at : at + size], size, limit)
             at += size
+        check_count(len(items) + len(elements), limit, "inputs")
         items += _read_tensor(tensor, parameters, elements)
     if at != len(binary):
         raise RequestError(400, f"the tensors have {at} bytes, and {len(binary)} follow the JSON", param="inputs")
@@ -158,22 +163,24 @@ def _is_tower(name: str | None) -> TypeGuard[TowerName]:
     return name in get_args(TowerName)
 
 
-def _json_elements(tensor: Mapping[str, Any]) -> list[Any]:
+def _json_elements(tensor: Mapping[str, Any], limit: int) -> list[Any]:
     """Return the elements, which may be nested as ``[[a], [b]]``."""
     data = take_field(tensor, "data", list) or []
+    check_count(len(data), limit, "inputs")
     elements = [each[0] if isinstance(each, list) and len(each) == 1 else each for each in data]
     if not all(isinstance(each, str) for each in elements):
         raise RequestError(400, "data must be a list of strings", param="inputs")
     return elements
 
 
-def _binary_elements(data: bytes, size: int) -> list[bytes]:
+def _binary_elements(data: bytes, size: int, limit: int) -> list[bytes]:
     """Return the elements of a BYTES tensor, each with its length in four bytes before it."""
     elements, at = [], 0
     while at < len(data):
         length = int.from_bytes(data[at : at + 4], "little")
         elements.append(data[at + 4 : at + 4 + length])
         at += 4 + length
+        check_count(len(elements), limit, "inputs")
     if at != size or len(data) != size:
         raise RequestError(400, "a binary tensor has another size than it announces", param="inputs")
     return elements
@@ -196,7 +203,10 @@ def _wants_binary(header: Mapping[str, Any], options: Mapping[str, Any]) -> bool
     for output in outputs:
         if not isinstance(output, dict) or output.get("name") != _OUTPUT:
             raise RequestError(400, f"outputs may name {_OUTPUT} only", param="outputs")
-        wanted = bool(take_field(take_field(output, "parameters", dict) or {}, "binary_data", bool, wanted))
+        check_fields(output, "name", "parameters")
+        parameters = take_field(output, "parameters", dict) or {}
+        check_fields(parameters, "binary_data")
+        wanted = bool(take_field(parameters, "binary_data", bool, wanted))
     return wanted
 
 

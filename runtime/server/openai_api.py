@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from runtime.array_types import Array
 from runtime.server.admission import Ticket
-from runtime.server.body import read_json, require_field, take_field
+from runtime.server.body import check_fields, read_json, require_field, take_field
 from runtime.server.endpoint import Endpoint, json_response
 from runtime.server.items import read_items
 from runtime.server.request_errors import RequestError
@@ -34,6 +34,7 @@ def routes() -> list[Route]:
 
 async def _embeddings(service: EmbeddingService, request: Request, raw: bytes, ticket: Ticket) -> Response:
     body = read_json(raw)
+    check_fields(body, "input", "model", "encoding_format", "dimensions", "prompt_name", "user")
     name = take_field(body, "model", str)
     model, alias_prompt = service.find_model(name)
     encoding = take_field(body, "encoding_format", str, "float")
@@ -45,7 +46,7 @@ async def _embeddings(service: EmbeddingService, request: Request, raw: bytes, t
     prompt_name = take_field(body, "prompt_name", str, alias_prompt)
     call = EmbedCall(
         model=model,
-        items=read_items(require_field(body, "input"), "input"),
+        items=read_items(require_field(body, "input"), "input", service.settings.max_items),
         prompt=model.prompt(prompt_name),
         truncate=service.settings.truncate == "count",
         dimensions=take_field(body, "dimensions", int),

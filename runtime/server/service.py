@@ -20,7 +20,7 @@ from runtime.postprocess import truncate_and_normalize
 from runtime.preprocess.item import UnusableItemError, prepare_each
 from runtime.server.admission import Admission, Ticket
 from runtime.server.dispatcher import Dispatcher, ShutDownError
-from runtime.server.items import ServerItem
+from runtime.server.items import ServerItem, check_count
 from runtime.server.metrics import Metrics
 from runtime.server.request_errors import RequestError
 from runtime.server.served_model import ServedModel
@@ -40,8 +40,8 @@ class EmbedCall:
         items: The items.
         prompt: The text that is put before each text; ``None`` for the default prompt.
         truncate: Whether texts that are too long are cut.
-        normalize: Whether to scale vectors to unit length.
-        dimensions: Number of leading dimensions to keep, then scaled to unit length; ``None`` for all.
+        normalize: Whether to scale vectors to unit length; ``None``: only if ``dimensions`` are chosen.
+        dimensions: Number of leading dimensions to keep; ``None`` for all.
         param: The field of the request that the items came from.
     """
 
@@ -49,7 +49,7 @@ class EmbedCall:
     items: Sequence[ServerItem]
     prompt: str | None = None
     truncate: bool = False
-    normalize: bool = False
+    normalize: bool | None = None
     dimensions: int | None = None
     param: str = "input"
 
@@ -130,8 +130,9 @@ class EmbeddingService:
         )
         vectors = await self._run(call, rows)
         self.metrics.items.inc(len(rows))
+        normalize = call.dimensions is not None if call.normalize is None else call.normalize
         return Embedded(
-            truncate_and_normalize(vectors, call.dimensions, call.normalize or call.dimensions is not None),
+            truncate_and_normalize(vectors, call.dimensions, normalize),
             sum(len(row.ids) for row in rows if not isinstance(row, np.ndarray)),
             [index for index, row in enumerate(rows) if is_truncated(row)],
             model.embedder.space,
@@ -151,14 +152,15 @@ class EmbeddingService:
     def _check(self, call: EmbedCall) -> None:
         if self.draining:
             raise RequestError(503, "the server is stopping; ask another one", retry_after_s=1)
-        if len(call.items) > self.settings.max_items:
-            message = f"{call.param} has {len(call.items)} items, and the server takes {self.settings.max_items}"
-            raise RequestError(413, f"{message}; send fewer", param=call.param)
+        check_count(len(call.items), self.settings.max_items, call.param)
         for index, item in enumerate(call.items):
             if item.kind not in call.model.towers:
                 kinds = " and ".join(call.model.towers)
                 message = f"{call.param}[{index}] is for a {item.kind} model, and {call.model.name} embeds {kinds}"
                 raise RequestError(400, message, param=call.param)
+            if call.prompt and item.kind == "text" and isinstance(item.content, list):
+                message = f"{call.param}[{index}] are token ids, and a prompt is put before texts only"
+                raise RequestError(400, f"{message}; put its tokens into the ids, or send the text", param=call.param)
         dim = call.model.manifest.output_dim
         if call.dimensions is not None and not 1 <= call.dimensions <= dim:
             raise RequestError(400, f"dimensions is {call.dimensions}, it must be from 1 to {dim}", param="dimensions")

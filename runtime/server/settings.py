@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from runtime.errors import UsageError
+
+Truncate = Literal["count", "error"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +35,7 @@ class ServerSettings:
 
     host: str = "127.0.0.1"
     port: int = 8080
-    truncate: Literal["count", "error"] = "error"
+    truncate: Truncate = "error"
     max_wait_ms: float = 0
     max_batch_tokens: int | None = None
     max_queue_tokens: int = 1 << 18
@@ -50,6 +52,13 @@ class ServerSettings:
 
     def __post_init__(self) -> None:
         """Raise :class:`UsageError` if a value is out of range."""
+        if self.truncate not in get_args(Truncate):
+            raise UsageError(f"truncate is {self.truncate!r}, it must be {' or '.join(get_args(Truncate))}")
+        for name in ("api_keys", "cors_origins"):
+            if isinstance(getattr(self, name), str):
+                raise UsageError(f"{name} is one string; give a list")
+        if any(not key or key != key.strip() for key in self.api_keys):
+            raise UsageError("an API key is empty, or has a space at its end; give another one")
         if not 0 <= self.port <= 65535:
             raise UsageError(f"port is {self.port}, it must be from 0 to 65535")
         at_least_one = ("max_batch_tokens", "max_queue_tokens", "max_items", "max_body_bytes", "memory_limit")

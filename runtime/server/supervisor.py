@@ -26,10 +26,10 @@ from prometheus_client.multiprocess import mark_process_dead
 
 from runtime.errors import EmbeddingBackbonesError, UsageError
 from runtime.machine.limits import examine_memory
-from runtime.machine.threads import available_threads
 from runtime.server.listening import bind
 from runtime.server.metrics import METRICS_FOLDER
 from runtime.server.settings import ServerSettings
+from runtime.session.session import SessionOptions
 
 _LOG = logging.getLogger("runtime.server")
 _POLL_S = 0.2
@@ -64,8 +64,9 @@ def divide(job: WorkerJob, workers: int) -> WorkerJob:
         raise UsageError("workers share a port on Linux only; start servers on several ports behind a proxy")
     memory = examine_memory()
     limit = job.settings.memory_limit or memory.limit or memory.total
-    threads = max(1, (job.session.get("threads") or available_threads()) // workers)
     batches = job.session.get("concurrent_batches")
+    asked = SessionOptions(threads=job.session.get("threads"), concurrent_batches=batches).resolved()
+    threads = max(1, (asked.threads or 1) // workers)
     return replace(
         job,
         settings=replace(

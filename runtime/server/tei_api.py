@@ -20,7 +20,7 @@ from runtime.artifact.manifest import TextPreprocessing
 from runtime.artifact.parity import cosine_similarities
 from runtime.preprocess.item import UnusableItemError
 from runtime.server.admission import Ticket
-from runtime.server.body import read_json, require_field, take_field
+from runtime.server.body import check_fields, read_json, require_field, take_field
 from runtime.server.endpoint import Endpoint, json_response
 from runtime.server.items import ServerItem, read_file, read_item, read_items
 from runtime.server.request_errors import RequestError
@@ -29,6 +29,7 @@ from runtime.server.service import EmbedCall, Embedded, EmbeddingService
 from runtime.version import __version__
 
 _FLAGS = ("normalize", "truncate")
+_OPTIONS = (*_FLAGS, "truncation_direction", "prompt_name", "dimensions", "model")
 _TOKEN_BYTES = 500  # of a token as a dictionary; a text may have as many tokens as bytes
 
 
@@ -48,7 +49,12 @@ async def _embed(service: EmbeddingService, request: Request, raw: bytes, ticket
         body, items = await _read_form(request.headers, raw, service.settings.max_items)
     else:
         body = read_json(raw)
-        items = read_items(require_field(body, "inputs"), "inputs")
+        items = read_items(require_field(body, "inputs"), "inputs", service.settings.max_items)
+    check_fields(body, "inputs", "encoding_format", *_OPTIONS)
+    if take_field(body, "encoding_format", str, "float") != "float":  # a field of huggingface_hub's client
+        raise RequestError(
+            400, "encoding_format must be float here; /v1/embeddings has base64", param="encoding_format"
+        )
     embedded = await service.embed(_call(service, body, items, normalize=True), ticket)
     return json_response(service, np.ascontiguousarray(embedded.vectors), embedded)
 
@@ -56,19 +62,22 @@ async def _embed(service: EmbeddingService, request: Request, raw: bytes, ticket
 async def _similarity(service: EmbeddingService, request: Request, raw: bytes, ticket: Ticket) -> Response:
     """Answer with the cosine similarity of one text to each of several."""
     body = read_json(raw)
+    check_fields(body, "inputs", "parameters")
     inputs = require_field(body, "inputs")
     if not isinstance(inputs, dict):
         raise RequestError(400, "inputs must be an object with source_sentence and sentences", param="inputs")
+    check_fields(inputs, "source_sentence", "sentences")
     source = read_item(require_field(inputs, "source_sentence"), "source_sentence")
-    items = [source, *read_items(require_field(inputs, "sentences"), "sentences")]
+    items = [source, *read_items(require_field(inputs, "sentences"), "sentences", service.settings.max_items)]
     options = take_field(body, "parameters", dict) or {}
+    check_fields(options, *_OPTIONS)
     embedded: Embedded = await service.embed(_call(service, options, items, normalize=False), ticket)
     return json_response(service, cosine_similarities(embedded.vectors[:1], embedded.vectors[1:])[0], embedded)
 
 
 def _call(service: EmbeddingService, body: Mapping[str, Any], items: list[ServerItem], *, normalize: bool) -> EmbedCall:
     model, alias_prompt = service.find_model(take_field(body, "model", str))
-    truncate = take_field(body, "truncate", bool, False) or service.settings.truncate == "count"
+    truncate = bool(take_field(body, "truncate", bool, service.settings.truncate == "count"))
     _check_direction(model, take_field(body, "truncation_direction", str))
     return EmbedCall(
         model=model,
@@ -129,6 +138,7 @@ def _form_value(name: str, value: str) -> Any:
 async def _tokenize(service: EmbeddingService, request: Request, raw: bytes, ticket: Ticket) -> Response:
     """Answer with all tokens of each text, also of a text that is too long to embed."""
     body = read_json(raw)
+    check_fields(body, "inputs", "add_special_tokens", "prompt_name", "model")
     model, alias_prompt = service.find_model(take_field(body, "model", str))
     if "text" not in model.towers:
         raise RequestError(400, f"{model.name} embeds no texts, so it has no tokenizer")

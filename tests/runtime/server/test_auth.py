@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from runtime.errors import UsageError
 from runtime.server.auth import read_keys
 from runtime.server.served_model import ServedModel
+from runtime.server.settings import ServerSettings
 from tests.runtime.server.conftest import CLIENT, serving
 
 
@@ -25,6 +27,20 @@ def test_only_clients_with_a_key_are_answered(toy_models: list[ServedModel]) -> 
         assert server.post("/", {"inputs": "a"}).status_code == 401
         for path in ("/", "/docs", "/health", "/v2/health/live", "/v2/health/ready", "/openapi.json"):
             assert server.get(path).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"api_keys": ("one", "")}, "an API key is empty"),
+        ({"api_keys": ("one ",)}, "a space at its end"),
+        ({"api_keys": "secret"}, "api_keys is one string; give a list"),
+        ({"truncate": "cut"}, "truncate is 'cut', it must be count or error"),
+    ],
+)
+def test_settings_that_would_let_others_in_are_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        ServerSettings(**wrong)
 
 
 def test_keys_are_read_from_a_file(tmp_path: Path) -> None:

@@ -7,13 +7,14 @@ import pytest
 from runtime.preprocess.item import UnusableItemError
 from runtime.preprocess.mesh.formats import read_mesh_bytes
 from runtime.server.items import read_file, read_items
+from runtime.server.request_errors import RequestError
 
 OFF = b"OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n"
 
 
 def test_meshes_are_known_by_their_type_or_extension() -> None:
     url = f"data:model/vnd.off;charset=utf-8;base64,{base64.b64encode(OFF).decode()}"
-    (item,) = read_items({"mesh": url}, "input")
+    (item,) = read_items({"mesh": url}, "input", 9)
     assert (item.kind, item.content, item.suffix) == ("mesh", OFF, ".off")
     assert read_file(OFF, "A.OFF", "").kind == "mesh"
     assert read_file(OFF, "a", "model/vnd.off").suffix == ".off"
@@ -23,7 +24,7 @@ def test_meshes_are_known_by_their_type_or_extension() -> None:
 
 
 def test_points_become_an_array() -> None:
-    (item,) = read_items([{"points": [[0, 1, 2], [3, 4, 5.5]]}], "input")
+    (item,) = read_items([{"points": [[0, 1, 2], [3, 4, 5.5]]}], "input", 9)
     assert item.kind == "mesh"
     assert item.content.tolist() == [[0, 1, 2], [3, 4, 5.5]]
 
@@ -36,3 +37,9 @@ def test_a_mesh_from_a_stranger_reads_no_file() -> None:
         read_mesh_bytes(gltf, ".txt")
     with pytest.raises(UnusableItemError, match="empty"):
         read_mesh_bytes(b" ", ".off")
+
+
+def test_too_many_items_are_refused_before_any_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runtime.server.items.read_item", None)
+    with pytest.raises(RequestError, match="input has 4 items, and the server takes 3; send fewer"):
+        read_items(["a"] * 4, "input", 3)

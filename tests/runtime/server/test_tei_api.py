@@ -50,6 +50,45 @@ def test_wrong_requests_are_refused_in_teis_form(server: Running, body: dict[str
     assert response.json()["error"]
 
 
+def test_an_explicit_false_is_honoured(toy_models: list[ServedModel], model: runtime.Embedder) -> None:
+    long = "a b c d a b c d"
+    with serving(toy_models, truncate="count") as server:
+        assert server.post("/embed", {"inputs": long}).status_code == 200
+        assert server.post("/embed", {"inputs": long, "truncate": False}).status_code == 400
+        short = server.post("/embed", {"inputs": "a", "dimensions": 2, "normalize": False}).json()
+    assert np.allclose(short, model.embed(["a"], truncate_dim=2), atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        ("/embed", {"inputs": "a", "promt_name": "query"}, "promt_name"),
+        ("/embed", {"inputs": "a", "prompt": "query: "}, "prompt"),
+        ("/similarity", {"inputs": {"source_sentence": "a", "sentences": ["b"]}, "model": "toy"}, "model"),
+        ("/similarity", {"inputs": {"source_sentence": "a", "sentences": ["b"]}, "parameters": {"x": 1}}, "x"),
+        ("/tokenize", {"inputs": "a", "truncate": True}, "truncate"),
+        ("/v1/embeddings", {"input": "a", "normalize": True}, "normalize"),
+        ("/v1/embeddings", {"input": "a", "input_type": "query"}, "input_type"),
+        ("/v2/models/toy/infer", {"inputs": [], "parameters": {"truncate": True}}, "truncate"),
+    ],
+)
+def test_a_field_that_would_be_ignored_is_refused(server: Running, path: str, body: dict[str, Any], field: str) -> None:
+    response = server.post(path, body)
+    assert response.status_code == 400
+    assert f"the field '{field}' is not known here; known are " in response.text
+
+
+def test_a_prompt_is_not_left_out_for_token_ids(server: Running) -> None:
+    assert server.post("/embed", {"inputs": [[3, 4]]}).status_code == 200
+    for path, body in (
+        ("/embed", {"inputs": [[3, 4]], "prompt_name": "query"}),
+        ("/v1/embeddings", {"input": [3, 4], "model": "toy:query"}),
+    ):
+        refused = server.post(path, body)
+        assert refused.status_code == 400
+        assert "a prompt is put before texts only; put its tokens into the ids" in refused.text
+
+
 def test_a_form_takes_images_and_texts(server: Running, model: runtime.Embedder) -> None:
     files = [("file", ("a.png", png(50), "image/png")), ("file", ("b", png(70), "application/octet-stream"))]
     response = CLIENT.post(f"{server.url}/embed", files=files, data={"normalize": "false", "inputs": ["a", "b"]})

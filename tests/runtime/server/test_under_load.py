@@ -138,6 +138,11 @@ def test_slow_clients_are_cut_off(toy_models: list[ServedModel]) -> None:
         idle = connect(server, request(b'{"input": "a"}'))
         assert b" 200 OK" in idle.recv(1 << 16)
         idle.close()
+        unread = connect(server, b"POST /nowhere HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\n")
+        assert b" 404 " in unread.recv(1 << 16)
+        unread.sendall(b"{")  # which ends uvicorn's own deadline
+        assert unread.recv(1) == b""
+        unread.close()
 
 
 def test_a_client_that_does_not_read_its_response_is_cut_off(toy_models: list[ServedModel]) -> None:

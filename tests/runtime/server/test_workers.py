@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from multiprocessing import Pipe, connection
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,6 +32,11 @@ JOB = WorkerJob(
     settings=ServerSettings(memory_limit=1000, max_queue_tokens=90),
     session={"threads": 8, "variant": "fp32"},
 )
+
+
+@pytest.fixture(autouse=True)
+def _eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
 
 
 def is_alive(pid: int) -> bool:
@@ -66,6 +72,9 @@ def test_each_worker_has_its_share() -> None:
     assert (share.settings.memory_limit, share.settings.max_queue_tokens) == (250, 22)
     assert share.session == {"threads": 2, "concurrent_batches": None, "variant": "fp32"}
     assert divide(JOB, 100).session["threads"] == 1
+    for wrong in ({"threads": 0}, {"threads": 9}, {"threads": 4, "concurrent_batches": 99}):
+        with pytest.raises(UsageError, match="must be from 1 to"):
+            divide(replace(JOB, session=wrong), 2)
 
 
 def test_workers_are_refused_where_they_cannot_share_a_port(monkeypatch: pytest.MonkeyPatch) -> None:
