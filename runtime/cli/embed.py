@@ -10,7 +10,15 @@ from typing import Any, get_args
 
 from runtime.artifact.manifest import Tower, TowerName
 from runtime.artifact.reader import read_manifest
-from runtime.cli.options import NUMBER, NUMBERS, add_command, add_run_options, load_model, take_options
+from runtime.cli.options import (
+    NUMBER,
+    NUMBERS,
+    add_command,
+    add_run_options,
+    load_model,
+    print_weight_warnings,
+    take_options,
+)
 from runtime.errors import UsageError
 from runtime.inference.options import EmbedOptions
 from runtime.inference.prompts import applied_prompt, prompt_names, quote
@@ -114,8 +122,8 @@ def _add_engine_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--rows-per-part",
-        help="Write at most N rows per output file; a lost worker repeats at most this many (Ray only; default: a "
-        "share of the input, from 64 to 16384 rows)",
+        help="Write at most N rows per output file; a lost worker repeats at most this many. For .txt and .jsonl, "
+        "N is rounded up to a multiple of 64 (Ray only; default: a share of the input, from 64 to 16384 rows)",
         **NUMBER,
     )
 
@@ -132,7 +140,10 @@ def _run(arguments: argparse.Namespace) -> int:
     output = OutputOptions(path=path, dtype=arguments.dtype, ranges=ranges)
     job = take_options(EmbedJob, arguments, output=output, options=options, progress=progress)
     if is_complete(job):
-        check_finished(path, read_manifest(arguments.artifact))
+        manifest, inputs = read_manifest(arguments.artifact), arguments.inputs
+        known = check_finished(path, manifest, options, inputs=inputs, column=job.column, dtype=output.dtype)
+        if not known:
+            print(f"{path} does not tell which job made it: a .npy holds only vectors", file=sys.stderr)
         print(f"{path}: the job is finished, nothing is left to resume; --force embeds everything again")
         return 0
     _warn_of_memory(arguments)
@@ -184,6 +195,10 @@ def _run_on_ray(arguments: argparse.Namespace, options: EmbedOptions, progress: 
     import_ray()  # before modules that need pyarrow
     from runtime.ray_jobs.job import RayJob, embed_on_ray
 
+    manifest = read_manifest(arguments.artifact)
+    print_weight_warnings(manifest)
+    towers = {name: tower for name, tower in manifest.towers.items() if options.tower in (None, name)}
+    _mention_prompts(towers, options)
     cluster = take_options(ClusterOptions, arguments)
     result = embed_on_ray(take_options(RayJob, arguments, options=options, cluster=cluster, progress=progress))
     workers = f"{result.workers} workers of {result.threads} threads by {' and '.join(result.providers)}"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from runtime.arguments import ListAction
 from runtime.artifact.describe import weight_warnings
+from runtime.artifact.manifest import Manifest
 from runtime.artifact.variants import VARIANT_NAMES
 
 if TYPE_CHECKING:
@@ -117,9 +118,14 @@ def load_model(
 
     session = session_keywords(arguments)
     model = load(arguments.artifact, tower=arguments.tower, workers=workers, device_ids=device_ids, **session)
-    for warning in weight_warnings(model.manifest):
-        print(f"WARNING: {warning}", file=sys.stderr)
+    print_weight_warnings(model.manifest)
     return model
+
+
+def print_weight_warnings(manifest: Manifest) -> None:
+    """Print warnings about the weights of an artifact, such as random ones."""
+    for warning in weight_warnings(manifest):
+        print(f"WARNING: {warning}", file=sys.stderr)
 
 
 def take_options(kind: Callable[..., Options], arguments: argparse.Namespace, **others: Any) -> Options:

@@ -37,10 +37,11 @@ def read_csv_column(path: str, column: str, kind: str) -> Iterator[SourceItem]:
         UsageError: The file cannot be read.
     """
     with open_csv(path) as reader:
-        at = _find_column(next(reader, []), path, column)
+        header = next(reader, [])
+        at = _find_column(header, path, column)
         for row in reader:
             if row:
-                yield listed_item(_read_field(row, at, column), kind, f"{path}:{reader.line_num}")
+                yield listed_item(_read_field(row, at, header), kind, f"{path}:{reader.line_num}")
 
 
 @contextmanager
@@ -77,9 +78,12 @@ def _find_column(header: list[str], path: str, column: str) -> int:
     )
 
 
-def _read_field(row: list[str], at: int, column: str) -> str | Unreadable:
+def _read_field(row: list[str], at: int, header: list[str]) -> str | Unreadable:
     if at >= len(row):
-        return Unreadable(f"the row has {len(row)} fields, and {column!r} is field {at + 1}")
+        return Unreadable(f"the row has {len(row)} fields, and {header[at]!r} is field {at + 1}")
+    if len(row) > len(header):  # which of them is the column cannot be known
+        found = f"the row has {len(row)} fields, and the header has {len(header)}"
+        return Unreadable(f"{found}; put quotes around a field that holds the separator, or name every column")
     try:
         row[at].encode()
     except UnicodeEncodeError:  # an escaped byte

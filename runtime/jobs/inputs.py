@@ -5,9 +5,11 @@ The local job reads items with :func:`open_inputs`. The Ray job shares the rules
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import logging
 import os
+import re
 import stat
 import sys
 from collections import Counter
@@ -24,6 +26,7 @@ from runtime.jobs.text_files import count_lines, parse_lines, read_file_lines, r
 from runtime.preprocess.files import looks_like_image_path
 
 _LOG = logging.getLogger("runtime")
+_SEPARATORS = os.sep + (os.altsep or "")
 STDIN = "-"
 COLUMN_SUFFIXES = (".jsonl", ".parquet", *CSV_SUFFIXES)
 LIST_SUFFIXES = (".txt", *COLUMN_SUFFIXES)
@@ -73,7 +76,7 @@ def open_inputs(inputs: Sequence[str], *, towers: Sequence[str], column: str | N
     - ``-`` reads standard input like ``.txt``.
     - A folder stands for all files in it and below that the tower embeds, sorted. Hidden files are left out, and links
       to folders are not followed. One warning counts the other files. A pattern that the shell did not expand works the
-      same way, including ``**``.
+      same way: see :func:`match_pattern`.
     - A blank line of a ``.txt`` is an empty text, so that rows keep the numbers of lines. Among paths it is skipped.
     - For a text tower, an input that is not a file is itself a text, unless it looks like the name of one. With two
       towers, a file is an image and any other input is a text. A list could then hold either, so ``--tower`` is
@@ -133,9 +136,60 @@ def is_pattern(name: str, kind: str | None) -> bool:
 
 
 def match_pattern(pattern: str) -> Iterator[str]:
-    """Yield the files that match ``pattern``, sorted."""
-    matches = set(glob.iglob(pattern, recursive=True))  # noqa: PTH207
-    yield from (path for path in sorted(matches) if not os.path.isdir(path))  # noqa: PTH112  cheap for a million
+    """Yield the files that match ``pattern``, sorted. ``**`` stands for any number of folders, but no links to folders.
+
+    glob would follow such links, and leave out what it cannot read.
+
+    Raises:
+        UsageError: A folder that may hold matches cannot be read.
+    """
+    drive, path = os.path.splitdrive(pattern)
+    root = drive + path[: len(path) - len(path.lstrip(_SEPARATORS))]
+    yield from sorted(set(_expand(root, re.split(f"[{re.escape(_SEPARATORS)}]+", path.lstrip(_SEPARATORS)))))
+
+
+def _expand(folder: str, parts: Sequence[str]) -> Iterator[str]:
+    """Yield the files in ``folder`` that match ``parts``, a pattern for each level below it."""
+    first, *rest = parts
+    if first == "**":
+        for below in _folders_below(folder):
+            yield from _expand(below, rest or ["*"])
+        return
+    for name, is_folder in _match_names(folder, first):
+        path = os.path.join(folder, name)  # noqa: PTH118  pathlib is slow for a million
+        is_folder = is_folder or os.path.isdir(path)  # noqa: PTH112  or a link to one
+        if rest and is_folder:
+            yield from _expand(path, rest)
+        elif not (rest or is_folder):
+            yield path
+
+
+def _match_names(folder: str, pattern: str) -> list[tuple[str, bool]]:
+    if not glob.has_magic(pattern):
+        return [(pattern, False)] if os.path.lexists(os.path.join(folder, pattern)) else []  # noqa: PTH118
+    listed = [entry for entry in _list_folder(folder) if pattern.startswith(".") or not entry[0].startswith(".")]
+    return [entry for entry in listed if fnmatch.fnmatch(entry[0], pattern)]
+
+
+def _folders_below(folder: str) -> Iterator[str]:
+    """Yield ``folder`` and all folders below it that are not hidden, without those behind links."""
+    yield folder
+    for name, is_folder in _list_folder(folder):
+        if is_folder and not name.startswith("."):
+            yield from _folders_below(os.path.join(folder, name))  # noqa: PTH118
+
+
+def _list_folder(folder: str) -> list[tuple[str, bool]]:
+    """Return the names in a folder, sorted, and whether each is a folder and no link; an empty path is the current one.
+
+    Raises:
+        UsageError: The folder cannot be read.
+    """
+    try:
+        with os.scandir(folder or ".") as entries:
+            return sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
+    except OSError as exc:
+        raise UsageError(f"the folder {folder} cannot be read ({exc.strerror}); name the files in it") from exc
 
 
 def warn_of_left_out(place: str, counts: Mapping[str, int], suffixes: Sequence[str]) -> None:
@@ -256,15 +310,10 @@ def walk_folder(folder: str) -> Iterator[str]:
 
     Only one folder's names are in memory.
     """
-    try:
-        with os.scandir(folder) as entries:
-            names = sorted(
-                (entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries if not entry.name.startswith(".")
-            )
-    except OSError as exc:
-        raise UsageError(f"the folder {folder} cannot be read ({exc.strerror}); name the files in it") from exc
-    for name, is_folder in names:
+    for name, is_folder in _list_folder(folder):
         path = os.path.join(folder, name)  # noqa: PTH118  pathlib is slow for a million
+        if name.startswith("."):
+            continue
         if is_folder:
             yield from walk_folder(path)
         else:

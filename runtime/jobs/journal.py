@@ -24,7 +24,7 @@ from runtime.jobs.file_lock import lock_file
 from runtime.jobs.vector_file import OPEN_FLAGS, VectorFile, write_all
 
 SCHEMA = 2
-COMMIT_INTERVAL_S = 1.0  # a power failure loses at most this much work; syncing more often would slow the job down
+COMMIT_INTERVAL_S = 1.0  # between two commits; syncing more often would slow the job down
 _JOURNAL, _VECTORS = "journal.jsonl", "vectors.f32"
 _SHOWN = 120  # characters of a fingerprint's value in an error
 
@@ -59,6 +59,7 @@ class Journal:
 
     Attributes:
         vectors: The vectors so far.
+        is_new: Whether there was no job to resume.
         last: The last entry that is on the disk.
     """
 
@@ -91,9 +92,11 @@ class Journal:
             if begun is not None and not resume and not force:
                 way_out = "go on with --resume, or start again with --force"
                 raise OutputError(f"{output} is begun and not finished; {way_out}")
+            self.is_new = begun is None or not resume
             if begun is not None and resume:
-                _check_same(output, begun, fingerprint)
-            self._open_vectors(dim, None if begun is not None and resume else fingerprint)
+                way_out = "repeat the same command on the same kind of machine"
+                check_same(f"the unfinished {output}", begun, fingerprint, way_out)
+            self._open_vectors(dim, fingerprint if self.is_new else None)
         except BaseException:
             self._close_folder()
             raise
@@ -267,13 +270,17 @@ def _decode(line: bytes) -> dict[str, Any] | None:
     return document if isinstance(document, dict) else None
 
 
-def _check_same(output: Path, begun: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+def check_same(output: str, begun: Mapping[str, Any], asked: Mapping[str, Any], way_out: str) -> None:
+    """Check that ``output``, of a job with the settings ``begun``, is that of the job that is ``asked`` for.
+
+    Raises:
+        UsageError: A setting differs.
+    """
     for name in {**begun, **asked}:
         if begun.get(name) != asked.get(name):
             raise UsageError(
-                f"the unfinished {output} is another job: its {name} is {_show(begun.get(name))}, but now it is "
-                f"{_show(asked.get(name))}; repeat the same command on the same kind of machine, or start again with "
-                "--force and without --resume"
+                f"{output} is another job: its {name} is {_show(begun.get(name))}, but now it is "
+                f"{_show(asked.get(name))}; {way_out}, or start again with --force and without --resume"
             )
 
 

@@ -20,6 +20,7 @@ from runtime.errors import ManifestError, SpaceError, UsageError
 from runtime.inference.options import EmbedOptions
 from runtime.inference.prompts import applied_prompt
 from runtime.jobs.items import ItemValue
+from runtime.jobs.journal import check_same
 from runtime.jobs.parquet import open_parquet
 from runtime.postprocess import Dtype
 from runtime.session.provider_options import find_reduced_precision
@@ -130,22 +131,41 @@ def check_space(model: Embedder, path: Path) -> str | None:
     )
 
 
-def check_finished(path: Path, manifest: Manifest) -> None:
-    """Check that a finished output is of the space of an artifact, or of a quantized form of it.
+def check_finished(
+    path: Path, manifest: Manifest, options: EmbedOptions, *, inputs: Iterable[str], column: str | None, dtype: Dtype
+) -> bool:
+    """Check that a finished output is that of a job: of the artifact or a quantized form of it, and of these settings.
+
+    Returns:
+        Whether the file tells how it was made; a .npy does not.
 
     Raises:
         SpaceError: It is of another space.
-        UsageError: It cannot be read.
+        UsageError: It was made from other inputs or with other options, or cannot be read.
     """
     origin = read_origin(path)
-    if origin is None or origin.space is None or manifest.space is None:
-        return
-    if parent_space(origin.space) != manifest.space.id:
+    if origin is None:
+        return False
+    towers = {name: tower for name, tower in manifest.towers.items() if options.tower in (None, name)}
+    asked = {
+        "towers": tuple(towers),
+        "prompt": applied_prompt(options, towers),
+        "normalize": options.normalize,
+        "truncate_dim": options.truncate_dim,
+        "dtype": dtype,
+        "column": column,
+        "inputs": tuple(inputs),
+    }
+    begun = {name: getattr(origin, name) for name in asked}
+    made_in, space = origin.space, manifest.space
+    if made_in is not None and space is not None and parent_space(made_in) != space.id:
         raise SpaceError(
-            f"{path} is finished, but by another artifact: it is of the space {origin.space} ({origin.artifact}), and "
-            f"{manifest.name} embeds in {manifest.space.id}; name another output, or embed everything again with "
-            "--force and without --resume"
+            f"{path} is finished, but by another artifact: it is of the space {made_in} ({origin.artifact}), and "
+            f"{manifest.name} embeds in {space.id}; name another output, or embed everything again with --force and "
+            "without --resume"
         )
+    check_same(f"{path} is finished, but it", begun, asked, "name another output")
+    return True
 
 
 def digest_item(item: ItemValue) -> int:

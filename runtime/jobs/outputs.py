@@ -18,6 +18,7 @@ from runtime.errors import UsageError
 from runtime.jobs.journal import Journal
 from runtime.jobs.origin import VectorOrigin, to_metadata
 from runtime.jobs.parquet import import_parquet
+from runtime.jobs.read_vectors import RANGES, ranges_path, read_ranges
 from runtime.jobs.vector_file import npy_header
 from runtime.postprocess import Dtype, int8_ranges, quantize
 
@@ -35,7 +36,8 @@ class OutputOptions:
         path: The file. Its suffix, one of :data:`SUFFIXES`, selects the format. A .npy holds only the vectors. A .npz
             holds ``vectors``, ``names``, ``index`` (the position in the input), ``digests`` and for int8 ``ranges``,
             and the texts ``space`` and ``origin``. A .parquet has the columns ``index``, ``name``, ``digest`` and
-            ``embedding``, and both texts in its metadata. See :class:`runtime.jobs.origin.VectorOrigin`.
+            ``embedding``, and in its metadata both texts and the ranges. See
+            :class:`runtime.jobs.origin.VectorOrigin`.
         dtype: Type of the vectors.
         ranges: ``[2, dim]`` float32, the smallest and the largest value of each dimension, which int8 maps to its 256
             values; ``None``: the ranges of the job's own vectors.
@@ -74,13 +76,22 @@ class OutputOptions:
         """Whether the file holds the names of its rows."""
         return self.path.suffix != ".npy"
 
+    def find_existing(self) -> Path | None:
+        """Return an existing file that the job would replace by another one; ``None`` if there is none."""
+        if self.path.exists():
+            return self.path
+        beside = ranges_path(self.path)
+        if self.dtype != "int8" or self.path.suffix != ".npy" or not beside.exists():
+            return None
+        same = self.ranges is not None and np.array_equal(read_ranges(beside), self.ranges)
+        return None if same else beside
+
 
 def write_output(journal: Journal, options: OutputOptions, origin: VectorOrigin | None = None) -> None:
     """Write the vectors of ``journal`` with their ``origin``, the report of skipped items, and the ranges of int8.
 
     The report is ``OUTPUT.skipped.jsonl``, with an object of index, item and reason per line. It replaces the report of
-    an earlier job. The ranges of int8 are in the .npz, or beside another output in ``OUTPUT.ranges.npy``, where OUTPUT
-    has no suffix.
+    an earlier job. The ranges of int8 are in the file, or beside a .npy: see :func:`ranges_path`.
 
     Raises:
         OutputError: The disk is full, for example. The journal stays and can be resumed.
@@ -92,10 +103,10 @@ def write_output(journal: Journal, options: OutputOptions, origin: VectorOrigin 
             if not in_place:
                 _WRITERS[options.path.suffix](journal, options, ranges, origin)
             _replace_report(journal, report_path(options.path))
-            if ranges is not None and options.path.suffix != ".npz":
+            if ranges is not None and options.path.suffix == ".npy":
                 with journal.work_path(_RANGES).open("wb") as file:
                     _write_array(file, ranges)
-                journal.move(_RANGES, options.path.with_suffix(".ranges.npy"))
+                journal.move(_RANGES, ranges_path(options.path))
             if in_place:
                 journal.move_vectors()
             else:
@@ -176,7 +187,7 @@ def _write_npz(journal: Journal, options: OutputOptions, ranges: Array | None, o
         with _open_entry(archive, "names", zipfile.ZIP_DEFLATED) as file:  # the padding is zeros
             _write_column(file, journal, np.dtype(f"<U{max(1, longest)}"), (name for _, name, _ in _rows(journal)))
         if ranges is not None:
-            with _open_entry(archive, "ranges") as file:
+            with _open_entry(archive, RANGES) as file:
                 _write_array(file, ranges)
         if origin is not None:
             with _open_entry(archive, "digests") as file:
@@ -216,9 +227,10 @@ def _write_parquet(journal: Journal, options: OutputOptions, ranges: Array | Non
     parquet = import_parquet()
     writer: Any = None
     rows = _rows(journal)
+    metadata = {**(to_metadata(origin) or {}), **({} if ranges is None else {RANGES: json.dumps(ranges.tolist())})}
     try:
         for chunk in _quantized(journal, options, ranges):
-            table = _as_table(pa, list(islice(rows, len(chunk))), chunk, origin)
+            table = _as_table(pa, list(islice(rows, len(chunk))), chunk, metadata, digests=origin is not None)
             writer = writer or parquet.ParquetWriter(journal.work_path(_VECTORS), table.schema)
             writer.write_table(table, row_group_size=len(chunk))
     finally:
@@ -226,15 +238,16 @@ def _write_parquet(journal: Journal, options: OutputOptions, ranges: Array | Non
             writer.close()
 
 
-def _as_table(pa: Any, rows: list[tuple[int, str, int]], vectors: Array, origin: VectorOrigin | None) -> Any:
-    indices, names, digests = zip(*rows, strict=True)
+def _as_table(
+    pa: Any, rows: list[tuple[int, str, int]], vectors: Array, metadata: dict[str, str], *, digests: bool
+) -> Any:
+    indices, names, of_items = zip(*rows, strict=True)
     printable = [name.encode("utf-8", "backslashreplace").decode() for name in names]
     embedding = pa.FixedSizeListArray.from_arrays(np.ascontiguousarray(vectors).ravel(), vectors.shape[1])
     columns = {"index": pa.array(indices, pa.int64()), "name": pa.array(printable, pa.string())}
-    if origin is not None:
-        columns["digest"] = pa.array(digests, pa.uint64())
-    table = pa.table(columns | {"embedding": embedding})
-    return table.replace_schema_metadata(to_metadata(origin))
+    if digests:
+        columns["digest"] = pa.array(of_items, pa.uint64())
+    return pa.table(columns | {"embedding": embedding}).replace_schema_metadata(metadata or None)
 
 
 _WRITERS: dict[str, Callable[[Journal, OutputOptions, Array | None, VectorOrigin | None], None]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
@@ -10,8 +11,10 @@ import numpy as np
 
 from runtime.array_types import Array
 from runtime.errors import UsageError
-from runtime.jobs.parquet import import_parquet
+from runtime.jobs.parquet import import_parquet, open_parquet
 from runtime.postprocess import dequantize
+
+RANGES = "ranges"  # an array of a .npz; a key of the metadata of a .parquet
 
 
 class NamedVectors(NamedTuple):
@@ -24,7 +27,7 @@ class NamedVectors(NamedTuple):
 def read_vectors(path: Path, output_dim: int) -> NamedVectors:
     """Read a .npy, .npz or .parquet file of vectors of ``output_dim`` values: floats, or int8 with their ranges.
 
-    int8 becomes float32. Its ranges are in the .npz, or beside another file, where ``embed`` writes them.
+    int8 becomes float32. Its ranges are in the file, or beside a .npy, where ``embed`` writes them.
 
     Raises:
         UsageError: The file cannot be read, or holds something else.
@@ -62,13 +65,23 @@ def read_ranges(path: Path) -> Array:
     return ranges
 
 
+def ranges_path(output: Path) -> Path:
+    """Return the path of the ranges of the int8 vectors in a .npy file."""
+    return output.with_suffix(".ranges.npy")
+
+
 def find_ranges(path: Path) -> Array | None:
     """Return the ranges of the int8 vectors in a file, in it or beside it; ``None`` if there are none."""
     if path.suffix == ".npz":
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            ranges: Array | None = arrays.get("ranges")
+            ranges: Array | None = arrays.get(RANGES)
             return ranges
-    beside = path.with_suffix(".ranges.npy")
+    if path.suffix == ".parquet":
+        with open_parquet(str(path), str(path)) as file:
+            text = (file.schema_arrow.metadata or {}).get(RANGES.encode())
+        if text is not None:
+            return np.array(json.loads(text), dtype=np.float32)
+    beside = ranges_path(path)  # for a .parquet, as older versions wrote them
     return read_ranges(beside) if beside.is_file() else None
 
 

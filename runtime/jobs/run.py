@@ -86,11 +86,18 @@ def is_complete(job: EmbedJob) -> bool:
         raise OutputError(f"the folder {path.parent} is read-only; name another place")
     if job.resume and finish_move(path):
         return True
-    if not path.exists() or job.force or (job.resume and is_begun(path)):
+    if job.force or (job.resume and is_begun(path)):
         return False
-    if not job.resume:
-        raise OutputError(f"the output {path} exists; name another one, or replace it with --force")
-    return True
+    if job.resume and path.exists():
+        return True
+    _check_free(job)
+    return False
+
+
+def _check_free(job: EmbedJob) -> None:
+    existing = job.output.find_existing()
+    if existing is not None:
+        raise OutputError(f"the output {existing} exists; name another one, or replace it with --force")
 
 
 def run_job(model: Embedder, job: EmbedJob) -> EmbedJobResult:
@@ -99,7 +106,7 @@ def run_job(model: Embedder, job: EmbedJob) -> EmbedJobResult:
     Raises:
         KeyboardInterrupt: Ctrl-C, or SIGTERM as :mod:`runtime.console` handles it.
         ItemError: No item can be embedded; or with ``on_error="raise"``, one item cannot.
-        OutputError: The disk is full, for example.
+        OutputError: The output exists and ``force`` is not given, or the disk is full, for example.
         UsageError: An input or option is wrong, or differs from those of the job to resume.
     """
     inputs = open_inputs(job.inputs, towers=model.towers, column=job.column)
@@ -111,6 +118,8 @@ def run_job(model: Embedder, job: EmbedJob) -> EmbedJobResult:
     journal = Journal(output, _fingerprint(model, job), dim=dim, resume=job.resume, force=job.force)
     resumed = journal.last.stop
     try:
+        if journal.is_new and not job.force:  # another process may have finished while this one loaded the model
+            _check_free(job)
         with without_truncation_warning():  # the result counts truncated texts
             _JobRunner(model, job, journal, inputs).embed()
         _check_rows(journal, job)

@@ -41,6 +41,7 @@ class WorkerOptions:
     provider: str
     variant: str
     threads: int
+    concurrent_batches: int | None = None
     space: str | None
     inputs: tuple[str, ...]
 
@@ -107,6 +108,7 @@ class ShardEmbedder:
                 provider=options.provider,
                 provider_options=_in_float32(options.provider),
                 threads=options.threads,
+                concurrent_batches=options.concurrent_batches,
                 tower=options.format.tower,
                 variant=options.variant,
             )

@@ -55,8 +55,9 @@ class RayJob:
         cluster: The cluster and its workers.
         variant: Variant of the artifact's graph. ``auto`` is ``fp32`` here, so that different machines give vectors
             that can be compared. For the same reason, OpenVINO computes in float32.
-        rows_per_part: Maximum rows per output file; a lost worker repeats at most this many. ``None``: a share of the
-            input from 64 to 16,384 rows.
+        concurrent_batches: Batches that run side by side on each worker; ``None``: see :func:`runtime.load`.
+        rows_per_part: Maximum rows per output file; a lost worker repeats at most this many. It is rounded up to a
+            multiple of 64 for files of lines. ``None``: a share of the input from 64 to 16,384 rows.
         force: Whether to replace the output of an earlier job.
         progress: Whether to draw a progress bar on standard error.
     """
@@ -68,6 +69,7 @@ class RayJob:
     options: EmbedOptions = field(default_factory=EmbedOptions)
     cluster: ClusterOptions = field(default_factory=ClusterOptions)
     variant: str = "auto"
+    concurrent_batches: int | None = None
     rows_per_part: int | None = None
     force: bool = False
     progress: bool = False
@@ -136,6 +138,7 @@ def embed_on_ray(job: RayJob) -> RayJobResult:
                 provider=job.cluster.provider,
                 variant=worker_variant(job),
                 threads=resources.threads,
+                concurrent_batches=job.concurrent_batches,
                 space=space,
                 inputs=tuple(map(public_name, job.inputs)),
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shutil
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
@@ -21,6 +22,7 @@ from runtime.ray_jobs.storage import absolute, is_uri, join, open_place, public_
 SUCCESS = "_SUCCESS"  # the marker of Hadoop and Spark, which readers of parquet skip
 OWN_COLUMNS = ("source_file", "source_row", "error", "embedding")
 _PART = re.compile(r"part-\d{6,}\.parquet")
+_PARTIAL = re.compile(r"_partial-[0-9a-f]{8}")  # readers of parquet leave names with an underscore out
 
 
 def part_name(number: int) -> str:
@@ -77,11 +79,11 @@ class OutputFolder:
     """The folder for the parts of one job.
 
     Attributes:
-        place: The folder that workers write to: a temporary folder beside the output, or a URI of the output itself.
+        place: The temporary folder that workers write to: beside the output, or in it if it is a URI.
     """
 
     def __init__(self, output: str, *, force: bool) -> None:
-        """Create the folder. With ``force``, the output of an earlier job is replaced.
+        """Create the folder. With ``force``, :meth:`publish` replaces the output of an earlier job.
 
         Raises:
             OutputError: The output exists, or the folder cannot be created.
@@ -89,10 +91,11 @@ class OutputFolder:
         self.output = output
         self._final = Path(absolute(output))
         _check_free(output, force=force)
-        self.place = output
         try:
             if is_uri(output):
-                _empty(output)
+                self.place = join(output, f"_partial-{secrets.token_hex(4)}")
+                file_system, path = open_place(self.place)
+                file_system.create_dir(path, recursive=True)
             else:
                 partial = self._final.with_name(f".{self._final.name}.{os.getpid()}.partial")
                 partial.mkdir()
@@ -101,7 +104,9 @@ class OutputFolder:
             raise OutputError(f"cannot create the output {public_name(output)} ({exc}); name another place") from exc
 
     def publish(self, parts: int) -> None:
-        """Move the complete output of ``parts`` files to its place; the folder of a URI gets its marker.
+        """Move the complete output of ``parts`` files to its place.
+
+        An object store cannot move them at once, so the folder of a URI loses its marker first and gets it back last.
 
         Raises:
             OutputError: A part is missing, or the output cannot be moved.
@@ -112,12 +117,25 @@ class OutputFolder:
             raise OutputError(f"{found}; name an output that all machines of the cluster share")
         try:
             if is_uri(self.output):
-                file_system, path = open_place(join(self.output, SUCCESS))
-                file_system.open_output_stream(path).close()
+                self._move_parts()
             else:
                 self._swap()
         except OSError as exc:
             raise OutputError(f"cannot move the output to {self.output} ({exc}); name another place") from exc
+
+    def _move_parts(self) -> None:
+        file_system, path = open_place(self.output)
+        _, partial = open_place(self.place)
+        own = partial.rpartition("/")[2]
+        others = [child for child in file_system.get_file_info(fs.FileSelector(path)) if child.base_name != own]
+        for child in sorted(others, key=lambda child: child.base_name != SUCCESS):
+            remove = file_system.delete_dir if child.type == fs.FileType.Directory else file_system.delete_file
+            remove(child.path)
+        for part in file_system.get_file_info(fs.FileSelector(partial)):
+            if _PART.fullmatch(part.base_name):
+                file_system.move(part.path, f"{path.rstrip('/')}/{part.base_name}")
+        file_system.delete_dir(partial)
+        file_system.open_output_stream(f"{path.rstrip('/')}/{SUCCESS}").close()
 
     def _swap(self) -> None:
         partial = Path(self.place)
@@ -133,7 +151,9 @@ class OutputFolder:
     def discard(self) -> None:
         """Remove the parts of an output that was not published."""
         if is_uri(self.output):
-            _empty(self.output)
+            file_system, path = open_place(self.place)
+            with suppress(OSError):
+                file_system.delete_dir(path)
         else:
             # A worker may still write, and a folder that gets a file meanwhile is not removed. It writes by this name.
             removed = Path(self.place).with_suffix(".removed")
@@ -146,7 +166,8 @@ def _check_free(output: str, *, force: bool) -> None:
     names = _names(output)
     if names is None:
         return
-    foreign, shown = [name for name in names if name != SUCCESS and not _PART.fullmatch(name)], public_name(output)
+    foreign = [name for name in names if name != SUCCESS and not (_PART.fullmatch(name) or _PARTIAL.fullmatch(name))]
+    shown = public_name(output)
     if foreign:
         raise OutputError(f"the output {shown} holds {foreign[0]}, which is not from a job; name another place")
     if names and not force:
@@ -162,9 +183,3 @@ def _names(place: str) -> list[str] | None:
     if info.type == fs.FileType.File:
         raise OutputError(f"the output {public_name(place)} is a file; name a folder")
     return [child.base_name for child in file_system.get_file_info(fs.FileSelector(path))]
-
-
-def _empty(place: str) -> None:
-    file_system, path = open_place(place)
-    file_system.create_dir(path, recursive=True)
-    file_system.delete_dir_contents(path)

@@ -35,6 +35,14 @@ def test_a_row_that_is_short_or_not_utf8_costs_itself_alone(tmp_path: Path) -> N
     assert last == "c"
 
 
+@pytest.mark.parametrize("row", [b"1,Hello, world", b'1, "Hello, world"', b"row name,1,a", b"1,a,"])
+def test_a_row_with_more_fields_than_the_header_is_not_read_by_guess(tmp_path: Path, row: bytes) -> None:
+    (tmp_path / "t.csv").write_bytes(b"id,text\n" + row + b"\n2,b\n")
+    long, last = items(tmp_path / "t.csv")
+    assert long[0].startswith("the row has 3 fields, and the header has 2; put quotes around a field")
+    assert last == "b"
+
+
 def test_a_long_text_is_one_field(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("text\n" + "a" * 200_000)
     assert items(tmp_path / "t.csv") == ["a" * 200_000]

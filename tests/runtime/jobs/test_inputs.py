@@ -251,8 +251,22 @@ def test_a_folder_that_cannot_be_read_is_no_empty_one(folder: Path, monkeypatch:
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(UsageError, match=r"the folder p/q cannot be read \(Permission denied\)"):
-        items(["p"], IMAGE)
+    for word in ("p", "p/**", "p/**/*.jpg", "p/*/*.jpg"):
+        with pytest.raises(UsageError, match=r"the folder p/q cannot be read \(Permission denied\)"):
+            items([word], IMAGE)
+
+
+def test_a_pattern_follows_a_link_to_a_folder_only_where_it_names_one(folder: Path) -> None:
+    make_files(folder, "p/a.jpg", "p/2024/b.jpg", "p/.git/x.jpg", "p/.hidden.jpg")
+    (folder / "p/loop").symlink_to(folder / "p")
+    (folder / "p/best").symlink_to(folder / "p/2024")
+    (folder / "p/broken.jpg").symlink_to("gone.jpg")
+    assert items(["p/**/*.jpg"], IMAGE) == ["p/2024/b.jpg", "p/a.jpg", "p/broken.jpg"]
+    assert items(["**/2024/*.jpg"], IMAGE) == ["p/2024/b.jpg"]
+    assert items(["p/best/*.jpg"], IMAGE) == ["p/best/b.jpg"]
+    assert items(["p/.*.jpg"], IMAGE) == ["p/.hidden.jpg"]
+    assert items([f"{folder}/p/[ab].jpg"], IMAGE) == [f"{folder}/p/a.jpg"]
+    assert items(["p/**/**/a.jpg"], IMAGE) == ["p/a.jpg"]
 
 
 def test_patterns_are_expanded(folder: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from runtime.errors import OutputError, UsageError
 from runtime.ray_jobs.output import OutputFolder, part_schema, vector_column, write_part
@@ -40,12 +41,32 @@ def test_an_output_appears_when_all_of_it_is_there(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["out.parquet"]
 
 
-def test_a_uri_is_written_directly_and_gets_a_marker(tmp_path: Path) -> None:
+def test_a_uri_gets_its_parts_in_the_end_and_a_marker(tmp_path: Path) -> None:
     folder = OutputFolder(name_of_uri(tmp_path), force=False)
     write_part(folder.place, 0, TABLE)
-    assert written(tmp_path) == ["part-000000.parquet"]
+    (partial,) = written(tmp_path)
+    assert partial.startswith("_partial-")
     folder.publish(1)
     assert written(tmp_path) == ["_SUCCESS", "part-000000.parquet"]
+
+
+@pytest.mark.parametrize("name", [name_of_path, name_of_uri])
+def test_an_earlier_output_stays_until_the_new_one_is_complete(tmp_path: Path, name: Callable[[Path], str]) -> None:
+    first = OutputFolder(name(tmp_path), force=False)
+    write_part(first.place, 0, TABLE)
+    first.publish(1)
+    before = written(tmp_path)
+    failed = OutputFolder(name(tmp_path), force=True)
+    write_part(failed.place, 0, pa.table({"b": [1]}))
+    failed.discard()
+    assert written(tmp_path) == before
+    assert parquet.read_table(tmp_path / "out.parquet/part-000000.parquet").equals(TABLE)
+    (tmp_path / "out.parquet" / "_partial-0123abcd").mkdir()  # of a job that was killed
+    if name is name_of_uri:
+        again = OutputFolder(name(tmp_path), force=True)
+        write_part(again.place, 0, TABLE)
+        again.publish(1)
+        assert written(tmp_path) == before
 
 
 @pytest.mark.parametrize("name", [name_of_path, name_of_uri])
