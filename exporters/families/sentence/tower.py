@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +42,7 @@ from runtime.artifact.manifest import (
 )
 from runtime.errors import UsageError
 
+_LOG = logging.getLogger("exporters")
 # Architectures whose fused attention torch cannot trace: it ends in a strided view with symbolic sizes.
 _EAGER = ("t5", "mt5", "umt5")
 _POSITION_TABLES = ("position_embeddings", "wpe", "embed_positions", "position_embedding")
@@ -71,6 +73,13 @@ class SentenceTower(TextTower):
         # the wrapper of all towers scales to unit length, unless fewer dimensions are kept after it
         unit_length = _scales_vector(modules[-1]) and self._model.truncate_dim is None
         self._modules = modules[:-1] if unit_length else modules
+        if not unit_length and model.similarity_fn_name != "cosine":  # at unit length, all give the same order
+            _LOG.warning(
+                "%s compares vectors by %s; here, similarity, search and a published folder compare by cosine, so "
+                "compare the vectors yourself",
+                folder,
+                model.similarity_fn_name,
+            )
         self.architecture, self.merged = _architecture(modules[0]), is_adapter(folder)
         self._features = self._preprocess(_SAMPLE)
         output_dim = len(self._encode(_SAMPLE[0]))

@@ -386,3 +386,13 @@ def test_the_limit_of_a_static_embedding_is_that_of_its_tokenizer(
     recipe = load(tmp_path / "static").preprocessing
     assert isinstance(recipe, TextPreprocessing)
     assert (recipe.max_length, recipe.truncation_side) == (limit, side)
+
+
+@pytest.mark.parametrize(("modules", "told"), [((MEAN,), True), ((MEAN, ("Normalize", None)), False)])
+def test_another_comparison_than_cosine_is_not_dropped_in_silence(
+    modules: Any, told: bool, checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_layers(checkpoint, *modules)
+    (checkpoint / "config_sentence_transformers.json").write_text(json.dumps({"similarity_fn_name": "dot"}))
+    load(checkpoint)
+    assert any("compares vectors by dot; here, similarity, search" in text for text in caplog.messages) is told
