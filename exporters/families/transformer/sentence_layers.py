@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +23,13 @@ _POOLINGS: Mapping[str, PoolingMethod] = {
 }
 _KNOWN = re.compile(r"Transformer(, Pooling)?(, Dense)*(, Normalize)?")
 _ACTIVATIONS = {"Identity": "identity", "Tanh": "tanh", "ReLU": "relu", "GELU": "gelu"}
+
+# Settings of the encoder and the tokenizer that only sentence-transformers itself reads.
+_OTHER_SETTINGS = (
+    *("tokenizer_args", "processor_kwargs", "processing_kwargs", "config_args", "config_kwargs"),
+    *("query_length", "document_length"),
+)
+_LOG = logging.getLogger("exporters")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,13 +66,13 @@ def read_sentence_layers(folder: Path) -> SentenceLayers:
         raise WeightsError(
             f"{folder} has the modules {kinds}, expected Transformer, Pooling, then any Dense, then at most a Normalize"
         )
-    _check_prompt(folder)
+    _check_settings(folder)
     poolings = [_read_pooling(path / "config.json") for kind, path in modules if kind == "Pooling"]
     return SentenceLayers(
         pooling=poolings[0] if poolings else None,
         projections=tuple(_read_dense(path) for kind, path in modules if kind == "Dense"),
         normalized=kinds.endswith("Normalize"),
-        **_read_limits(folder / "sentence_bert_config.json"),
+        **_read_limits(folder),
     )
 
 
@@ -74,12 +82,18 @@ def _inside(folder: Path, path: str) -> Path:
     return folder / path
 
 
-def _check_prompt(folder: Path) -> None:
+def _check_settings(folder: Path) -> None:
     path = folder / "config_sentence_transformers.json"
     if not path.is_file():
         return
     with parsing(path):
-        prompt = read_json(path).get("default_prompt_name")
+        settings = read_json(path)
+        prompt, dim = settings.get("default_prompt_name"), settings.get("truncate_dim")
+        prompts = sorted(str(name) for name, text in (settings.get("prompts") or {}).items() if text)
+    if dim is not None:
+        raise WeightsError(f"{path} keeps {dim} dimensions; remove truncate_dim, and give it to embed")
+    if prompts and not prompt:
+        _LOG.warning("%s: its prompts %s are left out; put them before your texts", path, ", ".join(prompts))
     if prompt:
         raise WeightsError(
             f"{path} puts the prompt {prompt!r} before every text, but a graph cannot; remove default_prompt_name and "
@@ -87,14 +101,23 @@ def _check_prompt(folder: Path) -> None:
         )
 
 
-def _read_limits(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+def _read_limits(folder: Path) -> dict[str, Any]:
+    # Older versions of the library have a file for each architecture, such as sentence_roberta_config.json.
+    files = [folder / "sentence_bert_config.json", *sorted(folder.glob("sentence_*_config.json"))]
+    path = next((file for file in files if file.is_file()), None)
+    if path is None:
         return {}
     with parsing(path):
         config = read_json(path)
+        others = [name for name in _OTHER_SETTINGS if config.get(name)]
         stated = config.get("max_seq_length")
         max_length = None if stated is None else int(stated)
         lowercase = bool(config.get("do_lower_case", False))
+    if others:
+        raise WeightsError(
+            f"{path} states {others[0]}, which is not read for a state dict; put the weights into the folder, and "
+            "export the folder itself"
+        )
     if max_length is not None and max_length < MIN_TEXT_LENGTH:
         raise WeightsError(f"{path} states a max_seq_length of {max_length}, which leaves no room for a text")
     return {"max_length": max_length, "lowercase": lowercase}

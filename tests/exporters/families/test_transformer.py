@@ -23,6 +23,7 @@ from exporters.errors import WeightsError, WeightsMismatchError, WeightsUnavaila
 from exporters.families.family import LoadRequest
 from exporters.families.tower import ExportableTower
 from exporters.families.transformer.huggingface import load, load_transformer
+from exporters.families.transformer.sentence_layers import read_sentence_layers
 from exporters.modules.pooling import TokenPool
 from runtime.artifact.manifest import Pooling
 from runtime.errors import UsageError
@@ -216,3 +217,43 @@ def test_shards_are_hashed_together(checkpoint: Path) -> None:
 def test_an_empty_folder_holds_no_weights(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"holds neither model\.safetensors nor pytorch_model\.bin"):
         load_catalogue(SOURCE, ModelFolder(tmp_path))
+
+
+STATED: tuple[str, dict[str, Any]] = ("Pooling", {"pooling_mode": "cls"})
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "xlm-roberta"])
+def test_the_limit_of_a_tokenizers_folder_is_read_by_each_of_its_names(kind: str, checkpoint: Path) -> None:
+    save_layers(checkpoint, STATED)
+    settings = {"max_seq_length": 20, "do_lower_case": True}
+    (checkpoint / f"sentence_{kind}_config.json").write_text(json.dumps(settings))
+    layers = read_sentence_layers(checkpoint)
+    assert (layers.max_length, layers.lowercase) == (20, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("sentence_bert_config.json", {"tokenizer_args": {"model_max_length": 20}}, "states tokenizer_args, which is"),
+        ("sentence_bert_config.json", {"query_length": 8}, "states query_length, which is not read for a state dict"),
+        ("config_sentence_transformers.json", {"truncate_dim": 8}, "keeps 8 dimensions; remove truncate_dim"),
+        ("config_sentence_transformers.json", {"default_prompt_name": "query"}, "puts the prompt 'query' before"),
+    ],
+)
+def test_settings_of_a_tokenizers_folder_that_are_not_read_are_refused(
+    name: str, settings: dict[str, Any], message: str, checkpoint: Path
+) -> None:
+    save_layers(checkpoint, STATED)
+    (checkpoint / name).write_text(json.dumps(settings))
+    with pytest.raises(WeightsError, match=message):
+        read_sentence_layers(checkpoint)
+
+
+def test_prompts_of_a_tokenizers_folder_are_not_left_out_in_silence(
+    checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_layers(checkpoint, STATED)
+    prompts = {"query": "query: ", "passage": "passage: ", "document": ""}
+    (checkpoint / "config_sentence_transformers.json").write_text(json.dumps({"prompts": prompts}))
+    read_sentence_layers(checkpoint)
+    assert "its prompts passage, query are left out; put them before your texts" in caplog.text
