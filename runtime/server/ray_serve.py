@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from runtime.server.settings import ServerSettings
 # Ray's own limit is 5, which would leave nothing to batch. The admission of each replica is the bound.
 _MOST_REQUESTS = 10_000
 _KNOWN = ("artifacts", "replicas", "threads", "memory", "settings", "session", "options")
+_OF_RAY = ("host", "port", "drain_seconds", "hang_seconds", "max_header_bytes")  # its proxy and its controller do these
+_SETTINGS = tuple(field.name for field in fields(ServerSettings) if field.name not in _OF_RAY)
 
 
 def app(arguments: Mapping[str, Any]) -> Any:
@@ -45,21 +48,29 @@ def app(arguments: Mapping[str, Any]) -> Any:
         from ray import serve
     except ImportError as exc:
         raise MissingDependencyError(f"{exc}; pip install 'embedding-backbones[ray-serve]'") from exc
-    if unknown := sorted(set(arguments) - set(_KNOWN)):
-        raise UsageError(f"{', '.join(unknown)} is unknown; known are {', '.join(_KNOWN)}")
+    _check_names(arguments, _KNOWN, "")
+    _check_names(arguments.get("settings", {}), _SETTINGS, "settings: ")
     threads, memory = int(arguments.get("threads", 1)), arguments.get("memory")
     settings = ServerSettings(**{"memory_limit": memory and int(memory), **arguments.get("settings", {})})
     session = {"threads": threads, **arguments.get("session", {})}
     replicas = arguments.get("replicas", 1)
     resources = {"num_cpus": threads} | ({"memory": int(memory)} if memory else {})
-    deployment = serve.deployment(
-        name="embedding-backbones",
-        num_replicas=replicas if replicas == "auto" else int(replicas),
-        max_ongoing_requests=_MOST_REQUESTS,
-        ray_actor_options=resources,
-        **arguments.get("options", {}),
-    )
+    options = {
+        "name": "embedding-backbones",
+        "num_replicas": replicas if replicas == "auto" else int(replicas),
+        "max_ongoing_requests": _MOST_REQUESTS,
+        "ray_actor_options": resources,
+    }
+    further = arguments.get("options", {})
+    if twice := sorted(options.keys() & further):
+        raise UsageError(f"options: {twice[0]} is set by the server; use replicas, threads and memory")
+    deployment = serve.deployment(**options, **further)
     return deployment(serve.ingress(_builder(_name(arguments.get("artifacts")), settings, session))()).bind()
+
+
+def _check_names(given: Mapping[str, Any], known: Sequence[str], place: str) -> None:
+    if unknown := sorted(set(given) - set(known)):
+        raise UsageError(f"{place}{', '.join(unknown)} has no effect here; known are {', '.join(known)}")
 
 
 def _name(artifacts: object) -> dict[str, Path]:

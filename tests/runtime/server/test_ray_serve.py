@@ -19,12 +19,17 @@ pytest.importorskip("ray.serve", reason="needs ray[serve]", exc_type=ImportError
 def test_wrong_arguments_are_refused(toy: Path) -> None:
     from runtime.server.ray_serve import app
 
-    with pytest.raises(UsageError, match="artifact is unknown"):
+    with pytest.raises(UsageError, match=r"^artifact has no effect here; known are artifacts"):
         app({"artifact": str(toy)})
     with pytest.raises(UsageError, match="artifacts must be"):
         app({"replicas": 2})
     with pytest.raises(UsageError, match="max_items"):
         app({"artifacts": str(toy), "settings": {"max_items": 0}})
+    for settings in ({"port": 9000}, {"drain_seconds": 9}, {"max_itens": 3}):
+        with pytest.raises(UsageError, match=f"settings: {min(settings)} has no effect here; known are truncate"):
+            app({"artifacts": str(toy), "settings": settings})
+    with pytest.raises(UsageError, match="options: num_replicas is set by the server; use replicas"):
+        app({"artifacts": str(toy), "options": {"num_replicas": 2}})
 
 
 def test_a_killed_replica_loses_nothing_that_clients_ask_again(toy: Path) -> None:
