@@ -33,6 +33,7 @@ class Endpoint:
         """Handle one request."""
         request = Request(scope, receive)
         service: EmbeddingService = request.app.state.service
+        service.check_running()  # and not later: a request whose body arrives is answered, too
         with service.admission.enter() as ticket:
             try:
                 body = await read_body(request, ticket, service.settings)

@@ -112,6 +112,11 @@ class EmbeddingService:
             404, f"there is no model {name!r:.80}; known are {known}", code="model_not_found", param="model"
         )
 
+    def check_running(self) -> None:
+        """Raise :class:`RequestError` if the server is about to stop; for a request that begins."""
+        if self.draining:
+            raise RequestError(503, "the server is stopping; ask another one", retry_after_s=1)
+
     async def embed(self, call: EmbedCall, ticket: Ticket) -> Embedded:
         """Return the vectors of a call. If the caller is cancelled, its items are dropped.
 
@@ -150,8 +155,6 @@ class EmbeddingService:
         self._preparing.shutdown(wait=False, cancel_futures=True)
 
     def _check(self, call: EmbedCall) -> None:
-        if self.draining:
-            raise RequestError(503, "the server is stopping; ask another one", retry_after_s=1)
         check_count(len(call.items), self.settings.max_items, call.param)
         for index, item in enumerate(call.items):
             if item.kind not in call.model.towers:

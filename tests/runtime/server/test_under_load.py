@@ -145,6 +145,19 @@ def test_slow_clients_are_cut_off(toy_models: list[ServedModel]) -> None:
         unread.close()
 
 
+def test_a_request_that_has_begun_is_answered_while_the_server_stops(toy_models: list[ServedModel]) -> None:
+    with serving(toy_models) as server:
+        whole = request(b'{"input": "a"}')
+        begun = connect(server, whole[:-1])
+        server.wait_until(lambda: server.service.admission.size_bytes > 0)
+        server.service.draining = True
+        assert server.post("/v1/embeddings", {"input": "a"}).status_code == 503
+        begun.sendall(whole[-1:])
+        assert b" 200 OK" in begun.recv(1 << 16)
+        begun.close()
+        server.service.draining = False
+
+
 def test_a_client_that_does_not_read_its_response_is_cut_off(toy_models: list[ServedModel]) -> None:
     with serving(toy_models, client_seconds=0.5) as server:
         connection = socket.socket()
