@@ -56,6 +56,11 @@ def _object(required: tuple[str, ...] = (), /, **properties: Schema) -> Schema:
     return {"type": "object", "properties": properties, "required": list(required)}
 
 
+def _closed(required: tuple[str, ...] = (), /, **properties: Schema) -> Schema:
+    """Return an object of a request: its other fields are refused."""
+    return {**_object(required, **properties), "additionalProperties": False}
+
+
 def _list_of(schema: Schema, **limits: int) -> Schema:
     return {"type": "array", "items": schema, **limits}
 
@@ -75,7 +80,7 @@ _SCHEMAS: dict[str, Schema] = {
             _TEXT,
             _IDS,
             *(
-                {**_object((key,), **{key: schema}), "additionalProperties": False}
+                _closed((key,), **{key: schema})
                 for key, schema in (
                     ("text", _TEXT),
                     ("image", _TEXT),
@@ -105,13 +110,13 @@ _SCHEMAS: dict[str, Schema] = {
             truncated={**_list_of({"type": "integer"}), "description": "Indices of the texts that were cut."},
         ),
     ),
-    "Tensor": _object(
+    "Tensor": _closed(
         ("name", "datatype", "shape"),
         name={"enum": ["text", "image", "mesh"]},
         datatype={"const": "BYTES"},
         shape=_list_of({"type": "integer", "minimum": 1}, minItems=1, maxItems=2),
         data=_list_of(_TEXT),
-        parameters=_object(
+        parameters=_closed(
             binary_data_size={"type": "integer"}, format={"enum": [".glb", ".obj", ".off", ".ply", ".stl"]}
         ),
     ),
@@ -121,7 +126,9 @@ _TEI_OPTIONS: dict[str, Schema] = {
     "truncate": _FLAG,
     "truncation_direction": {"enum": ["Left", "Right", "left", "right", None]},
 }
-_EMBED = _object(("inputs",), inputs=_ref("Items"), normalize=_FLAG, **_TEI_OPTIONS)
+_EMBED = _closed(
+    ("inputs",), inputs=_ref("Items"), normalize=_FLAG, encoding_format={"enum": ["float", None]}, **_TEI_OPTIONS
+)
 _TOKEN = _object(
     ("id", "text", "special", "start", "stop"),
     id={"type": "integer"},
@@ -130,12 +137,14 @@ _TOKEN = _object(
     start={"type": "integer"},
     stop={"type": "integer"},
 )
-_INFER = _object(
+_INFER = _closed(
     ("inputs",),
     id=_TEXT,
     inputs=_list_of(_ref("Tensor"), minItems=1),
-    outputs=_list_of(_object(("name",), name={"const": "embedding"})),
-    parameters=_object(prompt_name=_NAME, dimensions=_COUNT, normalize=_FLAG, binary_data_output=_FLAG),
+    outputs=_list_of(
+        _closed(("name",), name={"const": "embedding"}, parameters=_closed(binary_data={"type": "boolean"}))
+    ),
+    parameters=_closed(prompt_name=_NAME, dimensions=_COUNT, normalize=_FLAG, binary_data_output=_FLAG),
 )
 
 
@@ -159,7 +168,7 @@ _FORM = _object(files=_list_of({**_TEXT, "format": "binary"}), inputs=_list_of(_
 _PATHS: Mapping[str, Schema] = {
     "/v1/embeddings": _post(
         "OpenAI: embed texts, token ids, images or meshes",
-        _object(
+        _closed(
             ("input",),
             input=_ref("Items"),
             encoding_format={"enum": ["float", "base64", None]},
@@ -173,16 +182,16 @@ _PATHS: Mapping[str, Schema] = {
     "/embed": _post("TEI: embed texts or files; vectors have unit length", _EMBED, _list_of(_NUMBERS), _FORM),
     "/similarity": _post(
         "TEI: cosine similarities of one text to others",
-        _object(
+        _closed(
             ("inputs",),
-            inputs=_object(("source_sentence", "sentences"), source_sentence=_ref("Item"), sentences=_ref("Items")),
-            parameters={**_object(**_TEI_OPTIONS), "type": ["object", "null"]},
+            inputs=_closed(("source_sentence", "sentences"), source_sentence=_ref("Item"), sentences=_ref("Items")),
+            parameters={**_closed(**_TEI_OPTIONS), "type": ["object", "null"]},
         ),
         _NUMBERS,
     ),
     "/tokenize": _post(
         "TEI: split texts into tokens",
-        _object(
+        _closed(
             ("inputs",),
             inputs={"anyOf": [_TEXT, _list_of(_TEXT, minItems=1)]},
             add_special_tokens=_FLAG,

@@ -29,7 +29,7 @@ from runtime.server.service import EmbedCall, Embedded, EmbeddingService
 from runtime.version import __version__
 
 _FLAGS = ("normalize", "truncate")
-_OPTIONS = (*_FLAGS, "truncation_direction", "prompt_name", "dimensions", "model")
+_OPTIONS = ("truncate", "truncation_direction", "prompt_name", "dimensions", "model")
 _TOKEN_BYTES = 500  # of a token as a dictionary; a text may have as many tokens as bytes
 
 
@@ -50,7 +50,7 @@ async def _embed(service: EmbeddingService, request: Request, raw: bytes, ticket
     else:
         body = read_json(raw)
         items = read_items(require_field(body, "inputs"), "inputs", service.settings.max_items)
-    check_fields(body, "inputs", "encoding_format", *_OPTIONS)
+    check_fields(body, "inputs", "normalize", "encoding_format", *_OPTIONS)
     if take_field(body, "encoding_format", str, "float") != "float":  # a field of huggingface_hub's client
         raise RequestError(
             400, "encoding_format must be float here; /v1/embeddings has base64", param="encoding_format"
