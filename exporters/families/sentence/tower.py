@@ -67,6 +67,7 @@ class SentenceTower(TextTower):
             UsageError: An option does not fit the model.
         """
         check_modules(model, str(folder), trusted=options.trust_remote_code)
+        _warn_of_others(model, folder)
         self._model, self._folder = apply_options(model, options), folder
         modules = list(self._model)
         self._first: Any = modules[0]
@@ -289,8 +290,20 @@ class SentenceTower(TextTower):
 
     def _table_size(self) -> int:
         first = self._first
-        table = first.embedding if isinstance(first, StaticEmbedding) else first.model.get_input_embeddings()
+        try:
+            table = first.embedding if isinstance(first, StaticEmbedding) else first.model.get_input_embeddings()
+        except NotImplementedError as exc:
+            raise WeightsError(
+                f"{self._folder} holds a {type(first.model).__name__}, which is no encoder of texts alone; save it "
+                "with its own library, and export that folder"
+            ) from exc
         return int(getattr(table, "num_embeddings", MAX_TEXT_LENGTH))
+
+
+def _warn_of_others(model: SentenceTransformer, folder: Path) -> None:
+    others = [kind for kind in getattr(model, "modalities", ()) if kind in ("image", "audio", "video")]
+    if others:
+        _LOG.warning("%s also embeds %s; only its texts are exported", folder, " and ".join(others))
 
 
 def _scales_vector(module: nn.Module) -> bool:

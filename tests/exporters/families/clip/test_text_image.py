@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -231,3 +232,20 @@ def test_refuses_another_module_after_the_clip(clip: Path, tmp_path: Path) -> No
     SentenceTransformer(modules=modules, device="cpu").save(str(tmp_path / "model"))
     with pytest.raises(WeightsError, match="Dense is not supported"):
         export(tmp_path / "model", tmp_path)
+
+
+def test_a_clip_in_one_module_of_sentence_transformers_is_refused(
+    clip: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = Path(shutil.copytree(clip, tmp_path / "clip"))
+    kind = "sentence_transformers.base.modules.transformer.Transformer"
+    (folder / "modules.json").write_text(json.dumps([{"idx": 0, "name": "0", "path": "", "type": kind}]))
+    modalities = {
+        name: {"method": f"get_{name}_features", "method_output_name": "pooler_output"} for name in ("text", "image")
+    }
+    settings: dict[str, Any] = {"transformer_task": "feature-extraction", "modality_config": modalities}
+    settings["module_output_name"] = "sentence_embedding"
+    (folder / "sentence_bert_config.json").write_text(json.dumps(settings))
+    with pytest.raises(WeightsError, match="holds a CLIPModel, which is no encoder of texts alone"):
+        export(folder, tmp_path)
+    assert "also embeds image; only its texts are exported" in caplog.text
