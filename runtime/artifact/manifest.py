@@ -376,6 +376,10 @@ class Manifest:
     provenance: Provenance
     files: dict[str, FileRecord]
 
+    def select_towers(self, tower: TowerName | None) -> dict[TowerName, Tower]:
+        """Return the towers that a user means: ``tower``, or all of them."""
+        return {name: each for name, each in self.towers.items() if tower in (None, name)}
+
     def __post_init__(self) -> None:
         """Check that the fields are consistent with each other."""
         needed = {GOLDEN_FILE, *(name for tower in self.towers.values() for name in tower.files())}

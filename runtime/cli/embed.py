@@ -197,8 +197,7 @@ def _run_on_ray(arguments: argparse.Namespace, options: EmbedOptions, progress: 
 
     manifest = read_manifest(arguments.artifact)
     print_weight_warnings(manifest)
-    towers = {name: tower for name, tower in manifest.towers.items() if options.tower in (None, name)}
-    _mention_prompts(towers, options)
+    _mention_prompts(manifest.select_towers(options.tower), options)
     cluster = take_options(ClusterOptions, arguments)
     result = embed_on_ray(take_options(RayJob, arguments, options=options, cluster=cluster, progress=progress))
     workers = f"{result.workers} workers of {result.threads} threads by {' and '.join(result.providers)}"

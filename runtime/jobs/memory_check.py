@@ -37,7 +37,7 @@ def warn_of_memory(
         workers: Number of processes.
     """
     left = memory_left()
-    towers = {name: each for name, each in manifest.towers.items() if tower in (None, name)}
+    towers = manifest.select_towers(tower)
     if not all((folder / each.graph).is_file() for each in towers.values()):
         return  # loading says what is wrong
     weights = sum(_weight_bytes(manifest, each) for each in towers.values())

@@ -146,7 +146,7 @@ def check_finished(
     origin = read_origin(path)
     if origin is None:
         return False
-    towers = {name: tower for name, tower in manifest.towers.items() if options.tower in (None, name)}
+    towers = manifest.select_towers(options.tower)
     asked = {
         "towers": tuple(towers),
         "prompt": applied_prompt(options, towers),

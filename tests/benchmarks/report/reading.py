@@ -37,6 +37,17 @@ def read(page: str) -> Reader:
     return reader
 
 
+def check_page(page: str) -> Reader:
+    """Check that ids are unique, that links have a target, and that no drawing has a NaN or infinity."""
+    reader = read(page)
+    assert len(set(reader.ids)) == len(reader.ids)
+    assert {address.removeprefix("#") for address in reader.addresses} <= set(reader.ids)
+    for drawing in drawings(page):
+        values = [value for element in drawing.iter() for value in element.attrib.values()]
+        assert not any("nan" in value or "inf" in value for value in values)
+    return reader
+
+
 def drawings(page: str) -> list[ET.Element]:
     return [ET.fromstring(svg) for svg in re.findall(r"<svg viewBox=.*?</svg>", page, re.S)]  # noqa: S314 - our own
 

@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, chdir
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,7 @@ import pytest
 
 import runtime
 from runtime.artifact.manifest import PointCloudPreprocessing
-from runtime.cli import embed as command
 from runtime.cli.main import main
-from runtime.cli.options import load_model
 from runtime.jobs.items import Unreadable
 from runtime.jobs.journal import work_folder
 from runtime.jobs.read_vectors import read_vectors
@@ -47,31 +45,6 @@ def struck(self):
 setattr(owner, name, struck)
 sys.exit(main(sys.argv[1:]))
 """
-
-
-@pytest.fixture
-def embed(exported_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """Run embed on the toy text artifact, in a folder of its own."""
-    monkeypatch.chdir(tmp_path)
-    return lambda *words: main(["embed", str(exported_text), *map(str, words)])
-
-
-@pytest.fixture
-def embedded(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Record all items that an embedder reads."""
-    seen: list[Any] = []
-    stream = runtime.Embedder.stream
-
-    def watch(self: runtime.Embedder, items: Iterable[Any], *options: Any) -> Any:
-        def note() -> Iterator[Any]:
-            for item in items:
-                seen.append(item)
-                yield item
-
-        return stream(self, note(), *options)
-
-    monkeypatch.setattr(runtime.Embedder, "stream", watch)
-    return seen
 
 
 def lines(count: int = ITEMS) -> list[str]:
@@ -219,19 +192,6 @@ def test_another_variant_is_not_resumed(
     assert 'its variant is "int8", but now it is "fp32"' in capsys.readouterr().err
 
 
-def test_a_run_that_is_complete_is_not_repeated(
-    embed: Callable[..., int], embedded: list[Any], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert embed("a", "b", "-o", "v.npy", "--resume") == 0, "it starts a new job"
-    assert embed("a", "b", "-o", "v.npy", "--resume") == 0
-    assert "the job is finished, nothing is left to resume; --force" in capsys.readouterr().out
-    assert embed("a", "b", "-o", "v.npy") == 1
-    assert "v.npy exists; name another one, or replace it with --force" in capsys.readouterr().err
-    assert embedded == ["a", "b"]
-    assert embed("c", "-o", "v.npy", "--force") == 0
-    assert np.load("v.npy").shape == (1, 24)
-
-
 @pytest.mark.parametrize("name", ["v.npz", "v.parquet"])
 def test_a_full_disk_at_the_end_costs_no_vector(
     name: str,
@@ -311,14 +271,6 @@ def test_cut_texts_are_counted_once(
     assert "2 of 3 texts were cut to the model's token limit" in capsys.readouterr().out
 
 
-def test_the_output_is_no_input(embed: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "t.parquet")
-    before = (tmp_path / "t.parquet").read_bytes()
-    assert embed(".", "-o", "t.parquet", "--force") == 2
-    assert "the output t.parquet is among the inputs" in capsys.readouterr().err
-    assert (tmp_path / "t.parquet").read_bytes() == before
-
-
 @pytest.mark.parametrize(("option", "shown"), [([], False), (["--progress"], True), (["--no-progress"], False)])
 def test_progress_is_drawn_where_it_is_watched(
     option: list[str], shown: bool, embed: Callable[..., int], capsys: pytest.CaptureFixture[str]
@@ -387,60 +339,3 @@ def test_workers_that_are_interrupted_leave_the_hint_to_resume(tmp_path: Path, n
     )
     assert (ended.returncode, ended.stdout) == (130, ""), ended.stderr
     assert "items are kept: run the same command with --resume" in ended.stderr
-
-
-def test_ranges_beside_an_output_are_not_replaced_unasked(
-    embed: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert embed("a", "b", "-o", "v.npy", "--dtype", "int8") == 0
-    assert embed("c", "d", "-o", "v.parquet", "--dtype", "int8") == 0
-    first = read_vectors(tmp_path / "v.npy", 24).vectors
-    ranges = (tmp_path / "v.ranges.npy").read_bytes()
-    (tmp_path / "v.npy").unlink()
-    assert embed("e", "f", "-o", "v.npy", "--dtype", "int8") == 1
-    assert "v.ranges.npy exists; name another one, or replace it with --force" in capsys.readouterr().err
-    assert (tmp_path / "v.ranges.npy").read_bytes() == ranges
-    assert embed("a", "b", "-o", "v.npy", "--dtype", "int8", "--ranges", "v.ranges.npy") == 0, "they stay the same"
-    np.testing.assert_array_equal(read_vectors(tmp_path / "v.npy", 24).vectors, first)
-    (tmp_path / "v.npy").unlink()
-    assert embed("e", "f", "-o", "v.npy", "--dtype", "int8", "--force") == 0
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["c"], 'its inputs is ["a", "b"], but now it is ["c"]'),
-        (["a", "b", "--normalize"], "its normalize is false, but now it is true"),
-        (["a", "b", "--truncate-dim", "3"], "its truncate_dim is none, but now it is 3"),
-        (["a", "b", "--dtype", "float16"], 'its dtype is "float32", but now it is "float16"'),
-        (["a", "b", "--prompt", "query: "], 'its prompt is "", but now it is "query: "'),
-    ],
-)
-@pytest.mark.parametrize("name", ["v.npz", "v.parquet"])
-def test_a_finished_output_of_another_job_is_not_taken_for_this_one(
-    name: str, words: list[str], message: str, embed: Callable[..., int], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert embed("a", "b", "-o", name) == 0
-    assert embed(*words, "-o", name, "--resume") == 2
-    assert f"{name} is finished, but it is another job: {message}; name another output" in capsys.readouterr().err
-
-
-def test_an_output_that_tells_nothing_says_so(embed: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
-    assert embed("a", "-o", "v.npy") == 0
-    assert embed("b", "-o", "v.npy", "--resume") == 0
-    assert "v.npy does not tell which job made it" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("resume", [[], ["--resume"]])
-def test_an_output_that_appears_while_the_model_is_loaded_is_kept(
-    resume: list[str], embed: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def load(*arguments: Any, **options: Any) -> Any:
-        (tmp_path / "v.npy").write_bytes(b"of another process")
-        return load_model(*arguments, **options)
-
-    monkeypatch.setattr(command, "load_model", load)
-    assert embed("a", "-o", "v.npy", *resume) == 1
-    assert (tmp_path / "v.npy").read_bytes() == b"of another process"
-    assert not work_folder(tmp_path / "v.npy").exists()
-    assert embed("a", "-o", "v.npy", *resume, "--force") == 0

@@ -1,0 +1,95 @@
+"""Outputs that exist already: finished, of another job, or among the inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from runtime.cli import embed as command
+from runtime.cli.options import load_model
+from runtime.jobs.journal import work_folder
+from runtime.jobs.read_vectors import read_vectors
+
+
+def test_a_run_that_is_complete_is_not_repeated(
+    embed: Callable[..., int], embedded: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert embed("a", "b", "-o", "v.npy", "--resume") == 0, "it starts a new job"
+    assert embed("a", "b", "-o", "v.npy", "--resume") == 0
+    assert "the job is finished, nothing is left to resume; --force" in capsys.readouterr().out
+    assert embed("a", "b", "-o", "v.npy") == 1
+    assert "v.npy exists; name another one, or replace it with --force" in capsys.readouterr().err
+    assert embedded == ["a", "b"]
+    assert embed("c", "-o", "v.npy", "--force") == 0
+    assert np.load("v.npy").shape == (1, 24)
+
+
+def test_the_output_is_no_input(embed: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "t.parquet")
+    before = (tmp_path / "t.parquet").read_bytes()
+    assert embed(".", "-o", "t.parquet", "--force") == 2
+    assert "the output t.parquet is among the inputs" in capsys.readouterr().err
+    assert (tmp_path / "t.parquet").read_bytes() == before
+
+
+def test_ranges_beside_an_output_are_not_replaced_unasked(
+    embed: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert embed("a", "b", "-o", "v.npy", "--dtype", "int8") == 0
+    assert embed("c", "d", "-o", "v.parquet", "--dtype", "int8") == 0
+    first = read_vectors(tmp_path / "v.npy", 24).vectors
+    ranges = (tmp_path / "v.ranges.npy").read_bytes()
+    (tmp_path / "v.npy").unlink()
+    assert embed("e", "f", "-o", "v.npy", "--dtype", "int8") == 1
+    assert "v.ranges.npy exists; name another one, or replace it with --force" in capsys.readouterr().err
+    assert (tmp_path / "v.ranges.npy").read_bytes() == ranges
+    assert embed("a", "b", "-o", "v.npy", "--dtype", "int8", "--ranges", "v.ranges.npy") == 0, "they stay the same"
+    np.testing.assert_array_equal(read_vectors(tmp_path / "v.npy", 24).vectors, first)
+    (tmp_path / "v.npy").unlink()
+    assert embed("e", "f", "-o", "v.npy", "--dtype", "int8", "--force") == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["c"], 'its inputs is ["a", "b"], but now it is ["c"]'),
+        (["a", "b", "--normalize"], "its normalize is false, but now it is true"),
+        (["a", "b", "--truncate-dim", "3"], "its truncate_dim is none, but now it is 3"),
+        (["a", "b", "--dtype", "float16"], 'its dtype is "float32", but now it is "float16"'),
+        (["a", "b", "--prompt", "query: "], 'its prompt is "", but now it is "query: "'),
+    ],
+)
+@pytest.mark.parametrize("name", ["v.npz", "v.parquet"])
+def test_a_finished_output_of_another_job_is_not_taken_for_this_one(
+    name: str, words: list[str], message: str, embed: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert embed("a", "b", "-o", name) == 0
+    assert embed(*words, "-o", name, "--resume") == 2
+    assert f"{name} is finished, but it is another job: {message}; name another output" in capsys.readouterr().err
+
+
+def test_an_output_that_tells_nothing_says_so(embed: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert embed("a", "-o", "v.npy") == 0
+    assert embed("b", "-o", "v.npy", "--resume") == 0
+    assert "v.npy does not tell which job made it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("resume", [[], ["--resume"]])
+def test_an_output_that_appears_while_the_model_is_loaded_is_kept(
+    resume: list[str], embed: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*arguments: Any, **options: Any) -> Any:
+        (tmp_path / "v.npy").write_bytes(b"of another process")
+        return load_model(*arguments, **options)
+
+    monkeypatch.setattr(command, "load_model", load)
+    assert embed("a", "-o", "v.npy", *resume) == 1
+    assert (tmp_path / "v.npy").read_bytes() == b"of another process"
+    assert not work_folder(tmp_path / "v.npy").exists()
+    assert embed("a", "-o", "v.npy", *resume, "--force") == 0
