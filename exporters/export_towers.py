@@ -91,6 +91,7 @@ def export_towers(
             architecture=spec.architecture or towers[0].architecture or "custom",
             output_dim=towers[0].output_dim,
             towers=records,
+            similarity_function=towers[0].similarity_function,
             weights=towers[0].weights,
             provenance=Provenance(opset=options.opset, packages=versions),
             files=record_files(folder),

@@ -14,7 +14,8 @@ import numpy as np
 from exporters.errors import ParityError
 from runtime.array_types import Float32Array
 from runtime.artifact.manifest import Parity, SimilarityParity, Tolerance, TowerName
-from runtime.artifact.parity import Agreement, cosine_similarities, format_cosine, measure_agreement
+from runtime.artifact.parity import Agreement, format_cosine, measure_agreement
+from runtime.artifact.similarity import cosine_similarities
 from runtime.errors import NonFiniteError
 from runtime.inference.embedder import Embedder
 from runtime.inference.pipeline import Pipeline

@@ -16,7 +16,7 @@ import numpy as np
 
 from runtime.array_types import Array, Float32Array
 from runtime.artifact.manifest import TowerName
-from runtime.artifact.parity import cosine_similarities
+from runtime.artifact.similarity import cosine_similarities
 from runtime.errors import UsageError
 from runtime.inference.embedder import Embedder, Item
 from runtime.loading.load import load

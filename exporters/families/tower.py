@@ -14,6 +14,7 @@ from exporters.catalogue.options import ExportOptions
 from exporters.graph.graph_input import GraphInput
 from runtime.array_types import Float32Array
 from runtime.artifact.manifest import Pooling, Preprocessing, Projection, TensorSpec, Tower, TowerName, Weights
+from runtime.artifact.similarity import SimilarityFunction
 
 TRACED = slice(0, 2)  # items of the traced example; two, since torch treats an axis of length 1 as a constant
 
@@ -26,11 +27,13 @@ class ExportableTower(ABC):
         architecture: Architecture of a model outside the catalogue, by its library's name; else ``None``.
         merged: Whether weights are computed when they are loaded, and round differently on another machine. Then the
             hash in the record of the weights identifies them.
+        similarity_function: The function by which the model compares two vectors.
     """
 
     name: TowerName
     architecture: str | None = None
     merged: bool = False
+    similarity_function: SimilarityFunction = "cosine"
 
     def __init__(
         self,

@@ -57,6 +57,7 @@ def write_sentence_files(source: Source, folder: Path, modules: list[Module], wi
     )
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": recipe.max_length, "do_lower_case": False})
     settings: dict[str, Any] = {"prompts": recipe.prompts, "default_prompt_name": recipe.default_prompt}
+    settings["similarity_fn_name"] = source.manifest.similarity_function
     if source.manifest.output_dim < _chain_width(modules):
         settings["truncate_dim"] = source.manifest.output_dim
     write_json(folder / "config_sentence_transformers.json", settings)

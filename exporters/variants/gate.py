@@ -126,7 +126,7 @@ class VariantGate:
             mean_cosine=float(cosines.mean()),
             max_abs_error=agreement.max_abs_error,
             reference_scale=agreement.reference_scale,
-            neighbour_overlap=neighbour_overlap(self._reference, alone),
+            neighbour_overlap=neighbour_overlap(self._reference, alone, function=self._manifest.similarity_function),
             batch_cosine=float(row_cosines(alone[: len(some)], batched).min()),
             thread_cosine=float(row_cosines(alone[: len(some)], threaded).min()),
             floors=floors,
@@ -141,7 +141,7 @@ class VariantGate:
         model = self._open(graph, {self._tower, search.query_kind, search.document_kind})
         queries = _embed(model, search.queries, _search_options(model, search.query_kind, "query"))
         documents = _embed(model, search.documents, _search_options(model, search.document_kind, "document"))
-        return measure_ranking(queries, documents, search.relevant)
+        return measure_ranking(queries, documents, search.relevant, self._manifest.similarity_function)
 
     def _open(self, graph: str, towers: Collection[TowerName], threads: int | None = None) -> Embedder:
         """Load towers with ``graph`` for this gate's tower."""

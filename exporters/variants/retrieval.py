@@ -13,7 +13,7 @@ import numpy as np
 
 from exporters.calibration.retrieval import Grades
 from runtime.array_types import Array
-from runtime.artifact.parity import cosine_similarities
+from runtime.artifact.similarity import SimilarityFunction, similarities
 
 _TOP = 10
 _CHUNK = 64  # queries at once; their similarities to all documents are in memory
@@ -49,16 +49,19 @@ class RetrievalParity:
         )
 
 
-def measure_ranking(queries: Array, documents: Array, relevant: Sequence[Grades]) -> Ranking:
-    """Rank ``documents`` for each query by cosine similarity, and compare the first ten with the relevant ones.
+def measure_ranking(
+    queries: Array, documents: Array, relevant: Sequence[Grades], function: SimilarityFunction = "cosine"
+) -> Ranking:
+    """Rank ``documents`` for each query by similarity, and compare the first ten with the relevant ones.
 
     Args:
         queries: ``[queries, dim]`` embeddings.
         documents: ``[documents, dim]`` embeddings.
         relevant: For each query, the grades of its relevant documents by position, not empty.
+        function: The model's function of similarity.
     """
     recalls, ndcgs = [], []
-    for found, grades in zip(_first_ten(queries, documents), relevant, strict=True):
+    for found, grades in zip(_first_ten(queries, documents, function), relevant, strict=True):
         gains = np.array([grades.get(int(document), 0.0) for document in found])
         best = np.sort(list(grades.values()))[::-1][:_TOP]
         recalls.append(np.count_nonzero(gains) / len(grades))
@@ -66,8 +69,8 @@ def measure_ranking(queries: Array, documents: Array, relevant: Sequence[Grades]
     return Ranking(recall=float(np.mean(recalls)), ndcg=float(np.mean(ndcgs)))
 
 
-def _first_ten(queries: Array, documents: Array) -> Iterator[Array]:
+def _first_ten(queries: Array, documents: Array, function: SimilarityFunction) -> Iterator[Array]:
     """Yield the positions of the ten most similar documents of each query, the best first."""
     for start in range(0, len(queries), _CHUNK):
-        similarities = cosine_similarities(queries[start : start + _CHUNK], documents)
-        yield from np.argsort(-similarities, axis=1, kind="stable")[:, :_TOP]
+        found = similarities(queries[start : start + _CHUNK], documents, function)
+        yield from np.argsort(-found, axis=1, kind="stable")[:, :_TOP]

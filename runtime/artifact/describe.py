@@ -34,6 +34,7 @@ def describe_manifest(manifest: Manifest) -> str:
         f"  sha256      {weights.sha256}",
         f"  licence     {weights.licence or 'unknown'}",
         f"space         {_describe_spaces(manifest)}",
+        f"compare by    {manifest.similarity_function}",
         *(line for name, tower in manifest.towers.items() for line in _describe_tower(name, tower)),
         *([_describe_similarity(manifest.similarity, manifest.towers["text"])] if manifest.similarity else []),
         f"opset         {provenance.opset}",

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Literal, get_args
 
+from runtime.artifact.similarity import SimilarityFunction
 from runtime.artifact.variants import VARIANT_NAMES, Variant, VariantName
 from runtime.errors import ManifestError, UsageError
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 OLDEST_READABLE = 1
 MANIFEST_FILE = "manifest.json"
 GOLDEN_FILE = "golden.npz"
@@ -357,6 +358,7 @@ class Manifest:
         output_dim: Length of an embedding.
         towers: The towers by the kind of item that they embed.
         similarity: Parity of the similarities between texts and images; ``None`` without both towers.
+        similarity_function: The function by which the model compares two vectors.
         weights: The origin of the weights.
         space: The vector space; ``None`` for artifacts of an older schema.
         provenance: The tools that made the graphs.
@@ -371,6 +373,7 @@ class Manifest:
     output_dim: int
     towers: dict[TowerName, Tower]
     similarity: SimilarityParity | None = None
+    similarity_function: SimilarityFunction = "cosine"
     weights: Weights
     space: Space | None = None
     provenance: Provenance

@@ -8,6 +8,7 @@ import numpy as np
 
 from runtime.array_types import Array, Float64Array
 from runtime.artifact.manifest import Tolerance
+from runtime.artifact.similarity import SimilarityFunction, similarities
 
 # For bfloat16, which has 8 bits of mantissa, and for TF32 and float16, which have 11. On two kinds of CPU, the golden
 # items of ResNet50 had a cosine similarity of 1 - 2e-5 and 1 - 5e-5 in bfloat16. Those of BERT and MiniLM had 1 - 1e-5.
@@ -61,30 +62,18 @@ def row_cosines(a: Array, b: Array) -> Float64Array:
     return np.minimum(cosines, 1.0)
 
 
-def cosine_similarities(a: Array, b: Array) -> Float64Array:
-    """Return the cosine similarity of each row of ``a`` to each row of ``b``: ``[rows of a, rows of b]`` float64.
+def neighbour_overlap(reference: Array, actual: Array, top: int = 10, function: SimilarityFunction = "cosine") -> float:
+    """Return the mean share of the ``top`` nearest neighbours of a row that are the same in both sets.
 
-    A row of zeros has no direction: its similarities are NaN.
-    """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        units = [
-            rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (a.astype(np.float64), b.astype(np.float64))
-        ]
-    similarities: Float64Array = units[0] @ units[1].T
-    return similarities
-
-
-def neighbour_overlap(reference: Array, actual: Array, top: int = 10) -> float:
-    """Return the mean share of the ``top`` nearest neighbours of a row, by cosine, that are the same in both sets.
-
-    Both sets are ``[rows, dim]``. If there are fewer than ``top`` other rows, all of them are neighbours.
+    Both sets are ``[rows, dim]``. If there are fewer than ``top`` other rows, all of them are neighbours. ``function``
+    gives the similarity of two rows.
     """
     top = min(top, len(reference) - 1)
     nearest = []
     for vectors in (reference, actual):
-        similarities = cosine_similarities(vectors, vectors)
-        np.fill_diagonal(similarities, -np.inf)
-        nearest.append(np.argsort(-similarities, axis=1, kind="stable")[:, :top])
+        found = similarities(vectors, vectors, function)
+        np.fill_diagonal(found, -np.inf)
+        nearest.append(np.argsort(-found, axis=1, kind="stable")[:, :top])
     shared = [len(set(a) & set(b)) for a, b in zip(*nearest, strict=True)]
     return float(np.mean(shared)) / top
 

@@ -26,7 +26,7 @@ _LABEL_LENGTH = 24  # characters of a text in its label
 def add_commands(commands: Any) -> None:
     """Add the commands ``similarity`` and ``search``."""
     similarity = add_command(
-        commands, "similarity", _print_similarity, "Print the cosine similarities of a few inputs as a table"
+        commands, "similarity", _print_similarity, "Print the similarities of a few inputs as a table"
     )
     similarity.add_argument(
         "inputs", nargs="+", metavar="INPUT", help="Image files, mesh files or texts, as the artifact requires"
@@ -59,29 +59,26 @@ def add_commands(commands: Any) -> None:
 
 
 def _print_similarity(arguments: argparse.Namespace) -> int:
-    from runtime.artifact.parity import cosine_similarities
-
     model = load_model(arguments)
     items = _as_items(model, arguments.inputs)
     vectors = _embed(model, items, arguments, arguments.prompt)
-    _print_table(_make_labels(model, items), cosine_similarities(vectors, vectors))
+    _print_table(_make_labels(model, items), model.similarity(vectors, vectors), model.manifest.similarity_function)
     return 0
 
 
-def _print_table(names: Sequence[str], cosines: Array) -> None:
+def _print_table(names: Sequence[str], similarities: Array, function: str) -> None:
     import numpy as np
 
-    others = np.where(np.eye(len(names), dtype=bool), -np.inf, cosines)
+    others = np.where(np.eye(len(names), dtype=bool), -np.inf, similarities)
     nearest = [names[index] if len(names) > 1 else "-" for index in others.argmax(axis=1)]
-    table = zip(names, cosines, nearest, strict=True)
+    table = zip(names, similarities, nearest, strict=True)
     rows = [[name, *(f"{value:.3f}" for value in row), best] for name, row, best in table]
-    print(console.table(["cosine", *names, "nearest"], rows))
+    print(console.table([function, *names, "nearest"], rows))
 
 
 def _search(arguments: argparse.Namespace) -> int:
     import numpy as np
 
-    from runtime.artifact.parity import cosine_similarities
     from runtime.inference.prompts import role_prompt
 
     model = load_model(arguments)
@@ -96,9 +93,10 @@ def _search(arguments: argparse.Namespace) -> int:
     if prompt is None and arguments.prompt_name is None:
         prompt = role_prompt("query", model.loaded_towers())
     query = _embed(model, _as_items(model, [arguments.query]), arguments, prompt)[:, :dim]
-    cosines = cosine_similarities(query, vectors)[0]
-    nearest = np.argsort(-cosines, kind="stable")[: arguments.top]
-    print(console.table(["row", "cosine", "name"], [[row, f"{cosines[row]:.3f}", names[row]] for row in nearest]))
+    found = model.similarity(query, vectors)[0]
+    nearest = np.argsort(-found, kind="stable")[: arguments.top]
+    titles = ["row", model.manifest.similarity_function, "name"]
+    print(console.table(titles, [[row, f"{found[row]:.3f}", names[row]] for row in nearest]))
     return 0
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from runtime.array_types import Array
 from runtime.artifact.manifest import Manifest, TextPreprocessing, Tower, TowerName
-from runtime.artifact.parity import cosine_similarities
+from runtime.artifact.similarity import similarities
 from runtime.artifact.space import space_of
 from runtime.console import progress_bar
 from runtime.errors import ItemError, UsageError
@@ -245,8 +245,11 @@ class Embedder:
         return tower.collate(rows)
 
     def similarity(self, one: Array, other: Array) -> Array:
-        """Return the cosine similarity of each row of ``one`` to each row of ``other``: ``[rows, rows]`` float64."""
-        return cosine_similarities(np.atleast_2d(one), np.atleast_2d(other))
+        """Return the similarity of each row of ``one`` to each row of ``other``: ``[rows, rows]`` float64.
+
+        The function is the model's, :attr:`Manifest.similarity_function`: the cosine, for most.
+        """
+        return similarities(np.atleast_2d(one), np.atleast_2d(other), self.manifest.similarity_function)
 
     @overload
     def embed(

@@ -82,4 +82,6 @@ async def _model(request: Request) -> Response:
 def _describe(service: EmbeddingService, name: str) -> dict[str, Any]:
     model = service.find_model(name)[0]
     owner = model.manifest.weights.description
-    return {"id": name, "object": "model", "created": 0, "owned_by": owner, "vector_space": model.embedder.space}
+    standard = {"id": name, "object": "model", "created": 0, "owned_by": owner}
+    similarity = model.manifest.similarity_function
+    return standard | {"vector_space": model.embedder.space, "similarity_function": similarity}

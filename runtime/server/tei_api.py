@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from runtime.artifact.manifest import TextPreprocessing
-from runtime.artifact.parity import cosine_similarities
+from runtime.artifact.similarity import cosine_similarities
 from runtime.preprocess.item import UnusableItemError
 from runtime.server.admission import Ticket
 from runtime.server.body import check_fields, read_json, require_field, take_field
@@ -195,6 +195,7 @@ async def _info(request: Request) -> Response:
                 "provider": each.embedder.provider,
                 "variant": each.embedder.variant,
                 "vector_space": each.embedder.space,
+                "similarity_function": each.manifest.similarity_function,
             }
             for each in service.models.values()
         },

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from sentence_transformers import SentenceTransformer
@@ -40,6 +40,7 @@ from runtime.artifact.manifest import (
     TextPreprocessing,
     Weights,
 )
+from runtime.artifact.similarity import SimilarityFunction
 from runtime.errors import UsageError
 
 _LOG = logging.getLogger("exporters")
@@ -74,13 +75,7 @@ class SentenceTower(TextTower):
         # the wrapper of all towers scales to unit length, unless fewer dimensions are kept after it
         unit_length = _scales_vector(modules[-1]) and self._model.truncate_dim is None
         self._modules = modules[:-1] if unit_length else modules
-        if not unit_length and model.similarity_fn_name != "cosine":  # at unit length, all give the same order
-            _LOG.warning(
-                "%s compares vectors by %s; here, similarity, search and a published folder compare by cosine, so "
-                "compare the vectors yourself",
-                folder,
-                model.similarity_fn_name,
-            )
+        self.similarity_function = cast(SimilarityFunction, str(model.similarity_fn_name))
         self.architecture, self.merged = _architecture(modules[0]), is_adapter(folder)
         self._features = self._preprocess(_SAMPLE)
         output_dim = len(self._encode(_SAMPLE[0]))

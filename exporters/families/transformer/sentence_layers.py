@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 from torch import nn
 
@@ -15,6 +15,7 @@ from exporters.errors import WeightsError
 from exporters.modules.projection import ProjectionLayer
 from exporters.weights.parsing import parsing, read_json
 from runtime.artifact.manifest import MIN_TEXT_LENGTH, Pooling, PoolingMethod, Projection
+from runtime.artifact.similarity import SimilarityFunction
 
 _POOLINGS: Mapping[str, PoolingMethod] = {
     "pooling_mode_mean_tokens": "mean",
@@ -41,6 +42,7 @@ class SentenceLayers:
     normalized: bool = False
     max_length: int | None = None  # tokens
     lowercase: bool = False  # before the tokenizer
+    similarity_function: SimilarityFunction = "cosine"
 
 
 def read_sentence_layers(folder: Path) -> SentenceLayers:
@@ -66,12 +68,13 @@ def read_sentence_layers(folder: Path) -> SentenceLayers:
         raise WeightsError(
             f"{folder} has the modules {kinds}, expected Transformer, Pooling, then any Dense, then at most a Normalize"
         )
-    _check_settings(folder)
+    similarity_function = _read_settings(folder)
     poolings = [_read_pooling(path / "config.json") for kind, path in modules if kind == "Pooling"]
     return SentenceLayers(
         pooling=poolings[0] if poolings else None,
         projections=tuple(_read_dense(path) for kind, path in modules if kind == "Dense"),
         normalized=kinds.endswith("Normalize"),
+        similarity_function=similarity_function,
         **_read_limits(folder),
     )
 
@@ -82,14 +85,19 @@ def _inside(folder: Path, path: str) -> Path:
     return folder / path
 
 
-def _check_settings(folder: Path) -> None:
+def _read_settings(folder: Path) -> SimilarityFunction:
+    """Return the function that compares two vectors. A setting that a graph cannot keep is an error or a warning."""
     path = folder / "config_sentence_transformers.json"
     if not path.is_file():
-        return
+        return "cosine"
     with parsing(path):
         settings = read_json(path)
         prompt, dim = settings.get("default_prompt_name"), settings.get("truncate_dim")
         prompts = sorted(str(name) for name, text in (settings.get("prompts") or {}).items() if text)
+        function = str(settings.get("similarity_fn_name") or "cosine")
+    if function not in get_args(SimilarityFunction):
+        known = ", ".join(get_args(SimilarityFunction))
+        raise WeightsError(f"{path} states the similarity_fn_name {function!r:.80}, which is not one of {known}")
     if dim is not None:
         raise WeightsError(f"{path} keeps {dim} dimensions; remove truncate_dim, and give it to embed")
     if prompts and not prompt:
@@ -99,6 +107,7 @@ def _check_settings(folder: Path) -> None:
             f"{path} puts the prompt {prompt!r} before every text, but a graph cannot; remove default_prompt_name and "
             "put the prompt before your texts yourself"
         )
+    return cast(SimilarityFunction, function)
 
 
 def _read_limits(folder: Path) -> dict[str, Any]:

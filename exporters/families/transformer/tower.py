@@ -48,6 +48,7 @@ class TransformerTower(TextTower):
         if limit > transformer.max_length:
             raise UsageError(f"--max-length {limit} is more than the {transformer.max_length} tokens of the model")
         self._model, self._layers, self.tokenizer = model, layers.projections, tokenizer
+        self.similarity_function = layers.similarity_function
         super().__init__(
             TextPreprocessing(max_length=limit, pad_token_id=tokenizer.pad_token_id or 0),
             layers.projections[-1][0].out_features if layers.projections else int(model.config.hidden_size),

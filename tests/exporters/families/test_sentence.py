@@ -28,7 +28,9 @@ from exporters.export_towers import export_towers
 from exporters.families.family import FolderRequest
 from exporters.families.sentence.load import load_folder
 from exporters.families.sentence.tower import SentenceTower
+from exporters.publish.publish import publish
 from exporters.samples.texts import TEXTS
+from runtime.artifact.describe import describe_manifest
 from runtime.artifact.manifest import MAX_TEXT_LENGTH, Pooling, TextPreprocessing, Weights
 from runtime.artifact.reader import read_manifest
 from runtime.errors import UsageError
@@ -388,11 +390,15 @@ def test_the_limit_of_a_static_embedding_is_that_of_its_tokenizer(
     assert (recipe.max_length, recipe.truncation_side) == (limit, side)
 
 
-@pytest.mark.parametrize(("modules", "told"), [((MEAN,), True), ((MEAN, ("Normalize", None)), False)])
-def test_another_comparison_than_cosine_is_not_dropped_in_silence(
-    modules: Any, told: bool, checkpoint: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    save_layers(checkpoint, *modules)
-    (checkpoint / "config_sentence_transformers.json").write_text(json.dumps({"similarity_fn_name": "dot"}))
-    load(checkpoint)
-    assert any("compares vectors by dot; here, similarity, search" in text for text in caplog.messages) is told
+@pytest.mark.parametrize("function", ["cosine", "dot", "euclidean", "manhattan"])
+def test_vectors_are_compared_as_the_model_does(function: str, checkpoint: Path, tmp_path: Path) -> None:
+    save_layers(checkpoint, MEAN)
+    (checkpoint / "config_sentence_transformers.json").write_text(json.dumps({"similarity_fn_name": function}))
+    folder = export_towers(SPEC, [load(checkpoint)], tmp_path / "toy", options=ExportOptions())
+    model, library = runtime.load(folder), SentenceTransformer(str(checkpoint), device="cpu")
+    vectors = model.embed(["a cat", "the dog", "a much longer text"])
+    expected = library.similarity(vectors[:1], vectors).numpy()
+    np.testing.assert_allclose(model.similarity(vectors[0], vectors), expected, rtol=1e-5, atol=1e-5)
+    assert f"compare by    {function}" in describe_manifest(model.manifest)
+    (hub,) = publish(folder, ["huggingface"], tmp_path / "out")
+    assert json.loads((hub / "config_sentence_transformers.json").read_text())["similarity_fn_name"] == function

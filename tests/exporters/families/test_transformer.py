@@ -238,6 +238,7 @@ def test_the_limit_of_a_tokenizers_folder_is_read_by_each_of_its_names(kind: str
         ("sentence_bert_config.json", {"query_length": 8}, "states query_length, which is not read for a state dict"),
         ("config_sentence_transformers.json", {"truncate_dim": 8}, "keeps 8 dimensions; remove truncate_dim"),
         ("config_sentence_transformers.json", {"default_prompt_name": "query"}, "puts the prompt 'query' before"),
+        ("config_sentence_transformers.json", {"similarity_fn_name": "tanimoto"}, "'tanimoto', which is not one of"),
     ],
 )
 def test_settings_of_a_tokenizers_folder_that_are_not_read_are_refused(
@@ -247,6 +248,13 @@ def test_settings_of_a_tokenizers_folder_that_are_not_read_are_refused(
     (checkpoint / name).write_text(json.dumps(settings))
     with pytest.raises(WeightsError, match=message):
         read_sentence_layers(checkpoint)
+
+
+def test_a_tokenizers_folder_states_how_vectors_are_compared(checkpoint: Path) -> None:
+    save_layers(checkpoint, STATED)
+    assert read_sentence_layers(checkpoint).similarity_function == "cosine"
+    (checkpoint / "config_sentence_transformers.json").write_text(json.dumps({"similarity_fn_name": "dot"}))
+    assert read_sentence_layers(checkpoint).similarity_function == "dot"
 
 
 def test_prompts_of_a_tokenizers_folder_are_not_left_out_in_silence(

@@ -22,8 +22,8 @@ from exporters.variants.options import VariantOptions
 from exporters.variants.retrieval import measure_ranking
 from runtime.array_types import Array
 from runtime.artifact.manifest import TowerName
-from runtime.artifact.parity import cosine_similarities
 from runtime.artifact.reader import read_manifest
+from runtime.artifact.similarity import cosine_similarities
 from runtime.errors import UsageError
 from tests.exporters.calibration.test_retrieval import write_jsonl
 from tests.exporters.file_contents import contents

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from runtime.artifact.manifest import Tolerance
-from runtime.artifact.parity import cosine_similarities, measure_agreement, neighbour_overlap, row_cosines
+from runtime.artifact.parity import measure_agreement, neighbour_overlap, row_cosines
+from runtime.artifact.similarity import cosine_similarities, similarities
 
 ROWS = np.random.default_rng(0).normal(size=(2, 30, 8)).astype(np.float32)
 
@@ -32,3 +33,14 @@ def test_agreement_with_nan_keeps_no_tolerance() -> None:
 @pytest.mark.parametrize(("rows", "top"), [(30, 10), (5, 10)])
 def test_equal_rows_have_the_same_neighbours(rows: int, top: int) -> None:
     assert neighbour_overlap(ROWS[0, :rows], 2 * ROWS[0, :rows], top) == 1
+
+
+def test_neighbours_are_those_of_the_models_similarity() -> None:
+    rows = np.array([[1.0, 0.0], [0.9, 0.1], [5.0, 5.0]])
+    nearest = {}
+    for function in ("cosine", "dot", "euclidean", "manhattan"):
+        nearest[function] = int(similarities(rows[:1], rows, function)[0, 1:].argmax()) + 1
+    assert nearest == {"cosine": 1, "dot": 2, "euclidean": 1, "manhattan": 1}
+    scaled = rows * [[1], [10], [1]]  # the directions stay
+    assert neighbour_overlap(rows, scaled, top=1) == 1
+    assert neighbour_overlap(rows, scaled, top=1, function="euclidean") < 1
