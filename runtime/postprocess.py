@@ -38,20 +38,27 @@ def quantize(vectors: Array, dtype: Dtype, ranges: Array | None = None) -> Array
         vectors: ``[rows, dim]`` float32.
         dtype: ``float16`` rounds. ``int8`` maps the range of each dimension to -128 to 127. ``binary`` keeps the signs,
             eight dimensions in a byte, minus 128.
-        ranges: ``[2, dim]`` of :func:`int8_ranges`, for ``int8``; by default the ranges of ``vectors``. Vectors that
-            are compared with each other need the same ranges. Values outside are clipped.
+        ranges: ``[2, dim]`` of :func:`int8_ranges`, for ``int8``; by default the ranges of ``vectors``, two or more.
+            Vectors that are compared with each other need the same ranges. Values outside are clipped.
 
     Returns:
         ``[rows, dim]`` float32, float16 or int8; for ``binary`` ``[rows, ceil(dim / 8)]`` int8.
 
     Raises:
-        UsageError: There is no such type, or ``ranges`` has the wrong shape or is for another type.
+        UsageError: There is no such type, ``ranges`` has the wrong shape or is for another type, or the vectors do not
+            fit the type.
     """
     check_dtype(dtype, ranges, vectors.shape[1])
+    if not np.isfinite(vectors).all():
+        raise UsageError("the vectors hold NaN or infinity; remove those rows")
     if dtype == "int8" and len(vectors):
+        if ranges is None and len(vectors) == 1:
+            raise UsageError("the ranges of one vector are that vector, so all its codes are equal; pass ranges")
         return _to_int8(vectors, int8_ranges(vectors) if ranges is None else ranges)
     if dtype == "binary":
         return (np.packbits(vectors > 0, axis=1).astype(np.int16) - 128).astype(np.int8)
+    if dtype == "float16" and np.abs(vectors).max(initial=0) > np.finfo(np.float16).max:
+        raise UsageError("the vectors hold values that float16 cannot; keep float32, or normalize them")
     return vectors.astype(dtype, copy=False)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias, get_args
@@ -39,9 +40,11 @@ _EXIF_TRANSPOSES = {  # EXIF 2.32, tag Orientation: the operation that makes the
     8: Image.Transpose.ROTATE_90,
 }
 _STRIP = 8  # rows or columns of a very thin image
-_BITS_PER_SAMPLE, _SAMPLE_FORMAT, _SIGNED = 258, 339, 2  # tags of TIFF
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
+_SIGNED, _WHITE_IS_ZERO = 2, 0  # values of them
 _DARKEST = 16  # of 255: values of 12 bits in 16, which torchvision would make black
 _FAILED = "_runtime_failed"  # attribute of an image that Pillow refused to decode
+_LOCK = "_runtime_lock"  # attribute of an image
 # Pillow warns of damaged EXIF, unusual frames and large images. An unusable image gets an error of ours instead.
 _WITHOUT_WARNINGS = SuppressWarnings("PIL")
 # Without a handler, Python prints a library's log records of level warning on standard error.
@@ -97,10 +100,11 @@ def load_image(item: ImageItem) -> Image.Image:
     try:
         with _WITHOUT_WARNINGS:
             image = _open(item)
-            _check_size(image.width, image.height)
-            _decode(image)
-            _check_size(image.width, image.height)  # again: the header of an ICO file can state less than it holds
-            turn = _EXIF_TRANSPOSES.get(_orientation(image))
+            with _lock_of(image):
+                _check_size(image.width, image.height)
+                _decode(image)
+                _check_size(image.width, image.height)  # again: the header of an ICO file can state less than it holds
+                turn = _EXIF_TRANSPOSES.get(_orientation(image))
             rgb = _to_rgb(image)
         return rgb if turn is None else rgb.transpose(turn)
     except UnusableItemError:
@@ -230,6 +234,8 @@ def _read(data: bytes) -> Image.Image:
 
 
 def _from_array(array: Array) -> Image.Image:
+    if isinstance(array, np.ma.MaskedArray):
+        raise UnusableItemError("a masked array is not an image; fill it with `.filled(value)`")
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
         raise UnusableItemError(
             f"an array of {array.dtype} {list(array.shape)} is not an image; give uint8 [height, width, 3] in RGB order"
@@ -248,6 +254,12 @@ def _check_size(width: int, height: int, prefix: str = "") -> None:
 
 def _is_allowed(width: int, height: int) -> bool:
     return Image.MAX_IMAGE_PIXELS is None or width * height <= Image.MAX_IMAGE_PIXELS
+
+
+def _lock_of(image: Image.Image) -> threading.Lock:
+    """Return the lock of an image: a caller's may be in several items, and two threads would decode it into one."""
+    lock: threading.Lock = image.__dict__.setdefault(_LOCK, threading.Lock())
+    return lock
 
 
 def _decode(image: Image.Image) -> None:
@@ -278,14 +290,15 @@ def _orientation(image: Image.Image) -> int:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
-        return _from_grey(_floats_to_bytes(np.asarray(image)))
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        return _from_grey(_integers_to_bytes(image))
-    return image.convert("RGB")
-
-
-def _from_grey(values: Array) -> Image.Image:
-    return Image.fromarray(values.astype(np.uint8)).convert("RGB")
+        grey = _floats_to_bytes(np.asarray(image))
+    elif image.mode == "I" or image.mode.startswith("I;16"):
+        grey = _integers_to_bytes(image)
+    else:
+        return image.convert("RGB")
+    values = grey.astype(np.uint8)
+    if _tag(image, _PHOTOMETRIC, 1) == _WHITE_IS_ZERO:  # Pillow itself inverts only 8 bits and fewer
+        values = 255 - values
+    return Image.fromarray(values).convert("RGB")
 
 
 def _integers_to_bytes(image: Image.Image) -> Array:
@@ -304,11 +317,15 @@ def _integers_to_bytes(image: Image.Image) -> Array:
 
 def _declared_bits(image: Image.Image) -> int:
     """Return the number of bits of a value, without its sign."""
-    tags = getattr(image, "tag_v2", None)  # of TIFF
-    if tags is not None:
-        is_signed = tags.get(_SAMPLE_FORMAT, (1,))[0] == _SIGNED
-        return int(tags.get(_BITS_PER_SAMPLE, (16,))[0]) - int(is_signed)
+    if hasattr(image, "tag_v2"):  # of TIFF
+        return _tag(image, _BITS_PER_SAMPLE, 16) - int(_tag(image, _SAMPLE_FORMAT, 1) == _SIGNED)
     return 31 if image.mode == "I" and image.format != "PPM" else 16
+
+
+def _tag(image: Image.Image, tag: int, default: int) -> int:
+    """Return the first value of a tag of TIFF."""
+    value = getattr(image, "tag_v2", {}).get(tag, default)
+    return int(value[0] if isinstance(value, tuple) else value)
 
 
 def _floats_to_bytes(values: Array) -> Array:

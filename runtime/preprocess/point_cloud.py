@@ -122,6 +122,8 @@ def _lengths(vectors: Float64Array) -> Float64Array:
 
 
 def _check_cloud(array: Array, min_points: int) -> Float64Array:
+    if isinstance(array, np.ma.MaskedArray):
+        raise UnusableItemError("a masked array is not a point cloud; leave masked points out")
     if array.dtype.kind not in "fiu" or array.ndim != 2 or array.shape[1] != 3:
         raise UnusableItemError(
             f"an array of {array.dtype} {list(array.shape)} is not a point cloud; give [n, 3] floats or integers"

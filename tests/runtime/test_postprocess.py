@@ -63,6 +63,20 @@ def test_invalid_arguments_are_refused(dtype: Any, ranges: Any, message: str) ->
         quantize(VECTORS, dtype, ranges)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "vectors", "message"),
+    [
+        ("int8", VECTORS[:1], "the ranges of one vector are that vector"),
+        ("int8", np.full((3, 4), np.nan, np.float32), "hold NaN or infinity"),
+        ("binary", np.full((3, 4), np.inf, np.float32), "hold NaN or infinity"),
+        ("float16", 1e5 * VECTORS, "that float16 cannot; keep float32"),
+    ],
+)
+def test_vectors_that_do_not_fit_the_type_are_refused(dtype: Dtype, vectors: Any, message: str) -> None:
+    with pytest.raises(runtime.UsageError, match=message):
+        quantize(vectors, dtype)
+
+
 def test_truncation_comes_before_normalisation() -> None:
     truncated = truncate_embeddings(VECTORS, 7)
     expected = truncated / np.linalg.norm(truncated, axis=1, keepdims=True)

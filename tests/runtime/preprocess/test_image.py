@@ -9,6 +9,7 @@ import sys
 import tracemalloc
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +248,22 @@ def test_grey_tiff_is_scaled_by_its_declared_depth(bits: int, signed: int, dtype
     assert np.asarray(load_image(_grey_tiff(values.tobytes(), 3, bits, signed)))[0, :, 0].tolist() == [0, 127, 255]
 
 
+@pytest.mark.parametrize("bits", [8, 16])
+def test_grey_tiff_with_white_as_zero_is_inverted(bits: int) -> None:
+    data = np.array([[0, 2**bits - 1]], f"<u{bits // 8}").tobytes()
+    assert np.asarray(load_image(_grey_tiff(data, 2, bits, 1, photometric=0)))[0, :, 0].tolist() == [255, 0]
+
+
+def test_an_image_in_several_items_is_decoded_once(photos: list[Image.Image]) -> None:
+    """Pillow decodes an image without a lock: threads would mix their pixels."""
+    data = encode(photos[0].resize((1200, 900)), "JPEG")
+    expected = load_image(data).tobytes()
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            image = Image.open(io.BytesIO(data))
+            assert {each.tobytes() for each in pool.map(load_image, [image] * 4)} == {expected}
+
+
 def test_twelve_bits_are_scaled() -> None:
     """Two values of 12 bits in three bytes: 0x800 and 0xFFF."""
     grey = np.asarray(load_image(_grey_tiff(bytes([0x80, 0x0F, 0xFF]), 2, 12, 1)))
@@ -260,9 +277,9 @@ def test_floats_become_eight_bits_as_in_torchvision() -> None:
     np.testing.assert_array_equal(ours, expected)
 
 
-def _grey_tiff(pixels: bytes, width: int, bits: int, sample_format: int) -> bytes:
-    """Return a TIFF of one row, with black as zero."""
-    tags = [(256, width), (257, 1), (258, bits), (259, 1), (262, 1), (273, 8), (277, 1), (278, 1)]
+def _grey_tiff(pixels: bytes, width: int, bits: int, sample_format: int, photometric: int = 1) -> bytes:
+    """Return a TIFF of one row; with black as zero by default."""
+    tags = [(256, width), (257, 1), (258, bits), (259, 1), (262, photometric), (273, 8), (277, 1), (278, 1)]
     tags += [(279, len(pixels)), (339, sample_format)]
     entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in tags)
     padded = pixels + b"\0" * (len(pixels) % 2)

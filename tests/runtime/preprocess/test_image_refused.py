@@ -29,6 +29,7 @@ from tests.image_bytes import encode
         (np.zeros((4, 4, 3), np.float32), r"uint8 \[height, width, 3\]"),
         (np.zeros((4, 4), np.uint8), r"uint8 \[height, width, 3\]"),
         (np.zeros((4, 4, 4), np.uint8), r"uint8 \[height, width, 3\]"),
+        (np.ma.masked_equal(np.zeros((4, 4, 3), np.uint8), 0), "a masked array is not an image"),
         (Image.new("RGB", (0, 5)), "0 x 5"),
         (Image.new("F", (4, 4), 200), "it has floats from 200 to 200, where images have 0 to 1"),
         (Image.new("F", (4, 4), float("nan")), "it has floats from nan to nan"),

@@ -155,6 +155,7 @@ TOO_LARGE = "squares overflow; give it in a larger unit"
 BAD_ITEMS: dict[str, tuple[Any, str]] = {
     "flat": (np.zeros(12), r"float64 \[12\] is not a point cloud; give \[n, 3\]"),
     "two columns": (np.zeros((12, 2)), r"float64 \[12, 2\] is not a point cloud"),
+    "masked": (np.ma.masked_less(np.eye(12, 3), 1), "a masked array is not a point cloud"),
     "stack": (np.zeros((2, 12, 3)), r"\[2, 12, 3\] is not a point cloud"),
     "complex": (np.zeros((12, 3), complex), "complex128"),
     "bool": (np.zeros((12, 3), bool), "bool"),
