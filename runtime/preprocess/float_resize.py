@@ -14,9 +14,8 @@ from runtime.array_types import Array, Float32Array, UInt8Array
 
 _CUBIC, _CUBIC_ANTIALIAS = -0.75, -0.5  # torch's coefficients; the second is Pillow's, too
 _HALF = np.float32(0.5)  # positions are computed in float32, as in torch: float64 shifts a weight by up to 1e-4
-
-
 _ALL = slice(None)
+_BLOCK = 64  # rows of the input that are floats at once
 
 
 def resize_floats(
@@ -40,7 +39,10 @@ def resize_floats(
         rows: The rows of the result to compute; by default all.
         columns: The columns of the result to compute; by default all.
     """
-    narrow = _resize_columns(pixels.astype(np.float32), width, columns, kind, antialias=antialias)
+    blocks = [pixels[start : start + _BLOCK] for start in range(0, len(pixels), _BLOCK)]
+    narrow = np.concatenate(
+        [_resize_columns(block.astype(np.float32), width, columns, kind, antialias=antialias) for block in blocks]
+    )
     low = _resize_columns(np.swapaxes(narrow, 0, 1), height, rows, kind, antialias=antialias)
     return np.ascontiguousarray(np.swapaxes(low, 0, 1))
 

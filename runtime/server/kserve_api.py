@@ -26,9 +26,10 @@ from runtime.server.admission import Ticket
 from runtime.server.body import check_fields, read_json, require_field, take_field
 from runtime.server.endpoint import Endpoint, embedded_headers, json_response
 from runtime.server.items import ServerItem, check_count, read_file
+from runtime.server.preparation import EmbedCall
 from runtime.server.request_errors import RequestError
 from runtime.server.served_model import ServedModel
-from runtime.server.service import EmbedCall, Embedded, EmbeddingService
+from runtime.server.service import Embedded, EmbeddingService
 from runtime.version import __version__
 
 _HEADER_LENGTH = "inference-header-content-length"

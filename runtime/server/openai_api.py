@@ -19,8 +19,9 @@ from runtime.server.admission import Ticket
 from runtime.server.body import check_fields, read_json, require_field, take_field
 from runtime.server.endpoint import Endpoint, json_response
 from runtime.server.items import read_items
+from runtime.server.preparation import EmbedCall
 from runtime.server.request_errors import RequestError
-from runtime.server.service import EmbedCall, EmbeddingService
+from runtime.server.service import EmbeddingService
 
 
 def routes() -> list[Route]:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -14,44 +11,21 @@ import numpy as np
 
 from runtime.array_types import Array, Float32Array
 from runtime.artifact.manifest import TowerName
-from runtime.errors import EmbeddingBackbonesError, MissingDependencyError, UsageError
-from runtime.inference.tower import LoadedTower, Row, is_truncated
+from runtime.errors import EmbeddingBackbonesError
+from runtime.inference.tower import Row, is_truncated
 from runtime.postprocess import truncate_and_normalize
-from runtime.preprocess.item import UnusableItemError, prepare_each
 from runtime.server.admission import Admission, Ticket
 from runtime.server.dispatcher import Dispatcher, ShutDownError
-from runtime.server.items import ServerItem, check_count
+from runtime.server.items import check_count
 from runtime.server.metrics import Metrics
+from runtime.server.preparation import EmbedCall, Preparation
 from runtime.server.request_errors import RequestError
 from runtime.server.served_model import ServedModel
 from runtime.server.settings import ServerSettings
 
-_SMALL_TEXT = 2000  # characters that are tokenized at once: a thread would cost more
+_PREPARING = 0.5  # share of the room in memory for images that are decoded and texts that are tokenized
 _TOKEN_BYTES = 80  # of a token in memory: its id and type id as Python objects, and as arrays of a batch
 _VALUE_BYTES = 4 + 22  # of one value of a vector: as float32, and as text of JSON
-
-
-@dataclass(frozen=True, kw_only=True)
-class EmbedCall:
-    """A request, whichever interface it came by.
-
-    Attributes:
-        model: The model.
-        items: The items.
-        prompt: The text that is put before each text; ``None`` for the default prompt.
-        truncate: Whether texts that are too long are cut.
-        normalize: Whether to scale vectors to unit length; ``None``: only if ``dimensions`` are chosen.
-        dimensions: Number of leading dimensions to keep; ``None`` for all.
-        param: The field of the request that the items came from.
-    """
-
-    model: ServedModel
-    items: Sequence[ServerItem]
-    prompt: str | None = None
-    truncate: bool = False
-    normalize: bool | None = None
-    dimensions: int | None = None
-    param: str = "input"
 
 
 class Embedded(NamedTuple):
@@ -77,6 +51,7 @@ class EmbeddingService:
         self, models: Sequence[ServedModel], settings: ServerSettings, metrics: Metrics, *, room_bytes: int
     ) -> None:
         """Start the threads. Requests may use ``room_bytes`` of memory together."""
+        prepared = int(_PREPARING * room_bytes)
         self.models: Mapping[str, ServedModel] = {model.name: model for model in models}
         self.settings, self.metrics, self.draining = settings, metrics, False
         self.dispatcher = Dispatcher(
@@ -84,10 +59,10 @@ class EmbeddingService:
         )
         self.admission = Admission(
             max_tokens=settings.max_queue_tokens,
-            max_bytes=room_bytes,
+            max_bytes=room_bytes - prepared,
             tokens_per_s=lambda: self.dispatcher.tokens_per_s,
         )
-        self._preparing = ThreadPoolExecutor(max(model.embedder.threads for model in models), "prepare")
+        self._preparation = Preparation(max(model.embedder.threads for model in models), prepared)
 
     def find_model(self, name: str | None) -> tuple[ServedModel, str | None]:
         """Return the model of a name or alias, and the name of the alias's prompt.
@@ -125,7 +100,7 @@ class EmbeddingService:
         """
         self._check(call)
         started = perf_counter()
-        rows = await self._prepare_all(call)
+        rows = await self._preparation.prepare(call)
         self.metrics.tokenize.observe(perf_counter() - started)
         model = call.model
         ticket.take(
@@ -152,7 +127,7 @@ class EmbeddingService:
     def close(self) -> None:
         """End the threads."""
         self.dispatcher.close()
-        self._preparing.shutdown(wait=False, cancel_futures=True)
+        self._preparation.close()
 
     def _check(self, call: EmbedCall) -> None:
         check_count(len(call.items), self.settings.max_items, call.param)
@@ -167,19 +142,6 @@ class EmbeddingService:
         dim = call.model.manifest.output_dim
         if call.dimensions is not None and not 1 <= call.dimensions <= dim:
             raise RequestError(400, f"dimensions is {call.dimensions}, it must be from 1 to {dim}", param="dimensions")
-
-    async def _prepare_all(self, call: EmbedCall) -> list[Row]:
-        loop, work = asyncio.get_running_loop(), _chunks(call)
-        if len(work) == 1 and call.items[0].kind == "text" and sum(map(_size, call.items)) <= _SMALL_TEXT:
-            parts = [_prepare(call, *work[0])]
-        else:
-            futures = [loop.run_in_executor(self._preparing, _prepare, call, *each) for each in work]
-            parts = await asyncio.gather(*futures)
-        rows: list[Row | UnusableItemError] = [UnusableItemError("")] * len(call.items)
-        for (_, positions), part in zip(work, parts, strict=True):
-            for at, row in zip(positions, part, strict=True):
-                rows[at] = row
-        return [_check_usable(call, index, row) for index, row in enumerate(rows)]
 
     async def _run(self, call: EmbedCall, rows: Sequence[Row]) -> Array:
         kinds: dict[TowerName, list[int]] = {}
@@ -210,59 +172,6 @@ class EmbeddingService:
 def count_lanes(models: Sequence[ServedModel]) -> int:
     """Return the number of batches that may run side by side."""
     return max(model.embedder.concurrent_batches for model in models)
-
-
-def _size(item: ServerItem) -> int:
-    return item.size_bytes
-
-
-def _chunks(call: EmbedCall) -> list[tuple[tuple[TowerName, type], list[int]]]:
-    """Return the positions of items in parts that one thread prepares, each of one kind."""
-    kinds: dict[tuple[TowerName, type], list[int]] = {}
-    for at, item in enumerate(call.items):
-        kinds.setdefault((item.kind, type(item.content)), []).append(at)
-    return [
-        (kind, positions[start : start + size])
-        for kind, positions in kinds.items()
-        for size in [call.model.towers[kind[0]].batch_sizes.chunk]
-        for start in range(0, len(positions), size)
-    ]
-
-
-def _prepare(
-    call: EmbedCall, kind: tuple[TowerName, type], positions: Sequence[int]
-) -> Sequence[Row | UnusableItemError]:
-    tower, items = call.model.towers[kind[0]], [call.items[at] for at in positions]
-    if kind == ("text", list):
-        return prepare_each(lambda item: tower.text_preprocessor.from_ids(item.content), items)
-    if kind == ("mesh", bytes):
-        return prepare_each(partial(_prepare_mesh, tower), items)
-    prompt = call.prompt if kind[0] == "text" else None
-    try:
-        return tower.prepare([item.content for item in items], truncate=call.truncate, prompt=prompt)
-    except UsageError as exc:
-        raise RequestError(400, str(exc)) from exc
-
-
-def _prepare_mesh(tower: LoadedTower, item: ServerItem) -> Row:
-    from runtime.preprocess.mesh.formats import read_mesh_bytes
-
-    try:
-        mesh = read_mesh_bytes(item.content, item.suffix)
-    except MissingDependencyError as exc:
-        raise RequestError(501, str(exc)) from exc
-    (row,) = tower.prepare([mesh])
-    if isinstance(row, UnusableItemError):
-        raise row
-    return row
-
-
-def _check_usable(call: EmbedCall, index: int, row: Row | UnusableItemError) -> Row:
-    if isinstance(row, UnusableItemError):
-        raise RequestError(
-            400, f"{call.param}[{index}] cannot be embedded: {row}", code="unusable_item", param=call.param
-        )
-    return row
 
 
 def _row_bytes(row: Any) -> int:

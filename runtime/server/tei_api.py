@@ -23,9 +23,10 @@ from runtime.server.admission import Ticket
 from runtime.server.body import check_fields, read_json, require_field, take_field
 from runtime.server.endpoint import Endpoint, json_response
 from runtime.server.items import ServerItem, read_file, read_item, read_items
+from runtime.server.preparation import EmbedCall
 from runtime.server.request_errors import RequestError
 from runtime.server.served_model import ServedModel
-from runtime.server.service import EmbedCall, Embedded, EmbeddingService
+from runtime.server.service import Embedded, EmbeddingService
 from runtime.version import __version__
 
 _FLAGS = ("normalize", "truncate")

@@ -61,9 +61,11 @@ def serving(models: list[ServedModel], *, room: int = ROOM, **settings: Any) -> 
     thread.start()
     while not server.started:
         time.sleep(0.005)
-    yield Running(url=f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}", service=service)
-    server.handle_exit(15, None)
-    thread.join(20)
+    try:
+        yield Running(url=f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}", service=service)
+    finally:
+        server.handle_exit(15, None)
+        thread.join(20)
     assert not thread.is_alive()
 
 

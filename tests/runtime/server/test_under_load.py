@@ -102,7 +102,7 @@ def test_what_is_over_the_limit_is_refused_at_once(toy_models: list[ServedModel]
 
 
 def test_bytes_count_before_they_are_read(toy_models: list[ServedModel]) -> None:
-    with serving(toy_models, room=30_000, max_body_bytes=50_000) as server:
+    with serving(toy_models, room=60_000, max_body_bytes=50_000) as server:
         assert server.post("/v1/embeddings", {"input": "a" * 60_000}).status_code == 413
         assert server.post("/v1/embeddings", {"input": "a" * 12_000}).status_code == 413  # three copies of it
         unfinished = connect(server, request(b" " * 9_000)[:-1])

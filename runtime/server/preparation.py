@@ -1,0 +1,178 @@
+"""Prepare the items of a request in threads, within a bound on the memory that the threads use."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+from runtime.artifact.manifest import TowerName
+from runtime.errors import MissingDependencyError, UsageError
+from runtime.inference.tower import LoadedTower, Row
+from runtime.preprocess.item import UnusableItemError, prepare_each
+from runtime.server.items import ServerItem
+from runtime.server.request_errors import RequestError
+from runtime.server.served_model import ServedModel
+
+_SMALL_TEXT = 2000  # characters that are tokenized at once: a thread would cost more
+# Memory of a tokenizer for each character: on texts of 2 million, WordPiece took up to 441 bytes, and BPE up to 608.
+_BYTES_PER_CHARACTER = 640
+_MOST_CHARACTERS = 1 << 16  # of the texts that a thread takes at once; fewer if memory is short
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedCall:
+    """A request, whichever interface it came by.
+
+    Attributes:
+        model: The model.
+        items: The items.
+        prompt: The text that is put before each text; ``None`` for the default prompt.
+        truncate: Whether texts that are too long are cut.
+        normalize: Whether to scale vectors to unit length; ``None``: only if ``dimensions`` are chosen.
+        dimensions: Number of leading dimensions to keep; ``None`` for all.
+        param: The field of the request that the items came from.
+    """
+
+    model: ServedModel
+    items: Sequence[ServerItem]
+    prompt: str | None = None
+    truncate: bool = False
+    normalize: bool | None = None
+    dimensions: int | None = None
+    param: str = "input"
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Items of one kind that a thread prepares one after another, by their positions in the call."""
+
+    kind: TowerName
+    type: type
+    positions: Sequence[int]
+
+
+class Preparation:
+    """Threads that prepare items. A thread waits until the memory that its items need is free."""
+
+    def __init__(self, threads: int, room_bytes: int) -> None:
+        """Start ``threads`` threads, which may use ``room_bytes`` together."""
+        self._threads = ThreadPoolExecutor(threads, "prepare")
+        self._room, self._used = room_bytes, 0
+        self._most_characters = min(_MOST_CHARACTERS, room_bytes // _BYTES_PER_CHARACTER)
+        self._turn, self._freed = threading.Lock(), threading.Condition()
+
+    async def prepare(self, call: EmbedCall) -> list[Row]:
+        """Return the row of each item.
+
+        Raises:
+            RequestError: An item cannot be embedded, or needs more memory than there is.
+        """
+        loop, parts = asyncio.get_running_loop(), _split(call, self._most_characters)
+        if len(parts) == 1 and parts[0].type is str and _characters(call.items) <= _SMALL_TEXT:
+            prepared = [_prepare(call, parts[0])]
+        else:
+            prepared = await asyncio.gather(
+                *(loop.run_in_executor(self._threads, self._prepare_in_turn, call, part) for part in parts)
+            )
+        rows: list[Row | UnusableItemError] = [UnusableItemError("")] * len(call.items)
+        for part, found in zip(parts, prepared, strict=True):
+            for at, row in zip(part.positions, found, strict=True):
+                rows[at] = row
+        return [_check_usable(call, index, row) for index, row in enumerate(rows)]
+
+    def close(self) -> None:
+        """End the threads."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _prepare_in_turn(self, call: EmbedCall, part: _Part) -> Sequence[Row | UnusableItemError]:
+        with self._reserve(_needed_bytes([call.items[at] for at in part.positions]), call.param):
+            return _prepare(call, part)
+
+    @contextmanager
+    def _reserve(self, size_bytes: int, param: str) -> Iterator[None]:
+        if size_bytes > self._room:
+            sizes = f"{size_bytes >> 20} MiB of memory, and the server has {self._room >> 20} MiB for that"
+            message = f"an item of {param} needs up to {sizes}; send a smaller one, or raise --memory-limit"
+            raise RequestError(413, message, param=param)
+        with self._turn, self._freed:  # one waits at a time, so that small items do not overtake a large one for ever
+            self._freed.wait_for(lambda: self._used + size_bytes <= self._room)
+            self._used += size_bytes
+        try:
+            yield
+        finally:
+            with self._freed:
+                self._used -= size_bytes
+                self._freed.notify_all()
+
+
+def _split(call: EmbedCall, most_characters: int) -> list[_Part]:
+    """Return the items in parts that one thread prepares, each of one kind. A text that is longer is a part alone."""
+    kinds: dict[tuple[TowerName, type], list[int]] = {}
+    for at, item in enumerate(call.items):
+        kinds.setdefault((item.kind, type(item.content)), []).append(at)
+    parts = []
+    for (kind, content_type), positions in kinds.items():
+        most, part, characters = call.model.towers[kind].batch_sizes.chunk, list[int](), 0
+        for at in positions:
+            size = len(call.items[at].content) if content_type is str else 0
+            if len(part) == most or (part and characters + size > most_characters):
+                parts.append(_Part(kind, content_type, part))
+                part, characters = [], 0
+            part.append(at)
+            characters += size
+        parts.append(_Part(kind, content_type, part))
+    return parts
+
+
+def _needed_bytes(items: Sequence[ServerItem]) -> int:
+    """Return the memory that a thread needs at most to prepare items of one kind: texts at once, images one by one."""
+    if isinstance(items[0].content, str):
+        return _BYTES_PER_CHARACTER * _characters(items)
+    if items[0].kind == "image":
+        from runtime.preprocess.image import decoding_bytes
+
+        return max(decoding_bytes(item.content) for item in items)
+    return 0  # the ticket has three times the file
+
+
+def _characters(items: Sequence[ServerItem]) -> int:
+    return sum(item.size_bytes for item in items)
+
+
+def _prepare(call: EmbedCall, part: _Part) -> Sequence[Row | UnusableItemError]:
+    tower, items = call.model.towers[part.kind], [call.items[at] for at in part.positions]
+    if part.type is list:
+        return prepare_each(lambda item: tower.text_preprocessor.from_ids(item.content), items)
+    if part.kind == "mesh" and part.type is bytes:
+        return prepare_each(partial(_prepare_mesh, tower), items)
+    prompt = call.prompt if part.kind == "text" else None
+    try:
+        return tower.prepare([item.content for item in items], truncate=call.truncate, prompt=prompt)
+    except UsageError as exc:
+        raise RequestError(400, str(exc)) from exc
+
+
+def _prepare_mesh(tower: LoadedTower, item: ServerItem) -> Row:
+    from runtime.preprocess.mesh.formats import read_mesh_bytes
+
+    try:
+        mesh = read_mesh_bytes(item.content, item.suffix)
+    except MissingDependencyError as exc:
+        raise RequestError(501, str(exc)) from exc
+    (row,) = tower.prepare([mesh])
+    if isinstance(row, UnusableItemError):
+        raise row
+    return row
+
+
+def _check_usable(call: EmbedCall, index: int, row: Row | UnusableItemError) -> Row:
+    if isinstance(row, UnusableItemError):
+        raise RequestError(
+            400, f"{call.param}[{index}] cannot be embedded: {row}", code="unusable_item", param=call.param
+        )
+    return row
