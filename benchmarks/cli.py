@@ -10,22 +10,23 @@ import dataclasses
 import datetime as dt
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import NamedTuple, TypeVar, get_args
 
 from benchmarks.ceilings.measure import measure_ceilings
 from benchmarks.choose import cli as choose
 from benchmarks.compare import cli as compare
 from benchmarks.contenders.registry import CONTENDERS
-from benchmarks.measure.machine import this_machine
+from benchmarks.measure.machine import find_environments, this_machine
 from benchmarks.measure.plan import BenchmarkPlan, PlanOptions, make_plan
 from benchmarks.measure.rounds import TimingOptions
 from benchmarks.measure.run import check_resumable, find_remaining, measure_plan, merge_results
+from benchmarks.measure.workload import Items, load_own_items
 from benchmarks.report import Format, write_report
 from benchmarks.results.prices import Prices, add_price_options, read_prices
-from benchmarks.results.schema import RESULTS_FILE, SCHEMA_VERSION, Results, read_results
+from benchmarks.results.schema import RESULTS_FILE, SCHEMA_VERSION, PlanRecord, Results, read_results
 from benchmarks.scenarios import footprint, memory_growth
 from benchmarks.serve import cli as serve
 from benchmarks.serve import options as serve_options
@@ -40,6 +41,7 @@ from runtime.errors import OutputError, UsageError
 from runtime.machine.threads import available_threads
 
 _PROG = "python -m benchmarks"
+T = TypeVar("T")
 
 
 class Command(NamedTuple):
@@ -115,7 +117,10 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
         default=("html", "md"),
         help="Formats of the report; results.json is always written (default: html md)",
     )
-    flag("--resume", help="Continue the run in REPORT, and measure only what is missing")
+    flag(
+        "--resume",
+        help="Continue the run in REPORT with the same options: measure what is missing, and again what failed",
+    )
     flag("--redo-disturbed", help="With --resume, also repeat cases that the host of the virtual machine disturbed")
     flag("--force", help="Replace the results in REPORT")
     add_price_options(add)
@@ -193,12 +198,14 @@ def _benchmark(arguments: argparse.Namespace, command: str) -> int:
     _check_output(arguments)
     prices = read_prices(arguments.prices) if arguments.prices else None
     timing = _timing_options(arguments)
-    own_items = _read_items(arguments.items)
+    options = _plan_options(arguments)
+    paths = _item_paths(arguments.items)
     stage = StageDisplay(sys.stderr)
     with stage("verify"):
-        plan = make_plan(arguments.artifacts, _plan_options(arguments))
+        plan = make_plan(arguments.artifacts, options)
+        own_items = _load_items(paths, plan)
     output.mkdir(parents=True, exist_ok=True)  # an error here must come before the measurements
-    results = _begin(arguments, plan, timing, command, stage)
+    results = _begin(arguments, plan, timing, plan.record(options, own_items), command, stage)
     remaining = find_remaining(plan, results, redo_disturbed=arguments.redo_disturbed)
     done = 0
     with console.progress_bar(total=len(remaining), unit="group", hidden=None) as bar:
@@ -266,22 +273,34 @@ def _plan_options(arguments: argparse.Namespace) -> PlanOptions:
     if len(words) == 1 and "=" not in words[0] and len(arguments.artifacts) == 1:
         words = [f"{read_manifest(arguments.artifacts[0]).name}={words[0]}"]
     return PlanOptions(
-        providers=tuple(arguments.providers) if arguments.providers else None,
-        batch_sizes=tuple(dict.fromkeys(arguments.batch_sizes)),
-        tokens=tuple(arguments.tokens),
-        stages=tuple(arguments.stages),
-        contenders=tuple(arguments.contenders),
+        providers=_distinct(arguments.providers) if arguments.providers else None,
+        batch_sizes=_distinct(arguments.batch_sizes),
+        tokens=_distinct(arguments.tokens),
+        stages=_distinct(arguments.stages),
+        contenders=_distinct(arguments.contenders),
         weights=_pairs(words),
         pythons=_pairs(arguments.python),
     )
 
 
-def _read_items(words: Sequence[str]) -> dict[str, Path]:
-    items = {kind: Path(path) for kind, path in _pairs(words).items()}
-    unknown = sorted(items.keys() - {*get_args(TowerName)})
+def _distinct(values: Sequence[T]) -> tuple[T, ...]:
+    return tuple(dict.fromkeys(values))
+
+
+def _item_paths(words: Sequence[str]) -> dict[str, Path]:
+    paths = {kind: Path(path) for kind, path in _pairs(words).items()}
+    unknown = sorted(paths.keys() - {*get_args(TowerName)})
     if unknown:
         raise UsageError(f"--items names {', '.join(unknown)}; the kinds are {', '.join(get_args(TowerName))}")
-    return items
+    return paths
+
+
+def _load_items(paths: Mapping[str, Path], plan: BenchmarkPlan) -> dict[TowerName, Items]:
+    towers = _distinct([target.tower for target in plan.targets])
+    unused = sorted(paths.keys() - set(towers))
+    if unused:
+        raise UsageError(f"--items names {', '.join(unused)}, but the artifacts embed only {', '.join(towers)}")
+    return {tower: load_own_items(tower, paths[tower]) for tower in towers if tower in paths}
 
 
 def _pairs(words: Sequence[str]) -> dict[str, str]:
@@ -292,7 +311,12 @@ def _pairs(words: Sequence[str]) -> dict[str, str]:
 
 
 def _begin(
-    arguments: argparse.Namespace, plan: BenchmarkPlan, timing: TimingOptions, command: str, stage: Stage
+    arguments: argparse.Namespace,
+    plan: BenchmarkPlan,
+    timing: TimingOptions,
+    record: PlanRecord,
+    command: str,
+    stage: Stage,
 ) -> Results:
     """Return the results to continue, or empty ones with the ceilings of this machine."""
     fresh = Results(
@@ -307,6 +331,8 @@ def _begin(
         artifacts=plan.artifacts,
         cases=(),
         skipped=plan.skipped,
+        plan=record,
+        environments=find_environments(_pairs(arguments.python)),
     )
     if arguments.resume and (arguments.output / RESULTS_FILE).exists():
         found = read_results(arguments.output)
@@ -314,9 +340,8 @@ def _begin(
         return merge_results(found, fresh)
     if arguments.no_ceilings:
         return fresh
-    providers = tuple(dict.fromkeys(provider for target in plan.targets for provider in target.providers))
     with stage("ceilings"):
-        return dataclasses.replace(fresh, ceilings=measure_ceilings(timing.threads, providers))
+        return dataclasses.replace(fresh, ceilings=measure_ceilings(timing.threads, plan.providers))
 
 
 COMMANDS = {

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.choose.queueing import ServiceTimes, interpolate_service_times
 from benchmarks.results.schema import Artifact, BenchmarkMachine, Case, Results, ResultsError
-from benchmarks.results.statistics import is_precise
+from benchmarks.results.statistics import TimesWarning, find_warning
 from runtime.errors import UsageError
 
 
@@ -35,12 +35,12 @@ class Deployment:
     label: str  # name of the setup: contender, variant and provider.
     max_batch: int  # items of the largest batch.
     cases: tuple[Case, ...]  # cases with at most that many items, the smallest batch first.
-    stable: bool  # whether all of their times are as precise as requested.
+    warning: TimesWarning  # reason to doubt some of their times.
 
     @property
     def min_cosine(self) -> float | None:
         """Smallest cosine similarity to torch at any batch size; ``None`` if one size was not compared."""
-        cosines = [case.parity.min_cosine for case in self.cases if case.parity]
+        cosines = [case.torch_cosine for case in self.cases if case.torch_cosine is not None]
         return min(cosines) if len(cosines) == len(self.cases) else None
 
     def service_times(self) -> ServiceTimes:
@@ -56,7 +56,7 @@ class _Entry:
     task: EmbeddingTask
     machine: str
     case: Case
-    stable: bool
+    warning: TimesWarning
 
     @property
     def setup(self) -> tuple[str, ...]:
@@ -116,7 +116,7 @@ def _entries(path: Path, results: Results, warnings: list[str]) -> Iterator[_Ent
             task=EmbeddingTask(artifact=artifacts[case.artifact], tower=case.tower, tokens=case.tokens),
             machine=results.machine.name,
             case=case,
-            stable=is_precise(case.rounds, results.confidence, results.precision),
+            warning=find_warning(case, results.confidence, results.precision),
         )
 
 
@@ -155,7 +155,7 @@ def _deployment(measured: Sequence[_Entry]) -> Deployment:
         label=measured[-1].case.label,
         max_batch=measured[-1].case.items,
         cases=tuple(entry.case for entry in measured),
-        stable=all(entry.stable for entry in measured),
+        warning=next((entry.warning for entry in measured if entry.warning), ""),
     )
 
 

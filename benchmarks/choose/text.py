@@ -10,6 +10,7 @@ from benchmarks.choose.offers import Deployment, EmbeddingTask
 from benchmarks.choose.queueing import MAX_UTILIZATION
 from benchmarks.choose.selection import HardwareChoice, HardwarePlan, Reason, Rejection, Requirements, explain_sizing
 from benchmarks.results.prices import Prices
+from benchmarks.results.statistics import FEW_ROUNDS, TimesWarning
 from runtime.artifact.parity import format_cosine
 from runtime.console import table
 
@@ -17,6 +18,12 @@ _HEADER = (
     *("machine", "setup", "max batch", "instances", "utilization", "p95 ms", "per month", "per million"),
     *("min cosine", "times"),
 )
+
+_DOUBTS: dict[TimesWarning, str] = {
+    "few rounds": f"few rounds: fewer than {FEW_ROUNDS}; measure again with more --rounds.",
+    "unstable": "unstable: the times are less precise than requested; measure again on a quieter machine.",
+    "disturbed": "disturbed: the host took CPU time; measure again with --resume --redo-disturbed.",
+}
 
 
 def as_text(task: EmbeddingTask, choice: HardwareChoice, requirements: Requirements, prices: Prices) -> str:
@@ -53,7 +60,8 @@ def _plan_record(plan: HardwarePlan) -> dict[str, Any]:
         "per_month": plan.per_month,
         "per_million": plan.per_million,
         "min_cosine": plan.deployment.min_cosine,
-        "stable": plan.deployment.stable,
+        "stable": not plan.deployment.warning,
+        "warning": plan.deployment.warning,
     }
 
 
@@ -128,9 +136,8 @@ def _ranking(choice: HardwareChoice, prices: Prices) -> str:
     notes = [f"Prices are in {prices.currency}, as of {prices.date}. Utilization and p95 are at the peak."]
     if choice.outdone:
         notes.append(f"Not shown: {choice.outdone} other batch sizes, which are no better.")
-    if any(not plan.deployment.stable for plan in choice.plans):
-        notes.append("unstable: the times are less precise than requested; measure again on a quieter machine.")
-    return "\n".join([table(_HEADER, rows), *notes])
+    found = {plan.deployment.warning for plan in choice.plans}
+    return "\n".join([table(_HEADER, rows), *notes, *(note for warning, note in _DOUBTS.items() if warning in found)])
 
 
 def _row(plan: HardwarePlan) -> Sequence[object]:
@@ -139,7 +146,7 @@ def _row(plan: HardwarePlan) -> Sequence[object]:
         *(deployment.machine, deployment.label, deployment.max_batch, plan.instances, f"{plan.utilization:.0%}"),
         *(f"{plan.p95_ms:.3g}", f"{plan.per_month:,.2f}", f"{plan.per_million:.4g}"),
         format_cosine(deployment.min_cosine or 0.0),
-        "stable" if deployment.stable else "unstable",
+        deployment.warning or "stable",
     )
 
 
@@ -147,7 +154,7 @@ def _no_plan(choice: HardwareChoice, requirements: Requirements) -> str:
     advice = {
         "p95": f"raise --max-p95-ms (now {requirements.max_p95_ms:g}), or measure a faster machine or variant",
         "parity": f"lower --min-cosine (now {requirements.min_cosine:g}), or measure a variant closer to torch",
-        "no parity": "measure again where torch is installed, so that vectors are compared with torch",
+        "no parity": "measure again where torch is installed, and name the weights of the export with --weights",
         "no price": "add the machine to the price file",
     }
     reasons = {each.reason for each in choice.rejections}
@@ -170,7 +177,8 @@ def _why(reason: Reason, group: Sequence[Rejection], requirements: Requirements)
         names = "; ".join(f'[machines."{name}"]' for name in machines)
         return f"no price for the machine; add {names} to the price file, or measure with the --machine name it has"
     if reason == "no parity":
-        return f"vectors were not compared with torch, for example {_describe(group[0])}"
+        setups = sorted({f"{each.deployment.label} ({each.deployment.machine})" for each in group})
+        return f"vectors were not compared with torch: {', '.join(setups)}"
     if reason == "parity":
         nearest = max(group, key=lambda each: each.figure or 0.0)
         return (

@@ -24,7 +24,7 @@ _HEADER = ["artifact", "tower", "setup", "stage", "batch size", "old p50 ms", "n
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the comparison. Return 1 if a case is slower by more than ``--fail-above``, else 0."""
+    """Print the comparison. Return 1 if a case is too slow or no verdict is possible, else 0."""
     options = build_parser().parse_args(arguments)
     return console.run(lambda: _compare(options))
 
@@ -34,7 +34,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks compare",
         description="Compare two results of the same artifacts, and judge for each case whether it became faster or "
-        "slower, or is not distinguishable. Changes in the speed of the machine itself are divided out.",
+        "slower, or is not distinguishable. Changes in the speed of the machine itself are divided out. The exit code "
+        "is 1 if a case is slower by more than --fail-above, or if no case has enough rounds for a verdict.",
     )
     parser.add_argument("old", type=Path, help="Old results.json, or report folder with one")
     parser.add_argument("new", type=Path, help="New results.json, or report folder with one; this one is judged")
@@ -82,11 +83,18 @@ def _compare(options: argparse.Namespace) -> int:
         draw = console.table if options.format == "text" else _markdown
         conclusion = _conclusion(comparison, regressions, options)
         print("\n\n".join(filter(None, ["\n".join(notes), draw(_HEADER, rows), conclusion])))
-    return 1 if regressions else 0
+    return 1 if regressions or _is_undecidable(comparison) else 0
+
+
+def _is_undecidable(comparison: Comparison) -> bool:
+    """Tell whether no case has enough rounds for a verdict, so that the comparison could never fail."""
+    return len(comparison.undecidable) == len(comparison.changes)
 
 
 def _machine_notes(old: Results, new: Results, comparison: Comparison) -> Iterator[str]:
     hardware, software = (_differences(old.machine, new.machine, software=kind) for kind in (False, True))
+    packages = [_packages_of_environments(results) for results in (old, new)]
+    software += [_difference("environments", *packages)] if packages[0] != packages[1] else []
     if hardware:
         yield f"DIFFERENT MACHINES, raw times are compared: {'; '.join(hardware + software)}."
     elif software:
@@ -98,6 +106,8 @@ def _machine_notes(old: Results, new: Results, comparison: Comparison) -> Iterat
     for which, results in (("old", old), ("new", new)):
         if not results.complete:
             yield f"The {which} results are incomplete: `{results.command}` was interrupted."
+        if results.plan is None:
+            yield f"The {which} results are from an older version: they do not tell whether --items was the same."
 
 
 def _case_notes(comparison: Comparison) -> Iterator[str]:
@@ -107,9 +117,13 @@ def _case_notes(comparison: Comparison) -> Iterator[str]:
         else:
             artifacts = ", ".join(dict.fromkeys(case.artifact for case in cases))
             yield f"Only in the {which} results: {len(cases)} cases, of {artifacts}."
-    few = sum(change.detectable == math.inf for change in comparison.changes)
+    few = len(comparison.undecidable)
     if few:
-        yield f"Cases with too few rounds for a verdict: {few}; measure with more --rounds."
+        which = "NO VERDICT IS POSSIBLE, too few rounds" if _is_undecidable(comparison) else "Too few rounds"
+        yield (
+            f"{which} in {few} of {len(comparison.changes)} cases: measure both results with --rounds "
+            f"{comparison.rounds_needed} or more, or measure fewer cases."
+        )
     for change in comparison.changes:
         if change.parity_is_worse:
             was, now = (format_cosine(case.parity.min_cosine) for case in (change.old, change.new) if case.parity)
@@ -130,6 +144,17 @@ def _differences(old: BenchmarkMachine, new: BenchmarkMachine, *, software: bool
         if field.name != "load_average" and (field.name in _SOFTWARE) == software
     ]
     return [_difference(name, before, after) for name, before, after in facts if before != after]
+
+
+def _packages_of_environments(results: Results) -> dict[str, str]:
+    """Return the version of each package in the environments that ``--python`` names."""
+    environments = results.environments.items()
+    pythons = {f"Python of {name}": environment.python for name, environment in environments}
+    return pythons | {
+        f"{package} of {name}": version
+        for name, environment in environments
+        for package, version in environment.packages.items()
+    }
 
 
 def _difference(name: str, old: Any, new: Any) -> str:
@@ -194,7 +219,7 @@ def _power(comparison: Comparison) -> str:
 def _document(comparison: Comparison, regressions: Sequence[CaseChange], notes: Sequence[str]) -> dict[str, Any]:
     return {
         "notes": notes,
-        "failed": bool(regressions),
+        "failed": bool(regressions) or _is_undecidable(comparison),
         "changes": [
             {
                 "case": list(change.new.key),

@@ -9,21 +9,27 @@ wrong yardstick alone changes nothing. The method has a blind spot: if all cases
 agrees, none is called slower.
 
 The intervals are widened so that all of them hold together with the requested confidence (Bonferroni). A verdict needs
-an interval that lies beyond the resolution as a whole. In 600 simulated comparisons of 36 unchanged cases, with 12
-rounds and machine speeds up to 30% apart, no case got a verdict. Of 600 slowdowns of 20%, nine in ten were found.
+an interval that lies beyond the resolution as a whole. It also needs so many rounds that chance alone cannot put all
+new times above all old ones: the exact permutation test bounds what any test without assumptions can show. So more
+cases need more rounds: 7 rounds in both results for up to 85 cases, 8 for up to 321, 9 for up to 1,215.
+
+In 600 simulated comparisons of 36 unchanged cases, with 12 rounds and machine speeds up to 30% apart, no case got a
+verdict. Of 600 slowdowns of 20%, nine in ten were found.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from benchmarks.results.schema import Case, Results, ResultsError
+from benchmarks.results.schema import Case, OwnItems, Results, ResultsError
 from benchmarks.results.statistics import resample_medians
+from runtime.artifact.manifest import TowerName
 
 CONFIDENCE = 0.95
 RESOLUTION = 0.05
@@ -70,6 +76,16 @@ class Comparison:
         """Return the cases that are slower by more than the share ``fail_above`` of their old time."""
         return [change for change in self.changes if change.verdict == "slower" and change.ratio > 1 + fail_above]
 
+    @property
+    def undecidable(self) -> list[CaseChange]:
+        """Cases with too few rounds for any verdict."""
+        return [change for change in self.changes if change.detectable == math.inf]
+
+    @property
+    def rounds_needed(self) -> int:
+        """Smallest number of rounds in both results that allows a verdict for this number of cases."""
+        return next(n for n in itertools.count(1) if _enough_rounds(n, n, _chance(len(self.changes))))
+
 
 def compare(old: Results, new: Results, *, same_machine: bool, resolution: float = RESOLUTION) -> Comparison:
     """Judge each case that both results have.
@@ -79,11 +95,12 @@ def compare(old: Results, new: Results, *, same_machine: bool, resolution: float
     which no interval within a run shows.
 
     Raises:
-        ResultsError: The results share no case, have different artifacts, or hold invalid times.
+        ResultsError: The results share no case, have different artifacts or items, or hold invalid times.
     """
     _check_artifacts(old, new)
     pairs = _pairs(old, new)
-    chance = (1 - CONFIDENCE) / len(pairs)
+    _check_items(old, new, {case.tower for _, case in pairs})
+    chance = _chance(len(pairs))
     changes = [
         _judge(*pair, drift=_drift(pair, pairs) if same_machine else 1.0, chance=chance, least=resolution)
         for pair in pairs
@@ -106,6 +123,33 @@ def _check_artifacts(old: Results, new: Results) -> None:
                 f"{artifact.seal[:12]}; measure the same artifact twice, or export the new one with another --name "
                 "and measure both in one run with `python -m benchmarks OLD_ARTIFACT NEW_ARTIFACT -o REPORT`"
             )
+
+
+def _check_items(old: Results, new: Results, towers: Collection[TowerName]) -> None:
+    """Raise :class:`ResultsError` if the items of a tower differ. Results of an older schema do not record them."""
+    if old.plan is None or new.plan is None:
+        return
+    for tower in sorted(towers):
+        was, now = old.plan.items.get(tower), new.plan.items.get(tower)
+        if was != now:
+            raise ResultsError(
+                f"the items of the {tower} tower differ: the old ones are {_describe_items(was)}, the new ones "
+                f"{_describe_items(now)}; measure both with the same --items"
+            )
+
+
+def _describe_items(items: OwnItems | None) -> str:
+    return f"{items.source} (hash {items.sha256[:12]})" if items else "built-in"
+
+
+def _chance(cases: int) -> float:
+    """Return the probability of a wrong verdict that each of so many cases may have."""
+    return (1 - CONFIDENCE) / cases
+
+
+def _enough_rounds(old: int, new: int, chance: float) -> bool:
+    """Tell whether chance puts all times of one result above those of the other so rarely (permutation test)."""
+    return 2 / math.comb(old + new, old) <= chance
 
 
 def _pairs(old: Results, new: Results) -> list[tuple[Case, Case]]:
@@ -153,7 +197,7 @@ def _judge(old: Case, new: Case, *, drift: float, chance: float, least: float) -
     ratio = _centre(new.rounds) / _centre(old.rounds) / drift
     ratios = resample_medians(new.rounds, seed=1) / resample_medians(old.rounds, seed=0) / drift
     low, high = map(float, np.percentile(ratios, [50 * chance, 100 - 50 * chance]))
-    enough = 2 / math.comb(len(old.rounds) + len(new.rounds), len(old.rounds)) <= chance
+    enough = _enough_rounds(len(old.rounds), len(new.rounds), chance)
     verdict: Verdict = "not distinguishable"
     if enough and low > 1 + least:
         verdict = "slower"

@@ -16,6 +16,7 @@ from runtime.artifact.manifest import Preprocessing, TextPreprocessing, Tower
 from runtime.artifact.reader import read_manifest
 
 NAME = "fastembed"
+VARIANTS = ("fp32",)
 
 
 def find(target: Target) -> tuple[list[Setup], list[Skipped]]:

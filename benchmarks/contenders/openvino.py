@@ -14,6 +14,7 @@ from runtime.machine.cpu import bf16_units
 
 NAME = "openvino"
 _PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
+VARIANTS = tuple(_PRECISIONS)
 
 
 def find(target: Target) -> tuple[list[Setup], list[Skipped]]:

@@ -19,6 +19,7 @@ from runtime.array_types import Array, Feeds
 from runtime.artifact.manifest import TextPreprocessing
 
 NAME = "optimum"
+VARIANTS = ("fp32",)
 _BATCH = 32
 _OUTPUT = "sentence_embedding"
 

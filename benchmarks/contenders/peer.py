@@ -76,20 +76,20 @@ def collect_setups(
 
 
 def find_python(target: Target, name: str, packages: Sequence[str]) -> str:
-    """Return the interpreter of an environment with all ``packages``: ``target.pythons[name]``, or this one.
+    """Return the interpreter of an environment with all ``packages``: ``target.pythons[name]``, else this one.
 
     Raises:
-        PeerError: Neither environment has them.
+        PeerError: The environment lacks one of them. No other environment replaces one that the user named.
         UsageError: The named interpreter does not start.
     """
-    named = target.pythons.get(name)
-    for python in filter(None, (named, sys.executable)):
-        if has_packages(python, tuple(packages)):
-            return python
-    where = f"here or in the environment of {named}" if named else "here"
-    missing = f"{' and '.join(packages)} {'is' if len(packages) == 1 else 'are'} not installed {where}"
+    python = target.pythons.get(name, sys.executable)
+    if has_packages(python, tuple(packages)):
+        return python
+    are = f"{' and '.join(packages)} {'is' if len(packages) == 1 else 'are'} not installed"
+    if name in target.pythons:
+        raise PeerError(f"{are} in the environment of {python}: {python} -m pip install {' '.join(packages)}")
     raise PeerError(
-        f"{missing}: pip install {' '.join(packages)}; if versions conflict, "
+        f"{are} here: pip install {' '.join(packages)}; if versions conflict, "
         f"install into a separate environment and name it with --python {name}=PYTHON"
     )
 

@@ -30,6 +30,9 @@ class Target:
     # interpreters of other environments, by contender or provider: `openvino`, `optimum`.
     pythons: Mapping[str, str] = field(default_factory=dict)
 
+    def __str__(self) -> str:
+        return f"{self.manifest.name}, {self.tower}"
+
     def admits(self, setup: Setup) -> bool:
         """Tell whether ``setup`` runs on a kind of device that one of the providers has."""
         return find_provider(setup.provider).device in {find_provider(name).device for name in self.providers}

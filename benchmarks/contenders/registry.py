@@ -9,7 +9,7 @@ from types import ModuleType
 from benchmarks.contenders.protocol import Contender, Setup, Target
 from benchmarks.results.schema import Skipped
 
-# Tables of a report follow this order. Each module has the functions `find` and `load`.
+# Tables of a report follow this order. Each module has the functions `find` and `load`, and the tuple `VARIANTS`.
 CONTENDERS: dict[str, str] = {
     "runtime": "benchmarks.contenders.runtime",
     "torch": "benchmarks.contenders.torch",
@@ -18,6 +18,13 @@ CONTENDERS: dict[str, str] = {
     "fastembed": "benchmarks.contenders.fastembed",
     "openvino": "benchmarks.contenders.openvino",
 }
+PEERS = tuple(name for name in CONTENDERS if name not in ("runtime", "torch"))  # other libraries
+
+
+def variants_of(name: str) -> tuple[str, ...]:
+    """Return all variants that the contender ``name`` can have, for any tower and machine."""
+    variants: tuple[str, ...] = _module(name).VARIANTS
+    return variants
 
 
 def find_setups(target: Target, names: tuple[str, ...]) -> tuple[list[Setup], list[Skipped]]:

@@ -29,6 +29,7 @@ _PRECISIONS: dict[str, Precision] = {
     "int8": "int8",
     "compact": "int8",
 }
+VARIANTS = (*_PRECISIONS, "bf16")
 
 
 def find(target: Target) -> tuple[list[Setup], list[Skipped]]:

@@ -17,6 +17,7 @@ from runtime.machine.cpu import bf16_units
 from runtime.machine.cuda_driver import gpu_names
 
 NAME = "sentence-transformers"
+VARIANTS = ("torch", "torch-bf16", "torch-fp16", "onnx")
 _EXPORT = (
     "import sys; from sentence_transformers import SentenceTransformer; "
     "SentenceTransformer(sys.argv[1], backend='onnx', device='cpu', local_files_only=True, "

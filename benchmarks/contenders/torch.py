@@ -27,6 +27,7 @@ from runtime.machine.cuda_driver import gpu_names
 if TYPE_CHECKING:
     import torch
 
+VARIANTS = ("eager", "channels_last", "compile", "bf16", "fp16", "compile-fp16")
 _BATCH = 32
 
 
@@ -150,10 +151,15 @@ class _Torch:
 
         half = _half(self._setup)
         with torch.inference_mode(), torch.autocast(self._setup.provider, dtype=half, enabled=half is not None):
-            inputs = [torch.from_numpy(arrays[name]).to(self._setup.provider) for name in self._names]
-            vectors: torch.Tensor = self._call(*inputs)
+            vectors: torch.Tensor = self._call(*(self._input(arrays[name]) for name in self._names))
             wide = vectors if self._setup.variant == "float64" else vectors.float()
             return np.asarray(wide.cpu().numpy())  # this waits for the GPU
+
+    def _input(self, array: Array) -> torch.Tensor:
+        import torch
+
+        given = torch.from_numpy(array).to(self._setup.provider)
+        return given.double() if self._setup.variant == "float64" and given.is_floating_point() else given
 
     def embed_items(self, items: Sequence[Any]) -> Array:
         """Preprocess as the runtime does, and batch as sentence-transformers does: sorted by length, 32 at a time."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,12 +31,17 @@ class CaseGroup:
     def __str__(self) -> str:
         length = f" x {self.tokens}" if self.tokens else ""
         stage = "graph" if self.stage == "graph" else "end to end"
-        return f"{self.target.manifest.name}, {self.target.tower}, {stage}, {self.items}{length}"
+        return f"{self.target}, {stage}, {self.items}{length}"
 
     def includes(self, case: Case) -> bool:
         """Tell whether ``case`` belongs to this group."""
         key = (self.target.manifest.name, self.target.tower, self.stage, self.items, self.tokens)
         return (case.artifact, case.tower, case.stage, case.items, case.tokens) == key
+
+    def lacks_any(self, cases: Sequence[Case]) -> bool:
+        """Tell whether any contender of this group has none of ``cases``."""
+        measured = {(case.contender, case.variant, case.provider) for case in cases}
+        return any((setup.contender, setup.variant, setup.provider) not in measured for setup in self.setups)
 
     def skip(self, setup: Setup, exc: Exception) -> Skipped:
         """Return the record of a contender that failed in this group."""

@@ -7,14 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.contenders.protocol import Setup, Target
-from benchmarks.contenders.registry import CONTENDERS, find_setups
+from benchmarks.contenders.registry import CONTENDERS, PEERS, find_setups, variants_of
 from benchmarks.measure.group import CaseGroup
-from benchmarks.results.schema import Artifact, Skipped, Stage
-from runtime.artifact.manifest import Manifest
+from benchmarks.measure.workload import Items
+from benchmarks.results.schema import Artifact, OwnItems, PlanRecord, Skipped, Stage
+from runtime.artifact.manifest import Manifest, TowerName
 from runtime.artifact.reader import read_manifest
 from runtime.errors import ProviderError, UsageError
 from runtime.loading.verify import verify
-from runtime.session.providers import available_providers, find_provider, find_provider_obstacle
+from runtime.session.providers import PROVIDERS, available_providers, find_provider, find_provider_obstacle
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +32,25 @@ class PlanOptions:
     pythons: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Raise :class:`UsageError` if a contender is unknown, or a number is too small."""
+        """Raise :class:`UsageError` if a contender, variant or environment is unknown, or a number is too small."""
         unknown = sorted({name.partition(":")[0] for name in self.contenders} - CONTENDERS.keys())
         if unknown:
             raise UsageError(f"there is no contender {', '.join(unknown)}; choose from {', '.join(CONTENDERS)}")
+        for name, variant in self.named_variants:
+            if variant not in variants_of(name):
+                raise UsageError(f"{name} has no variant {variant!r}; choose from {', '.join(variants_of(name))}")
+        strange = sorted(self.pythons.keys() - {*PEERS, *PROVIDERS})
+        if strange:
+            known = ", ".join([*PEERS, *PROVIDERS])
+            raise UsageError(f"--python names {', '.join(strange)}; name a contender or provider: {known}")
         if min(self.batch_sizes) < 1 or min(self.tokens) < 3:
             raise UsageError("batch sizes must be 1 or more, numbers of tokens 3 or more")
+
+    @property
+    def named_variants(self) -> tuple[tuple[str, str], ...]:
+        """Contender and variant of each `name:variant` among ``contenders``."""
+        parted = (name.partition(":") for name in self.contenders)
+        return tuple((name, variant) for name, colon, variant in parted if colon)
 
     def selects(self, setup: Setup) -> bool:
         """Tell whether ``contenders`` includes ``setup``."""
@@ -51,6 +65,23 @@ class BenchmarkPlan:
     targets: tuple[Target, ...]
     groups: tuple[CaseGroup, ...]  # groups of cases, in order.
     skipped: tuple[Skipped, ...]  # cases that cannot be measured here.
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """Execution providers of all targets."""
+        return tuple(dict.fromkeys(provider for target in self.targets for provider in target.providers))
+
+    def record(self, options: PlanOptions, own_items: Mapping[TowerName, Items]) -> PlanRecord:
+        """Return the options of this plan for the results."""
+        return PlanRecord(
+            contenders=options.contenders,
+            providers=self.providers,
+            batch_sizes=options.batch_sizes,
+            tokens=options.tokens,
+            stages=options.stages,
+            weights=dict(options.weights),
+            items={kind: OwnItems(source=own.source, sha256=own.sha256()) for kind, own in own_items.items()},
+        )
 
 
 def make_plan(folders: Sequence[Path], options: PlanOptions) -> BenchmarkPlan:
@@ -85,7 +116,7 @@ def make_plan(folders: Sequence[Path], options: PlanOptions) -> BenchmarkPlan:
         setups, missing = find_setups(target, contenders)
         chosen = [setup for setup in setups if options.selects(setup) and target.admits(setup)]
         groups += _make_groups(target, chosen, options)
-        skipped += missing
+        skipped += [*missing, *_absent_variants(target, chosen, options), *_other_lengths(target, options)]
     return BenchmarkPlan(
         artifacts=tuple(map(describe_artifact, manifests)),
         targets=tuple(targets),
@@ -120,7 +151,7 @@ def _check_names(names: Sequence[str], options: PlanOptions) -> None:
 def _find_providers(options: PlanOptions) -> tuple[str, ...]:
     if options.providers is None:
         usable = [each.name for each in available_providers() if each.in_auto and not find_provider_obstacle(each)]
-        return tuple(dict.fromkeys([*usable, *options.pythons.keys() & {"openvino", "cuda"}]))
+        return tuple(dict.fromkeys([*usable, *sorted(options.pythons.keys() & {"openvino", "cuda"})]))
     for name in options.providers:
         obstacle = find_provider_obstacle(find_provider(name))
         if obstacle and name not in options.pythons:
@@ -149,6 +180,16 @@ def _make_groups(target: Target, setups: Sequence[Setup], options: PlanOptions) 
     return groups
 
 
+def _absent_variants(target: Target, setups: Sequence[Setup], options: PlanOptions) -> list[Skipped]:
+    """Return a record of each variant that the user named and that this tower does not have."""
+    found = {(setup.contender, setup.variant) for setup in setups}
+    return [
+        Skipped(name=f"{target}: {name}:{variant}", reason="this tower has no such case on this machine")
+        for name, variant in options.named_variants
+        if (name, variant) not in found
+    ]
+
+
 def _lengths(target: Target, stage: Stage, tokens: Sequence[int]) -> Sequence[int | None]:
     """Return the lengths of texts to measure, limited to the maximum of the tower."""
     preprocessing = target.manifest.towers[target.tower].preprocessing
@@ -157,3 +198,14 @@ def _lengths(target: Target, stage: Stage, tokens: Sequence[int]) -> Sequence[in
     if preprocessing.padding == "max_length":
         return (preprocessing.max_length,)
     return tuple(dict.fromkeys(min(length, preprocessing.max_length) for length in tokens))
+
+
+def _other_lengths(target: Target, options: PlanOptions) -> list[Skipped]:
+    """Return a record of each length that this tower cannot have, and that another length replaces."""
+    preprocessing = target.manifest.towers[target.tower].preprocessing
+    if "graph" not in options.stages or preprocessing.kind != "text":
+        return []
+    rule = "always" if preprocessing.padding == "max_length" else "at most"
+    reason = f"its texts have {rule} {preprocessing.max_length} tokens; this length was measured instead"
+    missing = [length for length in options.tokens if length not in _lengths(target, "graph", options.tokens)]
+    return [Skipped(name=f"{target}: graph with {length} tokens", reason=reason) for length in missing]

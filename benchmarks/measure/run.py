@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 from benchmarks.contenders import torch as torch_contender
@@ -16,8 +15,9 @@ from benchmarks.measure.group import CaseGroup, Reference, embed_alone, measure_
 from benchmarks.measure.parity import measure_parity
 from benchmarks.measure.plan import BenchmarkPlan
 from benchmarks.measure.rounds import TimingOptions
-from benchmarks.measure.workload import Workload, load_items
-from benchmarks.results.schema import Results, ResultsError, Skipped
+from benchmarks.measure.workload import Items, Workload, load_items
+from benchmarks.results.schema import PlanRecord, Results, ResultsError, Skipped
+from runtime.artifact.manifest import TowerName
 from runtime.errors import EmbeddingBackbonesError, UsageError
 
 SMALL_BYTES = 120 * 10**6  # maximum size of an fp32 graph for a reference in float64
@@ -28,17 +28,17 @@ def measure_plan(
     remaining: Sequence[CaseGroup],
     results: Results,
     options: TimingOptions,
-    own_items: Mapping[str, Path],
+    own_items: Mapping[TowerName, Items],
     on_group: Callable[[Results], None],
     announce: Callable[[str], None],
 ) -> Results:
     """Measure ``remaining`` and return ``results`` with their cases, which replace older cases of these groups.
 
     Args:
-        remaining: Groups to measure, ordered by target.
+        remaining: Groups to measure. Neighbours with the same target share its reference.
         results: Results so far.
         options: Options of the timing.
-        own_items: Files or folders of the user's items by kind; other kinds use built-in items.
+        own_items: The user's items by kind; other kinds use built-in items.
         on_group: Function that is called with the results after each group.
         announce: Function that is called with the name of each step before it starts.
 
@@ -48,15 +48,16 @@ def measure_plan(
     for target, groups in itertools.groupby(remaining, key=lambda group: group.target):
         with tempfile.TemporaryDirectory(prefix="embedding-backbones-") as folder:
             scratch = Path(folder)
-            workload = Workload(target, load_items(target.tower, own_items.get(target.tower), scratch))
-            announce(f"{target.manifest.name}, {target.tower}: reference")
+            workload = Workload(target, own_items.get(target.tower) or load_items(target.tower, None, scratch))
+            announce(f"{target}: reference")
             reference, skipped = make_reference(target, workload, options, scratch)
-            results = replace(results, skipped=_merge(results.skipped, skipped))
+            before = _without(results.skipped, _reference_of(target))
+            results = replace(results, skipped=_merge(before, skipped))
             for group in groups:
                 announce(str(group))
                 cases, skipped = measure_group(group, workload, reference, options, scratch)
                 others = (case for case in results.cases if not group.includes(case))
-                before = [each for each in results.skipped if not each.name.startswith(f"{group}: ")]
+                before = _without(results.skipped, f"{group}: ")
                 results = replace(results, cases=(*others, *cases), skipped=_merge(before, skipped))
                 on_group(results)
     return replace(results, complete=True)
@@ -67,43 +68,68 @@ def make_reference(
 ) -> tuple[Reference, list[Skipped]]:
     """Return reference vectors for parity: torch embeds each item alone, in float64 if the graph is small.
 
-    Without torch, the vectors of the fp32 graph are the reference. The export compared this graph with torch.
+    If torch cannot do that in float64, it does so in fp32. Without torch, the vectors of the fp32 graph are the
+    reference, and :attr:`CaseParity.with_torch` is false.
 
     Raises:
         UsageError: torch has other weights than the artifact.
     """
     graph_vectors = embed_alone(baseline_setup(target), workload, options, scratch)
-    graph = target.manifest.files[target.manifest.towers[target.tower].graph]
-    mode = "float64" if graph.size_bytes <= SMALL_BYTES else "eager"
-    reason = torch_contender.unavailable_reason(target)
-    try:
-        if reason:
-            raise EmbeddingBackbonesError(reason)
-        vectors = embed_alone(torch_contender.make_setup(target, mode, "cpu"), workload, options, scratch)
-    except EmbeddingBackbonesError as exc:
-        skipped = Skipped(name=f"{target.manifest.name}, {target.tower}: torch as the reference", reason=str(exc))
-        return Reference(name="the graph in fp32 on cpu, each item alone", vectors=graph_vectors), [skipped]
-    name = f"torch in {'float64' if mode == 'float64' else 'fp32'}, each item alone"
-    parity = measure_parity(vectors, graph_vectors, workload.parity_items.names, name)
+    found, skipped = _torch_reference(target, workload, options, scratch)
+    if found is None:
+        return Reference(name="the graph in fp32 on cpu, each item alone", vectors=graph_vectors), skipped
+    parity = measure_parity(found.vectors, graph_vectors, workload.parity_items.names, found.name)
     if not parity.min_cosine >= _OTHER_WEIGHTS:
         raise UsageError(
             f"the vectors of {target.manifest.name} differ from those of torch with the weights {target.weights} "
             f"(cosine {parity.min_cosine:.4f}); name the weights of the export: --weights {target.manifest.name}=..."
         )
-    return Reference(name=name, vectors=vectors), []
+    return found, skipped
+
+
+def _torch_reference(
+    target: Target, workload: Workload, options: TimingOptions, scratch: Path
+) -> tuple[Reference | None, list[Skipped]]:
+    """Return torch's vectors in the highest precision that it can do, and the reasons against the others."""
+    name = _reference_of(target)
+    reason = torch_contender.unavailable_reason(target)
+    if reason:
+        return None, [Skipped(name=name, reason=reason)]
+    graph = target.manifest.files[target.manifest.towers[target.tower].graph]
+    modes = {"float64": "float64"} if graph.size_bytes <= SMALL_BYTES else {}
+    skipped = []
+    for mode, precision in (modes | {"eager": "fp32"}).items():
+        try:
+            vectors = embed_alone(torch_contender.make_setup(target, mode, "cpu"), workload, options, scratch)
+        except EmbeddingBackbonesError as exc:
+            skipped.append(Skipped(name=f"{name}, in {precision}", reason=str(exc)))
+        else:
+            return Reference(name=f"torch in {precision}, each item alone", vectors=vectors), skipped
+    return None, skipped
+
+
+def _reference_of(target: Target) -> str:
+    return f"{target}: torch as the reference"
 
 
 def check_resumable(found: Results, fresh: Results) -> None:
     """Check that a run with the conditions of ``fresh`` may add to ``found``.
 
     Raises:
-        ResultsError: Machine, artifacts or the precision of the intervals differ.
+        ResultsError: Machine, environments, artifacts, options or the precision of the intervals differ.
     """
     was, now = (replace(each.machine, load_average=()) for each in (found, fresh))
-    differing = [each.name for each in dataclasses.fields(was) if getattr(was, each.name) != getattr(now, each.name)]
+    differing = [each.name for each in fields(was) if getattr(was, each.name) != getattr(now, each.name)]
     if differing:
         raise ResultsError(
             f"the existing results are from another machine (different: {', '.join(differing)}); name another folder"
+        )
+    if found.environments != fresh.environments:
+        names = sorted(found.environments.keys() | fresh.environments.keys())
+        other = [name for name in names if found.environments.get(name) != fresh.environments.get(name)]
+        raise ResultsError(
+            f"the existing results have other environments of --python (different: {', '.join(other)}); "
+            "name the same ones or another folder"
         )
     seals = {artifact.name: artifact.seal for artifact in fresh.artifacts}
     changed = [each.name for each in found.artifacts if seals.get(each.name, each.seal) != each.seal]
@@ -114,13 +140,31 @@ def check_resumable(found: Results, fresh: Results) -> None:
             f"the existing results have --confidence {found.confidence} --half-width {found.precision}; "
             "give the same values or name another folder"
         )
+    _check_plan(found, fresh)
+
+
+def _check_plan(found: Results, fresh: Results) -> None:
+    """Check that both have the same options, so that all planned cases of one run are planned in the other."""
+    if found.plan is None:
+        raise ResultsError("the existing results are from an older version, without their options; name another folder")
+    pairs = {each.name: (getattr(found.plan, each.name), getattr(fresh.plan, each.name)) for each in fields(PlanRecord)}
+    other = [f"--{name.replace('_', '-')}" for name, (was, now) in pairs.items() if was != now]
+    if {each.name for each in found.artifacts} != {each.name for each in fresh.artifacts}:
+        other.insert(0, "ARTIFACT")
+    if other:
+        raise ResultsError(
+            f"the existing results are from a run with other options (different: {', '.join(other)}); "
+            f"repeat those of `{found.command}`, or name another folder"
+        )
 
 
 def merge_results(found: Results, fresh: Results) -> Results:
-    """Return ``found`` with the artifacts, skipped cases and command of ``fresh`` added."""
-    artifacts = {each.name: each for each in (*found.artifacts, *fresh.artifacts)}
-    skipped = _merge(found.skipped, fresh.skipped)
-    return replace(found, artifacts=tuple(artifacts.values()), skipped=skipped, command=fresh.command, complete=False)
+    """Return ``found`` with the skipped cases and the command of ``fresh``, to be completed."""
+    return replace(found, skipped=_merge(found.skipped, fresh.skipped), command=fresh.command, complete=False)
+
+
+def _without(skipped: Sequence[Skipped], start: str) -> list[Skipped]:
+    return [each for each in skipped if not each.name.startswith(start)]
 
 
 def _merge(old: Sequence[Skipped], new: Sequence[Skipped]) -> tuple[Skipped, ...]:
@@ -128,6 +172,15 @@ def _merge(old: Sequence[Skipped], new: Sequence[Skipped]) -> tuple[Skipped, ...
 
 
 def find_remaining(plan: BenchmarkPlan, results: Results, *, redo_disturbed: bool) -> list[CaseGroup]:
-    """Return the groups of ``plan`` that have no case in ``results``, or, on demand, a disturbed case."""
+    """Return the groups of ``plan`` without a case in ``results``, then those to measure again.
+
+    A group is measured again if a contender failed or, on demand, was disturbed: its contenders must share rounds.
+    """
     found = [(group, [case for case in results.cases if group.includes(case)]) for group in plan.groups]
-    return [group for group, cases in found if not cases or (redo_disturbed and any(c.disturbed for c in cases))]
+    missing = [group for group, cases in found if not cases]
+    again = [
+        group
+        for group, cases in found
+        if cases and (group.lacks_any(cases) or (redo_disturbed and any(case.disturbed for case in cases)))
+    ]
+    return missing + again

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -37,6 +38,15 @@ class Items:
     items: tuple[str, ...]  # texts, or paths of files.
     names: tuple[str, ...]  # names for a report.
     sizes: tuple[int, ...]  # characters of each text, or bytes of each file.
+    are_texts: bool  # whether the items are texts; otherwise they are paths.
+
+    def sha256(self) -> str:
+        """Return the hash of the texts, or of the content of the files."""
+        digest = hashlib.sha256()
+        for item, size in zip(self.items, self.sizes, strict=True):
+            content = item.encode("utf-8", "surrogatepass") if self.are_texts else Path(item).read_bytes()
+            digest.update(f"{size} ".encode() + content)
+        return digest.hexdigest()
 
     def first(self, count: int) -> Items:
         """Return the first ``count`` items, or all if there are fewer."""
@@ -46,15 +56,14 @@ class Items:
 def load_items(kind: TowerName, own: Path | None, scratch: Path) -> Items:
     """Return items for a tower of ``kind``.
 
-    ``own`` is the user's folder of images or meshes, or file of texts or paths. Without it, the items are built-in
-    ones, and photos and meshes are written to ``scratch``.
+    Without the user's ``own`` ones, the items are built-in ones. Photos and meshes are written to ``scratch``.
 
     Raises:
         UsageError: The user's items are too few or cannot be used.
     """
-    count = _COUNTS[kind]
     if own is not None:
-        return _load_own(kind, own, count)
+        return load_own_items(kind, own)
+    count = _COUNTS[kind]
     if kind == "mesh":
         return _files("tori of many shapes", [_write_torus(scratch, number) for number in range(count)])
     corpus = load_calibration_dataset(kind, None, count)
@@ -64,8 +73,13 @@ def load_items(kind: TowerName, own: Path | None, scratch: Path) -> Items:
     return _texts(corpus.source, held_out)
 
 
-def _load_own(kind: TowerName, own: Path, count: int) -> Items:
-    found = [source.item for source in islice(open_inputs([str(own)], towers=[kind]), count)]
+def load_own_items(kind: TowerName, own: Path) -> Items:
+    """Return the user's first items: ``own`` is a folder of images or meshes, or a file of texts or paths.
+
+    Raises:
+        UsageError: The items are too few or cannot be used.
+    """
+    found = [source.item for source in islice(open_inputs([str(own)], towers=[kind]), _COUNTS[kind])]
     bad = next((item for item in found if not isinstance(item, str | Path)), None)
     if bad is not None:
         reason = bad.reason if isinstance(bad, Unreadable) else "its entries are not paths"
@@ -79,7 +93,7 @@ def _load_own(kind: TowerName, own: Path, count: int) -> Items:
 
 def _texts(source: str, items: Sequence[object]) -> Items:
     texts = tuple(map(str, items))
-    return Items(source=source, items=texts, names=texts, sizes=tuple(map(len, texts)))
+    return Items(source=source, items=texts, names=texts, sizes=tuple(map(len, texts)), are_texts=True)
 
 
 def _files(source: str, paths: Sequence[Path]) -> Items:
@@ -88,6 +102,7 @@ def _files(source: str, paths: Sequence[Path]) -> Items:
         items=tuple(map(str, paths)),
         names=tuple(path.name for path in paths),
         sizes=tuple(path.stat().st_size for path in paths),
+        are_texts=False,
     )
 
 
@@ -145,14 +160,31 @@ class Workload:
         self.parity_items = items.first(_PARITY_ITEMS)
 
     def write_feeds(self, path: Path, size: int, tokens: int | None) -> dict[str, Array]:
-        """Write one batch of ``size`` items, and return it. Texts are joined and truncated to ``tokens``."""
-        items = self.items.items
-        if tokens is not None:
-            items = tuple(" ".join([*items[at:], *items[:at]]) for at in range(min(size, len(items))))
+        """Write one batch of ``size`` items, and return it. Texts are joined and truncated to ``tokens``.
+
+        Raises:
+            UsageError: The texts have too few tokens.
+        """
+        items = self.items.items if tokens is None else self._long_texts(min(size, len(self.items.items)), tokens)
         arrays = self._preprocessor.collate(self._prepare(list(islice(cycle(items), size))))
-        arrays = {name: array[:, :tokens] for name, array in arrays.items()} if tokens is not None else arrays
+        if tokens is not None:
+            arrays = {name: array[:, :tokens] for name, array in arrays.items()}
+            self._check_length(_fewest_tokens(arrays), tokens)
         write_arrays(path, [arrays])
         return arrays
+
+    def _long_texts(self, count: int, tokens: int) -> list[str]:
+        """Return ``count`` texts of at least ``tokens`` tokens, if each item has one: all items, from another start."""
+        items = self.items.items
+        times = math.ceil(tokens / len(items))
+        return [" ".join([*items[at:], *items[:at]] * times) for at in range(count)]
+
+    def _check_length(self, found: int, tokens: int) -> None:
+        if found < tokens:
+            raise UsageError(
+                f"the texts of {self.items.source} fill only {found} of {tokens} tokens; "
+                "name longer ones with --items, or give fewer --tokens"
+            )
 
     def write_parity_feeds(self, path: Path, size: int) -> None:
         """Write the parity items in batches of ``size``. They are not sorted, so short texts get padding."""
@@ -172,3 +204,9 @@ class Workload:
 
     def _prepare(self, items: Sequence[str]) -> list[Row]:
         return usable(self._preprocessor.prepare_all(items))
+
+
+def _fewest_tokens(arrays: dict[str, Array]) -> int:
+    """Return the number of tokens of the shortest text of a batch, or its width if the graph takes no mask."""
+    mask = arrays.get("attention_mask")
+    return next(iter(arrays.values())).shape[1] if mask is None else int(np.count_nonzero(mask, axis=1).min())

@@ -11,12 +11,11 @@ from benchmarks.report.roofline import Roofline, find_roofline
 from benchmarks.report.speedup import Speedup, compute_speedup, find_baseline, is_baseline
 from benchmarks.results.prices import Prices, cost_per_million
 from benchmarks.results.schema import Artifact, Case, Results, Stage
-from benchmarks.results.statistics import Summary, summarize
+from benchmarks.results.statistics import Summary, TimesWarning, summarize
 from runtime.artifact.manifest import TowerName
 
 RUNTIME = "runtime"  # the contender of this project.
 TORCH_COSINE = 0.999  # vectors with at least this cosine similarity count as equal to torch's.
-FEW_ROUNDS = 5  # confidence intervals of fewer rounds are unreliable.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +27,7 @@ class Row:
     # speedup over torch eager at the same work; `None` for torch eager or without such a baseline.
     speedup: Speedup | None
     roofline: Roofline | str  # position under the roofline, or the reason why it is unknown.
-    # smallest cosine similarity to the reference, of this case or else of its setup; `None` if it was never compared.
+    # smallest cosine similarity to torch, of this case or else of its setup; `None` if neither was compared with torch.
     cosine: float | None
     cost_per_million: float | None  # price of a million embeddings; `None` without a price, or for graph-only cases.
 
@@ -43,13 +42,9 @@ class Row:
         return is_baseline(self.case) if self.cosine is None else self.cosine >= TORCH_COSINE
 
     @property
-    def warning(self) -> str:
-        """Warning to print beside its times: ``few rounds``, ``unstable``, ``disturbed`` or nothing."""
-        if len(self.case.rounds) < FEW_ROUNDS:
-            return "few rounds"
-        if not self.summary.stable:
-            return "unstable"
-        return "disturbed" if self.case.disturbed else ""
+    def warning(self) -> TimesWarning:
+        """Warning to print beside its times."""
+        return self.summary.warning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +69,11 @@ class Section:
         """Rows for choosing settings: the end-to-end rows, else the graph-only rows with the longest texts."""
         longest = max((row.case.tokens or 0 for row in self.at("graph")), default=0)
         return self.at("end_to_end") or tuple(row for row in self.at("graph") if (row.case.tokens or 0) == longest)
+
+    @property
+    def compared_with_torch(self) -> bool:
+        """Whether the vectors of any case were compared with torch's."""
+        return any(row.cosine is not None for row in self.rows)
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
@@ -155,6 +155,6 @@ def _row(results: Results, case: Case, cases: Sequence[Case], per_hour: float | 
 
 
 def _cosine(case: Case, cases: Sequence[Case]) -> float | None:
-    if case.parity is not None:
-        return case.parity.min_cosine
-    return min((c.parity.min_cosine for c in cases if c.label == case.label and c.parity), default=None)
+    if case.torch_cosine is not None:
+        return case.torch_cosine
+    return min((c.torch_cosine for c in cases if c.label == case.label and c.torch_cosine is not None), default=None)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.report.analysis import FEW_ROUNDS, Study
+from benchmarks.report.analysis import Study
 from benchmarks.report.format import count, digits, gibibytes, listing, percent, short
 from benchmarks.report.table import Table, text_table
 from benchmarks.results.schema import BenchmarkMachine, Results
+from benchmarks.results.statistics import FEW_ROUNDS
 from benchmarks.results.steal_time import MAX_STEAL
 
 BUSY_LOAD = 0.5  # load average per core above which other processes may have slowed the run.
@@ -17,7 +18,7 @@ _USEFUL_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "a
 
 def caveats(study: Study) -> tuple[str, ...]:
     """Return reasons to distrust the figures, the most serious first."""
-    checks = (_incomplete, _random_weights, _busy, _steal_time, _speed_drift, _unstable, _few_rounds)
+    checks = (_incomplete, _random_weights, _without_torch, _busy, _steal_time, _speed_drift, _unstable, _few_rounds)
     return tuple(filter(None, (check(study) for check in checks)))
 
 
@@ -41,6 +42,15 @@ def machine_table(machine: BenchmarkMachine) -> Table:
         ("load average at the start", ", ".join(map(short, machine.load_average))),
     ]
     return text_table("Hardware and software", ("property", "value"), rows)
+
+
+def environments_table(results: Results) -> Table:
+    """Return the software of the environments that ``--python`` names."""
+    rows = [
+        (name, each.python, ", ".join(f"{package} {version}" for package, version in sorted(each.packages.items())))
+        for name, each in sorted(results.environments.items())
+    ]
+    return text_table("Environments of --python", ("contender or provider", "Python", "packages"), rows)
 
 
 def ceilings_table(results: Results) -> Table:
@@ -94,6 +104,12 @@ def _incomplete(study: Study) -> str:
 def _random_weights(study: Study) -> str:
     names = [artifact.name for artifact in study.results.artifacts if artifact.random]
     return f"Random weights in {listing(names)}: times are valid, but vectors have no meaning." if names else ""
+
+
+def _without_torch(study: Study) -> str:
+    titles = [section.title for section in study.sections if section.rows and not section.compared_with_torch]
+    remedy = "Measure where torch is installed, and name the weights of the export with --weights."
+    return f"The vectors of {listing(titles)} were not compared with torch. {remedy}" if titles else ""
 
 
 def busy(machine: BenchmarkMachine) -> str:

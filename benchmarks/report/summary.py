@@ -15,7 +15,7 @@ def summarize_section(section: Section, study: Study) -> tuple[str, ...]:
     fastest = highest_throughput(matching)
     found = (
         _parity(section),
-        _throughput(fastest),
+        _throughput(fastest) if fastest or section.compared_with_torch else "",
         _cost(section, study),
         _faster(highest_throughput(section.decisive), fastest),
         _latency(lowest_latency(matching)),

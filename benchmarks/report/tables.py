@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from operator import itemgetter
 
 from benchmarks.report.analysis import TORCH_COSINE, Row, Section, Study, highest_throughput
 from benchmarks.report.format import NONE, cosine, digits, listing, percent, span
@@ -41,9 +42,11 @@ def parity_table(rows: Sequence[Row]) -> Table:
     stage: Column[Row] = ("stage", lambda row: "end to end" if row.case.stage == "end_to_end" else "graph only")
     parity: list[Column[Row]] = lift(figures, lambda row: row.case.parity)
     columns = [_SETUP, stage, _BATCH, _TOKENS, *parity]
-    references = {row.case.parity.reference for row in rows if row.case.parity}
+    parities = [row.case.parity for row in rows if row.case.parity]
+    references = sorted({parity.reference for parity in parities})
+    own = "" if all(parity.with_torch for parity in parities) else "The graph is the artifact's own, not torch. "
     note = (
-        f"Compared with {listing(sorted(references))}. Overlap@10: share of the ten nearest neighbours that are the "
+        f"Compared with {listing(references)}. {own}Overlap@10: share of the ten nearest neighbours that are the "
         "same. Relative error: the largest error as a share of the largest value of the reference."
     )
     return table("Parity with the reference", columns, [r for r in rows if r.case.parity], words=2, note=note)
@@ -51,9 +54,9 @@ def parity_table(rows: Sequence[Row]) -> Table:
 
 def worst_rows(section: Section) -> list[Row]:
     """Return the case with the smallest cosine of each setup."""
-    rows = [row for row in section.rows if row.case.parity is not None]
-    own = [[row for row in rows if row.label == label] for label in section.labels]
-    return [min(group, key=lambda row: row.cosine or 0.0) for group in own if group]
+    rows = [(row.case.parity.min_cosine, row) for row in section.rows if row.case.parity is not None]
+    own = [[pair for pair in rows if pair[1].label == label] for label in section.labels]
+    return [min(group, key=itemgetter(0))[1] for group in own if group]
 
 
 def worst_items_table(section: Section) -> Table:

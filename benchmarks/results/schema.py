@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,8 @@ from runtime.artifact.json_schema import decode
 from runtime.artifact.manifest import TowerName
 from runtime.errors import EmbeddingBackbonesError, ManifestError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+OLDEST_READABLE = 2  # fields that later schemas added have their default in older results
 RESULTS_FILE = "results.json"
 
 Stage = Literal["graph", "end_to_end"]
@@ -111,6 +112,11 @@ class CaseParity:
     overlap_at_10: float  # mean share of the ten nearest neighbours that are the same.
     worst: tuple[Worst, ...]  # the three worst items, the worst first.
 
+    @property
+    def with_torch(self) -> bool:
+        """Whether the reference vectors are torch's. Without torch, they come from the artifact's own fp32 graph."""
+        return self.reference.startswith("torch")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
@@ -153,6 +159,11 @@ class Case:
         return f"{self.contender} {self.variant} on {self.provider}"
 
     @property
+    def torch_cosine(self) -> float | None:
+        """Smallest cosine similarity to torch's vectors; ``None`` if they were not compared with torch."""
+        return self.parity.min_cosine if self.parity and self.parity.with_torch else None
+
+    @property
     def stolen_share(self) -> float:
         """Mean steal time as a share."""
         return sum(self.stolen) / max(1, len(self.stolen))
@@ -183,6 +194,35 @@ class Skipped:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OwnItems:
+    """The user's own items of one kind."""
+
+    source: str  # name of their file or folder.
+    sha256: str  # hash of the items that the benchmark uses.
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanRecord:
+    """Options that decide which cases a run measures. A run can only be resumed with the same ones."""
+
+    contenders: tuple[str, ...]
+    providers: tuple[str, ...]
+    batch_sizes: tuple[int, ...]
+    tokens: tuple[int, ...]
+    stages: tuple[Stage, ...]
+    weights: dict[str, str]  # values of `--weights`, by artifact.
+    items: dict[TowerName, OwnItems]  # the user's own items by kind; other kinds have the built-in ones.
+
+
+@dataclass(frozen=True, kw_only=True)
+class PythonEnvironment:
+    """Environment of an interpreter that `--python` names."""
+
+    python: str
+    packages: dict[str, str]  # versions of the packages involved.
+
+
+@dataclass(frozen=True, kw_only=True)
 class Results:
     """Results of one run."""
 
@@ -197,6 +237,9 @@ class Results:
     artifacts: tuple[Artifact, ...]
     cases: tuple[Case, ...]
     skipped: tuple[Skipped, ...]
+    plan: PlanRecord | None = None  # options of the run; `None` in results of schema 2.
+    # environments of `--python`, by contender or provider; empty in results of schema 2.
+    environments: dict[str, PythonEnvironment] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Return the text of ``results.json``, with one case per line."""
@@ -226,10 +269,11 @@ def _decode(document: Any, path: Path) -> Results:
     version = document.get("schema_version") if isinstance(document, dict) else None
     if not isinstance(version, int):
         raise ResultsError(f"{path} has no schema_version; name a results.json of `python -m benchmarks`")
-    if version != SCHEMA_VERSION:
+    if not OLDEST_READABLE <= version <= SCHEMA_VERSION:
         remedy = "upgrade embedding-backbones" if version > SCHEMA_VERSION else "run the benchmark again"
-        raise ResultsError(f"{path} has schema {version}, this version reads {SCHEMA_VERSION}; {remedy}")
+        readable = f"{OLDEST_READABLE} to {SCHEMA_VERSION}"
+        raise ResultsError(f"{path} has schema {version}, this version reads {readable}; {remedy}")
     try:
-        return decode(Results, document, "results")
+        return decode(Results, document, "results", fill_defaults=version < SCHEMA_VERSION)
     except ManifestError as exc:
-        raise ResultsError(f"{path} violates schema {SCHEMA_VERSION} ({exc}); run the benchmark again") from exc
+        raise ResultsError(f"{path} violates schema {version} ({exc}); run the benchmark again") from exc

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from benchmarks.results.schema import Case
 from runtime.array_types import Float64Array
 
+FEW_ROUNDS = 5  # confidence intervals of fewer rounds are unreliable
 ENOUGH_FOR_P99 = 100  # with fewer calls the 99th percentile is the slowest call
 _RESAMPLES = 2000
+
+TimesWarning = Literal["", "few rounds", "unstable", "disturbed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,11 +30,11 @@ class Summary:
     p99_ms: float | None  # 99th percentile; `None` with fewer than `ENOUGH_FOR_P99` calls.
     mean_ms: float
     items_per_s: float  # items per second, from the mean.
-    stable: bool  # whether the interval is as narrow as the run asked for.
+    warning: TimesWarning  # reason to doubt these times.
 
 
 def summarize(case: Case, confidence: float = 0.95, half_width: float = 0.05) -> Summary:
-    """Return the statistics of ``case``, which is stable if :func:`is_precise` says so."""
+    """Return the statistics of ``case``, with the warning of :func:`find_warning`."""
     times_ms = 1000 * np.concatenate([np.asarray(turn) for turn in case.rounds])
     low, high = median_interval(case.rounds, confidence)
     median = float(np.median(times_ms))
@@ -43,8 +47,17 @@ def summarize(case: Case, confidence: float = 0.95, half_width: float = 0.05) ->
         p99_ms=float(np.percentile(times_ms, 99)) if len(times_ms) >= ENOUGH_FOR_P99 else None,
         mean_ms=float(times_ms.mean()),
         items_per_s=1000 * case.items / float(times_ms.mean()),
-        stable=is_precise(case.rounds, confidence, half_width),
+        warning=find_warning(case, confidence, half_width),
     )
+
+
+def find_warning(case: Case, confidence: float, half_width: float) -> TimesWarning:
+    """Return the gravest reason to doubt the times of ``case``; empty if there is none."""
+    if len(case.rounds) < FEW_ROUNDS:
+        return "few rounds"
+    if not is_precise(case.rounds, confidence, half_width):
+        return "unstable"
+    return "disturbed" if case.disturbed else ""
 
 
 def is_precise(rounds: Sequence[Sequence[float]], confidence: float, half_width: float) -> bool:

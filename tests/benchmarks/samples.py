@@ -14,6 +14,7 @@ from benchmarks.results.schema import (
     CaseParity,
     Ceiling,
     Ceilings,
+    PlanRecord,
     Results,
     Skipped,
     Work,
@@ -88,6 +89,15 @@ CASE = Case(
     parity=PARITY,
     work=None,
 )
+PLAN = PlanRecord(
+    contenders=("runtime", "torch"),
+    providers=("cpu",),
+    batch_sizes=(1,),
+    tokens=(64,),
+    stages=("graph", "end_to_end"),
+    weights={},
+    items={},
+)
 RESULTS = Results(
     schema_version=SCHEMA_VERSION,
     date="2026-11-22T09:00:00+00:00",
@@ -100,6 +110,7 @@ RESULTS = Results(
     artifacts=(ARTIFACT,),
     cases=(CASE,),
     skipped=(Skipped(name="toy-text: fastembed", reason="it is not installed: pip install fastembed"),),
+    plan=PLAN,
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -123,10 +124,10 @@ def test_disturbed_cases_are_measured_again_and_replaced(
         assert measure("--batch-sizes", "1", "2", "--stages", "graph") == 0
     fake.failure = ""
     assert all(case.disturbed for case in read(tmp_path).cases)
-    assert measure("--batch-sizes", "2", "--stages", "graph", "--resume", "--redo-disturbed") == 0
-    assert [(case.items, case.disturbed) for case in read(tmp_path).cases] == [(1, True), (2, False)]
-    left = [each.name for each in read(tmp_path).skipped if each.reason == "out of memory"]
-    assert left == [f"{fake.groups[0]}: torch eager on cpu"]
+    assert measure("--batch-sizes", "1", "2", "--stages", "graph", "--resume", "--redo-disturbed") == 0
+    assert [(case.items, case.disturbed) for case in read(tmp_path).cases] == [(1, False), (2, False)]
+    assert not [each for each in read(tmp_path).skipped if each.reason == "out of memory"]
+    assert len(fake.groups) == 4
 
 
 @pytest.mark.process
@@ -140,6 +141,86 @@ def test_existing_results_are_not_overwritten(
     assert (tmp_path / "r" / "results.json").read_bytes() == before
     assert measure("--batch-sizes", "2", "--force") == 0
     assert {case.items for case in read(tmp_path).cases} == {2}
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (["--contenders", "runtime", "torch"], "--contenders"),
+        (["--contenders", "runtime:fp32"], "--contenders"),
+        (["--batch-sizes", "1", "2"], "--batch-sizes"),
+        (["--tokens", "8"], "--tokens"),
+        (["--stages", "end_to_end"], "--stages"),
+        (["--weights", "toy=folder"], "--weights"),
+        (["--items", "text=mine.txt"], "--items"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_other_options_cannot_resume(
+    words: list[str],
+    option: str,
+    measure: Main,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.txt").write_text("\n".join(f"text {number}" for number in range(16)))
+    once = ["--batch-sizes", "1", "--stages", "graph"]
+    assert measure(*once) == 0
+    before = (tmp_path / "r" / "results.json").read_bytes()
+    assert measure(*once, *words, "--resume") == 1
+    assert f"with other options (different: {option}); repeat those of `python -m benchmarks" in capsys.readouterr().err
+    assert (tmp_path / "r" / "results.json").read_bytes() == before
+
+
+@pytest.mark.process
+def test_other_items_in_the_same_file_cannot_resume(
+    measure: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = tmp_path / "mine.txt"
+    words = ["--batch-sizes", "1", "--stages", "graph", "--items", f"text={mine}"]
+    mine.write_text("\n".join(f"text {number}" for number in range(16)))
+    assert measure(*words) == 0
+    plan = read(tmp_path).plan
+    assert plan is not None
+    assert plan.items["text"].source == "mine.txt"
+    assert measure(*words, "--resume") == 0
+    mine.write_text("\n".join(f"words {number}" for number in range(16)))
+    assert measure(*words, "--resume") == 1
+    assert "different: --items" in capsys.readouterr().err
+
+
+@pytest.mark.process
+def test_results_of_an_older_version_cannot_resume(
+    measure: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert measure("--batch-sizes", "1") == 0
+    path = tmp_path / "r" / "results.json"
+    document = json.loads(path.read_text()) | {"schema_version": 2}
+    path.write_text(json.dumps({key: value for key, value in document.items() if key not in ("plan", "environments")}))
+    assert measure("--batch-sizes", "1", "--resume") == 1
+    assert "from an older version, without their options" in capsys.readouterr().err
+
+
+@pytest.mark.process
+def test_an_environment_with_other_versions_cannot_resume(
+    measure: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--batch-sizes", "1", "--stages", "graph", "--python", f"openvino={sys.executable}"]
+    assert measure(*words, "--providers", "cpu") == 0
+    other = {"openvino": replace(read(tmp_path).environments["openvino"], packages={"openvino": "1"})}
+    monkeypatch.setattr(cli, "find_environments", lambda _: other)
+    assert measure(*words, "--providers", "cpu", "--resume") == 1
+    assert "other environments of --python (different: openvino)" in capsys.readouterr().err
+
+
+@pytest.mark.process
+def test_an_option_that_is_given_twice_counts_once(measure: Main, fake: FakeMeasurement, tmp_path: Path) -> None:
+    twice = ["--providers", "cpu", "cpu", "--tokens", "8", "8", "--batch-sizes", "1", "1", "--stages", "graph", "graph"]
+    assert measure(*twice, "--contenders", "runtime", "runtime") == 0
+    assert [case.key for case in read(tmp_path).cases] == [("toy", "text", "runtime", "fp32", "cpu", "graph", 1, 8)]
 
 
 @pytest.mark.process
@@ -192,6 +273,10 @@ def test_an_inactive_provider_is_an_error(
     ("words", "message"),
     [
         (["--contenders", "nobody"], "there is no contender nobody"),
+        (["--contenders", "runtime:int9"], "runtime has no variant 'int9'; choose from fp32, optimized"),
+        (["--contenders", "torch:egaer"], "torch has no variant 'egaer'; choose from eager"),
+        (["--python", "optimus=python"], "--python names optimus; name a contender or provider: sentence-transformers"),
+        (["--items", "image=x"], "--items names image, but the artifacts embed only text"),
         (["--batch-sizes", "0"], "1 or more"),
         (["--tokens", "2"], "3 or more"),
         (["--threads", "0"], "--threads"),
@@ -247,6 +332,17 @@ def test_prices_are_read_before_anything_is_measured(
 def test_lengths_are_limited_to_the_maximum_of_the_tower(measure: Main, tmp_path: Path) -> None:
     assert measure("--tokens", "8", "100", "4000", "--batch-sizes", "1", "--stages", "graph") == 0
     assert [case.tokens for case in read(tmp_path).cases] == [8, 64]
+    reason = "its texts have at most 64 tokens; this length was measured instead"
+    assert [(each.name, each.reason) for each in read(tmp_path).skipped] == [
+        (f"toy, text: graph with {length} tokens", reason) for length in (100, 4000)
+    ]
+
+
+@pytest.mark.process
+def test_a_named_variant_that_the_tower_lacks_is_recorded(measure: Main, tmp_path: Path) -> None:
+    words = ["--batch-sizes", "1", "--stages", "graph", "--contenders", "runtime:fp32", "runtime:int8"]
+    assert measure(*words) == 0
+    assert "toy, text: runtime:int8" in {each.name for each in read(tmp_path).skipped}
 
 
 @pytest.mark.process

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks.choose.cli import main
+from benchmarks.report.analysis import analyze
 from benchmarks.results.schema import Case, Results
 from tests.benchmarks.choose.distributions import exponential
 from tests.benchmarks.samples import ARTIFACT, CASE, MACHINE, PARITY, RESULTS
@@ -133,9 +134,16 @@ def test_setups_far_from_torch_or_not_compared_are_rejected(desk: Desk) -> None:
     assert desk.choose([measured("m", case([0.005]), far, unknown)], {"m": 1}) == 0
     assert "Use 4 x m with runtime fp32" in desk.output
     assert "cosine similarity to torch below 0.999; the closest is runtime int8 on cpu" in desk.output
-    assert "for example fastembed fp32 on cpu" in desk.output
+    assert "not compared with torch: fastembed fp32 on cpu (m)" in desk.output
     desk.choose([measured("m", case([0.005]), far, unknown)], {"m": 1}, "--min-cosine", "0.99")
     assert "Use 1 x m with runtime int8" in desk.output
+
+
+def test_a_comparison_with_the_graph_is_none_with_torch(desk: Desk) -> None:
+    itself = replace(PARITY, reference="the graph in fp32 on cpu, each item alone", min_cosine=1.0)
+    assert desk.choose([measured("m", case([0.005], parity=itself))], {"m": 1}, "--min-cosine", "-1") == 1
+    assert "not compared with torch: runtime fp32 on cpu (m)" in desk.output
+    assert "name the weights of the export with --weights" in desk.output
 
 
 @pytest.mark.parametrize(("cosine", "reason"), [(0.9, "parity"), (None, "no parity")])
@@ -218,7 +226,7 @@ def test_the_newest_times_of_a_case_are_used(desk: Desk) -> None:
 
 
 def test_warnings_are_printed(desk: Desk) -> None:
-    shaky = replace(case([0.005]), rounds=((0.001,), (0.009,)))
+    shaky = replace(case([0.005]), rounds=((0.001,), (0.009,)) * 3)
     broken = case([0.0], variant="fp16")
     results = measured("m", shaky, broken, complete=False, artifacts=(replace(ARTIFACT, random=True),))
     assert desk.choose([results], {"m": 1}) == 0
@@ -229,6 +237,23 @@ def test_warnings_are_printed(desk: Desk) -> None:
         "unstable: the times",
     ):
         assert doubt in desk.output
+
+
+@pytest.mark.parametrize(
+    ("changes", "warning"),
+    [
+        ({"rounds": ((0.005,),) * 3}, "few rounds"),
+        ({"rounds": ((0.005,),) * 5, "stolen": (0.5,) * 5}, "disturbed"),
+        ({"rounds": ((0.005,),) * 5}, ""),
+    ],
+)
+def test_times_are_judged_as_in_the_report(changes: dict[str, Any], warning: str, desk: Desk) -> None:
+    results = measured("m", replace(case([0.005]), **changes))
+    (plan,) = desk.answer([results], {"m": 1})["choices"][0]["plans"]
+    assert plan["warning"] == warning == analyze(results, None).rows[0].warning
+    assert plan["stable"] is not bool(warning)
+    desk.choose([results], {"m": 1})
+    assert (warning or "stable") in desk.output
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ import pytest
 
 from benchmarks.compare.cli import main
 from benchmarks.compare.verdicts import CONFIDENCE, Comparison, compare
-from benchmarks.results.schema import Case, Gpu, Results, ResultsError
+from benchmarks.results.schema import Case, Gpu, OwnItems, PythonEnvironment, Results, ResultsError
 from runtime.atomic_write import write_text
-from tests.benchmarks.samples import ARTIFACT, CASE, MACHINE, PARITY, RESULTS, many_cases
+from tests.benchmarks.samples import ARTIFACT, CASE, MACHINE, PARITY, PLAN, RESULTS, many_cases
 
 _CASES = tuple(
     replace(case, artifact=name) for name in ("toy-text", "other") for case in many_cases() if case.items != 128
@@ -143,6 +143,25 @@ def test_few_rounds_give_no_verdict() -> None:
     assert change.verdict == "not distinguishable"
 
 
+def test_without_a_possible_verdict_the_comparison_fails(files: Any, capsys: Any) -> None:
+    old, new = (
+        replace(results, cases=tuple(replace(c, rounds=c.rounds[:4], yardstick=c.yardstick[:4]) for c in results.cases))
+        for results in (measured(0), measured(100))
+    )
+    assert main(files(old, new)) == 1
+    assert "NO VERDICT IS POSSIBLE, too few rounds in 9 of 9 cases" in capsys.readouterr().out
+    assert compare(old, new, same_machine=True).rounds_needed == 6
+    mixed = replace(new, cases=(*measured(100).cases[:1], *new.cases[1:]))
+    assert main(files(replace(old, cases=(*measured(0).cases[:1], *old.cases[1:])), mixed)) == 0
+    assert "Too few rounds in 8 of 9 cases: measure both results with --rounds 6" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("cases", "rounds"), [(1, 4), (85, 7), (86, 8), (321, 8), (322, 9)])
+def test_more_cases_need_more_rounds(cases: int, rounds: int) -> None:
+    changes = compare(RESULTS, RESULTS, same_machine=True).changes * cases
+    assert Comparison(changes=changes, gone=(), added=()).rounds_needed == rounds
+
+
 @pytest.mark.parametrize(("text", "code"), [("30%", 0), ("0.3", 0), ("10%", 1), ("0.1", 1), ("0", 1)])
 def test_fail_above_sets_the_exit_code(text: str, code: int, files: Any) -> None:
     assert main([*files(measured(0), measured(100, factors={_SLOWED: 1.2})), "--fail-above", text]) == code
@@ -203,6 +222,27 @@ def test_other_artifacts_are_refused_with_advice(files: Any, capsys: Any) -> Non
     err = capsys.readouterr().err
     assert "toy-text is not the same artifact" in err
     assert "both in one run" in err
+
+
+def test_other_items_are_refused_with_advice(files: Any, capsys: Any) -> None:
+    mine = replace(PLAN, items={"text": OwnItems(source="mine.txt", sha256="a" * 64)})
+    assert main(files(measured(0), replace(measured(100), plan=mine))) == 1
+    assert "the old ones are built-in, the new ones mine.txt (hash aaaaaaaaaaaa)" in capsys.readouterr().err
+    assert main(files(*(replace(measured(seed), plan=mine) for seed in (0, 100)))) == 0
+
+
+def test_results_that_do_not_record_their_items_are_named(files: Any, capsys: Any) -> None:
+    assert main(files(replace(measured(0), plan=None), measured(100))) == 0
+    assert "The old results are from an older version" in capsys.readouterr().out
+
+
+def test_other_versions_in_another_environment_are_named(files: Any, capsys: Any) -> None:
+    old, new = (
+        replace(measured(seed), environments={"openvino": PythonEnvironment(python="3.12", packages={"openvino": v})})
+        for seed, v in ((0, "1"), (100, "2"))
+    )
+    assert main(files(old, new)) == 0
+    assert "with different software: openvino of openvino 1 -> 2." in capsys.readouterr().out
 
 
 def test_cases_in_one_of_the_results_are_listed(files: Any, capsys: Any) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks.contenders import fastembed, openvino, optimum, sentence_transformers
+from benchmarks.contenders import fastembed, openvino, optimum, sentence_transformers, torch
 from benchmarks.contenders.peer import Peer, PeerError, find_python, has_packages
 from benchmarks.contenders.protocol import Target
+from benchmarks.contenders.registry import CONTENDERS, find_setups, variants_of
 from runtime.artifact.reader import read_manifest
 from runtime.errors import UsageError
 from tests.benchmarks.contenders.samples import ADAPTERS, OTHER, make_setup, with_tower
@@ -40,13 +41,13 @@ def test_without_the_packages_every_variant_has_an_install_command(
 
 def test_with_the_packages_every_setup_names_its_environment(installed: dict[str, set[str]], target: Target) -> None:
     installed[sys.executable] = {"sentence-transformers", "fastembed", "openvino"}
-    installed[OTHER] = {"optimum-onnx", "sentence-transformers"}
+    installed[OTHER] = {"optimum-onnx", "sentence-transformers", "openvino"}
     target = replace(target, pythons={"optimum": OTHER, "openvino": OTHER})
     setups = [setup for adapter in ADAPTERS for setup in adapter.find(target)[0]]
     assert {(setup.contender, setup.variant): setup.python for setup in setups} == {
         ("fastembed", "fp32"): sys.executable,
-        ("openvino", "fp32"): sys.executable,
-        ("openvino", "bf16"): sys.executable,
+        ("openvino", "fp32"): OTHER,
+        ("openvino", "bf16"): OTHER,
         ("optimum", "fp32"): OTHER,
         ("sentence-transformers", "torch"): sys.executable,
         ("sentence-transformers", "torch-bf16"): sys.executable,
@@ -59,6 +60,26 @@ def test_with_the_packages_every_setup_names_its_environment(installed: dict[str
         "optimum": folder,
         "sentence-transformers": folder,
     }
+
+
+def test_this_environment_does_not_replace_a_named_one(installed: dict[str, set[str]], target: Target) -> None:
+    installed[sys.executable] = {"fastembed"}
+    setups, (skipped,) = fastembed.find(replace(target, pythons={"fastembed": OTHER}))
+    assert not setups
+    assert f"not installed in the environment of {OTHER}" in skipped.reason
+
+
+def test_all_variants_that_are_found_are_listed(
+    installed: dict[str, set[str]], target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed[sys.executable] = {"sentence-transformers", "fastembed", "openvino", "optimum-onnx"}
+    for module in (sentence_transformers, torch):
+        monkeypatch.setattr(module, "gpu_names", lambda: ("H200",))
+    monkeypatch.setattr(torch, "bf16_units", lambda: frozenset({"amx_bf16"}))
+    target = replace(target, weights="random:0", providers=("cpu", "openvino", "cuda"))
+    for name in CONTENDERS:
+        setups, _ = find_setups(target, (name,))
+        assert {setup.variant for setup in setups} <= set(variants_of(name))
 
 
 def test_a_gpu_adds_setups_of_torch(
@@ -134,7 +155,7 @@ def test_packages_of_another_environment_are_found(tmp_path: Path, target: Targe
     target = replace(target, pythons={"a": str(other)})
     assert find_python(target, "a", ["numpy"]) == str(other), "the named one has priority"
     assert find_python(target, "b", ["numpy"]) == sys.executable
-    with pytest.raises(PeerError, match=f"here or in the environment of {other}"):
+    with pytest.raises(PeerError, match=f"in the environment of {other}: {other} -m pip install no-such-distribution"):
         find_python(target, "a", ["no-such-distribution"])
     with pytest.raises(UsageError, match="cannot start"):
         find_python(replace(target, pythons={"a": str(tmp_path / "none")}), "a", ["numpy"])

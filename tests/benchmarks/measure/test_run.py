@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks.contenders.protocol import Setup
 from benchmarks.measure import run
 from benchmarks.measure.plan import make_plan
 from benchmarks.measure.run import find_remaining, make_reference, measure_plan
 from benchmarks.results.schema import Case, Results
-from runtime.errors import UsageError
+from runtime.array_types import Array
+from runtime.errors import InferenceError, UsageError
 from tests.benchmarks.measure.toys import TIMING, text_workload, toy_options, toy_target
 from tests.benchmarks.samples import RESULTS
 
@@ -85,6 +88,35 @@ def test_other_weights_than_those_of_the_export_are_an_error(
     monkeypatch.setattr(run, "embed_alone", lambda setup, *_: vectors * (1 if setup.contender == "runtime" else -1))
     with pytest.raises(UsageError, match="--weights toy="):
         make_reference(replace(target, weights="somewhere"), workload, TIMING, tmp_path)
+
+
+def test_a_contender_that_failed_is_measured_again_after_the_missing_groups(
+    results: Results, toy: Path, toy_weights: Path
+) -> None:
+    plan = make_plan([toy], toy_options(toy_weights, contenders=CONTENDERS))
+    calm = [replace(case, stolen=(0.0,)) for case in results.cases]
+    assert find_remaining(plan, replace(results, cases=tuple(calm[:1])), redo_disturbed=False) == [*plan.groups[::-1]]
+
+
+@pytest.mark.parametrize(("failing", "precision"), [((), "float64"), (("float64",), "fp32")])
+def test_torch_in_fp32_is_the_reference_if_float64_fails(
+    failing: Sequence[str],
+    precision: str,
+    toy: Path,
+    toy_weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def embed(setup: Setup, *_: object) -> Array:
+        if setup.variant in failing:
+            raise InferenceError("no float64 here")
+        return np.eye(32)
+
+    monkeypatch.setattr(run, "embed_alone", embed)
+    target = replace(toy_target(toy), weights=str(toy_weights))
+    reference, skipped = make_reference(target, text_workload(target, tmp_path), TIMING, tmp_path)
+    assert reference.name == f"torch in {precision}, each item alone"
+    assert [each.name for each in skipped] == [f"toy, text: torch as the reference, in {mode}" for mode in failing]
 
 
 def test_without_torch_the_exported_graph_is_the_reference(toy: Path, tmp_path: Path) -> None:

@@ -63,6 +63,20 @@ def test_own_items_are_taken_if_there_are_enough(tmp_path: Path) -> None:
         load_items("text", listing, tmp_path)
 
 
+def test_short_own_texts_fill_the_requested_tokens(toy: Path, tmp_path: Path) -> None:
+    listing = tmp_path / "mine.txt"
+    listing.write_text("\n".join("abcdefghijklmnop"))
+    workload = Workload(toy_target(toy), load_items("text", listing, tmp_path))
+    arrays = workload.write_feeds(tmp_path / "feeds.npz", 3, 48)
+    assert arrays["attention_mask"].shape == (3, 48)
+    assert arrays["attention_mask"].all()
+
+
+def test_texts_that_cannot_fill_the_requested_tokens_are_refused(texts: Workload, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"fill only \d+ of 4000 tokens; name longer ones with --items"):
+        texts.write_feeds(tmp_path / "feeds.npz", 2, 4000)
+
+
 def test_parity_items_are_padded_in_their_given_order(texts: Workload, tmp_path: Path) -> None:
     texts.write_parity_feeds(tmp_path / "alone.npz", 1)
     texts.write_parity_feeds(tmp_path / "together.npz", 8)

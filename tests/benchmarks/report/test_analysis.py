@@ -8,11 +8,12 @@ import pytest
 
 from benchmarks.report.analysis import Study, analyze
 from benchmarks.report.caveats import caveats
-from benchmarks.report.plots import throughput_plot
+from benchmarks.report.plots import parity_plot, throughput_plot
 from benchmarks.report.recommendations import recommend
 from benchmarks.report.roofline import Roofline, find_roofline
 from benchmarks.report.speedup import compute_speedup
 from benchmarks.report.summary import summarize_section
+from benchmarks.report.tables import parity_table
 from benchmarks.results.schema import Case, Work
 from runtime.cli.main import build_parser
 from runtime.session.provider_options import OpenVinoOptions, parse_options
@@ -110,6 +111,21 @@ def test_setups_that_were_not_compared_do_not_match_torch() -> None:
     (section,) = analyze(bare, None).sections
     assert "The vectors were not compared with torch." in summarize_section(section, analyze(bare, None))
     assert {row.label for row in section.rows if row.matches_torch} == {"torch eager on cpu"}
+
+
+def test_a_comparison_with_the_graph_is_none_with_torch() -> None:
+    itself = replace(PARITY, reference="the graph in fp32 on cpu, each item alone", min_cosine=1.0)
+    results = replace(RESULTS, cases=(replace(CASE, parity=itself),))
+    study = analyze(results, None)
+    (section,) = study.sections
+    assert summarize_section(section, study)[0] == "The vectors were not compared with torch."
+    assert "of at least 0.999" not in " ".join(summarize_section(section, study))
+    assert not section.rows[0].matches_torch
+    assert parity_plot(section) is None
+    assert {best.goal.partition(", ")[2] for best in recommend(section)} == {"any cosine"}
+    assert "The graph is the artifact's own, not torch." in parity_table(section.rows).note
+    assert any("toy-text, text tower were not compared with torch" in caveat for caveat in caveats(study))
+    assert "Cosine similarity to torch" not in html_of(results, None)
 
 
 def test_the_pareto_front_holds_the_unbeaten_setups(full: Study) -> None:

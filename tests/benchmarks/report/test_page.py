@@ -10,7 +10,7 @@ import pytest
 from benchmarks.report.analysis import analyze
 from benchmarks.report.caveats import caveats
 from benchmarks.results.prices import Prices
-from benchmarks.results.schema import Results
+from benchmarks.results.schema import PythonEnvironment, Results
 from tests.benchmarks.report.reading import check_page, drawings, read
 from tests.benchmarks.report.samples import FULL, PRICES, SAMPLES, TWO_TOWERS, html_of, markdown_of, nasty
 from tests.benchmarks.samples import CASE, MACHINE, RESULTS, many_cases
@@ -49,6 +49,14 @@ def test_hostile_names_are_escaped_in_the_page() -> None:
 
 def test_the_page_names_setups_without_a_roofline() -> None:
     assert "No roofline for torch bf16 on cpu: no peak rate of bf16 was measured on cpu." in html_of(FULL, None)
+
+
+def test_the_software_of_other_environments_is_shown() -> None:
+    environment = PythonEnvironment(python="3.12.1", packages={"openvino": "2026.1"})
+    results = replace(RESULTS, environments={"openvino": environment})
+    for page in (html_of(results, None), markdown_of(results, None)):
+        assert "openvino 2026.1" in page
+    assert "Environments of" not in html_of(RESULTS, None)
 
 
 def test_stages_that_were_not_measured_have_no_heading() -> None:

@@ -42,6 +42,13 @@ def test_a_wrong_schema_is_an_error(change: dict[str, object], message: str, res
         read_results(path)
 
 
+def test_results_of_schema_2_are_read_with_defaults(results: Results, tmp_path: Path) -> None:
+    document = json.loads(results.to_json()) | {"schema_version": 2}
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps({key: value for key, value in document.items() if key not in ("plan", "environments")}))
+    assert read_results(path) == replace(results, schema_version=2, plan=None, environments={})
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "\udcff"], ids=repr)
 def test_a_file_that_is_not_json_is_an_error(text: str, tmp_path: Path) -> None:
     path = tmp_path / "r.json"

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from benchmarks.results.schema import Case
 from benchmarks.results.statistics import median_interval, summarize
 from tests.benchmarks.samples import CASE, timed
 
@@ -18,7 +19,21 @@ def test_percentiles_are_those_of_all_calls() -> None:
     assert summary.p95_ms == pytest.approx(95.05)
     assert summary.p99_ms == pytest.approx(99.01)
     assert summary.items_per_s == pytest.approx(2 / 0.0505)
-    assert not summary.stable
+    assert summary.warning == "unstable"
+
+
+@pytest.mark.parametrize(
+    ("case", "warning"),
+    [
+        (replace(CASE, rounds=CASE.rounds[:4]), "few rounds"),
+        (replace(CASE, rounds=((0.01,), (0.02,)) * 3), "unstable"),
+        (replace(CASE, stolen=(0.5,) * 10), "disturbed"),
+        (CASE, ""),
+    ],
+    ids=["few", "unstable", "disturbed", "calm"],
+)
+def test_doubtful_times_have_a_warning(case: Case, warning: str) -> None:
+    assert summarize(case).warning == warning
 
 
 def test_few_calls_have_no_p99() -> None:

@@ -1,0 +1,33 @@
+"""Torch runs the model of the export in the precision that was asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.contenders import torch as contender
+from benchmarks.contenders.protocol import Target
+from exporters.families import load as families
+from runtime.artifact.reader import read_manifest
+
+
+@pytest.mark.parametrize(("variant", "dtype"), [("float64", np.float64), ("eager", np.float32)])
+def test_float_inputs_have_the_precision_of_the_model(
+    variant: str, dtype: type, exported_float32: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = read_manifest(exported_float32)
+    tower = SimpleNamespace(
+        record=manifest.towers["image"],
+        inputs=lambda: [SimpleNamespace(spec=SimpleNamespace(name="pixels"))],
+        module=lambda: torch.nn.Linear(12, 3),
+    )
+    monkeypatch.setattr(contender, "find_model", lambda name: name)
+    monkeypatch.setattr(families, "load_towers", lambda *_, **__: [tower])
+    target = Target(folder=exported_float32, manifest=manifest, tower="image", weights="random:0")
+    loaded = contender.load(contender.make_setup(target, variant, "cpu"), torch.get_num_threads(), tmp_path)
+    vectors = loaded.embed_arrays({"pixels": np.ones((2, 12), dtype=np.float32)})
+    assert (vectors.shape, vectors.dtype) == ((2, 3), dtype)
