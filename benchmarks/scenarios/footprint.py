@@ -17,8 +17,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.scenarios.memory_growth import check_linux
 from runtime import console
-from runtime.errors import EmbeddingBackbonesError
+from runtime.errors import EmbeddingBackbonesError, UsageError
 
 _PROGRAM = """
 import json, os, sys, time
@@ -66,21 +67,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _measure(artifact: Path, peer: Path | None, rounds: int) -> int:
+    if rounds < 1:
+        raise UsageError("--rounds must be 1 or more")
+    if peer is not None and not peer.is_dir():
+        raise UsageError(f"{peer} is not a folder; name the folder of a model of sentence-transformers")
+    check_linux()
     ours = f"runtime.load({str(artifact)!r}, provider='cpu')"
     installations = [Installation("embedding-backbones[cpu]", "import runtime", ours)]
     if peer is not None:
         imports = "from sentence_transformers import SentenceTransformer"
         theirs = f"SentenceTransformer({str(peer)!r}, device='cpu')"
         installations.append(Installation("sentence-transformers", imports, theirs))
+    sizes = [installed_bytes(installation.name) for installation in installations]
     starts: list[list[list[float]]] = [[] for _ in installations]
-    for _ in range(max(1, rounds)):
+    for _ in range(rounds):
         for installation, measured in zip(installations, starts, strict=True):
             measured.append(_start(installation))
     rows = []
-    for installation, measured in zip(installations, starts, strict=True):
+    for installation, size, measured in zip(installations, sizes, starts, strict=True):
         imported, loaded, resident = (statistics.median(values) for values in zip(*measured, strict=True))
-        size_mb = installed_bytes(installation.name) / 1e6
-        rows.append([installation.name, f"{size_mb:.0f}", f"{imported:.2f}", f"{loaded:.2f}", f"{resident:.0f}"])
+        rows.append([installation.name, f"{size / 1e6:.0f}", f"{imported:.2f}", f"{loaded:.2f}", f"{resident:.0f}"])
     print(console.table(["installation", "MB installed", "import s", "load s", "resident MiB"], rows))
     return 0
 
@@ -90,18 +96,27 @@ def _start(installation: Installation) -> list[float]:
     program = _PROGRAM.format(imports=installation.imports, load=installation.load)
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     if run.returncode:
-        raise EmbeddingBackbonesError(f"cannot start {installation.name} ({run.stderr.strip().splitlines()[-1]})")
+        reason = (run.stderr.strip().splitlines() or [f"exit code {run.returncode}"])[-1]
+        raise EmbeddingBackbonesError(f"cannot start {installation.name} ({reason})")
     times: list[float] = json.loads(run.stdout.splitlines()[-1])
     return times
 
 
 def installed_bytes(name: str) -> int:
-    """Return the size of the files of the distribution ``name``, which may have extras, and its requirements."""
+    """Return the size of the files of the distribution ``name``, which may have extras, and its requirements.
+
+    Raises:
+        EmbeddingBackbonesError: One of them is not installed, or the list of its files is missing.
+    """
     return sum(map(size_bytes, with_requirements(name).values()))
 
 
 def with_requirements(name: str) -> dict[str, importlib.metadata.Distribution]:
-    """Return the installed distribution ``name``, which may have extras, and all its requirements, by name."""
+    """Return the installed distribution ``name``, which may have extras, and all its requirements, by name.
+
+    Raises:
+        EmbeddingBackbonesError: One of them is not installed.
+    """
     found: dict[str, importlib.metadata.Distribution] = {}
     todo, seen = [name], set()
     while todo:
@@ -113,7 +128,9 @@ def with_requirements(name: str) -> dict[str, importlib.metadata.Distribution]:
         try:
             found[bare] = importlib.metadata.distribution(bare)
         except importlib.metadata.PackageNotFoundError:
-            continue  # required on another platform only
+            raise EmbeddingBackbonesError(
+                f"the size of {name} is unknown, because {bare} is not installed; run pip install '{name}'"
+            ) from None
         todo += _requirements(found[bare], extras)
     return found
 
@@ -136,6 +153,14 @@ def _split(word: str) -> tuple[str, list[str]]:
 
 
 def size_bytes(distribution: importlib.metadata.Distribution) -> int:
-    """Return the size of the files that pip recorded for a distribution."""
-    paths = [Path(str(distribution.locate_file(file))) for file in distribution.files or ()]
+    """Return the size of the files that pip recorded for a distribution.
+
+    Raises:
+        EmbeddingBackbonesError: Another tool installed it, and recorded no files.
+    """
+    if distribution.files is None:
+        raise EmbeddingBackbonesError(f"{distribution.name} has no list of its files; install it with pip")
+    if '"editable": true' in (distribution.read_text("direct_url.json") or ""):
+        print(f"WARNING: {distribution.name} is editable, so its own files are not counted", file=sys.stderr)
+    paths = [Path(str(distribution.locate_file(file))) for file in distribution.files]
     return sum(path.stat().st_size for path in paths if path.is_file())

@@ -14,6 +14,7 @@ from runtime import console
 from runtime.errors import UsageError
 from runtime.inference.truncation import without_truncation_warning
 
+_STATM = Path("/proc/self/statm")
 _WORDS = ("water", "embedding", "of", "Zürich", "running", "a")
 
 
@@ -43,15 +44,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _measure(artifact: Path, batches: int, longest: int) -> int:
     if batches < 10 or longest < 1:
         raise UsageError("--batches must be 10 or more, --longest 1 or more")
+    check_linux()
     model = runtime.load(artifact)
     print(f"{'batches':>8}  resident MiB")
     _print_row("loaded")
     with without_truncation_warning():
         for number, texts in enumerate(random_batches(batches, longest), start=1):
             model.embed(texts, tower="text")
-            if number % (batches // 10) == 0:
+            if 10 * number // batches > 10 * (number - 1) // batches:
                 _print_row(number)
     return 0
+
+
+def check_linux() -> None:
+    """Raise :class:`UsageError` on systems whose processes do not tell their resident memory."""
+    if not _STATM.exists():
+        raise UsageError(f"resident memory is read from {_STATM}, which this system lacks; measure on Linux")
 
 
 def _print_row(batches: object) -> None:
@@ -67,5 +75,5 @@ def random_batches(count: int, longest: int) -> Iterator[list[str]]:
 
 
 def _resident_mb() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    pages = int(_STATM.read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20

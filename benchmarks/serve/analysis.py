@@ -84,12 +84,13 @@ class Level:
         """Whether the server kept up with the rate of an open loop."""
         completed = sum(load.completed for load in self.loads)
         keeps_up = completed >= ANSWERED * self.requests - A_FEW * len(self.loads)
-        return self.load.rate is not None and keeps_up and self.success_share >= SUCCESS
+        return self.load.rate is not None and keeps_up and completed > 0 and self.success_share >= SUCCESS
 
-    def within(self, max_p99_ms: float) -> bool:
-        """Tell whether the server kept up, and all but 1% of the latencies are within the bound."""
-        p99_ms = self.percentile_ms(99)
-        return self.sustained and p99_ms is not None and p99_ms <= max_p99_ms
+    def within(self, max_p99_ms: float) -> bool | None:
+        """Tell whether the server kept up with a p99 within the bound; ``None`` with too few successes for a p99."""
+        if not self.sustained:
+            return False
+        return None if self.p99_ms is None else self.p99_ms <= max_p99_ms
 
     @property
     def power(self) -> float:
@@ -130,6 +131,11 @@ class Curve:
     def within(self, max_p99_ms: float) -> Level | None:
         """Return the highest sustained rate with a p99 within the bound."""
         return _highest(level for level in self.open if level.within(max_p99_ms))
+
+    def is_unknown(self, max_p99_ms: float) -> bool:
+        """Tell whether the highest rate within the bound is unknown: each that could be has too few requests."""
+        found = [level.within(max_p99_ms) for level in self.open]
+        return None in found and True not in found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -116,7 +116,8 @@ async def ask_once(address: Address, request: bytes, timeout_s: float) -> tuple[
     """Send a request over a connection of its own, as :meth:`Connection.ask` does."""
     connection = Connection(address)
     try:
-        return await asyncio.wait_for(connection.ask(request), timeout_s)
+        async with asyncio.timeout(timeout_s):  # `wait_for` of Python 3.11 can swallow a cancellation
+            return await connection.ask(request)
     finally:
         connection.close()
 

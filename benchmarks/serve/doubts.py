@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks.report.caveats import busy
 from benchmarks.report.format import NONE, cosine, count, digits, percent
+from benchmarks.results.statistics import ENOUGH_FOR_P99
 from benchmarks.results.steal_time import MAX_STEAL
 from benchmarks.serve.analysis import Level, ServeStudy
 from benchmarks.serve.schema import Load
@@ -19,7 +20,18 @@ MIN_COSINE = 0.999
 
 def warnings(study: ServeStudy) -> tuple[str, ...]:
     """Return reasons to distrust the figures or the servers, the most serious first."""
-    checks = (_incomplete, _wrong, _differing, _other_vectors, _unchecked, _busy_generator, _late, _busy, _steal_time)
+    checks = (
+        _incomplete,
+        _wrong,
+        _differing,
+        _other_vectors,
+        _unchecked,
+        _too_few,
+        _busy_generator,
+        _late,
+        _busy,
+        _steal_time,
+    )
     return tuple(filter(None, (check(study) for check in checks)))
 
 
@@ -71,6 +83,17 @@ def _unchecked(study: ServeStudy) -> str:
     answers = sum(len(load.latency_s) for load in study.results.loads)
     checked = sum(load.checked for load in study.results.loads)
     return f"{percent(1 - checked / answers)} of the answers were not checked." if checked < answers else ""
+
+
+def _too_few(study: ServeStudy) -> str:
+    bound = study.results.max_p99_ms
+    names = dict.fromkeys(curve.server for curve in study.curves if bound is not None and curve.is_unknown(bound))
+    if not names:
+        return ""
+    return (
+        f"Too few requests to compare the p99 of {', '.join(names)} with its bound: a p99 needs {ENOUGH_FOR_P99} "
+        "successes at one rate. Raise --seconds."
+    )
 
 
 def _busy_generator(study: ServeStudy) -> str:

@@ -45,7 +45,7 @@ class Sample:
     end_s: float
     outcome: Outcome
     reason: str = ""  # of a failure, such as `status 429`.
-    body: bytes = field(default=b"", repr=False)  # of a success; empty if there was no room to keep it.
+    body: bytes | None = field(default=None, repr=False)  # of a success; `None` if there was no room to keep it.
 
     @property
     def latency_s(self) -> float:
@@ -195,7 +195,8 @@ class _Load:
     async def _ask(self, connection: Connection, due: float, begun: float, number: int) -> Sample:
         request = self._requests[number % len(self._requests)]
         try:
-            status, body = await asyncio.wait_for(connection.ask(request), self._left(due))
+            async with asyncio.timeout(self._left(due)):  # `wait_for` of Python 3.11 can swallow a cancellation
+                status, body = await connection.ask(request)
         except TimeoutError:
             return self._add(number, due, begun, "timeout", "timeout")
         except (OSError, EOFError, ValueError) as exc:
@@ -205,10 +206,10 @@ class _Load:
         return self._add(number, due, begun, "refused" if status in REFUSED else "error", f"status {status}")
 
     def _add(
-        self, number: int, due: float, begun: float, outcome: Outcome, reason: str = "", body: bytes = b""
+        self, number: int, due: float, begun: float, outcome: Outcome, reason: str = "", body: bytes | None = None
     ) -> Sample:
-        self._kept_bytes += len(body)
-        body = body if self._kept_bytes <= _MOST_KEPT_BYTES else b""
+        self._kept_bytes += len(body or b"")
+        body = body if self._kept_bytes <= _MOST_KEPT_BYTES else None
         sample = Sample(
             number=number, due_s=due, begun_s=begun, end_s=self.now(), outcome=outcome, reason=reason, body=body
         )

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from benchmarks.results.statistics import ENOUGH_FOR_P99
 from benchmarks.results.steal_time import read_cpu_time
 from benchmarks.serve.analysis import Curve, Level, curve_of
 from benchmarks.serve.connection import Connection
@@ -35,6 +36,7 @@ class Server:
     name: str
     endpoint: Endpoint
     pid: int | None  # of its process on this machine.
+    check: Callable[[], None] = lambda: None  # raises an error if a process that we started has ended.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,9 +168,16 @@ class Measurement:
         return tuple(dict.fromkeys(round_rate(share * best) for share in SHARES)) if best else ()
 
     def _next_rate(self, server: Server, workload: ServeWorkload, size: int) -> float | None:
+        plan = self._plan
+        judged = {level.load.rate or 0.0: self._is_good(level) for level in self._curve(server, workload, size).open}
+        rate = next_rate([(rate, is_good) for rate, is_good in judged.items() if is_good is not None])
+        has_p99 = rate is not None and rate * plan.seconds * plan.rounds >= ENOUGH_FOR_P99
+        return None if rate in judged or (plan.max_p99_ms is not None and not has_p99) else rate
+
+    def _is_good(self, level: Level) -> bool | None:
+        """Tell whether a rate is one to report; ``None`` with too few requests to tell."""
         bound = self._plan.max_p99_ms
-        levels = self._curve(server, workload, size).open
-        return next_rate([(level.load.rate or 0.0, _is_good(level, bound)) for level in levels])
+        return level.sustained if bound is None else level.within(bound)
 
     def _curve(self, server: Server, workload: ServeWorkload, size: int) -> Curve:
         return curve_of(self.results.loads, server.name, workload.name, size)
@@ -194,6 +203,7 @@ class Measurement:
             seed=number,
         )
         load = measure_load(server, workload, size, options, expected[server.name])
+        server.check()
         level = f"{clients} clients" if rate is None else f"{rate:g} requests/s"
         self._add(replace(load, round=number), f"{server.name}, {workload.name} x {size}, {level}, round {number + 1}")
 
@@ -257,9 +267,9 @@ class AnswerCheck:
 
     def __call__(self, sample: Sample) -> Sample:
         """Return the sample without its body, and with the outcome ``wrong`` if its vectors are no answer."""
-        bare = replace(sample, body=b"")
-        if not sample.body:
-            return bare
+        if sample.body is None:
+            return sample
+        bare = replace(sample, body=None)
         positions = self._batches[sample.number % len(self._batches)]
         self.checked += 1
         try:
@@ -322,7 +332,3 @@ def next_rate(judged: Sequence[tuple[float, bool]]) -> float | None:
 def round_rate(rate: float) -> float:
     """Return a rate with three significant digits."""
     return float(f"{rate:.3g}")
-
-
-def _is_good(level: Level, max_p99_ms: float | None) -> bool:
-    return level.sustained if max_p99_ms is None else level.within(max_p99_ms)

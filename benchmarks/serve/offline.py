@@ -1,6 +1,7 @@
 """Embed the items of a workload without a server, as fast as one process can: what HTTP and its batching cost.
 
-``python -m benchmarks.serve.offline ARTIFACT`` is the process. It reads the items and the seconds as a line of JSON.
+``python -m benchmarks.serve.offline ARTIFACT [OPTION ...]`` is the process. It reads the items and the seconds as a
+line of JSON. The options are those of ``python -m runtime serve``; those that concern the session count.
 """
 
 from __future__ import annotations
@@ -9,15 +10,16 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import runtime
 from benchmarks.results.steal_time import read_cpu_time
-from benchmarks.serve.process import resident_bytes
+from benchmarks.serve.process import parse_server_options, resident_bytes
 from benchmarks.serve.schema import Load
 from benchmarks.serve.workloads import ServeWorkload
+from runtime.cli.options import session_keywords
 from runtime.machine.child_process import JsonWorker, questions, serve
 
 NAME = "embed, no server"
@@ -27,9 +29,9 @@ _TIMEOUT_S = 900.0  # of a call with all items
 class OfflineEmbedder:
     """A process that embeds without a server."""
 
-    def __init__(self, artifact: Path) -> None:
-        """Start the process."""
-        command = [sys.executable, "-m", "benchmarks.serve.offline", str(artifact.absolute())]
+    def __init__(self, artifact: Path, server_options: Sequence[str]) -> None:
+        """Start the process, which loads the artifact as a server with these options does."""
+        command = [sys.executable, "-m", "benchmarks.serve.offline", str(artifact.absolute()), *server_options]
         self._process = JsonWorker(command, timeout_s=_TIMEOUT_S)
 
     def measure(self, workload: ServeWorkload, size: int, seconds: float) -> Load:
@@ -63,9 +65,9 @@ class OfflineEmbedder:
         self._process.close()
 
 
-def answers(artifact: Path) -> Iterator[dict[str, Any]]:
+def answers(artifact: Path, server_options: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Yield the items, seconds and CPU time of each question: the child's side."""
-    model = runtime.load(artifact)
+    model = runtime.load(artifact, **session_keywords(parse_server_options(server_options)))
     for line in questions():
         question = json.loads(line)
         items = question["items"]
@@ -79,4 +81,4 @@ def answers(artifact: Path) -> Iterator[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    serve(answers(Path(sys.argv[1])))
+    serve(answers(Path(sys.argv[1]), sys.argv[2:]))

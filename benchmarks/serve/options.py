@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from functools import partial
 from pathlib import Path
 from typing import get_args
@@ -13,6 +14,8 @@ from benchmarks.serve.measure import LoadPlan
 from benchmarks.serve.workloads import WORKLOADS
 from runtime.arguments import ArgumentParser, ListAction
 from runtime.errors import UsageError
+
+_REFINEMENTS = 3
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -69,7 +72,8 @@ def _add_request_options(parser: argparse.ArgumentParser) -> None:
         "--server-options",
         default="",
         metavar="OPTIONS",
-        help="Options of `python -m runtime serve` for artifacts, as one word in quotes",
+        help="Options of `python -m runtime serve` for artifacts, as one word in quotes. --embed uses its provider, "
+        "variant and threads, too",
     )
     add(
         "--embed",
@@ -111,7 +115,6 @@ def _add_load_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--refinements",
         type=int,
-        default=3,
         metavar="N",
         help="Rates to add between the highest sustained one and the next, each halving the gap (default: 3)",
     )
@@ -136,18 +139,35 @@ def make_plan(options: argparse.Namespace) -> LoadPlan:
     words = {rate for rate in rates if isinstance(rate, str)}
     if words and len(rates) > 1:
         raise UsageError(f"--rate is {' '.join(map(str, rates))}; give auto or none alone, or numbers")
+    refinements = options.refinements
+    if words == {"none"} and (refinements or options.max_p99_ms is not None):
+        raise UsageError("--refinements and --max-p99-ms are for open loops; leave them out, or --rate none")
     counts = (*options.batch_sizes, *options.clients, options.rounds)
-    times = (options.seconds, options.timeout, *(rate for rate in rates if not words), options.max_p99_ms or 1)
-    if min(counts) < 1 or not min(times) > 0 or options.warm_up < 0 or options.refinements < 0:
+    times = (options.seconds, options.timeout, *(rate for rate in rates if not words), options.max_p99_ms)
+    if min(counts) < 1 or not all(0 < time < math.inf for time in times if time is not None):
         raise UsageError("numbers of the load must be above 0; --warm-up and --refinements may be 0")
+    if not 0 <= options.warm_up < math.inf or (refinements or 0) < 0:
+        raise UsageError("--warm-up and --refinements must be 0 or more")
     return LoadPlan(
         sizes=tuple(dict.fromkeys(options.batch_sizes)),
         clients=tuple(dict.fromkeys(options.clients)),
         rates=None if words == {"auto"} else () if words else tuple(sorted(set(rates))),
-        refinements=0 if words == {"none"} else options.refinements,
+        refinements=0 if words == {"none"} else _REFINEMENTS if refinements is None else refinements,
         rounds=options.rounds,
         seconds=options.seconds,
         warm_up_s=options.warm_up,
         timeout_s=options.timeout,
         max_p99_ms=options.max_p99_ms,
     )
+
+
+def check_used(options: argparse.Namespace, has_artifacts: bool) -> None:
+    """Check that ``--items`` and ``--server-options`` have an effect.
+
+    Raises:
+        UsageError: One has none.
+    """
+    if options.items and "own" not in (options.workloads or ("own",)):
+        raise UsageError("--items is for the workload own; add own to --workloads")
+    if options.server_options and not (has_artifacts or options.embed):
+        raise UsageError("--server-options is for artifacts and --embed; start the server of a URL with these options")

@@ -132,13 +132,15 @@ def _sentence(study: ServeStudy, curve: Curve) -> str:
         parts.append("it sustains none of the rates")
     bound = study.results.max_p99_ms
     if bound is not None and curve.open:
-        best = curve.within(bound)
-        parts.append(
-            f"{digits(best.load.rate)} requests/s within a p99 of {digits(bound)} ms"
-            if best
-            else "never within the p99"
-        )
+        parts.append(_within(curve, bound))
     return f"{curve.server}: {'; '.join(parts)}."
+
+
+def _within(curve: Curve, bound: float) -> str:
+    if curve.is_unknown(bound):
+        return "too few requests for a p99"
+    best = curve.within(bound)
+    return f"{digits(best.load.rate)} requests/s within a p99 of {digits(bound)} ms" if best else "never within the p99"
 
 
 def _rate_and_p99(level: Level) -> str:

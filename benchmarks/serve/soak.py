@@ -5,16 +5,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import math
 import os
 import re
-import shlex
 import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,18 +24,26 @@ from benchmarks.scenarios.memory_growth import random_batches
 from benchmarks.serve.connection import Connection, ask_once, format_request
 from benchmarks.serve.interfaces import AnswerError, Endpoint, make_endpoint
 from benchmarks.serve.loops import REFUSED
-from benchmarks.serve.process import resident_bytes, serve_command, start_server
+from benchmarks.serve.process import (
+    StartedServer,
+    resident_bytes,
+    serve_command,
+    split_server_options,
+    start_server,
+)
 from runtime import console
 from runtime.arguments import ArgumentParser
 from runtime.array_types import Float32Array
 from runtime.artifact.reader import read_manifest
 from runtime.artifact.variants import VARIANT_NAMES
-from runtime.errors import UsageError
+from runtime.errors import EmbeddingBackbonesError, UsageError
 from runtime.inference.truncation import without_truncation_warning
 
 _POOL = 256  # different texts
 _PAUSE_S = 0.05  # after a refusal, or a lost connection
 _SAMPLE_S = 0.5
+_FAULTS = ("wrong", "unanswered", "given up")
+_OUTCOMES = ("answered", "refused", "hung up", "connection lost", "workers killed", "given up", "unanswered", "wrong")
 _WORKER = re.compile(r'process_resident_memory_bytes\{pid="(\d+)"\}')
 
 
@@ -44,18 +53,26 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks soak",
         description="Serve an artifact, and ask for 1 to 32 texts of random length per request. Each vector is "
         "compared with that of `embed` for the text alone. Clients ask again after a refusal or a lost connection. "
-        "The exit code is 1 if a vector was wrong, or a request that the server accepted stayed without an answer.",
+        "The exit code is 1 if a vector was wrong, a request stayed without an answer for --timeout, or the server "
+        "ended.",
     )
     add = parser.add_argument
     add("artifact", type=Path, metavar="ARTIFACT", help="Folder of a text artifact")
-    add("--requests", type=int, default=10_000, metavar="N", help="Number of requests (default: %(default)s)")
-    add("--seconds", type=float, metavar="S", help="Load the server for S seconds instead (default: by --requests)")
+    load = parser.add_mutually_exclusive_group().add_argument
+    load("--requests", type=int, default=10_000, metavar="N", help="Number of requests (default: %(default)s)")
+    load("--seconds", type=float, metavar="S", help="Load the server for S seconds instead (default: by --requests)")
     add("--clients", type=int, default=64, metavar="N", help="Number of clients (default: %(default)s)")
     add("--longest", type=int, default=64, metavar="N", help="Maximum words per text (default: %(default)s)")
     add("--hang-ups", type=float, default=0.0, metavar="SHARE", help="Share of requests to hang up on (default: 0)")
-    add("--kill-seconds", type=float, metavar="S", help="Kill a worker every S seconds (default: kill none)")
+    add("--kill-seconds", type=float, metavar="S", help="Kill one of --workers every S seconds (default: kill none)")
     add("--idle-seconds", type=float, default=10.0, metavar="S", help="Idle time before the last row (default: 10)")
-    add("--timeout", type=float, default=60.0, metavar="S", help="Seconds to wait for an answer (default: 60)")
+    add(
+        "--timeout",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="Seconds to ask for an answer, refusals included (default: 60)",
+    )
     add("--variant", choices=VARIANT_NAMES, default="fp32", help="Variant of the graph (default: %(default)s)")
     add("--tolerance", type=float, default=1e-6, metavar="D", help="Maximum difference of values (default: 1e-06)")
     add("--server-options", default="", metavar="OPTIONS", help="Options of `python -m runtime serve`, as one word")
@@ -69,18 +86,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _soak(options: argparse.Namespace) -> int:
-    if min(options.requests, options.clients, options.longest) < 1 or not 0 <= options.hang_ups < 1:
-        raise UsageError("--requests, --clients and --longest must be 1 or more, --hang-ups from 0 to below 1")
+    _check_numbers(options)
+    words = ["--variant", options.variant, "--truncate", "count", *split_server_options(options.server_options)]
     texts = [text for batch in random_batches(_POOL, options.longest) for text in batch][:_POOL]
     with runtime.load(options.artifact, variant=options.variant) as model, without_truncation_warning():
         alone = model.embed(texts, tower="text", batch_size=1)
-    words = ["--variant", options.variant, "--truncate", "count", *shlex.split(options.server_options)]
-    with start_server(serve_command(options.artifact, words)) as (url, pid):
-        endpoint = make_endpoint(url, model=read_manifest(options.artifact).name)
-        soak = Soak(options, Pool(texts=texts, vectors=alone), endpoint, pid)
-        asyncio.run(soak.run())
-    print("\n".join(soak.report()))
-    return console.FAILURE if soak.counts["wrong"] or soak.counts["unanswered"] else 0
+    with start_server(serve_command(options.artifact, words)) as server:
+        endpoint = make_endpoint(server.url, model=read_manifest(options.artifact).name)
+        soak = Soak(options, Pool(texts=texts, vectors=alone), endpoint, server)
+        try:
+            asyncio.run(soak.run())
+        finally:
+            print("\n".join(soak.report()), flush=True)
+    if faults := soak.faults():
+        raise EmbeddingBackbonesError(f"the soak failed: {'; '.join(faults)}")
+    return 0
+
+
+def _check_numbers(options: argparse.Namespace) -> None:
+    """Raise :class:`UsageError` if a number is out of range."""
+    if min(options.requests, options.clients, options.longest) < 1 or not 0 <= options.hang_ups < 1:
+        raise UsageError("--requests, --clients and --longest must be 1 or more, --hang-ups from 0 to below 1")
+    times = [time for time in (options.seconds, options.kill_seconds, options.timeout) if time is not None]
+    if not all(0 < time < math.inf for time in times):
+        raise UsageError("--seconds, --kill-seconds and --timeout must be above 0")
+    if not all(0 <= number < math.inf for number in (options.idle_seconds, options.tolerance)):
+        raise UsageError("--idle-seconds and --tolerance must be 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,52 +126,51 @@ class Soak:
     """The clients of one server.
 
     Attributes:
+        server: The server.
         counts: Requests by outcome.
         difference: The largest difference between a vector and that of the text alone.
     """
 
-    def __init__(self, options: argparse.Namespace, pool: Pool, endpoint: Endpoint, pid: int) -> None:
+    def __init__(self, options: argparse.Namespace, pool: Pool, endpoint: Endpoint, server: StartedServer) -> None:
         """Prepare to load the server at ``endpoint``."""
-        self._options, self._pool, self._endpoint, self._pid = options, pool, endpoint, pid
+        self._options, self._pool, self._endpoint, self.server = options, pool, endpoint, server
         self.counts: Counter[str] = Counter()
         self.difference = 0.0
         self._begun, self._peak = 0, 0
         self._rows: list[tuple[int, int]] = []  # requests that were answered, and resident bytes
 
     async def run(self) -> None:
-        """Send all requests, then leave the server alone for a while."""
+        """Send all requests, then leave the server alone for a while.
+
+        Raises:
+            EmbeddingBackbonesError: The server ended, or has no workers to kill.
+        """
         self._print("loaded")
         self._start = time.monotonic()
-        watchers = [asyncio.ensure_future(self._watch())]
-        if self._options.kill_seconds:
-            watchers.append(asyncio.ensure_future(self._kill()))
-        try:
-            await asyncio.gather(*(self._be_client(seed) for seed in range(self._options.clients)))
-        finally:
-            for watcher in watchers:
-                watcher.cancel()
+        load = [self._watch(), *([self._kill()] if self._options.kill_seconds else [])]
+        await _first_of(self._be_clients(), *load)
         await asyncio.sleep(self._options.idle_seconds)
+        self.server.check()
         self._print("idle")
+
+    def faults(self) -> list[str]:
+        """Return the reasons for which the server, or the load, has failed."""
+        found = [f"{name} {self.counts[name]:,}" for name in _FAULTS if self.counts[name]]
+        if not self.counts["answered"]:
+            found.append("no answer was checked; raise --requests or --seconds")
+        if self._options.kill_seconds and not self.counts["workers killed"]:
+            found.append("no worker was killed; lower --kill-seconds, or raise --requests or --seconds")
+        return found
 
     def report(self) -> list[str]:
         """Return the lines of the outcome."""
         counts = self.counts
         half = self._rows[len(self._rows) // 2 :]
-        is_long = len({answered for answered, _ in half}) > 2 and not counts["workers killed"]
+        is_long = self._peak > 0 and len({answered for answered, _ in half}) > 2 and not counts["workers killed"]
         slope = f"{_slope(half) * 1000 / 2**20:+.2f}" if is_long else "unknown"
-        names = (
-            "answered",
-            "refused",
-            "hung up",
-            "connection lost",
-            "workers killed",
-            "given up",
-            "unanswered",
-            "wrong",
-        )
         return [
-            f"peak {self._peak / 2**20:.0f} MiB; slope of the last half {slope} MiB per 1,000 requests",
-            f"{'; '.join(f'{name} {counts[name]:,}' for name in names)}; largest difference {self.difference:.1e}",
+            f"peak {_mib(self._peak)} MiB; slope of the last half {slope} MiB per 1,000 requests",
+            f"{'; '.join(f'{name} {counts[name]:,}' for name in _OUTCOMES)}; largest difference {self.difference:.1e}",
         ]
 
     def _share(self) -> float:
@@ -148,6 +178,11 @@ class Soak:
         if self._options.seconds:
             return float((time.monotonic() - self._start) / self._options.seconds)
         return self._begun / float(self._options.requests)
+
+    async def _be_clients(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for seed in range(self._options.clients):
+                tasks.create_task(self._be_client(seed))
 
     async def _be_client(self, seed: int) -> None:
         generator = np.random.default_rng(seed)
@@ -166,21 +201,25 @@ class Soak:
             connection.close()
 
     async def _hang_up(self, request: bytes, after_s: float) -> None:
-        with contextlib.suppress(TimeoutError, OSError, EOFError):
+        with contextlib.suppress(OSError, EOFError):
             await ask_once(self._endpoint.address, request, after_s)
         self.counts["hung up"] += 1
 
     async def _ask(self, connection: Connection, request: bytes, positions: Sequence[int]) -> None:
-        """Ask until there is an answer, and check it. Give up if the load is over and the server is still full."""
+        """Ask until there is an answer, and check it. Give up after ``--timeout``."""
         deadline = time.monotonic() + self._options.timeout
-        while self._share() < 1 or time.monotonic() < deadline:
+        while (left := deadline - time.monotonic()) > 0:
             try:
-                status, body = await asyncio.wait_for(connection.ask(request), self._options.timeout)
+                async with asyncio.timeout(left):  # `wait_for` of Python 3.11 can swallow a cancellation
+                    status, body = await connection.ask(request)
             except TimeoutError:
                 self.counts["unanswered"] += 1
                 return
             except (OSError, EOFError):
                 self.counts["connection lost"] += 1
+            except ValueError as exc:
+                self._count_wrong(str(exc))
+                return
             else:
                 if status not in REFUSED:
                     self._check(status, body, positions)
@@ -197,15 +236,19 @@ class Soak:
         except (AnswerError, ValueError):  # no vectors, or of another length
             difference = np.inf
         self.difference = max(self.difference, difference)
-        if difference > self._options.tolerance:
-            self.counts["wrong"] += 1
-            print(f"wrong: status {status}, difference {difference:.1e}: {body[:200]!r}", file=sys.stderr)
+        if not difference <= self._options.tolerance:
+            self._count_wrong(f"status {status}, difference {difference:.1e}: {body[:200]!r}")
+
+    def _count_wrong(self, reason: str) -> None:
+        self.counts["wrong"] += 1
+        print(f"wrong: {reason}", file=sys.stderr)
 
     async def _watch(self) -> None:
-        """Sample the memory, and print a row for each tenth of the load."""
+        """Sample the memory, print a row for each tenth of the load, and raise an error if the server ends."""
         printed = 0
         while True:
             await asyncio.sleep(_SAMPLE_S)
+            self.server.check()
             self._sample()
             if (tenth := int(10 * self._share())) > printed:
                 printed = tenth
@@ -213,17 +256,26 @@ class Soak:
 
     async def _kill(self) -> None:
         """Kill one worker after the other, without a warning."""
-        address = self._endpoint.address
         while True:
             await asyncio.sleep(self._options.kill_seconds)
-            with contextlib.suppress(OSError, EOFError, TimeoutError):  # the one that is asked was just killed
-                _, page = await ask_once(address, format_request("GET", address, "/metrics", {}), _PAUSE_S * 100)
-                workers = _WORKER.findall(page.decode())
-                os.kill(int(workers[self.counts["workers killed"] % len(workers)]), signal.SIGKILL)
+            with contextlib.suppress(OSError, EOFError):  # the one that is asked was just killed
+                workers = await self._workers()
+                os.kill(workers[self.counts["workers killed"] % len(workers)], signal.SIGKILL)
                 self.counts["workers killed"] += 1
 
+    async def _workers(self) -> list[int]:
+        """Return the process ids of the server's workers."""
+        address = self._endpoint.address
+        status, page = await ask_once(address, format_request("GET", address, "/metrics", {}), _PAUSE_S * 100)
+        workers = [int(pid) for pid in _WORKER.findall(page.decode())]
+        if not workers:
+            raise EmbeddingBackbonesError(
+                f"/metrics names no workers to kill (status {status}); give --server-options '--workers 2'"
+            )
+        return workers
+
     def _sample(self) -> int:
-        resident = resident_bytes(self._pid) or 0
+        resident = resident_bytes(self.server.pid) or 0
         self._peak = max(self._peak, resident)
         self._rows.append((self.counts["answered"], resident))
         return resident
@@ -231,7 +283,25 @@ class Soak:
     def _print(self, name: str) -> None:
         if not self._rows and name == "loaded":
             print(f"{'answered':>10}  resident MiB")
-        print(f"{name:>10}  {self._sample() / 2**20:12.0f}", flush=True)
+        print(f"{name:>10}  {_mib(self._sample()):>12}", flush=True)
+
+
+async def _first_of(work: Coroutine[Any, Any, None], *watchers: Coroutine[Any, Any, None]) -> None:
+    """Wait for ``work``. Raise the error of a watcher at once; watchers do not end otherwise."""
+    tasks = [asyncio.ensure_future(each) for each in (work, *watchers)]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _mib(size_bytes: int) -> str:
+    """Return a size; processes have none on systems other than Linux."""
+    return f"{size_bytes / 2**20:.0f}" if size_bytes else "unknown"
 
 
 def _slope(rows: Sequence[tuple[int, int]]) -> float:

@@ -23,16 +23,16 @@ def glance_table(study: ServeStudy) -> Table:
         ("most items/s", lambda curve: _most(curve)),
         ("CPU ms per item", lambda curve: _optional(busiest(curve), lambda level: level.cpu_ms_per_item)),
         ("knee, requests/s", lambda curve: _rate(curve, curve.knee)),
-        ("sustained, requests/s", lambda curve: _rate(curve, curve.capacity)),
+        ("sustained, requests/s", lambda curve: _highest_rate(curve, curve.capacity)),
         ("p99 ms there", lambda curve: _optional(curve.capacity, lambda level: level.p99_ms)),
     ]
     if bound is not None:
-        columns.append((f"requests/s {within}", lambda curve: _rate(curve, curve.within(bound))))
+        columns.append((f"requests/s {within}", lambda curve: _rate_within(curve, bound)))
     if study.per_hour is not None and study.prices is not None:
         name = f"{study.prices.currency} per million items" + (f" {within}" if bound is not None else "")
         columns.append((name, lambda curve: _cost(study, curve)))
     note = "Most items/s: of the closed loops. Knee: the rate beyond which latency grows faster than throughput."
-    return table("At a glance", columns, study.curves, words=2, note=note)
+    return table("At a glance", columns, study.curves, words=2, note=f"{note}{_price_note(study)}")
 
 
 def closed_table(curves: Sequence[Curve]) -> Table:
@@ -168,11 +168,27 @@ def _rate(curve: Curve, level: Level | None) -> str:
     return digits(level.load.rate if level else None) if curve.open else ""
 
 
+def _rate_within(curve: Curve, bound: float) -> Cell | str:
+    return "too few requests" if curve.is_unknown(bound) else _highest_rate(curve, curve.within(bound))
+
+
+def _highest_rate(curve: Curve, level: Level | None) -> Cell | str:
+    """Return a rate of a curve, and say if no higher one was tried."""
+    return Cell(text=_rate(curve, level), aside="the highest tried" if level and level is curve.open[-1] else "")
+
+
 def _cost(study: ServeStudy, curve: Curve) -> str:
     bound = study.results.max_p99_ms
     return (
         digits(study.cost_per_million(curve.capacity if bound is None else curve.within(bound))) if curve.open else ""
     )
+
+
+def _price_note(study: ServeStudy) -> str:
+    if study.prices is None or study.per_hour is not None:
+        return ""
+    name = study.results.machine.name
+    return f" The price file of {study.prices.date} has no price for {name}; set the name with --machine."
 
 
 def _optional(level: Level | None, figure: Callable[[Level], float | None]) -> str:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib.metadata
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from benchmarks.scenarios import footprint, memory_growth
 from benchmarks.scenarios.footprint import installed_bytes, size_bytes, with_requirements
+from runtime import console
+from runtime.errors import EmbeddingBackbonesError
 
 
 def test_memory_is_printed_ten_times(exported_text: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -16,6 +19,75 @@ def test_memory_is_printed_ten_times(exported_text: Path, capsys: pytest.Capture
     rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
     assert [row[0] for row in rows] == ["loaded", *map(str, range(2, 21, 2))]
     assert all(float(row[1]) > 0 for row in rows)
+
+
+@pytest.mark.parametrize("batches", [19, 25])
+def test_memory_after_the_last_batch_is_printed(
+    batches: int, exported_text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert memory_growth.main([str(exported_text), "--batches", str(batches), "--longest", "4"]) == 0
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert len(rows) == 10
+    assert rows[-1].split()[0] == str(batches)
+
+
+@pytest.mark.parametrize("command", [memory_growth, footprint])
+def test_systems_without_a_resident_memory_are_refused(
+    command: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(memory_growth, "_STATM", tmp_path / "statm")
+    assert command.main([str(tmp_path)]) == console.WRONG_USAGE
+    assert "measure on Linux" in capsys.readouterr().err
+
+
+def write_distribution(folder: Path, name: str, *requirements: str, record: bool = True) -> None:
+    info = folder / f"{name}-1.0.dist-info"
+    info.mkdir()
+    lines = ["Metadata-Version: 2.1", f"Name: {name}", "Version: 1.0", *(f"Requires-Dist: {r}" for r in requirements)]
+    (info / "METADATA").write_text("\n".join([*lines, "", ""]))
+    (folder / f"{name}.py").write_text("x" * 100)
+    if record:
+        (info / "RECORD").write_text(f"{name}.py,,\n")
+
+
+def test_a_missing_requirement_makes_the_size_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    elsewhere, extra = "absent-other; sys_platform == 'none'", "absent-extra; extra == 'more'"
+    write_distribution(tmp_path, "toyone", "toytwo", elsewhere, extra)
+    with pytest.raises(EmbeddingBackbonesError, match=r"toytwo is not installed; run pip install 'toyone'"):
+        installed_bytes("toyone")
+    write_distribution(tmp_path, "toytwo")
+    assert installed_bytes("toyone") == 200
+    with pytest.raises(
+        EmbeddingBackbonesError, match=r"absent-extra is not installed; run pip install 'toyone\[more\]'"
+    ):
+        installed_bytes("toyone[more]")
+
+
+def test_a_distribution_without_a_list_of_files_has_no_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    write_distribution(tmp_path, "toythree", record=False)
+    with pytest.raises(EmbeddingBackbonesError, match="toythree has no list of its files"):
+        installed_bytes("toythree")
+
+
+def test_an_editable_distribution_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    write_distribution(tmp_path, "toyfour")
+    (tmp_path / "toyfour-1.0.dist-info" / "direct_url.json").write_text('{"dir_info": {"editable": true}}')
+    installed_bytes("toyfour")
+    assert "toyfour is editable" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(["--rounds", "0"], "1 or more"), (["--sentence-transformers", "nowhere"], "nowhere is not a folder")],
+)
+def test_wrong_options_are_refused(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert footprint.main(["artifact", *words]) == console.WRONG_USAGE
+    assert message in capsys.readouterr().err
 
 
 def test_an_installation_includes_its_requirements_only() -> None:

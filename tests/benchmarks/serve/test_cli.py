@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,8 @@ def test_keys_are_sent_and_not_reported(server: ToyServer, tmp_path: Path) -> No
         assert "top-secret" not in path.read_text()
         assert "tenant-7" not in path.read_text()
     assert public_command(["u", "--header=a: b", "--head", "c: d"]).endswith("serve u '--header=***' --head '***'")
+    command = public_command(["--server-options", "--threads 1 --api-key 'my secret' --api-key=other --api-key-file f"])
+    assert command.endswith("'--threads 1 --api-key *** --api-key=*** --api-key-file f'")
 
 
 def test_vectors_can_be_compared_with_those_of_an_artifact(
@@ -130,8 +133,23 @@ def test_vectors_can_be_compared_with_those_of_an_artifact(
     [
         (["--rate", "auto", "5"], "give auto or none alone"),
         (["--rounds", "0"], "above 0"),
+        (["--warm-up", "nan"], "must be 0 or more"),
+        (["--seconds", "inf"], "above 0"),
+        (["--max-p99-ms", "0"], "above 0"),
+        (["--max-p99-ms", "9", "--rate", "none"], "for open loops"),
+        (["--refinements", "2", "--rate", "none"], "for open loops"),
         (["--pid", "x"], "must be a number"),
+        (["--pid", "4194999"], "no process on this machine"),
+        (["--pid", "0"], "no process on this machine"),
+        (["--pid", "typo=1"], "names none of the servers"),
+        (["--pid", "1", "--pid", "2"], "two values"),
+        (["--model", "nosuch=zzz"], "names none of the servers"),
+        (["--model", "a", "--format", "tei"], "no server with OpenAI's interface"),
+        (["--server-options", "--threads 1"], "for artifacts and --embed"),
+        (["--items", "own.txt", "--workloads", "short"], "add own to --workloads"),
         (["--header", "no colon"], "NAME:VALUE"),
+        (["--header", "Content-type: text/plain"], "sends itself"),
+        (["--header", "A: 1", "--header", "a: 2"], "given twice"),
         (["--api-key-file", "nowhere"], "holds no key"),
         (["--format", "tei", "--encoding", "base64"], "not possible"),
     ],
@@ -141,6 +159,38 @@ def test_wrong_options_are_refused(
 ) -> None:
     assert main(["serve", server.url, "-o", str(tmp_path / "report"), *words]) == console.WRONG_USAGE
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--pid", "1"], "could be of any server; write it with one= or two="),
+        (["--model", "two=zzz"], "no server with OpenAI's interface"),
+        (["--model", "a", "--model", "one=b"], "no server with OpenAI's interface"),
+    ],
+)
+def test_values_that_fit_no_server_are_refused(
+    server: ToyServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    servers = [f"one={server.url}", f"two={server.url}/embed"]
+    assert main(["serve", *servers, "-o", str(tmp_path / "report"), *words]) == console.WRONG_USAGE
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "report").exists()
+
+
+def test_models_are_of_the_servers_that_they_name(server: ToyServer, tmp_path: Path) -> None:
+    servers = [f"one={server.url}", f"two={server.url}"]
+    words = ["--model", "two=b=c", "--model", "a", "--rate", "none"]
+    assert main(["serve", *servers, "-o", str(tmp_path), *FAST, *words]) == 0
+    assert [each["model"] for each in results_of(tmp_path)["servers"]] == ["a", "b=c"]
+
+
+def test_a_process_id_of_a_server_that_the_benchmark_starts_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["serve", str(tmp_path / "artifact"), "-o", str(tmp_path / "report"), "--pid", str(os.getpid())]
+    assert main(words) == console.WRONG_USAGE
+    assert "which the benchmark starts" in capsys.readouterr().err
 
 
 def test_results_are_not_replaced_without_force(

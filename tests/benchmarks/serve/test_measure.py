@@ -39,6 +39,18 @@ from tests.benchmarks.serve.toy_server import ToyServer, toy_server
 
 WORKLOAD = ServeWorkload(name="short", source="made up", items=tuple(f"text number {n}" for n in range(6)))
 
+PLAN = LoadPlan(
+    sizes=(1,),
+    clients=(1,),
+    rates=None,
+    refinements=1,
+    rounds=1,
+    seconds=0.05,
+    warm_up_s=0.0,
+    timeout_s=1.0,
+    max_p99_ms=None,
+)
+
 
 @pytest.fixture
 def server() -> Iterator[ToyServer]:
@@ -78,9 +90,23 @@ def test_a_rate_is_sustained_if_nearly_all_are_answered_in_time() -> None:
     assert not open_level(10, 0.1, completed=186).sustained  # a queue grows
     assert open_level(10, 0.1, completed=198, failed=2).sustained
     assert not open_level(10, 0.1, completed=197, failed=3).sustained
+    late = replace(LOAD, clients=None, rate=0.2, completed=0, latency_s=(6.0,))
+    assert not Level(loads=(late,)).sustained  # its only request is answered after the end
     assert open_level(10, 0.1).within(100.1)
     assert not open_level(10, 0.1).within(99)
     assert not open_level(10, 0.1, completed=100).within(1000)
+
+
+def test_a_p99_of_too_few_requests_is_not_judged() -> None:
+    many = open_level(10, 0.1)
+    few = Level(loads=(replace(many.load, completed=99, latency_s=(0.1,) * 99),))
+    failing = Level(loads=(replace(few.load, completed=10),))
+    assert [few.within(1000), few.within(1), failing.within(1000)] == [None, None, False]
+    curve = Curve(server="a", workload="short", items=1, offline=None, closed=(), open=(few, failing))
+    assert curve.within(1000) is None
+    assert curve.is_unknown(1000)
+    assert not replace(curve, open=(few, many)).is_unknown(1000)
+    assert not replace(curve, open=(failing,)).is_unknown(1000)
 
 
 def test_knee_capacity_and_bound_are_different_rates() -> None:
@@ -99,6 +125,25 @@ def test_levels_of_a_curve_are_in_order_with_all_rounds() -> None:
     curve = curve_of(loads, LOAD.server, LOAD.workload, LOAD.items)
     assert [(level.load.clients, len(level.loads)) for level in curve.closed] == [(1, 2), (8, 2)]
     assert [level.load.rate for level in curve.open] == [5.0]
+
+
+@pytest.mark.parametrize(("seconds", "refinement"), [(5.0, []), (25.0, [5.5])], ids=["too few", "enough"])
+def test_a_rate_with_too_few_requests_for_a_p99_is_no_refinement(
+    seconds: float, refinement: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fake(server: Server, workload: Any, size: int, options: LoopOptions, expected: Expected) -> Load:
+        count = round((options.rate or 1) * options.seconds)
+        latency_s = 0.1 if (options.rate or 0) < 6 else 9.0
+        load = replace(LOAD, server=server.name, clients=options.clients, rate=options.rate, seconds=options.seconds)
+        return replace(load, completed=count, latency_s=(latency_s,) * count)
+
+    monkeypatch.setattr(measure, "measure_load", fake)
+    monkeypatch.setattr(measure, "embed_alone", lambda *words: {})
+    server = Server(name="ours", endpoint=make_endpoint("http://h"), pid=None)
+    plan = replace(PLAN, rates=(5.0, 6.0), seconds=seconds, max_p99_ms=200.0)
+    measurement = Measurement(plan, [server], replace(RESULTS, loads=()))
+    measurement.measure(WORKLOAD)
+    assert [load.rate for load in measurement.results.loads if load.rate][2:] == refinement
 
 
 @pytest.mark.parametrize(
@@ -125,18 +170,7 @@ def test_a_server_that_answers_nothing_gets_no_open_loops(monkeypatch: pytest.Mo
     monkeypatch.setattr(measure, "embed_alone", lambda *words: {})
     endpoint = make_endpoint("http://h")
     servers = [Server(name=name, endpoint=endpoint, pid=None) for name in ("good", "bad")]
-    plan = LoadPlan(
-        sizes=(1,),
-        clients=(1,),
-        rates=None,
-        refinements=1,
-        rounds=1,
-        seconds=5.0,
-        warm_up_s=0.0,
-        timeout_s=1.0,
-        max_p99_ms=None,
-    )
-    measurement = Measurement(plan, servers, replace(RESULTS, loads=()))
+    measurement = Measurement(replace(PLAN, seconds=5.0), servers, replace(RESULTS, loads=()))
     measurement.measure(WORKLOAD)
     found = [(load.server, load.clients, load.rate) for load in measurement.results.loads]
     assert found[:2] == [("good", 1, None), ("bad", 1, None)]
@@ -205,8 +239,29 @@ def test_vectors_under_load_are_compared_with_those_of_the_item_alone() -> None:
     assert check.checked == 5
 
 
+def test_an_empty_answer_is_wrong_and_one_that_was_not_kept_is_unchecked() -> None:
+    endpoint = Endpoint(address=split_url("http://h")[0], path="", interface="openai")
+    check = AnswerCheck(endpoint, [(0,)], Expected(alone={0: np.array([1, 0], np.float32)}, reference={}))
+    empty, unkept = (check(replace(answer([]), body=body)) for body in (b"", None))
+    assert (empty.outcome, unkept.outcome, check.checked) == ("wrong", "ok", 1)
+    assert "holds no vectors" in empty.reason
+
+
+def test_a_server_that_ended_stops_the_measurement(server: ToyServer) -> None:
+    def check() -> None:
+        raise EmbeddingBackbonesError("the server ended")
+
+    target = Server(name="toy", endpoint=make_endpoint(server.url, model="toy"), pid=None, check=check)
+    measurement = Measurement(PLAN, [target], replace(RESULTS, loads=()))
+    with pytest.raises(EmbeddingBackbonesError, match="the server ended"):
+        measurement.measure(WORKLOAD)
+    assert measurement.results.loads == ()
+
+
 def test_a_process_embeds_all_items_at_once_without_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[int, str]] = []
+
+    loaded: list[dict[str, Any]] = []
 
     class Model:
         def embed(self, items: list[str], tower: str) -> None:
@@ -217,15 +272,22 @@ def test_a_process_embeds_all_items_at_once_without_a_server(monkeypatch: pytest
 
         def __init__(self, command: list[str], timeout_s: float) -> None:
             assert command[1:3] == ["-m", "benchmarks.serve.offline"]
+            self.arguments = command[3:]
 
         def ask(self, question: str) -> dict[str, Any]:
             monkeypatch.setattr(offline, "questions", lambda: iter([question]))
-            (answer,) = offline.answers(Path("toy"))
+            (answer,) = offline.answers(Path(self.arguments[0]), self.arguments[1:])
             return answer
 
-    monkeypatch.setattr(runtime, "load", lambda artifact: Model())
+    def load_model(artifact: Path, **session: Any) -> Model:
+        loaded.append(session)
+        return Model()
+
+    monkeypatch.setattr(runtime, "load", load_model)
     monkeypatch.setattr(offline, "JsonWorker", Process)
-    load = offline.OfflineEmbedder(Path("toy")).measure(WORKLOAD, 2, 0.01)
+    words = ["--variant", "int8", "--threads", "1", "--provider", "cpu", "--workers", "2"]
+    load = offline.OfflineEmbedder(Path("toy"), words).measure(WORKLOAD, 2, 0.01)
+    assert loaded[0].items() >= {"variant": "int8", "threads": 1, "provider": "cpu"}.items()
     assert calls[:2] == [(1, "text"), (6, "text")]
     assert load.completed == 3 * (len(calls) - 1)  # all six items, in requests of two
     assert load.seconds >= 0.01
@@ -284,11 +346,26 @@ import signal, sys
 print('{"message": "ready", "port": 4242}', flush=True)
 signal.pause()
 """
-    with start_server([sys.executable, "-c", program]) as (url, pid):
-        assert url == "http://127.0.0.1:4242"
-        os.kill(pid, 0)
+    with start_server([sys.executable, "-c", program]) as server:
+        assert server.url == "http://127.0.0.1:4242"
+        server.check()
+        os.kill(server.pid, 0)
     with pytest.raises(ProcessLookupError):
-        os.kill(pid, 0)
+        os.kill(server.pid, 0)
+
+
+@pytest.mark.process
+def test_a_server_that_ends_says_why() -> None:
+    program = """
+import time
+print('{"message": "ready", "port": 4242}', flush=True)
+time.sleep(0.3)
+raise SystemExit("no memory left")
+"""
+    with start_server([sys.executable, "-c", program]) as server:
+        os.waitid(os.P_PID, server.pid, os.WEXITED | os.WNOWAIT)
+        with pytest.raises(EmbeddingBackbonesError, match="ended with exit code 1 under the load: no memory left"):
+            server.check()
 
 
 @pytest.mark.process

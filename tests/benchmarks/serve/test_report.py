@@ -109,6 +109,29 @@ def test_reasons_to_distrust_are_named(changes: dict[str, float], words: str) ->
     assert words in warning
 
 
+def test_a_limit_that_no_higher_rate_confirms_is_marked() -> None:
+    loads = tuple(load for load in RESULTS.loads if load.rate is None or load.rate < 200)
+    for results, aside in ((RESULTS, ""), (replace(RESULTS, loads=loads), "the highest tried")):
+        table = glance_table(analyze(results, None))
+        ours = dict(zip(table.header, table.rows[0], strict=True))
+        assert [ours[name].aside for name in table.header if "requests/s" in name] == ["", aside, aside]
+
+
+def test_a_bound_is_not_compared_with_the_p99_of_too_few_requests() -> None:
+    few = replace(LOAD, clients=None, rate=3.0, completed=20, latency_s=(0.01,) * 20, checked=20)
+    study = analyze(replace(RESULTS, loads=(few,)), PRICES)
+    assert "Too few requests to compare the p99 of ours" in warnings(study)[0]
+    table = glance_table(study)
+    cells = [cell.text for cell in table.rows[0]]
+    assert cells[-2:] == ["too few requests", "-"]
+    assert "it sustains 3.00 requests/s, with the knee at 3.00 requests/s; too few requests" in render_markdown(study)
+
+
+def test_a_machine_without_a_price_is_named() -> None:
+    study = analyze(replace(RESULTS, machine=replace(RESULTS.machine, name="other")), PRICES)
+    assert "has no price for other; set the name with --machine" in glance_table(study).note
+
+
 def test_failures_have_a_table_with_their_reasons() -> None:
     page = render_markdown(analyze(replace(RESULTS, loads=(replace(LOAD, failures={"refused: status 429": 1}),)), None))
     assert "| ours | 1 client | refused: status 429 | 1 | 20% |" in page
