@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from runtime.array_types import Array, Float64Array
+from runtime.errors import UsageError
 
 SimilarityFunction = Literal["cosine", "dot", "euclidean", "manhattan"]
 
@@ -20,12 +21,20 @@ def similarities(a: Array, b: Array, function: SimilarityFunction = "cosine") ->
     The larger, the more similar. A distance is negative.
 
     Args:
-        a: ``[rows, dim]`` of any float type.
-        b: ``[rows, dim]`` of any float type.
+        a: ``[rows, dim]``, or ``[dim]`` for one row, of any float type.
+        b: The same.
         function: ``cosine``; ``dot``, the product; or minus the ``euclidean`` or ``manhattan`` distance. By cosine, a
             row of zeros has no direction: its similarities are NaN.
+
+    Raises:
+        UsageError: The rows have different lengths, or are no numbers.
     """
-    a, b = a.astype(np.float64), b.astype(np.float64)
+    a, b = _rows(a), _rows(b)
+    if a.shape[1] != b.shape[1]:
+        raise UsageError(
+            f"vectors of {a.shape[1]} and of {b.shape[1]} dimensions cannot be compared; embed both with the same "
+            "artifact and the same truncate_dim"
+        )
     if function in ("euclidean", "manhattan"):
         order = 1 if function == "manhattan" else 2
         distances = [np.linalg.norm(b - row, ord=order, axis=1) for row in a]
@@ -35,6 +44,16 @@ def similarities(a: Array, b: Array, function: SimilarityFunction = "cosine") ->
             a, b = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (a, b))
     products: Float64Array = a @ b.T
     return products
+
+
+def _rows(vectors: Array) -> Float64Array:
+    try:
+        rows = np.atleast_2d(np.asarray(vectors, dtype=np.float64))
+    except (TypeError, ValueError) as exc:
+        raise UsageError(f"vectors must be an array of numbers ({exc}); give the result of embed") from exc
+    if rows.ndim > 2:
+        raise UsageError(f"vectors must be [rows, dim], not {list(rows.shape)}; give the result of embed")
+    return rows
 
 
 def cosine_similarities(a: Array, b: Array) -> Float64Array:

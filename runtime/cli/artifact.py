@@ -99,6 +99,8 @@ def _info(arguments: argparse.Namespace) -> int:
     session = session_keywords(arguments)
     if not arguments.placement and any(value not in (None, "auto") for value in session.values()):
         raise UsageError("info loads no graph without --placement, so the options of a session need it; add it")
+    if arguments.json and arguments.placement:
+        raise UsageError("--json prints the manifest, which has no --placement; leave one of them out")
     manifest = read_manifest(arguments.artifact)
     if arguments.json:
         print(manifest.to_json())

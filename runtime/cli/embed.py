@@ -133,7 +133,7 @@ def _run(arguments: argparse.Namespace) -> int:
     progress = sys.stderr.isatty() if arguments.progress is None else arguments.progress
     if arguments.engine == "ray":
         return _run_on_ray(arguments, options, progress)
-    if arguments.address or arguments.rows_per_part:
+    if arguments.address is not None or arguments.rows_per_part is not None:
         raise UsageError("--address and --rows-per-part are for a cluster; add --engine ray")
     path = Path(arguments.output)
     ranges = read_ranges(arguments.ranges) if arguments.ranges else None

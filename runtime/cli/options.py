@@ -18,8 +18,23 @@ if TYPE_CHECKING:
     from runtime.inference.embedder import Embedder
 
 Options = TypeVar("Options")
-NUMBER: dict[str, Any] = {"type": int, "metavar": "N"}  # keywords of add_argument
-NUMBERS: dict[str, Any] = {"action": ListAction, **NUMBER}
+
+
+def parse_count(text: str) -> int:
+    """Parse a whole number from 1 up.
+
+    Raises:
+        ValueError: It is no whole number.
+        ArgumentTypeError: It is below 1.
+    """
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"it is {number}, it must be a number from 1 up")
+    return number
+
+
+NUMBER: dict[str, Any] = {"type": parse_count, "metavar": "N"}  # keywords of add_argument
+NUMBERS: dict[str, Any] = {"action": ListAction, "type": int, "metavar": "N"}
 PROVIDERS = ("auto", "cpu", "cuda", "openvino", "tensorrt")
 
 

@@ -34,7 +34,9 @@ def add_commands(commands: Any) -> None:
 
 def _add_listening(serve: argparse.ArgumentParser) -> None:
     serve.add_argument("--host", default="127.0.0.1", help="Listen on this address (default: %(default)s)")
-    serve.add_argument("--port", default=8080, help="Listen on this port; 0 is any free one (default: 8080)", **NUMBER)
+    serve.add_argument(
+        "--port", default=8080, type=int, metavar="N", help="Listen on this port; 0 is any free one (default: 8080)"
+    )
     serve.add_argument(
         "--workers",
         default=1,

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runtime.artifact.reader import read_manifest
 from runtime.cli.options import NUMBER, NUMBERS, PROVIDERS, add_command, take_options
+from runtime.errors import UsageError
+
+if TYPE_CHECKING:
+    from runtime.tune.measure import TuneOptions
 
 
 def add_commands(commands: Any) -> None:
@@ -65,9 +70,9 @@ def _tune(arguments: argparse.Namespace) -> int:
     from runtime.tune import report
     from runtime.tune.measure import TuneOptions, measure
 
-    if arguments.forget:
-        return _forget(arguments)
     options = take_options(TuneOptions, arguments)
+    if arguments.forget:
+        return _forget(arguments, options)
     tuning_store.check_store()
     found = measure(arguments.artifact, options, progress=sys.stderr.isatty())
     print(report.render_json(found) if arguments.json else report.render_text(found))
@@ -80,9 +85,15 @@ def _tune(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _forget(arguments: argparse.Namespace) -> int:
+def _forget(arguments: argparse.Namespace, options: TuneOptions) -> int:
     from runtime.loading import tuning_store
 
+    fields = [field for field in dataclasses.fields(options) if field.name != "tower"]
+    given = [field.name for field in fields if getattr(options, field.name) != field.default] + [
+        "json"
+    ] * arguments.json
+    if given:
+        raise UsageError(f"--{given[0].replace('_', '-')} is for a measurement; leave it out with --forget")
     manifest = read_manifest(arguments.artifact)
     towers = [arguments.tower] if arguments.tower else list(manifest.towers)
     forgotten = [tower for tower in towers if tuning_store.remove_tuning(manifest, tower)]

@@ -22,6 +22,7 @@ def find_advice(report: DoctorReport) -> tuple[str, ...]:
     return (
         *([_sentence(report.finding.remedy)] if report.finding else []),
         *_advise_packages(report),
+        *([_sentence(report.artifact.remedy)] if report.artifact else []),
         *cuda,
         *_advise_providers(report, cuda_is_broken=bool(cuda)),
         *_advise_threads(report.threads),

@@ -25,6 +25,7 @@ from runtime.doctor.report import (
 from runtime.machine import telemetry
 from runtime.machine.child_process import Answer, listen
 from runtime.machine.limits import examine_memory, examine_threads
+from runtime.session.gpu_software import needed_majors
 from runtime.session.providers import PROVIDERS, ExecutionProvider, installed_packages
 from runtime.version import __version__
 
@@ -77,13 +78,19 @@ def examine(artifact: str | None = None) -> DoctorReport:
         threads=examine_threads(),
         memory=examine_memory(),
         telemetry=not telemetry.is_off(),
-        placements=_examine_placements(artifact) if artifact is not None else {},
+        **({} if artifact is None else _examine_artifact(artifact)),
     )
 
 
-def _examine_placements(artifact: str) -> Mapping[str, str]:
+def _examine_artifact(artifact: str) -> dict[str, Any]:
+    """Return the ``placements`` of the artifact's graphs, or the ``artifact``'s finding."""
     answer = run_probe("place", artifact)
-    return answer.facts or {"unknown": answer.failure or "the profile failed"}
+    if answer.failure:
+        remedy = "check the artifact with `python -m runtime verify`"
+        return {"artifact": Finding(cause=f"the profile of {artifact} {answer.failure}", remedy=remedy)}
+    if "obstacle" in answer.facts:
+        return {"artifact": split_obstacle(answer.facts["obstacle"])}
+    return {"placements": answer.facts}
 
 
 def _version(name: str) -> str | None:
@@ -99,7 +106,8 @@ def _files_of() -> str | None:
     for folder in (spec and spec.submodule_search_locations) or ():
         with contextlib.suppress(OSError):
             text = (Path(folder) / "capi/build_and_package_info.py").read_text("utf-8")
-            return _match(r"^package_name = '(.+)'", text)
+            found = re.search(r"^package_name = '(.+)'", text, re.MULTILINE)
+            return found.group(1) if found else None
     return None
 
 
@@ -142,10 +150,7 @@ def _reinstall(onnxruntimes: Mapping[str, str]) -> str:
 
 
 def _examine_cuda(survey: Answer) -> CudaState:
-    requirements = "\n".join(importlib.metadata.requires(PROVIDERS["cuda"].package) or [])
-    declared = _match(r"^nvidia-cuda-runtime\S*?[~=]=(\d+)", requirements)
-    runtime = str(survey.facts.get("cuda_version") or declared or "").split(".")[0]
-    cudnn = _match(r"^nvidia-cudnn-cu\d+[~=]=(\d+)", requirements) or "9"
+    runtime, cudnn = needed_majors(str(survey.facts.get("cuda_version") or ""))
     answer = run_probe("cuda", runtime, cudnn)
     failed = {"error": f"its check {answer.failure}"}
     facts = answer.facts or dict.fromkeys(("devices", "driver", "runtime", "cudnn"), failed)
@@ -162,11 +167,6 @@ def _examine_cuda(survey: Answer) -> CudaState:
 
 def _library(needed: str, facts: Mapping[str, Any]) -> CudaLibrary:
     return CudaLibrary(needed=needed or None, found=facts.get("found"), error=facts.get("error"))
-
-
-def _match(pattern: str, text: str) -> str | None:
-    found = re.search(pattern, text, re.MULTILINE)
-    return found.group(1) if found else None
 
 
 def _wheels() -> dict[str, str]:

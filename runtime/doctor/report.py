@@ -84,8 +84,9 @@ class DoctorReport:
     memory: Memory
     telemetry: bool  # whether onnxruntime may send telemetry
     placements: Mapping[str, str] = field(default_factory=dict)  # where the nodes of an artifact run, by tower
+    artifact: Finding | None = None  # why the graphs of the artifact do not run
 
     @property
     def healthy(self) -> bool:
-        """Whether at least one provider is usable."""
-        return any(state.status == "usable" for state in self.providers)
+        """Whether at least one provider is usable, and the artifact, if one was named."""
+        return self.artifact is None and any(state.status == "usable" for state in self.providers)

@@ -223,33 +223,39 @@ class Embedder:
         )
         return vectors[0] if isinstance(sentences, str) else vectors
 
-    def tokenize(self, texts: Sequence[str]) -> dict[str, Array]:
+    def tokenize(self, texts: Iterable[str]) -> dict[str, Array]:
         """Return the inputs of the text graph for a batch of ``texts``, as ``tokenize`` of sentence-transformers does.
 
         No prompt is put before the texts. Each array, such as ``input_ids``, is ``[len(texts), tokens]`` int64.
 
         Raises:
-            UsageError: There is no text tower, no text, or the tokenizer is in worker processes.
+            UsageError: There is no text tower, no text, or the tokenizer is in worker processes; or ``texts`` is one
+                text, or a collection that has no order or several columns.
             ItemError: An item is not a text.
         """
         check_tower("text", self.towers)
         if not isinstance(self.backend, Pipeline):
             raise UsageError("tokenize works in this process only; load the model without workers")
-        if isinstance(texts, str) or not texts:
-            raise UsageError(f"tokenize takes a list of texts, not {texts!r:.80}")
+        items = list(check_items(texts, "text", "tokenize"))
+        if not items:
+            raise UsageError("tokenize takes at least one text, and there is none")
         tower = self.backend.towers["text"]
-        rows = tower.prepare(texts, prompt="")
+        rows = tower.prepare(items, prompt="")
         for index, row in enumerate(rows):
             if isinstance(row, UnusableItemError):
-                raise ItemError(index, type(texts[index]).__name__, str(row))
+                raise ItemError(index, type(items[index]).__name__, str(row))
         return tower.collate(rows)
 
     def similarity(self, one: Array, other: Array) -> Array:
         """Return the similarity of each row of ``one`` to each row of ``other``: ``[rows, rows]`` float64.
 
-        The function is the model's, :attr:`Manifest.similarity_function`: the cosine, for most.
+        The function is the model's, :attr:`Manifest.similarity_function`: the cosine, for most. A single vector is one
+        row.
+
+        Raises:
+            UsageError: The rows have different lengths, or are no numbers.
         """
-        return similarities(np.atleast_2d(one), np.atleast_2d(other), self.manifest.similarity_function)
+        return similarities(one, other, self.manifest.similarity_function)
 
     @overload
     def embed(
@@ -348,7 +354,9 @@ class Embedder:
     ) -> Generator[PartialEmbeddings, None, None]:
         """Embed items as they arrive, in bounded memory, for example a million items from a generator.
 
-        The stream reads only some hundred items ahead. To cancel the work in progress, close the generator.
+        The stream yields its first part when it has read three windows or all items; with workers, two windows per
+        worker and one more. A window has 1,024 texts, or 32 images or meshes, and four times as many on a GPU. A
+        larger ``batch_size`` makes it larger. To cancel the work in progress, close the generator.
         ``on_progress`` receives the number of items of each finished batch, from another thread. All other arguments
         are those of :meth:`embed`.
 
@@ -394,7 +402,7 @@ class Embedder:
 
 
 def _collect(parts: Iterator[PartialEmbeddings], total: int | None, dim: int) -> PartialEmbeddings:
-    """Concatenate ``parts``. If ``total`` is known, the vectors are never in memory twice."""
+    """Concatenate ``parts``. If ``total`` is right, the vectors are never in memory twice."""
     first, second = next(parts, None), next(parts, None)
     if first is None or second is None:
         return first or concatenate((), dim)
@@ -403,6 +411,9 @@ def _collect(parts: Iterator[PartialEmbeddings], total: int | None, dim: int) ->
         return concatenate(parts, dim)
     vectors, rows, others = np.empty((total, dim), dtype=np.float32), 0, []
     for part in parts:
+        if rows + len(part.vectors) > len(vectors):  # the length of a progress bar, for example, is only a guess
+            more = max(rows, len(part.vectors))
+            vectors = np.concatenate([vectors[:rows], np.empty((more, dim), dtype=np.float32)])
         vectors[rows : rows + len(part.vectors)] = part.vectors
         rows += len(part.vectors)
         others.append(part._replace(vectors=vectors[:0]))

@@ -301,6 +301,8 @@ class _EmbeddingCall:
             self._on_progress(count)
 
     def _choose_tower(self, item: object) -> TowerName:
+        if isinstance(item, UnusableItemError):  # the reason why the item was lost on its way to this process
+            raise item
         if len(self._towers) == 1:
             return next(iter(self._towers))
         if not isinstance(item, str):
@@ -324,12 +326,12 @@ def _run_side_by_side(window: _Window, lanes: int, call: _EmbeddingCall) -> Part
 def _with_index(index: int, item: object, result: PreparedItem | UnusableItemError) -> PreparedItem | ItemError:
     if isinstance(result, PreparedItem):
         return result
-    error = ItemError(index, _item_name(item), str(result))
+    error = ItemError(index, item_name(item), str(result))
     error.__cause__ = result
     return error
 
 
-def _item_name(item: object) -> str:
+def item_name(item: object) -> str:
     """Return the name of an item in an error: the path, the beginning of the text, or the type."""
     if isinstance(item, str | os.PathLike):
         name = str(os.fspath(item))

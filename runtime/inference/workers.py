@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import suppress
 from copy import copy
 from dataclasses import replace
-from multiprocessing.connection import wait
+from functools import partial
 from multiprocessing.process import BaseProcess
+from numbers import Integral
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, TypeAlias
 
 from runtime.artifact.manifest import Tower, TowerName
-from runtime.errors import EmbeddingBackbonesError, InferenceError, ItemError, UsageError
+from runtime.background import start_in_background
+from runtime.errors import EmbeddingBackbonesError, InferenceError, ItemError, UsageError, one_line
 from runtime.inference.batching import windows
 from runtime.inference.options import EmbedOptions
-from runtime.inference.pipeline import BackendInfo, OnProgress, PartialEmbeddings, Pipeline, concatenate
+from runtime.inference.pipeline import BackendInfo, OnProgress, PartialEmbeddings, Pipeline, concatenate, item_name
 from runtime.inference.tower import DEFAULT_BATCH_SIZES
+from runtime.preprocess.item import UnusableItemError
 from runtime.session.provider_options import OPTIONS, replace_device
 from runtime.session.providers import PROVIDERS
 from runtime.session.session import SessionOptions
 
-_WINDOWS_AHEAD = 2  # per worker; it bounds how far a fast worker gets ahead of a slow one
+_WINDOWS_AHEAD = 2  # per worker and call; it bounds how far a fast worker gets ahead of a slow one
 _Pipe: TypeAlias = Any  # a Connection, or on Windows a PipeConnection
 
 
@@ -37,8 +43,8 @@ def split_options(
     Raises:
         UsageError: The numbers contradict each other, or the provider has no GPUs.
     """
-    if device_ids is not None and (not device_ids or len(set(device_ids)) < len(device_ids)):
-        raise UsageError(f"device_ids are {list(device_ids)}, they must be one or more different GPUs")
+    if device_ids is not None:
+        _check_device_ids(device_ids)
     if device_ids is not None and workers not in (None, len(device_ids)):
         raise UsageError(f"workers is {workers} with {len(device_ids)} device_ids; leave one of them out")
     count = len(device_ids) if device_ids is not None else workers
@@ -52,6 +58,13 @@ def split_options(
     provider = "cuda" if options.provider == "auto" else options.provider
     chosen = options.provider_options or OPTIONS[provider]()
     return [replace(share, provider=provider, provider_options=replace_device(chosen, each)) for each in device_ids]
+
+
+def _check_device_ids(device_ids: object) -> None:
+    if not isinstance(device_ids, Collection) or not all(isinstance(each, Integral) for each in device_ids):
+        raise UsageError(f"device_ids is {device_ids!r}, it must be a list of the numbers of GPUs, such as [0]")
+    if not len(device_ids) or len(set(device_ids)) < len(device_ids):
+        raise UsageError(f"device_ids are {list(device_ids)}, they must be one or more different GPUs")
 
 
 class Workers:
@@ -77,7 +90,6 @@ class Workers:
                 "there, or take concurrent.futures.ProcessPoolExecutor"
             )
         self._process_id = os.getpid()
-        self._lock = threading.Lock()
         self._workers = [_WorkerProcess(folder, towers, output_dim, share) for share in options]
         self.processes: list[BaseProcess] = [worker.process for worker in self._workers]
         try:
@@ -88,39 +100,83 @@ class Workers:
         self.info = self._infos[0]
         device = PROVIDERS[self.info.provider].device
         self._sizes = min((DEFAULT_BATCH_SIZES[name, device] for name in towers), key=lambda sizes: sizes.window)
+        self._idle = _queue(self._workers)
 
     def stream(
         self, items: Iterable[Any], options: EmbedOptions, on_progress: OnProgress | None = None
     ) -> Iterator[PartialEmbeddings]:
         """Yield the vectors and errors of ``items``, as :meth:`runtime.inference.pipeline.Pipeline.stream` does.
 
-        Concurrent callers take turns. Ctrl-C ends the workers.
+        Several calls may be open at once, in one thread or in several: their windows take turns. Ctrl-C ends the
+        workers.
 
         Raises:
             InferenceError: A worker has died.
-            UsageError: The workers belong to the process that forked this one, or were closed during the call.
+            UsageError: The workers belong to the process that forked this one, or were closed.
         """
         if self._process_id != os.getpid():
             raise UsageError("the workers belong to the process that forked this one; load the model after the fork")
-        with self._lock:
-            scheduler = _WindowScheduler(self._workers, windows(items, self._window_size(items)), options)
-            try:
-                for part in scheduler:
-                    if on_progress:
-                        on_progress(len(part.kept) + len(part.failures))
-                    yield part
-            except KeyboardInterrupt:
-                self.close()
-                raise
-            finally:
-                scheduler.drain()
+        abandoned = threading.Event()
+        try:
+            for part in self._embed_windows(windows(items, self._window_size(items)), options, abandoned):
+                if on_progress:
+                    on_progress(len(part.kept) + len(part.failures))
+                yield part
+        except KeyboardInterrupt:
+            self.close()
+            raise
+        finally:
+            abandoned.set()
+
+    def _embed_windows(
+        self, read: Iterator[list[Any]], options: EmbedOptions, abandoned: threading.Event
+    ) -> Iterator[PartialEmbeddings]:
+        """Yield the parts of the windows that are ``read``, in order. Each window has a thread that waits for it."""
+        pending: deque[Callable[[], PartialEmbeddings]] = deque()
+        start = 0
+        for window in read:
+            if len(pending) == _WINDOWS_AHEAD * len(self._workers):
+                yield pending.popleft()()
+            pending.append(start_in_background(partial(self._embed, window, start, options, abandoned)))
+            start += len(window)
+        while pending:
+            yield pending.popleft()()
+
+    def _embed(
+        self, window: list[Any], start: int, options: EmbedOptions, abandoned: threading.Event
+    ) -> PartialEmbeddings:
+        """Embed a window whose first item has the index ``start``, as soon as a worker is idle."""
+        worker = self._idle.get()
+        try:
+            if abandoned.is_set():
+                return concatenate((), 0)
+            part = worker.embed(map(self._prepare_to_send(options.tower), window), len(window), options)
+        except ItemError as exc:
+            raise _in_stream(exc, window, start) from None
+        finally:
+            self._idle.put(worker)
+        failures = [_in_stream(failure, window, start) for failure in part.failures]
+        return part._replace(kept=part.kept + start, failures=failures, truncated=part.truncated + start)
+
+    def _prepare_to_send(self, tower: TowerName | None) -> Callable[[Any], Any]:
+        """Return a function that prepares an item for a pickle.
+
+        A PIL image becomes an array of its pixels: its pickle would lack the tags of its file that tell what they mean.
+        """
+        if "image" not in self.info.towers or tower not in (None, "image"):
+            return lambda item: item
+        from PIL import Image
+
+        from runtime.preprocess.image import load_pixels
+
+        return lambda item: load_pixels(item) if isinstance(item, Image.Image) else item
 
     def each(self) -> Iterator[Workers]:
         """Yield the workers one by one. Each is a backend of its own, with the process that it shares with this one."""
         for worker, info in zip(self._workers, self._infos, strict=True):
             alone = copy(self)
             alone.info, alone.processes = info, [worker.process]
-            alone._workers, alone._infos = [worker], [info]  # noqa: SLF001  of this class
+            alone._workers, alone._infos, alone._idle = [worker], [info], _queue([worker])  # noqa: SLF001  of this class
             yield alone
 
     def _window_size(self, items: Iterable[Any]) -> int:
@@ -147,87 +203,47 @@ class _WorkerProcess:
         self.process = context.Process(target=_serve, args=(remote, *arguments), daemon=True)
         self.process.start()
         remote.close()
+        self._lock = threading.Lock()  # held by a thread from the first byte of its task to the last of the answer
+        self._closed = False
 
-    def send(self, task: tuple[list[Any], EmbedOptions]) -> None:
-        try:
-            self.pipe.send(task)
-        except OSError as exc:
-            raise self._death() from exc
+    def embed(self, items: Iterable[Any], count: int, options: EmbedOptions) -> PartialEmbeddings:
+        """Embed a window of ``count`` items. Other threads wait until the process is idle."""
+        with self._lock:
+            try:
+                self.pipe.send((count, options))
+                for item in items:
+                    self.pipe.send_bytes(_pickle(item))
+            except OSError as exc:
+                raise self._explain_end() from exc
+            part: PartialEmbeddings = self.receive()
+        return part
 
     def receive(self) -> Any:
         """Return the answer to the last task, or raise the error that the process sent."""
         try:
             answer = self.pipe.recv()
         except (EOFError, OSError) as exc:
-            raise self._death() from exc
+            raise self._explain_end() from exc
         if isinstance(answer, EmbeddingBackbonesError):
             raise answer
         return answer
 
     def close(self) -> None:
-        self.pipe.close()
+        """End the process. A thread that waits for it gets an error."""
+        self._closed = True
         self.process.terminate()
         self.process.join()
+        with self._lock:  # another file could get the number of the pipe while a thread reads from it
+            self.pipe.close()
 
-    def _death(self) -> InferenceError:
+    def _explain_end(self) -> EmbeddingBackbonesError:
+        if self._closed:
+            return UsageError("the model was closed, by close() or Ctrl-C; load it again")
         self.process.join(1)
         return InferenceError(
             f"a worker process has died (exit code {self.process.exitcode}), perhaps for lack of memory; load again "
             "with fewer workers or a smaller batch_size"
         )
-
-
-class _WindowScheduler:
-    """The windows of one call: sent to idle workers, and yielded in order."""
-
-    def __init__(
-        self, workers: Sequence[_WorkerProcess], remaining: Iterator[list[Any]], options: EmbedOptions
-    ) -> None:
-        self._remaining, self._options = remaining, options
-        self._idle = list(workers)
-        self._busy: dict[_Pipe, tuple[_WorkerProcess, int]] = {}
-        self._done: dict[int, PartialEmbeddings | EmbeddingBackbonesError] = {}
-        self._limit = _WINDOWS_AHEAD * len(workers)
-
-    def __iter__(self) -> Iterator[PartialEmbeddings]:
-        sent = yielded = start = 0
-        while True:
-            while self._idle and sent < yielded + self._limit and (window := next(self._remaining, None)) is not None:
-                self._send(window, sent)
-                sent += 1
-            while yielded in self._done:
-                part = _shift(self._done.pop(yielded), start)
-                yielded += 1
-                start += len(part.kept) + len(part.failures)
-                yield part
-            if yielded == sent:
-                return
-            self._receive()
-
-    def drain(self) -> None:
-        """Wait for the windows in progress, so that the next call finds the workers idle. Closed workers never are."""
-        while self._busy and not self._is_closed():
-            self._receive()
-
-    def _is_closed(self) -> bool:
-        return any(pipe.closed for pipe in self._busy)
-
-    def _send(self, window: list[Any], number: int) -> None:
-        worker = self._idle.pop()
-        worker.send((window, self._options))
-        self._busy[worker.pipe] = worker, number
-
-    def _receive(self) -> None:
-        """Receive the windows that are ready. An error is kept until its turn, as a result is."""
-        if self._is_closed():
-            raise UsageError("the model was closed during the call; load it again")
-        for pipe in wait(list(self._busy)):
-            worker, number = self._busy.pop(pipe)
-            self._idle.append(worker)
-            try:
-                self._done[number] = worker.receive()
-            except EmbeddingBackbonesError as exc:
-                self._done[number] = exc
 
 
 def _serve(
@@ -243,20 +259,52 @@ def _serve(
         return
     with suppress(EOFError, OSError):
         while True:
-            items, embed_options = pipe.recv()
-            try:
-                pipe.send(concatenate(pipeline.stream(items, embed_options), embed_options.truncate_dim or output_dim))
-            except EmbeddingBackbonesError as exc:
-                pipe.send(exc)
+            count, embed_options = pipe.recv()
+            items = [_unpickle(pipe.recv_bytes()) for _ in range(count)]
+            pipe.send(_answer(pipeline, items, embed_options))
 
 
-def _shift(part: PartialEmbeddings | EmbeddingBackbonesError, start: int) -> PartialEmbeddings:
-    """Return ``part`` with indices that count from ``start`` instead of 0, or raise it if it is an error."""
-    if isinstance(part, EmbeddingBackbonesError):
-        raise _shift_error(part, start) if isinstance(part, ItemError) else part
-    failures = [_shift_error(failure, start) for failure in part.failures]
-    return part._replace(kept=part.kept + start, failures=failures, truncated=part.truncated + start)
+def _answer(pipeline: Pipeline, items: list[Any], options: EmbedOptions) -> PartialEmbeddings | EmbeddingBackbonesError:
+    try:
+        return concatenate(pipeline.stream(items, options), options.truncate_dim or pipeline.output_dim)
+    except EmbeddingBackbonesError as exc:
+        return exc
+    except Exception as exc:  # noqa: BLE001  the process goes on, and the caller gets the error
+        return InferenceError(
+            f"a worker process failed ({type(exc).__name__}: {one_line(exc)}); load without workers to see where"
+        )
 
 
-def _shift_error(error: ItemError, start: int) -> ItemError:
-    return ItemError(start + error.index, error.item, error.reason)
+def _pickle(item: object) -> bytes:
+    """Return the pickle of an item, or of the reason why it has none."""
+    try:
+        return pickle.dumps(item, pickle.HIGHEST_PROTOCOL)
+    except Exception as exc:  # noqa: BLE001  an item may raise anything
+        return pickle.dumps(_not_sent(exc))
+
+
+def _unpickle(data: bytes) -> object:
+    """Return the item of a pickle, or the reason why it cannot be made."""
+    try:
+        return pickle.loads(data)  # noqa: S301  from the parent process
+    except Exception as exc:  # noqa: BLE001  an item may raise anything
+        return _not_sent(exc)
+
+
+def _not_sent(exc: Exception) -> UnusableItemError:
+    return UnusableItemError(
+        f"it cannot be sent to a worker process ({type(exc).__name__}: {one_line(exc)}); give another kind of item, or "
+        "load without workers"
+    )
+
+
+def _in_stream(error: ItemError, window: Sequence[Any], start: int) -> ItemError:
+    """Return the error of an item of ``window`` with its index in the stream, and named as the caller gave it."""
+    return ItemError(start + error.index, item_name(window[error.index]), error.reason)
+
+
+def _queue(workers: Iterable[_WorkerProcess]) -> SimpleQueue[_WorkerProcess]:
+    queue: SimpleQueue[_WorkerProcess] = SimpleQueue()
+    for worker in workers:
+        queue.put(worker)
+    return queue

@@ -32,8 +32,9 @@ def verify_once_on_gpu(
 ) -> None:
     """Compare the golden vectors of the variants that may run on a GPU, and remember the results.
 
-    These are the named variant, or those that ``auto`` prefers, until one passes. It takes a second or more, and only
-    for the first load with a kind of GPU and a version of onnxruntime. A named variant that missed is compared anew.
+    These are the named variant, or those that ``auto`` prefers, until one passes. It takes a second or more. The
+    first load does it with a kind of GPU, and again after an update of its driver, CUDA, cuDNN or onnxruntime. A named
+    variant that missed is compared anew.
 
     Raises:
         ProviderError: The named variant misses the golden vectors of the export.
@@ -51,7 +52,7 @@ def verify_once_on_gpu(
             if is_auto and variant_name == "fp16" and not cuda_driver.has_fp16_units(device_of(settings)):
                 continue
             passed = find_verdict(variant, provider.name, scope)
-            if passed is None or not (passed or is_auto):  # a named variant may pass by now: the driver is another
+            if passed is None or not (passed or is_auto):
                 asked = replace(options, provider=provider.name, provider_options=settings, variant=variant_name)
                 passed, miss = _reproduces(folder, manifest, name, asked)
                 if passed is not None:

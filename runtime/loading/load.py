@@ -12,7 +12,7 @@ from pathlib import Path
 from runtime.artifact.manifest import Manifest, TowerName
 from runtime.artifact.reader import check_files, read_manifest
 from runtime.background import start_in_background
-from runtime.errors import ProviderError
+from runtime.errors import ProviderError, UsageError
 from runtime.inference.embedder import Embedder, check_tower
 from runtime.inference.pipeline import Pipeline
 from runtime.loading.gpu_check import verify_once_on_gpu
@@ -43,10 +43,10 @@ def load(
     variant and threads, and the batch size for images and meshes. ``model.provider_reason`` and
     ``model.variant_reason`` name stored settings as the reason.
 
-    Stored settings are ignored if the artifact, the onnxruntime version, the CPU, the thread limit or the GPU differs,
-    or if two towers are loaded. The call also ignores them if it names a provider, provider options, threads,
-    concurrent batches, workers, GPUs or a variant. The ``batch_size`` of :meth:`Embedder.embed` overrides the stored
-    one.
+    Stored settings are ignored if the artifact, the onnxruntime version, the CPU, the thread limit or the GPU differs.
+    With a GPU, its driver, CUDA and cuDNN count, too. They are also ignored if two towers are loaded. The call
+    also ignores them if it names a provider, provider options, threads, concurrent batches, workers, GPUs or a variant.
+    The ``batch_size`` of :meth:`Embedder.embed` overrides the stored one.
 
     A pickle or copy of the model holds the absolute path of the folder and the arguments, and loads them anew.
 
@@ -75,6 +75,8 @@ def load(
         MissingDependencyError: onnxruntime is not installed.
         UsageError: The provider or the tower does not exist, or an argument is invalid.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise UsageError(f"the path of an artifact is {path!r:.80}, it must be a string or a pathlib.Path")
     folder = Path(path)
     manifest = read_manifest(folder)
     if tower is not None:

@@ -19,6 +19,7 @@ from runtime.machine import cpu
 from runtime.machine.cache_folder import CACHE_VARIABLE, default_cache, usable_cache
 from runtime.machine.cuda_driver import gpu_names
 from runtime.machine.threads import available_threads
+from runtime.session.gpu_software import gpu_software
 from runtime.session.providers import installed_packages
 from runtime.session.session import SessionOptions
 
@@ -30,8 +31,9 @@ _FOLDER = "tuned"
 class MachineFingerprint:
     """The facts about a machine that decide which settings are the fastest.
 
-    ``packages`` are the installed onnxruntime distributions with their versions. ``threads`` are those that the
-    affinity mask and the container quota allow. ``gpus`` are those that the installed onnxruntime could use.
+    ``packages`` are the versions of the installed onnxruntime distributions and, with a GPU, of its driver, CUDA and
+    cuDNN. ``threads`` are those that the affinity mask and the container quota allow. ``gpus`` are those that the
+    installed onnxruntime could use.
     """
 
     packages: dict[str, str]
@@ -109,13 +111,14 @@ def format_threads(threads: int, concurrent_batches: int) -> str:
 def machine_fingerprint() -> MachineFingerprint:
     """Return the fingerprint of this machine. It asks for GPUs only if a package for GPUs is installed."""
     packages = installed_packages()
+    gpus = gpu_names() if "onnxruntime-gpu" in packages else ()
     return MachineFingerprint(
-        packages=packages,
+        packages=packages | (gpu_software() if gpus else {}),
         architecture=platform.machine(),
         cpu=cpu.cpu_model(),
         cpu_flags=tuple(sorted(cpu.cpu_flags())),
         threads=available_threads(),
-        gpus=gpu_names() if "onnxruntime-gpu" in packages else (),
+        gpus=gpus,
     )
 
 

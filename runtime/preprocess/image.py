@@ -133,6 +133,14 @@ def decoding_bytes(data: bytes) -> int:
     return pixels * (10 if usual else 20)
 
 
+def load_pixels(item: ImageItem) -> UInt8Array | UnusableItemError:
+    """Return the pixels of :func:`load_image`, ``[height, width, 3]`` uint8 in RGB order, or its error."""
+    try:
+        return np.asarray(load_image(item))
+    except UnusableItemError as exc:
+        return exc
+
+
 def resize_and_crop(image: Image.Image, preprocessing: ImagePreprocessing) -> UInt8Array | Float32Array:
     """Resize an RGB image, and return its ``[crop_size, crop_size, 3]`` centre, with values from 0 to 255.
 

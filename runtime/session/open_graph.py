@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from runtime.artifact.manifest import TensorSpec, Tower
 from runtime.errors import ArtifactError, IntegrityError, ProviderError, one_line
 from runtime.machine import cpu
+from runtime.session.engine_cache import engine_cache
 from runtime.session.graph_operators import read_operators
 from runtime.session.graph_sessions import OPEN
 from runtime.session.graph_version import find_missing_support
@@ -130,10 +131,15 @@ def _with_fallbacks(
     return chosen
 
 
-def options_for_graph(settings: ProviderOptions, tower: Tower, choice: GraphChoice) -> Mapping[str, str]:
-    """Return the provider options that depend on the graph, not only on the user's settings."""
+def options_for_graph(
+    settings: ProviderOptions, tower: Tower, choice: GraphChoice, files: Sequence[Path]
+) -> Mapping[str, str]:
+    """Return the provider options that depend on the graph, not only on the user's settings.
+
+    ``files`` are the ONNX file of the ``choice``, and the file of its weights if they are outside of it.
+    """
     if isinstance(settings, TensorRtOptions):
-        return profile_shapes(tower) if settings.profile else {}
+        return {**engine_cache(settings, files), **(profile_shapes(tower) if settings.profile else {})}
     if not isinstance(settings, CudaOptions) or choice.name != "fp16":
         return {}
     return ON_TENSOR_CORES | (CHANNELS_LAST if tower.preprocessing.kind == "image" else {})

@@ -10,9 +10,9 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from numbers import Integral
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args, get_type_hints
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args, get_origin, get_type_hints
 
 from runtime.errors import UsageError
 from runtime.machine.cache_folder import usable_cache
@@ -49,6 +49,7 @@ class CpuOptions:
 
     def __post_init__(self) -> None:
         """Check the values."""
+        _check_types(self)
         _check_memory_limit(self.memory_limit_bytes)
 
     def settings(self, threads: int) -> Settings:
@@ -82,6 +83,7 @@ class CudaOptions:
 
     def __post_init__(self) -> None:
         """Check the values."""
+        _check_types(self)
         _check_device(self.device_id)
         _check_memory_limit(self.memory_limit_bytes)
 
@@ -121,17 +123,12 @@ class TensorRtOptions:
 
     def __post_init__(self) -> None:
         """Check the values."""
+        _check_types(self)
         _check_device(self.device_id)
 
     def settings(self, threads: int) -> Settings:
         """Return ONNX Runtime's provider options."""
-        settings = {"device_id": str(self.device_id), "trt_fp16_enable": str(int(self.fp16))}
-        folder = usable_cache("tensorrt", self.cache_folder)
-        if folder and _forbids_tf32():  # an engine may only run as it was compiled
-            folder = usable_cache("tensorrt", str(Path(folder, "fp32")))
-        if folder:
-            settings |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": folder}
-        return settings
+        return {"device_id": str(self.device_id), "trt_fp16_enable": str(int(self.fp16))}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +145,10 @@ class OpenVinoOptions:
     dtype: Literal["auto", "bf16", "fp32"] = "auto"
     hint: Literal["latency", "throughput"] = "latency"
     cache_folder: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        _check_types(self)
 
     def settings(self, threads: int) -> Settings:
         """Return ONNX Runtime's provider options. An undecided ``auto`` is ``fp32``."""
@@ -221,13 +222,14 @@ def find_reduced_precision(options: ProviderOptions) -> ReducedPrecision | None:
             return ReducedPrecision("tf32", "with tf32", "leave the option out")
         case TensorRtOptions(fp16=True):
             return ReducedPrecision("fp16", "with fp16", "leave the option out")
-        case TensorRtOptions() if not _forbids_tf32():
+        case TensorRtOptions() if not forbids_tf32():
             way_out = "set NVIDIA_TF32_OVERRIDE=0 before the process starts, or use the provider cuda"
             return ReducedPrecision("tf32", "in TensorRT's TF32", way_out)
     return None
 
 
-def _forbids_tf32() -> bool:
+def forbids_tf32() -> bool:
+    """Return whether the environment forbids NVIDIA's libraries to compute in TF32."""
     return os.environ.get("NVIDIA_TF32_OVERRIDE") == "0"
 
 
@@ -282,6 +284,31 @@ def _parse(kind: object, text: str, word: str) -> object:
     if choices and str not in choices and text not in choices:
         raise UsageError(f"--provider-option {word}: take one of {', '.join(choices)}")
     return text
+
+
+def _check_types(options: ProviderOptions) -> None:
+    for name, kind in get_type_hints(type(options)).items():
+        value = getattr(options, name)
+        if not _is_instance(value, kind):
+            raise UsageError(f"{name} of {type(options).__name__} is {value!r}, it must be {_describe_type(kind)}")
+
+
+def _is_instance(value: object, kind: Any) -> bool:
+    if get_origin(kind) is Literal:
+        return isinstance(value, str) and value in get_args(kind)
+    if alternatives := get_args(kind):
+        return any(_is_instance(value, each) for each in alternatives)
+    if kind is int:  # of numpy, too
+        return isinstance(value, Integral) and not isinstance(value, bool)
+    return isinstance(value, str | os.PathLike if kind is str else kind)
+
+
+def _describe_type(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(map(repr, get_args(kind)))}"
+    if alternatives := get_args(kind):
+        return " or ".join(map(_describe_type, alternatives))
+    return {bool: "True or False", int: "a whole number", str: "a path"}.get(kind, "None")
 
 
 def _check_device(device_id: int) -> None:

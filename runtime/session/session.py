@@ -250,13 +250,13 @@ class Session:
         check_external_data(folder, choice.graph, listed)
         if uses_cuda_graphs(settings):
             check_recordable(folder / choice.graph)
-        self._further = options_for_graph(settings, tower, choice)
+        # The paths are absolute: a forked daemon may have changed its folder.
+        files = tuple(folder.absolute() / name for name in (choice.graph, listed) if name)
+        self._further = options_for_graph(settings, tower, choice, files)
         session = open_graph(folder / choice.graph, provider, settings, self.threads, self._further)
         self.choice = choice if options.variant == "auto" else replace(choice, reason=options.variant_reason)
         self.provider, self.provider_options, self.provider_reason = provider, settings, options.reason
-        # The path is absolute: a forked daemon may have changed its folder.
-        self._files = tuple(folder.absolute() / name for name in (choice.graph, listed) if name)
-        self._state = [*map(_file_state, self._files)]
+        self._files, self._state = files, [*map(_file_state, files)]
         return session
 
 

@@ -23,7 +23,8 @@ _of_this_process: dict[str, str] = {}  # for machines without a writable cache f
 def is_settled(variant: Variant, provider: str, scope: str = "") -> bool:
     """Return whether ``variant`` was verified here with ``provider`` and the installed onnxruntime.
 
-    ``scope`` is what else the verdict depends on: the GPU, and the precision if it is below float32.
+    ``scope`` is what else the verdict depends on: the GPU with its driver and libraries, and the precision if it is
+    below float32.
     """
     return find_verdict(variant, provider, scope) is True
 

@@ -13,6 +13,7 @@ from runtime.artifact.manifest import Tower
 from runtime.artifact.variants import VARIANT_NAMES, Variant, VariantName
 from runtime.errors import ProviderError, UsageError
 from runtime.machine import cpu, cuda_driver
+from runtime.session.gpu_software import gpu_software
 from runtime.session.provider_options import (
     CudaOptions,
     ProviderOptions,
@@ -140,10 +141,12 @@ def _check_golden(name: VariantName, variant: Variant, options: ProviderOptions,
 
 
 def verdict_scope(options: ProviderOptions) -> str:
-    """Return under what a verdict on a variant holds: the name of the GPU, if there is one, and a reduced precision."""
+    """Return under what a verdict on a variant holds: the GPU and its software, if any, and a reduced precision."""
     reduced, gpu = find_reduced_precision(options), ""
     if isinstance(options, CudaOptions | TensorRtOptions):
         gpu = next(iter(cuda_driver.gpu_names()[options.device_id :]), "")
+    if gpu:
+        gpu = " ".join([gpu, *(f"{name} {version}" for name, version in gpu_software().items())])
     return f"{gpu} in {reduced.name}" if reduced else gpu
 
 

@@ -148,6 +148,56 @@ def test_options_of_a_session_need_a_graph(
     assert "placement     image:" in capsys.readouterr().out
 
 
+def test_the_manifest_as_json_has_no_placement(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(exported), "--json", "--placement"]) == 2
+    assert "--json prints the manifest, which has no --placement; leave one" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--json"], "--json is for a measurement; leave it out with --forget"),
+        (["--provider", "cuda"], "--provider is for a measurement; leave it out with --forget"),
+        (["--batch-sizes", "2"], "--batch-sizes is for a measurement; leave it out with --forget"),
+        (["--max-latency-ms", "-5"], "max_latency_ms is -5.0, it must be above 0"),
+    ],
+)
+def test_nothing_is_measured_to_forget(
+    words: list[str], message: str, exported: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["tune", str(exported), "--forget", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["search", "a", "q", "v.npy", "--truncate-dim", "0"],
+        ["search", "a", "q", "v.npy", "--top", "-1"],
+        ["similarity", "a", "b", "--batch-size", "0"],
+        ["embed", "a", "b", "-o", "v.npy", "--rows-per-part", "0"],
+        ["verify", "a", "--vectors", "v.npz", "--sample", "0"],
+        ["tune", "a", "--rounds", "0"],
+        ["serve", "a", "--workers", "0"],
+    ],
+)
+def test_numbers_below_1_are_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 2
+    assert f"argument {words[-2]}: it is {words[-1]}, it must be a number from 1 up" in capsys.readouterr().err
+
+
+def test_any_free_port_and_the_first_gpu_are_0() -> None:
+    assert build_parser().parse_args(["serve", "a", "--port", "0"]).port == 0
+    assert build_parser().parse_args(["embed", "a", "b", "-o", "v.npy", "--device-ids", "0"]).device_ids == (0,)
+
+
+def test_an_empty_address_is_for_a_cluster(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["embed", str(exported), "a.jpg", "-o", "v.npy", "--address", ""]) == 2
+    assert "--address and --rows-per-part are for a cluster" in capsys.readouterr().err
+
+
 def test_verify_says_so(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", str(artifact)]) == 0
     assert capsys.readouterr().out.startswith("verified: hashes, and golden vectors with image min cosine 1 - ")

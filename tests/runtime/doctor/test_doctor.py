@@ -97,7 +97,7 @@ class FakeMachine:
 
         self._monkeypatch.setattr(importlib.metadata, "version", version)
 
-    def examine(self, answers: Mapping[str, Answer | dict[str, Any]]) -> DoctorReport:
+    def examine(self, answers: Mapping[str, Answer | dict[str, Any]], artifact: str | None = None) -> DoctorReport:
         survey = {"providers": ["cuda", "cpu"], "cuda_version": "13.0"}
         known = {"survey": survey, "cpu": {}, "cuda": {}, "libraries": CUDA_WORKS} | dict(answers)
 
@@ -106,7 +106,7 @@ class FakeMachine:
             return answer if isinstance(answer, Answer) else Answer(facts=answer, failure=None, log="")
 
         self._monkeypatch.setattr(collect, "run_probe", run_probe)
-        return examine()
+        return examine(artifact)
 
 
 @pytest.fixture
@@ -289,6 +289,23 @@ def test_little_memory_is_reported(machine: FakeMachine) -> None:
     little = dataclasses.replace(report, memory=dataclasses.replace(report.memory, limit=512 << 20))
     assert "1 GiB" in find_advice(little)[0]
     assert "limit 0.5 GiB" in render_text(little)
+
+
+@pytest.mark.parametrize(
+    ("answer", "cause", "advice"),
+    [
+        ({"obstacle": "there is no folder x; export one"}, "there is no folder x", "Export one"),
+        (failed("crashed with SIGSEGV"), "the profile of x crashed with SIGSEGV", "Check the artifact with"),
+    ],
+)
+def test_an_artifact_that_does_not_run_is_a_finding(machine: FakeMachine, answer: Any, cause: str, advice: str) -> None:
+    report = machine.examine({"x": answer}, artifact="x")
+    assert not report.healthy
+    assert find_advice(report)[0].startswith(advice)
+    assert f"artifact\n  {cause}\n" in render_text(report)
+    placed = machine.examine({"x": {"image": "all nodes on cpu"}}, artifact="x")
+    assert placed.healthy
+    assert placed.placements == {"image": "all nodes on cpu"}
 
 
 @pytest.mark.process

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from sentence_transformers import SentenceTransformer
@@ -200,8 +201,35 @@ def test_tokens_are_those_of_the_tokenizer_without_a_prompt(tmp_path: Path) -> N
         assert {array.dtype for array in tokens.values()} == {np.dtype(np.int64)}
         with pytest.raises(runtime.ItemError, match="a int is not a text"):
             model.tokenize(["a", 3])  # type: ignore[list-item]
-        with pytest.raises(runtime.UsageError, match="a list of texts"):
+        with pytest.raises(runtime.UsageError, match=r"tokenize takes several items, not one str; write tokenize\("):
             model.tokenize("a b")
+        with pytest.raises(runtime.UsageError, match="tokenize takes at least one text"):
+            model.tokenize([])
+
+
+@pytest.mark.parametrize("collect", [np.array, pd.Series, iter, tuple], ids=["array", "Series", "iterator", "tuple"])
+def test_tokenize_takes_the_collections_of_embed(collect: Any, tmp_path: Path) -> None:
+    with runtime.load(write_artifact(tmp_path / "toy")) as model:
+        assert model.tokenize(collect(["a b", "c"]))["input_ids"].tolist() == [[2, 4, 5, 3], [2, 6, 3, 0]]
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (np.ones((2, 5)), "vectors of 12 and of 5 dimensions cannot be compared"),
+        ([[1.0], [1.0, 2.0]], "vectors must be an array of numbers"),
+        (["text"], "vectors must be an array of numbers"),
+        (np.ones((2, 3, 12)), r"vectors must be \[rows, dim\], not \[2, 3, 12\]"),
+    ],
+)
+def test_rows_that_cannot_be_compared_are_refused(model: runtime.Embedder, other: Any, message: str) -> None:
+    with pytest.raises(runtime.UsageError, match=message):
+        model.similarity(np.ones((3, 12)), other)
+
+
+def test_a_path_of_bytes_is_refused(exported: Path) -> None:
+    with pytest.raises(runtime.UsageError, match=r"the path of an artifact is b'.*it must be a string or a pathlib"):
+        runtime.load(str(exported).encode())  # type: ignore[arg-type]
 
 
 def test_an_image_model_has_no_limit_of_tokens(model: runtime.Embedder) -> None:

@@ -39,6 +39,19 @@ class DatasetsColumn(Sequence[str]):
         return len(TEXTS)
 
 
+class ProgressBar:
+    """An iterator whose length is only a guess, such as ``tqdm(texts, total=...)``."""
+
+    def __init__(self, texts: list[str], total: int) -> None:
+        self._texts, self._total = texts, total
+
+    def __iter__(self) -> Any:
+        return iter(self._texts)
+
+    def __len__(self) -> int:
+        return self._total
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> runtime.Embedder:
     return runtime.load(write_artifact(tmp_path_factory.mktemp("items") / "toy"), provider="cpu", threads=1)
@@ -95,3 +108,9 @@ def test_a_lone_surrogate_is_refused_with_an_error_that_can_be_encoded(model: ru
     error = caught.value
     for text in (str(error), error.item, str(pickle.loads(pickle.dumps(error)))):  # noqa: S301
         assert "\\ud83d" in text.encode().decode()
+
+
+@pytest.mark.parametrize("total", [0, 1, 2000, 3000, 10_000])
+def test_a_wrong_length_loses_no_item(model: runtime.Embedder, total: int) -> None:
+    texts = [TEXTS[number % 3] for number in range(3000)]
+    np.testing.assert_array_equal(model.embed(ProgressBar(texts, total)), model.embed(texts))

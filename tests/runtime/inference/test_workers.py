@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
 import signal
@@ -12,6 +13,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import runtime
 from runtime.inference.workers import Workers, split_options
@@ -52,6 +54,60 @@ def test_an_abandoned_stream_leaves_idle_workers(model: runtime.Embedder) -> Non
     assert model.embed(["text"]).shape == (1, 24)
 
 
+def test_streams_of_one_thread_take_turns(model: runtime.Embedder) -> None:
+    streams = [model.embed_stream(TEXTS * 8), model.embed_stream(TEXTS * 8)]
+    for one, other in zip(*streams, strict=True):
+        np.testing.assert_array_equal(one.kept, other.kept)
+        np.testing.assert_array_equal(one.vectors, other.vectors)
+        assert model.embed(TEXTS[:3]).shape == (3, 24)
+
+
+class Unreadable:
+    """An object that has a pickle, which cannot be read."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return int, ("none",)
+
+
+@pytest.mark.parametrize(
+    ("item", "reason"),
+    [
+        (lambda: 0, r"item 1 \(function\): it cannot be sent to a worker process .*pickle"),
+        (Unreadable(), r"item 1 \(Unreadable\): it cannot be sent to a worker process \(ValueError: invalid literal"),
+    ],
+    ids=["no pickle", "a bad pickle"],
+)
+def test_an_item_that_cannot_be_sent_affects_no_other(model: runtime.Embedder, item: Any, reason: str) -> None:
+    found = model.embed(["a", item, "b"], on_error="skip")
+    np.testing.assert_allclose(found.vectors, model.embed(["a", "b"]), atol=2e-6)
+    with pytest.raises(runtime.ItemError, match=reason):
+        raise found.failures[0]
+
+
+def write_uint32_tiff() -> bytes:
+    """Return a TIFF of unsigned 32-bit greys. Only its tags tell them from signed ones."""
+    file = io.BytesIO()
+    greys = np.linspace(0, 2**31 - 2, 64 * 64).reshape(64, 64).astype(np.int32)
+    Image.fromarray(greys).save(file, "TIFF")
+    tag = (339).to_bytes(2, "little") + (3).to_bytes(2, "little") + (1).to_bytes(4, "little")  # SampleFormat
+    head, _, rest = file.getvalue().partition(tag)
+    return head + tag + (1).to_bytes(2, "little") + rest[2:]
+
+
+def test_pil_images_give_the_vectors_and_errors_of_one_process(exported: Path, photo_paths: list[Path]) -> None:
+    tiff, photo = write_uint32_tiff(), photo_paths[0].read_bytes()
+
+    def items() -> list[Any]:  # an image that failed once always fails
+        return [Image.open(io.BytesIO(data)) for data in (tiff, photo[: len(photo) // 2], photo)]
+
+    alone = runtime.load(exported, provider="cpu").embed(items(), on_error="skip")
+    with runtime.load(exported, provider="cpu", workers=1) as model:
+        ours = model.embed(items(), on_error="skip")
+    np.testing.assert_allclose(ours.vectors, alone.vectors, atol=2e-6)
+    assert ours.kept.tolist() == [0, 2]
+    assert [str(failure) for failure in ours.failures] == [str(failure) for failure in alone.failures]
+
+
 def test_an_error_while_workers_load_is_raised(exported_text: Path) -> None:
     with pytest.raises(runtime.ProviderError, match="cuda is not in the installed package"):
         runtime.load(exported_text, workers=2, provider="cuda")
@@ -78,6 +134,16 @@ def test_closing_ends_the_processes(exported_text: Path) -> None:
         assert time.monotonic() < deadline
 
 
+def test_closing_during_a_call_is_no_death_of_a_worker(exported_text: Path) -> None:
+    model = runtime.load(exported_text, workers=1, provider="cpu")
+    stream = model.embed_stream(itertools.repeat("text " * 60))
+    next(stream)
+    model.close()
+    with pytest.raises(runtime.UsageError, match=r"the model was closed, by close\(\) or Ctrl-C; load it again"):
+        for _ in stream:
+            pass
+
+
 def test_gpus_have_a_worker_each() -> None:
     options = SessionOptions(threads=8, provider_options=runtime.CudaOptions(tf32=True), provider="cuda")
     shares = split_options(options, None, [0, 3])
@@ -95,12 +161,14 @@ def test_gpus_have_a_worker_each() -> None:
         (3, [0], {}, "workers is 3 with 1 device_ids"),
         (None, [], {}, "one or more different GPUs"),
         (None, [1, 1], {}, "one or more different GPUs"),
+        (None, 0, {}, "device_ids is 0, it must be a list of the numbers of GPUs"),
+        (None, "0", {}, "device_ids is '0', it must be a list of the numbers of GPUs"),
         (None, [0], {"provider": "cpu"}, "device_ids are for GPUs"),
         (None, [-1], {}, "device_id is -1"),
     ],
 )
 def test_invalid_numbers_of_workers_are_refused(
-    workers: int | None, device_ids: list[int] | None, options: dict[str, Any], message: str
+    workers: int | None, device_ids: Any, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(runtime.UsageError, match=message):
         split_options(SessionOptions(threads=2, **options), workers, device_ids)

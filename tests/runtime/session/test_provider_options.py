@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import runtime
@@ -42,12 +43,10 @@ def test_compiled_graphs_are_kept(cache: Path, tmp_path: Path) -> None:
     assert runtime.OpenVinoOptions(cache_folder=str(tmp_path / "mine")).settings(2)["cache_dir"] == str(
         tmp_path / "mine"
     )
-    assert runtime.TensorRtOptions().settings(2)["trt_engine_cache_path"] == str(cache / "tensorrt")
 
 
-def test_without_tf32_tensorrt_compiles_engines_of_its_own(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_tf32_tensorrt_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
-    assert runtime.TensorRtOptions().settings(2)["trt_engine_cache_path"] == str(cache / "tensorrt" / "fp32")
     assert find_reduced_precision(runtime.TensorRtOptions()) is None
     assert find_reduced_precision(runtime.TensorRtOptions(fp16=True)) is not None
 
@@ -102,6 +101,46 @@ def test_words_of_a_command_line_become_options() -> None:
 def test_invalid_words_are_refused(provider: str, word: str, message: str) -> None:
     with pytest.raises(runtime.UsageError, match=message):
         parse_options(provider, [word])
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "message"),
+    [
+        (
+            runtime.CpuOptions,
+            {"memory_limit_bytes": 4e8},
+            "memory_limit_bytes of CpuOptions is 400000000.0, it must be a",
+        ),
+        (runtime.CpuOptions, {"memory_limit_bytes": "400"}, "is '400', it must be a whole number or None"),
+        (
+            runtime.CpuOptions,
+            {"spinning": "false"},
+            "spinning of CpuOptions is 'false', it must be True or False or None",
+        ),
+        (runtime.CudaOptions, {"device_id": True}, "device_id of CudaOptions is True, it must be a whole number"),
+        (runtime.CudaOptions, {"cudnn_search": "x"}, "is 'x', it must be one of 'heuristic', 'exhaustive'"),
+        (
+            runtime.TensorRtOptions,
+            {"cache_folder": 3},
+            "cache_folder of TensorRtOptions is 3, it must be a path or None",
+        ),
+        (
+            runtime.OpenVinoOptions,
+            {"dtype": "fp16"},
+            "dtype of OpenVinoOptions is 'fp16', it must be one of 'auto', 'bf",
+        ),
+        (runtime.OpenVinoOptions, {"hint": ["latency"]}, "it must be one of 'latency', 'throughput'"),
+    ],
+)
+def test_values_of_another_type_are_refused(kind: Any, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(runtime.UsageError, match=message):
+        kind(**values)
+
+
+def test_numbers_of_numpy_and_paths_are_values(tmp_path: Path) -> None:
+    assert runtime.CudaOptions(device_id=np.int64(1)).settings(1)["device_id"] == "1"  # type: ignore[arg-type]
+    options = runtime.OpenVinoOptions(cache_folder=tmp_path)  # type: ignore[arg-type]
+    assert options.settings(1)["cache_dir"] == str(tmp_path)
 
 
 def test_bfloat16_on_arm_is_off_by_default_and_refused_on_other_cpus(

@@ -85,6 +85,7 @@ def test_auto_takes_a_variant_only_on_a_gpu_that_kept_the_golden_vectors(
     monkeypatch.setenv("EMBEDDING_BACKBONES_CACHE", str(tmp_path))
     units(tensor_cores=True)
     monkeypatch.setattr(cuda_driver, "gpu_names", lambda: ("H100",))
+    monkeypatch.setattr(variant_selection, "gpu_software", dict)
     fp16 = tower.variants["fp16"]
     settled_variants.settle(fp16, "cuda", "H100")
     assert pick(tower, "cuda").reason == "auto: GPU 0 has tensor cores; on GPU 0 the golden vectors pass"
@@ -99,12 +100,27 @@ def test_auto_takes_a_variant_only_on_a_gpu_that_kept_the_golden_vectors(
     assert "fp16 skipped: GPU 0 has tensor cores; on GPU 0 the golden vectors fail" in pick(tower, "tensorrt").reason
 
 
+@pytest.mark.parametrize("updated", ["driver", "cuda", "cudnn"])
+def test_after_an_update_of_its_software_a_gpu_verifies_again(
+    tower: Tower, units: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, updated: str
+) -> None:
+    monkeypatch.setenv("EMBEDDING_BACKBONES_CACHE", str(tmp_path))
+    units(tensor_cores=True)
+    software = {"driver": "580.95.05", "cuda": "13.0", "cudnn": "9.13.0"}
+    monkeypatch.setattr(cuda_driver, "gpu_names", lambda: ("H100",))
+    monkeypatch.setattr(variant_selection, "gpu_software", lambda: software)
+    settled_variants.settle(tower.variants["fp16"], "cuda", variant_selection.verdict_scope(CudaOptions()))
+    assert pick(tower, "cuda").name == "fp16"
+    software[updated] = "99"
+    assert pick(tower, "cuda").name == "fp32"
+
+
 @pytest.mark.parametrize("name", ["fp32", "optimized", "fp16"])
 def test_only_float16_lets_cuda_use_tensor_cores(name: VariantName, tower: Tower) -> None:
     choice = GraphChoice(name=name, graph="a.onnx", reason="as requested")
     expected = {"use_tf32": "1", "prefer_nhwc": "1"} if name == "fp16" else {}
-    assert options_for_graph(CudaOptions(), tower, choice) == expected
-    assert options_for_graph(CpuOptions(), tower, choice) == {}
+    assert options_for_graph(CudaOptions(), tower, choice, ()) == expected
+    assert options_for_graph(CpuOptions(), tower, choice, ()) == {}
 
 
 def test_auto_is_fp32_if_there_is_no_variant(exported: Path) -> None:

@@ -81,8 +81,12 @@ def test_another_gpu_is_another_machine(exported: Path, monkeypatch: pytest.Monk
     manifest = read_manifest(exported)
     monkeypatch.setattr(memory, "installed_packages", lambda: {"onnxruntime-gpu": "1.31.1"})
     monkeypatch.setattr(memory, "gpu_names", lambda: ("NVIDIA H200",))
+    monkeypatch.setattr(memory, "gpu_software", lambda: {"driver": "580.95.05", "cudnn": "9.13.0"})
     keep(exported)
     assert read_tuning(manifest, "image") is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(memory, "gpu_software", lambda: {"driver": "580.95.05", "cudnn": "9.14.0"})
+        assert read_tuning(manifest, "image") is None, "its software is another"
     monkeypatch.setattr(memory, "gpu_names", tuple)
     assert read_tuning(manifest, "image") is None
 

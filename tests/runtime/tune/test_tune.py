@@ -110,7 +110,6 @@ def test_without_a_winner_nothing_is_stored_and_an_older_tuning_is_kept(
         (["--max-latency-ms", "0"], "max_latency_ms is 0.0, it must be above 0"),
         (["--max-latency-ms", "nan"], "max_latency_ms is nan"),
         (["--min-cosine", "1.5"], "min_cosine is 1.5"),
-        (["--rounds", "0"], "rounds is 0"),
         (["--tower", "text"], "there is no text tower; the artifact has image"),
     ],
     ids=str,
