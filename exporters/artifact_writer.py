@@ -23,6 +23,7 @@ from runtime.array_types import Float32Array
 from runtime.artifact.describe import weight_warnings
 from runtime.artifact.manifest import GOLDEN_FILE, MANIFEST_FILE, FileRecord, Manifest, Tower, TowerName
 from runtime.artifact.reader import record_file
+from runtime.artifact.signature import SIGNATURE_FILE
 from runtime.jobs.file_lock import lock_file
 
 README_FILE = "README.md"
@@ -35,24 +36,42 @@ _EXAMPLES: Mapping[TowerName, str] = {
 }
 _LOCKED_BY_THEN_S = 10  # age of a partial folder by which the export that made it has locked it
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_ELSEWHERE = "use --output for another folder"
 
 
-def check_destination(destination: Path, *, force: bool) -> None:
+def check_destination(destination: Path, *, force: bool, elsewhere: str = _ELSEWHERE) -> None:
     """Check, before the export, that ``destination`` can be written.
 
+    Args:
+        destination: The folder to write or to replace.
+        force: Whether to replace an artifact.
+        elsewhere: How the user writes to another folder; empty if the command can only replace the artifact.
+
     Raises:
-        DestinationError: The destination exists and ``force`` is not given, it holds other files than those of an
-            artifact, or its folder is not writable.
+        DestinationError: The destination exists and ``force`` is not given. Or it is the current folder, holds other
+            files than those of an artifact, or cannot be written.
     """
-    with writing(destination):
+    destination = _absolute(destination)
+    with writing(destination, elsewhere=elsewhere):
         if not os.path.lexists(destination):
             _check_writable(destination.parent)
             return
         if not force:
             raise DestinationError(f"{destination} exists; use --force to replace it, or --output for another folder")
-        obstacle = _find_other_content(destination)
+        obstacle, remedy = _find_obstacle(destination)
         if obstacle:
-            raise DestinationError(f"{destination} {obstacle}, so it is not replaced; use --output for another folder")
+            raise DestinationError(f"{destination} {obstacle}, so it is not replaced; {_either(remedy, elsewhere)}")
+
+
+def _absolute(path: Path) -> Path:
+    """Return ``path`` without ``..`` and without links to its parent. Its last part may be a link."""
+    if path.name in ("", ".."):
+        return Path(os.path.realpath(path))
+    return Path(os.path.realpath(path.parent), path.name)
+
+
+def _either(*advice: str) -> str:
+    return ", or ".join(filter(None, advice))
 
 
 def _check_writable(folder: Path) -> None:
@@ -65,10 +84,12 @@ def _check_writable(folder: Path) -> None:
         raise PermissionError(errno.EACCES, f"{folder} is read-only")
 
 
-def _find_other_content(destination: Path) -> str:
-    """Describe the content of ``destination`` that no export wrote; empty if there is none."""
+def _find_obstacle(destination: Path) -> tuple[str, str]:
+    """Return why ``destination`` cannot be replaced, and what the user can do; both are empty if it can."""
     if destination.is_symlink():
-        return f"is a symbolic link to {destination.readlink()}"
+        return f"is a symbolic link to {destination.readlink()}", "name that folder itself"
+    if Path.cwd().is_relative_to(destination):
+        return "is the current folder or holds it", "run the command in another folder"
     try:
         document = json.loads((destination / MANIFEST_FILE).read_text("utf-8"))
         written = {MANIFEST_FILE, *document["files"]} if document["schema_version"] else set()
@@ -76,24 +97,28 @@ def _find_other_content(destination: Path) -> str:
         names = {path.name for path in destination.iterdir()} if destination.is_dir() else set()
         written = names if GOLDEN_FILE in names and names <= _FILES else set()
     if not written:
-        return "is not an artifact"
+        return "is not an artifact", ""
     others = sorted({path.name for path in destination.iterdir()} - written)
-    return f"holds {', '.join(others)} beside the artifact" if others else ""
+    if not others:
+        return "", ""
+    remedy = "remove it and sign again afterwards" if others == [SIGNATURE_FILE] else "move them away"
+    return f"holds {', '.join(others)} beside the artifact", remedy
 
 
 @contextmanager
-def new_artifact(destination: Path, *, force: bool) -> Iterator[Path]:
+def new_artifact(destination: Path, *, force: bool, elsewhere: str = _ELSEWHERE) -> Iterator[Path]:
     """Yield an empty folder that becomes ``destination`` if the block succeeds, and is deleted if the block fails.
 
     The folder lies beside ``destination``, so moving it there is one rename. The manifest is written last, so a killed
-    process leaves no folder that ``runtime.load`` accepts.
+    process leaves no folder that ``runtime.load`` accepts. The arguments are those of :func:`check_destination`.
 
     Raises:
         DestinationError: The destination exists, or cannot be written.
     """
-    check_destination(destination, force=force)
+    destination = _absolute(destination)
+    check_destination(destination, force=force, elsewhere=elsewhere)
     made = [parent for parent in destination.parents if not parent.exists()]
-    with writing(destination):
+    with writing(destination, elsewhere=elsewhere):
         destination.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(destination)
         folder = destination.with_name(f".{destination.name}.{secrets.token_hex(4)}.partial")
@@ -101,8 +126,9 @@ def new_artifact(destination: Path, *, force: bool) -> Iterator[Path]:
     try:
         with _locked(folder):
             yield folder
-        with writing(destination):
-            _move_into_place(folder, destination, force=force)
+        with writing(destination, elsewhere=elsewhere):
+            check_destination(destination, force=force, elsewhere=elsewhere)  # again: an export takes minutes
+            _move_into_place(folder, destination)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         with suppress(OSError):  # a folder is not empty
@@ -140,8 +166,8 @@ def _remove_leftovers(destination: Path) -> None:
 
 
 @contextmanager
-def writing(destination: Path) -> Iterator[None]:
-    """Report errors of the operating system in the block.
+def writing(destination: Path, *, elsewhere: str = _ELSEWHERE) -> Iterator[None]:
+    """Report errors of the operating system in the block. ``elsewhere`` is that of :func:`check_destination`.
 
     Raises:
         DestinationError: The disk is full, the folder is read-only, or another system call fails.
@@ -149,7 +175,8 @@ def writing(destination: Path) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        advice = "free some disk space, or " * (exc.errno in _NO_SPACE) + "use --output for another folder"
+        remedy = "free some disk space" if exc.errno in _NO_SPACE else "check its folder and its disk"
+        advice = _either(remedy, elsewhere)
         raise DestinationError(f"cannot write {destination} ({exc.strerror or exc}); {advice}") from exc
 
 
@@ -223,8 +250,7 @@ def _describe_file(file: str, tower: Tower) -> str:
     return contents.get(file, "the tokenizer")
 
 
-def _move_into_place(folder: Path, destination: Path, *, force: bool) -> None:
-    check_destination(destination, force=force)  # again: an export takes minutes
+def _move_into_place(folder: Path, destination: Path) -> None:
     if not destination.exists():
         folder.rename(destination)
         return

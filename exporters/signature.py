@@ -34,7 +34,7 @@ def sign_artifact(folder: Path, key: Path) -> Path:
     except (OSError, ValueError, TypeError, AttributeError) as exc:
         raise UsageError(f"{key} cannot be read as a private key ({exc}); give the PEM file of an EC key") from exc
     config.set_hashing_config(signing.hashing.Config().set_ignored_paths(paths=[path]))
-    with writing(folder):
+    with writing(folder, elsewhere=""):
         try:
             config.sign(folder, path)
         except ValueError as exc:  # a link, for example

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from runtime.array_types import Float32Array
 from runtime.artifact.manifest import TowerName
 from runtime.errors import UsageError
 from runtime.jobs.inputs import open_inputs
-from runtime.jobs.items import Unreadable
+from runtime.jobs.items import ItemValue, SourceItem, Unreadable
 
 MIN_ITEMS = 16  # per half; fewer give poor ranges, and no ten nearest neighbours
 _GOLDEN_RATIO = 0.6180339887498949  # the fractional parts of its multiples are uniformly distributed
@@ -39,14 +41,17 @@ class CalibrationDataset:
     held_out: Sequence[Any]
 
 
-def load_calibration_dataset(kind: TowerName, path: Path | None, count: int) -> CalibrationDataset:
-    """Return items for a tower of ``kind``.
+def load_calibration_dataset(
+    kind: TowerName, path: Path | None, count: int, *, exact: bool = False
+) -> CalibrationDataset:
+    """Return items for a tower of ``kind``. Blank texts and repetitions are left out.
 
     Args:
         kind: Kind of the items.
         path: The user's own items: a folder of images or meshes, or a .txt, .jsonl or .parquet file. ``None`` means
             docstrings of Python's standard library, crops of this package's photos, or rotated point clouds.
         count: Largest number of items per half.
+        exact: Whether fewer items than ``count`` per half are an error.
 
     Raises:
         UsageError: There are too few items, or they are of another kind.
@@ -54,20 +59,48 @@ def load_calibration_dataset(kind: TowerName, path: Path | None, count: int) -> 
     if count < MIN_ITEMS:
         raise UsageError(f"{count} items are too few to measure accuracy; use {MIN_ITEMS} or more")
     source, bundled = _BUNDLED[kind]
-    items = _load_own(kind, path, count) if path else list(bundled(count))
+    items = _load_own(kind, path, count, count if exact else MIN_ITEMS) if path else list(bundled(count))
     return CalibrationDataset(source=str(path or source), calibration=items[::2], held_out=items[1::2])
 
 
-def _load_own(kind: TowerName, path: Path, count: int) -> list[Any]:
+def _load_own(kind: TowerName, path: Path, count: int, least: int) -> list[Any]:
+    """Draw ``2 * count`` distinct items at random, always the same: files are often sorted, or alternate."""
     sources = list(open_inputs([str(path)], towers=[kind]))
     for source in sources:
         if isinstance(source.item, Unreadable):
             raise UsageError(f"{path} cannot be used for calibration: {source.describe()}: {source.item.reason}")
-    if len(sources) < 2 * MIN_ITEMS:
-        halves = "one half for calibration, the other half for the accuracy measurement"
-        raise UsageError(f"{path} holds {len(sources)} items, where {2 * MIN_ITEMS} are needed: {halves}")
-    step = max(1, len(sources) // (2 * count))  # evenly spaced, because folders and files are often sorted
-    return [source.item for source in sources[::step][: 2 * count]]
+    order = np.random.default_rng(0).permutation(len(sources))
+    drawn = list(islice(_distinct(sources[index] for index in order), 2 * count))
+    if len(drawn) < 2 * least:
+        fewer = f", or --items {len(drawn) // 2}" if len(drawn) >= 2 * MIN_ITEMS else ""
+        raise UsageError(
+            f"{path} holds {len(drawn)} items without blank texts and repetitions, where {2 * least} are needed: one "
+            f"half for calibration, the other half for the accuracy measurement; give more items{fewer}"
+        )
+    return drawn
+
+
+def _distinct(sources: Iterable[SourceItem]) -> Iterator[ItemValue]:
+    """Yield the items that are not blank, each content once."""
+    seen = {b""}
+    for source in sources:
+        content = _content(source)
+        if content not in seen:
+            seen.add(content)
+            yield source.item
+
+
+def _content(source: SourceItem) -> bytes:
+    """Return a text without the white space around it, or the hash of a file."""
+    if isinstance(source.item, str):
+        return source.item.strip().encode("utf-8", "surrogatepass")
+    if isinstance(source.item, bytes):
+        return hashlib.sha256(source.item).digest()
+    try:
+        with Path(str(source.item)).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError as exc:
+        raise UsageError(f"{source.describe()} cannot be used for calibration: {exc.strerror}; remove it") from exc
 
 
 def _crops(count: int) -> Iterator[Image.Image]:
@@ -94,7 +127,7 @@ def _rotated_shapes(count: int) -> Iterator[Float32Array]:
 
 _PYTHON = f"Python {sys.version_info.major}.{sys.version_info.minor}"
 _BUNDLED: dict[TowerName, tuple[str, Callable[[int], Iterable[Any]]]] = {
-    "text": (f"docstrings of {_PYTHON}'s standard library", lambda count: load_texts(8 * count)[::4]),
+    "text": (f"docstrings of {_PYTHON}'s standard library", lambda count: load_texts(2 * count, step=4)),
     "image": ("crops of the photos of embedding-backbones", _crops),
     "mesh": ("turned shapes of embedding-backbones", _rotated_shapes),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from runtime.jobs.items import Unreadable
 from runtime.jobs.text_files import BLANKS, read_file_lines
 
 Grades: TypeAlias = Mapping[int, float]
+_FORM = "a line has query, document and grade (BEIR), or query, 0, document and grade (TREC)"
+_HEADERS = ("score", "relevance", "grade", "label")  # of the last column
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +56,17 @@ def load_retrieval_dataset(queries: Path, corpus: Path, qrels: Path, towers: Col
     query_kind, all_queries = _read_items(queries, towers)
     document_kind, documents = _read_items(corpus, towers)
     positions = {name: position for position, name in enumerate(documents)}
+    judged: dict[tuple[str, str], float] = {}
     relevant: dict[str, dict[int, float]] = {}
     for place, query, document, grade in _read_qrels(qrels):
         for name, known, path in ((query, all_queries, queries), (document, documents, corpus)):
             if name not in known:
                 raise UsageError(f"{place} names {name!r}, which is not in {path}; remove the line, or add the item")
+        before = judged.setdefault((query, document), grade)
+        if grade != before:
+            raise UsageError(
+                f"{place} gives {query!r} and {document!r} the grade {grade:g}, after {before:g}; keep one"
+            )
         if grade > 0:
             relevant.setdefault(query, {})[positions[document]] = grade
     if not relevant:
@@ -95,27 +104,31 @@ def _read_texts(path: Path) -> Iterator[tuple[str, str, str]]:
     for place, line in _read_lines(path):
         try:
             record = json.loads(line)
-            yield place, str(record["_id"]), " ".join(filter(None, [record.get("title"), record["text"]]))
+            name, title, text = record["_id"], record.get("title") or "", record["text"]
+            if type(name) not in (str, int) or not isinstance(title, str) or not isinstance(text, str):
+                raise TypeError("an _id is a string or a whole number; title and text are strings")
+            yield place, str(name), " ".join(filter(None, [title, text]))
         except (ValueError, TypeError, KeyError, AttributeError) as exc:
             form = '{"_id": "q1", "text": "..."}'
             raise UsageError(f"{place} is not a line of BEIR such as {form}: {type(exc).__name__} {exc}") from exc
 
 
 def _read_qrels(path: Path) -> Iterator[tuple[str, str, str, float]]:
-    """Yield the place, query, document and grade of each line. A first line that ends in no number is the header."""
+    """Yield the place, query, document and grade of each line. The first line may be a header."""
     for number, (place, line) in enumerate(_read_lines(path)):
         fields = line.split("\t") if "\t" in line else line.split()
+        if len(fields) not in (3, 4):
+            raise UsageError(f"{place} has {len(fields)} fields; {_FORM}")
+        if number == 0 and fields[-1].strip().lower() in _HEADERS:
+            continue
         try:
-            query, *_, document, grade = fields
-            judgment = place, query, document, float(grade)
+            grade = float(fields[-1])
         except ValueError as exc:
-            if number:
-                form = "query, document and grade (BEIR), or query, 0, document and grade (TREC)"
-                raise UsageError(f"{place} is no relevance judgment; a line has {form}") from exc
-        else:
-            if len(fields) > 4:
-                raise UsageError(f"{place} has {len(fields)} fields; a relevance judgment has 3 or 4")
-            yield judgment
+            header = f"; a header ends in {', '.join(_HEADERS)}" if number == 0 else ""
+            raise UsageError(f"{place} is no relevance judgment; {_FORM}{header}") from exc
+        if not math.isfinite(grade):
+            raise UsageError(f"{place} has the grade {grade}; a grade is a finite number")
+        yield place, fields[0], fields[-2], grade
 
 
 def _read_lines(path: Path) -> Iterator[tuple[str, str]]:

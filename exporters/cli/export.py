@@ -12,11 +12,12 @@ from typing import Any
 from exporters.catalogue.names import find_model
 from exporters.catalogue.options import DEFAULT_TOLERANCE, GEM_EPS, GEM_P, ExportOptions
 from exporters.catalogue.registry import BACKBONES
-from exporters.cli.optimize import add_asked_variants
+from exporters.cli.optimize import add_asked_variants, read_variant_options
 from exporters.cli.options import add_graph_options, add_model_options, add_variant_options, flag
 from exporters.export import export
 from exporters.families.load import check_options
 from exporters.progress import StageDisplay
+from exporters.variants.options import VariantOptions
 from runtime import console
 from runtime.artifact.describe import describe_export
 from runtime.artifact.manifest import Pooling, Tolerance
@@ -24,6 +25,7 @@ from runtime.artifact.reader import read_manifest
 from runtime.errors import EmbeddingBackbonesError, UsageError
 
 _DISTANCE = "Largest allowed distance from torch's vector, as a share of the distance between the two closest items"
+_VARIANT_OPTIONS = ("level", "calibration")
 # Options of the command line that ExportOptions takes as they are.
 _EXPORT_OPTIONS = {field.name for field in fields(ExportOptions) if field.init} - {"pooling", "tolerance"}
 
@@ -65,13 +67,13 @@ def add_commands(commands: Any) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    options = _options(arguments)
+    options, variants = _options(arguments), _variant_options(arguments)
     names = _names(arguments.names)
     if arguments.artifact_name and (len(names) > 1 or Path(arguments.artifact_name).name != arguments.artifact_name):
         raise UsageError("--name takes the name of a folder, and is for one backbone at a time")
     for name in names:
         check_options(find_model(name, revision=options.revision), options)
-    failed = [name for name in names if not _export_one(name, arguments, options)]
+    failed = [name for name in names if not _export_one(name, arguments, options, variants)]
     if len(names) > 1:
         print(f"{len(names) - len(failed)} of {len(names)} exported" + f"; failed: {', '.join(failed)}" * bool(failed))
     return console.FAILURE if failed else 0
@@ -90,21 +92,33 @@ def _options(arguments: argparse.Namespace) -> ExportOptions:
     return ExportOptions(pooling=pooling, tolerance=tolerance, **named)
 
 
+def _variant_options(arguments: argparse.Namespace) -> VariantOptions | None:
+    if arguments.optimize or arguments.precision:
+        return read_variant_options(arguments, _VARIANT_OPTIONS)
+    if given := [flag(name) for name in _VARIANT_OPTIONS if getattr(arguments, name) is not None]:
+        raise UsageError(
+            f"{' and '.join(given)}: only variants take this; add --optimize or --precision, or leave it out"
+        )
+    return None
+
+
 def _names(names: Sequence[str]) -> list[str]:
     """Return the names to export without duplicates."""
     chosen = [choice for name in names for choice in (BACKBONES if name == "all" else [name])]
     return list(dict.fromkeys(chosen))
 
 
-def _export_one(name: str, arguments: argparse.Namespace, options: ExportOptions) -> bool:
+def _export_one(
+    name: str, arguments: argparse.Namespace, options: ExportOptions, variants: VariantOptions | None
+) -> bool:
     print(f"{name}: exporting with weights {options.weights}", file=sys.stderr)
     try:
         folder = export(
             name, output=arguments.output, artifact_name=arguments.artifact_name, options=options, stage=StageDisplay()
         )
         print(describe_export(folder, read_manifest(folder)))
-        if arguments.optimize or arguments.precision:
-            return add_asked_variants(folder, arguments, ("level", "calibration")) == 0
+        if variants:
+            return add_asked_variants(folder, variants) == 0
     except EmbeddingBackbonesError as exc:
         print(f"error: {name}: {exc}", file=sys.stderr)
         return False

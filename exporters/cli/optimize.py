@@ -31,8 +31,7 @@ def add_commands(commands: Any) -> None:
     parser.add_argument(
         "--method",
         choices=get_args(CalibrationMethod),
-        default="minmax",
-        help="Compute the int8 ranges from the calibration values by this method (default: %(default)s)",
+        help="Compute the int8 ranges from the calibration values by this method (default: minmax)",
     )
     parser.add_argument(
         "--items",
@@ -89,18 +88,22 @@ def _add_search_options(group: argparse._ArgumentGroup) -> None:
 
 
 def _optimize(arguments: argparse.Namespace) -> int:
-    return add_asked_variants(arguments.artifact, arguments, _VARIANT_OPTIONS)
+    return add_asked_variants(arguments.artifact, read_variant_options(arguments, _VARIANT_OPTIONS))
 
 
-def add_asked_variants(artifact: Path, arguments: argparse.Namespace, names: Sequence[str]) -> int:
-    """Add the variants that ``arguments`` ask for, with the options ``names``, and return the exit code."""
+def read_variant_options(arguments: argparse.Namespace, names: Sequence[str]) -> VariantOptions:
+    """Return the variants that ``arguments`` ask for, with the options ``names``."""
+    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    asked = ["fp32"] if getattr(arguments, "optimize", not arguments.precision) else []
+    return VariantOptions(precisions=[*dict.fromkeys([*asked, *arguments.precision])], **given)
+
+
+def add_asked_variants(artifact: Path, options: VariantOptions) -> int:
+    """Add the variants that the user asks for, and return the exit code."""
     with named_dependencies():
         from exporters.variants.build import add_variants
         from exporters.variants.report import describe_outcomes
 
-    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
-    asked = ["fp32"] if getattr(arguments, "optimize", not arguments.precision) else []
-    precisions = [*dict.fromkeys([*asked, *arguments.precision])]
-    outcomes = add_variants(artifact, VariantOptions(precisions=precisions, **given), stage=StageDisplay())
+    outcomes = add_variants(artifact, options, stage=StageDisplay())
     print(describe_outcomes(outcomes))
     return console.FAILURE if any(outcome.failed for outcome in outcomes) else 0

@@ -58,10 +58,9 @@ def add_variant_options(parser: argparse.ArgumentParser | argparse._ArgumentGrou
     parser.add_argument(
         "--level",
         choices=get_args(Level)[1:],
-        default="extended",
         help="Optimize the graph up to this level. `basic` uses only ONNX operators; `extended` adds ONNX Runtime's "
         "operators for attention, normalisation and activation; `all` also changes the layout for the CPU of this "
-        "machine (default: %(default)s)",
+        "machine, and is for fp32 alone (default: extended)",
     )
     parser.add_argument(
         "--precision",
@@ -76,8 +75,9 @@ def add_variant_options(parser: argparse.ArgumentParser | argparse._ArgumentGrou
         "--calibration",
         type=Path,
         metavar="PATH",
-        help="Use your own items: a folder of images or meshes, or a .txt file with one text a line. One half is for "
-        "calibration, the other half measures the accuracy (default: items that ship with this package and Python)",
+        help="Use your own items: a folder of images or meshes, or a .txt file with one text a line, without blank "
+        "lines and repetitions. One half is for calibration, the other half measures the accuracy (default: items that "
+        "ship with this package and Python)",
     )
 
 

@@ -44,8 +44,8 @@ def add_commands(commands: Any) -> None:
     add(
         "--token-type-ids",
         action="store_true",
-        help="Give text graphs an unused input token_type_ids, for programs that always give it, such as chromadb "
-        "(default: no)",
+        help="Give text graphs an unused input token_type_ids, for programs that always give it, such as chromadb. "
+        "Only huggingface, openvino and single take this (default: no)",
     )
     add("--push", metavar="ORG/NAME", help="Upload the only layout to this repository of the Hugging Face hub")
 

@@ -19,22 +19,23 @@ from exporters.publish.tokenizer_files import write_tokenizer
 from runtime.artifact.variants import VariantName
 
 _SUFFIXES: Mapping[VariantName, str] = {"fp32": "", "fp16": "_fp16", "int8": "_quantized"}
+_DTYPES: Mapping[VariantName, str] = {"fp32": "fp32", "fp16": "fp16", "int8": "q8"}
 _USAGE = """\
 ```js
-import {
+import {{
   AutoProcessor, AutoTokenizer, CLIPTextModelWithProjection, CLIPVisionModelWithProjection, RawImage, env,
-} from "@huggingface/transformers";
+}} from "@huggingface/transformers";
 
 env.allowRemoteModels = false;
 env.allowLocalModels = true; // for browsers
 env.localModelPath = "path/to/the/parent/folder/";
 const tokenizer = await AutoTokenizer.from_pretrained("this-folder");
-const textModel = await CLIPTextModelWithProjection.from_pretrained("this-folder", { dtype: "fp32" });
-const { text_embeds } = await textModel(tokenizer(["a photo of a cat"], { padding: true, truncation: true }));
+const textModel = await CLIPTextModelWithProjection.from_pretrained("this-folder", {{ dtype: "{text}" }});
+const {{ text_embeds }} = await textModel(tokenizer(["a photo of a cat"], {{ padding: true, truncation: true }}));
 
 const processor = await AutoProcessor.from_pretrained("this-folder");
-const visionModel = await CLIPVisionModelWithProjection.from_pretrained("this-folder", { dtype: "fp32" });
-const { image_embeds } = await visionModel(await processor(await RawImage.read("a.jpg")));
+const visionModel = await CLIPVisionModelWithProjection.from_pretrained("this-folder", {{ dtype: "{image}" }});
+const {{ image_embeds }} = await visionModel(await processor(await RawImage.read("a.jpg")));
 ```"""
 _RESIZE = (
     "transformers.js resizes photos with the library of its platform (sharp in Node, a canvas in browsers), and not "
@@ -49,13 +50,15 @@ def write(source: Source, folder: Path) -> Card:
     write_tokenizer(source, folder)
     write_preprocessor(source, folder)
     write_json(folder / "config.json", {"model_type": "clip", "projection_dim": source.manifest.output_dim})
-    card = Card(usage=_USAGE, metadata={"library_name": "transformers.js", "pipeline_tag": "feature-extraction"})
+    chosen = {tower: source.choose(tower, "clip-js", _SUFFIXES) for tower in ("text", "image")}
+    usage = _USAGE.format(**{tower: _DTYPES[variants[0]] for tower, variants in chosen.items()})
+    card = Card(usage=usage, metadata={"library_name": "transformers.js", "pipeline_tag": "feature-extraction"})
     texts, pixels = tokenize(folder, golden_texts(source)), {"pixel_values": golden_pixel_values(source)}
-    for variant in source.choose("text", "clip-js", _SUFFIXES):
+    for variant in chosen["text"]:
         file = f"onnx/text_model{_SUFFIXES[variant]}.onnx"
         save_graph(_text_graph(source, variant), folder / file)
         card.held.append(hold(source, "text", variant, run_graph(folder / file, texts)[0], file=file))
-    for variant in source.choose("image", "clip-js", _SUFFIXES):
+    for variant in chosen["image"]:
         file = f"onnx/vision_model{_SUFFIXES[variant]}.onnx"
         save_graph(image_graph(source, variant, "pixel_values", "image_embeds"), folder / file)
         card.held.append(hold(source, "image", variant, run_graph(folder / file, pixels)[0], file=file))

@@ -28,7 +28,7 @@ _USAGE = """\
 ```python
 from sentence_transformers import SentenceTransformer  # version 5, with optimum-onnx
 
-model = SentenceTransformer("path/to/this/folder", backend="onnx")
+model = SentenceTransformer("path/to/this/folder", backend="onnx"{model_kwargs})
 vectors = model.encode(["a text", "another one"])
 ```
 
@@ -38,7 +38,7 @@ from fastembed.common.model_description import ModelSource, PoolingType
 
 TextEmbedding.add_custom_model(
     model="mine/{name}", pooling=PoolingType.DISABLED, normalization=False, output_name="sentence_embedding",
-    sources=ModelSource(hf="mine/{name}"), dim={dim}, model_file="onnx/model.onnx",
+    sources=ModelSource(hf="mine/{name}"), dim={dim}, model_file="{file}",
 )
 model = TextEmbedding("mine/{name}", specific_model_path="path/to/this/folder")
 vectors = list(model.embed(["a text", "another one"]))
@@ -51,11 +51,12 @@ env.allowRemoteModels = false;
 env.allowLocalModels = true; // for browsers
 env.localModelPath = "path/to/the/parent/folder/";
 const tokenizer = await AutoTokenizer.from_pretrained("this-folder");
-const model = await AutoModel.from_pretrained("this-folder", {{ dtype: "fp32" }});
+const model = await AutoModel.from_pretrained("this-folder", {{ {js_options} }});
 const inputs = await tokenizer(["a text", "another one"], {{ padding: true, truncation: true }});
 const {{ sentence_embedding }} = await model(inputs);
 ```"""
 _SEQUENCE_TO_SEQUENCE = ("t5", "mt5")  # which transformers.js knows with a decoder only
+_DTYPES = {"fp32": "fp32", "fp16": "fp16", "int8": "q8"}  # of transformers.js
 _LEVELS = {"none": "O1", "basic": "O1", "extended": "O2"}
 
 
@@ -63,7 +64,7 @@ def write(source: Source, folder: Path) -> Card:
     """Write the layout; see :class:`exporters.publish.layout.Layout`."""
     (folder / "onnx").mkdir()
     chosen = source.choose("text", "huggingface", VARIANT_NAMES)
-    card = Card(usage=_USAGE.format(name=source.manifest.name, dim=source.manifest.output_dim))
+    card = Card(usage=_describe_usage(source, chosen[0]))
     model, hidden = sentence_graph(source, "fp32")
     write_sentence_files(source, folder, read_chain(source, model, hidden.tensor, hidden.width), hidden.width)
     for variant in chosen:
@@ -112,6 +113,22 @@ def describe_differences(source: Source) -> list[str]:
     return found
 
 
+def _describe_usage(source: Source, variant: VariantName) -> str:
+    """Return how consumers open the graph of a variant."""
+    name = _file_name(source, variant)
+    file = f"onnx/{name}.onnx"
+    is_default = variant == "fp32"
+    return _USAGE.format(
+        name=source.manifest.name,
+        dim=source.manifest.output_dim,
+        file=file,
+        model_kwargs="" if is_default else f', model_kwargs={{"file_name": "{file}"}}',
+        js_options=f'dtype: "{_DTYPES[variant]}"'
+        if variant in _DTYPES
+        else f'dtype: "fp32", model_file_name: "{name}"',
+    )
+
+
 def _graphs(source: Source, variant: VariantName) -> list[tuple[str, onnx.ModelProto]]:
     """Return the graphs of a variant under the names that the field gives them."""
     if variant != "int8":
@@ -119,13 +136,13 @@ def _graphs(source: Source, variant: VariantName) -> list[tuple[str, onnx.ModelP
     exact = sentence_graph(source, variant)[0]
     use_unsigned_weights(exact)
     as_exported = sentence_graph(source, variant)[0]
-    return [("onnx/model_quantized.onnx", exact), ("onnx/model_qint8_avx512_vnni.onnx", as_exported)]
+    return [(f"onnx/{_file_name(source, variant)}.onnx", exact), ("onnx/model_qint8_avx512_vnni.onnx", as_exported)]
 
 
 def _file_name(source: Source, variant: VariantName) -> str:
     if variant == "optimized":
         return f"model_{_LEVELS[source.manifest.towers['text'].variants[variant].level]}"
-    return "model" if variant == "fp32" else f"model_{variant}"
+    return {"fp32": "model", "int8": "model_quantized"}.get(variant, f"model_{variant}")
 
 
 LAYOUT = Layout(
@@ -133,4 +150,5 @@ LAYOUT = Layout(
     consumers="sentence-transformers 5, fastembed, transformers.js, and what builds on them",
     find_obstacle=sentence_obstacle,
     write=write,
+    takes_token_types=True,
 )

@@ -51,12 +51,14 @@ class Layout:
         find_obstacle: Returns why an artifact cannot have this layout, or ``None``.
         write: Writes the layout of an artifact into an empty folder, opens it again, and holds it to the golden
             vectors. Raises :class:`exporters.errors.PublishError`.
+        takes_token_types: Whether :attr:`exporters.publish.source.Source.token_types` changes its graphs.
     """
 
     name: str
     consumers: str
     find_obstacle: Callable[[Source], str | None]
     write: Callable[[Source, Path], Card]
+    takes_token_types: bool = False
 
 
 def text_obstacle(source: Source) -> str | None:

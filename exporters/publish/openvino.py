@@ -26,7 +26,7 @@ _USAGE = """\
 ```python
 from sentence_transformers import SentenceTransformer  # version 6, with optimum-intel
 
-model = SentenceTransformer("path/to/this/folder", backend="openvino")
+model = SentenceTransformer("path/to/this/folder", backend="openvino"{model_kwargs})
 vectors = model.encode(["a text", "another one"])
 ```
 
@@ -36,10 +36,10 @@ import openvino_tokenizers  # it makes OpenVINO read the tokenizer
 
 core = openvino.Core()
 tokenizer = core.compile_model("path/to/this/folder/openvino/openvino_tokenizer.xml", "CPU")
-model = core.compile_model("path/to/this/folder/openvino/openvino_model.xml", "CPU")
+model = core.compile_model("path/to/this/folder/{file}", "CPU")
 inputs = tokenizer(["a text", "another one"])
-names = {name for each in model.inputs for name in each.names}
-feeds = {each.any_name: value for each, value in inputs.items() if each.any_name in names}
+names = {{name for each in model.inputs for name in each.names}}
+feeds = {{each.any_name: value for each, value in inputs.items() if each.any_name in names}}
 vectors = model(feeds)["sentence_embedding"]
 ```
 
@@ -59,11 +59,17 @@ def write(source: Source, folder: Path) -> Card:
     except RuntimeError as exc:  # OpenVINO's errors have no class of their own
         raise PublishError(f"OpenVINO cannot convert the model ({one_line(exc)})") from exc
     return Card(
-        usage=_USAGE,
+        usage=_describe_usage(chosen[0]),
         held=held,
         differences=text_differences(source, "strips", "no prompt"),
         metadata={"library_name": "sentence-transformers", "pipeline_tag": "sentence-similarity"},
     )
+
+
+def _describe_usage(variant: VariantName) -> str:
+    file = f"openvino/{_FILES[variant]}.xml"
+    model_kwargs = "" if variant == "fp32" else f', model_kwargs={{"file_name": "{file}"}}'
+    return _USAGE.format(file=file, model_kwargs=model_kwargs)
 
 
 def _import() -> Any:
@@ -124,4 +130,5 @@ LAYOUT = Layout(
     consumers="sentence-transformers 6, OpenVINO Model Server",
     find_obstacle=sentence_obstacle,
     write=write,
+    takes_token_types=True,
 )

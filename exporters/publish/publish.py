@@ -15,6 +15,7 @@ from exporters.publish.layout import Layout
 from exporters.publish.source import Source
 from runtime.artifact.reader import check_files, read_manifest
 from runtime.artifact.variants import VariantName
+from runtime.errors import UsageError
 
 LAYOUTS: Mapping[str, Layout] = {
     each.LAYOUT.name: each.LAYOUT
@@ -38,13 +39,14 @@ def publish(
         layouts: Names of :data:`LAYOUTS`.
         output: Folder to make; each layout gets a folder of its name in it.
         variants: The variants to publish; by default all that a layout takes, or fp32 if it holds one graph.
-        token_types: Whether text graphs get an input ``token_type_ids``, which they ignore.
+        token_types: Whether text graphs get an input ``token_type_ids``, which they ignore. All layouts must take it.
         stage: Called with the name of each layout; the work runs in the context manager that it returns.
 
     Returns:
         The folders of the layouts.
 
     Raises:
+        UsageError: A layout does not take ``token_types``.
         PublishError: The artifact cannot have a layout, or a layout does not give the vectors of the artifact.
         DestinationError: ``output`` exists, or cannot be written.
         ArtifactError: The artifact is damaged.
@@ -59,6 +61,8 @@ def publish(
     for layout in chosen:
         if obstacle := layout.find_obstacle(source):
             raise PublishError(f"{artifact} cannot have the layout {layout.name}: {obstacle}")
+        if token_types and not layout.takes_token_types:
+            raise UsageError(f"the layout {layout.name} takes no --token-type-ids; leave that out, or the layout")
     with new_artifact(output, force=False) as folder, writing(output):
         for layout in chosen:
             with stage(layout.name):

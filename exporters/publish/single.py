@@ -67,4 +67,5 @@ LAYOUT = Layout(
     consumers="txtai, Vespa, and any program that runs ONNX",
     find_obstacle=lambda source: text_obstacle(source) or prompt_obstacle(source),
     write=write,
+    takes_token_types=True,
 )

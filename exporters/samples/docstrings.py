@@ -6,20 +6,34 @@ import ast
 import sysconfig
 import warnings
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
+
+from runtime.errors import UsageError
 
 _SKIPPED = ("test", "tests", "idlelib", "site-packages", "lib2to3")
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
-def load_texts(count: int) -> list[str]:
-    """Return ``count`` docstrings of one phrase to several pages, in the order of the library's files.
+def load_texts(count: int, *, step: int = 1) -> list[str]:
+    """Return ``count`` distinct docstrings of one phrase to several pages, in the order of the library's files.
 
-    Python 3.11 has about 9,000 docstrings; beyond that they repeat.
+    Args:
+        count: Number of docstrings. Python 3.11 has about 7,000 distinct ones.
+        step: Take every ``step``-th docstring, and then those between.
+
+    Raises:
+        UsageError: The library has fewer.
     """
-    texts = list(islice(_docstrings(), count))
-    return [texts[index % len(texts)] for index in range(count)]
+    texts = dict[str, None]()
+    for text in chain.from_iterable(islice(_docstrings(), first, None, step) for first in range(step)):
+        texts[text] = None
+        if len(texts) == count:
+            return list(texts)
+    raise UsageError(
+        f"Python's standard library gives {len(texts)} distinct texts, and {count} are needed; ask for fewer by "
+        "--items, or give your own by --calibration"
+    )
 
 
 def _docstrings() -> Iterator[str]:

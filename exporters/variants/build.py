@@ -10,7 +10,7 @@ from pathlib import Path
 
 from exporters.artifact_writer import README_FILE, new_artifact, record_files, write_manifest, write_readme, writing
 from exporters.calibration.retrieval import RetrievalDataset, load_retrieval_dataset
-from exporters.errors import VariantError
+from exporters.errors import DestinationError, VariantError
 from exporters.progress import Stage, silent
 from exporters.variants.builder import VARIANT_OF_PRECISION, VariantBuilder, VariantOutcome
 from exporters.variants.options import VariantOptions
@@ -34,7 +34,7 @@ def add_variants(artifact: Path, options: VariantOptions, *, stage: Stage = sile
         VariantError: No variant was added, and at least one failed.
         UsageError: An option is invalid.
         ArtifactError: The artifact is damaged.
-        DestinationError: The artifact cannot be written.
+        DestinationError: The artifact cannot be written, or another process has changed it.
     """
     check_packages()
     floors = {precision: options.floors(precision) for precision in options.precisions}  # invalid floors raise here
@@ -45,24 +45,37 @@ def add_variants(artifact: Path, options: VariantOptions, *, stage: Stage = sile
         for each in graphs:
             check_external_data(artifact, each.graph, each.external_data)
     search = _load_search(options, manifest.towers)
-    with new_artifact(artifact, force=True) as folder:
+    with new_artifact(artifact, force=True, elsewhere="") as folder:
         rebuilt = {VARIANT_OF_PRECISION[precision] for precision in options.precisions}
         outcomes, towers = list[VariantOutcome](), dict[TowerName, Tower]()
-        with writing(artifact):
+        with writing(artifact, elsewhere=""):
             _link_files(artifact, folder, manifest, rebuilt)
             for kind in manifest.towers:
                 builder = VariantBuilder(folder, manifest, kind, options, search, stage)
-                built = [builder.build(precision, floors[precision]) for precision in options.precisions]
+                built = [
+                    _mention_older(builder.build(precision, floors[precision]), manifest.towers[kind])
+                    for precision in options.precisions
+                ]
                 towers[kind] = builder.finish(_variants(artifact, folder, manifest.towers[kind], built))
                 outcomes += built
                 del builder  # its sessions map files, and Windows renames no folder of mapped files
         if all(outcome.variant is None for outcome in outcomes) and any(outcome.failed for outcome in outcomes):
             raise VariantError("; ".join(f"{each.tower} {each.name}: {each.reason}" for each in outcomes))
-        with writing(artifact):
+        with writing(artifact, elsewhere=""):
             updated = replace(manifest, towers=towers, files=record_files(folder))
             write_readme(folder, updated, describe_manifest(updated))
             write_manifest(folder, updated)
+        if read_manifest(artifact).sha256 != manifest.sha256:
+            raise DestinationError(f"{artifact} has changed while its variants were made; run the command again")
     return outcomes
+
+
+def _mention_older(outcome: VariantOutcome, tower: Tower) -> VariantOutcome:
+    """Say of a variant that was not written that the artifact keeps an older one of its name, if it does."""
+    older = tower.variants.get(outcome.name)
+    if outcome.variant or older is None:
+        return outcome
+    return replace(outcome, reason=f"{outcome.reason}; the older {outcome.name} of level {older.level} stays")
 
 
 def _load_search(options: VariantOptions, towers: Collection[TowerName]) -> RetrievalDataset | None:

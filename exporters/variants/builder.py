@@ -86,7 +86,7 @@ class VariantBuilder:
         self._tower = manifest.towers[kind]
         self._loaded = self._load(self._tower.graph)
         items = DEFAULT_ITEMS[kind] if options.items is None else options.items
-        self._dataset = load_calibration_dataset(kind, options.calibration, items)
+        self._dataset = load_calibration_dataset(kind, options.calibration, items, exact=options.items is not None)
         golden, _ = read_golden(folder, manifest, kind)
         with stage(f"{kind} fp32 graph"):
             self._gate = VariantGate(folder, manifest, kind, [*golden, *self._dataset.held_out], search)

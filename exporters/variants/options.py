@@ -28,11 +28,11 @@ class VariantOptions:
 
     Attributes:
         precisions: Precisions of the variants; ``fp32`` gives the variant ``optimized``.
-        level: Optimization level, see :func:`exporters.passes.fuse.fuse`. int8 and compact start from the
-            exported graph.
+        level: Optimization level, see :func:`exporters.passes.fuse.fuse`. ``all`` is for fp32 alone, and ``basic``
+            is not for compact.
         calibration: The user's own items, a folder or a file. ``None`` means the items of
             :func:`exporters.calibration.dataset.load_calibration_dataset`.
-        method: Calibration method of int8.
+        method: Calibration method of int8, unless it is dynamic.
         items: Number of items for calibration, and of other items for the accuracy check. ``None`` means
             :data:`DEFAULT_ITEMS`.
         min_cosine: Floor, see :class:`runtime.artifact.variants.Floors`. ``None`` means :data:`DEFAULT_FLOORS`.
@@ -62,13 +62,33 @@ class VariantOptions:
     accept_batch_dependent: bool = False
 
     def __post_init__(self) -> None:
-        """Raise :class:`UsageError` if options of a search lack others, or if its floor is none."""
+        """Raise :class:`UsageError` if options do not fit each other, or if the floor of a search is none."""
+        self._check_level()
+        self._check_int8()
         if (self.queries is None) != (self.qrels is None):
             raise UsageError("--queries and --qrels belong together; give both, or leave both out")
         if self.queries is None and (self.corpus, self.min_retrieval) != (None, None):
             raise UsageError("--corpus and --min-retrieval are for a search; give --queries and --qrels, too")
         if self.min_retrieval is not None and not 0 < self.min_retrieval <= 1:
             raise UsageError(f"the floor min_retrieval is {self.min_retrieval}, it must be above 0 and at most 1")
+
+    def _check_level(self) -> None:
+        others = ", ".join(precision for precision in self.precisions if precision != "fp32")
+        if self.level == "all" and others:
+            raise UsageError(f"--level all is for fp32 alone; make {others} by another command, without --level")
+        if self.level == "basic" and "compact" in self.precisions:
+            raise UsageError(
+                "--level basic has only ONNX operators, and compact needs ONNX Runtime's; make compact by another "
+                "command, without --level"
+            )
+
+    def _check_int8(self) -> None:
+        names = {"--method": self.method != "minmax", "--accept-batch-dependent": self.accept_batch_dependent}
+        given = " and ".join(name for name, is_given in names.items() if is_given)
+        if given and "int8" not in self.precisions:
+            raise UsageError(f"only int8 takes {given}; add it to --precision, or leave {given} out")
+        if all(names.values()):
+            raise UsageError("--accept-batch-dependent takes the ranges from each batch; leave --method out")
 
     def floors(self, precision: Precision) -> Floors:
         """Return the floors of a variant in ``precision``."""

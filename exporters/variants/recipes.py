@@ -88,9 +88,8 @@ def _optimize(inputs: RecipeInputs) -> RecipeResult:
 
 
 def _convert_to_fp16(inputs: RecipeInputs) -> RecipeResult:
-    """Fuse first, because fusion saves most of the time on a GPU; skip the optimizations for this CPU."""
-    level: Level = "extended" if inputs.options.level == "all" else inputs.options.level
-    calibration = inputs.calibration
+    """Fuse first, because fusion saves most of the time on a GPU."""
+    level, calibration = inputs.options.level, inputs.calibration
     expect(count_rows([*calibration.batches, *calibration.extra_batches]))
     with tempfile.TemporaryDirectory(dir=inputs.output.parent) as folder:
         fused = Path(folder, "fused.onnx")
@@ -138,13 +137,12 @@ def _convert_to_int8(inputs: RecipeInputs) -> RecipeResult:
 
 
 def _compact(inputs: RecipeInputs) -> RecipeResult:
+    """Fuse the operators around the matrix products, and store the weights of the products and tables in 8 bits."""
     calibration = inputs.calibration
     expect(count_rows([*calibration.batches, *calibration.extra_batches]))
     with tempfile.TemporaryDirectory(dir=inputs.output.parent) as folder:
-        graph = inputs.graph
-        if inputs.options.level != "basic":
-            graph = Path(folder, "fused.onnx")
-            fuse(inputs.graph, graph, "extended", products=False)
+        graph = Path(folder, "fused.onnx")
+        fuse(inputs.graph, graph, "extended", products=False)
         model = to_compact(graph, [*calibration.batches, *calibration.extra_batches])
         external_data = write_graph(inputs.output, model, fused=True)
     record = replace(calibration.record, method=None)

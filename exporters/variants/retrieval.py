@@ -38,8 +38,11 @@ class RetrievalParity:
     variant: Ranking
 
     def kept(self) -> float:
-        """Return the smaller of the shares of fp32's recall@10 and nDCG@10 that the variant keeps."""
-        return min(self.variant.recall / self.fp32.recall, self.variant.ndcg / self.fp32.ndcg)
+        """Return the smaller of the shares of fp32's recall@10 and nDCG@10 that the variant keeps.
+
+        It is NaN if one of them is, and NaN reaches no floor.
+        """
+        return float(np.min([self.variant.recall / self.fp32.recall, self.variant.ndcg / self.fp32.ndcg]))
 
     def describe(self) -> str:
         """Return the measurements in one line."""

@@ -140,8 +140,38 @@ def test_a_damaged_artifact_can_be_exported_again(artifact: Path) -> None:
 
 def test_what_lies_beside_the_artifacts_files_is_not_deleted(artifact: Path) -> None:
     (artifact / "vectors.npy").touch()
-    with pytest.raises(DestinationError, match=r"holds vectors\.npy beside the artifact"):
+    with pytest.raises(
+        DestinationError, match=r"holds vectors\.npy beside the artifact.*; move them away, or use --out"
+    ):
         check_destination(artifact, force=True)
+    (artifact / "vectors.npy").rename(artifact / "model.sig")
+    with pytest.raises(DestinationError, match=r"holds model\.sig .*; remove it and sign again afterwards$"):
+        check_destination(artifact, force=True, elsewhere="")
+
+
+@pytest.mark.parametrize("path", ["artifact/../artifact", "link/../artifact", "./artifact/."])
+def test_a_path_through_a_parent_names_the_same_artifact(
+    path: str, artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(artifact.parent)
+    (artifact.parent / "other").mkdir()
+    (artifact.parent / "link").symlink_to("other")
+    with new_artifact(Path(path), force=True) as folder:
+        (folder / "manifest.json").write_text("new")
+    assert [path.name for path in artifact.iterdir()] == ["manifest.json"]
+    assert sorted(path.name for path in artifact.parent.iterdir()) == ["artifact", "link", "other"]
+
+
+@pytest.mark.parametrize(("folder", "path"), [(".", "."), (".", "../artifact"), ("below", "..")])
+def test_the_current_folder_is_not_replaced(
+    folder: str, path: str, artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (artifact / "below").mkdir()
+    monkeypatch.chdir(artifact / folder)
+    with pytest.raises(
+        DestinationError, match=r"artifact is the current folder or holds it.*; run the command in anot"
+    ):
+        check_destination(Path(path), force=True)
 
 
 def test_the_new_folder_has_ordinary_permissions(tmp_path: Path) -> None:
@@ -153,7 +183,10 @@ def test_the_new_folder_has_ordinary_permissions(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_named() -> None:
     with (
-        pytest.raises(DestinationError, match=r"cannot write /proc/artifacts/x \("),
+        pytest.raises(
+            DestinationError,
+            match=r"cannot write /proc/artifacts/x \(.*; check its folder and its disk, or use --output",
+        ),
         new_artifact(Path("/proc/artifacts/x"), force=False),
     ):
         pass

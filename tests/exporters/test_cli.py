@@ -116,6 +116,9 @@ def test_names_are_checked_before_anything_is_exported(
         "--tower text bert-base-en",
         "--tokenizer folder resnet-base",
         "--tokenizer folder pointnet-base",
+        "--level all resnet-base",
+        "--calibration folder resnet-base",
+        "--precision fp16 --level all resnet-base",
     ],
 )
 def test_values_that_cannot_be_right_exit_with_2(

@@ -47,14 +47,25 @@ def test_the_judgments_of_beir_and_trec_are_read(files: tuple[Path, Path], qrels
     assert (found.query_kind, found.document_kind) == ("text", "text")
 
 
+def test_a_judgment_may_be_given_twice(files: tuple[Path, Path]) -> None:
+    found = load(files, "QUERY doc Relevance\nq1 d1 2\nq1 0 d1 2.0\n")
+    assert found.relevant == [{0: 2.0}]
+
+
 @pytest.mark.parametrize(
     ("qrels", "message"),
     [
         ("q1\td9\t1\n", r"qrels\.tsv:1 names 'd9', which is not in .*corpus\.jsonl"),
         ("q9 0 d1 1\n", r"qrels\.tsv:1 names 'q9', which is not in .*queries\.jsonl"),
         ("q1 0 d1 1\nq1 0 d1 high\n", r"qrels\.tsv:2 is no relevance judgment"),
-        ("q1 0 d1 1\nq1\n", r"qrels\.tsv:2 is no relevance judgment"),
-        ("q1 0 d1 1 x 1\n", r"qrels\.tsv:1 has 6 fields"),
+        ("q1 0 d1 1\nq1\n", r"qrels\.tsv:2 has 1 fields"),
+        ("q1 0 d1 1 x 1\n", r"qrels\.tsv:1 has 6 fields; a line has query, document and grade"),
+        ("q1 d1\nq1 0 d1 1\n", r"qrels\.tsv:1 has 2 fields"),
+        ("q1\td1\tyes\nq1\td3\t1\n", r"qrels\.tsv:1 is no relevance judgment; .*; a header ends in score, relev"),
+        ("q1\td1\t1\nquery\tdocument\tscore\n", r"qrels\.tsv:2 is no relevance judgment"),
+        ("q1\td1\tnan\nq1\td3\t1\n", r"qrels\.tsv:1 has the grade nan; a grade is a finite number"),
+        ("q1\td1\tinf\n", r"qrels\.tsv:1 has the grade inf"),
+        ("q1\td1\t2\nq1\td1\t0\n", r"qrels\.tsv:2 gives 'q1' and 'd1' the grade 0, after 2; keep one"),
         ("q1 0 d1 0\n", "names no relevant document"),
     ],
 )
@@ -68,7 +79,12 @@ def test_wrong_judgments_are_refused(files: tuple[Path, Path], qrels: str, messa
     [
         ("{", r"corpus\.jsonl:1 is not a line of BEIR such as"),
         ('{"_id": "d1"}', "KeyError 'text'"),
-        ('{"_id": "d1", "text": 3}', "TypeError"),
+        ('{"_id": "d1", "text": 3}', "TypeError an _id is a string or a whole number; title and text are strings"),
+        ('{"_id": "d1", "text": null}', "title and text are strings"),
+        ('{"_id": "d1", "text": "", "title": 3}', "title and text are strings"),
+        ('{"_id": null, "text": ""}', "an _id is a string or a whole number"),
+        ('{"_id": true, "text": ""}', "an _id is a string or a whole number"),
+        ('{"_id": 1.0, "text": ""}', "an _id is a string or a whole number"),
         ("[]", "is not a line of BEIR"),
         ('{"_id": 1, "text": ""}\n{"_id": "1", "text": ""}', r"corpus\.jsonl:2: a second item has the id '1'"),
     ],

@@ -20,7 +20,7 @@ from exporters.publish.names import LAYOUT_NAMES
 from exporters.publish.proof import run_graph, tokenize
 from exporters.publish.publish import LAYOUTS, publish
 from runtime.artifact.manifest import Pooling
-from runtime.errors import IntegrityError
+from runtime.errors import IntegrityError, UsageError
 from tests.exporters.publish.toys import (
     DIM,
     TEXTS,
@@ -65,6 +65,24 @@ def test_the_hub_layout_has_token_features_and_vectors(tmp_path: Path) -> None:
     assert np.abs(tokens[1, 4:]).max() > 0  # padding is not masked: a consumer's own pooling does that
     expected = ["input_ids", "attention_mask", "token_type_ids"]
     assert json.loads((hub / "tokenizer_config.json").read_text())["model_input_names"] == expected
+
+
+@pytest.mark.parametrize(
+    ("write", "layout"),
+    [
+        (write_text_artifact, "triton"),
+        (write_text_artifact, "opensearch"),
+        (write_clip_artifact, "clip-js"),
+        (write_clip_artifact, "immich"),
+        (write_image_artifact, "fastembed"),
+    ],
+)
+def test_token_types_are_refused_by_a_layout_that_would_ignore_them(
+    write: Callable[[Path], Path], layout: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=f"the layout {layout} takes no --token-type-ids; leave that out, or"):
+        publish(write(tmp_path / "toy"), [layout], tmp_path / "out", token_types=True)
+    assert not (tmp_path / "out").exists()
 
 
 def test_towers_of_a_clip_give_the_golden_vectors(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +12,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from exporters.artifact_writer import record_files
 from exporters.publish.proof import run_graph
 from runtime.array_types import Array
 from runtime.artifact.manifest import (
     GOLDEN_FILE,
+    MANIFEST_FILE,
     SCHEMA_VERSION,
     ImagePreprocessing,
     Manifest,
@@ -28,8 +31,8 @@ from runtime.artifact.manifest import (
     TowerName,
     Weights,
 )
-from runtime.artifact.reader import record_file
-from runtime.artifact.variants import Floors, Variant, VariantParity
+from runtime.artifact.reader import read_manifest, record_file
+from runtime.artifact.variants import Floors, Precision, Variant, VariantName, VariantParity
 from runtime.inference.tower import build_preprocessor
 from tests.runtime.toy_artifact import PARITY, WORDS, write_tokenizer
 
@@ -64,6 +67,28 @@ def write_text_artifact(folder: Path, *, pooling: Pooling | None = None, int8: b
     recipe = TextPreprocessing(**{"max_length": 8, "pad_token_id": 0} | text)
     tower = _text_tower(folder, recipe, pooling or Pooling(method="mean"), int8=int8)
     return _finish(folder, {"text": (tower, TEXTS)}, architecture="bert", task="text-to-text")
+
+
+def add_variant(folder: Path, name: VariantName, *towers: TowerName) -> None:
+    """Add a variant to towers: their own graph under another name."""
+    manifest = read_manifest(folder)
+    changed = dict(manifest.towers)
+    for kind in towers:
+        tower, graph = manifest.towers[kind], f"{kind}.{name}.onnx"
+        shutil.copy(folder / tower.graph, folder / graph)
+        precision: Precision = "fp32" if name == "optimized" else name
+        variant = Variant(
+            precision=precision,
+            level="extended",
+            graph=graph,
+            providers=("cpu", "openvino"),
+            onnxruntime="1",
+            parity=_VARIANT_PARITY,
+        )
+        changed[kind] = replace(tower, variants=tower.variants | {name: variant})
+    (folder / MANIFEST_FILE).unlink()
+    changed_manifest = replace(manifest, towers=changed, files=record_files(folder))
+    (folder / MANIFEST_FILE).write_text(changed_manifest.to_json(), "utf-8")
 
 
 def write_clip_artifact(folder: Path, **image: Any) -> Path:
@@ -112,8 +137,6 @@ def damage(folder: Path, tower: TowerName = "text") -> None:
         golden = dict(arrays)
     golden[f"{tower}_embedding"] = golden[f"{tower}_embedding"][::-1]
     np.savez(folder / GOLDEN_FILE, **golden)
-    from runtime.artifact.reader import read_manifest
-
     manifest = read_manifest(folder)
     files = manifest.files | {GOLDEN_FILE: record_file(folder / GOLDEN_FILE)}
     (folder / "manifest.json").write_text(replace(manifest, files=files).to_json(), "utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -94,6 +95,15 @@ def test_a_variant_without_fusions_is_not_written(artifact: Path, capsys: pytest
     assert main(["optimize", str(artifact), "--items", "16"]) == 0
     assert "image optimized: nothing was fused at level extended, so it is not written" in capsys.readouterr().out
     assert contents(artifact) == before
+
+
+def test_an_older_variant_that_stays_is_named(text_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_variants(text_artifact, VariantOptions(items=16))
+    before = contents(text_artifact)
+    monkeypatch.setattr(recipes, "fuse", lambda graph, output, *_: shutil.copy(graph, output) and None)
+    (outcome,) = add_variants(text_artifact, VariantOptions(items=16, level="basic"))
+    assert outcome.reason.endswith("at level basic, so it is not written; the older optimized of level extended stays")
+    assert contents(text_artifact) == before
 
 
 def test_level_all_is_for_cpus_with_avx512(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,10 +290,41 @@ def test_a_file_system_without_hard_links_and_a_full_disk(
     add_variants(text_artifact, VariantOptions(items=16))
     check_files(text_artifact, read_manifest(text_artifact))
     good = contents(text_artifact)
-    with small_disk(), pytest.raises(DestinationError, match="free some disk space"):
+    with small_disk(), pytest.raises(DestinationError, match=r"; free some disk space$"):
         add_variants(text_artifact, VariantOptions(items=16))
     assert contents(text_artifact) == good
     assert [path.name for path in text_artifact.parent.iterdir()] == ["toy"]
+
+
+def test_an_artifact_that_changes_meanwhile_is_not_replaced(
+    text_artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = VariantGate.measure
+
+    def other_process(gate: VariantGate, *arguments: Any, **named: Any) -> Any:
+        monkeypatch.undo()
+        add_variants(text_artifact, VariantOptions(precisions=("fp16",), items=16))
+        return measure(gate, *arguments, **named)
+
+    monkeypatch.setattr(VariantGate, "measure", other_process)
+    with pytest.raises(DestinationError, match="toy has changed while its variants were made; run the command again"):
+        add_variants(text_artifact, VariantOptions(items=16))
+    manifest = read_manifest(text_artifact)
+    check_files(text_artifact, manifest)
+    assert list(manifest.towers["text"].variants) == ["fp16"]
+    assert [path.name for path in text_artifact.parent.iterdir()] == ["toy"]
+
+
+def test_an_artifact_that_cannot_be_replaced_is_refused_with_a_way_out(text_artifact: Path) -> None:
+    link = text_artifact.with_name("link")
+    link.symlink_to(text_artifact)
+    with pytest.raises(
+        DestinationError, match=r"is a symbolic link to .*toy, so it is not replaced; name that folder it"
+    ):
+        add_variants(link, VariantOptions(items=16))
+    (text_artifact / ".DS_Store").touch()
+    with pytest.raises(DestinationError, match=r"holds \.DS_Store beside .*; move them away$"):
+        add_variants(text_artifact, VariantOptions(items=16))
 
 
 def test_weights_outside_the_folder_are_not_read(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from exporters.errors import FloorError
 from exporters.export import export
 from exporters.variants.gate import VariantGate
 from exporters.variants.options import VariantOptions
-from exporters.variants.retrieval import measure_ranking
+from exporters.variants.retrieval import Ranking, RetrievalParity, measure_ranking
 from runtime.array_types import Array
 from runtime.artifact.manifest import TowerName
 from runtime.artifact.reader import read_manifest
@@ -85,6 +85,12 @@ def test_fewer_than_ten_documents_are_all_found() -> None:
     found = measure_ranking(rows, rows, [{0: 1.0}, {1: 3.0}, {0: 1.0}])
     assert found.recall == 1
     assert found.ndcg == pytest.approx((1 + 1 + 1 / np.log2(3)) / 3)
+
+
+def test_a_measurement_that_is_no_number_reaches_no_floor() -> None:
+    fp32 = Ranking(recall=1.0, ndcg=float("nan"))
+    parity = RetrievalParity(queries=1, documents=1, fp32=fp32, variant=Ranking(recall=1.0, ndcg=1.0))
+    assert not parity.kept() >= 0
 
 
 def nearest(artifact: Path, texts: list[str], tmp_path: Path) -> Path:
