@@ -9,7 +9,7 @@ Source of the signatures: https://finetuner.jina.ai, version 0.8.
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 from exporters.catalogue.options import ExportOptions
@@ -25,6 +25,7 @@ from exporters.fit.run import fit as _fit
 from runtime import finetuner
 from runtime.artifact.manifest import MANIFEST_FILE, Weights
 from runtime.artifact.reader import read_manifest
+from runtime.errors import UsageError
 from runtime.finetuner import SelectModel, choose_tower, cos_sim, encode
 from runtime.inference.embedder import Embedder
 
@@ -71,14 +72,16 @@ def fit(
         output_dim: Length of the embeddings of a new linear layer at the end.
         device: ``cpu`` or ``cuda``; by default a GPU if there is one.
         output: Folder in which the artifact's folder is made.
-        options: Further options. The arguments above replace those in it.
+        options: Further options, without those that are arguments of this function.
         export_options: Options of the export.
 
     Raises:
+        UsageError: An option is given twice.
         EmbeddingBackbonesError: As for :func:`exporters.fit.run.fit`.
     """
+    options = options or FitOptions()
     chosen = replace(
-        options or FitOptions(),
+        options,
         val_split=val_split,
         loss=_LOSSES.get(loss or "", loss),
         learning_rate=learning_rate,
@@ -88,8 +91,11 @@ def fit(
         output_dim=output_dim,
         device=device,
     )
+    _check_replaced(options, chosen)
     export_options = export_options or ExportOptions()
     if model_artifact is not None:
+        if export_options.weights != "pretrained":
+            raise UsageError("give weights by model_artifact or by export_options, not by both")
         export_options = replace(export_options, weights=os.fspath(model_artifact))
     return _fit(
         model,
@@ -100,6 +106,12 @@ def fit(
         options=chosen,
         export_options=export_options,
     )
+
+
+def _check_replaced(given: FitOptions, chosen: FitOptions) -> None:
+    for field in fields(given):
+        if getattr(given, field.name) not in (field.default, getattr(chosen, field.name)):
+            raise UsageError(f"{field.name} is an argument of fit; give it there, and not in options")
 
 
 def build_model(
@@ -152,13 +164,17 @@ def get_model(
         select_model: Tower of a CLIP.
         device: ``cpu`` or ``cuda``; by default the fastest that works.
         output: Folder in which the exported run is kept, under the run's name.
-        options: Options of :func:`exporters.export` for the first call; ``weights`` and ``select_model`` are not used.
+        options: Options of :func:`exporters.export` for the first call, without ``weights`` and ``select_model``.
 
     Raises:
+        UsageError: ``options`` has one of these two.
         EmbeddingBackbonesError: :func:`exporters.export` or :func:`runtime.load` fails.
         UnknownBackboneError: The catalogue does not have the backbone that the run was fine-tuned from.
         DestinationError: The artifact exists and comes from another run.
     """
+    options = options or ExportOptions()
+    if options.weights != "pretrained" or options.select_model:
+        raise UsageError("get_model has arguments for the weights and for select_model; leave both out of options")
     if (Path(artifact) / MANIFEST_FILE).exists():
         return finetuner.get_model(artifact, batch_size, select_model, device)
     from exporters.weights.finetuner_run import combine_records, read_run
@@ -177,7 +193,7 @@ def get_model(
     name = Path(artifact).name.removesuffix(".zip")
     folder = Path(output) / (name if select_model is None else f"{name}-{select_model}")
     if not (folder / MANIFEST_FILE).exists():
-        chosen = replace(options or ExportOptions(), weights=os.fspath(artifact), select_model=select_model)
+        chosen = replace(options, weights=os.fspath(artifact), select_model=select_model)
         export(backbone.name, output=output, artifact_name=folder.name, options=chosen)
     elif read_manifest(folder).weights.sha256 != combine_records(models).sha256:
         raise DestinationError(f"{folder} was exported from another run; delete it, or give another folder by output")

@@ -41,12 +41,15 @@ def add_commands(commands: Any) -> None:
         "the class, such as 'shapes/*/train'",
     )
     add("--eval", dest="eval_data", metavar="DATA", help="Measure the model on this data (default: no evaluation)")
-    _add_number(parser, "--val-split", "Hold out this share of DATA and measure the model on it", float)
+    _add_number(
+        parser, "--val-split", "Hold out this share of the distinct rows of DATA and measure the model on them", float
+    )
     add(
         "--on-error",
         choices=get_args(OnError),
         default=_DEFAULTS.on_error,
-        help="What to do about bad rows: end with a list of them, or leave them out (default: %(default)s)",
+        help="What to do about bad rows, labels with one item, and rows of --eval that are in DATA: end with a list of "
+        "them, or leave them out (default: %(default)s)",
     )
     add(
         "--columns",
@@ -56,8 +59,9 @@ def add_commands(commands: Any) -> None:
         help="Names of the columns of CSV files without a header, such as item,label (default: the first row has them)",
     )
     folder = Path("artifacts")
+    force = "Replace an existing artifact or training of the same name (default: refuse to replace it)"
     add("--output", type=Path, default=folder, help="Write the artifact into this folder (default: %(default)s)")
-    add("--force", action="store_true", help="Replace an existing artifact (default: refuse to replace it)")
+    add("--force", action="store_true", help=force)
     add("--resume", action="store_true", help="Go on with an interrupted training of the same name, if there is one")
     add_model_options(parser, suffix=" and `-fit`")
     _add_training(parser.add_argument_group("training"))

@@ -53,13 +53,22 @@ class Data:
     rows: tuple[Row, ...]
 
     def split(self, share: float, seed: int) -> tuple[Data, Data]:
-        """Return the data without a random ``share`` of the rows, and these rows."""
-        order = random.Random(seed).sample(range(len(self.rows)), len(self.rows))  # noqa: S311  no secret
+        """Return the data without a random ``share`` of the distinct rows, and these rows. Equal rows stay together."""
+        distinct = list(dict.fromkeys(map(self.identify, self.rows)))
+        order = random.Random(seed).sample(distinct, len(distinct))  # noqa: S311  no secret
         held_out = set(order[: round(share * len(order))])
         kept, others = list[Row](), list[Row]()
-        for index, row in enumerate(self.rows):
-            (others if index in held_out else kept).append(row)
+        for row in self.rows:
+            (others if self.identify(row) in held_out else kept).append(row)
         return replace(self, rows=tuple(kept)), replace(self, rows=tuple(others))
+
+    def identify(self, row: Row) -> tuple[str, ...]:
+        """Return the items of a row, in an order that ignores their side. Rows are equal if their items are.
+
+        A label or score does not count: a model that is trained on the items has seen them.
+        """
+        items = zip(self.towers, row.items, strict=True)
+        return tuple(sorted(item if tower == "text" else os.path.realpath(item) for tower, item in items))
 
 
 def read_data(source: DataSource, towers: Sequence[TowerName], columns: Sequence[str] = ()) -> tuple[Data, list[Entry]]:
@@ -78,11 +87,12 @@ def read_data(source: DataSource, towers: Sequence[TowerName], columns: Sequence
     """
     name = os.fspath(source) if isinstance(source, str | os.PathLike) else "the data"
     entries = list(_read_entries(source, towers, columns))
-    kind = _find_kind(name, entries, towers)
+    accepted = [kind for kind in COLUMNS if (kind == "captions") == (len(towers) > 1)]
+    kind = _find_kind(name, entries, accepted)
     named: tuple[TowerName, ...] = ("text", "image") if kind == "captions" else (towers[0],) * _count_items(kind)
     rows, bad = [], list[Entry]()
     for place, values in entries:
-        row = values if isinstance(values, Unreadable) else _read_row(place, values, kind)
+        row = values if isinstance(values, Unreadable) else _read_row(place, values, kind, accepted)
         if isinstance(row, Unreadable):
             bad.append((place, row))
         else:
@@ -109,6 +119,36 @@ def check_items(data: Data, prepare: Mapping[TowerName, Callable[[str], object]]
     return replace(data, rows=tuple(rows)), bad
 
 
+def leave_out_trained(data: Data, trained: Data) -> tuple[Data, list[Entry]]:
+    """Return the evaluation data without the rows that the training data has, too, and these with their places."""
+    places = {trained.identify(row): row.place for row in reversed(trained.rows)}
+    rows, bad = [], list[Entry]()
+    for row in data.rows:
+        place = places.get(data.identify(row))
+        if place is None:
+            rows.append(row)
+        else:
+            bad.append((row.place, Unreadable(f"the training data has it at {place}")))
+    return replace(data, rows=tuple(rows)), bad
+
+
+def leave_out_single_labels(data: Data) -> tuple[Data, list[Entry]]:
+    """Return the data without the rows whose label has no other item, and these with their reasons."""
+    singles = find_single_labels(data)
+    rows = tuple(row for row in data.rows if row.target not in singles)
+    reason = "the label {!r} has no other item, and a training compares two items of a label"
+    bad: list[Entry] = [
+        (row.place, Unreadable(reason.format(row.target))) for row in data.rows if row.target in singles
+    ]
+    return replace(data, rows=rows), bad
+
+
+def find_single_labels(data: Data) -> set[object]:
+    """Return the labels with one item. Data of another kind has none."""
+    counts = Counter(row.target for row in data.rows)
+    return {label for label, count in counts.items() if data.kind == "labels" and count == 1}
+
+
 def describe_bad(bad: Sequence[Entry]) -> str:
     """Return the places and reasons of the first bad rows, one a line."""
     lines = [f"  {place}: {value.reason}" for place, value in bad if isinstance(value, Unreadable)]
@@ -132,6 +172,10 @@ def _count_items(kind: DataKind) -> int:
 
 def _read_entries(source: DataSource, towers: Sequence[TowerName], columns: Sequence[str]) -> Iterator[Entry]:
     if not isinstance(source, str | os.PathLike):
+        if columns:
+            raise UsageError(
+                "columns name those of a CSV file without a header, and these rows have names; leave it out"
+            )
         return ((f"row {number}", values) for number, values in enumerate(source, 1))
     path = os.fspath(source)
     suffix = file_suffix(path)
@@ -153,14 +197,23 @@ def _read_entries(source: DataSource, towers: Sequence[TowerName], columns: Sequ
 def _read_csv(path: str, columns: Sequence[str]) -> Iterator[Entry]:
     with open_csv(path) as reader:
         header = list(columns) or next(reader, [])
+        _check_header(header, path)
         for row in reader:
             if not row:
                 continue
+            if [field.strip().casefold() for field in row] == [name.casefold() for name in columns]:
+                raise UsageError(f"{path} has a header at line {reader.line_num}; leave out --columns")
             place = f"{path}:{reader.line_num}"
             if len(row) == len(header):
                 yield place, dict(zip(header, row, strict=True))
             else:
                 yield place, Unreadable(f"the row has {len(row)} fields, expected {len(header)}: {', '.join(header)}")
+
+
+def _check_header(names: Sequence[str], path: str) -> None:
+    for name in sorted(set[str]().union(*COLUMNS.values())):
+        if names.count(name) > 1:
+            raise TrainingDataError(f"{path} has {names.count(name)} columns {name!r}; rename all but one")
 
 
 def _read_jsonl(path: str) -> Iterator[Entry]:
@@ -169,15 +222,23 @@ def _read_jsonl(path: str) -> Iterator[Entry]:
             yield place, line
         elif line.strip():
             try:
-                values = json.loads(line)
+                values = json.loads(line, object_pairs_hook=_build_object)
             except (ValueError, RecursionError) as exc:
-                yield place, Unreadable(f"the line is not JSON ({exc})")
+                yield place, Unreadable(f"the line cannot be read as JSON ({exc})")
             else:
                 yield place, values if isinstance(values, dict) else Unreadable("the line is not a JSON object")
 
 
+def _build_object(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError("a name occurs twice in an object")
+    return values
+
+
 def _read_parquet(path: str) -> Iterator[Entry]:
     with open_parquet(path, path) as file:
+        _check_header(file.schema_arrow.names, path)
         try:
             rows = (row for batch in file.iter_batches() for row in batch.to_pylist())
             yield from ((f"{path}:{number}", row) for number, row in enumerate(rows, 1))
@@ -202,23 +263,35 @@ def _read_classes(path: str, towers: Sequence[TowerName]) -> Iterator[Entry]:
                     yield file, {"item": file, "label": folder.name}
 
 
-def _find_kind(name: str, entries: Sequence[Entry], towers: Sequence[TowerName]) -> DataKind:
-    accepted = [kind for kind in COLUMNS if (kind == "captions") == (len(towers) > 1)]
+def _find_kind(name: str, entries: Sequence[Entry], accepted: Sequence[DataKind]) -> DataKind:
     expected = " or ".join(",".join(COLUMNS[kind]) for kind in accepted)
     first = next((values for _, values in entries if not isinstance(values, Unreadable)), None)
     if first is None:
         reasons = describe_bad(entries)
         raise TrainingDataError(f"{name} has no rows of {expected}" + f":\n{reasons}" * bool(reasons))
-    for kind in accepted:
-        if all(column in first for column in COLUMNS[kind]):
-            return kind
+    fitting = _find_fitting(first, accepted)
+    if {"labels", "pairs"} <= set(fitting):
+        raise TrainingDataError(f"{name} has the columns item,label and a,b; leave out one of these two kinds")
+    if fitting:
+        return fitting[0]
     found = ", ".join(map(str, first))
     advice = "; if the first row of a CSV is data, name the columns with --columns"
     raise TrainingDataError(f"{name} has the columns {found:.200}; this model takes {expected}{advice}")
 
 
-def _read_row(place: str, values: Mapping[str, object], kind: DataKind) -> Row | Unreadable:
+def _find_fitting(values: Mapping[str, object], accepted: Sequence[DataKind]) -> list[DataKind]:
+    return [kind for kind in accepted if all(column in values for column in COLUMNS[kind])]
+
+
+def _read_row(
+    place: str, values: Mapping[str, object], kind: DataKind, accepted: Sequence[DataKind]
+) -> Row | Unreadable:
     names = COLUMNS[kind]
+    own = _find_fitting(values, accepted)
+    if own and own[0] != kind:
+        return Unreadable(
+            f"the row has the columns {','.join(COLUMNS[own[0]])}, and the first row has {','.join(names)}"
+        )
     items = []
     for name in names[: _count_items(kind)]:
         value = values.get(name)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -45,12 +47,14 @@ class Learner(ABC):
         towers: Kinds of items that it takes.
         prepare: For each kind, a function that raises an ``UnusableItemError`` for a bad item.
         learning_rate: The usual highest learning rate.
+        fingerprint: A hash of the weights, the preprocessing and the tokenizer before the training.
     """
 
     model: SentenceTransformer
     towers: tuple[TowerName, ...]
     prepare: Mapping[TowerName, Callable[[str], object]]
     learning_rate: float
+    fingerprint: str
 
     @abstractmethod
     def save(self, path: Path) -> Path:
@@ -95,6 +99,7 @@ class TextLearner(Learner):
         self._spec, self._options = spec, options
         self.model, self.towers, self.prepare = tower.sentences, ("text",), {"text": str}
         self.learning_rate = 5e-5  # the default of the Trainer
+        self.fingerprint = _hash_towers([tower])
         merge_adapters(self.model)
         if output_dim is not None:
             _add_dense(self.model, output_dim)
@@ -135,6 +140,7 @@ class TowerLearner(Learner):
         self._module = TowerModule(towers, fixed_statistics=not untrained)
         self.model = SentenceTransformer(modules=[self._module], device="cpu")
         self.towers, self.prepare = tuple(tower.name for tower in towers), self._module.prepare
+        self.fingerprint = _hash_towers(towers)
         self.learning_rate = 1e-3 if untrained else 1e-5 if len(towers) > 1 else 1e-4
 
     def head(self) -> Sequence[nn.Parameter]:
@@ -183,6 +189,19 @@ def load_learner(spec: BackboneSpec, options: ExportOptions, fit: FitOptions) ->
             learner = TowerLearner(spec, _with_projection(spec, towers, options, fit.output_dim), options)
         learner.choose_parameters(fit)
     return learner
+
+
+def _hash_towers(towers: Sequence[ExportableTower]) -> str:
+    digest = hashlib.sha256()
+    for tower in towers:
+        # Random weights round differently with another number of threads, so their seed identifies them.
+        weights = tower.weights.sha256 if tower.weights.seed is None else tower.weights.seed
+        digest.update(f"{weights} {tower.record}".encode())
+        with tempfile.TemporaryDirectory() as folder:
+            tower.write_files(Path(folder))
+            for file in sorted(Path(folder).iterdir()):
+                digest.update(record_file(file).sha256.encode())
+    return digest.hexdigest()
 
 
 def _check_trainable(spec: BackboneSpec, towers: list[ExportableTower]) -> None:

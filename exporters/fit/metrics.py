@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sentence_transformers import SentenceTransformer
@@ -43,7 +44,7 @@ class Evaluation:
         label search among the other half, and all items with the same label are right.
 
         Raises:
-            TrainingDataError: No label has two items.
+            TrainingDataError: No label has two distinct items.
         """
         similarity = str(model.similarity_fn_name)
         found: dict[int | None, Any] = {}
@@ -127,6 +128,9 @@ def _split_labels(data: Data) -> Search:
     answers: dict[object, set[str]] = defaultdict(set)
     labels: dict[str, object] = {}
     seen: dict[object, int] = defaultdict(int)
+    # Equal items of a label are one item: else each would find the other, whatever the model.
+    distinct = {(data.identify(row), row.target): row for row in reversed(data.rows)}
+    data = replace(data, rows=tuple(reversed(distinct.values())))
     for index, (row, item) in enumerate(zip(data.rows, wrap_items(data, 0), strict=True)):
         seen[row.target] += 1
         if seen[row.target] % 2:
@@ -135,5 +139,5 @@ def _split_labels(data: Data) -> Search:
         else:
             queries[f"q{index}"], labels[f"q{index}"] = item, row.target
     if not queries:
-        raise TrainingDataError("no label of the evaluation data has two items, so none can find another")
+        raise TrainingDataError("no label of the evaluation data has two distinct items, so none can find another")
     return queries, corpus, {name: answers[label] for name, label in labels.items()}

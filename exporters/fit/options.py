@@ -31,9 +31,10 @@ class FitOptions:
         lora: Rank of the LoRA adapters that are trained instead of all weights; ``None`` to train all weights.
         output_dim: Length of the embeddings of a new linear layer at the end; ``None`` for no such layer.
         dims: Smaller numbers of dimensions for which the embeddings are trained, too (Matryoshka).
-        val_split: Share of the training data to hold out for the evaluation.
+        val_split: Share of the distinct rows of the training data to hold out for the evaluation.
         patience: Epochs without a better evaluation after which the training stops; ``None`` for all epochs.
-        on_error: ``refuse``: a bad row of the data ends the run; ``skip``: it is left out.
+        on_error: ``refuse``: a bad row of the data ends the run; ``skip``: it is left out. Bad are also a label with
+            one item, and evaluation data that is in the training data.
         columns: Names of the columns of CSV files without a header; empty for files with one.
         resume: Whether to go on with an interrupted run.
     """

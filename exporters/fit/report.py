@@ -41,6 +41,8 @@ class FitReport:
         kind: Kind of the data.
         loss: Name of the loss.
         rows: Number of rows of the training data.
+        rows_per_epoch: Number of these rows that the first epoch trains on.
+        single_labels: Number of labels with one item, which no epoch trains on.
         eval_rows: Number of rows of the evaluation data.
         skipped: Number of bad rows that were left out.
         main_metric: Name of the metric that chose the best epoch; ``None`` without evaluation data.
@@ -59,6 +61,8 @@ class FitReport:
     kind: str
     loss: str
     rows: int
+    rows_per_epoch: int
+    single_labels: int
     eval_rows: int
     skipped: int
     main_metric: str | None
@@ -102,13 +106,21 @@ class FitReport:
         (folder / "report.html").write_text(page, "utf-8")
 
     def _summary(self) -> str:
-        skipped = f" ({self.skipped} bad rows left out)" * bool(self.skipped)
         per_step = self.seconds / max(1, self.steps)
         return (
-            f"{self.rows} rows of {self.kind}{skipped}, loss {self.loss}, {self.parameters:,} parameters trained in "
-            f"{self.steps} steps: {self.seconds:.0f} s, {per_step:.2f} s a step, "
-            f"{self.peak_memory_bytes / 1e9:.1f} GB of memory at most"
+            f"{self.rows} rows of {self.kind}{self._describe_unused()}, loss {self.loss}, "
+            f"{self.parameters:,} parameters trained in {self.steps} steps: {self.seconds:.0f} s, "
+            f"{per_step:.2f} s a step, {self.peak_memory_bytes / 1e9:.1f} GB of memory at most"
         )
+
+    def _describe_unused(self) -> str:
+        notes = [
+            f"{self.rows_per_epoch} of {self.rows} rows an epoch" * (self.rows_per_epoch < self.rows),
+            f"{self.single_labels} labels have one item" * bool(self.single_labels),
+            f"{self.skipped} bad rows left out" * bool(self.skipped),
+        ]
+        found = "; ".join(filter(None, notes))
+        return f" ({found})" * bool(found)
 
     def _compared(self) -> list[tuple[str, str, str]]:
         return [(name, f"{value:.4f}", f"{self.after[name]:.4f}") for name, value in self.before.items()]

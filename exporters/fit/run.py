@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from exporters.artifact_writer import check_destination, writing
+from exporters.artifact_writer import check_destination
 from exporters.catalogue.names import default_name, find_model
 from exporters.catalogue.options import ExportOptions
-from exporters.errors import DestinationError, TrainingDataError, WorseModelError
+from exporters.errors import TrainingDataError, WorseModelError
 from exporters.fit.dataset import (
     Data,
     DataSource,
@@ -23,11 +22,14 @@ from exporters.fit.dataset import (
     check_items,
     check_labels,
     describe_bad,
+    leave_out_single_labels,
+    leave_out_trained,
     read_data,
 )
 from exporters.fit.losses import choose_loss
 from exporters.fit.options import FitOptions
 from exporters.fit.report import FitReport
+from exporters.fit.training_folder import TrainingFolder
 from exporters.progress import Stage, silent
 from runtime.errors import MissingDependencyError, UsageError
 from runtime.session.providers import check_packages
@@ -37,7 +39,8 @@ if TYPE_CHECKING:
     from exporters.fit.metrics import Evaluation
 
 _LOG = logging.getLogger("exporters")
-_REQUEST = "request.json"
+# Options that may differ when a training goes on: they change neither the data nor the model.
+_FREE = ("resume", "on_error", "device", "force", "opset", "tolerance", "weights_ref")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +86,8 @@ def fit(
         stage: Called with the name of each stage; the stage runs in the context manager that it returns.
 
     Raises:
-        TrainingDataError: Rows of the data are bad, or too few.
+        TrainingDataError: Rows of the data are bad, or too few, or evaluation data is in the training data, too.
+        DestinationError: The artifact exists, or a training of this name that is neither resumed nor replaced.
         FitError: The loss is no longer a number.
         WorseModelError: The model is worse than before. Its checkpoint is kept, and no artifact is written.
         EmbeddingBackbonesError: As for :func:`exporters.export`.
@@ -98,6 +102,8 @@ def fit(
         raise UsageError(f"an artifact cannot have the name {artifact_name!r}; --name takes the name of a folder")
     destination = Path(output) / artifact_name
     check_destination(destination, force=export_options.force)
+    folder = TrainingFolder(destination.with_name(f"{artifact_name}-training"), artifact_name)
+    folder.check(resume=options.resume, force=export_options.force)
     check_packages()
     with stage("import torch"):
         libraries = _import_libraries()
@@ -113,20 +119,22 @@ def fit(
         skipped=skipped,
         loss=choose_loss(options.loss, data),
         options=options,
-        folder=destination.with_name(f"{artifact_name}-training"),
+        export_options=export_options,
+        fingerprint=learner.fingerprint,
+        folder=folder,
     )
-    task.open_folder(weights=export_options.weights)
-    report, checkpoint = task.train(learner, libraries, artifact_name, stage)
-    report.write(task.folder)
+    folder.open(task.request(), resume=options.resume)
+    report, checkpoint = task.train(learner, libraries, stage)
+    report.write(folder.path)
     if report.worse:
         raise WorseModelError(
             f"the model is worse than before, so it is not exported:\n{report.describe()}\nthe checkpoint is "
-            f"{checkpoint}; try a lower --learning-rate, fewer --epochs or more data",
+            f"{checkpoint}; try a lower --learning-rate, fewer --epochs or more data, and --force to replace it",
             report.before,
             report.after,
         )
     learner.export(checkpoint, destination, stage)
-    shutil.rmtree(task.steps, ignore_errors=True)
+    shutil.rmtree(folder.steps, ignore_errors=True)
     return Fit(artifact=destination, checkpoint=checkpoint, report=report)
 
 
@@ -141,7 +149,7 @@ class _Libraries:
 
 @dataclass(frozen=True, kw_only=True)
 class _Task:
-    """A fine-tuning: its data, and the folder of checkpoints beside the artifact."""
+    """A fine-tuning: its data, its options, and the folder of its checkpoints."""
 
     name: str
     data: Data
@@ -149,46 +157,27 @@ class _Task:
     skipped: int
     loss: str
     options: FitOptions
-    folder: Path
+    export_options: ExportOptions
+    fingerprint: str
+    folder: TrainingFolder
 
-    @property
-    def steps(self) -> Path:
-        """The folder from which an interrupted training goes on."""
-        return self.folder / "steps"
-
-    def open_folder(self, *, weights: str) -> None:
-        """Make the folder, or check that the training in it is the same.
-
-        Raises:
-            DestinationError: It is another training.
-        """
-        path, request = self.folder / _REQUEST, self._request(weights)
-        with writing(self.folder):
-            if self.steps.is_dir() and self.options.resume:
-                begun = json.loads(path.read_text("utf-8"))
-                changed = [key for key, value in request.items() if begun.get(key) != value]
-                if not changed:
-                    return
-                raise DestinationError(
-                    f"the training in {self.folder} has another {', '.join(changed)}; give the same, or start again "
-                    "without --resume"
-                )
-            shutil.rmtree(self.steps, ignore_errors=True)
-            self.folder.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(request, indent=2), "utf-8")
-
-    def _request(self, weights: str) -> dict[str, str]:
+    def request(self) -> dict[str, str]:
         """Return what has to be the same for a training to go on."""
-        free = ("resume", "on_error", "device")
-        settings = {key: str(value) for key, value in asdict(self.options).items() if key not in free}
+        settings = {
+            field.name: str(getattr(options, field.name))
+            for options in (self.options, self.export_options)
+            for field in fields(options)
+            if field.name not in _FREE
+        }
         rows = {"training data": self.data, "evaluation data": self.others}
         hashes = {
             key: hashlib.sha256(repr(value).encode("utf-8", "replace")).hexdigest() for key, value in rows.items()
         }
-        return {"model": self.name, "weights": weights, **settings, "loss": self.loss, **hashes}
+        model = {"model": self.name, "content of the model": self.fingerprint}
+        return {**model, **settings, "loss": self.loss, **hashes}
 
-    def train(self, learner: Learner, libraries: _Libraries, name: str, stage: Stage) -> tuple[FitReport, Path]:
-        """Measure, train, save and measure again; return the figures and the checkpoint ``name``."""
+    def train(self, learner: Learner, libraries: _Libraries, stage: Stage) -> tuple[FitReport, Path]:
+        """Measure, train, save and measure again; return the figures and the checkpoint."""
         options, model = self.options, learner.model
         evaluation: Evaluation | None = None
         before, after = dict[str, float](), dict[str, float]()
@@ -198,11 +187,11 @@ class _Task:
                 before = evaluation.measure(model)
         trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         with stage("train"):
-            training = libraries.train(learner, self.data, evaluation, self.loss, options, self.steps)
+            training = libraries.train(learner, self.data, evaluation, self.loss, options, self.folder.steps)
         if evaluation is not None:
             with stage("evaluate after"):
                 after = evaluation.measure(model)
-        checkpoint = learner.save(self.folder / name)
+        checkpoint = learner.save(self.folder.checkpoint)
         report = FitReport(
             model=self.name,
             kind=self.data.kind,
@@ -263,10 +252,13 @@ def _read(
 ) -> tuple[Data, Data | None, int]:
     """Return training data, evaluation data, and the number of bad rows that were left out."""
     data, skipped = _read_good(train_data, learner, options)
+    data, single = leave_out_single_labels(data)
+    skipped += _leave_out(single, "rows with the only item of a label", options)
     others = None
     if eval_data is not None:
         others, more = _read_good(eval_data, learner, options)
-        skipped += more
+        others, trained = leave_out_trained(others, data)
+        skipped += more + _leave_out(trained, "rows of the evaluation data that are in the training data", options)
     elif options.val_split:
         data, others = data.split(options.val_split, options.seed)
     check_labels(data, "the training data")
@@ -282,11 +274,15 @@ def _read(
 def _read_good(source: DataSource, learner: Learner, options: FitOptions) -> tuple[Data, int]:
     data, unread = read_data(source, learner.towers, options.columns)
     data, unusable = check_items(data, learner.prepare)
-    bad: Sequence[Entry] = [*unread, *unusable]
+    return data, _leave_out([*unread, *unusable], "bad rows", options)
+
+
+def _leave_out(bad: Sequence[Entry], what: str, options: FitOptions) -> int:
+    """Refuse rows, or leave them out if the user says so, and return their number."""
     if bad and options.on_error == "skip":
-        _LOG.warning("%d bad rows are left out:\n%s", len(bad), describe_bad(bad))
+        _LOG.warning("%d %s are left out:\n%s", len(bad), what, describe_bad(bad))
     elif bad:
         raise TrainingDataError(
-            f"{len(bad)} bad rows:\n{describe_bad(bad)}\ncorrect them, or leave them out with --on-error skip"
+            f"{len(bad)} {what}:\n{describe_bad(bad)}\ncorrect them, or leave them out with --on-error skip"
         )
-    return data, len(bad)
+    return len(bad)

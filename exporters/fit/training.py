@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import signal
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,8 +25,8 @@ from torch.utils.data import RandomSampler
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from exporters.errors import FitError
-from exporters.fit.dataset import COLUMNS, Data, number_labels
+from exporters.errors import FitError, TrainingDataError
+from exporters.fit.dataset import COLUMNS, Data, DataKind, find_single_labels, number_labels
 from exporters.fit.learner import Learner
 from exporters.fit.losses import build_loss
 from exporters.fit.metrics import Evaluation, choose_prompts, wrap_items
@@ -32,6 +34,15 @@ from exporters.fit.options import FitOptions
 from exporters.weights.model_folder import quiet_transformers
 from runtime.errors import UsageError
 
+_LOG = logging.getLogger("exporters")
+_PAIRS = "rows with an equal item are never in one batch, and a row alone trains nothing; lower --batch-size"
+# Reasons for which an epoch does not train on all rows.
+_UNUSED: Mapping[DataKind, str] = {
+    "labels": "each batch takes two items of a label in turn, until one label is left; give labels equally many items",
+    "pairs": _PAIRS,
+    "captions": _PAIRS,
+    "scores": "the last batch has one row, and nothing to compare it with; give another --batch-size",
+}
 _TENSORS = "model.safetensors"
 _INTERRUPTED = "interrupted at step {}; run the same command with --resume to go on"
 
@@ -43,6 +54,8 @@ class Training:
     Attributes:
         losses: The loss at each step.
         evaluations: The metrics after each epoch.
+        rows_per_epoch: Number of rows that the first epoch trains on.
+        single_labels: Number of labels with one item, which no epoch trains on.
         steps: Number of steps.
         seconds: Time of this process in the trainer.
         peak_memory_bytes: Largest memory of this process, on a GPU the largest memory there.
@@ -50,6 +63,8 @@ class Training:
 
     losses: list[float]
     evaluations: list[dict[str, float]]
+    rows_per_epoch: int
+    single_labels: int
     steps: int
     seconds: float
     peak_memory_bytes: int
@@ -69,6 +84,7 @@ def train(
         folder: Folder of the checkpoints from which an interrupted training goes on.
 
     Raises:
+        TrainingDataError: No step would have two rows to compare.
         FitError: The loss is no longer a number.
         KeyboardInterrupt: The user interrupts the training. A checkpoint of the last step is written first.
     """
@@ -81,6 +97,8 @@ def train(
         evaluator=evaluation.evaluator if evaluation else None,
         callbacks=_callbacks(options, watched=evaluation is not None),
     )
+    rows_per_epoch = _count_rows(trainer, alone=loss == "cosine")
+    _check_rows(rows_per_epoch, data)
     trainer.remove_callback(PrinterCallback)
     if sys.stderr.isatty():
         trainer.add_callback(_ProgressBar)
@@ -93,6 +111,8 @@ def train(
     return Training(
         losses=[entry["loss"] for entry in history if "loss" in entry],
         evaluations=[evaluation.select(entry) for entry in history if evaluation and main in entry],
+        rows_per_epoch=rows_per_epoch,
+        single_labels=len(find_single_labels(data)),
         steps=trainer.state.global_step,
         seconds=time.perf_counter() - start,
         peak_memory_bytes=_peak_memory(),
@@ -118,6 +138,31 @@ class _Trainer(SentenceTransformerTrainer):
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         del default_args_dict
+
+
+def _count_rows(trainer: SentenceTransformerTrainer, *, alone: bool) -> int:
+    """Return the number of rows that the first epoch trains on: an epoch may end before its sampler does.
+
+    Most losses compare the rows of a batch, so a batch of one row trains nothing, unless a row trains ``alone``.
+    """
+    sampler: Any = trainer.get_batch_sampler(
+        trainer.train_dataset,
+        batch_size=trainer.args.train_batch_size,
+        drop_last=trainer.args.dataloader_drop_last,
+        valid_label_columns=trainer.data_collator.valid_label_columns,
+        generator=torch.Generator(),
+        seed=trainer.args.seed,
+    )
+    sizes = [len(batch) for batch in islice(sampler, len(sampler))]
+    return sum(size for size in sizes if alone or size > 1)
+
+
+def _check_rows(used: int, data: Data) -> None:
+    reason = _UNUSED[data.kind]
+    if not used:
+        raise TrainingDataError(f"no batch has two rows to compare: {reason}")
+    if used < len(data.rows):
+        _LOG.warning("an epoch trains on %d of %d rows: %s", used, len(data.rows), reason)
 
 
 class _ShuffledBatches(DefaultBatchSampler):

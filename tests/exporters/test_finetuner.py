@@ -10,6 +10,8 @@ import pytest
 from exporters import finetuner
 from exporters.catalogue.options import ExportOptions
 from exporters.errors import DestinationError, UnknownBackboneError
+from exporters.fit.options import FitOptions
+from runtime.errors import UsageError
 from tests.exporters.toys import (
     BERT,
     CLIP,
@@ -45,6 +47,16 @@ def test_finetuners_words_export_a_run_once_and_load_it(run: Path, tokenizer: Pa
     )
     with pytest.raises(DestinationError, match="from another run"):
         finetuner.get_model(other, output=tmp_path / "out", options=chosen)
+
+
+def test_an_option_is_given_in_one_place(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="epochs is an argument of fit; give it there, and not in options"):
+        finetuner.fit("x", "x.csv", options=FitOptions(epochs=7))
+    weights = ExportOptions(weights="random")
+    with pytest.raises(UsageError, match="by model_artifact or by export_options, not by both"):
+        finetuner.fit("x", "x.csv", model_artifact=tmp_path, export_options=weights)
+    with pytest.raises(UsageError, match="has arguments for the weights"):
+        finetuner.get_model(tmp_path, options=weights)
 
 
 @pytest.mark.slow

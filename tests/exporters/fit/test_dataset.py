@@ -11,7 +11,15 @@ from PIL import Image
 from pyarrow import parquet as pq
 
 from exporters.errors import TrainingDataError
-from exporters.fit.dataset import check_items, check_labels, describe_bad, number_labels, read_data
+from exporters.fit.dataset import (
+    check_items,
+    check_labels,
+    describe_bad,
+    leave_out_single_labels,
+    leave_out_trained,
+    number_labels,
+    read_data,
+)
 from runtime.artifact.manifest import TowerName
 from runtime.errors import UsageError
 from runtime.preprocess.item import UnusableItemError
@@ -112,6 +120,8 @@ def test_folders_of_classes_and_of_their_splits(tmp_path: Path) -> None:
         ("d.csv", "first,second\nx,y\n", ["text"], "has the columns first, second.*--columns"),
         ("d.csv", "a,b\n", ["text"], "has no rows of item,label or a,b,score or a,b"),
         ("d.xlsx", "x", ["text"], "is not a .csv"),
+        ("d.csv", "a,b,a\nx,y,z\n", ["text"], "has 2 columns 'a'; rename all but one"),
+        ("d.csv", "a,b,item,label\nx,y,z,1\n", ["text"], "has the columns item,label and a,b; leave out one"),
     ],
 )
 def test_strange_sources_are_refused(
@@ -128,6 +138,37 @@ def test_a_missing_file_and_columns_for_another_format_are_refused(tmp_path: Pat
         read_data(write(tmp_path / "d.jsonl", "{}"), ["text"], ["a", "b"])
 
 
+def test_columns_are_not_read_as_data(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="has a header at line 1; leave out --columns"):
+        read_data(write(tmp_path / "d.csv", "A, b\nx,y\n"), ["text"], ["a", "b"])
+    with pytest.raises(TrainingDataError, match="has 2 columns 'b'"):
+        read_data(write(tmp_path / "e.csv", "x,y,z\n"), ["text"], ["a", "b", "b"])
+    with pytest.raises(UsageError, match="these rows have names; leave it out"):
+        read_data([{"a": "x", "b": "y"}], ["text"], ["a", "b"])
+
+
+def test_a_name_that_occurs_twice_is_refused(tmp_path: Path) -> None:
+    path = str(tmp_path / "d.parquet")
+    pq.write_table(pa.table([["x"], ["y"], ["z"]], names=["a", "b", "a"]), path)
+    with pytest.raises(TrainingDataError, match="has 2 columns 'a'"):
+        read_data(path, ["text"])
+    lines = write(tmp_path / "d.jsonl", '{"a": "x", "b": "y"}\n{"a": "x", "b": "y", "a": "z"}\n')
+    assert "a name occurs twice" in describe_bad(read_data(lines, ["text"])[1])
+
+
+def test_rows_with_the_columns_of_another_kind_are_bad(tmp_path: Path) -> None:
+    first, second = '{"a": "x", "b": "y"}\n', '{"a": "x", "b": "y", "score": 0.5}\n'
+    path = write(tmp_path / "d.jsonl", first + second + '{"item": "x", "label": 1}\n')
+    data, bad = read_data(path, ["text"])
+    assert len(data.rows) == 1
+    assert describe_bad(bad).splitlines() == [
+        f"  {path}:2: the row has the columns a,b,score, and the first row has a,b",
+        f"  {path}:3: the row has the columns item,label, and the first row has a,b",
+    ]
+    data, bad = read_data(write(tmp_path / "e.jsonl", second + first), ["text"])
+    assert "the row has the columns a,b, and the first row has a,b,score" in describe_bad(bad)
+
+
 def test_a_held_out_share_depends_on_the_seed_alone() -> None:
     data, _ = read_data([{"item": f"item {number}", "label": number % 2} for number in range(20)], ["text"])
     kept, held_out = data.split(0.25, seed=3)
@@ -135,6 +176,35 @@ def test_a_held_out_share_depends_on_the_seed_alone() -> None:
     assert sorted(row.place for row in (*kept.rows, *held_out.rows)) == sorted(row.place for row in data.rows)
     assert data.split(0.25, seed=3) == (kept, held_out)
     assert data.split(0.25, seed=4) != (kept, held_out)
+
+
+def test_equal_rows_stay_together() -> None:
+    rows = [{"a": f"question {number % 10}", "b": f"answer {number % 10}"} for number in range(40)]
+    rows += [{"a": row["b"], "b": row["a"]} for row in rows]
+    kept, held_out = read_data(rows, ["text"])[0].split(0.3, seed=0)
+    assert (len(kept.rows), len(held_out.rows)) == (56, 24)
+    assert not set(map(kept.identify, kept.rows)) & set(map(held_out.identify, held_out.rows))
+
+
+def test_one_file_is_one_item_by_any_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    data, _ = read_data([{"item": "a.jpg", "label": 1}, {"item": f"{tmp_path}/a.jpg", "label": 2}], ["image"])
+    assert data.identify(data.rows[0]) == data.identify(data.rows[1])
+
+
+def test_evaluation_data_that_is_trained_on_is_named() -> None:
+    trained, _ = read_data([{"a": "x", "b": "y", "score": 1}, {"a": "u", "b": "v", "score": 0}], ["text"])
+    data, _ = read_data([{"a": "x", "b": "z", "score": 1}, {"a": "x", "b": "y", "score": 0.5}], ["text"])
+    kept, bad = leave_out_trained(data, trained)
+    assert [row.place for row in kept.rows] == ["row 1"]
+    assert describe_bad(bad) == "  row 2: the training data has it at row 1"
+
+
+def test_labels_with_one_item_are_named() -> None:
+    data, _ = read_data([{"item": f"item {label}", "label": label} for label in "aabbc"], ["text"])
+    kept, bad = leave_out_single_labels(data)
+    assert len(kept.rows) == 4
+    assert describe_bad(bad).startswith("  row 5: the label 'c' has no other item")
 
 
 def test_labels_that_cannot_be_told_apart_are_refused() -> None:

@@ -16,6 +16,8 @@ REPORT = FitReport(
     kind="pairs",
     loss="ranking",
     rows=100,
+    rows_per_epoch=100,
+    single_labels=0,
     eval_rows=20,
     skipped=2,
     main_metric="ndcg@10",
@@ -39,6 +41,10 @@ def test_the_text_compares() -> None:
         "--------  ------  ------\n"
         "recall@1  0.5000  0.6250\n"
         "ndcg@10   0.6000  0.7500"
+    )
+    partly = replace(REPORT, rows_per_epoch=8, single_labels=20)
+    assert "100 rows of pairs (8 of 100 rows an epoch; 20 labels have one item; 2 bad rows left out)," in (
+        partly.describe()
     )
     without = replace(REPORT, main_metric=None, before={}, after={})
     assert "nothing tells whether the model is better" in without.describe()

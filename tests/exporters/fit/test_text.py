@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
 import runtime
@@ -27,23 +29,8 @@ from exporters.fit.options import FitOptions
 from exporters.fit.run import fit
 from runtime.errors import UsageError
 from tests.exporters.fit.toy_data import make_labels, make_pairs
-from tests.exporters.toys import save_layers, save_toy
 
 FAST = FitOptions(epochs=3, batch_size=16, learning_rate=5e-3, warmup=0.0, device="cpu")
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = save_toy(tmp_path_factory.mktemp("toy") / "toy-bert")
-    return save_layers(folder, ("Pooling", {"pooling_mode_mean_tokens": True}), ("Normalize", None), limit=32)
-
-
-@pytest.fixture(scope="module")
-def no_export() -> Any:
-    """Replace the export, whose own tests are elsewhere."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("exporters.fit.learner.export", lambda *_, **__: Path())
-        yield
 
 
 def load(toy: Path, options: FitOptions = FAST) -> Learner:
@@ -65,8 +52,8 @@ def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bo
 def test_a_text_encoder_learns_pairs_and_runs_without_torch(
     toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name, count, seed in (("train", 96, 1), ("eval", 40, 2)):
-        rows = make_pairs(count, seed)
+    pairs = {row["a"]: row for row in make_pairs(300, 1)}
+    for name, rows in (("train", [*pairs.values()][:96]), ("eval", [*pairs.values()][96:136])):
         (tmp_path / f"{name}.csv").write_text("a,b\n" + "".join(f"{row['a']},{row['b']}\n" for row in rows), "utf-8")
     arguments = ["fit", str(toy), str(tmp_path / "train.csv"), "--eval", str(tmp_path / "eval.csv"), "--name", "mine"]
     arguments += ["--output", str(tmp_path), "--batch-size", "16", "--learning-rate", "5e-3", "--output-dim", "16"]
@@ -138,11 +125,14 @@ def test_an_interruption_does_not_change_the_weights(
 @pytest.mark.usefixtures("no_export")
 def test_a_resumed_command_has_to_be_the_same(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: Any) -> None:
-        (tmp_path / "mine-training" / "steps").mkdir()
+        (tmp_path / "mine-training" / "steps" / "checkpoint-1").mkdir(parents=True)
         raise KeyboardInterrupt
 
-    def start(options: FitOptions, rows: list[dict[str, str]]) -> None:
-        fit(str(toy), rows, output=tmp_path, artifact_name="mine", options=options)
+    def start(options: FitOptions, rows: list[dict[str, str]], **export_options: Any) -> None:
+        chosen = ExportOptions(**export_options)
+        fit(str(model), rows, output=tmp_path, artifact_name="mine", options=options, export_options=chosen)
+
+    model = shutil.copytree(toy, tmp_path / "toy")
 
     monkeypatch.setattr(training, "train", interrupt)
     rows = make_pairs(20)
@@ -153,9 +143,20 @@ def test_a_resumed_command_has_to_be_the_same(toy: Path, tmp_path: Path, monkeyp
         start(replace(resumed, seed=5), rows)
     with pytest.raises(DestinationError, match="has another training data; give the same"):
         start(resumed, rows[1:])
+    with pytest.raises(DestinationError, match=r"another content of the model, max_length; give .* --force instead"):
+        start(resumed, rows, max_length=8)
+    with pytest.raises(DestinationError, match="go on with --resume, or replace it with --force"):
+        start(FAST, rows)
     monkeypatch.setattr(training, "train", lambda *_: (_ for _ in ()).throw(ZeroDivisionError))
     with pytest.raises(ZeroDivisionError):
         start(resumed, rows)
+    weights = model / "model.safetensors"
+    save_file({name: value + 1 for name, value in load_file(weights).items()}, weights, {"format": "pt"})
+    with pytest.raises(DestinationError, match="has another content of the model; give the same"):
+        start(resumed, rows)
+    with pytest.raises(ZeroDivisionError):
+        start(FAST, rows, force=True)
+    assert not (tmp_path / "mine-training" / "steps").exists()
 
 
 def test_a_model_that_became_worse_is_not_exported(
@@ -167,7 +168,7 @@ def test_a_model_that_became_worse_is_not_exported(
         fit(
             str(toy),
             contradiction,
-            make_pairs(64, seed=9),
+            make_pairs(64, seed=8),
             output=tmp_path,
             artifact_name="mine",
             options=replace(FAST, learning_rate=0.5),
@@ -175,6 +176,9 @@ def test_a_model_that_became_worse_is_not_exported(
     assert raised.value.after["ndcg@10"] < raised.value.before["ndcg@10"]
     assert not (tmp_path / "mine").exists()
     assert (tmp_path / "mine-training" / "mine" / "modules.json").exists()
+    shutil.rmtree(tmp_path / "mine-training" / "steps")
+    with pytest.raises(DestinationError, match="is the checkpoint of an earlier training; replace it with --force"):
+        fit(str(toy), learned, output=tmp_path, artifact_name="mine", options=replace(FAST, resume=True))
 
     def fail(*_: Any, **__: Any) -> None:
         raise raised.value

@@ -1,0 +1,46 @@
+"""An earlier training is resumed or replaced by the user's word alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from exporters.errors import DestinationError
+from exporters.fit.training_folder import TrainingFolder
+
+
+def test_an_empty_folder_needs_no_word(tmp_path: Path) -> None:
+    folder = TrainingFolder(tmp_path, "mine")
+    folder.steps.mkdir()  # a training that failed before its first checkpoint
+    folder.check(resume=False, force=False)
+
+
+def test_checkpoints_are_resumed_or_replaced(tmp_path: Path) -> None:
+    folder = TrainingFolder(tmp_path, "mine")
+    (folder.steps / "checkpoint-3").mkdir(parents=True)
+    with pytest.raises(DestinationError, match="go on with --resume, or replace it with --force"):
+        folder.check(resume=False, force=False)
+    folder.check(resume=True, force=False)
+    folder.check(resume=False, force=True)
+    folder.open({"seed": "0"}, resume=False)
+    assert not folder.steps.exists()
+
+
+@pytest.mark.parametrize("name", ["mine", "mine.safetensors"])
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_trained_model_is_replaced_by_force_alone(name: str, resume: bool, tmp_path: Path) -> None:
+    folder = TrainingFolder(tmp_path, "mine")
+    (tmp_path / name).touch()
+    with pytest.raises(DestinationError, match=f"{name} is the checkpoint of an earlier training; replace it with"):
+        folder.check(resume=resume, force=False)
+    folder.check(resume=resume, force=True)
+
+
+def test_only_the_same_training_goes_on(tmp_path: Path) -> None:
+    folder = TrainingFolder(tmp_path, "mine")
+    folder.open({"seed": "0"}, resume=True)
+    (folder.steps / "checkpoint-3").mkdir(parents=True)
+    folder.open({"seed": "0"}, resume=True)
+    with pytest.raises(DestinationError, match="has another seed; give the same, or start again with --force instead"):
+        folder.open({"seed": "1"}, resume=True)
