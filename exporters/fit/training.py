@@ -85,7 +85,7 @@ def train(
 
     Raises:
         TrainingDataError: No step would have two rows to compare.
-        FitError: The loss is no longer a number.
+        FitError: The loss is no longer a number, or the training changed no weights.
         KeyboardInterrupt: The user interrupts the training. A checkpoint of the last step is written first.
     """
     model = learner.model
@@ -102,10 +102,12 @@ def train(
     trainer.remove_callback(PrinterCallback)
     if sys.stderr.isatty():
         trainer.add_callback(_ProgressBar)
-    start = time.perf_counter()
+    start, before = time.perf_counter(), _sum_weights(model)
     find_checkpoint: Callable[[str], str | None] = get_last_checkpoint
     with _interruptible(trainer), _without_notes():
         trainer.train(resume_from_checkpoint=find_checkpoint(str(folder)) if folder.is_dir() else None)
+    if _sum_weights(model) == before:
+        raise FitError("the training changed no weights; give it more rows or --epochs, or a higher --learning-rate")
     history: list[dict[str, Any]] = trainer.state.log_history
     main = f"eval_{evaluation.main}" if evaluation else ""
     return Training(
@@ -117,6 +119,16 @@ def train(
         seconds=time.perf_counter() - start,
         peak_memory_bytes=_peak_memory(),
     )
+
+
+class _Arguments(SentenceTransformerTrainingArguments):
+    """The arguments of the trainer, with a warm-up that is no longer than its share.
+
+    The learning rate of a warm-up's first step is 0, so a training of one step would change nothing.
+    """
+
+    def get_warmup_steps(self, num_training_steps: int) -> int:
+        return int(num_training_steps * self.warmup_steps)
 
 
 class _Trainer(SentenceTransformerTrainer):
@@ -138,6 +150,12 @@ class _Trainer(SentenceTransformerTrainer):
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         del default_args_dict
+
+
+def _sum_weights(model: torch.nn.Module) -> list[float]:
+    """Return the sum of each tensor that is trained."""
+    with torch.no_grad():
+        return [float(each.double().sum()) for each in model.parameters() if each.requires_grad]
 
 
 def _count_rows(trainer: SentenceTransformerTrainer, *, alone: bool) -> int:
@@ -241,10 +259,10 @@ def _without_notes() -> Iterator[None]:
 
 def _arguments(
     learner: Learner, data: Data, evaluation: Evaluation | None, options: FitOptions, folder: Path
-) -> SentenceTransformerTrainingArguments:
+) -> _Arguments:
     watched = evaluation is not None
     samplers: dict[str, Any] = {"labels": BatchSamplers.GROUP_BY_LABEL, "scores": _ShuffledBatches}
-    return SentenceTransformerTrainingArguments(
+    return _Arguments(
         output_dir=str(folder),
         num_train_epochs=options.epochs,
         per_device_train_batch_size=options.batch_size,

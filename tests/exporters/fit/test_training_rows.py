@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
-from exporters.errors import TrainingDataError
+from exporters.errors import FitError, TrainingDataError
+from exporters.fit import training
 from exporters.fit.options import FitOptions
 from exporters.fit.run import fit
 from tests.exporters.fit.toy_data import make_labels, make_pairs
@@ -31,6 +34,21 @@ def test_rows_that_labels_leave_unused_are_counted(toy: Path, tmp_path: Path, ca
     assert "24 rows of labels (4 of 24 rows an epoch), loss" in report.describe()
     assert "an epoch trains on 4 of 24 rows: each batch takes two items of a label" in caplog.text
     assert json.loads((tmp_path / "mine-training" / "report.json").read_text())["rows_per_epoch"] == 4
+
+
+def test_a_training_of_one_step_changes_the_weights(toy: Path, tmp_path: Path) -> None:
+    assert start(toy, tmp_path, make_pairs(8)).steps == 1
+    before, after = load_file(toy / "model.safetensors"), load_file(tmp_path / "mine-training/mine/model.safetensors")
+    name = "embeddings.word_embeddings.weight"
+    assert not torch.equal(before[name], after[name])
+
+
+def test_a_training_that_changes_no_weights_is_refused(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training._Arguments, "get_warmup_steps", lambda *_: 1)
+    with pytest.raises(FitError, match="the training changed no weights; give it more rows or --epochs"):
+        start(toy, tmp_path, make_pairs(8))
 
 
 def test_labels_with_one_item_are_refused_or_left_out(toy: Path, tmp_path: Path) -> None:
