@@ -46,7 +46,7 @@ def describe(command: str, parser: argparse.ArgumentParser) -> Iterator[str]:
     if parser.epilog:
         yield _prose(parser.epilog)
     for group in parser._action_groups:
-        actions = [action for action in group._group_actions if not isinstance(action, argparse._HelpAction)]
+        actions = [action for action in group._group_actions if _is_shown(action)]
         subcommands = [action for action in actions if isinstance(action, argparse._SubParsersAction)]
         actions = [action for action in actions if action not in subcommands]
         for action in subcommands:
@@ -63,6 +63,10 @@ def _subcommand_rows(command: str, action: argparse._SubParsersAction[argparse.A
         yield f"| [`{choice.dest}`](#{anchor}) | {_cell(choice.help)} |"
 
 
+def _is_shown(action: argparse.Action) -> bool:
+    return not isinstance(action, argparse._HelpAction) and action.help != argparse.SUPPRESS
+
+
 def _row(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
     names = ", ".join(f"`{name}`" for name in action.option_strings)
     values = "" if action.nargs == 0 else _values(action)
@@ -72,20 +76,25 @@ def _row(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
 
 
 def _values(action: argparse.Action) -> str:
-    if action.choices:
-        value = " or ".join(f"`{choice}`" for choice in action.choices)
-    elif isinstance(action.metavar, str):
-        value = f"`{action.metavar}`"
-    elif isinstance(action, argparse.BooleanOptionalAction):
+    if isinstance(action, argparse.BooleanOptionalAction):
         return ""
-    else:
-        value = f"`{action.dest.upper() if action.option_strings else action.dest}`"
-    return value + (" ..." if action.nargs in ("+", "*") else "")
+    if isinstance(action.metavar, tuple):
+        return " ".join(f"`{word}`" for word in action.metavar)
+    default = action.dest.upper() if action.option_strings else action.dest
+    value = " or ".join(f"`{word}`" for word in action.choices or (action.metavar or default).split("|"))
+    return f"[{value}]" if action.nargs == "?" else value + (" ..." if action.nargs in ("+", "*") else "")
 
 
 def _cell(text: str | None) -> str:
-    escaped = re.sub(r"([|<>*_\[\]])", r"\\\1", " ".join((text or "").split()))
-    return re.sub(r"(?<![`\w])(--[a-z][a-z0-9-]+)", r"`\1`", escaped)
+    """Return text for a cell of a table. Renderers read a backslash in a code span as it is, but one before a pipe."""
+    code = re.compile(r"(`[^`]+`)")
+    parts = code.split(" ".join((text or "").split()))
+    return "".join(part.replace("|", r"\|") if code.match(part) else _escape(part) for part in parts)
+
+
+def _escape(text: str) -> str:
+    escaped = re.sub(r"([|<>*_\[\]])", r"\\\1", text)
+    return re.sub(r"(?<!\w)(--[a-z][a-z0-9-]+)", r"`\1`", escaped)
 
 
 def _prose(text: str | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import Literal, get_args
 
@@ -10,6 +11,7 @@ import numpy as np
 from exporters.publish.source import Source
 from exporters.samples.texts import TEXTS
 from runtime.artifact.parity import format_cosine, row_cosines
+from runtime.errors import UsageError
 from runtime.inference.tower import LoadedTower
 from runtime.preprocess.text import TextPreprocessor, Tokens
 from runtime.session.session import SessionOptions
@@ -27,12 +29,16 @@ def text_differences(source: Source, *habits: Habit) -> list[str]:
         strips: sentence-transformers before version 6 removes white space around a text.
         no cleaning: The consumer does not clean texts as open_clip does.
         no prompt: The consumer does not know the default prompt.
+
+    Prompts with a name are a difference in any case: only sentence-transformers adds them.
     """
     tower = LoadedTower(source.folder, source.manifest.towers["text"], SessionOptions(provider="cpu", variant="fp32"))
     measured = [(habit, _measure(tower, source, habit)) for habit in habits]
-    return [_WORDS[habit].format(format_cosine(cosine)) for habit, cosine in measured if cosine is not None]
+    found = [_WORDS[habit].format(format_cosine(cosine)) for habit, cosine in measured if cosine is not None]
+    return found + _named_prompts(tower, source, given="" if "no prompt" in habits else None)
 
 
+_PUT_IT_YOURSELF = "Put the prompt before each text yourself."
 _WORDS: dict[Habit, str] = {
     "cuts end token": "transformers.js cuts a text that is too long after it has added the end token, and so loses "
     "that token. Cosine similarity on a long text: {}. Shorten texts yourself.",
@@ -41,7 +47,7 @@ _WORDS: dict[Habit, str] = {
     "no cleaning": "The model cleans texts with ftfy and resolves HTML entities; the consumer does not. Cosine "
     "similarity on a text with entities and emoji: {}. Clean texts yourself.",
     "no prompt": "The model has a default prompt, which only sentence-transformers adds. Cosine similarity without it: "
-    "{}. Put the prompt before each text yourself.",
+    f"{{}}. {_PUT_IT_YOURSELF}",
 }
 
 
@@ -58,6 +64,30 @@ def _measure(tower: LoadedTower, source: Source, habit: Habit) -> float | None:
         return None
     plain = TextPreprocessor(replace(source.text, cleaning="none"), source.folder)
     return _compare(tower, ours.prepare(_STRANGE, ""), plain.prepare(_STRANGE, ""))
+
+
+def _named_prompts(tower: LoadedTower, source: Source, given: str | None) -> list[str]:
+    """Return the cost of prompts that are not the default one, for a consumer that puts ``given`` before each text."""
+    recipe = source.text
+    cosines: dict[str, float] = {}
+    for name in recipe.prompts.keys() - {recipe.default_prompt}:
+        with suppress(UsageError):  # the prompt is too long, so the runtime refuses it, too
+            cosine = _compare_prompts(tower, recipe.prompts[name], given)
+            cosines |= {} if cosine is None else {name: cosine}
+    if not cosines:
+        return []
+    names = " and ".join(f"`{name}`" for name in recipe.prompts if name in cosines)
+    bare = given == "" or recipe.default_prompt is None
+    way_out = _PUT_IT_YOURSELF if bare else "This layout adds the default prompt: give the graph token ids instead."
+    return [
+        f"The model has the prompts {names}, which only sentence-transformers adds, by `prompt_name`. Smallest cosine "
+        f"similarity of a text without them: {format_cosine(min(cosines.values()))}. {way_out}"
+    ]
+
+
+def _compare_prompts(tower: LoadedTower, prompt: str, other: str | None) -> float | None:
+    right, wrong = (tower.text_preprocessor.prepare(_SENTENCE, each) for each in (prompt, other))
+    return _compare(tower, right, wrong)
 
 
 def _cut_behind(preprocessor: TextPreprocessor, text: str, length: int) -> Tokens:

@@ -19,7 +19,7 @@ def push(folder: Path, repository: str) -> str:
         from huggingface_hub import HfApi
     except ModuleNotFoundError as exc:
         raise MissingDependencyError(
-            f"--push needs {exc.name}; install it with `pip install 'embedding-backbones[export]'`"
+            f"--push needs {exc.name}; install it with `pip install 'embedding-backbones[publish]'`"
         ) from exc
     api = HfApi()
     try:

@@ -19,7 +19,7 @@ _POINT: Schema = {**_NUMBERS, "minItems": 3, "maxItems": 3}
 _OPTIONS: dict[str, Schema] = {
     "model": {**_NAME, "description": "Name of a model, or NAME:PROMPT. By default, the first model."},
     "prompt_name": {**_NAME, "description": "Name of the model's prompt that is put before each text."},
-    "dimensions": {**_COUNT, "description": "Leading dimensions to keep. The rest is scaled to unit length."},
+    "dimensions": {**_COUNT, "description": "Leading dimensions to keep. They are scaled to unit length."},
 }
 
 

@@ -24,6 +24,7 @@ from runtime.server.served_model import ServedModel
 from runtime.server.settings import ServerSettings
 
 _PREPARING = 0.5  # share of the room in memory for images that are decoded and texts that are tokenized
+_ITEMS: dict[TowerName, str] = {"text": "a text", "image": "an image", "mesh": "a mesh"}
 _TOKEN_BYTES = 80  # of a token in memory: its id and type id as Python objects, and as arrays of a batch
 _VALUE_BYTES = 4 + 22  # of one value of a vector: as float32, and as text of JSON
 
@@ -134,8 +135,8 @@ class EmbeddingService:
         for index, item in enumerate(call.items):
             if item.kind not in call.model.towers:
                 kinds = " and ".join(call.model.towers)
-                message = f"{call.param}[{index}] is for a {item.kind} model, and {call.model.name} embeds {kinds}"
-                raise RequestError(400, message, param=call.param)
+                message = f"{call.param}[{index}] is {_ITEMS[item.kind]}, and {call.model.name} embeds {kinds}"
+                raise RequestError(400, f"{message}; name a model that embeds it", param=call.param)
             if call.prompt and item.kind == "text" and isinstance(item.content, list):
                 message = f"{call.param}[{index}] are token ids, and a prompt is put before texts only"
                 raise RequestError(400, f"{message}; put its tokens into the ids, or send the text", param=call.param)

@@ -50,7 +50,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, exported: Path, photo_pat
         model = save_toy(folder / "toy-bert")
     (folder / "my-folder").symlink_to(model)
     artifacts = folder / "artifacts"
-    export("sbert-base-en", output=artifacts, artifact_name="minilm", options=ExportOptions(weights=str(model)))
+    export(str(model), output=artifacts, artifact_name="minilm")
     shutil.copytree(exported, artifacts / "resnet-base")
     clip = save_clip(folder / "toy-clip")
     export("clip-base-en", output=artifacts, options=ExportOptions(weights=str(clip)))

@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ import yaml
 from runtime.cli.main import build_parser
 from runtime.server.openapi import describe_api
 from runtime.server.settings import ServerSettings
-from tests.docs.pages import DOCS, ROOT
+from tests.docs.pages import DOCS, ROOT, blocks, commands
 
 FOLDER = DOCS / "deploy"
 IMAGE = (FOLDER / "Dockerfile").read_text("utf-8")
 UNIT = (FOLDER / "embeddings.service").read_text("utf-8")
-COMPOSE = yaml.safe_load((FOLDER / "compose.yaml").read_text("utf-8"))["services"]["embeddings"]
+COMPOSE_FILE = yaml.safe_load((FOLDER / "compose.yaml").read_text("utf-8"))
+COMPOSE = COMPOSE_FILE["services"]["embeddings"]
 DEPLOYMENT, SERVICE, SCALER = yaml.safe_load_all((FOLDER / "kubernetes.yaml").read_text("utf-8"))
 POD = DEPLOYMENT["spec"]["template"]["spec"]
 (CONTAINER,) = POD["containers"]
@@ -88,6 +90,26 @@ def test_the_image_copies_what_the_package_is_built_from() -> None:
     for line in re.findall(r"^COPY (?!--from)(.*)$", IMAGE, re.MULTILINE):
         for name in line.split()[:-1]:
             assert (ROOT / name).exists()
+
+
+def test_compose_mounts_what_the_quickstart_writes() -> None:
+    (volume,) = COMPOSE["volumes"]
+    source, target, _ = volume.split(":")
+    assert ((FOLDER / source).resolve(), target) == (ROOT / "artifacts", "/artifacts")
+    assert (FOLDER / COMPOSE_FILE["secrets"]["keys"]["file"]).resolve() == ROOT / "keys.txt"
+
+
+def test_the_commands_of_docker_fit_the_image() -> None:
+    lines = [words for block in blocks(DOCS / "serving.md") for words in commands(block) if words[0] == "docker"]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    arguments = [word for words in lines for word in words if word.startswith("EXTRAS=")]
+    for choice in [*arguments, *re.findall(r"^ARG (EXTRAS=.*)$", IMAGE, re.MULTILINE)]:
+        assert set(choice.removeprefix("EXTRAS=").split(",")) <= set(extras)
+    for build, run in zip(lines[::2], lines[1::2], strict=True):
+        assert build[build.index("--file") + 1 :] == ["docs/deploy/Dockerfile", "."]
+        tag = build[build.index("--tag") + 1]
+        assert run[run.index("--volume") + 1] == "$PWD/artifacts:/artifacts:ro"
+        build_parser().parse_args([*ENTRYPOINT[3:], *(run[run.index(tag) + 1 :] or directive("CMD"))])
 
 
 def test_the_autoscaler_reads_a_metric_of_the_server() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from runtime.artifact.manifest import SCHEMA_VERSION, Manifest
+from runtime.session.provider_options import OPTIONS
 from tests.docs.pages import (
     DOCS,
     GENERATED,
@@ -39,9 +40,10 @@ FOREIGN_OPTIONS = {
     "--port",  # ray
     *("--device", "--model-id", "--url-prefix"),  # infinity
     "--model-repository",  # of Triton
+    *("--build-arg", "--file", "--gpus", "--publish", "--tag", "--volume"),  # of Docker
 }
 PROGRAMS = (
-    *("curl", "env", "gzip", "infinity_emb", "openssl", "pip"),
+    *("curl", "docker", "env", "gzip", "infinity_emb", "openssl", "pip"),
     *("printf", "ray", "serve", "tritonserver", "zcat"),
 )
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
@@ -127,11 +129,14 @@ def test_paths_exist(page: Path) -> None:
         assert (ROOT / path).exists(), path
 
 
-def test_every_page_is_in_the_navigation() -> None:
-    config = tomllib.loads((ROOT / "zensical.toml").read_text("utf-8"))
-    listed = set(pages_of(config["project"]["nav"]))
-    written = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
-    assert listed == written
+def navigation() -> list[Any]:
+    """Return the site's navigation: the page of the beginning, then sections."""
+    return list(tomllib.loads((ROOT / "zensical.toml").read_text("utf-8"))["project"]["nav"])
+
+
+def test_every_page_is_in_the_navigation_once() -> None:
+    written = sorted(str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md"))
+    assert sorted(pages_of(navigation())) == written
 
 
 def pages_of(entry: Any) -> list[str]:
@@ -139,6 +144,52 @@ def pages_of(entry: Any) -> list[str]:
         return [entry]
     members = entry.values() if isinstance(entry, dict) else entry
     return [page for member in members for page in pages_of(member)]
+
+
+def test_the_first_page_has_the_sections_of_the_navigation() -> None:
+    sections = re.split(r"^## ", (DOCS / "index.md").read_text("utf-8"), flags=re.MULTILINE)[1:]
+    for section, entry in zip(sections, navigation()[1:], strict=True):
+        ((title, pages),) = entry.items()
+        assert section.startswith(f"{title}\n")
+        assert re.findall(r"\]\(([^)]+)\)", section) == without_single_reports(pages_of(pages))
+
+
+def test_the_readme_links_every_page() -> None:
+    linked = {target.partition("#")[0].removeprefix("docs/") for target in links(ROOT / "README.md")}
+    pages = [
+        page for page in without_single_reports(pages_of(navigation()[1:])) if not page.startswith("reference/api/")
+    ]
+    assert set(pages) <= linked
+
+
+def without_single_reports(pages: list[str]) -> list[str]:
+    return [page for page in pages if not page.startswith("reports/") or page == "reports/README.md"]
+
+
+def test_the_quickstart_lists_every_extra() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    (table,) = re.findall(
+        r"^\| extra \|.*\n\|---.*\n((?:\|.*\n)+)", (DOCS / "quickstart.md").read_text("utf-8"), re.MULTILINE
+    )
+    listed = [name for row in table.splitlines() for name in re.findall(r"`([\w-]+)`", row.split(" | ")[0])]
+    assert sorted(listed) == sorted(extras)
+
+
+@pytest.mark.parametrize("block", [block for block in BLOCKS if "pip install" in block.code], ids=str)
+def test_the_distribution_is_installed_from_a_clone(block: Block) -> None:
+    assert "embedding-backbones" not in block.code, "it is on no package index"
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.name)
+def test_a_page_says_where_benchmarks_are(page: Path) -> None:
+    if "python -m benchmarks " in "".join(block.code for block in blocks(page)):
+        assert "root of a clone" in prose(page)
+
+
+def test_the_table_of_providers_has_every_option() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \| `(\S+)` \|", (DOCS / "providers.md").read_text("utf-8"), re.MULTILINE)
+    fields = [(name, field) for name, kind in OPTIONS.items() for field in dataclasses.fields(kind)]
+    assert sorted(rows) == sorted((name, field.name, repr(field.default).replace("'", '"')) for name, field in fields)
 
 
 def test_every_command_is_on_the_reference_page(parsers: dict[str, argparse.ArgumentParser]) -> None:

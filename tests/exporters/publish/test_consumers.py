@@ -39,7 +39,7 @@ from tests.exporters.toys import save_clip
 pytestmark = pytest.mark.tried
 ITEMS = (*TEXTS, *SENTENCES)  # more than 20; one is empty, one is longer than the model takes
 LONG = TEXTS.index(max(TEXTS, key=len))
-PROMPTS = {"query": "query: ", "passage": "passage: "}
+PROMPTS = {"query": "query: ", "document": "passage: "}
 
 
 @pytest.fixture(scope="session")
@@ -85,7 +85,7 @@ def test_sentence_transformers(version: int, backend: str, place: Path, by_libra
     code, consumer = find_code(f'backend="{backend}")\nvectors = model'), f"sentence-transformers-{version}"
     hold(by_library, run_python(consumer, code, place), name=consumer)
     prompted = code.replace("encode(texts)", 'encode(texts, prompt_name="query")')
-    hold(_with_prompt(place), run_python(consumer, prompted, place), name=f"{consumer} with a prompt")
+    hold(_with_prompt(place, "query"), run_python(consumer, prompted, place), name=f"{consumer} with a prompt")
 
 
 def test_openvino(place: Path, by_library: Array) -> None:
@@ -108,8 +108,21 @@ def test_txtai(place: Path, by_library: Array) -> None:
     hold(by_library, run_python("txtai", find_code("from txtai"), place), name="txtai")
 
 
-def test_chromadb(place: Path, by_library: Array) -> None:
-    hold(by_library, run_python("chromadb", find_code("from chromadb"), place), name="chromadb")
+def test_chromadb(place: Path) -> None:
+    """chromadb asks for a query's vector in another way than for a document's."""
+    code = "import warnings\nwarnings.filterwarnings('error', message='.*not implement')\n" + find_code(
+        "import chromadb"
+    )
+    stored = f'{code}\nvectors = client.get_collection("texts").get(include=["embeddings"])["embeddings"]'
+    hold(_with_prompt(place, "document"), run_python("chromadb", stored, place), name="chromadb, documents")
+    shutil.rmtree(place / "database")
+    asked = f"{code}\nvectors = collection._embed(texts, is_query=True)"
+    hold(_with_prompt(place, "query"), run_python("chromadb", asked, place), name="chromadb, queries")
+
+
+def test_faiss(place: Path) -> None:
+    vectors = run_python("faiss", find_code("import faiss") + "vectors = index.reconstruct_n(0, len(texts))", place)
+    hold(_with_prompt(place, "document"), vectors, name="FAISS")
 
 
 @pytest.mark.parametrize("package", ["langchain_huggingface", "haystack"])
@@ -164,11 +177,11 @@ def _publish_openvino(place: Path) -> None:
         run([str(python), *words], place, {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"})
 
 
-def _with_prompt(place: Path) -> Array:
+def _with_prompt(place: Path, name: str) -> Array:
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(str(place / "minilm"), device="cpu")
-    return np.stack([model.encode(text, prompt_name="query") for text in ITEMS])
+    return np.stack([model.encode(text, prompt_name=name) for text in ITEMS])
 
 
 def _clip_texts(place: Path) -> Array:

@@ -19,8 +19,9 @@ from exporters.publish import publish as module
 from exporters.publish.names import LAYOUT_NAMES
 from exporters.publish.proof import run_graph, tokenize
 from exporters.publish.publish import LAYOUTS, publish
+from exporters.publish.push import push
 from runtime.artifact.manifest import Pooling
-from runtime.errors import IntegrityError, UsageError
+from runtime.errors import IntegrityError, MissingDependencyError, UsageError
 from tests.exporters.publish.toys import (
     DIM,
     TEXTS,
@@ -118,6 +119,32 @@ def test_a_prompt_is_stated_and_measured(tmp_path: Path) -> None:
     assert json.loads((hub / "config_sentence_transformers.json").read_text())["prompts"] == {"query": "query : "}
     assert "Cosine similarity without it: 0." in (hub / "README.md").read_text()
     assert "Cosine similarity without it" not in (triton / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("default", "single_says", "triton_says"),
+    [
+        (None, "prompts `query` and `document`", "Put the prompt before each text yourself."),
+        ("query", "prompts `document`", "This layout adds the default prompt: give the graph token ids instead."),
+    ],
+)
+def test_prompts_for_queries_and_documents_are_a_difference(
+    default: str | None, single_says: str, triton_says: str, tmp_path: Path
+) -> None:
+    prompts = {"query": "a b ", "document": "d d ", "empty": "", "too long": "a b c d a b c d "}
+    artifact = write_text_artifact(tmp_path / "toy", prompts=prompts, default_prompt=default)
+    single, triton = publish(artifact, ["single", "triton"], tmp_path / "out")
+    for folder, words in ((single, single_says), (triton, triton_says)):
+        card = (folder / "README.md").read_text()
+        assert re.search(r"Smallest cosine similarity of a text without them: -?0\.", card)
+        assert words in card
+        assert "Nowhere that we know of" not in card
+
+
+def test_the_upload_names_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(MissingDependencyError, match=r"embedding-backbones\[publish\]"):
+        push(tmp_path, "me/toy")
 
 
 def test_a_pooling_without_the_prompt_is_for_sentence_transformers_alone(tmp_path: Path) -> None:

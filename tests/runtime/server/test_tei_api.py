@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,9 +9,12 @@ import pytest
 from huggingface_hub import InferenceClient
 
 import runtime
+from runtime.server.run import open_models
 from runtime.server.served_model import ServedModel
+from runtime.server.settings import ServerSettings
 from tests.runtime.server.conftest import CLIENT, Running, serving
 from tests.runtime.server.test_openai_api import data_url, png
+from tests.runtime.toy_artifact import write_artifact
 
 
 def test_the_client_of_hugging_face_gets_the_vectors_of_embed(server: Running, model: runtime.Embedder) -> None:
@@ -48,6 +52,14 @@ def test_wrong_requests_are_refused_in_teis_form(server: Running, body: dict[str
     assert response.status_code == 400
     assert response.json()["error_type"] == "Validation"
     assert response.json()["error"]
+
+
+def test_an_item_of_another_kind_names_the_way_out(tmp_path: Path) -> None:
+    texts = {"texts": write_artifact(tmp_path / "texts")}
+    with serving(open_models(texts, ServerSettings(), concurrent_batches=1, threads=1)) as server:
+        response = server.post("/embed", {"inputs": [{"image": data_url(png(0))}]})
+    assert response.status_code == 400
+    assert response.json()["error"] == "inputs[0] is an image, and texts embeds text; name a model that embeds it"
 
 
 def test_an_explicit_false_is_honoured(toy_models: list[ServedModel], model: runtime.Embedder) -> None:
