@@ -205,7 +205,7 @@ def _benchmark(arguments: argparse.Namespace, command: str) -> int:
         plan = make_plan(arguments.artifacts, options)
         own_items = _load_items(paths, plan)
     output.mkdir(parents=True, exist_ok=True)  # an error here must come before the measurements
-    results = _begin(arguments, plan, timing, plan.record(options, own_items), command, stage)
+    results = _begin(arguments, plan, timing, plan.record(options, timing, own_items), command, stage)
     remaining = find_remaining(plan, results, redo_disturbed=arguments.redo_disturbed)
     done = 0
     with console.progress_bar(total=len(remaining), unit="group", hidden=None) as bar:

@@ -9,6 +9,7 @@ from pathlib import Path
 from benchmarks.contenders.protocol import Setup, Target
 from benchmarks.contenders.registry import CONTENDERS, PEERS, find_setups, variants_of
 from benchmarks.measure.group import CaseGroup
+from benchmarks.measure.rounds import TimingOptions
 from benchmarks.measure.workload import Items
 from benchmarks.results.schema import Artifact, OwnItems, PlanRecord, Skipped, Stage
 from runtime.artifact.manifest import Manifest, TowerName
@@ -41,7 +42,7 @@ class PlanOptions:
                 raise UsageError(f"{name} has no variant {variant!r}; choose from {', '.join(variants_of(name))}")
         strange = sorted(self.pythons.keys() - {*PEERS, *PROVIDERS})
         if strange:
-            known = ", ".join([*PEERS, *PROVIDERS])
+            known = ", ".join(dict.fromkeys([*PEERS, *PROVIDERS]))
             raise UsageError(f"--python names {', '.join(strange)}; name a contender or provider: {known}")
         if min(self.batch_sizes) < 1 or min(self.tokens) < 3:
             raise UsageError("batch sizes must be 1 or more, numbers of tokens 3 or more")
@@ -71,7 +72,7 @@ class BenchmarkPlan:
         """Execution providers of all targets."""
         return tuple(dict.fromkeys(provider for target in self.targets for provider in target.providers))
 
-    def record(self, options: PlanOptions, own_items: Mapping[TowerName, Items]) -> PlanRecord:
+    def record(self, options: PlanOptions, timing: TimingOptions, own_items: Mapping[TowerName, Items]) -> PlanRecord:
         """Return the options of this plan for the results."""
         return PlanRecord(
             contenders=options.contenders,
@@ -79,6 +80,8 @@ class BenchmarkPlan:
             batch_sizes=options.batch_sizes,
             tokens=options.tokens,
             stages=options.stages,
+            rounds=timing.min_rounds,
+            seconds=timing.seconds,
             weights=dict(options.weights),
             items={kind: OwnItems(source=own.source, sha256=own.sha256()) for kind, own in own_items.items()},
         )

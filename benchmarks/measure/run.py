@@ -159,8 +159,8 @@ def _check_plan(found: Results, fresh: Results) -> None:
 
 
 def merge_results(found: Results, fresh: Results) -> Results:
-    """Return ``found`` with the skipped cases and the command of ``fresh``, to be completed."""
-    return replace(found, skipped=_merge(found.skipped, fresh.skipped), command=fresh.command, complete=False)
+    """Return ``found`` with the skipped cases of ``fresh``, to be completed."""
+    return replace(found, skipped=_merge(found.skipped, fresh.skipped), complete=False)
 
 
 def _without(skipped: Sequence[Skipped], start: str) -> list[Skipped]:

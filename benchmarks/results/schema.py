@@ -197,19 +197,21 @@ class Skipped:
 class OwnItems:
     """The user's own items of one kind."""
 
-    source: str  # name of their file or folder.
+    source: str = field(compare=False)  # name of their file or folder.
     sha256: str  # hash of the items that the benchmark uses.
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanRecord:
-    """Options that decide which cases a run measures. A run can only be resumed with the same ones."""
+    """Options that decide which cases a run measures, and how. A run can only be resumed with the same ones."""
 
     contenders: tuple[str, ...]
     providers: tuple[str, ...]
     batch_sizes: tuple[int, ...]
     tokens: tuple[int, ...]
     stages: tuple[Stage, ...]
+    rounds: int  # smallest number of rounds of each case.
+    seconds: float  # seconds of a contender after which no further round starts.
     weights: dict[str, str]  # values of `--weights`, by artifact.
     items: dict[TowerName, OwnItems]  # the user's own items by kind; other kinds have the built-in ones.
 

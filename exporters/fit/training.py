@@ -107,7 +107,10 @@ def train(
     with _interruptible(trainer), _without_notes():
         trainer.train(resume_from_checkpoint=find_checkpoint(str(folder)) if folder.is_dir() else None)
     if _sum_weights(model) == before:
-        raise FitError("the training changed no weights; give it more rows or --epochs, or a higher --learning-rate")
+        raise FitError(
+            "the training changed no weights; give it more rows or --epochs, or a higher --learning-rate, and --force "
+            "to replace this training"
+        )
     history: list[dict[str, Any]] = trainer.state.log_history
     main = f"eval_{evaluation.main}" if evaluation else ""
     return Training(
@@ -212,7 +215,7 @@ class _Guard(TrainerCallback):
         if not math.isfinite((logs or {}).get("loss", 0.0)):
             raise FitError(
                 f"the loss is {logs['loss']} at step {state.global_step}; lower --learning-rate, or use --precision "
-                "fp32"
+                "fp32, and --force to replace this training"
             )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

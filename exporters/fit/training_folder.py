@@ -54,23 +54,28 @@ class TrainingFolder:
         """Make the folder, or check that the training in it has the same ``request``.
 
         Raises:
-            DestinationError: It is another training.
+            DestinationError: It is another training, or its record is damaged.
         """
-        file = self.path / _REQUEST
+        if resume and self._can_go_on():
+            self._check_same(request)
+            return
         with writing(self.path):
-            if resume and self._can_go_on():
-                begun = json.loads(file.read_text("utf-8"))
-                changed = [key for key, value in request.items() if begun.get(key) != value]
-                if not changed:
-                    return
-                raise DestinationError(
-                    f"the training in {self.path} has another {', '.join(changed)}; give the same, or start again with "
-                    "--force instead of --resume"
-                )
             if self.steps.exists():
                 shutil.rmtree(self.steps)
             self.path.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(request, indent=2), "utf-8")
+            (self.path / _REQUEST).write_text(json.dumps(request, indent=2), "utf-8")
+
+    def _check_same(self, request: Mapping[str, str]) -> None:
+        file, again = self.path / _REQUEST, "start again with --force instead of --resume"
+        try:
+            begun = dict(json.loads(file.read_text("utf-8")))
+        except (OSError, ValueError, TypeError, RecursionError) as exc:
+            raise DestinationError(f"{file}, the record of the training, cannot be read ({exc}); {again}") from exc
+        changed = [key for key, value in request.items() if begun.get(key) != value]
+        if changed:
+            raise DestinationError(
+                f"the training in {self.path} has another {', '.join(changed)}; give the same, or {again}"
+            )
 
     def _can_go_on(self) -> bool:
         return any(self.steps.glob("checkpoint-*"))

@@ -177,7 +177,7 @@ class VariantBuilder:
     @cached_property
     def _calibration(self) -> CalibrationBatches:
         return make_calibration_batches(
-            self._folder, self._tower.preprocessing, self._loaded, self._dataset, self._options.method
+            self._folder, self._tower.preprocessing, self._loaded, self._dataset, self._options.int8_method
         )
 
     def _load(self, graph: str) -> LoadedTower:

@@ -29,10 +29,10 @@ class VariantOptions:
     Attributes:
         precisions: Precisions of the variants; ``fp32`` gives the variant ``optimized``.
         level: Optimization level, see :func:`exporters.passes.fuse.fuse`. ``all`` is for fp32 alone, and ``basic``
-            is not for compact.
+            and ``none`` are not for compact.
         calibration: The user's own items, a folder or a file. ``None`` means the items of
             :func:`exporters.calibration.dataset.load_calibration_dataset`.
-        method: Calibration method of int8, unless it is dynamic.
+        method: Calibration method of int8, unless it is dynamic. ``None`` means ``minmax``.
         items: Number of items for calibration, and of other items for the accuracy check. ``None`` means
             :data:`DEFAULT_ITEMS`.
         min_cosine: Floor, see :class:`runtime.artifact.variants.Floors`. ``None`` means :data:`DEFAULT_FLOORS`.
@@ -50,7 +50,7 @@ class VariantOptions:
     precisions: Sequence[Precision] = ("fp32",)
     level: Level = "extended"
     calibration: Path | None = None
-    method: CalibrationMethod = "minmax"
+    method: CalibrationMethod | None = None
     items: int | None = None
     min_cosine: float | None = None
     min_overlap: float | None = None
@@ -76,19 +76,24 @@ class VariantOptions:
         others = ", ".join(precision for precision in self.precisions if precision != "fp32")
         if self.level == "all" and others:
             raise UsageError(f"--level all is for fp32 alone; make {others} by another command, without --level")
-        if self.level == "basic" and "compact" in self.precisions:
+        if self.level in ("none", "basic") and "compact" in self.precisions:
             raise UsageError(
-                "--level basic has only ONNX operators, and compact needs ONNX Runtime's; make compact by another "
-                "command, without --level"
+                f"--level {self.level} has only ONNX operators, and compact needs ONNX Runtime's; make compact by "
+                "another command, without --level"
             )
 
     def _check_int8(self) -> None:
-        names = {"--method": self.method != "minmax", "--accept-batch-dependent": self.accept_batch_dependent}
+        names = {"--method": self.method is not None, "--accept-batch-dependent": self.accept_batch_dependent}
         given = " and ".join(name for name, is_given in names.items() if is_given)
         if given and "int8" not in self.precisions:
             raise UsageError(f"only int8 takes {given}; add it to --precision, or leave {given} out")
         if all(names.values()):
             raise UsageError("--accept-batch-dependent takes the ranges from each batch; leave --method out")
+
+    @property
+    def int8_method(self) -> CalibrationMethod:
+        """The calibration method of int8."""
+        return self.method or "minmax"
 
     def floors(self, precision: Precision) -> Floors:
         """Return the floors of a variant in ``precision``."""

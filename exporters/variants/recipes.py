@@ -119,7 +119,7 @@ def _convert_to_int8(inputs: RecipeInputs) -> RecipeResult:
             external_data = quantize_dynamic(graph, inputs.output)
             return RecipeResult(level="none", providers=("cpu",), external_data=external_data, batch_invariant=False)
         batches = inputs.calibration.batches
-        extra, method = inputs.calibration.extra_batches, inputs.options.method
+        extra, method = inputs.calibration.extra_batches, inputs.options.int8_method
         expect(3 * count_rows(batches[::2]) + 9 * count_rows(extra) // 4 + 2 * count_rows(batches[1::2]))
         with StaticQuantizer(graph, batches[::2], extra, method=method) as quantizer:
             analysis = find_sensitive_nodes(quantizer, batches[1::2], floor=inputs.min_cosine, costs=inputs.costs)

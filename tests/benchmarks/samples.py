@@ -95,6 +95,8 @@ PLAN = PlanRecord(
     batch_sizes=(1,),
     tokens=(64,),
     stages=("graph", "end_to_end"),
+    rounds=5,
+    seconds=1.0,
     weights={},
     items={},
 )

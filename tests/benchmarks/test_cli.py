@@ -154,6 +154,8 @@ def test_existing_results_are_not_overwritten(
         (["--stages", "end_to_end"], "--stages"),
         (["--weights", "toy=folder"], "--weights"),
         (["--items", "text=mine.txt"], "--items"),
+        (["--rounds", "30"], "--rounds"),
+        (["--seconds", "9"], "--seconds"),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
@@ -18,6 +18,7 @@ from exporters.families.sentence.reader import read_model, read_prompts
 from exporters.families.tower import ExportableTower
 from exporters.families.vision.tower import ImageModelTower
 from exporters.weights.parsing import parsing, read_json
+from runtime.artifact.similarity import SimilarityFunction
 from runtime.errors import UsageError
 
 _IGNORED = ("logit_scale", "position_ids")
@@ -66,6 +67,8 @@ def load_folder(request: FolderRequest) -> list[ExportableTower]:
             library="sentence-transformers",
         )
         towers.append(ImageModelTower(image, weights, options, architecture="clip"))
+    for tower in towers:
+        tower.similarity_function = cast(SimilarityFunction, str(sentences.similarity_fn_name))
     return towers
 
 

@@ -328,6 +328,7 @@ def apply_options(model: SentenceTransformer, options: ExportOptions) -> Sentenc
         prompts=read_prompts(model),
         default_prompt_name=model.default_prompt_name,
         truncate_dim=model.truncate_dim,
+        similarity_fn_name=model.similarity_fn_name,
     )
     changed.eval()
     return changed

@@ -42,6 +42,14 @@ def test_a_wrong_schema_is_an_error(change: dict[str, object], message: str, res
         read_results(path)
 
 
+def test_only_older_results_lack_fields(results: Results, tmp_path: Path) -> None:
+    document = json.loads(results.to_json())
+    del document["plan"]
+    (tmp_path / "r.json").write_text(json.dumps(document))
+    with pytest.raises(ResultsError, match="results lacks plan"):
+        read_results(tmp_path / "r.json")
+
+
 def test_results_of_schema_2_are_read_with_defaults(results: Results, tmp_path: Path) -> None:
     document = json.loads(results.to_json()) | {"schema_version": 2}
     path = tmp_path / "r.json"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import pytest
 
 import runtime
 from benchmarks.cli import main
-from benchmarks.serve import cli
+from benchmarks.serve import cli, targets
 from benchmarks.serve.cli import public_command
 from benchmarks.serve.measure import Measurement
+from benchmarks.serve.options import build_parser
+from benchmarks.serve.process import StartedServer
 from benchmarks.serve.workloads import ServeWorkload
 from runtime import console
 from tests.benchmarks.serve.toy_server import ToyServer, toy_server, vector_of
@@ -212,3 +215,17 @@ def test_a_server_without_models_is_refused(
 def test_servers_need_different_names(server: ToyServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", f"a={server.url}", f"a={server.url}", "-o", str(tmp_path)]) == console.WRONG_USAGE
     assert "different names" in capsys.readouterr().err
+
+
+def test_a_server_that_the_benchmark_starts_is_watched(exported_text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def check() -> None: ...
+
+    @contextmanager
+    def start(command: list[str]) -> Iterator[StartedServer]:
+        yield StartedServer(url="http://127.0.0.1:1", pid=1, check=check)
+
+    monkeypatch.setattr(targets, "start_server", start)
+    options = build_parser().parse_args([str(exported_text), "-o", "r", "--format", "tei"])
+    (target,) = targets.read_targets(options)
+    with targets.open_server(target, options) as server:
+        assert server.check is check

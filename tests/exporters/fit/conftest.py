@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,9 +15,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_layers(folder, ("Pooling", {"pooling_mode_mean_tokens": True}), ("Normalize", None), limit=32)
 
 
-@pytest.fixture(scope="module")
-def no_export() -> Any:
+@pytest.fixture
+def no_export(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace the export, whose own tests are elsewhere."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("exporters.fit.learner.export", lambda *_, **__: Path())
-        yield
+    monkeypatch.setattr("exporters.fit.learner.export", lambda *_, **__: Path())

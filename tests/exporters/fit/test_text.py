@@ -33,6 +33,18 @@ from tests.exporters.fit.toy_data import make_labels, make_pairs
 FAST = FitOptions(epochs=3, batch_size=16, learning_rate=5e-3, warmup=0.0, device="cpu")
 
 
+@pytest.mark.usefixtures("no_export")
+def test_the_models_similarity_is_kept(toy: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(toy, tmp_path / "toy"))
+    config = folder / "config_sentence_transformers.json"
+    settings = json.loads(config.read_text()) if config.exists() else {}
+    config.write_text(json.dumps(settings | {"similarity_fn_name": "dot"}))
+    assert load(folder).model.similarity_fn_name == "dot"
+    fit(str(folder), make_pairs(8), output=tmp_path, artifact_name="mine", options=replace(FAST, epochs=1))
+    saved = json.loads((tmp_path / "mine-training/mine/config_sentence_transformers.json").read_text())
+    assert saved["similarity_fn_name"] == "dot"
+
+
 def load(toy: Path, options: FitOptions = FAST) -> Learner:
     return load_learner(find_model(str(toy)), ExportOptions(), options)
 

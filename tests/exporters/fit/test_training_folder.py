@@ -37,6 +37,16 @@ def test_a_trained_model_is_replaced_by_force_alone(name: str, resume: bool, tmp
     folder.check(resume=resume, force=True)
 
 
+@pytest.mark.parametrize("record", [None, "", '{"seed": ', "3", "[" * 100_000])
+def test_a_training_whose_record_is_damaged_does_not_go_on(record: str | None, tmp_path: Path) -> None:
+    folder = TrainingFolder(tmp_path, "mine")
+    (folder.steps / "checkpoint-3").mkdir(parents=True)
+    if record is not None:
+        (tmp_path / "request.json").write_text(record)
+    with pytest.raises(DestinationError, match=r"record of the training, cannot be read .*; start again with --force"):
+        folder.open({"seed": "0"}, resume=True)
+
+
 def test_only_the_same_training_goes_on(tmp_path: Path) -> None:
     folder = TrainingFolder(tmp_path, "mine")
     folder.open({"seed": "0"}, resume=True)

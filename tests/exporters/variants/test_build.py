@@ -41,6 +41,13 @@ pytestmark = pytest.mark.process  # each new variant is loaded in a process of i
 TEXTS = ["a cup of coffee", "the rocket left the launch pad at noon", ""]
 
 
+def test_items_that_are_asked_for_must_be_there(text_artifact: Path, tmp_path: Path) -> None:
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n".join(f"a text about {number}" for number in range(60)))
+    with pytest.raises(UsageError, match=r"holds 60 items .* where 1000 are needed.*or --items 30"):
+        add_variants(text_artifact, VariantOptions(calibration=texts, items=500))
+
+
 def test_an_optimized_graph_is_added_and_loaded(text_artifact: Path) -> None:
     before = runtime.load(text_artifact).embed(TEXTS)
     (outcome,) = add_variants(text_artifact, VariantOptions(items=16))

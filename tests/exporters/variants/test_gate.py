@@ -60,6 +60,31 @@ def add_mean_of_batch(model: onnx.ModelProto) -> None:
     model.graph.node.append(helper.make_node("Add", ["alone", "mean"], [output]))
 
 
+def scale_by_mean(model: onnx.ModelProto) -> None:
+    """Scale every vector by its mean square; its direction does not change."""
+    output = model.graph.output[0].name
+    for node in model.graph.node:
+        node.output[:] = ["plain" if name == output else name for name in node.output]
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1]), "features"))
+    model.graph.node.append(helper.make_node("Mul", ["plain", "plain"], ["squares"]))
+    model.graph.node.append(helper.make_node("ReduceMean", ["squares", "features"], ["scale"]))
+    model.graph.node.append(helper.make_node("Mul", ["plain", "scale"], [output]))
+
+
+def test_neighbours_are_those_of_the_models_similarity(exported: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(exported, tmp_path / "artifact"))
+    model = onnx.load(folder / "image.onnx")
+    scale_by_mean(model)
+    onnx.save(model, folder / "candidate.onnx")
+    items = load_calibration_dataset("image", None, 16).held_out
+    overlaps = []
+    for function in ("cosine", "euclidean"):
+        manifest = replace(read_manifest(folder), similarity_function=function)
+        parity = VariantGate(folder, manifest, "image", items)._measure("candidate.onnx", FLOORS)
+        overlaps.append(parity.neighbour_overlap)
+    assert overlaps[1] < overlaps[0] == 1
+
+
 def test_an_equal_graph_passes(gate: VariantGate, candidate: Callable[[Change], str]) -> None:
     parity = gate.measure(candidate(lambda model: None), FLOORS)
     assert parity.items == 16

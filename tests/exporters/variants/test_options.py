@@ -14,6 +14,8 @@ from runtime.errors import UsageError
     ("options", "message"),
     [
         ({"method": "entropy"}, "only int8 takes --method; add it to --precision, or leave --method out"),
+        ({"method": "minmax", "precisions": ["fp16"]}, "only int8 takes --method"),
+        ({"level": "none", "precisions": ["compact"]}, "--level none has only ONNX operators"),
         ({"accept_batch_dependent": True, "precisions": ["fp16"]}, "only int8 takes --accept-batch-dependent"),
         (
             {"method": "entropy", "accept_batch_dependent": True, "precisions": ["int8"]},

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from exporters.variants.retrieval import Ranking, RetrievalParity, measure_ranki
 from runtime.array_types import Array
 from runtime.artifact.manifest import TowerName
 from runtime.artifact.reader import read_manifest
-from runtime.artifact.similarity import cosine_similarities
+from runtime.artifact.similarity import cosine_similarities, similarities
 from runtime.errors import UsageError
 from tests.exporters.calibration.test_retrieval import write_jsonl
 from tests.exporters.file_contents import contents
@@ -155,6 +156,23 @@ def test_fp32_must_find_something(exported: Path) -> None:
         document_kind="image",
         relevant=[{farthest: 1.0}],
     )
+    with pytest.raises(UsageError, match="fp32 finds no relevant document"):
+        VariantGate(exported, read_manifest(exported), "image", images[:2], search)
+
+
+def test_documents_are_ranked_by_the_models_similarity(exported: Path) -> None:
+    images = [np.full((60, 60, 3), value, np.uint8) for value in range(0, 250, 10)]
+    vectors = runtime.load(exported).embed(images)
+    ranks = {name: np.argsort(-similarities(vectors[-1:], vectors, name)[0]) for name in ("cosine", "dot")}
+    (only_by_dot, *_) = [each for each in ranks["dot"][:10] if each not in ranks["cosine"][:10]]
+    search = RetrievalDataset(
+        queries=images[-1:],
+        query_kind="image",
+        documents=images,
+        document_kind="image",
+        relevant=[{int(only_by_dot): 1.0}],
+    )
+    VariantGate(exported, replace(read_manifest(exported), similarity_function="dot"), "image", images[:2], search)
     with pytest.raises(UsageError, match="fp32 finds no relevant document"):
         VariantGate(exported, read_manifest(exported), "image", images[:2], search)
 

@@ -196,6 +196,8 @@ def test_vectors_equal_those_of_sentence_transformers(clip: Path, tmp_path: Path
     SentenceTransformer(modules=[CLIPModel(str(clip), _from_auto_load=True), Normalize()], device="cpu").save(
         str(folder)
     )
+    path = folder / "config_sentence_transformers.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"similarity_fn_name": "dot"}))
     artifact = export(folder, tmp_path)
     judge = SentenceTransformer(str(folder), device="cpu", processor_kwargs={"backend": "pil"})
     check_texts(artifact, lambda text: judge.encode(text), GROUP, "sentence-clip text", "sentence-transformers")
@@ -203,6 +205,7 @@ def test_vectors_equal_those_of_sentence_transformers(clip: Path, tmp_path: Path
         artifact, lambda image: judge.encode([image])[0], GROUP, "sentence-clip image", "sentence-transformers"
     )
     manifest = read_manifest(artifact)
+    assert manifest.similarity_function == "dot"
     assert all(tower.normalized for tower in manifest.towers.values())
     assert manifest.towers["image"].reference == "sentence-transformers"
     default = SentenceTransformer(str(folder), device="cpu")  # resizes with torchvision, and rounds a little otherwise
