@@ -39,6 +39,8 @@ _EXIF_TRANSPOSES = {  # EXIF 2.32, tag Orientation: the operation that makes the
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_USUAL_FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP")
+_USUAL_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
 _USUAL_MAX_PIXELS = 89_478_485  # of PIL.Image.MAX_IMAGE_PIXELS
 _STRIP = 8  # rows or columns of a very thin image
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
@@ -115,22 +117,36 @@ def load_image(item: ImageItem) -> Image.Image:
         raise UnusableItemError(_reason(exc)) from exc
 
 
-def decoding_bytes(data: bytes) -> int:
-    """Return the memory that :func:`load_image` needs at most for the bytes of a file; 0 if it is no image.
+def preparing_bytes(data: bytes, preprocessing: ImagePreprocessing) -> int:
+    """Return the memory that preparing the bytes of a file needs at most; 0 if it is no image.
 
-    For each of 36 million pixels, JPEG, PNG, GIF and BMP took up to 10 bytes, WebP 16.1, and JPEG 2000 19.4. An icon
-    counts as the largest allowed image, because it can hold more pixels than it states.
+    For each of 12 to 36 million pixels, decoding JPEG, PNG, GIF and BMP took up to 10 bytes, CMYK 12, WebP 16, and JPEG
+    2000 with alpha 24. An icon counts as the largest allowed image, because it can hold more pixels than it states.
     """
     try:
         with _WITHOUT_WARNINGS:
             image = _read(data)
-            pixels = image.width * image.height
+            width, height = image.size
     except Exception:  # noqa: BLE001  see load_image
         return 0
+    pixels = width * height
     if image.format in ("ICO", "ICNS"):
         pixels = Image.MAX_IMAGE_PIXELS or _USUAL_MAX_PIXELS
-    usual = image.format in ("JPEG", "MPO", "PNG", "GIF", "BMP") and not image.mode.startswith(("I", "F"))
-    return pixels * (10 if usual else 20)
+    usual = image.format in (*_USUAL_FORMATS, "ICO", "ICNS") and image.mode in _USUAL_MODES
+    return pixels * (10 if usual else 26) + _resizing_bytes(width, height, preprocessing)
+
+
+def _resizing_bytes(width: int, height: int, preprocessing: ImagePreprocessing) -> int:
+    """Return the memory that resizing needs at most. A thin image becomes far larger before it is cropped."""
+    if not width or not height:
+        return 0
+    resized = _resized_size(width, height, preprocessing)
+    cropped = preprocessing.crop_size * max(width, height)  # one side is resized and cropped, the other is not yet
+    if preprocessing.resize_dtype == "float32":
+        return 40 * cropped + 3 * width * height
+    if not _is_allowed(*resized):
+        return 24 * cropped
+    return 11 * resized[0] * resized[1] + 4 * resized[0] * height
 
 
 def load_pixels(item: ImageItem) -> UInt8Array | UnusableItemError:

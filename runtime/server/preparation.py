@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from runtime.artifact.manifest import TowerName
+from runtime.artifact.manifest import ImagePreprocessing, TowerName
 from runtime.errors import MissingDependencyError, UsageError
 from runtime.inference.tower import LoadedTower, Row
 from runtime.preprocess.item import UnusableItemError, prepare_each
@@ -73,12 +73,15 @@ class Preparation:
             RequestError: An item cannot be embedded, or needs more memory than there is.
         """
         loop, parts = asyncio.get_running_loop(), _split(call, self._most_characters)
-        if len(parts) == 1 and parts[0].type is str and _characters(call.items) <= _SMALL_TEXT:
+        if len(parts) == 1 and parts[0].kind == "text" and _characters(call.items) <= _SMALL_TEXT:
             prepared = [_prepare(call, parts[0])]
         else:
-            prepared = await asyncio.gather(
-                *(loop.run_in_executor(self._threads, self._prepare_in_turn, call, part) for part in parts)
-            )
+            waiting = [loop.run_in_executor(self._threads, self._prepare_in_turn, call, part) for part in parts]
+            try:
+                prepared = await asyncio.gather(*waiting)
+            finally:
+                for each in waiting:  # the others of a request that failed
+                    each.cancel()
         rows: list[Row | UnusableItemError] = [UnusableItemError("")] * len(call.items)
         for part, found in zip(parts, prepared, strict=True):
             for at, row in zip(part.positions, found, strict=True):
@@ -90,11 +93,14 @@ class Preparation:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _prepare_in_turn(self, call: EmbedCall, part: _Part) -> Sequence[Row | UnusableItemError]:
-        with self._reserve(_needed_bytes([call.items[at] for at in part.positions]), call.param):
+        with self._reserve(_needed_bytes(call, part), call.param):
             return _prepare(call, part)
 
     @contextmanager
     def _reserve(self, size_bytes: int, param: str) -> Iterator[None]:
+        if not size_bytes:
+            yield
+            return
         if size_bytes > self._room:
             sizes = f"{size_bytes >> 20} MiB of memory, and the server has {self._room >> 20} MiB for that"
             message = f"an item of {param} needs up to {sizes}; send a smaller one, or raise --memory-limit"
@@ -129,14 +135,16 @@ def _split(call: EmbedCall, most_characters: int) -> list[_Part]:
     return parts
 
 
-def _needed_bytes(items: Sequence[ServerItem]) -> int:
-    """Return the memory that a thread needs at most to prepare items of one kind: texts at once, images one by one."""
-    if isinstance(items[0].content, str):
+def _needed_bytes(call: EmbedCall, part: _Part) -> int:
+    """Return the memory that a thread needs at most to prepare a part: its texts at once, its images one by one."""
+    items = [call.items[at] for at in part.positions]
+    if part.type is str:
         return _BYTES_PER_CHARACTER * _characters(items)
-    if items[0].kind == "image":
-        from runtime.preprocess.image import decoding_bytes
+    preprocessing = call.model.manifest.towers[part.kind].preprocessing
+    if isinstance(preprocessing, ImagePreprocessing):
+        from runtime.preprocess.image import preparing_bytes
 
-        return max(decoding_bytes(item.content) for item in items)
+        return max(preparing_bytes(item.content, preprocessing) for item in items)
     return 0  # the ticket has three times the file
 
 
