@@ -38,23 +38,25 @@ def quantize(vectors: Array, dtype: Dtype, ranges: Array | None = None) -> Array
         vectors: ``[rows, dim]`` float32.
         dtype: ``float16`` rounds. ``int8`` maps the range of each dimension to -128 to 127. ``binary`` keeps the signs,
             eight dimensions in a byte, minus 128.
-        ranges: ``[2, dim]`` of :func:`int8_ranges`, for ``int8``; by default the ranges of ``vectors``, two or more.
-            Vectors that are compared with each other need the same ranges. Values outside are clipped.
+        ranges: ``[2, dim]`` of :func:`int8_ranges`, for ``int8``; by default the ranges of ``vectors``, which then
+            must be two or more different ones. Vectors that are compared with each other need the same ranges. Values
+            outside are clipped.
 
     Returns:
         ``[rows, dim]`` float32, float16 or int8; for ``binary`` ``[rows, ceil(dim / 8)]`` int8.
 
     Raises:
-        UsageError: There is no such type, ``ranges`` has the wrong shape or is for another type, or the vectors do not
-            fit the type.
+        UsageError: There is no such type, ``ranges`` has the wrong shape or is for another type, the vectors do not
+            fit the type, or :func:`check_ranges` refuses the ranges.
     """
     check_dtype(dtype, ranges, vectors.shape[1])
     if not np.isfinite(vectors).all():
         raise UsageError("the vectors hold NaN or infinity; remove those rows")
     if dtype == "int8" and len(vectors):
-        if ranges is None and len(vectors) == 1:
-            raise UsageError("the ranges of one vector are that vector, so all its codes are equal; pass ranges")
-        return _to_int8(vectors, int8_ranges(vectors) if ranges is None else ranges)
+        if ranges is None:
+            ranges = int8_ranges(vectors)
+            check_ranges(ranges)
+        return _to_int8(vectors, ranges)
     if dtype == "binary":
         return (np.packbits(vectors > 0, axis=1).astype(np.int16) - 128).astype(np.int8)
     if dtype == "float16" and np.abs(vectors).max(initial=0) > np.finfo(np.float16).max:
@@ -65,7 +67,7 @@ def quantize(vectors: Array, dtype: Dtype, ranges: Array | None = None) -> Array
 def dequantize(codes: Array, ranges: Array) -> Array:
     """Return the middles of the steps that int8 ``codes`` of :func:`quantize` stand for, ``[rows, dim]`` float32."""
     smallest, largest = ranges.astype(np.float32)
-    values: Array = smallest + (codes.astype(np.float32) + 128.5) * ((largest - smallest) / _INT8_STEPS)
+    values: Array = smallest + (codes.astype(np.float32) + 128.5) * _find_steps(ranges)
     capped: Array = np.minimum(values, largest)
     return capped
 
@@ -78,10 +80,28 @@ def check_dtype(dtype: str, ranges: Array | None, dim: int) -> None:
         return
     if dtype != "int8":
         raise UsageError(f"ranges are for dtype int8, not {dtype}")
-    if ranges.shape != (2, dim) or not (ranges[0] <= ranges[1]).all():
+    if ranges.shape != (2, dim) or (ranges[0] > ranges[1]).any():
         raise UsageError(
             f"ranges is {list(ranges.shape)}, it must be the smallest and the largest value of each dimension: "
             f"[2, {dim}]"
+        )
+    check_ranges(ranges)
+
+
+def check_ranges(ranges: Array) -> None:
+    """Check that ``[2, dim]`` ranges of int8 tell vectors apart.
+
+    Raises:
+        UsageError: They hold NaN or infinity, or the smallest value is the largest in every dimension.
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        steps = _find_steps(ranges)
+    if not np.isfinite(steps).all():
+        raise UsageError("the ranges hold NaN, infinity or values too large for float32; take those of other vectors")
+    if not steps.any():
+        raise UsageError(
+            "the ranges have the same smallest and largest value in every dimension, so all codes would be equal; "
+            "take ranges of more, different vectors"
         )
 
 
@@ -101,8 +121,14 @@ def truncate_and_normalize(vectors: Array, truncate_dim: int | None, normalize: 
 
 
 def _to_int8(vectors: Array, ranges: Array) -> Array:
-    smallest, largest = ranges.astype(np.float32)
-    steps = (largest - smallest) / _INT8_STEPS
+    steps = _find_steps(ranges)
     steps[steps == 0] = 1  # a constant dimension
-    levels: Array = np.clip(np.floor((vectors - smallest) / steps), 0, _INT8_STEPS)
+    levels: Array = np.clip(np.floor((vectors - ranges[0].astype(np.float32)) / steps), 0, _INT8_STEPS)
     return (levels - 128).astype(np.int8)
+
+
+def _find_steps(ranges: Array) -> Float32Array:
+    """Return the width of a step in each dimension, ``[dim]``."""
+    smallest, largest = ranges.astype(np.float32)
+    steps: Float32Array = (largest - smallest) / np.float32(_INT8_STEPS)
+    return steps

@@ -5,6 +5,8 @@ Source: ``sentence_transformers.util.similarity`` (https://github.com/huggingfac
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -13,6 +15,7 @@ from runtime.array_types import Array, Float64Array
 from runtime.errors import UsageError
 
 SimilarityFunction = Literal["cosine", "dot", "euclidean", "manhattan"]
+_BLOCK = 1024  # rows of b that are float64 at once
 
 
 def similarities(a: Array, b: Array, function: SimilarityFunction = "cosine") -> Float64Array:
@@ -21,13 +24,13 @@ def similarities(a: Array, b: Array, function: SimilarityFunction = "cosine") ->
     The larger, the more similar. A distance is negative.
 
     Args:
-        a: ``[rows, dim]``, or ``[dim]`` for one row, of any float type.
-        b: The same.
+        a: ``[rows, dim]``, or ``[dim]`` for one row, of real numbers. Dequantize codes of int8 first.
+        b: The same. It may be memory-mapped: the function reads it in blocks of rows.
         function: ``cosine``; ``dot``, the product; or minus the ``euclidean`` or ``manhattan`` distance. By cosine, a
             row of zeros has no direction: its similarities are NaN.
 
     Raises:
-        UsageError: The rows have different lengths, or are no numbers.
+        UsageError: The rows have different lengths or no values, or are codes or no real numbers.
     """
     a, b = _rows(a), _rows(b)
     if a.shape[1] != b.shape[1]:
@@ -35,25 +38,48 @@ def similarities(a: Array, b: Array, function: SimilarityFunction = "cosine") ->
             f"vectors of {a.shape[1]} and of {b.shape[1]} dimensions cannot be compared; embed both with the same "
             "artifact and the same truncate_dim"
         )
-    if function in ("euclidean", "manhattan"):
-        order = 1 if function == "manhattan" else 2
-        distances = [np.linalg.norm(b - row, ord=order, axis=1) for row in a]
-        return -np.array(distances).reshape(len(a), len(b))
-    if function == "cosine":
-        with np.errstate(divide="ignore", invalid="ignore"):
-            a, b = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (a, b))
+    compare, a = _FUNCTIONS[function], a.astype(np.float64)
+    found = np.empty((len(a), len(b)))
+    for start in range(0, len(b), _BLOCK):
+        found[:, start : start + _BLOCK] = compare(a, b[start : start + _BLOCK].astype(np.float64))
+    return found
+
+
+def _rows(vectors: Array) -> Array:
+    try:
+        rows = np.atleast_2d(np.asarray(vectors))
+    except (TypeError, ValueError) as exc:
+        raise UsageError(f"vectors must be an array of real numbers ({exc}); give the result of embed") from exc
+    if rows.dtype in (np.int8, np.uint8):
+        raise UsageError(f"vectors of {rows.dtype} are codes; dequantize them first, or embed as float32")
+    if rows.dtype.kind not in "fiu":
+        raise UsageError(f"vectors must be an array of real numbers, not {rows.dtype}; give the result of embed")
+    if rows.ndim > 2 or not rows.shape[1]:
+        raise UsageError(f"vectors must be [rows, dim], not {list(rows.shape)}; give the result of embed")
+    return rows
+
+
+def _cosine(a: Float64Array, b: Float64Array) -> Float64Array:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return _dot(*(rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (a, b)))
+
+
+def _dot(a: Float64Array, b: Float64Array) -> Float64Array:
     products: Float64Array = a @ b.T
     return products
 
 
-def _rows(vectors: Array) -> Float64Array:
-    try:
-        rows = np.atleast_2d(np.asarray(vectors, dtype=np.float64))
-    except (TypeError, ValueError) as exc:
-        raise UsageError(f"vectors must be an array of numbers ({exc}); give the result of embed") from exc
-    if rows.ndim > 2:
-        raise UsageError(f"vectors must be [rows, dim], not {list(rows.shape)}; give the result of embed")
-    return rows
+def _distance(order: int, a: Float64Array, b: Float64Array) -> Float64Array:
+    distances = [np.linalg.norm(b - row, ord=order, axis=1) for row in a]
+    return -np.array(distances).reshape(len(a), len(b))
+
+
+_FUNCTIONS: dict[SimilarityFunction, Callable[[Float64Array, Float64Array], Float64Array]] = {
+    "cosine": _cosine,
+    "dot": _dot,
+    "euclidean": partial(_distance, 2),
+    "manhattan": partial(_distance, 1),
+}
 
 
 def cosine_similarities(a: Array, b: Array) -> Float64Array:

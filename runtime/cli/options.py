@@ -24,12 +24,14 @@ def parse_count(text: str) -> int:
     """Parse a whole number from 1 up.
 
     Raises:
-        ValueError: It is no whole number.
-        ArgumentTypeError: It is below 1.
+        ArgumentTypeError: It is no whole number, or it is below 1.
     """
-    number = int(text)
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
     if number < 1:
-        raise argparse.ArgumentTypeError(f"it is {number}, it must be a number from 1 up")
+        raise argparse.ArgumentTypeError(f"it is {text}, it must be a whole number from 1 up")
     return number
 
 

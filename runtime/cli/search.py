@@ -69,8 +69,8 @@ def _print_similarity(arguments: argparse.Namespace) -> int:
 def _print_table(names: Sequence[str], similarities: Array, function: str) -> None:
     import numpy as np
 
-    others = np.where(np.eye(len(names), dtype=bool), -np.inf, similarities)
-    nearest = [names[index] if len(names) > 1 else "-" for index in others.argmax(axis=1)]
+    others = np.where(np.eye(len(names), dtype=bool) | np.isnan(similarities), -np.inf, similarities)
+    nearest = [names[row.argmax()] if row.max() > -np.inf else "-" for row in others]
     table = zip(names, similarities, nearest, strict=True)
     rows = [[name, *(f"{value:.3f}" for value in row), best] for name, row, best in table]
     print(console.table([function, *names, "nearest"], rows))

@@ -20,7 +20,7 @@ from runtime.jobs.origin import VectorOrigin, to_metadata
 from runtime.jobs.parquet import import_parquet
 from runtime.jobs.read_vectors import RANGES, ranges_path, read_ranges
 from runtime.jobs.vector_file import npy_header
-from runtime.postprocess import Dtype, int8_ranges, quantize
+from runtime.postprocess import Dtype, check_ranges, int8_ranges, quantize
 
 SUFFIXES = (".npy", ".npz", ".parquet")
 CHUNK_BYTES = 8 << 20
@@ -62,14 +62,17 @@ class OutputOptions:
             import_parquet()
 
     def check_ranges(self, dim: int) -> None:
-        """Check that the ranges fit vectors of ``dim`` values.
+        """Check that the ranges fit vectors of ``dim`` values, and tell vectors apart.
 
         Raises:
-            UsageError: They have another number of dimensions.
+            UsageError: They have another number of dimensions, or every vector would get the same codes.
         """
-        if self.ranges is not None and self.ranges.shape[1] != dim:
+        if self.ranges is None:
+            return
+        if self.ranges.shape[1] != dim:
             found = f"the ranges have {self.ranges.shape[1]} dimensions, but the vectors have {dim}"
             raise UsageError(f"{found}; give the ranges of vectors of the same artifact and --truncate-dim")
+        check_ranges(self.ranges)
 
     @property
     def has_names(self) -> bool:
@@ -95,6 +98,7 @@ def write_output(journal: Journal, options: OutputOptions, origin: VectorOrigin 
 
     Raises:
         OutputError: The disk is full, for example. The journal stays and can be resumed.
+        UsageError: int8 has no vectors to take ranges from, or they are all equal. The journal stays.
     """
     in_place = options.path.suffix == ".npy" and options.dtype == "float32"
     try:

@@ -36,7 +36,8 @@ def test_values_outside_the_ranges_are_clipped() -> None:
 
 
 def test_a_constant_dimension_is_no_division_by_zero() -> None:
-    assert quantize(np.ones((3, 2), np.float32), "int8").tolist() == [[-128, -128]] * 3
+    vectors = np.array([[1, 0], [1, 255], [1, 100]], np.float32)
+    assert quantize(vectors, "int8").tolist() == [[-128, -128], [-128, 127], [-128, -28]]
 
 
 def test_float16_rounds() -> None:
@@ -55,6 +56,12 @@ def test_no_vectors_stay_none(dtype: Dtype, shape: tuple[int, int]) -> None:
         ("int4", None, "dtype is 'int4', it must be one of float32"),
         ("int8", np.zeros((2, 3)), r"\[2, 20\]"),
         ("int8", np.stack([np.ones(20), np.zeros(20)]), "smallest and the largest"),
+        ("int8", np.full((2, 20), np.nan), "NaN, infinity"),
+        ("int8", np.stack([np.zeros(20), np.full(20, np.inf)]), "NaN, infinity"),
+        ("int8", np.full((2, 20), np.inf), "NaN, infinity"),
+        ("int8", np.stack([np.full(20, -3e38), np.full(20, 3e38)]), "too large for float32"),
+        ("int8", np.zeros((2, 20)), "all codes would be equal; take ranges of more, different vectors"),
+        ("int8", int8_ranges(VECTORS[:1]), "all codes would be equal"),
         ("binary", np.zeros((2, 20)), "for dtype int8"),
     ],
 )
@@ -66,7 +73,8 @@ def test_invalid_arguments_are_refused(dtype: Any, ranges: Any, message: str) ->
 @pytest.mark.parametrize(
     ("dtype", "vectors", "message"),
     [
-        ("int8", VECTORS[:1], "the ranges of one vector are that vector"),
+        ("int8", VECTORS[:1], "all codes would be equal; take ranges of more, different vectors"),
+        ("int8", VECTORS[[0, 0]], "all codes would be equal"),
         ("int8", np.full((3, 4), np.nan, np.float32), "hold NaN or infinity"),
         ("binary", np.full((3, 4), np.inf, np.float32), "hold NaN or infinity"),
         ("float16", 1e5 * VECTORS, "that float16 cannot; keep float32"),

@@ -36,11 +36,11 @@ def test_equal_rows_have_the_same_neighbours(rows: int, top: int) -> None:
 
 
 def test_neighbours_are_those_of_the_models_similarity() -> None:
-    rows = np.array([[1.0, 0.0], [0.9, 0.1], [5.0, 5.0]])
+    rows = np.array([[2.0, 0.0], [0.1, 0.0], [9.0, 9.0], [2.7, 0.7], [2.0, 1.2]])
     nearest = {}
     for function in ("cosine", "dot", "euclidean", "manhattan"):
         nearest[function] = int(similarities(rows[:1], rows, function)[0, 1:].argmax()) + 1
-    assert nearest == {"cosine": 1, "dot": 2, "euclidean": 1, "manhattan": 1}
-    scaled = rows * [[1], [10], [1]]  # the directions stay
+    assert nearest == {"cosine": 1, "dot": 2, "euclidean": 3, "manhattan": 4}
+    scaled = rows * [[1], [20], [1], [1], [1]]  # the directions stay
     assert neighbour_overlap(rows, scaled, top=1) == 1
     assert neighbour_overlap(rows, scaled, top=1, function="euclidean") < 1

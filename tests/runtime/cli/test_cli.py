@@ -129,6 +129,17 @@ def test_similarity_of_one_image_has_no_neighbour(
     assert capsys.readouterr().out.splitlines()[-1].split() == ["astronaut", "1.000", "-"]
 
 
+def test_a_vector_of_zeros_is_nearest_to_none(
+    exported_text: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors = np.array([[0, 0], [1, 0], [1, 1]], np.float32)
+    monkeypatch.setattr(runtime.Embedder, "embed", lambda *_, **__: vectors)
+    assert main(["similarity", str(exported_text), "zero", "a", "b"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[-1] for row in rows] == ["-", "b", "a"]
+    assert rows[0][1:4] == ["nan"] * 3
+
+
 def test_info_tells_what_it_is(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", str(exported)]) == 0
     out = capsys.readouterr().out
@@ -174,6 +185,8 @@ def test_nothing_is_measured_to_forget(
     [
         ["search", "a", "q", "v.npy", "--truncate-dim", "0"],
         ["search", "a", "q", "v.npy", "--top", "-1"],
+        ["search", "a", "q", "v.npy", "--top", "x"],
+        ["search", "a", "q", "v.npy", "--top", "1.5"],
         ["similarity", "a", "b", "--batch-size", "0"],
         ["embed", "a", "b", "-o", "v.npy", "--rows-per-part", "0"],
         ["verify", "a", "--vectors", "v.npz", "--sample", "0"],
@@ -181,11 +194,11 @@ def test_nothing_is_measured_to_forget(
         ["serve", "a", "--workers", "0"],
     ],
 )
-def test_numbers_below_1_are_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_than_a_whole_number_from_1_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(words)
     assert caught.value.code == 2
-    assert f"argument {words[-2]}: it is {words[-1]}, it must be a number from 1 up" in capsys.readouterr().err
+    assert f"argument {words[-2]}: it is {words[-1]}, it must be a whole number from 1 up" in capsys.readouterr().err
 
 
 def test_any_free_port_and_the_first_gpu_are_0() -> None:

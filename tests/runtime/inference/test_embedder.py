@@ -217,8 +217,8 @@ def test_tokenize_takes_the_collections_of_embed(collect: Any, tmp_path: Path) -
     ("other", "message"),
     [
         (np.ones((2, 5)), "vectors of 12 and of 5 dimensions cannot be compared"),
-        ([[1.0], [1.0, 2.0]], "vectors must be an array of numbers"),
-        (["text"], "vectors must be an array of numbers"),
+        ([[1.0], [1.0, 2.0]], "vectors must be an array of real numbers"),
+        (["text"], "vectors must be an array of real numbers"),
         (np.ones((2, 3, 12)), r"vectors must be \[rows, dim\], not \[2, 3, 12\]"),
     ],
 )

@@ -122,6 +122,20 @@ def test_ranges_go_with_int8_and_these_vectors(tmp_path: Path) -> None:
     options = OutputOptions(path=tmp_path / "v.npy", dtype="int8", ranges=np.ones((2, DIM + 1), np.float32))
     with pytest.raises(UsageError, match=f"the ranges have {DIM + 1} dimensions, but the vectors have {DIM}"):
         options.check_ranges(DIM)
+    with pytest.raises(UsageError, match="all codes would be equal; take ranges of more, different vectors"):
+        options.check_ranges(DIM + 1)
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz", "parquet"])
+def test_equal_vectors_are_not_written_as_int8(suffix: str, tmp_path: Path) -> None:
+    journal = Journal(tmp_path / f"v.{suffix}", {}, dim=DIM, resume=False, force=False)
+    journal.append(JournalEntry(2, 2, [], NAMES[:2], 0, ""), np.tile(np.arange(DIM, dtype=np.float32), (2, 1)))
+    journal.commit()
+    with pytest.raises(UsageError, match="all codes would be equal"):
+        write_output(journal, OutputOptions(path=tmp_path / f"v.{suffix}", dtype="int8"))
+    journal.discard()
+    journal.close()
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_report_is_an_object_a_line(open_journal: Callable[[str], Journal], tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -22,3 +24,15 @@ def test_equals_torch(kind: str, antialias: bool, rows: int, columns: int, heigh
     assert actual.dtype == np.float32
     assert actual.shape == (height, width, 3)
     assert np.abs(actual - expected.numpy()).max() <= 255 * 3e-6
+
+
+def test_a_large_image_is_never_floats_as_a_whole() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (8192, 512, 3), dtype=np.uint8)
+    tracemalloc.start()
+    try:
+        resized = resize_floats(pixels, 32, 32, "bilinear", antialias=True)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert resized.shape == (32, 32, 3)
+    assert peak < 25_000_000  # the image takes 50 MB as floats

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import runtime
 from runtime.artifact.reader import read_manifest
 from runtime.errors import IntegrityError, UsageError
+from runtime.session import session
 from runtime.session.engine_cache import engine_cache
-from runtime.session.open_graph import options_for_graph
-from runtime.session.provider_options import TensorRtOptions
+from runtime.session.open_graph import open_graph, options_for_graph
+from runtime.session.provider_options import CpuOptions, TensorRtOptions
+from runtime.session.providers import PROVIDERS
 from runtime.session.variant_selection import GraphChoice
 from tests.runtime.toy_artifact import write_artifact
 
@@ -77,3 +81,18 @@ def test_a_session_names_the_folder_of_its_graph(tmp_path: Path) -> None:
     options = options_for_graph(runtime.TensorRtOptions(), tower, choice, (graph,))
     assert options["trt_engine_cache_path"] == str(find_folder(graph))
     assert "trt_profile_max_shapes" in options
+
+
+def test_a_session_counts_the_weights_outside_of_its_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, passed = write_artifact(tmp_path / "toy"), dict[str, str]()
+
+    def open_on_cpu(path: Path, provider: Any, settings: Any, threads: int, further: dict[str, str]) -> Any:
+        passed.update(further)
+        return open_graph(path, PROVIDERS["cpu"], CpuOptions(), threads)
+
+    monkeypatch.setattr(session, "open_graph", open_on_cpu)
+    monkeypatch.setattr(session, "check_external_data", lambda *_: None)
+    tower, weights = read_manifest(folder).towers["text"], folder / "text.onnx.data"
+    weights.write_bytes(b"weights")
+    session.Session(folder, replace(tower, external_data=weights.name), session.SessionOptions(provider="tensorrt"))
+    assert passed["trt_engine_cache_path"] == str(find_folder(folder / tower.graph, weights))

@@ -151,6 +151,11 @@ def test_errors_come_before_anything_is_measured(
     assert "cannot write this user's cache folder; set EMBEDDING" in capsys.readouterr().err
 
 
+def test_no_rounds_are_refused() -> None:
+    with pytest.raises(UsageError, match="rounds is 0, it must be 1 or more"):
+        TuneOptions(rounds=0)
+
+
 def test_cases_take_turns(exported: Path, paced: Callable[[Speed], None]) -> None:
     order: list[int] = []
 
