@@ -7,6 +7,7 @@ import os
 import pickle
 import signal
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import suppress
@@ -20,7 +21,6 @@ from queue import SimpleQueue
 from typing import Any, TypeAlias
 
 from runtime.artifact.manifest import Tower, TowerName
-from runtime.background import start_in_background
 from runtime.errors import EmbeddingBackbonesError, InferenceError, ItemError, UsageError, one_line
 from runtime.inference.batching import windows
 from runtime.inference.options import EmbedOptions
@@ -33,6 +33,9 @@ from runtime.session.session import SessionOptions
 
 _WINDOWS_AHEAD = 2  # per worker and call; it bounds how far a fast worker gets ahead of a slow one
 _Pipe: TypeAlias = Any  # a Connection, or on Windows a PipeConnection
+_Embed: TypeAlias = "Callable[[_WorkerProcess], PartialEmbeddings]"  # a window, with the worker that is idle first
+_Done: TypeAlias = "SimpleQueue[PartialEmbeddings | BaseException]"  # one result, or the error instead
+_Tasks: TypeAlias = "SimpleQueue[tuple[_Embed, _Done] | None]"  # None: no more tasks will come
 
 
 def split_options(
@@ -100,7 +103,7 @@ class Workers:
         self.info = self._infos[0]
         device = PROVIDERS[self.info.provider].device
         self._sizes = min((DEFAULT_BATCH_SIZES[name, device] for name in towers), key=lambda sizes: sizes.window)
-        self._idle = _queue(self._workers)
+        self._tasks = self._start_threads()
 
     def stream(
         self, items: Iterable[Any], options: EmbedOptions, on_progress: OnProgress | None = None
@@ -108,7 +111,7 @@ class Workers:
         """Yield the vectors and errors of ``items``, as :meth:`runtime.inference.pipeline.Pipeline.stream` does.
 
         Several calls may be open at once, in one thread or in several: their windows take turns. Ctrl-C ends the
-        workers.
+        workers. A worker that died fails the call that meets it. Later calls go on with the workers that live.
 
         Raises:
             InferenceError: A worker has died.
@@ -131,30 +134,29 @@ class Workers:
     def _embed_windows(
         self, read: Iterator[list[Any]], options: EmbedOptions, abandoned: threading.Event
     ) -> Iterator[PartialEmbeddings]:
-        """Yield the parts of the windows that are ``read``, in order. Each window has a thread that waits for it."""
-        pending: deque[Callable[[], PartialEmbeddings]] = deque()
+        """Yield the parts of the windows that are ``read``, in order."""
+        pending: deque[_Done] = deque()
         start = 0
         for window in read:
             if len(pending) == _WINDOWS_AHEAD * len(self._workers):
-                yield pending.popleft()()
-            pending.append(start_in_background(partial(self._embed, window, start, options, abandoned)))
+                yield _wait_for(pending.popleft())
+            done: _Done = SimpleQueue()
+            self._tasks.put((partial(self._embed, window, start, options, abandoned), done))
+            pending.append(done)
             start += len(window)
         while pending:
-            yield pending.popleft()()
+            yield _wait_for(pending.popleft())
 
     def _embed(
-        self, window: list[Any], start: int, options: EmbedOptions, abandoned: threading.Event
+        self, window: list[Any], start: int, options: EmbedOptions, abandoned: threading.Event, worker: _WorkerProcess
     ) -> PartialEmbeddings:
-        """Embed a window whose first item has the index ``start``, as soon as a worker is idle."""
-        worker = self._idle.get()
+        """Embed a window whose first item has the index ``start``, unless its stream is ``abandoned``."""
+        if abandoned.is_set():
+            return concatenate((), 0)
         try:
-            if abandoned.is_set():
-                return concatenate((), 0)
-            part = worker.embed(map(self._prepare_to_send(options.tower), window), len(window), options)
+            part = worker.embed(window, options, self._prepare_to_send(options.tower))
         except ItemError as exc:
             raise _in_stream(exc, window, start) from None
-        finally:
-            self._idle.put(worker)
         failures = [_in_stream(failure, window, start) for failure in part.failures]
         return part._replace(kept=part.kept + start, failures=failures, truncated=part.truncated + start)
 
@@ -176,8 +178,17 @@ class Workers:
         for worker, info in zip(self._workers, self._infos, strict=True):
             alone = copy(self)
             alone.info, alone.processes = info, [worker.process]
-            alone._workers, alone._infos, alone._idle = [worker], [info], _queue([worker])  # noqa: SLF001  of this class
+            alone._workers, alone._infos = [worker], [info]  # noqa: SLF001  of this class
+            alone._tasks = alone._start_threads()  # noqa: SLF001
             yield alone
+
+    def _start_threads(self) -> _Tasks:
+        """Start a thread for each worker, and return the queue of their tasks. They end when this object is deleted."""
+        tasks: _Tasks = SimpleQueue()
+        weakref.finalize(self, tasks.put, None)
+        for worker in self._workers:
+            threading.Thread(target=_run_tasks, args=(tasks, worker, self._workers), name="worker", daemon=True).start()
+        return tasks
 
     def _window_size(self, items: Iterable[Any]) -> int:
         """Return the number of items per window: the default, or a worker's share of the items if that is smaller."""
@@ -195,7 +206,12 @@ class Workers:
 
 
 class _WorkerProcess:
-    """A process, and the pipe to it."""
+    """A process, and the pipe to it.
+
+    Attributes:
+        process: The process.
+        has_ended: Whether a task has found that the process died or was closed.
+    """
 
     def __init__(self, *arguments: Any) -> None:
         context = multiprocessing.get_context("spawn")  # a fork would share CUDA's state and the tokenizers' threads
@@ -205,18 +221,29 @@ class _WorkerProcess:
         remote.close()
         self._lock = threading.Lock()  # held by a thread from the first byte of its task to the last of the answer
         self._closed = False
+        self.has_ended = False
 
-    def embed(self, items: Iterable[Any], count: int, options: EmbedOptions) -> PartialEmbeddings:
-        """Embed a window of ``count`` items. Other threads wait until the process is idle."""
+    def embed(self, items: list[Any], options: EmbedOptions, prepare: Callable[[Any], Any]) -> PartialEmbeddings:
+        """Embed a window of items, each prepared for its pickle. Other threads wait until the process is idle."""
         with self._lock:
             try:
-                self.pipe.send((count, options))
-                for item in items:
-                    self.pipe.send_bytes(_pickle(item))
+                self._send(items, options, prepare)
             except OSError as exc:
                 raise self._explain_end() from exc
             part: PartialEmbeddings = self.receive()
         return part
+
+    def _send(self, items: list[Any], options: EmbedOptions, prepare: Callable[[Any], Any]) -> None:
+        """Send texts in one message. Send other items one by one: some have no pickle, and large ones fill the memory.
+
+        The process reads a list of texts, the number of the items that follow, and the options.
+        """
+        if set(map(type, items)) == {str}:
+            self.pipe.send((items, 0, options))
+            return
+        self.pipe.send(([], len(items), options))
+        for item in items:
+            self.pipe.send_bytes(_pickle(item, prepare))
 
     def receive(self) -> Any:
         """Return the answer to the last task, or raise the error that the process sent."""
@@ -237,6 +264,7 @@ class _WorkerProcess:
             self.pipe.close()
 
     def _explain_end(self) -> EmbeddingBackbonesError:
+        self.has_ended = True
         if self._closed:
             return UsageError("the model was closed, by close() or Ctrl-C; load it again")
         self.process.join(1)
@@ -259,8 +287,8 @@ def _serve(
         return
     with suppress(EOFError, OSError):
         while True:
-            count, embed_options = pipe.recv()
-            items = [_unpickle(pipe.recv_bytes()) for _ in range(count)]
+            texts, count, embed_options = pipe.recv()
+            items = texts or [_unpickle(pipe.recv_bytes()) for _ in range(count)]
             pipe.send(_answer(pipeline, items, embed_options))
 
 
@@ -275,10 +303,10 @@ def _answer(pipeline: Pipeline, items: list[Any], options: EmbedOptions) -> Part
         )
 
 
-def _pickle(item: object) -> bytes:
-    """Return the pickle of an item, or of the reason why it has none."""
+def _pickle(item: object, prepare: Callable[[Any], Any]) -> bytes:
+    """Return the pickle of a prepared item, or of the reason why it has none."""
     try:
-        return pickle.dumps(item, pickle.HIGHEST_PROTOCOL)
+        return pickle.dumps(prepare(item), pickle.HIGHEST_PROTOCOL)
     except Exception as exc:  # noqa: BLE001  an item may raise anything
         return pickle.dumps(_not_sent(exc))
 
@@ -303,8 +331,30 @@ def _in_stream(error: ItemError, window: Sequence[Any], start: int) -> ItemError
     return ItemError(start + error.index, item_name(window[error.index]), error.reason)
 
 
-def _queue(workers: Iterable[_WorkerProcess]) -> SimpleQueue[_WorkerProcess]:
-    queue: SimpleQueue[_WorkerProcess] = SimpleQueue()
-    for worker in workers:
-        queue.put(worker)
-    return queue
+def _run_tasks(tasks: _Tasks, worker: _WorkerProcess, workers: Sequence[_WorkerProcess]) -> None:
+    """Run tasks with ``worker`` until it ends. The last of the ``workers`` stays, so that each task gets its error."""
+    while _run_task(tasks, worker):
+        if worker.has_ended and not all(each.has_ended for each in workers):
+            return
+    tasks.put(None)  # for the next thread
+
+
+def _run_task(tasks: _Tasks, worker: _WorkerProcess) -> bool:
+    """Wait for a task, and run it. Return whether there was one. A thread that waits holds no window in memory."""
+    task = tasks.get()
+    if task is None:
+        return False
+    embed, done = task
+    try:
+        done.put(embed(worker))
+    except BaseException as exc:  # noqa: BLE001  the caller raises it
+        done.put(exc)
+    return True
+
+
+def _wait_for(done: _Done) -> PartialEmbeddings:
+    """Return the result of a window, or raise its error. Ctrl-C ends this wait: see :mod:`runtime.background`."""
+    result = done.get()
+    if isinstance(result, BaseException):
+        raise result
+    return result

@@ -47,13 +47,6 @@ def test_an_error_has_the_index_in_the_whole_stream_and_the_workers_continue(mod
     assert model.embed(TEXTS[:3]).shape == (3, 24)
 
 
-def test_an_abandoned_stream_leaves_idle_workers(model: runtime.Embedder) -> None:
-    stream = model.embed_stream(itertools.repeat("text"))
-    next(stream)
-    del stream
-    assert model.embed(["text"]).shape == (1, 24)
-
-
 def test_streams_of_one_thread_take_turns(model: runtime.Embedder) -> None:
     streams = [model.embed_stream(TEXTS * 8), model.embed_stream(TEXTS * 8)]
     for one, other in zip(*streams, strict=True):

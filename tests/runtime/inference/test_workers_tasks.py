@@ -1,0 +1,192 @@
+"""Test how the tasks of several calls are shared out among worker processes."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, cast
+
+import pytest
+from PIL import Image
+
+import runtime
+from runtime.inference.options import EmbedOptions
+from runtime.inference.workers import Workers, _WorkerProcess
+from tests.runtime.toy_artifact import write_artifact
+
+pytestmark = pytest.mark.process
+OPTIONS = EmbedOptions()
+embed_window = _WorkerProcess.embed
+receive = _WorkerProcess.receive
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_artifact(tmp_path_factory.mktemp("tasks") / "toy")
+
+
+@pytest.fixture
+def load(folder: Path) -> Iterator[Callable[[int], runtime.Embedder]]:
+    models: list[runtime.Embedder] = []
+
+    def load(workers: int) -> runtime.Embedder:
+        models.append(runtime.load(folder, provider="cpu", threads=1, workers=workers))
+        return models[-1]
+
+    yield load
+    for model in models:
+        model.close()
+
+
+def backend_of(model: runtime.Embedder) -> Workers:
+    return cast("Workers", model.backend)
+
+
+def kill(process: BaseProcess) -> None:
+    os.kill(cast("int", process.pid), signal.SIGKILL)
+    process.join()
+
+
+def is_embedded(model: runtime.Embedder) -> bool:
+    try:
+        return bool(model.embed(["a"]).shape == (1, 4))
+    except runtime.InferenceError as exc:
+        assert "a worker process has died (exit code -9)" in str(exc)  # noqa: PT017  each call may fail or not
+        return False
+
+
+def embed_alone(backend: Workers, text: str) -> list[float]:
+    (part,) = backend.stream([text], OPTIONS)
+    vector: list[float] = part.vectors[0].tolist()
+    return vector
+
+
+def test_calls_go_on_with_the_workers_that_live(load: Callable[[int], runtime.Embedder]) -> None:
+    model = load(2)
+    kill(backend_of(model).processes[0])
+    assert sum(not is_embedded(model) for _ in range(8)) <= 1
+
+
+def test_each_call_fails_when_no_worker_lives(load: Callable[[int], runtime.Embedder]) -> None:
+    model = load(2)
+    for process in backend_of(model).processes:
+        kill(process)
+    found: SimpleQueue[bool] = SimpleQueue()
+    for _ in range(12):
+        threading.Thread(target=lambda: found.put(is_embedded(model)), daemon=True).start()
+    assert not any(found.get(timeout=20) for _ in range(12))
+
+
+def test_a_call_starts_no_thread(load: Callable[[int], runtime.Embedder], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load(1)
+    started: list[object] = []
+    monkeypatch.setattr(threading.Thread, "start", started.append)
+    assert model.embed(["a"]).shape == (1, 4)
+    assert not started
+
+
+def test_texts_are_sent_in_one_message(
+    load: Callable[[int], runtime.Embedder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(1)
+    pipe: Any = type(backend_of(model)._workers[0].pipe)
+    send, sent = pipe._send_bytes, []
+
+    def send_and_note(self: Any, data: Any) -> None:
+        sent.append(len(data))
+        send(self, data)
+
+    monkeypatch.setattr(pipe, "_send_bytes", send_and_note)
+    assert model.embed(["a", "b"] * 16).shape == (32, 4)
+    assert len(sent) == 1
+
+
+def test_an_image_that_cannot_be_prepared_leaves_the_worker_in_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise MemoryError("too large")
+
+    monkeypatch.setattr("runtime.preprocess.image.load_pixels", fail)
+    with runtime.load(write_artifact(tmp_path / "toy", image=True), provider="cpu", workers=1) as model:
+        found = model.embed(["a", Image.new("RGB", (4, 4)), "b"], on_error="skip")
+        assert found.kept.tolist() == [0, 2]
+        assert "item 1 (Image): it cannot be sent to a worker process (MemoryError" in str(found.failures[0])
+        assert model.embed(["a"]).shape == (1, 4)
+
+
+def test_a_model_that_is_deleted_ends_its_processes(folder: Path) -> None:
+    model = runtime.load(folder, provider="cpu", workers=1)
+    process = backend_of(model).processes[0]
+    model.embed(["a"])
+    del model
+    process.join(20)
+    assert process.exitcode == 0
+
+
+def test_windows_of_an_abandoned_stream_are_not_embedded(
+    load: Callable[[int], runtime.Embedder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four windows are sent out before the first part: one is embedded, two occupy the workers, and one waits."""
+    model, gate, embedded = load(2), threading.Event(), []
+
+    def embed_behind_gate(worker: _WorkerProcess, items: list[str], *arguments: Any) -> Any:
+        embedded.append(items[0])
+        if items[0] == "b":
+            gate.wait()
+        return embed_window(worker, items, *arguments)
+
+    monkeypatch.setattr(_WorkerProcess, "embed", embed_behind_gate)
+    size = backend_of(model)._sizes.window
+    stream = model.embed_stream(itertools.chain(["a"] * size, itertools.repeat("b")))
+    next(stream)
+    stream.close()
+    gate.set()
+    for _ in range(4):  # each waits in the queue behind the last window of the stream
+        model.embed(["c"])
+    assert embedded.count("b") <= 2
+
+
+def test_each_worker_embeds_with_its_own_process(
+    load: Callable[[int], runtime.Embedder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend, used = backend_of(load(3)), []
+
+    def embed_and_note(worker: _WorkerProcess, *arguments: Any) -> Any:
+        used.append(worker.process)
+        return embed_window(worker, *arguments)
+
+    monkeypatch.setattr(_WorkerProcess, "embed", embed_and_note)
+    for alone in backend.each():
+        for _ in range(5):
+            embed_alone(alone, "a")
+    assert used == [process for process in backend.processes for _ in range(5)]
+
+
+def test_backends_that_share_a_process_get_their_own_answers(
+    load: Callable[[int], runtime.Embedder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second task is given out between the first task and its answer. It waits until the first is answered."""
+    backend = backend_of(load(1))
+    (alone,) = backend.each()
+    expected = {text: embed_alone(backend, text) for text in ("a", "a b c d")}
+    assert len(set(map(tuple, expected.values()))) == 2
+    found: dict[str, list[float]] = {}
+    second = threading.Thread(target=lambda: found.update({"a b c d": embed_alone(alone, "a b c d")}), daemon=True)
+
+    def receive_late(worker: _WorkerProcess) -> Any:
+        monkeypatch.setattr(_WorkerProcess, "receive", receive)
+        second.start()
+        second.join(0.5)  # long enough to take the answer of the first task, if nothing prevents it
+        return receive(worker)
+
+    monkeypatch.setattr(_WorkerProcess, "receive", receive_late)
+    found["a"] = embed_alone(backend, "a")
+    second.join()
+    assert found == expected
