@@ -73,7 +73,7 @@ def dequantize(codes: Array, ranges: Array) -> Array:
 
 
 def check_dtype(dtype: str, ranges: Array | None, dim: int) -> None:
-    """Check the arguments of :func:`quantize` for vectors of ``dim`` dimensions, and raise its errors."""
+    """Check the type and the ranges of :func:`quantize` for vectors of ``dim`` dimensions, and raise its errors."""
     if dtype not in get_args(Dtype):
         raise UsageError(f"dtype is {dtype!r}, it must be one of {', '.join(get_args(Dtype))}")
     if ranges is None:

@@ -54,12 +54,13 @@ class Data:
 
     def split(self, share: float, seed: int) -> tuple[Data, Data]:
         """Return the data without a random ``share`` of the distinct rows, and these rows. Equal rows stay together."""
-        distinct = list(dict.fromkeys(map(self.identify, self.rows)))
+        names = [self.identify(row) for row in self.rows]
+        distinct = list(dict.fromkeys(names))
         order = random.Random(seed).sample(distinct, len(distinct))  # noqa: S311  no secret
         held_out = set(order[: round(share * len(order))])
         kept, others = list[Row](), list[Row]()
-        for row in self.rows:
-            (others if self.identify(row) in held_out else kept).append(row)
+        for row, name in zip(self.rows, names, strict=True):
+            (others if name in held_out else kept).append(row)
         return replace(self, rows=tuple(kept)), replace(self, rows=tuple(others))
 
     def identify(self, row: Row) -> tuple[str, ...]:
@@ -107,40 +108,41 @@ def check_items(data: Data, prepare: Mapping[TowerName, Callable[[str], object]]
         data: The rows.
         prepare: For each tower, a function that raises an :class:`UnusableItemError` for a bad item.
     """
-    rows, bad = [], list[Entry]()
-    for row in data.rows:
-        try:
-            for tower, item in zip(data.towers, row.items, strict=True):
+
+    def find_fault(row: Row) -> str | None:
+        for tower, item in zip(data.towers, row.items, strict=True):
+            try:
                 prepare[tower](item)
-        except UnusableItemError as exc:
-            bad.append((row.place, Unreadable(f"{item!r} is unusable: {exc}")))
-        else:
-            rows.append(row)
-    return replace(data, rows=tuple(rows)), bad
+            except UnusableItemError as exc:
+                return f"{item!r} is unusable: {exc}"
+        return None
+
+    return _separate(data, find_fault)
 
 
 def leave_out_trained(data: Data, trained: Data) -> tuple[Data, list[Entry]]:
     """Return the evaluation data without the rows that the training data has, too, and these with their places."""
     places = {trained.identify(row): row.place for row in reversed(trained.rows)}
-    rows, bad = [], list[Entry]()
-    for row in data.rows:
+
+    def find_fault(row: Row) -> str | None:
         place = places.get(data.identify(row))
-        if place is None:
-            rows.append(row)
-        else:
-            bad.append((row.place, Unreadable(f"the training data has it at {place}")))
-    return replace(data, rows=tuple(rows)), bad
+        return None if place is None else f"the training data has it at {place}"
+
+    return _separate(data, find_fault)
 
 
 def leave_out_single_labels(data: Data) -> tuple[Data, list[Entry]]:
     """Return the data without the rows whose label has no other item, and these with their reasons."""
     singles = find_single_labels(data)
-    rows = tuple(row for row in data.rows if row.target not in singles)
     reason = "the label {!r} has no other item, and a training compares two items of a label"
-    bad: list[Entry] = [
-        (row.place, Unreadable(reason.format(row.target))) for row in data.rows if row.target in singles
-    ]
-    return replace(data, rows=rows), bad
+    return _separate(data, lambda row: reason.format(row.target) if row.target in singles else None)
+
+
+def _separate(data: Data, find_fault: Callable[[Row], str | None]) -> tuple[Data, list[Entry]]:
+    """Return the data without the rows that have a fault, and these with their faults."""
+    found = [(row, find_fault(row)) for row in data.rows]
+    bad: list[Entry] = [(row.place, Unreadable(fault)) for row, fault in found if fault is not None]
+    return replace(data, rows=tuple(row for row, fault in found if fault is None)), bad
 
 
 def find_single_labels(data: Data) -> set[object]:

@@ -37,9 +37,11 @@ class TrainingFolder:
         Raises:
             DestinationError: There is one, which is neither resumed nor to be replaced.
         """
-        if force or (resume and self._can_go_on()):
+        if force:
             return
         if self._can_go_on():
+            if resume:
+                return
             raise DestinationError(
                 f"{self.path} holds a training that was interrupted, or not exported; go on with --resume, or replace "
                 "it with --force"

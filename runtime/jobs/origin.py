@@ -5,16 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from runtime.array_types import Array
 from runtime.artifact.json_schema import decode
-from runtime.artifact.manifest import Manifest, TowerName
+from runtime.artifact.manifest import Manifest, Tower, TowerName
 from runtime.artifact.space import list_facts, parent_space
 from runtime.errors import ManifestError, SpaceError, UsageError
 from runtime.inference.options import EmbedOptions
@@ -77,15 +77,24 @@ def describe_origin(
         facts=list_facts(model.manifest),
         artifact=model.manifest.name,
         variant=model.variant,
-        towers=model.towers,
-        prompt=applied_prompt(options, model.loaded_towers()),
-        normalize=options.normalize,
-        truncate_dim=options.truncate_dim,
-        dtype=dtype,
-        inputs=tuple(inputs),
-        column=column,
         reduced_precision=find_reduced_precision(model.provider_options) is not None,
+        **_list_settings(options, model.loaded_towers(), inputs=inputs, column=column, dtype=dtype),
     )
+
+
+def _list_settings(
+    options: EmbedOptions, towers: Mapping[TowerName, Tower], *, inputs: Iterable[str], column: str | None, dtype: Dtype
+) -> dict[str, Any]:
+    """Return the fields of an origin that the user of a job chooses."""
+    return {
+        "towers": tuple(towers),
+        "prompt": applied_prompt(options, towers),
+        "normalize": options.normalize,
+        "truncate_dim": options.truncate_dim,
+        "dtype": dtype,
+        "column": column,
+        "inputs": tuple(inputs),
+    }
 
 
 def read_origin(path: Path) -> VectorOrigin | None:
@@ -147,15 +156,7 @@ def check_finished(
     if origin is None:
         return False
     towers = manifest.select_towers(options.tower)
-    asked = {
-        "towers": tuple(towers),
-        "prompt": applied_prompt(options, towers),
-        "normalize": options.normalize,
-        "truncate_dim": options.truncate_dim,
-        "dtype": dtype,
-        "column": column,
-        "inputs": tuple(inputs),
-    }
+    asked = _list_settings(options, towers, inputs=inputs, column=column, dtype=dtype)
     begun = {name: getattr(origin, name) for name in asked}
     made_in, space = origin.space, manifest.space
     if made_in is not None and space is not None and parent_space(made_in) != space.id:

@@ -39,9 +39,6 @@ _EXIF_TRANSPOSES = {  # EXIF 2.32, tag Orientation: the operation that makes the
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_USUAL_FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP")
-_USUAL_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
-_USUAL_MAX_PIXELS = 89_478_485  # of PIL.Image.MAX_IMAGE_PIXELS
 _STRIP = 8  # rows or columns of a very thin image
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
 _SIGNED, _WHITE_IS_ZERO = 2, 0  # values of them
@@ -49,7 +46,7 @@ _DARKEST = 16  # of 255: values of 12 bits in 16, which torchvision would make b
 _FAILED = "_runtime_failed"  # attribute of an image that Pillow refused to decode
 _LOCK = "_runtime_lock"  # attribute of an image
 # Pillow warns of damaged EXIF, unusual frames and large images. An unusable image gets an error of ours instead.
-_WITHOUT_WARNINGS = SuppressWarnings("PIL")
+WITHOUT_WARNINGS = SuppressWarnings("PIL")
 # Without a handler, Python prints a library's log records of level warning on standard error.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
@@ -101,7 +98,7 @@ def load_image(item: ImageItem) -> Image.Image:
             ``PIL.Image.MAX_IMAGE_PIXELS``.
     """
     try:
-        with _WITHOUT_WARNINGS:
+        with WITHOUT_WARNINGS:
             image = _open(item)
             with _lock_of(image):
                 _check_size(image.width, image.height)
@@ -115,39 +112,6 @@ def load_image(item: ImageItem) -> Image.Image:
         raise
     except Exception as exc:  # Pillow's decoders raise SyntaxError, struct.error, EOFError, zlib.error and more
         raise UnusableItemError(_reason(exc)) from exc
-
-
-def preparing_bytes(data: bytes, preprocessing: ImagePreprocessing) -> int:
-    """Return the memory that preparing the bytes of a file needs at most; 0 if it is no image.
-
-    Measured on 12 to 36 million pixels, decoding took these bytes for each: JPEG, PNG, GIF and BMP up to 10, CMYK 12,
-    WebP 16, and JPEG 2000 with alpha 24. An icon counts as the largest allowed image, because it can hold more pixels
-    than it states.
-    """
-    try:
-        with _WITHOUT_WARNINGS:
-            image = _read(data)
-            width, height = image.size
-    except Exception:  # noqa: BLE001  see load_image
-        return 0
-    pixels = width * height
-    if image.format in ("ICO", "ICNS"):
-        pixels = Image.MAX_IMAGE_PIXELS or _USUAL_MAX_PIXELS
-    usual = image.format in (*_USUAL_FORMATS, "ICO", "ICNS") and image.mode in _USUAL_MODES
-    return pixels * (10 if usual else 26) + _resizing_bytes(width, height, preprocessing)
-
-
-def _resizing_bytes(width: int, height: int, preprocessing: ImagePreprocessing) -> int:
-    """Return the memory that resizing needs at most. A thin image becomes far larger before it is cropped."""
-    if not width or not height:
-        return 0
-    resized = _resized_size(width, height, preprocessing)
-    cropped = preprocessing.crop_size * max(width, height)  # one side is resized and cropped, the other is not yet
-    if preprocessing.resize_dtype == "float32":
-        return 40 * cropped + 3 * width * height
-    if not _is_allowed(*resized):
-        return 24 * cropped
-    return 11 * resized[0] * resized[1] + 4 * resized[0] * height
 
 
 def load_pixels(item: ImageItem) -> UInt8Array | UnusableItemError:
@@ -169,11 +133,11 @@ def resize_and_crop(image: Image.Image, preprocessing: ImagePreprocessing) -> UI
         UnusableItemError: The image is so long and thin that one strip of the resized image would exceed
             ``PIL.Image.MAX_IMAGE_PIXELS``, or have no pixels.
     """
-    width, height = _resized_size(image.width, image.height, preprocessing)
+    width, height = resized_size(image.width, image.height, preprocessing)
     _check_size(max(width, height), min(width, height, _STRIP), "resized in strips of ")
     if preprocessing.resize_dtype == "float32":
         return _resize_floats(image, width, height, preprocessing)
-    if not _is_allowed(width, height):
+    if not is_allowed(width, height):
         return _resize_in_strips(image, width, height, preprocessing)
     if (width, height) != image.size:
         image = image.resize((width, height), _FILTERS[preprocessing.interpolation])
@@ -261,14 +225,19 @@ def _open(item: ImageItem) -> Image.Image:
     if isinstance(item, np.ndarray):
         return _from_array(item)
     if isinstance(item, bytes):
-        return _read(item)
+        return open_bytes(item)
     if isinstance(item, str | os.PathLike):
         check_regular_file(item)
-        return _read(Path(item).read_bytes())
+        return open_bytes(Path(item).read_bytes())
     raise UnusableItemError(f"a {type(item).__name__} is not an image; give a path, bytes, a PIL image or an array")
 
 
-def _read(data: bytes) -> Image.Image:
+def open_bytes(data: bytes) -> Image.Image:
+    """Open the bytes of an image file, and read its header.
+
+    Raises:
+        UnusableItemError: The file is empty, or in a format that Pillow would read by another program.
+    """
     if not data:
         raise UnusableItemError("the file is empty")
     use_heif_plugin(data)
@@ -293,11 +262,12 @@ def _from_array(array: Array) -> Image.Image:
 def _check_size(width: int, height: int, prefix: str = "") -> None:
     if not width or not height:
         raise UnusableItemError(f"the image is empty: {width} x {height} pixels")
-    if not _is_allowed(width, height):
+    if not is_allowed(width, height):
         raise UnusableItemError(f"{prefix}{width} x {height} pixels are more than {_LIMIT}")
 
 
-def _is_allowed(width: int, height: int) -> bool:
+def is_allowed(width: int, height: int) -> bool:
+    """Return whether so many pixels are within ``PIL.Image.MAX_IMAGE_PIXELS``."""
     return Image.MAX_IMAGE_PIXELS is None or width * height <= Image.MAX_IMAGE_PIXELS
 
 
@@ -381,7 +351,8 @@ def _floats_to_bytes(values: Array) -> Array:
     return scaled
 
 
-def _resized_size(width: int, height: int, preprocessing: ImagePreprocessing) -> tuple[int, int]:
+def resized_size(width: int, height: int, preprocessing: ImagePreprocessing) -> tuple[int, int]:
+    """Return width and height after resizing, before the crop."""
     side = preprocessing.resize_size
     if preprocessing.resize == "squash":
         return side, side

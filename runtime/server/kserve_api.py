@@ -135,7 +135,7 @@ def _read_inputs(header: Mapping[str, Any], binary: bytes, limit: int) -> list[S
         check_fields(parameters, "binary_data_size", "format")
         size = take_field(parameters, "binary_data_size", int)
         if size is None:
-            elements = _json_elements(tensor, limit)
+            elements = _json_elements(tensor)
         else:
             elements = _binary_elements(binary[at : at + size], size, limit)
             at += size
@@ -164,10 +164,9 @@ def _is_tower(name: str | None) -> TypeGuard[TowerName]:
     return name in get_args(TowerName)
 
 
-def _json_elements(tensor: Mapping[str, Any], limit: int) -> list[Any]:
+def _json_elements(tensor: Mapping[str, Any]) -> list[Any]:
     """Return the elements, which may be nested as ``[[a], [b]]``."""
     data = take_field(tensor, "data", list) or []
-    check_count(len(data), limit, "inputs")
     elements = [each[0] if isinstance(each, list) and len(each) == 1 else each for each in data]
     if not all(isinstance(each, str) for each in elements):
         raise RequestError(400, "data must be a list of strings", param="inputs")

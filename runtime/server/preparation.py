@@ -142,7 +142,7 @@ def _needed_bytes(call: EmbedCall, part: _Part) -> int:
         return _BYTES_PER_CHARACTER * _characters(items)
     preprocessing = call.model.manifest.towers[part.kind].preprocessing
     if isinstance(preprocessing, ImagePreprocessing):
-        from runtime.preprocess.image import preparing_bytes
+        from runtime.preprocess.image_memory import preparing_bytes
 
         return max(preparing_bytes(item.content, preprocessing) for item in items)
     return 0  # the ticket has three times the file

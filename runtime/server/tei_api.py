@@ -22,7 +22,7 @@ from runtime.preprocess.item import UnusableItemError
 from runtime.server.admission import Ticket
 from runtime.server.body import check_fields, read_json, require_field, take_field
 from runtime.server.endpoint import Endpoint, json_response
-from runtime.server.items import ServerItem, read_file, read_item, read_items
+from runtime.server.items import ServerItem, check_count, read_file, read_item, read_items
 from runtime.server.preparation import EmbedCall
 from runtime.server.request_errors import RequestError
 from runtime.server.served_model import ServedModel
@@ -147,8 +147,7 @@ async def _tokenize(service: EmbeddingService, request: Request, raw: bytes, tic
     texts = [inputs] if isinstance(inputs, str) else inputs
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
         raise RequestError(400, "inputs must be a string or a list of strings", param="inputs")
-    if len(texts) > service.settings.max_items:
-        raise RequestError(413, f"inputs has more than {service.settings.max_items} texts", param="inputs")
+    check_count(len(texts), service.settings.max_items, "inputs")
     prompt = model.prompt(take_field(body, "prompt_name", str, alias_prompt)) or ""
     special = bool(take_field(body, "add_special_tokens", bool, True))
     ticket.take(size_bytes=_TOKEN_BYTES * len(raw))

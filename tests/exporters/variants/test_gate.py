@@ -50,25 +50,25 @@ def change_weight(model: onnx.ModelProto, change: Callable[[np.ndarray], np.ndar
     weight.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(change(numpy_helper.to_array(weight))), weight.name))
 
 
-def add_mean_of_batch(model: onnx.ModelProto) -> None:
-    """Add the mean of the batch to every vector; the direction of a single vector does not change."""
+def combine_with_mean(model: onnx.ModelProto, operator: str, *, of: str, axis: int) -> None:
+    """Combine every vector with the mean over ``axis`` of the ``plain`` vectors or of their ``squares``."""
     output = model.graph.output[0].name
     for node in model.graph.node:
-        node.output[:] = ["alone" if name == output else name for name in node.output]
-    model.graph.initializer.append(numpy_helper.from_array(np.array([0]), "batch_axis"))
-    model.graph.node.append(helper.make_node("ReduceMean", ["alone", "batch_axis"], ["mean"]))
-    model.graph.node.append(helper.make_node("Add", ["alone", "mean"], [output]))
+        node.output[:] = ["plain" if name == output else name for name in node.output]
+    model.graph.initializer.append(numpy_helper.from_array(np.array([axis]), "axis"))
+    model.graph.node.append(helper.make_node("Mul", ["plain", "plain"], ["squares"]))
+    model.graph.node.append(helper.make_node("ReduceMean", [of, "axis"], ["mean"]))
+    model.graph.node.append(helper.make_node(operator, ["plain", "mean"], [output]))
+
+
+def add_mean_of_batch(model: onnx.ModelProto) -> None:
+    """Add the mean of the batch to every vector; the direction of a single vector does not change."""
+    combine_with_mean(model, "Add", of="plain", axis=0)
 
 
 def scale_by_mean(model: onnx.ModelProto) -> None:
     """Scale every vector by its mean square; its direction does not change."""
-    output = model.graph.output[0].name
-    for node in model.graph.node:
-        node.output[:] = ["plain" if name == output else name for name in node.output]
-    model.graph.initializer.append(numpy_helper.from_array(np.array([1]), "features"))
-    model.graph.node.append(helper.make_node("Mul", ["plain", "plain"], ["squares"]))
-    model.graph.node.append(helper.make_node("ReduceMean", ["squares", "features"], ["scale"]))
-    model.graph.node.append(helper.make_node("Mul", ["plain", "scale"], [output]))
+    combine_with_mean(model, "Mul", of="squares", axis=1)
 
 
 def test_neighbours_are_those_of_the_models_similarity(exported: Path, tmp_path: Path) -> None:
