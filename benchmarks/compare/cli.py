@@ -11,10 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks.compare.verdicts import CONFIDENCE, RESOLUTION, CaseChange, Comparison, compare
 from benchmarks.results.schema import BenchmarkMachine, Case, Results, read_results
+from benchmarks.results.statistics import median_of_rounds
 from runtime import console
 from runtime.artifact.parity import format_cosine
 
@@ -178,7 +177,7 @@ def _row(change: CaseChange) -> list[str]:
 
 
 def _p50_ms(case: Case) -> float:
-    return 1000 * float(np.median(np.concatenate(case.rounds)))
+    return 1000 * median_of_rounds(case.rounds)
 
 
 def _load(case: Case) -> str:

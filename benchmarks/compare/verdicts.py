@@ -28,7 +28,7 @@ from typing import Literal
 import numpy as np
 
 from benchmarks.results.schema import Case, OwnItems, Results, ResultsError
-from benchmarks.results.statistics import resample_medians
+from benchmarks.results.statistics import median_of_rounds, resample_medians
 from runtime.artifact.manifest import TowerName
 
 CONFIDENCE = 0.95
@@ -37,7 +37,6 @@ _FEW_TURNS = 2  # so few cases with the same work say too little about the machi
 _COSINE_TOLERANCE = 1e-4  # a different order of summation changes a cosine by less
 
 Verdict = Literal["slower", "faster", "not distinguishable"]
-Rounds = tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +179,7 @@ def _drift(pair: tuple[Case, Case], pairs: Sequence[tuple[Case, Case]]) -> float
     device = [each for each in pairs if each[1].device == pair[1].device]
     turns = [each for each in device if _work(each[1]) == _work(pair[1])]
     shared = [
-        _centre(new.rounds) / _centre(old.rounds)
+        median_of_rounds(new.rounds) / median_of_rounds(old.rounds)
         for old, new in (turns if len(turns) > _FEW_TURNS else device)
         if new is not pair[1]
     ]
@@ -194,7 +193,7 @@ def _work(case: Case) -> tuple[object, ...]:
 
 
 def _judge(old: Case, new: Case, *, drift: float, chance: float, least: float) -> CaseChange:
-    ratio = _centre(new.rounds) / _centre(old.rounds) / drift
+    ratio = median_of_rounds(new.rounds) / median_of_rounds(old.rounds) / drift
     ratios = resample_medians(new.rounds, seed=1) / resample_medians(old.rounds, seed=0) / drift
     low, high = map(float, np.percentile(ratios, [50 * chance, 100 - 50 * chance]))
     enough = _enough_rounds(len(old.rounds), len(new.rounds), chance)
@@ -207,7 +206,3 @@ def _judge(old: Case, new: Case, *, drift: float, chance: float, least: float) -
     return CaseChange(
         old=old, new=new, ratio=ratio, low=low, high=high, drift=drift, detectable=detectable, verdict=verdict
     )
-
-
-def _centre(rounds: Rounds) -> float:
-    return float(np.median([np.median(turn) for turn in rounds]))

@@ -86,8 +86,9 @@ def method(results: Results) -> tuple[str, ...]:
         "Speedup over torch eager is the median, over rounds, of the ratio of both median times in a round. Both ran "
         "the same stage, batch size and number of tokens on the same kind of device. If the interval contains 1, the "
         "two are not distinguishable.",
-        "Items per second come from the mean time. A p99 needs at least 100 calls. Costs come from end-to-end times: "
-        "price per hour / (items per second x 3600) x 1,000,000.",
+        "The p50 is the median of the rounds' medians, and its interval draws from these. The p95 and p99 are those of "
+        "all calls; a p99 needs at least 100. Items per second come from the mean time. Costs come from end-to-end "
+        "times: price per hour / (items per second x 3600) x 1,000,000.",
     )
 
 

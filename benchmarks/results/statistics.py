@@ -23,7 +23,7 @@ class Summary:
     """Statistics of a case."""
 
     calls: int
-    p50_ms: float
+    p50_ms: float  # median of the medians of the rounds.
     low_ms: float  # lower end of the confidence interval of the median.
     high_ms: float  # upper end of that interval.
     p95_ms: float
@@ -37,10 +37,9 @@ def summarize(case: Case, confidence: float = 0.95, half_width: float = 0.05) ->
     """Return the statistics of ``case``, with the warning of :func:`find_warning`."""
     times_ms = 1000 * np.concatenate([np.asarray(turn) for turn in case.rounds])
     low, high = median_interval(case.rounds, confidence)
-    median = float(np.median(times_ms))
     return Summary(
         calls=len(times_ms),
-        p50_ms=median,
+        p50_ms=1000 * median_of_rounds(case.rounds),
         low_ms=1000 * low,
         high_ms=1000 * high,
         p95_ms=float(np.percentile(times_ms, 95)),
@@ -63,11 +62,19 @@ def find_warning(case: Case, confidence: float, half_width: float) -> TimesWarni
 def is_precise(rounds: Sequence[Sequence[float]], confidence: float, half_width: float) -> bool:
     """Tell whether half the interval of the median is at most ``half_width`` times the median."""
     low, high = median_interval(rounds, confidence)
-    return high - low <= 2 * half_width * float(np.median(np.concatenate([np.asarray(turn) for turn in rounds])))
+    return high - low <= 2 * half_width * median_of_rounds(rounds)
+
+
+def median_of_rounds(rounds: Sequence[Sequence[float]]) -> float:
+    """Return the median of the medians of ``rounds``, in the unit of ``rounds``.
+
+    A round with many calls weighs no more than another. :func:`median_interval` is the interval of this value.
+    """
+    return float(np.median(_centres(rounds)))
 
 
 def median_interval(rounds: Sequence[Sequence[float]], confidence: float) -> tuple[float, float]:
-    """Return the ends of the percentile bootstrap interval of the median.
+    """Return the ends of the percentile bootstrap interval of :func:`median_of_rounds`.
 
     The bootstrap draws whole rounds, not single calls, because the calls of one round are not independent.
 
@@ -82,10 +89,11 @@ def median_interval(rounds: Sequence[Sequence[float]], confidence: float) -> tup
 
 
 def resample_medians(rounds: Sequence[Sequence[float]], seed: int = 0) -> Float64Array:
-    """Return medians of rounds drawn with replacement: ``[resamples]``, always the same for one ``seed``.
-
-    Each round is represented by its own median, so that a round with many calls weighs no more than another.
-    """
-    centres = np.array([float(np.median(turn)) for turn in rounds])
+    """Return the medians of rounds drawn with replacement: ``[resamples]``, always the same for one ``seed``."""
+    centres = _centres(rounds)
     drawn = np.random.default_rng(seed).integers(0, len(centres), (_RESAMPLES, len(centres)))
     return np.asarray(np.median(centres[drawn], axis=1))
+
+
+def _centres(rounds: Sequence[Sequence[float]]) -> Float64Array:
+    return np.array([float(np.median(turn)) for turn in rounds])

@@ -11,7 +11,7 @@ from benchmarks.results.statistics import median_interval, summarize
 from tests.benchmarks.samples import CASE, timed
 
 
-def test_percentiles_are_those_of_all_calls() -> None:
+def test_high_percentiles_are_those_of_all_calls() -> None:
     case = replace(CASE, items=2, rounds=tuple((0.001 * n,) for n in range(1, 101)))
     summary = summarize(case)
     assert summary.calls == 100
@@ -46,6 +46,12 @@ def test_the_interval_has_its_confidence_level() -> None:
         low, high = median_interval(timed(CASE, 0.01, rounds=15, calls=1, seed=seed).rounds, 0.95)
         held += low <= 0.01 <= high
     assert 180 <= held <= 199
+
+
+def test_the_interval_belongs_to_the_median_that_is_shown() -> None:
+    fast_machine, slow_machine = (0.01,) * 100, (0.02,) * 10
+    summary = summarize(replace(CASE, rounds=(fast_machine, slow_machine, slow_machine)))
+    assert (summary.p50_ms, summary.low_ms, summary.high_ms) == (20, 10, 20)
 
 
 def test_calls_of_one_round_do_not_narrow_the_interval() -> None:
