@@ -81,7 +81,8 @@ def _tune(arguments: argparse.Namespace) -> int:
     manifest = read_manifest(arguments.artifact)
     tuning_store.write_tuning(manifest, report.make_tuning(manifest, found.tower, found.winner, options.max_latency_ms))
     if not arguments.json:
-        print(f"winner: {found.winner}; load() uses it from now on")
+        call = "load()" if len(manifest.towers) == 1 else f"load() with tower={found.tower!r}"
+        print(f"winner: {found.winner}; {call} uses it from now on")
     return 0
 
 
