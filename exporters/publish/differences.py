@@ -91,7 +91,7 @@ def _compare_prompts(tower: LoadedTower, prompt: str, other: str | None) -> floa
 
 
 def _cut_behind(preprocessor: TextPreprocessor, text: str, length: int) -> Tokens:
-    (encoding,) = preprocessor.tokenize([text])
+    ((_, encoding),) = preprocessor.tokenize([text])
     right = preprocessor.prepare(text, "")
     ids = encoding.ids[:length]
     return right._replace(ids=ids, type_ids=encoding.type_ids[:length] if right.type_ids else [])

@@ -17,14 +17,23 @@ def looks_like_image_path(text: str) -> bool:
 
     The other suffixes of images also end words, such as ``.im`` and ``.ps``: there the file must exist.
     """
-    suffix = os.path.splitext(text)[1].lower()  # noqa: PTH122  pathlib finds no suffix in ".png"
-    if suffix in _SUFFIXES_OF_PATHS and len(text.split()) == 1:
+    if has_image_suffix(text):
         return True
+    suffix = _suffix(text)
     if not 2 <= len(suffix) <= _LONGEST_SUFFIX:
         return False
     from runtime.preprocess.image_formats import image_suffixes
 
     return suffix in image_suffixes() and os.path.isfile(text)  # noqa: PTH113  Path.is_file raises for long names
+
+
+def has_image_suffix(text: str) -> bool:
+    """Return whether ``text`` is one word with a suffix that only images have. No file is looked for."""
+    return _suffix(text) in _SUFFIXES_OF_PATHS and len(text.split()) == 1
+
+
+def _suffix(text: str) -> str:
+    return os.path.splitext(text)[1].lower()  # noqa: PTH122  pathlib finds no suffix in ".png"
 
 
 def check_regular_file(path: str | os.PathLike[str]) -> None:

@@ -28,6 +28,8 @@ _CHARACTERS_PER_TOKEN = 40  # of the head of a long text that is tried first; En
 _SPACE_AFTER_LETTER = re.compile(r"(?<=[^\W_]) ")
 # Each of these splits at a space after a letter, whatever follows, so the tokens of the head do not depend on the rest.
 _SPLITTING_PRE_TOKENIZERS = ("BertPreTokenizer", "Whitespace", "WhitespaceSplit")
+_NO_TOKEN = 2**32 - 1  # an id that no tokenizer has
+_OWN_IDS = "give ids of this model's tokenizer, such as those of the server's /tokenize, or the text"
 
 
 class Tokens(NamedTuple):
@@ -51,6 +53,20 @@ class Tokens(NamedTuple):
 class _Prompt(NamedTuple):
     text: str
     length: int  # in tokens
+
+
+class _Frame(NamedTuple):
+    """The special tokens that the tokenizer puts around every text.
+
+    Attributes:
+        before: Their ids before the text.
+        after: Their ids after the text.
+        type_ids: The type ids of those before, of any token of the text, and of those after.
+    """
+
+    before: list[int]
+    after: list[int]
+    type_ids: list[int]
 
 
 class TextPreprocessor:
@@ -105,18 +121,34 @@ class TextPreprocessor:
         """Return the tokens of a text that the caller has tokenized, special ones included.
 
         Raises:
-            UnusableItemError: The tokenizer has no such token, or they are too many or none.
+            UnusableItemError: The ids are too many or none, the tokenizer has no such token, or it puts others before
+                and after a text.
         """
-        recipe, size = self._preprocessing, self._tokenizer.get_vocab_size()
-        if strange := [number for number in ids if not 0 <= number < size]:
-            raise UnusableItemError(f"{strange[0]} is no token of the model, which has tokens from 0 to {size - 1}")
+        recipe = self._preprocessing
         if not 0 < len(ids) <= recipe.max_length:
             raise UnusableItemError(f"it has {len(ids)} tokens, and the model takes from 1 to {recipe.max_length}")
+        if strange := [number for number in ids if not self._has_token(number)]:
+            raise UnusableItemError(f"{strange[0]} is no token of the model; {_OWN_IDS}")
+        type_ids = self._type_ids_within_frame(list(ids))
         width = recipe.max_length if recipe.padding == "max_length" else len(ids)
-        return Tokens(ids=list(ids), truncated=False, type_ids=[0] * len(ids), prompt_length=0, width=width)
+        return Tokens(ids=list(ids), truncated=False, type_ids=type_ids, prompt_length=0, width=width)
 
-    def tokenize(self, texts: Sequence[str], *, add_special_tokens: bool = True) -> list[Encoding]:
-        """Return all tokens of each text, however many, with their offsets in the cleaned text.
+    def _has_token(self, number: int) -> bool:
+        return 0 <= number < _NO_TOKEN and self._tokenizer.id_to_token(number) is not None
+
+    def _type_ids_within_frame(self, ids: list[int]) -> list[int]:
+        """Return the type ids of ``ids``, which must begin and end as every text of the tokenizer does."""
+        before, after, type_ids = self._frame
+        start, stop = len(before), len(ids) - len(after)
+        if stop < start or ids[:start] != before or ids[stop:] != after:
+            ends = [f"{verb} with {part}" for verb, part in (("begin", before), ("end", after)) if part]
+            raise UnusableItemError(f"its token ids do not {' and '.join(ends)}, as those of a text do; {_OWN_IDS}")
+        if "token_type_ids" not in self._preprocessing.inputs:
+            return []
+        return [*type_ids[:start], *[type_ids[start]] * (stop - start), *type_ids[start + 1 :]]
+
+    def tokenize(self, texts: Sequence[str], *, add_special_tokens: bool = True) -> list[tuple[str, Encoding]]:
+        """Return each text as it is cleaned, and all its tokens, however many, with their offsets in it.
 
         Raises:
             UnusableItemError: A text cannot be tokenized.
@@ -124,15 +156,26 @@ class TextPreprocessor:
         try:
             with panics_as_errors():
                 cleaned = [*map(self._clean, texts)]
-                return self._without_limit.encode_batch(cleaned, add_special_tokens=add_special_tokens)
+                encodings = self._without_limit.encode_batch(cleaned, add_special_tokens=add_special_tokens)
         except Exception as exc:
             raise UnusableItemError(f"a text cannot be tokenized ({exc})") from exc
+        return list(zip(cleaned, encodings, strict=True))
 
     @cached_property
     def _without_limit(self) -> Tokenizer:
         copy = Tokenizer.from_str(self._tokenizer.to_str())
         copy.no_truncation()
         return copy
+
+    @cached_property
+    def _frame(self) -> _Frame:
+        # A stand-in for the text shows where it stands, and any tokenizer takes it: it may know no word of ours.
+        whole = self._tokenizer.encode("", add_special_tokens=False)
+        whole.pad(1, pad_id=_NO_TOKEN)
+        if (processor := self._tokenizer.post_processor) is not None:
+            whole = processor.process(whole, add_special_tokens=self._preprocessing.add_special_tokens)
+        at = whole.ids.index(_NO_TOKEN)
+        return _Frame(whole.ids[:at], whole.ids[at + 1 :], whole.type_ids)
 
     def collate(self, rows: Sequence[Tokens]) -> dict[str, Array]:
         """Return the inputs of the graph, each ``[rows, length]`` int64, padded on the right."""

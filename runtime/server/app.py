@@ -22,7 +22,7 @@ from runtime.server import kserve_api, openai_api, tei_api
 from runtime.server.auth import Keys
 from runtime.server.endpoint import json_response
 from runtime.server.metrics import CONTENT_TYPE, Metrics
-from runtime.server.middleware import RequestMiddleware
+from runtime.server.middleware import RequestMiddleware, route_path
 from runtime.server.openapi import describe_api
 from runtime.server.request_errors import RequestError
 from runtime.server.service import EmbeddingService
@@ -35,6 +35,8 @@ _PAGE_HEADERS = {
     "img-src data: blob:; connect-src 'self'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
 }
+# Headers of responses that pages of other origins may read.
+_EXPOSED = ("x-truncated", "x-vector-space", "x-request-id", "retry-after", "inference-header-content-length")
 
 
 def build_app(service: EmbeddingService) -> ASGIApp:
@@ -53,7 +55,13 @@ def build_app(service: EmbeddingService) -> ASGIApp:
     keys, metrics = Keys(settings.api_keys), service.metrics
     middleware = [Middleware(RequestMiddleware, keys=keys, metrics=metrics, route_of=partial(_route_of, routes))]
     if settings.cors_origins:
-        cors = Middleware(CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=["*"], allow_headers=["*"])
+        cors = Middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=_EXPOSED,
+        )
         middleware.insert(0, cors)
     app = Starlette(
         routes=routes,
@@ -102,7 +110,9 @@ def _page(name: str) -> Callable[[Request], Awaitable[Response]]:
 
 
 async def _openapi(request: Request) -> Response:
-    return json_response(request.app.state.service, describe_api())
+    prefix = request.scope.get("root_path", "")
+    servers = {"servers": [{"url": prefix}]} if prefix else {}
+    return json_response(request.app.state.service, describe_api() | servers)
 
 
 async def _health(request: Request) -> Response:
@@ -118,7 +128,7 @@ async def _metrics(request: Request) -> Response:
 async def _answer_request_error(request: Request, exc: Exception) -> Response:
     if not isinstance(exc, RequestError):
         raise exc
-    return JSONResponse(exc.envelope(request.url.path), exc.status, exc.headers())
+    return JSONResponse(exc.envelope(route_path(request.scope)), exc.status, exc.headers())
 
 
 async def _answer_http_error(request: Request, exc: Exception) -> Response:
@@ -126,7 +136,7 @@ async def _answer_http_error(request: Request, exc: Exception) -> Response:
     if not isinstance(exc, HTTPException):
         raise exc
     error = RequestError(exc.status_code, f"{exc.detail}: {request.method} {request.url.path:.200}")
-    return JSONResponse(error.envelope(request.url.path), exc.status_code, dict(exc.headers or {}))
+    return JSONResponse(error.envelope(route_path(request.scope)), exc.status_code, dict(exc.headers or {}))
 
 
 def _trace(app: ASGIApp) -> ASGIApp:

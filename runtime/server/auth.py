@@ -38,7 +38,7 @@ def read_keys(path: Path) -> list[str]:
         UsageError: The file cannot be read, or has no key.
     """
     try:
-        lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
+        lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]  # Windows editors begin with a mark
     except (OSError, UnicodeDecodeError) as exc:
         raise UsageError(f"the file of API keys {path} cannot be read ({exc})") from exc
     keys = [line for line in lines if line and not line.startswith("#")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -13,6 +14,7 @@ from urllib.parse import unquote_to_bytes
 import numpy as np
 
 from runtime.artifact.manifest import TowerName
+from runtime.preprocess.files import has_image_suffix
 from runtime.server.request_errors import RequestError
 
 _SUFFIXES = {  # of the types of meshes, in a data URL
@@ -23,6 +25,7 @@ _SUFFIXES = {  # of the types of meshes, in a data URL
     "model/vnd.off": ".off",
 }
 _NO_URL = "the server fetches no URL; send the file itself as data:TYPE;base64,..."
+_URL = re.compile(r"data:\S|https?://\S*\Z", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,17 +36,27 @@ class ServerItem:
         kind: The tower that it needs.
         content: A text, a list of token ids, the bytes of a file, or a ``[n, 3]`` array of points.
         suffix: The extension of a mesh file.
+        is_bare: Whether it is a string that the client did not call a text.
     """
 
     kind: TowerName
     content: Any
     suffix: str = ""
+    is_bare: bool = False
 
     @property
     def size_bytes(self) -> int:
         """A measure of its size."""
         content = self.content
         return content.nbytes if isinstance(content, np.ndarray) else len(content)
+
+    @property
+    def may_mean_image(self) -> bool:
+        """Whether it is a bare string that may name an image: a data URL, or one word that is a URL or a file."""
+        if not self.is_bare:
+            return False
+        text = self.content.strip()
+        return _URL.match(text) is not None or has_image_suffix(text)
 
 
 def check_count(count: int, limit: int, param: str) -> None:
@@ -83,7 +96,7 @@ def read_item(value: object, param: str) -> ServerItem:
         RequestError: The value is none.
     """
     if isinstance(value, str):
-        return ServerItem(kind="text", content=value)
+        return ServerItem(kind="text", content=value, is_bare=True)
     if isinstance(value, list) and _is_ids(value):
         return ServerItem(kind="text", content=value)
     if isinstance(value, dict) and len(value) == 1:

@@ -218,6 +218,8 @@ def _respond(
     content: dict[str, Any] = {"model_name": name, "model_version": "1", "outputs": [output]}
     if isinstance(request_id, str):
         content["id"] = request_id
+    if embedded.truncated:
+        content["parameters"] = {"truncated": ",".join(map(str, embedded.truncated))}  # no lists in KServe
     if not as_binary:
         output["data"] = vectors.ravel()
         return json_response(service, content, embedded)

@@ -22,6 +22,16 @@ _SAFE_ID = re.compile(rb"[A-Za-z0-9_.:/+=-]{1,128}")
 _CLIENT_CLOSED = 499  # nginx's status of a request whose client hung up
 
 
+def route_path(scope: Scope) -> str:
+    """Return the path of a request as the routes have it: without the prefix under which the application is served.
+
+    Source: ``get_route_path`` in https://github.com/Kludex/starlette/blob/main/starlette/_utils.py
+    """
+    path: str = scope["path"]
+    rest = path.removeprefix(scope.get("root_path", "")) or "/"
+    return rest if rest.startswith("/") else path
+
+
 class RequestMiddleware:
     """Give a request an id, check its key, log and count it, and answer if the application fails."""
 
@@ -46,7 +56,7 @@ class RequestMiddleware:
             await send(message)
 
         try:
-            self._keys.check(scope["method"], scope["path"], headers.get(b"authorization", b""))
+            self._keys.check(scope["method"], route_path(scope), headers.get(b"authorization", b""))
             await self._app(scope, receive, send_with_id)
         except Exception as exc:
             error = (
@@ -56,13 +66,13 @@ class RequestMiddleware:
                 LOG.exception("failure", extra={"fields": {"request_id": request_id}})
             if status:
                 raise
-            response = JSONResponse(error.envelope(scope["path"]), error.status, error.headers())
+            response = JSONResponse(error.envelope(route_path(scope)), error.status, error.headers())
             await response(scope, receive, send_with_id)
         finally:
             self._record(scope, status or _CLIENT_CLOSED, time.perf_counter() - started, request_id)
 
     def _record(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:
-        path = self._route_of(scope["path"])
+        path = self._route_of(route_path(scope))
         self._metrics.requests.labels(path, str(status)).inc()
         self._metrics.duration.observe(seconds)
         if status < 400:

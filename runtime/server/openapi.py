@@ -73,6 +73,9 @@ def _json(schema: Schema) -> Schema:
     return {"application/json": {"schema": schema}}
 
 
+_INDICES: Schema = {**_TEXT, "description": "Indices of the texts that were cut, with commas between them."}
+_TRUNCATED: Schema = {**_list_of({"type": "integer"}), "description": "Indices of the texts that were cut."}
+
 _SCHEMAS: dict[str, Schema] = {
     "Item": {
         "description": "A text, token ids, or an object with one of text, image, mesh and points. Files are data URLs.",
@@ -107,7 +110,7 @@ _SCHEMAS: dict[str, Schema] = {
             ("prompt_tokens", "total_tokens"),
             prompt_tokens={"type": "integer"},
             total_tokens={"type": "integer"},
-            truncated={**_list_of({"type": "integer"}), "description": "Indices of the texts that were cut."},
+            truncated=_TRUNCATED,
         ),
     ),
     "Tensor": _closed(
@@ -134,8 +137,8 @@ _TOKEN = _object(
     id={"type": "integer"},
     text=_TEXT,
     special={"type": "boolean"},
-    start={"type": "integer"},
-    stop={"type": "integer"},
+    start={"type": ["integer", "null"]},
+    stop={"type": ["integer", "null"]},
 )
 _INFER = _closed(
     ("inputs",),
@@ -209,7 +212,9 @@ _PATHS: Mapping[str, Schema] = {
     "/v2/models/{model}": _get("KServe: describe a model"),
     "/v2/models/{model}/ready": _get("KServe: 200 while a model takes requests"),
     "/v2/models/{model}/infer": _post(
-        "KServe: embed a tensor of texts, images or meshes", _INFER, _object(("outputs",), outputs={"type": "array"})
+        "KServe: embed a tensor of texts, images or meshes",
+        _INFER,
+        _object(("outputs",), outputs={"type": "array"}, parameters=_object(truncated=_INDICES)),
     ),
 }
 

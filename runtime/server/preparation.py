@@ -31,7 +31,7 @@ class EmbedCall:
     Attributes:
         model: The model.
         items: The items.
-        prompt: The text that is put before each text; ``None`` for the default prompt.
+        prompt: The text that is put before each text.
         truncate: Whether texts that are too long are cut.
         normalize: Whether to scale vectors to unit length; ``None``: only if ``dimensions`` are chosen.
         dimensions: Number of leading dimensions to keep; ``None`` for all.
@@ -40,7 +40,7 @@ class EmbedCall:
 
     model: ServedModel
     items: Sequence[ServerItem]
-    prompt: str | None = None
+    prompt: str = ""
     truncate: bool = False
     normalize: bool | None = None
     dimensions: int | None = None

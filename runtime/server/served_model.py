@@ -18,7 +18,7 @@ from runtime.inference.batching import BatchLimit
 from runtime.inference.embedder import Embedder
 from runtime.inference.options import EmbedOptions
 from runtime.inference.pipeline import Pipeline
-from runtime.inference.prompts import prompt_names, resolve_prompt, role_prompt
+from runtime.inference.prompts import applied_prompt, prompt_names, role_prompt
 from runtime.inference.tower import LoadedTower, Row, row_cost
 from runtime.loading.golden_file import read_golden
 from runtime.loading.verify import verify_model
@@ -64,8 +64,8 @@ class ServedModel:
         """The names with a prompt, such as ``NAME:query``, which clients can use that know no prompts."""
         return tuple(f"{self.name}:{prompt}" for prompt in prompt_names(self.embedder.loaded_towers()))
 
-    def prompt(self, name: str | None) -> str | None:
-        """Return the text of the prompt called ``name``; ``None`` for the default prompt.
+    def prompt(self, name: str | None) -> str:
+        """Return the text of the prompt called ``name``; that of the default prompt for ``None``.
 
         ``query`` and ``document`` are known to every text model, as in ``embed_query`` and ``embed_document``.
 
@@ -74,7 +74,7 @@ class ServedModel:
         """
         towers = self.embedder.loaded_towers()
         try:
-            return resolve_prompt(EmbedOptions(prompt_name=name), towers).prompt
+            return applied_prompt(EmbedOptions(prompt_name=name), towers)
         except UsageError as exc:
             if (
                 name in _ROLES

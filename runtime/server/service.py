@@ -16,7 +16,7 @@ from runtime.inference.tower import Row, is_truncated
 from runtime.postprocess import truncate_and_normalize
 from runtime.server.admission import Admission, Ticket
 from runtime.server.dispatcher import Dispatcher, ShutDownError
-from runtime.server.items import check_count
+from runtime.server.items import ServerItem, check_count
 from runtime.server.metrics import Metrics
 from runtime.server.preparation import EmbedCall, Preparation
 from runtime.server.request_errors import RequestError
@@ -133,13 +133,8 @@ class EmbeddingService:
     def _check(self, call: EmbedCall) -> None:
         check_count(len(call.items), self.settings.max_items, call.param)
         for index, item in enumerate(call.items):
-            if item.kind not in call.model.towers:
-                kinds = " and ".join(call.model.towers)
-                message = f"{call.param}[{index}] is {_ITEMS[item.kind]}, and {call.model.name} embeds {kinds}"
-                raise RequestError(400, f"{message}; name a model that embeds it", param=call.param)
-            if call.prompt and item.kind == "text" and isinstance(item.content, list):
-                message = f"{call.param}[{index}] are token ids, and a prompt is put before texts only"
-                raise RequestError(400, f"{message}; put its tokens into the ids, or send the text", param=call.param)
+            if obstacle := _find_obstacle(call, item):
+                raise RequestError(400, f"{call.param}[{index}] {obstacle}", param=call.param)
         dim = call.model.manifest.output_dim
         if call.dimensions is not None and not 1 <= call.dimensions <= dim:
             raise RequestError(400, f"dimensions is {call.dimensions}, it must be from 1 to {dim}", param="dimensions")
@@ -168,6 +163,22 @@ class EmbeddingService:
         if self.draining or isinstance(exc, ShutDownError):
             return RequestError(503, "the server is stopping; ask another one", retry_after_s=1)
         return RequestError(500, f"the model fails: {exc}")
+
+
+def _find_obstacle(call: EmbedCall, item: ServerItem) -> str | None:
+    """Return why a model must not embed an item, and the way out."""
+    towers = call.model.towers
+    if item.kind not in towers:
+        kinds = " and ".join(towers)
+        return f"is {_ITEMS[item.kind]}, and {call.model.name} embeds {kinds}; name a model that embeds it"
+    if "image" in towers and item.may_mean_image:
+        return (
+            'looks like an image, and a string is a text; send {"image": "data:..."} for an image, or {"text": ...} '
+            "if it is meant literally, as JSON"
+        )
+    if call.prompt and isinstance(item.content, list):
+        return f"are token ids, and the prompt {call.prompt!r:.80} is put before texts only; send the text"
+    return None
 
 
 def count_lanes(models: Sequence[ServedModel]) -> int:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import threading
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from runtime.errors import UsageError
 
 Truncate = Literal["count", "error"]
+# A browser writes an origin in lower case, and without the usual port of its scheme.
+_ORIGIN = re.compile(
+    r"(?!http://.*:80$|https://.*:443$)[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +36,7 @@ class ServerSettings:
         drain_seconds: Seconds that requests in flight have to end after SIGTERM.
         hang_seconds: Seconds after which a worker process whose event loop stands still is replaced.
         api_keys: Keys of which a client must have one; empty for no authentication.
-        cors_origins: Origins of web pages that may call the server.
+        cors_origins: Origins of web pages that may call the server, as ``SCHEME://HOST[:PORT]``; ``*`` for all.
     """
 
     host: str = "127.0.0.1"
@@ -66,8 +72,24 @@ class ServerSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} is {value}, it must be a number from 1 up")
-        if not self.hang_seconds >= 2:
+        self._check_times()
+        self._check_origins()
+
+    def _check_times(self) -> None:
+        longest = threading.TIMEOUT_MAX  # Python can wait no longer
+        for name in ("client_seconds", "drain_seconds", "hang_seconds", "max_wait_ms"):
+            value = getattr(self, name)
+            if not 0 <= value <= longest:
+                raise UsageError(f"{name} is {value}, it must be a number from 0 to {longest:.0f}")
+        if self.client_seconds == 0:
+            raise UsageError("client_seconds is 0, which cuts off every client; give a number above 0")
+        if self.hang_seconds < 2:
             raise UsageError(f"hang_seconds is {self.hang_seconds}, it must be at least 2: workers report each second")
-        for name in ("client_seconds", "drain_seconds", "max_wait_ms"):
-            if not getattr(self, name) >= 0:
-                raise UsageError(f"{name} is {getattr(self, name)}, it must not be negative")
+
+    def _check_origins(self) -> None:
+        for origin in self.cors_origins:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise UsageError(
+                    f"cors_origins has {origin!r:.80}, which no browser sends; give * or SCHEME://HOST[:PORT], in "
+                    "lower case, without a path, a slash at the end, or the usual port of the scheme"
+                )

@@ -15,6 +15,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from tokenizers import Encoding
 
 from runtime.artifact.manifest import TextPreprocessing
 from runtime.artifact.similarity import cosine_similarities
@@ -93,14 +94,19 @@ def _call(service: EmbeddingService, body: Mapping[str, Any], items: list[Server
 
 def _check_direction(model: ServedModel, direction: str | None) -> None:
     """Refuse to cut texts at another end than the model was exported for."""
-    recipe = model.manifest.towers["text"].preprocessing if "text" in model.towers else None
-    if direction is None or not isinstance(recipe, TextPreprocessing):
+    recipe = _text_preprocessing(model)
+    if direction is None or recipe is None:
         return
     if direction.lower() not in ("left", "right"):
         raise RequestError(400, "truncation_direction must be Left or Right", param="truncation_direction")
     if direction.lower() != recipe.truncation_side:
         message = f"the model cuts texts on the {recipe.truncation_side}; leave truncation_direction out"
         raise RequestError(400, message, param="truncation_direction")
+
+
+def _text_preprocessing(model: ServedModel) -> TextPreprocessing | None:
+    recipe = model.manifest.towers["text"].preprocessing if "text" in model.towers else None
+    return recipe if isinstance(recipe, TextPreprocessing) else None
 
 
 async def _read_form(headers: Headers, raw: bytes, max_items: int) -> tuple[dict[str, Any], list[ServerItem]]:
@@ -121,7 +127,7 @@ async def _read_form(headers: Headers, raw: bytes, max_items: int) -> tuple[dict
         if isinstance(value, UploadFile):
             items.append(read_file(await value.read(), value.filename or "", value.content_type or ""))
         elif name == "inputs":
-            items.append(ServerItem(kind="text", content=value))
+            items.append(read_item(value, "inputs"))
         else:
             body[name] = _form_value(name, value)
     await form.close()
@@ -141,33 +147,37 @@ async def _tokenize(service: EmbeddingService, request: Request, raw: bytes, tic
     body = read_json(raw)
     check_fields(body, "inputs", "add_special_tokens", "prompt_name", "model")
     model, alias_prompt = service.find_model(take_field(body, "model", str))
-    if "text" not in model.towers:
+    recipe = _text_preprocessing(model)
+    if recipe is None:
         raise RequestError(400, f"{model.name} embeds no texts, so it has no tokenizer")
     inputs = require_field(body, "inputs")
     texts = [inputs] if isinstance(inputs, str) else inputs
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
         raise RequestError(400, "inputs must be a string or a list of strings", param="inputs")
     check_count(len(texts), service.settings.max_items, "inputs")
-    prompt = model.prompt(take_field(body, "prompt_name", str, alias_prompt)) or ""
-    special = bool(take_field(body, "add_special_tokens", bool, True))
-    ticket.take(size_bytes=_TOKEN_BYTES * len(raw))
+    prompt = model.prompt(take_field(body, "prompt_name", str, alias_prompt))
+    special = bool(take_field(body, "add_special_tokens", bool, recipe.add_special_tokens))
+    ticket.take(size_bytes=_TOKEN_BYTES * (len(raw) + len(texts) * len(prompt.encode(errors="replace"))))
     answer = await asyncio.to_thread(_tokenize_all, model, [prompt + text for text in texts], special)
     return json_response(service, answer)
 
 
 def _tokenize_all(model: ServedModel, texts: list[str], special: bool) -> list[list[dict[str, Any]]]:
     try:
-        encodings = model.towers["text"].text_preprocessor.tokenize(texts, add_special_tokens=special)
+        tokenized = model.towers["text"].text_preprocessor.tokenize(texts, add_special_tokens=special)
     except UnusableItemError as exc:
         raise RequestError(400, str(exc), param="inputs") from exc
+    return [_describe_tokens(text, encoding) for text, encoding in tokenized]
+
+
+def _describe_tokens(text: str, encoding: Encoding) -> list[dict[str, Any]]:
+    """Return tokens as text-embeddings-inference does: only those of the text have a place, and their part of it."""
+    columns = zip(encoding.ids, encoding.tokens, encoding.special_tokens_mask, encoding.offsets, strict=True)
     return [
-        [
-            {"id": number, "text": token, "special": bool(mask), "start": start, "stop": stop}
-            for number, token, mask, (start, stop) in zip(
-                encoding.ids, encoding.tokens, encoding.special_tokens_mask, encoding.offsets, strict=True
-            )
-        ]
-        for encoding in encodings
+        {"id": number, "text": token, "special": True, "start": None, "stop": None}
+        if special
+        else {"id": number, "text": text[start:stop], "special": False, "start": start, "stop": stop}
+        for number, token, special, (start, stop) in columns
     ]
 
 

@@ -40,6 +40,8 @@ FOREIGN_OPTIONS = {
     "--port",  # ray
     *("--device", "--model-id", "--url-prefix"),  # infinity
     "--model-repository",  # of Triton
+    *("--filename", "--from-file"),  # of kubectl
+    *("--no-deps", "--wheel-dir"),  # of pip
     *("--build-arg", "--file", "--gpus", "--publish", "--tag", "--volume"),  # of Docker
 }
 PROGRAMS = (

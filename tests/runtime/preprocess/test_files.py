@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.preprocess.files import check_regular_file, describe_file_error, looks_like_image_path
+from runtime.preprocess.files import check_regular_file, describe_file_error, has_image_suffix, looks_like_image_path
 from runtime.preprocess.item import UnusableItemError
 
 
@@ -33,6 +33,16 @@ def test_an_existing_file_of_another_suffix_is_no_image(tmp_path: Path) -> None:
     for name in ("a.txt", "a.pdf", "a.eps", "a.", "a"):
         (tmp_path / name).touch()
         assert not looks_like_image_path(str(tmp_path / name))
+
+
+def test_a_suffix_is_judged_without_a_look_at_files(tmp_path: Path) -> None:
+    path = tmp_path / "a.avif"
+    path.touch()
+    assert looks_like_image_path(str(path))
+    assert not has_image_suffix(str(path))
+    assert not has_image_suffix("two words.png")
+    assert not has_image_suffix("png")
+    assert has_image_suffix("folder/a.JPG")
 
 
 def test_only_regular_files_pass(tmp_path: Path) -> None:

@@ -140,6 +140,45 @@ def test_every_input_comes_in_the_order_of_the_manifest(words: Callable[..., Tex
     assert {array.dtype for array in batch.values()} == {np.dtype(np.int64)}
 
 
+@pytest.mark.parametrize("text", ["a cat", "Ж 漢字"])
+def test_ids_must_begin_and_end_as_a_text_does(folder: Path, text: str) -> None:
+    ours, bare = (
+        TextPreprocessor(TextPreprocessing(max_length=128, pad_token_id=0, add_special_tokens=special), folder)
+        for special in (True, False)
+    )
+    whole, inner = ours.prepare(text).ids, bare.prepare(text).ids
+    assert ours.from_ids(whole).ids == whole
+    assert bare.from_ids(inner).ids == inner
+    for wrong in (inner, whole[:-1], inner[:1]):
+        with pytest.raises(UnusableItemError, match=r"its token ids do not .*end with \[\d+\], .* /tokenize"):
+            ours.from_ids(wrong)
+
+
+def test_ids_without_the_special_tokens_of_a_text_are_refused(words: Callable[..., TextPreprocessor]) -> None:
+    ours = words(inputs=("input_ids", "token_type_ids"))
+    assert ours.from_ids([2, 4, 5, 3]) == ours.prepare("a b")
+    assert ours.from_ids([2, 3]) == ours.prepare("")
+    for wrong in ([2], [3], [4], [4, 5, 3], [2, 4, 5], [3, 4, 2]):
+        with pytest.raises(UnusableItemError, match=r"do not begin with \[2\] and end with \[3\], as those of a text"):
+            ours.from_ids(wrong)
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ([], "it has 0 tokens"),
+        ([2, *[4] * 5, 3], "it has 7 tokens"),
+        ([2, 11, 3], "11 is no token"),
+        ([2, -1, 3], "-1 is no token"),
+    ],
+)
+def test_ids_that_the_model_cannot_take_are_refused(
+    words: Callable[..., TextPreprocessor], ids: list[int], message: str
+) -> None:
+    with pytest.raises(UnusableItemError, match=message):
+        words().from_ids(ids)
+
+
 def test_a_text_without_tokens_is_padding_or_refused(words: Callable[..., TextPreprocessor]) -> None:
     ours = words(add_special_tokens=False, pad_token_id=1)
     (empty,) = ours.prepare_all([" "])

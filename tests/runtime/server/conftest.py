@@ -53,10 +53,11 @@ class Running:
 
 
 @contextmanager
-def serving(models: list[ServedModel], *, room: int = ROOM, **settings: Any) -> Iterator[Running]:
-    """Serve models from a thread of this process, on a free port of the loopback."""
+def serving(models: list[ServedModel], *, room: int = ROOM, prefix: str = "", **settings: Any) -> Iterator[Running]:
+    """Serve models from a thread of this process, on a free port of the loopback, as if a proxy cut ``prefix`` off."""
     service = EmbeddingService(models, ServerSettings(port=0, **settings), Metrics(), room_bytes=room)
     server = build_server(service)
+    server.config.root_path = prefix
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:

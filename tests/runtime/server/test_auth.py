@@ -47,6 +47,8 @@ def test_keys_are_read_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     path.write_text("# of the team\none\n\n two \n")
     assert read_keys(path) == ["one", "two"]
+    path.write_text("one\ntwo\n", "utf-8-sig")  # as Windows editors write it
+    assert read_keys(path) == ["one", "two"]
     path.write_text("# none\n")
     for wrong in (path, tmp_path / "missing"):
         with pytest.raises(UsageError, match="API keys"):
@@ -57,5 +59,7 @@ def test_other_pages_may_call_the_server_only_if_allowed(toy_models: list[Served
     origin = {"origin": "https://a.example"}
     with serving(toy_models) as closed, serving(toy_models, cors_origins=("https://a.example",)) as opened:
         assert "access-control-allow-origin" not in closed.get("/health", headers=origin).headers
-        allowed = opened.get("/health", headers=origin).headers["access-control-allow-origin"]
-    assert allowed == "https://a.example"
+        headers = opened.get("/health", headers=origin).headers
+    assert headers["access-control-allow-origin"] == "https://a.example"
+    exposed = headers["access-control-expose-headers"].split(", ")
+    assert {"x-truncated", "x-vector-space", "x-request-id", "retry-after"} <= set(exposed)

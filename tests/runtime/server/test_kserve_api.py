@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Any
 
 import numpy as np
 import pytest
 
 import runtime
-from tests.runtime.server.conftest import Running
+from runtime.server.served_model import ServedModel
+from tests.runtime.server.conftest import Running, serving
 from tests.runtime.server.test_openai_api import png
 
 triton = pytest.importorskip("tritonclient.http", reason="needs tritonclient[http]")
@@ -40,6 +42,20 @@ def test_vectors_equal_those_of_embed(client: Any, model: runtime.Embedder, bina
     result = client.infer("toy:query", [tensor], outputs=outputs, request_id="7")
     assert np.array_equal(result.as_numpy("embedding"), model.embed(texts, prompt_name="query"))
     assert result.get_response()["id"] == "7"
+    assert "parameters" not in result.get_response()
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_texts_that_were_cut_are_named(toy_models: list[ServedModel], binary: bool) -> None:
+    tensor = triton.InferInput("text", [3], "BYTES")
+    tensor.set_data_from_numpy(np.array([b"a", b"a b c d a b c d", b"b"], object))
+    outputs = [triton.InferRequestedOutput("embedding", binary_data=binary)]
+    with (
+        serving(toy_models, truncate="count") as server,
+        closing(triton.InferenceServerClient(server.url.removeprefix("http://"))) as client,
+    ):
+        answer = client.infer("toy", [tensor], outputs=outputs).get_response()
+    assert answer["parameters"] == {"truncated": "1"}
 
 
 def test_images_and_parameters_are_taken(client: Any, model: runtime.Embedder) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,14 @@ import runtime
 from runtime.server.run import open_models
 from runtime.server.served_model import ServedModel
 from runtime.server.settings import ServerSettings
-from tests.runtime.server.conftest import CLIENT, Running, serving
+from tests.runtime.server.conftest import CLIENT, PROMPTS, Running, serving
 from tests.runtime.server.test_openai_api import data_url, png
 from tests.runtime.toy_artifact import write_artifact
+
+
+def serving_texts(folder: Path, **text: Any) -> AbstractContextManager[Running]:
+    models = {"texts": write_artifact(folder / "texts", **text)}
+    return serving(open_models(models, ServerSettings(), concurrent_batches=1, threads=1))
 
 
 def test_the_client_of_hugging_face_gets_the_vectors_of_embed(server: Running, model: runtime.Embedder) -> None:
@@ -55,8 +61,7 @@ def test_wrong_requests_are_refused_in_teis_form(server: Running, body: dict[str
 
 
 def test_an_item_of_another_kind_names_the_way_out(tmp_path: Path) -> None:
-    texts = {"texts": write_artifact(tmp_path / "texts")}
-    with serving(open_models(texts, ServerSettings(), concurrent_batches=1, threads=1)) as server:
+    with serving_texts(tmp_path) as server:
         response = server.post("/embed", {"inputs": [{"image": data_url(png(0))}]})
     assert response.status_code == 400
     assert response.json()["error"] == "inputs[0] is an image, and texts embeds text; name a model that embeds it"
@@ -91,14 +96,36 @@ def test_a_field_that_would_be_ignored_is_refused(server: Running, path: str, bo
 
 
 def test_a_prompt_is_not_left_out_for_token_ids(server: Running) -> None:
-    assert server.post("/embed", {"inputs": [[3, 4]]}).status_code == 200
+    assert server.post("/embed", {"inputs": [[2, 4, 3]]}).status_code == 200
     for path, body in (
-        ("/embed", {"inputs": [[3, 4]], "prompt_name": "query"}),
-        ("/v1/embeddings", {"input": [3, 4], "model": "toy:query"}),
+        ("/embed", {"inputs": [[2, 4, 3]], "prompt_name": "query"}),
+        ("/v1/embeddings", {"input": [2, 4, 3], "model": "toy:query"}),
     ):
         refused = server.post(path, body)
         assert refused.status_code == 400
-        assert "a prompt is put before texts only; put its tokens into the ids" in refused.text
+        assert "are token ids, and the prompt 'query : ' is put before texts only; send the text" in refused.text
+
+
+def test_a_default_prompt_is_honoured_or_refused(tmp_path: Path) -> None:
+    with serving_texts(tmp_path, prompts=PROMPTS, default_prompt="query") as server:
+        (tokens,) = server.post("/tokenize", {"inputs": "a b"}).json()
+        usage = server.post("/v1/embeddings", {"input": "a b"}).json()["usage"]
+        refused = server.post("/embed", {"inputs": [[2, 4, 5, 3]]})
+    assert [token["id"] for token in tokens] == [2, 8, 9, 4, 5, 3]
+    assert tokens[3] == {"id": 4, "text": "a", "special": False, "start": 8, "stop": 9}
+    assert usage["prompt_tokens"] == len(tokens)
+    assert refused.status_code == 400
+    assert "inputs[0] are token ids, and the prompt 'query : ' is put before texts only" in refused.json()["error"]
+
+
+def test_tokenize_adds_special_tokens_if_the_model_does(tmp_path: Path) -> None:
+    with serving_texts(tmp_path, add_special_tokens=False) as server:
+        bare, special = (
+            [token["id"] for token in server.post("/tokenize", {"inputs": "a b", **options}).json()[0]]
+            for options in ({}, {"add_special_tokens": True})
+        )
+        usage = server.post("/v1/embeddings", {"input": "a b"}).json()["usage"]
+    assert (bare, special, usage["prompt_tokens"]) == ([4, 5], [2, 4, 5, 3], 2)
 
 
 def test_a_form_takes_images_and_texts(server: Running, model: runtime.Embedder) -> None:
@@ -124,16 +151,18 @@ def test_similarity_compares_one_item_with_others(server: Running, model: runtim
     assert server.post("/similarity", {"inputs": "a"}).status_code == 400
 
 
-def test_tokens_of_a_long_text_are_not_cut(server: Running) -> None:
-    texts = ["a b", "a b c d a b c d"]
-    short, long = server.post("/tokenize", {"inputs": texts}).json()
-    assert short[0] == {"id": 2, "text": "[CLS]", "special": True, "start": 0, "stop": 0}
+def test_tokens_of_a_long_text_are_not_cut(server: Running, model: runtime.Embedder) -> None:
+    texts = ["a b", "a b c d a b c d", "Ж"]
+    short, long, unknown = server.post("/tokenize", {"inputs": texts}).json()
+    assert short[0] == {"id": 2, "text": "[CLS]", "special": True, "start": None, "stop": None}
     assert short[2] == {"id": 5, "text": "b", "special": False, "start": 2, "stop": 3}
+    assert unknown[1] == {"id": 1, "text": "Ж", "special": False, "start": 0, "stop": 1}
     assert len(long) == 10
     bare = server.post("/tokenize", {"inputs": "a b", "add_special_tokens": False, "prompt_name": "query"}).json()
     assert [token["id"] for token in bare[0]] == [8, 9, 4, 5]
     embedded = server.post("/v1/embeddings", {"input": [token["id"] for token in short]}).json()
-    assert embedded["data"][0]["embedding"][:2] == [14, 4]
+    assert embedded["data"][0]["embedding"] == model.embed(["a b"])[0].tolist()
+    assert server.post("/embed", {"inputs": [[token["id"] for token in bare[0]]]}).status_code == 400
     assert server.post("/tokenize", {"inputs": [1]}).status_code == 400
 
 

@@ -1,0 +1,40 @@
+"""Under a prefix, as with Ray Serve's ``route_prefix``, keys, errors and metrics are those of the path without it."""
+
+from __future__ import annotations
+
+import pytest
+
+from runtime.server.middleware import route_path
+from runtime.server.served_model import ServedModel
+from tests.runtime.server.conftest import serving
+
+KEY = {"authorization": "Bearer one"}
+
+
+@pytest.mark.parametrize(
+    ("root_path", "path", "expected"),
+    [
+        ("", "/embed", "/embed"),
+        ("/models", "/models/embed", "/embed"),
+        ("/models", "/models", "/"),
+        ("/models", "/models/", "/"),
+        ("/models", "/models2", "/models2"),
+        ("/models", "/embed", "/embed"),
+    ],
+)
+def test_the_prefix_is_cut_off(root_path: str, path: str, expected: str) -> None:
+    assert route_path({"root_path": root_path, "path": path}) == expected
+
+
+def test_keys_errors_and_metrics_do_not_depend_on_the_prefix(toy_models: list[ServedModel]) -> None:
+    with serving(toy_models, prefix="/models", api_keys=("one",)) as server:
+        for path in ("/", "/health", "/v2/health/ready"):
+            assert server.get(path).status_code == 200
+        assert server.get("/v1/models").json()["error"]["code"] == "invalid_api_key"
+        assert server.post("/v1/embeddings", {}, headers=KEY).json()["error"]["param"] == "input"
+        assert server.get("/v1/other", headers=KEY).json()["error"]["code"] == "not_found"
+        assert set(server.post("/v2/models/toy/infer", {}, headers=KEY).json()) == {"error"}
+        assert server.get("/openapi.json").json()["servers"] == [{"url": "/models"}]
+        page = server.get("/metrics", headers=KEY).text
+    assert 'te_request_count{path="/health",status="200"} 1.0' in page
+    assert 'te_request_count{path="/v1/embeddings",status="400"} 1.0' in page
