@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +11,7 @@ from tokenizers import Tokenizer
 
 from exporters.samples.texts import TEXTS
 from runtime.array_types import Float32Array
-from runtime.artifact.manifest import Manifest, Space, TextPreprocessing, TowerName
+from runtime.artifact.manifest import Manifest, Space, TextPreprocessing, TowerName, seal
 from runtime.artifact.space import list_facts, name_space
 
 ITEMS = 4  # first sample items of a tower, whose vectors count
@@ -67,4 +65,4 @@ def hash_tokens(folder: Path, recipe: TextPreprocessing) -> str:
     tokenizer.no_padding()
     encodings = tokenizer.encode_batch(list(TEXTS), add_special_tokens=recipe.add_special_tokens)
     content = [sorted(tokenizer.get_vocab().items()), [encoding.ids for encoding in encodings]]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return seal(content)

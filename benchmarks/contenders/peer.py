@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import os
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from benchmarks.contenders.protocol import Setup, Target
 from benchmarks.results.schema import Skipped
 from runtime.array_types import Array, Feeds
 from runtime.errors import EmbeddingBackbonesError, UsageError, one_line
+from runtime.machine.packages import package_version
 
 _HAS = "import sys; from importlib.metadata import version; [version(name) for name in sys.argv[1:]]"
 
@@ -102,7 +102,7 @@ def has_packages(python: str, packages: tuple[str, ...]) -> bool:
         UsageError: The interpreter does not start.
     """
     if python == sys.executable:
-        return all(map(_is_installed, packages))
+        return all(map(package_version, packages))
     try:
         return subprocess.run([python, "-P", "-c", _HAS, *packages], capture_output=True, check=False).returncode == 0
     except OSError as exc:
@@ -127,10 +127,3 @@ def reporting(name: str, action: str) -> Iterator[None]:
         raise
     except Exception as exc:  # each library has its own errors
         raise PeerError(f"{name} cannot {action} ({type(exc).__name__}: {one_line(exc)})") from exc
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        return bool(importlib.metadata.version(package))
-    except importlib.metadata.PackageNotFoundError:
-        return False

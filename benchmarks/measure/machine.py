@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib.metadata
 import os
 import platform
 from collections import Counter
@@ -18,6 +16,7 @@ from runtime.machine.child_process import listen
 from runtime.machine.cpu import cpu_flags, cpu_model
 from runtime.machine.cuda_driver import gpu_names, kernel_driver_version, memory_bytes
 from runtime.machine.limits import examine_memory, examine_threads
+from runtime.machine.packages import package_version
 from runtime.session.providers import PROVIDERS, installed_packages
 from runtime.version import __version__
 
@@ -106,11 +105,8 @@ def _default_name(cpu: str, gpus: Sequence[Gpu]) -> str:
 
 def _packages() -> dict[str, str]:
     """Return the versions of the installed packages."""
-    versions = {"embedding-backbones": __version__} | installed_packages()
-    for package in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    return versions
+    others = {name: version for name in PACKAGES if (version := package_version(name))}
+    return {"embedding-backbones": __version__} | installed_packages() | others
 
 
 def cuda_versions() -> tuple[str | None, str | None]:

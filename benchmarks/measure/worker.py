@@ -21,10 +21,10 @@ from benchmarks.measure.worker_client import Task, read_task
 from runtime.array_types import Array
 from runtime.errors import EmbeddingBackbonesError, one_line
 from runtime.machine.child_process import questions, serve
+from runtime.machine.limits import read_peak_bytes
 
 _MAX_CALLS = 25  # per turn
 _LONG_ENOUGH_S = 0.25
-_STATUS = Path("/proc/self/status")
 
 
 def take_turn(calls: Sequence[Callable[[], object]], clock: Callable[[], float] = time.perf_counter) -> list[float]:
@@ -41,21 +41,6 @@ def take_turn(calls: Sequence[Callable[[], object]], clock: Callable[[], float] 
             call()
             seconds.append(clock() - started)
     return seconds
-
-
-def peak_bytes(status: Path = _STATUS) -> int:
-    """Return the peak resident memory of this process.
-
-    On Linux it comes from ``/proc``, because ``getrusage`` includes memory that the parent held when it forked.
-    """
-    try:
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-    except (OSError, StopIteration):
-        import resource  # not on Windows, where benchmarks do not run
-
-        scale = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
-    return int(line.split()[1]) * 1024
 
 
 class _LoadedCase:
@@ -113,7 +98,7 @@ def _answers(task: Task, scratch: Path) -> Iterator[dict[str, Any]]:
 
 def _answer(command: str, task: Task, case: _LoadedCase, calls: Sequence[Callable[[], object]]) -> dict[str, Any]:
     if command == "turn":
-        return {"seconds": take_turn(calls), "peak_bytes": peak_bytes()}
+        return {"seconds": take_turn(calls), "peak_bytes": read_peak_bytes()}
     if command == "embed":
         np.save(task.vectors, case.embed_parity_items())
         return {}

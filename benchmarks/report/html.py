@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
@@ -16,9 +16,14 @@ from benchmarks.report.table import Table
 
 
 def render_html(study: Study) -> str:
-    """Return a study as an HTML page. The template escapes every value."""
+    """Return a study as an HTML page."""
     sections = [(section, _parts(section, study)) for section in study.sections]
-    return printable(load_template("report.html.j2").render(study=study, sections=sections)).lstrip()
+    return fill_html("report.html.j2", {"study": study, "sections": sections})
+
+
+def fill_html(template: str, content: Mapping[str, object]) -> str:
+    """Return the page that a template makes of ``content``. The template escapes every value."""
+    return printable(load_template(template).render(content)).lstrip()
 
 
 def load_template(name: str, finalize: Callable[[object], object] | None = None) -> Template:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from markupsafe import Markup
 
@@ -14,8 +15,13 @@ _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
 
 
 def render_markdown(study: Study) -> str:
-    """Return a study as GitHub Flavored Markdown. The template escapes every value."""
-    text = load_template("report.md.j2", finalize=escape).render(study=study)
+    """Return a study as GitHub Flavored Markdown."""
+    return fill_markdown("report.md.j2", {"study": study})
+
+
+def fill_markdown(template: str, content: Mapping[str, object]) -> str:
+    """Return the Markdown that a template makes of ``content``. The template escapes every value."""
+    text = load_template(template, finalize=escape).render(content)
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from benchmarks.report.analysis import Study, analyze
+from benchmarks.report.analysis import analyze
 from benchmarks.report.html import render_html
 from benchmarks.report.markdown import render_markdown
 from benchmarks.results.prices import Prices
@@ -16,17 +16,21 @@ from runtime.errors import OutputError
 
 Format = Literal["html", "md", "json"]
 FILES: dict[Format, str] = {"html": "report.html", "md": "report.md", "json": RESULTS_FILE}
-_RENDERERS: dict[Format, Callable[[Study], str]] = {
-    "html": render_html,
-    "md": render_markdown,
-    "json": lambda study: study.results.to_json(),
-}
 
 
 def write_report(results: Results, folder: Path, formats: Sequence[Format], prices: Prices | None = None) -> list[Path]:
-    """Write ``results`` in each format, every file whole or not at all.
+    """Write ``results`` in each format, as :func:`write_files` does. Without ``prices``, the report has no costs."""
+    study = analyze(results, prices)
+    renderers: dict[Format, Callable[[], str]] = {
+        "html": lambda: render_html(study),
+        "md": lambda: render_markdown(study),
+        "json": results.to_json,
+    }
+    return write_files(folder, formats, renderers)
 
-    ``folder`` is created if it does not exist. Without ``prices``, the report has no costs.
+
+def write_files(folder: Path, formats: Sequence[Format], renderers: Mapping[Format, Callable[[], str]]) -> list[Path]:
+    """Write a file in each format, whole or not at all, into ``folder``, which :func:`make_folder` creates.
 
     Returns:
         The paths of the files, in the order of ``formats``.
@@ -34,12 +38,19 @@ def write_report(results: Results, folder: Path, formats: Sequence[Format], pric
     Raises:
         OutputError: The folder cannot be created, or a file cannot be written.
     """
-    study = analyze(results, prices)
-    texts = {folder / FILES[name]: _RENDERERS[name](study) for name in formats}
+    make_folder(folder)
+    for name in formats:
+        write_text(folder / FILES[name], renderers[name]())
+    return [folder / FILES[name] for name in formats]
+
+
+def make_folder(folder: Path) -> None:
+    """Create the folder of a report if it does not exist.
+
+    Raises:
+        OutputError: It cannot be created.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
         raise OutputError(f"cannot create {folder} ({exc.strerror}); choose another folder for the report") from exc
-    for path, text in texts.items():
-        write_text(path, text)
-    return list(texts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -245,10 +246,15 @@ class Results:
 
     def to_json(self) -> str:
         """Return the text of ``results.json``, with one case per line."""
-        document = dataclasses.asdict(self)
-        cases = ",\n".join(json.dumps(case) for case in document.pop("cases"))
-        head = json.dumps(document | {"cases": []}, indent=1)
-        return head.replace('"cases": []', f'"cases": [\n{cases}\n ]') + "\n"
+        return dump_json(dataclasses.asdict(self), by_line="cases")
+
+
+def dump_json(document: Mapping[str, Any], *, by_line: str) -> str:
+    """Return a document as indented JSON. The list ``by_line`` comes last, with one member per line."""
+    members = ",\n".join(json.dumps(member) for member in document[by_line])
+    rest = {name: value for name, value in document.items() if name != by_line}
+    head = json.dumps(rest | {by_line: []}, indent=1)
+    return head.replace(f'"{by_line}": []', f'"{by_line}": [\n{members}\n ]') + "\n"
 
 
 def read_results(path: Path) -> Results:

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.scenarios.memory_growth import check_linux
+from benchmarks.scenarios.process_usage import check_linux
 from runtime import console
 from runtime.errors import EmbeddingBackbonesError, UsageError
 

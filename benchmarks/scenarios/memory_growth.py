@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 import runtime
+from benchmarks.scenarios.process_usage import check_linux, resident_bytes
 from runtime import console
 from runtime.errors import UsageError
 from runtime.inference.truncation import without_truncation_warning
 
-_STATM = Path("/proc/self/statm")
 _WORDS = ("water", "embedding", "of", "Zürich", "running", "a")
 
 
@@ -56,14 +56,9 @@ def _measure(artifact: Path, batches: int, longest: int) -> int:
     return 0
 
 
-def check_linux() -> None:
-    """Raise :class:`UsageError` on systems whose processes do not tell their resident memory."""
-    if not _STATM.exists():
-        raise UsageError(f"resident memory is read from {_STATM}, which this system lacks; measure on Linux")
-
-
 def _print_row(batches: object) -> None:
-    print(f"{batches:>8}  {_resident_mb():12.0f}", flush=True)
+    resident = (resident_bytes(os.getpid()) or 0) / 2**20
+    print(f"{batches:>8}  {resident:12.0f}", flush=True)
 
 
 def random_batches(count: int, longest: int) -> Iterator[list[str]]:
@@ -72,8 +67,3 @@ def random_batches(count: int, longest: int) -> Iterator[list[str]]:
     for _ in range(count):
         lengths = generator.integers(1, longest + 1, generator.integers(1, 33))
         yield [" ".join(generator.choice(_WORDS, length)) for length in lengths]
-
-
-def _resident_mb() -> float:
-    pages = int(_STATM.read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import runtime
 from benchmarks.measure.machine import this_machine
+from benchmarks.report.write import make_folder
 from benchmarks.results.prices import Prices, read_prices
 from benchmarks.results.schema import RESULTS_FILE
 from benchmarks.serve.measure import LoadPlan, Measurement, Server, embed_alone
@@ -124,10 +125,7 @@ def _prepare_output(options: argparse.Namespace) -> None:
     output: Path = options.output
     if (output / RESULTS_FILE).exists() and not options.force:
         raise OutputError(f"{output} has results; replace them with --force, or name another folder")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise OutputError(f"cannot create {output} ({exc.strerror}); choose another folder for the report") from exc
+    make_folder(output)
 
 
 def _record(server: Server, target: Target, workload: ServeWorkload, plan: LoadPlan) -> ServerRecord:

@@ -13,12 +13,12 @@ import numpy as np
 
 from benchmarks.results.statistics import ENOUGH_FOR_P99
 from benchmarks.results.steal_time import read_cpu_time
+from benchmarks.scenarios.process_usage import cpu_seconds, resident_bytes
 from benchmarks.serve.analysis import Curve, Level, curve_of
 from benchmarks.serve.connection import Connection
 from benchmarks.serve.interfaces import AnswerError, Endpoint
 from benchmarks.serve.loops import LoopOptions, Sample, run_loop
 from benchmarks.serve.offline import OfflineEmbedder
-from benchmarks.serve.process import cpu_seconds, resident_bytes
 from benchmarks.serve.schema import Load, ServeResults
 from benchmarks.serve.workloads import ServeWorkload
 from runtime.array_types import Float32Array

@@ -16,7 +16,8 @@ from typing import Any
 
 import runtime
 from benchmarks.results.steal_time import read_cpu_time
-from benchmarks.serve.process import parse_server_options, resident_bytes
+from benchmarks.scenarios.process_usage import resident_bytes
+from benchmarks.serve.process import parse_server_options
 from benchmarks.serve.schema import Load
 from benchmarks.serve.workloads import ServeWorkload
 from runtime.cli.options import session_keywords

@@ -1,10 +1,9 @@
-"""Measure the processes of a server on this machine, and start one for an artifact."""
+"""Start a server for an artifact on this machine, and stop it."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import re
 import shlex
 import signal
@@ -20,30 +19,10 @@ from typing import IO
 from runtime.cli.main import build_parser
 from runtime.errors import EmbeddingBackbonesError, UsageError
 
-PROC = Path("/proc")
 _START_TIMEOUT_S = 300  # a large model reads its weights, checks itself and warms up
 _STOP_TIMEOUT_S = 30
 _POLL_S = 0.05
 _PORT = re.compile(r'"port": ?(\d+)')
-
-
-def cpu_seconds(pid: int, proc: Path = PROC) -> float | None:
-    """Return the CPU time of a process and its descendants; ``None`` if it is gone, or the system is not Linux.
-
-    Source: proc_pid_stat(5), the columns utime, stime, cutime and cstime.
-    """
-    found = [_read_stat(process, proc) for process in _tree(pid, proc)]
-    ticks = [sum(map(int, columns[11:15])) for columns in found if columns]
-    return sum(ticks) / os.sysconf("SC_CLK_TCK") if ticks else None
-
-
-def resident_bytes(pid: int, proc: Path = PROC) -> int | None:
-    """Return the resident memory of a process and its descendants; pages that they share count more than once."""
-    pages = []
-    for process in _tree(pid, proc):
-        with contextlib.suppress(OSError):
-            pages.append(int((proc / str(process) / "statm").read_text().split()[1]))
-    return sum(pages) * os.sysconf("SC_PAGE_SIZE") if pages else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,23 +108,3 @@ def _stop(server: subprocess.Popen[str]) -> None:
     except subprocess.TimeoutExpired:
         server.kill()
         server.wait()
-
-
-def _tree(pid: int, proc: Path) -> list[int]:
-    """Return ``pid`` and the ids of its descendants."""
-    parents: dict[int, list[int]] = {}
-    for folder in proc.glob("[0-9]*"):
-        if columns := _read_stat(int(folder.name), proc):
-            parents.setdefault(int(columns[1]), []).append(int(folder.name))
-    found = [pid]
-    for process in found:
-        found += parents.get(process, [])
-    return found
-
-
-def _read_stat(pid: int, proc: Path) -> list[str]:
-    """Return the columns after the name of the command, which may hold spaces; none if the process is gone."""
-    try:
-        return (proc / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
-    except OSError:
-        return []

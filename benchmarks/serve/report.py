@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.report.caveats import machine_table
-from benchmarks.report.format import digits, printable
-from benchmarks.report.html import load_template
-from benchmarks.report.markdown import escape
+from benchmarks.report.format import digits
+from benchmarks.report.html import fill_html
+from benchmarks.report.markdown import fill_markdown
 from benchmarks.report.plots import Plot
 from benchmarks.report.table import Table
-from benchmarks.report.write import FILES, Format
+from benchmarks.report.write import Format, write_files
 from benchmarks.results.prices import Prices
 from benchmarks.results.statistics import ENOUGH_FOR_P99
 from benchmarks.serve.analysis import Curve, Level, ServeStudy, analyze
@@ -32,7 +31,6 @@ from benchmarks.serve.tables import (
     vectors_table,
     workload_name,
 )
-from runtime.atomic_write import write_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,29 +47,24 @@ class Section:
 def write_serve_report(
     results: ServeResults, folder: Path, formats: Sequence[Format], prices: Prices | None = None
 ) -> list[Path]:
-    """Write ``results`` into an existing folder in each format, each file whole or not at all, and return the paths."""
+    """Write ``results`` in each format, as :func:`benchmarks.report.write_report` does for other results."""
     study = analyze(results, prices)
     renderers: dict[Format, Callable[[], str]] = {
         "html": lambda: render_html(study),
         "md": lambda: render_markdown(study),
         "json": results.to_json,
     }
-    paths = []
-    for name in formats:
-        write_text(folder / FILES[name], renderers[name]())
-        paths.append(folder / FILES[name])
-    return paths
+    return write_files(folder, formats, renderers)
 
 
 def render_html(study: ServeStudy) -> str:
-    """Return a study as an HTML page. The template escapes every value."""
-    return printable(load_template("serve.html.j2").render(_content(study))).lstrip()
+    """Return a study as an HTML page."""
+    return fill_html("serve.html.j2", _content(study))
 
 
 def render_markdown(study: ServeStudy) -> str:
-    """Return a study as GitHub Flavored Markdown. The template escapes every value."""
-    text = load_template("serve.md.j2", finalize=escape).render(_content(study))
-    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+    """Return a study as GitHub Flavored Markdown."""
+    return fill_markdown("serve.md.j2", _content(study))
 
 
 def method(results: ServeResults) -> tuple[str, ...]:

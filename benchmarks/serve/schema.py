@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 
-from benchmarks.results.schema import BenchmarkMachine
+from benchmarks.results.schema import BenchmarkMachine, dump_json
 from benchmarks.serve.interfaces import Encoding, InterfaceName
 
 SCHEMA_VERSION = 1
@@ -75,6 +74,4 @@ class ServeResults:
 
     def to_json(self) -> str:
         """Return the text of ``results.json``, with one load per line."""
-        document = dataclasses.asdict(self)
-        loads = ",\n".join(json.dumps(load) for load in document.pop("loads"))
-        return json.dumps(document | {"loads": []}, indent=1).replace('"loads": []', f'"loads": [\n{loads}\n ]') + "\n"
+        return dump_json(dataclasses.asdict(self), by_line="loads")

@@ -21,16 +21,11 @@ import numpy as np
 
 import runtime
 from benchmarks.scenarios.memory_growth import random_batches
+from benchmarks.scenarios.process_usage import resident_bytes
 from benchmarks.serve.connection import Connection, ask_once, format_request
 from benchmarks.serve.interfaces import AnswerError, Endpoint, make_endpoint
 from benchmarks.serve.loops import REFUSED
-from benchmarks.serve.process import (
-    StartedServer,
-    resident_bytes,
-    serve_command,
-    split_server_options,
-    start_server,
-)
+from benchmarks.serve.process import StartedServer, serve_command, split_server_options, start_server
 from runtime import console
 from runtime.arguments import ArgumentParser
 from runtime.array_types import Float32Array

@@ -10,10 +10,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from benchmarks.scenarios.process_usage import resident_bytes
 from benchmarks.serve.connection import ask_once, format_request
 from benchmarks.serve.interfaces import Endpoint, make_endpoint
 from benchmarks.serve.measure import Server, ServerError
-from benchmarks.serve.process import resident_bytes, serve_command, split_server_options, start_server
+from benchmarks.serve.process import serve_command, split_server_options, start_server
 from runtime.artifact.reader import read_manifest
 from runtime.errors import UsageError
 

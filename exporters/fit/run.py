@@ -8,8 +8,9 @@ import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from exporters.artifact_writer import check_destination
 from exporters.catalogue.names import default_name, find_model
@@ -36,7 +37,6 @@ from runtime.session.providers import check_packages
 
 if TYPE_CHECKING:
     from exporters.fit.learner import Learner
-    from exporters.fit.metrics import Evaluation
 
 _LOG = logging.getLogger("exporters")
 # Options that may differ when a training goes on: they change neither the data nor the model.
@@ -106,10 +106,11 @@ def fit(
     folder.check(resume=options.resume, force=export_options.force)
     check_packages()
     with stage("import torch"):
-        libraries = _import_libraries()
+        _import_libraries()
+        from exporters.fit.learner import load_learner
     _check_device(options)
     with stage("load weights"):
-        learner = libraries.load_learner(spec, export_options, options)
+        learner = load_learner(spec, export_options, options)
     with stage("read data"):
         data, others, skipped = _read(train_data, eval_data, learner, options)
     task = _Task(
@@ -124,7 +125,7 @@ def fit(
         folder=folder,
     )
     folder.open(task.request(), resume=options.resume)
-    report, checkpoint = task.train(learner, libraries, stage)
+    report, checkpoint = task.train(learner, stage)
     report.write(folder.path)
     if report.worse:
         raise WorseModelError(
@@ -136,15 +137,6 @@ def fit(
     learner.export(checkpoint, destination, stage)
     shutil.rmtree(folder.steps, ignore_errors=True)
     return Fit(artifact=destination, checkpoint=checkpoint, report=report)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Libraries:
-    """The functions of this folder that need torch."""
-
-    load_learner: Any
-    evaluation: Any
-    train: Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,18 +168,21 @@ class _Task:
         model = {"model": self.name, "content of the model": self.fingerprint}
         return {**model, **settings, "loss": self.loss, **hashes}
 
-    def train(self, learner: Learner, libraries: _Libraries, stage: Stage) -> tuple[FitReport, Path]:
+    def train(self, learner: Learner, stage: Stage) -> tuple[FitReport, Path]:
         """Measure, train, save and measure again; return the figures and the checkpoint."""
+        from exporters.fit.metrics import Evaluation
+        from exporters.fit.training import train
+
         options, model = self.options, learner.model
         evaluation: Evaluation | None = None
         before, after = dict[str, float](), dict[str, float]()
         if self.others is not None:
-            evaluation = libraries.evaluation(self.others, model, batch_size=options.batch_size, dims=options.dims)
+            evaluation = Evaluation(self.others, model, batch_size=options.batch_size, dims=options.dims)
             with stage("evaluate before"):
                 before = evaluation.measure(model)
         trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         with stage("train"):
-            training = libraries.train(learner, self.data, evaluation, self.loss, options, self.folder.steps)
+            training = train(learner, self.data, evaluation, self.loss, options, self.folder.steps)
         if evaluation is not None:
             with stage("evaluate after"):
                 after = evaluation.measure(model)
@@ -209,30 +204,20 @@ class _Task:
         return report, checkpoint
 
 
-def _import_libraries() -> _Libraries:
-    """Import what needs torch.
+def _import_libraries() -> None:
+    """Import torch and the packages that need it.
 
     Raises:
         MissingDependencyError: A package of the extra ``fit`` is not installed.
     """
     try:
-        import accelerate
-        import datasets
-        import peft
-
-        from exporters.fit.learner import load_learner
-        from exporters.fit.metrics import Evaluation
-        from exporters.fit.training import train
+        # sentence-transformers imports the first three, and would only say that training is not available.
+        for name in ("accelerate", "datasets", "peft", "exporters.fit.training"):
+            import_module(name)
     except ModuleNotFoundError as exc:
         raise MissingDependencyError(
             f"fine-tuning needs {exc.name}; install it with `pip install 'embedding-backbones[fit,cpu]'`"
         ) from exc
-    del (
-        accelerate,
-        datasets,
-        peft,
-    )  # sentence-transformers imports them, and would only say that training is not available
-    return _Libraries(load_learner=load_learner, evaluation=Evaluation, train=train)
 
 
 def _check_device(options: FitOptions) -> None:

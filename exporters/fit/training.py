@@ -33,6 +33,7 @@ from exporters.fit.metrics import Evaluation, choose_prompts, wrap_items
 from exporters.fit.options import FitOptions
 from exporters.weights.model_folder import quiet_transformers
 from runtime.errors import UsageError
+from runtime.machine.limits import read_peak_bytes
 
 _LOG = logging.getLogger("exporters")
 _PAIRS = "rows with an equal item are never in one batch, and a row alone trains nothing; lower --batch-size"
@@ -318,9 +319,4 @@ def _dataset(data: Data) -> Any:
 def _peak_memory() -> int:
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return int(torch.cuda.max_memory_allocated())
-    if sys.platform == "win32":
-        return 0
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
+    return read_peak_bytes()

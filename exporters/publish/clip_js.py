@@ -8,18 +8,16 @@ from pathlib import Path
 import onnx
 
 from exporters.publish.differences import text_differences
-from exporters.publish.graph import rename_output, save_graph, take_pixel_values
-from exporters.publish.int8 import use_unsigned_weights
-from exporters.publish.layout import Card, Layout, image_obstacle, prompt_obstacle, text_obstacle
+from exporters.publish.graph import image_graph, rename_output, save_graph
+from exporters.publish.json_file import write_json
+from exporters.publish.layout import JS_DTYPES, Card, Layout, image_obstacle, prompt_obstacle, text_obstacle
 from exporters.publish.preprocessor_config import EXIF, crop_difference, write_preprocessor
 from exporters.publish.proof import golden_pixel_values, golden_texts, hold, run_graph, tokenize
-from exporters.publish.sentence_files import write_json
 from exporters.publish.source import Source
 from exporters.publish.tokenizer_files import write_tokenizer
 from runtime.artifact.variants import VariantName
 
 _SUFFIXES: Mapping[VariantName, str] = {"fp32": "", "fp16": "_fp16", "int8": "_quantized"}
-_DTYPES: Mapping[VariantName, str] = {"fp32": "fp32", "fp16": "fp16", "int8": "q8"}
 _USAGE = """\
 ```js
 import {{
@@ -51,7 +49,7 @@ def write(source: Source, folder: Path) -> Card:
     write_preprocessor(source, folder)
     write_json(folder / "config.json", {"model_type": "clip", "projection_dim": source.manifest.output_dim})
     chosen = {tower: source.choose(tower, "clip-js", _SUFFIXES) for tower in ("text", "image")}
-    usage = _USAGE.format(**{tower: _DTYPES[variants[0]] for tower, variants in chosen.items()})
+    usage = _USAGE.format(**{tower: JS_DTYPES[variants[0]] for tower, variants in chosen.items()})
     card = Card(usage=usage, metadata={"library_name": "transformers.js", "pipeline_tag": "feature-extraction"})
     texts, pixels = tokenize(folder, golden_texts(source)), {"pixel_values": golden_pixel_values(source)}
     for variant in chosen["text"]:
@@ -71,23 +69,13 @@ def write(source: Source, folder: Path) -> Card:
     return card
 
 
-def image_graph(source: Source, variant: VariantName, input_name: str, output_name: str) -> onnx.ModelProto:
-    """Return an image graph that takes normalised pixels, exact in sessions with default settings."""
-    model = source.load_graph("image", variant)
-    use_unsigned_weights(model)
-    take_pixel_values(model, input_name, source.image.crop_size)
-    rename_output(model, output_name)
-    return model
-
-
 def towers_obstacle(source: Source) -> str | None:
     """Return why the artifact is no CLIP that consumers can have, or ``None``."""
     return text_obstacle(source) or prompt_obstacle(source) or image_obstacle(source)
 
 
 def _text_graph(source: Source, variant: VariantName) -> onnx.ModelProto:
-    model = source.load_graph("text", variant)
-    use_unsigned_weights(model)
+    model = source.load_exact_graph("text", variant)
     rename_output(model, "text_embeds")
     return model
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
@@ -17,7 +17,6 @@ from runtime.preprocess.text import TextPreprocessor, Tokens
 from runtime.session.session import SessionOptions
 
 Habit = Literal["cuts end token", "strips", "no cleaning", "no prompt"]
-HABITS: tuple[Habit, ...] = get_args(Habit)
 _SENTENCE, _STRANGE, _LONG = TEXTS[0], TEXTS[7], TEXTS[-1]
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from exporters.publish.clip_js import image_graph
-from exporters.publish.graph import save_graph
+from exporters.publish.graph import image_graph, save_graph
 from exporters.publish.layout import Card, Layout, image_obstacle
 from exporters.publish.preprocessor_config import EXIF, crop_difference, write_preprocessor
 from exporters.publish.proof import golden_pixel_values, hold, run_graph

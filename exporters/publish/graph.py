@@ -11,6 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from exporters.errors import PublishError
 from exporters.graph.onnx_file import EXTERNAL_DATA_THRESHOLD_BYTES
+from exporters.publish.source import Source
+from runtime.artifact.variants import VariantName
 
 _NORMALISING = ("Transpose", "Cast", "Div", "Mul", "Sub", "Add")
 _CHANNELS = 3
@@ -22,6 +24,14 @@ def save_graph(model: onnx.ModelProto, path: Path) -> None:
         onnx.save_model(model, path, save_as_external_data=True, location=f"{path.name}_data")
     else:
         path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def image_graph(source: Source, variant: VariantName, input_name: str, output_name: str) -> onnx.ModelProto:
+    """Return an image graph that takes normalised pixels, exact in sessions with default settings."""
+    model = source.load_exact_graph("image", variant)
+    take_pixel_values(model, input_name, source.image.crop_size)
+    rename_output(model, output_name)
+    return model
 
 
 def rename_output(model: onnx.ModelProto, name: str) -> None:

@@ -16,7 +16,7 @@ from exporters.publish.graph import (
 )
 from exporters.publish.hidden_state import HiddenState, find_hidden_state
 from exporters.publish.int8 import use_unsigned_weights
-from exporters.publish.layout import Card, Held, Layout
+from exporters.publish.layout import JS_DTYPES, Card, Held, Layout, file_argument
 from exporters.publish.proof import golden_texts, hold, run_graph, tokenize
 from exporters.publish.sentence_chain import apply_chain, read_chain
 from exporters.publish.sentence_files import model_type, sentence_obstacle, write_sentence_files
@@ -56,7 +56,6 @@ const inputs = await tokenizer(["a text", "another one"], {{ padding: true, trun
 const {{ sentence_embedding }} = await model(inputs);
 ```"""
 _SEQUENCE_TO_SEQUENCE = ("t5", "mt5")  # which transformers.js knows with a decoder only
-_DTYPES = {"fp32": "fp32", "fp16": "fp16", "int8": "q8"}  # of transformers.js
 _LEVELS = {"none": "O1", "basic": "O1", "extended": "O2"}
 
 
@@ -117,14 +116,13 @@ def _describe_usage(source: Source, variant: VariantName) -> str:
     """Return how consumers open the graph of a variant."""
     name = _file_name(source, variant)
     file = f"onnx/{name}.onnx"
-    is_default = variant == "fp32"
     return _USAGE.format(
         name=source.manifest.name,
         dim=source.manifest.output_dim,
         file=file,
-        model_kwargs="" if is_default else f', model_kwargs={{"file_name": "{file}"}}',
-        js_options=f'dtype: "{_DTYPES[variant]}"'
-        if variant in _DTYPES
+        model_kwargs=file_argument(variant, file),
+        js_options=f'dtype: "{JS_DTYPES[variant]}"'
+        if variant in JS_DTYPES
         else f'dtype: "fp32", model_file_name: "{name}"',
     )
 

@@ -7,14 +7,12 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from exporters.publish.clip_js import image_graph
 from exporters.publish.differences import text_differences
-from exporters.publish.graph import rename_output, save_graph, take_padded_ids
-from exporters.publish.int8 import use_unsigned_weights
+from exporters.publish.graph import image_graph, rename_output, save_graph, take_padded_ids
+from exporters.publish.json_file import write_json
 from exporters.publish.layout import Card, Layout, image_obstacle, prompt_obstacle
 from exporters.publish.preprocessor_config import crop_difference
 from exporters.publish.proof import golden_pixel_values, golden_texts, hold, run_graph
-from exporters.publish.sentence_files import write_json
 from exporters.publish.source import Source
 from exporters.publish.tokenizer_files import pad_token, write_tokenizer
 from runtime.array_types import Array
@@ -87,8 +85,7 @@ def find_obstacle(source: Source) -> str | None:
 
 
 def _write_text_graph(source: Source, variant: VariantName, path: Path) -> None:
-    model = source.load_graph("text", variant)
-    use_unsigned_weights(model)
+    model = source.load_exact_graph("text", variant)
     pad = None if _reads_first_end(source) else source.text.pad_token_id
     take_padded_ids(model, "text", source.text.max_length, pad)
     rename_output(model, "embedding")

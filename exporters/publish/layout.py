@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from exporters.publish.source import Source
+from runtime.artifact.variants import VariantName
+
+# The dtypes by which transformers.js finds the graph of a variant.
+JS_DTYPES: Mapping[VariantName, str] = {"fp32": "fp32", "fp16": "fp16", "int8": "q8"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +63,11 @@ class Layout:
     find_obstacle: Callable[[Source], str | None]
     write: Callable[[Source, Path], Card]
     takes_token_types: bool = False
+
+
+def file_argument(variant: VariantName, file: str) -> str:
+    """Return the argument by which sentence-transformers opens the file of a variant; it finds fp32 by itself."""
+    return "" if variant == "fp32" else f', model_kwargs={{"file_name": "{file}"}}'
 
 
 def text_obstacle(source: Source) -> str | None:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from exporters.publish.differences import text_differences
 from exporters.publish.graph import add_row_axis, add_token_types, save_graph
-from exporters.publish.int8 import use_unsigned_weights
+from exporters.publish.json_file import write_json
 from exporters.publish.layout import Card, Layout, prompt_obstacle, text_obstacle
 from exporters.publish.proof import golden_texts, hold, run_graph, tokenize
-from exporters.publish.sentence_files import model_type, write_json
+from exporters.publish.sentence_files import model_type
 from exporters.publish.source import Source
 from exporters.publish.tokenizer_files import write_tokenizer
 from runtime.artifact.reader import record_file
@@ -37,8 +37,7 @@ def write(source: Source, folder: Path) -> Card:
     variant = source.choose_one("text", "opensearch", VARIANT_NAMES)
     archive = folder / f"{source.manifest.name}.zip"
     with tempfile.TemporaryDirectory(dir=folder) as place:
-        model = source.load_graph("text", variant)
-        use_unsigned_weights(model)
+        model = source.load_exact_graph("text", variant)
         if _takes_token_types(source):
             add_token_types(model)
         add_row_axis(model, "sentence_embedding")

@@ -12,7 +12,7 @@ from exporters.errors import PublishError
 from exporters.publish.differences import text_differences
 from exporters.publish.graph import save_graph
 from exporters.publish.huggingface import sentence_graph
-from exporters.publish.layout import Card, Held, Layout
+from exporters.publish.layout import Card, Held, Layout, file_argument
 from exporters.publish.proof import golden_texts, hold, tokenize
 from exporters.publish.sentence_chain import apply_chain, read_chain
 from exporters.publish.sentence_files import sentence_obstacle, write_sentence_files
@@ -68,8 +68,7 @@ def write(source: Source, folder: Path) -> Card:
 
 def _describe_usage(variant: VariantName) -> str:
     file = f"openvino/{_FILES[variant]}.xml"
-    model_kwargs = "" if variant == "fp32" else f', model_kwargs={{"file_name": "{file}"}}'
-    return _USAGE.format(file=file, model_kwargs=model_kwargs)
+    return _USAGE.format(file=file, model_kwargs=file_argument(variant, file))
 
 
 def _import() -> Any:

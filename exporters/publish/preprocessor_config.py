@@ -6,8 +6,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from exporters.publish.json_file import write_json
 from exporters.publish.proof import prepare_pixels, run_graph
-from exporters.publish.sentence_files import write_json
 from exporters.publish.source import Source
 from exporters.samples.photos import load_photos
 from runtime.artifact.parity import format_cosine, row_cosines

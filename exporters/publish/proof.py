@@ -92,8 +92,7 @@ def as_inputs(tokenizer: Tokenizer, texts: Sequence[str]) -> dict[str, Array]:
 
 def golden_texts(source: Source) -> list[str]:
     """Return the golden texts after the default prompt, which the export's vectors include."""
-    recipe = source.text
-    prompt = recipe.prompts[recipe.default_prompt] if recipe.default_prompt is not None else ""
+    prompt = source.text.default_prompt_text
     return [prompt + text for text in source.golden("text")[0]]
 
 

@@ -18,6 +18,7 @@ import onnx
 from onnx import numpy_helper
 
 from exporters.errors import PublishError
+from exporters.publish.json_file import write_json
 from exporters.publish.source import Source
 from runtime.array_types import Array
 from runtime.artifact.manifest import Pooling, Projection
@@ -100,13 +101,13 @@ def write_chain(modules: list[Module], folder: Path) -> None:
         entries.append({"idx": index, "name": str(index), "path": path, "type": f"{_PREFIX}{module.kind}"})
         (folder / path).mkdir()
         if module.config:
-            (folder / path / "config.json").write_text(json.dumps(module.config, indent=2) + "\n", "utf-8")
+            write_json(folder / path / "config.json", module.config)
         if module.weights:
             save_file(
                 {name: np.ascontiguousarray(each) for name, each in module.weights.items()},
                 folder / path / "model.safetensors",
             )
-    (folder / "modules.json").write_text(json.dumps(entries, indent=2) + "\n", "utf-8")
+    write_json(folder / "modules.json", entries)
 
 
 def apply_chain(folder: Path, tokens: Array, mask: Array) -> Array:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ from tokenizers import Tokenizer
 
 from exporters.catalogue.registry import BACKBONES
 from exporters.catalogue.spec import HuggingFaceSource
+from exporters.publish.json_file import write_json
 from exporters.publish.layout import text_obstacle
 from exporters.publish.sentence_chain import Module, chain_obstacle, write_chain
 from exporters.publish.source import Source
@@ -61,11 +60,6 @@ def write_sentence_files(source: Source, folder: Path, modules: list[Module], wi
     if source.manifest.output_dim < _chain_width(modules):
         settings["truncate_dim"] = source.manifest.output_dim
     write_json(folder / "config_sentence_transformers.json", settings)
-
-
-def write_json(path: Path, document: Mapping[str, Any]) -> None:
-    """Write a JSON file."""
-    path.write_text(json.dumps(document, ensure_ascii=False, indent=2) + "\n", "utf-8")
 
 
 def _chain_width(modules: list[Module]) -> int:

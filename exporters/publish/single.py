@@ -8,7 +8,6 @@ import onnx
 
 from exporters.publish.differences import text_differences
 from exporters.publish.graph import add_token_types, rename_output, save_graph
-from exporters.publish.int8 import use_unsigned_weights
 from exporters.publish.layout import Card, Layout, prompt_obstacle, text_obstacle
 from exporters.publish.proof import golden_texts, hold, run_graph, tokenize
 from exporters.publish.source import Source
@@ -54,8 +53,7 @@ def write(source: Source, folder: Path) -> Card:
 
 def pooled_graph(source: Source, variant: VariantName) -> onnx.ModelProto:
     """Return a graph with the only output ``sentence_embedding``, exact in sessions with default settings."""
-    model = source.load_graph("text", variant)
-    use_unsigned_weights(model)
+    model = source.load_exact_graph("text", variant)
     if source.token_types:
         add_token_types(model)
     rename_output(model, "sentence_embedding")

@@ -10,8 +10,10 @@ from typing import Any
 import onnx
 
 from exporters.errors import PublishError
+from exporters.publish.int8 import use_unsigned_weights
 from runtime.array_types import Array
 from runtime.artifact.manifest import ImagePreprocessing, Manifest, TextPreprocessing, Tolerance, Tower, TowerName
+from runtime.artifact.parity import variant_tolerance
 from runtime.artifact.variants import VARIANT_NAMES, VariantName
 from runtime.loading.golden_file import read_golden
 
@@ -83,6 +85,12 @@ class Source:
         graph = tower.graph if variant == "fp32" else tower.variants[variant].graph
         return onnx.load(self.folder / graph)
 
+    def load_exact_graph(self, name: TowerName, variant: VariantName) -> onnx.ModelProto:
+        """Return a graph of a tower that is exact in sessions with default settings, with all of its weights."""
+        model = self.load_graph(name, variant)
+        use_unsigned_weights(model)
+        return model
+
     def tolerance(self, name: TowerName, variant: VariantName) -> Tolerance:
         """Return the bounds that the vectors of a variant keep.
 
@@ -91,8 +99,7 @@ class Source:
         """
         tower = self.manifest.towers[name]
         if variant != "fp32":
-            floor = tower.variants[variant].parity.floors.min_cosine
-            return Tolerance(min_cosine=floor, max_error=1.0, max_distance_share=1.0)
+            return variant_tolerance(tower.variants[variant])
         if tower.parity is None:
             raise PublishError(f"{self.folder} records no parity to hold a layout to; export it again")
         return tower.parity.tolerance

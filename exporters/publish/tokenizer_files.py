@@ -10,6 +10,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from exporters.errors import PublishError
+from exporters.publish.json_file import write_json
 from exporters.publish.source import Source
 from runtime.preprocess.tokenizer_file import load_tokenizer
 
@@ -40,9 +41,9 @@ def write_tokenizer(source: Source, folder: Path) -> None:
     document = json.loads(tokenizer.to_str())
     if not recipe.add_special_tokens:
         document["post_processor"] = None
-    _write(folder / "tokenizer.json", document)
+    write_json(folder / "tokenizer.json", document)
     special = {"pad_token": pad_token(source)} | _find_roles(tokenizer)
-    _write(folder / "special_tokens_map.json", special)
+    write_json(folder / "special_tokens_map.json", special)
     settings: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": recipe.max_length,
@@ -51,7 +52,7 @@ def write_tokenizer(source: Source, folder: Path) -> None:
         "clean_up_tokenization_spaces": False,
         "model_input_names": graph_inputs(source),
     }
-    _write(folder / "tokenizer_config.json", settings | special)
+    write_json(folder / "tokenizer_config.json", settings | special)
 
 
 def graph_inputs(source: Source) -> list[str]:
@@ -79,7 +80,3 @@ def _find_roles(tokenizer: Tokenizer) -> dict[str, str]:
     known = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
     found = {role: next((each for each in spellings if each in known), "") for role, spellings in _ROLES.items()}
     return {role: token for role, token in found.items() if token}
-
-
-def _write(path: Path, document: object) -> None:
-    path.write_text(json.dumps(document, ensure_ascii=False, indent=2) + "\n", "utf-8")

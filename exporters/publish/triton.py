@@ -18,10 +18,9 @@ from exporters.errors import PublishError
 from exporters.publish import triton_tokenizer
 from exporters.publish.differences import text_differences
 from exporters.publish.graph import save_graph
-from exporters.publish.int8 import use_unsigned_weights
+from exporters.publish.json_file import write_json
 from exporters.publish.layout import Card, Held, Layout, prompt_obstacle
 from exporters.publish.proof import hold, run_graph
-from exporters.publish.sentence_files import write_json
 from exporters.publish.source import Source
 from exporters.publish.tokenizer_files import write_tokenizer
 from runtime.array_types import Array
@@ -98,9 +97,7 @@ def _write_tower(source: Source, tower: TowerName, folder: Path, name: str) -> H
     record = source.manifest.towers[tower]
     graph_name = f"{name}-graph" if tower == "text" else name
     place = _new_model(folder, graph_name, _graph_config(graph_name, record.inputs, record.output))
-    model = source.load_graph(tower, variant)
-    use_unsigned_weights(model)
-    save_graph(model, place / "model.onnx")
+    save_graph(source.load_exact_graph(tower, variant), place / "model.onnx")
     items, _ = source.golden(tower)
     if tower == "text":
         inputs = _write_tokenizer(source, folder, name)(items)
@@ -129,7 +126,7 @@ def _write_tokenizer(source: Source, folder: Path, name: str) -> Any:
     shutil.copyfile(triton_tokenizer.__file__, place / "model.py")
     settings = {
         "inputs": list(recipe.inputs),
-        "prompt": recipe.prompts[recipe.default_prompt] if recipe.default_prompt is not None else "",
+        "prompt": recipe.default_prompt_text,
         "max_length": recipe.max_length,
         "truncation_side": recipe.truncation_side,
         "pad_token_id": recipe.pad_token_id,

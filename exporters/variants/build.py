@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from exporters.artifact_writer import README_FILE, new_artifact, record_files, write_manifest, write_readme, writing
-from exporters.calibration.retrieval import RetrievalDataset, load_retrieval_dataset
 from exporters.errors import DestinationError, VariantError
 from exporters.progress import Stage, silent
 from exporters.variants.builder import VARIANT_OF_PRECISION, VariantBuilder, VariantOutcome
 from exporters.variants.options import VariantOptions
+from exporters.variants.retrieval_dataset import RetrievalDataset, load_retrieval_dataset
 from runtime.artifact.describe import describe_manifest
 from runtime.artifact.external_data import check_external_data
 from runtime.artifact.manifest import Manifest, Tower, TowerName

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from exporters.calibration.dataset import load_calibration_dataset
-from exporters.calibration.retrieval import RetrievalDataset
 from exporters.errors import FloorError, GraphError, VariantError
 from exporters.graph.onnx_file import find_second_file
 from exporters.graph.shared_weights import SharedWeights
@@ -23,6 +22,7 @@ from exporters.variants.gate import VariantGate
 from exporters.variants.options import DEFAULT_ITEMS, VariantOptions
 from exporters.variants.recipes import RECIPES, RecipeInputs, RecipeResult
 from exporters.variants.retrieval import RetrievalParity
+from exporters.variants.retrieval_dataset import RetrievalDataset
 from exporters.variants.speed import measure_speedup
 from runtime.artifact.manifest import Manifest, Tower, TowerName
 from runtime.artifact.variants import Floors, Precision, Variant, VariantName

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from exporters.calibration.retrieval import RetrievalDataset
 from exporters.errors import FloorError, VariantError
 from exporters.graph.onnx_file import find_second_file
 from exporters.progress import expect, step_counter
 from exporters.variants.retrieval import Ranking, RetrievalParity, measure_ranking
+from exporters.variants.retrieval_dataset import RetrievalDataset
 from runtime.array_types import Array
 from runtime.artifact.manifest import Manifest, Tower, TowerName
 from runtime.artifact.parity import format_cosine, measure_agreement, neighbour_overlap, row_cosines
@@ -117,13 +117,13 @@ class VariantGate:
         batched = self._embed(graph, some, batch_size=_BATCH_SIZE)
         other_threads = 1 if available_threads() > 1 else min(2, os.cpu_count() or 1)
         threaded = self._embed(graph, some, threads=other_threads)
-        agreement, cosines = measure_agreement(self._reference, alone), row_cosines(self._reference, alone)
+        agreement = measure_agreement(self._reference, alone)
         return VariantParity(
             provider="cpu",
             items=len(self._items),
             min_cosine=agreement.min_cosine,
-            p1_cosine=float(np.percentile(cosines, 1)),
-            mean_cosine=float(cosines.mean()),
+            p1_cosine=agreement.p1_cosine,
+            mean_cosine=agreement.mean_cosine,
             max_abs_error=agreement.max_abs_error,
             reference_scale=agreement.reference_scale,
             neighbour_overlap=neighbour_overlap(self._reference, alone, function=self._manifest.similarity_function),

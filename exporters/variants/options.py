@@ -39,7 +39,7 @@ class VariantOptions:
         min_overlap: As ``min_cosine``.
         min_invariance: As ``min_cosine``.
         queries: The user's own queries, by which a variant is judged too; see
-            :func:`exporters.calibration.retrieval.load_retrieval_dataset`.
+            :func:`exporters.variants.retrieval_dataset.load_retrieval_dataset`.
         qrels: Relevance judgments of ``queries``.
         corpus: The documents. ``None`` means ``corpus.jsonl`` beside ``queries``.
         min_retrieval: Floor for the share of the fp32 graph's recall@10 and nDCG@10. ``None`` means

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from exporters.calibration.retrieval import Grades
+from exporters.variants.retrieval_dataset import Grades
 from runtime.array_types import Array
 from runtime.artifact.similarity import SimilarityFunction, similarities
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +15,7 @@ from exporters.catalogue.weights_ref import RandomInit, WeightsRef
 from exporters.errors import WeightsError, WeightsMismatchError
 from exporters.weights.parsing import parsing, read_json, summarize_error
 from exporters.weights.state_dict import abbreviate, escape_name, is_part_of
-from runtime.artifact.manifest import Weights
+from runtime.artifact.manifest import Weights, seal
 from runtime.artifact.reader import record_file
 
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
@@ -85,7 +83,7 @@ def hash_weights(folder: Path, files: list[Path]) -> str:
         )
     if len(hashes) == 1:
         return next(iter(hashes.values()))
-    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
+    return seal(hashes)
 
 
 def check_library(folder: Path) -> None:

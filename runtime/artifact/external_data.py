@@ -11,10 +11,9 @@ import mmap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from runtime.artifact.protobuf import map_file, read_fields
 from runtime.errors import IntegrityError
 
-_LENGTH_DELIMITED = 2  # wire type of messages, strings and bytes: https://protobuf.dev/programming-guides/encoding/
-_FIXED_BYTES = {1: 8, 5: 4}  # wire types of numbers with a fixed size
 # The messages in which a tensor can be: field numbers of each message, with the message that a field holds.
 _FIELDS: Mapping[str, Mapping[int, str]] = {
     "model": {7: "graph", 20: "training", 25: "function"},
@@ -64,14 +63,13 @@ def find_external_data(path: Path) -> set[str]:
         IntegrityError: The file is not in the format of protobuf.
         OSError: The file cannot be read.
     """
-    with path.open("rb") as file:
-        if not path.stat().st_size:
-            return set()
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            try:
-                return set(_find_locations(content, 0, len(content), "model", 0))
-            except (IndexError, ValueError, UnicodeDecodeError) as exc:
-                raise IntegrityError(f"{path} is not an ONNX graph ({exc}); export the artifact again") from exc
+    if not path.stat().st_size:
+        return set()
+    try:
+        with map_file(path) as content:
+            return set(_find_locations(content, 0, len(content), "model", 0))
+    except ValueError as exc:
+        raise IntegrityError(f"{path} is not an ONNX graph ({exc}); export the artifact again") from exc
 
 
 def _find_locations(content: mmap.mmap, start: int, end: int, message: str, depth: int) -> Iterator[str]:
@@ -86,35 +84,3 @@ def _find_locations(content: mmap.mmap, start: int, end: int, message: str, dept
     for number, first, last in read_fields(content, start, end):
         if inner := _FIELDS[message].get(number):
             yield from _find_locations(content, first, last, inner, depth + 1)
-
-
-def read_fields(content: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Yield number, start and end of each length-delimited field of a message, and skip the others."""
-    while start < end:
-        tag, start = read_varint(content, start, end)
-        wire_type = tag & 7
-        if wire_type == _LENGTH_DELIMITED:
-            length, start = read_varint(content, start, end)
-            if start + length > end:
-                raise ValueError("a field ends behind its message")
-            yield tag >> 3, start, start + length
-            start += length
-        elif wire_type == 0:
-            _, start = read_varint(content, start, end)
-        elif wire_type in _FIXED_BYTES:
-            start += _FIXED_BYTES[wire_type]
-        else:
-            raise ValueError(f"it has the wire type {wire_type}")
-    if start != end:
-        raise ValueError("a field ends behind its message")
-
-
-def read_varint(content: mmap.mmap, start: int, end: int) -> tuple[int, int]:
-    """Return the number at ``start``, of at most ten bytes, and the position after it."""
-    number = 0
-    for position in range(start, min(start + 10, end)):
-        byte = content[position]
-        number |= (byte & 0x7F) << (7 * (position - start))
-        if byte < 0x80:
-            return number, position + 1
-    raise ValueError("a number does not end")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.artifact.external_data import read_fields, read_varint
+from runtime.artifact.protobuf import map_file, read_fields, read_varint
 from runtime.errors import IntegrityError
 
 _GRAPH, _INITIALIZER = 7, 5  # field numbers of ModelProto and GraphProto
@@ -39,10 +39,10 @@ def read_layout(path: Path) -> GraphLayout:
         OSError: The file cannot be read.
     """
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        with map_file(path) as content:
             shapes = list(_initializer_shapes(content))
             attention = any(content.find(name) >= 0 for name in _ATTENTION)
-    except (IndexError, ValueError) as exc:
+    except ValueError as exc:
         raise IntegrityError(f"{path} is not an ONNX graph ({exc}); export the artifact again") from exc
     return GraphLayout(
         width=max((min(shape) for shape in shapes if len(shape) == 2), default=0),

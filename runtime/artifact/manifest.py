@@ -151,6 +151,11 @@ class TextPreprocessing:
         if self.default_prompt is not None and self.default_prompt not in self.prompts:
             raise UsageError(f"default_prompt {self.default_prompt!r} is not one of {sorted(self.prompts)}")
 
+    @property
+    def default_prompt_text(self) -> str:
+        """The prompt for calls that name none; empty if there is no default."""
+        return "" if self.default_prompt is None else self.prompts[self.default_prompt]
+
     def graph_inputs(self) -> tuple[TensorSpec, ...]:
         """Return the inputs of a graph with this preprocessing."""
         sequence = self.max_length if self.padding == "max_length" else "sequence"
@@ -417,7 +422,7 @@ class Manifest:
 
 
 def seal(document: object) -> str:
-    """Return the hash of a manifest's document. The document must not contain the hash itself."""
+    """Return the hash of a JSON document, whatever the order of its keys. A manifest is hashed without its own hash."""
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 

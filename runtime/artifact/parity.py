@@ -9,6 +9,7 @@ import numpy as np
 from runtime.array_types import Array, Float64Array
 from runtime.artifact.manifest import Tolerance
 from runtime.artifact.similarity import SimilarityFunction, similarities
+from runtime.artifact.variants import Variant
 
 # For bfloat16, which has 8 bits of mantissa, and for TF32 and float16, which have 11. On two kinds of CPU, the golden
 # items of ResNet50 had a cosine similarity of 1 - 2e-5 and 1 - 5e-5 in bfloat16. Those of BERT and MiniLM had 1 - 1e-5.
@@ -22,6 +23,8 @@ class Agreement:
     """Measurements of embeddings against reference embeddings."""
 
     min_cosine: float  # smallest cosine similarity of a row to its reference
+    p1_cosine: float  # first percentile of the cosine similarity
+    mean_cosine: float
     max_abs_error: float  # largest absolute difference of any value
     reference_scale: float  # largest absolute value of the reference
     max_row_error: float  # largest Euclidean distance of a row to its reference
@@ -36,13 +39,20 @@ class Agreement:
 def measure_agreement(reference: Array, actual: Array) -> Agreement:
     """Compare ``actual`` with ``reference``, both ``[rows, dim]``, in float64."""
     reference, actual = reference.astype(np.float64), actual.astype(np.float64)
-    difference = actual - reference
+    cosines, difference = row_cosines(reference, actual), actual - reference
     return Agreement(
-        min_cosine=float(row_cosines(reference, actual).min()),
+        min_cosine=float(cosines.min()),
+        p1_cosine=float(np.percentile(cosines, 1)),
+        mean_cosine=float(cosines.mean()),
         max_abs_error=float(np.abs(difference).max()),
         reference_scale=float(np.abs(reference).max()),
         max_row_error=float(np.linalg.norm(difference, axis=1).max()),
     )
+
+
+def variant_tolerance(variant: Variant) -> Tolerance:
+    """Return the bounds on a variant: its floor for the cosine similarity, and the loosest bounds for the rest."""
+    return Tolerance(min_cosine=variant.parity.floors.min_cosine, max_error=1.0, max_distance_share=1.0)
 
 
 def has_unit_length(vectors: Array) -> bool:

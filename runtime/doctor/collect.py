@@ -25,6 +25,7 @@ from runtime.doctor.report import (
 from runtime.machine import telemetry
 from runtime.machine.child_process import Answer, listen
 from runtime.machine.limits import examine_memory, examine_threads
+from runtime.machine.packages import package_version
 from runtime.session.gpu_software import needed_majors
 from runtime.session.providers import PROVIDERS, ExecutionProvider, installed_packages
 from runtime.version import __version__
@@ -66,9 +67,9 @@ def examine(artifact: str | None = None) -> DoctorReport:
             executable=sys.executable,
             platform=platform.platform(),
         ),
-        packages={name: _version(name) for name in _REQUIRED},
+        packages={name: package_version(name) for name in _REQUIRED},
         extras=tuple(
-            OptionalPackage(package=name, extra=extra, version=_version(name)) for name, extra in _EXTRAS.items()
+            OptionalPackage(package=name, extra=extra, version=package_version(name)) for name, extra in _EXTRAS.items()
         ),
         onnxruntimes=onnxruntimes,
         files_of=_files_of(),
@@ -91,13 +92,6 @@ def _examine_artifact(artifact: str) -> dict[str, Any]:
     if "obstacle" in answer.facts:
         return {"artifact": split_obstacle(answer.facts["obstacle"])}
     return {"placements": answer.facts}
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _files_of() -> str | None:

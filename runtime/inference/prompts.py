@@ -52,9 +52,9 @@ def applied_prompt(options: EmbedOptions, towers: Mapping[TowerName, Tower]) -> 
         UsageError: As for :func:`resolve_prompt`.
     """
     asked, recipe = resolve_prompt(options, towers).prompt, _text_preprocessing(towers)
-    if asked is not None or recipe is None or recipe.default_prompt is None:
+    if asked is not None or recipe is None:
         return asked or ""
-    return recipe.prompts[recipe.default_prompt]
+    return recipe.default_prompt_text
 
 
 def prompt_names(towers: Mapping[TowerName, Tower]) -> tuple[str, ...]:

@@ -9,7 +9,14 @@ from typing import Any, TypeAlias
 
 from runtime.array_types import Array
 from runtime.artifact.manifest import Tolerance, TowerName
-from runtime.artifact.parity import REDUCED_TOLERANCE, Agreement, format_cosine, has_unit_length, measure_agreement
+from runtime.artifact.parity import (
+    REDUCED_TOLERANCE,
+    Agreement,
+    format_cosine,
+    has_unit_length,
+    measure_agreement,
+    variant_tolerance,
+)
 from runtime.errors import ManifestError
 from runtime.inference.embedder import Embedder
 from runtime.inference.truncation import without_truncation_warning
@@ -70,7 +77,7 @@ def find_tolerance(model: Embedder, name: TowerName) -> Tolerance:
         return REDUCED_TOLERANCE
     if variant is None:
         return parity.tolerance
-    return Tolerance(min_cosine=variant.parity.floors.min_cosine, max_error=1.0, max_distance_share=1.0)
+    return variant_tolerance(variant)
 
 
 def describe_tower(name: TowerName, tower: TowerVerification) -> str:

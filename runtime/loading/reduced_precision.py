@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import platform
@@ -11,7 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from runtime.artifact.manifest import Manifest, Tower, TowerName
+from runtime.artifact.manifest import Manifest, Tower, TowerName, seal
 from runtime.artifact.variants import VariantName
 from runtime.atomic_write import write_text
 from runtime.errors import EmbeddingBackbonesError, NonFiniteError, OutputError, ProviderError
@@ -130,7 +129,7 @@ def _result_path(manifest: Manifest, choices: Mapping[TowerName, VariantName], o
     """Return the file with the result for the graphs of this artifact, these packages and this kind of CPU."""
     folder = usable_cache("openvino", options.cache_folder)
     key = [manifest.to_json(), choices, installed_packages(), platform.machine(), sorted(bf16_units())]
-    return Path(folder, f"bf16-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.json") if folder else None
+    return Path(folder, f"bf16-{seal(key)[:32]}.json") if folder else None
 
 
 def _read_miss(path: Path | None) -> str | None:

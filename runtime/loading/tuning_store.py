@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import platform
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from runtime.artifact.json_schema import decode
-from runtime.artifact.manifest import Manifest, TowerName
+from runtime.artifact.manifest import Manifest, TowerName, seal
 from runtime.artifact.variants import VariantName
 from runtime.atomic_write import write_text
 from runtime.errors import ManifestError, OutputError, UsageError
@@ -170,5 +169,4 @@ def remove_tuning(manifest: Manifest, tower: TowerName) -> bool:
 
 def _path(manifest: Manifest, tower: TowerName, machine: MachineFingerprint) -> Path:
     key = [manifest.sha256, tower, dataclasses.asdict(machine)]
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    return default_cache(_FOLDER) / f"{digest[:32]}.json"
+    return default_cache(_FOLDER) / f"{seal(key)[:32]}.json"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,5 +91,23 @@ def _memory_limit(folder: Path) -> int:
 
 def read_resident_bytes(root: Path = Path("/")) -> int:
     """Return the memory that this process uses now; 0 where there is no ``proc``."""
+    return _status_bytes(root, "VmRSS:")
+
+
+def read_peak_bytes(root: Path = Path("/")) -> int:
+    """Return the largest memory that this process has used; 0 on Windows.
+
+    On Linux it comes from ``/proc``, because ``getrusage`` includes memory that the parent held when it forked.
+    """
+    peak = _status_bytes(root, "VmHWM:")
+    if peak or sys.platform == "win32":
+        return peak
+    import resource
+
+    scale = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+
+
+def _status_bytes(root: Path, name: str) -> int:
     lines = read_or_empty(root / "proc/self/status").splitlines()
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:")), 0)
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(name)), 0)

@@ -197,7 +197,7 @@ class TextPreprocessor:
         """
         recipe = self._preprocessing
         if prompt is None:
-            prompt = recipe.prompts[recipe.default_prompt] if recipe.default_prompt is not None else ""
+            prompt = recipe.default_prompt_text
         if not prompt:
             return _Prompt("", 0)
         try:

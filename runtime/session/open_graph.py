@@ -8,11 +8,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from runtime.artifact.graph_operators import read_operators
 from runtime.artifact.manifest import TensorSpec, Tower
 from runtime.errors import ArtifactError, IntegrityError, ProviderError, one_line
 from runtime.machine import cpu
 from runtime.session.engine_cache import engine_cache
-from runtime.session.graph_operators import read_operators
 from runtime.session.graph_sessions import OPEN
 from runtime.session.graph_version import find_missing_support
 from runtime.session.options import ARM_BF16, SLOW_ON_CPU, exact_int8, session_options

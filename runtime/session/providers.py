@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-import importlib.metadata
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from runtime.errors import MissingDependencyError, ProviderError, UsageError
 from runtime.machine import cuda_driver
+from runtime.machine.packages import package_version
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -76,11 +76,8 @@ def find_provider(name: str) -> ExecutionProvider:
 
 def installed_packages() -> dict[str, str]:
     """Return the versions of the installed onnxruntime packages."""
-    found = {}
-    for package in dict.fromkeys(provider.package for provider in PROVIDERS.values()):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found
+    names = dict.fromkeys(provider.package for provider in PROVIDERS.values())
+    return {name: version for name in names if (version := package_version(name))}
 
 
 def check_packages() -> None:

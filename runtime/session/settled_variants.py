@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import platform
 from pathlib import Path
 
+from runtime.artifact.manifest import seal
 from runtime.artifact.variants import Variant
 from runtime.atomic_write import write_text
 from runtime.errors import OutputError
@@ -57,4 +56,4 @@ def settle(variant: Variant, provider: str, scope: str = "", *, passed: bool = T
 def _key(variant: Variant, provider: str, scope: str) -> str:
     machine = [platform.machine(), cpu.cpu_model(), sorted(cpu.cpu_flags()), installed_packages(), scope]
     key = [dataclasses.asdict(variant), provider, machine]
-    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+    return seal(key)[:32]

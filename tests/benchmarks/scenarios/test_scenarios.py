@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from benchmarks.scenarios import footprint, memory_growth
+from benchmarks.scenarios import footprint, memory_growth, process_usage
 from benchmarks.scenarios.footprint import installed_bytes, size_bytes, with_requirements
 from runtime import console
 from runtime.errors import EmbeddingBackbonesError
@@ -35,7 +35,7 @@ def test_memory_after_the_last_batch_is_printed(
 def test_systems_without_a_resident_memory_are_refused(
     command: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(memory_growth, "_STATM", tmp_path / "statm")
+    monkeypatch.setattr(process_usage, "PROC", tmp_path)
     assert command.main([str(tmp_path)]) == console.WRONG_USAGE
     assert "measure on Linux" in capsys.readouterr().err
 

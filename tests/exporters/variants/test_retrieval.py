@@ -13,7 +13,6 @@ from sentence_transformers.util import cos_sim
 from sklearn.metrics import ndcg_score
 
 import runtime
-from exporters.calibration.retrieval import RetrievalDataset, load_retrieval_dataset
 from exporters.catalogue.options import ExportOptions
 from exporters.cli.main import main
 from exporters.errors import FloorError
@@ -21,15 +20,16 @@ from exporters.export import export
 from exporters.variants.gate import VariantGate
 from exporters.variants.options import VariantOptions
 from exporters.variants.retrieval import Ranking, RetrievalParity, measure_ranking
+from exporters.variants.retrieval_dataset import RetrievalDataset, load_retrieval_dataset
 from runtime.array_types import Array
 from runtime.artifact.manifest import TowerName
 from runtime.artifact.reader import read_manifest
 from runtime.artifact.similarity import cosine_similarities, similarities
 from runtime.errors import UsageError
-from tests.exporters.calibration.test_retrieval import write_jsonl
 from tests.exporters.file_contents import contents
 from tests.exporters.toys import save_clip
 from tests.exporters.variants.planted_faults import spoil
+from tests.exporters.variants.test_retrieval_dataset import write_jsonl
 
 QUERIES, DOCUMENTS = 70, 90
 

@@ -22,6 +22,12 @@ def test_a_row_of_zeros_has_no_direction() -> None:
     assert np.isnan(cosine_similarities(zeros, ROWS[0])).all()
 
 
+def test_agreement_summarises_the_cosines() -> None:
+    cosines, agreement = np.sort(row_cosines(*ROWS)), measure_agreement(*ROWS)
+    assert agreement.min_cosine == cosines[0] < agreement.p1_cosine < cosines[1] < agreement.mean_cosine
+    assert agreement.mean_cosine == pytest.approx(cosines.mean())
+
+
 def test_agreement_with_nan_keeps_no_tolerance() -> None:
     tolerance = Tolerance(min_cosine=0.5, max_error=1.0, max_distance_share=1.0)
     assert measure_agreement(ROWS[0], ROWS[0]).within(tolerance)

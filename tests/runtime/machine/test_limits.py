@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
-from runtime.machine.limits import examine_memory, examine_threads, memory_left, read_resident_bytes
+from runtime.machine.limits import (
+    examine_memory,
+    examine_threads,
+    memory_left,
+    read_peak_bytes,
+    read_resident_bytes,
+)
 
 
 @pytest.mark.parametrize(
@@ -73,6 +80,14 @@ def test_resident_memory_is_read_in_bytes(tmp_path: Path) -> None:
     (tmp_path / "proc/self").mkdir(parents=True)
     (tmp_path / "proc/self/status").write_text("Name: a\nVmHWM:\t  9 kB\nVmRSS:\t  5 kB\n")
     assert read_resident_bytes(tmp_path) == 5120
+
+
+def test_the_peak_is_that_of_this_process(tmp_path: Path) -> None:
+    if sys.platform != "win32":
+        assert read_peak_bytes(tmp_path) > 2**20
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/status").write_text("Name: x\nVmPeak:  900 kB\nVmHWM:   5 kB\n")
+    assert read_peak_bytes(tmp_path) == 5 * 1024
 
 
 def test_the_budget_is_the_default_of_load(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from runtime.artifact.graph_operators import read_operators
 from runtime.artifact.reader import read_manifest
 from runtime.cli.main import main
 from runtime.loading.placements import find_placements
-from runtime.session.graph_operators import read_operators
 from runtime.session.placement import count_placement
 from runtime.session.session import Session, SessionOptions
 from tests.runtime.toy_artifact import write_artifact

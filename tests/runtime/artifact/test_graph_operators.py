@@ -9,8 +9,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 
+from runtime.artifact.graph_operators import read_operators
 from runtime.errors import ProviderError
-from runtime.session.graph_operators import read_operators
 from runtime.session.open_graph import check_recordable
 
 LOOP = """

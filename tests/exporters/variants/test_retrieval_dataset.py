@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from exporters.calibration.retrieval import RetrievalDataset, load_retrieval_dataset
+from exporters.variants.retrieval_dataset import RetrievalDataset, load_retrieval_dataset
 from runtime.errors import UsageError
 
 BEIR = "query-id\tcorpus-id\tscore\nq1\td 2\t2\nq1\td3\t1\nq3\td1\t1\nq1\td1\t0\n"
