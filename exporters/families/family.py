@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Literal, TypeVar
+from typing import Generic, TypeVar
 
 from exporters.catalogue.options import ExportOptions
 from runtime.artifact.manifest import Weights
 
 SourceT = TypeVar("SourceT")
-# ``text``: sentence-transformers or transformers; ``image`` and ``text-image``: transformers; ``sentence-clip``: the
-# CLIP module of sentence-transformers.
-FolderKind = Literal["text", "image", "text-image", "sentence-clip", "timm", "open_clip"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,8 @@ from exporters.catalogue.spec import (
 )
 from exporters.catalogue.weights_ref import FinetunerRun, Pretrained, RandomInit
 from exporters.errors import WeightsError, WeightsUnavailableError
-from exporters.families.family import Family, FolderKind, FolderRequest, LoadRequest
+from exporters.families.family import Family, FolderRequest, LoadRequest
+from exporters.weights.folder_kind import FolderKind, recognize_folder
 from runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -154,7 +155,6 @@ def _load_folder(
         WeightsError: The folder cannot be downloaded, recognised or loaded.
         UsageError: The family does not take one of the options.
     """
-    from exporters.families.recognize import recognize_folder
     from exporters.weights.hub import find_folder
 
     if not isinstance(options.weights_ref, Pretrained | RandomInit):

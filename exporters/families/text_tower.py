@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
+from exporters.errors import WeightsError
 from exporters.families.tower import TRACED, ExportableTower
 from exporters.graph.graph_input import GraphInput
 from exporters.samples.texts import TEXTS
@@ -63,7 +64,16 @@ class TextTower(ExportableTower):
         return TEXTS
 
     def write_files(self, folder: Path) -> None:
-        """Write the tokenizer into the artifact."""
+        """Write the tokenizer into the artifact.
+
+        Raises:
+            WeightsError: The tokenizer has a setting that its file cannot hold.
+        """
+        if self.backend.encode_special_tokens:
+            raise WeightsError(
+                "the tokenizer reads special tokens in a text as plain text (split_special_tokens). A tokenizer.json "
+                "cannot hold this setting; remove the setting from tokenizer_config.json, and export the model again"
+            )
         backend = Tokenizer.from_str(self.backend.to_str())  # a copy: the library's own stays as it is
         backend.no_padding()
         backend.enable_truncation(self.preprocessing.max_length, direction=self.preprocessing.truncation_side)

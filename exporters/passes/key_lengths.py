@@ -27,6 +27,7 @@ _MASK_INPUT = {"Attention": 3, "MultiHeadAttention": 4}
 _BIAS_INPUT = 5  # of both
 _MASK = "attention_mask"
 _PROBES = ((3, 9), (2, 32), (1, 1))  # batch and sequence
+_LONGEST_PROBE = 2048  # tokens, with a bias of 16 MiB
 
 
 class Masking(NamedTuple):
@@ -65,18 +66,58 @@ def use_key_lengths(model: ir.Model) -> None:
 
 
 def find_masking(graph: ir.Graph, bias: ir.Value) -> Masking | None:
-    """Return what ``bias`` masks for masks of ones followed by zeros, found by computing it; ``None`` if it is more."""
+    """Return what ``bias`` masks for masks of ones followed by zeros, found by computing it; ``None`` if it is more.
+
+    A window shows only in a text that is longer. So the last text is longer than every number in the computation.
+    """
     if any(value.dtype != ir.DataType.INT64 or len(value.shape or ()) != 2 for value in graph.inputs):
         return None  # not a text tower
-    session, names = _open_bias(graph, bias)
+    part = ir.convenience.extract(graph, list(graph.inputs), [bias])
+    session = _open_session(part)
     found = {Masking(padding, causal) for padding in (True, False) for causal in (True, False)}
     for batch, sequence in _PROBES:
-        columns, rng = np.arange(sequence), np.random.default_rng(sequence)
-        mask = columns < rng.integers(1, sequence + 1, (batch, 1))
-        feeds = {name: rng.integers(0, 2, mask.shape) for name in names} | {_MASK: mask.astype(np.int64)}
-        (values,) = session.run(None, {name: feeds[name] for name in names})
-        found = {masking for masking in found if _masks(values, mask, masking)}
-    return found.pop() if len(found) == 1 else None
+        lengths = np.random.default_rng(sequence).integers(1, sequence + 1, (batch, 1))
+        found = _narrow(found, session, np.arange(sequence) < lengths)
+    if len(found) != 1 or (sequence := _length_beyond_numbers(part)) > _LONGEST_PROBE:
+        return None
+    try:
+        found = _narrow(found, session, np.ones((1, sequence), bool))
+    except Exception:  # noqa: BLE001  onnxruntime's errors have no common class; a table is shorter than the text
+        return None
+    return found.pop() if found else None
+
+
+def _narrow(maskings: set[Masking], session: Any, mask: Array) -> set[Masking]:
+    """Return those of ``maskings`` that the bias for ``mask`` agrees with."""
+    rng, names = np.random.default_rng(mask.size), [each.name for each in session.get_inputs()]
+    feeds = {name: rng.integers(0, 2, mask.shape) for name in names} | {_MASK: mask.astype(np.int64)}
+    (values,) = session.run(None, {name: feeds[name] for name in names})
+    return {masking for masking in maskings if _masks(values, mask, masking)}
+
+
+def _length_beyond_numbers(part: ir.Graph) -> int:
+    """Return a number of tokens that exceeds each number and reaches each side of a table among the constants.
+
+    A mask value is no number, nor is the largest integer, which ends a slice.
+    """
+    tensors = [ir.convenience.get_const_tensor(value) for value in _values_behind(part.outputs[0])]
+    length = 1
+    for array in [np.abs(tensor.numpy().astype(np.float64)) for tensor in tensors if tensor is not None]:
+        largest = np.max(array, initial=0, where=array < MASK_THRESHOLD)
+        length = max(length, int(largest) + 2, *array.shape)
+    return length
+
+
+def _values_behind(value: ir.Value) -> set[ir.Value]:
+    """Return the values from which ``value`` is computed. Of embeddings, a mask often needs the shape alone."""
+    found, pending = set[ir.Value](), [value]
+    while pending:
+        value = pending.pop()
+        node = value.producer()
+        if value not in found and node is not None and node.op_type != "Shape":
+            pending += [each for each in node.inputs if each is not None]
+        found.add(value)
+    return found
 
 
 def _masks(values: Array, mask: Array, masking: Masking) -> bool:
@@ -94,12 +135,9 @@ def _masks(values: Array, mask: Array, masking: Masking) -> bool:
     return bool((values[visible] == 0).all() and (values[~visible] <= -MASK_THRESHOLD).all())
 
 
-def _open_bias(graph: ir.Graph, bias: ir.Value) -> tuple[Any, list[str]]:
-    """Return a session that computes ``bias``, and the names of its inputs."""
-    part = ir.convenience.extract(graph, list(graph.inputs), [bias])
+def _open_session(part: ir.Graph) -> Any:
     model = ir.to_proto(ir.Model(part, ir_version=10)).SerializeToString()
-    session = import_onnxruntime().InferenceSession(model, session_options(threads=1), ["CPUExecutionProvider"])
-    return session, [each.name for each in session.get_inputs()]
+    return import_onnxruntime().InferenceSession(model, session_options(threads=1), ["CPUExecutionProvider"])
 
 
 def _has_bias(node: ir.Node) -> bool:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from exporters.errors import WeightsError
-from exporters.weights.parsing import parsing, read_json
+from transformers.utils.hub import cached_file
+
+from exporters.errors import WeightsError, WeightsUnavailableError
+from exporters.weights.parsing import parsing, read_json, summarize_error
 
 _OWN = "sentence_transformers."
 _CONFIGURATIONS = ("config.json", "tokenizer_config.json", "preprocessor_config.json")
+_ADAPTER = "adapter_config.json"
 
 
 def refuse_code(folder: Path, advice: str = "save the model without it") -> None:
@@ -24,7 +27,11 @@ def refuse_code(folder: Path, advice: str = "save the model without it") -> None
 def find_code(folder: Path) -> str:
     """Return the first name of code outside the libraries that the folder's settings ask for; empty if there is none.
 
-    A class of the library whose weights happen to fit is not taken for the checkpoint's own.
+    A class of the library whose weights happen to fit is not taken for the checkpoint's own. The model that an adapter
+    adapts counts too; its configuration may be downloaded.
+
+    Raises:
+        WeightsUnavailableError: The configuration of the adapted model cannot be read.
     """
     modules = folder / "modules.json"
     folders = [folder]
@@ -36,9 +43,32 @@ def find_code(folder: Path) -> str:
                 return f"modules.json: {kind}"
             folders.append(folder / path)
     for file in (place / name for place in folders for name in _CONFIGURATIONS):
-        if file.is_file():
-            with parsing(file):
-                document = read_json(file)
-            if isinstance(document, dict) and document.get("auto_map"):
-                return f"auto_map in {file.relative_to(folder)}"
+        if file.is_file() and _asks_for_code(file):
+            return f"auto_map in {file.relative_to(folder)}"
+    for adapter in (place / _ADAPTER for place in folders):
+        if adapter.is_file():
+            with parsing(adapter):
+                base = str(read_json(adapter)["base_model_name_or_path"])
+            if _asks_for_code(_find_configuration(base, adapter)):
+                return f"auto_map in the config.json of {base}"
     return ""
+
+
+def _asks_for_code(file: Path) -> bool:
+    with parsing(file):
+        document = read_json(file)
+    return isinstance(document, dict) and bool(document.get("auto_map"))
+
+
+def _find_configuration(base: str, adapter: Path) -> Path:
+    """Return the ``config.json`` of the model ``base``, a folder or a name on the hub, as transformers finds it."""
+    try:
+        found, reason = cached_file(base, "config.json"), "it has no config.json"
+    except Exception as exc:  # noqa: BLE001  the hub's client raises a dozen types, and transformers wraps some of them
+        found, reason = None, summarize_error(exc)
+    if found is None:
+        raise WeightsUnavailableError(
+            f"the model {base}, which {adapter.parent} adapts, cannot be read ({reason}); correct "
+            f"base_model_name_or_path in {adapter.name}, or connect to the hub"
+        )
+    return Path(found)

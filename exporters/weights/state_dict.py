@@ -77,6 +77,7 @@ def read_state_dict(path: Path, source: str | None = None) -> dict[str, Tensor]:
         raise WeightsError(f"{source} is damaged at {damaged}; copy or download it again")
     for container in _CONTAINERS:
         if isinstance(content, dict) and isinstance(content.get(container), dict):
+            _refuse_copies(content, container, source)
             content = content[container]
     if not isinstance(content, dict) or not content or not all(map(_is_entry, content.keys(), content.values())):
         found = ", ".join(map(str, list(content)[:_LISTED])) if isinstance(content, dict) else type(content).__name__
@@ -84,6 +85,29 @@ def read_state_dict(path: Path, source: str | None = None) -> dict[str, Tensor]:
             f"{source} is not a state dict of tensors by name: it holds {found or 'nothing'}; {_HOW_TO_SAVE}"
         )
     return content
+
+
+def _refuse_copies(content: Mapping[Any, Any], container: str, source: str) -> None:
+    """Check that only ``container`` holds weights of its names. Training scripts also save moving averages of them.
+
+    Raises:
+        WeightsError: Another entry holds weights of the same names.
+    """
+    names = _tensor_names(content[container])
+    copies = [str(name) for name, value in content.items() if name != container and _tensor_names(value) & names]
+    if copies:
+        raise WeightsError(
+            f"{source} holds weights of the same names in {container} and {', '.join(copies)}; choose one, and write "
+            f"it with torch.save(torch.load(path)[{copies[0]!r}], new_path)"
+        )
+
+
+def _tensor_names(content: object) -> set[str]:
+    """Return the names of all tensors in nested dicts, without the prefix of an averaged model."""
+    if not isinstance(content, dict):
+        return set()
+    names = {str(name).removeprefix("module.") for name, value in content.items() if isinstance(value, Tensor)}
+    return names.union(*map(_tensor_names, content.values()))
 
 
 def load_into(
@@ -136,7 +160,36 @@ def load_into(
     listed = [f"{len(keys)} {fault} ({abbreviate(keys)})" for fault, keys in faults.items() if keys]
     if listed:
         raise WeightsMismatchError(f"{source} does not fit {type(model).__name__}, keys: {', '.join(listed)}; {advice}")
-    model.load_state_dict(given, strict=False)
+    everything.update(given)  # keeps the versions of the model's modules, which some of them ask for
+    model.load_state_dict(everything, strict=False)
+
+
+def check_head(model: nn.Module, checkpoint: Checkpoint, widths: Mapping[str, int]) -> None:
+    """Check that the head of a checkpoint, which is not exported, takes the vectors of the backbone.
+
+    Args:
+        model: The backbone.
+        checkpoint: The state dict that was loaded into it.
+        widths: Number of inputs of each weight of the head, by key; see :func:`head_widths`.
+
+    Raises:
+        WeightsMismatchError: A weight has another number of inputs.
+    """
+    state_dict = unwrap(checkpoint.state_dict, model.state_dict())
+    for key, width in widths.items():
+        weight = state_dict.get(key)
+        if weight is not None and weight.ndim > 1 and weight.shape[1] != width:
+            raise WeightsMismatchError(
+                f"{checkpoint.source} has {key} for vectors of {weight.shape[1]} numbers, and the backbone gives "
+                f"{width}: it was trained with another pooling, which a file does not state; name a folder that its "
+                "library saved, or take the head out of the file"
+            )
+
+
+def head_widths(model: nn.Module, head: str) -> dict[str, int]:
+    """Return the number of inputs of each weight in the submodule ``head``, by key."""
+    weights = {key: value for key, value in model.state_dict().items() if is_part_of(key, (head,))}
+    return {key: value.shape[1] for key, value in weights.items() if value.ndim > 1}
 
 
 def is_part_of(key: str, parts: tuple[str, ...]) -> bool:

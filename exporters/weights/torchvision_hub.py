@@ -16,6 +16,10 @@ from exporters.weights.state_dict import load_into
 from runtime.artifact.manifest import Weights
 from runtime.artifact.reader import record_file
 
+# DenseNets were published before their submodules were renamed.
+# Source: https://github.com/pytorch/vision/blob/main/torchvision/models/densenet.py (_load_state_dict)
+_OLD_KEY = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
+
 
 def load_pretrained(model: nn.Module, source: TorchvisionSource, pretrained: WeightsEnum) -> Weights:
     """Load the published weights into a model, and return their record. The head may stay random.
@@ -34,6 +38,7 @@ def load_pretrained(model: nn.Module, source: TorchvisionSource, pretrained: Wei
             f"cannot download {pretrained.url} ({exc}); put the file at {cached}, or use --weights PATH or "
             "--weights random"
         ) from exc
+    state_dict = {_OLD_KEY.sub(r"\1\2", key): value for key, value in state_dict.items()}
     load_into(model, state_dict, ignored=(source.head,), source=str(cached), advice="delete it, and export again")
     sha256 = record_file(cached).sha256
     published = sha256.startswith(_published_hash(pretrained))

@@ -181,7 +181,7 @@ def _preprocessing(processor: CLIPImageProcessorPil, side: int, arithmetic: Arit
     Raises:
         WeightsError: The runtime has no equal, or the crop differs from the model's ``side``.
     """
-    size, crop = processor.size, processor.crop_size
+    size, crop = dict(processor.size), processor.crop_size
     steps = ("do_convert_rgb", "do_resize", "do_center_crop", "do_rescale", "do_normalize")
     left_out = [step for step in steps if not getattr(processor, step)]
     if left_out or not crop["height"] == crop["width"] == side or abs(processor.rescale_factor * 255 - 1) > 1e-6:
@@ -189,9 +189,9 @@ def _preprocessing(processor: CLIPImageProcessorPil, side: int, arithmetic: Arit
             f"the image processor crops to {crop}, rescales by {processor.rescale_factor} and leaves out "
             f"{left_out or 'nothing'}; expected a crop to {side}, rescaling by 1/255, and all steps"
         )
-    if "shortest_edge" not in size or processor.resample not in (_BICUBIC, _BILINEAR):
+    if size.keys() != {"shortest_edge"} or processor.resample not in (_BICUBIC, _BILINEAR):
         raise WeightsError(
-            f"the image processor resizes to {size} by filter {processor.resample}; expected shortest_edge, and "
+            f"the image processor resizes to {size} by filter {processor.resample}; expected shortest_edge alone, and "
             "bicubic or bilinear"
         )
     red, green, blue = map(float, processor.image_mean)

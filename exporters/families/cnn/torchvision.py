@@ -21,7 +21,15 @@ from exporters.modules.projection import ProjectionLayer
 from exporters.weights.finetuner_run import RunModel
 from exporters.weights.projection_head import read_head
 from exporters.weights.random_init import stabilize_activations
-from exporters.weights.state_dict import Checkpoint, load_into, read_checkpoint, record_random, seeded
+from exporters.weights.state_dict import (
+    Checkpoint,
+    check_head,
+    head_widths,
+    load_into,
+    read_checkpoint,
+    record_random,
+    seeded,
+)
 from exporters.weights.torchvision_hub import load_pretrained, published_transforms
 
 # The statistics hardly depend on the image size, and EfficientNet-B7's own size takes seven times longer.
@@ -94,6 +102,7 @@ def load_cnn(source: TorchvisionSource, weights: ModelWeights | Checkpoint, imag
     else:
         checkpoint = read_checkpoint(weights)
         load_into(model, checkpoint.state_dict, ignored=(source.head,), source=checkpoint.source)
+        check_head(model, checkpoint, head_widths(model, source.head))
         record = checkpoint.record
     transforms = published_transforms(pretrained, image_size)
     return Cnn(model=model, pool=source.pool, head=source.head, transforms=transforms, weights=record)

@@ -27,16 +27,16 @@ _KNOWN = (Dense, Dropout, LayerNorm, Normalize, Pooling, WeightedLayerPooling)
 class GeMPooling(nn.Module):
     """Generalised-mean pooling, which only Finetuner has, as a module of a SentenceTransformer."""
 
-    def __init__(self, pooling: manifest.Pooling) -> None:
-        """Keep the record."""
+    def __init__(self, pooling: manifest.Pooling, *, include_prompt: bool = True) -> None:
+        """Keep the record. ``include_prompt`` tells whether the tokens of a prompt are pooled too."""
         super().__init__()
-        self.pooling = pooling
-        self.include_prompt = True
+        self.pooling, self.include_prompt = pooling, include_prompt
 
     def forward(self, features: dict[str, Any]) -> dict[str, Any]:
         """Pool one text without padding, in float64: this is the reference and is not traced."""
         p, eps = self.pooling.p or 1, self.pooling.eps or 0
-        tokens: Tensor = features["token_embeddings"].double()
+        start = 0 if self.include_prompt else int(features.get("prompt_length", 0))
+        tokens: Tensor = features["token_embeddings"][:, start:].double()
         features["sentence_embedding"] = tokens.clamp(min=eps).pow(p).mean(dim=1).pow(1 / p).float()
         return features
 
@@ -142,6 +142,8 @@ def describe_modules(modules: Sequence[nn.Module]) -> tuple[str, ...]:
 
 def _describe(module: nn.Module) -> str:
     name = type(module).__name__
+    if isinstance(module, GeMPooling):
+        return name + ", without the prompt" * (not module.include_prompt)
     if isinstance(module, Pooling):
         modes = module.pooling_mode if isinstance(module.pooling_mode, str) else " + ".join(module.pooling_mode)
         return f"{name}: {modes}" + ", without the prompt" * (not module.include_prompt)

@@ -311,7 +311,7 @@ def apply_options(model: SentenceTransformer, options: ExportOptions) -> Sentenc
     """Change pooling, normalisation and limit of a model as the user asks, for the graph and the reference alike.
 
     Raises:
-        UsageError: The model has no pooling to replace, or a layer after it takes another width.
+        UsageError: The model has no pooling to replace, or scales its vectors before its last layer.
     """
     modules = list(model)
     if options.max_length is not None and isinstance(modules[0], Transformer):
@@ -320,8 +320,8 @@ def apply_options(model: SentenceTransformer, options: ExportOptions) -> Sentenc
         modules = [_replace_pooling(module, options.pooling) for module in modules]
         if not any(isinstance(module, PoolingModule | GeMPooling) for module in modules):
             raise UsageError(f"--pooling {options.pooling.method}: the model has no pooling of tokens; leave it out")
-    if options.normalize is False and _scales_vector(modules[-1]):
-        modules = modules[:-1]
+    if options.normalize is False:
+        modules = _without_last_normalize(modules)
     changed = SentenceTransformer(
         modules=modules,
         device="cpu",
@@ -332,6 +332,17 @@ def apply_options(model: SentenceTransformer, options: ExportOptions) -> Sentenc
     )
     changed.eval()
     return changed
+
+
+def _without_last_normalize(modules: list[nn.Module]) -> list[nn.Module]:
+    if _scales_vector(modules[-1]):
+        return modules[:-1]
+    if any(map(_scales_vector, modules)):
+        raise UsageError(
+            "--no-normalize: the model scales its vectors to unit length before its last layer, a "
+            f"{type(modules[-1]).__name__}; leave the option out, or take the Normalize out of its modules.json"
+        )
+    return modules
 
 
 def count_positions(encoder: nn.Module) -> int | None:
@@ -351,7 +362,7 @@ def _replace_pooling(module: nn.Module, pooling: Pooling) -> nn.Module:
     if not isinstance(module, PoolingModule):
         return module
     if pooling.method == "gem":
-        return GeMPooling(pooling)
+        return GeMPooling(pooling, include_prompt=module.include_prompt)
     if pooling.method not in PoolingModule.POOLING_MODES:
         raise UsageError(
             f"pooling {pooling.method} is not for texts, expected gem, {', '.join(PoolingModule.POOLING_MODES)}"

@@ -25,13 +25,13 @@ from exporters.catalogue.weights_ref import ModelFolder, ModelWeights, RandomIni
 from exporters.errors import WeightsError, WeightsMismatchError
 from exporters.families.family import FolderRequest, LoadRequest
 from exporters.families.from_run import only_model
-from exporters.families.recognize import recognize_folder
 from exporters.families.sentence.load import load_folder
 from exporters.families.tower import ExportableTower
 from exporters.families.transformer.sentence_layers import SentenceLayers, read_sentence_layers
 from exporters.families.transformer.tower import Transformer, TransformerTower
 from exporters.modules.projection import ProjectionLayer
 from exporters.weights.finetuner_run import RunModel
+from exporters.weights.folder_kind import recognize_folder
 from exporters.weights.hub import download_tokenizer, find_model
 from exporters.weights.parsing import summarize_error
 from exporters.weights.stand_in_tokenizer import build_stand_in_tokenizer
@@ -177,7 +177,7 @@ def _load_state_dict(
 
     ``folder`` holds the tokenizer (by default that of ``source`` on the hub) and states the layers if none are given.
     """
-    folder = folder or download_tokenizer(source.model_id, source.revision)
+    folder = folder or download_tokenizer(source.model_id, source.revision, settings=layers is None)
     model = _build(source, seed=0)
     tokenizer = read_tokenizer(folder, int(model.config.vocab_size))
     encoder = checkpoint.state_dict

@@ -46,7 +46,7 @@ class SentenceLayers:
 
 
 def read_sentence_layers(folder: Path) -> SentenceLayers:
-    """Read ``modules.json`` and the files that it names, for a state dict. A folder without it states no layers.
+    """Read ``modules.json`` and the files that it names, for a state dict. A folder without it states no layer.
 
     The linear layers keep their random initialisation, which the state dict replaces.
 
@@ -57,7 +57,7 @@ def read_sentence_layers(folder: Path) -> SentenceLayers:
         WeightsError: A file is damaged, or a module is unknown.
     """
     if not (folder / "modules.json").is_file():
-        return SentenceLayers()
+        return SentenceLayers(similarity_function=_read_settings(folder), **_read_limits(folder))
     with parsing(folder / "modules.json"):
         modules = [
             (str(module["type"]).rpartition(".")[2], _inside(folder, str(module["path"])))
@@ -75,7 +75,7 @@ def read_sentence_layers(folder: Path) -> SentenceLayers:
         projections=tuple(_read_dense(path) for kind, path in modules if kind == "Dense"),
         normalized=kinds.endswith("Normalize"),
         similarity_function=similarity_function,
-        **_read_limits(folder),
+        **_read_limits(modules[0][1]),
     )
 
 
@@ -137,9 +137,15 @@ def _read_pooling(path: Path) -> Pooling:
         config = read_json(path)
         modes = [name for name, value in config.items() if name.startswith("pooling_mode_") and value is True]
         named = config.get("pooling_mode")  # sentence-transformers 5 writes a name, and prefers it to the flags
+        include_prompt = bool(config.get("include_prompt", True))
     method = named if named is not None else _POOLINGS.get(modes[0]) if len(modes) == 1 else None
     if method not in ("mean", "cls", "max"):
         raise WeightsError(f"{path} states the pooling {named or modes}, expected mean, cls or max")
+    if not include_prompt:
+        raise WeightsError(
+            f"{path} leaves the tokens of a prompt out (include_prompt), which is not read for a state dict; put the "
+            "weights into the folder, and export the folder itself"
+        )
     return Pooling(method=method)
 
 

@@ -89,7 +89,8 @@ def _candidates(processor: Any, arithmetic: Arithmetic) -> Iterator[ImagePreproc
         return
     size, crop = _sizes(processor, "size"), _sizes(processor, "crop_size")
     side, squash = size.get("shortest_edge") or size.get("height"), "height" in size
-    if side is None or len({size.get("height"), size.get("width")}) != 1:
+    # A limit of the long side shows only in images that are longer than those of the comparison.
+    if side is None or "longest_edge" in size or len({size.get("height"), size.get("width")}) != 1:
         return
     cropped = crop.get("height") if getattr(processor, "do_center_crop", False) else None
     if cropped is not None and cropped != crop.get("width"):

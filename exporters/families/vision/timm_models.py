@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import timm
+import torch
 from torch import nn
 
 from exporters.catalogue.options import ExportOptions
@@ -23,7 +24,7 @@ from exporters.families.vision.tower import ImageModel, ImageModelTower
 from exporters.families.vision.transforms import read_transforms
 from exporters.weights.hub import find_folder
 from exporters.weights.parsing import summarize_error
-from exporters.weights.state_dict import load_into, read_checkpoint, record_random, seeded
+from exporters.weights.state_dict import check_head, head_widths, load_into, read_checkpoint, record_random, seeded
 from runtime.artifact.manifest import Weights
 
 
@@ -47,6 +48,7 @@ def load(request: LoadRequest[TimmSource], weights: ModelWeights) -> list[Export
         return [_tower(model, weights, options)]
     checkpoint = read_checkpoint(weights)
     load_into(model, checkpoint.state_dict, ignored=_classifiers(model), source=checkpoint.source)
+    check_head(model, checkpoint, _head_widths(name))
     return [_tower(model, checkpoint.record, options)]
 
 
@@ -126,6 +128,13 @@ def _pool_type(model: Any) -> str:
 def _classifiers(model: Any) -> tuple[str, ...]:
     names = model.pretrained_cfg.get("classifier") or ()
     return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _head_widths(name: str) -> dict[str, int]:
+    """Return the number of inputs of each weight of a model's own classifiers, by key."""
+    with torch.device("meta"), quiet_timm():
+        model: Any = timm.create_model(name)
+    return {key: width for head in _classifiers(model) for key, width in head_widths(model, head).items()}
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from exporters.families.vision.random_weights import calibrate
 from exporters.families.vision.tower import ImageModel, ImageModelTower
 from exporters.families.vision.transforms import read_transforms
 from exporters.modules.sharing import copy_sharing_tensors
-from exporters.weights.state_dict import load_into, read_checkpoint, record_random, seeded
+from exporters.weights.state_dict import check_head, head_widths, load_into, read_checkpoint, record_random, seeded
 from exporters.weights.torchvision_hub import load_pretrained, published_transforms
 
 _SCALES_AGAIN = "transform_input"  # of Inception and GoogLeNet, whose own weights expect other pixels
@@ -60,6 +60,7 @@ def load(request: LoadRequest[TorchvisionModelSource], weights: ModelWeights) ->
             )
         checkpoint = read_checkpoint(weights)
         load_into(model, checkpoint.state_dict, ignored=(head,), source=checkpoint.source)
+        check_head(model, checkpoint, head_widths(model, head))
         record = checkpoint.record
     image = ImageModel(
         backbone=without_head(model, head),

@@ -57,6 +57,11 @@ def _read_step(step: Any) -> dict[str, Any]:
 
 def _resize(step: Any) -> dict[str, Any]:
     size = getattr(step, "size", None) or step.resize_size
+    if getattr(step, "max_size", None):
+        raise WeightsError(
+            f"the transform {step} limits the long side too, which the runtime cannot; state the preprocessing by "
+            "--preprocessing"
+        )
     squash = isinstance(size, Sequence) and len(size) == 2
     mode = "squash" if squash else "short_side"
     return {"resize": mode, "resize_size": _side(size), "interpolation": _filter(step.interpolation)}

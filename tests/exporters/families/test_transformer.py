@@ -23,7 +23,7 @@ from exporters.errors import WeightsError, WeightsMismatchError, WeightsUnavaila
 from exporters.families.family import LoadRequest
 from exporters.families.tower import ExportableTower
 from exporters.families.transformer.huggingface import load, load_transformer
-from exporters.families.transformer.sentence_layers import read_sentence_layers
+from exporters.families.transformer.sentence_layers import SentenceLayers, read_sentence_layers
 from exporters.modules.pooling import TokenPool
 from runtime.artifact.manifest import Pooling
 from runtime.errors import UsageError
@@ -134,7 +134,7 @@ def test_a_state_dict_of_a_whole_sentence_transformer(checkpoint: Path, tmp_path
 
 def test_a_state_dict_without_a_tokenizer_names_the_way_out(hub: Path, tmp_path: Path) -> None:
     torch.save(load_transformer(TOY, RandomInit()).model.state_dict(), tmp_path / "tuned.pt")
-    with pytest.raises(WeightsUnavailableError, match=r"comes without a tokenizer.*--tokenizer"):
+    with pytest.raises(WeightsUnavailableError, match=r"someone/toy .*--tokenizer, because a state dict has none"):
         load_transformer(TOY, StateDict(tmp_path / "tuned.pt"))
 
 
@@ -229,6 +229,31 @@ def test_the_limit_of_a_tokenizers_folder_is_read_by_each_of_its_names(kind: str
     (checkpoint / f"sentence_{kind}_config.json").write_text(json.dumps(settings))
     layers = read_sentence_layers(checkpoint)
     assert (layers.max_length, layers.lowercase) == (20, True)
+
+
+@pytest.mark.parametrize("place", ["", "0_Transformer"])
+def test_the_limit_is_read_beside_the_encoder(place: str, checkpoint: Path) -> None:
+    save_layers(checkpoint, STATED)
+    modules = json.loads((checkpoint / "modules.json").read_text())
+    (checkpoint / "modules.json").write_text(json.dumps([modules[0] | {"path": place}, *modules[1:]]))
+    (checkpoint / place).mkdir(exist_ok=True)
+    (checkpoint / place / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 20}))
+    assert read_sentence_layers(checkpoint).max_length == 20
+
+
+def test_the_settings_beside_a_tokenizer_alone_are_read(checkpoint: Path) -> None:
+    assert read_sentence_layers(checkpoint) == SentenceLayers()
+    settings = {"max_seq_length": 20, "do_lower_case": True}
+    (checkpoint / "sentence_bert_config.json").write_text(json.dumps(settings))
+    (checkpoint / "config_sentence_transformers.json").write_text(json.dumps({"similarity_fn_name": "dot"}))
+    expected = SentenceLayers(max_length=20, lowercase=True, similarity_function="dot")
+    assert read_sentence_layers(checkpoint) == expected
+
+
+def test_a_pooling_without_the_prompt_is_not_read_for_a_state_dict(checkpoint: Path) -> None:
+    save_layers(checkpoint, ("Pooling", {"pooling_mode": "mean", "include_prompt": False}))
+    with pytest.raises(WeightsError, match=r"1_Pooling.*include_prompt.*export the folder itself"):
+        read_sentence_layers(checkpoint)
 
 
 @pytest.mark.parametrize(

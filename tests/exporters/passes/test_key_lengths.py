@@ -19,6 +19,8 @@ _SEEN = {
     "later tokens": "seen = GreaterOrEqual(query, key)",
     "padding and later tokens": "before = GreaterOrEqual(query, key) seen = And(before, of_text)",
     "a window": "apart = Sub(query, key) far = Abs(apart) near = Less(far, two) seen = And(near, of_text)",
+    "a wide window": "apart = Sub(query, key) far = Abs(apart) near = Less(far, wide) seen = And(near, of_text)",
+    "a window too wide to probe": "apart = Sub(query, key) near = Less(apart, widest) seen = And(near, of_text)",
     "nothing": "seen = GreaterOrEqual(key, none)",
     "a word": "first = Unsqueeze(input_ids, middle) word = Greater(first, none) seen = And(word, of_text)",
 }
@@ -26,16 +28,16 @@ _GRAPH = """
 <ir_version: 10, opset_import: ["": 18, "com.microsoft": 1]>
 toy (int64[batch, sequence] input_ids, int64[batch, sequence] attention_mask) => (float[batch, sequence, 8] embedding) {
     none = Constant <value_int = 0> ()  one = Constant <value_int = 1> ()  two = Constant <value_int = 2> ()
+    wide = Constant <value_int = 64> ()  widest = Constant <value_int = 4096> ()
     middle = Constant <value_ints = [1, 2]> ()  rows = Constant <value_ints = [1]> ()
     zero = Constant <value_float = 0.0> ()  lowest = Constant <value_float = -3.4028234663852886e38> ()
     mask = Cast <to = 9> (attention_mask)  of_text = Unsqueeze(mask, middle)
-    lengths = Shape <start = 1, end = 2> (attention_mask)  length = Squeeze(lengths)
+    x = Gather(words, input_ids)  lengths = Shape <start = 1, end = 2> (x)  length = Squeeze(lengths)
     key = Range(none, length, one)  query = Unsqueeze(key, rows)
     SEEN
     chosen = Where(seen, zero, lowest)
     batch = Shape <end = 1> (attention_mask)  shape = Concat <axis = 0> (batch, rows, lengths, lengths)
     bias = Expand(chosen, shape)
-    x = Gather(words, input_ids)
     y = com.microsoft.Attention <num_heads = 2> (x, weight, offset, , , bias)
     embedding = com.microsoft.MultiHeadAttention <num_heads = 2> (y, y, y, , , bias)
 }
@@ -45,7 +47,7 @@ toy (int64[batch, sequence] input_ids, int64[batch, sequence] attention_mask) =>
 def build(kind: str) -> ir.Model:
     proto = parser.parse_model(_GRAPH.replace("SEEN", _SEEN[kind]))
     rng = np.random.default_rng(0)
-    for name, shape in {"words": (20, _WIDTH), "weight": (_WIDTH, 3 * _WIDTH), "offset": (3 * _WIDTH,)}.items():
+    for name, shape in {"words": (5000, _WIDTH), "weight": (_WIDTH, 3 * _WIDTH), "offset": (3 * _WIDTH,)}.items():
         array = rng.normal(size=shape).astype(np.float32)
         proto.graph.initializer.append(numpy_helper.from_array(array, name))
     return ir.from_proto(proto)
@@ -56,7 +58,7 @@ def embed(model: ir.Model) -> Iterator[Array]:
     options = ort.SessionOptions()
     options.log_severity_level = 3
     session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), options)
-    for batch, sequence in ((1, 1), (3, 7), (5, 32)):
+    for batch, sequence in ((1, 1), (3, 7), (5, 32), (2, 200)):
         rng = np.random.default_rng(sequence)
         mask = np.arange(sequence) < rng.integers(1, sequence + 1, (batch, 1))
         feeds = {"input_ids": rng.integers(0, 20, mask.shape), "attention_mask": mask.astype(np.int64)}
@@ -93,7 +95,9 @@ def test_the_operators_get_no_bias(kind: str, mask: bool, causal: int) -> None:
     assert not any(node.op_type == "Where" for node in model.graph)
 
 
-@pytest.mark.parametrize("kind", ["a window", "a word", "relative positions"])
+@pytest.mark.parametrize(
+    "kind", ["a window", "a wide window", "a window too wide to probe", "a word", "relative positions"]
+)
 def test_other_biases_stay(kind: str) -> None:
     model = build("padding" if kind == "relative positions" else kind)
     if kind == "relative positions":

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 import exporters
 from exporters.catalogue.options import ExportOptions
-from exporters.catalogue.spec import HubModelSource
+from exporters.catalogue.spec import FolderSource, HubModelSource
 from exporters.errors import WeightsUnavailableError
-from exporters.weights.hub import choose_files, find_folder
+from exporters.weights.hub import choose_files, download_tokenizer, find_folder
 from runtime.artifact.reader import read_manifest
-from tests.exporters.hub_cache import REVISION, add_to_cache
-from tests.exporters.toys import save_layers, save_toy
+from tests.exporters.hub_cache import REVISION, add_to_cache, online
+from tests.exporters.toys import save_clip, save_layers, save_toy
 
 
 @pytest.fixture
@@ -62,20 +61,58 @@ def test_settings_and_one_format_of_weights_are_needed() -> None:
     assert not any("model." in name for name in choose_files(files, code=False, weights=False))
 
 
-def test_the_newest_commit_is_pinned_before_its_files_are_chosen(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Otherwise files of two commits could be mixed."""
-    folder, calls = save_toy(tmp_path / REVISION), []
-    siblings = [SimpleNamespace(rfilename=path.name) for path in folder.iterdir()]
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A model with files that the exporter leaves out."""
+    folder = save_layers(save_toy(tmp_path / "source"), ("Pooling", {"pooling_mode": "cls"}))
+    (folder / "pytorch_model.bin").write_bytes(b"the same weights, pickled")
+    (folder / "onnx").mkdir()
+    (folder / "onnx" / "model.onnx").write_bytes(b"a graph")
+    return folder
 
-    def download(model_id: str, revision: str, allow_patterns: list[str], **_: object) -> str:
-        calls.append((model_id, revision, sorted(allow_patterns)))
-        return str(folder)
 
-    info = SimpleNamespace(sha=REVISION, siblings=siblings)
-    monkeypatch.setattr("exporters.weights.hub.HfApi.model_info", lambda self, model_id, revision: info)
-    monkeypatch.setattr("exporters.weights.hub.snapshot_download", download)
-    _, weights = find_folder(HubModelSource(model_id="someone/tiny"), ExportOptions())
-    assert calls == [("someone/tiny", REVISION, sorted(path.name for path in folder.iterdir()))]
+@pytest.mark.parametrize("revision", [None, "main", "v1", REVISION])
+def test_a_model_exports_again_without_a_network(revision: str | None, hub: Path, model: Path) -> None:
+    source = HubModelSource(model_id="someone/tiny", revision=revision)
+    with online(model):
+        first, weights = find_folder(source, ExportOptions())
     assert weights.revision == REVISION
+    assert not (first / "pytorch_model.bin").exists()
+    assert find_folder(source, ExportOptions()) == (first, weights)
+    (first / "1_Pooling" / "config.json").unlink()
+    with pytest.raises(WeightsUnavailableError, match="cannot download someone/tiny"):
+        find_folder(source, ExportOptions())
+
+
+def test_a_downloaded_model_has_its_tokenizer_too(hub: Path, model: Path) -> None:
+    with online(model):
+        folder, _ = find_folder(HubModelSource(model_id="someone/tiny"), ExportOptions())
+    assert download_tokenizer("someone/tiny", None, settings=True) == folder
+
+
+def test_files_of_two_commits_are_not_mixed(hub: Path, model: Path) -> None:
+    with online(model, newer="f" * 40), pytest.raises(WeightsUnavailableError, match=r"new commit .*export it again"):
+        find_folder(HubModelSource(model_id="someone/tiny"), ExportOptions())
+
+
+def test_a_cache_that_may_hold_only_a_part_is_refused(hub: Path, tmp_path: Path) -> None:
+    """transformers and other programs download single files, without those that state the pooling."""
+    folder, source = save_toy(tmp_path / "source"), HubModelSource(model_id="someone/tiny")
+    add_to_cache(hub, "someone/tiny", folder, listed=False)
+    with pytest.raises(WeightsUnavailableError, match=r"only a part .*connect to the hub once; .*folder of a copy"):
+        find_folder(source, ExportOptions())
+    with pytest.raises(WeightsUnavailableError, match=r"only a part .*--tokenizer"):
+        download_tokenizer("someone/tiny", None, settings=True)
+    download_tokenizer("someone/tiny", None)
+    find_folder(FolderSource(path=folder), ExportOptions())
+    missing = hub / "models--someone--tiny" / ".no_exist" / REVISION / "modules.json"
+    missing.parent.mkdir(parents=True)
+    missing.touch()  # as the client records that the hub has no such file
+    find_folder(source, ExportOptions())
+
+
+def test_a_cache_without_a_listing_is_enough_where_nothing_is_assumed(hub: Path, tmp_path: Path) -> None:
+    layers = save_layers(save_toy(tmp_path / "text"), ("Pooling", {"pooling_mode": "cls"}))
+    for model_id, folder in {"someone/layers": layers, "someone/clip": save_clip(tmp_path / "clip")}.items():
+        snapshot = add_to_cache(hub, model_id, folder, listed=False)
+        assert find_folder(HubModelSource(model_id=model_id), ExportOptions())[0] == snapshot

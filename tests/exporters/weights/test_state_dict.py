@@ -150,6 +150,27 @@ def test_what_a_training_script_saved_is_unpacked(container: str, tmp_path: Path
     assert torch.equal(read_state_dict(tmp_path / "last.pth")["a"], torch.ones(2))
 
 
+@pytest.mark.parametrize(
+    ("container", "other", "copy"),
+    [
+        ("state_dict", "state_dict_ema", {"a": torch.zeros(2)}),
+        ("model", "model_ema", {"module.a": torch.zeros(2), "n_averaged": torch.tensor(3)}),
+        ("state_dict", "callbacks", {"average": {"decay": 0.9, "weights": {"a": torch.zeros(2)}}}),
+        ("state_dict", "model", {"a": torch.zeros(2)}),
+    ],
+)
+def test_two_copies_of_the_weights_are_not_chosen_from(
+    container: str, other: str, copy: dict[str, object], tmp_path: Path
+) -> None:
+    state = {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 0.1}]}
+    content = {container: {"a": torch.ones(2)}, "optimizer": state, "loss": {"center": torch.ones(2)}}
+    torch.save(content, tmp_path / "last.pth")
+    assert torch.equal(read_state_dict(tmp_path / "last.pth")["a"], torch.ones(2))
+    torch.save(content | {other: copy}, tmp_path / "last.pth")
+    with pytest.raises(WeightsError, match=rf"the same names in {container} and {other}; .*\['{other}'\]"):
+        read_state_dict(tmp_path / "last.pth")
+
+
 def test_one_changed_byte_of_a_checkpoint_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     torch.save({"a": torch.zeros(1000)}, path)

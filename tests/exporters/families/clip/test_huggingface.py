@@ -61,6 +61,7 @@ def test_position_ids_of_older_versions_are_left_alone(tmp_path: Path) -> None:
         ({"do_center_crop": False}, "leaves out"),
         ({"rescale_factor": 1 / 127}, "rescales by"),
         ({"size": {"height": 64, "width": 64}}, "resizes to"),
+        ({"size": {"shortest_edge": 69, "longest_edge": 900}}, "longest_edge.* expected shortest_edge alone"),
         ({"resample": 0}, "by filter"),
     ],
 )

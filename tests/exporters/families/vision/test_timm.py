@@ -88,6 +88,15 @@ def test_a_bare_state_dict_may_have_another_head(tmp_path: Path) -> None:
         export("timm:test_vit", tmp_path, weights=str(tmp_path / "weights.pt"))
 
 
+def test_the_head_of_another_pooling_is_refused(tmp_path: Path) -> None:
+    with torch.random.fork_rng(devices=[]):
+        model: Any = timm.create_model("test_efficientnet", num_classes=7, global_pool="catavgmax")
+    state = {f"module.{name}": value for name, value in model.state_dict().items()}
+    torch.save(state, tmp_path / "weights.pt")
+    with pytest.raises(WeightsMismatchError, match=r"classifier\.weight for .*trained with another pooling.*a folder"):
+        export("timm:test_efficientnet", tmp_path, weights=str(tmp_path / "weights.pt"))
+
+
 @pytest.mark.tried
 def test_published_weights_are_loaded_by_timm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.random.fork_rng(devices=[]):

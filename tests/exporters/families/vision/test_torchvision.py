@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights
 
-from exporters.errors import UnknownBackboneError, WeightsError
+from exporters.catalogue.spec import TorchvisionSource
+from exporters.errors import UnknownBackboneError, WeightsError, WeightsMismatchError
 from exporters.families.vision import torchvision_models
+from exporters.weights.torchvision_hub import load_pretrained
 from runtime.artifact.reader import read_manifest
 from tests.exporters.families.tried import record
 from tests.exporters.families.vision.comparing import check_images, export
@@ -65,6 +68,33 @@ def test_only_the_published_weights_say_whether_pixels_are_scaled_again(
     with pytest.raises(WeightsError, match="no network"):
         export(f"torchvision:{name}", tmp_path)
     assert built[0].transform_input is True
+
+
+def test_the_head_of_another_pooling_is_refused(tmp_path: Path) -> None:
+    with torch.random.fork_rng(devices=[]):
+        model: Any = get_model("resnet18", weights=None)
+        model.fc = nn.Linear(2 * model.fc.in_features, 3)
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    with pytest.raises(WeightsMismatchError, match=r"fc\.weight for vectors of 1024 numbers, .* gives 512: .*pooling"):
+        export("torchvision:resnet18", tmp_path, weights=str(tmp_path / "weights.pt"))
+
+
+@pytest.mark.parametrize(("name", "head"), [("densenet121", "classifier"), ("mnasnet0_5", "classifier.1")])
+def test_published_weights_of_older_versions_are_read(
+    name: str, head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = get_model_weights(name)["DEFAULT"]
+    with torch.random.fork_rng(devices=[]):
+        model, theirs = (get_model(name, weights=None) for _ in range(2))
+    expected = theirs.state_dict()
+    old = {re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", key): value for key, value in expected.items()}
+    cached = tmp_path / "hub" / "checkpoints" / Path(published.url).name
+    cached.parent.mkdir(parents=True)
+    torch.save(old, cached)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    load_pretrained(model, TorchvisionSource(builder=name, head=head), published)
+    for key, value in model.state_dict().items():
+        assert key.startswith(head) or torch.equal(value, expected[key]), key
 
 
 def test_refuses_a_model_without_a_linear_head(tmp_path: Path) -> None:

@@ -83,6 +83,7 @@ def test_vectors_equal_those_of_transformers(name: str, tmp_path: Path) -> None:
         ("vit", {"do_resize": False}, "ViTImageProcessorPil"),
         ("vit", {"size": {"height": SIDE, "width": 32}}, "ViTImageProcessorPil .*'width': 32"),
         ("vit", {"size": {"longest_edge": SIDE, "shortest_edge": 32}}, "longest_edge"),
+        ("clip vision", {"size": {"shortest_edge": SIDE + 8, "longest_edge": 20 * SIDE}}, "longest_edge"),
     ],
 )
 def test_refuses_a_processor_by_class_and_setting(name: str, changes: Any, message: str, tmp_path: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from exporters.errors import WeightsError
-from exporters.families.family import FolderKind
 from exporters.weights.parsing import parsing, read_json
 
+# ``text``: sentence-transformers or transformers; ``image`` and ``text-image``: transformers; ``sentence-clip``: the
+# CLIP module of sentence-transformers.
+FolderKind = Literal["text", "image", "text-image", "sentence-clip", "timm", "open_clip"]
 _TEXT_MARKS = ("modules.json", "adapter_config.json")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from exporters.families.recognize import recognize_folder
+from exporters.weights.folder_kind import recognize_folder
 
 CASES: dict[str, dict[str, Any]] = {
     "text": {"config.json": {"model_type": "bert", "vocab_size": 9, "hidden_size": 8}},
