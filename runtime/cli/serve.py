@@ -109,7 +109,7 @@ def _add_limits(serve: argparse.ArgumentParser) -> None:
     for name, default, meaning in (
         ("--client-seconds", 60, "Cut off clients that take longer than S to send a request or to read a response"),
         ("--drain-seconds", 30, "After SIGTERM, give requests in flight S to end"),
-        ("--hang-seconds", 30, "Replace a process of --workers whose event loop stands still for S"),
+        ("--hang-seconds", 30, "Replace a process of --workers that stands still, or whose model fails, for S"),
     ):
         serve.add_argument(name, type=float, default=default, metavar="S", help=f"{meaning} (default: %(default)s)")
 

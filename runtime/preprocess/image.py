@@ -41,6 +41,7 @@ _EXIF_TRANSPOSES = {  # EXIF 2.32, tag Orientation: the operation that makes the
 }
 _STRIP = 8  # rows or columns of a very thin image
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
+_TILE_WIDTH, _TILE_LENGTH = 322, 323
 _SIGNED, _WHITE_IS_ZERO = 2, 0  # values of them
 _DARKEST = 16  # of 255: values of 12 bits in 16, which torchvision would make black
 _FAILED = "_runtime_failed"  # attribute of an image that Pillow refused to decode
@@ -102,6 +103,7 @@ def load_image(item: ImageItem) -> Image.Image:
             image = _open(item)
             with _lock_of(image):
                 _check_size(image.width, image.height)
+                _check_tile(image)
                 _decode(image)
                 _check_size(image.width, image.height)  # again: the header of an ICO file can state less than it holds
                 turn = _EXIF_TRANSPOSES.get(_orientation(image))
@@ -264,6 +266,17 @@ def _check_size(width: int, height: int, prefix: str = "") -> None:
         raise UnusableItemError(f"the image is empty: {width} x {height} pixels")
     if not is_allowed(width, height):
         raise UnusableItemError(f"{prefix}{width} x {height} pixels are more than {_LIMIT}")
+
+
+def tile_size(image: Image.Image) -> tuple[int, int]:
+    """Return the width and height of the tiles of a TIFF, which are decoded as a whole; 0 and 0 of other images."""
+    return _tag(image, _TILE_WIDTH, 0), _tag(image, _TILE_LENGTH, 0)
+
+
+def _check_tile(image: Image.Image) -> None:
+    width, height = tile_size(image)
+    if not is_allowed(width, height):
+        raise UnusableItemError(f"its tiles of {width} x {height} pixels are more than {_LIMIT}")
 
 
 def is_allowed(width: int, height: int) -> bool:

@@ -116,8 +116,7 @@ async def _openapi(request: Request) -> Response:
 
 
 async def _health(request: Request) -> Response:
-    if request.app.state.service.draining:
-        raise RequestError(503, "the server is stopping")
+    await request.app.state.service.check_ready()
     return Response()
 
 

@@ -9,11 +9,12 @@ from typing import Any, TypeVar
 import orjson
 from starlette.requests import Request
 
+from runtime.preprocess.json_memory import parsed_json_bytes
 from runtime.server.admission import Ticket
 from runtime.server.request_errors import ClientGoneError, RequestError
 from runtime.server.settings import ServerSettings
 
-_COPIES = 3  # of a body in memory: its bytes, what JSON made of them, and what the preprocessing makes of that
+_COPIES = 3  # of a body in memory: its bytes, the strings in it, and what the preprocessing makes of them
 T = TypeVar("T")
 
 
@@ -56,12 +57,13 @@ def _check_size(size: int, settings: ServerSettings) -> None:
         )
 
 
-def read_json(body: bytes) -> dict[str, Any]:
-    """Return a JSON object.
+def read_json(body: bytes, ticket: Ticket) -> dict[str, Any]:
+    """Return a JSON object. The memory of its values is taken from ``ticket`` before they are made.
 
     Raises:
-        RequestError: The body is not JSON, or another value.
+        RequestError: The body is not JSON, or another value, or the server is full.
     """
+    ticket.take(size_bytes=parsed_json_bytes(body) - 2 * len(body))  # two copies are in ``_COPIES``
     try:
         document = orjson.loads(body)
     except ValueError as exc:

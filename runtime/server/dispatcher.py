@@ -70,6 +70,7 @@ class Dispatcher:
         self.tokens_per_s = 0.0  # as measured, padded, of all threads together; 0 before the first batch
         self._queue, self._running, self._closed = WaitingQueue(), 0, False
         self._changed = threading.Condition()
+        self._failed = set[BatchRunner]()  # those whose latest batch failed
         self._threads = [threading.Thread(target=self._work, name=f"lane-{at}", daemon=True) for at in range(lanes)]
         for thread in self._threads:
             thread.start()
@@ -82,6 +83,11 @@ class Dispatcher:
         """The tokens that wait."""
         with self._changed:
             return self._queue.tokens
+
+    def has_failed(self, runner: BatchRunner) -> bool:
+        """Return whether the latest batch of ``runner`` failed, for whatever reason."""
+        with self._changed:
+            return runner in self._failed
 
     def submit(self, runner: BatchRunner, rows: Sequence[Any]) -> Job:
         """Queue rows, at least one, and return their job."""
@@ -142,6 +148,8 @@ class Dispatcher:
         try:
             vectors = items[0].runner.embed([item.row for item in items], side_by_side=side_by_side)
         except Exception as exc:  # noqa: BLE001  whatever a graph raises, the other batches go on
+            with self._changed:
+                self._failed.add(items[0].runner)
             if len(items) == 1:
                 self._fail(items[0].job, exc)
                 return
@@ -154,6 +162,7 @@ class Dispatcher:
     def _deliver(self, items: Sequence[WaitingItem], vectors: Float32Array) -> None:
         finished = []
         with self._changed:
+            self._failed.discard(items[0].runner)
             for item, vector in zip(items, vectors, strict=True):
                 item.job.vectors[item.index] = vector
                 item.job.left -= 1

@@ -62,10 +62,8 @@ async def _live(request: Request) -> Response:
 
 async def _ready(request: Request) -> Response:
     service: EmbeddingService = request.app.state.service
-    if "model" in request.path_params:
-        _find(service, request)
-    if service.draining:
-        raise RequestError(503, "the server is stopping")
+    model = _find(service, request)[0] if "model" in request.path_params else None
+    await service.check_ready(model)
     return json_response(service, {"ready": True})
 
 
@@ -95,7 +93,7 @@ def _find(service: EmbeddingService, request: Request) -> tuple[ServedModel, str
 
 async def _infer(service: EmbeddingService, request: Request, raw: bytes, ticket: Ticket) -> Response:
     model, alias_prompt = _find(service, request)
-    header, binary = _split(request, raw)
+    header, binary = _split(request, raw, ticket)
     check_fields(header, "id", "parameters", "inputs", "outputs")
     options = take_field(header, "parameters", dict) or {}
     check_fields(options, "prompt_name", "normalize", "dimensions", "binary_data_output")
@@ -113,14 +111,14 @@ async def _infer(service: EmbeddingService, request: Request, raw: bytes, ticket
     return _respond(service, request.path_params["model"], header.get("id"), embedded, as_binary=as_binary)
 
 
-def _split(request: Request, raw: bytes) -> tuple[dict[str, Any], bytes]:
+def _split(request: Request, raw: bytes, ticket: Ticket) -> tuple[dict[str, Any], bytes]:
     """Return the JSON of a body, and the binary tensors behind it."""
     length = request.headers.get(_HEADER_LENGTH)
     if length is None:
-        return read_json(raw), b""
+        return read_json(raw, ticket), b""
     if not (length.isascii() and length.isdigit() and int(length) <= len(raw)):
         raise RequestError(400, f"the header {_HEADER_LENGTH} must be a number of bytes of the body")
-    return read_json(raw[: int(length)]), raw[int(length) :]
+    return read_json(raw[: int(length)], ticket), raw[int(length) :]
 
 
 def _read_inputs(header: Mapping[str, Any], binary: bytes, limit: int) -> list[ServerItem]:

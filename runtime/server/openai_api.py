@@ -34,7 +34,7 @@ def routes() -> list[Route]:
 
 
 async def _embeddings(service: EmbeddingService, request: Request, raw: bytes, ticket: Ticket) -> Response:
-    body = read_json(raw)
+    body = read_json(raw, ticket)
     check_fields(body, "input", "model", "encoding_format", "dimensions", "prompt_name", "user")
     name = take_field(body, "model", str)
     model, alias_prompt = service.find_model(name)

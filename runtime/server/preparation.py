@@ -10,10 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
+
 from runtime.artifact.manifest import ImagePreprocessing, TowerName
 from runtime.errors import MissingDependencyError, UsageError
 from runtime.inference.tower import LoadedTower, Row
 from runtime.preprocess.item import UnusableItemError, prepare_each
+from runtime.preprocess.memory_limit import TooLittleMemoryError, limit_memory
 from runtime.server.items import ServerItem
 from runtime.server.request_errors import RequestError
 from runtime.server.served_model import ServedModel
@@ -21,6 +24,7 @@ from runtime.server.served_model import ServedModel
 _SMALL_TEXT = 2000  # characters that are tokenized at once: a thread would cost more
 # Memory of a tokenizer for each character: on texts of 2 million, WordPiece took up to 441 bytes, and BPE up to 608.
 _BYTES_PER_CHARACTER = 640
+_COPIES_OF_POINTS = 8  # while a point cloud is centred and scaled
 _MOST_CHARACTERS = 1 << 16  # of the texts that a thread takes at once; fewer if memory is short
 
 
@@ -93,8 +97,14 @@ class Preparation:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _prepare_in_turn(self, call: EmbedCall, part: _Part) -> Sequence[Row | UnusableItemError]:
-        with self._reserve(_needed_bytes(call, part), call.param):
-            return _prepare(call, part)
+        """Prepare a part in the memory that it needs; again if its content asks for more than was reserved."""
+        known, asked = _needed_bytes(call, part)
+        while True:
+            try:
+                with self._reserve(known + asked, call.param), limit_memory(asked):
+                    return _prepare(call, part)
+            except TooLittleMemoryError as exc:
+                asked = exc.needed_bytes
 
     @contextmanager
     def _reserve(self, size_bytes: int, param: str) -> Iterator[None]:
@@ -135,17 +145,27 @@ def _split(call: EmbedCall, most_characters: int) -> list[_Part]:
     return parts
 
 
-def _needed_bytes(call: EmbedCall, part: _Part) -> int:
-    """Return the memory that a thread needs at most to prepare a part: its texts at once, its images one by one."""
+def _needed_bytes(call: EmbedCall, part: _Part) -> tuple[int, int]:
+    """Return the memory that a thread needs at most to prepare a part: its texts at once, other items one by one.
+
+    The second number is a first guess of the memory that only the content of a mesh tells.
+    """
     items = [call.items[at] for at in part.positions]
     if part.type is str:
-        return _BYTES_PER_CHARACTER * _characters(items)
+        return _BYTES_PER_CHARACTER * _characters(items), 0
     preprocessing = call.model.manifest.towers[part.kind].preprocessing
     if isinstance(preprocessing, ImagePreprocessing):
         from runtime.preprocess.image_memory import preparing_bytes
 
-        return max(preparing_bytes(item.content, preprocessing) for item in items)
-    return 0  # the ticket has three times the file
+        return max(preparing_bytes(item.content, preprocessing) for item in items), 0
+    if part.type is np.ndarray:
+        return _COPIES_OF_POINTS * max(item.size_bytes for item in items), 0
+    if part.kind == "mesh":
+        from runtime.preprocess.mesh.memory import reading_bytes
+
+        known = max(reading_bytes(item.content, item.suffix) for item in items)
+        return known, known // 2  # enough for most files
+    return 0, 0  # of token ids, the ticket has enough
 
 
 def _characters(items: Sequence[ServerItem]) -> int:

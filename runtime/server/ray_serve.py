@@ -16,7 +16,9 @@ from starlette.types import ASGIApp
 from runtime.artifact.reader import read_manifest
 from runtime.errors import MissingDependencyError, UsageError
 from runtime.server.app import build_app
+from runtime.server.request_errors import RequestError
 from runtime.server.run import build_service, open_models, prepare_process
+from runtime.server.service import EmbeddingService
 from runtime.server.settings import ServerSettings
 
 # Ray's own limit is 5, which would leave nothing to batch. The admission of each replica is the bound.
@@ -65,7 +67,25 @@ def app(arguments: Mapping[str, Any]) -> Any:
     if twice := sorted(options.keys() & further):
         raise UsageError(f"options: {twice[0]} is set by the server; use replicas, threads and memory")
     deployment = serve.deployment(**options, **further)
-    return deployment(serve.ingress(_builder(_name(arguments.get("artifacts")), settings, session))()).bind()
+    ingress = serve.ingress(_builder(_name(arguments.get("artifacts")), settings, session))
+    return deployment(ingress(Replica)).bind()
+
+
+class Replica:
+    """One replica, alone in its process. Ray replaces it if its models fail.
+
+    Attributes:
+        service: The service of the application.
+    """
+
+    service: EmbeddingService
+
+    async def check_health(self) -> None:
+        """Raise an error that Ray can send between processes if a model cannot embed. Ray calls this."""
+        try:
+            await Replica.service.health.check()
+        except RequestError as exc:
+            raise RuntimeError(str(exc)) from None
 
 
 def _check_names(given: Mapping[str, Any], known: Sequence[str], place: str) -> None:
@@ -88,6 +108,7 @@ def _builder(
 
     def build() -> ASGIApp:
         prepare_process(settings)
-        return build_app(build_service(open_models(artifacts, settings, **session), settings))
+        Replica.service = build_service(open_models(artifacts, settings, **session), settings)
+        return build_app(Replica.service)
 
     return build

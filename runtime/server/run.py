@@ -17,6 +17,7 @@ from PIL import Image
 from runtime.errors import UsageError
 from runtime.loading.load import load
 from runtime.machine.limits import examine_memory, read_resident_bytes
+from runtime.preprocess.mesh import triangles
 from runtime.server.app import build_app
 from runtime.server.connection import LimitedConnection
 from runtime.server.metrics import Metrics
@@ -27,6 +28,7 @@ from runtime.server.settings import ServerSettings
 
 _DEFAULT_ROOM = 1 << 30  # bytes of all requests, if the memory of the machine is unknown
 _SHARE = 0.9  # of the memory limit; the rest is for what nobody counts
+_MAX_PLACED_TRIANGLES = 4_000_000  # of a scene that repeats its meshes
 _KEEP_ALIVE_S = 75  # longer than the pools of usual clients, so that they close a connection first
 _BACKSTOP_S = 5  # for the responses of requests that were ended at the end of the drain
 
@@ -40,7 +42,8 @@ def open_models(artifacts: Mapping[str, Path], settings: ServerSettings, **optio
         EmbeddingBackbonesError: An artifact cannot be loaded, or does not reproduce its golden vectors here.
     """
     models = [
-        serve_model(load(folder, **options), name, settings.max_batch_tokens) for name, folder in artifacts.items()
+        serve_model(load(folder, **options), name, folder, settings.max_batch_tokens)
+        for name, folder in artifacts.items()
     ]
     lanes = count_lanes(models)
     for model, folder in zip(models, artifacts.values(), strict=True):
@@ -147,4 +150,5 @@ def configure_logs() -> None:
 def prepare_process(settings: ServerSettings) -> None:
     """Set what the whole process shares, before models are loaded."""
     Image.MAX_IMAGE_PIXELS = settings.max_image_pixels
+    triangles.MAX_PLACED_TRIANGLES = _MAX_PLACED_TRIANGLES
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the server has threads of its own

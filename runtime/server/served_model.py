@@ -40,6 +40,7 @@ class ServedModel:
         embedder: The loaded artifact.
         towers: Its towers by the kind of item.
         runners: The same towers, as the dispatcher runs them.
+        samples: A row of each tower, of a golden item.
         cancellation: Ends all runs at once.
     """
 
@@ -47,6 +48,7 @@ class ServedModel:
     embedder: Embedder
     towers: Mapping[TowerName, LoadedTower]
     runners: Mapping[TowerName, BatchRunner]
+    samples: Mapping[TowerName, Row]
     cancellation: CancellationToken
 
     @property
@@ -88,8 +90,11 @@ class ServedModel:
         return max(1, round(row_cost(row) * self.runners[tower].tokens_per_cost))
 
 
-def serve_model(embedder: Embedder, name: str, max_batch_tokens: int | None) -> ServedModel:
-    """Return a model for the dispatcher. Batches of texts have up to ``max_batch_tokens``, ``None`` for the default."""
+def serve_model(embedder: Embedder, name: str, folder: Path, max_batch_tokens: int | None) -> ServedModel:
+    """Return the model of the artifact in ``folder`` for the dispatcher.
+
+    Batches of texts have up to ``max_batch_tokens``, ``None`` for the default.
+    """
     pipeline = embedder.backend
     if not isinstance(pipeline, Pipeline):
         raise UsageError("the server runs a model in its own process; load it without workers")
@@ -111,7 +116,14 @@ def serve_model(embedder: Embedder, name: str, max_batch_tokens: int | None) -> 
         )
         for kind, tower in pipeline.towers.items()
     }
-    return ServedModel(name=name, embedder=embedder, towers=pipeline.towers, runners=runners, cancellation=cancellation)
+    return ServedModel(
+        name=name,
+        embedder=embedder,
+        towers=pipeline.towers,
+        runners=runners,
+        samples={kind: _golden_row(tower, kind, folder, embedder.manifest) for kind, tower in pipeline.towers.items()},
+        cancellation=cancellation,
+    )
 
 
 def _text_budget(tower: LoadedTower, asked: int | None) -> int:
@@ -154,6 +166,11 @@ def _run_at_once(call: Callable[[], object], count: int) -> None:
 def _embed(model: ServedModel, items: Sequence[Any], kind: TowerName, *, side_by_side: bool) -> Array:
     rows = _usable(model.towers[kind].prepare(items))
     return np.concatenate([model.runners[kind].embed([row], side_by_side=side_by_side) for row in rows])
+
+
+def _golden_row(tower: LoadedTower, kind: TowerName, folder: Path, manifest: Manifest) -> Row:
+    items, _ = read_golden(folder, manifest, kind)
+    return min(_usable(tower.prepare(items)), key=row_cost)
 
 
 def _largest_row(model: ServedModel, kind: TowerName, folder: Path) -> Row:

@@ -16,6 +16,7 @@ from runtime.inference.tower import Row, is_truncated
 from runtime.postprocess import truncate_and_normalize
 from runtime.server.admission import Admission, Ticket
 from runtime.server.dispatcher import Dispatcher, ShutDownError
+from runtime.server.health import Health
 from runtime.server.items import ServerItem, check_count
 from runtime.server.metrics import Metrics
 from runtime.server.preparation import EmbedCall, Preparation
@@ -45,6 +46,7 @@ class EmbeddingService:
         models: The models by name. The first one is the default.
         admission: The bounds of all requests together.
         dispatcher: The threads that run batches.
+        health: Whether the models can embed.
         draining: Whether the server is about to stop.
     """
 
@@ -58,6 +60,7 @@ class EmbeddingService:
         self.dispatcher = Dispatcher(
             count_lanes(models), max_wait_s=settings.max_wait_ms / 1000, on_batch=metrics.report_batch
         )
+        self.health = Health(models, self.dispatcher)
         self.admission = Admission(
             max_tokens=settings.max_queue_tokens,
             max_bytes=room_bytes - prepared,
@@ -92,6 +95,12 @@ class EmbeddingService:
         """Raise :class:`RequestError` if the server is about to stop; for a request that begins."""
         if self.draining:
             raise RequestError(503, "the server is stopping; ask another one", retry_after_s=1)
+
+    async def check_ready(self, model: ServedModel | None = None) -> None:
+        """Raise :class:`RequestError` if the server is about to stop, or if ``model`` fails; by default, any model."""
+        if self.draining:
+            raise RequestError(503, "the server is stopping")
+        await self.health.check(model)
 
     async def embed(self, call: EmbedCall, ticket: Ticket) -> Embedded:
         """Return the vectors of a call. If the caller is cancelled, its items are dropped.

@@ -50,7 +50,7 @@ async def _embed(service: EmbeddingService, request: Request, raw: bytes, ticket
     if request.headers.get("content-type", "").startswith("multipart/form-data"):
         body, items = await _read_form(request.headers, raw, service.settings.max_items)
     else:
-        body = read_json(raw)
+        body = read_json(raw, ticket)
         items = read_items(require_field(body, "inputs"), "inputs", service.settings.max_items)
     check_fields(body, "inputs", "normalize", "encoding_format", *_OPTIONS)
     if take_field(body, "encoding_format", str, "float") != "float":  # a field of huggingface_hub's client
@@ -63,7 +63,7 @@ async def _embed(service: EmbeddingService, request: Request, raw: bytes, ticket
 
 async def _similarity(service: EmbeddingService, request: Request, raw: bytes, ticket: Ticket) -> Response:
     """Answer with the cosine similarity of one text to each of several."""
-    body = read_json(raw)
+    body = read_json(raw, ticket)
     check_fields(body, "inputs", "parameters")
     inputs = require_field(body, "inputs")
     if not isinstance(inputs, dict):
@@ -144,7 +144,7 @@ def _form_value(name: str, value: str) -> Any:
 
 async def _tokenize(service: EmbeddingService, request: Request, raw: bytes, ticket: Ticket) -> Response:
     """Answer with all tokens of each text, also of a text that is too long to embed."""
-    body = read_json(raw)
+    body = read_json(raw, ticket)
     check_fields(body, "inputs", "add_special_tokens", "prompt_name", "model")
     model, alias_prompt = service.find_model(take_field(body, "model", str))
     recipe = _text_preprocessing(model)

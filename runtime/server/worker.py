@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -16,6 +17,7 @@ import uvicorn
 from runtime.server import run
 from runtime.server.listening import bind
 from runtime.server.middleware import LOG
+from runtime.server.request_errors import RequestError
 from runtime.server.service import EmbeddingService
 from runtime.server.settings import ServerSettings
 
@@ -42,6 +44,7 @@ class WorkerServer(run.DrainingServer):
         """Serve ``config``, whose application uses ``service``, for the supervisor at the end of ``pipe``."""
         super().__init__(config, service)
         self._pipe = pipe
+        self._report: asyncio.Task[None] | None = None
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -54,11 +57,20 @@ class WorkerServer(run.DrainingServer):
         self._pipe.send_bytes(b"ready")
 
     async def on_tick(self, counter: int) -> bool:
-        """Tell the supervisor each second that the event loop runs; uvicorn calls this ten times a second."""
-        if counter % _TICKS == 0:
-            with contextlib.suppress(OSError):  # the supervisor is gone, and the other thread ends the server
-                self._pipe.send_bytes(b"alive")
+        """Report to the supervisor each second; uvicorn calls this ten times a second."""
+        if counter % _TICKS == 0 and (self._report is None or self._report.done()):
+            self._report = asyncio.create_task(self.report())
         return await super().on_tick(counter)
+
+    async def report(self) -> None:
+        """Tell the supervisor that the event loop runs and the models embed. It replaces a worker that is silent."""
+        try:
+            await self._service.health.check()
+        except RequestError as exc:
+            LOG.error("model fails", extra={"fields": {"reason": str(exc)}})
+            return
+        with contextlib.suppress(OSError):  # the supervisor is gone, and the other thread ends the server
+            self._pipe.send_bytes(b"alive")
 
 
 def _obey(pipe: Connection, servers: list[WorkerServer]) -> None:

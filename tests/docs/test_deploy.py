@@ -63,6 +63,7 @@ def test_probes_ask_for_paths_of_the_server() -> None:
     paths = describe_api()["paths"]
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert "get" in paths[CONTAINER[probe]["httpGet"]["path"]]
+    assert CONTAINER["livenessProbe"]["httpGet"]["path"] == "/health", "a dead model needs a new process"
     assert "http://127.0.0.1:8080/health'" in IMAGE
     assert CONTAINER["ports"][0] == {"name": "http", "containerPort": 8080}
     assert SERVICE["spec"]["ports"][0]["targetPort"] == "http"
@@ -100,7 +101,8 @@ def test_compose_mounts_what_the_quickstart_writes() -> None:
 
 
 def test_the_commands_of_docker_fit_the_image() -> None:
-    lines = [words for block in blocks(DOCS / "serving.md") for words in commands(block) if words[0] == "docker"]
+    lines = [words for block in blocks(DOCS / "serving.md") for words in commands(block)]
+    lines = [words for words in lines if words[0] == "docker" and words[1] != "compose"]
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
     arguments = [word for words in lines for word in words if word.startswith("EXTRAS=")]
     for choice in [*arguments, *re.findall(r"^ARG (EXTRAS=.*)$", IMAGE, re.MULTILINE)]:

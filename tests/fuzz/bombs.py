@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import struct
 import zlib
+from typing import Any
 
 from PIL import Image
 
 from tests.fuzz.seeds import mesh_seeds
-from tests.image_bytes import encode
+from tests.image_bytes import encode, tiled_tiff
 
 HUGE = 10**9
 
@@ -35,6 +36,7 @@ def _image_bombs() -> dict[str, tuple[str, bytes]]:
         "TIFF strip": ("image", _tiff(strip)),
         "TIFF count": ("image", _tiff([(256, 4, 9), (257, 4, 9), (258, 3, 8), (270, 2, 8)], count=HUGE)),
         "TIFF tile": ("image", _tiff([*strip[:5], (322, 4, 2**30), (323, 4, 2**30), (324, 4, 8), (325, 4, 9)])),
+        "TIFF tile of one pixel": ("image", tiled_tiff(14_000, text)),
         "BMP": ("image", b"BM" + struct.pack("<IIIIiiHHIIIIII", 54, 0, 54, 40, 2**30, 2**30, 1, 24, 0, 0, 0, 0, 0, 0)),
         "PPM": ("image", f"P6 {HUGE} {HUGE} 255\n".encode()),
     }
@@ -74,6 +76,8 @@ def _mesh_bombs() -> dict[str, tuple[str, bytes]]:
         "GLB chunk": ("glb", struct.pack("<5I", 0x46546C67, 2, 40, 2**32 - 1, 0x4E4F534A) + b"{}" * 10),
         "glTF buffer": ("gltf", mesh_seeds(".gltf")["box"].replace(b'"byteLength": ', b'"byteLength": 9999999')),
         "glTF file": ("gltf", b'{"asset":{"version":"2.0"},"buffers":[{"byteLength":1,"uri":"/dev/zero"}]}'),
+        "GLB nodes": ("glb", _glb_of(nodes=[{"mesh": 0}] * 10**5)),
+        "GLB primitives": ("glb", _glb_of(meshes=[{"primitives": [{"attributes": {"POSITION": 0}}] * 10**5}])),
         "GLB nesting": ("glb", _pack(b"[" * 10**5)),
     }
 
@@ -110,11 +114,21 @@ def _tiff(tags: list[tuple[int, int, int]], count: int = 1) -> bytes:
 
 def _glb(table: str, member: str) -> bytes:
     """Return a box with one huge length."""
+    document, rest = _box()
+    document[table][0][member] = HUGE
+    return _pack(json.dumps(document).encode(), rest)
+
+
+def _glb_of(**members: Any) -> bytes:
+    """Return a box with other members of its document."""
+    document, rest = _box()
+    return _pack(json.dumps(document | members).encode(), rest)
+
+
+def _box() -> tuple[dict[str, Any], bytes]:
     data = mesh_seeds(".glb")["box"]
     end = 20 + int.from_bytes(data[12:16], "little")
-    document = json.loads(data[20:end])
-    document[table][0][member] = HUGE
-    return _pack(json.dumps(document).encode(), data[end:])
+    return json.loads(data[20:end]), data[end:]
 
 
 def _pack(text: bytes, rest: bytes = b"") -> bytes:

@@ -21,8 +21,10 @@ from typing import Any
 from runtime.errors import MissingDependencyError
 from runtime.preprocess.files import check_regular_file, describe_file_error
 from runtime.preprocess.item import UnusableItemError
+from runtime.preprocess.memory_limit import TooLittleMemoryError, ask_for_memory
 from runtime.preprocess.mesh.glb import check_gltf, pose_gltf
 from runtime.preprocess.mesh.gltf import Gltf, read_glb, read_gltf
+from runtime.preprocess.mesh.memory import loading_bytes
 from runtime.preprocess.mesh.obj import read_obj
 from runtime.preprocess.mesh.off import read_off
 from runtime.preprocess.mesh.ply import read_ply
@@ -56,6 +58,7 @@ def read_mesh_bytes(data: bytes, suffix: str) -> Any:
     Raises:
         UnusableItemError: The bytes cannot be read, have another format, or are damaged.
         MissingDependencyError: A package of the extra ``mesh`` is needed and not installed.
+        TooLittleMemoryError: It needs more memory than the limit of the thread.
     """
     return _read_mesh(lambda: _check(data, suffix), _NO_FOLDER)
 
@@ -65,7 +68,7 @@ def _read_mesh(read: Callable[[], tuple[str, bytes]], folder: Path) -> Any:
         suffix, data = read()
         with _without_warnings():
             return FORMATS[suffix](data, folder)
-    except (UnusableItemError, MissingDependencyError):
+    except (UnusableItemError, MissingDependencyError, TooLittleMemoryError):
         raise
     except Exception as exc:  # a damaged file can raise many types
         raise UnusableItemError(_reason(exc)) from exc
@@ -121,6 +124,7 @@ def _read_stl(data: bytes, _: Path) -> Any:
 
 def _load_gltf(gltf: Gltf) -> Any:
     check_gltf(gltf)
+    ask_for_memory(loading_bytes(gltf.document))
     pose_gltf(gltf)
     return _load(gltf.pack(), "glb")
 

@@ -14,7 +14,7 @@ from runtime.array_types import Float64Array
 from runtime.preprocess.item import UnusableItemError
 from runtime.preprocess.mesh.gltf import Gltf
 
-_TRIANGLE_FAN = 6
+TRIANGLES, TRIANGLE_STRIP, _TRIANGLE_FAN = 4, 5, 6  # modes of a primitive
 # A file may require these extensions: they do not change its triangles, or are followed here.
 _KNOWN_EXTENSIONS = (
     "KHR_materials_",
@@ -27,8 +27,12 @@ _KNOWN_EXTENSIONS = (
 _INSTANCING = "EXT_mesh_gpu_instancing"
 _INSTANCE_MEMBERS = {"TRANSLATION": "translation", "ROTATION": "rotation", "SCALE": "scale"}
 _MAX_DEPTH = 64  # trimesh walks from every node to the root: minutes for a chain of some thousand nodes
-MAX_INSTANCES = 20_000  # of a file; trimesh takes seconds to place so many
+# trimesh's time for a place of a primitive grows with the cube of its depth: 0.1 s at a depth of 62.
+MAX_NESTING = 30_000_000  # of the cubes of the depths of all places
+MAX_PARTS = 20_000  # nodes, primitives, or places of primitives of a file; trimesh takes seconds for so many
 MAX_POSED_VERTICES = 5_000_000  # a file of a few kilobytes can pose one mesh thousands of times
+# trimesh copies the first two for each primitive, and leaves out the mesh and the transform of a node with a camera.
+_MISREAD = ("name", "extras", "camera")
 _POSE_TOLERANCE = 1e-5  # of the largest coordinate
 
 
@@ -44,9 +48,10 @@ def check_gltf(gltf: Gltf) -> None:
     if unknown:
         raise UnusableItemError(f"it needs {', '.join(unknown)}; export it without compression or extensions")
     nodes, accessors = document.get("nodes", []), document.get("accessors", [])
-    _check_depth(nodes)
-    if any(accessor["count"] > len(gltf.binary) for accessor in accessors):  # trimesh allocates zeros without a buffer
+    if not all(0 <= accessor["count"] <= len(gltf.binary) for accessor in accessors):  # trimesh allocates zeros
         raise UnusableItemError("it announces more vertices than the file can hold; export it again")
+    _check_parts(document)
+    _check_depth(document)
     for primitive in (each for mesh in document.get("meshes", []) for each in mesh["primitives"]):
         _check_primitive(primitive, accessors)
     if any(any(each.get("weights", ())) for each in [*document.get("meshes", []), *nodes]):
@@ -61,17 +66,36 @@ def pose_gltf(gltf: Gltf) -> None:
     A skin is posed by the joints' own transforms, without animation.
 
     Raises:
-        UnusableItemError: It has too many instances, or stores them or the skin sparsely.
+        UnusableItemError: Its instances have different counts, or it stores them or the skin sparsely.
         Exception: The document does not follow the schema; any type is possible.
     """
-    nodes = gltf.document.get("nodes", [])
-    left = MAX_INSTANCES
+    nodes, meshes = gltf.document.get("nodes", []), gltf.document.get("meshes", [])
+    for record in [*nodes, *meshes]:
+        for member in _MISREAD:
+            record.pop(member, None)
     for node in list(nodes):
-        node.pop("camera", None)  # trimesh leaves out the mesh and the transform of a node with a camera
         if attributes := _extension(node, _INSTANCING).get("attributes"):
-            left -= _place_instances(gltf, node, attributes, left)
+            _place_instances(gltf, node, attributes)
     if any("skin" in node and "mesh" in node for node in nodes):
         _pose_skins(gltf)
+
+
+def list_placements(document: dict[str, Any]) -> list[tuple[int, int]]:
+    """Return the mesh of each node that has one, and how often the node places it.
+
+    A root of the scene that is also a child counts twice, because trimesh places it for each of its parents.
+    """
+    nodes, scenes = document.get("nodes", []), document.get("scenes", [])
+    roots = scenes[document.get("scene", 0)].get("nodes", ()) if scenes else ()
+    twice = set(roots) & {child for node in nodes for child in node.get("children", ())}
+    placing = [node for node in [*nodes, *(nodes[index] for index in twice)] if "mesh" in node]
+    return [(node["mesh"], _count_instances(document, node)) for node in placing]
+
+
+def _count_instances(document: dict[str, Any], node: dict[str, Any]) -> int:
+    attributes = _extension(node, _INSTANCING).get("attributes", {})
+    counts: list[int] = [document["accessors"][accessor]["count"] for accessor in attributes.values()]
+    return max(counts, default=1)
 
 
 def _extension(node: dict[str, Any], name: str) -> dict[str, Any]:
@@ -79,14 +103,30 @@ def _extension(node: dict[str, Any], name: str) -> dict[str, Any]:
     return extension
 
 
-def _check_depth(nodes: list[dict[str, Any]]) -> None:
-    level = set(range(len(nodes)))
-    for _ in range(_MAX_DEPTH):
+def _check_parts(document: dict[str, Any]) -> None:
+    nodes, primitives = document.get("nodes", []), [len(mesh["primitives"]) for mesh in document.get("meshes", [])]
+    placed = sum(times * primitives[mesh] for mesh, times in list_placements(document))
+    if (parts := max(len(nodes), sum(primitives), placed)) > MAX_PARTS:
+        raise UnusableItemError(f"it has {parts} parts to place, and at most {MAX_PARTS} are read; join its meshes")
+    children = [child for node in nodes for child in node.get("children", ())]
+    if len(set(children)) < len(children):
+        raise UnusableItemError("it has nodes with several parents, which glTF forbids; export it again")
+
+
+def _check_depth(document: dict[str, Any]) -> None:
+    nodes, meshes = document.get("nodes", []), document.get("meshes", [])
+    level, nesting = set(range(len(nodes))), 0
+    for depth in range(1, _MAX_DEPTH + 1):
         level = {child for index in level for child in nodes[index].get("children", [])}
+        placing = [nodes[index] for index in level if "mesh" in nodes[index]]
+        places = sum(_count_instances(document, node) * len(meshes[node["mesh"]]["primitives"]) for node in placing)
+        nesting += 3 * depth**2 * places  # the difference of the cubes of two depths
     if level:
         raise UnusableItemError(
             f"its nodes are nested more than {_MAX_DEPTH} deep, or in a circle; export it without hierarchy"
         )
+    if nesting > MAX_NESTING:
+        raise UnusableItemError("it has too many meshes that are nested deep; export it without hierarchy")
 
 
 def _check_primitive(primitive: dict[str, Any], accessors: list[dict[str, Any]]) -> None:
@@ -104,16 +144,14 @@ def _check_primitive(primitive: dict[str, Any], accessors: list[dict[str, Any]])
             )
 
 
-def _place_instances(gltf: Gltf, node: dict[str, Any], attributes: dict[str, int], most: int) -> int:
-    """Replace the mesh of a node by a child for each instance, and return their number."""
+def _place_instances(gltf: Gltf, node: dict[str, Any], attributes: dict[str, int]) -> None:
+    """Replace the mesh of a node by a child for each instance."""
     counts = {gltf.document["accessors"][accessor]["count"] for accessor in attributes.values()}
     count = counts.pop()
-    if counts or count > most or "skin" in node:
-        raise UnusableItemError(
-            f"its instances are too many, skinned or of different counts: {count}; export them as meshes"
-        )
+    if counts or "skin" in node:
+        raise UnusableItemError("its instances are skinned or of different counts; export them as meshes")
     if "mesh" not in node:
-        return 0
+        return
     mesh, nodes = node.pop("mesh"), gltf.document["nodes"]
     given = {
         member: gltf.read(attributes[name]).tolist() for name, member in _INSTANCE_MEMBERS.items() if name in attributes
@@ -121,7 +159,6 @@ def _place_instances(gltf: Gltf, node: dict[str, Any], attributes: dict[str, int
     places = [{member: values[index] for member, values in given.items()} for index in range(count)]
     node["children"] = [*node.get("children", []), *range(len(nodes), len(nodes) + count)]
     nodes.extend({"mesh": mesh, **place} for place in places)
-    return int(count)
 
 
 def _pose_skins(gltf: Gltf) -> None:

@@ -22,8 +22,8 @@ from runtime.preprocess.files import check_regular_file, describe_file_error
 from runtime.preprocess.item import UnusableItemError
 
 _MAGIC, _JSON, _BINARY = 0x46546C67, 0x4E4F534A, 0x004E4942  # "glTF", "JSON" and "BIN"
-_COMPONENTS = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
-_WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT4": 16}
+COMPONENTS = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
+WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT4": 16}
 _ONE_FILE = "export it as one GLB file"
 
 
@@ -53,7 +53,7 @@ class Gltf:
         if "sparse" in record or "bufferView" not in record:
             raise UnusableItemError("it stores numbers sparsely, which is not supported; export it without")
         view = self.document["bufferViews"][record["bufferView"]]
-        dtype, width = np.dtype(_COMPONENTS[record["componentType"]]), _WIDTHS[record["type"]]
+        dtype, width = np.dtype(COMPONENTS[record["componentType"]]), WIDTHS[record["type"]]
         offset = view.get("byteOffset", 0) + record.get("byteOffset", 0)
         strides = (view.get("byteStride", dtype.itemsize * width), dtype.itemsize)
         stored = np.ndarray((record["count"], width), dtype, self.binary, offset, strides)

@@ -13,6 +13,7 @@ import numpy as np
 
 from runtime.array_types import Array
 from runtime.preprocess.item import UnusableItemError
+from runtime.preprocess.memory_limit import ask_for_memory
 from runtime.preprocess.mesh.polygons import PolygonMesh, TriangleMesh, cut_polygons
 from runtime.preprocess.mesh.text import clean_text, read_numbers
 
@@ -38,6 +39,7 @@ _TYPES = {
     "uint64": "u8",
 }
 _ORDERS = {"ascii": "=", "binary_little_endian": "<", "binary_big_endian": ">"}
+_STRIP_BYTES = 300  # of a corner of a strip, with its triangle
 _INDEX_NAMES = ("vertex_index", "vertex_indices")
 _CUT = "it is truncated or damaged: it announces {} rows of '{}', which are not all there; copy it again"
 
@@ -120,6 +122,7 @@ def _strips(columns: dict[str, _Column]) -> list[tuple[Array, Array]]:
     sizes, values = _faces(columns)
     if not len(values):
         return []
+    ask_for_memory(_STRIP_BYTES * len(values))
     strip = np.repeat(np.arange(len(sizes)), sizes)
     window = np.arange(max(0, len(values) - 2))[:, None] + np.arange(3)
     triangles = values[window[(strip[window[:, 0]] == strip[window[:, 2]])]]

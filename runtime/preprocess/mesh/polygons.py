@@ -9,10 +9,14 @@ import numpy as np
 from runtime.array_types import Array, Float64Array
 from runtime.errors import MissingDependencyError
 from runtime.preprocess.item import UnusableItemError
+from runtime.preprocess.memory_limit import ask_for_memory
 
 MAX_CONCAVE_CORNERS = 4096  # earcut takes quadratic time for hostile polygons
 _NO_AREA = 1e-6  # of a polygon's own area
 _MAX_WRONG_AREA = 1e-3  # of the mesh's area
+# Bytes of a triangle: its indices, its corners and what its area takes; and to be cut from a polygon.
+_TRIANGLE_BYTES, _CUT_BYTES = 200, 200
+_CONCAVE_BYTES = 1200  # of a concave polygon, whose triangles are arrays of their own
 _INSTALL = "pip install 'embedding-backbones[mesh]'"
 
 
@@ -53,12 +57,17 @@ def cut_polygons(mesh: PolygonMesh, *, in_file_order: bool = False) -> TriangleM
         UnusableItemError: A polygon has fewer than three corners or names a vertex that is not there, or the mesh
             has large polygons that cross themselves.
         MissingDependencyError: A polygon is concave, and mapbox_earcut is not installed.
+        TooLittleMemoryError: The triangles need more memory than the limit of the thread.
     """
     _check(mesh)
-    if (mesh.sizes == 3).all():  # the usual case, and an empty mesh
+    is_cut = bool((mesh.sizes == 3).all())  # the usual case, and an empty mesh
+    triangles = int(mesh.sizes.sum()) - 2 * len(mesh.sizes)
+    needed = triangles * (_TRIANGLE_BYTES + _CUT_BYTES * (not is_cut))
+    ask_for_memory(needed)
+    if is_cut:
         return TriangleMesh(vertices=mesh.vertices, faces=mesh.indices.reshape(-1, 3))
     with np.errstate(all="ignore"):  # NaN and overflow are refused later
-        parts = _cut_groups(mesh)
+        parts = _cut_groups(mesh, needed)
     owner, step, faces = (np.concatenate(column) for column in zip(*parts, strict=True))
     sizes = mesh.sizes[owner]
     rank = np.where(sizes == 3, 0, np.where(sizes == 4, 1 + step, 3)) * (not in_file_order)
@@ -83,8 +92,8 @@ def _check(mesh: PolygonMesh) -> None:
 _Part = tuple[Array, Array, Array]
 
 
-def _cut_groups(mesh: PolygonMesh) -> list[_Part]:
-    """Return the owner, the step and the corners of all triangles, in parts."""
+def _cut_groups(mesh: PolygonMesh, asked: int) -> list[_Part]:
+    """Return the owner, the step and the corners of all triangles, in parts. ``asked`` bytes are there for them."""
     starts = np.cumsum(mesh.sizes) - mesh.sizes
     parts: list[_Part] = []
     crossing = 0.0
@@ -92,6 +101,8 @@ def _cut_groups(mesh: PolygonMesh) -> list[_Part]:
         owner = np.flatnonzero(mesh.sizes == size)
         polygons = mesh.indices[starts[owner][:, None] + np.arange(size)]
         fits = _fan_fits(mesh.vertices, polygons)
+        asked += _CONCAVE_BYTES * int((~fits).sum())
+        ask_for_memory(asked)
         parts.append(_label(owner[fits], polygons[fits][:, _fan(size)]))
         for index in np.flatnonzero(~fits):
             cut, wrong = _cut_concave(mesh.vertices[polygons[index]])

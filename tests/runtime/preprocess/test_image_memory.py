@@ -12,7 +12,7 @@ from PIL import Image
 
 from runtime.artifact.manifest import ImagePreprocessing
 from runtime.preprocess.image_memory import preparing_bytes
-from tests.image_bytes import encode
+from tests.image_bytes import encode, tiled_tiff
 
 RECIPE = ImagePreprocessing(
     resize_size=8, crop_size=8, interpolation="bilinear", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), arithmetic="graph"
@@ -22,6 +22,10 @@ RECIPE = ImagePreprocessing(
 def test_an_icon_may_hold_more_pixels_than_it_states() -> None:
     icon = encode(Image.new("RGB", (16, 16)), "ICO")
     assert preparing_bytes(icon, RECIPE) > 10 * (Image.MAX_IMAGE_PIXELS or 0)
+
+
+def test_a_tile_can_be_larger_than_its_image() -> None:
+    assert preparing_bytes(tiled_tiff(2048), RECIPE) > 2048**2
 
 
 CASES = {

@@ -16,7 +16,7 @@ from PIL import EpsImagePlugin, Image, ImageOps
 
 from runtime.preprocess.image import load_image
 from runtime.preprocess.item import UnusableItemError
-from tests.image_bytes import encode
+from tests.image_bytes import encode, tiled_tiff
 
 
 @pytest.mark.parametrize(
@@ -138,6 +138,15 @@ def test_a_truncated_file_says_so(photo_paths: list[Path]) -> None:
     data = photo_paths[0].read_bytes()
     with pytest.raises(UnusableItemError, match="truncated"):
         load_image(data[: len(data) // 2])
+
+
+def test_a_tile_larger_than_its_image_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow decodes the whole tile, however few pixels of it belong to the image."""
+    data = tiled_tiff(64)
+    assert load_image(data).size == (1, 1)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 64 - 1)
+    with pytest.raises(UnusableItemError, match=r"its tiles of 64 x 64 pixels are more than PIL\.Image"):
+        load_image(data)
 
 
 def test_a_decompression_bomb_is_not_opened(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -166,3 +166,13 @@ def test_closing_fails_what_waits_and_takes_nothing_more(
         waits.future.result(0)
     with pytest.raises(ShutDownError):
         dispatcher.submit(runner, [tokens(1)])
+
+
+def test_the_latest_batch_tells_whether_a_graph_fails(
+    dispatcher: Dispatcher, graph: Graph, runner: BatchRunner
+) -> None:
+    other = BatchRunner(embed=graph.embed, limit=BatchLimit(budget=100), dim=1)
+    for length, failed in ((2, False), (13, True), (3, False)):
+        dispatcher.submit(runner, [tokens(length)]).future.exception(20)
+        assert dispatcher.has_failed(runner) is failed
+        assert not dispatcher.has_failed(other)

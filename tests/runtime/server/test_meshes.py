@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import runtime
-from runtime.server.run import open_models
+from runtime.preprocess.mesh import formats, triangles
+from runtime.preprocess.mesh.formats import read_mesh_bytes
+from runtime.server.items import ServerItem
+from runtime.server.preparation import EmbedCall, Preparation
+from runtime.server.request_errors import RequestError
+from runtime.server.run import open_models, prepare_process
 from runtime.server.settings import ServerSettings
-from tests.runtime.preprocess.cube import CORNERS, obj, off
+from tests.runtime.preprocess.cube import CORNERS, glb, obj, off
 from tests.runtime.server.conftest import CLIENT, Running, serving
 from tests.runtime.server.test_openai_api import data_url
 from tests.runtime.toy_artifact import write_mesh_artifact
@@ -68,3 +75,44 @@ def test_wrong_meshes_and_models_are_refused(server: Running) -> None:
         response = server.post("/v1/embeddings", {"model": model, "input": [item]})
         assert response.status_code == 400
         assert "input[0]" in response.json()["error"]["message"]
+
+
+def test_the_memory_of_a_scene_is_reserved_before_it_is_placed(meshes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def scene(places: int) -> str:
+        nodes = {"nodes": [{"mesh": 0}] * places, "scenes": [{"nodes": list(range(places))}]}
+        return data_url(glb(**nodes), "model/gltf-binary")
+
+    def read(data: bytes, suffix: str) -> Any:
+        reads.append(len(data))
+        return read_mesh_bytes(data, suffix)
+
+    reads: list[int] = []
+    monkeypatch.setattr(formats, "read_mesh_bytes", read)
+    models = open_models({"meshes": meshes}, ServerSettings())
+    with serving(models, room=1 << 23, max_body_bytes=1 << 20) as small:
+        assert small.post("/v1/embeddings", {"input": [{"mesh": scene(100)}]}).status_code == 200
+        assert len(reads) == 2, "again, after it asked for more memory"
+        refused = small.post("/v1/embeddings", {"input": [{"mesh": scene(1000)}]})
+        assert refused.status_code == 413
+        assert "an item of input needs up to" in refused.json()["error"]["message"]
+        assert len(reads) == 3
+        small.wait_until_empty()
+
+
+def test_the_memory_of_points_is_reserved(meshes: Path) -> None:
+    (model,) = open_models({"meshes": meshes}, ServerSettings())
+    prepared = Preparation(1, room_bytes=100_000)
+    call = EmbedCall(model=model, items=[ServerItem(kind="mesh", content=np.zeros((1000, 3)))])
+    with pytest.raises(RequestError) as refused:
+        asyncio.run(prepared.prepare(call))
+    assert refused.value.status == 413
+    prepared.close()
+
+
+def test_a_server_places_fewer_triangles(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = triangles.MAX_PLACED_TRIANGLES
+    monkeypatch.setattr(triangles, "MAX_PLACED_TRIANGLES", before)  # and restored at the end
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 1)
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+    prepare_process(ServerSettings())
+    assert before > triangles.MAX_PLACED_TRIANGLES

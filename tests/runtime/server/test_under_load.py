@@ -116,6 +116,19 @@ def test_bytes_count_before_they_are_read(toy_models: list[ServedModel]) -> None
             assert b" 413 " in connection.recv(99)
 
 
+def test_values_of_json_count_before_they_are_made(toy_models: list[ServedModel]) -> None:
+    with serving(toy_models, room=1 << 20, max_body_bytes=1 << 18) as server:
+        refused = server.post("/v1/embeddings", {"input": [{"text": ""}] * 2000})  # of 26 KB
+        assert refused.status_code == 413
+        assert "bytes of memory" in refused.json()["error"]["message"]
+        unfinished = connect(server, request(b" " * 100_000)[:-1])
+        server.wait_until(lambda: server.service.admission.size_bytes == 300_000)
+        assert server.post("/v1/embeddings", {"input": [{"text": ""}] * 1000}).status_code == 429
+        unfinished.close()
+        server.wait_until_empty()
+        assert server.post("/v1/embeddings", {"input": [{"text": ""}] * 500}).status_code == 200
+
+
 def test_a_batch_that_fails_fails_alone(toy_models: list[ServedModel], model: runtime.Embedder) -> None:
     texts = ["a", "passage", "b", "c passage", "d"] * 4
     with gated(toy_models) as (gate, server), ThreadPoolExecutor(len(texts)) as executor:

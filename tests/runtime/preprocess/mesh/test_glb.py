@@ -35,6 +35,8 @@ BAD_FILES: dict[str, tuple[bytes, str]] = {
         glb(nodes=[{"mesh": 0, "scale": [1e308] * 3, "translation": [1.7e308] * 3}]),
         "NaN or infinity",
     ),
+    "negative": (with_accessor(0, count=-1), "more vertices than"),
+    "parents": (glb(nodes=[{"children": [2]}, {"children": [2]}, {"mesh": 0}]), "several parents"),
     "circle": (glb(nodes=[{"mesh": 0, "children": [1]}, {"children": [0]}]), "in a circle"),
     "depth": (glb(nodes=[*({"children": [i]} for i in range(1, 66)), {"mesh": 0}]), "more than 64 deep"),
 }
@@ -150,12 +152,41 @@ def test_a_camera_does_not_hide_the_mesh_of_its_node(tmp_path: Path) -> None:
 
 
 def test_too_much_posing_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_INSTANCES", 2)
-    with pytest.raises(UnusableItemError, match="instances are too many"):
-        load_corners(write(tmp_path, ".glb", instances(translation=PLACES)))
     monkeypatch.setattr(module, "MAX_POSED_VERTICES", 7)
     with pytest.raises(UnusableItemError, match="poses more than 7 vertices"):
         load_corners(write(tmp_path, ".glb", skinned([{}, {}])))
+
+
+PRIMITIVE = DOCUMENT["meshes"][0]["primitives"][0]
+MANY_PARTS = {
+    "instances": instances(translation=PLACES),
+    "nodes": glb(nodes=[{"mesh": 0}, {}, {}]),
+    "primitives": glb(meshes=[{"primitives": [PRIMITIVE]}, {"primitives": [PRIMITIVE] * 2}]),
+    "placed primitives": glb(
+        nodes=[{"mesh": 0}] * 2, meshes=[{"primitives": [PRIMITIVE] * 2}], scenes=[{"nodes": [0, 1]}]
+    ),
+    "roots with parents": glb(
+        nodes=[{"children": [1]}, {"mesh": 0}], meshes=[{"primitives": [PRIMITIVE] * 2}], scenes=[{"nodes": [0, 1]}]
+    ),
+}
+
+
+@pytest.mark.parametrize("data", MANY_PARTS.values(), ids=MANY_PARTS)
+def test_too_many_parts_are_refused(data: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path, ".glb", data)
+    load_corners(path)
+    monkeypatch.setattr(module, "MAX_PARTS", 2)
+    with pytest.raises(UnusableItemError, match=r"[34] parts to place, and at most 2 are read; join its meshes"):
+        load_corners(path)
+
+
+def test_many_meshes_that_are_nested_deep_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = [{"children": [1]}, {"children": [2]}, {"children": [3, 4]}, {"mesh": 0}, {"mesh": 0}]
+    path = write(tmp_path, ".glb", glb(nodes=nodes))
+    load_corners(path)
+    monkeypatch.setattr(module, "MAX_NESTING", 50)
+    with pytest.raises(UnusableItemError, match="too many meshes that are nested deep; export it without"):
+        load_corners(path)
 
 
 UNPOSED: dict[str, tuple[bytes, str]] = {

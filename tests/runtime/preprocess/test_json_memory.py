@@ -1,0 +1,62 @@
+"""The memory that JSON takes is bounded by its bytes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runtime.preprocess.json_memory import parsed_json_bytes
+
+N = 200_000
+
+
+def test_plain_text_takes_little() -> None:
+    assert parsed_json_bytes(b"a" * 1000) == 2000
+    assert parsed_json_bytes("é".encode() * 500) == 5000
+
+
+def repeat(value: str) -> bytes:
+    return f"[{value}{f',{value}' * N}]".encode()
+
+
+BODIES = {
+    "lists": repeat("[]"),
+    "lists of a number": repeat("[1000]"),
+    "dicts": repeat("{}"),
+    "dicts of a number": repeat('{"":1000}'),
+    "dicts of a text": repeat('{"text":"ab"}'),
+    "points": repeat("[0.5,0.25,1000]"),
+    "numbers": repeat("1000"),
+    "small numbers": repeat("0"),
+    "letters": repeat('"ab"'),
+    "wide letters": repeat('"é"'),
+    "one wide letter": f'["😀{"a" * 5 * N}"]'.encode(),
+    "an escaped letter": f'["\\ud83d\\ude00{"a" * 5 * N}"]'.encode(),
+    "keys": f'{{"":0{"".join(f",{chr(34)}{at}{chr(34)}:1000" for at in range(N))}}}'.encode(),
+}
+
+
+@pytest.mark.process
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("parser", ["orjson", "json"])
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
+def test_parsing_takes_no_more_memory_than_it_says(parser: str, body: bytes, tmp_path: Path) -> None:
+    pytest.importorskip(parser)
+    said, taken = parsed_json_bytes(body), measure(parser, body, tmp_path / "body")
+    assert 0.05 * said < taken < said + (4 << 20), (said, taken)
+
+
+def measure(parser: str, body: bytes, path: Path) -> int:
+    """Return the bytes that parsing takes in a process of its own."""
+    path.write_bytes(body)
+    code = (
+        f"import re, sys, {parser}; from pathlib import Path\n"
+        "peak = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]) << 10\n"
+        f"data = Path(sys.argv[1]).read_bytes(); {parser}.loads(b'[]'); before = peak()\n"
+        f"values = {parser}.loads(data); print(peak() - before)"
+    )
+    command = [sys.executable, "-c", code, str(path)]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
