@@ -22,13 +22,16 @@ from runtime.cli.options import (
 from runtime.errors import UsageError
 from runtime.inference.options import EmbedOptions
 from runtime.inference.prompts import applied_prompt, prompt_names, quote
+from runtime.jobs.finished import check_finished
 from runtime.jobs.memory_check import warn_of_memory
-from runtime.jobs.origin import check_finished
 from runtime.jobs.outputs import OutputOptions, report_path
 from runtime.jobs.read_vectors import read_ranges
 from runtime.jobs.run import EmbedJob, is_complete, run_job
+from runtime.machine.threads import available_threads
 from runtime.postprocess import Dtype
-from runtime.session.provider_options import CpuOptions, parse_options
+from runtime.session.provider_options import OPTIONS, CpuOptions, OpenVinoOptions, find_reduced_precision, parse_options
+from runtime.session.providers import PROVIDERS, ExecutionProvider, available_providers, find_provider_obstacle
+from runtime.session.session import count_concurrent_batches
 
 _LOCAL_ONLY = ("resume", "ranges", "provider_option", "device_ids")
 
@@ -140,9 +143,8 @@ def _run(arguments: argparse.Namespace) -> int:
     output = OutputOptions(path=path, dtype=arguments.dtype, ranges=ranges)
     job = take_options(EmbedJob, arguments, output=output, options=options, progress=progress)
     if is_complete(job):
-        manifest, inputs = read_manifest(arguments.artifact), arguments.inputs
-        known = check_finished(path, manifest, options, inputs=inputs, column=job.column, dtype=output.dtype)
-        if not known:
+        manifest, reduced = read_manifest(arguments.artifact), _asks_reduced_precision(arguments)
+        if not check_finished(job, manifest, variant=arguments.variant, reduced_precision=reduced):
             print(f"{path} does not tell which job made it: a .npy holds only vectors", file=sys.stderr)
         print(f"{path}: the job is finished, nothing is left to resume; --force embeds everything again")
         return 0
@@ -163,18 +165,41 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _warn_of_memory(arguments: argparse.Namespace) -> None:
-    if arguments.provider in ("cuda", "tensorrt") or arguments.device_ids:
-        return  # batches are in the memory of the GPU
+def _asks_reduced_precision(arguments: argparse.Namespace) -> bool | None:
+    """Return whether the options ask for less than float32; ``None`` if the machine decides."""
     options = parse_options(arguments.provider, arguments.provider_option)
+    if options is None and arguments.provider != "auto":
+        options = OPTIONS[arguments.provider]()
+    if options is None or (isinstance(options, OpenVinoOptions) and options.dtype == "auto"):
+        return None
+    return find_reduced_precision(options) is not None
+
+
+def _warn_of_memory(arguments: argparse.Namespace) -> None:
+    provider = _find_provider(arguments.provider)
+    if provider.device != "cpu" or arguments.device_ids:
+        return  # batches are in the memory of the GPU
+    options = parse_options(arguments.provider, arguments.provider_option) or OPTIONS[provider.name]()
+    workers = arguments.workers or 1
+    threads = max(1, (arguments.threads or available_threads()) // workers)
+    batches = arguments.concurrent_batches or count_concurrent_batches(provider, options, threads)
     warn_of_memory(
         arguments.artifact,
         read_manifest(arguments.artifact),
         arguments.tower,
         batch_size=arguments.batch_size,
         limit=options.memory_limit_bytes if isinstance(options, CpuOptions) else None,
-        workers=arguments.workers or 1,
+        workers=workers,
+        concurrent_batches=min(batches, threads),
     )
+
+
+def _find_provider(name: str) -> ExecutionProvider:
+    """Return the provider called ``name``, or the one that ``auto`` will take."""
+    if name != "auto":
+        return PROVIDERS[name]
+    usable = (each for each in available_providers() if each.in_auto and find_provider_obstacle(each) is None)
+    return next(usable, PROVIDERS["cpu"])
 
 
 def _mention_prompts(towers: Mapping[TowerName, Tower], options: EmbedOptions) -> None:

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 from runtime import console
 from runtime.cli.options import NUMBER, add_command, add_run_options, load_model
 from runtime.errors import UsageError
+from runtime.jobs.items import Unreadable
 from runtime.jobs.origin import check_space
 from runtime.jobs.read_vectors import read_vectors
+from runtime.jobs.text_files import read_file_lines
 from runtime.preprocess.files import looks_like_image_path
 
 if TYPE_CHECKING:
@@ -106,12 +108,18 @@ def _embed(model: Embedder, items: Sequence[str | Path], arguments: argparse.Nam
 
 def _read_names(path: Path, rows: int) -> list[str]:
     try:
-        names = path.read_text("utf-8").splitlines()
-    except (OSError, ValueError) as exc:
+        names = [_check_line(place, line) for place, line in read_file_lines(str(path))]
+    except OSError as exc:
         raise UsageError(f"{path} cannot be read as text ({exc}); give a UTF-8 file") from exc
     if len(names) != rows:
         raise UsageError(f"{path} has {len(names)} lines, but the vectors have {rows} rows; give one name per row")
     return names
+
+
+def _check_line(place: str, line: str | Unreadable) -> str:
+    if isinstance(line, Unreadable):
+        raise UsageError(f"{place}: {line.reason}")
+    return line
 
 
 def _as_items(model: Embedder, inputs: Sequence[str]) -> Sequence[str | Path]:

@@ -39,8 +39,8 @@ def add_commands(commands: Any) -> None:
     )
     tune.add_argument(
         "--threads",
-        help="Measure these numbers of threads per batch, with as many batches side by side as fit (default: 1, half "
-        "of the allowed threads, and all of them)",
+        help="Measure these numbers of threads: on cpu of each batch, with as many batches side by side as fit, and "
+        "elsewhere of all batches (default: 1, half of the allowed threads, and all of them)",
         **NUMBERS,
     )
     tune.add_argument(

@@ -14,6 +14,7 @@ def lock_file(descriptor: int) -> None:
 
     Raises:
         BlockingIOError: Another process has locked it.
+        OSError: Its file system cannot lock files.
     """
     if sys.platform == "win32":
         import msvcrt

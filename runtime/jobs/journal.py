@@ -74,8 +74,8 @@ class Journal:
             force: Drop an unfinished job, unless ``resume`` is given.
 
         Raises:
-            OutputError: Another process writes this output, the folder cannot be written, or there is an unfinished
-                job and neither flag is given.
+            OutputError: Another process writes this output, or there is an unfinished job and neither flag is given. Or
+                the folder cannot be written, or its file system has no locks.
             UsageError: The unfinished job has another fingerprint.
         """
         self._output = output
@@ -183,6 +183,11 @@ class Journal:
                 raise OutputError(message)
         except (BlockingIOError, FileNotFoundError):  # not found: the other job ended and removed its folder just now
             raise OutputError(message) from None
+        except OSError as exc:
+            found = f"the folder {self._folder.parent.absolute()} is on a file system that cannot lock files"
+            self._keep = os.fstat(self._descriptor).st_size > 0
+            way_out = "name an output on another one, such as a local disk, and copy it afterwards"
+            raise OutputError(f"{found} ({exc.strerror or exc}); {way_out}") from exc
 
     def _open_vectors(self, dim: int, fingerprint: Mapping[str, Any] | None) -> None:
         """Open the vectors of a new job with ``fingerprint``, or of the job to resume.

@@ -1,4 +1,4 @@
-"""Warn at the start of a job if the model and a batch may not fit in memory."""
+"""Warn at the start of a job if the model and its batches may not fit in memory."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ def warn_of_memory(
     batch_size: int | None,
     limit: int | None,
     workers: int,
+    concurrent_batches: int,
 ) -> None:
-    """Log a warning if the memory that is left cannot hold ``workers`` models, each with a batch on the CPU provider.
+    """Log a warning if the memory that is left cannot hold ``workers`` models with their batches on the CPU provider.
 
     The kernel kills a process that exceeds its memory, and the process cannot say why.
 
@@ -33,8 +34,9 @@ def warn_of_memory(
         manifest: Its manifest.
         tower: The only tower to load; ``None`` for all.
         batch_size: Number of items of a batch; ``None`` for the default.
-        limit: ``memory_limit_bytes`` of the batches, if any.
+        limit: ``memory_limit_bytes`` of a batch, if any; batches then take turns.
         workers: Number of processes.
+        concurrent_batches: Number of batches that run side by side in each process.
     """
     left = memory_left()
     towers = manifest.select_towers(tower)
@@ -42,16 +44,17 @@ def warn_of_memory(
         return  # loading says what is wrong
     weights = sum(_weight_bytes(manifest, each) for each in towers.values())
     batch = max((_batch_bytes(folder, towers, name, batch_size) for name in towers), default=0)
-    batch = min(batch, limit or batch)
-    needed = workers * max(2 * weights, weights + batch)  # a graph is in memory twice while it is loaded
+    side_by_side = 1 if limit else concurrent_batches
+    batches = min(batch, limit or batch) * side_by_side
+    needed = workers * max(2 * weights, weights + batches)  # a graph is in memory twice while it is loaded
     if left is not None and needed > left:
         ways = ["fewer --workers"] * (workers > 1)
-        ways += ["a smaller --batch-size", "--provider cpu --provider-option memory_limit_bytes=BYTES"] * (
-            batch > weights
-        )
+        if batches > weights:
+            ways += ["--concurrent-batches 1"] * (side_by_side > 1)
+            ways += ["a smaller --batch-size", "--provider cpu --provider-option memory_limit_bytes=BYTES"]
         _LOG.warning(
-            "the model and a batch may take %.2f GB in %s, but %.2f GB of memory are left, and the kernel "
-            "kills a job that takes more; use %s",
+            "the model and its batches may take %.2f GB in %s, but %.2f GB of memory are left, and the "
+            "kernel kills a job that takes more; use %s",
             needed / 1e9,
             "one process" if workers == 1 else f"{workers} processes",
             left / 1e9,

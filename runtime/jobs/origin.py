@@ -14,13 +14,12 @@ import numpy as np
 
 from runtime.array_types import Array
 from runtime.artifact.json_schema import decode
-from runtime.artifact.manifest import Manifest, Tower, TowerName
+from runtime.artifact.manifest import Tower, TowerName
 from runtime.artifact.space import list_facts, parent_space
 from runtime.errors import ManifestError, SpaceError, UsageError
 from runtime.inference.options import EmbedOptions
 from runtime.inference.prompts import applied_prompt
 from runtime.jobs.items import ItemValue
-from runtime.jobs.journal import check_same
 from runtime.jobs.parquet import open_parquet
 from runtime.postprocess import Dtype
 from runtime.session.provider_options import find_reduced_precision
@@ -78,11 +77,11 @@ def describe_origin(
         artifact=model.manifest.name,
         variant=model.variant,
         reduced_precision=find_reduced_precision(model.provider_options) is not None,
-        **_list_settings(options, model.loaded_towers(), inputs=inputs, column=column, dtype=dtype),
+        **list_settings(options, model.loaded_towers(), inputs=inputs, column=column, dtype=dtype),
     )
 
 
-def _list_settings(
+def list_settings(
     options: EmbedOptions, towers: Mapping[TowerName, Tower], *, inputs: Iterable[str], column: str | None, dtype: Dtype
 ) -> dict[str, Any]:
     """Return the fields of an origin that the user of a job chooses."""
@@ -138,35 +137,6 @@ def check_space(model: Embedder, path: Path) -> str | None:
         f"{path} holds vectors of the space {made_in} ({origin.artifact}, {origin.variant}), and {model.manifest.name} "
         f"({model.variant}) embeds in {model.space}; {way_out}. `python -m runtime compat` tells what differs"
     )
-
-
-def check_finished(
-    path: Path, manifest: Manifest, options: EmbedOptions, *, inputs: Iterable[str], column: str | None, dtype: Dtype
-) -> bool:
-    """Check that a finished output is that of a job: of the artifact or a quantized form of it, and of these settings.
-
-    Returns:
-        Whether the file tells how it was made; a .npy does not.
-
-    Raises:
-        SpaceError: It is of another space.
-        UsageError: It was made from other inputs or with other options, or cannot be read.
-    """
-    origin = read_origin(path)
-    if origin is None:
-        return False
-    towers = manifest.select_towers(options.tower)
-    asked = _list_settings(options, towers, inputs=inputs, column=column, dtype=dtype)
-    begun = {name: getattr(origin, name) for name in asked}
-    made_in, space = origin.space, manifest.space
-    if made_in is not None and space is not None and parent_space(made_in) != space.id:
-        raise SpaceError(
-            f"{path} is finished, but by another artifact: it is of the space {made_in} ({origin.artifact}), and "
-            f"{manifest.name} embeds in {space.id}; name another output, or embed everything again with --force and "
-            "without --resume"
-        )
-    check_same(f"{path} is finished, but it", begun, asked, "name another output")
-    return True
 
 
 def digest_item(item: ItemValue) -> int:

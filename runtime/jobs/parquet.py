@@ -9,6 +9,7 @@ from runtime.errors import MissingDependencyError, UsageError, one_line
 from runtime.jobs.items import SourceItem, Unreadable, listed_item
 
 _BATCH_ROWS = 256  # about 50 MB of image bytes
+_BUFFER_BYTES = 1 << 20  # of each column; a row group of images may take gigabytes
 _STRINGS = ("string", "large_string", "string_view")
 _BINARIES = ("binary", "large_binary", "binary_view")
 
@@ -36,11 +37,23 @@ def open_parquet(path: str, name: str, file_system: Any = None) -> Any:
         MissingDependencyError: pyarrow is not installed.
     """
     try:
-        return import_parquet().ParquetFile(path, filesystem=file_system)
+        return parquet_file(path, file_system)
     except (OSError, ValueError, NotImplementedError) as exc:  # pyarrow raises all of these
         raise UsageError(
             f"{name} cannot be read as parquet ({one_line(exc)}); write it again, or leave it out"
         ) from exc
+
+
+def parquet_file(path: str, file_system: Any = None) -> Any:
+    """Return a ``ParquetFile`` that keeps one batch in memory, however large its row groups are.
+
+    Raises:
+        OSError: The file cannot be read.
+        pyarrow.ArrowException: It is not parquet.
+        MissingDependencyError: pyarrow is not installed.
+    """
+    # By default, pyarrow holds each byte that it has read until the file is closed.
+    return import_parquet().ParquetFile(path, filesystem=file_system, pre_buffer=False, buffer_size=_BUFFER_BYTES)
 
 
 def count_rows(path: str, column: str, kind: str) -> int:
@@ -91,12 +104,14 @@ def check_column(schema: Any, path: str, column: str, kind: str) -> None:
     Face's datasets write it.
 
     Raises:
-        UsageError: There is no such column, or it has another type.
+        UsageError: There is no such column, there are several, or it has another type.
     """
     if column not in schema.names:
         raise UsageError(
             f"{path} has no column {column!r}, only {', '.join(schema.names)}; choose one of these with --column"
         )
+    if schema.names.count(column) > 1:
+        raise UsageError(f"{path} has {schema.names.count(column)} columns {column!r}; rename all but one")
     column_type = schema.field(column).type
     accepted = _STRINGS if kind != "image" else (*_STRINGS, *_BINARIES)
     value_type = getattr(column_type, "value_type", column_type) if "dictionary" in str(column_type) else column_type

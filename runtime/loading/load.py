@@ -111,9 +111,9 @@ def load(
     def open_embedder(options: SessionOptions) -> Embedder:
         if in_this_process:
             return Embedder(manifest, Pipeline(folder, towers, manifest.output_dim, options), load_again)
-        from runtime.inference.workers import Workers, split_options
+        from runtime.inference.workers import Workers
 
-        shares = split_options(options, workers, device_ids)
+        shares = _split(options, workers, device_ids)
         return Embedder(manifest, Workers(folder, towers, manifest.output_dim, shares), load_again)
 
     with _checking_hashes(folder, manifest) if check_hashes else nullcontext():
@@ -124,8 +124,18 @@ def load(
                 )
             except ProviderError as exc:
                 _LOG.warning("ignoring stored tuning (%s): %s", tuning, exc)
-        verify_once_on_gpu(folder, manifest, towers, options)
+        for share in dict.fromkeys(_split(options, workers, device_ids)):
+            verify_once_on_gpu(folder, manifest, towers, share)
         return open_in_best_precision(folder, manifest, towers, options, open_embedder)
+
+
+def _split(options: SessionOptions, workers: int | None, device_ids: Sequence[int] | None) -> Sequence[SessionOptions]:
+    """Return the options of each process that loads the artifact: of the workers, or of this process."""
+    if workers is None and device_ids is None:
+        return [options]
+    from runtime.inference.workers import split_options
+
+    return split_options(options, workers, device_ids)
 
 
 @contextmanager

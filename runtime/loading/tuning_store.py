@@ -50,7 +50,7 @@ class TunedSettings:
     Attributes:
         date: Date of the measurement, as ``2026-01-31``.
         artifact: Hash of the artifact's manifest.
-        threads: Threads of one batch.
+        threads: Threads of one batch on ``cpu``; elsewhere of all batches, which share them.
         concurrent_batches: Number of batches side by side.
         batch_size: Items per batch.
         p50_ms: Median time of a batch; ``p95_ms`` is the 95th percentile.
@@ -76,7 +76,7 @@ class TunedSettings:
 
     def __post_init__(self) -> None:
         """Raise :class:`UsageError` if the number of threads or items is out of range."""
-        used = self.threads * self.concurrent_batches
+        used = total_threads(self.provider, self.threads, self.concurrent_batches)
         if not (1 <= used <= self.machine.threads and 1 <= self.batch_size <= LARGEST_BATCH):
             raise UsageError(
                 f"{used} threads and batches of {self.batch_size} are out of range; this machine allows "
@@ -84,7 +84,7 @@ class TunedSettings:
             )
 
     def __str__(self) -> str:
-        threads = format_threads(self.threads, self.concurrent_batches)
+        threads = format_threads(self.provider, self.threads, self.concurrent_batches)
         return f"{self.date}: {self.provider}, {self.variant}, {threads}, batches of {self.batch_size}"
 
     def session_options(self) -> SessionOptions:
@@ -93,7 +93,7 @@ class TunedSettings:
         return SessionOptions(
             provider=self.provider,
             variant=self.variant,
-            threads=self.threads * self.concurrent_batches,
+            threads=total_threads(self.provider, self.threads, self.concurrent_batches),
             concurrent_batches=self.concurrent_batches,
             batch_size=self.batch_size,
             reason=reason,
@@ -101,10 +101,17 @@ class TunedSettings:
         )
 
 
-def format_threads(threads: int, concurrent_batches: int) -> str:
-    """Return the threads of a batch in words: ``2 threads``, or ``4 x 1 thread`` for four batches side by side."""
-    side_by_side = f"{concurrent_batches} x " if concurrent_batches > 1 else ""
-    return f"{side_by_side}{threads} thread{'s' * (threads > 1)}"
+def total_threads(provider: str, threads: int, concurrent_batches: int) -> int:
+    """Return the threads of all batches. On the provider ``cpu`` each batch has its own; elsewhere they share them."""
+    return threads * concurrent_batches if provider == "cpu" else threads
+
+
+def format_threads(provider: str, threads: int, concurrent_batches: int) -> str:
+    """Return threads in words: ``2 threads``, ``4 x 1 thread`` of four batches on the CPU, or shared by 2 batches."""
+    words = f"{threads} thread{'s' * (threads > 1)}"
+    if concurrent_batches == 1:
+        return words
+    return f"{concurrent_batches} x {words}" if provider == "cpu" else f"{words} for {concurrent_batches} batches"
 
 
 def machine_fingerprint() -> MachineFingerprint:

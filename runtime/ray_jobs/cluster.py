@@ -17,6 +17,7 @@ from typing import Any, TextIO, cast
 
 from runtime.errors import ClusterError, MissingDependencyError, UsageError, one_line
 from runtime.machine.threads import available_threads
+from runtime.session.providers import find_provider
 
 _STORE_BYTES = 100 * 2**20  # Ray requires 75 MB; only shards and their results pass through it, no vectors
 _MAX_THREADS = 4  # with more CPUs, more sessions are faster than more threads per session
@@ -35,8 +36,8 @@ class ClusterOptions:
         address: Address of the cluster; ``None``: the one in ``RAY_ADDRESS``, or a new cluster on this machine.
         workers: Number of workers, each with a session; ``None``: as many as the cluster has room for.
         threads: Threads of each worker; ``None``: up to 4, or a share of all CPUs if ``workers`` is given.
-        provider: Execution provider of the workers. ``cuda`` gives each worker a GPU; ``auto`` does so if the cluster
-            has any.
+        provider: Execution provider of the workers. ``cuda`` and ``tensorrt`` give each worker a GPU; ``auto`` does so
+            if the cluster has any.
     """
 
     address: str | None = None
@@ -210,8 +211,10 @@ def assign_resources(options: ClusterOptions, nodes: list[tuple[int, int]]) -> W
 
     Raises:
         ClusterError: The machines have too few CPUs or GPUs. Ray itself would wait without end.
+        UsageError: There is no such provider.
     """
-    gpus = int(options.provider == "cuda" or (options.provider == "auto" and any(gpus for _, gpus in nodes)))
+    is_auto = options.provider == "auto"
+    gpus = int(any(owned for _, owned in nodes) if is_auto else find_provider(options.provider).device == "cuda")
     usable = [(cpus, owned) for cpus, owned in nodes if cpus and owned >= gpus]
     if not usable:
         missing, way_out = ("GPU", "use --provider cpu") if gpus else ("CPU", "add one")

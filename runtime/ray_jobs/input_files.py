@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import codecs
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -29,7 +29,7 @@ from runtime.jobs.inputs import (
 )
 from runtime.jobs.parquet import check_column, open_parquet
 from runtime.jobs.text_files import BLANKS
-from runtime.ray_jobs.storage import absolute, is_uri, join, open_place, public_name
+from runtime.ray_jobs.storage import absolute, is_uri, join, open_buffered, open_place, public_name
 
 Format = Literal["parquet", "txt", "jsonl", "files"]
 
@@ -98,13 +98,14 @@ def find_inputs(places: Sequence[str], column: str | None, tower: TowerName) -> 
         tower: Kind of item.
 
     Raises:
-        UsageError: There is no input, the files have different formats or schemas, or ``column`` does not fit them.
+        UsageError: There is no input, the files have different formats or schemas, a file holds no texts, or ``column``
+            does not fit them.
     """
     files = [file for place in places for file in _list_files(place, tower)]
     twice = [place for place, count in Counter(file.place for file in files).items() if count > 1]
     if twice:
         raise UsageError(f"{public_name(twice[0])} is given twice; each row is embedded once, so give it once")
-    formats = {_format(file.name) for file in files}
+    formats = {_format(file.name, tower) for file in files}
     if len(formats) != 1:
         found = f"of several formats, {', '.join(sorted(formats))}" if formats else "empty"
         raise UsageError(f"the input {' '.join(map(public_name, places))} is {found}; give files of one format")
@@ -164,20 +165,25 @@ def _pick(names: Sequence[str], place: str, tower: TowerName) -> list[str]:
     raise UsageError(f"{place} holds no file that ends in {expected}; name the files themselves")
 
 
-def _format(name: str) -> Format:
+def _format(name: str, tower: TowerName) -> Format:
     suffix = file_suffix(name)
     if suffix in CSV_SUFFIXES:
         raise UsageError(f"{name} cannot be split among workers; convert it to .parquet, or leave --engine ray out")
-    return cast("Format", suffix[1:]) if suffix in LIST_SUFFIXES else "files"
+    if suffix in LIST_SUFFIXES:
+        return cast("Format", suffix[1:])
+    if tower == "text":
+        way_out = "give texts as .txt (one per line), .jsonl or .parquet"
+        raise UsageError(f"{name} is a file, but a text is expected; {way_out}")
+    return "files"
 
 
 def _count_lines(file: InputFile, *, blanks: bool) -> InputFile:
     """Return ``file`` with the number of its lines; blank lines count if they are texts."""
-    file_system, path = open_place(file.place)
     offsets, position, rows = array("q"), 0, 0
-    with io.BufferedReader(file_system.open_input_file(path)) as stream:
+    with open_buffered(file.place) as stream:
         for line in stream:
-            if blanks or line.strip(BLANKS.encode()):
+            text = line if position else line.removeprefix(codecs.BOM_UTF8)
+            if blanks or text.strip(BLANKS.encode()):
                 if rows % STEP == 0:
                     offsets.append(position)
                 rows += 1

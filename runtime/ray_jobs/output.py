@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import logging
 import re
 import secrets
 import shutil
@@ -19,6 +19,7 @@ from runtime.errors import OutputError, UsageError
 from runtime.jobs.origin import VectorOrigin, to_metadata
 from runtime.ray_jobs.storage import absolute, is_uri, join, open_place, public_name
 
+_LOG = logging.getLogger("runtime")
 SUCCESS = "_SUCCESS"  # the marker of Hadoop and Spark, which readers of parquet skip
 OWN_COLUMNS = ("source_file", "source_row", "error", "embedding")
 _PART = re.compile(r"part-\d{6,}\.parquet")
@@ -97,7 +98,8 @@ class OutputFolder:
                 file_system, path = open_place(self.place)
                 file_system.create_dir(path, recursive=True)
             else:
-                partial = self._final.with_name(f".{self._final.name}.{os.getpid()}.partial")
+                _warn_of_leftovers(self._final)
+                partial = self._final.with_name(f".{self._final.name}.{secrets.token_hex(4)}.partial")
                 partial.mkdir()
                 self.place = str(partial)
         except OSError as exc:
@@ -172,6 +174,14 @@ def _check_free(output: str, *, force: bool) -> None:
         raise OutputError(f"the output {shown} holds {foreign[0]}, which is not from a job; name another place")
     if names and not force:
         raise OutputError(f"the output {shown} exists; name another place, or replace it with --force")
+
+
+def _warn_of_leftovers(output: Path) -> None:
+    """Log the folders of killed jobs beside ``output``. One of them may be of a job that runs on another machine."""
+    left = re.compile(rf"\.{re.escape(output.name)}\.[0-9a-f]{{8}}\.(partial|old|removed)")
+    for path in sorted(output.parent.iterdir()):
+        if left.fullmatch(path.name):
+            _LOG.warning("%s is left of a killed job; remove it, unless another job writes %s now", path, output.name)
 
 
 def _names(place: str) -> list[str] | None:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-from pyarrow import parquet
 
 from runtime.errors import UsageError
+from runtime.jobs.inputs import file_suffix
 from runtime.jobs.items import ItemValue, Unreadable
-from runtime.jobs.parquet import row_item
+from runtime.jobs.parquet import parquet_file, row_item
 from runtime.jobs.text_files import parse_lines, read_lines
+from runtime.preprocess.item import UnusableItemError
 from runtime.ray_jobs.input_files import STEP, InputFile, InputFiles, InputFormat
-from runtime.ray_jobs.storage import is_uri, open_place
+from runtime.ray_jobs.storage import is_uri, open_buffered, open_place
+
+if TYPE_CHECKING:
+    from runtime.artifact.manifest import TowerName
+    from runtime.preprocess.mesh.triangles import MeshLike, SceneLike
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,11 +122,12 @@ def read_shard(shard: Shard, form: InputFormat) -> ShardRows:
         pyarrow.ArrowException: A parquet file is damaged.
         UsageError: A file has lost rows since it was counted.
     """
-    read: list[ItemValue] = []
+    read: list[Any] = []
     carried: list[pa.Table] = []
     for span in shard.ranges:
+        items: list[Any]
         if form.name == "files":
-            items = [_read_file(span.place)]
+            items = [_read_file(span.place, form.tower)]
         elif form.name == "parquet":
             items, table = _read_parquet(span, form)
             carried.append(table)
@@ -143,13 +148,14 @@ def read_shard(shard: Shard, form: InputFormat) -> ShardRows:
 def _read_parquet(span: RowRange, form: InputFormat) -> tuple[list[ItemValue], pa.Table]:
     """Read the row groups that overlap ``span`` in batches, and keep only its rows."""
     file_system, path = open_place(span.place)
-    with parquet.ParquetFile(path, filesystem=file_system) as file:
+    with parquet_file(path, file_system) as file:
         groups, skip = _row_groups(file.metadata, span)
         kept, missing = [], span.rows
         for batch in file.iter_batches(batch_size=max(missing, 1024), row_groups=groups):
             rows = batch.slice(skip, missing)
-            kept.append(rows)
             skip, missing = max(0, skip - batch.num_rows), missing - rows.num_rows
+            if rows.num_rows:  # an empty slice would keep its whole batch in memory
+                kept.append(rows)
             if not missing:
                 break
         table = pa.Table.from_batches(kept, schema=file.schema_arrow).replace_schema_metadata()
@@ -166,20 +172,30 @@ def _row_groups(metadata: Any, span: RowRange) -> tuple[list[int], int]:
 
 
 def _read_lines(span: RowRange, form: InputFormat) -> list[ItemValue]:
-    file_system, path = open_place(span.place)
-    with file_system.open_input_file(path) as file:
-        file.seek(span.offset)
-        lines = read_lines(io.BufferedReader(file), span.name, first=span.start + 1)
+    with open_buffered(span.place, span.offset) as file:
+        lines = read_lines(file, span.name, first=span.start + 1)
         sources = parse_lines(lines, kind=form.tower, column=form.column if form.name == "jsonl" else None)
         return [source.item for source in itertools.islice(sources, span.rows)]
 
 
-def _read_file(place: str) -> ItemValue:
+def _read_file(place: str, kind: TowerName) -> ItemValue | MeshLike | SceneLike:
+    """Return the path of a local file, or the content of a file behind a URI: bytes, or a mesh."""
     if not is_uri(place):
         return Path(place)
     file_system, path = open_place(place)
     try:
         with file_system.open_input_file(path) as file:
-            return bytes(file.read())
+            data = bytes(file.read())
     except OSError as exc:
         return Unreadable(f"it cannot be read ({exc})")
+    return _parse_mesh(data, file_suffix(path)) if kind == "mesh" else data
+
+
+def _parse_mesh(data: bytes, suffix: str) -> Unreadable | MeshLike | SceneLike:
+    from runtime.preprocess.mesh.formats import read_mesh_bytes
+
+    try:
+        mesh: MeshLike | SceneLike = read_mesh_bytes(data, suffix)
+    except UnusableItemError as exc:
+        return Unreadable(str(exc))
+    return mesh

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from pyarrow import fs
 
 from runtime.errors import UsageError
+
+_BUFFER_BYTES = 8 << 20  # an object store takes tens of milliseconds for a request of any size
 
 
 def is_uri(place: str) -> bool:
@@ -29,6 +32,18 @@ def open_place(place: str) -> tuple[fs.FileSystem, str]:
         way_out = "give a path or a URI such as s3://bucket/folder"
         raise UsageError(f"{public_name(place)} cannot be opened ({exc}); {way_out}") from exc
     return file_system, path
+
+
+def open_buffered(place: str, offset: int = 0) -> io.BufferedReader:
+    """Open the file at ``place`` to be read in large requests, from the byte ``offset`` on.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    file_system, path = open_place(place)
+    file = file_system.open_input_file(path)
+    file.seek(offset)
+    return io.BufferedReader(file, _BUFFER_BYTES)
 
 
 def join(place: str, relative: str) -> str:

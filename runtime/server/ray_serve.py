@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -20,10 +21,12 @@ from runtime.server.request_errors import RequestError
 from runtime.server.run import build_service, open_models, prepare_process
 from runtime.server.service import EmbeddingService
 from runtime.server.settings import ServerSettings
+from runtime.session.provider_options import resolve_options
+from runtime.session.providers import find_provider
 
 # Ray's own limit is 5, which would leave nothing to batch. The admission of each replica is the bound.
 _MOST_REQUESTS = 10_000
-_KNOWN = ("artifacts", "replicas", "threads", "memory", "settings", "session", "options")
+_KNOWN = ("artifacts", "replicas", "threads", "gpus", "memory", "settings", "session", "options")
 _OF_RAY = ("host", "port", "drain_seconds", "hang_seconds", "max_header_bytes")  # its proxy and its controller do these
 _SETTINGS = tuple(field.name for field in fields(ServerSettings) if field.name not in _OF_RAY)
 
@@ -37,6 +40,8 @@ def app(arguments: Mapping[str, Any]) -> Any:
             - ``artifacts``: a folder, or folders by the names that clients know. All machines must see them.
             - ``replicas``: number of replicas; by default 1, and ``auto`` for Ray's autoscaling.
             - ``threads``: CPUs and threads of each replica; by default 1.
+            - ``gpus``: GPUs of each replica, or a share of one; by default 1 if ``session`` names a provider for GPUs,
+              else 0.
             - ``memory``: bytes of memory of each replica; by default those of the machine.
             - ``settings``: fields of the server's settings, such as ``truncate``.
             - ``session``: other keyword arguments of ``load``, such as ``variant``.
@@ -52,20 +57,19 @@ def app(arguments: Mapping[str, Any]) -> Any:
         raise MissingDependencyError(f"{exc}; pip install 'embedding-backbones[ray-serve]'") from exc
     _check_names(arguments, _KNOWN, "")
     _check_names(arguments.get("settings", {}), _SETTINGS, "settings: ")
-    threads, memory = int(arguments.get("threads", 1)), arguments.get("memory")
-    settings = ServerSettings(**{"memory_limit": memory and int(memory), **arguments.get("settings", {})})
+    threads, memory = int(arguments.get("threads", 1)), int(arguments.get("memory") or 0)
+    settings = ServerSettings(**{"memory_limit": memory or None, **arguments.get("settings", {})})
     session = {"threads": threads, **arguments.get("session", {})}
     replicas = arguments.get("replicas", 1)
-    resources = {"num_cpus": threads} | ({"memory": int(memory)} if memory else {})
     options = {
         "name": "embedding-backbones",
         "num_replicas": replicas if replicas == "auto" else int(replicas),
         "max_ongoing_requests": _MOST_REQUESTS,
-        "ray_actor_options": resources,
+        "ray_actor_options": replica_resources(threads, memory, arguments.get("gpus"), session),
     }
     further = arguments.get("options", {})
     if twice := sorted(options.keys() & further):
-        raise UsageError(f"options: {twice[0]} is set by the server; use replicas, threads and memory")
+        raise UsageError(f"options: {twice[0]} is set by the server; use replicas, threads, gpus and memory")
     deployment = serve.deployment(**options, **further)
     ingress = serve.ingress(_builder(_name(arguments.get("artifacts")), settings, session))
     return deployment(ingress(Replica)).bind()
@@ -86,6 +90,29 @@ class Replica:
             await Replica.service.health.check()
         except RequestError as exc:
             raise RuntimeError(str(exc)) from None
+
+
+def replica_resources(threads: int, memory: int, gpus: object, session: Mapping[str, Any]) -> dict[str, float]:
+    """Return the resources that Ray reserves for each replica. ``gpus`` is ``None`` if the provider decides.
+
+    Raises:
+        UsageError: The session has no such provider, or ``gpus`` is no number from 0 up.
+    """
+    if gpus is None:
+        provider, _ = resolve_options(session.get("provider", "auto"), session.get("provider_options"))
+        gpus = int(provider != "auto" and find_provider(provider).device == "cuda")
+    reserved = {"num_cpus": threads, "num_gpus": _parse_share(gpus), "memory": memory}
+    return {name: amount for name, amount in reserved.items() if amount}
+
+
+def _parse_share(gpus: object) -> float:
+    try:
+        share = float(str(gpus))
+    except ValueError:
+        share = -1
+    if not 0 <= share < math.inf:
+        raise UsageError(f"gpus is {gpus!r}, it must be a number from 0 up")
+    return share
 
 
 def _check_names(given: Mapping[str, Any], known: Sequence[str], place: str) -> None:

@@ -86,6 +86,17 @@ class SessionOptions:
         return replace(self, provider=provider, provider_options=options, threads=threads)
 
 
+def count_concurrent_batches(provider: ExecutionProvider, settings: ProviderOptions, threads: int) -> int:
+    """Return the number of batches that share ``threads`` side by side, unless the caller chooses one.
+
+    On a GPU, one batch is copied while another is computed. With a limit of memory on the CPU, batches take turns.
+    """
+    if provider.device != "cpu":
+        return 1 if uses_cuda_graphs(settings) else min(2, threads)
+    is_limited = isinstance(settings, CpuOptions) and settings.memory_limit_bytes is not None
+    return threads if provider.name == "cpu" and not is_limited else 1
+
+
 def _fits(number: int | None, largest: int) -> bool:
     return number is None or (isinstance(number, Integral) and 1 <= number <= largest)
 
@@ -125,7 +136,9 @@ class Session:
             first = self._open(folder, tower, options, find_provider(options.provider))
         check_signature(first, tower, self._files[0])
         self._device_runner = DeviceRunner(first, tower.output, self.provider, self.provider_options)
-        self.concurrent_batches = self._count_concurrent(options)
+        self.concurrent_batches = options.concurrent_batches or count_concurrent_batches(
+            self.provider, self.provider_options, self.threads
+        )
         self._sessions = GraphSessions(
             first,
             self._open_again,
@@ -205,16 +218,6 @@ class Session:
             session.run([self._output.name], dict(feeds))
             events: list[dict[str, Any]] = json.loads(Path(session.end_profiling()).read_text("utf-8"))
         return events
-
-    def _count_concurrent(self, options: SessionOptions) -> int:
-        """Return the number of batches side by side. With a limit of memory on the CPU, batches take turns."""
-        settings = self.provider_options
-        if self.provider.device != "cpu":  # one batch copies while the other computes
-            default = 1 if uses_cuda_graphs(settings) else min(2, self.threads)
-        else:
-            is_limited = isinstance(settings, CpuOptions) and settings.memory_limit_bytes is not None
-            default = self.threads if self.provider.name == "cpu" and not is_limited else 1
-        return options.concurrent_batches or default
 
     def _open_again(self, threads: int, *, trace: Path | None = None) -> onnxruntime.InferenceSession:
         """Open the graph with another number of threads, with a trace, or in a forked process.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from runtime.artifact.manifest import TowerName
 from runtime.artifact.variants import VariantName
-from runtime.loading.tuning_store import format_threads
+from runtime.loading.tuning_store import format_threads, total_threads
 from runtime.machine.child_process import JsonWorker
 
 
@@ -18,11 +18,17 @@ class TuneSetting:
 
     provider: str
     variant: VariantName
-    threads: int  # of one batch
-    concurrent_batches: int = 1  # as many as fit into the allowed threads, on the provider ``cpu``
+    threads: int  # of one batch on the provider ``cpu``; elsewhere of all batches, which share them
+    concurrent_batches: int = 1  # as many as the threads allow on the provider ``cpu``; elsewhere the default
 
     def __str__(self) -> str:
-        return f"{self.provider}, {self.variant}, {format_threads(self.threads, self.concurrent_batches)}"
+        threads = format_threads(self.provider, self.threads, self.concurrent_batches)
+        return f"{self.provider}, {self.variant}, {threads}"
+
+    @property
+    def total_threads(self) -> int:
+        """The threads of all batches."""
+        return total_threads(self.provider, self.threads, self.concurrent_batches)
 
 
 class TuneCandidate(JsonWorker):

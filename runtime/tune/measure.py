@@ -22,6 +22,7 @@ from runtime.loading.tuning_store import LARGEST_BATCH
 from runtime.machine.threads import available_threads
 from runtime.session.provider_options import OPTIONS
 from runtime.session.providers import ExecutionProvider, available_providers, find_provider, find_provider_obstacle
+from runtime.session.session import count_concurrent_batches
 from runtime.session.variant_selection import choose_graph, find_variant_obstacle
 from runtime.tune.candidate import TuneCandidate, TuneSetting
 from runtime.tune.report import RefusedCase, TuneReport, summarize
@@ -38,7 +39,8 @@ class TuneOptions:
     max_latency_ms: float | None = None  # bound on the 95th percentile of the time of a call
     min_cosine: float = 0.999  # bound on the cosine similarity to the golden vectors
     batch_sizes: tuple[int, ...] = (1, 8, 32)  # numbers of items of a call
-    threads: tuple[int, ...] | None = None  # of one batch; by default 1, half of the allowed number, and all allowed
+    # Of one batch on ``cpu``, elsewhere of all; by default 1, half of the allowed number, and all allowed.
+    threads: tuple[int, ...] | None = None
     provider: str = "auto"  # ``auto`` measures every provider that ``load`` tries
     tower: TowerName | None = None  # needed if the artifact has two towers
     rounds: int = 10  # turns of each case
@@ -62,8 +64,8 @@ class TuneOptions:
 def measure(folder: Path, options: TuneOptions, *, start: Start = TuneCandidate, progress: bool = False) -> TuneReport:
     """Measure a tower on this machine in every case.
 
-    A call is ``embed`` of golden items, as arrays or strings, preprocessing included. It has one batch, or as many
-    batches side by side as the threads allow.
+    A call is ``embed`` of golden items, as arrays or strings, preprocessing included. It has all batches that run side
+    by side: as many as the threads allow on the CPU, and the default number elsewhere.
     Each provider, variant and number of threads is loaded in its own process. All stay loaded and take turns, so that
     other load on the machine affects all alike. ``start`` starts a candidate for each setting.
 
@@ -138,8 +140,9 @@ def _list_settings(tower: Tower, options: TuneOptions) -> tuple[list[TuneSetting
 
 
 def _setting(provider: ExecutionProvider, variant: VariantName, threads: int) -> TuneSetting:
-    """Return the setting with ``threads`` for each batch, and as many batches side by side as the threads allow."""
-    batches = available_threads() // threads if provider.name == "cpu" else 1
+    """Return the setting with ``threads`` for each batch on ``cpu``, elsewhere for the default number of batches."""
+    shared = count_concurrent_batches(provider, OPTIONS[provider.name](), threads)
+    batches = available_threads() // threads if provider.name == "cpu" else shared
     return TuneSetting(provider=provider.name, variant=variant, threads=threads, concurrent_batches=batches)
 
 

@@ -143,7 +143,8 @@ def render_text(report: TuneReport) -> str:
     ]
     lines = [
         report.inputs,
-        "a call is embed() of the batches that run side by side, each with these threads, preprocessing included",
+        "a call is embed() of the batches that run side by side, preprocessing included; on cpu each has these "
+        "threads, elsewhere they share them",
         *([console.table(header, rows)] if rows else []),
     ]
     lines += [f"refused: {refused.name}: {refused.reason}" for refused in report.refused]

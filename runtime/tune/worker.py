@@ -39,7 +39,7 @@ def open_model(folder: Path, tower: TowerName, setting: TuneSetting) -> tuple[Em
         folder,
         provider=setting.provider,
         variant=setting.variant,
-        threads=setting.threads * setting.concurrent_batches,
+        threads=setting.total_threads,
         concurrent_batches=setting.concurrent_batches,
         tower=tower,
         check_hashes=False,

@@ -53,7 +53,7 @@ def online(folder: Path, revision: str = REVISION, *, newer: str | None = None) 
         return SimpleNamespace(sha=next(commits, newer or revision), siblings=siblings)
 
     def list_tree(*_: object, **__: object) -> list[RepoFile]:
-        return [RepoFile(path=name, size=1, oid="0" * 40) for name in _names(folder)]
+        return [RepoFile(path=name, size=1, oid="0" * 40) for name in _names(folder)]  # type: ignore[no-untyped-call]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(HfApi, "model_info", describe)

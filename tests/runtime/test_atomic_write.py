@@ -59,3 +59,15 @@ def test_a_full_disk_is_reported(tmp_path: Path, small_disk: Callable[[], Abstra
     with pytest.raises(OutputError, match=r"cannot write .*report\.json \(File too large\)"), small_disk():
         write_text(tmp_path / "report.json", "x" * 5000)
     assert not list(tmp_path.iterdir())
+
+
+def test_two_that_write_at_once_do_not_mix(tmp_path: Path) -> None:
+    """In containers, processes that share a folder may have the same id."""
+    path = tmp_path / "report.json"
+    with replacing(path) as first:
+        first.write_text("first")
+        with replacing(path) as second:
+            second.write_text("second")
+        assert path.read_text() == "second"
+    assert path.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [path]

@@ -293,6 +293,26 @@ def test_search_prints_the_nearest_first(
     assert float(second.split()[1]) < 1
 
 
+@pytest.mark.parametrize(
+    ("names", "code", "message"),
+    [
+        ("\ufeffone\u2028still one\ntwo\n".encode(), 0, "still one"),
+        (b"one\n\n", 0, ""),
+        (b"one\n\xff\n", 2, "names.txt:2: the line is not UTF-8"),
+        ("one\ntwo\n".encode("utf-16"), 2, "names.txt is UTF-16"),
+    ],
+)
+def test_names_have_the_lines_of_embed(
+    names: bytes, code: int, message: str, exported_text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "v.npy", runtime.load(exported_text).embed(["one", "two"]))
+    (tmp_path / "names.txt").write_bytes(names)
+    words = ["search", str(exported_text), "one", str(tmp_path / "v.npy"), "--names", str(tmp_path / "names.txt")]
+    assert main(words) == code
+    printed = capsys.readouterr()
+    assert message in (printed.err if code else printed.out)
+
+
 def test_search_puts_the_prompt_of_queries_before_a_text(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -83,4 +83,4 @@ def test_other_words_are_texts(text: str) -> None:
 
 def test_a_cluster_does_not_split_a_csv_file() -> None:
     with pytest.raises(UsageError, match=r"t.csv cannot be split among workers; convert it to \.parquet"):
-        _format("t.csv")
+        _format("t.csv", "text")

@@ -93,3 +93,43 @@ def test_an_output_that_appears_while_the_model_is_loaded_is_kept(
     assert (tmp_path / "v.npy").read_bytes() == b"of another process"
     assert not work_folder(tmp_path / "v.npy").exists()
     assert embed("a", "-o", "v.npy", *resume, "--force") == 0
+
+
+@pytest.mark.parametrize("name", ["v.npy", "v.npz", "v.parquet"])
+def test_a_finished_output_of_other_ranges_is_not_taken_for_this_one(
+    name: str, embed: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    low, high = -np.ones(24, np.float32), np.ones(24, np.float32)
+    np.save("same.npy", np.stack([low, high]))
+    np.save("wider.npy", np.stack([low, 2 * high]))
+    words = ["a", "b", "-o", name, "--dtype", "int8"]
+    assert embed(*words, "--ranges", "same.npy") == 0
+    assert embed(*words, "--ranges", "same.npy", "--resume") == 0
+    assert embed(*words, "--resume") == 0
+    assert embed(*words, "--ranges", "wider.npy", "--resume") == 2
+    assert f"{name} is finished, but it is another job: its ranges are not those of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], None),
+        (["--provider", "openvino"], None),
+        (["--provider", "cpu"], "its reduced_precision is true, but now it is false"),
+        (["--provider", "openvino", "--provider-option", "dtype=bf16"], None),
+        (["--provider", "openvino", "--provider-option", "dtype=fp32"], "its reduced_precision is true"),
+    ],
+)
+def test_a_finished_output_of_another_precision_is_not_taken_for_this_one(
+    words: list[str],
+    message: str | None,
+    embed: Callable[..., int],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert embed("a", "-o", "v.parquet") == 0
+    table = pq.read_table(tmp_path / "v.parquet")
+    origin = table.schema.metadata[b"origin"].replace(b'"reduced_precision": false', b'"reduced_precision": true')
+    pq.write_table(table.replace_schema_metadata({**table.schema.metadata, b"origin": origin}), tmp_path / "v.parquet")
+    assert embed("a", "-o", "v.parquet", "--resume", *words) == (2 if message else 0)
+    assert (message or "") in capsys.readouterr().err

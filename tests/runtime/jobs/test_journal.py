@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -250,3 +253,26 @@ def test_a_move_that_was_only_announced_is_made_again(begun: Path, journal_file:
     journal.move_vectors()
     journal.close()
     np.testing.assert_array_equal(np.load(begun), rows_of(4))
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_named_and_keeps_what_is_there(
+    number: int, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    why = re.escape(f"({os.strerror(number)})")
+    message = f"the folder {output.parent} is on a file system that cannot lock files {why}; name an output on another"
+    with monkeypatch.context() as patch:
+        patch.setattr("runtime.jobs.journal.lock_file", refuse)
+        with pytest.raises(OutputError, match=message):
+            open_journal(output)
+    assert not work_folder(output).exists()
+    journal = open_journal(output)
+    journal.append(make_entry(3, 2), rows_of(2))
+    journal.close()
+    monkeypatch.setattr("runtime.jobs.journal.lock_file", refuse)
+    with pytest.raises(OutputError, match=message):
+        open_journal(output, resume=True)
+    assert is_begun(output)

@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 
 from runtime.artifact.reader import read_manifest
+from runtime.cli import embed as command
 from runtime.cli.main import main
+from runtime.errors import UsageError
 from runtime.jobs import memory_check
 from runtime.jobs.memory_check import warn_of_memory
+from runtime.session.providers import PROVIDERS
 from tests.runtime.toy_artifact import write_artifact
 
 BATCH = "a smaller --batch-size or --provider cpu --provider-option memory_limit_bytes=BYTES"
@@ -24,6 +27,8 @@ BATCH = "a smaller --batch-size or --provider cpu --provider-option memory_limit
         (10**9, {}, None),
         (10**6, {}, f"may take 0.00 GB in one process, but 0.00 GB of memory are left, .* use {BATCH}"),
         (10**6, {"limit": 10**5}, None),
+        (10**7, {"concurrent_batches": 3}, f"in one process, .* use --concurrent-batches 1 or {BATCH}"),
+        (10**7, {"concurrent_batches": 3, "limit": 10**5}, None),
         (10**7, {"workers": 3}, f"may take 0.01 GB in 3 processes, .* use fewer --workers or {BATCH}"),
         (10, {"limit": 1}, "use a smaller model, or allow more memory"),
     ],
@@ -38,10 +43,53 @@ def test_too_little_memory_is_warned_of_with_a_way_out(
 ) -> None:
     folder = write_artifact(tmp_path / "toy")
     monkeypatch.setattr(memory_check, "memory_left", lambda: left)
-    common: dict[str, Any] = {"batch_size": None, "limit": None, "workers": 1}
+    common: dict[str, Any] = {"batch_size": None, "limit": None, "workers": 1, "concurrent_batches": 1}
     warn_of_memory(folder, read_manifest(folder), None, **common | options)
     assert len(caplog.records) == (message is not None)
     assert re.search(message or "", caplog.text)
+
+
+@pytest.mark.parametrize(
+    ("words", "batches"),
+    [
+        ([], 4),
+        (["--threads", "3"], 3),
+        (["--workers", "2"], 2),
+        (["--concurrent-batches", "1"], 1),
+        (["--workers", "3", "--concurrent-batches", "2"], 1),
+        (["--provider-option", "memory_limit_bytes=500000"], 1),
+    ],
+)
+def test_as_many_batches_as_run_side_by_side_are_counted(
+    words: list[str], batches: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[int] = []
+
+    def count(*_: Any, concurrent_batches: int, **__: Any) -> None:
+        counted.append(concurrent_batches)
+        raise UsageError("enough")
+
+    monkeypatch.setattr(command, "available_threads", lambda: 4)
+    monkeypatch.setattr(command, "warn_of_memory", count)
+    folder = write_artifact(tmp_path / "toy")
+    assert main(["embed", str(folder), "a b", "-o", str(tmp_path / "v.npy"), "--provider", "cpu", *words]) == 2
+    assert counted == [batches]
+
+
+@pytest.mark.parametrize("obstacle", [None, "there is no driver"])
+def test_batches_on_a_gpu_are_not_counted(
+    obstacle: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def load(*_: Any, **__: Any) -> Any:
+        raise UsageError("enough")
+
+    monkeypatch.setattr(command, "available_providers", lambda: [PROVIDERS["cuda"], PROVIDERS["cpu"]])
+    monkeypatch.setattr(command, "find_provider_obstacle", lambda each: obstacle if each.name == "cuda" else None)
+    monkeypatch.setattr(command, "load_model", load)
+    monkeypatch.setattr(memory_check, "memory_left", lambda: 10**6)
+    folder = write_artifact(tmp_path / "toy")
+    assert main(["embed", str(folder), "a b", "-o", str(tmp_path / "v.npy")]) == 2
+    assert bool(caplog.records) is (obstacle is not None)
 
 
 def test_the_command_embed_warns_and_goes_on(

@@ -99,6 +99,9 @@ def test_a_finished_output_of_another_space_is_not_called_finished(
 ) -> None:
     assert main(["embed", "toy", "t.txt", "--tower", "text", "-o", "v.npz", "--resume", "--variant", "int8"]) == 0
     assert main(["embed", "toy", "t.txt", "--tower", "text", "-o", "v.npz", "--resume"]) == 0
+    assert main(["embed", "toy", "t.txt", "--tower", "text", "-o", "v.npz", "--resume", "--variant", "int8"]) == 0
+    assert main(["embed", "toy", "t.txt", "--tower", "text", "-o", "v.npz", "--resume", "--variant", "fp32"]) == 2
+    assert 'its variant is "int8", but now it is "fp32"; name another output' in capsys.readouterr().err
     assert main(["embed", "other", "t.txt", "--tower", "text", "-o", "v.npz", "--resume"]) == 1
     assert "v.npz is finished, but by another artifact" in capsys.readouterr().err
 

@@ -6,17 +6,19 @@ import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
 
+import runtime
 from runtime.artifact.manifest import Manifest
 from runtime.artifact.reader import read_manifest
 from runtime.errors import ProviderError
 from runtime.loading import gpu_check
 from runtime.loading.gpu_check import verify_once_on_gpu
 from runtime.machine import cuda_driver
-from runtime.session.provider_options import ReducedPrecision
+from runtime.session.provider_options import CudaOptions, ReducedPrecision, device_of
 from runtime.session.providers import PROVIDERS
 from runtime.session.session import SessionOptions
 from runtime.session.settled_variants import find_verdict
@@ -121,3 +123,22 @@ def test_a_check_that_fails_to_run_is_repeated(folder: Path, caplog: pytest.LogC
 def test_the_first_check_waits_for_tensor_cores(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_driver, "has_fp16_units", lambda device: False)
     assert check(folder) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "devices"),
+    [({}, [0]), ({"device_ids": [1, 2]}, [1, 2]), ({"device_ids": [3]}, [3]), ({"workers": 2}, [0])],
+    ids=str,
+)
+def test_each_gpu_that_will_run_is_checked(
+    arguments: dict[str, Any], devices: list[int], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[int] = []
+
+    def check(folder: Path, manifest: Manifest, towers: Any, options: SessionOptions) -> None:
+        checked.append(device_of(options.provider_options or CudaOptions()))
+
+    monkeypatch.setattr("runtime.loading.load.verify_once_on_gpu", check)
+    monkeypatch.setattr("runtime.loading.load.open_in_best_precision", lambda *_: None)
+    runtime.load(folder, provider="cuda", **arguments)
+    assert checked == devices

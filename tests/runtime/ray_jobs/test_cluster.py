@@ -36,6 +36,8 @@ def options(workers: int | None, threads: int | None, provider: str = "cpu") -> 
         (options(18, 1), CPU_NODES, (18, 1, 0)),
         (options(None, None, "auto"), GPU_NODES, (4, 4, 1)),
         (options(None, 16, "cuda"), GPU_NODES, (2, 16, 1)),
+        (options(None, None, "tensorrt"), GPU_NODES, (4, 4, 1)),
+        (options(None, None, "openvino"), GPU_NODES, (9, 4, 0)),
         (options(None, None, "cpu"), [(1, 0)], (1, 1, 0)),
     ],
 )
@@ -52,6 +54,7 @@ def test_workers_share_what_there_is(
         (options(5, 4), "5 workers of 4 threads each do not fit: the cluster has room for 4"),
         (options(None, 17), "1 workers of 17 threads each do not fit: the cluster has room for 0"),
         (options(1, None, "cuda"), "none of the cluster's 2 machines has a GPU for a worker; use --provider cpu"),
+        (options(1, None, "tensorrt"), "none of the cluster's 2 machines has a GPU for a worker"),
     ],
 )
 def test_too_much_is_refused_where_ray_would_wait_for_ever(asked: ClusterOptions, message: str) -> None:

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
@@ -11,6 +15,8 @@ from runtime.artifact.manifest import TowerName
 from runtime.errors import UsageError
 from runtime.jobs.inputs import open_inputs
 from runtime.jobs.items import Unreadable
+from runtime.preprocess.mesh.triangles import load_corners
+from runtime.ray_jobs import storage
 from runtime.ray_jobs.input_files import find_inputs
 from runtime.ray_jobs.shards import cut, read_shard
 from runtime.ray_jobs.storage import join, public_name
@@ -166,3 +172,67 @@ def test_inputs_that_cannot_be_right(folder: Path, places: list[str], column: st
 def test_a_uri_is_shown_without_its_secrets() -> None:
     assert join("s3://key:secret@bucket/in/?region=eu", "a.txt") == "s3://key:secret@bucket/in/a.txt?region=eu"
     assert public_name("s3://key:secret@bucket/in/a.txt?region=eu") == "s3://bucket/in/a.txt"
+
+
+@pytest.mark.parametrize("name", ["texts.txt.gz", "notes.md", "texts"])
+def test_a_file_that_holds_no_texts_is_refused_by_its_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    for place in (str(tmp_path / name), (tmp_path / name).as_uri()):
+        with pytest.raises(UsageError, match=f"{name} is a file, but a text is expected; give texts as .txt"):
+            find_inputs([place], None, "text")
+
+
+def test_meshes_behind_a_uri_are_those_of_their_files(tmp_path: Path) -> None:
+    (tmp_path / "a.OBJ").write_text("v 0 0 0\nv 1 0 0\nv 0 2 0\nf 1 2 3\n")
+    (tmp_path / "b.off").write_text("OFF\n3 1 0\n0 0 0\n1 0 0\n0 3 0\n3 0 1 2\n")
+    (tmp_path / "c.ply").write_text("damaged")
+    inputs = find_inputs([tmp_path.as_uri()], None, "mesh")
+    rows = read_shard(cut(inputs, 10)[0], inputs.format)
+    for name, mesh in zip(("a.OBJ", "b.off"), rows.items, strict=False):
+        np.testing.assert_array_equal(load_corners(mesh), load_corners(tmp_path / name))
+    assert rows.items[2] is None
+    assert list(rows.faults) == [2]
+
+
+@pytest.mark.parametrize("kind", ["text", "image"])
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
+def test_a_first_line_of_a_byte_order_mark_alone_is_a_blank_one(tmp_path: Path, name: str, kind: TowerName) -> None:
+    lines = [f'{{"{kind}": "{row}"}}' if name == "a.jsonl" else f"{row}" for row in range(130)]
+    (tmp_path / name).write_text("\n".join(["\ufeff", *lines]))
+    alone = [source.item for source in open_inputs([str(tmp_path / name)], towers=[kind])]
+    inputs = find_inputs([str(tmp_path / name)], None, kind)
+    read = [read_shard(shard, inputs.format) for shard in cut(inputs, 64)]
+    assert inputs.rows == len(alone)
+    assert [item for rows in read for item in rows.items] == alone
+
+
+def test_lines_are_read_in_few_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests: list[int] = []
+
+    class Recorded(io.FileIO):
+        def readinto(self, buffer: Any) -> int:
+            requests.append(len(buffer))
+            return super().readinto(buffer)
+
+    files = SimpleNamespace(open_input_file=lambda path: Recorded(path))
+    monkeypatch.setattr(storage, "open_place", lambda place: (files, place))
+    texts = [f"{row:999}" for row in range(1000)]
+    (tmp_path / "a.txt").write_text("\n".join(texts))
+    inputs = find_inputs([str(tmp_path / "a.txt")], None, "text")
+    assert len(requests) <= 3
+    (first, last) = cut(inputs, 960)
+    assert [item for shard in (first, last) for item in read_shard(shard, inputs.format).items] == texts
+    assert len(requests) <= 9
+    assert min(requests) >= 1 << 20
+
+
+def test_rows_before_a_shard_are_not_kept_in_memory(tmp_path: Path) -> None:
+    rows, width = 8192, 1024
+    columns = {"text": ["a"] * rows, "body": [f"{row:{width}}" for row in range(rows)]}
+    parquet.write_table(pa.table(columns), tmp_path / "a.parquet", compression="none", use_dictionary=False)
+    inputs = find_inputs([str(tmp_path / "a.parquet")], None, "text")
+    last = cut(inputs, 64)[-1]
+    before = pa.total_allocated_bytes()
+    read = read_shard(last, inputs.format)
+    assert read.carried["body"][-1].as_py() == f"{rows - 1:{width}}"
+    assert pa.total_allocated_bytes() - before < rows * width // 2

@@ -69,6 +69,25 @@ def test_an_earlier_output_stays_until_the_new_one_is_complete(tmp_path: Path, n
         assert written(tmp_path) == before
 
 
+def test_what_a_killed_job_left_hinders_no_other_and_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    killed = OutputFolder(name_of_path(tmp_path), force=False)
+    write_part(killed.place, 0, TABLE)
+    old = Path(killed.place).with_suffix(".old")
+    old.mkdir()
+    (old / "part-000000.parquet").touch()
+    (tmp_path / ".out.parquet.0123abcd.0123abcd.partial").mkdir()  # of another output
+    for _ in range(2):
+        folder = OutputFolder(name_of_path(tmp_path), force=True)
+        write_part(folder.place, 0, TABLE)
+        folder.publish(1)
+    assert written(tmp_path) == ["part-000000.parquet"]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.suffix in (".old", ".partial")) == sorted(
+        [".out.parquet.0123abcd.0123abcd.partial", Path(killed.place).name, old.name]
+    )
+    way_out = "is left of a killed job; remove it, unless another job writes out.parquet now"
+    assert caplog.messages == [f"{old} {way_out}", f"{killed.place} {way_out}"] * 2
+
+
 @pytest.mark.parametrize("name", [name_of_path, name_of_uri])
 def test_a_missing_part_is_no_output(tmp_path: Path, name: Callable[[Path], str]) -> None:
     folder = OutputFolder(name(tmp_path), force=False)

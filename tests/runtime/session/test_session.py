@@ -17,8 +17,9 @@ from exporters.calibration.activations import open_session
 from runtime.array_types import Array
 from runtime.machine import cpu
 from runtime.session.open_graph import open_graph
-from runtime.session.provider_options import CpuOptions
+from runtime.session.provider_options import CpuOptions, ProviderOptions, provider_of
 from runtime.session.providers import PROVIDERS
+from runtime.session.session import count_concurrent_batches
 
 
 def test_on_the_cpu_no_addition_is_fused_into_a_normalisation(
@@ -125,3 +126,22 @@ def _integer_convolution(path: Path, weights: Array, groups: int, scale: float) 
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
     return path
+
+
+@pytest.mark.parametrize(
+    ("options", "threads", "batches"),
+    [
+        (CpuOptions(), 4, 4),
+        (CpuOptions(memory_limit_bytes=10**9), 4, 1),
+        (runtime.OpenVinoOptions(), 4, 1),
+        (runtime.CudaOptions(), 4, 2),
+        (runtime.CudaOptions(), 1, 1),
+        (runtime.CudaOptions(cuda_graphs=True), 4, 1),
+        (runtime.TensorRtOptions(), 4, 2),
+    ],
+    ids=str,
+)
+def test_each_provider_has_a_default_number_of_batches_side_by_side(
+    options: ProviderOptions, threads: int, batches: int
+) -> None:
+    assert count_concurrent_batches(PROVIDERS[provider_of(options)], options, threads) == batches

@@ -77,6 +77,15 @@ def test_a_tuning_of_another_artifact_or_machine_is_ignored(
     assert is_tuned(runtime.load(exported))
 
 
+def test_batches_on_a_gpu_share_their_threads(exported: Path) -> None:
+    keep(exported, provider="cuda", threads=2, concurrent_batches=2)
+    tuning = read_tuning(read_manifest(exported), "image")
+    assert tuning is not None
+    assert "cuda, fp32, 2 threads for 2 batches, batches of 48" in str(tuning)
+    options = tuning.session_options()
+    assert (options.threads, options.concurrent_batches) == (2, 2)
+
+
 def test_another_gpu_is_another_machine(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = read_manifest(exported)
     monkeypatch.setattr(memory, "installed_packages", lambda: {"onnxruntime-gpu": "1.31.1"})

@@ -14,6 +14,10 @@ import runtime
 from runtime.cli.main import main
 from runtime.errors import UsageError
 from runtime.inference.pipeline import Pipeline
+from runtime.session.provider_options import OPTIONS
+from runtime.session.providers import PROVIDERS
+from runtime.session.session import count_concurrent_batches
+from runtime.tune import measure as measuring
 from runtime.tune.candidate import TuneCandidate, TuneSetting
 from runtime.tune.measure import TuneOptions, find_tower, measure
 from tests.runtime.tune.samples import Speed, budget, is_tuned, keep
@@ -166,3 +170,20 @@ def test_cases_take_turns(exported: Path, paced: Callable[[Speed], None]) -> Non
     paced(seconds)
     measure(exported, TuneOptions(batch_sizes=(1, 2), threads=(1,), rounds=2))
     assert order == [1, 2, 2, 1]
+
+
+@pytest.mark.parametrize("name", ["cuda", "openvino"])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_the_default_of_other_providers_is_measured(
+    name: str, threads: int, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measuring, "available_providers", lambda: [PROVIDERS[name]])
+    monkeypatch.setattr(measuring, "find_provider_obstacle", lambda provider: None)
+    monkeypatch.setattr(measuring, "available_threads", lambda: threads)
+    candidate = SimpleNamespace(load=lambda: 1.0, take_turn=lambda size: [1.0], close=lambda: None)
+    options = TuneOptions(batch_sizes=(1,), rounds=1)
+    found = measure(exported, options, start=lambda *_: cast("TuneCandidate", candidate))
+    batches = count_concurrent_batches(PROVIDERS[name], OPTIONS[name](), threads)
+    assert found.default in [case.setting for case in found.measured]
+    assert found.default
+    assert (found.default.total_threads, found.default.concurrent_batches) == (threads, batches)
