@@ -211,8 +211,8 @@ class PlanRecord:
     batch_sizes: tuple[int, ...]
     tokens: tuple[int, ...]
     stages: tuple[Stage, ...]
-    rounds: int  # smallest number of rounds of each case.
-    seconds: float  # seconds of a contender after which no further round starts.
+    rounds: int | None = None  # smallest number of rounds of each case; older results do not tell.
+    seconds: float | None = None  # seconds of a contender after which no further round starts.
     weights: dict[str, str]  # values of `--weights`, by artifact.
     items: dict[TowerName, OwnItems]  # the user's own items by kind; other kinds have the built-in ones.
 

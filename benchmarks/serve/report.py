@@ -47,7 +47,7 @@ class Section:
 def write_serve_report(
     results: ServeResults, folder: Path, formats: Sequence[Format], prices: Prices | None = None
 ) -> list[Path]:
-    """Write ``results`` in each format, as :func:`benchmarks.report.write_report` does for other results."""
+    """Write ``results`` in each format, as :func:`benchmarks.report.write.write_report` does for other results."""
     study = analyze(results, prices)
     renderers: dict[Format, Callable[[], str]] = {
         "html": lambda: render_html(study),

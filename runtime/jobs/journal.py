@@ -179,15 +179,19 @@ class Journal:
         message = f"another process is writing {self._output}; wait for it, or name another output"
         try:
             lock_file(self._descriptor)
-            if not os.path.samestat(os.fstat(self._descriptor), (self._folder / _JOURNAL).stat()):
-                raise OutputError(message)
-        except (BlockingIOError, FileNotFoundError):  # not found: the other job ended and removed its folder just now
+        except BlockingIOError:
             raise OutputError(message) from None
         except OSError as exc:
             found = f"the folder {self._folder.parent.absolute()} is on a file system that cannot lock files"
             self._keep = os.fstat(self._descriptor).st_size > 0
             way_out = "name an output on another one, such as a local disk, and copy it afterwards"
             raise OutputError(f"{found} ({exc.strerror or exc}); {way_out}") from exc
+        try:
+            is_same = os.path.samestat(os.fstat(self._descriptor), (self._folder / _JOURNAL).stat())
+        except FileNotFoundError:  # the other job ended and removed its folder just now
+            is_same = False
+        if not is_same:
+            raise OutputError(message)
 
     def _open_vectors(self, dim: int, fingerprint: Mapping[str, Any] | None) -> None:
         """Open the vectors of a new job with ``fingerprint``, or of the job to resume.

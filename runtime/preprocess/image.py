@@ -270,7 +270,7 @@ def _check_size(width: int, height: int, prefix: str = "") -> None:
 
 def tile_size(image: Image.Image) -> tuple[int, int]:
     """Return the width and height of the tiles of a TIFF, which are decoded as a whole; 0 and 0 of other images."""
-    return _tag(image, _TILE_WIDTH, 0), _tag(image, _TILE_LENGTH, 0)
+    return max(0, _tag(image, _TILE_WIDTH, 0)), max(0, _tag(image, _TILE_LENGTH, 0))  # a tag may be negative
 
 
 def _check_tile(image: Image.Image) -> None:

@@ -25,7 +25,7 @@ _SUFFIXES = {  # of the types of meshes, in a data URL
     "model/vnd.off": ".off",
 }
 _NO_URL = "the server fetches no URL; send the file itself as data:TYPE;base64,..."
-_URL = re.compile(r"data:\S|https?://\S*\Z", re.IGNORECASE)
+_URL = re.compile(r"data:[^\s,]*,|https?://\S*\Z", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -104,7 +104,8 @@ class Preparation:
                 with self._reserve(known + asked, call.param), limit_memory(asked):
                     return _prepare(call, part)
             except TooLittleMemoryError as exc:
-                asked = exc.needed_bytes
+                # Doubled, because a reader may ask for a little more hundreds of times.
+                asked = max(exc.needed_bytes, min(2 * asked, self._room - known))
 
     @contextmanager
     def _reserve(self, size_bytes: int, param: str) -> Iterator[None]:

@@ -183,7 +183,7 @@ def _find_obstacle(call: EmbedCall, item: ServerItem) -> str | None:
     if "image" in towers and item.may_mean_image:
         return (
             'looks like an image, and a string is a text; send {"image": "data:..."} for an image, or {"text": ...} '
-            "if it is meant literally, as JSON"
+            "if it is meant literally; an object needs a JSON body"
         )
     if call.prompt and isinstance(item.content, list):
         return f"are token ids, and the prompt {call.prompt!r:.80} is put before texts only; send the text"

@@ -34,7 +34,7 @@ class ServerSettings:
         memory_limit: Bytes of memory that the process may use; ``None`` for the limit of the container, or of the host.
         client_seconds: Seconds that a client has to send a request, and to take a response.
         drain_seconds: Seconds that requests in flight have to end after SIGTERM.
-        hang_seconds: Seconds after which a worker process whose event loop stands still is replaced.
+        hang_seconds: Seconds after which a worker process that stands still, or whose model fails, is replaced.
         api_keys: Keys of which a client must have one; empty for no authentication.
         cors_origins: Origins of web pages that may call the server, as ``SCHEME://HOST[:PORT]``; ``*`` for all.
     """
@@ -83,8 +83,8 @@ class ServerSettings:
                 raise UsageError(f"{name} is {value}, it must be a number from 0 to {longest:.0f}")
         if self.client_seconds == 0:
             raise UsageError("client_seconds is 0, which cuts off every client; give a number above 0")
-        if self.hang_seconds < 2:
-            raise UsageError(f"hang_seconds is {self.hang_seconds}, it must be at least 2: workers report each second")
+        if self.hang_seconds < 5:
+            raise UsageError(f"hang_seconds is {self.hang_seconds}, it must be at least 5: a report may take 4 seconds")
 
     def _check_origins(self) -> None:
         for origin in self.cors_origins:

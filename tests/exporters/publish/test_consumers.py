@@ -153,7 +153,7 @@ def test_transformers_js_with_a_clip(place: Path) -> None:
     fits = tokenize(layout, ITEMS)["attention_mask"].sum(axis=1) < 77  # others are cut in another way
     hold(_clip_texts(place)[fits], texts[fits], name="transformers.js, texts of a CLIP")
     photos = run_node(code, place, "image_embeds.tolist()")
-    hold(_image_vectors(place, "clip-base-en"), photos, name="the same, photos", floor=0.9)
+    hold(_image_vectors(place, "clip-base-en"), photos, name="transformers.js, photos of a CLIP", floor=0.9)
 
 
 def test_triton(place: Path, by_library: Array) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,11 @@ def test_an_icon_may_hold_more_pixels_than_it_states() -> None:
 
 def test_a_tile_can_be_larger_than_its_image() -> None:
     assert preparing_bytes(tiled_tiff(2048), RECIPE) > 2048**2
+
+
+def test_a_tile_of_negative_width_takes_no_memory_away() -> None:
+    data = tiled_tiff(64).replace(struct.pack("<HHII", 322, 4, 1, 64), struct.pack("<HHIi", 322, 9, 1, -100_000))
+    assert preparing_bytes(data, RECIPE) > 0
 
 
 CASES = {

@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier, Lock
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -14,6 +16,7 @@ from runtime.artifact.manifest import ImagePreprocessing
 from runtime.preprocess import image as image_module
 from runtime.preprocess.image import load_image
 from runtime.preprocess.image_memory import preparing_bytes
+from runtime.preprocess.memory_limit import ask_for_memory
 from runtime.server import preparation
 from runtime.server.served_model import ServedModel
 from tests.image_bytes import encode
@@ -87,11 +90,30 @@ def test_a_large_item_is_not_overtaken_for_ever() -> None:
 
     with ThreadPoolExecutor(2) as threads, prepared._reserve(60, "input"):
         threads.submit(take, "large", 100)
-        while not prepared._turn.locked():
+        for _ in range(20_000):
+            if prepared._turn.locked():
+                break
             time.sleep(0.001)
         threads.submit(take, "small", 30)
         time.sleep(0.05)  # time to overtake
     assert order == ["large", "small"]
+    prepared.close()
+
+
+def test_a_reader_that_asks_again_and_again_starts_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts: list[None] = []
+
+    def prepare(*_: object) -> list[object]:
+        attempts.append(None)
+        for size_bytes in range(100, 100_000, 100):
+            ask_for_memory(size_bytes)
+        return []
+
+    monkeypatch.setattr(preparation, "_needed_bytes", lambda *_: (100, 100))
+    monkeypatch.setattr(preparation, "_prepare", prepare)
+    prepared: Any = preparation.Preparation(1, room_bytes=1_000_000)
+    prepared._prepare_in_turn(SimpleNamespace(param="input"), None)
+    assert len(attempts) <= 12
     prepared.close()
 
 

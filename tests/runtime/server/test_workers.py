@@ -182,7 +182,7 @@ def test_a_killed_worker_is_replaced_and_sigterm_lets_requests_end(toy: Path, mo
 @LINUX
 @pytest.mark.process
 def test_a_worker_that_hangs_is_replaced(toy: Path) -> None:
-    with started(str(toy), "--workers", "2", "--hang-seconds", "2") as process:
+    with started(str(toy), "--workers", "2", "--hang-seconds", "5") as process:
         stopped, other = process.log[-1]["workers"]
         os.kill(stopped, signal.SIGSTOP)
         assert process.read_until("worker hangs")["worker"] == stopped
