@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 import weakref
 from collections import deque
@@ -236,12 +237,12 @@ class _WorkerProcess:
     def _send(self, items: list[Any], options: EmbedOptions, prepare: Callable[[Any], Any]) -> None:
         """Send texts in one message. Send other items one by one: some have no pickle, and large ones fill the memory.
 
-        The process reads a list of texts, the number of the items that follow, and the options.
+        The process reads a list of texts, the number of the items that follow, the options and the limit of pixels.
         """
         if set(map(type, items)) == {str}:
-            self.pipe.send((items, 0, options))
+            self.pipe.send((items, 0, options, None))
             return
-        self.pipe.send(([], len(items), options))
+        self.pipe.send(([], len(items), options, _read_pixel_limit()))
         for item in items:
             self.pipe.send_bytes(_pickle(item, prepare))
 
@@ -287,9 +288,23 @@ def _serve(
         return
     with suppress(EOFError, OSError):
         while True:
-            texts, count, embed_options = pipe.recv()
+            texts, count, embed_options, pixel_limit = pipe.recv()
+            if "image" in towers and count:
+                _set_pixel_limit(pixel_limit)
             items = texts or [_unpickle(pipe.recv_bytes()) for _ in range(count)]
             pipe.send(_answer(pipeline, items, embed_options))
+
+
+def _read_pixel_limit() -> int | None:
+    """Return ``PIL.Image.MAX_IMAGE_PIXELS``, which the caller may have set; ``None``: no limit, or Pillow is unused."""
+    pillow = sys.modules.get("PIL.Image")
+    return pillow.MAX_IMAGE_PIXELS if pillow else None
+
+
+def _set_pixel_limit(limit: int | None) -> None:
+    from PIL import Image
+
+    Image.MAX_IMAGE_PIXELS = limit
 
 
 def _answer(pipeline: Pipeline, items: list[Any], options: EmbedOptions) -> PartialEmbeddings | EmbeddingBackbonesError:
