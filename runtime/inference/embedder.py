@@ -30,18 +30,23 @@ if TYPE_CHECKING:
 Item: TypeAlias = "ImageItem | PointCloudItem"  # a string is a text to a text tower and a path to the others
 
 
-class _TextKeywords(TypedDict, total=False):
-    """The keywords of :meth:`Embedder.embed` that do not change the type of its result, without the tower."""
+class _ImageKeywords(TypedDict, total=False):
+    """The keywords of :meth:`Embedder.embed` for any item that do not change the type of its result."""
 
     batch_size: int | None
     progress: bool
-    truncate: Literal["count", "error"]
-    prompt_name: str | None
-    prompt: str | None
     normalize: bool
     truncate_dim: int | None
     dtype: Dtype
     ranges: Array | None
+
+
+class _TextKeywords(_ImageKeywords, total=False):
+    """The same for texts."""
+
+    truncate: Literal["count", "error"]
+    prompt_name: str | None
+    prompt: str | None
 
 
 class _EmbedKeywords(_TextKeywords, total=False):
@@ -129,26 +134,9 @@ class Embedder:
         self._closed = True
         self.backend.close()
 
-    def embed_text(
-        self,
-        texts: Iterable[str],
-        *,
-        batch_size: int | None = None,
-        progress: bool = False,
-        truncate: Literal["count", "error"] = "count",
-        prompt_name: str | None = None,
-        prompt: str | None = None,
-    ) -> Array:
-        """Embed strings with the text tower: :meth:`embed` with ``tower="text"``."""
-        return self.embed(
-            texts,
-            tower="text",
-            batch_size=batch_size,
-            progress=progress,
-            truncate=truncate,
-            prompt_name=prompt_name,
-            prompt=prompt,
-        )
+    def embed_text(self, texts: Iterable[str], **options: Unpack[_TextKeywords]) -> Array:
+        """Embed strings with the text tower: :meth:`embed` with ``tower="text"``, whose ``options`` they are."""
+        return self.embed(texts, tower="text", **options)
 
     def embed_query(self, texts: Iterable[str], **options: Unpack[_TextKeywords]) -> Array:
         """Embed the queries of a search, as ``encode_query`` of sentence-transformers does.
@@ -172,11 +160,12 @@ class Embedder:
             options = {**options, "prompt_name": None, "prompt": role_prompt(role, self.loaded_towers())}
         return self.embed(texts, tower="text", **options)
 
-    def embed_image(
-        self, images: Iterable[ImageItem], *, batch_size: int | None = None, progress: bool = False
-    ) -> Array:
-        """Embed images with the image tower, where a string is a path: :meth:`embed` with ``tower="image"``."""
-        return self.embed(images, tower="image", batch_size=batch_size, progress=progress)
+    def embed_image(self, images: Iterable[ImageItem], **options: Unpack[_ImageKeywords]) -> Array:
+        """Embed images with the image tower, where a string is a path: :meth:`embed` with ``tower="image"``.
+
+        ``options`` are those of :meth:`embed` that are not for texts.
+        """
+        return self.embed(images, tower="image", **options)
 
     @property
     def max_seq_length(self) -> int:

@@ -128,6 +128,16 @@ def test_keywords_are_the_fields_of_the_options() -> None:
         assert all(each.kind is inspect.Parameter.KEYWORD_ONLY for each in keywords)
 
 
+def test_the_ways_to_embed_one_kind_of_item_take_the_same_keywords(tmp_path: Path) -> None:
+    model = runtime.load(write_artifact(tmp_path / "clip", image=True))
+    options: Any = {"truncate_dim": 2, "normalize": True, "dtype": "float16"}
+    pixels = np.full((4, 4, 3), 7, np.uint8)
+    for tower, ours, items in (("text", model.embed_text, ["a"]), ("image", model.embed_image, [pixels])):
+        vectors = ours(items, **options)
+        np.testing.assert_array_equal(vectors, model.embed(items, tower=tower, **options))
+        assert (vectors.shape, vectors.dtype) == ((1, 2), np.float16)
+
+
 def test_vectors_that_are_not_finite_are_not_returned(
     exported: Path, photo_paths: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
