@@ -10,35 +10,26 @@ from typing import Any
 
 def add_commands(commands: Any) -> None:
     """Add the commands ``sign`` and ``bom``."""
-    _add_sign(commands)
-    _add_bom(commands)
-
-
-def _add_sign(commands: Any) -> None:
-    parser = commands.add_parser("sign", help="Sign an artifact with a private key")
-    parser.description = (
+    sign = commands.add_parser("sign", help="Sign an artifact with a private key")
+    sign.description = (
         "Sign all files of ARTIFACT, and write the signature into its folder. `python -m runtime verify ARTIFACT "
         "--require-signature PUBLIC_KEY` checks it, and so does the OpenSSF's `model_signing verify key`."
     )
-    parser.set_defaults(command=_sign)
-    parser.add_argument("artifact", type=Path, metavar="ARTIFACT", help="Folder of the artifact")
-    parser.add_argument(
+    sign.add_argument(
         "--key",
         type=Path,
         required=True,
         metavar="PRIVATE_KEY",
         help="Sign with this private key of an elliptic curve, an unencrypted PEM file",
     )
-
-
-def _add_bom(commands: Any) -> None:
-    parser = commands.add_parser("bom", help="Print the bill of materials of an artifact")
-    parser.description = (
+    bom = commands.add_parser("bom", help="Print the bill of materials of an artifact")
+    bom.description = (
         "Print the bill of materials of ARTIFACT as JSON, in the format CycloneDX 1.6: its files with their hashes, "
         "the origin and the licence of the weights, and a model card with the figures of parity."
     )
-    parser.set_defaults(command=_bom)
-    parser.add_argument("artifact", type=Path, metavar="ARTIFACT", help="Folder of the artifact")
+    for parser, command in ((sign, _sign), (bom, _bom)):
+        parser.set_defaults(command=command)
+        parser.add_argument("artifact", type=Path, metavar="ARTIFACT", help="Folder of the artifact")
 
 
 def _sign(arguments: argparse.Namespace) -> int:

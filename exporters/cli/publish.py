@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from exporters.export import named_dependencies
+from exporters.errors import needs_extra
 from exporters.progress import StageDisplay
 from exporters.publish.names import LAYOUT_NAMES
 from runtime.arguments import ListAction
@@ -53,7 +53,7 @@ def add_commands(commands: Any) -> None:
 def _publish(arguments: argparse.Namespace) -> int:
     if arguments.push and len(set(arguments.to)) > 1:
         raise UsageError("--push uploads one layout; name one by --to")
-    with named_dependencies():
+    with needs_extra("publish", "publishing"):
         from exporters.publish.publish import publish
         from exporters.publish.push import push
 

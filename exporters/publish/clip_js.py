@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import onnx
-
 from exporters.publish.differences import text_differences
-from exporters.publish.graph import image_graph, rename_output, save_graph
+from exporters.publish.graph import image_graph, save_graph, text_graph
 from exporters.publish.json_file import write_json
 from exporters.publish.layout import JS_DTYPES, Card, Layout, image_obstacle, prompt_obstacle, text_obstacle
 from exporters.publish.preprocessor_config import EXIF, crop_difference, write_preprocessor
@@ -54,7 +52,7 @@ def write(source: Source, folder: Path) -> Card:
     texts, pixels = tokenize(folder, golden_texts(source)), {"pixel_values": golden_pixel_values(source)}
     for variant in chosen["text"]:
         file = f"onnx/text_model{_SUFFIXES[variant]}.onnx"
-        save_graph(_text_graph(source, variant), folder / file)
+        save_graph(text_graph(source, variant, "text_embeds"), folder / file)
         card.held.append(hold(source, "text", variant, run_graph(folder / file, texts)[0], file=file))
     for variant in chosen["image"]:
         file = f"onnx/vision_model{_SUFFIXES[variant]}.onnx"
@@ -72,12 +70,6 @@ def write(source: Source, folder: Path) -> Card:
 def towers_obstacle(source: Source) -> str | None:
     """Return why the artifact is no CLIP that consumers can have, or ``None``."""
     return text_obstacle(source) or prompt_obstacle(source) or image_obstacle(source)
-
-
-def _text_graph(source: Source, variant: VariantName) -> onnx.ModelProto:
-    model = source.load_exact_graph("text", variant)
-    rename_output(model, "text_embeds")
-    return model
 
 
 LAYOUT = Layout(name="clip-js", consumers="transformers.js, for a CLIP", find_obstacle=towers_obstacle, write=write)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
+import onnx_ir as ir
 
 from exporters.errors import PublishError
+from exporters.graph.initializers import add_initializer
 from exporters.graph.onnx_file import EXTERNAL_DATA_THRESHOLD_BYTES
 from exporters.publish.source import Source
 from runtime.artifact.variants import VariantName
@@ -18,15 +18,16 @@ _NORMALISING = ("Transpose", "Cast", "Div", "Mul", "Sub", "Add")
 _CHANNELS = 3
 
 
-def save_graph(model: onnx.ModelProto, path: Path) -> None:
+def save_graph(model: ir.Model, path: Path) -> None:
     """Write a graph. If it is too large for protobuf, its weights go to ``NAME_data``, as on the hub."""
-    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) > EXTERNAL_DATA_THRESHOLD_BYTES:
-        onnx.save_model(model, path, save_as_external_data=True, location=f"{path.name}_data")
+    tensors = (value.const_value for value in model.graph.initializers.values())
+    if sum(tensor.nbytes for tensor in tensors if tensor is not None) > EXTERNAL_DATA_THRESHOLD_BYTES:
+        ir.save(model, path, external_data=f"{path.name}_data")
     else:
-        path.write_bytes(model.SerializeToString(deterministic=True))
+        path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
 
 
-def image_graph(source: Source, variant: VariantName, input_name: str, output_name: str) -> onnx.ModelProto:
+def image_graph(source: Source, variant: VariantName, input_name: str, output_name: str) -> ir.Model:
     """Return an image graph that takes normalised pixels, exact in sessions with default settings."""
     model = source.load_exact_graph("image", variant)
     take_pixel_values(model, input_name, source.image.crop_size)
@@ -34,56 +35,57 @@ def image_graph(source: Source, variant: VariantName, input_name: str, output_na
     return model
 
 
-def rename_output(model: onnx.ModelProto, name: str) -> None:
+def text_graph(source: Source, variant: VariantName, output_name: str) -> ir.Model:
+    """Return a text graph with one output, exact in sessions with default settings."""
+    model = source.load_exact_graph("text", variant)
+    if source.token_types:
+        add_token_types(model)
+    rename_output(model, output_name)
+    return model
+
+
+def rename_output(model: ir.Model, name: str) -> None:
     """Give the only output another name."""
-    graph = model.graph
-    (output,) = graph.output
-    _make_room(graph, name)
-    if output.name != name:
-        graph.node.append(helper.make_node("Identity", [output.name], [name]))
-        output.name = name
+    (output,) = model.graph.outputs
+    _make_room(model.graph, name)
+    output.name = name
 
 
-def add_token_output(model: onnx.ModelProto, tensor: str, dtype: int, width: int, name: str) -> None:
+def add_token_output(model: ir.Model, tensor: ir.Value, width: int, name: str) -> None:
     """Put the token features ``tensor`` before the other outputs, as float32 ``[batch, sequence, width]``."""
     graph = model.graph
-    _make_room(graph, name)
-    tensor = f"{name}/inner" if tensor == name else tensor
-    if dtype == TensorProto.FLOAT:
-        graph.node.append(helper.make_node("Identity", [tensor], [name]))
-    else:
-        graph.node.append(helper.make_node("Cast", [tensor], [name], to=TensorProto.FLOAT))
-    batch, sequence = _axes(graph.input[0])
-    graph.output.insert(0, helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, sequence, width]))
+    tokens = _new_value(graph, name, ir.DataType.FLOAT, [*_axes(graph.inputs[0]), width])
+    graph.append(ir.node("Cast", [tensor], {"to": ir.DataType.FLOAT}, outputs=[tokens]))
+    graph.outputs.insert(0, tokens)
 
 
-def use_attention_mask(model: onnx.ModelProto) -> None:
+def use_attention_mask(model: ir.Model) -> None:
     """Replace the input ``pooling_mask`` by ``attention_mask``: the tokens of a prompt are then pooled, too."""
-    inputs = [each for each in model.graph.input if each.name != "pooling_mask"]
-    if len(inputs) < len(model.graph.input):
-        _set_inputs(model.graph, inputs)
-        model.graph.node.insert(0, helper.make_node("Identity", ["attention_mask"], ["pooling_mask"]))
+    inputs = {each.name: each for each in model.graph.inputs}
+    if mask := inputs.get("pooling_mask"):
+        mask.replace_all_uses_with(inputs["attention_mask"])
+        model.graph.inputs.remove(mask)
 
 
-def add_token_types(model: onnx.ModelProto) -> None:
+def add_token_types(model: ir.Model) -> None:
     """Add an input ``token_type_ids`` that nothing reads, for consumers that always give it."""
-    names = [each.name for each in model.graph.input]
-    if "token_type_ids" not in names:
-        axes = _axes(model.graph.input[0])
-        model.graph.input.append(helper.make_tensor_value_info("token_type_ids", TensorProto.INT64, axes))
+    graph, name = model.graph, "token_type_ids"
+    if name not in {each.name for each in graph.inputs}:
+        graph.inputs.append(_new_value(graph, name, ir.DataType.INT64, _axes(graph.inputs[0])))
 
 
-def add_row_axis(model: onnx.ModelProto, name: str) -> None:
+def add_row_axis(model: ir.Model, name: str) -> None:
     """Make the only output ``[batch, 1, dim]``: one token that needs no pooling."""
     graph = model.graph
-    (output,) = graph.output
+    (output,) = graph.outputs
     batch, dim = _axes(output)
-    graph.initializer.append(numpy_helper.from_array(np.array([1]), f"{name}/axes"))
-    graph.node.append(helper.make_node("Unsqueeze", [output.name, f"{name}/axes"], [name]))
-    graph.output[0].CopyFrom(helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, 1, dim]))
+    rows = _new_value(graph, name, ir.DataType.FLOAT, [batch, 1, dim])
+    axes = add_initializer(graph, f"{name}/axes", np.array([1]))
+    graph.append(ir.node("Unsqueeze", [output, axes], outputs=[rows]))
+    graph.outputs[:] = [rows]
 
 
-def take_pixel_values(model: onnx.ModelProto, name: str, side: int) -> None:
+def take_pixel_values(model: ir.Model, name: str, side: int) -> None:
     """Let the graph take normalised pixels, ``[batch, 3, side, side]`` float32, instead of bytes.
 
     Before: ``pixels`` -> Transpose, Cast, Div, Sub, Div -> the network. After: ``name`` -> the network.
@@ -91,105 +93,82 @@ def take_pixel_values(model: onnx.ModelProto, name: str, side: int) -> None:
     Raises:
         PublishError: The graph does not begin with these steps.
     """
-    graph, old = model.graph, model.graph.input[0].name
-    is_raw = graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8
-    steps = _normalising_nodes(graph, old) if is_raw else []
-    _make_room(graph, name)
-    last = steps[-1].output[0] if steps else old
-    for node in graph.node:
-        for index, used in enumerate(node.input):
-            if used == last or (used == old and node.op_type == "Shape" and _reads_batch_only(node)):
-                node.input[index] = name
-    batch = _axes(graph.input[0])[0]
-    shape = [batch, _CHANNELS, side, side]
-    _set_inputs(graph, [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)])
-    _remove_nodes(graph, steps)
+    graph, old = model.graph, model.graph.inputs[0]
+    steps = _normalising_nodes(old) if old.dtype == ir.DataType.UINT8 else []
+    pixels = _new_value(graph, name, ir.DataType.FLOAT, [_axes(old)[0], _CHANNELS, side, side])
+    (steps[-1].outputs[0] if steps else old).replace_all_uses_with(pixels)
+    for node in old.consumers():
+        if node.op_type == "Shape" and node.attributes.get_int("end", 0) == 1:  # it reads the batch alone
+            node.replace_input_with(0, pixels)
+    graph.inputs[:] = [pixels]
+    constants = {value for node in steps for value in node.inputs if value is not None and value.is_initializer()}
+    graph.remove(steps, safe=True)
+    for value in constants:
+        if not value.uses():
+            del graph.initializers[str(value.name)]
 
 
-def take_padded_ids(model: onnx.ModelProto, name: str, length: int, pad: int | None) -> None:
+def take_padded_ids(model: ir.Model, name: str, length: int, pad: int | None) -> None:
     """Let a text graph take ids alone: int32 ``[batch, length]``, padded with ``pad``.
 
     If ``pad`` is ``None``, all tokens are attended to. This is right for causal models, which read their vector from
     the first token at the end of the text.
     """
-    graph = model.graph
-    _make_room(graph, name)
-    batch = _axes(graph.input[0])[0]
-    nodes = [helper.make_node("Cast", [name], ["input_ids"], to=TensorProto.INT64)]
-    if "attention_mask" in {each.name for each in graph.input}:
-        other = np.array(-1 if pad is None else pad, np.int64)
-        graph.initializer.append(numpy_helper.from_array(other, f"{name}/pad"))
-        nodes += [
-            helper.make_node("Equal", ["input_ids", f"{name}/pad"], [f"{name}/is_pad"]),
-            helper.make_node("Not", [f"{name}/is_pad"], [f"{name}/is_token"]),
-            helper.make_node("Cast", [f"{name}/is_token"], ["attention_mask"], to=TensorProto.INT64),
-        ]
-    _set_inputs(graph, [helper.make_tensor_value_info(name, TensorProto.INT32, [batch, length])])
-    _set_nodes(graph, [*nodes, *graph.node])
+    graph, inputs = model.graph, {each.name: each for each in model.graph.inputs}
+    padded = _new_value(graph, name, ir.DataType.INT32, [_axes(graph.inputs[0])[0], length])
+    nodes = [ir.node("Cast", [padded], {"to": ir.DataType.INT64})]
+    inputs["input_ids"].replace_all_uses_with(nodes[0].outputs[0])
+    if mask := inputs.get("attention_mask"):
+        other = add_initializer(graph, f"{name}/pad", np.array(-1 if pad is None else pad, np.int64))
+        nodes.append(ir.node("Equal", [nodes[0].outputs[0], other]))
+        nodes.append(ir.node("Not", nodes[1].outputs))
+        nodes.append(ir.node("Cast", nodes[2].outputs, {"to": ir.DataType.INT64}))
+        mask.replace_all_uses_with(nodes[3].outputs[0])
+    graph.inputs[:] = [padded]
+    graph.insert_before(graph[0], nodes)
 
 
-def _normalising_nodes(graph: onnx.GraphProto, start: str) -> list[onnx.NodeProto]:
-    constants = {each.name for each in graph.initializer if np.prod(each.dims) <= _CHANNELS}
-    current, steps = start, list[onnx.NodeProto]()
+def _normalising_nodes(value: ir.Value) -> list[ir.Node]:
+    steps: list[ir.Node] = []
     while True:
-        nodes = [node for node in graph.node if current in node.input and node.op_type != "Shape"]
+        nodes = [node for node in value.consumers() if node.op_type != "Shape"]
         transposed = any(node.op_type == "Transpose" for node in steps)
-        if len(nodes) != 1 or not _normalises(nodes[0], current, constants, transposed=transposed):
+        if len(nodes) != 1 or not _normalises(nodes[0], value, transposed=transposed):
             break
         steps.append(nodes[0])
-        current = nodes[0].output[0]
+        value = nodes[0].outputs[0]
     if not transposed:
         raise PublishError("the image graph does not begin with the normalisation of pixels; publish another variant")
     return steps
 
 
-def _normalises(node: onnx.NodeProto, current: str, constants: Iterable[str], *, transposed: bool) -> bool:
-    others = [name for name in node.input if name != current]
-    casts_to = [attribute.i for attribute in node.attribute if node.op_type == "Cast"]
+def _normalises(node: ir.Node, value: ir.Value, *, transposed: bool) -> bool:
+    others = [each.const_value for each in node.inputs if each is not None and each is not value]
     return (
         node.op_type in _NORMALISING
-        and set(others) <= set(constants)
-        and casts_to in ([], [TensorProto.FLOAT])
+        and all(constant is not None and constant.size <= _CHANNELS for constant in others)
+        and node.attributes.get_int("to", ir.DataType.FLOAT) == ir.DataType.FLOAT
         and not (transposed and node.op_type == "Transpose")
     )
 
 
-def _reads_batch_only(node: onnx.NodeProto) -> bool:
-    return {attribute.name: attribute.i for attribute in node.attribute}.get("end") == 1
+def list_values(graph: ir.Graph) -> list[ir.Value]:
+    """Return the inputs, the constants, and the outputs of all nodes."""
+    return [*graph.inputs, *graph.initializers.values(), *(value for node in graph for value in node.outputs)]
 
 
-def _remove_nodes(graph: onnx.GraphProto, removed: Sequence[onnx.NodeProto]) -> None:
-    """Remove nodes, and the constants that only they read."""
-    outputs = {name for node in removed for name in node.output}
-    _set_nodes(graph, [node for node in graph.node if outputs.isdisjoint(node.output)])
-    unused = {name for node in removed for name in node.input} - {name for node in graph.node for name in node.input}
-    for tensor in [each for each in graph.initializer if each.name in unused]:
-        graph.initializer.remove(tensor)
+def _new_value(graph: ir.Graph, name: str, dtype: ir.DataType, axes: Sequence[int | str | None]) -> ir.Value:
+    """Return a new input or output."""
+    _make_room(graph, name)
+    return ir.Value(name=name, shape=ir.Shape(axes), type=ir.TensorType(dtype))
 
 
-def _make_room(graph: onnx.GraphProto, name: str) -> None:
+def _make_room(graph: ir.Graph, name: str) -> None:
     """Rename an inner tensor that has the name of a new input or output."""
-    if name in {each.name for each in (*graph.input, *graph.output)}:
-        return
-    for node in graph.node:
-        for names in (node.input, node.output):
-            names[:] = [f"{name}/inner" if each == name else each for each in names]
-    for each in (*graph.initializer, *graph.value_info):
-        if each.name == name:
-            each.name = f"{name}/inner"
+    for value in list_values(graph):
+        if value.name == name:
+            value.name = f"{name}/inner"
 
 
-def _set_nodes(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(copies)
-
-
-def _set_inputs(graph: onnx.GraphProto, inputs: Sequence[onnx.ValueInfoProto]) -> None:
-    copies = [onnx.ValueInfoProto.FromString(each.SerializeToString()) for each in inputs]
-    del graph.input[:]
-    graph.input.extend(copies)
-
-
-def _axes(value: onnx.ValueInfoProto) -> list[int | str]:
-    return [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
+def _axes(value: ir.Value) -> list[int | str | None]:
+    return [axis if isinstance(axis, int) else axis.value for axis in value.shape or ()]

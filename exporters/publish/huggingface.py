@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import onnx
+import onnx_ir as ir
 
 from exporters.publish.differences import text_differences
 from exporters.publish.graph import (
@@ -75,7 +75,7 @@ def write(source: Source, folder: Path) -> Card:
     return card
 
 
-def sentence_graph(source: Source, variant: VariantName) -> tuple[onnx.ModelProto, HiddenState]:
+def sentence_graph(source: Source, variant: VariantName) -> tuple[ir.Model, HiddenState]:
     """Return a graph with the outputs ``last_hidden_state`` and ``sentence_embedding``, and its token features."""
     model = source.load_graph("text", variant)
     hidden = find_hidden_state(model)
@@ -83,7 +83,7 @@ def sentence_graph(source: Source, variant: VariantName) -> tuple[onnx.ModelProt
     if source.token_types:
         add_token_types(model)
     rename_output(model, "sentence_embedding")
-    add_token_output(model, hidden.tensor, hidden.dtype, hidden.width, "last_hidden_state")
+    add_token_output(model, hidden.tensor, hidden.width, "last_hidden_state")
     return model, hidden
 
 
@@ -127,14 +127,14 @@ def _describe_usage(source: Source, variant: VariantName) -> str:
     )
 
 
-def _graphs(source: Source, variant: VariantName) -> list[tuple[str, onnx.ModelProto]]:
+def _graphs(source: Source, variant: VariantName) -> list[tuple[str, ir.Model]]:
     """Return the graphs of a variant under the names that the field gives them."""
+    file, as_exported = f"onnx/{_file_name(source, variant)}.onnx", sentence_graph(source, variant)[0]
     if variant != "int8":
-        return [(f"onnx/{_file_name(source, variant)}.onnx", sentence_graph(source, variant)[0])]
-    exact = sentence_graph(source, variant)[0]
+        return [(file, as_exported)]
+    exact = as_exported.clone()
     use_unsigned_weights(exact)
-    as_exported = sentence_graph(source, variant)[0]
-    return [(f"onnx/{_file_name(source, variant)}.onnx", exact), ("onnx/model_qint8_avx512_vnni.onnx", as_exported)]
+    return [(file, exact), ("onnx/model_qint8_avx512_vnni.onnx", as_exported)]
 
 
 def _file_name(source: Source, variant: VariantName) -> str:

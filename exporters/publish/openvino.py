@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from exporters.errors import PublishError
+from exporters.errors import PublishError, needs_extra
 from exporters.publish.differences import text_differences
 from exporters.publish.graph import save_graph
 from exporters.publish.huggingface import sentence_graph
@@ -18,7 +18,7 @@ from exporters.publish.sentence_chain import apply_chain, read_chain
 from exporters.publish.sentence_files import sentence_obstacle, write_sentence_files
 from exporters.publish.source import Source
 from runtime.artifact.variants import VariantName
-from runtime.errors import MissingDependencyError, one_line
+from runtime.errors import one_line
 
 _FILES: dict[VariantName, str] = {"fp32": "openvino_model", "int8": "openvino_model_qint8_quantized"}
 _TOKENIZER = "openvino/openvino_tokenizer.xml"
@@ -72,15 +72,10 @@ def _describe_usage(variant: VariantName) -> str:
 
 
 def _import() -> Any:
-    try:
+    with needs_extra("publish-openvino", "the layout openvino"):
         import openvino
         import openvino_tokenizers  # noqa: F401
         import transformers  # noqa: F401
-    except ModuleNotFoundError as exc:
-        raise MissingDependencyError(
-            f"the layout openvino needs {exc.name}; install it with `pip install "
-            "'embedding-backbones[publish-openvino]'`"
-        ) from exc
     return openvino
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from exporters.errors import PublishError
-from runtime.errors import MissingDependencyError, one_line
+from exporters.errors import PublishError, needs_extra
+from runtime.errors import one_line
 
 
 def push(folder: Path, repository: str) -> str:
@@ -15,12 +15,8 @@ def push(folder: Path, repository: str) -> str:
         PublishError: The hub refuses, or cannot be reached.
         MissingDependencyError: huggingface-hub is not installed.
     """
-    try:
+    with needs_extra("publish", "--push"):
         from huggingface_hub import HfApi
-    except ModuleNotFoundError as exc:
-        raise MissingDependencyError(
-            f"--push needs {exc.name}; install it with `pip install 'embedding-backbones[publish]'`"
-        ) from exc
     api = HfApi()
     try:
         address = api.create_repo(repository, exist_ok=True)

@@ -8,16 +8,16 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-from onnx import numpy_helper
+import onnx_ir as ir
 
 from exporters.errors import PublishError
+from exporters.graph.initializers import initializer_array
 from exporters.publish.json_file import write_json
 from exporters.publish.source import Source
 from runtime.array_types import Array
@@ -71,7 +71,7 @@ def chain_obstacle(source: Source) -> str | None:
     return None
 
 
-def read_chain(source: Source, model: onnx.ModelProto, tensor: str, width: int) -> list[Module]:
+def read_chain(source: Source, model: ir.Model, tensor: ir.Value, width: int) -> list[Module]:
     """Return the modules after the encoder. The weights of Dense come from the graph.
 
     Args:
@@ -179,27 +179,23 @@ def _pooling_config(source: Source, pooling: Pooling, width: int) -> dict[str, A
     }
 
 
-def _linear_layers(graph: onnx.GraphProto, tensor: str) -> Iterator[tuple[Array, Array | None]]:
+def _linear_layers(graph: ir.Graph, tensor: ir.Value) -> Iterator[tuple[Array, Array | None]]:
     """Yield the weight, ``[out, in]``, and the bias of each linear layer that follows ``tensor``."""
-    constants = {each.name: each for each in graph.initializer}
-    reached = {tensor}
-    for node in graph.node:
-        if reached.isdisjoint(node.input) or node.op_type == "Shape":
+    reached: set[ir.Value | None] = {tensor}
+    for node in graph:
+        if reached.isdisjoint(node.inputs) or node.op_type == "Shape":
             continue
-        reached.update(node.output)
-        if node.op_type not in ("Gemm", "MatMul") or node.input[1] not in constants:
+        reached.update(node.outputs)
+        if node.op_type not in ("Gemm", "MatMul") or not (weight := _constants(node.inputs[1:2])):
             continue
-        matrix = numpy_helper.to_array(constants[node.input[1]]).astype(np.float32)
-        is_transposed = any(each.name == "transB" and each.i for each in node.attribute)
-        bias = node.input[2] if len(node.input) > 2 else _added_constant(graph, node.output[0], constants)
-        yield matrix if is_transposed else matrix.T, numpy_helper.to_array(constants[bias]) if bias else None
+        matrix = initializer_array(weight[0]).astype(np.float32)
+        sums = (each.inputs for each in node.outputs[0].consumers() if each.op_type == "Add")
+        bias = _constants(node.inputs[2:] or next(sums, ()))
+        yield matrix if node.attributes.get_int("transB", 0) else matrix.T, initializer_array(bias[0]) if bias else None
 
 
-def _added_constant(graph: onnx.GraphProto, tensor: str, constants: Mapping[str, Any]) -> str:
-    for node in graph.node:
-        if node.op_type == "Add" and tensor in node.input:
-            return next((name for name in node.input if name in constants), "")
-    return ""
+def _constants(values: Sequence[ir.Value | None]) -> list[ir.Value]:
+    return [value for value in values if value is not None and value.is_initializer()]
 
 
 def _pool(method: str, tokens: Array, mask: Array) -> Array:

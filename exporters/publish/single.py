@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import onnx
-
 from exporters.publish.differences import text_differences
-from exporters.publish.graph import add_token_types, rename_output, save_graph
+from exporters.publish.graph import save_graph, text_graph
 from exporters.publish.layout import Card, Layout, prompt_obstacle, text_obstacle
 from exporters.publish.proof import golden_texts, hold, run_graph, tokenize
 from exporters.publish.source import Source
 from exporters.publish.tokenizer_files import write_tokenizer
-from runtime.artifact.variants import VARIANT_NAMES, VariantName
+from runtime.artifact.variants import VARIANT_NAMES
 
 FILE = "model.onnx"
 _USAGE = """\
@@ -42,22 +40,13 @@ def write(source: Source, folder: Path) -> Card:
     """Write the layout; see :class:`exporters.publish.layout.Layout`."""
     variant = source.choose_one("text", "single", VARIANT_NAMES)
     write_tokenizer(source, folder)
-    save_graph(pooled_graph(source, variant), folder / FILE)
+    save_graph(text_graph(source, variant, "sentence_embedding"), folder / FILE)
     (vectors,) = run_graph(folder / FILE, tokenize(folder, golden_texts(source)))
     return Card(
         usage=_USAGE.format(name=source.manifest.name, length=source.text.max_length),
         held=[hold(source, "text", variant, vectors, file=FILE)],
         differences=text_differences(source, "no cleaning", "no prompt"),
     )
-
-
-def pooled_graph(source: Source, variant: VariantName) -> onnx.ModelProto:
-    """Return a graph with the only output ``sentence_embedding``, exact in sessions with default settings."""
-    model = source.load_exact_graph("text", variant)
-    if source.token_types:
-        add_token_types(model)
-    rename_output(model, "sentence_embedding")
-    return model
 
 
 LAYOUT = Layout(

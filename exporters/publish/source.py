@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import onnx
+import onnx_ir as ir
 
 from exporters.errors import PublishError
+from exporters.graph.onnx_file import load_graph
 from exporters.publish.int8 import use_unsigned_weights
 from runtime.array_types import Array
 from runtime.artifact.manifest import ImagePreprocessing, Manifest, TextPreprocessing, Tolerance, Tower, TowerName
@@ -79,13 +80,13 @@ class Source:
         chosen = self.choose(name, layout, known)
         return chosen[0] if self.variants else "fp32"
 
-    def load_graph(self, name: TowerName, variant: VariantName) -> onnx.ModelProto:
+    def load_graph(self, name: TowerName, variant: VariantName) -> ir.Model:
         """Return a graph of a tower with all of its weights."""
         tower = self.manifest.towers[name]
         graph = tower.graph if variant == "fp32" else tower.variants[variant].graph
-        return onnx.load(self.folder / graph)
+        return load_graph(self.folder / graph)
 
-    def load_exact_graph(self, name: TowerName, variant: VariantName) -> onnx.ModelProto:
+    def load_exact_graph(self, name: TowerName, variant: VariantName) -> ir.Model:
         """Return a graph of a tower that is exact in sessions with default settings, with all of its weights."""
         model = self.load_graph(name, variant)
         use_unsigned_weights(model)

@@ -198,11 +198,21 @@ def test_list_as_json_is_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.process
-def test_optimize_without_its_packages_names_the_command_that_installs_them(exported: Path) -> None:
+@pytest.mark.parametrize(
+    ("words", "purpose", "extra"),
+    [
+        (["optimize"], "exporting", "export,cpu"),
+        (["publish", "--to", "single", "-o", "nowhere"], "publishing", "publish"),  # its packages do not bring torch
+    ],
+)
+def test_a_command_without_its_packages_names_the_one_that_installs_them(
+    words: list[str], purpose: str, extra: str, exported: Path
+) -> None:
     code = (
         "import sys; sys.modules['onnx_ir'] = None; from exporters.cli.main import main; sys.exit(main(sys.argv[1:]))"
     )
-    command = [sys.executable, "-c", code, "optimize", str(exported)]
+    command = [sys.executable, "-c", code, *words, str(exported)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 1
-    assert result.stderr.startswith("error: exporting needs onnx_ir; install it with `pip install")
+    install = f"install it with `pip install 'embedding-backbones[{extra}]'`"
+    assert result.stderr.startswith(f"error: {purpose} needs onnx_ir; {install}")

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 import pytest
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from exporters.errors import PublishError
 from exporters.graph.graph_input import GraphInput
+from exporters.graph.onnx_file import load_graph
 from exporters.graph.trace import build_graph
 from exporters.modules.pooling import TokenPool
 from exporters.publish.hidden_state import find_hidden_state
@@ -61,7 +61,7 @@ def test_every_pooling_of_sentence_transformers(tmp_path: Path) -> None:
     traced = build_graph(Pooled().eval(), inputs, output, opset=18)
     path = tmp_path / "text.onnx"
     ir.save(traced, path)
-    model = onnx.load(path)
+    model = load_graph(path)
     hidden = find_hidden_state(model)
     assert hidden.width == WIDTH
     source = source_with(
@@ -70,8 +70,8 @@ def test_every_pooling_of_sentence_transformers(tmp_path: Path) -> None:
     write_chain(read_chain(source, model, hidden.tensor, hidden.width), tmp_path)
     feeds = {each.spec.name: each.example.numpy() for each in inputs}
     (expected,) = run_graph(path, feeds)
-    model.graph.output.append(onnx.ValueInfoProto(name=hidden.tensor))
-    onnx.save(model, tmp_path / "probe.onnx")
+    model.graph.outputs.append(hidden.tensor)
+    ir.save(model, tmp_path / "probe.onnx")
     _, tokens = run_graph(tmp_path / "probe.onnx", feeds)
     assert np.allclose(apply_chain(tmp_path, tokens, feeds["attention_mask"]), expected, atol=1e-6)
 
@@ -94,8 +94,10 @@ def test_layers_that_sentence_transformers_has_not_are_named(tower: Any, reason:
 def test_a_graph_with_another_number_of_layers_is_refused(tmp_path: Path) -> None:
     folder = write_text_artifact(tmp_path / "toy")
     source = source_with(folder, layers=("Pooling: mean", "Normalize"))
+    model = load_graph(folder / "text.onnx")
+    hidden = find_hidden_state(model)
     with pytest.raises(PublishError, match="1 linear layers after the pooling, the manifest 0"):
-        read_chain(source, onnx.load(folder / "text.onnx"), "hidden", 6)
+        read_chain(source, model, hidden.tensor, hidden.width)
 
 
 @pytest.mark.parametrize(("name", "x"), [("linear.Identity", -2.0), ("activation.Tanh", 0.5), ("activation.ReLU", -1)])
