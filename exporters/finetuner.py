@@ -9,8 +9,10 @@ Source of the signatures: https://finetuner.jina.ai, version 0.8.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 from exporters.catalogue.options import ExportOptions
 from exporters.catalogue.registry import find_backbone, find_descriptor
@@ -79,39 +81,40 @@ def fit(
         UsageError: An option is given twice.
         EmbeddingBackbonesError: As for :func:`exporters.fit.run.fit`.
     """
-    options = options or FitOptions()
-    chosen = replace(
-        options,
-        val_split=val_split,
-        loss=_LOSSES.get(loss or "", loss),
-        learning_rate=learning_rate,
-        epochs=epochs,
-        batch_size=batch_size,
-        freeze=freeze,
-        output_dim=output_dim,
-        device=device,
-    )
-    _check_replaced(options, chosen)
-    export_options = export_options or ExportOptions()
-    if model_artifact is not None:
-        if export_options.weights != "pretrained":
-            raise UsageError("give weights by model_artifact or by export_options, not by both")
-        export_options = replace(export_options, weights=os.fspath(model_artifact))
+    given = {
+        "val_split": val_split,
+        "loss": _LOSSES.get(loss or "", loss),
+        "learning_rate": learning_rate,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "freeze": freeze,
+        "output_dim": output_dim,
+        "device": device,
+    }
     return _fit(
         model,
         train_data,
         eval_data,
         output=output,
         artifact_name=run_name,
-        options=chosen,
-        export_options=export_options,
+        options=_merge(options or FitOptions(), given),
+        export_options=_start_from(model_artifact, export_options or ExportOptions()),
     )
 
 
-def _check_replaced(given: FitOptions, chosen: FitOptions) -> None:
-    for field in fields(given):
-        if getattr(given, field.name) not in (field.default, getattr(chosen, field.name)):
+def _merge(options: FitOptions, given: Mapping[str, Any]) -> FitOptions:
+    for field in fields(options):
+        if field.name in given and getattr(options, field.name) not in (field.default, given[field.name]):
             raise UsageError(f"{field.name} is an argument of fit; give it there, and not in options")
+    return replace(options, **given)
+
+
+def _start_from(weights: str | os.PathLike[str] | None, options: ExportOptions) -> ExportOptions:
+    if weights is None:
+        return options
+    if options.weights != "pretrained":
+        raise UsageError("give weights by model_artifact or by export_options, not by both")
+    return replace(options, weights=os.fspath(weights))
 
 
 def build_model(
@@ -138,7 +141,7 @@ def build_model(
     """
     options = options or ExportOptions()
     options = replace(options, tower=choose_tower(select_model) or options.tower)
-    folder = Path(output) / (name if select_model is None else f"{name}-{select_model}")
+    folder = _choose_folder(output, name, select_model)
     if not (folder / MANIFEST_FILE).exists():
         find_backbone(name)
         export(name, output=output, artifact_name=folder.name, options=options)
@@ -190,14 +193,17 @@ def get_model(
             f"{artifact} was fine-tuned from {models[0].descriptor}, which is not in the catalogue; export it with "
             f"`python -m exporters NAME --weights {artifact}`"
         )
-    name = Path(artifact).name.removesuffix(".zip")
-    folder = Path(output) / (name if select_model is None else f"{name}-{select_model}")
+    folder = _choose_folder(output, Path(artifact).name.removesuffix(".zip"), select_model)
     if not (folder / MANIFEST_FILE).exists():
         chosen = replace(options, weights=os.fspath(artifact), select_model=select_model)
         export(backbone.name, output=output, artifact_name=folder.name, options=chosen)
     elif read_manifest(folder).weights.sha256 != combine_records(models).sha256:
         raise DestinationError(f"{folder} was exported from another run; delete it, or give another folder by output")
     return finetuner.get_model(folder, device=device)
+
+
+def _choose_folder(output: str | os.PathLike[str], name: str, select_model: SelectModel | None) -> Path:
+    return Path(output) / (name if select_model is None else f"{name}-{select_model}")
 
 
 def _has_weights(record: Weights, weights: WeightsRef) -> bool:

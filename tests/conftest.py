@@ -170,10 +170,10 @@ def photo_paths() -> list[Path]:
 
 
 @contextmanager
-def _small_files() -> Iterator[None]:
+def _small_files(limit: int = 2000) -> Iterator[None]:
     resource = pytest.importorskip("resource", reason="needs POSIX")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
         yield
     finally:
@@ -181,8 +181,8 @@ def _small_files() -> Iterator[None]:
 
 
 @pytest.fixture
-def small_disk() -> Callable[[], AbstractContextManager[None]]:
-    """Return a context manager in which no file can exceed 2 KB, as on a full disk.
+def small_disk() -> Callable[..., AbstractContextManager[None]]:
+    """Return a context manager in which no file can exceed a limit, by default 2 KB, as on a full disk.
 
     The limit is not for the whole test, because pytest itself may write to a file.
     """

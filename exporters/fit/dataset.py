@@ -32,6 +32,7 @@ COLUMNS: Mapping[DataKind, tuple[str, ...]] = {
     "pairs": ("a", "b"),
     "captions": ("text", "image"),
 }
+_SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation", "dev"}
 _LISTED = 10  # bad rows in a message
 
 
@@ -257,12 +258,20 @@ def _read_classes(path: str, towers: Sequence[TowerName]) -> Iterator[Entry]:
         raise UsageError(f"{path} has another pattern than one folder `*`, such as 'shapes/*/train'")
     at = parts.index("*")
     parent, suffixes = Path(*parts[:at]), folder_suffixes(towers[0])
-    for folder in sorted(parent.iterdir()) if parent.is_dir() else ():
-        inside = folder.joinpath(*parts[at + 1 :])
-        if inside.is_dir() and not folder.name.startswith("."):
-            for file in walk_folder(str(inside)):
-                if file_suffix(file) in suffixes:
-                    yield file, {"item": file, "label": folder.name}
+    found = [each for each in sorted(parent.glob("*")) if not each.name.startswith(".")]
+    classes = {each.name: each.joinpath(*parts[at + 1 :]) for each in found if each.is_dir()}
+    if classes and {name.casefold() for name in classes} <= _SPLITS:
+        raise UsageError(
+            f"{parent} has the folders {', '.join(classes)}, which are parts of the data and no classes; give one of "
+            "them, and another by --eval"
+        )
+    for each in found:
+        if each.is_file() and file_suffix(each.name) in suffixes:
+            yield str(each), Unreadable("the file lies in no folder of a class")
+    for name, folder in classes.items():
+        for file in walk_folder(str(folder)) if folder.is_dir() else ():
+            if file_suffix(file) in suffixes:
+                yield file, {"item": file, "label": name}
 
 
 def _find_kind(name: str, entries: Sequence[Entry], accepted: Sequence[DataKind]) -> DataKind:
@@ -306,8 +315,9 @@ def _read_row(
         items.append(value)
     target: str | float | None = None
     if kind == "labels":
-        target = str(values.get("label", "")).strip()
-        if not target or values["label"] is None:
+        label = values.get("label")
+        target = str(label).strip()
+        if not target or label is None or (isinstance(label, float) and math.isnan(label)):  # as pandas says missing
             return Unreadable("'label' is empty")
     elif kind == "scores":
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,8 @@ from exporters.errors import TrainingDataError
 from exporters.fit.dataset import Data, DataKind
 from exporters.fit.options import FitOptions
 from runtime.errors import UsageError
+
+_LOG = logging.getLogger("exporters")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +56,11 @@ def choose_loss(name: str | None, data: Data) -> str:
     """
     fitting = [known for known, loss in LOSSES.items() if data.kind in loss.kinds]
     if name is None:
-        return fitting[0]
+        name = fitting[0]
     if name not in fitting:
         raise UsageError(f"the loss {name!r} is not for {data.kind}; choose one of {', '.join(fitting)}")
+    if name == "cosent" and len({row.target for row in data.rows}) < 2:
+        raise TrainingDataError("all scores are equal, and cosent compares pairs with different scores; use cosine")
     outside = [row for row in data.rows if name == "cosine" and abs(float(row.target or 0)) > 1]
     if outside:
         row = outside[0]
@@ -71,6 +76,7 @@ def build_loss(name: str, model: Any, options: FitOptions) -> Any:
     Raises:
         UsageError: The loss caches no gradients, or a number of dimensions is not smaller than the model's.
     """
+    from sentence_transformers.base.modules import Normalize
     from sentence_transformers.sentence_transformer import losses
     from sentence_transformers.sentence_transformer.losses import BatchHardTripletLossDistanceFunction
 
@@ -86,6 +92,12 @@ def build_loss(name: str, model: Any, options: FitOptions) -> Any:
         class_name, settings["mini_batch_size"] = chosen.cached, options.mini_batch_size
     build: Callable[..., Any] = getattr(losses, class_name)
     loss = build(model, **settings)
+    if model.similarity_fn_name != "cosine" and not isinstance(model[-1], Normalize):
+        _LOG.warning(
+            "the loss compares by cosine, and the model and its evaluation by %s; see whether it becomes better by "
+            "--eval or --val-split",
+            model.similarity_fn_name,
+        )
     if not options.dims:
         return loss
     full = int(model.get_embedding_dimension())

@@ -44,7 +44,8 @@ class Evaluation:
         label search among the other half, and all items with the same label are right.
 
         Raises:
-            TrainingDataError: No label has two distinct items.
+            TrainingDataError: The data tells no model from another: no label has two distinct items, all items are
+                right answers, or all scores are equal.
         """
         similarity = str(model.similarity_fn_name)
         found: dict[int | None, Any] = {}
@@ -94,11 +95,20 @@ def choose_prompts(model: SentenceTransformer, data: Data) -> tuple[str, ...]:
 
 def _correlate(data: Data, settings: dict[str, Any]) -> EmbeddingSimilarityEvaluator:
     scores = [float(row.target or 0) for row in data.rows]
+    if len(set(scores)) < 2:
+        raise TrainingDataError(
+            "all scores of the evaluation data are equal, so nothing correlates with them; give rows with other scores"
+        )
     return EmbeddingSimilarityEvaluator(wrap_items(data, 0), wrap_items(data, 1), scores, **settings)
 
 
 def _search(data: Data, model: SentenceTransformer, settings: dict[str, Any]) -> InformationRetrievalEvaluator:
     queries, corpus, relevant = _split_labels(data) if data.kind == "labels" else _pair(data)
+    if all(answers == corpus.keys() for answers in relevant.values()):
+        raise TrainingDataError(
+            "every item of the evaluation data is a right answer, so any model finds it; give rows with other labels "
+            "or answers, or a larger --val-split"
+        )
     prompts = choose_prompts(model, data)
     settings |= {"query_prompt": prompts[0], "corpus_prompt": prompts[-1], **_DEPTHS}
     return InformationRetrievalEvaluator(queries, corpus, relevant, **settings)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from exporters.artifact_writer import check_destination
 from exporters.catalogue.names import default_name, find_model
 from exporters.catalogue.options import ExportOptions
-from exporters.errors import TrainingDataError, WorseModelError
+from exporters.catalogue.spec import BackboneSpec
+from exporters.errors import TrainingDataError, WorseModelError, needs_extra
 from exporters.fit.dataset import (
     Data,
     DataSource,
@@ -32,7 +33,7 @@ from exporters.fit.options import FitOptions
 from exporters.fit.report import FitReport
 from exporters.fit.training_folder import TrainingFolder
 from exporters.progress import Stage, silent
-from runtime.errors import MissingDependencyError, UsageError
+from runtime.errors import UsageError
 from runtime.session.providers import check_packages
 
 if TYPE_CHECKING:
@@ -97,35 +98,24 @@ def fit(
     if eval_data is not None and options.val_split:
         raise UsageError("give evaluation data or --val-split, not both")
     spec = find_model(name, revision=export_options.revision)
-    artifact_name = artifact_name or f"{default_name(spec)}-fit"
-    if Path(artifact_name).name != artifact_name:
-        raise UsageError(f"an artifact cannot have the name {artifact_name!r}; --name takes the name of a folder")
-    destination = Path(output) / artifact_name
+    destination, folder = _choose_folders(Path(output), artifact_name or f"{default_name(spec)}-fit")
     check_destination(destination, force=export_options.force)
-    folder = TrainingFolder(destination.with_name(f"{artifact_name}-training"), artifact_name)
     folder.check(resume=options.resume, force=export_options.force)
-    check_packages()
-    with stage("import torch"):
-        _import_libraries()
-        from exporters.fit.learner import load_learner
-    _check_device(options)
-    with stage("load weights"):
-        learner = load_learner(spec, export_options, options)
+    learner = _load(spec, options, export_options, stage)
     with stage("read data"):
         data, others, skipped = _read(train_data, eval_data, learner, options)
     task = _Task(
         name=name,
+        learner=learner,
         data=data,
         others=others,
         skipped=skipped,
         loss=choose_loss(options.loss, data),
         options=options,
-        export_options=export_options,
-        fingerprint=learner.fingerprint,
         folder=folder,
     )
-    folder.open(task.request(), resume=options.resume)
-    report, checkpoint = task.train(learner, stage)
+    folder.open(task.request(export_options), resume=options.resume)
+    report, checkpoint = task.train(stage)
     report.write(folder.path)
     if report.worse:
         raise WorseModelError(
@@ -139,25 +129,31 @@ def fit(
     return Fit(artifact=destination, checkpoint=checkpoint, report=report)
 
 
+def _choose_folders(output: Path, name: str) -> tuple[Path, TrainingFolder]:
+    """Return the folder of the artifact, and the one of the training beside it."""
+    if Path(name).name != name:
+        raise UsageError(f"an artifact cannot have the name {name!r}; --name takes the name of a folder")
+    return output / name, TrainingFolder(output / f"{name}-training", name)
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Task:
-    """A fine-tuning: its data, its options, and the folder of its checkpoints."""
+    """A fine-tuning: its model, its data, its options, and the folder of its checkpoints."""
 
     name: str
+    learner: Learner
     data: Data
     others: Data | None
     skipped: int
     loss: str
     options: FitOptions
-    export_options: ExportOptions
-    fingerprint: str
     folder: TrainingFolder
 
-    def request(self) -> dict[str, str]:
+    def request(self, export_options: ExportOptions) -> dict[str, str]:
         """Return what has to be the same for a training to go on."""
         settings = {
             field.name: str(getattr(options, field.name))
-            for options in (self.options, self.export_options)
+            for options in (self.options, export_options)
             for field in fields(options)
             if field.name not in _FREE
         }
@@ -165,15 +161,15 @@ class _Task:
         hashes = {
             key: hashlib.sha256(repr(value).encode("utf-8", "replace")).hexdigest() for key, value in rows.items()
         }
-        model = {"model": self.name, "content of the model": self.fingerprint}
+        model = {"model": self.name, "content of the model": self.learner.fingerprint}
         return {**model, **settings, "loss": self.loss, **hashes}
 
-    def train(self, learner: Learner, stage: Stage) -> tuple[FitReport, Path]:
+    def train(self, stage: Stage) -> tuple[FitReport, Path]:
         """Measure, train, save and measure again; return the figures and the checkpoint."""
         from exporters.fit.metrics import Evaluation
-        from exporters.fit.training import train
+        from exporters.fit.training import saving, train
 
-        options, model = self.options, learner.model
+        options, model = self.options, self.learner.model
         evaluation: Evaluation | None = None
         before, after = dict[str, float](), dict[str, float]()
         if self.others is not None:
@@ -182,11 +178,12 @@ class _Task:
                 before = evaluation.measure(model)
         trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         with stage("train"):
-            training = train(learner, self.data, evaluation, self.loss, options, self.folder.steps)
+            training = train(self.learner, self.data, evaluation, self.loss, options, self.folder)
         if evaluation is not None:
             with stage("evaluate after"):
                 after = evaluation.measure(model)
-        checkpoint = learner.save(self.folder.checkpoint)
+        with saving(self.folder.checkpoint):
+            checkpoint = self.learner.save(self.folder.checkpoint)
         report = FitReport(
             model=self.name,
             kind=self.data.kind,
@@ -204,20 +201,17 @@ class _Task:
         return report, checkpoint
 
 
-def _import_libraries() -> None:
-    """Import torch and the packages that need it.
-
-    Raises:
-        MissingDependencyError: A package of the extra ``fit`` is not installed.
-    """
-    try:
+def _load(spec: BackboneSpec, options: FitOptions, export_options: ExportOptions, stage: Stage) -> Learner:
+    """Import torch and the packages that need it, and load the model."""
+    check_packages()
+    with stage("import torch"), needs_extra("fit,cpu", "fine-tuning"):
         # sentence-transformers imports the first three, and would only say that training is not available.
         for name in ("accelerate", "datasets", "peft", "exporters.fit.training"):
             import_module(name)
-    except ModuleNotFoundError as exc:
-        raise MissingDependencyError(
-            f"fine-tuning needs {exc.name}; install it with `pip install 'embedding-backbones[fit,cpu]'`"
-        ) from exc
+        from exporters.fit.learner import load_learner
+    _check_device(options)
+    with stage("load weights"):
+        return load_learner(spec, export_options, options)
 
 
 def _check_device(options: FitOptions) -> None:

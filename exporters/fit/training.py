@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -18,21 +18,22 @@ from types import FrameType
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.base.sampler import BatchSamplers, DefaultBatchSampler
 from torch.utils.data import RandomSampler
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
 
-from exporters.errors import FitError, TrainingDataError
+from exporters.errors import DestinationError, FitError, TrainingDataError
 from exporters.fit.dataset import COLUMNS, Data, DataKind, find_single_labels, number_labels
 from exporters.fit.learner import Learner
 from exporters.fit.losses import build_loss
 from exporters.fit.metrics import Evaluation, choose_prompts, wrap_items
 from exporters.fit.options import FitOptions
+from exporters.fit.training_folder import TrainingFolder
 from exporters.weights.model_folder import quiet_transformers
-from runtime.errors import UsageError
+from runtime.errors import UsageError, one_line
 from runtime.machine.limits import read_peak_bytes
 
 _LOG = logging.getLogger("exporters")
@@ -72,7 +73,7 @@ class Training:
 
 
 def train(
-    learner: Learner, data: Data, evaluation: Evaluation | None, loss: str, options: FitOptions, folder: Path
+    learner: Learner, data: Data, evaluation: Evaluation | None, loss: str, options: FitOptions, folder: TrainingFolder
 ) -> Training:
     """Train the model in place, and leave the weights of the best epoch in it if there is an evaluation.
 
@@ -82,17 +83,18 @@ def train(
         evaluation: The evaluation after each epoch; ``None`` for none.
         loss: Name of the loss.
         options: The options.
-        folder: Folder of the checkpoints from which an interrupted training goes on.
+        folder: The folder with the checkpoints from which an interrupted training goes on.
 
     Raises:
         TrainingDataError: No step would have two rows to compare.
         FitError: The loss is no longer a number, or the training changed no weights.
+        DestinationError: A checkpoint cannot be written.
         KeyboardInterrupt: The user interrupts the training. A checkpoint of the last step is written first.
     """
     model = learner.model
     trainer = _Trainer(
         model=model,
-        args=_arguments(learner, data, evaluation, options, folder),
+        args=_arguments(learner, data, evaluation, options, folder.steps),
         train_dataset=_dataset(data),
         loss=build_loss(loss, model, options),
         evaluator=evaluation.evaluator if evaluation else None,
@@ -104,9 +106,9 @@ def train(
     if sys.stderr.isatty():
         trainer.add_callback(_ProgressBar)
     start, before = time.perf_counter(), _sum_weights(model)
-    find_checkpoint: Callable[[str], str | None] = get_last_checkpoint
+    checkpoint = folder.find_checkpoint()
     with _interruptible(trainer), _without_notes():
-        trainer.train(resume_from_checkpoint=find_checkpoint(str(folder)) if folder.is_dir() else None)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if _sum_weights(model) == before:
         raise FitError(
             "the training changed no weights; give it more rows or --epochs, or a higher --learning-rate, and --force "
@@ -125,6 +127,21 @@ def train(
     )
 
 
+@contextmanager
+def saving(path: Path) -> Iterator[None]:
+    """Report that ``path`` cannot be written in the block.
+
+    Raises:
+        DestinationError: The disk is full, for which torch and safetensors have errors of their own, or it fails.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as exc:
+        raise DestinationError(
+            f"{path} cannot be written ({one_line(exc)}); free some disk space, and go on with --resume"
+        ) from exc
+
+
 class _Arguments(SentenceTransformerTrainingArguments):
     """The arguments of the trainer, with a warm-up that is no longer than its share.
 
@@ -137,6 +154,10 @@ class _Arguments(SentenceTransformerTrainingArguments):
 
 class _Trainer(SentenceTransformerTrainer):
     """The trainer, with the tensors of any model in one file, and without a model card."""
+
+    def _save_checkpoint(self, *args: Any) -> None:
+        with saving(Path(str(self.args.output_dir), f"checkpoint-{self.state.global_step}")):
+            super()._save_checkpoint(*args)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         del state_dict

@@ -12,6 +12,7 @@ from exporters.artifact_writer import writing
 from exporters.errors import DestinationError
 
 _REQUEST = "request.json"
+_STATE = "trainer_state.json"  # the last file of a checkpoint that the trainer writes
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,11 @@ class TrainingFolder:
         """The trained model, to whose name a learner may add a suffix."""
         return self.path / self.name
 
+    def find_checkpoint(self) -> Path | None:
+        """Return the last complete checkpoint. A process that was killed may have left an incomplete one."""
+        found = (file.parent for file in self.steps.glob(f"checkpoint-*/{_STATE}"))
+        return max(found, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
+
     def check(self, *, resume: bool, force: bool) -> None:
         """Check that no earlier training would be lost.
 
@@ -39,7 +45,7 @@ class TrainingFolder:
         """
         if force:
             return
-        if self._can_go_on():
+        if self.find_checkpoint():
             if resume:
                 return
             raise DestinationError(
@@ -58,7 +64,7 @@ class TrainingFolder:
         Raises:
             DestinationError: It is another training, or its record is damaged.
         """
-        if resume and self._can_go_on():
+        if resume and self.find_checkpoint():
             self._check_same(request)
             return
         with writing(self.path):
@@ -78,6 +84,3 @@ class TrainingFolder:
             raise DestinationError(
                 f"the training in {self.path} has another {', '.join(changed)}; give the same, or {again}"
             )
-
-    def _can_go_on(self) -> bool:
-        return any(self.steps.glob("checkpoint-*"))

@@ -85,6 +85,12 @@ def test_bad_rows_are_named_by_line(tmp_path: Path) -> None:
     assert describe_bad(bad * 4).endswith("\n  and 2 more")
 
 
+@pytest.mark.parametrize("label", [None, float("nan"), " "])
+def test_a_missing_label_is_no_class(label: object) -> None:
+    data, bad = read_data([{"item": "x", "label": 1}, {"item": "y", "label": label}], ["text"])
+    assert (len(data.rows), describe_bad(bad)) == (1, "  row 2: 'label' is empty")
+
+
 def test_unusable_items_are_named_by_line(tmp_path: Path) -> None:
     data, _ = read_data([{"item": "a.jpg", "label": "x"}, {"item": "b.jpg", "label": "x"}], ["image"])
 
@@ -108,10 +114,22 @@ def test_folders_of_classes_and_of_their_splits(tmp_path: Path) -> None:
     assert [row.target for row in everything.rows] == ["cat", "cat", "dog", "dog"]
     train, _ = read_data(f"{tmp_path}/*/train", ["image"])
     assert [(row.target, Path(row.items[0]).name) for row in train.rows] == [("cat", "train.png"), ("dog", "train.png")]
+    for split in ("train", "test"):
+        (tmp_path / "splits" / split / "cat").mkdir(parents=True)
+    with pytest.raises(UsageError, match="the folders test, train, which are parts of the data and no classes; give"):
+        read_data(tmp_path / "splits", ["image"])
     with pytest.raises(UsageError, match="folder of classes, which are for images and meshes"):
         read_data(tmp_path, ["text"])
     with pytest.raises(UsageError, match="another pattern than one folder"):
         read_data(f"{tmp_path}/*/tr*", ["image"])
+
+
+def test_a_file_without_a_class_is_named(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    for name in ("cat/a.png", "b.png"):
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    data, bad = read_data(tmp_path, ["image"])
+    assert (len(data.rows), describe_bad(bad)) == (1, f"  {tmp_path}/b.png: the file lies in no folder of a class")
 
 
 @pytest.mark.parametrize(

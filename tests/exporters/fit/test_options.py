@@ -32,15 +32,15 @@ def test_wrong_values_are_refused(given: dict[str, Any], message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "default", "other"),
+    ("rows", "default", "other"),
     [
-        ({"a": "x", "b": "y"}, "ranking", "cosent"),
-        ({"a": "x", "b": "y", "score": 3}, "cosent", "ranking"),
-        ({"item": "x", "label": "y"}, "triplet-hard", "clip"),
+        ([{"a": "x", "b": "y"}], "ranking", "cosent"),
+        ([{"a": "x", "b": "y", "score": score} for score in (3, 4)], "cosent", "ranking"),
+        ([{"item": "x", "label": "y"}], "triplet-hard", "clip"),
     ],
 )
-def test_each_kind_of_data_has_its_losses(row: dict[str, Any], default: str, other: str) -> None:
-    data, _ = read_data([row, row], ["text"])
+def test_each_kind_of_data_has_its_losses(rows: list[dict[str, Any]], default: str, other: str) -> None:
+    data, _ = read_data(rows, ["text"])
     assert choose_loss(None, data) == default
     with pytest.raises(UsageError, match=f"{other!r} is not for {data.kind}; choose one of {default}"):
         choose_loss(other, data)
@@ -53,3 +53,11 @@ def test_scores_that_are_no_cosines_are_refused() -> None:
     data, _ = read_data([{"a": "x", "b": "y", "score": 1}, {"a": "x", "b": "y", "score": 5}], ["text"])
     with pytest.raises(TrainingDataError, match=r"row 2: the score 5\.0 is no cosine"):
         choose_loss("cosine", data)
+
+
+@pytest.mark.parametrize("name", [None, "cosent"])
+def test_equal_scores_are_for_cosine_alone(name: str | None) -> None:
+    data, _ = read_data([{"a": "x", "b": y, "score": 1} for y in "yz"], ["text"])
+    with pytest.raises(TrainingDataError, match=r"all scores are equal, and cosent compares .*; use cosine"):
+        choose_loss(name, data)
+    assert choose_loss("cosine", data) == "cosine"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,16 +21,16 @@ from exporters import ExportOptions, finetuner
 from exporters.catalogue.names import find_model
 from exporters.cli.main import main
 from exporters.errors import DestinationError, TrainingDataError, WorseModelError
-from exporters.fit import run as run_module
 from exporters.fit import training
 from exporters.fit.dataset import read_data
 from exporters.fit.learner import Learner, load_learner
-from exporters.fit.losses import choose_loss
+from exporters.fit.losses import build_loss, choose_loss
 from exporters.fit.metrics import Evaluation
 from exporters.fit.options import FitOptions
 from exporters.fit.run import fit
+from exporters.fit.training_folder import TrainingFolder
 from runtime.errors import UsageError
-from tests.exporters.fit.toy_data import make_labels, make_pairs
+from tests.exporters.fit.toy_data import make_labels, make_pairs, write_checkpoint
 
 FAST = FitOptions(epochs=3, batch_size=16, learning_rate=5e-3, warmup=0.0, device="cpu")
 
@@ -45,6 +47,15 @@ def test_the_models_similarity_is_kept(toy: Path, tmp_path: Path) -> None:
     assert saved["similarity_fn_name"] == "dot"
 
 
+@pytest.mark.parametrize(("similarity", "last", "warned"), [("dot", 2, True), ("dot", 3, False), ("cosine", 2, False)])
+def test_a_loss_that_compares_in_another_way_is_named(
+    similarity: Any, last: int, warned: bool, toy: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    modules = list(SentenceTransformer(str(toy), device="cpu"))[:last]  # without or with Normalize
+    build_loss("ranking", SentenceTransformer(modules=modules, similarity_fn_name=similarity), FAST)
+    assert ("the loss compares by cosine, and the model and its evaluation by dot" in caplog.text) == warned
+
+
 def load(toy: Path, options: FitOptions = FAST) -> Learner:
     return load_learner(find_model(str(toy)), ExportOptions(), options)
 
@@ -52,7 +63,7 @@ def load(toy: Path, options: FitOptions = FAST) -> Learner:
 def train(toy: Path, rows: list[dict[str, Any]], folder: Path, options: FitOptions = FAST) -> dict[str, torch.Tensor]:
     learner, (data, _) = load(toy, options), read_data(rows, ["text"])
     evaluation = Evaluation(data, learner.model, batch_size=16, dims=()) if options.patience else None
-    training.train(learner, data, evaluation, choose_loss(options.loss, data), options, folder)
+    training.train(learner, data, evaluation, choose_loss(options.loss, data), options, TrainingFolder(folder, "mine"))
     return {name: value.clone() for name, value in learner.model.state_dict().items()}
 
 
@@ -134,10 +145,26 @@ def test_an_interruption_does_not_change_the_weights(
     assert equal(whole, train(toy, rows, tmp_path / "parts", options))
 
 
+def test_a_checkpoint_that_cannot_be_written_is_named(
+    toy: Path, tmp_path: Path, small_disk: Callable[..., AbstractContextManager[None]]
+) -> None:
+    options, folder = replace(FAST, epochs=2), tmp_path / "parts"
+    size = (toy / "model.safetensors").stat().st_size
+    for limit in (size // 2, size + 10_000):  # the disk is full in the weights, or in the state of the optimizer
+        with (
+            small_disk(limit),
+            pytest.raises(DestinationError, match=r"checkpoint-3 cannot be written .*; free some disk space, and go"),
+        ):
+            train(toy, make_pairs(40), folder, options)
+    assert (folder / "steps/checkpoint-3/optimizer.pt").stat().st_size == size + 10_000
+    whole = train(toy, make_pairs(40), tmp_path / "whole", options)
+    assert equal(whole, train(toy, make_pairs(40), folder, options))
+
+
 @pytest.mark.usefixtures("no_export")
 def test_a_resumed_command_has_to_be_the_same(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: Any) -> None:
-        (tmp_path / "mine-training" / "steps" / "checkpoint-1").mkdir(parents=True)
+        write_checkpoint(tmp_path / "mine-training", 1)
         raise KeyboardInterrupt
 
     def start(options: FitOptions, rows: list[dict[str, str]], **export_options: Any) -> None:
@@ -216,7 +243,7 @@ def test_only_what_is_asked_for_is_trained(
     assert names
     assert all(any(word in name for word in trained) for name in names)
     data, _ = read_data(make_pairs(16), ["text"])
-    training.train(learner, data, None, "ranking", replace(FAST, epochs=1), tmp_path / "steps")
+    training.train(learner, data, None, "ranking", replace(FAST, epochs=1), TrainingFolder(tmp_path, "mine"))
     vector = learner.model.encode(["a cat"])
     saved = SentenceTransformer(str(learner.save(tmp_path / "saved")), device="cpu")
     assert not any("lora" in name for name, _ in saved.named_parameters())
@@ -285,7 +312,7 @@ def test_prompts_of_queries_and_documents_are_trained(toy: Path, tmp_path: Path)
     assert (evaluator.evaluators[0].query_prompt, evaluator.evaluators[0].corpus_prompt) == ("ask: ", "found: ")
 
 
-def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_package_is_named(toy: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
     with pytest.raises(runtime.MissingDependencyError, match=r"fine-tuning needs datasets; .*\[fit,cpu\]"):
-        run_module._import_libraries()
+        fit(str(toy), make_pairs(4), output=tmp_path)

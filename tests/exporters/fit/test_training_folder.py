@@ -8,6 +8,7 @@ import pytest
 
 from exporters.errors import DestinationError
 from exporters.fit.training_folder import TrainingFolder
+from tests.exporters.fit.toy_data import write_checkpoint
 
 
 def test_an_empty_folder_needs_no_word(tmp_path: Path) -> None:
@@ -18,13 +19,23 @@ def test_an_empty_folder_needs_no_word(tmp_path: Path) -> None:
 
 def test_checkpoints_are_resumed_or_replaced(tmp_path: Path) -> None:
     folder = TrainingFolder(tmp_path, "mine")
-    (folder.steps / "checkpoint-3").mkdir(parents=True)
+    write_checkpoint(folder.path, 3)
     with pytest.raises(DestinationError, match="go on with --resume, or replace it with --force"):
         folder.check(resume=False, force=False)
     folder.check(resume=True, force=False)
     folder.check(resume=False, force=True)
     folder.open({"seed": "0"}, resume=False)
     assert not folder.steps.exists()
+
+
+def test_a_checkpoint_whose_writing_was_killed_is_no_checkpoint(tmp_path: Path) -> None:
+    folder = TrainingFolder(tmp_path, "mine")
+    (folder.steps / "checkpoint-10").mkdir(parents=True)
+    (folder.steps / "checkpoint-10/model.safetensors").touch()
+    folder.check(resume=False, force=False)
+    for number in (3, 9):
+        write_checkpoint(tmp_path, number)
+    assert folder.find_checkpoint() == folder.steps / "checkpoint-9"
 
 
 @pytest.mark.parametrize("name", ["mine", "mine.safetensors"])
@@ -40,7 +51,7 @@ def test_a_trained_model_is_replaced_by_force_alone(name: str, resume: bool, tmp
 @pytest.mark.parametrize("record", [None, "", '{"seed": ', "3", "[" * 100_000])
 def test_a_training_whose_record_is_damaged_does_not_go_on(record: str | None, tmp_path: Path) -> None:
     folder = TrainingFolder(tmp_path, "mine")
-    (folder.steps / "checkpoint-3").mkdir(parents=True)
+    write_checkpoint(folder.path, 3)
     if record is not None:
         (tmp_path / "request.json").write_text(record)
     with pytest.raises(DestinationError, match=r"record of the training, cannot be read .*; start again with --force"):
@@ -50,7 +61,7 @@ def test_a_training_whose_record_is_damaged_does_not_go_on(record: str | None, t
 def test_only_the_same_training_goes_on(tmp_path: Path) -> None:
     folder = TrainingFolder(tmp_path, "mine")
     folder.open({"seed": "0"}, resume=True)
-    (folder.steps / "checkpoint-3").mkdir(parents=True)
+    write_checkpoint(folder.path, 3)
     folder.open({"seed": "0"}, resume=True)
     with pytest.raises(DestinationError, match="has another seed; give the same, or start again with --force instead"):
         folder.open({"seed": "1"}, resume=True)

@@ -87,6 +87,23 @@ def test_equal_items_do_not_find_each_other(toy: Path, tmp_path: Path) -> None:
         start(toy, tmp_path, make_labels(24), equal)
 
 
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"item": f"thing {index}", "label": "one"} for index in range(4)], "every item .* is a right answer"),
+        ([{"a": f"question {index}", "b": "the answer"} for index in range(4)], "every item .* is a right answer"),
+        ([{"a": "one row", "b": "one answer"}], "every item .* is a right answer, so any model finds it; give rows"),
+        ([{"a": f"x {index}", "b": f"y {index}", "score": 1} for index in range(4)], "all scores .* are equal"),
+        ([{"a": "one row", "b": "one score", "score": 1}], "all scores .* are equal, so nothing correlates"),
+    ],
+)
+def test_evaluation_data_that_tells_no_model_from_another_is_refused(
+    rows: list[dict[str, Any]], message: str, toy: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(TrainingDataError, match=message):
+        start(toy, tmp_path, make_pairs(8), rows)
+
+
 def test_rows_of_the_training_data_are_not_measured(toy: Path, tmp_path: Path) -> None:
     rows = [{"a": f"question {index}", "b": f"answer {index}"} for index in range(24)]
     with pytest.raises(

@@ -33,6 +33,13 @@ def make_labels(count: int) -> list[dict[str, str]]:
     ]
 
 
+def write_checkpoint(folder: Path, number: int) -> None:
+    """Write what makes a checkpoint complete into the folder of a training."""
+    place = folder / "steps" / f"checkpoint-{number}"
+    place.mkdir(parents=True)
+    (place / "trainer_state.json").write_text("{}")
+
+
 def write_photos(folder: Path, each: int) -> list[dict[str, str]]:
     """Write noisy photos, half of one colour and half of any, in a folder for each colour; return their captions."""
     noise, captions = np.random.default_rng(0), []
