@@ -48,7 +48,7 @@ def measure_plan(
     for target, groups in itertools.groupby(remaining, key=lambda group: group.target):
         with tempfile.TemporaryDirectory(prefix="embedding-backbones-") as folder:
             scratch = Path(folder)
-            workload = Workload(target, own_items.get(target.tower) or load_items(target.tower, None, scratch))
+            workload = Workload(target, own_items.get(target.tower) or load_items(target.tower, scratch))
             announce(f"{target}: reference")
             reference, skipped = make_reference(target, workload, options, scratch)
             before = _without(results.skipped, _reference_of(target))

@@ -53,16 +53,8 @@ class Items:
         return replace(self, items=self.items[:count], names=self.names[:count], sizes=self.sizes[:count])
 
 
-def load_items(kind: TowerName, own: Path | None, scratch: Path) -> Items:
-    """Return items for a tower of ``kind``.
-
-    Without the user's ``own`` ones, the items are built-in ones. Photos and meshes are written to ``scratch``.
-
-    Raises:
-        UsageError: The user's items are too few or cannot be used.
-    """
-    if own is not None:
-        return load_own_items(kind, own)
+def load_items(kind: TowerName, scratch: Path) -> Items:
+    """Return built-in items for a tower of ``kind``. Photos and meshes are written to ``scratch``."""
     count = _COUNTS[kind]
     if kind == "mesh":
         return _files("tori of many shapes", [_write_torus(scratch, number) for number in range(count)])

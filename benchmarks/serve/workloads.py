@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from benchmarks.measure.workload import load_items
+from benchmarks.measure.workload import load_items, load_own_items
 from benchmarks.serve.interfaces import Item
 from runtime.errors import UsageError
 
@@ -46,17 +46,17 @@ class ServeWorkload:
 def make_workload(name: WorkloadName, own: Path | None, scratch: Path) -> ServeWorkload:
     """Return the items of a workload: ``own`` is the user's file of texts; images are written to ``scratch``."""
     if name in _SIZES:
-        corpus = load_items("text", None, scratch)
+        corpus = load_items("text", scratch)
         texts = tuple(cut_texts(corpus.items, *_SIZES[name], _COUNT))
         return ServeWorkload(name=name, source=f"{_describe(texts)}, cut from {corpus.source}", items=texts)
     if name == "images":
-        images = load_items("image", None, scratch)
+        images = load_items("image", scratch)
         return ServeWorkload(
             name=name, source=f"{len(images.items)} images: {images.source}", items=tuple(map(Path, images.items))
         )
     if own is None:
         raise UsageError("the workload own needs --items")
-    found = load_items("text", own, scratch)
+    found = load_own_items("text", own)
     return ServeWorkload(name=name, source=f"{_describe(found.items)}, from {found.source}", items=found.items)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import nullcontext
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias, TypedDict, Unpack, overload
@@ -419,3 +419,16 @@ def check_tower(tower: TowerName, towers: Iterable[TowerName]) -> None:
     """Raise :class:`UsageError` unless ``towers`` has ``tower``."""
     if tower not in towers:
         raise UsageError(f"there is no {tower} tower; the artifact has {' and '.join(towers)}")
+
+
+def choose_tower(asked: TowerName | None, towers: Collection[TowerName]) -> TowerName:
+    """Return the tower called ``asked``, or the only one.
+
+    Raises:
+        UsageError: There is no such tower, or there are two and none is asked for.
+    """
+    first, *others = towers
+    if asked is None and others:
+        raise UsageError(f"the artifact embeds {' and '.join(towers)}; choose one with --tower or tower=")
+    check_tower(asked or first, towers)
+    return asked or first

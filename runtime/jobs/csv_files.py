@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from runtime.errors import UsageError
 from runtime.jobs.items import SourceItem, Unreadable, listed_item
+from runtime.jobs.text_files import refuse_utf16
 
 if TYPE_CHECKING:
     from _csv import Reader
@@ -55,8 +55,7 @@ def open_csv(path: str) -> Iterator[Reader]:
     dialect = csv.excel_tab if path.lower().endswith(".tsv") else csv.excel
     try:
         with Path(path).open("rb") as file:
-            if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-                raise UsageError(f"{path} is UTF-16, but UTF-8 is expected; convert it: iconv -f UTF-16 -t UTF-8")
+            refuse_utf16(file.read(2), path)
         with Path(path).open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             reader = csv.reader(file, dialect, strict=True)  # else a quote that is not closed takes the rest in
             try:

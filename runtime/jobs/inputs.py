@@ -152,8 +152,10 @@ def _expand(folder: str, parts: Sequence[str]) -> Iterator[str]:
     """Yield the files in ``folder`` that match ``parts``, a pattern for each level below it."""
     first, *rest = parts
     if first == "**":
-        for below in _folders_below(folder):
-            yield from _expand(below, rest or ["*"])
+        yield from _expand(folder, rest or ["*"])
+        for name, is_folder in _list_folder(folder):
+            if is_folder and not name.startswith("."):
+                yield from _expand(os.path.join(folder, name), parts)  # noqa: PTH118
         return
     for name, is_folder in _match_names(folder, first):
         path = os.path.join(folder, name)  # noqa: PTH118  pathlib is slow for a million
@@ -169,14 +171,6 @@ def _match_names(folder: str, pattern: str) -> list[tuple[str, bool]]:
         return [(pattern, False)] if os.path.lexists(os.path.join(folder, pattern)) else []  # noqa: PTH118
     listed = [entry for entry in _list_folder(folder) if pattern.startswith(".") or not entry[0].startswith(".")]
     return [entry for entry in listed if fnmatch.fnmatch(entry[0], pattern)]
-
-
-def _folders_below(folder: str) -> Iterator[str]:
-    """Yield ``folder`` and all folders below it that are not hidden, without those behind links."""
-    yield folder
-    for name, is_folder in _list_folder(folder):
-        if is_folder and not name.startswith("."):
-            yield from _folders_below(os.path.join(folder, name))  # noqa: PTH118
 
 
 def _list_folder(folder: str) -> list[tuple[str, bool]]:

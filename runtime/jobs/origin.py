@@ -10,8 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from runtime.array_types import Array
 from runtime.artifact.json_schema import decode
 from runtime.artifact.manifest import Tower, TowerName
@@ -21,6 +19,7 @@ from runtime.inference.options import EmbedOptions
 from runtime.inference.prompts import applied_prompt
 from runtime.jobs.items import ItemValue
 from runtime.jobs.parquet import open_parquet
+from runtime.jobs.read_vectors import read_entry
 from runtime.postprocess import Dtype
 from runtime.session.provider_options import find_reduced_precision
 
@@ -107,8 +106,8 @@ def read_origin(path: Path) -> VectorOrigin | None:
     if path.is_dir():
         return _read_folder(path)
     try:
-        text = _read_text(path)
-        return decode(VectorOrigin, json.loads(text), ORIGIN, fill_defaults=True) if text else None
+        text = read_entry(path, ORIGIN)
+        return None if text is None else decode(VectorOrigin, json.loads(str(text)), ORIGIN, fill_defaults=True)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, ManifestError) as exc:
         raise UsageError(f"{path} cannot be read as vectors ({exc}); write it again with `embed`") from exc
 
@@ -161,30 +160,11 @@ def _read_folder(folder: Path) -> VectorOrigin | None:
     return found[0] if found else None
 
 
-def _read_text(path: Path) -> str:
-    if path.suffix == ".parquet":
-        with open_parquet(str(path), str(path)) as file:
-            metadata: dict[bytes, bytes] = file.schema_arrow.metadata or {}
-            return metadata.get(ORIGIN.encode(), b"").decode()
-    if path.suffix != ".npz":
-        return ""
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        return str(arrays[ORIGIN]) if ORIGIN in arrays else ""
-
-
 def read_digests(path: Path) -> Array | None:
     """Return the digest of the item of each row of a .npz or .parquet file; ``None`` if it has none."""
-    if path.suffix == ".parquet":
-        with open_parquet(str(path), str(path)) as file:
-            found: Array | None = None
-            if "digest" in file.schema_arrow.names:
-                found = file.read(["digest"])["digest"].to_numpy()
-            return found
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        digests: Array | None = arrays.get("digests")
-        return digests
-
-
-def to_metadata(origin: VectorOrigin | None) -> dict[str, str] | None:
-    """Return the metadata of a .parquet file with this record."""
-    return origin.to_text() if origin else None
+    if path.suffix != ".parquet":
+        return read_entry(path, "digests")
+    with open_parquet(str(path), str(path)) as file:
+        has_digests = "digest" in file.schema_arrow.names
+        digests: Array | None = file.read(["digest"])["digest"].to_numpy() if has_digests else None
+    return digests

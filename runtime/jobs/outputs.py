@@ -16,7 +16,7 @@ import numpy as np
 from runtime.array_types import Array
 from runtime.errors import UsageError
 from runtime.jobs.journal import Journal
-from runtime.jobs.origin import VectorOrigin, to_metadata
+from runtime.jobs.origin import VectorOrigin
 from runtime.jobs.parquet import import_parquet
 from runtime.jobs.read_vectors import RANGES, ranges_path, read_ranges
 from runtime.jobs.vector_file import npy_header
@@ -94,7 +94,8 @@ def write_output(journal: Journal, options: OutputOptions, origin: VectorOrigin 
     """Write the vectors of ``journal`` with their ``origin``, the report of skipped items, and the ranges of int8.
 
     The report is ``OUTPUT.skipped.jsonl``, with an object of index, item and reason per line. It replaces the report of
-    an earlier job. The ranges of int8 are in the file, or beside a .npy: see :func:`ranges_path`.
+    an earlier job. The ranges of int8 are in the file, or beside a .npy: see :func:`ranges_path`. An earlier .npy is
+    removed before it has the ranges of other vectors beside it.
 
     Raises:
         OutputError: The disk is full, for example. The journal stays and can be resumed.
@@ -110,6 +111,7 @@ def write_output(journal: Journal, options: OutputOptions, origin: VectorOrigin 
             if ranges is not None and options.path.suffix == ".npy":
                 with journal.work_path(_RANGES).open("wb") as file:
                     _write_array(file, ranges)
+                options.path.unlink(missing_ok=True)  # a job killed here must not leave old vectors beside new ranges
                 journal.move(_RANGES, ranges_path(options.path))
             if in_place:
                 journal.move_vectors()
@@ -231,7 +233,9 @@ def _write_parquet(journal: Journal, options: OutputOptions, ranges: Array | Non
     parquet = import_parquet()
     writer: Any = None
     rows = _rows(journal)
-    metadata = {**(to_metadata(origin) or {}), **({} if ranges is None else {RANGES: json.dumps(ranges.tolist())})}
+    metadata = origin.to_text() if origin else {}
+    if ranges is not None:
+        metadata[RANGES] = json.dumps(ranges.tolist())
     try:
         for chunk in _quantized(journal, options, ranges):
             table = _as_table(pa, list(islice(rows, len(chunk))), chunk, metadata, digests=origin is not None)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,17 +74,32 @@ def ranges_path(output: Path) -> Path:
 
 def find_ranges(path: Path) -> Array | None:
     """Return the ranges of the int8 vectors in a file, in it or beside it; ``None`` if there are none."""
+    ranges = read_entry(path, RANGES)
     if path.suffix == ".npz":
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            ranges: Array | None = arrays.get(RANGES)
-            return ranges
-    if path.suffix == ".parquet":
-        with open_parquet(str(path), str(path)) as file:
-            text = (file.schema_arrow.metadata or {}).get(RANGES.encode())
-        if text is not None:
-            return np.array(json.loads(text), dtype=np.float32)
+        return ranges
+    if ranges is not None:
+        return np.array(json.loads(str(ranges)), dtype=np.float32)
     beside = ranges_path(path)  # for a .parquet, as older versions wrote them
     return read_ranges(beside) if beside.is_file() else None
+
+
+def read_entry(path: Path, name: str) -> Array | None:
+    """Return an array of a .npz, or a text of the metadata of a .parquet; ``None`` if there is none."""
+    if path.suffix == ".npz":
+        with _open_npz(path) as arrays:
+            return arrays.get(name)
+    if path.suffix != ".parquet":
+        return None
+    with open_parquet(str(path), str(path)) as file:
+        text: bytes | None = (file.schema_arrow.metadata or {}).get(name.encode())
+    return None if text is None else np.array(text.decode())
+
+
+@contextmanager
+def _open_npz(path: Path) -> Iterator[Mapping[str, Array]]:
+    # Given a path, np.load leaks a file that is no zip.
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        yield arrays
 
 
 def _dequantize(path: Path, codes: Array, output_dim: int) -> Array:
@@ -101,8 +118,7 @@ def _read_npy(path: Path) -> NamedVectors:
 
 
 def _read_npz(path: Path) -> NamedVectors:
-    # Given a path, np.load leaks a file that is no zip.
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+    with _open_npz(path) as arrays:
         return NamedVectors(arrays["vectors"], arrays["names"].tolist())
 
 

@@ -57,7 +57,8 @@ def read_lines(lines: Iterable[bytes], name: str, first: int = 1) -> Iterator[Li
     """
     for number, line in enumerate(lines, first):
         if number == 1:
-            line = _without_bom(line, name)
+            refuse_utf16(line, name)
+            line = line.removeprefix(codecs.BOM_UTF8)
         try:
             text: str | Unreadable = line.removesuffix(b"\n").removesuffix(b"\r").decode()
         except UnicodeDecodeError as exc:
@@ -65,10 +66,10 @@ def read_lines(lines: Iterable[bytes], name: str, first: int = 1) -> Iterator[Li
         yield f"{name}:{number}", text
 
 
-def _without_bom(line: bytes, name: str) -> bytes:
-    if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+def refuse_utf16(start: bytes, name: str) -> None:
+    """Raise :class:`UsageError` if the file ``name``, which begins with ``start``, is UTF-16."""
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise UsageError(f"{name} is UTF-16, but UTF-8 is expected; convert it: iconv -f UTF-16 -t UTF-8")
-    return line.removeprefix(codecs.BOM_UTF8)
 
 
 def parse_lines(lines: Iterable[Line], *, kind: str, column: str | None = None) -> Iterator[SourceItem]:

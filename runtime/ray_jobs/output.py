@@ -16,7 +16,7 @@ from pyarrow import fs, parquet
 from runtime.array_types import Array, Float32Array
 from runtime.atomic_write import replacing
 from runtime.errors import OutputError, UsageError
-from runtime.jobs.origin import VectorOrigin, to_metadata
+from runtime.jobs.origin import VectorOrigin
 from runtime.ray_jobs.storage import absolute, is_uri, join, open_place, public_name
 
 _LOG = logging.getLogger("runtime")
@@ -45,7 +45,8 @@ def part_schema(carried: pa.Schema, dimensions: int, *, errors: bool, origin: Ve
         raise UsageError(f"the input's column {taken[0]} is also a column that the output adds; rename it first")
     fields = [pa.field("source_file", pa.string()), pa.field("source_row", pa.int64()), *carried]
     fields += [pa.field("error", pa.string())] if errors else []
-    return pa.schema([*fields, pa.field("embedding", pa.list_(pa.float32(), dimensions))], metadata=to_metadata(origin))
+    fields += [pa.field("embedding", pa.list_(pa.float32(), dimensions))]
+    return pa.schema(fields, metadata=origin.to_text() if origin else None)
 
 
 def vector_column(vectors: Float32Array, kept: Array, rows: int) -> pa.Array:
@@ -91,8 +92,10 @@ class OutputFolder:
         """
         self.output = output
         self._final = Path(absolute(output))
-        _check_free(output, force=force)
         try:
+            if not is_uri(output):
+                _finish_swap(self._final)
+            _check_free(output, force=force)
             if is_uri(output):
                 self.place = join(output, f"_partial-{secrets.token_hex(4)}")
                 file_system, path = open_place(self.place)
@@ -145,9 +148,14 @@ class OutputFolder:
             if not _PART.fullmatch(path.name):  # a killed worker left it
                 path.unlink()
         old = partial.with_suffix(".old")
-        if self._final.exists():
-            self._final.rename(old)
-        partial.rename(self._final)
+        try:
+            if self._final.exists():
+                self._final.rename(old)
+            partial.rename(self._final)
+        except BaseException:
+            if old.exists() and not self._final.exists():
+                old.rename(self._final)
+            raise
         shutil.rmtree(old, ignore_errors=True)
 
     def discard(self) -> None:
@@ -176,12 +184,25 @@ def _check_free(output: str, *, force: bool) -> None:
         raise OutputError(f"the output {shown} exists; name another place, or replace it with --force")
 
 
+def _finish_swap(output: Path) -> None:
+    """Move the complete output of a job that was killed after it had moved the earlier output away."""
+    for old in _leftovers(output, "old"):
+        partial = old.with_suffix(".partial")
+        if partial.exists() and not output.exists():
+            partial.rename(output)
+            _LOG.warning("%s is complete: its job was killed while it replaced the output of an earlier job", output)
+            shutil.rmtree(old, ignore_errors=True)
+
+
 def _warn_of_leftovers(output: Path) -> None:
     """Log the folders of killed jobs beside ``output``. One of them may be of a job that runs on another machine."""
-    left = re.compile(rf"\.{re.escape(output.name)}\.[0-9a-f]{{8}}\.(partial|old|removed)")
-    for path in sorted(output.parent.iterdir()):
-        if left.fullmatch(path.name):
-            _LOG.warning("%s is left of a killed job; remove it, unless another job writes %s now", path, output.name)
+    for path in _leftovers(output, "partial|old|removed"):
+        _LOG.warning("%s is left of a killed job; remove it, unless another job writes %s now", path, output.name)
+
+
+def _leftovers(output: Path, suffixes: str) -> list[Path]:
+    left = re.compile(rf"\.{re.escape(output.name)}\.[0-9a-f]{{8}}\.({suffixes})")
+    return sorted(path for path in output.parent.iterdir() if left.fullmatch(path.name))
 
 
 def _names(place: str) -> list[str] | None:

@@ -63,7 +63,8 @@ def read_json(body: bytes, ticket: Ticket) -> dict[str, Any]:
     Raises:
         RequestError: The body is not JSON, or another value, or the server is full.
     """
-    ticket.take(size_bytes=parsed_json_bytes(body) - 2 * len(body))  # two copies are in ``_COPIES``
+    # Beyond ``_COPIES``: the parser's own copy, which is gone before a string is copied to decode its base64.
+    ticket.take(size_bytes=parsed_json_bytes(body) - len(body))
     try:
         document = orjson.loads(body)
     except ValueError as exc:

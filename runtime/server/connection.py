@@ -10,6 +10,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from runtime.server.request_errors import RequestError
+from runtime.server.settings import ServerSettings
 
 ABORT = "runtime.abort"  # extension of the ASGI scope: a function that cuts the connection off
 
@@ -20,8 +21,7 @@ class LimitedConnection(HttpToolsProtocol):
     uvicorn has neither limit. A body has limits of its own, in :mod:`runtime.server.body`.
     """
 
-    max_header_bytes = 32 << 10
-    client_seconds = 60.0
+    settings = ServerSettings()
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         """Make the connection as uvicorn does."""
@@ -32,7 +32,7 @@ class LimitedConnection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
         super().connection_made(transport)
-        self._deadline = self.loop.call_later(self.client_seconds, self.transport.abort)
+        self._deadline = self.loop.call_later(self.settings.client_seconds, self.transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the deadline."""
@@ -46,10 +46,10 @@ class LimitedConnection(HttpToolsProtocol):
         super().data_received(data)
         if not self._in_head or not self._head_bytes or self.transport.is_closing():
             return
-        if self._head_bytes > self.max_header_bytes:
+        if self._head_bytes > self.settings.max_header_bytes:
             self.send_400_response("")
         elif self._deadline is None:
-            self._deadline = self.loop.call_later(self.client_seconds, self.transport.abort)
+            self._deadline = self.loop.call_later(self.settings.client_seconds, self.transport.abort)
 
     def on_message_begin(self) -> None:
         """Begin a request; the application can cut the connection off."""
@@ -60,7 +60,7 @@ class LimitedConnection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """End the head, and the deadline of it."""
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-        if size > self.max_header_bytes:
+        if size > self.settings.max_header_bytes:
             self._head_bytes = size
             raise ValueError("the head is too large")  # ends the parser, and calls ``send_400_response``
         self._in_head, self._head_bytes = False, 0
@@ -76,13 +76,13 @@ class LimitedConnection(HttpToolsProtocol):
         """Give the client a deadline for the rest of a body that is not read: uvicorn's own ends with its next byte."""
         super().on_response_complete()
         if not self._in_head and self._deadline is None and not self.transport.is_closing():
-            self._deadline = self.loop.call_later(self.client_seconds, self.transport.abort)
+            self._deadline = self.loop.call_later(self.settings.client_seconds, self.transport.abort)
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no request in our envelope, and close the connection."""
         error = RequestError(400, "the request is not valid HTTP")
-        if self._head_bytes > self.max_header_bytes:
-            error = RequestError(431, f"the headers have more than {self.max_header_bytes} bytes")
+        if self._head_bytes > self.settings.max_header_bytes:
+            error = RequestError(431, f"the headers have more than {self.settings.max_header_bytes} bytes")
         path = self.url.decode("ascii", "replace") if getattr(self, "url", None) else ""
         body = json.dumps(error.envelope(path)).encode()
         status = HTTPStatus(error.status)

@@ -9,8 +9,6 @@ https://github.com/triton-inference-server/server/blob/main/docs/protocol/extens
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Mapping
 from typing import Any, TypeGuard, get_args
 
@@ -25,7 +23,7 @@ from runtime.artifact.manifest import TowerName
 from runtime.server.admission import Ticket
 from runtime.server.body import check_fields, read_json, require_field, take_field
 from runtime.server.endpoint import Endpoint, embedded_headers, json_response
-from runtime.server.items import ServerItem, check_count, read_file
+from runtime.server.items import ServerItem, check_count, decode_base64, read_file
 from runtime.server.preparation import EmbedCall
 from runtime.server.request_errors import RequestError
 from runtime.server.served_model import ServedModel
@@ -111,17 +109,15 @@ async def _infer(service: EmbeddingService, request: Request, raw: bytes, ticket
     return _respond(service, request.path_params["model"], header.get("id"), embedded, as_binary=as_binary)
 
 
-def _split(request: Request, raw: bytes, ticket: Ticket) -> tuple[dict[str, Any], bytes]:
-    """Return the JSON of a body, and the binary tensors behind it."""
-    length = request.headers.get(_HEADER_LENGTH)
-    if length is None:
-        return read_json(raw, ticket), b""
+def _split(request: Request, raw: bytes, ticket: Ticket) -> tuple[dict[str, Any], memoryview]:
+    """Return the JSON of a body, and the binary tensors behind it, without a copy."""
+    length = request.headers.get(_HEADER_LENGTH, str(len(raw)))
     if not (length.isascii() and length.isdigit() and int(length) <= len(raw)):
         raise RequestError(400, f"the header {_HEADER_LENGTH} must be a number of bytes of the body")
-    return read_json(raw[: int(length)], ticket), raw[int(length) :]
+    return read_json(raw[: int(length)], ticket), memoryview(raw)[int(length) :]
 
 
-def _read_inputs(header: Mapping[str, Any], binary: bytes, limit: int) -> list[ServerItem]:
+def _read_inputs(header: Mapping[str, Any], binary: memoryview, limit: int) -> list[ServerItem]:
     items: list[ServerItem] = []
     inputs = require_field(header, "inputs")
     if not isinstance(inputs, list) or not inputs or not all(isinstance(each, dict) for each in inputs):
@@ -171,12 +167,12 @@ def _json_elements(tensor: Mapping[str, Any]) -> list[Any]:
     return elements
 
 
-def _binary_elements(data: bytes, size: int, limit: int) -> list[bytes]:
+def _binary_elements(data: memoryview, size: int, limit: int) -> list[bytes]:
     """Return the elements of a BYTES tensor, each with its length in four bytes before it."""
     elements, at = [], 0
     while at < len(data):
         length = int.from_bytes(data[at : at + 4], "little")
-        elements.append(data[at + 4 : at + 4 + length])
+        elements.append(bytes(data[at + 4 : at + 4 + length]))
         at += 4 + length
         check_count(len(elements), limit, "inputs")
     if at != size or len(data) != size:
@@ -188,8 +184,8 @@ def _read_element(name: TowerName, element: str | bytes, suffix: str) -> ServerI
     try:
         if name == "text":
             return ServerItem(kind="text", content=element if isinstance(element, str) else element.decode())
-        content = base64.b64decode(element, validate=True) if isinstance(element, str) else element
-    except (UnicodeDecodeError, binascii.Error) as exc:
+        content = decode_base64(element) if isinstance(element, str) else element
+    except ValueError as exc:
         raise RequestError(400, f"an element of {name} cannot be decoded ({exc})", param="inputs") from exc
     return ServerItem(kind="mesh", content=content, suffix=suffix) if name == "mesh" else read_file(content, "", "")
 

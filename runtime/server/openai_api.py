@@ -75,9 +75,7 @@ async def _models(request: Request) -> Response:
 
 async def _model(request: Request) -> Response:
     service: EmbeddingService = request.app.state.service
-    name = request.path_params["model"]
-    service.find_model(name)
-    return json_response(service, _describe(service, name))
+    return json_response(service, _describe(service, request.path_params["model"]))
 
 
 def _describe(service: EmbeddingService, name: str) -> dict[str, Any]:

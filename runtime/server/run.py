@@ -16,7 +16,7 @@ from PIL import Image
 
 from runtime.errors import UsageError
 from runtime.loading.load import load
-from runtime.machine.limits import examine_memory, read_resident_bytes
+from runtime.machine.limits import read_resident_bytes
 from runtime.preprocess.mesh import triangles
 from runtime.server.app import build_app
 from runtime.server.connection import LimitedConnection
@@ -61,8 +61,7 @@ def build_service(models: Sequence[ServedModel], settings: ServerSettings) -> Em
 
 
 def _room(settings: ServerSettings) -> int:
-    memory = examine_memory()
-    limit = settings.memory_limit or memory.limit or memory.total
+    limit = settings.memory_bytes()
     if limit is None:
         return _DEFAULT_ROOM
     resident = read_resident_bytes()
@@ -119,16 +118,11 @@ def build_server(service: EmbeddingService) -> DrainingServer:
 def configure_server(service: EmbeddingService) -> uvicorn.Config:
     """Return the configuration of a server."""
     settings = service.settings
-    connection = type(
-        "Connection",
-        (LimitedConnection,),
-        {"max_header_bytes": settings.max_header_bytes, "client_seconds": settings.client_seconds},
-    )
     return uvicorn.Config(
         build_app(service),
         host=settings.host,
         port=settings.port,
-        http=connection,
+        http=type("Connection", (LimitedConnection,), {"settings": settings}),
         ws="none",
         log_config=None,
         access_log=False,

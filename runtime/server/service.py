@@ -94,12 +94,11 @@ class EmbeddingService:
     def check_running(self) -> None:
         """Raise :class:`RequestError` if the server is about to stop; for a request that begins."""
         if self.draining:
-            raise RequestError(503, "the server is stopping; ask another one", retry_after_s=1)
+            raise _stopping()
 
     async def check_ready(self, model: ServedModel | None = None) -> None:
         """Raise :class:`RequestError` if the server is about to stop, or if ``model`` fails; by default, any model."""
-        if self.draining:
-            raise RequestError(503, "the server is stopping")
+        self.check_running()
         await self.health.check(model)
 
     async def embed(self, call: EmbedCall, ticket: Ticket) -> Embedded:
@@ -170,8 +169,12 @@ class EmbeddingService:
 
     def _explain(self, exc: Exception) -> RequestError:
         if self.draining or isinstance(exc, ShutDownError):
-            return RequestError(503, "the server is stopping; ask another one", retry_after_s=1)
+            return _stopping()
         return RequestError(500, f"the model fails: {exc}")
+
+
+def _stopping() -> RequestError:
+    return RequestError(503, "the server is stopping; ask another one", retry_after_s=1)
 
 
 def _find_obstacle(call: EmbedCall, item: ServerItem) -> str | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from runtime.errors import UsageError
+from runtime.machine.limits import examine_memory
 
 Truncate = Literal["count", "error"]
 # A browser writes an origin in lower case, and without the usual port of its scheme.
@@ -74,6 +75,11 @@ class ServerSettings:
                 raise UsageError(f"{name} is {value}, it must be a number from 1 up")
         self._check_times()
         self._check_origins()
+
+    def memory_bytes(self) -> int | None:
+        """Return the bytes of memory that the process may use; ``None`` if neither the system nor the user says."""
+        memory = examine_memory()
+        return self.memory_limit or memory.limit or memory.total
 
     def _check_times(self) -> None:
         longest = threading.TIMEOUT_MAX  # Python can wait no longer

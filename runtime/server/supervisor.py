@@ -25,7 +25,6 @@ from typing import Any
 from prometheus_client.multiprocess import mark_process_dead
 
 from runtime.errors import EmbeddingBackbonesError, UsageError
-from runtime.machine.limits import examine_memory
 from runtime.server.listening import bind
 from runtime.server.metrics import METRICS_FOLDER
 from runtime.server.settings import ServerSettings
@@ -62,8 +61,7 @@ def divide(job: WorkerJob, workers: int) -> WorkerJob:
         raise UsageError(f"workers is {workers}, it must be a number from 1 up")
     if sys.platform != "linux":
         raise UsageError("workers share a port on Linux only; start servers on several ports behind a proxy")
-    memory = examine_memory()
-    limit = job.settings.memory_limit or memory.limit or memory.total
+    limit = job.settings.memory_bytes()
     batches = job.session.get("concurrent_batches")
     asked = SessionOptions(threads=job.session.get("threads"), concurrent_batches=batches).resolved()
     threads = max(1, (asked.threads or 1) // workers)

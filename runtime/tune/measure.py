@@ -17,6 +17,7 @@ from runtime.artifact.reader import check_files, read_manifest
 from runtime.artifact.variants import VariantName
 from runtime.console import progress_bar
 from runtime.errors import EmbeddingBackbonesError, ProviderError, UsageError
+from runtime.inference.embedder import choose_tower
 from runtime.loading.golden_file import read_golden
 from runtime.loading.tuning_store import LARGEST_BATCH
 from runtime.machine.threads import available_threads
@@ -75,7 +76,7 @@ def measure(folder: Path, options: TuneOptions, *, start: Start = TuneCandidate,
         UsageError: The artifact has no such tower, or it has two and none is named.
     """
     manifest = read_manifest(folder)
-    tower = find_tower(manifest, options.tower)
+    tower = choose_tower(options.tower, manifest.towers)
     check_files(folder, manifest)
     inputs = _describe_inputs(folder, manifest, tower)
     settings, refused = _list_settings(manifest.towers[tower], options)
@@ -99,20 +100,6 @@ def measure(folder: Path, options: TuneOptions, *, start: Start = TuneCandidate,
         refused=tuple(refused),
         default=_default_setting(manifest.towers[tower], options),
     )
-
-
-def find_tower(manifest: Manifest, asked: TowerName | None) -> TowerName:
-    """Return the tower called ``asked``, or the only one.
-
-    Raises:
-        UsageError: There is no such tower, or there are two and none is named.
-    """
-    if asked is None and len(manifest.towers) > 1:
-        raise UsageError(f"the artifact has {' and '.join(manifest.towers)} towers; name one with --tower")
-    tower = asked or next(iter(manifest.towers))
-    if tower not in manifest.towers:
-        raise UsageError(f"there is no {tower} tower; the artifact has {' and '.join(manifest.towers)}")
-    return tower
 
 
 def _default_setting(tower: Tower, options: TuneOptions) -> TuneSetting | None:

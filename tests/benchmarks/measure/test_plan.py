@@ -21,6 +21,6 @@ def test_texts_of_a_fixed_length_are_measured_at_that_length(tmp_path: Path) -> 
     folder = write_artifact(tmp_path / "toy", padding="max_length", max_length=16)
     groups = make_plan([folder], toy_options(stages=("graph",))).groups
     assert {group.tokens for group in groups} == {16}
-    workload = Workload(groups[0].target, load_items("text", None, tmp_path))
+    workload = Workload(groups[0].target, load_items("text", tmp_path))
     feeds = workload.write_feeds(tmp_path / "feeds.npz", 2, 16)
     assert {name: array.shape for name, array in feeds.items()} == dict.fromkeys(ALL_INPUTS, (2, 16))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.measure.arrays_file import read_arrays
-from benchmarks.measure.workload import Workload, load_items, pick_typical
+from benchmarks.measure.workload import Workload, load_items, load_own_items, pick_typical
 from runtime.errors import UsageError
 from runtime.preprocess.mesh.triangles import load_corners
 from tests.benchmarks.measure.toys import text_workload, toy_target
@@ -21,7 +21,7 @@ def texts(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Workload:
 
 
 def test_each_kind_has_items_that_its_tower_takes(exported: Path, tmp_path: Path) -> None:
-    workload = Workload(toy_target(exported), load_items("image", None, tmp_path))
+    workload = Workload(toy_target(exported), load_items("image", tmp_path))
     arrays = workload.write_feeds(tmp_path / "f.npz", 3, None)
     assert arrays["pixels"].shape == (3, 40, 40, 3)
     workload.write_parity_feeds(tmp_path / "j.npz", 5)
@@ -46,7 +46,7 @@ def test_typical_items_have_all_lengths_in_mixed_order() -> None:
 
 
 def test_the_runtime_reads_the_meshes(tmp_path: Path) -> None:
-    items = load_items("mesh", None, tmp_path)
+    items = load_items("mesh", tmp_path)
     assert len(items.items) == len(set(items.names)) == 64
     corners = load_corners(items.items[0])
     assert corners.shape == (2 * 48 * 24, 3, 3)
@@ -55,18 +55,18 @@ def test_the_runtime_reads_the_meshes(tmp_path: Path) -> None:
 def test_own_items_are_taken_if_there_are_enough(tmp_path: Path) -> None:
     listing = tmp_path / "mine.txt"
     listing.write_text("\n".join(f"text {number}" for number in range(40)))
-    items = load_items("text", listing, tmp_path)
+    items = load_own_items("text", listing)
     assert items.source == "mine.txt"
     assert len(items.items) == 40
     listing.write_text("one\ntwo")
     with pytest.raises(UsageError, match="has 2 items; at least 16 are needed"):
-        load_items("text", listing, tmp_path)
+        load_own_items("text", listing)
 
 
 def test_short_own_texts_fill_the_requested_tokens(toy: Path, tmp_path: Path) -> None:
     listing = tmp_path / "mine.txt"
     listing.write_text("\n".join("abcdefghijklmnop"))
-    workload = Workload(toy_target(toy), load_items("text", listing, tmp_path))
+    workload = Workload(toy_target(toy), load_own_items("text", listing))
     arrays = workload.write_feeds(tmp_path / "feeds.npz", 3, 48)
     assert arrays["attention_mask"].shape == (3, 48)
     assert arrays["attention_mask"].all()

@@ -39,4 +39,4 @@ def toy_target(folder: Path) -> Target:
 
 def text_workload(target: Target, scratch: Path) -> Workload:
     """Return the built-in texts for ``target``."""
-    return Workload(target, load_items("text", None, scratch))
+    return Workload(target, load_items("text", scratch))

@@ -1,4 +1,4 @@
-"""The command ``embed`` with a toy artifact."""
+"""The command ``embed`` with toy artifacts."""
 
 from __future__ import annotations
 
@@ -10,6 +10,16 @@ import pytest
 
 import runtime
 from runtime.cli.main import main
+from tests.runtime.spaces import add_variants, name_toy
+from tests.runtime.toy_artifact import write_artifact
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Write an artifact with a variant in int8, and work in the folder beside it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.txt").write_text("a b\nc\n\n" + "d " * 60 + "\na\n")
+    return name_toy(add_variants(write_artifact(tmp_path / "toy", image=True, prompts={"query": "query : "}), "int8"))
 
 
 @pytest.fixture

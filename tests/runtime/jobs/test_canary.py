@@ -10,21 +10,16 @@ from PIL import Image
 
 from runtime.cli.main import main
 from runtime.machine import cpu
-from tests.runtime.spaces import add_variants, name_toy
-from tests.runtime.toy_artifact import write_artifact
+from tests.runtime.spaces import name_toy
 
 Verify = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def verify(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Verify:
-    """Write inputs and an artifact of texts and images, and return a function that verifies a file of vectors."""
-    monkeypatch.chdir(tmp_path)
-    Path("t.txt").write_text("a b\nc\n\n" + "d " * 60 + "\na\n")
+def verify(toy: Path, capsys: pytest.CaptureFixture[str]) -> Verify:
+    """Write images, and return a function that verifies a file of vectors."""
     for index in range(3):
         Image.new("RGB", (4, 4), (index, index, index + 9)).save(f"{index}.png")
-    prompts = {"query": "query : "}
-    name_toy(add_variants(write_artifact(tmp_path / "toy", image=True, prompts=prompts), "int8"))
 
     def run(path: str, *words: str) -> tuple[int, str, str]:
         capsys.readouterr()

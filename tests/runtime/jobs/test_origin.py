@@ -14,16 +14,7 @@ import runtime
 from runtime.artifact.reader import read_manifest
 from runtime.cli.main import main
 from runtime.jobs.origin import read_origin
-from tests.runtime.spaces import add_variants, name_toy
-from tests.runtime.toy_artifact import write_artifact
-
-
-@pytest.fixture
-def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Write an artifact with a variant in int8, and work in the folder beside it."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "t.txt").write_text("a b\nc\n\n" + "d " * 60 + "\na\n")
-    return name_toy(add_variants(write_artifact(tmp_path / "toy", image=True, prompts={"query": "query : "}), "int8"))
+from tests.runtime.spaces import name_toy
 
 
 @pytest.fixture
@@ -34,27 +25,8 @@ def other(toy: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("name", ["v.npz", "v.parquet"])
 def test_embed_writes_the_space_and_the_origin(name: str, toy: Path) -> None:
-    assert (
-        main(
-            [
-                "embed",
-                "toy",
-                "t.txt",
-                "a d",
-                "-o",
-                name,
-                "--tower",
-                "text",
-                "--prompt-name",
-                "query",
-                "--dtype",
-                "float16",
-                "--variant",
-                "fp32",
-            ]
-        )
-        == 0
-    )
+    options = ["--tower", "text", "--prompt-name", "query", "--dtype", "float16", "--variant", "fp32"]
+    assert main(["embed", "toy", "t.txt", "a d", "-o", name, *options]) == 0
     origin, manifest = read_origin(Path(name)), read_manifest(toy)
     assert origin
     assert manifest.space
@@ -97,24 +69,20 @@ def test_a_job_is_resumed_in_its_space_only(toy: Path, other: Path, capsys: pyte
 def test_a_finished_output_of_another_space_is_not_called_finished(
     toy: Path, other: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["embed", "toy", "t.txt", "--tower", "text", "-o", "v.npz", "--resume", "--variant", "int8"]) == 0
-    assert main(["embed", "toy", "t.txt", "--tower", "text", "-o", "v.npz", "--resume"]) == 0
-    assert main(["embed", "toy", "t.txt", "--tower", "text", "-o", "v.npz", "--resume", "--variant", "int8"]) == 0
-    assert main(["embed", "toy", "t.txt", "--tower", "text", "-o", "v.npz", "--resume", "--variant", "fp32"]) == 2
+    words = ["t.txt", "--tower", "text", "-o", "v.npz", "--resume"]
+    for variant in (["--variant", "int8"], [], ["--variant", "int8"]):
+        assert main(["embed", "toy", *words, *variant]) == 0
+    assert main(["embed", "toy", *words, "--variant", "fp32"]) == 2
     assert 'its variant is "int8", but now it is "fp32"; name another output' in capsys.readouterr().err
-    assert main(["embed", "other", "t.txt", "--tower", "text", "-o", "v.npz", "--resume"]) == 1
+    assert main(["embed", "other", *words]) == 1
     assert "v.npz is finished, but by another artifact" in capsys.readouterr().err
 
 
 def test_parts_of_different_spaces_are_refused(toy: Path, other: Path) -> None:
     Path("parts").mkdir()
     for artifact in ("toy", "other"):
-        assert (
-            main(
-                ["embed", artifact, "t.txt", "--tower", "text", "-o", f"parts/{artifact}.parquet", "--variant", "fp32"]
-            )
-            == 0
-        )
+        words = f"embed {artifact} t.txt --tower text --variant fp32 -o parts/{artifact}.parquet"
+        assert main(words.split()) == 0
     with pytest.raises(runtime.SpaceError, match="the parts in parts are of different spaces"):
         read_origin(Path("parts"))
 

@@ -91,6 +91,27 @@ def test_every_format_holds_every_dtype(
     assert (tmp_path / "v.ranges.npy").exists() == (dtype == "int8" and suffix == "npy")
 
 
+def test_a_job_that_is_killed_leaves_no_vectors_beside_the_ranges_of_others(
+    open_journal: Callable[[str], Journal], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, move = tmp_path / "v.npy", Journal.move
+    path.write_bytes(b"old")
+
+    def interrupt(journal: Journal, name: str, place: Path) -> None:
+        if place == path:
+            raise KeyboardInterrupt
+        move(journal, name, place)
+
+    monkeypatch.setattr(Journal, "move", interrupt)
+    journal, options = open_journal("v.npy"), OutputOptions(path=path, dtype="int8")
+    with pytest.raises(KeyboardInterrupt):
+        write_output(journal, options)
+    assert not path.exists()
+    monkeypatch.undo()
+    write_output(journal, options)
+    assert read_vectors(path, DIM).vectors.shape == (ROWS, DIM)
+
+
 def test_ranges_of_the_user_are_taken(open_journal: Callable[[str], Journal], vectors: Any, tmp_path: Path) -> None:
     np.save(tmp_path / "r.npy", np.stack([np.full(DIM, -8, np.float32), np.full(DIM, 8, np.float32)]))
     options = OutputOptions(path=tmp_path / "v.npz", dtype="int8", ranges=read_ranges(tmp_path / "r.npy"))
@@ -177,6 +198,9 @@ def test_int8_without_ranges_is_not_searched(
 ) -> None:
     name = "v.npy"
     write_output(open_journal(name), OutputOptions(path=tmp_path / name, dtype=dtype))
+    np.savez(tmp_path / "v.npz", vectors=np.load(tmp_path / name), names=NAMES)  # the ranges of v.npy are not its own
+    with pytest.raises(UsageError, match=r"int8 or binary vectors .* which cannot be searched"):
+        read_vectors(tmp_path / "v.npz", DIM)
     (tmp_path / "v.ranges.npy").unlink(missing_ok=True)
     with pytest.raises(UsageError, match=r"int8 or binary vectors .* which cannot be searched"):
         read_vectors(tmp_path / name, DIM)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
+from urllib.parse import unquote_to_bytes
 
 import pytest
 
@@ -16,6 +18,17 @@ N = 200_000
 def test_plain_text_takes_little() -> None:
     assert parsed_json_bytes(b"a" * 1000) == 2000
     assert parsed_json_bytes("é".encode() * 500) == 5000
+
+
+@pytest.mark.parametrize("escape", ["%41", "%41xy", f"%41{'x' * 20}"])
+def test_escapes_of_a_data_url_take_no_more_memory_than_it_says(escape: str) -> None:
+    url = escape * N
+    tracemalloc.start()
+    unquote_to_bytes(url)
+    _, taken = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    said = parsed_json_bytes(url.encode())
+    assert 0.5 * said < taken < said
 
 
 def repeat(value: str) -> bytes:

@@ -15,7 +15,7 @@ from runtime.ray_jobs import actor
 from runtime.ray_jobs.actor import ShardEmbedder, WorkerOptions
 from runtime.ray_jobs.input_files import find_inputs
 from runtime.ray_jobs.job import RayJob, embed_on_ray
-from runtime.ray_jobs.shards import cut
+from runtime.ray_jobs.shards import Shard, cut
 from runtime.session import providers
 from runtime.session.provider_options import OpenVinoOptions, ProviderOptions
 from runtime.session.providers import PROVIDERS
@@ -23,23 +23,36 @@ from tests.runtime.spaces import name_toy
 from tests.runtime.toy_artifact import write_artifact
 
 
+def make_worker(
+    artifact: Path,
+    texts: Path,
+    options: EmbedOptions = EmbedOptions(),  # noqa: B008  frozen
+    *,
+    provider: str = "cpu",
+    space: str | None = None,
+) -> tuple[ShardEmbedder, Shard]:
+    """Return a worker that writes beside ``texts``, and their only shard."""
+    inputs = find_inputs([str(texts)], None, "text")
+    (shard,) = cut(inputs, 10)
+    settings = WorkerOptions(
+        artifact=str(artifact),
+        folder=str(texts.parent),
+        format=inputs.format,
+        options=options,
+        provider=provider,
+        variant="fp32",
+        threads=1,
+        space=space,
+        inputs=(texts.name,),
+    )
+    return ShardEmbedder(settings, attempts=None), shard
+
+
 def test_a_worker_applies_the_prompt(tmp_path: Path) -> None:
     artifact = write_artifact(tmp_path / "toy", prompts={"query": "query : "})
     (tmp_path / "in.txt").write_text("a\nb c\n")
-    inputs = find_inputs([str(tmp_path / "in.txt")], None, "text")
-    (shard,) = cut(inputs, 10)
-    options = WorkerOptions(
-        artifact=str(artifact),
-        folder=str(tmp_path),
-        format=inputs.format,
-        options=EmbedOptions(tower="text", prompt_name="query"),
-        provider="cpu",
-        variant="fp32",
-        threads=1,
-        space=None,
-        inputs=("in.txt",),
-    )
-    ShardEmbedder(options, attempts=None).embed(shard, 1)
+    worker, shard = make_worker(artifact, tmp_path / "in.txt", EmbedOptions(tower="text", prompt_name="query"))
+    worker.embed(shard, 1)
     origin = read_origin(tmp_path / "part-000000.parquet")
     assert origin
     assert (origin.prompt, origin.inputs, origin.column) == ("query : ", ("in.txt",), "text")
@@ -50,19 +63,8 @@ def test_a_worker_applies_the_prompt(tmp_path: Path) -> None:
 def test_a_worker_with_another_artifact_is_refused(tmp_path: Path) -> None:
     artifact = name_toy(write_artifact(tmp_path / "toy"))
     (tmp_path / "in.txt").write_text("a\n")
-    inputs = find_inputs([str(tmp_path / "in.txt")], None, "text")
-    options = WorkerOptions(
-        artifact=str(artifact),
-        folder=str(tmp_path),
-        format=inputs.format,
-        options=EmbedOptions(tower="text"),
-        provider="cpu",
-        variant="fp32",
-        threads=1,
-        space="vs1-0000000000000000",
-        inputs=("in.txt",),
-    )
-    fault = ShardEmbedder(options, attempts=None)._fault
+    worker, _ = make_worker(artifact, tmp_path / "in.txt", space="vs1-0000000000000000")
+    fault = worker._fault
     assert isinstance(fault, runtime.SpaceError)
     assert "copy the same artifact to every machine" in str(fault)
 
@@ -82,24 +84,10 @@ def test_a_prompt_that_is_unknown_is_refused_before_the_cluster_starts(tmp_path:
 
 def test_a_worker_writes_the_part_of_a_shard(exported_text: Path, tmp_path: Path) -> None:
     parquet.write_table(pa.table({"text": ["a", None, "b c"], "id": [7, 8, 9]}), tmp_path / "in.parquet")
-    inputs = find_inputs([str(tmp_path / "in.parquet")], None, "text")
-    (shard,) = cut(inputs, 10)
+    space = runtime.load(exported_text, provider="cpu", variant="fp32").space
 
     def embed(options: EmbedOptions) -> tuple[object, ...]:
-        worker = ShardEmbedder(
-            WorkerOptions(
-                artifact=str(exported_text),
-                folder=str(tmp_path),
-                format=inputs.format,
-                options=options,
-                provider="cpu",
-                variant="fp32",
-                threads=1,
-                space=runtime.load(exported_text, provider="cpu", variant="fp32").space,
-                inputs=("in.parquet",),
-            ),
-            attempts=None,
-        )
+        worker, shard = make_worker(exported_text, tmp_path / "in.parquet", options, space=space)
         result = worker.embed(shard, 1)
         return result.rows, result.skipped, result.truncated, result.provider, str(result.first_error)
 
@@ -124,16 +112,5 @@ def test_openvino_computes_in_float32_on_every_machine(
     monkeypatch.setattr(actor, "load", lambda path, *, provider_options, **_: given.append(provider_options))
     monkeypatch.setattr(ShardEmbedder, "_check_space", lambda self: None)
     (tmp_path / "in.txt").write_text("a\n")
-    options = WorkerOptions(
-        artifact="artifact",
-        folder=str(tmp_path),
-        format=find_inputs([str(tmp_path / "in.txt")], None, "text").format,
-        options=EmbedOptions(),
-        provider=provider,
-        variant="fp32",
-        threads=1,
-        space=None,
-        inputs=("in.txt",),
-    )
-    ShardEmbedder(options, attempts=None)
+    make_worker(Path("artifact"), tmp_path / "in.txt", provider=provider)
     assert given == [OpenVinoOptions(dtype="fp32") if dtype else None]

@@ -70,8 +70,12 @@ def test_an_earlier_output_stays_until_the_new_one_is_complete(tmp_path: Path, n
 
 
 def test_what_a_killed_job_left_hinders_no_other_and_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    finished = OutputFolder(name_of_path(tmp_path), force=False)
     killed = OutputFolder(name_of_path(tmp_path), force=False)
-    write_part(killed.place, 0, TABLE)
+    for each in (finished, killed):
+        write_part(each.place, 0, TABLE)
+    finished.publish(1)
+    caplog.clear()
     old = Path(killed.place).with_suffix(".old")
     old.mkdir()
     (old / "part-000000.parquet").touch()
@@ -86,6 +90,52 @@ def test_what_a_killed_job_left_hinders_no_other_and_is_named(tmp_path: Path, ca
     )
     way_out = "is left of a killed job; remove it, unless another job writes out.parquet now"
     assert caplog.messages == [f"{old} {way_out}", f"{killed.place} {way_out}"] * 2
+
+
+def replacement(folder: Path) -> OutputFolder:
+    """Return an output that is ready to replace an earlier one."""
+    for column in ("a", "b"):
+        output = OutputFolder(name_of_path(folder), force=True)
+        write_part(output.place, 0, pa.table({column: [1]}))
+        if column == "a":
+            output.publish(1)
+    return output
+
+
+def columns(folder: Path) -> list[str]:
+    names: list[str] = parquet.read_table(folder / "out.parquet/part-000000.parquet").column_names
+    return names
+
+
+def test_a_job_killed_between_the_two_moves_is_finished_by_the_next(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    partial = Path(replacement(tmp_path).place)
+    (tmp_path / "out.parquet").rename(partial.with_suffix(".old"))
+    with pytest.raises(OutputError, match=r"exists; name another place, or replace it with --force"):
+        OutputFolder(name_of_path(tmp_path), force=False)
+    assert columns(tmp_path) == ["b"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out.parquet"]
+    assert "is complete: its job was killed while it replaced" in caplog.text
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_the_earlier_output_returns_if_the_new_one_cannot_be_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    output, rename = replacement(tmp_path), Path.rename
+
+    def fail(path: Path, target: Path) -> Path:
+        if path.suffix == ".partial" and not target.suffix == ".removed":
+            raise error
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OutputError if error is OSError else error):
+        output.publish(1)
+    output.discard()
+    assert columns(tmp_path) == ["a"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out.parquet"]
 
 
 @pytest.mark.parametrize("name", [name_of_path, name_of_uri])

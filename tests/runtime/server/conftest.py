@@ -3,7 +3,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,11 @@ def serving(models: list[ServedModel], *, room: int = ROOM, prefix: str = "", **
         server.handle_exit(15, None)
         thread.join(20)
     assert not thread.is_alive()
+
+
+def serving_texts(folder: Path, **text: Any) -> AbstractContextManager[Running]:
+    models = {"texts": write_artifact(folder / "texts", **text)}
+    return serving(open_models(models, ServerSettings(), concurrent_batches=1, threads=1))
 
 
 PROMPTS = {"query": "query : ", "passage": "passage : "}

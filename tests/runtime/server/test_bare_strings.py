@@ -10,9 +10,8 @@ import pytest
 
 import runtime
 from runtime.server.items import read_item
-from tests.runtime.server.conftest import CLIENT, Running
+from tests.runtime.server.conftest import CLIENT, Running, serving_texts
 from tests.runtime.server.test_openai_api import data_url, png
-from tests.runtime.server.test_tei_api import serving_texts
 
 NAMES = ("photo.jpg", " folder/A.PNG\n", "https://example.com/a", "HTTP://a", "DATA:,a", data_url(png(7)))
 WORDS = ("a cat", "see https://example.com", "https://example.com is down", "data: five rows", "data:science", "a.txt")

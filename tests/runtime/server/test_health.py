@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from multiprocessing import Pipe
@@ -11,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from runtime.array_types import Float32Array
-from runtime.errors import InferenceError, OutOfMemoryError
+from runtime.errors import InferenceError
 from runtime.server import health, run, worker
 from runtime.server.health import Health
 from runtime.server.metrics import Metrics
@@ -22,34 +20,16 @@ from runtime.server.service import EmbeddingService
 from runtime.server.settings import ServerSettings
 from runtime.server.waiting_queue import Job
 from tests.runtime.server.conftest import ROOM, Running, serving
-from tests.runtime.server.test_under_load import FATAL
+from tests.runtime.server.test_under_load import Gate
 
 READINESS = ("/health", "/v2/health/ready", "/v2/models/toy/ready")
 
 
-class Faulty:
-    """A model whose texts fail: all of them with ``error``, and "passage" with a lack of memory."""
-
-    def __init__(self, model: ServedModel) -> None:
-        self.error: Exception | None = None
-        self.held = threading.Event()
-        self.held.set()
-        runner = model.runners["text"]
-
-        def embed(rows: Sequence[Any], *, side_by_side: bool) -> Float32Array:
-            assert self.held.wait(20)
-            if self.error:
-                raise self.error
-            if any(FATAL in row.ids for row in rows):
-                raise OutOfMemoryError("too little memory for this text")
-            return runner.embed(rows, side_by_side=side_by_side)
-
-        self.model = replace(model, runners={**model.runners, "text": replace(runner, embed=embed)})
-
-
 @pytest.fixture
-def faulty(toy_models: list[ServedModel]) -> Faulty:
-    return Faulty(toy_models[0])
+def faulty(toy_models: list[ServedModel]) -> Gate:
+    gate = Gate(toy_models[0])
+    gate.opened.set()
+    return gate
 
 
 def statuses(server: Running, *paths: str) -> list[int]:
@@ -57,7 +37,7 @@ def statuses(server: Running, *paths: str) -> list[int]:
 
 
 @pytest.mark.parametrize("error", [InferenceError("CUDA error 700"), OSError("CUDA error 700")], ids=repr)
-def test_a_dead_model_is_unhealthy_until_it_embeds_again(faulty: Faulty, error: Exception) -> None:
+def test_a_dead_model_is_unhealthy_until_it_embeds_again(faulty: Gate, error: Exception) -> None:
     runners = {tower: replace(runner) for tower, runner in faulty.model.runners.items()}
     other = replace(faulty.model, name="other", runners=runners)
     with serving([faulty.model, other]) as server:
@@ -74,7 +54,7 @@ def test_a_dead_model_is_unhealthy_until_it_embeds_again(faulty: Faulty, error: 
         server.wait_until_empty()
 
 
-def test_an_item_that_fails_leaves_the_server_healthy(faulty: Faulty) -> None:
+def test_an_item_that_fails_leaves_the_server_healthy(faulty: Gate) -> None:
     with serving([faulty.model]) as server:
         assert server.post("/v1/embeddings", {"input": "passage"}).status_code == 500
         assert server.service.dispatcher.has_failed(faulty.model.runners["text"])
@@ -82,13 +62,13 @@ def test_an_item_that_fails_leaves_the_server_healthy(faulty: Faulty) -> None:
         assert not server.service.dispatcher.has_failed(faulty.model.runners["text"])
 
 
-def test_a_sample_that_gets_no_vector_in_time_is_a_failure(faulty: Faulty, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sample_that_gets_no_vector_in_time_is_a_failure(faulty: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health, "_PATIENCE_S", 0.2)
     with serving([faulty.model]) as server:
         assert server.post("/v1/embeddings", {"input": "passage"}).status_code == 500
-        faulty.held.clear()
+        faulty.opened.clear()
         assert "no vector in 0.2 s" in server.get("/health").json()["error"]
-        faulty.held.set()
+        faulty.opened.set()
         server.wait_until(lambda: statuses(server, "/health") == [200])
 
 
@@ -114,19 +94,19 @@ def test_a_success_of_another_batch_is_enough(toy_models: list[ServedModel]) -> 
 
 
 @pytest.fixture
-def service(faulty: Faulty) -> Iterator[EmbeddingService]:
+def service(faulty: Gate) -> Iterator[EmbeddingService]:
     service = EmbeddingService([faulty.model], ServerSettings(port=0), Metrics(), room_bytes=ROOM)
     yield service
     service.close()
 
 
-def break_model(service: EmbeddingService, faulty: Faulty) -> None:
+def break_model(service: EmbeddingService, faulty: Gate) -> None:
     faulty.error = InferenceError("CUDA error 700")
     job = service.dispatcher.submit(faulty.model.runners["text"], [faulty.model.samples["text"]])
     assert isinstance(job.future.exception(20), InferenceError)
 
 
-def test_a_worker_whose_model_fails_is_silent(service: EmbeddingService, faulty: Faulty) -> None:
+def test_a_worker_whose_model_fails_is_silent(service: EmbeddingService, faulty: Gate) -> None:
     ours, theirs = Pipe()
     with ours, theirs:
         server = worker.WorkerServer(run.configure_server(service), service, theirs)
@@ -138,7 +118,7 @@ def test_a_worker_whose_model_fails_is_silent(service: EmbeddingService, faulty:
 
 
 def test_a_replica_of_ray_whose_model_fails_says_so(
-    service: EmbeddingService, faulty: Faulty, monkeypatch: pytest.MonkeyPatch
+    service: EmbeddingService, faulty: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Replica, "service", service, raising=False)
     asyncio.run(Replica().check_health())

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import tracemalloc
 
 import pytest
 
@@ -21,6 +22,19 @@ def test_meshes_are_known_by_their_type_or_extension() -> None:
     for filename in ("a.png", "a.gltf", "a"):  # a glTF of JSON names other files
         assert read_file(OFF, filename, "text/plain").kind == "image"
     assert len(read_mesh_bytes(item.content, item.suffix).faces) == 1
+
+
+def test_base64_is_copied_once_while_it_is_decoded() -> None:
+    url = f"data:image/png;base64,{'A' * (1 << 20)}"
+    tracemalloc.start()
+    (item,) = read_items({"image": url}, "input", 9)
+    _, taken = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert taken < 1.8 * len(url)
+    for damaged in (f"{url}A", f"{url}*", f"{url}Ж"):
+        with pytest.raises(RequestError, match="is a damaged data URL"):
+            read_items({"image": damaged}, "input", 9)
+    assert len(item.content) == 3 << 18
 
 
 def test_points_become_an_array() -> None:

@@ -123,6 +123,30 @@ def test_texts_and_images_are_compared_on_the_page(
     (tmp_path / "page.png").write_bytes(base64.b64decode(browser.call("Page.captureScreenshot")["data"]))
 
 
+CHOOSE = f"""(async () => {{
+  while (!find("model").options.length) {WAIT}
+  const read = FileReader.prototype.readAsDataURL;
+  FileReader.prototype.readAsDataURL = function (file) {{
+    if (file.name === "folder") setTimeout(() => this.dispatchEvent(new Event("loadend")));
+    else read.call(this, file);
+  }};
+  const transfer = new DataTransfer();
+  for (const name of ["folder", "a.png"]) transfer.items.add(new File(["a"], name));
+  find("files").files = transfer.files;
+  find("files").dispatchEvent(new Event("change"));
+  for (let tries = 0; tries < 500 && !find("thumbs").children.length; tries++) {WAIT}
+  return [find("message").textContent, find("thumbs").children.length, find("files").files.length];
+}})()"""
+
+
+@NEEDS_CHROMIUM
+@pytest.mark.process
+def test_a_file_that_cannot_be_read_is_named_and_leaves_the_others(browser: Browser, server: Running) -> None:
+    browser.call("Page.navigate", url=f"{server.url}/")
+    browser.evaluate("new Promise(done => document.readyState === 'complete' ? done() : (window.onload = done))")
+    assert browser.evaluate(CHOOSE) == ["folder cannot be read", 1, 0]
+
+
 @NEEDS_CHROMIUM
 @pytest.mark.process
 def test_docs_show_every_path(browser: Browser, server: Running) -> None:

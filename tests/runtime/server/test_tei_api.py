@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import re
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +9,9 @@ import pytest
 from huggingface_hub import InferenceClient
 
 import runtime
-from runtime.server.run import open_models
 from runtime.server.served_model import ServedModel
-from runtime.server.settings import ServerSettings
-from tests.runtime.server.conftest import CLIENT, PROMPTS, Running, serving
+from tests.runtime.server.conftest import CLIENT, Running, serving, serving_texts
 from tests.runtime.server.test_openai_api import data_url, png
-from tests.runtime.toy_artifact import write_artifact
-
-
-def serving_texts(folder: Path, **text: Any) -> AbstractContextManager[Running]:
-    models = {"texts": write_artifact(folder / "texts", **text)}
-    return serving(open_models(models, ServerSettings(), concurrent_batches=1, threads=1))
 
 
 def test_the_client_of_hugging_face_gets_the_vectors_of_embed(server: Running, model: runtime.Embedder) -> None:
@@ -74,48 +65,6 @@ def test_an_explicit_false_is_honoured(toy_models: list[ServedModel], model: run
         assert server.post("/embed", {"inputs": long, "truncate": False}).status_code == 400
         short = server.post("/embed", {"inputs": "a", "dimensions": 2, "normalize": False}).json()
     assert np.allclose(short, model.embed(["a"], truncate_dim=2), atol=1e-7)
-
-
-@pytest.mark.parametrize(
-    ("path", "body", "field"),
-    [
-        ("/embed", {"inputs": "a", "promt_name": "query"}, "promt_name"),
-        ("/embed", {"inputs": "a", "prompt": "query: "}, "prompt"),
-        ("/similarity", {"inputs": {"source_sentence": "a", "sentences": ["b"]}, "model": "toy"}, "model"),
-        ("/similarity", {"inputs": {"source_sentence": "a", "sentences": ["b"]}, "parameters": {"x": 1}}, "x"),
-        ("/tokenize", {"inputs": "a", "truncate": True}, "truncate"),
-        ("/v1/embeddings", {"input": "a", "normalize": True}, "normalize"),
-        ("/v1/embeddings", {"input": "a", "input_type": "query"}, "input_type"),
-        ("/v2/models/toy/infer", {"inputs": [], "parameters": {"truncate": True}}, "truncate"),
-    ],
-)
-def test_a_field_that_would_be_ignored_is_refused(server: Running, path: str, body: dict[str, Any], field: str) -> None:
-    response = server.post(path, body)
-    assert response.status_code == 400
-    assert f"the field '{field}' is not known here; known are " in response.text
-
-
-def test_a_prompt_is_not_left_out_for_token_ids(server: Running) -> None:
-    assert server.post("/embed", {"inputs": [[2, 4, 3]]}).status_code == 200
-    for path, body in (
-        ("/embed", {"inputs": [[2, 4, 3]], "prompt_name": "query"}),
-        ("/v1/embeddings", {"input": [2, 4, 3], "model": "toy:query"}),
-    ):
-        refused = server.post(path, body)
-        assert refused.status_code == 400
-        assert "are token ids, and the prompt 'query : ' is put before texts only; send the text" in refused.text
-
-
-def test_a_default_prompt_is_honoured_or_refused(tmp_path: Path) -> None:
-    with serving_texts(tmp_path, prompts=PROMPTS, default_prompt="query") as server:
-        (tokens,) = server.post("/tokenize", {"inputs": "a b"}).json()
-        usage = server.post("/v1/embeddings", {"input": "a b"}).json()["usage"]
-        refused = server.post("/embed", {"inputs": [[2, 4, 5, 3]]})
-    assert [token["id"] for token in tokens] == [2, 8, 9, 4, 5, 3]
-    assert tokens[3] == {"id": 4, "text": "a", "special": False, "start": 8, "stop": 9}
-    assert usage["prompt_tokens"] == len(tokens)
-    assert refused.status_code == 400
-    assert "inputs[0] are token ids, and the prompt 'query : ' is put before texts only" in refused.json()["error"]
 
 
 def test_tokenize_adds_special_tokens_if_the_model_does(tmp_path: Path) -> None:

@@ -24,9 +24,10 @@ FATAL = 10  # the token of "passage"
 
 
 class Gate:
-    """Holds the batches of a model until it is opened."""
+    """Holds the batches of a model until it is opened. Then all fail with ``error``, or those with "passage"."""
 
     def __init__(self, model: ServedModel) -> None:
+        self.error: Exception | None = None
         self.opened, self.entered, self.rows = threading.Event(), threading.Semaphore(0), 0
         runner = model.runners["text"]
 
@@ -34,6 +35,8 @@ class Gate:
             self.entered.release()
             assert self.opened.wait(20)
             self.rows += len(rows)
+            if self.error:
+                raise self.error
             if any(FATAL in row.ids for row in rows):
                 raise InferenceError("a text that no graph can run")
             return runner.embed(rows, side_by_side=side_by_side)

@@ -66,8 +66,8 @@ def test_times_are_of_all_calls_and_throughput_of_whole_turns() -> None:
 
 
 @pytest.mark.parametrize("lanes", [1, 2])
-@pytest.mark.parametrize(("batch_size", "calls"), [(1, 4), (2, 4), (3, 4), (4, 4), (8, 4)])
-def test_every_item_is_embedded_equally_often_in_a_turn(batch_size: int, calls: int, lanes: int) -> None:
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 8])
+def test_every_item_is_embedded_equally_often_in_a_turn(batch_size: int, lanes: int) -> None:
     embedded: list[str] = []
     sizes = set()
 
@@ -78,7 +78,7 @@ def test_every_item_is_embedded_equally_often_in_a_turn(batch_size: int, calls: 
     model = cast("runtime.Embedder", SimpleNamespace(embed=embed, towers=("text",), concurrent_batches=lanes))
     ticks = iter(range(1000))
     seconds = take_turn(model, ["a", "b", "c", "d"], batch_size, clock=lambda: next(ticks) / 1000)
-    assert seconds == pytest.approx([0.001] * calls)
+    assert seconds == pytest.approx([0.001] * 4)
     assert len({embedded.count(item) for item in "abcd"}) == 1
     assert sizes == {(batch_size * lanes, batch_size, "text")}
 

@@ -13,13 +13,14 @@ import pytest
 import runtime
 from runtime.cli.main import main
 from runtime.errors import UsageError
+from runtime.inference.embedder import choose_tower
 from runtime.inference.pipeline import Pipeline
 from runtime.session.provider_options import OPTIONS
 from runtime.session.providers import PROVIDERS
 from runtime.session.session import count_concurrent_batches
 from runtime.tune import measure as measuring
 from runtime.tune.candidate import TuneCandidate, TuneSetting
-from runtime.tune.measure import TuneOptions, find_tower, measure
+from runtime.tune.measure import TuneOptions, measure
 from tests.runtime.tune.samples import Speed, budget, is_tuned, keep
 
 
@@ -133,10 +134,9 @@ def test_unparsable_words_are_wrong_usage(exported: Path, words: list[str]) -> N
 
 
 def test_one_of_two_towers_must_be_named() -> None:
-    both = cast("Any", SimpleNamespace(towers={"text": None, "image": None}))
-    assert find_tower(both, "image") == "image"
-    with pytest.raises(UsageError, match="has text and image towers; name one with --tower"):
-        find_tower(both, None)
+    assert choose_tower("image", ["text", "image"]) == "image"
+    with pytest.raises(UsageError, match="embeds text and image; choose one with --tower"):
+        choose_tower(None, ["text", "image"])
 
 
 def test_errors_come_before_anything_is_measured(
