@@ -9,6 +9,7 @@ import os
 import secrets
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -175,7 +176,8 @@ def writing(destination: Path, *, elsewhere: str = _ELSEWHERE) -> Iterator[None]
     try:
         yield
     except OSError as exc:
-        remedy = "free some disk space" if exc.errno in _NO_SPACE else "check its folder and its disk"
+        full = f"free some disk space, there and in {tempfile.gettempdir()}"
+        remedy = full if exc.errno in _NO_SPACE else "check its folder and its disk"
         advice = _either(remedy, elsewhere)
         raise DestinationError(f"cannot write {destination} ({exc.strerror or exc}); {advice}") from exc
 

@@ -78,31 +78,14 @@ def channel_ranges(model: ir.Model, channels: Mapping[str, int], batches: Batche
         channels: Length of the last axis, by tensor. The graph returns only the ranges, so memory stays that of a run.
         batches: Batches of the graph's inputs, not empty.
     """
-    if not channels:
-        return {}
-    instrumented = model.clone()
-    for name, size in channels.items():
-        rows = _add_rows(instrumented.graph, name, size)
-        axis = add_initializer(instrumented.graph, f"{name}/axis", np.array([0]))
-        for operator in ("ReduceMin", "ReduceMax"):
-            bound = ir.node(operator, [rows, axis], {"keepdims": 0})
-            _add_output(instrumented.graph, bound, f"{name}/{operator}", [size])
-    bounds = [np.stack(each) for each in zip(*_run_instrumented(instrumented, len(channels) * 2, batches), strict=True)]
-    pairs = zip(bounds[::2], bounds[1::2], strict=True)
-    return {name: np.stack([low.min(0), high.max(0)]) for name, (low, high) in zip(channels, pairs, strict=True)}
+    lows, highs = _reduce_channels(model, channels, ("ReduceMin", "ReduceMax"), batches)
+    return {name: np.stack([lows[name].min(0), highs[name].max(0)]) for name in channels}
 
 
 def channel_means(model: ir.Model, channels: Mapping[str, int], batches: Batches) -> dict[str, Array]:
     """Return the mean of each channel of some tensors, ``[channels]`` float32 by tensor; see :func:`gram_matrices`."""
-    if not channels:
-        return {}
-    instrumented = model.clone()
-    for name, size in channels.items():
-        axis = add_initializer(instrumented.graph, f"{name}/axis", np.array([0]))
-        mean = ir.node("ReduceMean", [_add_rows(instrumented.graph, name, size), axis], {"keepdims": 0})
-        _add_output(instrumented.graph, mean, f"{name}/mean", [size])
-    found = zip(*_run_instrumented(instrumented, len(channels), batches), strict=True)
-    return {name: np.mean(means, axis=0) for name, means in zip(channels, found, strict=True)}
+    (means,) = _reduce_channels(model, channels, ("ReduceMean",), batches)
+    return {name: found.mean(0) for name, found in means.items()}
 
 
 def gram_matrices(
@@ -177,6 +160,24 @@ def write_ranges(path: Path, ranges: Mapping[str, tuple[float, float]]) -> None:
     calibrate.save_tensors_data(calibrate.TensorsData(calibrate.CalibrationMethod.MinMax, tensors), path)
 
 
+def _reduce_channels(
+    model: ir.Model, channels: Mapping[str, int], operators: Sequence[str], batches: Batches
+) -> list[dict[str, Array]]:
+    """Return, for each of ``operators``, what it makes of the channels: ``[batches, channels]`` by tensor."""
+    if not channels:
+        return [{} for _ in operators]
+    instrumented = model.clone()
+    for name, size in channels.items():
+        rows = _add_rows(instrumented.graph, name, size)
+        axis = add_initializer(instrumented.graph, f"{name}/axis", np.array([0]))
+        for operator in operators:
+            reduced = ir.node(operator, [rows, axis], {"keepdims": 0})
+            _add_output(instrumented.graph, reduced, f"{name}/{operator}", [size])
+    runs = _run_instrumented(instrumented, len(channels) * len(operators), batches)
+    found = [np.stack(each) for each in zip(*runs, strict=True)]
+    return [dict(zip(channels, found[index :: len(operators)], strict=True)) for index in range(len(operators))]
+
+
 def _rows(batch: Feeds) -> int:
     return len(next(iter(batch.values())))
 
@@ -206,8 +207,9 @@ def _add_rows(graph: ir.Graph, name: str, size: int) -> ir.Value:
     """Add a node that gives the tensor ``name`` as a matrix of ``size`` columns."""
     values = [*graph.inputs, *(value for node in graph for value in node.outputs)]
     value = next(value for value in values if value.name == name)
-    if any(use.node.op_type == "Conv" for use in value.uses()):
-        last = ir.node("Transpose", [value], {"perm": [0, 2, 3, 1]})
+    kernels = [use.node.inputs[1] for use in value.uses() if use.node.op_type == "Conv"]
+    if shape := next((kernel.shape for kernel in kernels if kernel is not None and kernel.shape), None):
+        last = ir.node("Transpose", [value], {"perm": [0, *range(2, len(shape)), 1]})
         graph.append(last)
         value = last.outputs[0]
     rows = ir.node("Reshape", [value, add_initializer(graph, f"{name}/shape", np.array([-1, size]))])

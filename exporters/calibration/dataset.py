@@ -65,10 +65,7 @@ def load_calibration_dataset(
 
 def _load_own(kind: TowerName, path: Path, count: int, least: int) -> list[Any]:
     """Draw ``2 * count`` distinct items at random, always the same: files are often sorted, or alternate."""
-    sources = list(open_inputs([str(path)], towers=[kind]))
-    for source in sources:
-        if isinstance(source.item, Unreadable):
-            raise UsageError(f"{path} cannot be used for calibration: {source.describe()}: {source.item.reason}")
+    sources = _open_own(kind, path)
     order = np.random.default_rng(0).permutation(len(sources))
     drawn = list(islice(_distinct(sources[index] for index in order), 2 * count))
     if len(drawn) < 2 * least:
@@ -78,6 +75,24 @@ def _load_own(kind: TowerName, path: Path, count: int, least: int) -> list[Any]:
             f"half for calibration, the other half for the accuracy measurement; give more items{fewer}"
         )
     return drawn
+
+
+def _open_own(kind: TowerName, path: Path) -> list[SourceItem]:
+    try:
+        sources = list(open_inputs([str(path)], towers=[kind]))
+    except UsageError as exc:
+        raise _refusal(kind, str(exc)) from exc
+    for source in sources:
+        if isinstance(source.item, Unreadable):
+            raise _refusal(kind, f"{path} cannot be used for calibration: {source.describe()}: {source.item.reason}")
+        if str(source.item) == str(path) and not path.exists():
+            raise _refusal(kind, f"there is no {path} to calibrate with")
+    return sources
+
+
+def _refusal(kind: TowerName, message: str) -> UsageError:
+    """Return the error with advice for calibration: that of the runtime is for the command ``embed``."""
+    return UsageError(f"{message.partition('; ')[0]}; give {_FORMS[kind]}")
 
 
 def _distinct(sources: Iterable[SourceItem]) -> Iterator[ItemValue]:
@@ -125,6 +140,11 @@ def _rotated_shapes(count: int) -> Iterator[Float32Array]:
         yield np.roll(shapes[index % len(shapes)] @ rotation, index % 3, axis=1)
 
 
+_FORMS: dict[TowerName, str] = {
+    "text": "a UTF-8 .txt file with one text a line, or a .jsonl, .parquet or .csv file with the column `text`",
+    "image": "a folder of images",
+    "mesh": "a folder of meshes",
+}
 _PYTHON = f"Python {sys.version_info.major}.{sys.version_info.minor}"
 _BUNDLED: dict[TowerName, tuple[str, Callable[[int], Iterable[Any]]]] = {
     "text": (f"docstrings of {_PYTHON}'s standard library", lambda count: load_texts(2 * count, step=4)),

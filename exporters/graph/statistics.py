@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,11 +20,13 @@ class GraphStatistics:
         contrib_operators: Number of nodes per operator that ONNX does not define, by ``domain:name``. Some of ONNX
             Runtime's own operators have no domain.
         size_bytes: Size of the graph's files.
+        weight_types: Types of the weights and constants.
     """
 
     nodes: int
     contrib_operators: Mapping[str, int]
     size_bytes: int
+    weight_types: Set[ir.DataType]
 
 
 def graph_statistics(graph: Path, external_data: str | None) -> GraphStatistics:
@@ -35,7 +37,8 @@ def graph_statistics(graph: Path, external_data: str | None) -> GraphStatistics:
     functions = {(identifier[0], identifier[1]) for identifier in model.functions}
     contrib = Counter(f"{node.domain}:{node.op_type}" for node in nodes if _is_contrib(node, functions))
     size = sum(graph.with_name(name).stat().st_size for name in (graph.name, external_data) if name)
-    return GraphStatistics(nodes=len(nodes), contrib_operators=dict(contrib), size_bytes=size)
+    types = {value.dtype for value in model.graph.initializers.values() if value.dtype is not None}
+    return GraphStatistics(nodes=len(nodes), contrib_operators=dict(contrib), size_bytes=size, weight_types=types)
 
 
 def _is_contrib(node: ir.Node, functions: set[tuple[str, str]]) -> bool:

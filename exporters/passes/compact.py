@@ -92,12 +92,12 @@ def _replace_table(graph: ir.Graph, node: ir.Node) -> None:
     table = initializer_array(value)
     if table.ndim != 2 or table.nbytes < _MIN_TABLE_BYTES:
         return
-    rows, scales = _round(table)
-    name = value.name
-    bits, sizes = (
-        add_initializer(graph, f"{name}/bits", rows.astype(np.int8)),
-        add_initializer(graph, f"{name}/scales", scales),
-    )
+    stored = [f"{value.name}/bits", f"{value.name}/scales"]
+    if stored[0] not in graph.initializers:  # else another Gather takes the same table
+        rows, scales = _round(table)
+        for name, array in zip(stored, (rows.astype(np.int8), scales), strict=True):
+            add_initializer(graph, name, array)
+    bits, sizes = (graph.initializers[name] for name in stored)
     taken = ir.node("Gather", [bits, node.inputs[1]], {"axis": 0}, name=f"{node.name}/bits")
     scale = ir.node("Gather", [sizes, node.inputs[1]], {"axis": 0}, name=f"{node.name}/scale")
     as_float = ir.node("Cast", [taken.outputs[0]], {"to": ir.DataType.FLOAT}, name=f"{node.name}/float")

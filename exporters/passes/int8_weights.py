@@ -73,7 +73,7 @@ def _correct_bias(graph: ir.Graph, node: ir.Node, exact: Array, means: Array) ->
 
 
 def _is_pointwise(node: ir.Node) -> bool:
-    return _constant(node, 1).shape[2:] == (1, 1) and node.attributes.get_int("group", 1) == 1
+    return set(_constant(node, 1).shape[2:]) == {1} and node.attributes.get_int("group", 1) == 1
 
 
 def _input_sizes(nodes: Iterable[ir.Node]) -> dict[str, int]:

@@ -7,15 +7,18 @@ from itertools import cycle
 
 import numpy as np
 
-from runtime.array_types import UInt8Array
+from runtime.array_types import Array
 
 
-def vary_exposure(images: Sequence[UInt8Array]) -> list[UInt8Array]:
-    """Vary each RGB image ``[height, width, 3]``, in turn: darker, brighter, negative, or with red and blue swapped."""
+def vary_exposure(images: Sequence[Array]) -> list[Array]:
+    """Vary each RGB image, in turn: darker, brighter, negative, or with red and blue swapped.
+
+    An image is ``[height, width, 3]``, with values from 0 to 255.
+    """
     return [np.ascontiguousarray(vary(image)) for vary, image in zip(cycle(_VARIATIONS), images)]
 
 
-_VARIATIONS: tuple[Callable[[UInt8Array], UInt8Array], ...] = (
+_VARIATIONS: tuple[Callable[[Array], Array], ...] = (
     lambda image: image // 4,
     lambda image: 255 - (255 - image) // 4,
     lambda image: 255 - image,

@@ -15,10 +15,11 @@ from exporters.calibration.dataset import CalibrationDataset
 from exporters.samples.photo_variations import vary_exposure
 from exporters.samples.random_words import random_texts
 from runtime.artifact.manifest import ImagePreprocessing, Preprocessing, TextPreprocessing, TowerName
-from runtime.artifact.variants import Calibration, CalibrationMethod
+from runtime.artifact.variants import Calibration
 from runtime.errors import UsageError
 from runtime.inference.batching import BatchLimit
 from runtime.inference.tower import LoadedTower, Row, plan_row_batches, row_cost
+from runtime.preprocess.image import load_image, pixel_values, resize_and_crop
 from runtime.preprocess.item import UnusableItemError
 
 # Limits of a batch: items, and tokens or pixels. The calibrator keeps every tensor of a batch: gigabytes for eight
@@ -40,17 +41,18 @@ class CalibrationBatches:
     extra_batches: Batches
     record: Calibration
 
+    @property
+    def every_batch(self) -> Batches:
+        """All batches."""
+        return [*self.batches, *self.extra_batches]
+
 
 def make_calibration_batches(
-    folder: Path,
-    preprocessing: Preprocessing,
-    tower: LoadedTower,
-    dataset: CalibrationDataset,
-    method: CalibrationMethod,
+    folder: Path, preprocessing: Preprocessing, tower: LoadedTower, dataset: CalibrationDataset
 ) -> CalibrationBatches:
     """Preprocess the calibration half of ``dataset`` and the extra items derived from it.
 
-    The artifact ``folder`` has the tokenizer of a text tower. The calibration method is only recorded.
+    The artifact ``folder`` has the tokenizer of a text tower. The record has no method.
 
     Raises:
         UsageError: An item cannot be embedded.
@@ -61,11 +63,13 @@ def make_calibration_batches(
         texts = random_texts(folder / preprocessing.tokenizer, _RANDOM_TEXTS * len(dataset.calibration))
         extra_rows, note = prepare_items(tower, texts, dataset.source), f" and {len(texts)} texts of random words"
     elif isinstance(preprocessing, ImagePreprocessing):
-        extra_rows = vary_exposure([row for row in rows if isinstance(row, np.ndarray)])
+        varied = vary_exposure([resize_and_crop(load_image(item), preprocessing) for item in dataset.calibration])
+        in_graph = preprocessing.arithmetic == "graph"
+        extra_rows = varied if in_graph else [pixel_values(image, preprocessing) for image in varied]
         note = ", each also with another exposure or other colours"
     batches, extra_batches = (_collate(tower, each, preprocessing.kind) for each in (rows, extra_rows))
     source, sha256 = dataset.source + note, _digest([*batches, *extra_batches])
-    record = Calibration(source=source, items=len(dataset.calibration), sha256=sha256, method=method)
+    record = Calibration(source=source, items=len(dataset.calibration), sha256=sha256, method=None)
     return CalibrationBatches(batches=batches, extra_batches=extra_batches, record=record)
 
 
@@ -91,8 +95,8 @@ def _collate(tower: LoadedTower, rows: Sequence[Row], kind: TowerName) -> Batche
 
 
 def _calibration_cost(row: Row) -> int:
-    if isinstance(row, np.ndarray) and row.ndim == 3:  # [height, width, 3]
-        return int(row.shape[0] * row.shape[1])
+    if isinstance(row, np.ndarray) and row.ndim == 3:  # [height, width, 3] or [3, height, width]
+        return row.size // 3
     return row_cost(row)
 
 

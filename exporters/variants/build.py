@@ -9,16 +9,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from exporters.artifact_writer import README_FILE, new_artifact, record_files, write_manifest, write_readme, writing
+from exporters.calibration.dataset import CalibrationDataset, load_calibration_dataset
 from exporters.errors import DestinationError, VariantError
 from exporters.progress import Stage, silent
 from exporters.variants.builder import VARIANT_OF_PRECISION, VariantBuilder, VariantOutcome
-from exporters.variants.options import VariantOptions
+from exporters.variants.options import DEFAULT_ITEMS, VariantOptions
 from exporters.variants.retrieval_dataset import RetrievalDataset, load_retrieval_dataset
 from runtime.artifact.describe import describe_manifest
 from runtime.artifact.external_data import check_external_data
 from runtime.artifact.manifest import Manifest, Tower, TowerName
 from runtime.artifact.reader import check_files, read_manifest
 from runtime.artifact.variants import Variant, VariantName
+from runtime.errors import UsageError
 from runtime.session.providers import check_packages
 
 
@@ -44,6 +46,7 @@ def add_variants(artifact: Path, options: VariantOptions, *, stage: Stage = sile
         graphs: list[Tower | Variant] = [tower, *tower.variants.values()]
         for each in graphs:
             check_external_data(artifact, each.graph, each.external_data)
+    datasets = _load_datasets(options, manifest.towers)
     search = _load_search(options, manifest.towers)
     with new_artifact(artifact, force=True, elsewhere="") as folder:
         rebuilt = {VARIANT_OF_PRECISION[precision] for precision in options.precisions}
@@ -51,7 +54,7 @@ def add_variants(artifact: Path, options: VariantOptions, *, stage: Stage = sile
         with writing(artifact, elsewhere=""):
             _link_files(artifact, folder, manifest, rebuilt)
             for kind in manifest.towers:
-                builder = VariantBuilder(folder, manifest, kind, options, search, stage)
+                builder = VariantBuilder(folder, manifest, kind, options, datasets[kind], search, stage)
                 built = [
                     _mention_older(builder.build(precision, floors[precision]), manifest.towers[kind])
                     for precision in options.precisions
@@ -76,6 +79,21 @@ def _mention_older(outcome: VariantOutcome, tower: Tower) -> VariantOutcome:
     if outcome.variant or older is None:
         return outcome
     return replace(outcome, reason=f"{outcome.reason}; the older {outcome.name} of level {older.level} stays")
+
+
+def _load_datasets(options: VariantOptions, towers: Collection[TowerName]) -> dict[TowerName, CalibrationDataset]:
+    datasets = dict[TowerName, CalibrationDataset]()
+    for kind in towers:
+        items = DEFAULT_ITEMS[kind] if options.items is None else options.items
+        try:
+            datasets[kind] = load_calibration_dataset(kind, options.calibration, items, exact=options.items is not None)
+        except UsageError as exc:
+            if options.calibration is None or len(towers) == 1:
+                raise
+            raise UsageError(
+                f"{exc}. For {' and '.join(towers)}, --calibration takes a folder that holds both"
+            ) from exc
+    return datasets
 
 
 def _load_search(options: VariantOptions, towers: Collection[TowerName]) -> RetrievalDataset | None:

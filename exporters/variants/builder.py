@@ -10,8 +10,9 @@ from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 
-from exporters.calibration.dataset import load_calibration_dataset
+from exporters.calibration.dataset import CalibrationDataset
 from exporters.errors import FloorError, GraphError, VariantError
 from exporters.graph.onnx_file import find_second_file
 from exporters.graph.shared_weights import SharedWeights
@@ -19,7 +20,7 @@ from exporters.graph.statistics import GraphStatistics, graph_statistics
 from exporters.progress import Stage
 from exporters.variants.batches import CalibrationBatches, make_calibration_batches, prepare_items
 from exporters.variants.gate import VariantGate
-from exporters.variants.options import DEFAULT_ITEMS, VariantOptions
+from exporters.variants.options import VariantOptions
 from exporters.variants.recipes import RECIPES, RecipeInputs, RecipeResult
 from exporters.variants.retrieval import RetrievalParity
 from exporters.variants.retrieval_dataset import RetrievalDataset
@@ -38,6 +39,7 @@ VARIANT_OF_PRECISION: Mapping[Precision, VariantName] = {
     "int8": "int8",
     "compact": "compact",
 }
+_WEIGHT_TYPES: Mapping[Precision, ir.DataType] = {"fp16": ir.DataType.FLOAT16, "int8": ir.DataType.INT8}
 _COMPACT_SHARE = 0.5  # of the bytes of the tower's own graph; a compact graph above it is not worth its rounding
 # Safety margin: share of the allowed distance from cosine 1 that a recipe may use on the calibration batches. The
 # accuracy on held-out items is lower.
@@ -78,21 +80,21 @@ class VariantBuilder:
         manifest: Manifest,
         kind: TowerName,
         options: VariantOptions,
+        dataset: CalibrationDataset,
         search: RetrievalDataset | None,
         stage: Stage,
     ) -> None:
         """Load the tower ``kind`` of the artifact ``folder``, and embed the held-out items with its own graph."""
-        self._folder, self._kind, self._options, self._stage = folder, kind, options, stage
+        self._folder, self._kind, self._options, self._dataset, self._stage = folder, kind, options, dataset, stage
         self._tower = manifest.towers[kind]
         self._loaded = self._load(self._tower.graph)
-        items = DEFAULT_ITEMS[kind] if options.items is None else options.items
-        self._dataset = load_calibration_dataset(kind, options.calibration, items, exact=options.items is not None)
         golden, _ = read_golden(folder, manifest, kind)
         with stage(f"{kind} fp32 graph"):
-            self._gate = VariantGate(folder, manifest, kind, [*golden, *self._dataset.held_out], search)
+            prepare_items(self._loaded, dataset.held_out, dataset.source)  # names an item that cannot be embedded
+            self._gate = VariantGate(folder, manifest, kind, [*golden, *dataset.held_out], search)
         self._before = graph_statistics(folder / self._tower.graph, self._tower.external_data)
         self._outcome = partial(VariantOutcome, tower=kind, before=self._before)
-        self._speed_rows = prepare_items(self._loaded, golden, self._dataset.source)
+        self._speed_rows = prepare_items(self._loaded, golden, dataset.source)
         self._weights = SharedWeights(folder / self._tower.graph)
 
     def build(self, precision: Precision, floors: Floors) -> VariantOutcome:
@@ -135,16 +137,10 @@ class VariantBuilder:
     def _check(self, precision: Precision, result: RecipeResult, graph: Path, floors: Floors) -> VariantOutcome:
         name = VARIANT_OF_PRECISION[precision]
         after = graph_statistics(graph, result.external_data)
-        if precision == "fp32" and after.nodes == self._before.nodes and not after.contrib_operators:
+        if needless := self._find_needlessness(precision, result, after):
             _remove(graph)
-            return self._outcome(name=name, reason=f"nothing was fused at level {result.level}, so it is not written")
-        if precision == "compact" and after.size_bytes > _COMPACT_SHARE * self._before.size_bytes:
-            _remove(graph)
-            share = after.size_bytes / self._before.size_bytes
-            return self._outcome(
-                name=name,
-                reason=f"it has {share:.0%} of the bytes of fp32, above {_COMPACT_SHARE:.0%}, so it is not written",
-            )
+            failed = bool(result.float_nodes)
+            return self._outcome(name=name, reason=f"{needless}, so it is not written", failed=failed)
         result = replace(result, external_data=self._weights.share(graph) or result.external_data)
         check_loads(graph)
         variant = Variant(
@@ -159,6 +155,21 @@ class VariantBuilder:
         on_cpu = precision != "fp16"
         speedup = measure_speedup(self._loaded, self._load(graph.name), self._speed_rows) if on_cpu else None
         return self._outcome(name=name, variant=variant, after=after, speedup=speedup, search=search)
+
+    def _find_needlessness(self, precision: Precision, result: RecipeResult, after: GraphStatistics) -> str:
+        """Return why the new graph is of no use; empty if it is of use."""
+        if precision == "fp32":
+            is_same = after.nodes == self._before.nodes and not after.contrib_operators
+            return f"nothing was fused at level {result.level}" if is_same else ""
+        if precision == "compact":
+            share = after.size_bytes / self._before.size_bytes
+            return (
+                f"it has {share:.0%} of the bytes of fp32, above {_COMPACT_SHARE:.0%}" if share > _COMPACT_SHARE else ""
+            )
+        if _WEIGHT_TYPES[precision] in after.weight_types:
+            return ""
+        kept = f": {result.describe_costs()}" if result.float_nodes else ""
+        return f"none of its weights is in {precision}{kept}"
 
     def finish(self, variants: Mapping[VariantName, Variant]) -> Tower:
         """Return the tower with its ``variants``. Its own graph takes the weights from a file that they share.
@@ -176,9 +187,7 @@ class VariantBuilder:
 
     @cached_property
     def _calibration(self) -> CalibrationBatches:
-        return make_calibration_batches(
-            self._folder, self._tower.preprocessing, self._loaded, self._dataset, self._options.int8_method
-        )
+        return make_calibration_batches(self._folder, self._tower.preprocessing, self._loaded, self._dataset)
 
     def _load(self, graph: str) -> LoadedTower:
         options = SessionOptions(provider="cpu", provider_options=CpuOptions(spinning=False))

@@ -90,11 +90,6 @@ class VariantOptions:
         if all(names.values()):
             raise UsageError("--accept-batch-dependent takes the ranges from each batch; leave --method out")
 
-    @property
-    def int8_method(self) -> CalibrationMethod:
-        """The calibration method of int8."""
-        return self.method or "minmax"
-
     def floors(self, precision: Precision) -> Floors:
         """Return the floors of a variant in ``precision``."""
         names = ("min_cosine", "min_overlap", "min_invariance")

@@ -72,7 +72,8 @@ class RecipeResult:
     def describe_costs(self) -> str:
         """Return the number of float32 nodes and the nodes with the highest costs, as text for the user."""
         highest = ", ".join(f"{cost.node} costs {cost.cost:.1e}" for cost in self.costs[:3])
-        return f"{len(self.float_nodes)} nodes stay in float32; the most sensitive nodes: {highest}"
+        kept = f"{len(self.float_nodes)} nodes stay in float32"
+        return f"{kept}; the most sensitive nodes: {highest}" if highest else kept
 
     def record(self) -> dict[str, Any]:
         """Return the fields of the variant's record."""
@@ -90,18 +91,18 @@ def _optimize(inputs: RecipeInputs) -> RecipeResult:
 def _convert_to_fp16(inputs: RecipeInputs) -> RecipeResult:
     """Fuse first, because fusion saves most of the time on a GPU."""
     level, calibration = inputs.options.level, inputs.calibration
-    expect(count_rows([*calibration.batches, *calibration.extra_batches]))
+    expect(count_rows(calibration.every_batch))
     with tempfile.TemporaryDirectory(dir=inputs.output.parent) as folder:
         fused = Path(folder, "fused.onnx")
         fuse(inputs.graph, fused, level, for_gpus=True)
-        fp16 = to_fp16(fused, [*calibration.batches, *calibration.extra_batches])
+        fp16 = to_fp16(fused, calibration.every_batch)
         external_data = write_graph(inputs.output, fp16.model, fused=True)
     return RecipeResult(
         level=level,
         providers=_PROVIDERS[level],
         external_data=external_data,
         float_nodes=fp16.float_nodes,
-        calibration=replace(calibration.record, method=None),
+        calibration=calibration.record,
     )
 
 
@@ -119,7 +120,7 @@ def _convert_to_int8(inputs: RecipeInputs) -> RecipeResult:
             external_data = quantize_dynamic(graph, inputs.output)
             return RecipeResult(level="none", providers=("cpu",), external_data=external_data, batch_invariant=False)
         batches = inputs.calibration.batches
-        extra, method = inputs.calibration.extra_batches, inputs.options.int8_method
+        extra, method = inputs.calibration.extra_batches, inputs.options.method or "minmax"
         expect(3 * count_rows(batches[::2]) + 9 * count_rows(extra) // 4 + 2 * count_rows(batches[1::2]))
         with StaticQuantizer(graph, batches[::2], extra, method=method) as quantizer:
             analysis = find_sensitive_nodes(quantizer, batches[1::2], floor=inputs.min_cosine, costs=inputs.costs)
@@ -130,7 +131,7 @@ def _convert_to_int8(inputs: RecipeInputs) -> RecipeResult:
         providers=("cpu",) if contrib else ("cpu", "openvino"),
         external_data=external_data,
         float_nodes=analysis.float_nodes,
-        calibration=inputs.calibration.record,
+        calibration=replace(inputs.calibration.record, method=method),
         calibration_cosine=analysis.min_cosine,
         costs=analysis.costs,
     )
@@ -139,14 +140,15 @@ def _convert_to_int8(inputs: RecipeInputs) -> RecipeResult:
 def _compact(inputs: RecipeInputs) -> RecipeResult:
     """Fuse the operators around the matrix products, and store the weights of the products and tables in 8 bits."""
     calibration = inputs.calibration
-    expect(count_rows([*calibration.batches, *calibration.extra_batches]))
+    expect(count_rows(calibration.every_batch))
     with tempfile.TemporaryDirectory(dir=inputs.output.parent) as folder:
         graph = Path(folder, "fused.onnx")
         fuse(inputs.graph, graph, "extended", products=False)
-        model = to_compact(graph, [*calibration.batches, *calibration.extra_batches])
+        model = to_compact(graph, calibration.every_batch)
         external_data = write_graph(inputs.output, model, fused=True)
-    record = replace(calibration.record, method=None)
-    return RecipeResult(level="extended", providers=("cpu",), external_data=external_data, calibration=record)
+    return RecipeResult(
+        level="extended", providers=("cpu",), external_data=external_data, calibration=calibration.record
+    )
 
 
 RECIPES: Mapping[Precision, Callable[[RecipeInputs], RecipeResult]] = {

@@ -84,21 +84,27 @@ def normal(*shape: int, scale: float = 1.0, seed: int = 0) -> Array:
     return (np.random.default_rng(seed).normal(size=shape) * scale).astype(np.float32)
 
 
+def write_token_graph(path: Path, nodes: str, *, external: bool = False, **weights: Array | np.generic) -> Path:
+    """Write a graph of tokens: ``start`` is a product, ``nodes`` make ``last`` of it, and its mean is ``embedding``."""
+    text = f"""toy (float[batch, tokens, 8] x) => (float[batch, 8] embedding) {{
+        start = MatMul(x, first)
+        {nodes}
+        axis = Constant <value_ints = [1]> ()
+        embedding = ReduceMean <keepdims = 0> (last, axis)
+    }}"""
+    return write_text_graph(path, text, external=external, **{"first": normal(8, 8)} | weights)
+
+
 # Like T5's feed-forward: the hidden activations exceed float16, and the projection scales them back.
-FEED_FORWARD = """toy (float[batch, tokens, 8] x) => (float[batch, 8] embedding) {
-    start = MatMul(x, first)
-    wide = MatMul(start, widen)
+FEED_FORWARD = """wide = MatMul(start, widen)
     hidden = Relu(wide)
     narrow = MatMul(hidden, shrink)
     sum = Add(narrow, start)
-    last = MatMul(sum, final)
-    axis = Constant <value_ints = [1]> ()
-    embedding = ReduceMean <keepdims = 0> (last, axis)
-}"""
+    last = MatMul(sum, final)"""
 
 
 def feed_forward_graph(path: Path, scale: float, *, external: bool = False) -> Path:
-    return write_text_graph(
+    return write_token_graph(
         path,
         FEED_FORWARD,
         external=external,

@@ -100,6 +100,11 @@ def test_too_few_or_wrong_items_are_refused(tmp_path: Path) -> None:
         load_calibration_dataset("text", folder, 32)
     with pytest.raises(UsageError, match="there is no file"):
         load_calibration_dataset("text", tmp_path / "no.txt", 32)
+    with pytest.raises(UsageError, match=r"there is no .*/no to calibrate with; give a UTF-8 \.txt file"):
+        load_calibration_dataset("text", tmp_path / "no", 32)
+    (tmp_path / "other.jsonl").write_text('{"body": "a"}\n' * 40)
+    with pytest.raises(UsageError, match=r"jsonl:1: there is no 'text' among 'body'; give .* with the column `text`$"):
+        load_calibration_dataset("text", tmp_path / "other.jsonl", 32)
     (tmp_path / "bad.txt").write_bytes(b"\xff\n" * 40)
     with pytest.raises(UsageError, match=r"cannot be used for calibration: .*bad\.txt:1: the line is not UTF-8"):
         load_calibration_dataset("text", tmp_path / "bad.txt", 32)

@@ -10,7 +10,7 @@ import pytest
 from exporters.calibration.ranges import max_abs_values
 from exporters.graph.attention_masks import FP16_MASK_VALUE
 from tests.exporters.passes.fp16_checks import DIM, X, convert, distance, fp16_nodes, run
-from tests.exporters.toy_graphs import feed_forward_graph, normal, write_text_graph
+from tests.exporters.toy_graphs import feed_forward_graph, normal, write_text_graph, write_token_graph
 
 LOWEST = float(np.finfo(np.float32).min)
 
@@ -21,17 +21,11 @@ def test_values_too_small_for_float16_stay_float32(path: Path) -> None:
 
 
 def test_an_epsilon_too_small_for_float16_stays_float32(path: Path) -> None:
-    write_text_graph(
+    write_token_graph(
         path,
-        """toy (float[batch, tokens, 8] x) => (float[batch, 8] embedding) {
-            start = MatMul(x, first)
-            sum = Add(start, epsilon)
+        """sum = Add(start, epsilon)
             ratio = Div(start, sum)
-            last = MatMul(ratio, final)
-            axis = Constant <value_ints = [1]> ()
-            embedding = ReduceMean <keepdims = 0> (last, axis)
-        }""",
-        first=normal(DIM, DIM),
+            last = MatMul(ratio, final)""",
         epsilon=np.float32(1e-9),
         final=normal(DIM, DIM),
     )
@@ -45,16 +39,10 @@ def test_an_epsilon_too_small_for_float16_stays_float32(path: Path) -> None:
 
 
 def test_a_bias_may_become_zero(path: Path) -> None:
-    write_text_graph(
+    write_token_graph(
         path,
-        """toy (float[batch, tokens, 8] x) => (float[batch, 8] embedding) {
-            start = MatMul(x, first)
-            sum = Add(start, bias)
-            last = MatMul(sum, final)
-            axis = Constant <value_ints = [1]> ()
-            embedding = ReduceMean <keepdims = 0> (last, axis)
-        }""",
-        first=normal(DIM, DIM),
+        """sum = Add(start, bias)
+            last = MatMul(sum, final)""",
         bias=normal(DIM, scale=1e-8),
         final=normal(DIM, DIM),
     )
@@ -116,15 +104,10 @@ def test_masks_stay_finite_and_masked(path: Path, bias: str, lowest: float) -> N
 
 
 def test_a_clip_bound_beyond_float16_has_no_effect(path: Path) -> None:
-    write_text_graph(
+    write_token_graph(
         path,
-        """toy (float[batch, tokens, 8] x) => (float[batch, 8] embedding) {
-            start = MatMul(x, first)
-            clipped = Clip(start, lowest)
-            last = MatMul(clipped, final)
-            axis = Constant <value_ints = [1]> ()
-            embedding = ReduceMean <keepdims = 0> (last, axis)
-        }""",
+        """clipped = Clip(start, lowest)
+            last = MatMul(clipped, final)""",
         first=normal(DIM, DIM, scale=2000),
         lowest=np.float32(LOWEST),
         final=normal(DIM, DIM),

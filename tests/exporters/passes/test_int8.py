@@ -27,14 +27,13 @@ def residual(tmp_path: Path) -> Path:
     return residual_graph(tmp_path / "residual.onnx")
 
 
-@pytest.fixture
-def convolutions(tmp_path: Path) -> Path:
-    """Write a graph of two convolutions with a residual Add between them and a mean at the end."""
+def convolution_graph(path: Path, axes: int) -> Path:
+    """Write a graph of two convolutions along ``axes`` axes, a residual Add between them, and a mean at the end."""
     weights = {
-        "w1": random_weights(DIM, 3, 3, 3),
-        "w2": random_weights(DIM, DIM, 1, 1),
+        "w1": random_weights(DIM, 3, *[3] * axes),
+        "w2": random_weights(DIM, DIM, *[1] * axes),
         "b": random_weights(DIM),
-        "axes": np.array([2, 3]),
+        "axes": np.arange(2, 2 + axes),
     }
     nodes = [
         helper.make_node("Conv", ["x", "w1", "b"], ["c1"], "conv1"),
@@ -44,7 +43,7 @@ def convolutions(tmp_path: Path) -> Path:
         helper.make_node("Relu", ["sum"], ["r2"], "relu2"),
         helper.make_node("ReduceMean", ["r2", "axes"], ["embedding"], "pool", keepdims=0),
     ]
-    return save_graph(tmp_path / "convolutions.onnx", nodes, weights, ["batch", 3, 12, 12])
+    return save_graph(path, nodes, weights, ["batch", 3, *[12] * axes])
 
 
 def quantize_static(
@@ -121,8 +120,10 @@ def test_a_product_before_a_relu_is_computed_in_int8(tmp_path: Path, bias: bool)
     assert row_cosines(embed_batches(tmp_path / "q.onnx", held_out), embed_batches(graph, held_out)).min() > 0.99
 
 
-def test_convolutions_and_joining_nodes_are_fused(convolutions: Path, tmp_path: Path) -> None:
-    batches = random_batches(8, 1, 3, 12, 12)
+@pytest.mark.parametrize("axes", [1, 2])  # of texts, of images
+def test_convolutions_and_joining_nodes_are_fused(axes: int, tmp_path: Path) -> None:
+    convolutions = convolution_graph(tmp_path / "convolutions.onnx", axes)
+    batches = random_batches(8, 1, 3, *[12] * axes)
     nodes = quantize_static(convolutions, tmp_path / "q.onnx", batches)
     counts = _optimized(tmp_path / "q.onnx", tmp_path / "o.onnx")
     assert set(nodes) >= {"conv1", "conv2", "join"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -46,6 +47,24 @@ def test_items_that_are_asked_for_must_be_there(text_artifact: Path, tmp_path: P
     texts.write_text("\n".join(f"a text about {number}" for number in range(60)))
     with pytest.raises(UsageError, match=r"holds 60 items .* where 1000 are needed.*or --items 30"):
         add_variants(text_artifact, VariantOptions(calibration=texts, items=500))
+
+
+def test_items_that_cannot_be_used_are_named_before_any_variant_is_built(tmp_path: Path) -> None:
+    both = write_artifact(tmp_path / "both", image=True)
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n".join(f"a text about {number}" for number in range(60)))
+    with pytest.raises(
+        UsageError, match=r"No such file.* For text and image, --calibration takes a folder that holds bo"
+    ):
+        add_variants(both, VariantOptions(calibration=texts, items=16))
+    lines = [json.dumps({"text": f"\ud800 {number}"}) for number in range(60)]
+    texts.with_suffix(".jsonl").write_text("\n".join(lines))
+    with pytest.raises(
+        UsageError, match=r"texts\.jsonl: .* cannot be used for calibration: .*lone surrogate.*; remove it"
+    ):
+        add_variants(
+            write_artifact(tmp_path / "text"), VariantOptions(calibration=texts.with_suffix(".jsonl"), items=16)
+        )
 
 
 def test_an_optimized_graph_is_added_and_loaded(text_artifact: Path) -> None:
@@ -102,6 +121,17 @@ def test_a_variant_without_fusions_is_not_written(artifact: Path, capsys: pytest
     assert main(["optimize", str(artifact), "--items", "16"]) == 0
     assert "image optimized: nothing was fused at level extended, so it is not written" in capsys.readouterr().out
     assert contents(artifact) == before
+
+
+def test_a_variant_without_weights_in_its_precision_is_not_written(artifact: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        VariantError, match=r"none of its weights is in int8: 4 nodes stay in float32; the most .*, so it is"
+    ):
+        add_variants(artifact, VariantOptions(precisions=["int8"], items=16, min_cosine=1 - 1e-9))
+    table = write_artifact(tmp_path / "table")  # it has no matrix product
+    for outcome in add_variants(table, VariantOptions(precisions=["fp16", "int8"], items=16)):
+        assert outcome.reason == f"none of its weights is in {outcome.name}, so it is not written"
+        assert not outcome.failed
 
 
 def test_an_older_variant_that_stays_is_named(text_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,7 +211,7 @@ def test_an_unreachable_floor_is_refused_with_the_most_sensitive_nodes(text_arti
     before = contents(text_artifact)
     with pytest.raises(
         VariantError,
-        match=r"text int8: min cosine .* is below 1 .* nodes stay in float32; "
+        match=r"text int8: none of its weights is in int8: 6 nodes stay in float32; "
         r"the most sensitive nodes: .* costs .*, .*, .*",
     ):
         add_variants(text_artifact, options)
@@ -297,7 +327,7 @@ def test_a_file_system_without_hard_links_and_a_full_disk(
     add_variants(text_artifact, VariantOptions(items=16))
     check_files(text_artifact, read_manifest(text_artifact))
     good = contents(text_artifact)
-    with small_disk(), pytest.raises(DestinationError, match=r"; free some disk space$"):
+    with small_disk(), pytest.raises(DestinationError, match=r"; free some disk space, there and in /"):
         add_variants(text_artifact, VariantOptions(items=16))
     assert contents(text_artifact) == good
     assert [path.name for path in text_artifact.parent.iterdir()] == ["toy"]
