@@ -24,7 +24,7 @@ from benchmarks.measure.plan import BenchmarkPlan, PlanOptions, make_plan
 from benchmarks.measure.rounds import TimingOptions
 from benchmarks.measure.run import check_resumable, find_remaining, measure_plan, merge_results
 from benchmarks.measure.workload import Items, load_own_items
-from benchmarks.report import Format, write_report
+from benchmarks.report import Format, make_folder, write_report
 from benchmarks.results.prices import Prices, add_price_options, read_prices
 from benchmarks.results.schema import RESULTS_FILE, SCHEMA_VERSION, PlanRecord, Results, read_results
 from benchmarks.scenarios import footprint, memory_growth
@@ -37,7 +37,7 @@ from runtime.arguments import ArgumentParser, ListAction
 from runtime.artifact.manifest import TowerName
 from runtime.artifact.reader import read_manifest
 from runtime.atomic_write import write_text
-from runtime.errors import OutputError, UsageError
+from runtime.errors import EmbeddingBackbonesError, OutputError, UsageError
 from runtime.machine.threads import available_threads
 
 _PROG = "python -m benchmarks"
@@ -204,7 +204,7 @@ def _benchmark(arguments: argparse.Namespace, command: str) -> int:
     with stage("verify"):
         plan = make_plan(arguments.artifacts, options)
         own_items = _load_items(paths, plan)
-    output.mkdir(parents=True, exist_ok=True)  # an error here must come before the measurements
+    make_folder(output)  # an error here must come before the measurements
     results = _begin(arguments, plan, timing, plan.record(options, timing, own_items), command, stage)
     remaining = find_remaining(plan, results, redo_disturbed=arguments.redo_disturbed)
     done = 0
@@ -230,6 +230,11 @@ def _benchmark(arguments: argparse.Namespace, command: str) -> int:
                 "continue with the same command and --resume"
             ) from None
     _write(results, output, arguments.format, prices)
+    if not results.cases:
+        reasons = [f"{each.name}: {each.reason}" for each in results.skipped]
+        raise EmbeddingBackbonesError(
+            f"no case was measured ({'; '.join(reasons) or 'the contenders take no such items'}); see --contenders"
+        )
     return 0
 
 
@@ -245,8 +250,6 @@ def _check_output(arguments: argparse.Namespace) -> None:
         raise UsageError("--redo-disturbed needs --resume; give --resume too")
     if (arguments.output / RESULTS_FILE).exists() and not (arguments.resume or arguments.force):
         raise OutputError(f"{arguments.output} has results; continue them with --resume or replace them with --force")
-    if arguments.output.exists() and not arguments.output.is_dir():
-        raise OutputError(f"{arguments.output} is a file; name a folder")
 
 
 def _timing_options(arguments: argparse.Namespace) -> TimingOptions:
@@ -337,8 +340,8 @@ def _begin(
     if arguments.resume and (arguments.output / RESULTS_FILE).exists():
         found = read_results(arguments.output)
         check_resumable(found, fresh)
-        return merge_results(found, fresh)
-    if arguments.no_ceilings:
+        fresh = merge_results(found, fresh)
+    if arguments.no_ceilings or fresh.ceilings:
         return fresh
     with stage("ceilings"):
         return dataclasses.replace(fresh, ceilings=measure_ceilings(timing.threads, plan.providers))

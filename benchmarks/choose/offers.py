@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
 from benchmarks.choose.queueing import ServiceTimes, interpolate_service_times
+from benchmarks.results.items import check_items, doubt_texts
 from benchmarks.results.schema import Artifact, BenchmarkMachine, Case, Results, ResultsError
 from benchmarks.results.statistics import TimesWarning, find_warning
+from runtime.artifact.manifest import TowerName
 from runtime.errors import UsageError
 
 
@@ -18,7 +21,7 @@ class EmbeddingTask:
     """The work to do. Only cases of the same task are compared."""
 
     artifact: Artifact  # the artifact; vectors of another one are no substitute.
-    tower: str
+    tower: TowerName
     tokens: int | None  # length of each text; `None` for mixed lengths, or without texts.
 
     @property
@@ -79,7 +82,7 @@ def find_offers(
         The offers for each task, and warnings about the results.
 
     Raises:
-        ResultsError: Results contradict each other, or have no end-to-end case.
+        ResultsError: Results contradict each other, are of different items, or have no end-to-end case.
         UsageError: No case has that artifact and tower.
     """
     _check_machines(files)
@@ -98,7 +101,11 @@ def find_offers(
             + "; ".join(sorted({entry.task.label for entry in entries}))
         )
     tasks = sorted({entry.task for entry in wanted}, key=lambda task: (task.label, task.artifact.seal))
-    warnings += _artifact_warnings(tasks)
+    for task in tasks:
+        shared = {str(path): results for path, results in files if _has_cases(results, task)}
+        check_items(shared, [task.tower])
+        warnings += filter(None, [doubt_texts(shared.values()) if task.tower == "text" else ""])
+    warnings += [*_machine_warnings(files), *_artifact_warnings(tasks)]
     return {task: tuple(_offers(entry for entry in wanted if entry.task == task)) for task in tasks}, warnings
 
 
@@ -127,6 +134,23 @@ def _newest(entries: Sequence[_Entry], warnings: list[str]) -> list[_Entry]:
         cases = "1 case was" if count == 1 else f"{count} cases were"
         warnings.append(f"{cases} measured more than once on the same machine; the newest times are used")
     return list(newest.values())
+
+
+def _has_cases(results: Results, task: EmbeddingTask) -> bool:
+    """Tell whether ``results`` have an end-to-end case of ``task``."""
+    wanted = (task.artifact.name, task.tower, "end_to_end")
+    return task.artifact in results.artifacts and any((c.artifact, c.tower, c.stage) == wanted for c in results.cases)
+
+
+def _machine_warnings(files: Sequence[tuple[Path, Results]]) -> Iterator[str]:
+    """Yield the machines of which an instance uses only a part, although the price is that of the whole."""
+    for machine in {results.machine.name: results.machine for _, results in files}.values():
+        cores = math.ceil(min(machine.cores_allowed, machine.cpu_quota or math.inf))
+        if machine.threads < cores:
+            yield f"an instance uses {machine.threads} of the {cores} cores of {machine.name}; measure with all of them"
+        cases = (case for _, results in files if results.machine.name == machine.name for case in results.cases)
+        if len(machine.gpus) > 1 and any(case.device == "cuda" for case in cases):
+            yield f"an instance uses 1 of the {len(machine.gpus)} GPUs of {machine.name}, at the price of all of them"
 
 
 def _artifact_warnings(tasks: Iterable[EmbeddingTask]) -> Iterator[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.compare.verdicts import CONFIDENCE, RESOLUTION, CaseChange, Comparison, compare
+from benchmarks.results.items import doubt_texts
 from benchmarks.results.schema import BenchmarkMachine, Case, Results, read_results
 from benchmarks.results.statistics import median_of_rounds
 from runtime import console
@@ -102,6 +103,8 @@ def _machine_notes(old: Results, new: Results, comparison: Comparison) -> Iterat
     ends = dict.fromkeys((_times(min(drifts)), _times(max(drifts))))
     if list(ends) != [_times(1.0)]:
         yield f"The machine itself was {' to '.join(ends)} in the new run; ratios are corrected for this."
+    if doubt := doubt_texts((old, new)):
+        yield f"{doubt[0].upper()}{doubt[1:]}."
     for which, results in (("old", old), ("new", new)):
         if not results.complete:
             yield f"The {which} results are incomplete: `{results.command}` was interrupted."

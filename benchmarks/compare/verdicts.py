@@ -21,15 +21,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from benchmarks.results.schema import Case, OwnItems, Results, ResultsError
+from benchmarks.results.items import check_items
+from benchmarks.results.schema import Case, Results, ResultsError
 from benchmarks.results.statistics import median_of_rounds, resample_medians
-from runtime.artifact.manifest import TowerName
 
 CONFIDENCE = 0.95
 RESOLUTION = 0.05
@@ -98,7 +98,7 @@ def compare(old: Results, new: Results, *, same_machine: bool, resolution: float
     """
     _check_artifacts(old, new)
     pairs = _pairs(old, new)
-    _check_items(old, new, {case.tower for _, case in pairs})
+    check_items({"the old results": old, "the new ones": new}, {case.tower for _, case in pairs})
     chance = _chance(len(pairs))
     changes = [
         _judge(*pair, drift=_drift(pair, pairs) if same_machine else 1.0, chance=chance, least=resolution)
@@ -122,23 +122,6 @@ def _check_artifacts(old: Results, new: Results) -> None:
                 f"{artifact.seal[:12]}; measure the same artifact twice, or export the new one with another --name "
                 "and measure both in one run with `python -m benchmarks OLD_ARTIFACT NEW_ARTIFACT -o REPORT`"
             )
-
-
-def _check_items(old: Results, new: Results, towers: Collection[TowerName]) -> None:
-    """Raise :class:`ResultsError` if the items of a tower differ. Results of an older schema do not record them."""
-    if old.plan is None or new.plan is None:
-        return
-    for tower in sorted(towers):
-        was, now = old.plan.items.get(tower), new.plan.items.get(tower)
-        if was != now:
-            raise ResultsError(
-                f"the items of the {tower} tower differ: the old ones are {_describe_items(was)}, the new ones "
-                f"{_describe_items(now)}; measure both with the same --items"
-            )
-
-
-def _describe_items(items: OwnItems | None) -> str:
-    return f"{items.source} (hash {items.sha256[:12]})" if items else "built-in"
 
 
 def _chance(cases: int) -> float:

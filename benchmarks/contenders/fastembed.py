@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.contenders.peer import Peer, PeerError, collect_setups, find_python, limit_tokenizers, reporting
+from benchmarks.contenders.peer import Peer, PeerError, collect_setups, find_python, reporting, text_preprocessing
 from benchmarks.contenders.protocol import Setup, Target
 from benchmarks.results.schema import Skipped
-from runtime.artifact.manifest import Preprocessing, TextPreprocessing, Tower
+from runtime.artifact.manifest import TextPreprocessing, Tower
 from runtime.artifact.reader import read_manifest
 
 NAME = "fastembed"
@@ -33,7 +33,6 @@ def load(setup: Setup, threads: int, scratch: Path) -> Peer:
         PeerError: fastembed cannot load the model.
         ArtifactError: The folder is not an artifact.
     """
-    limit_tokenizers(threads)
     artifact = Path(setup.model)
     tower = read_manifest(artifact).towers[setup.tower]
     with reporting(NAME, f"load {artifact}"):
@@ -45,7 +44,7 @@ def load(setup: Setup, threads: int, scratch: Path) -> Peer:
 
 
 def _setup(target: Target) -> Setup:
-    obstacle = _find_obstacle(target.manifest.towers[target.tower].preprocessing)
+    obstacle = _find_obstacle(text_preprocessing(target.manifest.towers[target.tower]))
     if obstacle:
         raise PeerError(f"it does not {obstacle}, but this model requires it")
     return Setup(
@@ -58,10 +57,8 @@ def _setup(target: Target) -> Setup:
     )
 
 
-def _find_obstacle(preprocessing: Preprocessing) -> str | None:
+def _find_obstacle(preprocessing: TextPreprocessing) -> str | None:
     """Return what the model needs for a text and fastembed does not do; ``None`` if it does all."""
-    if not isinstance(preprocessing, TextPreprocessing):
-        return "embed this kind of item"
     obstacles = {
         f"clean texts with {preprocessing.cleaning}": preprocessing.cleaning != "none",
         "leave special tokens out": not preprocessing.add_special_tokens,
@@ -75,9 +72,7 @@ def _find_obstacle(preprocessing: Preprocessing) -> str | None:
 
 def _write_settings(artifact: Path, tower: Tower, folder: Path) -> None:
     """Write the files that fastembed reads beside a graph: tokenizer, truncation and padding."""
-    preprocessing = tower.preprocessing
-    if not isinstance(preprocessing, TextPreprocessing):
-        raise PeerError(f"{artifact} does not embed texts")
+    preprocessing = text_preprocessing(tower)
     tokenizer = json.loads((artifact / preprocessing.tokenizer).read_text("utf-8"))
     tokenizer |= {"padding": None, "truncation": None}  # the manifest has its own
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer), "utf-8")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,11 +11,10 @@ import numpy as np
 
 from benchmarks.contenders.exported import export_once
 from benchmarks.contenders.model_folder import find_model_folder
-from benchmarks.contenders.peer import Peer, PeerError, collect_setups, find_python, limit_tokenizers, reporting
+from benchmarks.contenders.peer import Peer, PeerError, collect_setups, find_python, reporting, text_preprocessing
 from benchmarks.contenders.protocol import Setup, Target
 from benchmarks.results.schema import Skipped
 from runtime.array_types import Array, Feeds
-from runtime.artifact.manifest import TextPreprocessing
 
 NAME = "optimum"
 VARIANTS = ("fp32",)
@@ -37,10 +35,9 @@ def load(setup: Setup, threads: int, scratch: Path) -> Peer:
     Raises:
         PeerError: The model cannot be exported or loaded.
     """
-    limit_tokenizers(threads)
     with reporting(NAME, f"load {setup.model}"):
         folder = export_once(NAME, setup.model, scratch, lambda out: _export_command(setup.model, out))
-        session, tokenizer = _open(folder, threads), _open_tokenizer(folder, Path(setup.model))
+        session, tokenizer = _open(folder, threads), _open_tokenizer(folder, setup.max_length)
 
     def embed_texts(texts: list[str]) -> Array:
         batches = (texts[start : start + _BATCH] for start in range(0, len(texts), _BATCH))
@@ -50,8 +47,8 @@ def load(setup: Setup, threads: int, scratch: Path) -> Peer:
 
 
 def _setup(target: Target) -> Setup:
-    preprocessing = target.manifest.towers[target.tower].preprocessing
-    if isinstance(preprocessing, TextPreprocessing) and preprocessing.default_prompt is not None:
+    preprocessing = text_preprocessing(target.manifest.towers[target.tower])
+    if preprocessing.default_prompt is not None:
         raise PeerError("it does not put a default prompt before texts, but this model requires it")
     return Setup(
         contender=NAME,
@@ -60,6 +57,7 @@ def _setup(target: Target) -> Setup:
         model=str(find_model_folder(target, needs_layers=True)),
         tower=target.tower,
         python=find_python(target, NAME, ["optimum-onnx", "sentence-transformers"]),
+        max_length=preprocessing.max_length,
         exports=True,
     )
 
@@ -81,19 +79,11 @@ def _open(folder: Path, threads: int) -> Any:
     return onnxruntime.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
 
 
-def _open_tokenizer(folder: Path, model: Path) -> Any:
+def _open_tokenizer(folder: Path, max_length: int | None) -> Any:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    longest = _max_length(model) or tokenizer.model_max_length
-    return lambda texts: tokenizer(texts, padding=True, truncation=True, max_length=longest, return_tensors="np")
-
-
-def _max_length(model: Path) -> int | None:
-    """Return the maximum length of sentence-transformers, which the exported tokenizer lacks."""
-    paths = sorted(model.glob("sentence_*_config.json"))
-    lengths = (json.loads(path.read_text("utf-8")).get("max_seq_length") for path in paths)
-    return next((length for length in lengths if isinstance(length, int)), None)
+    return lambda texts: tokenizer(texts, padding=True, truncation=True, max_length=max_length, return_tensors="np")
 
 
 def _run(session: Any, arrays: Feeds) -> Array:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ import numpy as np
 from benchmarks.contenders.protocol import Setup, Target
 from benchmarks.results.schema import Skipped
 from runtime.array_types import Array, Feeds
+from runtime.artifact.manifest import TextPreprocessing, Tower
 from runtime.errors import EmbeddingBackbonesError, UsageError, one_line
 from runtime.machine.packages import package_version
 
@@ -110,12 +110,15 @@ def has_packages(python: str, packages: tuple[str, ...]) -> bool:
         raise UsageError(f"cannot start {python} ({exc.strerror}); {remedy}") from exc
 
 
-def limit_tokenizers(threads: int) -> None:
-    """Set the number of threads of the ``tokenizers`` library. Call this before its first batch.
+def text_preprocessing(tower: Tower) -> TextPreprocessing:
+    """Return the preprocessing of a text tower.
 
-    Source: https://docs.rs/rayon/latest/rayon/struct.ThreadPoolBuilder.html#method.num_threads
+    Raises:
+        PeerError: The tower embeds other items.
     """
-    os.environ["RAYON_NUM_THREADS"] = str(threads)
+    if not isinstance(tower.preprocessing, TextPreprocessing):
+        raise PeerError(f"it embeds texts, not items of the kind {tower.preprocessing.kind}")
+    return tower.preprocessing
 
 
 @contextmanager

@@ -50,6 +50,7 @@ class Setup:
     model: str  # model to load: a folder, or a JSON record for torch.
     tower: TowerName
     python: str = sys.executable  # interpreter of the contender's environment.
+    max_length: int | None = None  # tokens of the longest text, for a library that prepares texts itself.
     exports: bool = False  # whether the first start exports a model that later starts reuse. That start is not timed.
 
     def __str__(self) -> str:

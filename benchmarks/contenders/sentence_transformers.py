@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.contenders.exported import export_once
 from benchmarks.contenders.model_folder import find_model_folder
-from benchmarks.contenders.peer import Peer, PeerError, collect_setups, find_python, limit_tokenizers, reporting
+from benchmarks.contenders.peer import Peer, PeerError, collect_setups, find_python, reporting, text_preprocessing
 from benchmarks.contenders.protocol import Setup, Target
 from benchmarks.results.schema import Precision, Skipped
 from runtime.machine.cpu import bf16_units
@@ -47,14 +47,15 @@ def find(target: Target) -> tuple[list[Setup], list[Skipped]]:
 def load(setup: Setup, threads: int, scratch: Path) -> Peer:
     """Load the model's folder. The ONNX backend exports it to ``scratch``.
 
-    Texts are embedded by the library's defaults: sorted by length, in batches of 32.
+    Texts are embedded by the library's defaults: sorted by length, in batches of 32. They are cut where the artifact
+    cuts them.
 
     Raises:
         PeerError: The model cannot be loaded.
     """
-    limit_tokenizers(threads)
     with reporting(NAME, f"load {setup.model}"):
         model = _load_onnx(setup, threads, scratch) if setup.variant == "onnx" else _load_torch(setup, threads)
+        model.max_seq_length = setup.max_length
     return Peer(name=NAME, from_items=lambda texts: model.encode(texts, show_progress_bar=False))
 
 
@@ -68,6 +69,7 @@ def _torch_setup(target: Target, *, variant: str, precision: Precision, provider
         model=str(find_model_folder(target)),
         tower=target.tower,
         python=find_python(target, NAME, [NAME]),
+        max_length=text_preprocessing(target.manifest.towers[target.tower]).max_length,
     )
 
 
@@ -85,6 +87,7 @@ def _onnx_setup(target: Target) -> Setup:
         model=str(find_model_folder(target)),
         tower=target.tower,
         python=find_python(target, "optimum", [NAME, "optimum-onnx"]),
+        max_length=text_preprocessing(target.manifest.towers[target.tower]).max_length,
         exports=True,
     )
 

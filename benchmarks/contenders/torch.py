@@ -18,6 +18,7 @@ from exporters.catalogue.options import ExportOptions
 from exporters.catalogue.registry import BACKBONES
 from runtime.array_types import Array, Feeds
 from runtime.artifact.manifest import Pooling
+from runtime.artifact.reader import read_manifest
 from runtime.errors import EmbeddingBackbonesError, UsageError
 from runtime.inference.batching import BatchLimit, plan_batches
 from runtime.inference.tower import Preprocessor, build_preprocessor, row_cost
@@ -114,7 +115,8 @@ def load(setup: Setup, threads: int, scratch: Path) -> Contender:
     if tower is None:
         raise UsageError(f"the weights {options.weights} have no {setup.tower} tower")
     names = [given.spec.name for given in tower.inputs()]
-    preprocessor = build_preprocessor(tower.record.preprocessing, Path(model["folder"]), 1)
+    folder = Path(model["folder"])
+    preprocessor = build_preprocessor(read_manifest(folder).towers[setup.tower].preprocessing, folder, 1)
     return _Torch(_prepare(tower.module().eval(), setup), names, preprocessor, setup)
 
 

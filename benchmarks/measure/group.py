@@ -43,9 +43,9 @@ class CaseGroup:
         measured = {(case.contender, case.variant, case.provider) for case in cases}
         return any((setup.contender, setup.variant, setup.provider) not in measured for setup in self.setups)
 
-    def skip(self, setup: Setup, exc: Exception) -> Skipped:
-        """Return the record of a contender that failed in this group."""
-        return Skipped(name=f"{self}: {setup}", reason=str(exc))
+    def skip(self, what: object, exc: Exception) -> Skipped:
+        """Return the record of a contender, or of something else, that failed in this group."""
+        return Skipped(name=f"{self}: {what}", reason=str(exc))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +60,11 @@ def measure_group(
     group: CaseGroup, workload: Workload, reference: Reference, options: TimingOptions, scratch: Path
 ) -> tuple[list[Case], list[Skipped]]:
     """Measure all contenders of ``group``. A contender that fails is left out, with the reason."""
-    task, arrays = _prepare(group, workload, options, scratch)
     skipped: list[Skipped] = []
+    try:
+        task, arrays = _prepare(group, workload, options, scratch)
+    except EmbeddingBackbonesError as exc:
+        return [], [group.skip(setup, exc) for setup in group.setups]
     with ExitStack() as stack:
         participants = []
         for number, setup in enumerate(group.setups):
@@ -81,7 +84,12 @@ def measure_group(
                 skipped.append(group.skip(participant.setup, exc))
             else:
                 cases.append(_make_case(participant, group, reference_times, steps, parity))
-    work = _count(group, arrays) if group.stage == "graph" else {}
+    work: dict[str, Work] = {}
+    if group.stage == "graph" and cases:
+        try:
+            work = _count(group, arrays)
+        except EmbeddingBackbonesError as exc:
+            skipped.append(group.skip("roofline", exc))
     graphs = [case.variant if case.contender == "runtime" else "fp32" for case in cases]
     return [replace(case, work=work.get(graph)) for case, graph in zip(cases, graphs, strict=True)], skipped
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from benchmarks.contenders.protocol import Setup
 from benchmarks.measure.worker_client import Worker
+from benchmarks.results.cpu_time import MAX_STEAL, read_cpu_time
 from benchmarks.results.statistics import is_precise
-from benchmarks.results.steal_time import MAX_STEAL, read_cpu_time
 from runtime.errors import EmbeddingBackbonesError
 
 _REFERENCE_SIZE, _REFERENCE_REPEATS = 1024, 9

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -147,8 +147,9 @@ def _check_plan(found: Results, fresh: Results) -> None:
     """Check that both have the same options, so that all planned cases of one run are planned in the other."""
     if found.plan is None:
         raise ResultsError("the existing results are from an older version, without their options; name another folder")
-    pairs = {each.name: (getattr(found.plan, each.name), getattr(fresh.plan, each.name)) for each in fields(PlanRecord)}
-    other = [f"--{name.replace('_', '-')}" for name, (was, now) in pairs.items() if was != now]
+    was, now = (_effective(plan, {case.artifact for case in found.cases}) for plan in (found.plan, fresh.plan))
+    names = [each.name for each in fields(PlanRecord) if getattr(was, each.name) != getattr(now, each.name)]
+    other = [f"--{name.replace('_', '-')}" for name in names]
     if {each.name for each in found.artifacts} != {each.name for each in fresh.artifacts}:
         other.insert(0, "ARTIFACT")
     if other:
@@ -158,9 +159,16 @@ def _check_plan(found: Results, fresh: Results) -> None:
         )
 
 
+def _effective(plan: PlanRecord | None, measured: Collection[str]) -> PlanRecord | None:
+    """Return ``plan`` with the weights of artifacts that were measured. A wrong one of another can be mended."""
+    return plan and replace(plan, weights={name: each for name, each in plan.weights.items() if name in measured})
+
+
 def merge_results(found: Results, fresh: Results) -> Results:
-    """Return ``found`` with the skipped cases of ``fresh``, to be completed."""
-    return replace(found, skipped=_merge(found.skipped, fresh.skipped), complete=False)
+    """Return ``found`` with the plan and the skipped cases of ``fresh``, to be completed."""
+    command = found.command if found.plan == fresh.plan else fresh.command
+    skipped = _merge(found.skipped, fresh.skipped)
+    return replace(found, plan=fresh.plan, command=command, skipped=skipped, complete=False)
 
 
 def _without(skipped: Sequence[Skipped], start: str) -> list[Skipped]:

@@ -16,6 +16,9 @@ from runtime.array_types import Array
 from runtime.artifact.json_schema import decode
 from runtime.machine.child_process import JsonWorker
 
+# of OpenMP, and of the thread pool of `tokenizers`:
+# https://docs.rs/rayon/latest/rayon/struct.ThreadPoolBuilder.html#method.num_threads
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "RAYON_NUM_THREADS")
 _TIMEOUT_S = 900.0  # for one answer: torch.compile and large exports take minutes
 
 
@@ -50,7 +53,7 @@ class Worker:
         self._started = time.perf_counter()
         self._process = JsonWorker(
             [task.setup.python, "-m", "benchmarks.measure.worker", str(path)],
-            environment={"OMP_NUM_THREADS": str(task.threads)},
+            environment={name: str(task.threads) for name in _THREAD_VARIABLES},
             log=path.with_suffix(".log"),
             timeout_s=_TIMEOUT_S,
         )

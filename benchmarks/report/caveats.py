@@ -7,9 +7,9 @@ import numpy as np
 from benchmarks.report.analysis import Study
 from benchmarks.report.format import count, digits, gibibytes, listing, percent, short
 from benchmarks.report.table import Table, text_table
+from benchmarks.results.cpu_time import MAX_STEAL
 from benchmarks.results.schema import BenchmarkMachine, Results
 from benchmarks.results.statistics import FEW_ROUNDS
-from benchmarks.results.steal_time import MAX_STEAL
 
 BUSY_LOAD = 0.5  # load average per core above which other processes may have slowed the run.
 SPEED_DRIFT = 0.15  # spread of the yardstick times above which the speed of the machine changed.
@@ -18,8 +18,11 @@ _USEFUL_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "a
 
 def caveats(study: Study) -> tuple[str, ...]:
     """Return reasons to distrust the figures, the most serious first."""
-    checks = (_incomplete, _random_weights, _without_torch, _busy, _steal_time, _speed_drift, _unstable, _few_rounds)
-    return tuple(filter(None, (check(study) for check in checks)))
+    found = (
+        *(_incomplete(study), _random_weights(study), _without_torch(study), busy(study.results.machine)),
+        *(_steal_time(study), _speed_drift(study), _unstable(study), _few_rounds(study)),
+    )
+    return tuple(filter(None, found))
 
 
 def machine_table(machine: BenchmarkMachine) -> Table:
@@ -119,10 +122,6 @@ def busy(machine: BenchmarkMachine) -> str:
     if load <= BUSY_LOAD * machine.cores:
         return ""
     return f"The machine was busy at the start: a load average of {digits(load)} on {count(machine.cores, 'core')}."
-
-
-def _busy(study: Study) -> str:
-    return busy(study.results.machine)
 
 
 def _steal_time(study: Study) -> str:

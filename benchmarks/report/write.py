@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -21,12 +22,8 @@ FILES: dict[Format, str] = {"html": "report.html", "md": "report.md", "json": RE
 def write_report(results: Results, folder: Path, formats: Sequence[Format], prices: Prices | None = None) -> list[Path]:
     """Write ``results`` in each format, as :func:`write_files` does. Without ``prices``, the report has no costs."""
     study = analyze(results, prices)
-    renderers: dict[Format, Callable[[], str]] = {
-        "html": lambda: render_html(study),
-        "md": lambda: render_markdown(study),
-        "json": results.to_json,
-    }
-    return write_files(folder, formats, renderers)
+    html, markdown = partial(render_html, study), partial(render_markdown, study)
+    return write_files(folder, formats, {"html": html, "md": markdown, "json": results.to_json})
 
 
 def write_files(folder: Path, formats: Sequence[Format], renderers: Mapping[Format, Callable[[], str]]) -> list[Path]:

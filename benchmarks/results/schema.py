@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.results.steal_time import MAX_STEAL
+from benchmarks.results.cpu_time import MAX_STEAL
 from runtime.artifact.json_schema import decode
 from runtime.artifact.manifest import TowerName
 from runtime.errors import EmbeddingBackbonesError, ManifestError

@@ -17,18 +17,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.scenarios.process_usage import check_linux
 from runtime import console
 from runtime.errors import EmbeddingBackbonesError, UsageError
 
 _PROGRAM = """
-import json, os, sys, time
+import json, psutil, time
 started = time.perf_counter()
 {imports}
 imported = time.perf_counter()
 model = {load}
 loaded = time.perf_counter()
-resident = int(open('/proc/self/statm').read().split()[1]) * os.sysconf('SC_PAGE_SIZE') / 2**20
+resident = psutil.Process().memory_info().rss / 2**20
 print(json.dumps([imported - started, loaded - imported, resident]))
 """
 
@@ -71,7 +70,6 @@ def _measure(artifact: Path, peer: Path | None, rounds: int) -> int:
         raise UsageError("--rounds must be 1 or more")
     if peer is not None and not peer.is_dir():
         raise UsageError(f"{peer} is not a folder; name the folder of a model of sentence-transformers")
-    check_linux()
     ours = f"runtime.load({str(artifact)!r}, provider='cpu')"
     installations = [Installation("embedding-backbones[cpu]", "import runtime", ours)]
     if peer is not None:

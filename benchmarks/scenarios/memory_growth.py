@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 import runtime
-from benchmarks.scenarios.process_usage import check_linux, resident_bytes
+from benchmarks.results.cpu_time import resident_bytes
 from runtime import console
-from runtime.errors import UsageError
+from runtime.errors import EmbeddingBackbonesError, UsageError
 from runtime.inference.truncation import without_truncation_warning
 
 _WORDS = ("water", "embedding", "of", "Zürich", "running", "a")
@@ -44,7 +44,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _measure(artifact: Path, batches: int, longest: int) -> int:
     if batches < 10 or longest < 1:
         raise UsageError("--batches must be 10 or more, --longest 1 or more")
-    check_linux()
     model = runtime.load(artifact)
     print(f"{'batches':>8}  resident MiB")
     _print_row("loaded")
@@ -57,8 +56,10 @@ def _measure(artifact: Path, batches: int, longest: int) -> int:
 
 
 def _print_row(batches: object) -> None:
-    resident = (resident_bytes(os.getpid()) or 0) / 2**20
-    print(f"{batches:>8}  {resident:12.0f}", flush=True)
+    resident = resident_bytes(os.getpid())
+    if resident is None:
+        raise EmbeddingBackbonesError("this system does not tell the memory of this process; measure on another one")
+    print(f"{batches:>8}  {resident / 2**20:12.0f}", flush=True)
 
 
 def random_batches(count: int, longest: int) -> Iterator[list[str]]:

@@ -19,9 +19,11 @@ from benchmarks.measure.machine import this_machine
 from benchmarks.report.write import make_folder
 from benchmarks.results.prices import Prices, read_prices
 from benchmarks.results.schema import RESULTS_FILE
+from benchmarks.serve.analysis import analyze
+from benchmarks.serve.doubts import faults
 from benchmarks.serve.measure import LoadPlan, Measurement, Server, embed_alone
 from benchmarks.serve.offline import OfflineEmbedder
-from benchmarks.serve.options import build_parser, check_used, make_plan
+from benchmarks.serve.options import MIN_COSINE, build_parser, check_used, make_plan
 from benchmarks.serve.process import split_server_options
 from benchmarks.serve.report import write_serve_report
 from benchmarks.serve.schema import SCHEMA_VERSION, ServeResults, ServerRecord, WorkloadRecord
@@ -31,14 +33,14 @@ from runtime import console
 from runtime.array_types import Float32Array
 from runtime.artifact.reader import read_manifest
 from runtime.atomic_write import write_text
-from runtime.errors import OutputError
+from runtime.errors import EmbeddingBackbonesError, OutputError
 from runtime.machine.threads import available_threads
 
 _SERVER_KEY = re.compile(r"""(--api-key[=\s]+)('[^']*'|"[^"]*"|\S+)""")  # in --server-options
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measure, and print the paths of the report."""
+    """Measure, and print the paths of the report. Return 1 if a server gave wrong vectors, or failed."""
     options = build_parser().parse_args(arguments)
     return console.run(lambda: _serve(options, public_command(arguments)))
 
@@ -81,13 +83,16 @@ def _serve(options: argparse.Namespace, command: str) -> int:
             reference=read_manifest(options.verify).name if options.verify else None,
             timeout_s=plan.timeout_s,
             max_p99_ms=plan.max_p99_ms,
+            min_cosine=MIN_COSINE if options.min_cosine is None else options.min_cosine,
             servers=tuple(
                 _record(server, target, items[0], plan) for server, target in zip(servers, targets, strict=True)
             ),
             workloads=tuple(WorkloadRecord(name=each.name, source=each.source) for each in items),
             loads=(),
         )
-        _measure(plan, servers, items, results, options, prices)
+        results = _measure(plan, servers, items, results, options, prices)
+    if found := faults(analyze(results, None)):
+        raise EmbeddingBackbonesError(" ".join(found))
     return 0
 
 
@@ -98,8 +103,8 @@ def _measure(
     results: ServeResults,
     options: argparse.Namespace,
     prices: Prices | None,
-) -> None:
-    """Measure all workloads and write the report, also if the user interrupts."""
+) -> ServeResults:
+    """Measure all workloads, write the report, also if the user interrupts, and return the results."""
     output: Path = options.output
 
     def on_load(so_far: ServeResults, name: str) -> None:
@@ -119,6 +124,7 @@ def _measure(
         if measurement.results.loads:
             for path in write_serve_report(measurement.results, output, ("json", "html", "md"), prices):
                 print(path)
+    return measurement.results
 
 
 def _prepare_output(options: argparse.Namespace) -> None:
@@ -142,8 +148,8 @@ def _record(server: Server, target: Target, workload: ServeWorkload, plan: LoadP
 
 
 def _reference_vectors(artifact: Path | None, workload: ServeWorkload, count: int) -> dict[int, Float32Array]:
-    """Return the vectors of the first items by the artifact, by position."""
+    """Return the vectors of the first items by the artifact's fp32 graph on the CPU, by position."""
     if artifact is None:
         return {}
-    items = list(workload.items[:count])
-    return dict(enumerate(runtime.load(artifact).embed(items, tower=workload.kind)))
+    with runtime.load(artifact, provider="cpu", variant="fp32") as model:
+        return dict(enumerate(model.embed(list(workload.items[:count]), tower=workload.kind)))

@@ -7,32 +7,30 @@ from typing import Any
 
 from benchmarks.report.caveats import busy
 from benchmarks.report.format import NONE, cosine, count, digits, percent
+from benchmarks.results.cpu_time import MAX_STEAL
 from benchmarks.results.statistics import ENOUGH_FOR_P99
-from benchmarks.results.steal_time import MAX_STEAL
 from benchmarks.serve.analysis import Level, ServeStudy
 from benchmarks.serve.schema import Load
 
 MAX_GENERATOR_CPU = 0.7  # share of one core above which the generator itself may be the bottleneck
 MAX_LATE = 0.1  # lateness of the generator as a share of the median latency above which it distorts the latency
 MAX_DIFFERENCE = 1e-5  # between two vectors of the same item, from float arithmetic in another order
-MIN_COSINE = 0.999
+MIN_ANSWERS = 10  # of a closed loop; with fewer, the throughput depends on when the measurement began and ended
 
 
 def warnings(study: ServeStudy) -> tuple[str, ...]:
     """Return reasons to distrust the figures or the servers, the most serious first."""
-    checks = (
-        _incomplete,
-        _wrong,
-        _differing,
-        _other_vectors,
-        _unchecked,
-        _too_few,
-        _busy_generator,
-        _late,
-        _busy,
-        _steal_time,
+    found = (
+        *(_incomplete(study), _wrong(study), _differing(study), _other_vectors(study), _unchecked(study)),
+        *(_few_answers(study), _too_few(study), _busy_generator(study), _late(study)),
+        *(busy(study.results.machine), _steal_time(study)),
     )
-    return tuple(filter(None, (check(study) for check in checks)))
+    return tuple(filter(None, found))
+
+
+def faults(study: ServeStudy) -> tuple[str, ...]:
+    """Return what is wrong with the vectors of the servers."""
+    return tuple(filter(None, (_wrong(study), _other_vectors(study))))
 
 
 def largest_difference(loads: Sequence[Load]) -> float | None:
@@ -70,7 +68,8 @@ def _differing(study: ServeStudy) -> str:
 
 
 def _other_vectors(study: ServeStudy) -> str:
-    loads = [load for load in study.results.loads if load.min_cosine is not None and load.min_cosine < MIN_COSINE]
+    results = study.results
+    loads = [load for load in results.loads if load.min_cosine is not None and load.min_cosine < results.min_cosine]
     if not loads:
         return ""
     return (
@@ -83,6 +82,16 @@ def _unchecked(study: ServeStudy) -> str:
     answers = sum(len(load.latency_s) for load in study.results.loads)
     checked = sum(load.checked for load in study.results.loads)
     return f"{percent(1 - checked / answers)} of the answers were not checked." if checked < answers else ""
+
+
+def _few_answers(study: ServeStudy) -> str:
+    loads = [load for load in study.results.loads if load.clients is not None and load.completed < MIN_ANSWERS]
+    if not loads:
+        return ""
+    return (
+        f"Fewer than {MIN_ANSWERS} answers in {count(len(loads), 'closed loop')}, of {_names(loads)}: their throughput "
+        "is too inexact. Raise --seconds."
+    )
 
 
 def _too_few(study: ServeStudy) -> str:
@@ -118,10 +127,6 @@ def _late(study: ServeStudy) -> str:
 
 def _median_s(level: Level) -> float:
     return (level.percentile_ms(50) or 0.0) / 1000
-
-
-def _busy(study: ServeStudy) -> str:
-    return busy(study.results.machine)
 
 
 def _steal_time(study: ServeStudy) -> str:

@@ -11,9 +11,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from benchmarks.results.cpu_time import cpu_seconds, read_cpu_time, resident_bytes
 from benchmarks.results.statistics import ENOUGH_FOR_P99
-from benchmarks.results.steal_time import read_cpu_time
-from benchmarks.scenarios.process_usage import cpu_seconds, resident_bytes
 from benchmarks.serve.analysis import Curve, Level, curve_of
 from benchmarks.serve.connection import Connection
 from benchmarks.serve.interfaces import AnswerError, Endpoint
@@ -26,6 +25,7 @@ from runtime.errors import EmbeddingBackbonesError
 
 # Rates of an open loop as shares of the throughput of the best closed loop; above 1 a queue grows.
 SHARES = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1)
+_ANOTHER_ITEM = 0.9  # a smaller cosine similarity to an item's vector alone is no rounding, even in 8 bits
 _ALONE = 32  # items of a workload that are embedded alone first, to compare with their vectors under load
 
 
@@ -165,12 +165,13 @@ class Measurement:
             return self._plan.rates
         closed = self._curve(server, workload, size).closed
         best = max(level.requests_per_s for level in closed)
-        return tuple(dict.fromkeys(round_rate(share * best) for share in SHARES)) if best else ()
+        return tuple(dict.fromkeys(whole_rate(share * best, self._plan.seconds) for share in SHARES)) if best else ()
 
     def _next_rate(self, server: Server, workload: ServeWorkload, size: int) -> float | None:
         plan = self._plan
         judged = {level.load.rate or 0.0: self._is_good(level) for level in self._curve(server, workload, size).open}
-        rate = next_rate([(rate, is_good) for rate, is_good in judged.items() if is_good is not None])
+        middle = next_rate([(rate, is_good) for rate, is_good in judged.items() if is_good is not None])
+        rate = None if middle is None else whole_rate(middle, plan.seconds)
         has_p99 = rate is not None and rate * plan.seconds * plan.rounds >= ENOUGH_FOR_P99
         return None if rate in judged or (plan.max_p99_ms is not None and not has_p99) else rate
 
@@ -278,17 +279,27 @@ class AnswerCheck:
             return replace(bare, outcome="wrong", reason=str(exc)[:80])
         if vectors.shape[1] != self._dimensions:
             return replace(bare, outcome="wrong", reason=f"{vectors.shape[1]} dimensions")
-        self._compare(positions, vectors)
+        if self._compare(positions, vectors) < _ANOTHER_ITEM:
+            return replace(bare, outcome="wrong", reason="another vector than that of the item alone")
         return bare
 
-    def _compare(self, positions: Sequence[int], vectors: Float32Array) -> None:
+    def _compare(self, positions: Sequence[int], vectors: Float32Array) -> float:
+        """Compare the vectors, and return the smallest cosine similarity to those of the items alone."""
+        smallest = 1.0
         for position, vector in zip(positions, vectors, strict=True):
             if (alone := self._expected.alone.get(position)) is not None:
                 self.max_difference = max(self.max_difference or 0.0, float(np.abs(vector - alone).max()))
+                smallest = min(smallest, _cosine(vector, alone))
             if (reference := self._expected.reference.get(position)) is not None:
-                lengths = float(np.linalg.norm(vector) * np.linalg.norm(reference)) or math.inf
-                cosine = float(vector @ reference) / lengths if vector.shape == reference.shape else -1.0
-                self.min_cosine = min(1.0 if self.min_cosine is None else self.min_cosine, cosine)
+                self.min_cosine = min(1.0 if self.min_cosine is None else self.min_cosine, _cosine(vector, reference))
+        return smallest
+
+
+def _cosine(vector: Float32Array, other: Float32Array) -> float:
+    """Return the cosine similarity; -1 for vectors of different lengths."""
+    if vector.shape != other.shape:
+        return -1.0
+    return float(vector @ other) / (float(np.linalg.norm(vector) * np.linalg.norm(other)) or math.inf)
 
 
 class _Meter:
@@ -325,10 +336,10 @@ def next_rate(judged: Sequence[tuple[float, bool]]) -> float | None:
     good = [rate for rate, is_good in judged if is_good]
     bad = [rate for rate, is_good in judged if not is_good and rate > max(good, default=0.0)]
     if not bad:
-        return round_rate(1.25 * max(good))
-    return round_rate((max(good, default=0.0) + min(bad)) / 2)
+        return 1.25 * max(good)
+    return (max(good, default=0.0) + min(bad)) / 2
 
 
-def round_rate(rate: float) -> float:
-    """Return a rate with three significant digits."""
-    return float(f"{rate:.3g}")
+def whole_rate(rate: float, seconds: float) -> float:
+    """Return the nearest rate with a whole number of requests in ``seconds``, at least 1, as an open loop sends it."""
+    return max(1, round(rate * seconds)) / seconds

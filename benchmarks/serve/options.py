@@ -10,11 +10,12 @@ from typing import get_args
 
 from benchmarks.results.prices import add_price_options
 from benchmarks.serve.interfaces import Encoding, InterfaceName
-from benchmarks.serve.measure import LoadPlan
+from benchmarks.serve.measure import LoadPlan, whole_rate
 from benchmarks.serve.workloads import WORKLOADS
 from runtime.arguments import ArgumentParser, ListAction
 from runtime.errors import UsageError
 
+MIN_COSINE = 0.999  # of --verify
 _REFINEMENTS = 3
 
 
@@ -85,7 +86,15 @@ def _add_request_options(parser: argparse.ArgumentParser) -> None:
         "--verify",
         type=Path,
         metavar="ARTIFACT",
-        help="Artifact whose vectors are the reference (default: compare only with those of each item alone)",
+        help="Artifact whose fp32 graph gives the reference vectors (default: compare only with those of each item "
+        "alone)",
+    )
+    add(
+        "--min-cosine",
+        type=float,
+        metavar="C",
+        help="Smallest cosine similarity to the vectors of --verify; the exit code is 1 below it (default: "
+        f"{MIN_COSINE})",
     )
 
 
@@ -109,8 +118,8 @@ def _add_load_options(parser: argparse.ArgumentParser) -> None:
         type=_rate,
         default=("auto",),
         metavar="R",
-        help="Requests per second of open loops; auto finds the highest that each server sustains, and none measures "
-        "closed loops only (default: auto)",
+        help="Requests per second of open loops, rounded to whole requests in --seconds; auto finds the highest that "
+        "each server sustains, and none measures closed loops only (default: auto)",
     )
     add(
         "--refinements",
@@ -143,15 +152,25 @@ def make_plan(options: argparse.Namespace) -> LoadPlan:
     if words == {"none"} and (refinements or options.max_p99_ms is not None):
         raise UsageError("--refinements and --max-p99-ms are for open loops; leave them out, or --rate none")
     counts = (*options.batch_sizes, *options.clients, options.rounds)
-    times = (options.seconds, options.timeout, *(rate for rate in rates if not words), options.max_p99_ms)
+    numbers = [rate for rate in rates if not isinstance(rate, str)]
+    times = (options.seconds, options.timeout, *numbers, options.max_p99_ms)
     if min(counts) < 1 or not all(0 < time < math.inf for time in times if time is not None):
         raise UsageError("numbers of the load must be above 0; --warm-up and --refinements may be 0")
     if not 0 <= options.warm_up < math.inf or (refinements or 0) < 0:
         raise UsageError("--warm-up and --refinements must be 0 or more")
+    slow = [rate for rate in numbers if rate * options.seconds < 1]
+    if slow:
+        raise UsageError(
+            f"--rate {min(slow):g} is less than one request in --seconds {options.seconds:g}; raise --seconds to "
+            f"{math.ceil(1 / min(slow))}"
+        )
+    if options.min_cosine is not None and not -1 <= options.min_cosine <= 1:
+        raise UsageError("--min-cosine must be from -1 to 1")
+    whole = {whole_rate(rate, options.seconds) for rate in numbers}
     return LoadPlan(
         sizes=tuple(dict.fromkeys(options.batch_sizes)),
         clients=tuple(dict.fromkeys(options.clients)),
-        rates=None if words == {"auto"} else () if words else tuple(sorted(set(rates))),
+        rates=None if words == {"auto"} else tuple(sorted(whole)),
         refinements=0 if words == {"none"} else _REFINEMENTS if refinements is None else refinements,
         rounds=options.rounds,
         seconds=options.seconds,
@@ -162,12 +181,14 @@ def make_plan(options: argparse.Namespace) -> LoadPlan:
 
 
 def check_used(options: argparse.Namespace, has_artifacts: bool) -> None:
-    """Check that ``--items`` and ``--server-options`` have an effect.
+    """Check that ``--items``, ``--min-cosine`` and ``--server-options`` have an effect.
 
     Raises:
         UsageError: One has none.
     """
     if options.items and "own" not in (options.workloads or ("own",)):
         raise UsageError("--items is for the workload own; add own to --workloads")
+    if options.min_cosine is not None and options.verify is None:
+        raise UsageError("--min-cosine is for --verify; give --verify ARTIFACT too")
     if options.server_options and not (has_artifacts or options.embed):
         raise UsageError("--server-options is for artifacts and --embed; start the server of a URL with these options")

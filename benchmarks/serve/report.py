@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +50,8 @@ def write_serve_report(
 ) -> list[Path]:
     """Write ``results`` in each format, as :func:`benchmarks.report.write.write_report` does for other results."""
     study = analyze(results, prices)
-    renderers: dict[Format, Callable[[], str]] = {
-        "html": lambda: render_html(study),
-        "md": lambda: render_markdown(study),
-        "json": results.to_json,
-    }
-    return write_files(folder, formats, renderers)
+    html, markdown = partial(render_html, study), partial(render_markdown, study)
+    return write_files(folder, formats, {"html": html, "md": markdown, "json": results.to_json})
 
 
 def render_html(study: ServeStudy) -> str:

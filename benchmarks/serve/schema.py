@@ -68,6 +68,7 @@ class ServeResults:
     reference: str | None  # name of the artifact whose vectors were the reference.
     timeout_s: float
     max_p99_ms: float | None  # bound of the p99 that the user asked for.
+    min_cosine: float  # smallest cosine similarity to the reference with which vectors count as right.
     servers: tuple[ServerRecord, ...]
     workloads: tuple[WorkloadRecord, ...]
     loads: tuple[Load, ...]

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 import runtime
+from benchmarks.results.cpu_time import resident_bytes
 from benchmarks.scenarios.memory_growth import random_batches
-from benchmarks.scenarios.process_usage import resident_bytes
 from benchmarks.serve.connection import Connection, ask_once, format_request
 from benchmarks.serve.interfaces import AnswerError, Endpoint, make_endpoint
 from benchmarks.serve.loops import REFUSED
@@ -295,7 +295,7 @@ async def _first_of(work: Coroutine[Any, Any, None], *watchers: Coroutine[Any, A
 
 
 def _mib(size_bytes: int) -> str:
-    """Return a size; processes have none on systems other than Linux."""
+    """Return a size; 0 is unknown."""
     return f"{size_bytes / 2**20:.0f}" if size_bytes else "unknown"
 
 

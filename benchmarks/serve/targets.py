@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.scenarios.process_usage import resident_bytes
+from benchmarks.results.cpu_time import resident_bytes
 from benchmarks.serve.connection import ask_once, format_request
 from benchmarks.serve.interfaces import Endpoint, make_endpoint
 from benchmarks.serve.measure import Server, ServerError
@@ -116,7 +116,7 @@ def _read_pid(text: str | None) -> int | None:
     if not text.isdecimal():
         raise UsageError(f"--pid is {text!r:.80}; it must be a number")
     if not (int(text) and resident_bytes(int(text))):  # 0 is the parent of all
-        raise UsageError(f"--pid {text} is no process on this machine, or this is not Linux; leave it out")
+        raise UsageError(f"--pid {text} is no process on this machine; leave it out")
     return int(text)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,9 +14,13 @@ import numpy as np
 import pytest
 
 from benchmarks import cli
+from benchmarks.contenders.protocol import Target
 from benchmarks.measure import run
 from benchmarks.measure.group import CaseGroup, Reference
 from benchmarks.results.schema import Case, Results, Skipped, read_results
+from exporters.artifact_writer import write_manifest
+from runtime.artifact.reader import read_manifest
+from runtime.errors import UsageError
 from tests.benchmarks.samples import CASE, CEILINGS, MACHINE
 
 Main = Callable[..., int]
@@ -85,6 +90,15 @@ def test_a_report_is_written_with_its_command(measure: Main, tmp_path: Path) -> 
         ("end_to_end", 1, None),
         ("end_to_end", 2, None),
     ]
+
+
+@pytest.mark.process
+def test_ceilings_that_were_left_out_are_measured_by_resume(measure: Main, tmp_path: Path) -> None:
+    words = ["--batch-sizes", "1", "--stages", "graph"]
+    assert measure(*words, "--no-ceilings") == 0
+    assert read(tmp_path).ceilings is None
+    assert measure(*words, "--resume") == 0
+    assert read(tmp_path).ceilings == CEILINGS
 
 
 @pytest.mark.process
@@ -226,20 +240,19 @@ def test_an_option_that_is_given_twice_counts_once(measure: Main, fake: FakeMeas
 
 
 @pytest.mark.process
+@pytest.mark.parametrize(("change", "code"), [({}, 0), ({"cpu": "another"}, 1)], ids=["load average", "CPU"])
 def test_another_machine_cannot_resume(
-    measure: Main, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    change: dict[str, str],
+    code: int,
+    measure: Main,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert measure("--batch-sizes", "1") == 0
-    monkeypatch.setattr(cli, "this_machine", lambda *_: replace(MACHINE, cpu="another", load_average=(9.0,)))
-    assert measure("--batch-sizes", "1", "--resume") == 1
-    assert "another machine (different: cpu)" in capsys.readouterr().err
-
-
-@pytest.mark.process
-def test_another_load_average_can_resume(measure: Main, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert measure("--batch-sizes", "1") == 0
-    monkeypatch.setattr(cli, "this_machine", lambda *_: replace(MACHINE, load_average=(9.0,)))
-    assert measure("--batch-sizes", "1", "--resume") == 0
+    changed = replace(MACHINE, load_average=(9.0,), **change)  # type: ignore[arg-type]
+    monkeypatch.setattr(cli, "this_machine", lambda *_: changed)
+    assert measure("--batch-sizes", "1", "--resume") == code
+    assert ("another machine (different: cpu)" in capsys.readouterr().err) == bool(code)
 
 
 @pytest.mark.process
@@ -310,7 +323,7 @@ def test_a_file_as_the_output_folder_is_an_error(
 ) -> None:
     (tmp_path / "r").write_text("mine")
     assert measure() == 1
-    assert "is a file; name a folder" in capsys.readouterr().err
+    assert "choose another folder for the report" in capsys.readouterr().err
     assert (tmp_path / "r").read_text() == "mine"
 
 
@@ -345,6 +358,40 @@ def test_a_named_variant_that_the_tower_lacks_is_recorded(measure: Main, tmp_pat
     words = ["--batch-sizes", "1", "--stages", "graph", "--contenders", "runtime:fp32", "runtime:int8"]
     assert measure(*words) == 0
     assert "toy, text: runtime:int8" in {each.name for each in read(tmp_path).skipped}
+
+
+@pytest.mark.process
+def test_a_run_without_any_case_fails(measure: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert measure("--contenders", "runtime:int8", "--batch-sizes", "1") == 1
+    err = capsys.readouterr().err
+    assert "no case was measured (toy, text: runtime:int8: this tower has no such case on this machine)" in err
+    assert (tmp_path / "r" / "report.md").exists()
+
+
+@pytest.mark.process
+def test_wrong_weights_of_an_artifact_without_cases_can_be_mended(
+    fake: FakeMeasurement, exported_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make_reference(target: Target, *_: Any) -> tuple[Reference, list[Skipped]]:
+        if target.weights == "wrong":
+            raise UsageError("name the weights of the export")
+        return Reference(name="torch", vectors=np.eye(2)), []
+
+    monkeypatch.setattr(run, "make_reference", make_reference)
+    other = Path(shutil.copytree(exported_text, tmp_path / "other"))
+    manifest = read_manifest(other)
+    (other / "manifest.json").unlink()
+    write_manifest(other, replace(manifest, name="other"))
+    words = [str(exported_text), str(other), "-o", str(tmp_path / "r"), "--contenders", "runtime", "--weights"]
+    assert cli.main([*words, "toy=right", "other=wrong", "--batch-sizes", "1"]) == 2
+    assert {case.artifact for case in read(tmp_path).cases} == {"toy"}
+    assert cli.main([*words, "toy=changed", "other=right", "--batch-sizes", "1", "--resume"]) == 1
+    assert cli.main([*words, "toy=right", "other=right", "--batch-sizes", "1", "--resume"]) == 0
+    results = read(tmp_path)
+    assert {case.artifact for case in results.cases} == {"toy", "other"}
+    assert results.plan is not None
+    assert results.plan.weights == {"toy": "right", "other": "right"}
+    assert "other=right" in results.command
 
 
 @pytest.mark.process

@@ -14,24 +14,22 @@ from tests.fuzz.targets import Targets
 
 MEGABYTES = 100  # each bomb would take 200 or more; Python itself takes about 30
 CODE = """
-import re, sys
+import sys
 from pathlib import Path
+from runtime.machine.limits import read_peak_bytes
 from tests.fuzz.bombs import bombs
 from tests.fuzz.seeds import seeds_of
 from tests.fuzz.targets import Targets
-
-def peak():  # getrusage would include the parent process
-    return int(re.search("VmHWM: *([0-9]+)", Path("/proc/self/status").read_text().replace("\\t", ""))[1])
 
 targets = Targets(Path(sys.argv[1]))
 waiting = list(bombs().values())
 for name in {name for name, _ in waiting}:
     targets.by_name[name](next(iter(seeds_of(name).values())))
-before = peak()
+before = read_peak_bytes()
 for name, data in waiting:
     targets.by_name[name](data)
 DETONATE
-print((peak() - before) // 1024)
+print((read_peak_bytes() - before) // 2**20)
 """
 BOMBS = bombs()
 

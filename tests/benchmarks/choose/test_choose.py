@@ -12,9 +12,9 @@ import pytest
 
 from benchmarks.choose.cli import main
 from benchmarks.report.analysis import analyze
-from benchmarks.results.schema import Case, Results
+from benchmarks.results.schema import Case, Gpu, OwnItems, Results
 from tests.benchmarks.choose.distributions import exponential
-from tests.benchmarks.samples import ARTIFACT, CASE, MACHINE, PARITY, RESULTS
+from tests.benchmarks.samples import ARTIFACT, CASE, MACHINE, PARITY, PLAN, RESULTS
 
 CLOSE = replace(CASE, parity=replace(PARITY, min_cosine=0.9999))
 
@@ -207,6 +207,32 @@ def test_texts_of_one_length_are_not_compared_with_others(desk: Desk) -> None:
 def test_artifacts_and_towers_without_cases_are_refused(option: tuple[str, str], desk: Desk) -> None:
     assert desk.choose([SMALL], {"small": 1}, *option) == 2
     assert "the results have: toy-text, text" in desk.error
+
+
+def test_machines_with_other_items_are_not_compared(desk: Desk) -> None:
+    mine = replace(PLAN, items={"text": OwnItems(source="mine.txt", sha256="a" * 64)})
+    assert desk.choose([SMALL, replace(BIG, plan=mine)], {"small": 1, "big": 1}) == 1
+    assert "the items of the text tower differ" in desk.error
+    assert "1.json are mine.txt (hash aaaaaaaaaaaa); measure with the same --items" in desk.error
+    assert desk.choose([replace(SMALL, plan=mine), replace(BIG, plan=mine)], {"small": 1, "big": 1}) == 0
+    other = replace(BIG, plan=mine, artifacts=(replace(ARTIFACT, seal="1" * 64),))  # it is not compared with SMALL
+    assert desk.choose([SMALL, other], {"small": 1, "big": 1}) == 0
+
+
+def test_texts_of_different_versions_of_python_are_named(desk: Desk) -> None:
+    newer = replace(BIG, machine=replace(BIG.machine, python="3.12.1"))
+    assert desk.choose([SMALL, newer], {"small": 1, "big": 1}) == 0
+    assert "docstrings of Python, and those of Python 3.11.7 and 3.12.1 differ" in desk.output
+
+
+def test_a_machine_that_was_not_used_as_a_whole_is_named(desk: Desk) -> None:
+    gpus = (Gpu(name="A GPU", memory_bytes=2**34, driver="580"),) * 8
+    half = replace(SMALL, machine=replace(SMALL.machine, cores=8, cores_allowed=8, gpus=gpus))
+    assert desk.choose([half], {"small": 1}) == 0
+    assert "an instance uses 2 of the 8 cores of small" in desk.output
+    assert "GPUs" not in desk.output
+    assert desk.choose([replace(half, cases=(case([0.005], provider="cuda"),))], {"small": 1}) == 0
+    assert "an instance uses 1 of the 8 GPUs of small" in desk.output
 
 
 def test_two_machines_with_one_name_are_refused(desk: Desk) -> None:

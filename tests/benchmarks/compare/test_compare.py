@@ -227,9 +227,16 @@ def test_other_artifacts_are_refused_with_advice(files: Any, capsys: Any) -> Non
 def test_other_items_are_refused_with_advice(files: Any, capsys: Any) -> None:
     mine = replace(PLAN, items={"text": OwnItems(source="mine.txt", sha256="a" * 64)})
     assert main(files(measured(0), replace(measured(100), plan=mine))) == 1
-    assert "the old ones are built-in, the new ones mine.txt (hash aaaaaaaaaaaa)" in capsys.readouterr().err
+    wanted = "those of the old results are built-in, those of the new ones are mine.txt (hash aaaaaaaaaaaa)"
+    assert wanted in capsys.readouterr().err
     other_name = replace(PLAN, items={"text": OwnItems(source="other.txt", sha256="a" * 64)})
     assert main(files(replace(measured(0), plan=mine), replace(measured(100), plan=other_name))) == 0
+
+
+def test_texts_of_different_versions_of_python_are_named(files: Any, capsys: Any) -> None:
+    other = replace(measured(100), machine=replace(MACHINE, python="3.12.1"))
+    assert main(files(measured(0), other)) == 0
+    assert "docstrings of Python, and those of Python 3.11.7 and 3.12.1 differ" in capsys.readouterr().out
 
 
 def test_results_that_do_not_record_their_items_are_named(files: Any, capsys: Any) -> None:

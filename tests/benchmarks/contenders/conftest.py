@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -41,9 +40,8 @@ def target(exported_text: Path, tmp_path: Path) -> Target:
 
 
 @pytest.fixture
-def kept_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Restore the number of threads of this process."""
-    monkeypatch.setenv("RAYON_NUM_THREADS", os.environ.get("RAYON_NUM_THREADS", "1"))
+def kept_threads() -> Iterator[None]:
+    """Restore the number of torch's threads."""
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)

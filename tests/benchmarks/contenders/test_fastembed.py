@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -77,7 +76,7 @@ class _FakeTextEmbedding:
 
 
 def test_fastembed_gets_the_artifact_as_a_custom_model(
-    exported_text: Path, tmp_path: Path, kept_threads: None, monkeypatch: pytest.MonkeyPatch
+    exported_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     description = ModuleType("fastembed.common.model_description")
     description.ModelSource = dict  # type: ignore[attr-defined]
@@ -97,4 +96,3 @@ def test_fastembed_gets_the_artifact_as_a_custom_model(
     assert (added["pooling"], added["normalization"], added["dim"]) == ("disabled", False, 24)
     given = _FakeTextEmbedding.given
     assert (given["threads"], given["providers"]) == (3, ["CPUExecutionProvider"])
-    assert os.environ["RAYON_NUM_THREADS"] == "3"

@@ -50,12 +50,12 @@ def exported_by_optimum(exported_text: Path, tmp_path: Path) -> Path:
 
 
 def test_an_export_of_optimum_embeds_arrays_and_texts(
-    target: Target, exported_by_optimum: Path, tmp_path: Path, kept_threads: None, monkeypatch: pytest.MonkeyPatch
+    target: Target, exported_by_optimum: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert target.weights is not None
-    (Path(target.weights) / "sentence_bert_config.json").write_text('{"max_seq_length": 64}')
     monkeypatch.setattr(optimum, "export_once", lambda *_: exported_by_optimum)
-    peer = optimum.load(make_setup("optimum", Path(target.weights)), 1, tmp_path)
+    setup = replace(make_setup("optimum", Path(target.weights)), max_length=64)
+    peer = optimum.load(setup, 1, tmp_path)
     texts = TEXTS * 20  # more than a batch
     reference = runtime.load(target.folder).embed(texts)
     assert measure_agreement(reference, peer.embed_items(texts)).min_cosine > 0.999999

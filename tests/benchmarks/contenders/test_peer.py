@@ -199,7 +199,7 @@ def test_a_library_that_fails_is_named() -> None:
 
 @pytest.mark.parametrize(("adapter", "variant"), [(fastembed, "fp32"), (openvino, "fp32"), (optimum, "fp32")])
 def test_a_missing_library_is_an_error_when_loaded(
-    adapter: Any, variant: str, exported_text: Path, tmp_path: Path, kept_threads: None, monkeypatch: pytest.MonkeyPatch
+    adapter: Any, variant: str, exported_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("fastembed", "openvino", "onnxruntime"):
         monkeypatch.setitem(sys.modules, name, None)

@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+import runtime
 from benchmarks.contenders import torch as contender
 from benchmarks.contenders.protocol import Target
+from exporters import ExportOptions, export
 from exporters.families import load as families
+from runtime.artifact.parity import measure_agreement
 from runtime.artifact.reader import read_manifest
+from tests.benchmarks.contenders.samples import TEXTS
 
 
 @pytest.mark.parametrize(("variant", "dtype"), [("float64", np.float64), ("eager", np.float32)])
@@ -31,3 +35,11 @@ def test_float_inputs_have_the_precision_of_the_model(
     loaded = contender.load(contender.make_setup(target, variant, "cpu"), torch.get_num_threads(), tmp_path)
     vectors = loaded.embed_arrays({"pixels": np.ones((2, 12), dtype=np.float32)})
     assert (vectors.shape, vectors.dtype) == ((2, 3), dtype)
+
+
+def test_torch_cuts_texts_where_the_artifact_cuts_them(toy_weights: Path, tmp_path: Path, kept_threads: None) -> None:
+    options = ExportOptions(weights=str(toy_weights), max_length=8)
+    artifact = export("bert-base-en", output=tmp_path, options=options, artifact_name="short")
+    target = Target(folder=artifact, manifest=read_manifest(artifact), tower="text", weights=str(toy_weights))
+    vectors = contender.load(contender.make_setup(target, "eager", "cpu"), 1, tmp_path).embed_items(TEXTS)
+    assert measure_agreement(runtime.load(artifact).embed(TEXTS), vectors).min_cosine > 0.999999

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import getpass
 import json
-import os
 import platform
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -102,67 +99,9 @@ def test_cuda_versions_come_from_the_doctor(monkeypatch: pytest.MonkeyPatch) -> 
     assert (described.cuda, described.cudnn) == ("13.0", "9.24.0")
 
 
-class Driver:
-    """Fake of NVIDIA's two libraries, with one GPU for each of ``sizes``."""
-
-    def __init__(self, *sizes: int, obstacle: str = "") -> None:
-        self._sizes = sizes
-        self._obstacle = obstacle
-
-    def __getattr__(self, name: str) -> Callable[..., int]:
-        if name == self._obstacle:
-            return lambda *_: 999
-        functions: dict[str, Callable[..., int]] = {
-            "cuInit": lambda _: 0,
-            "cuDeviceGetCount": lambda count: write(count._obj, len(self._sizes)),
-            "cuDeviceGet": lambda device, number: write(device._obj, number),
-            "cuDeviceGetName": lambda name, size, device: write(name, b"NVIDIA H200"),
-            "cuDeviceTotalMem_v2": lambda size, device: write(size._obj, self._sizes[device.value]),
-            "nvmlInit_v2": lambda: 0,
-            "nvmlSystemGetDriverVersion": lambda version, size: write(version, b"580.95.05"),
-            "nvmlShutdown": lambda: 0,
-        }
-        return functions[name]
-
-
-def write(target: Any, value: object) -> int:
-    target.value = value
-    return 0
-
-
-def pretend(monkeypatch: pytest.MonkeyPatch, driver: Driver, *missing: str) -> None:
-    def load(name: str) -> Driver:
-        if name in missing:
-            raise OSError(f"{name}: cannot open")
-        return driver
-
-    monkeypatch.setattr(ctypes, "CDLL", load)
-
-
 def test_gpus_are_described_by_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend(monkeypatch, Driver(H200.memory_bytes, 24 << 30))
-    assert find_gpus() == (H200, dataclasses.replace(H200, memory_bytes=24 << 30))
-
-
-@pytest.mark.parametrize(
-    ("driver", "missing", "found"),
-    [
-        (Driver(), ("libcuda.so.1",), ()),
-        (Driver(), (), ()),
-        (Driver(1, obstacle="cuInit"), (), ()),
-        (Driver(1), ("libnvidia-ml.so.1",), (Gpu(name=H200.name, memory_bytes=1, driver=""),)),
-        (Driver(1, obstacle="nvmlInit_v2"), (), (Gpu(name=H200.name, memory_bytes=1, driver=""),)),
-        (
-            Driver(1, obstacle="cuDeviceTotalMem_v2"),
-            (),
-            (Gpu(name=H200.name, memory_bytes=0, driver=H200.driver),),
-        ),
-    ],
-    ids=["no driver", "no GPU", "the driver does not start", "no NVML", "NVML fails", "no memory size"],
-)
-@pytest.mark.skipif(os.name == "nt", reason="the names of the libraries are Linux's")
-def test_values_that_the_driver_does_not_report_are_left_empty(
-    driver: Driver, missing: tuple[str, ...], found: tuple[Gpu, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pretend(monkeypatch, driver, *missing)
-    assert find_gpus() == found
+    sizes = (H200.memory_bytes, 24 << 30)
+    monkeypatch.setattr(machine, "gpu_names", lambda: (H200.name,) * 2)
+    monkeypatch.setattr(machine, "memory_bytes", lambda number: sizes[number])
+    monkeypatch.setattr(machine, "kernel_driver_version", lambda: H200.driver)
+    assert find_gpus() == (H200, dataclasses.replace(H200, memory_bytes=sizes[1]))

@@ -16,7 +16,7 @@ from benchmarks.measure.rounds import (
     run_rounds,
 )
 from benchmarks.measure.worker_client import Worker
-from benchmarks.results.steal_time import CpuTime
+from benchmarks.results.cpu_time import CpuTime
 from runtime.errors import EmbeddingBackbonesError
 from tests.benchmarks.measure.toys import SETUP, TIMING
 

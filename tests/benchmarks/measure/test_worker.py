@@ -29,10 +29,12 @@ def test_a_turn_repeats_short_calls_only() -> None:
 @pytest.mark.process
 def test_a_process_that_dies_is_reported_with_its_last_line(tmp_path: Path) -> None:
     dying = tmp_path / "python"
-    dying.write_text("#!/bin/sh\necho the last word >&2; exit 7\n")
+    dying.write_text(
+        '#!/bin/sh\necho "the last word, with $OMP_NUM_THREADS and $RAYON_NUM_THREADS threads" >&2; exit 7\n'
+    )
     dying.chmod(0o755)
-    task = Task(setup=replace(SETUP, python=str(dying)), threads=1, stage="graph", items=1)
+    task = Task(setup=replace(SETUP, python=str(dying)), threads=3, stage="graph", items=1)
     worker = Worker(task, tmp_path / "task.json")
-    with pytest.raises(EmbeddingBackbonesError, match=r"exit code 7.*the last word"):
+    with pytest.raises(EmbeddingBackbonesError, match=r"exit code 7.*the last word, with 3 and 3 threads"):
         worker.load()
     worker.close()

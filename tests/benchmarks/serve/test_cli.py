@@ -70,10 +70,11 @@ def test_servers_take_turns_at_every_load(
 
 
 def test_rates_are_found_from_the_closed_loops(server: ToyServer, tmp_path: Path) -> None:
-    main(["serve", server.url, "-o", str(tmp_path), *FAST, "--refinements", "1", "--rounds", "1"])
+    words = ["--refinements", "1", "--rounds", "1", "--seconds", "0.5"]
+    main(["serve", server.url, "-o", str(tmp_path), *FAST, *words])
     rates = [load["rate"] for load in results_of(tmp_path)["loads"] if load["rate"]]
     assert len(set(rates)) == 9
-    assert rates[7] == pytest.approx(11 * rates[0], rel=0.05)  # from 10% to 110% of the best closed loop
+    assert rates[7] == pytest.approx(11 * rates[0], rel=0.2)  # from 10% to 110% of the best closed loop
 
 
 def test_none_leaves_the_open_loops_out(server: ToyServer, tmp_path: Path) -> None:
@@ -116,25 +117,40 @@ def test_keys_are_sent_and_not_reported(server: ToyServer, tmp_path: Path) -> No
 
 
 def test_vectors_can_be_compared_with_those_of_an_artifact(
-    server: ToyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: ToyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Model:
+        def __enter__(self) -> Model:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
         def embed(self, items: list[str], tower: str) -> Any:
             assert tower == "text"
             vectors = np.array([vector_of(item) for item in items], dtype=np.float32)
             return np.concatenate([-vectors[:1], vectors[1:]])
 
-    monkeypatch.setattr(runtime, "load", lambda artifact: Model())
+    def load(artifact: Path, provider: str, variant: str) -> Model:
+        assert (provider, variant) == ("cpu", "fp32")  # auto could choose another variant than that of the server
+        return Model()
+
+    monkeypatch.setattr(runtime, "load", load)
     monkeypatch.setattr(cli, "read_manifest", lambda artifact: type("Manifest", (), {"name": "toy"}))
-    main(["serve", server.url, "-o", str(tmp_path), *FAST, "--rate", "none", "--verify", str(tmp_path)])
+    words = ["serve", server.url, "-o", str(tmp_path), *FAST, "--rate", "none", "--verify", str(tmp_path)]
+    assert main(words) == console.FAILURE
+    assert "error: Other vectors than those of toy: 127.0.0.1" in capsys.readouterr().err.replace("http://", "")
     assert min(load["min_cosine"] for load in results_of(tmp_path)["loads"]) == pytest.approx(-1)
     assert "Other vectors than those of toy" in (tmp_path / "report.md").read_text()
+    assert main([*words, "--force", "--min-cosine", "-1"]) == 0
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--rate", "auto", "5"], "give auto or none alone"),
+        (["--rate", "0.3", "0.15"], "less than one request in --seconds 5; raise --seconds to 7"),
+        (["--min-cosine", "0.9"], "give --verify ARTIFACT too"),
+        (["--min-cosine", "1.1", "--verify", "x"], "from -1 to 1"),
         (["--rounds", "0"], "above 0"),
         (["--warm-up", "nan"], "must be 0 or more"),
         (["--seconds", "inf"], "above 0"),

@@ -18,7 +18,7 @@ from benchmarks.serve import measure, offline
 from benchmarks.serve.analysis import Curve, Level, curve_of
 from benchmarks.serve.connection import split_url
 from benchmarks.serve.interfaces import Endpoint, make_endpoint
-from benchmarks.serve.loops import LoopOptions, Sample
+from benchmarks.serve.loops import LoopOptions, Sample, arrivals
 from benchmarks.serve.measure import (
     AnswerCheck,
     Expected,
@@ -29,6 +29,7 @@ from benchmarks.serve.measure import (
     embed_alone,
     measure_load,
     next_rate,
+    whole_rate,
 )
 from benchmarks.serve.process import start_server
 from benchmarks.serve.schema import Load
@@ -127,7 +128,7 @@ def test_levels_of_a_curve_are_in_order_with_all_rounds() -> None:
     assert [level.load.rate for level in curve.open] == [5.0]
 
 
-@pytest.mark.parametrize(("seconds", "refinement"), [(5.0, []), (25.0, [5.5])], ids=["too few", "enough"])
+@pytest.mark.parametrize(("seconds", "refinement"), [(5.0, []), (25.0, [5.52])], ids=["too few", "enough"])
 def test_a_rate_with_too_few_requests_for_a_p99_is_no_refinement(
     seconds: float, refinement: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,6 +159,12 @@ def test_a_rate_with_too_few_requests_for_a_p99_is_no_refinement(
 )
 def test_the_next_rate_halves_the_gap_at_the_limit(judged: list[tuple[float, bool]], expected: float | None) -> None:
     assert next_rate(judged) == expected
+
+
+@pytest.mark.parametrize(("rate", "seconds", "sent"), [(0.1, 5, 0.2), (0.3, 5, 0.4), (7.1, 2, 7), (7.0, 2, 7)])
+def test_a_rate_is_the_one_that_is_sent(rate: float, seconds: float, sent: float) -> None:
+    options = LoopOptions(seconds=seconds, warm_up_s=0.0, timeout_s=1.0, rate=whole_rate(rate, seconds))
+    assert options.rate == sent == len(arrivals(options)) / seconds
 
 
 def test_a_server_that_answers_nothing_gets_no_open_loops(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,14 +236,15 @@ def test_vectors_under_load_are_compared_with_those_of_the_item_alone() -> None:
     check = AnswerCheck(endpoint, [(0, 1), (2, 3)], Expected(alone=alone, reference=reference))
     assert check(answer([[1, 0], [0, 1]])).outcome == "ok"
     assert [check.max_difference, check.min_cosine] == pytest.approx([0, 1])
-    assert check(answer([[0.75, 0], [1, 1]])).outcome == "ok"
-    assert [check.max_difference, check.min_cosine] == pytest.approx([1, 0.5**0.5])
+    assert check(answer([[0.75, 0], [0.25, 1]])).outcome == "ok"
+    assert [check.max_difference, check.min_cosine] == pytest.approx([0.25, 1.0625**-0.5])
     assert check(answer([[5, 5], [6, 6]], number=1)).outcome == "ok"  # items that were not embedded alone
-    assert check.max_difference == 1
-    wrong = [check(answer([[1, 0]])), check(answer([[1, 0, 0], [0, 1, 0]]))]
-    assert [sample.outcome for sample in wrong] == ["wrong"] * 2
+    assert check.max_difference == 0.25
+    wrong = [check(answer([[1, 0]])), check(answer([[1, 0, 0], [0, 1, 0]])), check(answer([[0, 1], [1, 0]]))]
+    assert [sample.outcome for sample in wrong] == ["wrong"] * 3
     assert "3 dimensions" in wrong[1].reason
-    assert check.checked == 5
+    assert "another vector than that of the item alone" in wrong[2].reason
+    assert check.checked == 6
 
 
 def test_an_empty_answer_is_wrong_and_one_that_was_not_kept_is_unchecked() -> None:

@@ -13,7 +13,7 @@ from benchmarks.results.prices import Prices
 from benchmarks.results.schema import ResultsError, read_results
 from benchmarks.serve import offline
 from benchmarks.serve.analysis import analyze
-from benchmarks.serve.doubts import warnings
+from benchmarks.serve.doubts import faults, warnings
 from benchmarks.serve.plots import latency_plot, throughput_plot
 from benchmarks.serve.report import render_html, render_markdown, write_serve_report
 from benchmarks.serve.schema import ServeResults, WorkloadRecord
@@ -99,7 +99,8 @@ def test_plots_show_both_loops_and_mark_the_knee() -> None:
         ({"max_difference": 0.01}, "Vectors depend on the load: those of ours differ by up to 1.0e-02"),
         ({"min_cosine": 0.9}, "Other vectors than those of toy: ours"),
         ({"failures": {"wrong: 3 dimensions": 1}}, "Answers without the right vectors: ours"),
-        ({"checked": 2}, "50% of the answers were not checked"),
+        ({"checked": 20}, "50% of the answers were not checked"),
+        ({"completed": 9}, "Fewer than 10 answers in 1 closed loop, of ours"),
         ({"stolen": 0.2}, "The host took CPU time"),
     ],
 )
@@ -107,6 +108,14 @@ def test_reasons_to_distrust_are_named(changes: dict[str, float], words: str) ->
     assert not warnings(analyze(replace(RESULTS, loads=(LOAD,)), None))
     (warning,) = warnings(analyze(replace(RESULTS, loads=(replace(LOAD, **changes),)), None))  # type: ignore[arg-type]
     assert words in warning
+
+
+@pytest.mark.parametrize(
+    ("changes", "number"), [({"min_cosine": 0.9}, 1), ({"failures": {"wrong: x": 1}}, 1), ({"max_difference": 0.01}, 0)]
+)
+def test_wrong_vectors_are_faults(changes: dict[str, float], number: int) -> None:
+    load = replace(LOAD, **changes)  # type: ignore[arg-type]
+    assert len(faults(analyze(replace(RESULTS, loads=(load,)), None))) == number
 
 
 def test_a_limit_that_no_higher_rate_confirms_is_marked() -> None:
@@ -134,7 +143,7 @@ def test_a_machine_without_a_price_is_named() -> None:
 
 def test_failures_have_a_table_with_their_reasons() -> None:
     page = render_markdown(analyze(replace(RESULTS, loads=(replace(LOAD, failures={"refused: status 429": 1}),)), None))
-    assert "| ours | 1 client | refused: status 429 | 1 | 20% |" in page
+    assert "| ours | 1 client | refused: status 429 | 1 | 2.4% |" in page
 
 
 def nasty() -> ServeResults:

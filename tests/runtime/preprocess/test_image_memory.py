@@ -11,13 +11,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from runtime.artifact.manifest import ImagePreprocessing
 from runtime.preprocess.image_memory import preparing_bytes
-from tests.image_bytes import encode, tiled_tiff
-
-RECIPE = ImagePreprocessing(
-    resize_size=8, crop_size=8, interpolation="bilinear", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), arithmetic="graph"
-)
+from tests.image_bytes import RECIPE, encode, tiled_tiff
 
 
 def test_an_icon_may_hold_more_pixels_than_it_states() -> None:
@@ -57,10 +52,10 @@ def test_preparing_takes_no_more_memory_than_it_says(case: Any, tmp_path: Path) 
     size = (4000, 1000 * size // 4) if isinstance(size, int) else size
     (tmp_path / "image").write_bytes(encode(Image.new(mode, size), name, **options))
     code = (
-        "import re, sys; from pathlib import Path; from PIL import Image; from runtime.preprocess.image import *\n"
+        "import sys; from pathlib import Path; from PIL import Image; from runtime.preprocess.image import *\n"
         "from runtime.preprocess.image_memory import preparing_bytes\n"
         "from runtime.artifact.manifest import ImagePreprocessing\n"
-        "peak = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]) << 10\n"
+        "from runtime.machine.limits import read_peak_bytes as peak\n"
         "recipe = ImagePreprocessing(resize_size=232, crop_size=224, interpolation='bilinear', mean=(0.5,) * 3, "
         f"std=(0.5,) * 3, resize_dtype={dtype!r}, arithmetic='caller')\n"
         "Image.MAX_IMAGE_PIXELS = 1 << 26; prepare = ImagePreprocessor(recipe).prepare\n"

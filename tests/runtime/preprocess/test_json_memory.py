@@ -66,8 +66,8 @@ def measure(parser: str, body: bytes, path: Path) -> int:
     """Return the bytes that parsing takes in a process of its own."""
     path.write_bytes(body)
     code = (
-        f"import re, sys, {parser}; from pathlib import Path\n"
-        "peak = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]) << 10\n"
+        f"import sys, {parser}; from pathlib import Path\n"
+        "from runtime.machine.limits import read_peak_bytes as peak\n"
         f"data = Path(sys.argv[1]).read_bytes(); {parser}.loads(b'[]'); before = peak()\n"
         f"values = {parser}.loads(data); print(peak() - before)"
     )

@@ -12,21 +12,17 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from runtime.artifact.manifest import ImagePreprocessing
 from runtime.preprocess import image as image_module
 from runtime.preprocess.image import load_image
 from runtime.preprocess.image_memory import preparing_bytes
 from runtime.preprocess.memory_limit import ask_for_memory
 from runtime.server import preparation
 from runtime.server.served_model import ServedModel
-from tests.image_bytes import encode
+from tests.image_bytes import RECIPE, encode
 from tests.runtime.server.conftest import Running, serving
 from tests.runtime.server.test_openai_api import data_url
 
 PHOTO = encode(Image.new("RGB", (1200, 1000)), "PNG")
-RECIPE = ImagePreprocessing(
-    resize_size=8, crop_size=8, interpolation="bilinear", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), arithmetic="graph"
-)
 ROOM = 3 * preparing_bytes(PHOTO, RECIPE)  # a half of it is for preparation: one photo at a time
 
 

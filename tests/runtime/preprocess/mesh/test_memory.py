@@ -162,14 +162,14 @@ FILES: dict[str, tuple[str, Callable[[], bytes]]] = {
 
 
 CODE = (
-    "import re, sys; from pathlib import Path\n"
+    "import sys; from pathlib import Path\n"
     "from runtime.artifact.manifest import PointCloudPreprocessing\n"
     "from runtime.preprocess.memory_limit import *\n"
     "from runtime.preprocess.mesh.formats import read_mesh_bytes\n"
     "from runtime.preprocess.mesh.memory import reading_bytes\n"
     "from runtime.preprocess.point_cloud import PointCloudPreprocessor\n"
     "from tests.runtime.preprocess.cube import glb\n"
-    "peak = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]) << 10\n"
+    "from runtime.machine.limits import read_peak_bytes as peak\n"
     "prepare = PointCloudPreprocessor(PointCloudPreprocessing(num_points=64, min_points=2, seed=0)).prepare\n"
     "prepare(read_mesh_bytes(glb(), '.glb')); data = Path(sys.argv[1]).read_bytes(); before, asked = peak(), 0\n"
     "while True:\n"

@@ -1,0 +1,49 @@
+"""Tell whether results have the same items. Times of other texts are no comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+from benchmarks.results.schema import OwnItems, Results, ResultsError
+from runtime.artifact.manifest import TowerName
+
+
+def check_items(results: Mapping[str, Results], towers: Collection[TowerName]) -> None:
+    """Check that all ``results`` have the same items for each of the ``towers``.
+
+    Results of an older schema do not record their items, and count as equal to all others.
+
+    Args:
+        results: Results by their names in the error.
+        towers: The towers that are compared.
+
+    Raises:
+        ResultsError: The items of a tower differ.
+    """
+    plans = {name: each.plan for name, each in results.items() if each.plan is not None}
+    for tower in sorted(towers):
+        found = {name: plan.items.get(tower) for name, plan in plans.items()}
+        first = next(iter(found), "")
+        for name, items in found.items():
+            if items != found[first]:
+                raise ResultsError(
+                    f"the items of the {tower} tower differ: those of {first} are {_describe(found[first])}, those of "
+                    f"{name} are {_describe(items)}; measure with the same --items"
+                )
+
+
+def doubt_texts(results: Iterable[Results]) -> str:
+    """Return a warning if the built-in texts of ``results`` are docstrings of different versions of Python."""
+    with_texts = [each for each in results if any(case.tower == "text" for case in each.cases)]
+    built_in = [each for each in with_texts if each.plan is None or "text" not in each.plan.items]
+    pythons = sorted({each.machine.python for each in built_in})
+    if len(pythons) < 2:
+        return ""
+    return (
+        f"the built-in texts are docstrings of Python, and those of Python {' and '.join(pythons)} differ. To compare "
+        "the same texts, measure with one version, or with the same --items"
+    )
+
+
+def _describe(items: OwnItems | None) -> str:
+    return f"{items.source} (hash {items.sha256[:12]})" if items else "built-in"
