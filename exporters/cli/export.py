@@ -111,7 +111,8 @@ def _names(names: Sequence[str]) -> list[str]:
 def _export_one(
     name: str, arguments: argparse.Namespace, options: ExportOptions, variants: VariantOptions | None
 ) -> bool:
-    print(f"{name}: exporting with weights {options.weights}", file=sys.stderr)
+    weights = "" if options.weights == ExportOptions.weights else f" with weights {options.weights}"
+    print(f"{name}: exporting{weights}", file=sys.stderr)
     try:
         folder = export(
             name, output=arguments.output, artifact_name=arguments.artifact_name, options=options, stage=StageDisplay()

@@ -38,7 +38,7 @@ def read_manifest(folder: Path) -> Manifest:
         intact = document.pop(SEAL, None) == seal(document)
     except FileNotFoundError:
         raise ManifestError(
-            f"{folder} contains no {MANIFEST_FILE}, so it is not an artifact; export it again"
+            f"{folder} contains no {MANIFEST_FILE}, so it is not an artifact; make one with `python -m exporters NAME`"
         ) from None
     except (OSError, ValueError, RecursionError) as exc:
         raise ManifestError(f"{path} cannot be read ({exc}); export the artifact again") from exc

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("runtime")
 Row: TypeAlias = "Array | Tokens"
 _OUTSIZED = 4  # times the usual budget: giving memory back and taking it again costs time
-_TOO_LONG = "it has more tokens than the model takes%s; shorten it, or allow truncation"
+_TOO_LONG = (
+    "it has more tokens than the model takes%s; shorten it, or allow truncation (truncate='count', --truncate count)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
