@@ -51,17 +51,17 @@ def _resize_columns(pixels: Float32Array, size: int, kept: slice, kind: str, *, 
     length = pixels.shape[1]
     if length == size:
         return pixels[:, kept]
-    sources, weights = _wide_taps(length, size, kind) if antialias else _narrow_taps(length, size, kind)
-    sources, weights = sources[kept], weights[kept]
+    outputs = np.arange(*kept.indices(size), dtype=np.float32)
+    sources, weights = (_wide_taps if antialias else _narrow_taps)(length, size, outputs, kind)
     resized = np.zeros((pixels.shape[0], len(sources), pixels.shape[2]), np.float32)
     for source, weight in zip(sources.T, weights.T, strict=True):
         resized += pixels[:, source] * weight[:, None]
     return resized
 
 
-def _wide_taps(length: int, size: int, kind: str) -> tuple[Array, Float32Array]:
-    """Return the input pixels of each output pixel and their weights, ``[size, taps]``, for a filter that widens."""
-    scale, outputs = np.float32(length) / np.float32(size), np.arange(size, dtype=np.float32)
+def _wide_taps(length: int, size: int, outputs: Float32Array, kind: str) -> tuple[Array, Float32Array]:
+    """Return the input pixels of ``outputs`` and their weights, ``[outputs, taps]``, for a filter that widens."""
+    scale = np.float32(length) / np.float32(size)
     stretch = max(scale, np.float32(1))
     support = np.float32(_HALF_WIDTHS[kind]) * stretch
     centres = scale * (outputs + _HALF)
@@ -73,9 +73,9 @@ def _wide_taps(length: int, size: int, kind: str) -> tuple[Array, Float32Array]:
     return np.minimum(taps, length - 1), weights / weights.sum(axis=1, keepdims=True)
 
 
-def _narrow_taps(length: int, size: int, kind: str) -> tuple[Array, Float32Array]:
+def _narrow_taps(length: int, size: int, outputs: Float32Array, kind: str) -> tuple[Array, Float32Array]:
     """Return the same as :func:`_wide_taps`, for a filter of two or four pixels."""
-    scale, outputs = np.float32(length) / np.float32(size), np.arange(size, dtype=np.float32)
+    scale = np.float32(length) / np.float32(size)
     position = (scale.astype(np.float64) * (outputs + 0.5) - 0.5).astype(np.float32)
     if kind == "bilinear":
         position = np.maximum(position, np.float32(0))

@@ -40,9 +40,9 @@ _EXIF_TRANSPOSES = {  # EXIF 2.32, tag Orientation: the operation that makes the
     8: Image.Transpose.ROTATE_90,
 }
 _STRIP = 8  # rows or columns of a very thin image
-_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
+_BITS_PER_SAMPLE, _COMPRESSION, _PHOTOMETRIC, _PLANES, _SAMPLE_FORMAT = 258, 259, 262, 284, 339  # tags of TIFF
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
-_SIGNED, _WHITE_IS_ZERO = 2, 0  # values of them
+_UNCOMPRESSED, _WHITE_IS_ZERO, _SEPARATE, _SIGNED = 1, 0, 2, 2  # values of them
 _DARKEST = 16  # of 255: values of 12 bits in 16, which torchvision would make black
 _FAILED = "_runtime_failed"  # attribute of an image that Pillow refused to decode
 _LOCK = "_runtime_lock"  # attribute of an image
@@ -103,7 +103,7 @@ def load_image(item: ImageItem) -> Image.Image:
             image = _open(item)
             with _lock_of(image):
                 _check_size(image.width, image.height)
-                _check_tile(image)
+                _check_tiff(image)
                 _decode(image)
                 _check_size(image.width, image.height)  # again: the header of an ICO file can state less than it holds
                 turn = _EXIF_TRANSPOSES.get(_orientation(image))
@@ -137,13 +137,23 @@ def resize_and_crop(image: Image.Image, preprocessing: ImagePreprocessing) -> UI
     """
     width, height = resized_size(image.width, image.height, preprocessing)
     _check_size(max(width, height), min(width, height, _STRIP), "resized in strips of ")
+    (left, columns), (top, rows) = (_crop_range(size, preprocessing) for size in (width, height))
     if preprocessing.resize_dtype == "float32":
-        return _resize_floats(image, width, height, preprocessing)
-    if not is_allowed(width, height):
-        return _resize_in_strips(image, width, height, preprocessing)
-    if (width, height) != image.size:
-        image = image.resize((width, height), _FILTERS[preprocessing.interpolation])
-    return _crop(np.asarray(image), preprocessing)
+        kind, antialias = preprocessing.interpolation, preprocessing.antialias
+        source = np.asarray(image)
+        pixels: UInt8Array | Float32Array = resize_floats(
+            source, height, width, kind, antialias=antialias, rows=rows, columns=columns
+        )
+    elif not is_allowed(width, height):
+        pixels = _resize_in_strips(image, width, height, preprocessing)
+    else:
+        if (width, height) != image.size:
+            image = image.resize((width, height), _FILTERS[preprocessing.interpolation])
+        pixels = np.asarray(image)[rows, columns]
+    canvas: Array = np.empty((preprocessing.crop_size, preprocessing.crop_size, 3), pixels.dtype)
+    canvas[:] = preprocessing.fill
+    canvas[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
+    return canvas
 
 
 def pixel_values(pixels: UInt8Array | Float32Array, preprocessing: ImagePreprocessing) -> Float32Array:
@@ -151,16 +161,6 @@ def pixel_values(pixels: UInt8Array | Float32Array, preprocessing: ImagePreproce
     channels_first = np.moveaxis(pixels, -1, -3).astype(np.float32)
     mean, std = (np.array(each, dtype=np.float32)[:, None, None] for each in (preprocessing.mean, preprocessing.std))
     return np.ascontiguousarray((channels_first / np.float32(255) - mean) / std)
-
-
-def _resize_floats(image: Image.Image, width: int, height: int, preprocessing: ImagePreprocessing) -> Float32Array:
-    """Compute the pixels of the crop only."""
-    _, top, bottom = _crop_range(height, preprocessing)
-    _, left, right = _crop_range(width, preprocessing)
-    kind, antialias = preprocessing.interpolation, preprocessing.antialias
-    rows, columns = slice(top, bottom), slice(left, right)
-    pixels = resize_floats(np.asarray(image), height, width, kind, antialias=antialias, rows=rows, columns=columns)
-    return _on_canvas(pixels, width, height, preprocessing)
 
 
 def _resize_in_strips(image: Image.Image, width: int, height: int, preprocessing: ImagePreprocessing) -> UInt8Array:
@@ -171,54 +171,29 @@ def _resize_in_strips(image: Image.Image, width: int, height: int, preprocessing
     """
     rows = _resize_rows(image, width, preprocessing)
     columns = _resize_rows(rows.transpose(Image.Transpose.TRANSPOSE), height, preprocessing)
-    return _on_canvas(np.asarray(columns.transpose(Image.Transpose.TRANSPOSE)), width, height, preprocessing)
+    return np.asarray(columns.transpose(Image.Transpose.TRANSPOSE))
 
 
 def _resize_rows(image: Image.Image, width: int, preprocessing: ImagePreprocessing) -> Image.Image:
     """Resize each row to ``width``, and keep the columns of the crop."""
-    _, start, stop = _crop_range(width, preprocessing)
-    kept = Image.new("RGB", (stop - start, image.height))
+    _, columns = _crop_range(width, preprocessing)
+    kept = Image.new("RGB", (columns.stop - columns.start, image.height))
     for top in range(0, image.height, _STRIP):
         bottom = min(top + _STRIP, image.height)
         strip = image.crop((0, top, image.width, bottom))
         strip = strip.resize((width, bottom - top), _FILTERS[preprocessing.interpolation])
-        kept.paste(strip.crop((start, 0, stop, bottom - top)), (0, top))
+        kept.paste(strip.crop((columns.start, 0, columns.stop, bottom - top)), (0, top))
     return kept
 
 
-def _crop(pixels: UInt8Array | Float32Array, preprocessing: ImagePreprocessing) -> UInt8Array | Float32Array:
-    """Return the centre of ``[height, width, 3]`` pixels, with a border of colour ``fill`` where they are too few."""
-    height, width = pixels.shape[:2]
-    _, top, bottom = _crop_range(height, preprocessing)
-    _, left, right = _crop_range(width, preprocessing)
-    return _on_canvas(pixels[top:bottom, left:right], width, height, preprocessing)
-
-
-def _on_canvas(centre: Array, width: int, height: int, preprocessing: ImagePreprocessing) -> Array:
-    """Return the cropped pixels, with a border where an image of ``width`` and ``height`` has too few."""
+def _crop_range(size: int, preprocessing: ImagePreprocessing) -> tuple[int, slice]:
+    """Return the size of the first border, and the rows or columns of the resized image that are in the crop."""
     crop = preprocessing.crop_size
-    if centre.shape[:2] == (crop, crop):
-        contiguous: Array = np.ascontiguousarray(centre)
-        return contiguous
-    canvas: Array = np.empty((crop, crop, 3), centre.dtype)
-    canvas[:] = preprocessing.fill
-    top, left = _crop_range(height, preprocessing)[0], _crop_range(width, preprocessing)[0]
-    canvas[top : top + centre.shape[0], left : left + centre.shape[1]] = centre
-    return canvas
-
-
-def _crop_range(size: int, preprocessing: ImagePreprocessing) -> tuple[int, int, int]:
-    """Return the size of the first border, and the first and last row or column of the image in the crop."""
-    crop = preprocessing.crop_size
-    offset = _crop_offset(size, crop, floor=preprocessing.crop_rounding == "floor")
-    return max(-offset, 0), max(offset, 0), min(offset + crop, size)
-
-
-def _crop_offset(size: int, crop: int, *, floor: bool) -> int:
-    """Return the first row or column of the crop; negative if the image is smaller than the crop."""
-    if floor:
-        return (size - crop) // 2
-    return round((size - crop) / 2) if size >= crop else -((crop - size) // 2)
+    if preprocessing.crop_rounding == "floor":
+        offset = (size - crop) // 2
+    else:
+        offset = round((size - crop) / 2) if size >= crop else -((crop - size) // 2)
+    return max(-offset, 0), slice(max(offset, 0), min(offset + crop, size))
 
 
 def _open(item: ImageItem) -> Image.Image:
@@ -273,10 +248,19 @@ def tile_size(image: Image.Image) -> tuple[int, int]:
     return max(0, _tag(image, _TILE_WIDTH, 0)), max(0, _tag(image, _TILE_LENGTH, 0))  # a tag may be negative
 
 
-def _check_tile(image: Image.Image) -> None:
+def _check_tiff(image: Image.Image) -> None:
+    """Refuse a TIFF that Pillow would misread, or whose tiles are too large."""
     width, height = tile_size(image)
     if not is_allowed(width, height):
         raise UnusableItemError(f"its tiles of {width} x {height} pixels are more than {_LIMIT}")
+    bits = _tag(image, _BITS_PER_SAMPLE, 8)
+    planes = _tag(image, _PLANES, 1) == _SEPARATE and _tag(image, _COMPRESSION, _UNCOMPRESSED) == _UNCOMPRESSED
+    if bits > 8 and planes and len(image.getbands()) > 1:
+        raise UnusableItemError(
+            f"it has {bits} bits in planes of one colour, uncompressed, which Pillow misreads; convert it to 8 bits"
+        )
+    if bits == 8 and _tag(image, _SAMPLE_FORMAT, 1) == _SIGNED:
+        raise UnusableItemError("it has signed values of 8 bits, which Pillow misreads; convert them to 0 to 255 first")
 
 
 def is_allowed(width: int, height: int) -> bool:
@@ -298,6 +282,8 @@ def _decode(image: Image.Image) -> None:
     """
     if getattr(image, _FAILED, False):  # the caller's image: a second ``load`` would succeed
         raise UnusableItemError("it cannot be decoded (it failed before)")
+    if getattr(image, "tile", ()) and getattr(image, "fp", None) is None:
+        raise UnusableItemError("its file was closed before it was decoded; give its path, or call `load()` before")
     if image.format == "TIFF":
         silence_libtiff(_imaging.__file__)
     try:
@@ -384,4 +370,4 @@ def _reason(exc: Exception) -> str:
         return f"it has far more pixels than {_LIMIT}"
     if isinstance(exc, UnidentifiedImageError):
         return "it is not an image in a format that Pillow reads"
-    return f"it cannot be decoded ({exc or type(exc).__name__})"
+    return f"it cannot be decoded ({str(exc) or type(exc).__name__})"

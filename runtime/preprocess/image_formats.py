@@ -29,7 +29,8 @@ def use_heif_plugin(data: bytes) -> None:
     Raises:
         UnusableItemError: It is HEIC, and pillow-heif is not installed.
     """
-    if data[4:8] != b"ftyp" or data[8:12] not in _HEIF_BRANDS:
+    brands = data[8 : int.from_bytes(data[:4])]  # the main one, a version, and those it is compatible with
+    if data[4:8] != b"ftyp" or brands[:4] not in _HEIF_BRANDS or b"avif" in brands:
         return
     if "HEIF" not in Image.OPEN and not _register():
         way_out = "`pip install 'embedding-backbones[heic]'`"

@@ -9,6 +9,7 @@ from runtime.preprocess.image import WITHOUT_WARNINGS, is_allowed, open_bytes, r
 
 _USUAL_FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP")
 _USUAL_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
+_STRIP_COLUMN_BYTES = 96  # eight pixels, and what Pillow's filter takes: two bounds and up to seven weights
 _USUAL_MAX_PIXELS = 89_478_485  # of PIL.Image.MAX_IMAGE_PIXELS
 
 
@@ -41,5 +42,5 @@ def _resizing_bytes(width: int, height: int, preprocessing: ImagePreprocessing) 
     if preprocessing.resize_dtype == "float32":
         return 40 * cropped + 3 * width * height
     if not is_allowed(*resized):
-        return 24 * cropped
+        return 10 * cropped + _STRIP_COLUMN_BYTES * max(resized)
     return 11 * resized[0] * resized[1] + 4 * resized[0] * height

@@ -10,15 +10,15 @@ from typing import Any, cast
 
 
 class SuppressWarnings:
-    """A context manager that suppresses the warnings of one package, and is safe in several threads at once.
+    """A context manager that suppresses the warnings of packages, and is safe in several threads at once.
 
     ``warnings.catch_warnings`` is not safe: the first thread that leaves restores the filters for all. Here the first
     thread that enters adds one filter for all threads, and the last thread that leaves removes it.
     """
 
-    def __init__(self, package: str) -> None:
-        """Suppress the warnings of the modules in ``package``."""
-        self._pattern = rf"{package}\."
+    def __init__(self, *packages: str) -> None:
+        """Suppress the warnings of the modules in ``packages``."""
+        self._pattern = rf"({'|'.join(packages)})\."
         self._lock = threading.Lock()
         self._inside = 0
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from typing import Any
 
 from PIL import Image
 
-from tests.fuzz.seeds import mesh_seeds
-from tests.image_bytes import encode, tiled_tiff
+from tests.image_bytes import encode, tiff, tiled_tiff
+from tests.runtime.preprocess.cube import glb, gltf, pack_glb, split_glb
 
 HUGE = 10**9
 
@@ -25,7 +24,8 @@ def _image_bombs() -> dict[str, tuple[str, bytes]]:
     header = struct.pack(">IIBBBBB", 10**5, 10**5, 8, 2, 0, 0, 0)
     pixel = encode(Image.new("RGB", (1, 1)), "PNG")
     text = _zeros(200)
-    strip = [(256, 4, side), (257, 4, side), (258, 3, 8), (259, 3, 5), (262, 3, 1), (273, 4, 8), (279, 4, 2**31)]
+    size = {256: side, 257: side, 258: 8, 259: 5, 262: 1}
+    entry, long_text = (struct.pack("<HHI", 270, *kind) for kind in ((4, 1), (2, HUGE)))
     return {
         "PNG of 10^10 pixels": ("image", pixel[:8] + _chunk(b"IHDR", header) + pixel[33:]),
         "PNG with 200 MB of text": ("image", pixel[:33] + _chunk(b"zTXt", b"a\0\0" + text) + pixel[33:]),
@@ -33,9 +33,9 @@ def _image_bombs() -> dict[str, tuple[str, bytes]]:
         "GIF screen": ("image", b"GIF89a" + struct.pack("<HHBBB", side, side, 0, 0, 0) + b",\0\0\0\0\1\0\1\0\0\2\0;"),
         "JPEG": ("image", _replace(encode(Image.new("RGB", (16, 16)), "JPEG"), b"\0\x10\0\x10", b"\xff\xff\xff\xff")),
         "WebP": ("image", _webp(2**14)),
-        "TIFF strip": ("image", _tiff(strip)),
-        "TIFF count": ("image", _tiff([(256, 4, 9), (257, 4, 9), (258, 3, 8), (270, 2, 8)], count=HUGE)),
-        "TIFF tile": ("image", _tiff([*strip[:5], (322, 4, 2**30), (323, 4, 2**30), (324, 4, 8), (325, 4, 9)])),
+        "TIFF strip": ("image", tiff(size | {273: 8, 279: 2**31}, bytes(40))),
+        "TIFF count": ("image", _replace(tiff({256: 9, 257: 9, 258: 8, 270: 8}, bytes(40)), entry, long_text)),
+        "TIFF tile": ("image", tiff(size | {322: 2**30, 323: 2**30, 324: 8, 325: 9}, bytes(40))),
         "TIFF tile of one pixel": ("image", tiled_tiff(14_000, text)),
         "BMP": ("image", b"BM" + struct.pack("<IIIIiiHHIIIIII", 54, 0, 54, 40, 2**30, 2**30, 1, 24, 0, 0, 0, 0, 0, 0)),
         "PPM": ("image", f"P6 {HUGE} {HUGE} 255\n".encode()),
@@ -74,11 +74,11 @@ def _mesh_bombs() -> dict[str, tuple[str, bytes]]:
         "GLB offset": ("glb", _glb("accessors", "byteOffset")),
         "GLB count": ("glb", _glb("accessors", "count")),
         "GLB chunk": ("glb", struct.pack("<5I", 0x46546C67, 2, 40, 2**32 - 1, 0x4E4F534A) + b"{}" * 10),
-        "glTF buffer": ("gltf", mesh_seeds(".gltf")["box"].replace(b'"byteLength": ', b'"byteLength": 9999999')),
+        "glTF buffer": ("gltf", gltf().replace('"byteLength": ', '"byteLength": 9999999').encode()),
         "glTF file": ("gltf", b'{"asset":{"version":"2.0"},"buffers":[{"byteLength":1,"uri":"/dev/zero"}]}'),
-        "GLB nodes": ("glb", _glb_of(nodes=[{"mesh": 0}] * 10**5)),
-        "GLB primitives": ("glb", _glb_of(meshes=[{"primitives": [{"attributes": {"POSITION": 0}}] * 10**5}])),
-        "GLB nesting": ("glb", _pack(b"[" * 10**5)),
+        "GLB nodes": ("glb", glb(nodes=[{"mesh": 0}] * 10**5)),
+        "GLB primitives": ("glb", glb(meshes=[{"primitives": [{"attributes": {"POSITION": 0}}] * 10**5}])),
+        "GLB nesting": ("glb", pack_glb("[" * 10**5, b"")),
     }
 
 
@@ -107,33 +107,11 @@ def _webp(side: int) -> bytes:
     return b"RIFF" + struct.pack("<I", len(head) + len(data) - 8) + b"WEBP" + head + data[12:]
 
 
-def _tiff(tags: list[tuple[int, int, int]], count: int = 1) -> bytes:
-    entries = b"".join(struct.pack("<HHII", tag, kind, count if kind == 2 else 1, value) for tag, kind, value in tags)
-    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(40)
-
-
 def _glb(table: str, member: str) -> bytes:
-    """Return a box with one huge length."""
-    document, rest = _box()
+    """Return a cube with one huge length."""
+    document, binary = split_glb(glb())
     document[table][0][member] = HUGE
-    return _pack(json.dumps(document).encode(), rest)
-
-
-def _glb_of(**members: Any) -> bytes:
-    """Return a box with other members of its document."""
-    document, rest = _box()
-    return _pack(json.dumps(document | members).encode(), rest)
-
-
-def _box() -> tuple[dict[str, Any], bytes]:
-    data = mesh_seeds(".glb")["box"]
-    end = 20 + int.from_bytes(data[12:16], "little")
-    return json.loads(data[20:end]), data[end:]
-
-
-def _pack(text: bytes, rest: bytes = b"") -> bytes:
-    text += b" " * (-len(text) % 4)
-    return struct.pack("<5I", 0x46546C67, 2, 20 + len(text) + len(rest), len(text), 0x4E4F534A) + text + rest
+    return pack_glb(json.dumps(document), binary)
 
 
 def _replace(data: bytes, old: bytes, new: bytes) -> bytes:

@@ -30,6 +30,7 @@ from runtime.artifact.manifest import (
     Weights,
 )
 from tests.image_bytes import encode
+from tests.runtime.preprocess.cube import split_glb
 
 TEXTS = (
     "",
@@ -104,7 +105,8 @@ def mesh_seeds(suffix: str) -> dict[str, bytes]:
     if suffix == ".glb":
         moved = box.copy()
         moved.apply_translation([3, 0, 0])
-        seeds["scene"] = _to_bytes(_scene([box, moved]).export(file_type="glb"))
+        scene: Any = trimesh.Scene([box, moved])
+        seeds["scene"] = _to_bytes(scene.export(file_type="glb"))
         coloured = box.copy()
         coloured.visual.vertex_colors = np.full((len(box.vertices), 4), 128, np.uint8)
         seeds["coloured"] = _export(coloured, suffix)
@@ -118,16 +120,9 @@ def mesh_seeds(suffix: str) -> dict[str, bytes]:
 
 def _to_gltf(data: bytes) -> bytes:
     """Return a GLB file as a document with its buffer inside."""
-    end = 20 + int.from_bytes(data[12:16], "little")
-    document = json.loads(data[20:end])
-    document["buffers"][0]["uri"] = f"data:;base64,{base64.b64encode(data[end + 8 :]).decode()}"
+    document, binary = split_glb(data)
+    document["buffers"][0]["uri"] = f"data:;base64,{base64.b64encode(binary).decode()}"
     return json.dumps(document).encode()
-
-
-def _scene(meshes: list[Any]) -> Any:
-    import trimesh
-
-    return trimesh.Scene(meshes)
 
 
 def _export(mesh: Any, suffix: str) -> bytes:

@@ -28,6 +28,7 @@ from runtime.artifact.reader import read_manifest
 from runtime.errors import ArtifactError, UsageError
 from runtime.preprocess.image import ImagePreprocessor
 from runtime.preprocess.item import UnusableItemError
+from runtime.preprocess.mesh.formats import FORMATS
 from runtime.preprocess.point_cloud import PointCloudPreprocessor
 from runtime.preprocess.text import TextPreprocessor
 from tests.fuzz.seeds import write_tokenizers
@@ -38,7 +39,6 @@ SIDE = 32
 NUM_POINTS = 64
 MAX_LENGTH = 16
 _MAX_MESSAGE = 2000
-_MESH_SUFFIXES = (".obj", ".off", ".ply", ".stl", ".glb", ".gltf")
 _DTYPES = ("u1", "f4", "f8", "f2", ">f4", "i8", "u8", "i2", "?", "c8", "S3", "U2", "M8[s]", "g")
 
 
@@ -61,7 +61,7 @@ class Targets:
             "image": self.image,
             "text": lambda data: self.text(data.decode("utf-8", "surrogateescape")),
             "array": self.array,
-        } | {suffix[1:]: self._mesh_target(suffix) for suffix in _MESH_SUFFIXES}
+        } | {suffix[1:]: self._mesh_target(suffix) for suffix in FORMATS}
 
     def manifest(self, data: bytes) -> None:
         """Read ``data`` as manifest.json."""

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from runtime.preprocess.json_memory import parsed_json_bytes
-from runtime.preprocess.mesh.glb import TRIANGLE_STRIP, TRIANGLES, list_placements
 from runtime.preprocess.mesh.gltf import COMPONENTS, WIDTHS
+from runtime.preprocess.mesh.gltf_pose import TRIANGLE_STRIP, TRIANGLES, list_placements
 
 _PER_BYTE, _PER_LINE = 20, 400  # of OBJ, OFF, PLY and STL
 _PER_GLTF_BYTE, _PER_JSON_BYTE = 8, 20  # copies of the file, and of its document as text

@@ -34,7 +34,7 @@ def read_obj(data: bytes) -> TriangleMesh:
     vertices, faces = list(_VERTEX.finditer(text)), list(_FACE.finditer(text))
     rows = [re.sub(rb"(?<=[0-9])/\S*", b"", face[1]) for face in faces]
     sizes = np.array([len(row.split()) for row in rows], np.int64)
-    indices = read_numbers(b" ".join(rows), np.int64)
+    indices = read_numbers(b" ".join(rows), int(sizes.sum()), np.int64)
     latest = np.searchsorted([each.start() for each in vertices], [each.start() for each in faces])
     mesh = PolygonMesh(
         vertices=read_vertices(vertex[1] for vertex in vertices),

@@ -15,7 +15,7 @@ from runtime.array_types import Array
 from runtime.preprocess.item import UnusableItemError
 from runtime.preprocess.memory_limit import ask_for_memory
 from runtime.preprocess.mesh.polygons import PolygonMesh, TriangleMesh, cut_polygons
-from runtime.preprocess.mesh.text import clean_text, read_numbers
+from runtime.preprocess.mesh.text import clean_text, read_numbers, split_rows
 
 _HEAD = re.compile(rb"(?:\xef\xbb\xbf)?(?P<head>ply[ \t]*(?P<end>\r\n|\n|\r).*?(?<=[\r\n])end_header)[ \t]*", re.DOTALL)
 _TYPES = {
@@ -131,13 +131,7 @@ def _strips(columns: dict[str, _Column]) -> list[tuple[Array, Array]]:
 
 
 def _read_text(text: bytes, elements: list[_Element]) -> dict[str, dict[str, _Column]]:
-    rows = [row for row in text.split(b"\n") if row.strip()]
-    announced = sum(each.count for each in elements if each.properties)
-    if len(rows) != announced:
-        raise UnusableItemError(
-            f"it is truncated or damaged: it announces {announced} vertices and faces, and holds {len(rows)}; "
-            "copy it again"
-        )
+    rows = split_rows(text, sum(each.count for each in elements if each.properties))
     columns, first = {}, 0
     for element in elements:
         if element.properties:
@@ -148,8 +142,8 @@ def _read_text(text: bytes, elements: list[_Element]) -> dict[str, dict[str, _Co
 
 def _read_text_rows(rows: list[bytes], element: _Element) -> dict[str, _Column]:
     """Walk through the properties of all rows at once."""
-    values = read_numbers(b" ".join(rows))
     ends = np.cumsum([len(row.split()) for row in rows], dtype=np.int64)
+    values = read_numbers(b" ".join(rows), int(ends[-1]) if rows else 0)
     place = np.concatenate([np.zeros(min(1, len(rows)), np.int64), ends[:-1]])
     columns: dict[str, _Column] = {}
     for each in element.properties:

@@ -17,7 +17,6 @@ _MAX_WRONG_AREA = 1e-3  # of the mesh's area
 # Bytes of a triangle: its indices, its corners and what its area takes; and to be cut from a polygon.
 _TRIANGLE_BYTES, _CUT_BYTES = 200, 200
 _CONCAVE_BYTES = 1200  # of a concave polygon, whose triangles are arrays of their own
-_INSTALL = "pip install 'embedding-backbones[mesh]'"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +176,7 @@ def _earcut(flat: Float64Array) -> Array:
         from mapbox_earcut import triangulate_float64
     except ImportError as exc:
         raise MissingDependencyError(
-            f"mapbox_earcut, which cuts concave polygons, is not installed; {_INSTALL}"
+            "mapbox_earcut, which cuts concave polygons, is not installed; pip install 'embedding-backbones[mesh]'"
         ) from exc
     corners = triangulate_float64(flat, np.array([len(flat)], np.uint32))
     return np.asarray(corners, np.int64).reshape(-1, 3)

@@ -1,4 +1,4 @@
-"""Prepare STL files for trimesh.
+"""Read STL files, text and binary: triangles, without normals and colours.
 
 Source: https://www.fabbers.com/tech/STL_Format
 """
@@ -7,34 +7,48 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
+
+from runtime.array_types import Array
 from runtime.preprocess.item import UnusableItemError
-from runtime.preprocess.mesh.text import clean_text
+from runtime.preprocess.mesh.polygons import TriangleMesh
+from runtime.preprocess.mesh.text import clean_text, read_vertices
 
-_HEADER, _TRIANGLE = 84, 50  # bytes: a title of 80 bytes and a count; a normal, three corners and two bytes
+_HEADER = 84  # bytes: a title of 80 bytes and a count
+_TRIANGLE = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("rest", "<u2")])
+_VERTEX = re.compile(rb"(?mi)^[ \t]*vertex[ \t]+([^\n]*)")
+_END_OF_FACET = re.compile(rb"(?mi)^[ \t]*endfacet\b")
 
 
-def prepare_stl(data: bytes) -> tuple[bytes, int]:
-    """Return a file that trimesh reads rightly, and its number of triangles.
+def read_stl(data: bytes) -> TriangleMesh:
+    """Read all triangles in the order of the file.
 
-    Bytes behind the triangles of a binary file are cut off, if they are padding or too few for another triangle.
-    The solids of a text file are joined, because trimesh takes minutes for thousands of solids.
+    Bytes behind the triangles of a binary file are ignored, if they are padding or too few for another triangle.
 
     Raises:
-        UnusableItemError: The file is truncated, or may have more triangles than it states.
+        UnusableItemError: The file is truncated or damaged, or may have more triangles than it states.
+        Exception: A number is damaged.
     """
     count = int.from_bytes(data[80:84], "little")
-    end = _HEADER + _TRIANGLE * count
-    if len(data) >= _HEADER and end <= len(data):  # the count of a text file would be gigabytes of triangles
-        if len(data) - end >= _TRIANGLE and data[end:].strip(b"\0 \r\n"):
-            raise UnusableItemError(
-                f"it announces {count} triangles, and {len(data) - end} bytes follow them; export it again"
-            )
-        return data[:end], count
-    return _prepare_text(clean_text(data, comments=False))
+    end = _HEADER + _TRIANGLE.itemsize * count
+    if len(data) < _HEADER or end > len(data):  # the count of a text file would be gigabytes of triangles
+        return _read_text(clean_text(data, comments=False))
+    if len(data) - end >= _TRIANGLE.itemsize and data[end:].strip(b"\0 \r\n"):
+        raise UnusableItemError(
+            f"it announces {count} triangles, and {len(data) - end} bytes follow them; export it again"
+        )
+    return _mesh(np.frombuffer(data, _TRIANGLE, count, _HEADER)["corners"].astype(np.float64))
 
 
-def _prepare_text(text: bytes) -> tuple[bytes, int]:
+def _read_text(text: bytes) -> TriangleMesh:
     if not re.search(rb"(?i)\bendsolid\b", text):
         raise UnusableItemError("it is truncated or not STL: it does not have the length that its header states")
-    facets = re.sub(rb"(?mi)^[ \t]*(?:endsolid|solid)\b[^\n]*", b"", text)
-    return b"solid\n" + facets + b"\nendsolid\n", len(re.findall(rb"(?i)\bendfacet\b", facets))
+    *facets, rest = map(_VERTEX.findall, _END_OF_FACET.split(text))
+    if rest or any(len(facet) != 3 for facet in facets):
+        raise UnusableItemError("it is truncated or damaged: a facet does not have three vertices; repair it")
+    return _mesh(read_vertices(row for facet in facets for row in facet))
+
+
+def _mesh(corners: Array) -> TriangleMesh:
+    vertices = corners.reshape(-1, 3)
+    return TriangleMesh(vertices=vertices, faces=np.arange(len(vertices)).reshape(-1, 3))

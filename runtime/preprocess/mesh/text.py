@@ -20,13 +20,28 @@ def clean_text(data: bytes, *, comments: bool = True) -> bytes:
     return re.sub(rb"#[^\n]*", b"", text) if comments else text
 
 
-def read_numbers(text: bytes, dtype: type = np.float64) -> Array:
-    """Read numbers between white space.
+def split_rows(text: bytes, announced: int) -> list[bytes]:
+    """Return the lines that are not blank, which must be as many as the header announces."""
+    rows = [row for row in text.split(b"\n") if row.strip()]
+    if len(rows) != announced:
+        raise UnusableItemError(
+            f"it is truncated or damaged: it announces {announced} vertices and faces, and holds {len(rows)}; "
+            "copy it again"
+        )
+    return rows
+
+
+def read_numbers(text: bytes, count: int, dtype: type = np.float64) -> Array:
+    """Read ``count`` numbers between white space.
 
     Raises:
-        ValueError: Something is not a number. numpy before 2.4 gives a DeprecationWarning, which the caller raises.
+        UnusableItemError: Something is not a number.
+        ValueError: The same, by numpy from 2.4 on. Earlier versions only warn, and return the numbers before it.
     """
-    return np.fromstring(text, dtype, sep=" ") if text.strip() else np.zeros(0, dtype)
+    numbers: Array = np.fromstring(text + b" 0", dtype, sep=" ")  # the 0 shows that the last number was read to its end
+    if len(numbers) != count + 1:
+        raise UnusableItemError("it is damaged: a number cannot be read; repair it")
+    return numbers[:-1]
 
 
 def read_vertices(rows: Iterable[bytes]) -> Array:
@@ -34,4 +49,4 @@ def read_vertices(rows: Iterable[bytes]) -> Array:
     cut = [row.split(None, 3)[:3] for row in rows]
     if any(len(row) < 3 for row in cut):
         raise UnusableItemError("it is damaged: a vertex has fewer than three coordinates; repair it")
-    return read_numbers(b" ".join(word for row in cut for word in row)).reshape(-1, 3)
+    return read_numbers(b" ".join(word for row in cut for word in row), 3 * len(cut)).reshape(-1, 3)

@@ -57,7 +57,7 @@ def load_corners(item: str | os.PathLike[str] | MeshLike | SceneLike) -> Float64
 
     Raises:
         UnusableItemError: The item is of another type or damaged, or has no faces or invalid ones.
-        MissingDependencyError: The item is a path, and trimesh is not installed.
+        MissingDependencyError: A package of the extra ``mesh`` is needed and not installed.
     """
     if isinstance(item, str | os.PathLike):
         item = read_mesh_file(item)

@@ -24,7 +24,7 @@ CORNERS = np.array(list(itertools.product((-1.0, 1.0), repeat=3)))
 QUADS = [(0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3)]
 FACES = np.array([triangle for a, b, c, d in QUADS for triangle in ((a, b, c), (a, c, d))])
 ROWS = [" ".join(map(str, corner)) for corner in CORNERS]
-SUFFIXES = (".obj", ".off", ".ply", ".stl", ".glb", ".gltf")
+COMPONENTS = {"|i1": 5120, "|u1": 5121, "<u2": 5123, "<u4": 5125, "<f4": 5126}  # types of glTF
 RECIPE = PointCloudPreprocessing(num_points=256, min_points=4, seed=0)
 
 
@@ -76,24 +76,29 @@ def binary_stl(rest: bytes = b"") -> bytes:
 
 def glb(**changes: Any) -> bytes:
     """Return a cube as GLB; ``changes`` replace members of its document."""
-    positions, indices = CORNERS.astype("<f4").tobytes(), FACES.astype("<u2").tobytes()
+    return mesh_glb(CORNERS, FACES.astype("<u2"), changes)
+
+
+def mesh_glb(positions: Array, indices: Array, changes: dict[str, Any]) -> bytes:
+    arrays = positions.astype("<f4"), indices
+    sizes = [array.nbytes for array in arrays]
     document: dict[str, Any] = {
         "asset": {"version": "2.0"},
         "scene": 0,
         "scenes": [{"nodes": [0]}],
         "nodes": [{"mesh": 0}],
         "meshes": [{"primitives": [{"attributes": {"POSITION": 0}, "indices": 1}]}],
-        "buffers": [{"byteLength": len(positions + indices)}],
+        "buffers": [{"byteLength": sum(sizes)}],
         "bufferViews": [
-            {"buffer": 0, "byteLength": len(positions)},
-            {"buffer": 0, "byteOffset": len(positions), "byteLength": len(indices)},
+            {"buffer": 0, "byteLength": sizes[0]},
+            {"buffer": 0, "byteOffset": sizes[0], "byteLength": sizes[1]},
         ],
         "accessors": [
-            {"bufferView": 0, "componentType": 5126, "count": 8, "type": "VEC3"},
-            {"bufferView": 1, "componentType": 5123, "count": 36, "type": "SCALAR"},
+            {"bufferView": 0, "componentType": 5126, "count": len(positions), "type": "VEC3"},
+            {"bufferView": 1, "componentType": COMPONENTS[indices.dtype.str], "count": indices.size, "type": "SCALAR"},
         ],
     }
-    return pack_glb(json.dumps(document | changes), positions + indices)
+    return pack_glb(json.dumps(document | changes), b"".join(array.tobytes() for array in arrays))
 
 
 def pack_glb(document: str, binary: bytes) -> bytes:
@@ -104,12 +109,31 @@ def pack_glb(document: str, binary: bytes) -> bytes:
 
 
 def with_accessor(index: int, **changes: Any) -> bytes:
-    accessors = [
-        {"bufferView": 0, "componentType": 5126, "count": 8, "type": "VEC3"},
-        {"bufferView": 1, "componentType": 5123, "count": 36, "type": "SCALAR"},
-    ]
-    accessors[index] |= changes
-    return glb(accessors=[{key: value for key, value in each.items() if value is not None} for each in accessors])
+    """Return the cube with members of an accessor replaced, or removed where they are ``None``."""
+    document, binary = split_glb(glb())
+    merged = document["accessors"][index] | changes
+    document["accessors"][index] = {key: value for key, value in merged.items() if value is not None}
+    return pack_glb(json.dumps(document), binary)
+
+
+def with_arrays(document: dict[str, Any], arrays: dict[str, Array], data: bytes | None = None) -> bytes:
+    """Return a GLB, by default the cube, with more accessors, which ``document`` names as strings."""
+    base, binary = split_glb(data or glb())
+    base |= document
+    numbers = {}
+    for name, array in arrays.items():
+        numbers[f': "{name}"'] = ": " + str(len(base["accessors"]))
+        base["bufferViews"].append({"buffer": 0, "byteOffset": len(binary), "byteLength": array.nbytes})
+        component = COMPONENTS[array.dtype.str]
+        kind = {1: "SCALAR", 3: "VEC3", 4: "VEC4", 16: "MAT4"}[array.shape[1]]
+        accessor = {"bufferView": len(base["bufferViews"]) - 1, "componentType": component, "type": kind}
+        base["accessors"].append(accessor | {"count": len(array), "normalized": component != 5126 and name != "joints"})
+        binary += array.tobytes()
+    base["buffers"] = [{"byteLength": len(binary)}]
+    text = json.dumps(base)
+    for name, number in numbers.items():
+        text = text.replace(name, number)
+    return pack_glb(text, binary)
 
 
 def split_glb(data: bytes) -> tuple[dict[str, Any], bytes]:

@@ -28,7 +28,7 @@ from runtime.array_types import UInt8Array
 from runtime.artifact.manifest import ImagePreprocessing
 from runtime.preprocess.image import ImagePreprocessor, load_image, pixel_values, resize_and_crop
 from runtime.preprocess.item import UnusableItemError
-from tests.image_bytes import encode
+from tests.image_bytes import encode, tiff
 
 
 def _prepare(item: Any, recipe: ImagePreprocessing) -> np.ndarray[Any, Any]:
@@ -279,12 +279,8 @@ def test_floats_become_eight_bits_as_in_torchvision() -> None:
 
 def _grey_tiff(pixels: bytes, width: int, bits: int, sample_format: int, photometric: int = 1) -> bytes:
     """Return a TIFF of one row; with black as zero by default."""
-    tags = [(256, width), (257, 1), (258, bits), (259, 1), (262, photometric), (273, 8), (277, 1), (278, 1)]
-    tags += [(279, len(pixels)), (339, sample_format)]
-    entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in tags)
-    padded = pixels + b"\0" * (len(pixels) % 2)
-    header = b"II*\0" + struct.pack("<I", 8 + len(padded))
-    return header + padded + struct.pack("<H", len(tags)) + entries + b"\0" * 4
+    tags = {256: width, 257: 1, 258: bits, 259: 1, 262: photometric, 273: 8}
+    return tiff(tags | {277: 1, 278: 1, 279: len(pixels), 339: sample_format}, pixels)
 
 
 def test_an_image_that_would_be_huge_when_resized_is_refused() -> None:

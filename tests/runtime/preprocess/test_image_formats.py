@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from runtime.preprocess.image import load_image
 from runtime.preprocess.image_formats import image_suffixes
@@ -29,6 +29,16 @@ def test_heic_without_its_plugin_names_it(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     with pytest.raises(UnusableItemError, match=r"HEIC, which Pillow opens with pillow-heif: `pip install .*\[heic\]"):
         load_image(_HEIC)
+
+
+def test_avif_with_the_brand_of_heic_needs_no_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not features.check("avif"):
+        pytest.skip("this Pillow reads no AVIF")
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    monkeypatch.setattr(Image, "ID", [name for name in Image.ID if name != "HEIF"])
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    data = encode(Image.new("RGB", (6, 4)), "AVIF")
+    assert load_image(data[:8] + b"mif1" + data[12:]).size == (6, 4)
 
 
 def test_an_installed_plugin_is_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import struct
 import warnings
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from PIL import EpsImagePlugin, Image, ImageOps
 
 from runtime.preprocess.image import load_image
 from runtime.preprocess.item import UnusableItemError
-from tests.image_bytes import encode, tiled_tiff
+from tests.image_bytes import encode, tiff, tiled_tiff
 
 
 @pytest.mark.parametrize(
@@ -147,6 +148,43 @@ def test_a_tile_larger_than_its_image_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 64 - 1)
     with pytest.raises(UnusableItemError, match=r"its tiles of 64 x 64 pixels are more than PIL\.Image"):
         load_image(data)
+
+
+PIXEL: dict[int, int | tuple[int, ...]] = {256: 1, 257: 1, 258: (16,) * 3, 259: 1, 262: 2, 277: 3, 278: 1}
+MISREAD = {
+    "16 bits in planes": (tiff(PIXEL | {273: (8, 10, 12), 279: (2,) * 3, 284: 2}, bytes(6)), "16 bits in planes"),
+    "signed": (tiff(PIXEL | {258: 8, 262: 1, 273: 8, 277: 1, 279: 1, 339: 2}, b"\xff"), "signed values of 8 bits"),
+}
+
+
+@pytest.mark.parametrize(("data", "reason"), MISREAD.values(), ids=MISREAD)
+def test_a_tiff_that_pillow_misreads_is_refused(data: bytes, reason: str) -> None:
+    Image.open(io.BytesIO(data)).load()
+    with pytest.raises(UnusableItemError, match=reason):
+        load_image(data)
+
+
+def test_colours_of_16_bits_that_pillow_reads_are_taken() -> None:
+    data = tiff(PIXEL | {273: 8, 279: 6, 284: 1}, struct.pack("<3H", 0x1000, 0x8000, 0xFFFF))
+    assert load_image(data).getpixel((0, 0)) == (0x10, 0x80, 0xFF)
+
+
+@pytest.mark.parametrize("name", ["PNG", "JPEG", "TIFF", "GIF"])
+def test_an_image_whose_file_is_closed_says_so(name: str, tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "image", name)
+    with Image.open(tmp_path / "image") as image:
+        pass
+    with pytest.raises(UnusableItemError, match=r"closed before it was decoded; give its path"):
+        load_image(image)
+    with Image.open(tmp_path / "image") as image:
+        image.load()
+    assert load_image(image).size == (4, 4)
+
+
+def test_an_error_without_a_message_has_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image.Image, "load", Mock(side_effect=EOFError))
+    with pytest.raises(UnusableItemError, match=r"it cannot be decoded \(EOFError\)"):
+        load_image(Image.new("L", (4, 4)))
 
 
 def test_a_decompression_bomb_is_not_opened(monkeypatch: pytest.MonkeyPatch) -> None:

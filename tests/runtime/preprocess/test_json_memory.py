@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tracemalloc
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
@@ -11,6 +9,7 @@ from urllib.parse import unquote_to_bytes
 import pytest
 
 from runtime.preprocess.json_memory import parsed_json_bytes
+from tests.peak_memory import needs_proc, run_and_read
 
 N = 200_000
 
@@ -53,23 +52,15 @@ BODIES = {
 
 
 @pytest.mark.process
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@needs_proc
 @pytest.mark.parametrize("parser", ["orjson", "json"])
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
 def test_parsing_takes_no_more_memory_than_it_says(parser: str, body: bytes, tmp_path: Path) -> None:
     pytest.importorskip(parser)
-    said, taken = parsed_json_bytes(body), measure(parser, body, tmp_path / "body")
-    assert 0.05 * said < taken < said + (4 << 20), (said, taken)
-
-
-def measure(parser: str, body: bytes, path: Path) -> int:
-    """Return the bytes that parsing takes in a process of its own."""
-    path.write_bytes(body)
+    (tmp_path / "body").write_bytes(body)
     code = (
-        f"import sys, {parser}; from pathlib import Path\n"
-        "from runtime.machine.limits import read_peak_bytes as peak\n"
-        f"data = Path(sys.argv[1]).read_bytes(); {parser}.loads(b'[]'); before = peak()\n"
+        f"import {parser}; data = Path(sys.argv[1]).read_bytes(); {parser}.loads(b'[]'); before = peak()\n"
         f"values = {parser}.loads(data); print(peak() - before)"
     )
-    command = [sys.executable, "-c", code, str(path)]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    said, (taken,) = parsed_json_bytes(body), run_and_read(code, tmp_path / "body")
+    assert 0.05 * said < taken < said + (4 << 20), (said, taken)

@@ -12,11 +12,12 @@ from runtime.preprocess.silence import SuppressWarnings
 def test_warnings_are_suppressed_until_the_last_thread_leaves() -> None:
     """With ``catch_warnings``, the first thread that leaves would bring back the warnings for the second."""
     before = list(warnings.filters)
-    suppressed = SuppressWarnings("PIL")
+    suppressed = SuppressWarnings("PIL", "trimesh")
     with suppressed:
         with suppressed:
             assert len(warnings.filters) == len(before) + 1
-        warnings.warn_explicit("damaged", UserWarning, "x.py", 1, module="PIL.Image")
+        for module in ("PIL.Image", "trimesh.exchange"):
+            warnings.warn_explicit("damaged", UserWarning, "x.py", 1, module=module)
         with pytest.raises(UserWarning, match="ours"):
             warnings.warn_explicit("ours", UserWarning, "x.py", 1, module="runtime.inference.embedder")
     assert list(warnings.filters) == before

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import struct
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,10 +13,10 @@ import pytest
 
 from runtime.preprocess.memory_limit import TooLittleMemoryError, limit_memory
 from runtime.preprocess.mesh.formats import read_mesh_bytes
-from tests.runtime.preprocess.cube import CORNERS, FACES, glb, obj, pack_glb, split_glb
+from tests.peak_memory import needs_proc, run_and_read
+from tests.runtime.preprocess.cube import CORNERS, FACES, glb, mesh_glb, obj, pack_glb, split_glb, with_arrays
 
-DOCUMENT = split_glb(glb())[0]
-PRIMITIVES = DOCUMENT["meshes"][0]["primitives"]
+PRIMITIVES = split_glb(glb())[0]["meshes"][0]["primitives"]
 HEAD = ["ply", "format binary_little_endian 1.0", "element vertex 8", *(f"property float {axis}" for axis in "xyz")]
 ROWS = [b"%d %d %d" % tuple(int(value) for value in corner) for corner in CORNERS]
 DART = [b"0 0 0", b"1 1 0", b"2 0 0", b"1 3 0"]  # a concave quad
@@ -75,22 +73,9 @@ def scene(places: int = 1, **document: Any) -> bytes:
     return glb(**nodes | document)
 
 
-def large_glb(**document: Any) -> bytes:
-    """Return a surface of 100,000 triangles, with more members of its document."""
-    positions = np.tile(CORNERS, (6000, 1)).astype("<f4")
-    indices = np.tile(FACES, (9000, 1)).astype("<u4")
-    base = DOCUMENT | {
-        "buffers": [{"byteLength": positions.nbytes + indices.nbytes}],
-        "bufferViews": [
-            {"buffer": 0, "byteLength": positions.nbytes},
-            {"buffer": 0, "byteOffset": positions.nbytes, "byteLength": indices.nbytes},
-        ],
-        "accessors": [
-            {"bufferView": 0, "componentType": 5126, "count": len(positions), "type": "VEC3"},
-            {"bufferView": 1, "componentType": 5125, "count": indices.size, "type": "SCALAR"},
-        ],
-    }
-    return pack_glb(json.dumps(base | document), positions.tobytes() + indices.tobytes())
+def large_glb(**changes: Any) -> bytes:
+    """Return a surface of 100,000 triangles."""
+    return mesh_glb(np.tile(CORNERS, (6000, 1)), np.tile(FACES, (9000, 1)).astype("<u4"), changes)
 
 
 def many_views() -> bytes:
@@ -104,22 +89,15 @@ def many_views() -> bytes:
 
 def skinned() -> bytes:
     """Return a surface whose vertices follow a joint two units away."""
-    document, binary = split_glb(large_glb())
-    count = document["accessors"][0]["count"]
-    document["bufferViews"] += [
-        {"buffer": 0, "byteOffset": len(binary) + 4 * count * at, "byteLength": 4 * count} for at in range(2)
-    ]
-    document["accessors"] += [
-        {"bufferView": 2 + at, "componentType": 5121, "count": count, "type": "VEC4", "normalized": bool(at)}
-        for at in range(2)
-    ]
-    document["meshes"] = [
-        {"primitives": [{"attributes": {"POSITION": 0, "JOINTS_0": 2, "WEIGHTS_0": 3}, "indices": 1}]}
-    ]
-    document["skins"] = [{"joints": [1]}]
-    document["nodes"] = [{"mesh": 0, "skin": 0}, {"translation": [2, 0, 0]}]
-    document["buffers"] = [{"byteLength": len(binary) + 8 * count}]
-    return pack_glb(json.dumps(document), binary + bytes(4 * count) + b"\xff\0\0\0" * count)
+    joints = np.zeros((48_000, 4), "|u1")
+    weights = joints + np.array([255, 0, 0, 0], "|u1")
+    attributes = {"POSITION": 0, "JOINTS_0": "joints", "WEIGHTS_0": "weights"}
+    document = {
+        "meshes": [{"primitives": [{"attributes": attributes, "indices": 1}]}],
+        "skins": [{"joints": [1]}],
+        "nodes": [{"mesh": 0, "skin": 0}, {"translation": [2, 0, 0]}],
+    }
+    return with_arrays(document, {"joints": joints, "weights": weights}, large_glb())
 
 
 def binary_stl(count: int) -> bytes:
@@ -161,36 +139,32 @@ FILES: dict[str, tuple[str, Callable[[], bytes]]] = {
 }
 
 
-CODE = (
-    "import sys; from pathlib import Path\n"
-    "from runtime.artifact.manifest import PointCloudPreprocessing\n"
-    "from runtime.preprocess.memory_limit import *\n"
-    "from runtime.preprocess.mesh.formats import read_mesh_bytes\n"
-    "from runtime.preprocess.mesh.memory import reading_bytes\n"
-    "from runtime.preprocess.point_cloud import PointCloudPreprocessor\n"
-    "from tests.runtime.preprocess.cube import glb\n"
-    "from runtime.machine.limits import read_peak_bytes as peak\n"
-    "prepare = PointCloudPreprocessor(PointCloudPreprocessing(num_points=64, min_points=2, seed=0)).prepare\n"
-    "prepare(read_mesh_bytes(glb(), '.glb')); data = Path(sys.argv[1]).read_bytes(); before, asked = peak(), 0\n"
-    "while True:\n"
-    "    try:\n"
-    "        with limit_memory(asked): prepare(read_mesh_bytes(data, sys.argv[2])); break\n"
-    "    except TooLittleMemoryError as exc: asked = exc.needed_bytes\n"
-    "print(reading_bytes(data, sys.argv[2]) + asked, peak() - before)"
-)
+CODE = """
+from runtime.artifact.manifest import PointCloudPreprocessing
+from runtime.preprocess.memory_limit import *
+from runtime.preprocess.mesh.formats import read_mesh_bytes
+from runtime.preprocess.mesh.memory import reading_bytes
+from runtime.preprocess.point_cloud import PointCloudPreprocessor
+from tests.runtime.preprocess.cube import glb
 
-
-def measure(suffix: str, data: bytes, path: Path) -> tuple[int, int]:
-    """Return the bytes that reading says to need, and those that it takes in a process of its own."""
-    path.write_bytes(data)
-    command = [sys.executable, "-c", CODE, str(path), suffix]
-    said, taken = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-    return int(said), int(taken)
+prepare = PointCloudPreprocessor(PointCloudPreprocessing(num_points=64, min_points=2, seed=0)).prepare
+prepare(read_mesh_bytes(glb(), ".glb"))
+data, before, asked = Path(sys.argv[1]).read_bytes(), peak(), 0
+while True:
+    try:
+        with limit_memory(asked):
+            prepare(read_mesh_bytes(data, sys.argv[2]))
+        break
+    except TooLittleMemoryError as exc:
+        asked = exc.needed_bytes
+print(reading_bytes(data, sys.argv[2]) + asked, peak() - before)
+"""
 
 
 @pytest.mark.process
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@needs_proc
 @pytest.mark.parametrize(("suffix", "make"), FILES.values(), ids=FILES)
 def test_reading_takes_no_more_memory_than_it_says(suffix: str, make: Callable[[], bytes], tmp_path: Path) -> None:
-    said, taken = measure(suffix, make(), tmp_path / "mesh")
+    (tmp_path / "mesh").write_bytes(make())
+    said, taken = run_and_read(CODE, tmp_path / "mesh", suffix)
     assert 0.05 * said < taken < said + (8 << 20), (said, taken)

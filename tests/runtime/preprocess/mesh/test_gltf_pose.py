@@ -11,9 +11,19 @@ import pytest
 
 from runtime.array_types import Array
 from runtime.preprocess.item import UnusableItemError
-from runtime.preprocess.mesh import glb as module
+from runtime.preprocess.mesh import gltf_pose
 from runtime.preprocess.mesh.triangles import load_corners
-from tests.runtime.preprocess.cube import CORNERS, FACES, glb, pack_glb, prepare, split_glb, with_accessor, write
+from tests.runtime.preprocess.cube import (
+    CORNERS,
+    FACES,
+    glb,
+    pack_glb,
+    prepare,
+    split_glb,
+    with_accessor,
+    with_arrays,
+    write,
+)
 
 DOCUMENT = split_glb(glb())[0]
 
@@ -51,32 +61,11 @@ def test_unusable_files_say_why(data: bytes, reason: str, tmp_path: Path, capfd:
     assert capfd.readouterr() == ("", "")
 
 
-def with_arrays(document: dict[str, Any], **arrays: Array) -> bytes:
-    """Return the cube with more accessors, which ``document`` names as strings."""
-    base, binary = split_glb(glb())
-    base |= document
-    numbers = {}
-    for name, array in arrays.items():
-        numbers[f': "{name}"'] = ": " + str(len(base["accessors"]))
-        data = array.tobytes()
-        base["bufferViews"].append({"buffer": 0, "byteOffset": len(binary), "byteLength": len(data)})
-        component = {"<f4": 5126, "|u1": 5121, "|i1": 5120}[array.dtype.str]
-        kind = {1: "SCALAR", 3: "VEC3", 4: "VEC4", 16: "MAT4"}[array.shape[1]]
-        accessor = {"bufferView": len(base["bufferViews"]) - 1, "componentType": component, "type": kind}
-        base["accessors"].append(accessor | {"count": len(array), "normalized": component != 5126 and name != "joints"})
-        binary += data
-    base["buffers"] = [{"byteLength": len(binary)}]
-    text = json.dumps(base)
-    for name, number in numbers.items():
-        text = text.replace(name, number)
-    return pack_glb(text, binary)
-
-
 def instances(**arrays: Array) -> bytes:
     attributes = {name.upper(): name for name in arrays}
     extensions = {"EXT_mesh_gpu_instancing": {"attributes": attributes}}
     node = {"mesh": 0, "translation": [0, 100, 0], "extensions": extensions}
-    return with_arrays({"nodes": [node], "extensionsUsed": [*extensions]}, **arrays)
+    return with_arrays({"nodes": [node], "extensionsUsed": [*extensions]}, arrays)
 
 
 PLACES = np.array([[0, 0, 0], [5, 0, 0], [9, 0, 1]], "<f4")
@@ -111,7 +100,7 @@ def skinned(joints: list[dict[str, Any]], inverse: Array | None = None, **node: 
         "meshes": [{"primitives": [{"attributes": attributes, "indices": 1}]}],
         "skins": [skin],
     }
-    return with_arrays(document, **arrays)
+    return with_arrays(document, arrays)
 
 
 def test_a_skinned_mesh_ignores_its_nodes_transform(tmp_path: Path) -> None:
@@ -152,7 +141,7 @@ def test_a_camera_does_not_hide_the_mesh_of_its_node(tmp_path: Path) -> None:
 
 
 def test_too_much_posing_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_POSED_VERTICES", 7)
+    monkeypatch.setattr(gltf_pose, "MAX_POSED_VERTICES", 7)
     with pytest.raises(UnusableItemError, match="poses more than 7 vertices"):
         load_corners(write(tmp_path, ".glb", skinned([{}, {}])))
 
@@ -175,7 +164,7 @@ MANY_PARTS = {
 def test_too_many_parts_are_refused(data: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path, ".glb", data)
     load_corners(path)
-    monkeypatch.setattr(module, "MAX_PARTS", 2)
+    monkeypatch.setattr(gltf_pose, "MAX_PARTS", 2)
     with pytest.raises(UnusableItemError, match=r"[34] parts to place, and at most 2 are read; join its meshes"):
         load_corners(path)
 
@@ -184,7 +173,7 @@ def test_many_meshes_that_are_nested_deep_are_refused(tmp_path: Path, monkeypatc
     nodes = [{"children": [1]}, {"children": [2]}, {"children": [3, 4]}, {"mesh": 0}, {"mesh": 0}]
     path = write(tmp_path, ".glb", glb(nodes=nodes))
     load_corners(path)
-    monkeypatch.setattr(module, "MAX_NESTING", 50)
+    monkeypatch.setattr(gltf_pose, "MAX_NESTING", 50)
     with pytest.raises(UnusableItemError, match="too many meshes that are nested deep; export it without"):
         load_corners(path)
 
