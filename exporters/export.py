@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from exporters.artifact_writer import check_destination
 from exporters.catalogue.names import default_name, find_model
 from exporters.catalogue.options import ExportOptions
+from exporters.errors import needs_extra
 from exporters.families.load import check_options, check_weights, load_towers
 from exporters.progress import Stage, silent
-from runtime.errors import MissingDependencyError, UsageError
+from runtime.errors import UsageError
 from runtime.session.providers import check_packages
 
 
 def export(
-    name: str,
+    name: str | os.PathLike[str],
     *,
     output: str | os.PathLike[str] = "artifacts",
     artifact_name: str | None = None,
@@ -54,23 +53,8 @@ def export(
     check_destination(destination, force=options.force)
     check_weights(spec, options)
     check_packages()
-    with stage("import torch"), named_dependencies():
+    with stage("import torch"), needs_extra("export,cpu", "exporting"):
         from exporters.export_towers import export_towers
-    with stage("load weights"), named_dependencies():
+    with stage("load weights"), needs_extra("export,cpu", "exporting"):
         towers = load_towers(spec, options, any_architecture=artifact_name is not None)
     return export_towers(spec, towers, destination, options=options, stage=stage)
-
-
-@contextmanager
-def named_dependencies() -> Iterator[None]:
-    """Report a missing package with the command that installs it.
-
-    Raises:
-        MissingDependencyError: A package is missing.
-    """
-    try:
-        yield
-    except ModuleNotFoundError as exc:
-        raise MissingDependencyError(
-            f"exporting needs {exc.name}; install it with `pip install 'embedding-backbones[export,cpu]'`"
-        ) from exc

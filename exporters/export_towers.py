@@ -81,21 +81,7 @@ def export_towers(
         with writing(destination):
             few = slice(GOLDEN_ITEMS)
             write_golden(folder, {tower.name: (tower.items()[few], references[tower.name][few]) for tower in towers})
-        versions = {"embedding-backbones": __version__}
-        versions |= {name: importlib.metadata.version(name) for name in _PACKAGES} | installed_packages()
-        manifest = Manifest(
-            schema_version=SCHEMA_VERSION,
-            name=destination.name,
-            backbone=spec.name,
-            task=spec.task or _TASKS[frozenset(records)],
-            architecture=spec.architecture or towers[0].architecture or "custom",
-            output_dim=towers[0].output_dim,
-            towers=records,
-            similarity_function=towers[0].similarity_function,
-            weights=towers[0].weights,
-            provenance=Provenance(opset=options.opset, packages=versions),
-            files=record_files(folder),
-        )
+        manifest = _describe(folder, destination.name, spec, towers[0], records, options.opset)
         with stage("compare with torch"):
             pipeline = Pipeline(folder, manifest.towers, manifest.output_dim, SessionOptions(provider="cpu"))
             measured = _measure(Embedder(manifest, pipeline), towers, references, options)
@@ -115,6 +101,32 @@ def _write_tower(folder: Path, tower: ExportableTower, destination: Path, opset:
         external_data = write_graph(folder / tower.record.graph, graph)
         tower.write_files(folder)
     return replace(tower.record, external_data=external_data), weights
+
+
+def _describe(
+    folder: Path,
+    name: str,
+    spec: BackboneSpec,
+    tower: ExportableTower,
+    records: dict[TowerName, Tower],
+    opset: int,
+) -> Manifest:
+    """Return the manifest of the artifact in ``folder``, still without parity. ``tower`` is one of its towers."""
+    versions = {"embedding-backbones": __version__}
+    versions |= {name: importlib.metadata.version(name) for name in _PACKAGES} | installed_packages()
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        name=name,
+        backbone=spec.name,
+        task=spec.task or _TASKS[frozenset(records)],
+        architecture=spec.architecture or tower.architecture or "custom",
+        output_dim=tower.output_dim,
+        towers=records,
+        similarity_function=tower.similarity_function,
+        weights=tower.weights,
+        provenance=Provenance(opset=opset, packages=versions),
+        files=record_files(folder),
+    )
 
 
 def _trace(tower: ExportableTower, opset: int) -> ir.Model:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from exporters.catalogue.registry import BACKBONES, suggest_backbone
@@ -24,7 +26,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _UNSAFE = re.compile(r"[^\w.-]+")  # characters that a folder's name should not have
 
 
-def find_model(name: str, *, revision: str | None = None) -> BackboneSpec:
+def find_model(name: str | os.PathLike[str], *, revision: str | None = None) -> BackboneSpec:
     """Return the model that a NAME of the command line stands for.
 
     Args:
@@ -36,6 +38,7 @@ def find_model(name: str, *, revision: str | None = None) -> BackboneSpec:
         UnknownBackboneError: The name stands for nothing; the message lists similar names.
         UsageError: The name is a file, or ``revision`` is given for a name that is not a hub id.
     """
+    name = os.fspath(name)
     spec = BACKBONES.get(name) or BackboneSpec(name=name, source=_find_source(name, revision))
     if revision is not None and not isinstance(spec.source, HubModelSource):
         raise UsageError(f"--revision is for models on the hub, and {name} is none; leave it out")
@@ -54,11 +57,17 @@ def default_name(spec: BackboneSpec) -> str:
     return _UNSAFE.sub("-", name).strip("-.") or "model"
 
 
+def unknown_model(library: str, name: str, known: Iterable[str]) -> UnknownBackboneError:
+    """Return the error for a name that a library does not have. It lists the similar ones of the ``known`` names."""
+    close = difflib.get_close_matches(name, list(known), n=3)
+    return UnknownBackboneError(f"{library} has no model {name}; similar ones are {', '.join(close) or 'none'}")
+
+
 def _find_source(name: str, revision: str | None) -> NamedSource:
     library, _, model = name.partition(":")
     if library in _LIBRARIES and model:
         return _library_source(library, model)
-    if Path(name).is_dir():
+    if name and Path(name).is_dir():  # an empty path is the current folder
         return FolderSource(path=Path(name))
     if Path(name).is_file():
         raise UsageError(

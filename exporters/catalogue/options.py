@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from exporters.catalogue.weights_ref import WeightsRef, parse_weights
-from runtime.artifact.manifest import Arithmetic, Interpolation, Pooling, Tolerance, TowerName
+from runtime.artifact.manifest import MIN_TEXT_LENGTH, Arithmetic, Interpolation, Pooling, Tolerance, TowerName
 from runtime.errors import UsageError
 
 # Torch's exporter writes ONNX operator set 18, and onnxscript converts it to newer ones. onnxruntime 1.24, the newest
@@ -61,7 +61,7 @@ class ExportOptions:
         weights_ref: ``weights``, parsed.
     """
 
-    weights: str = "pretrained"
+    weights: str | os.PathLike[str] = "pretrained"
     select_model: str | None = None
     tokenizer: str | os.PathLike[str] | None = None
     tower: TowerName | None = None
@@ -95,8 +95,12 @@ class ExportOptions:
             )
         if self.input not in ("uint8", "float32"):
             raise UsageError(f"input {self.input!r} is neither uint8 nor float32")
+        if self.tower not in (None, "text", "image"):
+            raise UsageError(f"tower {self.tower!r} is neither text nor image")
+        if self.max_length is not None and self.max_length < MIN_TEXT_LENGTH:
+            raise UsageError(f"max_length {self.max_length} is below {MIN_TEXT_LENGTH}: there is no room for a text")
         self._check_image_options()
-        object.__setattr__(self, "weights_ref", parse_weights(self.weights))
+        object.__setattr__(self, "weights_ref", parse_weights(os.fspath(self.weights)))
 
     def _check_image_options(self) -> None:
         if self.resize is not None and not _RESIZE.fullmatch(self.resize):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from exporters.cli.options import add_variant_options, flag
-from exporters.export import named_dependencies
+from exporters.errors import needs_extra
 from exporters.progress import StageDisplay
 from exporters.variants.options import DEFAULT_FLOORS, DEFAULT_ITEMS, DEFAULT_MIN_RETRIEVAL, VariantOptions
 from runtime import console
@@ -100,7 +100,7 @@ def read_variant_options(arguments: argparse.Namespace, names: Sequence[str]) ->
 
 def add_asked_variants(artifact: Path, options: VariantOptions) -> int:
     """Add the variants that the user asks for, and return the exit code."""
-    with named_dependencies():
+    with needs_extra("export,cpu", "exporting"):
         from exporters.variants.build import add_variants
         from exporters.variants.report import describe_outcomes
 

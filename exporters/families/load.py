@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -49,7 +49,7 @@ FAMILIES = (
         options=_IMAGE | {"image_size"},
     ),
     Family(
-        module="exporters.families.clip.open_clip_models",
+        module="exporters.families.clip.open_clip_any",
         sources=(OpenClipModelSource,),
         options=_IMAGE | {"image_size", "tower"},
     ),
@@ -85,7 +85,7 @@ FOLDER_FAMILIES: Mapping[FolderKind, Family] = {
     "sentence-clip": Family(module="exporters.families.clip.sentence_folder", options=_IMAGE | {"tower", "revision"}),
     "timm": Family(module="exporters.families.vision.timm_models", options=_IMAGE | {"image_size", "revision"}),
     "open_clip": Family(
-        module="exporters.families.clip.open_clip_models", options=_IMAGE | {"image_size", "tower", "revision"}
+        module="exporters.families.clip.open_clip_any", options=_IMAGE | {"image_size", "tower", "revision"}
     ),
 }
 
@@ -94,8 +94,12 @@ def check_options(spec: BackboneSpec, options: ExportOptions) -> None:
     """Check that the model's family takes every option that is given. A folder's family is not known yet.
 
     Raises:
-        UsageError: The family does not take one of them.
+        UsageError: The family does not take one of them, or the weights or the tower do not.
     """
+    if options.select_model and not isinstance(options.weights_ref, FinetunerRun):
+        raise UsageError("--select-model is for Finetuner runs; use --tower to export one tower of a CLIP")
+    if options.tower == "text" and (given := _given(options, _IMAGE | {"image_size"})):
+        raise UsageError(f"--tower text exports no image tower, and {given[0]} is for images; leave one of them out")
     if spec.source is not None and not isinstance(spec.source, FolderSource | HubModelSource):
         _check_options(spec, _find_family(spec), options)
 
@@ -124,9 +128,9 @@ def load_towers(spec: BackboneSpec, options: ExportOptions, *, any_architecture:
         WeightsError: The weights are not available, or do not fit.
         UsageError: The family does not take one of the options.
     """
+    check_options(spec, options)
     if isinstance(spec.source, FolderSource | HubModelSource):
         return _load_folder(spec, spec.source, options)
-    check_options(spec, options)
     check_weights(spec, options)
     if isinstance(spec.source, NamedSource) and isinstance(options.weights_ref, FinetunerRun):
         raise WeightsError(f"{options.weights} is a Finetuner run; export it under its own backbone of the catalogue")
@@ -139,8 +143,6 @@ def load_towers(spec: BackboneSpec, options: ExportOptions, *, any_architecture:
         from exporters.families.from_run import read_models
 
         towers = loader.load_run(request, read_models(spec, options.weights_ref.path, options))
-    elif options.select_model:
-        raise UsageError("--select-model is for Finetuner runs; use --tower to export one tower of a CLIP")
     else:
         towers = loader.load(request, options.weights_ref)
     return towers
@@ -172,10 +174,16 @@ def _load_folder(
 
 
 def _check_options(spec: BackboneSpec, family: Family, options: ExportOptions) -> None:
-    defaults, known = ExportOptions(), [*FAMILIES, *FOLDER_FAMILIES.values()]
-    for name in sorted(frozenset[str]().union(*(each.options for each in known)) - family.options):
-        if getattr(options, name) != getattr(defaults, name):
-            raise UsageError(f"--{name.replace('_', '-')} is not for {spec.name}; leave it out")
+    known = [*FAMILIES, *FOLDER_FAMILIES.values()]
+    if given := _given(options, frozenset[str]().union(*(each.options for each in known)) - family.options):
+        raise UsageError(f"{given[0]} is not for {spec.name}; leave it out")
+
+
+def _given(options: ExportOptions, names: Collection[str]) -> list[str]:
+    """Return those of the options ``names`` that differ from their defaults, as flags of the command line."""
+    defaults = ExportOptions()
+    given = [name for name in sorted(names) if getattr(options, name) != getattr(defaults, name)]
+    return [f"--{name.replace('_', '-')}" for name in given]
 
 
 def _find_family(spec: BackboneSpec) -> Family:

@@ -21,6 +21,8 @@ from exporters.samples.texts import TEXTS
 from runtime.artifact.manifest import TextPreprocessing, TowerName
 from runtime.preprocess.text import TextPreprocessor
 
+_POSITION_TABLES = ("position_embeddings", "wpe", "embed_positions", "position_embedding")
+
 
 class TextTower(ExportableTower):
     """An ``ExportableTower`` for texts. Subclasses add the network, and set ``tokenizer`` or override ``backend``."""
@@ -100,3 +102,16 @@ class TextEmbedding(nn.Module):
         further = [tensor for tensor in (attention_mask, third, fourth) if tensor is not None]
         embedding: Tensor = self.encoder(input_ids, *further)
         return nn.functional.normalize(embedding, dim=-1) if self.unit_length else embedding
+
+
+def count_positions(encoder: nn.Module) -> int | None:
+    """Return the number of tokens that learned positions allow; ``None`` for positions without a table.
+
+    Tables with a padding index begin behind it: RoBERTa's 514 positions take 512 tokens.
+    """
+    sizes = [
+        table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
+        for name, table in encoder.named_modules()
+        if isinstance(table, nn.Embedding) and name.rpartition(".")[2] in _POSITION_TABLES
+    ]
+    return min(sizes, default=None)

@@ -69,6 +69,17 @@ def replaced_method(owner: type, name: str, function: Callable[..., Any]) -> Ite
         setattr(owner, name, original)
 
 
+@contextmanager
+def quiet_logging() -> Iterator[None]:
+    """Keep libraries from printing their notes among the stages."""
+    disabled = logging.root.manager.disable
+    logging.disable(max(disabled, logging.ERROR))
+    try:
+        yield
+    finally:
+        logging.disable(disabled)
+
+
 class _WarningList(logging.Handler):
     """A handler that appends the first line of each warning to a list."""
 

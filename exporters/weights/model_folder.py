@@ -14,12 +14,16 @@ from transformers.utils import logging as transformers_logging
 from exporters.catalogue.weights_ref import RandomInit, WeightsRef
 from exporters.errors import WeightsError, WeightsMismatchError
 from exporters.weights.parsing import parsing, read_json, summarize_error
-from exporters.weights.state_dict import abbreviate, escape_name, is_part_of
+from exporters.weights.state_dict import abbreviate, escape_name, is_part_of, seeded
 from runtime.artifact.manifest import Weights, seal
 from runtime.artifact.reader import record_file
 
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 _LIBRARIES = ("transformers", "sentence_transformers")
+_VOCABULARIES = (
+    *("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model"),
+    *("spm.model", "whitespacetokenizer_config.json"),
+)
 
 
 def describe_folder(folder: Path, weights: WeightsRef) -> Weights:
@@ -106,9 +110,22 @@ def check_library(folder: Path) -> None:
         raise WeightsMismatchError(f"{folder} is a model of {library}, expected transformers or sentence-transformers")
 
 
-def load_with_transformers(loader: Any, folder: Path, ignored: tuple[str, ...] = ()) -> Any:
-    """Return the model that ``loader.from_pretrained`` loads; see :func:`load_reported`."""
-    return load_reported(loader, folder, ignored)[0]
+def has_vocabulary(*folders: Path) -> bool:
+    """Tell whether one of the folders holds the vocabulary of a tokenizer. Without one, transformers makes it up."""
+    return any((folder / name).is_file() for folder in folders for name in _VOCABULARIES)
+
+
+def build_model(loader: Any, folder: Path, config: Any, seed: int) -> Any:
+    """Return the model that ``loader`` builds from a configuration, with random weights, in evaluation mode.
+
+    Raises:
+        WeightsError: transformers cannot build it; the message names ``folder``.
+    """
+    try:
+        with seeded(seed), quiet_transformers():
+            return getattr(loader, "from_config", loader)(config).eval()
+    except Exception as exc:  # transformers raises many types for an unknown configuration
+        raise WeightsError(f"{folder} cannot be built by transformers ({summarize_error(exc)})") from exc
 
 
 def load_reported(loader: Any, folder: Path, ignored: tuple[str, ...] = ()) -> tuple[Any, frozenset[str]]:

@@ -1,4 +1,4 @@
-"""Files that other libraries wrote: their errors, in our words."""
+"""Errors of other libraries, in our words: of the files that they wrote, and of their models."""
 
 from __future__ import annotations
 
@@ -24,6 +24,22 @@ def parsing(path: Path | str) -> Iterator[None]:
         raise WeightsError(
             f"{path} does not have the expected form ({type(exc).__name__}: {summarize_error(exc)}); save it again "
             "with its own library"
+        ) from exc
+
+
+@contextmanager
+def taking_images(side: int) -> Iterator[None]:
+    """Report the errors of a model that runs on square images in the block.
+
+    Raises:
+        WeightsError: The model fails; the message names ``side``, in pixels.
+    """
+    try:
+        yield
+    except Exception as exc:  # each library has its own errors for a wrong size
+        raise WeightsError(
+            f"the model does not take images of {side} x {side} pixels ({summarize_error(exc)}); use --crop or "
+            "--image-size with a size that it takes"
         ) from exc
 
 

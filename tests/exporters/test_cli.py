@@ -41,13 +41,15 @@ def test_a_name_alone_is_an_export(prefix: list[str], calls: list[Any]) -> None:
 
 
 def test_every_option_arrives(calls: list[Any], tmp_path: Path) -> None:
-    words = f"""--output {tmp_path} --weights random:4 --pooling gem --gem-p 2.5 --normalize --image-size 96
+    run = tmp_path / "run.zip"
+    run.touch()
+    words = f"""--output {tmp_path} --weights {run} --pooling gem --gem-p 2.5 --normalize --image-size 96
         --input float32 --opset 21 --min-cosine 0.9 --max-error 0.01 --max-distance-share 0.1 --force
         --name mine --select-model both resnet-large"""
     assert main(words.split()) == 0
     ((name, output, options),) = calls
     assert (name, output) == ("resnet-large", tmp_path)
-    assert (options.weights, options.normalize, options.image_size) == ("random:4", True, 96)
+    assert (options.weights, options.normalize, options.image_size) == (str(run), True, 96)
     assert (options.input, options.opset, options.force) == ("float32", 21, True)
     assert options.select_model == "both"
     assert options.pooling is not None

@@ -61,10 +61,10 @@ def _load_clip(
 ) -> Clip:
     source, arithmetic, tokenizer = request.source, request.options.arithmetic, request.options.tokenizer_folder
     if isinstance(source, ClipSource):
-        from exporters.families.clip.huggingface import load_clip
+        from exporters.families.clip.transformers_catalogue import load_clip
 
         return load_clip(source, weights, arithmetic=arithmetic, tokenizer=tokenizer, ignored=ignored)
-    from exporters.families.clip.open_clip import load_open_clip
+    from exporters.families.clip.open_clip_catalogue import load_open_clip
 
     return load_open_clip(source, weights, arithmetic=arithmetic, tokenizer=tokenizer, ignored=ignored)
 

@@ -16,6 +16,7 @@ from exporters.families.clip.transformers_folder import image_model, text_model
 from exporters.families.family import FolderRequest
 from exporters.families.sentence.reader import read_model, read_prompts
 from exporters.families.tower import ExportableTower
+from exporters.families.vision.processor import read_processor
 from exporters.families.vision.tower import ImageModelTower
 from exporters.weights.parsing import parsing, read_json
 from runtime.artifact.similarity import SimilarityFunction
@@ -48,7 +49,7 @@ def load_folder(request: FolderRequest) -> list[ExportableTower]:
 
     towers: list[ExportableTower] = []
     if options.tower != "image":
-        text = text_model(module.model, inner, module.tokenizer, encode)
+        text = text_model(module.model, module.tokenizer, encode)
         tokenize = text.tokenize
         preprocessing = replace(text.preprocessing, prompts=prompts, default_prompt=sentences.default_prompt_name)
         text = replace(
@@ -61,7 +62,7 @@ def load_folder(request: FolderRequest) -> list[ExportableTower]:
         towers.append(TextModelTower(text, weights, options, architecture="clip"))
     if options.tower != "text":
         image = replace(
-            image_model(module.model, inner, options),
+            image_model(module.model, *read_processor(inner, options.arithmetic)),
             embed_image=encode,
             normalized=normalized,
             library="sentence-transformers",

@@ -15,6 +15,7 @@ from exporters.errors import WeightsError
 from exporters.families.text_tower import TextTower
 from exporters.modules.sharing import copy_sharing_tensors
 from exporters.samples.texts import TEXTS
+from exporters.weights.state_dict import unwrap
 from runtime.artifact.manifest import Pooling, Projection, TextPreprocessing, Weights
 
 # Texts that tokenizers often handle in their own way, beside those of the gate.
@@ -91,6 +92,10 @@ class TextModelTower(TextTower):
     def encoder(self) -> nn.Module:
         """Return encoder and projection."""
         return copy_sharing_tensors(self._model.encoder)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the tensors of the encoder by its library's names."""
+        return dict(unwrap(self._model.encoder.state_dict()))
 
     def embed(self, item: str) -> Tensor:
         """Return the unmodified model's embedding of a text, with its library's own tokenizer."""

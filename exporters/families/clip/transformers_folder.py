@@ -7,23 +7,22 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from PIL import Image
 from torch import Tensor, nn
-from transformers import AutoModel
+from transformers import AutoModel, PreTrainedTokenizerFast
 
-from exporters.catalogue.options import ExportOptions
 from exporters.errors import WeightsError
 from exporters.families.clip.text import TextModel, TextModelTower
 from exporters.families.family import FolderRequest
 from exporters.families.tower import ExportableTower
 from exporters.families.transformer.huggingface import max_length, read_config, read_tokenizer
 from exporters.families.vision.processor import read_processor
-from exporters.families.vision.random_weights import calibrate
 from exporters.families.vision.tower import ImageModel, ImageModelTower
-from exporters.weights.model_folder import load_with_transformers, quiet_transformers
-from exporters.weights.parsing import summarize_error
+from exporters.weights.model_folder import build_model, load_reported
+from exporters.weights.random_init import calibrate_on_photos
 from exporters.weights.remote_code import refuse_code
-from exporters.weights.state_dict import complete_record, seeded
-from runtime.artifact.manifest import TextInput, TextPreprocessing
+from exporters.weights.state_dict import complete_record
+from runtime.artifact.manifest import ImagePreprocessing, TextInput, TextPreprocessing
 
 _IGNORED = ("logit_scale", "logit_bias", "position_ids")
 # Models that were trained on texts of a fixed length, padding included, without a mask.
@@ -42,14 +41,15 @@ def load_folder(request: FolderRequest) -> list[ExportableTower]:
     weights, architecture = request.weights, str(model.config.model_type)
     towers: list[ExportableTower] = []
     if options.tower != "text":
-        image = image_model(model, folder, options)
+        image = image_model(model, *read_processor(folder, options.arithmetic))
         if weights.seed is not None:
-            calibrate(cast(nn.Module, model), image.transforms)
+            calibrate_on_photos(cast(nn.Module, model), image.transforms)
         weights = complete_record(weights, model)
         towers.append(ImageModelTower(image, weights, options, architecture=architecture))
     if options.tower != "image":
         weights = complete_record(weights, model)
-        towers.insert(0, TextModelTower(text_model(model, folder), weights, options, architecture=architecture))
+        text = text_model(model, _read_tokenizer(folder, model.config.text_config.vocab_size))
+        towers.insert(0, TextModelTower(text, weights, options, architecture=architecture))
     return towers
 
 
@@ -61,14 +61,9 @@ def load_model(request: FolderRequest) -> Any:
     """
     config: Any = read_config(request.path)
     if request.weights.seed is None:
-        model = load_with_transformers(AutoModel, request.path, ignored=_IGNORED)
+        model, _ = load_reported(AutoModel, request.path, ignored=_IGNORED)
     else:
-        try:
-            with seeded(request.weights.seed), quiet_transformers():
-                auto: Any = AutoModel
-                model = auto.from_config(config).eval()
-        except Exception as exc:  # transformers raises many types for an unknown configuration
-            raise WeightsError(f"{request.path} cannot be built by transformers ({summarize_error(exc)})") from exc
+        model = build_model(AutoModel, request.path, config, request.weights.seed)
     if not (hasattr(model, "get_text_features") and hasattr(model, "get_image_features")):
         raise WeightsError(
             f"{request.path} is a {config.model_type}, which gives no embeddings of texts and images; expected a model "
@@ -104,37 +99,35 @@ class ImageHalf(nn.Module):
         return _features(self.model.get_image_features(pixel_values=pixel_values))
 
 
+def _read_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenizerFast:
+    try:
+        return read_tokenizer(folder, vocab_size)
+    except WeightsError as exc:
+        raise WeightsError(f"{exc}; or export the image tower alone by --tower image") from exc
+
+
 def text_model(
-    model: Any, folder: Path, tokenizer: Any = None, embed: Callable[[str], Tensor] | None = None
+    model: Any, tokenizer: PreTrainedTokenizerFast, embed: Callable[[str], Tensor] | None = None
 ) -> TextModel:
-    """Return the text half of a model, with the tokenizer in its folder.
+    """Return the text half of a model.
 
     Args:
         model: A model of transformers with text features.
-        folder: The folder.
-        tokenizer: A tokenizer that is already loaded.
+        tokenizer: Its tokenizer.
         embed: The reference, if it is not the model itself: a text to ``[output_dim]``.
-
-    Raises:
-        WeightsError: The folder holds no tokenizer that the runtime can be.
     """
-    text = model.config.text_config
-    try:
-        tokenizer = tokenizer or read_tokenizer(folder, text.vocab_size)
-    except WeightsError as exc:
-        raise WeightsError(f"{exc}; or export the image tower alone by --tower image") from exc
-    limit = max_length(text, tokenizer)
     fixed = model.config.model_type in _FIXED_LENGTH
+    names: tuple[TextInput, ...] = ("input_ids",) if fixed else ("input_ids", "attention_mask")
+    encoder = TextHalf(model, names)
+    limit = max_length(encoder, tokenizer)
 
     def tokenize(text: str) -> Mapping[str, Tensor]:
         padding = "max_length" if fixed else False
         encoded = tokenizer(text, truncation=True, max_length=limit, padding=padding, return_tensors="pt")
-        names = ("input_ids",) if fixed else ("input_ids", "attention_mask")
         return {name: encoded[name] for name in names}
 
-    names = cast(tuple[TextInput, ...], tuple(tokenize("a text")))
     return TextModel(
-        encoder=TextHalf(model, names),
+        encoder=encoder,
         embed=embed or (lambda text: _features(model.get_text_features(**tokenize(text)))[0]),
         tokenize=tokenize,
         tokenizer=tokenizer.backend_tokenizer,
@@ -150,17 +143,12 @@ def text_model(
 
 
 def image_model(
-    model: Any, folder: Path, options: ExportOptions, embed: Callable[[Tensor], Tensor] | None = None
+    model: Any, transforms: Callable[[Image.Image], Tensor], preprocessing: ImagePreprocessing
 ) -> ImageModel:
-    """Return the image half of a model, with the image processor in its folder; see :func:`text_model`.
-
-    Raises:
-        WeightsError: The folder holds no image processor that the runtime can be.
-    """
-    transforms, preprocessing = read_processor(folder, options.arithmetic)
+    """Return the image half of a model of transformers, with its image processor as ``read_processor`` returns it."""
     return ImageModel(
         backbone=ImageHalf(model),
-        embed=embed or (lambda pixel_values: _features(model.get_image_features(pixel_values=pixel_values))),
+        embed=lambda pixel_values: _features(model.get_image_features(pixel_values=pixel_values)),
         transforms=transforms,
         preprocessing=preprocessing,
         layers=(f"{type(model).__name__}.get_image_features",),

@@ -12,6 +12,7 @@ from torchvision.transforms._presets import ImageClassification
 from exporters.catalogue.options import ExportOptions
 from exporters.families.image_tower import ImageTower
 from exporters.families.vision.stated import state_preprocessing
+from exporters.families.vision.torchvision_models import input_of
 from exporters.families.vision.transforms import read_transforms
 from exporters.modules.pooling import build_image_pooling
 from exporters.modules.projection import ProjectionLayer, project_exactly, stack_projections
@@ -95,17 +96,7 @@ class CnnTower(ImageTower):
         """
         pooling = self.record.pooling
         submodule = self._cnn.head if pooling.method == "avg" else self._cnn.pool
-        features = self._input_of(submodule, pixel_values).double().numpy()
+        features = input_of(self._cnn.model, submodule, pixel_values).double().numpy()
         if pooling.p is not None and pooling.eps is not None:
             features = (np.maximum(features, pooling.eps) ** pooling.p).mean(axis=(2, 3)) ** (1 / pooling.p)
         return project_exactly(self._cnn.projections, torch.from_numpy(features))[0]
-
-    def _input_of(self, submodule: str, pixel_values: Tensor) -> Tensor:
-        captured: list[Tensor] = []
-        module = self._cnn.model.get_submodule(submodule)
-        hook = module.register_forward_pre_hook(lambda _, arguments: captured.append(arguments[0]))
-        try:
-            self._cnn.model(pixel_values)
-        finally:
-            hook.remove()
-        return captured[0]

@@ -20,15 +20,12 @@ from exporters.errors import WeightsError, WeightsUnavailableError
 from exporters.families.family import FolderRequest
 from exporters.families.sentence.adapter import is_adapter
 from exporters.weights.load_watch import replaced_method, watch_loading
+from exporters.weights.model_folder import has_vocabulary
 from exporters.weights.parsing import parsing, read_json, summarize_error
 from exporters.weights.remote_code import refuse_code
 from exporters.weights.state_dict import seeded
 from runtime.errors import MissingDependencyError
 
-_VOCABULARIES = (
-    *("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model"),
-    *("spm.model", "whitespacetokenizer_config.json"),
-)
 # Models whose prompts are not pooled; the library knows them by their name on the hub, not by a setting.
 _INSTRUCTORS = tuple(f"hkunlp/instructor-{size}" for size in ("base", "large", "xl"))
 # Parts that no chain of modules uses, and counters that older versions saved.
@@ -54,8 +51,7 @@ def read_model(
     check_kind(folder)
     if not options.trust_remote_code:
         refuse_code(folder, "read it, and allow it by --trust-remote-code")
-    vocabularies = (path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.name in _VOCABULARIES)
-    if not options.trust_remote_code and next(vocabularies, None) is None:
+    if not options.trust_remote_code and not has_vocabulary(folder, *folder.iterdir()):
         raise WeightsError(  # transformers would make an empty one
             f"{folder} holds no tokenizer; save one there with tokenizer.save_pretrained (tokenizer.json)"
         )

@@ -29,7 +29,7 @@ from exporters.families.sentence.chain import (
     skips_prompt,
 )
 from exporters.families.sentence.reader import read_prompts
-from exporters.families.text_tower import TextTower
+from exporters.families.text_tower import TextTower, count_positions
 from exporters.samples.texts import TEXTS
 from exporters.weights.parsing import summarize_error
 from runtime.artifact.manifest import (
@@ -46,7 +46,6 @@ from runtime.errors import UsageError
 _LOG = logging.getLogger("exporters")
 # Architectures whose fused attention torch cannot trace: it ends in a strided view with symbolic sizes.
 _EAGER = ("t5", "mt5", "umt5")
-_POSITION_TABLES = ("position_embeddings", "wpe", "embed_positions", "position_embedding")
 _VECTOR = "sentence_embedding"
 _SAMPLE = ["The quick brown fox.", "A lazy dog, or two, sleeping in the sun"]
 
@@ -163,11 +162,11 @@ class SentenceTower(TextTower):
     def _read_preprocessing(self, options: ExportOptions) -> TextPreprocessing:
         first = self._first
         if isinstance(first, StaticEmbedding):
-            cut = self.backend.truncation or {}  # of the tokenizer.json, which the library leaves as it is
+            cut = self.backend.truncation or {}  # of the tokenizer.json, or the user's
             return self._with_prompts(
                 TextPreprocessing(
                     add_special_tokens=False,
-                    max_length=min(options.max_length or MAX_TEXT_LENGTH, cut.get("max_length", MAX_TEXT_LENGTH)),
+                    max_length=cut.get("max_length", MAX_TEXT_LENGTH),
                     truncation_side="left" if cut.get("direction") == "left" else "right",
                     pad_token_id=0,
                 )
@@ -314,8 +313,8 @@ def apply_options(model: SentenceTransformer, options: ExportOptions) -> Sentenc
         UsageError: The model has no pooling to replace, or scales its vectors before its last layer.
     """
     modules = list(model)
-    if options.max_length is not None and isinstance(modules[0], Transformer):
-        model.max_seq_length = options.max_length
+    if options.max_length is not None:
+        _limit_length(modules[0], options.max_length)
     if options.pooling is not None:
         modules = [_replace_pooling(module, options.pooling) for module in modules]
         if not any(isinstance(module, PoolingModule | GeMPooling) for module in modules):
@@ -334,6 +333,14 @@ def apply_options(model: SentenceTransformer, options: ExportOptions) -> Sentenc
     return changed
 
 
+def _limit_length(first: Any, max_length: int) -> None:
+    if isinstance(first, StaticEmbedding):
+        side = (first.tokenizer.truncation or {}).get("direction", "right")
+        first.tokenizer.enable_truncation(max_length, direction=side)
+    else:
+        first.max_seq_length = max_length
+
+
 def _without_last_normalize(modules: list[nn.Module]) -> list[nn.Module]:
     if _scales_vector(modules[-1]):
         return modules[:-1]
@@ -343,19 +350,6 @@ def _without_last_normalize(modules: list[nn.Module]) -> list[nn.Module]:
             f"{type(modules[-1]).__name__}; leave the option out, or take the Normalize out of its modules.json"
         )
     return modules
-
-
-def count_positions(encoder: nn.Module) -> int | None:
-    """Return the number of tokens that learned positions allow; ``None`` for positions without a table.
-
-    Tables with a padding index begin behind it: RoBERTa's 514 positions take 512 tokens.
-    """
-    sizes = [
-        table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
-        for name, table in encoder.named_modules()
-        if isinstance(table, nn.Embedding) and name.rpartition(".")[2] in _POSITION_TABLES
-    ]
-    return min(sizes, default=None)
 
 
 def _replace_pooling(module: nn.Module, pooling: Pooling) -> nn.Module:

@@ -26,6 +26,7 @@ from exporters.errors import WeightsError, WeightsMismatchError
 from exporters.families.family import FolderRequest, LoadRequest
 from exporters.families.from_run import only_model
 from exporters.families.sentence.load import load_folder
+from exporters.families.text_tower import count_positions
 from exporters.families.tower import ExportableTower
 from exporters.families.transformer.sentence_layers import SentenceLayers, read_sentence_layers
 from exporters.families.transformer.tower import Transformer, TransformerTower
@@ -33,6 +34,7 @@ from exporters.modules.projection import ProjectionLayer
 from exporters.weights.finetuner_run import RunModel
 from exporters.weights.folder_kind import recognize_folder
 from exporters.weights.hub import download_tokenizer, find_model
+from exporters.weights.model_folder import has_vocabulary
 from exporters.weights.parsing import summarize_error
 from exporters.weights.stand_in_tokenizer import build_stand_in_tokenizer
 from exporters.weights.state_dict import Checkpoint, load_into, read_checkpoint, record_random, seeded, unwrap
@@ -41,14 +43,6 @@ from runtime.artifact.manifest import MIN_TEXT_LENGTH, Pooling
 _NO_LIMIT = 1_000_000  # transformers writes 1e30 for a tokenizer without a limit
 _DEFAULT_LENGTH = 512  # for T5, whose relative positions state no limit either
 _ENCODERS = {"bert": BertModel, "distilbert": DistilBertModel, "t5": T5EncoderModel}
-_VOCABULARIES = (
-    "tokenizer.json",
-    "vocab.txt",
-    "vocab.json",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "tokenizer.model",
-)
 # Parts that are not exported: BERT's pooler for pre-training, T5's decoder, and counters that older versions saved.
 _IGNORED = ("pooler", "embeddings.position_ids")
 _IGNORED_OF_T5 = ("decoder", "lm_head")
@@ -135,7 +129,7 @@ def read_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenizerFast:
         WeightsMismatchError: The tokenizer has more tokens than the model's ``vocab_size``.
     """
     advice = "save one there with tokenizer.save_pretrained (tokenizer.json)"
-    if not any((folder / name).is_file() for name in _VOCABULARIES):  # transformers would make an empty one
+    if not has_vocabulary(folder):  # transformers would make an empty one
         raise WeightsError(f"{folder} holds no tokenizer; {advice}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -155,18 +149,16 @@ def read_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def max_length(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast, stated: int | None = None) -> int:
+def max_length(encoder: nn.Module, tokenizer: PreTrainedTokenizerFast, stated: int | None = None) -> int:
     """Return the largest number of tokens: the smallest of the stated limits.
 
     Args:
-        config: Configuration of the model, with the number of its positions.
+        encoder: The model, whose table of positions is a limit.
         tokenizer: Tokenizer, with its limit (1e30 for none).
         stated: Limit in sentence-transformers' files. It replaces that of the tokenizer.
     """
-    positions = getattr(config, "max_position_embeddings", None)
-    if config.model_type in ("roberta", "xlm-roberta", "mpnet") and positions:
-        positions -= (config.pad_token_id or 0) + 1  # their positions start after that of the padding
-    limits = [int(limit) for limit in (stated or tokenizer.model_max_length, positions) if limit and limit < _NO_LIMIT]
+    stated = stated or tokenizer.model_max_length
+    limits = [int(limit) for limit in (stated, count_positions(encoder)) if limit and limit < _NO_LIMIT]
     return max(MIN_TEXT_LENGTH, min(limits, default=_DEFAULT_LENGTH))
 
 
@@ -193,7 +185,7 @@ def _load_state_dict(
         model=model,
         tokenizer=tokenizer,
         layers=layers,
-        max_length=max_length(model.config, tokenizer, layers.max_length),
+        max_length=max_length(model, tokenizer, layers.max_length),
         weights=checkpoint.record,
     )
 

@@ -18,6 +18,8 @@ from exporters.weights.parsing import parsing, summarize_error
 from runtime.artifact.manifest import Arithmetic, ImagePreprocessing, Interpolation
 from runtime.errors import UsageError
 
+# An image processor as a function of one image to ``[3, height, width]`` float32, and the runtime's equal.
+Processor = tuple[Callable[[Image.Image], Tensor], ImagePreprocessing]
 _DTYPES = ("uint8", "float32")
 _FILTERS: Mapping[int, Interpolation] = {
     0: "nearest",
@@ -30,9 +32,7 @@ _FILTERS: Mapping[int, Interpolation] = {
 _READ = ("size", "resample", "crop_size", "image_mean", "image_std", "rescale_factor")  # settings that are read here
 
 
-def read_processor(
-    folder: Path, arithmetic: Arithmetic, image_size: int | None = None
-) -> tuple[Callable[[Image.Image], Tensor], ImagePreprocessing]:
+def read_processor(folder: Path, arithmetic: Arithmetic, image_size: int | None = None) -> Processor:
     """Return the image processor in a folder as a function of one image, and the runtime's equal.
 
     The processor that resizes with Pillow is preferred to the one that resizes tensors, if there are both.
@@ -59,9 +59,7 @@ def read_processor(
     return wrap_processor(processor, arithmetic)
 
 
-def wrap_processor(
-    processor: Any, arithmetic: Arithmetic
-) -> tuple[Callable[[Image.Image], Tensor], ImagePreprocessing]:
+def wrap_processor(processor: Any, arithmetic: Arithmetic) -> Processor:
     """Return an image processor as a function of one image, and the runtime's equal.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -63,14 +63,14 @@ def _read_options(options: ExportOptions) -> dict[str, Any]:
 def _read_file(path: Path, arithmetic: Arithmetic, own: ImagePreprocessing) -> tuple[Transforms, ImagePreprocessing]:
     content = read_json(path)
     with parsing(path):
-        content = content.get("pretrained_cfg", content)
+        content = content.get("pretrained_cfg") or content.get("image_processor") or content
         if "input_size" in content or "crop_pct" in content:
             data: Any = import_module("timm.data")  # slow to import
             composed = data.create_transform(**data.resolve_data_config({}, pretrained_cfg=content), is_training=False)
             return composed, read_transforms(composed, arithmetic)
     if "image_processor_type" in content or "image_mean" in content or "do_resize" in content:
         with tempfile.TemporaryDirectory() as folder:
-            shutil.copyfile(path, Path(folder) / "preprocessor_config.json")
+            (Path(folder) / "preprocessor_config.json").write_text(json.dumps(content), "utf-8")
             return read_processor(Path(folder), arithmetic)
     with parsing(path):
         unknown = sorted(content.keys() - _OURS)

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -13,17 +9,19 @@ import timm
 import torch
 from torch import nn
 
+from exporters.catalogue.names import unknown_model
 from exporters.catalogue.options import ExportOptions
 from exporters.catalogue.spec import HubModelSource, TimmSource
 from exporters.catalogue.weights_ref import ModelFolder, ModelWeights, Pretrained, RandomInit
-from exporters.errors import UnknownBackboneError, WeightsError, WeightsUnavailableError
+from exporters.errors import WeightsError, WeightsUnavailableError
 from exporters.families.family import FolderRequest, LoadRequest
 from exporters.families.tower import ExportableTower
-from exporters.families.vision.random_weights import calibrate
 from exporters.families.vision.tower import ImageModel, ImageModelTower
 from exporters.families.vision.transforms import read_transforms
 from exporters.weights.hub import find_folder
+from exporters.weights.load_watch import quiet_logging
 from exporters.weights.parsing import summarize_error
+from exporters.weights.random_init import calibrate_on_photos
 from exporters.weights.state_dict import check_head, head_widths, load_into, read_checkpoint, record_random, seeded
 from runtime.artifact.manifest import Weights
 
@@ -37,8 +35,7 @@ def load(request: LoadRequest[TimmSource], weights: ModelWeights) -> list[Export
     """
     name, options = request.source.model_name, request.options
     if not timm.is_model(name):
-        close = difflib.get_close_matches(name, timm.list_models(), n=3)
-        raise UnknownBackboneError(f"timm has no model {name}; similar ones are {', '.join(close) or 'none'}")
+        raise unknown_model("timm", name, timm.list_models())
     if isinstance(weights, ModelFolder):
         raise WeightsError(f"{weights.path} is a folder; name it instead of timm:{name}, or give the file in it")
     if isinstance(weights, Pretrained):
@@ -70,7 +67,11 @@ def _load_pretrained(name: str, options: ExportOptions) -> ExportableTower:
     Raises:
         WeightsUnavailableError: There are none on the hub, or it cannot be reached.
     """
-    config: Any = timm.get_pretrained_cfg(name)
+    try:
+        config: Any = timm.get_pretrained_cfg(name)
+    except RuntimeError as exc:
+        tags = ", ".join(timm.list_pretrained(f"{name.partition('.')[0]}.*")) or "none"
+        raise WeightsUnavailableError(f"timm has no weights {name} ({exc}); those of this model are {tags}") from exc
     hub_id = config.hf_hub_id if config is not None else None
     if not hub_id:
         raise WeightsUnavailableError(
@@ -85,7 +86,7 @@ def _load_pretrained(name: str, options: ExportOptions) -> ExportableTower:
 def _create(name: str, image_size: int | None, *, seed: int = 0, **settings: Any) -> nn.Module:
     """Build a model, and take its classifier off. timm itself checks that the weights of the whole model fit."""
     try:
-        with seeded(seed), quiet_timm():
+        with seeded(seed), quiet_logging():
             model: Any = timm.create_model(name, img_size=image_size, **settings)
             model.reset_classifier(0)
     except TypeError as exc:
@@ -106,7 +107,7 @@ def _tower(model: Any, weights: Weights | RandomInit, options: ExportOptions) ->
         settings["input_size"] = (3, side, side)
     transforms = data.create_transform(**settings, is_training=False)
     if isinstance(weights, RandomInit):
-        calibrate(model, transforms)
+        calibrate_on_photos(model, transforms)
         weights = record_random(model, weights.seed)
     image = ImageModel(
         backbone=model,
@@ -132,18 +133,6 @@ def _classifiers(model: Any) -> tuple[str, ...]:
 
 def _head_widths(name: str) -> dict[str, int]:
     """Return the number of inputs of each weight of a model's own classifiers, by key."""
-    with torch.device("meta"), quiet_timm():
+    with torch.device("meta"), quiet_logging():
         model: Any = timm.create_model(name)
     return {key: width for head in _classifiers(model) for key, width in head_widths(model, head).items()}
-
-
-@contextmanager
-def quiet_timm() -> Iterator[None]:
-    """Keep timm from printing its notes among the stages."""
-    logger = logging.getLogger("timm")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

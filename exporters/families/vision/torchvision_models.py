@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import warnings
 
 import torch
@@ -10,15 +9,17 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights, list_models
 
+from exporters.catalogue.names import unknown_model
 from exporters.catalogue.spec import TorchvisionModelSource, TorchvisionSource
 from exporters.catalogue.weights_ref import ModelFolder, ModelWeights, Pretrained, RandomInit
-from exporters.errors import UnknownBackboneError, WeightsError
+from exporters.errors import WeightsError
 from exporters.families.family import LoadRequest
 from exporters.families.tower import ExportableTower
-from exporters.families.vision.random_weights import calibrate
 from exporters.families.vision.tower import ImageModel, ImageModelTower
 from exporters.families.vision.transforms import read_transforms
 from exporters.modules.sharing import copy_sharing_tensors
+from exporters.weights.parsing import taking_images
+from exporters.weights.random_init import calibrate_on_photos
 from exporters.weights.state_dict import check_head, head_widths, load_into, read_checkpoint, record_random, seeded
 from exporters.weights.torchvision_hub import load_pretrained, published_transforms
 
@@ -35,10 +36,7 @@ def load(request: LoadRequest[TorchvisionModelSource], weights: ModelWeights) ->
     name, options = request.source.builder, request.options
     classifiers = list_models(module=torchvision.models)
     if name not in classifiers:
-        close = difflib.get_close_matches(name, classifiers, n=3)
-        raise UnknownBackboneError(
-            f"torchvision has no classifier {name}; similar ones are {', '.join(close) or 'none'}"
-        )
+        raise unknown_model("torchvision", name, classifiers)
     if isinstance(weights, ModelFolder):
         raise WeightsError(f"{weights.path} is a folder; give the file of a state dict in it")
     published = get_model_weights(name)["DEFAULT"]
@@ -46,7 +44,7 @@ def load(request: LoadRequest[TorchvisionModelSource], weights: ModelWeights) ->
     model = _build(name, weights.seed if isinstance(weights, RandomInit) else 0, options.image_size)
     head = find_head(model, transforms.crop_size[0])
     if isinstance(weights, RandomInit):
-        calibrate(model, transforms)
+        calibrate_on_photos(model, transforms)
         record = record_random(model, weights.seed)
     elif isinstance(weights, Pretrained):
         if hasattr(model, _SCALES_AGAIN):
@@ -78,11 +76,12 @@ def _build(name: str, seed: int, image_size: int | None) -> nn.Module:
     try:
         with seeded(seed), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of other random weights in later versions
-            model: nn.Module = get_model(
-                name, weights=None, **({} if image_size is None else {"image_size": image_size})
-            )
+            settings = {} if image_size is None else {"image_size": image_size}
+            model: nn.Module = get_model(name, weights=None, **settings)
     except TypeError:
         return _build(name, seed, None)
+    except AssertionError as exc:  # of an image_size that the patches do not divide
+        raise WeightsError(f"torchvision cannot build {name} for images of {image_size} pixels ({exc})") from exc
     return model.eval()
 
 
@@ -99,7 +98,7 @@ def find_head(model: nn.Module, side: int) -> str:
         if isinstance(module, nn.Linear)
     ]
     try:
-        with torch.inference_mode():
+        with taking_images(side), torch.inference_mode():
             logits = model(torch.zeros(1, 3, side, side))
     finally:
         for hook in hooks:
@@ -119,10 +118,10 @@ def without_head(model: nn.Module, head: str) -> nn.Module:
     return backbone
 
 
-def input_of(model: nn.Module, head: str, pixel_values: Tensor) -> Tensor:
-    """Return the input of the unmodified model's head, ``[batch, output_dim]``."""
+def input_of(model: nn.Module, submodule: str, pixel_values: Tensor) -> Tensor:
+    """Return the input of a submodule of the unmodified model, for a head ``[batch, output_dim]``."""
     captured: list[Tensor] = []
-    hook = model.get_submodule(head).register_forward_pre_hook(lambda _, arguments: captured.append(arguments[0]))
+    hook = model.get_submodule(submodule).register_forward_pre_hook(lambda _, arguments: captured.append(arguments[0]))
     try:
         model(pixel_values)
     finally:

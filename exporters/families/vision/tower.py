@@ -15,7 +15,8 @@ from exporters.families.image_tower import ImageTower
 from exporters.families.vision.pixels import check_pixels
 from exporters.families.vision.stated import state_preprocessing
 from exporters.modules.sharing import copy_sharing_tensors
-from exporters.weights.parsing import summarize_error
+from exporters.weights.parsing import taking_images
+from exporters.weights.state_dict import unwrap
 from runtime.artifact.manifest import ImagePreprocessing, Pooling, Projection, Weights
 
 
@@ -86,7 +87,7 @@ class ImageModelTower(ImageTower):
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the tensors of the encoder by its library's names."""
-        return dict(self._model.backbone.state_dict())
+        return dict(unwrap(self._model.backbone.state_dict()))
 
     def embed(self, item: Image.Image) -> Tensor:
         """Return the unmodified model's embedding of one image, by its library alone."""
@@ -98,15 +99,9 @@ class ImageModelTower(ImageTower):
 
 
 def _output_dim(embed: Callable[[Tensor], Tensor], side: int) -> int:
-    try:
-        with torch.inference_mode():
-            pixel_values = torch.linspace(-1, 1, 3 * side * side).view(1, 3, side, side)
-            first, second = embed(pixel_values), embed(pixel_values)
-    except Exception as exc:  # each library has its own errors for a wrong size
-        raise WeightsError(
-            f"the model does not take images of {side} x {side} pixels ({summarize_error(exc)}); use --crop or "
-            "--image-size with a size that it takes"
-        ) from exc
+    with taking_images(side), torch.inference_mode():
+        pixel_values = torch.linspace(-1, 1, 3 * side * side).view(1, 3, side, side)
+        first, second = embed(pixel_values), embed(pixel_values)
     if first.ndim != 2:
         raise WeightsError(
             f"the model returns features of shape {list(first.shape)}, not one vector for each image; it is no encoder "

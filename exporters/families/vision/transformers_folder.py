@@ -16,13 +16,13 @@ from exporters.families.family import FolderRequest
 from exporters.families.tower import ExportableTower
 from exporters.families.transformer.huggingface import read_config
 from exporters.families.vision.processor import read_processor
-from exporters.families.vision.random_weights import calibrate
 from exporters.families.vision.tower import ImageModel, ImageModelTower
 from exporters.modules.sharing import copy_sharing_tensors
-from exporters.weights.model_folder import load_reported, quiet_transformers
+from exporters.weights.model_folder import build_model, load_reported
 from exporters.weights.parsing import summarize_error
+from exporters.weights.random_init import calibrate_on_photos
 from exporters.weights.remote_code import refuse_code
-from exporters.weights.state_dict import complete_record, is_part_of, seeded
+from exporters.weights.state_dict import complete_record, is_part_of
 from runtime.artifact.manifest import Pooling
 
 _POOLER = ("pooler",)
@@ -43,7 +43,7 @@ def load_folder(request: FolderRequest) -> list[ExportableTower]:
     model, pooling, layer = _load(request, config)
     weights = request.weights
     if weights.seed is not None:
-        calibrate(model, transforms)
+        calibrate_on_photos(model, transforms)
         weights = complete_record(weights, model)
     image = ImageModel(
         backbone=_traceable(model, config.model_type),
@@ -137,12 +137,7 @@ def _build(request: FolderRequest, loader: Any, config: Any) -> tuple[Any, froze
     """Return a model, with random weights if they are asked for, and the names of the weights that may be missing."""
     if request.weights.seed is None:
         return load_reported(loader, request.path, ignored=(*_POOLER, *_HEADS))
-    try:
-        with seeded(request.weights.seed), quiet_transformers():
-            build = getattr(loader, "from_config", loader)
-            return build(config).eval(), frozenset()
-    except Exception as exc:  # transformers raises many types for an unknown configuration
-        raise WeightsError(f"{request.path} cannot be built by transformers ({summarize_error(exc)})") from exc
+    return build_model(loader, request.path, config, request.weights.seed), frozenset()
 
 
 def _call(model: Any, pixel_values: Tensor, request: FolderRequest) -> Any:

@@ -56,7 +56,7 @@ def test_a_folder_comes_before_a_hub_id(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     assert find_model("someone/tiny").source == FolderSource(path=Path("someone/tiny"))
     assert isinstance(find_model("someone/other").source, HubModelSource)
-    spec = find_model(str(folder))
+    spec = find_model(folder)
     assert (spec.name, default_name(spec)) == ("my model", "my-model")
     monkeypatch.chdir(folder)
     assert default_name(find_model(".")) == "my-model"
@@ -70,6 +70,7 @@ def test_a_folder_comes_before_a_hub_id(tmp_path: Path, monkeypatch: pytest.Monk
         ("./nowhere", r"there is no folder \./nowhere"),
         ("/a/b/c", "there is no folder /a/b/c"),
         ("timm:", "there is no backbone"),
+        ("", "there is no backbone"),  # an empty path is the current folder
     ],
 )
 def test_an_unknown_name_says_which_there_are(name: str, message: str) -> None:

@@ -20,7 +20,7 @@ from exporters.catalogue.registry import BACKBONES
 from exporters.catalogue.weights_ref import RandomInit
 from exporters.errors import WeightsError, WeightsMismatchError
 from exporters.export_towers import export_towers
-from exporters.families.clip.open_clip import build_open_clip
+from exporters.families.clip.open_clip_catalogue import build_open_clip
 from exporters.families.load import load_towers
 from exporters.families.pointnet.network import PointNetEmbedding
 from exporters.families.transformer.huggingface import load_transformer
@@ -240,8 +240,3 @@ def test_a_linear_head_behind_a_text_model_is_taken(tmp_path: Path, tokenizer: P
     run = write_run(tmp_path / "run", {"toy": (RUN_METADATA, bert_run_weights() | head)})
     (tower,) = load_towers(SPEC, options(run, tokenizer=tokenizer))
     assert (tower.output_dim, tower.record.projections[0].activation) == (5, "identity")
-
-
-def test_a_selection_is_for_runs() -> None:
-    with pytest.raises(UsageError, match="--select-model is for Finetuner runs"):
-        load_towers(BACKBONES["clip-base-en"], ExportOptions(weights="random", select_model="clip-text"))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from exporters.catalogue.names import find_model
 from exporters.catalogue.options import ExportOptions
 from exporters.catalogue.registry import BACKBONES
 from exporters.errors import WeightsUnavailableError
 from exporters.families.load import FAMILIES, check_weights, load_towers
+from runtime.errors import UsageError
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -34,3 +37,17 @@ def test_weights_that_are_not_published_are_refused() -> None:
 def test_a_network_outside_the_catalogue_brings_its_towers() -> None:
     with pytest.raises(TypeError, match="pass them to export_towers"):
         load_towers(replace(BACKBONES["resnet-base"], source=None), ExportOptions())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"select_model": "clip-text"}, "--select-model is for Finetuner runs"),
+        ({"tower": "text", "crop": 100}, "--tower text exports no image tower, and --crop is for images"),
+        ({"tower": "text", "input": "float32"}, "--tower text .*--input is for images"),
+    ],
+)
+@pytest.mark.parametrize("name", [".", "clip-base-en", "open_clip:ViT-B-32"])
+def test_an_option_without_effect_is_refused(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        load_towers(find_model(name), ExportOptions(weights="random", **options))

@@ -232,7 +232,7 @@ SETTINGS: dict[str, Checkpoint] = {
         set_keys("2_Dense/config.json", activation_function="my_package.Squared"),
         chain=lambda: (Pooling(DIM, "mean"), Dense(DIM, DIM)),
         refused="an activation that the library replaces by Tanh",
-        says=("my_package.Squared",),
+        says=("does not honour", "my_package.Squared"),
     ),
     "normalize, layer norm, dropout": _bert(chain=_between),
     "weighted layer pooling": _bert(
@@ -286,7 +286,7 @@ SETTINGS: dict[str, Checkpoint] = {
     ),
     "weights: pytorch_model.bin": _bert(to_bin),
     "weights: missing": _bert(
-        edit_weights(lambda state: state.pop(_QUERY)), refused="a weight is missing", says=(_QUERY,)
+        edit_weights(lambda state: state.pop(_QUERY)), refused="a weight is missing", says=("lacks 1 weights", _QUERY)
     ),
     "weights: pooler missing and used": _bert(
         set_keys("sentence_bert_config.json", modality_config=_POOLER, module_output_name="sentence_embedding"),
@@ -298,7 +298,7 @@ SETTINGS: dict[str, Checkpoint] = {
     "weights: of a further layer": _bert(
         edit_weights(lambda state: state.update({_QUERY.replace("0", "1"): state[_QUERY].clone()})),
         refused="a weight belongs to no layer",
-        says=("layer.1",),
+        says=("no place for", "layer.1"),
     ),
     "weights: missing of a module": _bert(
         remove("2_Dense/model.safetensors"),
@@ -318,13 +318,13 @@ SETTINGS: dict[str, Checkpoint] = {
     "tokenizer: none": _bert(
         remove("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
         refused="it has no tokenizer",
-        says=("tokenizer",),
+        says=("tokenizer.save_pretrained",),
     ),
     "tokenizer: larger than the model": _bert(
         words=lambda: _enlarged(BERT()),
         config={"vocab_size": 905},
         refused="the tokenizer has more tokens than the model",
-        says=("tokenizer",),
+        says=("tokens, and the model has embeddings for 905",),
     ),
     "code: of the model": _plain_gte(refused="code in the folder is not run unasked", says=("--trust-remote-code",)),
     "code: of the model, trusted": _plain_gte(options={"trust_remote_code": True}),
@@ -361,12 +361,12 @@ SETTINGS: dict[str, Checkpoint] = {
     "folder of a cross encoder": _bert(
         set_keys("config_sentence_transformers.json", model_type="CrossEncoder"),
         refused="it is no encoder of single texts",
-        says=("CrossEncoder",),
+        says=("is a CrossEncoder of sentence-transformers",),
     ),
     "folder of a sparse encoder": _bert(
         set_keys("config_sentence_transformers.json", model_type="SparseEncoder"),
         refused="its vectors are sparse",
-        says=("SparseEncoder",),
+        says=("is a SparseEncoder of sentence-transformers",),
     ),
     "adapter of PEFT": Checkpoint(write=_write_adapter),
 }

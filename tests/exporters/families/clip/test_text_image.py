@@ -17,8 +17,13 @@ from sentence_transformers.sentence_transformer.modules import CLIPModel, Dense,
 from torch import nn
 
 import runtime
+from exporters.catalogue.names import find_model
+from exporters.catalogue.options import ExportOptions
 from exporters.errors import UnknownBackboneError, WeightsError, WeightsUnavailableError
-from exporters.weights.stand_in_tokenizer import build_stand_in_clip_tokenizer
+from exporters.families.clip.transformers_folder import text_model
+from exporters.families.load import load_towers
+from exporters.weights.stand_in_tokenizer import build_stand_in_clip_tokenizer, build_stand_in_tokenizer
+from runtime.artifact.manifest import ImagePreprocessing
 from runtime.artifact.reader import read_manifest
 from tests.exporters.families.tried import record
 from tests.exporters.families.vision.comparing import check_images, check_texts, export, make_images, measure
@@ -119,6 +124,31 @@ def test_refuses_what_open_clip_does_not_have(tmp_path: Path) -> None:
         export("open_clip:ViT-B-32", tmp_path)
     with pytest.raises(WeightsUnavailableError, match="no weights nobody of ViT-B-32"):
         export("open_clip:ViT-B-32/nobody", tmp_path)
+    with pytest.raises(WeightsUnavailableError, match="no weights nobody of ViT-B-32"):
+        export("open_clip:ViT-B-32/nobody", tmp_path, weights="random")
+    for weights in ("pretrained", "random"):
+        with pytest.raises(WeightsError, match="use open_clip:ViT-B-32-quickgelu/openai"):
+            export("open_clip:ViT-B-32/openai", tmp_path, weights=weights)
+    with pytest.raises(WeightsError, match="use laion/CLIP-ViT-B-32-roberta-base-laion2B-s12B-b32k"):
+        export("open_clip:roberta-ViT-B-32/laion2b_s12b_b32k", tmp_path)
+
+
+def test_weights_of_a_file_take_the_pixels_of_the_tag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = {"mean": (0.5, 0.4, 0.3), "std": (0.5, 0.5, 0.5), "interpolation": "bicubic", "resize_mode": "squash"}
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "tiny-vit", {"webli": {"hf_hub": "someone/clip"} | theirs})
+    torch.save(make_open_clip("tiny-vit").state_dict(), tmp_path / "weights.pt")
+    options = ExportOptions(weights=tmp_path / "weights.pt", tower="image")
+    (tower,) = load_towers(find_model("open_clip:tiny-vit/webli"), options)
+    recipe = tower.record.preprocessing
+    assert isinstance(recipe, ImagePreprocessing)
+    assert (recipe.mean, recipe.std, recipe.resize) == ((0.5, 0.4, 0.3), (0.5, 0.5, 0.5), "squash")
+
+
+def test_positions_of_padding_are_no_room_for_tokens() -> None:
+    text = _TEXT | {"vocab_size": 400, "max_position_embeddings": 66, "pad_token_id": 1, "project_dim": 24}
+    model = hf.AltCLIPModel(hf.AltCLIPConfig(text_config=text, vision_config=dict(SMALL), projection_dim=24))
+    tokenizer = build_stand_in_tokenizer("xlm-roberta", 10**9)
+    assert text_model(model, tokenizer).preprocessing.max_length == 64
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,8 @@ from exporters.catalogue.options import DEFAULT_TOLERANCE, ExportOptions
 from exporters.catalogue.weights_ref import ModelFolder, RandomInit
 from exporters.errors import ParityError
 from exporters.export_towers import export_towers
-from exporters.families.clip.huggingface import load_clip
 from exporters.families.clip.tower import Clip, build_clip_towers
+from exporters.families.clip.transformers_catalogue import load_clip
 from exporters.parity import measure_similarity
 from exporters.samples.texts import TEXTS
 from runtime.artifact.manifest import seal

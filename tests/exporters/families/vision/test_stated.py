@@ -178,3 +178,11 @@ def test_the_command_line_states_them() -> None:
         ["export", "a", "--resize", "40,squash", "--no-antialias", "--mean", "1", "2", "3", "--std", "1", "1", "1"]
     )
     assert (arguments.resize, arguments.antialias, arguments.mean) == ("40,squash", False, [1.0, 2.0, 3.0])
+
+
+def test_the_processor_config_of_transformers_5_is_read(tmp_path: Path) -> None:
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 50}, crop_size={"height": 48, "width": 48})
+    path = tmp_path / "processor_config.json"
+    path.write_text(json.dumps({"processor_class": "CLIPProcessor", "image_processor": processor.to_dict()}))
+    _, record = state_preprocessing(ExportOptions(preprocessing=path), transforms_of_nobody, OWN)
+    assert (record.resize_size, record.crop_size, record.crop_rounding) == (50, 48, "floor")

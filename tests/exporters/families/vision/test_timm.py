@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from exporters.catalogue.options import ExportOptions
 from exporters.catalogue.spec import HubModelSource
-from exporters.errors import UnknownBackboneError, WeightsError, WeightsMismatchError
+from exporters.errors import UnknownBackboneError, WeightsError, WeightsMismatchError, WeightsUnavailableError
 from exporters.families.vision import timm_models
 from exporters.weights.model_folder import describe_folder
 from runtime.artifact.manifest import Weights
@@ -117,6 +117,10 @@ def test_published_weights_are_loaded_by_timm(tmp_path: Path, monkeypatch: pytes
 def test_refuses_what_timm_does_not_have(tmp_path: Path) -> None:
     with pytest.raises(UnknownBackboneError, match="similar ones are convnext_atto"):
         export("timm:convnext_ato", tmp_path, weights="random")
+    with pytest.raises(WeightsUnavailableError, match=r"timm has no weights resnet18\.nobody .*resnet18\.a1_in1k"):
+        export("timm:resnet18.nobody", tmp_path)
+    with pytest.raises(WeightsError, match="does not take images of 32 x 32 pixels"):
+        export("timm:inception_v3", tmp_path, weights="random", image_size=32)
     save_folder("resnet", tmp_path / "model")
     (tmp_path / "model" / "model.safetensors").write_bytes(b"damaged")
     with pytest.raises(WeightsError, match="timm cannot load"):

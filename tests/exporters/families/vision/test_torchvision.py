@@ -103,3 +103,15 @@ def test_refuses_a_model_without_a_linear_head(tmp_path: Path) -> None:
     record(GROUP, "torchvision squeezenet1_1", "refused: no linear head", library="torchvision")
     with pytest.raises(UnknownBackboneError, match="similar ones are vit_b_16"):
         export("torchvision:vit_b16", tmp_path, weights="random")
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "message"),
+    [
+        ("vit_b_16", 33, "cannot build vit_b_16 for images of 33 pixels"),
+        ("inception_v3", 32, "does not take images of 32 x 32 pixels"),
+    ],
+)
+def test_a_size_that_the_model_does_not_take_is_named(name: str, side: int, message: str, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=message):
+        export(f"torchvision:{name}", tmp_path, weights="random", image_size=side)

@@ -1,17 +1,16 @@
-"""CLIP models of open_clip, with a text model of transformers."""
+"""The CLIP of the catalogue that open_clip builds, with a text model of transformers."""
 
 from __future__ import annotations
 
 import tempfile
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import open_clip
-from open_clip.pretrained import download_pretrained, get_pretrained_cfg
+import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from torch import Tensor, nn
-from torchvision.transforms import CenterCrop, Compose, Normalize, Resize
 from transformers import PreTrainedTokenizerFast, XLMRobertaConfig
 
 from exporters.catalogue.spec import OpenClipSource
@@ -23,17 +22,19 @@ from exporters.catalogue.weights_ref import (
     StateDict,
     refuse_tokenizer,
 )
-from exporters.errors import WeightsError, WeightsUnavailableError
-from exporters.families.clip.tower import Clip, ClipImage, ClipText, linear
+from exporters.errors import WeightsError
+from exporters.families.clip.open_clip_any import IGNORED, download_weights
+from exporters.families.clip.text import TextModel
+from exporters.families.clip.tower import Clip, linear
 from exporters.families.transformer.huggingface import read_tokenizer
+from exporters.families.vision.tower import ImageModel
+from exporters.families.vision.transforms import read_transforms
 from exporters.modules.attention import unpack_attention
 from exporters.weights.hub import download_tokenizer
-from exporters.weights.parsing import summarize_error
 from exporters.weights.stand_in_tokenizer import build_stand_in_tokenizer
-from exporters.weights.state_dict import Checkpoint, load_into, read_checkpoint, record_random, seeded
-from runtime.artifact.manifest import Arithmetic, ImagePreprocessing, Pooling, TextPreprocessing, Weights
+from exporters.weights.state_dict import Checkpoint, load_into, read_checkpoint, read_state_dict, record_random, seeded
+from runtime.artifact.manifest import Arithmetic, Pooling, TextPreprocessing, Weights
 
-_IGNORED = ("logit_scale", "logit_bias", "text.transformer.embeddings.position_ids")
 _CONTEXT_LENGTH = 77  # open_clip's DEFAULT_CONTEXT_LENGTH, to which its tokenizers cut and pad
 
 
@@ -45,7 +46,7 @@ def load_open_clip(
     tokenizer: Path | None = None,
     ignored: tuple[str, ...] = (),
 ) -> Clip:
-    """Build a CLIP of open_clip and load its weights. See :func:`exporters.families.clip.huggingface.load_clip`."""
+    """Build a CLIP of open_clip and load its weights, as ``load_clip`` of ``transformers_catalogue`` does."""
     if isinstance(weights, RandomInit):
         refuse_tokenizer(tokenizer)
         model = build_open_clip(source, weights.seed)
@@ -53,7 +54,7 @@ def load_open_clip(
         return _assemble(model, stand_in, record_random(model, weights.seed), arithmetic)
     checkpoint = _read(source, weights)
     model = build_open_clip(source, seed=0)
-    load_into(model, checkpoint.state_dict, ignored=(*_IGNORED, *ignored), source=checkpoint.source)
+    load_into(model, checkpoint.state_dict, ignored=(*IGNORED, *ignored), source=checkpoint.source)
     folder = tokenizer or download_tokenizer(source.tokenizer_id, source.tokenizer_revision)
     return _assemble(model, read_tokenizer(folder, model.text.vocab_size), checkpoint.record, arithmetic)
 
@@ -76,25 +77,8 @@ def _read(source: OpenClipSource, weights: Pretrained | StateDict | ModelFolder 
         )
     if not isinstance(weights, Pretrained):
         return read_checkpoint(weights)
-    checkpoint = read_checkpoint(StateDict(_download(source)))
-    record = replace(
-        checkpoint.record,
-        origin="pretrained",
-        description=f"open_clip {source.model_name}",
-        revision=source.tag,
-        licence=source.licence,
-    )
-    return replace(checkpoint, record=record)
-
-
-def _download(source: OpenClipSource) -> Path:
-    try:
-        return Path(download_pretrained(get_pretrained_cfg(source.model_name, source.tag)))
-    except Exception as exc:  # the hub's client raises a dozen types, open_clip wraps some of them
-        raise WeightsUnavailableError(
-            f"cannot download open_clip's {source.model_name}, {source.tag} ({summarize_error(exc)}); use --weights "
-            "PATH with a checkpoint of it, or --weights random"
-        ) from exc
+    path, record = download_weights(source.model_name, source.tag, source.licence)
+    return Checkpoint(state_dict=read_state_dict(path), source=str(path), record=record)
 
 
 def _assemble(
@@ -102,30 +86,41 @@ def _assemble(
 ) -> Clip:
     transforms = image_transform_v2(PreprocessCfg(size=model.visual.image_size), is_train=False)
     first, _, last = model.text.proj
-    dim = last.out_features
+    pad_token_id = model.text.config.pad_token_id
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         tokenize = open_clip.tokenizer.HFTokenizer(folder, context_length=_CONTEXT_LENGTH)
+
+    def tokenize_without_padding(text: str) -> Mapping[str, Tensor]:
+        ids = tokenize(text)
+        ids = ids[:, : int((ids[0] != pad_token_id).nonzero().max()) + 1]
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
     return Clip(
-        text=ClipText(
+        text=TextModel(
             encoder=OpenClipText(model.text),
             embed=lambda text: model.encode_text(tokenize(text))[0],
-            tokenizer=tokenizer,
-            preprocessing=TextPreprocessing(
-                cleaning="ftfy", max_length=_CONTEXT_LENGTH, pad_token_id=model.text.config.pad_token_id
-            ),
+            tokenize=tokenize_without_padding,
+            tokenizer=tokenizer.backend_tokenizer,
+            preprocessing=TextPreprocessing(cleaning="ftfy", max_length=_CONTEXT_LENGTH, pad_token_id=pad_token_id),
             pooling=Pooling(method="mean"),
-            projections=(linear(first.in_features, first.out_features, "gelu"), linear(last.in_features, dim)),
+            projections=(
+                linear(first.in_features, first.out_features, "gelu"),
+                linear(last.in_features, last.out_features),
+            ),
+            normalized=True,
+            library="torch",
         ),
-        image=ClipImage(
+        image=ImageModel(
             backbone=unpack_attention(model.visual),
             embed=model.encode_image,
             transforms=transforms,
-            preprocessing=_preprocessing(transforms, arithmetic),
-            projection=linear(*model.visual.proj.shape),
+            preprocessing=read_transforms(transforms, arithmetic),
+            pooling=Pooling(method="cls"),
+            projections=(linear(*model.visual.proj.shape),),
+            normalized=True,
+            library="torch",
         ),
-        output_dim=dim,
-        normalized=True,
         weights=weights,
     )
 
@@ -146,22 +141,3 @@ class OpenClipText(nn.Module):
         mask = attention_mask * (input_ids != self.text.config.pad_token_id)
         features: Tensor = self.text.proj(self.text.pooler(self.text.transformer(input_ids, mask), mask))
         return features
-
-
-def _preprocessing(transforms: Compose, arithmetic: Arithmetic) -> ImagePreprocessing:
-    """Return the runtime's preprocessing that equals open_clip's ``transforms``."""
-    steps = {type(step): step for step in transforms.transforms}
-    try:
-        resize, crop, normalize = steps[Resize], steps[CenterCrop], steps[Normalize]
-    except KeyError as exc:
-        raise WeightsError(f"open_clip has the transforms {transforms}, expected resize, crop and normalize") from exc
-    red, green, blue = normalize.mean
-    red_std, green_std, blue_std = normalize.std
-    return ImagePreprocessing(
-        resize_size=resize.size,
-        interpolation=resize.interpolation.value,
-        crop_size=crop.size[0],
-        mean=(red, green, blue),
-        std=(red_std, green_std, blue_std),
-        arithmetic=arithmetic,
-    )

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +14,26 @@ from tokenizers import Regex, Tokenizer, normalizers
 from torch import Tensor, nn
 from transformers import CLIPTokenizer, PreTrainedTokenizerFast
 
+from exporters.catalogue.names import unknown_model
 from exporters.catalogue.options import ExportOptions
 from exporters.catalogue.spec import OpenClipModelSource
 from exporters.catalogue.weights_ref import ModelFolder, ModelWeights, Pretrained, RandomInit
-from exporters.errors import UnknownBackboneError, WeightsError, WeightsUnavailableError
+from exporters.errors import WeightsError, WeightsUnavailableError
 from exporters.families.clip.text import TextModel, TextModelTower
 from exporters.families.clip.transformers_folder import take_half
 from exporters.families.family import FolderRequest, LoadRequest
 from exporters.families.tower import ExportableTower
-from exporters.families.vision.random_weights import calibrate
 from exporters.families.vision.tower import ImageModel, ImageModelTower
 from exporters.families.vision.transforms import read_transforms
 from exporters.modules.attention import unpack_attention
+from exporters.weights.load_watch import quiet_logging
 from exporters.weights.parsing import summarize_error
+from exporters.weights.random_init import calibrate_on_photos
 from exporters.weights.state_dict import load_into, read_checkpoint, record_random, seeded
 from runtime.artifact.manifest import TextPreprocessing, Weights
 from runtime.artifact.reader import record_file
 
-_IGNORED = ("logit_scale", "logit_bias", "text.transformer.embeddings.position_ids")
+IGNORED = ("logit_scale", "logit_bias", "text.transformer.embeddings.position_ids")  # not exported, or older counters
 _IMAGE_ALONE = "export its image tower alone by --tower image"
 _PUNCTUATION = Regex(r"[!-/:-@\[-`{-~]")  # Python's string.punctuation
 
@@ -50,19 +48,20 @@ def load(request: LoadRequest[OpenClipModelSource], weights: ModelWeights) -> li
     source, options = request.source, request.options
     name = source.model_name
     if name not in open_clip.list_models():
-        close = difflib.get_close_matches(name, open_clip.list_models(), n=3)
-        raise UnknownBackboneError(f"open_clip has no model {name}; similar ones are {', '.join(close) or 'none'}")
+        raise unknown_model("open_clip", name, open_clip.list_models())
     if isinstance(weights, ModelFolder):
         raise WeightsError(f"{weights.path} is a folder; name it instead of open_clip:{name}, or give the file in it")
+    settings = _read_tag(source, required=isinstance(weights, Pretrained))
     if isinstance(weights, Pretrained):
-        record = _download(source)
+        _, record = download_weights(name, str(source.tag))
         model = _create(name, options, pretrained=source.tag)
         return _towers(model, name, record, options)
-    model = _create(name, options, seed=weights.seed if isinstance(weights, RandomInit) else 0)
+    seed = weights.seed if isinstance(weights, RandomInit) else 0
+    model = _create(name, options, seed=seed, preprocessing=settings)
     if isinstance(weights, RandomInit):
         return _towers(model, name, weights, options)
     checkpoint = read_checkpoint(weights)
-    load_into(model, checkpoint.state_dict, ignored=_IGNORED, source=checkpoint.source)
+    load_into(model, checkpoint.state_dict, ignored=IGNORED, source=checkpoint.source)
     return _towers(model, name, checkpoint.record, options)
 
 
@@ -79,16 +78,22 @@ def load_folder(request: FolderRequest) -> list[ExportableTower]:
 
 
 def _create(
-    name: str, options: ExportOptions, *, seed: int = 0, pretrained: str | None = None, load_weights: bool = False
+    name: str,
+    options: ExportOptions,
+    *,
+    seed: int = 0,
+    pretrained: str | None = None,
+    load_weights: bool = False,
+    preprocessing: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Build a model. open_clip itself checks that weights fit.
+    """Build a model. open_clip itself checks that weights fit, and takes what it knows from ``preprocessing``.
 
     Raises:
-        WeightsError: open_clip cannot load it, or its weights were trained with another activation.
+        WeightsError: open_clip cannot load it.
     """
     loads = load_weights or pretrained is not None
     try:
-        with seeded(seed), _quiet_open_clip():
+        with seeded(seed), quiet_logging():
             return open_clip.create_model(
                 name,
                 pretrained=pretrained,
@@ -96,41 +101,63 @@ def _create(
                 require_pretrained=loads,  # without weights that it knows, it would keep random ones, and only warn
                 pretrained_text=False,
                 force_image_size=options.image_size,
+                force_preprocess_cfg=preprocessing,
             ).eval()
-    except UserWarning as exc:  # open_clip only warns, and the vectors are wrong
-        raise WeightsError(f"{exc}; use open_clip:{name}-quickgelu/{pretrained}") from exc
     except Exception as exc:  # open_clip, the hub's client and torch raise many types
         raise WeightsError(f"open_clip cannot load {name} ({summarize_error(exc)})") from exc
 
 
-def _download(source: OpenClipModelSource) -> Weights:
-    name, tags = source.model_name, open_clip.list_pretrained_tags_by_model(source.model_name)
-    if source.tag not in tags:
-        listed = ", ".join(tags) or "none"
+def _read_tag(source: OpenClipModelSource, *, required: bool) -> Mapping[str, Any]:
+    """Return open_clip's settings of the weights with a tag, such as their preprocessing; empty without a tag.
+
+    Raises:
+        WeightsUnavailableError: open_clip has no such tag, or there is none and it is ``required``.
+        WeightsError: The weights were trained with another activation than the model has.
+    """
+    name, tag = source.model_name, source.tag
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if tag not in tags and (required or tag):
         raise WeightsUnavailableError(
-            f"open_clip has no weights {source.tag or 'without a tag'} of {name}; its tags are {listed}: "
+            f"open_clip has no weights {tag or 'without a tag'} of {name}; its tags are {', '.join(tags) or 'none'}: "
             f"open_clip:{name}/TAG, or use --weights random or --weights FILE"
         )
+    settings: Mapping[str, Any] = get_pretrained_cfg(name, tag) if tag else {}
+    own, theirs = (bool(each.get("quick_gelu")) for each in (open_clip.get_model_config(name), settings))
+    if tag and own != theirs:  # open_clip only warns, and the vectors are wrong
+        repository = str(settings.get("hf_hub") or "the repository of the weights").rstrip("/")
+        other = f"open_clip:{name}-quickgelu/{tag}" if theirs else repository
+        raise WeightsError(f"open_clip states another activation for the weights {tag} than for {name}; use {other}")
+    return settings
+
+
+def download_weights(name: str, tag: str, licence: str | None = None) -> tuple[Path, Weights]:
+    """Return the file of published weights, which may be downloaded, and its record.
+
+    Raises:
+        WeightsUnavailableError: The download fails.
+    """
     try:
-        path = Path(download_pretrained(get_pretrained_cfg(name, source.tag)))
+        path = Path(download_pretrained(get_pretrained_cfg(name, tag)))
     except Exception as exc:  # the hub's client raises a dozen types, open_clip wraps some of them
         raise WeightsUnavailableError(
-            f"cannot download open_clip's {name}, {source.tag} ({summarize_error(exc)}); use --weights FILE with a "
-            "checkpoint of it, or --weights random"
+            f"cannot download open_clip's {name}, {tag} ({summarize_error(exc)}); use --weights PATH with a checkpoint "
+            "of it, or --weights random"
         ) from exc
-    return Weights(
+    sha256 = record_file(path).sha256
+    return path, Weights(
         origin="pretrained",
         description=f"open_clip {name}",
-        revision=source.tag,
+        revision=tag,
         file=path.name,
-        sha256=record_file(path).sha256,
+        sha256=sha256,
+        licence=licence,
     )
 
 
 def _towers(model: Any, name: str, weights: Weights | RandomInit, options: ExportOptions) -> list[ExportableTower]:
     transforms = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
     if isinstance(weights, RandomInit):
-        calibrate(model.visual, transforms)
+        calibrate_on_photos(model.visual, transforms)
         weights = record_random(model, weights.seed)
     architecture = "open_clip" if name.startswith("local-dir:") else name
     towers: list[ExportableTower] = []
@@ -248,16 +275,3 @@ def _clean(backend: Tokenizer, tokenizer: Any) -> Tokenizer:
         own = [] if backend.normalizer is None else [backend.normalizer]
         backend.normalizer = normalizers.Sequence([*added, *own])
     return backend
-
-
-@contextmanager
-def _quiet_open_clip() -> Iterator[None]:
-    """Keep open_clip from printing its notes among the stages, and make an error of its mismatched activations."""
-    disabled = logging.root.manager.disable
-    logging.disable(max(disabled, logging.ERROR))
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", "QuickGELU mismatch")
-            yield
-    finally:
-        logging.disable(disabled)

@@ -15,9 +15,9 @@ from exporters.catalogue.options import ExportOptions
 from exporters.catalogue.weights_ref import ModelFolder, Pretrained, RandomInit, StateDict
 from exporters.errors import WeightsError, WeightsMismatchError, WeightsUnavailableError
 from exporters.export_towers import export_towers
-from exporters.families.clip.huggingface import load_clip
-from exporters.families.clip.open_clip import build_open_clip, load_open_clip
+from exporters.families.clip.open_clip_catalogue import build_open_clip, load_open_clip
 from exporters.families.clip.tower import build_clip_towers
+from exporters.families.clip.transformers_catalogue import load_clip
 from exporters.samples.texts import TEXTS
 from exporters.weights.stand_in_tokenizer import build_stand_in_tokenizer
 from runtime.artifact.manifest import ImagePreprocessing
