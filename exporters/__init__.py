@@ -20,7 +20,8 @@ from exporters.errors import (
     WeightsUnavailableError,
 )
 from exporters.export import export
-from runtime.artifact.manifest import Pooling, Tolerance
+from runtime.artifact.manifest import Pooling
+from runtime.artifact.parity import Tolerance
 from runtime.version import __version__
 
 __all__ = [

@@ -13,9 +13,9 @@ import numpy as np
 
 from exporters.errors import ParityError
 from runtime.array_types import Float32Array
-from runtime.artifact.manifest import Parity, SimilarityParity, Tolerance, TowerName
-from runtime.artifact.parity import Agreement, format_cosine, measure_agreement
-from runtime.artifact.similarity import cosine_similarities
+from runtime.artifact.manifest import TowerName
+from runtime.artifact.parity import Agreement, Parity, SimilarityParity, Tolerance, format_cosine, measure_agreement
+from runtime.artifact.similarity import similarities
 from runtime.errors import NonFiniteError
 from runtime.inference.embedder import Embedder
 from runtime.inference.pipeline import Pipeline
@@ -82,11 +82,11 @@ def measure_similarity(
     """
     with without_truncation_warning():
         vectors = {name: model.embed(items[name], tower=name) for name in items}
-    expected = cosine_similarities(references["text"], references["image"])
+    expected = similarities(references["text"], references["image"])
     parity = SimilarityParity(
         texts=len(items["text"]),
         images=len(items["image"]),
-        max_abs_error=float(np.abs(cosine_similarities(vectors["text"], vectors["image"]) - expected).max()),
+        max_abs_error=float(np.abs(similarities(vectors["text"], vectors["image"]) - expected).max()),
         spread=float(np.ptp(expected)),
     )
     bound = min(tolerance.max_error, tolerance.max_distance_share * parity.spread)

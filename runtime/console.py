@@ -9,6 +9,7 @@ import sys
 import threading
 import unicodedata
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -21,6 +22,7 @@ INTERRUPTED = 130  # 128 + SIGINT, the convention of shells
 
 def run(command: Callable[[], int]) -> int:
     """Run ``command`` and return its exit code. Print an error of this project as one line on standard error."""
+    _open_closed_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for file names that are not valid text
     if threading.current_thread() is threading.main_thread():
@@ -42,6 +44,16 @@ def run(command: Callable[[], int]) -> int:
     return code
 
 
+def _open_closed_streams() -> None:
+    """Open the null device in place of closed standard streams, which Python sets to ``None``: ``nohup ... <&- >&-``.
+
+    It takes their file descriptors. Otherwise the next file would, and native libraries would log into that file.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115  open until the process ends
+
+
 def _interrupt(signum: int, frame: FrameType | None) -> None:
     """Let `kill` and `docker stop` end a command like Ctrl-C, with all cleanup."""
     raise KeyboardInterrupt
@@ -60,8 +72,11 @@ def progress_bar(
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Return a table with left-aligned columns, each as wide as its widest cell on a terminal."""
-    cells = [list(header), *([str(cell) for cell in row] for row in rows)]
+    """Return a table with left-aligned columns, each as wide as its widest cell on a terminal.
+
+    Characters that could drive the terminal, and line ends, are escaped.
+    """
+    cells = [[printable_line(str(cell)) for cell in row] for row in (header, *rows)]
     widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
     cells.insert(1, ["-" * width for width in widths])
     return "\n".join(
@@ -76,8 +91,18 @@ def printable(text: str) -> str:
     Line ends stay. A name in a file from a stranger could otherwise hide or change what is printed.
     """
     return "".join(
-        character if character.isprintable() or character == "\n" else ascii(character)[1:-1] for character in text
+        character if _is_harmless(character) or character == "\n" else ascii(character)[1:-1] for character in text
     )
+
+
+def printable_line(text: str) -> str:
+    """Return :func:`printable` text on one line, with line ends as escapes, too."""
+    return printable(text).replace("\n", "\\n")
+
+
+def _is_harmless(character: str) -> bool:
+    """Return whether a character is printed as text. Spaces and joiners are, which ``isprintable`` leaves out."""
+    return character.isprintable() or character in "\u200c\u200d" or unicodedata.category(character) == "Zs"
 
 
 def _width(cell: str) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 
 from runtime.array_types import Array, Float32Array
 from runtime.artifact.manifest import TowerName
-from runtime.artifact.similarity import cosine_similarities
+from runtime.artifact.similarity import similarities
 from runtime.errors import UsageError
 from runtime.inference.embedder import Embedder, Item
 from runtime.loading.load import load
@@ -79,13 +79,10 @@ def cos_sim(a: Array, b: Array) -> float | Array:
         A number for two vectors; else ``[rows of a, rows of b]`` float64. NaN for a vector of zeros.
 
     Raises:
-        UsageError: The shapes do not fit.
+        UsageError: The shapes do not fit, or the values are no real numbers.
     """
-    a, b = np.asarray(a), np.asarray(b)
-    if not (a.ndim in (1, 2) and b.ndim in (1, 2) and a.shape[-1] == b.shape[-1]):
-        raise UsageError(f"cos_sim takes [dim] or [rows, dim], not {list(a.shape)} and {list(b.shape)}")
-    similarities = cosine_similarities(np.atleast_2d(a), np.atleast_2d(b))
-    return float(similarities[0, 0]) if a.ndim == b.ndim == 1 else similarities
+    found = similarities(a, b)
+    return float(found[0, 0]) if np.ndim(a) == np.ndim(b) == 1 else found
 
 
 def choose_tower(select_model: str | None) -> TowerName | None:

@@ -17,15 +17,35 @@ Dtype = Literal["float32", "float16", "int8", "binary"]
 _INT8_STEPS = 255
 
 
+def as_rows(vectors: Array) -> Array:
+    """Return vectors as an array, ``[rows, dim]``. A vector ``[dim]`` becomes one row.
+
+    Raises:
+        UsageError: They have another shape or no values, are codes of 8 bits, or are no real numbers.
+    """
+    try:
+        rows = np.asarray(vectors)
+    except (TypeError, ValueError) as exc:
+        raise UsageError(f"vectors must be an array of real numbers ({exc}); give the result of embed") from exc
+    if rows.dtype in (np.int8, np.uint8):
+        raise UsageError(f"vectors of {rows.dtype} are codes; dequantize them first, or embed as float32")
+    if rows.dtype.kind not in "fiu":
+        raise UsageError(f"vectors must be an array of real numbers, not {rows.dtype}; give the result of embed")
+    if rows.ndim not in (1, 2) or not rows.shape[-1]:
+        raise UsageError(f"vectors must be [rows, dim], not {list(rows.shape)}; give the result of embed")
+    return np.atleast_2d(rows)
+
+
 def int8_ranges(vectors: Array) -> Float32Array:
     """Return the smallest and the largest value of each dimension, ``[2, dim]`` float32.
 
     Args:
-        vectors: ``[rows, dim]`` of any float type. Take many, because values outside their ranges are clipped later.
+        vectors: ``[rows, dim]`` real numbers. Take many, because values outside their ranges are clipped later.
 
     Raises:
-        UsageError: There are no rows.
+        UsageError: There are no rows, or they are no real numbers.
     """
+    vectors = as_rows(vectors)
     if not len(vectors):
         raise UsageError("there are no vectors to compute the ranges of int8 from; pass some, or pass ranges")
     return np.stack([vectors.min(axis=0), vectors.max(axis=0)]).astype(np.float32)
@@ -35,7 +55,7 @@ def quantize(vectors: Array, dtype: Dtype, ranges: Array | None = None) -> Array
     """Return ``vectors`` in another type.
 
     Args:
-        vectors: ``[rows, dim]`` float32.
+        vectors: ``[rows, dim]`` real numbers, or ``[dim]`` for one row.
         dtype: ``float16`` rounds. ``int8`` maps the range of each dimension to -128 to 127. ``binary`` keeps the signs,
             eight dimensions in a byte, minus 128.
         ranges: ``[2, dim]`` of :func:`int8_ranges`, for ``int8``; by default the ranges of ``vectors``, which then
@@ -46,16 +66,17 @@ def quantize(vectors: Array, dtype: Dtype, ranges: Array | None = None) -> Array
         ``[rows, dim]`` float32, float16 or int8; for ``binary`` ``[rows, ceil(dim / 8)]`` int8.
 
     Raises:
-        UsageError: There is no such type, ``ranges`` has the wrong shape or is for another type, the vectors do not
-            fit the type, or :func:`check_ranges` refuses the ranges.
+        UsageError: The vectors are no real numbers or do not fit the type, or :func:`check_dtype` refuses the type or
+            the ranges.
     """
+    vectors, ranges = as_rows(vectors), None if ranges is None else np.asarray(ranges)
     check_dtype(dtype, ranges, vectors.shape[1])
     if not np.isfinite(vectors).all():
         raise UsageError("the vectors hold NaN or infinity; remove those rows")
     if dtype == "int8" and len(vectors):
         if ranges is None:
             ranges = int8_ranges(vectors)
-            check_ranges(ranges)
+            _check_ranges(ranges)
         return _to_int8(vectors, ranges)
     if dtype == "binary":
         return (np.packbits(vectors > 0, axis=1).astype(np.int16) - 128).astype(np.int8)
@@ -73,27 +94,29 @@ def dequantize(codes: Array, ranges: Array) -> Array:
 
 
 def check_dtype(dtype: str, ranges: Array | None, dim: int) -> None:
-    """Check the type and the ranges of :func:`quantize` for vectors of ``dim`` dimensions, and raise its errors."""
+    """Check the type and the ranges of :func:`quantize` for vectors of ``dim`` dimensions.
+
+    Raises:
+        UsageError: There is no such type. Ranges are refused for another type or shape, and with NaN, infinity or a
+            smallest value above the largest. They are also refused if they tell no vectors apart.
+    """
     if dtype not in get_args(Dtype):
         raise UsageError(f"dtype is {dtype!r}, it must be one of {', '.join(get_args(Dtype))}")
     if ranges is None:
         return
     if dtype != "int8":
-        raise UsageError(f"ranges are for dtype int8, not {dtype}")
+        raise UsageError(f"ranges are for dtype int8, not {dtype}; leave them out")
+    ranges = as_rows(ranges)
     if ranges.shape != (2, dim) or (ranges[0] > ranges[1]).any():
         raise UsageError(
             f"ranges is {list(ranges.shape)}, it must be the smallest and the largest value of each dimension: "
-            f"[2, {dim}]"
+            f"[2, {dim}]; take the ranges of vectors of the same model and truncate_dim"
         )
-    check_ranges(ranges)
+    _check_ranges(ranges)
 
 
-def check_ranges(ranges: Array) -> None:
-    """Check that ``[2, dim]`` ranges of int8 tell vectors apart.
-
-    Raises:
-        UsageError: They hold NaN or infinity, or the smallest value is the largest in every dimension.
-    """
+def _check_ranges(ranges: Array) -> None:
+    """Raise :class:`UsageError` unless ``[2, dim]`` ranges are finite and tell vectors apart."""
     with np.errstate(invalid="ignore", over="ignore"):
         steps = _find_steps(ranges)
     if not np.isfinite(steps).all():

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from exporters.catalogue.weights_ref import WeightsRef, parse_weights
-from runtime.artifact.manifest import MIN_TEXT_LENGTH, Arithmetic, Interpolation, Pooling, Tolerance, TowerName
+from runtime.artifact.manifest import MIN_TEXT_LENGTH, Arithmetic, Interpolation, Pooling, TowerName
+from runtime.artifact.parity import Tolerance
 from runtime.errors import UsageError
 
 # Torch's exporter writes ONNX operator set 18, and onnxscript converts it to newer ones. onnxruntime 1.24, the newest

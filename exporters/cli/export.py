@@ -20,7 +20,8 @@ from exporters.progress import StageDisplay
 from exporters.variants.options import VariantOptions
 from runtime import console
 from runtime.artifact.describe import describe_export
-from runtime.artifact.manifest import Pooling, Tolerance
+from runtime.artifact.manifest import Pooling
+from runtime.artifact.parity import Tolerance
 from runtime.artifact.reader import read_manifest
 from runtime.errors import EmbeddingBackbonesError, UsageError
 

@@ -13,8 +13,8 @@ from exporters.errors import PublishError
 from exporters.graph.onnx_file import load_graph
 from exporters.publish.int8 import use_unsigned_weights
 from runtime.array_types import Array
-from runtime.artifact.manifest import ImagePreprocessing, Manifest, TextPreprocessing, Tolerance, Tower, TowerName
-from runtime.artifact.parity import variant_tolerance
+from runtime.artifact.manifest import ImagePreprocessing, Manifest, TextPreprocessing, Tower, TowerName
+from runtime.artifact.parity import Tolerance, variant_tolerance
 from runtime.artifact.variants import VARIANT_NAMES, VariantName
 from runtime.loading.golden_file import read_golden
 

@@ -10,14 +10,13 @@ from runtime.artifact.manifest import (
     PointCloudPreprocessing,
     Pooling,
     Preprocessing,
-    SimilarityParity,
     TextPreprocessing,
     Tower,
 )
-from runtime.artifact.parity import format_cosine
+from runtime.artifact.parity import SimilarityParity, format_cosine
 from runtime.artifact.space import space_of
 from runtime.artifact.variants import Variant
-from runtime.console import printable
+from runtime.console import printable_line
 
 _SIDES = {"short_side": "short side", "long_side": "long side", "squash": "both sides"}
 
@@ -77,8 +76,7 @@ def _describe_spaces(manifest: Manifest) -> str:
 
 
 def _print_lines(lines: list[str]) -> str:
-    """Join lines. A line end inside one of them is escaped like any other character that is not printable."""
-    return "\n".join(printable(line).replace("\n", "\\n") for line in lines)
+    return "\n".join(map(printable_line, lines))
 
 
 def _describe_tower(name: str, tower: Tower) -> list[str]:
@@ -145,12 +143,11 @@ def _describe_tokens(recipe: TextPreprocessing) -> Iterator[str]:
 
 def _describe_prompts(recipe: Preprocessing) -> list[str]:
     """Return a line with the prompts, if there are any, and the name of the default one."""
-    prompts = recipe.prompts if isinstance(recipe, TextPreprocessing) else {}
-    if not any(prompts.values()):
+    if not isinstance(recipe, TextPreprocessing) or not any(recipe.prompts.values()):
         return []
-    default = recipe.default_prompt if isinstance(recipe, TextPreprocessing) else None
-    texts = ", ".join(f"{name!r:.80}: {text!r:.80}" for name, text in prompts.items() if text)
-    return [f"  prompts     {texts} ({f'default: {default!r:.80}' if default else 'no default'})"]
+    texts = ", ".join(f"{name!r:.80}: {text!r:.80}" for name, text in recipe.prompts.items() if text)
+    default = f"default: {recipe.default_prompt!r:.80}" if recipe.default_prompt else "no default"
+    return [f"  prompts     {texts} ({default})"]
 
 
 def _describe_pooling(pooling: Pooling) -> str:

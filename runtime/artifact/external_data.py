@@ -60,11 +60,9 @@ def find_external_data(path: Path) -> set[str]:
     """Return the names of all files in which tensors of the ONNX file ``path`` are stored.
 
     Raises:
-        IntegrityError: The file is not in the format of protobuf.
+        IntegrityError: The file is empty, or not in the format of protobuf.
         OSError: The file cannot be read.
     """
-    if not path.stat().st_size:
-        return set()
     try:
         with map_file(path) as content:
             return set(_find_locations(content, 0, len(content), "model", 0))

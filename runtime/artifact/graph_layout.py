@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.artifact.protobuf import map_file, read_fields, read_varint
+from runtime.artifact.protobuf import find_fields, map_file, read_varint
 from runtime.errors import IntegrityError
 
 _GRAPH, _INITIALIZER = 7, 5  # field numbers of ModelProto and GraphProto
@@ -52,11 +52,9 @@ def read_layout(path: Path) -> GraphLayout:
 
 
 def _initializer_shapes(content: mmap.mmap) -> Iterator[list[int]]:
-    for number, start, stop in read_fields(content, 0, len(content)):
-        if number == _GRAPH:
-            for inner, first, last in read_fields(content, start, stop):
-                if inner == _INITIALIZER:
-                    yield _shape(content, first, last)
+    for graph in find_fields(content, (0, len(content)), _GRAPH):
+        for first, last in find_fields(content, graph, _INITIALIZER):
+            yield _shape(content, first, last)
 
 
 def _shape(content: mmap.mmap, start: int, end: int) -> list[int]:

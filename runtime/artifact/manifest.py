@@ -12,12 +12,14 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Literal, get_args
 
+from runtime.artifact.parity import Parity, SimilarityParity
 from runtime.artifact.similarity import SimilarityFunction
-from runtime.artifact.variants import VARIANT_NAMES, Variant, VariantName
+from runtime.artifact.variants import Variant, VariantName
 from runtime.errors import ManifestError, UsageError
 
 SCHEMA_VERSION = 5
@@ -229,49 +231,6 @@ class Projection:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tolerance:
-    """Bounds on the difference of a graph from the torch reference."""
-
-    min_cosine: float  # bound on the cosine similarity between an embedding and its reference
-    # Bound on the absolute difference of any value, as a share of the largest absolute reference value.
-    max_error: float
-    # Bound on the Euclidean distance of an embedding to its reference, as a share of the distance between the two
-    # closest references.
-    max_distance_share: float
-
-    def __post_init__(self) -> None:
-        for name, value in dataclasses.asdict(self).items():
-            if not 0 < value <= 1:
-                raise UsageError(f"the tolerance {name} is {value}, it must be above 0 and at most 1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Parity:
-    """The parity of the graph with torch on real inputs, as measured at export."""
-
-    provider: str  # the execution provider that ran the graph
-    items: int  # number of different inputs
-    batch_sizes: tuple[int, ...]  # all inputs were embedded at each of these sizes
-    min_cosine: float  # smallest cosine similarity to torch, over all batch sizes
-    max_abs_error: float  # largest absolute difference to torch
-    reference_scale: float  # largest absolute value of torch's embeddings
-    max_batch_error: float  # largest absolute difference between a row embedded alone and the same row in a batch
-    max_row_error: float  # largest Euclidean distance of an embedding to its reference
-    min_distance: float  # smallest Euclidean distance between torch's embeddings of two different inputs
-    tolerance: Tolerance  # the bounds that these measurements keep
-
-
-@dataclass(frozen=True, kw_only=True)
-class SimilarityParity:
-    """The parity of the graphs with torch in the cosine similarities of texts to images."""
-
-    texts: int
-    images: int
-    max_abs_error: float  # largest absolute difference of a similarity
-    spread: float  # difference between torch's largest and smallest similarity
-
-
-@dataclass(frozen=True, kw_only=True)
 class Tower:
     """One graph: from preprocessed items to embeddings."""
 
@@ -385,8 +344,26 @@ class Manifest:
     files: dict[str, FileRecord]
 
     def select_towers(self, tower: TowerName | None) -> dict[TowerName, Tower]:
-        """Return the towers that a user means: ``tower``, or all of them."""
-        return {name: each for name, each in self.towers.items() if tower in (None, name)}
+        """Return the towers that a user means: ``tower``, or all of them.
+
+        Raises:
+            UsageError: There is no such tower.
+        """
+        if tower is None:
+            return self.towers
+        check_tower(tower, self.towers)
+        return {tower: self.towers[tower]}
+
+    def choose_tower(self, tower: TowerName | None) -> TowerName:
+        """Return the tower that a user means where only one is possible: ``tower``, or the only one.
+
+        Raises:
+            UsageError: There is no such tower, or there are two and none is named.
+        """
+        first, *others = self.select_towers(tower)
+        if others:
+            raise UsageError(f"the artifact has {' and '.join(self.towers)} towers; name one with --tower or tower=")
+        return first
 
     def __post_init__(self) -> None:
         """Check that the fields are consistent with each other."""
@@ -395,17 +372,15 @@ class Manifest:
             _check_inside(name)
         if needed - self.files.keys():
             raise ManifestError(f"files lacks {', '.join(sorted(needed - self.files.keys()))}")
-        unknown = sorted(self.towers.keys() - get_args(TowerName))
-        if unknown or not self.towers:
-            raise ManifestError(f"this runtime embeds {', '.join(get_args(TowerName))}, not {unknown or 'nothing'}")
+        if not self.towers:
+            raise ManifestError(f"there is no tower, but this runtime embeds {', '.join(get_args(TowerName))}")
         for name, tower in self.towers.items():
             if tower.preprocessing.kind != name:
                 raise ManifestError(f"the {name} tower has preprocessing for {tower.preprocessing.kind}")
             if tower.inputs != tower.preprocessing.graph_inputs():
                 raise ManifestError(f"the {name} tower's inputs do not fit its preprocessing")
-            strange = sorted(tower.variants.keys() - {*VARIANT_NAMES[1:]})
-            if strange:
-                raise ManifestError(f"the {name} tower has variants {strange}, known are {VARIANT_NAMES[1:]}")
+            if "fp32" in tower.variants:
+                raise ManifestError(f"the {name} tower has a variant fp32, which is its own graph")
             if tower.output.shape != ("batch", self.output_dim):
                 raise ManifestError(
                     f"the {name} tower's output has shape {tower.output.shape}, not {self.output_dim} columns"
@@ -419,6 +394,12 @@ class Manifest:
     def sha256(self) -> str:
         """Hash of the manifest. It identifies the artifact."""
         return seal(dataclasses.asdict(self))
+
+
+def check_tower(tower: TowerName, towers: Iterable[TowerName]) -> None:
+    """Raise :class:`UsageError` unless ``towers`` has ``tower``."""
+    if tower not in towers:
+        raise UsageError(f"there is no {tower} tower; the artifact has {' and '.join(towers)}")
 
 
 def seal(document: object) -> str:

@@ -1,15 +1,65 @@
-"""Measure how close two sets of embeddings are. All judgements of parity use these measurements."""
+"""Measure how close two sets of embeddings are, and record it. All judgements of parity use these measurements."""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
 
 from runtime.array_types import Array, Float64Array
-from runtime.artifact.manifest import Tolerance
 from runtime.artifact.similarity import SimilarityFunction, similarities
 from runtime.artifact.variants import Variant
+from runtime.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tolerance:
+    """Bounds on the difference of a graph from the torch reference."""
+
+    min_cosine: float  # bound on the cosine similarity between an embedding and its reference
+    # Bound on the absolute difference of any value, as a share of the largest absolute reference value.
+    max_error: float
+    # Bound on the Euclidean distance of an embedding to its reference, as a share of the distance between the two
+    # closest references.
+    max_distance_share: float
+
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            if not 0 < value <= 1:
+                raise UsageError(f"the tolerance {name} is {value}, it must be above 0 and at most 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """The parity of the graph with torch on real inputs, as measured at export."""
+
+    provider: str  # the execution provider that ran the graph
+    items: int  # number of different inputs
+    batch_sizes: tuple[int, ...]  # all inputs were embedded at each of these sizes
+    min_cosine: float  # smallest cosine similarity to torch, over all batch sizes
+    max_abs_error: float  # largest absolute difference to torch
+    reference_scale: float  # largest absolute value of torch's embeddings
+    max_batch_error: float  # largest absolute difference between a row embedded alone and the same row in a batch
+    max_row_error: float  # largest Euclidean distance of an embedding to its reference
+    min_distance: float  # smallest Euclidean distance between torch's embeddings of two different inputs
+    tolerance: Tolerance  # the bounds that these measurements keep
+
+    def __post_init__(self) -> None:
+        """Raise :class:`UsageError` if there is no item."""
+        if self.items < 1:
+            raise UsageError(f"the parity was measured with {self.items} items, it needs at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimilarityParity:
+    """The parity of the graphs with torch in the cosine similarities of texts to images."""
+
+    texts: int
+    images: int
+    max_abs_error: float  # largest absolute difference of a similarity
+    spread: float  # difference between torch's largest and smallest similarity
+
 
 # For bfloat16, which has 8 bits of mantissa, and for TF32 and float16, which have 11. On two kinds of CPU, the golden
 # items of ResNet50 had a cosine similarity of 1 - 2e-5 and 1 - 5e-5 in bfloat16. Those of BERT and MiniLM had 1 - 1e-5.

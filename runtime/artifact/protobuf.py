@@ -49,6 +49,15 @@ def read_fields(content: mmap.mmap, start: int, end: int) -> Iterator[tuple[int,
         raise ValueError("a field ends behind its message")
 
 
+def find_fields(content: mmap.mmap, message: tuple[int, int], wanted: int) -> Iterator[tuple[int, int]]:
+    """Yield start and end of each length-delimited field ``wanted`` of a message, which is given by its start and end.
+
+    Raises:
+        ValueError: The bytes of ``message`` are not a message.
+    """
+    return ((first, last) for number, first, last in read_fields(content, *message) if number == wanted)
+
+
 def read_varint(content: mmap.mmap, start: int, end: int) -> tuple[int, int]:
     """Return the number at ``start``, of at most ten bytes, and the position after it.
 

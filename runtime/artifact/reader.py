@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import mmap
-import os
 import stat
 from pathlib import Path
 from textwrap import shorten
 
 from runtime.artifact.json_schema import decode
 from runtime.artifact.manifest import MANIFEST_FILE, OLDEST_READABLE, SCHEMA_VERSION, SEAL, FileRecord, Manifest, seal
+from runtime.artifact.protobuf import map_file
 from runtime.errors import ArtifactError, IntegrityError, ManifestError, SchemaVersionError
 
 MAX_MANIFEST_BYTES = 2**24  # a thousand times the largest one known
 _LONGEST_REASON = 500
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+_UNREADABLE = "check its permissions, or copy or export the artifact again"
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -40,7 +41,9 @@ def read_manifest(folder: Path) -> Manifest:
         raise ManifestError(
             f"{folder} contains no {MANIFEST_FILE}, so it is not an artifact; make one with `python -m exporters NAME`"
         ) from None
-    except (OSError, ValueError, RecursionError) as exc:
+    except OSError as exc:
+        raise ManifestError(f"{path} cannot be read ({exc.strerror}); {_UNREADABLE}") from exc
+    except (ValueError, RecursionError) as exc:
         raise ManifestError(f"{path} cannot be read ({exc}); export the artifact again") from exc
     if not intact:
         raise IntegrityError(f"{path} has changed since export; copy or export the whole artifact again")
@@ -71,7 +74,9 @@ def check_files(folder: Path, manifest: Manifest) -> None:
         except FileNotFoundError:
             raise IntegrityError(f"{path} is missing; copy or export the whole artifact again") from None
         except OSError as exc:
-            raise IntegrityError(f"{path} cannot be read ({exc.strerror}); copy or export it again") from exc
+            raise IntegrityError(f"{path} cannot be read ({exc.strerror}); {_UNREADABLE}") from exc
+        if actual != record and _is_lfs_pointer(path):
+            raise IntegrityError(f"{path} is a pointer of Git LFS, without the file; run `git lfs pull` in its folder")
         if actual != record:
             raise IntegrityError(
                 f"{path} has changed since export: {actual.size_bytes} bytes, sha256 {actual.sha256[:12]}..., the "
@@ -89,19 +94,27 @@ def _read_text(path: Path) -> str:
     return path.read_text("utf-8")
 
 
+def _is_lfs_pointer(path: Path) -> bool:
+    """Return whether a file is the text that Git keeps in place of a large file.
+
+    Source: https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
+    """
+    with path.open("rb") as file:
+        return file.read(len(_LFS_POINTER)) == _LFS_POINTER
+
+
 def record_file(path: Path) -> FileRecord:
     """Return the hash and size of a file.
 
     Raises:
         OSError: The file cannot be read.
     """
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if not size:  # an empty file cannot be mapped
-            return FileRecord(sha256=hashlib.sha256().hexdigest(), size_bytes=0)
-        # A single call releases the GIL while it hashes, so that onnxruntime can load the graph at the same time.
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return FileRecord(sha256=hashlib.sha256(content).hexdigest(), size_bytes=size)
+    try:
+        with map_file(path) as content:
+            # A single call releases the GIL while it hashes, so that onnxruntime can load the graph at the same time.
+            return FileRecord(sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
+    except ValueError:  # it is empty
+        return FileRecord(sha256=hashlib.sha256().hexdigest(), size_bytes=0)
 
 
 def _check_schema_version(document: object, path: Path) -> None:

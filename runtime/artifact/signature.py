@@ -44,7 +44,7 @@ def check_signature(folder: Path, public_key: Path) -> None:
         UsageError: The key cannot be read.
         MissingDependencyError: model_signing is not installed.
     """
-    folder = folder.absolute()
+    folder = folder.resolve()
     signing, signature = import_signing(), folder / SIGNATURE_FILE
     if not signature.is_file():
         raise SignatureError(f"{folder} is not signed: it has no {SIGNATURE_FILE}; sign it, or take a signed copy")
@@ -57,6 +57,12 @@ def check_signature(folder: Path, public_key: Path) -> None:
     try:
         config.verify(folder, signature)
     except Exception as exc:  # model_signing, sigstore and cryptography raise many types
+        link = next((path for path in sorted(folder.rglob("*")) if path.is_symlink()), None)
+        if link is not None:
+            raise SignatureError(
+                f"{link} is a link, which a signature does not cover; copy the artifact with the files that its links "
+                "point to"
+            ) from exc
         raise SignatureError(
             f"{folder} is not what was signed with the private key of {public_key} ({_reason(exc)}); take a copy from "
             "its publisher, or check that the key is that of the publisher"

@@ -13,6 +13,7 @@ import numpy as np
 
 from runtime.array_types import Array, Float64Array
 from runtime.errors import UsageError
+from runtime.postprocess import as_rows
 
 SimilarityFunction = Literal["cosine", "dot", "euclidean", "manhattan"]
 _BLOCK = 1024  # rows of b that are float64 at once
@@ -32,7 +33,7 @@ def similarities(a: Array, b: Array, function: SimilarityFunction = "cosine") ->
     Raises:
         UsageError: The rows have different lengths or no values, or are codes or no real numbers.
     """
-    a, b = _rows(a), _rows(b)
+    a, b = as_rows(a), as_rows(b)
     if a.shape[1] != b.shape[1]:
         raise UsageError(
             f"vectors of {a.shape[1]} and of {b.shape[1]} dimensions cannot be compared; embed both with the same "
@@ -43,20 +44,6 @@ def similarities(a: Array, b: Array, function: SimilarityFunction = "cosine") ->
     for start in range(0, len(b), _BLOCK):
         found[:, start : start + _BLOCK] = compare(a, b[start : start + _BLOCK].astype(np.float64))
     return found
-
-
-def _rows(vectors: Array) -> Array:
-    try:
-        rows = np.atleast_2d(np.asarray(vectors))
-    except (TypeError, ValueError) as exc:
-        raise UsageError(f"vectors must be an array of real numbers ({exc}); give the result of embed") from exc
-    if rows.dtype in (np.int8, np.uint8):
-        raise UsageError(f"vectors of {rows.dtype} are codes; dequantize them first, or embed as float32")
-    if rows.dtype.kind not in "fiu":
-        raise UsageError(f"vectors must be an array of real numbers, not {rows.dtype}; give the result of embed")
-    if rows.ndim > 2 or not rows.shape[1]:
-        raise UsageError(f"vectors must be [rows, dim], not {list(rows.shape)}; give the result of embed")
-    return rows
 
 
 def _cosine(a: Float64Array, b: Float64Array) -> Float64Array:
@@ -80,8 +67,3 @@ _FUNCTIONS: dict[SimilarityFunction, Callable[[Float64Array, Float64Array], Floa
     "euclidean": partial(_distance, 2),
     "manhattan": partial(_distance, 1),
 }
-
-
-def cosine_similarities(a: Array, b: Array) -> Float64Array:
-    """Return :func:`similarities` by cosine."""
-    return similarities(a, b)

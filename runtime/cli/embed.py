@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from runtime.artifact.manifest import Tower, TowerName
 from runtime.artifact.reader import read_manifest
@@ -17,21 +17,25 @@ from runtime.cli.options import (
     add_run_options,
     load_model,
     print_weight_warnings,
+    session_keywords,
     take_options,
 )
 from runtime.errors import UsageError
 from runtime.inference.options import EmbedOptions
 from runtime.inference.prompts import applied_prompt, prompt_names, quote
+from runtime.inference.workers import split_options
 from runtime.jobs.finished import check_finished
 from runtime.jobs.memory_check import warn_of_memory
 from runtime.jobs.outputs import OutputOptions, report_path
 from runtime.jobs.read_vectors import read_ranges
-from runtime.jobs.run import EmbedJob, is_complete, run_job
-from runtime.machine.threads import available_threads
+from runtime.jobs.run import EmbedJob, EmbedJobResult, is_complete, run_job
 from runtime.postprocess import Dtype
 from runtime.session.provider_options import OPTIONS, CpuOptions, OpenVinoOptions, find_reduced_precision, parse_options
 from runtime.session.providers import PROVIDERS, ExecutionProvider, available_providers, find_provider_obstacle
-from runtime.session.session import count_concurrent_batches
+from runtime.session.session import SessionOptions, count_concurrent_batches
+
+if TYPE_CHECKING:
+    from runtime.inference.embedder import Embedder
 
 _LOCAL_ONLY = ("resume", "ranges", "provider_option", "device_ids")
 
@@ -138,22 +142,30 @@ def _run(arguments: argparse.Namespace) -> int:
         return _run_on_ray(arguments, options, progress)
     if arguments.address is not None or arguments.rows_per_part is not None:
         raise UsageError("--address and --rows-per-part are for a cluster; add --engine ray")
-    path = Path(arguments.output)
     ranges = read_ranges(arguments.ranges) if arguments.ranges else None
-    output = OutputOptions(path=path, dtype=arguments.dtype, ranges=ranges)
+    output = OutputOptions(path=Path(arguments.output), dtype=arguments.dtype, ranges=ranges)
     job = take_options(EmbedJob, arguments, output=output, options=options, progress=progress)
     if is_complete(job):
-        manifest, reduced = read_manifest(arguments.artifact), _asks_reduced_precision(arguments)
-        if not check_finished(job, manifest, variant=arguments.variant, reduced_precision=reduced):
-            print(f"{path} does not tell which job made it: a .npy holds only vectors", file=sys.stderr)
-        print(f"{path}: the job is finished, nothing is left to resume; --force embeds everything again")
+        _report_finished(arguments, job)
         return 0
     _warn_of_memory(arguments)
     with load_model(arguments, workers=arguments.workers, device_ids=arguments.device_ids) as model:
         _mention_prompts(model.loaded_towers(), options)
-        result = run_job(model, job)
-    dtype = "" if arguments.dtype == "float32" else f"{arguments.dtype} "
-    dim = arguments.truncate_dim or model.output_dim
+        _report(job, model, run_job(model, job))
+    return 0
+
+
+def _report_finished(arguments: argparse.Namespace, job: EmbedJob) -> None:
+    manifest, reduced = read_manifest(arguments.artifact), _asks_reduced_precision(arguments)
+    path = job.output.path
+    if not check_finished(job, manifest, variant=arguments.variant, reduced_precision=reduced):
+        print(f"{path} does not tell which job made it: a .npy holds only vectors", file=sys.stderr)
+    print(f"{path}: the job is finished, nothing is left to resume; --force embeds everything again")
+
+
+def _report(job: EmbedJob, model: Embedder, result: EmbedJobResult) -> None:
+    path, dtype = job.output.path, "" if job.output.dtype == "float32" else f"{job.output.dtype} "
+    dim = job.options.truncate_dim or model.output_dim
     variant = "" if model.variant == "fp32" else f", {model.variant}"
     print(f"{path}: {result.rows} {dtype}vectors of {dim} dimensions by {model.provider}{variant}")
     if result.resumed:
@@ -162,7 +174,6 @@ def _run(arguments: argparse.Namespace) -> int:
         print(f"skipped {result.items - result.rows} of {result.items} inputs: see {report_path(path)}")
     if result.truncated:
         print(f"{result.truncated} of {result.rows} texts were cut to the model's token limit")
-    return 0
 
 
 def _asks_reduced_precision(arguments: argparse.Namespace) -> bool | None:
@@ -176,21 +187,20 @@ def _asks_reduced_precision(arguments: argparse.Namespace) -> bool | None:
 
 
 def _warn_of_memory(arguments: argparse.Namespace) -> None:
-    provider = _find_provider(arguments.provider)
-    if provider.device != "cpu" or arguments.device_ids:
+    session = SessionOptions(**session_keywords(arguments)).resolved()
+    share, *others = split_options(session, arguments.workers, arguments.device_ids)
+    provider = _find_provider(share.provider)
+    if provider.device != "cpu":
         return  # batches are in the memory of the GPU
-    options = parse_options(arguments.provider, arguments.provider_option) or OPTIONS[provider.name]()
-    workers = arguments.workers or 1
-    threads = max(1, (arguments.threads or available_threads()) // workers)
-    batches = arguments.concurrent_batches or count_concurrent_batches(provider, options, threads)
+    settings = share.provider_options or OPTIONS[provider.name]()
     warn_of_memory(
         arguments.artifact,
         read_manifest(arguments.artifact),
         arguments.tower,
         batch_size=arguments.batch_size,
-        limit=options.memory_limit_bytes if isinstance(options, CpuOptions) else None,
-        workers=workers,
-        concurrent_batches=min(batches, threads),
+        limit=settings.memory_limit_bytes if isinstance(settings, CpuOptions) else None,
+        workers=1 + len(others),
+        concurrent_batches=share.concurrent_batches or count_concurrent_batches(provider, settings, share.threads or 1),
     )
 
 

@@ -7,12 +7,13 @@ import inspect
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from runtime.arguments import ListAction
 from runtime.artifact.describe import weight_warnings
 from runtime.artifact.manifest import Manifest
 from runtime.artifact.variants import VARIANT_NAMES
+from runtime.session.providers import ProviderName
 
 if TYPE_CHECKING:
     from runtime.inference.embedder import Embedder
@@ -37,7 +38,7 @@ def parse_count(text: str) -> int:
 
 NUMBER: dict[str, Any] = {"type": parse_count, "metavar": "N"}  # keywords of add_argument
 NUMBERS: dict[str, Any] = {"action": ListAction, "type": int, "metavar": "N"}
-PROVIDERS = ("auto", "cpu", "cuda", "openvino", "tensorrt")
+PROVIDERS = ("auto", *get_args(ProviderName))
 
 
 def add_command(

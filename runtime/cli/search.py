@@ -13,7 +13,7 @@ from runtime import console
 from runtime.cli.options import NUMBER, add_command, add_run_options, load_model
 from runtime.errors import UsageError
 from runtime.jobs.items import Unreadable
-from runtime.jobs.origin import check_space
+from runtime.jobs.origin import check_space, read_origin
 from runtime.jobs.read_vectors import read_vectors
 from runtime.jobs.text_files import read_file_lines
 from runtime.preprocess.files import looks_like_image_path
@@ -56,6 +56,12 @@ def add_commands(commands: Any) -> None:
         help="Compare only the first N dimensions. Give the same value to embed (default: all dimensions).",
         **NUMBER,
     )
+    search.add_argument(
+        "--normalize",
+        action="store_true",
+        help="Scale the query to unit length. Give it if embed had it, and VECTORS is a .npy (default: as in embed, "
+        "which a .npz or .parquet records)",
+    )
     search.add_argument("--top", default=5, help="Print the N nearest vectors (default: %(default)s)", **NUMBER)
     add_run_options(search, "its prompt for queries, if any")
 
@@ -63,7 +69,7 @@ def add_commands(commands: Any) -> None:
 def _print_similarity(arguments: argparse.Namespace) -> int:
     model = load_model(arguments)
     items = _as_items(model, arguments.inputs)
-    vectors = _embed(model, items, arguments, arguments.prompt)
+    vectors = _embed(model, items, arguments, prompt=arguments.prompt)
     _print_table(_make_labels(model, items), model.similarity(vectors, vectors), model.manifest.similarity_function)
     return 0
 
@@ -94,7 +100,12 @@ def _search(arguments: argparse.Namespace) -> int:
     prompt = arguments.prompt
     if prompt is None and arguments.prompt_name is None:
         prompt = role_prompt("query", model.loaded_towers())
-    query = _embed(model, _as_items(model, [arguments.query]), arguments, prompt)[:, :dim]
+    origin = read_origin(arguments.vectors)
+    as_stored = {
+        "truncate_dim": arguments.truncate_dim,
+        "normalize": arguments.normalize or (origin is not None and origin.normalize),
+    }
+    query = _embed(model, _as_items(model, [arguments.query]), arguments, prompt=prompt, **as_stored)
     found = model.similarity(query, vectors)[0]
     nearest = np.argsort(-found, kind="stable")[: arguments.top]
     titles = ["row", model.manifest.similarity_function, "name"]
@@ -102,8 +113,9 @@ def _search(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _embed(model: Embedder, items: Sequence[str | Path], arguments: argparse.Namespace, prompt: str | None) -> Array:
-    return model.embed(items, batch_size=arguments.batch_size, prompt_name=arguments.prompt_name, prompt=prompt)
+def _embed(model: Embedder, items: Sequence[str | Path], arguments: argparse.Namespace, **options: Any) -> Array:
+    vectors: Array = model.embed(items, batch_size=arguments.batch_size, prompt_name=arguments.prompt_name, **options)
+    return vectors
 
 
 def _read_names(path: Path, rows: int) -> list[str]:

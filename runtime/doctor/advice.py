@@ -84,6 +84,6 @@ def _advise_threads(threads: ThreadBudget) -> Iterator[str]:
 
 
 def _advise_memory(report: DoctorReport) -> Iterator[str]:
-    sizes = [size for size in (report.memory.available, report.memory.limit) if size is not None]
-    if min(sizes, default=_LITTLE_MEMORY) < _LITTLE_MEMORY:
+    available = report.memory.available
+    if available is not None and available < _LITTLE_MEMORY:
         yield "Less than 1 GiB of memory is available: end other programs, or raise the container's limit (`--memory`)"

@@ -31,6 +31,7 @@ from runtime.session.providers import PROVIDERS, ExecutionProvider, installed_pa
 from runtime.version import __version__
 
 _TIMEOUT_S = 60.0
+_PLACE_TIMEOUT_S = 900.0  # an artifact may have gigabytes on a slow disk
 _REQUIRED = ("numpy", "pillow", "tokenizers", "tqdm")
 # Packages that the runtime imports when it needs them, with the extra that installs each.
 _EXTRAS = {
@@ -171,4 +172,5 @@ def _wheels() -> dict[str, str]:
 
 def run_probe(*question: str) -> Answer:
     """Run ``python -m runtime.doctor.probe QUESTION`` and return its answer."""
-    return listen([sys.executable, "-m", "runtime.doctor.probe", *question], timeout_s=_TIMEOUT_S)
+    timeout_s = _PLACE_TIMEOUT_S if question[0] == "place" else _TIMEOUT_S
+    return listen([sys.executable, "-m", "runtime.doctor.probe", *question], timeout_s=timeout_s)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import nullcontext
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias, TypedDict, Unpack, overload
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias, Typed
 import numpy as np
 
 from runtime.array_types import Array
-from runtime.artifact.manifest import Manifest, TextPreprocessing, Tower, TowerName
+from runtime.artifact.manifest import Manifest, TextPreprocessing, Tower, TowerName, check_tower
 from runtime.artifact.similarity import similarities
 from runtime.artifact.space import space_of
 from runtime.console import progress_bar
@@ -324,7 +324,7 @@ class Embedder:
         total = len(items) if isinstance(items, Sized) else None
         with progress_bar(total=total, unit="item", label="embed") if progress else nullcontext() as bar:
             embedded = _collect(self.stream(items, options, None if bar is None else bar.update), total, dim)
-        vectors = quantize(embedded.vectors, dtype, ranges)
+        vectors = embedded.vectors if dtype == "float32" else quantize(embedded.vectors, dtype, ranges)
         return vectors if on_error == "raise" else embedded._replace(vectors=vectors)
 
     def embed_stream(
@@ -413,22 +413,3 @@ def _join_towers(values: Mapping[TowerName, str]) -> str:
     """Return the value that all towers share, or the value of each tower."""
     first, *others = dict.fromkeys(values.values())
     return first if not others else ", ".join(f"{name}: {value}" for name, value in values.items())
-
-
-def check_tower(tower: TowerName, towers: Iterable[TowerName]) -> None:
-    """Raise :class:`UsageError` unless ``towers`` has ``tower``."""
-    if tower not in towers:
-        raise UsageError(f"there is no {tower} tower; the artifact has {' and '.join(towers)}")
-
-
-def choose_tower(asked: TowerName | None, towers: Collection[TowerName]) -> TowerName:
-    """Return the tower called ``asked``, or the only one.
-
-    Raises:
-        UsageError: There is no such tower, or there are two and none is asked for.
-    """
-    first, *others = towers
-    if asked is None and others:
-        raise UsageError(f"the artifact embeds {' and '.join(towers)}; choose one with --tower or tower=")
-    check_tower(asked or first, towers)
-    return asked or first

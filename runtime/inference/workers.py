@@ -42,11 +42,15 @@ _Tasks: TypeAlias = "SimpleQueue[tuple[_Embed, _Done] | None]"  # None: no more 
 def split_options(
     options: SessionOptions, workers: int | None, device_ids: Sequence[int] | None
 ) -> list[SessionOptions]:
-    """Return the options of each worker, with its share of the threads and its GPU, from resolved ``options``.
+    """Return the options of each process, from resolved ``options``: of this process, if it has no workers.
+
+    A worker has its share of the threads, and its GPU.
 
     Raises:
         UsageError: The numbers contradict each other, or the provider has no GPUs.
     """
+    if workers is None and device_ids is None:
+        return [options]
     if device_ids is not None:
         _check_device_ids(device_ids)
     if device_ids is not None and workers not in (None, len(device_ids)):

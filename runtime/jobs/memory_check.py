@@ -9,7 +9,7 @@ from pathlib import Path
 from runtime.artifact.manifest import Manifest, PointCloudPreprocessing, TextPreprocessing, Tower, TowerName
 from runtime.inference.memory import estimate_memory
 from runtime.inference.tower import DEFAULT_BATCH_SIZES
-from runtime.machine.limits import memory_left
+from runtime.machine.limits import examine_memory
 
 _LOG = logging.getLogger("runtime")
 _TEXT_LENGTH = 512  # tokens of the longest texts to expect; those of models that take 8192 are mostly shorter
@@ -38,7 +38,7 @@ def warn_of_memory(
         workers: Number of processes.
         concurrent_batches: Number of batches that run side by side in each process.
     """
-    left = memory_left()
+    left = examine_memory().available
     towers = manifest.select_towers(tower)
     if not all((folder / each.graph).is_file() for each in towers.values()):
         return  # loading says what is wrong

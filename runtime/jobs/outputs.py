@@ -20,7 +20,7 @@ from runtime.jobs.origin import VectorOrigin
 from runtime.jobs.parquet import import_parquet
 from runtime.jobs.read_vectors import RANGES, ranges_path, read_ranges
 from runtime.jobs.vector_file import npy_header
-from runtime.postprocess import Dtype, check_ranges, int8_ranges, quantize
+from runtime.postprocess import Dtype, check_dtype, int8_ranges, quantize
 
 SUFFIXES = (".npy", ".npz", ".parquet")
 CHUNK_BYTES = 8 << 20
@@ -51,28 +51,15 @@ class OutputOptions:
         """Check the suffix and the ranges.
 
         Raises:
-            UsageError: The suffix is unknown, or there are ranges without int8.
+            UsageError: The suffix is unknown, or the ranges are not for the dtype or tell no vectors apart.
             MissingDependencyError: The output is a .parquet file, and pyarrow is not installed.
         """
         if self.path.suffix not in SUFFIXES:
             raise UsageError(f"the output {self.path} must end in {', '.join(SUFFIXES)}")
-        if self.ranges is not None and self.dtype != "int8":
-            raise UsageError(f"ranges are only for int8, but the dtype is {self.dtype}; leave them out")
+        if self.ranges is not None:
+            check_dtype(self.dtype, self.ranges, self.ranges.shape[-1])
         if self.path.suffix == ".parquet":
             import_parquet()
-
-    def check_ranges(self, dim: int) -> None:
-        """Check that the ranges fit vectors of ``dim`` values, and tell vectors apart.
-
-        Raises:
-            UsageError: They have another number of dimensions, or every vector would get the same codes.
-        """
-        if self.ranges is None:
-            return
-        if self.ranges.shape[1] != dim:
-            found = f"the ranges have {self.ranges.shape[1]} dimensions, but the vectors have {dim}"
-            raise UsageError(f"{found}; give the ranges of vectors of the same artifact and --truncate-dim")
-        check_ranges(self.ranges)
 
     @property
     def has_names(self) -> bool:

@@ -21,6 +21,7 @@ from runtime.jobs.items import ItemValue, SourceItem, Unreadable, update_digest
 from runtime.jobs.journal import SCHEMA, Journal, JournalEntry, finish_move, is_begun
 from runtime.jobs.origin import describe_origin, digest_item
 from runtime.jobs.outputs import OutputOptions, write_output
+from runtime.postprocess import check_dtype
 from runtime.session.provider_options import find_reduced_precision
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def run_job(model: Embedder, job: EmbedJob) -> EmbedJobResult:
     if output.exists() and any(output.samefile(path) for path in inputs.lists):
         raise UsageError(f"the output {output} is among the inputs and would overwrite one; name another output")
     dim = job.options.truncate_dim or model.output_dim
-    job.output.check_ranges(dim)
+    check_dtype(job.output.dtype, job.output.ranges, dim)
     journal = Journal(output, _fingerprint(model, job), dim=dim, resume=job.resume, force=job.force)
     resumed = journal.last.stop
     try:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from runtime.array_types import Array
-from runtime.artifact.manifest import Tolerance, TowerName
+from runtime.artifact.manifest import TowerName
 from runtime.artifact.parity import (
     REDUCED_TOLERANCE,
     Agreement,
+    Tolerance,
     format_cosine,
     has_unit_length,
     measure_agreement,

@@ -8,13 +8,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from runtime.artifact.manifest import Manifest, TowerName
 from runtime.artifact.reader import check_files, read_manifest
 from runtime.background import start_in_background
 from runtime.errors import ProviderError, UsageError
-from runtime.inference.embedder import Embedder, check_tower
+from runtime.inference.embedder import Embedder
 from runtime.inference.pipeline import Pipeline
+from runtime.inference.workers import Workers, split_options
 from runtime.loading.gpu_check import verify_once_on_gpu
 from runtime.loading.reduced_precision import open_in_best_precision
 from runtime.loading.tuning_store import read_tuning
@@ -79,42 +81,34 @@ def load(
         raise UsageError(f"the path of an artifact is {path!r:.80}, it must be a string or a pathlib.Path")
     folder = Path(path)
     manifest = read_manifest(folder)
-    if tower is not None:
-        check_tower(tower, manifest.towers)
-    towers = manifest.towers if tower is None else {tower: manifest.towers[tower]}
-    options = SessionOptions(
-        provider=provider,
-        provider_options=provider_options,
-        threads=threads,
-        concurrent_batches=concurrent_batches,
-        variant=variant,
-    )
+    towers = manifest.select_towers(tower)
+    session: dict[str, Any] = {
+        "provider": provider,
+        "provider_options": provider_options,
+        "threads": threads,
+        "concurrent_batches": concurrent_batches,
+        "variant": variant,
+    }
+    options = SessionOptions(**session)
     in_this_process = workers is None and device_ids is None
     tunable = in_this_process and options == SessionOptions() and len(towers) == 1
     tuning = read_tuning(manifest, next(iter(towers))) if tunable else None
     options = options.resolved()
-
+    split = partial(split_options, workers=workers, device_ids=device_ids)
     load_again = partial(
         load,
         folder.absolute(),  # a process that unpickles the model may run in another folder
-        provider=provider,
-        provider_options=provider_options,
-        threads=threads,
-        concurrent_batches=concurrent_batches,
         workers=workers,
         device_ids=device_ids,
         check_hashes=check_hashes,
         tower=tower,
-        variant=variant,
+        **session,
     )
 
     def open_embedder(options: SessionOptions) -> Embedder:
-        if in_this_process:
-            return Embedder(manifest, Pipeline(folder, towers, manifest.output_dim, options), load_again)
-        from runtime.inference.workers import Workers
-
-        shares = _split(options, workers, device_ids)
-        return Embedder(manifest, Workers(folder, towers, manifest.output_dim, shares), load_again)
+        arguments = folder, towers, manifest.output_dim
+        backend = Pipeline(*arguments, options) if in_this_process else Workers(*arguments, split(options))
+        return Embedder(manifest, backend, load_again)
 
     with _checking_hashes(folder, manifest) if check_hashes else nullcontext():
         if tuning is not None:
@@ -124,18 +118,9 @@ def load(
                 )
             except ProviderError as exc:
                 _LOG.warning("ignoring stored tuning (%s): %s", tuning, exc)
-        for share in dict.fromkeys(_split(options, workers, device_ids)):
+        for share in dict.fromkeys(split(options)):
             verify_once_on_gpu(folder, manifest, towers, share)
         return open_in_best_precision(folder, manifest, towers, options, open_embedder)
-
-
-def _split(options: SessionOptions, workers: int | None, device_ids: Sequence[int] | None) -> Sequence[SessionOptions]:
-    """Return the options of each process that loads the artifact: of the workers, or of this process."""
-    if workers is None and device_ids is None:
-        return [options]
-    from runtime.inference.workers import split_options
-
-    return split_options(options, workers, device_ids)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from runtime.machine.cache_folder import CACHE_VARIABLE, default_cache, usable_c
 from runtime.machine.cuda_driver import gpu_names
 from runtime.machine.threads import available_threads
 from runtime.session.gpu_software import gpu_software
-from runtime.session.providers import installed_packages
+from runtime.session.providers import ProviderName, installed_packages
 from runtime.session.session import SessionOptions
 
 LARGEST_BATCH = 4096
@@ -63,7 +63,7 @@ class TunedSettings:
     artifact: str
     tower: TowerName
     machine: MachineFingerprint
-    provider: Literal["cpu", "cuda", "openvino", "tensorrt"]
+    provider: ProviderName
     variant: VariantName
     threads: int
     concurrent_batches: int
@@ -164,10 +164,10 @@ def remove_tuning(manifest: Manifest, tower: TowerName) -> bool:
     Raises:
         OutputError: The file cannot be removed.
     """
-    path = _path(manifest, tower, machine_fingerprint())
     try:
+        path = _path(manifest, tower, machine_fingerprint())
         path.unlink()
-    except FileNotFoundError:
+    except (FileNotFoundError, RuntimeError):  # RuntimeError: no home folder, so nothing was stored
         return False
     except OSError as exc:
         raise OutputError(f"cannot remove {path} ({exc.strerror}); fix its permissions") from exc

@@ -35,7 +35,7 @@ class Memory:
     """Memory in bytes; ``None`` if it is unknown, or if there is no limit."""
 
     total: int | None  # memory of the host
-    available: int | None  # that can be allocated without swapping
+    available: int | None  # that this process can still allocate, by the host and all control groups
     limit: int | None  # limit of the control groups
 
 
@@ -52,26 +52,20 @@ def examine_threads(root: Path = Path("/")) -> ThreadBudget:
 
 
 def examine_memory(root: Path = Path("/")) -> Memory:
-    """Return the memory of the host and the limit of the control groups."""
-    limits = [_memory_limit(folder) for folder in control_groups(root, "memory")]
-    limit = min(limits, default=_UNLIMITED)
+    """Return the memory of the host and the limit of the control groups.
+
+    Pages of files that a control group can drop count as available.
+    """
+    groups = [*control_groups(root, "memory")]
+    limit = min(map(_memory_limit, groups), default=_UNLIMITED)
     lines = read_or_empty(root / "proc/meminfo").splitlines()
     sizes = {words[0]: int(words[1]) * 1024 for words in map(str.split, lines) if len(words) > 1}
+    rooms = (sizes.get("MemAvailable:"), *map(_group_room, groups))
     return Memory(
         total=sizes.get("MemTotal:"),
-        available=sizes.get("MemAvailable:"),
+        available=min((room for room in rooms if room is not None), default=None),
         limit=limit if limit < _UNLIMITED else None,
     )
-
-
-def memory_left(root: Path = Path("/")) -> int | None:
-    """Return the bytes that this process can still allocate, by the host and all control groups.
-
-    ``None`` if neither is known. Pages of files that a control group can drop count as free.
-    """
-    rooms = [_group_room(folder) for folder in control_groups(root, "memory")]
-    known = [room for room in (examine_memory(root).available, *rooms) if room is not None]
-    return min(known, default=None)
 
 
 def _group_room(folder: Path) -> int | None:

@@ -26,7 +26,6 @@ from runtime.artifact.reader import read_manifest
 from runtime.artifact.space import space_of
 from runtime.console import progress_bar
 from runtime.errors import ClusterError, EmbeddingBackbonesError, ItemError, UsageError
-from runtime.inference.embedder import choose_tower
 from runtime.inference.options import EmbedOptions
 from runtime.inference.prompts import resolve_prompt
 from runtime.ray_jobs.actor import AttemptCounter, ShardEmbedder, ShardResult, WorkerOptions
@@ -173,7 +172,7 @@ def _check_tower(job: RayJob) -> tuple[TowerName, int, str | None]:
     """Return the tower, the length of its vectors, and the name of their space. Check that it has the prompt."""
     manifest = read_manifest(Path(job.artifact))
     dim = job.options.truncate_dim
-    tower = choose_tower(job.options.tower, manifest.towers)
+    tower = manifest.choose_tower(job.options.tower)
     resolve_prompt(job.options, {tower: manifest.towers[tower]})
     if dim is not None and dim > manifest.output_dim:
         raise UsageError(f"truncate_dim is {dim}, it must be from 1 to {manifest.output_dim}")

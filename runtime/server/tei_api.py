@@ -18,7 +18,7 @@ from starlette.routing import Route
 from tokenizers import Encoding
 
 from runtime.artifact.manifest import TextPreprocessing
-from runtime.artifact.similarity import cosine_similarities
+from runtime.artifact.similarity import similarities
 from runtime.preprocess.item import UnusableItemError
 from runtime.server.admission import Ticket
 from runtime.server.body import check_fields, read_json, require_field, take_field
@@ -74,7 +74,7 @@ async def _similarity(service: EmbeddingService, request: Request, raw: bytes, t
     options = take_field(body, "parameters", dict) or {}
     check_fields(options, *_OPTIONS)
     embedded: Embedded = await service.embed(_call(service, options, items, normalize=False), ticket)
-    return json_response(service, cosine_similarities(embedded.vectors[:1], embedded.vectors[1:])[0], embedded)
+    return json_response(service, similarities(embedded.vectors[:1], embedded.vectors[1:])[0], embedded)
 
 
 def _call(service: EmbeddingService, body: Mapping[str, Any], items: list[ServerItem], *, normalize: bool) -> EmbedCall:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
 
+ProviderName = Literal["cpu", "cuda", "openvino", "tensorrt"]
 LOG_ERRORS_ONLY = 3  # a severity of ONNX Runtime
 
 
@@ -27,7 +28,7 @@ LOG_ERRORS_ONLY = 3  # a severity of ONNX Runtime
 class ExecutionProvider:
     """An execution provider of ONNX Runtime."""
 
-    name: Literal["cpu", "cuda", "openvino", "tensorrt"]
+    name: ProviderName
     onnxruntime_name: str
     package: str  # the PyPI package that contains the provider
     extra: str  # the extra of this project that installs the package

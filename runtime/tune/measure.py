@@ -17,7 +17,6 @@ from runtime.artifact.reader import check_files, read_manifest
 from runtime.artifact.variants import VariantName
 from runtime.console import progress_bar
 from runtime.errors import EmbeddingBackbonesError, ProviderError, UsageError
-from runtime.inference.embedder import choose_tower
 from runtime.loading.golden_file import read_golden
 from runtime.loading.tuning_store import LARGEST_BATCH
 from runtime.machine.threads import available_threads
@@ -76,7 +75,7 @@ def measure(folder: Path, options: TuneOptions, *, start: Start = TuneCandidate,
         UsageError: The artifact has no such tower, or it has two and none is named.
     """
     manifest = read_manifest(folder)
-    tower = choose_tower(options.tower, manifest.towers)
+    tower = manifest.choose_tower(options.tower)
     check_files(folder, manifest)
     inputs = _describe_inputs(folder, manifest, tower)
     settings, refused = _list_settings(manifest.towers[tower], options)

@@ -15,7 +15,7 @@ from exporters.catalogue.registry import BACKBONES
 from exporters.cli.main import build_parser, main
 from exporters.errors import ParityError
 from exporters.progress import StageDisplay, expect, step_counter, track
-from runtime.artifact.manifest import Tolerance
+from runtime.artifact.parity import Tolerance
 
 
 @pytest.fixture

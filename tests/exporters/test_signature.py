@@ -54,6 +54,16 @@ def test_paths_may_be_relative(signed: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert main(["verify", signed.name, "--require-signature", "key.pub.pem"]) == 0
 
 
+def test_the_folder_may_be_a_link_but_no_file_in_it(signed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    link, cache = signed.parent / "current", signed.parent / "blob"
+    link.symlink_to(signed)
+    assert verify(link) == 0
+    (signed / "text.onnx").rename(cache)
+    (signed / "text.onnx").symlink_to(cache)
+    assert verify(signed) == 1
+    assert "text.onnx is a link, which a signature does not cover; copy the artifact with" in capsys.readouterr().err
+
+
 def change_a_byte(artifact: Path) -> str:
     graph = artifact / "text.onnx"
     content = bytearray(graph.read_bytes())

@@ -15,6 +15,19 @@ def test_columns_are_as_wide_as_a_terminal_shows_them(cell: str) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("cell", "shown"),
+    [
+        ("\x1b[2Ja\nb", r"\x1b[2Ja\nb"),
+        ("a\u202eb\x00", r"a\u202eb\x00"),
+        ("می\u200cخواهم", "می\u200cخواهم"),
+        ("東\u3000京\xa0x", "東\u3000京\xa0x"),
+    ],
+)
+def test_a_cell_cannot_drive_the_terminal(cell: str, shown: str) -> None:
+    assert console.table(["name"], [[cell]]).splitlines()[2:] == [shown]
+
+
 @pytest.mark.parametrize(("hidden", "drawn"), [(False, True), (True, False), (None, False)])
 def test_a_progress_bar_is_drawn_on_standard_error(
     hidden: bool | None, drawn: bool, capsys: pytest.CaptureFixture[str]

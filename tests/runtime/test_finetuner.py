@@ -32,7 +32,7 @@ def test_cos_sim_is_the_cosine(a: list[int], b: list[int], expected: Any) -> Non
 
 @pytest.mark.parametrize(("a", "b"), [(np.ones(2), np.ones(3)), (np.ones((2, 2, 2)), np.ones(2)), (np.ones(()), 1)])
 def test_cos_sim_of_other_shapes_is_wrong_usage(a: Any, b: Any) -> None:
-    with pytest.raises(runtime.UsageError, match="cos_sim takes"):
+    with pytest.raises(runtime.UsageError, match=r"cannot be compared|must be \[rows, dim\]"):
         finetuner.cos_sim(a, b)
 
 

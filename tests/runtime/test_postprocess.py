@@ -24,6 +24,14 @@ def test_the_values_are_those_of_sentence_transformers(dtype: Literal["int8", "b
     np.testing.assert_array_equal(ours, theirs)
 
 
+def test_lists_and_single_vectors_are_quantized() -> None:
+    ranges = int8_ranges(VECTORS.tolist())
+    np.testing.assert_array_equal(ranges, int8_ranges(VECTORS))
+    rows: Any = (VECTORS.tolist(), ranges.tolist())
+    np.testing.assert_array_equal(quantize(rows[0], "int8", rows[1]), quantize(VECTORS.astype(float), "int8"))
+    np.testing.assert_array_equal(quantize(VECTORS[0], "binary"), quantize(VECTORS, "binary")[:1])
+
+
 def test_ranges_of_a_sample_apply_to_other_vectors() -> None:
     sample, others = VECTORS[:150], VECTORS[150:]
     theirs = np.asarray(quantize_embeddings(others, precision="int8", ranges=int8_ranges(sample)))
@@ -78,6 +86,9 @@ def test_invalid_arguments_are_refused(dtype: Any, ranges: Any, message: str) ->
         ("int8", np.full((3, 4), np.nan, np.float32), "hold NaN or infinity"),
         ("binary", np.full((3, 4), np.inf, np.float32), "hold NaN or infinity"),
         ("float16", 1e5 * VECTORS, "that float16 cannot; keep float32"),
+        ("binary", VECTORS[None], r"must be \[rows, dim\], not \[1, 200, 20\]"),
+        ("int8", [["1", "2"]], "real numbers, not <U1"),
+        ("binary", quantize(VECTORS, "int8"), "vectors of int8 are codes"),
     ],
 )
 def test_vectors_that_do_not_fit_the_type_are_refused(dtype: Dtype, vectors: Any, message: str) -> None:

@@ -18,7 +18,6 @@ from runtime.artifact.manifest import (
     FileRecord,
     ImagePreprocessing,
     Manifest,
-    Parity,
     PointCloudPreprocessing,
     Pooling,
     Preprocessing,
@@ -26,11 +25,11 @@ from runtime.artifact.manifest import (
     Task,
     TensorSpec,
     TextPreprocessing,
-    Tolerance,
     Tower,
     TowerName,
     Weights,
 )
+from runtime.artifact.parity import Parity, Tolerance
 from runtime.preprocess.point_cloud import PointCloudPreprocessor
 from runtime.preprocess.text import TextPreprocessor
 

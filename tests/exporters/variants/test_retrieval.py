@@ -24,7 +24,7 @@ from exporters.variants.retrieval_dataset import RetrievalDataset, load_retrieva
 from runtime.array_types import Array
 from runtime.artifact.manifest import TowerName
 from runtime.artifact.reader import read_manifest
-from runtime.artifact.similarity import cosine_similarities, similarities
+from runtime.artifact.similarity import similarities
 from runtime.errors import UsageError
 from tests.exporters.file_contents import contents
 from tests.exporters.toys import save_clip
@@ -148,7 +148,7 @@ def test_options_that_belong_together_are_needed(tmp_path: Path) -> None:
 def test_fp32_must_find_something(exported: Path) -> None:
     images = [np.full((60, 60, 3), value, np.uint8) for value in range(0, 250, 10)]
     vectors = runtime.load(exported).embed(images)
-    farthest = int(np.argmin(cosine_similarities(vectors[:1], vectors)))
+    farthest = int(np.argmin(similarities(vectors[:1], vectors)))
     search = RetrievalDataset(
         queries=images[:1],
         query_kind="image",

@@ -3,15 +3,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from runtime.artifact.manifest import Tolerance
-from runtime.artifact.parity import measure_agreement, neighbour_overlap, row_cosines
-from runtime.artifact.similarity import cosine_similarities, similarities
+from runtime.artifact.parity import Tolerance, measure_agreement, neighbour_overlap, row_cosines
+from runtime.artifact.similarity import similarities
 
 ROWS = np.random.default_rng(0).normal(size=(2, 30, 8)).astype(np.float32)
 
 
 def test_row_cosines_are_the_diagonal_of_all_similarities() -> None:
-    np.testing.assert_allclose(row_cosines(*ROWS), np.diag(cosine_similarities(*ROWS)), rtol=1e-12)
+    np.testing.assert_allclose(row_cosines(*ROWS), np.diag(similarities(*ROWS)), rtol=1e-12)
     assert row_cosines(*ROWS).dtype == np.float64
     assert (row_cosines(ROWS[0], ROWS[0] * 3) <= 1).all()
 
@@ -19,7 +18,7 @@ def test_row_cosines_are_the_diagonal_of_all_similarities() -> None:
 def test_a_row_of_zeros_has_no_direction() -> None:
     zeros = np.zeros((1, 8))
     assert np.isnan(row_cosines(zeros, zeros)).all()
-    assert np.isnan(cosine_similarities(zeros, ROWS[0])).all()
+    assert np.isnan(similarities(zeros, ROWS[0])).all()
 
 
 def test_agreement_summarises_the_cosines() -> None:

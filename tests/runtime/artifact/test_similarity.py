@@ -23,7 +23,7 @@ FUNCTIONS = get_args(SimilarityFunction)
         (np.ones((2, 4), np.bool_), "real numbers, not bool"),
         ([["1", "2"]], "real numbers, not <U1"),
         (None, "real numbers, not object"),
-        ([], r"vectors must be \[rows, dim\], not \[1, 0\]"),
+        ([], r"vectors must be \[rows, dim\], not \[0\]"),
     ],
 )
 def test_other_than_real_numbers_is_refused(vectors: Any, message: str) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 import runtime
 from runtime.artifact.reader import read_manifest
 from runtime.cli.main import build_parser, main
+from tests.runtime.spaces import name_toy
 from tests.runtime.toy_artifact import write_artifact
 
 
@@ -240,34 +242,47 @@ def test_ctrl_c_ends_with_130(
     assert capsys.readouterr().err == "interrupted\n"
 
 
-@pytest.mark.process
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_closed_pipe_is_no_traceback(exported: Path, unbuffered: str) -> None:
+def closed_pipe() -> int:
     reader, writer = os.pipe()
     os.close(reader)
+    return writer
+
+
+def full_disk() -> int:
+    return os.open("/dev/full", os.O_WRONLY)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    ("open_output", "error"),
+    [(closed_pipe, b""), (full_disk, b"error: [Errno 28] No space left on device\n")],
+    ids=["pipe", "disk"],
+)
+def test_an_output_that_ends_is_no_traceback(
+    open_output: Callable[[], int], error: bytes, unbuffered: str, exported: Path
+) -> None:
+    output = open_output()
     ended = subprocess.run(
         [sys.executable, "-m", "runtime", "info", str(exported)],
-        stdout=writer,
+        stdout=output,
         stderr=subprocess.PIPE,
         env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
         check=False,
     )
-    os.close(writer)
-    assert (ended.returncode, ended.stderr) == (1, b"")
+    os.close(output)
+    assert (ended.returncode, ended.stderr) == (1, error)
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_full_disk_behind_standard_output_is_an_error_in_one_line(exported: Path, unbuffered: str) -> None:
-    with Path("/dev/full").open("w") as full:
-        ended = subprocess.run(
-            [sys.executable, "-m", "runtime", "info", str(exported)],
-            stdout=full,
-            stderr=subprocess.PIPE,
-            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
-            check=False,
-        )
-    assert (ended.returncode, ended.stderr) == (1, b"error: [Errno 28] No space left on device\n")
+@pytest.mark.skipif(os.name == "nt", reason="needs a POSIX shell")
+def test_a_program_without_standard_streams_does_its_work(exported_text: Path, tmp_path: Path) -> None:
+    command = f"{sys.executable} -m runtime embed {exported_text} a b -o {tmp_path / 'v.npy'} <&- >&- 2>&-"
+    assert subprocess.run(["/bin/sh", "-c", command], check=False).returncode == 0
+    assert np.load(tmp_path / "v.npy").shape == (2, 24)
+    command = f"{sys.executable} -m runtime embed {exported_text} - -o {tmp_path / 'none.npy'} <&-"
+    ended = subprocess.run(["/bin/sh", "-c", command], check=False, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr.splitlines()[-1]) == (2, "error: there is nothing to embed: - holds no item")
 
 
 def test_texts_are_compared_as_they_stand(
@@ -337,6 +352,20 @@ def test_search_puts_the_prompt_of_queries_before_a_text(
     assert prompts[-1] == "c "
     assert main([*search, "--prompt-name", "document"]) == 2
     assert "no prompt called 'document'; it has 'query', 'passage'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("suffix", "words"), [("npz", []), ("parquet", []), ("npy", ["--normalize"])])
+def test_search_scales_the_query_as_embed_scaled_the_vectors(
+    suffix: str, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_artifact(tmp_path / "toy")
+    name_toy(folder, lambda manifest: replace(manifest, similarity_function="euclidean"))
+    vectors = str(tmp_path / f"vectors.{suffix}")
+    options = ["--truncate-dim", "2"]
+    assert main(["embed", str(folder), "a b c", "b", "-o", vectors, "--normalize", *options]) == 0
+    capsys.readouterr()
+    assert main(["search", str(folder), "b", vectors, *options, *words]) == 0
+    assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()[2:]] == [["1", "-0.000"], ["0", "-0.046"]]
 
 
 @pytest.mark.parametrize("suffix", ["npz", "parquet"])

@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from runtime.cli.main import main
 from runtime.doctor import DoctorReport, collect, examine, find_advice, probe, render_text
 from runtime.machine.child_process import Answer
+from runtime.machine.limits import Memory
 from runtime.session import providers
 from runtime.session.providers import PROVIDERS
 from tests.runtime.machine.fake_libraries import CudaRuntime, Cudnn, Driver, install_libraries
@@ -286,9 +287,9 @@ def test_telemetry_is_reported(machine: FakeMachine, monkeypatch: pytest.MonkeyP
 
 def test_little_memory_is_reported(machine: FakeMachine) -> None:
     report = machine.examine({})
-    little = dataclasses.replace(report, memory=dataclasses.replace(report.memory, limit=512 << 20))
+    little = dataclasses.replace(report, memory=Memory(total=64 << 30, available=512 << 20, limit=4 << 30))
     assert "1 GiB" in find_advice(little)[0]
-    assert "limit 0.5 GiB" in render_text(little)
+    assert "0.5 GiB available of 64.0 GiB, limit 4.0 GiB" in render_text(little)
 
 
 @pytest.mark.parametrize(
@@ -359,6 +360,11 @@ def test_libraries_that_are_missing_or_fail_are_reported(monkeypatch: pytest.Mon
     assert facts["devices"] == {"error": "cuInit returned 100"}
     assert "cudaRuntimeGetVersion" in facts["runtime"]["error"]
     assert facts["cudnn"] == {"error": "libcudnn.so.9: cannot open"}
+
+
+def test_a_large_artifact_has_more_time_than_a_provider(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collect, "listen", lambda command, *, timeout_s: timeout_s)
+    assert collect.run_probe("place", "artifact") > 10 * collect.run_probe("probe", "cpu")  # type: ignore[operator]
 
 
 def test_messages_about_providers_can_be_split() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,16 @@ from runtime.cli.main import main
 from runtime.errors import UsageError
 from runtime.jobs import memory_check
 from runtime.jobs.memory_check import warn_of_memory
+from runtime.machine.limits import Memory
+from runtime.session import session
 from runtime.session.providers import PROVIDERS
 from tests.runtime.toy_artifact import write_artifact
 
 BATCH = "a smaller --batch-size or --provider cpu --provider-option memory_limit_bytes=BYTES"
+
+
+def memory(left: int | None) -> Memory:
+    return Memory(total=None, available=left, limit=None)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +49,7 @@ def test_too_little_memory_is_warned_of_with_a_way_out(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     folder = write_artifact(tmp_path / "toy")
-    monkeypatch.setattr(memory_check, "memory_left", lambda: left)
+    monkeypatch.setattr(memory_check, "examine_memory", lambda: memory(left))
     common: dict[str, Any] = {"batch_size": None, "limit": None, "workers": 1, "concurrent_batches": 1}
     warn_of_memory(folder, read_manifest(folder), None, **common | options)
     assert len(caplog.records) == (message is not None)
@@ -69,7 +76,8 @@ def test_as_many_batches_as_run_side_by_side_are_counted(
         counted.append(concurrent_batches)
         raise UsageError("enough")
 
-    monkeypatch.setattr(command, "available_threads", lambda: 4)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(session, "available_threads", lambda: 4)
     monkeypatch.setattr(command, "warn_of_memory", count)
     folder = write_artifact(tmp_path / "toy")
     assert main(["embed", str(folder), "a b", "-o", str(tmp_path / "v.npy"), "--provider", "cpu", *words]) == 2
@@ -86,7 +94,7 @@ def test_batches_on_a_gpu_are_not_counted(
     monkeypatch.setattr(command, "available_providers", lambda: [PROVIDERS["cuda"], PROVIDERS["cpu"]])
     monkeypatch.setattr(command, "find_provider_obstacle", lambda each: obstacle if each.name == "cuda" else None)
     monkeypatch.setattr(command, "load_model", load)
-    monkeypatch.setattr(memory_check, "memory_left", lambda: 10**6)
+    monkeypatch.setattr(memory_check, "examine_memory", lambda: memory(10**6))
     folder = write_artifact(tmp_path / "toy")
     assert main(["embed", str(folder), "a b", "-o", str(tmp_path / "v.npy")]) == 2
     assert bool(caplog.records) is (obstacle is not None)
@@ -96,7 +104,7 @@ def test_the_command_embed_warns_and_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder, output = write_artifact(tmp_path / "toy"), tmp_path / "v.npy"
-    monkeypatch.setattr(memory_check, "memory_left", lambda: 10**6)
+    monkeypatch.setattr(memory_check, "examine_memory", lambda: memory(10**6))
     assert main(["embed", str(folder), "a b", "-o", str(output)]) == 0
     assert BATCH in caplog.text
     caplog.clear()

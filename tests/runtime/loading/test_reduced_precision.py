@@ -69,8 +69,7 @@ def choose(exported: Path) -> Choose:
         tower: TowerName | None = None,
     ) -> list[ProviderOptions | None]:
         opened, manifest = Opened(), read_manifest(folder)
-        towers = {name: each for name, each in manifest.towers.items() if tower in (None, name)}
-        given = SessionOptions(provider=provider, provider_options=options)
+        given, towers = SessionOptions(provider=provider, provider_options=options), manifest.select_towers(tower)
         open_in_best_precision(folder, manifest, towers, given, lambda final: opened.open(folder, final, tower))
         return opened
 

@@ -16,8 +16,8 @@ import pytest
 from numpy.lib import format as npy
 
 import runtime
-from runtime.artifact.manifest import Tolerance, Tower, TowerName
-from runtime.artifact.parity import format_cosine, measure_agreement
+from runtime.artifact.manifest import Tower, TowerName
+from runtime.artifact.parity import Tolerance, format_cosine, measure_agreement
 from runtime.artifact.reader import read_manifest
 from runtime.loading.golden import verify_towers
 from runtime.loading.golden_file import read_golden

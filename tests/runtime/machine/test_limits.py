@@ -11,7 +11,6 @@ import pytest
 from runtime.machine.limits import (
     examine_memory,
     examine_threads,
-    memory_left,
     read_peak_bytes,
     read_resident_bytes,
 )
@@ -37,13 +36,13 @@ def test_control_groups_are_read_up_to_the_root(
 ) -> None:
     written = {f"sys/fs/cgroup/{name}": text for name, text in files.items()}
     written["proc/self/cgroup"] = "4:memory:/not/mounted/here\n2:cpu,cpuacct:/a\n1:name=systemd:/x\n0::/a/b\n"
-    written["proc/meminfo"] = "MemTotal:  16 kB\nMemAvailable:  8 kB\nHugePages_Total: 0\n"
+    written["proc/meminfo"] = "MemTotal:  16 kB\nHugePages_Total: 0\n"
     for name, text in written.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     memory = examine_memory(tmp_path)
     assert examine_threads(tmp_path).quota == quota
-    assert (memory.total, memory.available, memory.limit) == (16 << 10, 8 << 10, limit)
+    assert (memory.total, memory.available, memory.limit) == (16 << 10, limit, limit)
 
 
 @pytest.mark.parametrize(
@@ -58,21 +57,18 @@ def test_control_groups_are_read_up_to_the_root(
     ],
     ids=str,
 )
-def test_the_memory_that_is_left_is_the_least_of_host_and_groups(
-    tmp_path: Path, files: dict[str, str], left: int
-) -> None:
+def test_the_available_memory_is_the_least_of_host_and_groups(tmp_path: Path, files: dict[str, str], left: int) -> None:
     written = {f"sys/fs/cgroup/{name}": text for name, text in files.items()}
     written |= {"proc/self/cgroup": "0::/a\n", "proc/meminfo": "MemAvailable:  8 kB\n"}
     for name, text in written.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    assert memory_left(tmp_path) == left
+    assert examine_memory(tmp_path).available == left
 
 
 def test_a_system_without_proc_has_no_figures_and_no_error(tmp_path: Path) -> None:
     memory = examine_memory(tmp_path)
     assert (memory.total, memory.available, memory.limit) == (None, None, None)
-    assert memory_left(tmp_path) is None
 
 
 def test_resident_memory_is_read_in_bytes(tmp_path: Path) -> None:

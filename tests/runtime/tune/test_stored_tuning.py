@@ -77,6 +77,15 @@ def test_a_tuning_of_another_artifact_or_machine_is_ignored(
     assert is_tuned(runtime.load(exported))
 
 
+def test_without_a_home_folder_there_is_nothing_to_forget(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(name: str) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(memory, "default_cache", fail)
+    assert read_tuning(read_manifest(exported), "image") is None
+    assert not memory.remove_tuning(read_manifest(exported), "image")
+
+
 def test_batches_on_a_gpu_share_their_threads(exported: Path) -> None:
     keep(exported, provider="cuda", threads=2, concurrent_batches=2)
     tuning = read_tuning(read_manifest(exported), "image")

@@ -13,7 +13,6 @@ import pytest
 import runtime
 from runtime.cli.main import main
 from runtime.errors import UsageError
-from runtime.inference.embedder import choose_tower
 from runtime.inference.pipeline import Pipeline
 from runtime.session.provider_options import OPTIONS
 from runtime.session.providers import PROVIDERS
@@ -131,12 +130,6 @@ def test_unparsable_words_are_wrong_usage(exported: Path, words: list[str]) -> N
     with pytest.raises(SystemExit) as caught:
         main(["tune", str(exported), *words])
     assert caught.value.code == 2
-
-
-def test_one_of_two_towers_must_be_named() -> None:
-    assert choose_tower("image", ["text", "image"]) == "image"
-    with pytest.raises(UsageError, match="embeds text and image; choose one with --tower"):
-        choose_tower(None, ["text", "image"])
 
 
 def test_errors_come_before_anything_is_measured(
