@@ -39,7 +39,6 @@ _EXIF_TRANSPOSES = {  # EXIF 2.32, tag Orientation: the operation that makes the
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_STRIP = 8  # rows or columns of a very thin image
 _BITS_PER_SAMPLE, _COMPRESSION, _PHOTOMETRIC, _PLANES, _SAMPLE_FORMAT = 258, 259, 262, 284, 339  # tags of TIFF
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 _UNCOMPRESSED, _WHITE_IS_ZERO, _SEPARATE, _SIGNED = 1, 0, 2, 2  # values of them
@@ -129,14 +128,12 @@ def resize_and_crop(image: Image.Image, preprocessing: ImagePreprocessing) -> UI
 
     The result has the type ``resize_dtype``. Where the crop is larger than the image, it has the colour ``fill``.
 
-    A very thin image is resized in strips, so that the whole is never in memory.
-
     Raises:
-        UnusableItemError: The image is so long and thin that one strip of the resized image would exceed
+        UnusableItemError: The image is so long and thin that the resized image would exceed
             ``PIL.Image.MAX_IMAGE_PIXELS``, or have no pixels.
     """
     width, height = resized_size(image.width, image.height, preprocessing)
-    _check_size(max(width, height), min(width, height, _STRIP), "resized in strips of ")
+    _check_size(width, height, "resized to ")
     (left, columns), (top, rows) = (_crop_range(size, preprocessing) for size in (width, height))
     if preprocessing.resize_dtype == "float32":
         kind, antialias = preprocessing.interpolation, preprocessing.antialias
@@ -144,8 +141,6 @@ def resize_and_crop(image: Image.Image, preprocessing: ImagePreprocessing) -> UI
         pixels: UInt8Array | Float32Array = resize_floats(
             source, height, width, kind, antialias=antialias, rows=rows, columns=columns
         )
-    elif not is_allowed(width, height):
-        pixels = _resize_in_strips(image, width, height, preprocessing)
     else:
         if (width, height) != image.size:
             image = image.resize((width, height), _FILTERS[preprocessing.interpolation])
@@ -161,29 +156,6 @@ def pixel_values(pixels: UInt8Array | Float32Array, preprocessing: ImagePreproce
     channels_first = np.moveaxis(pixels, -1, -3).astype(np.float32)
     mean, std = (np.array(each, dtype=np.float32)[:, None, None] for each in (preprocessing.mean, preprocessing.std))
     return np.ascontiguousarray((channels_first / np.float32(255) - mean) / std)
-
-
-def _resize_in_strips(image: Image.Image, width: int, height: int, preprocessing: ImagePreprocessing) -> UInt8Array:
-    """Return the same as resizing to ``width`` and ``height``, and cropping.
-
-    Pillow resizes all rows and then all columns, each for itself. So strips of rows can be resized and cropped, and
-    then strips of columns, with the same bits.
-    """
-    rows = _resize_rows(image, width, preprocessing)
-    columns = _resize_rows(rows.transpose(Image.Transpose.TRANSPOSE), height, preprocessing)
-    return np.asarray(columns.transpose(Image.Transpose.TRANSPOSE))
-
-
-def _resize_rows(image: Image.Image, width: int, preprocessing: ImagePreprocessing) -> Image.Image:
-    """Resize each row to ``width``, and keep the columns of the crop."""
-    _, columns = _crop_range(width, preprocessing)
-    kept = Image.new("RGB", (columns.stop - columns.start, image.height))
-    for top in range(0, image.height, _STRIP):
-        bottom = min(top + _STRIP, image.height)
-        strip = image.crop((0, top, image.width, bottom))
-        strip = strip.resize((width, bottom - top), _FILTERS[preprocessing.interpolation])
-        kept.paste(strip.crop((columns.start, 0, columns.stop, bottom - top)), (0, top))
-    return kept
 
 
 def _crop_range(size: int, preprocessing: ImagePreprocessing) -> tuple[int, slice]:

@@ -9,7 +9,6 @@ from runtime.preprocess.image import WITHOUT_WARNINGS, is_allowed, open_bytes, r
 
 _USUAL_FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP")
 _USUAL_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
-_STRIP_COLUMN_BYTES = 96  # eight pixels, and what Pillow's filter takes: two bounds and up to seven weights
 _USUAL_MAX_PIXELS = 89_478_485  # of PIL.Image.MAX_IMAGE_PIXELS
 
 
@@ -38,9 +37,9 @@ def _resizing_bytes(width: int, height: int, preprocessing: ImagePreprocessing) 
     if not width or not height:
         return 0
     resized = resized_size(width, height, preprocessing)
+    if not is_allowed(*resized):
+        return 0  # it is refused
     cropped = preprocessing.crop_size * max(width, height)  # one side is resized and cropped, the other is not yet
     if preprocessing.resize_dtype == "float32":
         return 40 * cropped + 3 * width * height
-    if not is_allowed(*resized):
-        return 10 * cropped + _STRIP_COLUMN_BYTES * max(resized)
     return 11 * resized[0] * resized[1] + 4 * resized[0] * height
