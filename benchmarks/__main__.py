@@ -1,11 +1,8 @@
-"""Run ``python -m benchmarks``."""
+"""Entry point of ``python -m benchmarks``."""
 
 import sys
 
-try:
-    from benchmarks.cli import main
-except ModuleNotFoundError as exc:
-    sys.exit(f"error: {sys.executable} has no {exc.name}; install it in the clone with `pip install '.[bench,cpu]'`")
+from benchmarks.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -6,64 +6,48 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import datetime as dt
-import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from pathlib import Path
-from typing import NamedTuple, TypeVar, get_args
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, NamedTuple
 
-from benchmarks.ceilings.measure import measure_ceilings
-from benchmarks.choose import cli as choose
-from benchmarks.compare import cli as compare
-from benchmarks.contenders.registry import CONTENDERS
-from benchmarks.measure.machine import find_environments, this_machine
-from benchmarks.measure.plan import BenchmarkPlan, PlanOptions, make_plan
-from benchmarks.measure.rounds import TimingOptions
-from benchmarks.measure.run import check_resumable, find_remaining, measure_plan, merge_results
-from benchmarks.measure.workload import Items, load_own_items
-from benchmarks.report import Format, make_folder, write_report
-from benchmarks.results.prices import Prices, add_price_options, read_prices
-from benchmarks.results.schema import RESULTS_FILE, SCHEMA_VERSION, PlanRecord, Results, read_results
-from benchmarks.scenarios import footprint, memory_growth
-from benchmarks.serve import cli as serve
-from benchmarks.serve import options as serve_options
-from benchmarks.serve import soak
-from exporters.progress import Stage, StageDisplay
+from exporters.errors import needs_extra
 from runtime import console
-from runtime.arguments import ArgumentParser, ListAction
-from runtime.artifact.manifest import TowerName
-from runtime.artifact.reader import read_manifest
-from runtime.atomic_write import write_text
-from runtime.errors import EmbeddingBackbonesError, OutputError, UsageError
-from runtime.machine.threads import available_threads
 
 _PROG = "python -m benchmarks"
-T = TypeVar("T")
 
 
 class Command(NamedTuple):
-    """Command of ``python -m benchmarks``."""
+    """Command of ``python -m benchmarks``. Its module has the functions ``main`` and ``build_parser``."""
 
-    main: Callable[[Sequence[str]], int]
-    build_parser: Callable[[], argparse.ArgumentParser]
+    module: str
     summary: str
+
+    def load(self) -> Any:
+        """Import the module. So a command needs only its own packages: ``choose`` needs no torch."""
+        with needs_extra("bench,cpu", f"`{_PROG}`"):
+            return import_module(self.module)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that the command line names, by default ``run``, and return its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help"):
-        build_parser().parse_args(words)  # prints the help or an error, and exits
-    if words[0] in COMMANDS:
-        return COMMANDS[words[0]].main(words[1:])
-    return run(words)
+        _build_overview()[0].parse_args(words)  # prints the help or an error, and exits
+    name, words = (words[0], words[1:]) if words[0] in COMMANDS else ("run", words)
+    return console.run(lambda: int(COMMANDS[name].load().main(words)))
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
+    parser, commands = _build_overview()
+    for name, command in COMMANDS.items():
+        commands.choices[name] = command.load().build_parser()
+    return parser
+
+
+def _build_overview() -> tuple[argparse.ArgumentParser, Any]:
+    """Return the parser that knows the commands by name, and its group of them."""
     parser = argparse.ArgumentParser(
         prog=_PROG,
         usage=f"{_PROG} [COMMAND] ...",
@@ -73,288 +57,15 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, command in COMMANDS.items():
         commands.add_parser(name, help=command.summary, add_help=False)
-        commands.choices[name] = command.build_parser()
-    return parser
-
-
-def run(arguments: Sequence[str]) -> int:
-    """Run the command ``run``."""
-    options = build_run_parser().parse_args(arguments)
-    return console.run(lambda: _benchmark(options, shlex.join(["python", "-m", "benchmarks", *arguments])))
-
-
-def build_run_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command ``run``."""
-    parser = ArgumentParser(
-        prog=f"{_PROG} run",
-        description="Measure artifacts on this machine, with torch and other libraries beside the runtime, and write a "
-        "report.",
-    )
-    _add_output_options(parser)
-    _add_plan_options(parser)
-    _add_timing_options(parser)
-    return parser
-
-
-def _add_output_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "artifacts", nargs="+", type=Path, metavar="ARTIFACT", help="Folders of the artifacts to measure"
-    )
-    add = parser.add_argument_group("output").add_argument
-    flag = partial(add, action="store_true")
-    add(
-        "-o",
-        "--output",
-        type=Path,
-        required=True,
-        metavar="REPORT",
-        help="Folder for the report and results.json; it is created if it does not exist",
-    )
-    add(
-        "--format",
-        action=ListAction,
-        choices=get_args(Format),
-        default=("html", "md"),
-        help="Formats of the report; results.json is always written (default: html md)",
-    )
-    flag(
-        "--resume",
-        help="Continue the run in REPORT with the same options: measure what is missing, and again what failed",
-    )
-    flag("--redo-disturbed", help="With --resume, also repeat cases that the host of the virtual machine disturbed")
-    flag("--force", help="Replace the results in REPORT")
-    add_price_options(add)
-
-
-def _add_plan_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("cases to measure").add_argument
-    words = partial(add, nargs="+")
-    numbers = partial(add, action=ListAction, type=int, metavar="N")
-    words(
-        "--weights",
-        default=[],
-        metavar="[NAME=]WEIGHTS",
-        help="Value of --weights at export, by artifact name, from which torch loads the model (default: known only "
-        "for pretrained and random weights)",
-    )
-    words(
-        "--items",
-        default=[],
-        metavar="KIND=PATH",
-        help="Your own items of the kind text, image or mesh (default: built-in items)",
-    )
-    words("--providers", metavar="PROVIDER", help="Execution providers to measure (default: all active providers)")
-    words(
-        "--contenders",
-        default=list(CONTENDERS),
-        metavar="NAME[:VARIANT]",
-        help=f"Libraries to measure (default: {' '.join(CONTENDERS)})",
-    )
-    numbers("--batch-sizes", default=(1, 8, 32), help="Numbers of items per call (default: 1 8 32)")
-    numbers("--tokens", default=(64,), help="Lengths of texts at the stage graph (default: 64)")
-    add(
-        "--stages",
-        action=ListAction,
-        choices=["graph", "end_to_end"],
-        default=("graph", "end_to_end"),
-        help="Stages to measure: graph takes arrays, end_to_end takes texts or files (default: both)",
-    )
-    words(
-        "--python",
-        default=[],
-        metavar="WHAT=PYTHON",
-        help="Python interpreters of other environments, such as openvino=/venv/bin/python or optimum=... (default: "
-        "this one)",
-    )
-    add("--no-ceilings", action="store_true", help="Do not measure the limits of the machine")
-
-
-def _add_timing_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("timing").add_argument
-    integer, seconds = partial(add, type=int, metavar="N"), partial(add, type=float, metavar="S")
-    integer("--threads", help="Threads of every contender (default: all that this process may use)")
-    integer("--rounds", default=7, help="Minimum number of rounds; all contenders take one turn per round (default: 7)")
-    seconds("--seconds", default=10, help="Maximum seconds to measure each case (default: 10)")
-    seconds("--patience", default=60, help="Maximum seconds to wait for a busy host, per group of cases (default: 60)")
-    add(
-        "--confidence",
-        type=float,
-        default=0.95,
-        metavar="LEVEL",
-        help="Confidence level of the interval of the median (default: %(default)s)",
-    )
-    add(
-        "--half-width",
-        type=float,
-        default=0.05,
-        metavar="SHARE",
-        help="Stop when the confidence interval of the median is within +/- this fraction of it (default: %(default)s)",
-    )
-    add("--precision", type=float, dest="half_width", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-
-
-def _benchmark(arguments: argparse.Namespace, command: str) -> int:
-    output: Path = arguments.output
-    _check_output(arguments)
-    prices = read_prices(arguments.prices) if arguments.prices else None
-    timing = _timing_options(arguments)
-    options = _plan_options(arguments)
-    paths = _item_paths(arguments.items)
-    stage = StageDisplay(sys.stderr)
-    with stage("verify"):
-        plan = make_plan(arguments.artifacts, options)
-        own_items = _load_items(paths, plan)
-    make_folder(output)  # an error here must come before the measurements
-    results = _begin(arguments, plan, timing, plan.record(options, timing, own_items), command, stage)
-    remaining = find_remaining(plan, results, redo_disturbed=arguments.redo_disturbed)
-    done = 0
-    with console.progress_bar(total=len(remaining), unit="group", hidden=None) as bar:
-
-        def save(so_far: Results) -> None:
-            nonlocal results, done
-            results, done = so_far, done + 1
-            write_text(output / RESULTS_FILE, so_far.to_json())
-            bar.update()
-
-        def announce(name: str) -> None:
-            bar.set_description(name)
-            if bar.disable:  # a log gets one line per step instead
-                print(f"  {name}", file=sys.stderr, flush=True)
-
-        try:
-            results = measure_plan(remaining, results, timing, own_items, save, announce)
-        except KeyboardInterrupt:
-            _write(results, output, arguments.format, prices)
-            raise KeyboardInterrupt(
-                f"interrupted: {len(remaining) - done} of {len(plan.groups)} groups remain; "
-                "continue with the same command and --resume"
-            ) from None
-    _write(results, output, arguments.format, prices)
-    if not results.cases:
-        reasons = [f"{each.name}: {each.reason}" for each in results.skipped]
-        raise EmbeddingBackbonesError(
-            f"no case was measured ({'; '.join(reasons) or 'the contenders take no such items'}); see --contenders"
-        )
-    return 0
-
-
-def _write(results: Results, output: Path, formats: Sequence[Format], prices: Prices | None) -> None:
-    for path in write_report(results, output, tuple(dict.fromkeys(("json", *formats))), prices):
-        print(path)
-
-
-def _check_output(arguments: argparse.Namespace) -> None:
-    if arguments.resume and arguments.force:
-        raise UsageError("--resume keeps results and --force replaces them; give only one of them")
-    if arguments.redo_disturbed and not arguments.resume:
-        raise UsageError("--redo-disturbed needs --resume; give --resume too")
-    if (arguments.output / RESULTS_FILE).exists() and not (arguments.resume or arguments.force):
-        raise OutputError(f"{arguments.output} has results; continue them with --resume or replace them with --force")
-
-
-def _timing_options(arguments: argparse.Namespace) -> TimingOptions:
-    allowed = available_threads()
-    threads = allowed if arguments.threads is None else arguments.threads
-    if not 1 <= threads <= allowed:
-        raise UsageError(f"--threads is {threads}; it must be from 1 to {allowed}, the threads of this process")
-    if arguments.rounds < 3 or not arguments.seconds > 0 or not arguments.patience >= 0:
-        raise UsageError("--rounds must be 3 or more, --seconds above 0, --patience 0 or more")
-    if not (0.5 <= arguments.confidence < 1 and 0 < arguments.half_width < 1):
-        raise UsageError("--confidence must be at least 0.5 and below 1, --half-width between 0 and 1")
-    return TimingOptions(
-        threads=threads,
-        min_rounds=arguments.rounds,
-        seconds=arguments.seconds,
-        patience=arguments.patience,
-        confidence=arguments.confidence,
-        half_width=arguments.half_width,
-    )
-
-
-def _plan_options(arguments: argparse.Namespace) -> PlanOptions:
-    words = list(arguments.weights)
-    if len(words) == 1 and "=" not in words[0] and len(arguments.artifacts) == 1:
-        words = [f"{read_manifest(arguments.artifacts[0]).name}={words[0]}"]
-    return PlanOptions(
-        providers=_distinct(arguments.providers) if arguments.providers else None,
-        batch_sizes=_distinct(arguments.batch_sizes),
-        tokens=_distinct(arguments.tokens),
-        stages=_distinct(arguments.stages),
-        contenders=_distinct(arguments.contenders),
-        weights=_pairs(words),
-        pythons=_pairs(arguments.python),
-    )
-
-
-def _distinct(values: Sequence[T]) -> tuple[T, ...]:
-    return tuple(dict.fromkeys(values))
-
-
-def _item_paths(words: Sequence[str]) -> dict[str, Path]:
-    paths = {kind: Path(path) for kind, path in _pairs(words).items()}
-    unknown = sorted(paths.keys() - {*get_args(TowerName)})
-    if unknown:
-        raise UsageError(f"--items names {', '.join(unknown)}; the kinds are {', '.join(get_args(TowerName))}")
-    return paths
-
-
-def _load_items(paths: Mapping[str, Path], plan: BenchmarkPlan) -> dict[TowerName, Items]:
-    towers = _distinct([target.tower for target in plan.targets])
-    unused = sorted(paths.keys() - set(towers))
-    if unused:
-        raise UsageError(f"--items names {', '.join(unused)}, but the artifacts embed only {', '.join(towers)}")
-    return {tower: load_own_items(tower, paths[tower]) for tower in towers if tower in paths}
-
-
-def _pairs(words: Sequence[str]) -> dict[str, str]:
-    pairs = dict(word.partition("=")[::2] for word in words)
-    if not all(name and value for name, value in pairs.items()):
-        raise UsageError(f"{' '.join(words)} must have the form NAME=VALUE")
-    return pairs
-
-
-def _begin(
-    arguments: argparse.Namespace,
-    plan: BenchmarkPlan,
-    timing: TimingOptions,
-    record: PlanRecord,
-    command: str,
-    stage: Stage,
-) -> Results:
-    """Return the results to continue, or empty ones with the ceilings of this machine."""
-    fresh = Results(
-        schema_version=SCHEMA_VERSION,
-        date=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-        command=command,
-        complete=False,
-        confidence=timing.confidence,
-        precision=timing.half_width,
-        machine=this_machine(arguments.machine, timing.threads),
-        ceilings=None,
-        artifacts=plan.artifacts,
-        cases=(),
-        skipped=plan.skipped,
-        plan=record,
-        environments=find_environments(_pairs(arguments.python)),
-    )
-    if arguments.resume and (arguments.output / RESULTS_FILE).exists():
-        found = read_results(arguments.output)
-        check_resumable(found, fresh)
-        fresh = merge_results(found, fresh)
-    if arguments.no_ceilings or fresh.ceilings:
-        return fresh
-    with stage("ceilings"):
-        return dataclasses.replace(fresh, ceilings=measure_ceilings(timing.threads, plan.providers))
+    return parser, commands
 
 
 COMMANDS = {
-    "run": Command(run, build_run_parser, "Measure artifacts on this machine and write a report (the default command)"),
-    "choose": Command(choose.main, choose.build_parser, "Choose machine, variant and batch size by cost"),
-    "compare": Command(compare.main, compare.build_parser, "Compare two results, and judge each case"),
-    "serve": Command(
-        serve.main, serve_options.build_parser, "Load servers with requests, and report throughput and latency"
-    ),
-    "soak": Command(soak.main, soak.build_parser, "Load a server for long, and check every answer and its memory"),
-    "footprint": Command(footprint.main, footprint.build_parser, "Measure the size of an installation and its start"),
-    "memory": Command(memory_growth.main, memory_growth.build_parser, "Measure the growth of memory over many batches"),
+    "run": Command("benchmarks.measure.cli", "Measure artifacts on this machine, and write a report (the default)"),
+    "choose": Command("benchmarks.choose.cli", "Choose machine, variant and batch size by cost"),
+    "compare": Command("benchmarks.compare.cli", "Compare two results, and judge each case"),
+    "serve": Command("benchmarks.serve.cli", "Load servers with requests, and report throughput and latency"),
+    "soak": Command("benchmarks.serve.soak", "Load a server for long, and check every answer and its memory"),
+    "footprint": Command("benchmarks.scenarios.footprint", "Measure the size of an installation and its start"),
+    "memory": Command("benchmarks.scenarios.memory_growth", "Measure the growth of memory over many batches"),
 }

@@ -10,8 +10,9 @@ from typing import TypeVar
 import numpy as np
 
 from benchmarks.contenders.protocol import Setup
+from benchmarks.measure.cpu_time import read_cpu_time
 from benchmarks.measure.worker_client import Worker
-from benchmarks.results.cpu_time import MAX_STEAL, read_cpu_time
+from benchmarks.results.schema import MAX_STEAL
 from benchmarks.results.statistics import is_precise
 from runtime.errors import EmbeddingBackbonesError
 

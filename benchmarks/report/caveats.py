@@ -7,8 +7,7 @@ import numpy as np
 from benchmarks.report.analysis import Study
 from benchmarks.report.format import count, digits, gibibytes, listing, percent, short
 from benchmarks.report.table import Table, text_table
-from benchmarks.results.cpu_time import MAX_STEAL
-from benchmarks.results.schema import BenchmarkMachine, Results
+from benchmarks.results.schema import MAX_STEAL, BenchmarkMachine, Results
 from benchmarks.results.statistics import FEW_ROUNDS
 
 BUSY_LOAD = 0.5  # load average per core above which other processes may have slowed the run.

@@ -1,1 +1,1 @@
-"""Results of a benchmark: schema, statistics, prices, CPU time."""
+"""Results of a benchmark: schema, statistics, prices."""

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.results.cpu_time import MAX_STEAL
 from runtime.artifact.json_schema import decode
 from runtime.artifact.manifest import TowerName
 from runtime.errors import EmbeddingBackbonesError, ManifestError
@@ -17,6 +16,7 @@ from runtime.errors import EmbeddingBackbonesError, ManifestError
 SCHEMA_VERSION = 3
 OLDEST_READABLE = 2  # fields that later schemas added have their default in older results
 RESULTS_FILE = "results.json"
+MAX_STEAL = 0.05  # share of the CPU time that a turn asked for; a turn that lost more counts as disturbed
 
 Stage = Literal["graph", "end_to_end"]
 Precision = Literal["fp32", "bf16", "fp16", "int8"]

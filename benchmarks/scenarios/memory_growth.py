@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 import runtime
-from benchmarks.results.cpu_time import resident_bytes
+from benchmarks.measure.cpu_time import resident_bytes
 from runtime import console
 from runtime.errors import EmbeddingBackbonesError, UsageError
 from runtime.inference.truncation import without_truncation_warning

@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.report.caveats import busy
 from benchmarks.report.format import NONE, cosine, count, digits, percent
-from benchmarks.results.cpu_time import MAX_STEAL
+from benchmarks.results.schema import MAX_STEAL
 from benchmarks.results.statistics import ENOUGH_FOR_P99
 from benchmarks.serve.analysis import Level, ServeStudy
 from benchmarks.serve.schema import Load

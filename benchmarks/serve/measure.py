@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from benchmarks.results.cpu_time import cpu_seconds, read_cpu_time, resident_bytes
+from benchmarks.measure.cpu_time import cpu_seconds, read_cpu_time, resident_bytes
 from benchmarks.results.statistics import ENOUGH_FOR_P99
 from benchmarks.serve.analysis import Curve, Level, curve_of
 from benchmarks.serve.connection import Connection

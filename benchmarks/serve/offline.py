@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import runtime
-from benchmarks.results.cpu_time import read_cpu_time, resident_bytes
+from benchmarks.measure.cpu_time import read_cpu_time, resident_bytes
 from benchmarks.serve.process import parse_server_options
 from benchmarks.serve.schema import Load
 from benchmarks.serve.workloads import ServeWorkload

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 import runtime
-from benchmarks.results.cpu_time import resident_bytes
+from benchmarks.measure.cpu_time import resident_bytes
 from benchmarks.scenarios.memory_growth import random_batches
 from benchmarks.serve.connection import Connection, ask_once, format_request
 from benchmarks.serve.interfaces import AnswerError, Endpoint, make_endpoint

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.results.cpu_time import resident_bytes
+from benchmarks.measure.cpu_time import resident_bytes
 from benchmarks.serve.connection import ask_once, format_request
 from benchmarks.serve.interfaces import Endpoint, make_endpoint
 from benchmarks.serve.measure import Server, ServerError

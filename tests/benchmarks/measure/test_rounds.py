@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 import pytest
 
 from benchmarks.measure import rounds
+from benchmarks.measure.cpu_time import CpuTime
 from benchmarks.measure.rounds import (
     Participant,
     RetryBudget,
@@ -16,7 +17,6 @@ from benchmarks.measure.rounds import (
     run_rounds,
 )
 from benchmarks.measure.worker_client import Worker
-from benchmarks.results.cpu_time import CpuTime
 from runtime.errors import EmbeddingBackbonesError
 from tests.benchmarks.measure.toys import SETUP, TIMING
 

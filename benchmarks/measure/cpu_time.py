@@ -9,7 +9,6 @@ from typing import TypeVar
 
 import psutil
 
-MAX_STEAL = 0.05  # share of the CPU time that a turn asked for; a turn that lost more counts as disturbed
 _TICK_S = 0.01  # resolution of the kernel's counts
 _BUSY = ("user", "nice", "system", "irq", "softirq", "steal")  # not every system counts all of them
 

@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
-from benchmarks.results.cpu_time import CpuTime, cpu_seconds, read_cpu_time, resident_bytes
+from benchmarks.measure.cpu_time import CpuTime, cpu_seconds, read_cpu_time, resident_bytes
 
 _LINUX = namedtuple("_LINUX", "user nice system idle iowait irq softirq steal guest guest_nice")
 _MAC = namedtuple("_MAC", "user nice system idle")
