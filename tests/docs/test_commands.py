@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -20,7 +21,7 @@ CUBE = """\
 v 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\nv 0 0 1\nv 1 0 1\nv 1 1 1\nv 0 1 1
 f 1 2 3\nf 1 3 4\nf 5 6 7\nf 5 7 8\nf 1 2 6\nf 1 6 5\nf 3 4 8\nf 3 8 7
 """
-SLOW = ("python -m exporters", "python -m benchmarks")
+SLOW = re.compile(r"python -m (?:exporters|benchmarks (?!choose))")
 ALWAYS = ("README.md", "quickstart.md", "benchmarks.md")  # of the slow pages; `make tried` runs the others
 
 
@@ -31,7 +32,7 @@ def run_blocks(page: Path) -> list[Block]:
 def cases() -> list[object]:
     """Return the pages that have something to run; those that export or measure take minutes."""
     slow_marks = {True: [pytest.mark.full], False: [pytest.mark.full, pytest.mark.tried]}
-    pages = [(page, any(word in block.code for block in run_blocks(page) for word in SLOW)) for page in PAGES]
+    pages = [(page, any(SLOW.search(block.code) for block in run_blocks(page))) for page in PAGES]
     return [
         pytest.param(page, marks=slow_marks[page.name in ALWAYS] if slow else pytest.mark.process, id=page.name)
         for page, slow in pages
@@ -60,6 +61,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, exported: Path, photo_pat
         shutil.copy(path, folder / name)
     (folder / "a.obj").write_text(CUBE, "utf-8")
     (folder / "texts.txt").write_text("a first text\na second text\n", "utf-8")
+    (folder / "docs").symlink_to(ROOT / "docs")
     programs = folder / "bin"
     programs.mkdir()
     python = programs / "python"
