@@ -8,6 +8,7 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
+from onnxscript.optimizer import optimize_ir
 from torch import nn
 
 from exporters.catalogue.options import OPSETS
@@ -51,7 +52,7 @@ def _trace(module: nn.Module, inputs: Sequence[GraphInput], opset: int) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # notes for torch's own developers; _check_signature follows
-            return torch.onnx.export(
+            traced: Any = torch.onnx.export(
                 module,
                 tuple(graph_input.example for graph_input in inputs),
                 dynamo=True,
@@ -59,8 +60,11 @@ def _trace(module: nn.Module, inputs: Sequence[GraphInput], opset: int) -> Any:
                 input_names=[graph_input.spec.name for graph_input in inputs],
                 dynamic_shapes=tuple(_dynamic_axes(graph_input.spec) for graph_input in inputs),
                 custom_translation_table={**point_sampling.TRANSLATIONS, **TRANSLATIONS},
+                optimize=False,  # at opset 23, torch fuses rotary positions for one text alone
                 verbose=False,
             )
+            optimize_ir(traced.model)
+            return traced
     except Exception as exc:  # each stage of torch's exporter raises its own type
         raise TraceError(f"torch cannot export the model: {_root_cause(exc)}") from exc
 

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
+import onnx_ir as ir
+import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
@@ -66,6 +69,29 @@ def test_the_graph_holds_no_paths_of_the_exporting_machine(exported: Path) -> No
 def test_the_graph_has_the_requested_opset(opset: int) -> None:
     graph = build_graph(nn.Linear(4, 3).eval(), [make_input()], OUTPUT, opset=opset)
     assert graph.opset_imports[""] == opset
+
+
+class Rotary(nn.Module):
+    """Rotary positions as in Llama and Qwen: the angles are the same for all texts of a batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = x.unflatten(2, (2, 4)).transpose(1, 2)
+        angles = torch.arange(x.shape[1])[None, :, None] * torch.tensor([1.0, 0.1])
+        angles = torch.cat((angles, angles), dim=-1)
+        cos, sin = angles.cos().unsqueeze(1), angles.sin().unsqueeze(1)
+        turned = torch.cat((-heads[..., 2:], heads[..., :2]), dim=-1)
+        return (heads * cos + turned * sin).mean(dim=(1, 2))
+
+
+@pytest.mark.parametrize("opset", [OPSETS[0], OPSETS[-1]])
+def test_rotary_positions_hold_for_batches(opset: int, tmp_path: Path) -> None:
+    spec = TensorSpec(name="x", dtype="float32", shape=("batch", "sequence", 8))
+    output = TensorSpec(name="embedding", dtype="float32", shape=("batch", 4))
+    module, x = Rotary().eval(), torch.rand(3, 5, 8)
+    graph = build_graph(module, [GraphInput(spec=spec, example=torch.rand(2, 7, 8))], output, opset=opset)
+    ir.save(graph, tmp_path / "rotary.onnx")
+    (vectors,) = onnxruntime.InferenceSession(tmp_path / "rotary.onnx").run(None, {"x": x.numpy()})
+    np.testing.assert_allclose(vectors, module(x).numpy(), rtol=1e-5, atol=1e-6)
 
 
 def test_a_submodule_may_have_the_name_of_the_output() -> None:
