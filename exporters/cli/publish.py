@@ -48,11 +48,19 @@ def add_commands(commands: Any) -> None:
         "Only huggingface, openvino and single take this (default: no)",
     )
     add("--push", metavar="ORG/NAME", help="Upload the only layout to this repository of the Hugging Face hub")
+    add(
+        "--private",
+        action="store_true",
+        help="With --push: if the repository does not exist, make a private one (default: as your settings on the hub "
+        "say, often public)",
+    )
 
 
 def _publish(arguments: argparse.Namespace) -> int:
     if arguments.push and len(set(arguments.to)) > 1:
         raise UsageError("--push uploads one layout; name one by --to")
+    if arguments.private and not arguments.push:
+        raise UsageError("--private is for --push; give both, or leave it out")
     with needs_extra("publish", "publishing"):
         from exporters.publish.publish import publish
         from exporters.publish.push import push
@@ -68,5 +76,5 @@ def _publish(arguments: argparse.Namespace) -> int:
     for folder in folders:
         print(f"{folder}: its README.md says how to use it")
     if arguments.push:
-        print(push(folders[0], arguments.push))
+        print(push(folders[0], arguments.push, private=arguments.private))
     return 0

@@ -8,8 +8,10 @@ from exporters.errors import PublishError, needs_extra
 from runtime.errors import one_line
 
 
-def push(folder: Path, repository: str) -> str:
-    """Upload the files of a layout to ``ORG/NAME`` on the hub, which is made if it does not exist; return its address.
+def push(folder: Path, repository: str, *, private: bool = False) -> str:
+    """Upload the files of a layout to ``ORG/NAME`` on the hub, and return the address.
+
+    A repository that does not exist is made: ``private``, or by default as the owner's settings say, often public.
 
     Raises:
         PublishError: The hub refuses, or cannot be reached.
@@ -19,7 +21,7 @@ def push(folder: Path, repository: str) -> str:
         from huggingface_hub import HfApi
     api = HfApi()
     try:
-        address = api.create_repo(repository, exist_ok=True)
+        address = api.create_repo(repository, private=private or None, exist_ok=True)
         api.upload_folder(folder_path=folder, repo_id=repository, commit_message="Publish by embedding-backbones")
     except Exception as exc:  # the hub's client raises a dozen types
         raise PublishError(f"{folder} is written, and cannot be pushed to {repository} ({one_line(exc)})") from exc

@@ -35,6 +35,8 @@ def read_vectors(path: Path, output_dim: int) -> NamedVectors:
         UsageError: The file cannot be read, or holds something else.
         MissingDependencyError: The file is .parquet, and pyarrow is not installed.
     """
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder, but vectors are read from one file: a .npy, .npz or .parquet")
     try:
         found = _READERS.get(path.suffix, _read_npy)(path)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as exc:

@@ -271,14 +271,16 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     words = ["publish", str(artifact), "--to", "single,triton", "-o", str(tmp_path / "other"), "--push", "me/toy"]
     assert main(words) == 2
     assert "--push uploads one layout" in capsys.readouterr().err
+    assert main([*words[:3], "single", "-o", str(tmp_path / "other"), "--private"]) == 2
+    assert "--private is for --push" in capsys.readouterr().err
 
 
 def test_a_layout_is_pushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[str, Any, Any]] = []
 
     class Api:
-        def create_repo(self, repo_id: str, *, exist_ok: bool) -> str:
-            calls.append(("create", repo_id, exist_ok))
+        def create_repo(self, repo_id: str, *, private: bool | None, exist_ok: bool) -> str:
+            calls.append(("create", repo_id, (private, exist_ok)))
             return f"https://hub/{repo_id}"
 
         def upload_folder(self, *, folder_path: Path, repo_id: str, commit_message: str) -> None:
@@ -291,7 +293,9 @@ def test_a_layout_is_pushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     words = ["publish", str(artifact), "--to", "single", "--push"]
     assert main([*words, "me/toy", "-o", str(tmp_path / "out")]) == 0
     files = ["README.md", "model.onnx", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json"]
-    assert calls == [("create", "me/toy", True), ("upload", "me/toy", files)]
+    assert calls == [("create", "me/toy", (None, True)), ("upload", "me/toy", files)]
+    assert main([*words, "me/secret", "--private", "-o", str(tmp_path / "private")]) == 0
+    assert calls[2] == ("create", "me/secret", (True, True))
     assert main([*words, "me/refused", "-o", str(tmp_path / "other")]) == 1
 
 

@@ -387,6 +387,7 @@ def test_search_names_the_rows_of_files_that_have_names(
     ("content", "message"),
     [
         (None, "cannot be read as vectors"),
+        (Path.mkdir, "is a folder, but vectors are read from one file"),
         (b"no vectors", "cannot be read as vectors"),
         (np.ones((2, 5), np.float32), r"but floats \[rows, 12\] are expected"),
         (np.ones((2, 12), np.int64), r"but floats \[rows, 12\] are expected"),
@@ -400,6 +401,8 @@ def test_vectors_that_cannot_be_searched_are_wrong_usage(
     names.write_text("one\n")
     if isinstance(content, bytes):
         path.write_bytes(content)
+    elif callable(content):
+        content(path)
     elif content is not None:
         np.save(path, content)
     assert main(["search", str(artifact), str(photo_paths[0]), str(path), "--names", str(names)]) == 2

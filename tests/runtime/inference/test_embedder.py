@@ -112,6 +112,8 @@ def test_one_item_instead_of_several_is_refused(model: runtime.Embedder, single:
 def test_arguments_are_checked(model: runtime.Embedder) -> None:
     with pytest.raises(runtime.UsageError, match="batch_size is 0"):
         model.embed([], batch_size=0)
+    with pytest.raises(runtime.UsageError, match=r"batch_size is 1\d+, it must be a number from 1 to"):
+        model.embed([], batch_size=10**20)
     with pytest.raises(runtime.UsageError, match="on_error"):
         model.embed([], on_error="ignore")  # type: ignore[call-overload]
 
