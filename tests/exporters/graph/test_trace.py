@@ -75,12 +75,13 @@ class Rotary(nn.Module):
     """Rotary positions as in Llama and Qwen: the angles are the same for all texts of a batch."""
 
     def forward(self, x: Tensor) -> Tensor:
-        heads = x.unflatten(2, (2, 4)).transpose(1, 2)
+        heads: Tensor = x.reshape(*x.shape[:2], 2, 4).transpose(1, 2)
         angles = torch.arange(x.shape[1])[None, :, None] * torch.tensor([1.0, 0.1])
         angles = torch.cat((angles, angles), dim=-1)
         cos, sin = angles.cos().unsqueeze(1), angles.sin().unsqueeze(1)
         turned = torch.cat((-heads[..., 2:], heads[..., :2]), dim=-1)
-        return (heads * cos + turned * sin).mean(dim=(1, 2))
+        vectors: Tensor = (heads * cos + turned * sin).mean(dim=(1, 2))
+        return vectors
 
 
 @pytest.mark.parametrize("opset", [OPSETS[0], OPSETS[-1]])
