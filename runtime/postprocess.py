@@ -80,13 +80,23 @@ def quantize(vectors: Array, dtype: Dtype, ranges: Array | None = None) -> Array
         return _to_int8(vectors, ranges)
     if dtype == "binary":
         return (np.packbits(vectors > 0, axis=1).astype(np.int16) - 128).astype(np.int8)
-    if dtype == "float16" and np.abs(vectors).max(initial=0) > np.finfo(np.float16).max:
-        raise UsageError("the vectors hold values that float16 cannot; keep float32, or normalize them")
+    if dtype != "int8" and np.abs(vectors).max(initial=0) > np.finfo(dtype).max:
+        raise UsageError(f"the vectors hold values that {dtype} cannot; normalize them, or keep {vectors.dtype}")
     return vectors.astype(dtype, copy=False)
 
 
 def dequantize(codes: Array, ranges: Array) -> Array:
-    """Return the middles of the steps that int8 ``codes`` of :func:`quantize` stand for, ``[rows, dim]`` float32."""
+    """Return the middles of the steps that int8 ``codes`` of :func:`quantize` stand for, ``[rows, dim]`` float32.
+
+    Raises:
+        UsageError: ``codes`` are not int8, or ``ranges`` are not ``[2, dim]``.
+    """
+    codes, ranges = np.asarray(codes), np.asarray(ranges)
+    if codes.dtype != np.int8 or ranges.shape != (2, *codes.shape[-1:]):
+        raise UsageError(
+            f"codes of {codes.dtype} {list(codes.shape)} cannot be dequantized by ranges {list(ranges.shape)}; give "
+            "int8 [rows, dim], and the ranges [2, dim] that made them"
+        )
     smallest, largest = ranges.astype(np.float32)
     values: Array = smallest + (codes.astype(np.float32) + 128.5) * _find_steps(ranges)
     capped: Array = np.minimum(values, largest)
@@ -107,11 +117,13 @@ def check_dtype(dtype: str, ranges: Array | None, dim: int) -> None:
     if dtype != "int8":
         raise UsageError(f"ranges are for dtype int8, not {dtype}; leave them out")
     ranges = as_rows(ranges)
-    if ranges.shape != (2, dim) or (ranges[0] > ranges[1]).any():
+    if ranges.shape != (2, dim):
         raise UsageError(
             f"ranges is {list(ranges.shape)}, it must be the smallest and the largest value of each dimension: "
             f"[2, {dim}]; take the ranges of vectors of the same model and truncate_dim"
         )
+    if (ranges[0] > ranges[1]).any():
+        raise UsageError("ranges has a smallest value above the largest; take the result of int8_ranges")
     _check_ranges(ranges)
 
 

@@ -14,6 +14,7 @@ from benchmarks.results.schema import Precision
 from runtime.errors import EmbeddingBackbonesError, one_line
 from runtime.machine.limits import examine_memory
 
+_LEAST_BYTES = 1 << 24
 _LONG_ENOUGH_S = 0.1  # the next larger product takes 8 times as long
 
 
@@ -67,8 +68,8 @@ def _ops_per_s(engine: Engine, precision: Precision, options: CeilingOptions) ->
 
 def _read_bytes_per_s(engine: Engine, options: CeilingOptions) -> float | None:
     """Return the rate of reading a buffer of at most a quarter of the free memory."""
-    memory = examine_memory()
-    free = min(size for size in (memory.available, memory.limit, 4 * options.read_bytes) if size)
+    available, wanted = examine_memory().available, 4 * options.read_bytes
+    free = wanted if available is None else max(_LEAST_BYTES, min(available, wanted))
     reader = engine.reader(free // 4)
     if reader is None:
         return None

@@ -75,9 +75,9 @@ def add_variant_options(parser: argparse.ArgumentParser | argparse._ArgumentGrou
         "--calibration",
         type=Path,
         metavar="PATH",
-        help="Use your own items: a folder of images or meshes; a .txt file with one text a line; for a model of texts "
-        "and images, a folder that holds both. One half is for calibration, the other half measures the accuracy "
-        "(default: items that ship with this package and Python)",
+        help="Use your own items: a folder of images or meshes; texts in a .txt, .jsonl, .parquet or .csv file; for a "
+        "model of texts and images, a folder that holds both. One half is for calibration, the other half measures the "
+        "accuracy (default: items that ship with this package and Python)",
     )
 
 

@@ -100,6 +100,8 @@ def check_options(spec: BackboneSpec, options: ExportOptions) -> None:
         raise UsageError("--select-model is for Finetuner runs; use --tower to export one tower of a CLIP")
     if options.tower == "text" and (given := _given(options, _IMAGE | {"image_size"})):
         raise UsageError(f"--tower text exports no image tower, and {given[0]} is for images; leave one of them out")
+    if options.tower == "image" and options.max_length is not None:
+        raise UsageError("--tower image exports no text tower, and --max-length is for texts; leave one of them out")
     if spec.source is not None and not isinstance(spec.source, FolderSource | HubModelSource):
         _check_options(spec, _find_family(spec), options)
 

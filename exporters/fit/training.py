@@ -138,7 +138,7 @@ def saving(path: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError, SafetensorError) as exc:
         raise DestinationError(
-            f"{path} cannot be written ({one_line(exc)}); free some disk space, and go on with --resume"
+            f"{path} cannot be written ({one_line(exc)}); free some space if the disk is full, and go on with --resume"
         ) from exc
 
 

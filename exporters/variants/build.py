@@ -90,9 +90,8 @@ def _load_datasets(options: VariantOptions, towers: Collection[TowerName]) -> di
         except UsageError as exc:
             if options.calibration is None or len(towers) == 1:
                 raise
-            raise UsageError(
-                f"{exc}. For {' and '.join(towers)}, --calibration takes a folder that holds both"
-            ) from exc
+            cause = str(exc).rpartition("; ")[0]
+            raise UsageError(f"{cause}; for {' and '.join(towers)}, give a folder that holds both") from exc
     return datasets
 
 

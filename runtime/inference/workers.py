@@ -239,12 +239,12 @@ class _WorkerProcess:
         return part
 
     def _send(self, items: list[Any], options: EmbedOptions, prepare: Callable[[Any], Any]) -> None:
-        """Send texts in one message. Send other items one by one: some have no pickle, and large ones fill the memory.
+        """Send strings in one message, others one by one: some have no pickle, and large ones fill the memory.
 
-        The process reads a list of texts, the number of the items that follow, the options and the limit of pixels.
+        The process reads a list of strings, the number of items that follow, the options and the limit of pixels.
         """
         if set(map(type, items)) == {str}:
-            self.pipe.send((items, 0, options, None))
+            self.pipe.send((items, 0, options, _read_pixel_limit()))
             return
         self.pipe.send(([], len(items), options, _read_pixel_limit()))
         for item in items:
@@ -292,10 +292,10 @@ def _serve(
         return
     with suppress(EOFError, OSError):
         while True:
-            texts, count, embed_options, pixel_limit = pipe.recv()
-            if "image" in towers and count:
+            strings, count, embed_options, pixel_limit = pipe.recv()
+            if "image" in towers:
                 _set_pixel_limit(pixel_limit)
-            items = texts or [_unpickle(pipe.recv_bytes()) for _ in range(count)]
+            items = strings or [_unpickle(pipe.recv_bytes()) for _ in range(count)]
             pipe.send(_answer(pipeline, items, embed_options))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from runtime.artifact.manifest import Manifest, PointCloudPreprocessing, TextPreprocessing, Tower, TowerName
+from runtime.errors import IntegrityError
 from runtime.inference.memory import estimate_memory
 from runtime.inference.tower import DEFAULT_BATCH_SIZES
 from runtime.machine.limits import examine_memory
@@ -43,7 +44,10 @@ def warn_of_memory(
     if not all((folder / each.graph).is_file() for each in towers.values()):
         return  # loading says what is wrong
     weights = sum(_weight_bytes(manifest, each) for each in towers.values())
-    batch = max((_batch_bytes(folder, towers, name, batch_size) for name in towers), default=0)
+    try:
+        batch = max((_batch_bytes(folder, towers, name, batch_size) for name in towers), default=0)
+    except IntegrityError:
+        return  # loading says what is wrong
     side_by_side = 1 if limit else concurrent_batches
     batches = min(batch, limit or batch) * side_by_side
     needed = workers * max(2 * weights, weights + batches)  # a graph is in memory twice while it is loaded

@@ -166,8 +166,11 @@ def remove_tuning(manifest: Manifest, tower: TowerName) -> bool:
     """
     try:
         path = _path(manifest, tower, machine_fingerprint())
+    except RuntimeError:  # there is no home folder, so nothing was stored
+        return False
+    try:
         path.unlink()
-    except (FileNotFoundError, RuntimeError):  # RuntimeError: no home folder, so nothing was stored
+    except FileNotFoundError:
         return False
     except OSError as exc:
         raise OutputError(f"cannot remove {path} ({exc.strerror}); fix its permissions") from exc

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from sentence_transformers.util import truncate_embeddings
 from sentence_transformers.util.quantization import quantize_embeddings
 
 import runtime
-from runtime.postprocess import Dtype, int8_ranges, quantize, truncate_and_normalize
+from runtime.postprocess import Dtype, dequantize, int8_ranges, quantize, truncate_and_normalize
 
 VECTORS = np.random.default_rng(0).normal(size=(200, 20)).astype(np.float32)
 
@@ -63,7 +63,7 @@ def test_no_vectors_stay_none(dtype: Dtype, shape: tuple[int, int]) -> None:
     [
         ("int4", None, "dtype is 'int4', it must be one of float32"),
         ("int8", np.zeros((2, 3)), r"\[2, 20\]"),
-        ("int8", np.stack([np.ones(20), np.zeros(20)]), "smallest and the largest"),
+        ("int8", np.stack([np.ones(20), np.zeros(20)]), "a smallest value above the largest"),
         ("int8", np.full((2, 20), np.nan), "NaN, infinity"),
         ("int8", np.stack([np.zeros(20), np.full(20, np.inf)]), "NaN, infinity"),
         ("int8", np.full((2, 20), np.inf), "NaN, infinity"),
@@ -85,7 +85,8 @@ def test_invalid_arguments_are_refused(dtype: Any, ranges: Any, message: str) ->
         ("int8", VECTORS[[0, 0]], "all codes would be equal"),
         ("int8", np.full((3, 4), np.nan, np.float32), "hold NaN or infinity"),
         ("binary", np.full((3, 4), np.inf, np.float32), "hold NaN or infinity"),
-        ("float16", 1e5 * VECTORS, "that float16 cannot; keep float32"),
+        ("float16", 1e5 * VECTORS, "that float16 cannot; normalize them, or keep float32"),
+        ("float32", 1e300 * VECTORS.astype(np.float64), "that float32 cannot; normalize them, or keep float64"),
         ("binary", VECTORS[None], r"must be \[rows, dim\], not \[1, 200, 20\]"),
         ("int8", [["1", "2"]], "real numbers, not <U1"),
         ("binary", quantize(VECTORS, "int8"), "vectors of int8 are codes"),
@@ -94,6 +95,14 @@ def test_invalid_arguments_are_refused(dtype: Any, ranges: Any, message: str) ->
 def test_vectors_that_do_not_fit_the_type_are_refused(dtype: Dtype, vectors: Any, message: str) -> None:
     with pytest.raises(runtime.UsageError, match=message):
         quantize(vectors, dtype)
+
+
+def test_only_int8_codes_are_dequantized_by_their_ranges() -> None:
+    codes, ranges = quantize(VECTORS, "int8"), int8_ranges(VECTORS)
+    np.testing.assert_array_equal(dequantize(codes, cast("Any", ranges.tolist())), dequantize(codes, ranges))
+    for other, bounds in ((quantize(VECTORS, "binary"), ranges), (VECTORS, ranges), (codes, ranges[:, :3])):
+        with pytest.raises(runtime.UsageError, match="cannot be dequantized by ranges"):
+            dequantize(other, bounds)
 
 
 def test_truncation_comes_before_normalisation() -> None:

@@ -52,8 +52,8 @@ def load_run(request: LoadRequest[ClipSource | OpenClipSource], models: Sequence
     )
     others = prefixes.keys() - by_tower.keys()
     ignored = tuple(prefix.rstrip(".") for tower in others for prefix in prefixes[tower].values())
-    towers = build_clip_towers(_load_clip(request, checkpoint, ignored), replace(request.options, tower=None))
-    return [tower for tower in towers if tower.name in by_tower]
+    only = next(iter(by_tower)) if len(by_tower) == 1 else None
+    return build_clip_towers(_load_clip(request, checkpoint, ignored), replace(request.options, tower=only))
 
 
 def _load_clip(

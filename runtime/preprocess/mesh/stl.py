@@ -16,8 +16,9 @@ from runtime.preprocess.mesh.text import clean_text, read_vertices
 
 _HEADER = 84  # bytes: a title of 80 bytes and a count
 _TRIANGLE = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("rest", "<u2")])
-_VERTEX = re.compile(rb"(?mi)^[ \t]*vertex[ \t]+([^\n]*)")
-_END_OF_FACET = re.compile(rb"(?mi)^[ \t]*endfacet\b")
+_NAME = re.compile(rb"(?mi)^[ \t]*(?:end)?solid\b[^\n]*")  # a name may hold any words
+_VERTEX = re.compile(rb"(?i)\bvertex\s+(\S+\s+\S+\s+\S+)")
+_END_OF_FACET = re.compile(rb"(?i)\bendfacet\b")
 
 
 def read_stl(data: bytes) -> TriangleMesh:
@@ -43,7 +44,7 @@ def read_stl(data: bytes) -> TriangleMesh:
 def _read_text(text: bytes) -> TriangleMesh:
     if not re.search(rb"(?i)\bendsolid\b", text):
         raise UnusableItemError("it is truncated or not STL: it does not have the length that its header states")
-    *facets, rest = map(_VERTEX.findall, _END_OF_FACET.split(text))
+    *facets, rest = map(_VERTEX.findall, _END_OF_FACET.split(_NAME.sub(b"", text)))
     if rest or any(len(facet) != 3 for facet in facets):
         raise UnusableItemError("it is truncated or damaged: a facet does not have three vertices; repair it")
     return _mesh(read_vertices(row for facet in facets for row in facet))

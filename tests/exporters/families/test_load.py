@@ -45,6 +45,7 @@ def test_a_network_outside_the_catalogue_brings_its_towers() -> None:
         ({"select_model": "clip-text"}, "--select-model is for Finetuner runs"),
         ({"tower": "text", "crop": 100}, "--tower text exports no image tower, and --crop is for images"),
         ({"tower": "text", "input": "float32"}, "--tower text .*--input is for images"),
+        ({"tower": "image", "max_length": 9}, "--tower image exports no text tower, and --max-length is for texts"),
     ],
 )
 @pytest.mark.parametrize("name", [".", "clip-base-en", "open_clip:ViT-B-32"])

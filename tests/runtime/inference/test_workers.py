@@ -101,15 +101,17 @@ def test_pil_images_give_the_vectors_and_errors_of_one_process(exported: Path, p
     assert [str(failure) for failure in ours.failures] == [str(failure) for failure in alone.failures]
 
 
+@pytest.mark.parametrize("kind", [str, Path])
 def test_the_pixel_limit_of_the_caller_holds_in_workers(
-    exported: Path, photo_paths: list[Path], monkeypatch: pytest.MonkeyPatch
+    kind: type, exported: Path, photo_paths: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    photo = kind(photo_paths[0])
     with runtime.load(exported, provider="cpu", workers=1) as model:
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 99)
         with pytest.raises(runtime.ItemError, match="MAX_IMAGE_PIXELS"):
-            model.embed(photo_paths[:1])
+            model.embed([photo])
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
-        assert len(model.embed(photo_paths[:1])) == 1
+        assert len(model.embed([photo])) == 1
 
 
 def test_an_error_while_workers_load_is_raised(exported_text: Path) -> None:

@@ -100,6 +100,13 @@ def test_batches_on_a_gpu_are_not_counted(
     assert bool(caplog.records) is (obstacle is not None)
 
 
+def test_a_damaged_graph_is_named_by_loading(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_artifact(tmp_path / "toy")
+    (folder / "text.onnx").write_text("version https://git-lfs.github.com/spec/v1\n")
+    assert main(["embed", str(folder), "a b", "-o", str(tmp_path / "v.npy")]) == 1
+    assert "run `git lfs pull`" in capsys.readouterr().err
+
+
 def test_the_command_embed_warns_and_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

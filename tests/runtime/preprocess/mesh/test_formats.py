@@ -82,6 +82,7 @@ def test_every_format_gives_the_same_points(suffix: str, tmp_path: Path) -> None
         (".stl", "\ufeff" + ascii_stl()),
         (".stl", ascii_stl().replace("\n", "\r")),
         (".stl", ascii_stl().replace("solid cube", "solid a vertex, a normal and an endfacet")),
+        (".stl", ascii_stl().replace("\nendfacet", " endfacet").replace("\nvertex", " vertex")),
         (".stl", binary_stl(b"\r\n")),
         (".stl", binary_stl(b"x" * 49)),
         (".stl", binary_stl(bytes(1000))),
