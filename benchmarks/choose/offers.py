@@ -56,6 +56,7 @@ Offer = tuple[Deployment, ...]  # a setup on a machine, with all its limits of t
 
 @dataclass(frozen=True, kw_only=True)
 class _Entry:
+    path: Path  # file of the results.
     task: EmbeddingTask
     machine: str
     case: Case
@@ -102,7 +103,8 @@ def find_offers(
         )
     tasks = sorted({entry.task for entry in wanted}, key=lambda task: (task.label, task.artifact.seal))
     for task in tasks:
-        shared = {str(path): results for path, results in files if _has_cases(results, task)}
+        paths = {entry.path for entry in wanted if entry.task == task}
+        shared = {str(path): results for path, results in files if path in paths}
         check_items(shared, [task.tower])
         warnings += filter(None, [doubt_texts(shared.values()) if task.tower == "text" else ""])
     warnings += [*_machine_warnings(files), *_artifact_warnings(tasks)]
@@ -120,6 +122,7 @@ def _entries(path: Path, results: Results, warnings: list[str]) -> Iterator[_Ent
             warnings.append(f"{path}: {case.label} with batch size {case.items} has no valid times; it is ignored")
             continue
         yield _Entry(
+            path=path,
             task=EmbeddingTask(artifact=artifacts[case.artifact], tower=case.tower, tokens=case.tokens),
             machine=results.machine.name,
             case=case,
@@ -134,12 +137,6 @@ def _newest(entries: Sequence[_Entry], warnings: list[str]) -> list[_Entry]:
         cases = "1 case was" if count == 1 else f"{count} cases were"
         warnings.append(f"{cases} measured more than once on the same machine; the newest times are used")
     return list(newest.values())
-
-
-def _has_cases(results: Results, task: EmbeddingTask) -> bool:
-    """Tell whether ``results`` have an end-to-end case of ``task``."""
-    wanted = (task.artifact.name, task.tower, "end_to_end")
-    return task.artifact in results.artifacts and any((c.artifact, c.tower, c.stage) == wanted for c in results.cases)
 
 
 def _machine_warnings(files: Sequence[tuple[Path, Results]]) -> Iterator[str]:

@@ -55,8 +55,18 @@ def load(setup: Setup, threads: int, scratch: Path) -> Peer:
     """
     with reporting(NAME, f"load {setup.model}"):
         model = _load_onnx(setup, threads, scratch) if setup.variant == "onnx" else _load_torch(setup, threads)
-        model.max_seq_length = setup.max_length
+        _limit_length(model, setup.max_length)
     return Peer(name=NAME, from_items=lambda texts: model.encode(texts, show_progress_bar=False))
+
+
+def _limit_length(model: Any, max_length: int | None) -> None:
+    """Cut texts after ``max_length`` tokens. The limit of a StaticEmbedding is that of its tokenizer."""
+    tokenizer: Any = getattr(model[0], "tokenizer", None)
+    if hasattr(tokenizer, "enable_truncation"):
+        side = (tokenizer.truncation or {}).get("direction", "right")
+        tokenizer.enable_truncation(max_length, direction=side)
+    else:
+        model.max_seq_length = max_length
 
 
 def _torch_setup(target: Target, *, variant: str, precision: Precision, provider: str) -> Setup:

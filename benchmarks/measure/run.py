@@ -165,10 +165,21 @@ def _effective(plan: PlanRecord | None, measured: Collection[str]) -> PlanRecord
 
 
 def merge_results(found: Results, fresh: Results) -> Results:
-    """Return ``found`` with the plan and the skipped cases of ``fresh``, to be completed."""
+    """Return ``found`` with the plan and the skipped cases of ``fresh``, to be completed.
+
+    Skipped cases of an artifact whose weights changed are left out, because they may be possible now.
+    """
     command = found.command if found.plan == fresh.plan else fresh.command
-    skipped = _merge(found.skipped, fresh.skipped)
-    return replace(found, plan=fresh.plan, command=command, skipped=skipped, complete=False)
+    kept: Sequence[Skipped] = found.skipped
+    for name in _with_other_weights(found.plan, fresh.plan):
+        kept = _without(_without(kept, f"{name}: "), f"{name}, ")
+    return replace(found, plan=fresh.plan, command=command, skipped=_merge(kept, fresh.skipped), complete=False)
+
+
+def _with_other_weights(was: PlanRecord | None, now: PlanRecord | None) -> list[str]:
+    """Return the names of the artifacts whose weights differ."""
+    old, new = (plan.weights if plan else {} for plan in (was, now))
+    return [name for name in old.keys() | new.keys() if old.get(name) != new.get(name)]
 
 
 def _without(skipped: Sequence[Skipped], start: str) -> list[Skipped]:

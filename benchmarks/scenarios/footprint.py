@@ -17,16 +17,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil  # noqa: F401  the measured process needs it; so a missing one is named before the measurement
+
 from runtime import console
 from runtime.errors import EmbeddingBackbonesError, UsageError
 
 _PROGRAM = """
-import json, psutil, time
+import json, time
 started = time.perf_counter()
 {imports}
 imported = time.perf_counter()
 model = {load}
 loaded = time.perf_counter()
+import psutil
 resident = psutil.Process().memory_info().rss / 2**20
 print(json.dumps([imported - started, loaded - imported, resident]))
 """
@@ -80,7 +83,7 @@ def _measure(artifact: Path, peer: Path | None, rounds: int) -> int:
     starts: list[list[list[float]]] = [[] for _ in installations]
     for _ in range(rounds):
         for installation, measured in zip(installations, starts, strict=True):
-            measured.append(_start(installation))
+            measured.append(measure_start(installation))
     rows = []
     for installation, size, measured in zip(installations, sizes, starts, strict=True):
         imported, loaded, resident = (statistics.median(values) for values in zip(*measured, strict=True))
@@ -89,8 +92,12 @@ def _measure(artifact: Path, peer: Path | None, rounds: int) -> int:
     return 0
 
 
-def _start(installation: Installation) -> list[float]:
-    """Return import seconds, load seconds and resident MiB of a fresh process."""
+def measure_start(installation: Installation) -> list[float]:
+    """Return import seconds, load seconds and resident MiB of a fresh process.
+
+    Raises:
+        EmbeddingBackbonesError: The process fails.
+    """
     program = _PROGRAM.format(imports=installation.imports, load=installation.load)
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     if run.returncode:

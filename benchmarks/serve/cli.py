@@ -92,7 +92,8 @@ def _serve(options: argparse.Namespace, command: str) -> int:
         )
         results = _measure(plan, servers, items, results, options, prices)
     if found := faults(analyze(results, None)):
-        raise EmbeddingBackbonesError(" ".join(found))
+        report = options.output / "report.html"
+        raise EmbeddingBackbonesError(f"{' '.join(found)} See the loads and the failures in {report}")
     return 0
 
 

@@ -74,7 +74,8 @@ def _other_vectors(study: ServeStudy) -> str:
         return ""
     return (
         f"Other vectors than those of {study.results.reference}: {_names(loads)}, with cosines down to "
-        f"{cosine(smallest_cosine(loads))}."
+        f"{cosine(smallest_cosine(loads))} and a limit of {results.min_cosine:g}. Use a lower --min-cosine for an int8 "
+        "server."
     )
 
 

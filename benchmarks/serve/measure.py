@@ -296,9 +296,11 @@ class AnswerCheck:
 
 
 def _cosine(vector: Float32Array, other: Float32Array) -> float:
-    """Return the cosine similarity; -1 for vectors of different lengths."""
+    """Return the cosine similarity; -1 for vectors of different lengths, and 1 for two of zeros."""
     if vector.shape != other.shape:
         return -1.0
+    if not vector.any() and not other.any():
+        return 1.0
     return float(vector @ other) / (float(np.linalg.norm(vector) * np.linalg.norm(other)) or math.inf)
 
 

@@ -252,6 +252,16 @@ def test_the_newest_times_of_a_case_are_used(desk: Desk) -> None:
         ]
 
 
+def test_items_of_older_times_are_not_compared(desk: Desk) -> None:
+    mine = replace(PLAN, items={"text": OwnItems(source="mine.txt", sha256="a" * 64)})
+    newer = measured("small", case([0.001]), date="2026-11-23T09:00:00+00:00")
+    older = replace(SMALL, plan=mine, machine=replace(SMALL.machine, python="3.12.1"))
+    assert desk.choose([older, newer], {"small": 1}) == 0
+    other = replace(older, cases=(*older.cases, case([0.02], items=8)))  # its larger batch is used
+    assert desk.choose([other, newer], {"small": 1}) == 1
+    assert "the items of the text tower differ" in desk.error
+
+
 def test_warnings_are_printed(desk: Desk) -> None:
     shaky = replace(case([0.005]), rounds=((0.001,), (0.009,)) * 3)
     broken = case([0.0], variant="fp16")

@@ -12,12 +12,12 @@ import pytest
 from benchmarks.contenders.protocol import Setup
 from benchmarks.measure import run
 from benchmarks.measure.plan import make_plan
-from benchmarks.measure.run import find_remaining, make_reference, measure_plan
-from benchmarks.results.schema import Case, Results
+from benchmarks.measure.run import find_remaining, make_reference, measure_plan, merge_results
+from benchmarks.results.schema import Case, Results, Skipped
 from runtime.array_types import Array
 from runtime.errors import InferenceError, UsageError
 from tests.benchmarks.measure.toys import TIMING, text_workload, toy_options, toy_target
-from tests.benchmarks.samples import RESULTS
+from tests.benchmarks.samples import PLAN, RESULTS
 
 pytestmark = pytest.mark.process
 CONTENDERS = ("runtime", "torch:eager")
@@ -124,3 +124,14 @@ def test_without_torch_the_exported_graph_is_the_reference(toy: Path, tmp_path: 
     reference, skipped = make_reference(target, text_workload(target, tmp_path), TIMING, tmp_path)
     assert "fp32 on cpu" in reference.name
     assert "--weights toy=WEIGHTS" in skipped[0].reason
+
+
+def test_skipped_cases_of_other_weights_are_not_kept() -> None:
+    names = ("toy: fastembed", "toy, text: torch", "toy2: fastembed", "toy2, text: torch")
+    skipped = tuple(Skipped(name=name, reason="name the folder with --weights") for name in names)
+    found = replace(RESULTS, plan=replace(PLAN, weights={"toy": "wrong", "toy2": "right"}), skipped=skipped)
+    fresh = replace(RESULTS, plan=replace(PLAN, weights={"toy": "right", "toy2": "right"}), skipped=skipped[:1])
+    assert {each.name for each in merge_results(found, fresh).skipped} == {names[0], *names[2:]}
+    assert merge_results(found, replace(found, skipped=())).skipped == skipped
+    unnamed = replace(fresh, plan=replace(PLAN, weights={"toy2": "right"}), skipped=())
+    assert [each.name for each in merge_results(found, unnamed).skipped] == [*names[2:]]

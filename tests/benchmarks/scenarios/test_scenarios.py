@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import importlib.metadata
+import sys
 from pathlib import Path
 
 import pytest
 
+from benchmarks import cli
 from benchmarks.scenarios import footprint, memory_growth
-from benchmarks.scenarios.footprint import installed_bytes, size_bytes, with_requirements
+from benchmarks.scenarios.footprint import (
+    Installation,
+    installed_bytes,
+    measure_start,
+    size_bytes,
+    with_requirements,
+)
 from runtime import console
 from runtime.errors import EmbeddingBackbonesError
 
@@ -93,6 +101,24 @@ def test_an_installation_includes_its_requirements_only() -> None:
 def test_the_footprint_of_a_start_is_measured(exported_text: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert footprint.main([str(exported_text), "--rounds", "1"]) == 0
     assert capsys.readouterr().out.splitlines()[2].startswith("embedding-backbones[cpu]")
+
+
+@pytest.mark.process
+def test_a_start_is_timed_without_packages_of_the_measurement() -> None:
+    toy = Installation("toy", "import sys", "1 / ('psutil' not in sys.modules)")
+    imported, loaded, resident = measure_start(toy)
+    assert min(imported, loaded) >= 0
+    assert resident > 1
+
+
+def test_a_missing_package_of_the_measurement_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delitem(sys.modules, footprint.__name__)
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    assert cli.main(["footprint", "artifact"]) == console.FAILURE
+    error = capsys.readouterr().err
+    assert "needs psutil; install it with `pip install 'embedding-backbones[bench" in error
 
 
 @pytest.mark.process

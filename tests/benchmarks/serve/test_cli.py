@@ -138,7 +138,10 @@ def test_vectors_can_be_compared_with_those_of_an_artifact(
     monkeypatch.setattr(cli, "read_manifest", lambda artifact: type("Manifest", (), {"name": "toy"}))
     words = ["serve", server.url, "-o", str(tmp_path), *FAST, "--rate", "none", "--verify", str(tmp_path)]
     assert main(words) == console.FAILURE
-    assert "error: Other vectors than those of toy: 127.0.0.1" in capsys.readouterr().err.replace("http://", "")
+    error = capsys.readouterr().err.replace("http://", "")
+    assert "error: Other vectors than those of toy: 127.0.0.1" in error
+    assert "and a limit of 0.999. Use a lower --min-cosine for an int8 server." in error
+    assert error.endswith(f"See the loads and the failures in {tmp_path / 'report.html'}\n")
     assert min(load["min_cosine"] for load in results_of(tmp_path)["loads"]) == pytest.approx(-1)
     assert "Other vectors than those of toy" in (tmp_path / "report.md").read_text()
     assert main([*words, "--force", "--min-cosine", "-1"]) == 0

@@ -247,6 +247,15 @@ def test_vectors_under_load_are_compared_with_those_of_the_item_alone() -> None:
     assert check.checked == 6
 
 
+def test_two_vectors_of_zeros_are_equal() -> None:
+    endpoint = Endpoint(address=split_url("http://h")[0], path="", interface="openai")
+    zeros = {0: np.zeros(2, np.float32)}
+    check = AnswerCheck(endpoint, [(0,)], Expected(alone=zeros, reference=zeros))
+    assert check(answer([[0, 0]])).outcome == "ok"
+    assert (check.max_difference, check.min_cosine) == (0, 1)
+    assert check(answer([[0, 1]])).outcome == "wrong"
+
+
 def test_an_empty_answer_is_wrong_and_one_that_was_not_kept_is_unchecked() -> None:
     endpoint = Endpoint(address=split_url("http://h")[0], path="", interface="openai")
     check = AnswerCheck(endpoint, [(0,)], Expected(alone={0: np.array([1, 0], np.float32)}, reference={}))
