@@ -151,7 +151,7 @@ def _verify_vectors(arguments: argparse.Namespace) -> int:
     with load(arguments.artifact, tower=tower, **session) as model:
         verification = verify_model(model, arguments.artifact)
         print(f"verified: hashes, and golden vectors with {describe_verification(verification)}")
-        if doubt := check_space(model, arguments.vectors):
+        if doubt := check_space(model, arguments.vectors, origin):
             print(f"note: {doubt}", file=sys.stderr)
         result = check_vectors(
             model, arguments.vectors, DEFAULT_SAMPLE if arguments.sample is None else arguments.sample

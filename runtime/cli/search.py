@@ -53,7 +53,8 @@ def add_commands(commands: Any) -> None:
     )
     search.add_argument(
         "--truncate-dim",
-        help="Compare only the first N dimensions. Give the same value to embed (default: all dimensions).",
+        help="Keep the first N dimensions of the query. Give it if embed had it, and VECTORS is a .npy (default: as in "
+        "embed, which a .npz or .parquet records)",
         **NUMBER,
     )
     search.add_argument(
@@ -90,9 +91,10 @@ def _search(arguments: argparse.Namespace) -> int:
     from runtime.inference.prompts import role_prompt
 
     model = load_model(arguments)
-    dim = arguments.truncate_dim or model.output_dim
-    vectors, names = read_vectors(arguments.vectors, dim)
-    if doubt := check_space(model, arguments.vectors):
+    origin = read_origin(arguments.vectors)
+    truncate_dim = arguments.truncate_dim or (origin.truncate_dim if origin else None)
+    vectors, names = read_vectors(arguments.vectors, truncate_dim or model.output_dim)
+    if doubt := check_space(model, arguments.vectors, origin):
         print(f"note: {doubt}", file=sys.stderr)
     if arguments.names:
         names = _read_names(arguments.names, len(vectors))
@@ -100,11 +102,8 @@ def _search(arguments: argparse.Namespace) -> int:
     prompt = arguments.prompt
     if prompt is None and arguments.prompt_name is None:
         prompt = role_prompt("query", model.loaded_towers())
-    origin = read_origin(arguments.vectors)
-    as_stored = {
-        "truncate_dim": arguments.truncate_dim,
-        "normalize": arguments.normalize or (origin is not None and origin.normalize),
-    }
+    normalize = arguments.normalize or (origin is not None and origin.normalize)
+    as_stored = {"truncate_dim": truncate_dim, "normalize": normalize}
     query = _embed(model, _as_items(model, [arguments.query]), arguments, prompt=prompt, **as_stored)
     found = model.similarity(query, vectors)[0]
     nearest = np.argsort(-found, kind="stable")[: arguments.top]

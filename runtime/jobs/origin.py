@@ -112,17 +112,15 @@ def read_origin(path: Path) -> VectorOrigin | None:
         raise UsageError(f"{path} cannot be read as vectors ({exc}); write it again with `embed`") from exc
 
 
-def check_space(model: Embedder, path: Path) -> str | None:
-    """Check that the vectors in a file are of the space in which ``model`` embeds.
+def check_space(model: Embedder, path: Path, origin: VectorOrigin | None) -> str | None:
+    """Check that the vectors of ``path``, whose record is ``origin``, are of the space in which ``model`` embeds.
 
     Returns:
         A doubt, if the file or the artifact names no space; ``None`` if both are of the same space.
 
     Raises:
         SpaceError: They are of another space.
-        UsageError: The file cannot be read.
     """
-    origin = read_origin(path)
     made_in = origin.space if origin else None
     if origin is None or made_in is None or model.space is None:
         silent = "the artifact" if made_in else str(path)

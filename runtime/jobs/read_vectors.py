@@ -47,7 +47,7 @@ def read_vectors(path: Path, output_dim: int) -> NamedVectors:
         return found._replace(vectors=_dequantize(path, vectors, output_dim))
     if vectors.dtype.kind != "f" or vectors.ndim != 2 or vectors.shape[1] != output_dim:
         found_shape = f"{path} holds {vectors.dtype} {list(vectors.shape)}"
-        way_out = "embed with the same artifact, and search with the same --truncate-dim"
+        way_out = "give the artifact and the --truncate-dim that made them"
         raise UsageError(f"{found_shape}, but floats [rows, {output_dim}] are expected; {way_out}")
     return found
 
