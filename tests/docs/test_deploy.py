@@ -54,7 +54,7 @@ def test_commands_are_those_of_the_command_line(name: str) -> None:
 
 
 def test_every_file_of_the_folder_is_on_the_page() -> None:
-    page = (DOCS / "serving.md").read_text("utf-8")
+    page = (DOCS / "operating.md").read_text("utf-8")
     for path in FOLDER.iterdir():
         assert f"(deploy/{path.name})" in page
 
@@ -101,7 +101,7 @@ def test_compose_mounts_what_the_quickstart_writes() -> None:
 
 
 def test_the_commands_of_docker_fit_the_image() -> None:
-    lines = [words for block in blocks(DOCS / "serving.md") for words in commands(block)]
+    lines = [words for block in blocks(DOCS / "operating.md") for words in commands(block)]
     lines = [words for words in lines if words[0] == "docker" and words[1] != "compose"]
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
     arguments = [word for words in lines for word in words if word.startswith("EXTRAS=")]
