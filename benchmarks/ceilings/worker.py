@@ -14,7 +14,7 @@ from benchmarks.results.schema import Precision
 from runtime.errors import EmbeddingBackbonesError, one_line
 from runtime.machine.limits import examine_memory
 
-_LEAST_BYTES = 1 << 24
+_LEAST_BYTES = 1 << 24  # of the memory that counts as free, also in a full container
 _LONG_ENOUGH_S = 0.1  # the next larger product takes 8 times as long
 
 

@@ -48,8 +48,8 @@ def load_calibration_dataset(
 
     Args:
         kind: Kind of the items.
-        path: The user's own items: a folder of images or meshes, or a .txt, .jsonl or .parquet file. ``None`` means
-            docstrings of Python's standard library, crops of this package's photos, or rotated point clouds.
+        path: The user's own items: a folder of images or meshes, or a .txt, .jsonl, .parquet or .csv file. ``None``
+            means docstrings of Python's standard library, crops of this package's photos, or rotated point clouds.
         count: Largest number of items per half.
         exact: Whether fewer items than ``count`` per half are an error.
 

@@ -90,8 +90,7 @@ def _load_datasets(options: VariantOptions, towers: Collection[TowerName]) -> di
         except UsageError as exc:
             if options.calibration is None or len(towers) == 1:
                 raise
-            cause = str(exc).rpartition("; ")[0]
-            raise UsageError(f"{cause}; for {' and '.join(towers)}, give a folder that holds both") from exc
+            raise UsageError(f"{exc}. For {' and '.join(towers)}, the folder has to hold both") from exc
     return datasets
 
 

@@ -53,7 +53,7 @@ def test_items_that_cannot_be_used_are_named_before_any_variant_is_built(tmp_pat
     both = write_artifact(tmp_path / "both", image=True)
     texts = tmp_path / "texts.txt"
     texts.write_text("\n".join(f"a text about {number}" for number in range(60)))
-    with pytest.raises(UsageError, match=r"No such file.*; for text and image, give a folder that holds both"):
+    with pytest.raises(UsageError, match=r"No such file.*; .*\. For text and image, the folder has to hold both"):
         add_variants(both, VariantOptions(calibration=texts, items=16))
     lines = [json.dumps({"text": f"\ud800 {number}"}) for number in range(60)]
     texts.with_suffix(".jsonl").write_text("\n".join(lines))
