@@ -35,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
         "is free, it embeds all waiting items as one batch.",
     )
     add = parser.add_argument
-    above_zero = _number("a number above 0", lambda number: number > 0)
+    above_zero = _number("a number above 0, and at most 1e15", lambda number: 0 < number <= 1e15)
     add("results", nargs="+", type=Path, metavar="RESULTS", help="Files results.json, or report folders with one")
     add("--prices", type=Path, required=True, help="Price file in the format of docs/prices.example.toml (required)")
     add(
@@ -55,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add(
         "--peak",
-        type=_number("1 or more", lambda number: number >= 1),
+        type=_number("a number from 1 to 1000", lambda number: 1 <= number <= 1000),
         default=2.0,  # traffic that follows the waking hours of people peaks at about twice its daily mean
         metavar="FACTOR",
         help="Rate of the busiest time of the day as a multiple of the daily mean; 1 for a constant load (default: 2)",

@@ -24,7 +24,7 @@ _HEADER = ["artifact", "tower", "setup", "stage", "batch size", "old p50 ms", "n
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the comparison. Return 1 if a case is too slow or no verdict is possible, else 0."""
+    """Print the comparison. Return 1 if a case is too slow or has worse vectors, or no verdict is possible; else 0."""
     options = build_parser().parse_args(arguments)
     return console.run(lambda: _compare(options))
 
@@ -35,7 +35,8 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks compare",
         description="Compare two results of the same artifacts, and judge for each case whether it became faster or "
         "slower, or is not distinguishable. Changes in the speed of the machine itself are divided out. The exit code "
-        "is 1 if a case is slower by more than --fail-above, or if no case has enough rounds for a verdict.",
+        "is 1 if a case is slower by more than --fail-above, if its vectors moved away from torch's, or if no case has "
+        "enough rounds for a verdict.",
     )
     parser.add_argument("old", type=Path, help="Old results.json, or report folder with one")
     parser.add_argument("new", type=Path, help="New results.json, or report folder with one; this one is judged")
@@ -83,7 +84,11 @@ def _compare(options: argparse.Namespace) -> int:
         draw = console.table if options.format == "text" else _markdown
         conclusion = _conclusion(comparison, regressions, options)
         print("\n\n".join(filter(None, ["\n".join(notes), draw(_HEADER, rows), conclusion])))
-    return 1 if regressions or _is_undecidable(comparison) else 0
+    return 1 if _has_failed(comparison, regressions) else 0
+
+
+def _has_failed(comparison: Comparison, regressions: Sequence[CaseChange]) -> bool:
+    return bool(regressions or comparison.worse_parity) or _is_undecidable(comparison)
 
 
 def _is_undecidable(comparison: Comparison) -> bool:
@@ -126,10 +131,9 @@ def _case_notes(comparison: Comparison) -> Iterator[str]:
             f"{which} in {few} of {len(comparison.changes)} cases: measure both results with --rounds "
             f"{comparison.rounds_needed} or more, or measure fewer cases."
         )
-    for change in comparison.changes:
-        if change.parity_is_worse:
-            was, now = (format_cosine(case.parity.min_cosine) for case in (change.old, change.new) if case.parity)
-            yield f"Parity is worse for {_describe(change.new)}: the smallest cosine was {was} and is now {now}."
+    for change in comparison.worse_parity:
+        was, now = (format_cosine(case.parity.min_cosine) for case in (change.old, change.new) if case.parity)
+        yield f"PARITY IS WORSE for {_describe(change.new)}: the smallest cosine was {was} and is now {now}."
 
 
 def _times(drift: float) -> str:
@@ -221,7 +225,7 @@ def _power(comparison: Comparison) -> str:
 def _document(comparison: Comparison, regressions: Sequence[CaseChange], notes: Sequence[str]) -> dict[str, Any]:
     return {
         "notes": notes,
-        "failed": bool(regressions) or _is_undecidable(comparison),
+        "failed": _has_failed(comparison, regressions),
         "changes": [
             {
                 "case": list(change.new.key),

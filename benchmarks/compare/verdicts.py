@@ -76,6 +76,11 @@ class Comparison:
         return [change for change in self.changes if change.verdict == "slower" and change.ratio > 1 + fail_above]
 
     @property
+    def worse_parity(self) -> list[CaseChange]:
+        """Cases whose vectors moved away from their reference."""
+        return [change for change in self.changes if change.parity_is_worse]
+
+    @property
     def undecidable(self) -> list[CaseChange]:
         """Cases with too few rounds for any verdict."""
         return [change for change in self.changes if change.detectable == math.inf]

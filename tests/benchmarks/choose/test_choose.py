@@ -299,10 +299,12 @@ def test_times_are_judged_as_in_the_report(changes: dict[str, Any], warning: str
         ("--per-day", "0"),
         ("--per-day", "nan"),
         ("--per-day", "many"),
+        ("--per-day", "1e300"),
         ("--max-p95-ms", "-1"),
         ("--max-p95-ms", "inf"),
         ("--min-cosine", "1.1"),
         ("--peak", "0.5"),
+        ("--peak", "1e9"),
     ],
     ids="=".join,
 )

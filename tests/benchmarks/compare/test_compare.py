@@ -318,10 +318,10 @@ def test_invalid_times_are_refused(change: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(("cosine", "told"), [(0.99712, False), (0.99705, False), (0.9, True), (1.0, False)])
-def test_worse_parity_is_printed_and_is_no_failure(cosine: float, told: bool, files: Any, capsys: Any) -> None:
+def test_worse_parity_is_a_failure(cosine: float, told: bool, files: Any, capsys: Any) -> None:
     case = replace(CASE, parity=replace(PARITY, min_cosine=cosine))
-    assert main(files(RESULTS, replace(RESULTS, cases=(case,)))) == 0
-    assert ("Parity is worse for toy-text" in capsys.readouterr().out) is told
+    assert main(files(RESULTS, replace(RESULTS, cases=(case,)))) == told
+    assert ("PARITY IS WORSE for toy-text" in capsys.readouterr().out) is told
 
 
 def test_parity_against_another_reference_is_not_compared(files: Any, capsys: Any) -> None:
