@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import get_args
 
 from exporters.catalogue.options import GEM_EPS, GEM_P, OPSETS
+from exporters.variants.options import LEVELS
 from runtime.arguments import ListAction
 from runtime.artifact.manifest import Interpolation
-from runtime.artifact.variants import Level, Precision
+from runtime.artifact.variants import Precision
 
 
 def add_model_options(parser: argparse.ArgumentParser, *, suffix: str) -> None:
@@ -57,7 +58,7 @@ def add_variant_options(parser: argparse.ArgumentParser | argparse._ArgumentGrou
     """Add the options of variants; ``default`` names the precisions without `--precision`."""
     parser.add_argument(
         "--level",
-        choices=get_args(Level)[1:],
+        choices=LEVELS,
         help="Optimize the graph up to this level. `basic` uses only ONNX operators; `extended` adds ONNX Runtime's "
         "operators for attention, normalisation and activation; `all` also changes the layout for the CPU of this "
         "machine, and is for fp32 alone (default: extended)",

@@ -39,7 +39,8 @@ def add_commands(commands: Any) -> None:
         action=ListAction,
         choices=VARIANT_NAMES,
         default=(),
-        help="Publish these variants (default: all that a layout has names for; fp32 if it holds one graph)",
+        help="Publish these variants; the README of a layout opens the first one (default: all that a layout has names "
+        "for; fp32 if it holds one graph)",
     )
     add(
         "--token-type-ids",
@@ -47,7 +48,12 @@ def add_commands(commands: Any) -> None:
         help="Give text graphs an unused input token_type_ids, for programs that always give it, such as chromadb. "
         "Only huggingface, openvino and single take this (default: no)",
     )
-    add("--push", metavar="ORG/NAME", help="Upload the only layout to this repository of the Hugging Face hub")
+    add(
+        "--push",
+        metavar="ORG/NAME",
+        help="Upload the only layout to this repository of the Hugging Face hub. Other graphs in it, ONNX or OpenVINO, "
+        "are deleted (default: no upload)",
+    )
     add(
         "--private",
         action="store_true",

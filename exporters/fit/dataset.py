@@ -9,6 +9,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -24,7 +25,8 @@ from runtime.preprocess.item import UnusableItemError
 
 DataKind = Literal["labels", "pairs", "scores", "captions"]
 DataSource = str | os.PathLike[str] | Sequence[Mapping[str, object]]
-Entry = tuple[str, "Mapping[str, object] | Unreadable"]  # its place, and the values by the names of the columns
+Entry = tuple[str, "Mapping[str, object] | Unreadable"]  # of a row: its place, and its values by column
+Bad = tuple[str, str]  # of a row: its place, and the reason
 # The order matters: a pair with a score has the columns of a pair, too.
 COLUMNS: Mapping[DataKind, tuple[str, ...]] = {
     "labels": ("item", "label"),
@@ -73,7 +75,7 @@ class Data:
         return tuple(sorted(item if tower == "text" else os.path.realpath(item) for tower, item in items))
 
 
-def read_data(source: DataSource, towers: Sequence[TowerName], columns: Sequence[str] = ()) -> tuple[Data, list[Entry]]:
+def read_data(source: DataSource, towers: Sequence[TowerName], columns: Sequence[str] = ()) -> tuple[Data, list[Bad]]:
     """Read all rows of ``source``, and return the good ones, and the bad ones with the reason of each.
 
     Args:
@@ -81,7 +83,8 @@ def read_data(source: DataSource, towers: Sequence[TowerName], columns: Sequence
             with one ``*`` that stands for the names of the classes; or rows in memory. Paths in a file are relative to
             the current folder.
         towers: The towers of the model.
-        columns: Names of the columns of a CSV file without a header.
+        columns: Names of the columns of a CSV file without a header. They are ignored for another source, and for a CSV
+            file whose first row has all of these names.
 
     Raises:
         UsageError: The source does not exist, or is of an unknown kind.
@@ -92,17 +95,17 @@ def read_data(source: DataSource, towers: Sequence[TowerName], columns: Sequence
     accepted = [kind for kind in COLUMNS if (kind == "captions") == (len(towers) > 1)]
     kind = _find_kind(name, entries, accepted)
     named: tuple[TowerName, ...] = ("text", "image") if kind == "captions" else (towers[0],) * _count_items(kind)
-    rows, bad = [], list[Entry]()
+    rows, bad = [], list[Bad]()
     for place, values in entries:
         row = values if isinstance(values, Unreadable) else _read_row(place, values, kind, accepted)
         if isinstance(row, Unreadable):
-            bad.append((place, row))
+            bad.append((place, row.reason))
         else:
             rows.append(row)
     return Data(kind=kind, towers=named, rows=tuple(rows)), bad
 
 
-def check_items(data: Data, prepare: Mapping[TowerName, Callable[[str], object]]) -> tuple[Data, list[Entry]]:
+def check_items(data: Data, prepare: Mapping[TowerName, Callable[[str], object]]) -> tuple[Data, list[Bad]]:
     """Prepare every item once as the training will, and return the good rows, and the bad ones with their reasons.
 
     Args:
@@ -121,7 +124,7 @@ def check_items(data: Data, prepare: Mapping[TowerName, Callable[[str], object]]
     return _separate(data, find_fault)
 
 
-def leave_out_trained(data: Data, trained: Data) -> tuple[Data, list[Entry]]:
+def leave_out_trained(data: Data, trained: Data) -> tuple[Data, list[Bad]]:
     """Return the evaluation data without the rows that the training data has, too, and these with their places."""
     places = {trained.identify(row): row.place for row in reversed(trained.rows)}
 
@@ -132,17 +135,17 @@ def leave_out_trained(data: Data, trained: Data) -> tuple[Data, list[Entry]]:
     return _separate(data, find_fault)
 
 
-def leave_out_single_labels(data: Data) -> tuple[Data, list[Entry]]:
+def leave_out_single_labels(data: Data) -> tuple[Data, list[Bad]]:
     """Return the data without the rows whose label has no other item, and these with their reasons."""
     singles = find_single_labels(data)
     reason = "the label {!r} has no other item, and a training compares two items of a label"
     return _separate(data, lambda row: reason.format(row.target) if row.target in singles else None)
 
 
-def _separate(data: Data, find_fault: Callable[[Row], str | None]) -> tuple[Data, list[Entry]]:
+def _separate(data: Data, find_fault: Callable[[Row], str | None]) -> tuple[Data, list[Bad]]:
     """Return the data without the rows that have a fault, and these with their faults."""
     found = [(row, find_fault(row)) for row in data.rows]
-    bad: list[Entry] = [(row.place, Unreadable(fault)) for row, fault in found if fault is not None]
+    bad = [(row.place, fault) for row, fault in found if fault is not None]
     return replace(data, rows=tuple(row for row, fault in found if fault is None)), bad
 
 
@@ -152,9 +155,9 @@ def find_single_labels(data: Data) -> set[object]:
     return {label for label, count in counts.items() if data.kind == "labels" and count == 1}
 
 
-def describe_bad(bad: Sequence[Entry]) -> str:
+def describe_bad(bad: Sequence[Bad]) -> str:
     """Return the places and reasons of the first bad rows, one a line."""
-    lines = [f"  {place}: {value.reason}" for place, value in bad if isinstance(value, Unreadable)]
+    lines = [f"  {place}: {reason}" for place, reason in bad]
     return "\n".join(lines[:_LISTED]) + f"\n  and {len(lines) - _LISTED} more" * (len(lines) > _LISTED)
 
 
@@ -169,21 +172,26 @@ def check_labels(data: Data, name: str) -> None:
         raise TrainingDataError(f"{name} has no two labels with two items each, so there is nothing to tell apart")
 
 
+def check_columns(columns: Sequence[str], *sources: DataSource | None) -> None:
+    """Check that the names of columns are for one of the sources at least.
+
+    Raises:
+        UsageError: None of them is a CSV file.
+    """
+    paths = [os.fspath(source) for source in sources if isinstance(source, str | os.PathLike)]
+    if columns and not any(file_suffix(path) in CSV_SUFFIXES for path in paths):
+        raise UsageError("--columns names the columns of CSV files without a header, and there is none; leave it out")
+
+
 def _count_items(kind: DataKind) -> int:
     return 1 if kind == "labels" else 2
 
 
 def _read_entries(source: DataSource, towers: Sequence[TowerName], columns: Sequence[str]) -> Iterator[Entry]:
     if not isinstance(source, str | os.PathLike):
-        if columns:
-            raise UsageError(
-                "columns name those of a CSV file without a header, and these rows have names; leave it out"
-            )
         return ((f"row {number}", values) for number, values in enumerate(source, 1))
     path = os.fspath(source)
     suffix = file_suffix(path)
-    if columns and suffix not in CSV_SUFFIXES:
-        raise UsageError(f"--columns names the columns of CSV files without a header, and {path} is none; leave it out")
     if "*" in path or Path(path).is_dir():
         return _read_classes(path, towers)
     if not Path(path).is_file():
@@ -199,13 +207,15 @@ def _read_entries(source: DataSource, towers: Sequence[TowerName], columns: Sequ
 
 def _read_csv(path: str, columns: Sequence[str]) -> Iterator[Entry]:
     with open_csv(path) as reader:
-        header = list(columns) or next(reader, [])
+        header, rows = next(reader, []), iter(reader)
+        if columns:
+            names = [field.strip().casefold() for field in header]
+            has_header = set(columns) <= set(names)
+            header, rows = (names, rows) if has_header else (list(columns), chain([header], rows))
         _check_header(header, path)
-        for row in reader:
+        for row in rows:
             if not row:
                 continue
-            if [field.strip().casefold() for field in row] == [name.casefold() for name in columns]:
-                raise UsageError(f"{path} has a header at line {reader.line_num}; leave out --columns")
             place = f"{path}:{reader.line_num}"
             if len(row) == len(header):
                 yield place, dict(zip(header, row, strict=True))
@@ -278,7 +288,7 @@ def _find_kind(name: str, entries: Sequence[Entry], accepted: Sequence[DataKind]
     expected = " or ".join(",".join(COLUMNS[kind]) for kind in accepted)
     first = next((values for _, values in entries if not isinstance(values, Unreadable)), None)
     if first is None:
-        reasons = describe_bad(entries)
+        reasons = describe_bad([(place, row.reason) for place, row in entries if isinstance(row, Unreadable)])
         raise TrainingDataError(f"{name} has no rows of {expected}" + f":\n{reasons}" * bool(reasons))
     fitting = _find_fitting(first, accepted)
     if {"labels", "pairs"} <= set(fitting):

@@ -16,10 +16,10 @@ from sentence_transformers.sentence_transformer.evaluation import (
 
 from exporters.errors import TrainingDataError
 from exporters.fit.dataset import Data
+from runtime.inference.prompts import search_prompts
 
 _RETRIEVAL = ("recall@1", "recall@5", "recall@10", "mrr@10", "ndcg@10", "map@100")
 _CORRELATION = ("spearman", "pearson")
-_DOCUMENT_PROMPTS = ("document", "passage", "corpus")  # as sentence-transformers' encode_document looks for them
 _DEPTHS: Mapping[str, list[int]] = {
     "accuracy_at_k": [1],
     "precision_recall_at_k": [1, 5, 10],
@@ -85,12 +85,9 @@ def wrap_items(data: Data, position: int) -> list[Any]:
 
 
 def choose_prompts(model: SentenceTransformer, data: Data) -> tuple[str, ...]:
-    """Return the prompt of each item of a row: for pairs those of queries and documents, if the model has them."""
-    default = model.prompts.get(model.default_prompt_name or "") or ""
-    if data.kind != "pairs":
-        return (default,) * len(data.towers)
-    documents = [model.prompts.get(name) or "" for name in _DOCUMENT_PROMPTS]
-    return model.prompts.get("query") or default, next(filter(None, documents), default)
+    """Return the prompt of each item of a row: for pairs those of queries and documents, else the default prompt."""
+    default = model.prompts.get(model.default_prompt_name or "", "")
+    return search_prompts(model.prompts, default) if data.kind == "pairs" else (default,) * len(data.towers)
 
 
 def _correlate(data: Data, settings: dict[str, Any]) -> EmbeddingSimilarityEvaluator:

@@ -35,7 +35,7 @@ class FitOptions:
         patience: Epochs without a better evaluation after which the training stops; ``None`` for all epochs.
         on_error: ``refuse``: a bad row of the data ends the run; ``skip``: it is left out. Bad are also a label with
             one item, and evaluation data that is in the training data.
-        columns: Names of the columns of CSV files without a header; empty for files with one.
+        columns: Names of the columns of CSV files without a header; empty if all files have one.
         resume: Whether to go on with an interrupted run.
     """
 

@@ -53,6 +53,7 @@ class FitReport:
         parameters: Number of parameters that were trained.
         seconds: Time in the trainer, of the last process if the training was resumed.
         steps: Number of steps.
+        resumed_at: Step from which the last process went on; 0 if it began the training.
         peak_memory_bytes: Largest memory of the process, or of the GPU.
         options: Options of the fine-tuning.
     """
@@ -73,6 +74,7 @@ class FitReport:
     parameters: int
     seconds: float
     steps: int
+    resumed_at: int
     peak_memory_bytes: int
     options: Mapping[str, Any]
 
@@ -106,10 +108,11 @@ class FitReport:
         (folder / "report.html").write_text(page, "utf-8")
 
     def _summary(self) -> str:
-        per_step = self.seconds / max(1, self.steps)
+        per_step = self.seconds / max(1, self.steps - self.resumed_at)
+        since = f" from step {self.resumed_at} on" * bool(self.resumed_at)
         return (
             f"{self.rows} rows of {self.kind}{self._describe_unused()}, loss {self.loss}, "
-            f"{self.parameters:,} parameters trained in {self.steps} steps: {self.seconds:.0f} s, "
+            f"{self.parameters:,} parameters trained in {self.steps} steps: {self.seconds:.0f} s{since}, "
             f"{per_step:.2f} s a step, {self.peak_memory_bytes / 1e9:.1f} GB of memory at most"
         )
 

@@ -18,9 +18,10 @@ from exporters.catalogue.options import ExportOptions
 from exporters.catalogue.spec import BackboneSpec
 from exporters.errors import TrainingDataError, WorseModelError, needs_extra
 from exporters.fit.dataset import (
+    Bad,
     Data,
     DataSource,
-    Entry,
+    check_columns,
     check_items,
     check_labels,
     describe_bad,
@@ -209,12 +210,14 @@ def _load(spec: BackboneSpec, options: FitOptions, export_options: ExportOptions
         for name in ("accelerate", "datasets", "peft", "exporters.fit.training"):
             import_module(name)
         from exporters.fit.learner import load_learner
-    _check_device(options)
+    device = _choose_device(options)
     with stage("load weights"):
-        return load_learner(spec, export_options, options)
+        learner = load_learner(spec, export_options, options)
+        learner.model.to(device)  # the trainer would move it after the first evaluation
+    return learner
 
 
-def _check_device(options: FitOptions) -> None:
+def _choose_device(options: FitOptions) -> str:
     import torch
 
     on_gpu = torch.cuda.is_available() and options.device != "cpu"
@@ -224,12 +227,14 @@ def _check_device(options: FitOptions) -> None:
         raise UsageError(
             f"--precision {options.precision} is for a GPU, and this training runs on the CPU; leave it out"
         )
+    return "cuda" if on_gpu else "cpu"
 
 
 def _read(
     train_data: DataSource, eval_data: DataSource | None, learner: Learner, options: FitOptions
 ) -> tuple[Data, Data | None, int]:
     """Return training data, evaluation data, and the number of bad rows that were left out."""
+    check_columns(options.columns, train_data, eval_data)
     data, skipped = _read_good(train_data, learner, options)
     data, single = leave_out_single_labels(data)
     skipped += _leave_out(single, "rows with the only item of a label", options)
@@ -256,7 +261,7 @@ def _read_good(source: DataSource, learner: Learner, options: FitOptions) -> tup
     return data, _leave_out([*unread, *unusable], "bad rows", options)
 
 
-def _leave_out(bad: Sequence[Entry], what: str, options: FitOptions) -> int:
+def _leave_out(bad: Sequence[Bad], what: str, options: FitOptions) -> int:
     """Refuse rows, or leave them out if the user says so, and return their number."""
     if bad and options.on_error == "skip":
         _LOG.warning("%d %s are left out:\n%s", len(bad), what, describe_bad(bad))

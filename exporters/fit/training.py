@@ -23,7 +23,8 @@ from safetensors.torch import load_model, save_model
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.base.sampler import BatchSamplers, DefaultBatchSampler
 from torch.utils.data import RandomSampler
-from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainerCallback
+from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainerCallback, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 
 from exporters.errors import DestinationError, FitError, TrainingDataError
 from exporters.fit.dataset import COLUMNS, Data, DataKind, find_single_labels, number_labels
@@ -59,6 +60,7 @@ class Training:
         rows_per_epoch: Number of rows that the first epoch trains on.
         single_labels: Number of labels with one item, which no epoch trains on.
         steps: Number of steps.
+        resumed_at: Step from which this process went on; 0 if it began the training.
         seconds: Time of this process in the trainer.
         peak_memory_bytes: Largest memory of this process, on a GPU the largest memory there.
     """
@@ -68,6 +70,7 @@ class Training:
     rows_per_epoch: int
     single_labels: int
     steps: int
+    resumed_at: int
     seconds: float
     peak_memory_bytes: int
 
@@ -108,7 +111,10 @@ def train(
     start, before = time.perf_counter(), _sum_weights(model)
     checkpoint = folder.find_checkpoint()
     with _interruptible(trainer), _without_notes():
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if checkpoint and (stopped := _read_stopped(checkpoint, options)):
+            trainer.load_best_of(stopped)
+        else:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if _sum_weights(model) == before:
         raise FitError(
             "the training changed no weights; give it more rows or --epochs, or a higher --learning-rate, and --force "
@@ -122,6 +128,7 @@ def train(
         rows_per_epoch=rows_per_epoch,
         single_labels=len(find_single_labels(data)),
         steps=trainer.state.global_step,
+        resumed_at=int(checkpoint.name.removeprefix("checkpoint-")) if checkpoint else 0,
         seconds=time.perf_counter() - start,
         peak_memory_bytes=_peak_memory(),
     )
@@ -173,8 +180,22 @@ class _Trainer(SentenceTransformerTrainer):
         if self.state.best_model_checkpoint is not None:
             self._load_from_checkpoint(self.state.best_model_checkpoint)
 
+    def load_best_of(self, state: TrainerState) -> None:
+        """Load the best weights of a training that has ended in ``state``."""
+        self.state = state
+        self._load_best_model()
+
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         del default_args_dict
+
+
+def _read_stopped(checkpoint: Path, options: FitOptions) -> TrainerState | None:
+    """Return the state of a training that ``patience`` has ended, else ``None``. The trainer itself would go on."""
+    if options.patience is None:
+        return None
+    state: Any = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+    saved = state.stateful_callbacks[EarlyStoppingCallback.__name__]
+    return state if saved["attributes"]["early_stopping_patience_counter"] >= options.patience else None
 
 
 def _sum_weights(model: torch.nn.Module) -> list[float]:

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 import onnx_ir as ir
 
-from exporters.calibration.ranges import infer_types, max_abs_values
+from exporters.calibration.magnitudes import infer_types, max_abs_values
 from exporters.graph import attention_masks as masks
 from exporters.graph.initializers import add_initializer, initializer_array
 from exporters.passes.fp16_regions import close_gaps, find_fp32_regions

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from exporters.calibration.ranges import TensorType
+from exporters.calibration.magnitudes import TensorType
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Fp32Dataflow:
 
     Attributes:
         graph: The graph.
-        types: Type of each node's outputs, from :func:`exporters.calibration.ranges.infer_types`.
+        types: Type of each node's outputs, from :func:`exporters.calibration.magnitudes.infer_types`.
     """
 
     graph: ir.Graph

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onnx_ir.convenience import replace_nodes_and_values
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from exporters.calibration.ranges import infer_types
+from exporters.calibration.magnitudes import infer_types
 from exporters.graph.initializers import add_initializer
 from exporters.graph.onnx_file import write_temporary_graph
 

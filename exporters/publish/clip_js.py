@@ -46,7 +46,7 @@ def write(source: Source, folder: Path) -> Card:
     write_tokenizer(source, folder)
     write_preprocessor(source, folder)
     write_json(folder / "config.json", {"model_type": "clip", "projection_dim": source.manifest.output_dim})
-    chosen = {tower: source.choose(tower, "clip-js", _SUFFIXES) for tower in ("text", "image")}
+    chosen = {tower: source.choose(tower, _SUFFIXES) for tower in ("text", "image")}
     usage = _USAGE.format(**{tower: JS_DTYPES[variants[0]] for tower, variants in chosen.items()})
     card = Card(usage=usage, metadata={"library_name": "transformers.js", "pipeline_tag": "feature-extraction"})
     texts, pixels = tokenize(folder, golden_texts(source)), {"pixel_values": golden_pixel_values(source)}

@@ -9,7 +9,6 @@ from exporters.publish.layout import Card, Layout, image_obstacle
 from exporters.publish.preprocessor_config import EXIF, crop_difference, write_preprocessor
 from exporters.publish.proof import golden_pixel_values, hold, run_graph
 from exporters.publish.source import Source
-from runtime.artifact.variants import VARIANT_NAMES
 
 _FILE = "model.onnx"
 _USAGE = """\
@@ -33,7 +32,7 @@ vectors = list(model.embed(["a.jpg", "b.jpg"]))
 
 def write(source: Source, folder: Path) -> Card:
     """Write the layout; see :class:`exporters.publish.layout.Layout`."""
-    variant = source.choose_one("image", "fastembed", VARIANT_NAMES)
+    variant = source.choose_one("image")
     write_preprocessor(source, folder)
     save_graph(image_graph(source, variant, "pixel_values", "image_embeds"), folder / _FILE)
     (vectors,) = run_graph(folder / _FILE, {"pixel_values": golden_pixel_values(source)})

@@ -21,7 +21,7 @@ from exporters.publish.proof import golden_texts, hold, run_graph, tokenize
 from exporters.publish.sentence_chain import apply_chain, read_chain
 from exporters.publish.sentence_files import model_type, sentence_obstacle, write_sentence_files
 from exporters.publish.source import Source
-from runtime.artifact.variants import VARIANT_NAMES, VariantName
+from runtime.artifact.variants import VariantName
 from runtime.session.options import exact_int8
 
 _USAGE = """\
@@ -62,7 +62,7 @@ _LEVELS = {"none": "O1", "basic": "O1", "extended": "O2"}
 def write(source: Source, folder: Path) -> Card:
     """Write the layout; see :class:`exporters.publish.layout.Layout`."""
     (folder / "onnx").mkdir()
-    chosen = source.choose("text", "huggingface", VARIANT_NAMES)
+    chosen = source.choose("text")
     card = Card(usage=_describe_usage(source, chosen[0]))
     model, hidden = sentence_graph(source, "fp32")
     write_sentence_files(source, folder, read_chain(source, model, hidden.tensor, hidden.width), hidden.width)

@@ -16,7 +16,7 @@ from exporters.publish.proof import golden_pixel_values, golden_texts, hold, run
 from exporters.publish.source import Source
 from exporters.publish.tokenizer_files import pad_token, write_tokenizer
 from runtime.array_types import Array
-from runtime.artifact.variants import VARIANT_NAMES, VariantName
+from runtime.artifact.variants import VariantName
 from runtime.preprocess.tokenizer_file import load_tokenizer
 
 _VISUAL, _TEXTUAL = "visual/model.onnx", "textual/model.onnx"
@@ -30,8 +30,8 @@ itself was not run."""
 
 def write(source: Source, folder: Path) -> Card:
     """Write the layout; see :class:`exporters.publish.layout.Layout`."""
-    visual = source.choose_one("image", "immich", VARIANT_NAMES)
-    textual = source.choose_one("text", "immich", VARIANT_NAMES)
+    visual = source.choose_one("image")
+    textual = source.choose_one("text")
     recipe, side = source.image, source.image.crop_size
     for each in ("visual", "textual"):
         (folder / each).mkdir()

@@ -15,7 +15,6 @@ from exporters.publish.sentence_files import model_type
 from exporters.publish.source import Source
 from exporters.publish.tokenizer_files import write_tokenizer
 from runtime.artifact.reader import record_file
-from runtime.artifact.variants import VARIANT_NAMES
 
 _GRAPH = "model.onnx"
 _WITH_TOKEN_TYPES = ("bert", "albert")  # for which ml-commons gives three inputs, whatever the graph takes
@@ -34,7 +33,7 @@ ml-commons' code, and held to the golden vectors in the way that it runs them. O
 
 def write(source: Source, folder: Path) -> Card:
     """Write the layout; see :class:`exporters.publish.layout.Layout`."""
-    variant = source.choose_one("text", "opensearch", VARIANT_NAMES)
+    variant = source.choose_one("text")
     archive = folder / f"{source.manifest.name}.zip"
     with tempfile.TemporaryDirectory(dir=folder) as place:
         model = source.load_exact_graph("text", variant)

@@ -49,7 +49,7 @@ OpenVINO computes in bfloat16 on CPUs that can: see `INFERENCE_PRECISION_HINT`."
 def write(source: Source, folder: Path) -> Card:
     """Write the layout; see :class:`exporters.publish.layout.Layout`."""
     _import()
-    chosen = source.choose("text", "openvino", [each for each in _FILES if each == "fp32" or _reads(source, each)])
+    chosen = source.choose("text", [each for each in _FILES if each == "fp32" or _reads(source, each)])
     model, hidden = sentence_graph(source, "fp32")
     write_sentence_files(source, folder, read_chain(source, model, hidden.tensor, hidden.width), hidden.width)
     (folder / "openvino").mkdir()

@@ -38,7 +38,8 @@ def publish(
         artifact: Folder of the artifact.
         layouts: Names of :data:`LAYOUTS`.
         output: Folder to make; each layout gets a folder of its name in it.
-        variants: The variants to publish; by default all that a layout takes, or fp32 if it holds one graph.
+        variants: The variants to publish; by default all that a layout takes, or fp32 if it holds one graph. The README
+            of a layout opens the first one.
         token_types: Whether text graphs get an input ``token_type_ids``, which they ignore. All layouts must take it.
         stage: Called with the name of each layout; the work runs in the context manager that it returns.
 
@@ -56,7 +57,8 @@ def publish(
         raise DestinationError(f"{output} exists; remove it, or give -o another folder")
     manifest = read_manifest(artifact)
     check_files(artifact, manifest)
-    source = Source(folder=artifact, manifest=manifest, variants=tuple(variants), token_types=token_types)
+    distinct = tuple(dict.fromkeys(variants))
+    source = Source(folder=artifact, manifest=manifest, variants=distinct, token_types=token_types)
     chosen = [LAYOUTS[name] for name in dict.fromkeys(layouts)]
     for layout in chosen:
         if obstacle := layout.find_obstacle(source):
@@ -68,5 +70,9 @@ def publish(
             with stage(layout.name):
                 place = folder / layout.name
                 place.mkdir()
-                write_card(source, layout, layout.write(source, place), place)
+                try:
+                    card = layout.write(source, place)
+                except PublishError as exc:
+                    raise PublishError(f"{layout.name}: {exc}") from exc
+                write_card(source, layout, card, place)
     return [output / layout.name for layout in chosen]

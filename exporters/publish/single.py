@@ -10,7 +10,6 @@ from exporters.publish.layout import Card, Layout, prompt_obstacle, text_obstacl
 from exporters.publish.proof import golden_texts, hold, run_graph, tokenize
 from exporters.publish.source import Source
 from exporters.publish.tokenizer_files import write_tokenizer
-from runtime.artifact.variants import VARIANT_NAMES
 
 FILE = "model.onnx"
 _USAGE = """\
@@ -38,7 +37,7 @@ txtai scales vectors to unit length. The lines for Vespa were written by reading
 
 def write(source: Source, folder: Path) -> Card:
     """Write the layout; see :class:`exporters.publish.layout.Layout`."""
-    variant = source.choose_one("text", "single", VARIANT_NAMES)
+    variant = source.choose_one("text")
     write_tokenizer(source, folder)
     save_graph(text_graph(source, variant, "sentence_embedding"), folder / FILE)
     (vectors,) = run_graph(folder / FILE, tokenize(folder, golden_texts(source)))

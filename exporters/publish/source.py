@@ -26,7 +26,7 @@ class Source:
     Attributes:
         folder: Folder of the artifact.
         manifest: Its manifest.
-        variants: The variants to publish; empty for all that a layout takes.
+        variants: The variants to publish, each once; empty for all that a layout takes.
         token_types: Whether text graphs get an input ``token_type_ids``, which they ignore.
     """
 
@@ -51,8 +51,10 @@ class Source:
             raise TypeError("the manifest checks the kind of each tower")
         return recipe
 
-    def choose(self, name: TowerName, layout: str, known: Collection[VariantName]) -> list[VariantName]:
-        """Return the variants of a tower to publish, of those that the layout has a place for.
+    def choose(self, name: TowerName, known: Collection[VariantName] = VARIANT_NAMES) -> list[VariantName]:
+        """Return the variants of a tower to publish, of the ``known`` ones that the layout has a place for.
+
+        They have the order in which the user names them; by default, fp32 is the first.
 
         Raises:
             PublishError: The user asks for one that the layout or the tower does not have.
@@ -64,21 +66,20 @@ class Source:
             if asked not in portable:
                 reason = "is laid out for the CPU that made it" if asked in has else "is not one of them"
                 raise PublishError(
-                    f"{layout} can hold {', '.join(portable)} of the {name} tower, and {asked} {reason}; name others "
-                    "by --variant"
+                    f"it can hold {', '.join(portable)} of the {name} tower, and {asked} {reason}; name others by "
+                    "--variant"
                 )
-        return [each for each in portable if not self.variants or each in self.variants]
+        return list(self.variants) or portable
 
-    def choose_one(self, name: TowerName, layout: str, known: Collection[VariantName]) -> VariantName:
+    def choose_one(self, name: TowerName) -> VariantName:
         """Return the only variant of a tower to publish: the one that the user asks for, or ``fp32``.
 
         Raises:
-            PublishError: The user asks for several, or for one that the layout or the tower does not have.
+            PublishError: The user asks for several, or for one that the tower does not have.
         """
         if len(self.variants) > 1:
-            raise PublishError(f"{layout} holds one graph of each tower; name one by --variant, not several")
-        chosen = self.choose(name, layout, known)
-        return chosen[0] if self.variants else "fp32"
+            raise PublishError("it holds one graph of each tower; name one by --variant, not several")
+        return self.choose(name)[0]
 
     def load_graph(self, name: TowerName, variant: VariantName) -> ir.Model:
         """Return a graph of a tower with all of its weights."""

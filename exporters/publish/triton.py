@@ -5,7 +5,6 @@ Texts go through an ensemble: a tokenizer in the python backend, then the graph.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -25,7 +24,6 @@ from exporters.publish.source import Source
 from exporters.publish.tokenizer_files import write_tokenizer
 from runtime.array_types import Array
 from runtime.artifact.manifest import TensorSpec, TowerName
-from runtime.artifact.variants import VARIANT_NAMES
 from runtime.inference.tower import build_preprocessor
 
 _MAX_BATCH_SIZE = 64
@@ -93,7 +91,7 @@ def _model_name(source: Source, tower: TowerName) -> str:
 
 
 def _write_tower(source: Source, tower: TowerName, folder: Path, name: str) -> Held:
-    variant = source.choose_one(tower, "triton", VARIANT_NAMES)
+    variant = source.choose_one(tower)
     record = source.manifest.towers[tower]
     graph_name = f"{name}-graph" if tower == "text" else name
     place = _new_model(folder, graph_name, _graph_config(graph_name, record.inputs, record.output))
@@ -116,8 +114,8 @@ def _new_model(folder: Path, name: str, config: Message) -> Path:
     return place
 
 
-def _write_tokenizer(source: Source, folder: Path, name: str) -> Any:
-    """Write the tokenizer and the ensemble, and return the written tokenizer."""
+def _write_tokenizer(source: Source, folder: Path, name: str) -> triton_tokenizer.TextInputs:
+    """Write the tokenizer and the ensemble, and return the tokenizer with the written settings."""
     tower, recipe = source.manifest.towers["text"], source.text
     place = _new_model(folder, f"{name}-tokenizer", _tokenizer_config(f"{name}-tokenizer", tower.inputs))
     write_tokenizer(source, place)
@@ -134,16 +132,7 @@ def _write_tokenizer(source: Source, folder: Path, name: str) -> Any:
     }
     write_json(place / "settings.json", settings)
     _new_model(folder, name, _ensemble_config(name, tower.inputs, tower.output))
-    return _load_module(place / "model.py").TextInputs(place)
-
-
-def _load_module(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location("published_tokenizer", path)
-    if spec is None or spec.loader is None:
-        raise PublishError(f"{path} cannot be loaded")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return triton_tokenizer.TextInputs(place)
 
 
 def _check_inputs(place: Path, specs: tuple[TensorSpec, ...], inputs: Mapping[str, Array]) -> None:

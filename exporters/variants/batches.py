@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,11 +57,12 @@ def make_calibration_batches(
     Raises:
         UsageError: An item cannot be embedded.
     """
-    rows, note = prepare_items(tower, dataset.calibration, dataset.source), ""
+    rows, note = prepare_items(tower.prepare, dataset.calibration, dataset.source), ""
     extra_rows: Sequence[Row] = []
     if isinstance(preprocessing, TextPreprocessing):
         texts = random_texts(folder / preprocessing.tokenizer, _RANDOM_TEXTS * len(dataset.calibration))
-        extra_rows, note = prepare_items(tower, texts, dataset.source), f" and {len(texts)} texts of random words"
+        extra_rows = prepare_items(tower.prepare, texts, dataset.source)
+        note = f" and {len(texts)} texts of random words"
     elif isinstance(preprocessing, ImagePreprocessing):
         varied = vary_exposure([resize_and_crop(load_image(item), preprocessing) for item in dataset.calibration])
         in_graph = preprocessing.arithmetic == "graph"
@@ -73,14 +74,16 @@ def make_calibration_batches(
     return CalibrationBatches(batches=batches, extra_batches=extra_batches, record=record)
 
 
-def prepare_items(tower: LoadedTower, items: Sequence[Any], source: str) -> list[Row]:
-    """Return one row of the graph's input per item.
+def prepare_items(
+    prepare: Callable[[Sequence[Any]], Sequence[Row | UnusableItemError]], items: Sequence[Any], source: str
+) -> list[Row]:
+    """Return one row of the graph's input per item, as ``prepare`` makes it.
 
     Raises:
         UsageError: An item cannot be embedded.
     """
     rows: list[Row] = []
-    for item, row in zip(items, tower.prepare(items), strict=True):
+    for item, row in zip(items, prepare(items), strict=True):
         if isinstance(row, UnusableItemError):
             raise UsageError(f"{source}: {item} cannot be used for calibration: {row}; remove it")
         rows.append(row)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from exporters.artifact_writer import README_FILE, new_artifact, record_files, w
 from exporters.calibration.dataset import CalibrationDataset, load_calibration_dataset
 from exporters.errors import DestinationError, VariantError
 from exporters.progress import Stage, silent
+from exporters.variants.batches import prepare_items
 from exporters.variants.builder import VARIANT_OF_PRECISION, VariantBuilder, VariantOutcome
 from exporters.variants.options import DEFAULT_ITEMS, VariantOptions
 from exporters.variants.retrieval_dataset import RetrievalDataset, load_retrieval_dataset
@@ -21,6 +22,7 @@ from runtime.artifact.manifest import Manifest, Tower, TowerName
 from runtime.artifact.reader import check_files, read_manifest
 from runtime.artifact.variants import Variant, VariantName
 from runtime.errors import UsageError
+from runtime.inference.tower import build_preprocessor
 from runtime.session.providers import check_packages
 
 
@@ -48,6 +50,8 @@ def add_variants(artifact: Path, options: VariantOptions, *, stage: Stage = sile
             check_external_data(artifact, each.graph, each.external_data)
     datasets = _load_datasets(options, manifest.towers)
     search = _load_search(options, manifest.towers)
+    with stage("check items"):
+        _check_items(artifact, manifest.towers, datasets)
     with new_artifact(artifact, force=True, elsewhere="") as folder:
         rebuilt = {VARIANT_OF_PRECISION[precision] for precision in options.precisions}
         outcomes, towers = list[VariantOutcome](), dict[TowerName, Tower]()
@@ -92,6 +96,16 @@ def _load_datasets(options: VariantOptions, towers: Collection[TowerName]) -> di
                 raise
             raise UsageError(f"{exc}. For {' and '.join(towers)}, the folder has to hold both") from exc
     return datasets
+
+
+def _check_items(
+    artifact: Path, towers: Mapping[TowerName, Tower], datasets: Mapping[TowerName, CalibrationDataset]
+) -> None:
+    """Name an item that cannot be embedded, before the variants of another tower take minutes."""
+    for kind, tower in towers.items():
+        preprocessor, dataset = build_preprocessor(tower.preprocessing, artifact, 1), datasets[kind]
+        for items in (dataset.calibration, dataset.held_out):
+            prepare_items(preprocessor.prepare_all, items, dataset.source)
 
 
 def _load_search(options: VariantOptions, towers: Collection[TowerName]) -> RetrievalDataset | None:

@@ -90,11 +90,10 @@ class VariantBuilder:
         self._loaded = self._load(self._tower.graph)
         golden, _ = read_golden(folder, manifest, kind)
         with stage(f"{kind} fp32 graph"):
-            prepare_items(self._loaded, dataset.held_out, dataset.source)  # names an item that cannot be embedded
             self._gate = VariantGate(folder, manifest, kind, [*golden, *dataset.held_out], search)
         self._before = graph_statistics(folder / self._tower.graph, self._tower.external_data)
         self._outcome = partial(VariantOutcome, tower=kind, before=self._before)
-        self._speed_rows = prepare_items(self._loaded, golden, dataset.source)
+        self._speed_rows = prepare_items(self._loaded.prepare, golden, dataset.source)
         self._weights = SharedWeights(folder / self._tower.graph)
 
     def build(self, precision: Precision, floors: Floors) -> VariantOutcome:

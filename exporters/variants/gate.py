@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,14 @@ from exporters.progress import expect, step_counter
 from exporters.variants.retrieval import Ranking, RetrievalParity, measure_ranking
 from exporters.variants.retrieval_dataset import RetrievalDataset
 from runtime.array_types import Array
-from runtime.artifact.manifest import Manifest, Tower, TowerName
+from runtime.artifact.manifest import Manifest, TextPreprocessing, Tower, TowerName
 from runtime.artifact.parity import format_cosine, measure_agreement, neighbour_overlap, row_cosines
 from runtime.artifact.variants import Floors, VariantParity
 from runtime.errors import InferenceError, NonFiniteError, UsageError
 from runtime.inference.embedder import Embedder
 from runtime.inference.options import EmbedOptions
 from runtime.inference.pipeline import Pipeline
-from runtime.inference.prompts import Role, role_prompt
+from runtime.inference.prompts import search_prompts
 from runtime.inference.truncation import without_truncation_warning
 from runtime.machine.threads import available_threads
 from runtime.session.session import SessionOptions
@@ -139,8 +139,9 @@ class VariantGate:
     def _rank(self, search: RetrievalDataset, graph: str) -> Ranking:
         """Search with ``graph`` in place of the tower's own; another tower keeps its own."""
         model = self._open(graph, {self._tower, search.query_kind, search.document_kind})
-        queries = _embed(model, search.queries, _search_options(model, search.query_kind, "query"))
-        documents = _embed(model, search.documents, _search_options(model, search.document_kind, "document"))
+        query_prompt, document_prompt = _search_prompts(self._manifest.towers)
+        queries = _embed(model, search.queries, _search_options(search.query_kind, query_prompt))
+        documents = _embed(model, search.documents, _search_options(search.document_kind, document_prompt))
         return measure_ranking(queries, documents, search.relevant, self._manifest.similarity_function)
 
     def _open(self, graph: str, towers: Collection[TowerName], threads: int | None = None) -> Embedder:
@@ -155,8 +156,15 @@ class VariantGate:
         return replace(self._manifest.towers[name], graph=graph, external_data=external_data, variants={})
 
 
-def _search_options(model: Embedder, kind: TowerName, role: Role) -> EmbedOptions:
-    return EmbedOptions(tower=kind, prompt=role_prompt(role, model.loaded_towers()) if kind == "text" else None)
+def _search_prompts(towers: Mapping[TowerName, Tower]) -> tuple[str, str]:
+    recipe = towers["text"].preprocessing if "text" in towers else None
+    if not isinstance(recipe, TextPreprocessing):
+        return "", ""
+    return search_prompts(recipe.prompts, recipe.default_prompt_text)
+
+
+def _search_options(kind: TowerName, prompt: str) -> EmbedOptions:
+    return EmbedOptions(tower=kind, prompt=prompt if kind == "text" else None)
 
 
 def _embed(model: Embedder, items: Sequence[Any], options: EmbedOptions) -> Array:

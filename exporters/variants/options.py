@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 from runtime.artifact.manifest import TowerName
 from runtime.artifact.variants import CalibrationMethod, Floors, Level, Precision
 from runtime.errors import UsageError
 
+LEVELS: Sequence[Level] = get_args(Level)[1:]  # without ``none``, which only records that nothing was optimized
 DEFAULT_FLOORS: Mapping[Precision, Floors] = {
     "fp32": Floors(min_cosine=0.999999, min_overlap=0.98, min_invariance=0.999999),
     "fp16": Floors(min_cosine=0.9999, min_overlap=0.9, min_invariance=0.9999),
@@ -28,8 +30,8 @@ class VariantOptions:
 
     Attributes:
         precisions: Precisions of the variants; ``fp32`` gives the variant ``optimized``.
-        level: Optimization level, see :func:`exporters.passes.fuse.fuse`. ``all`` is for fp32 alone, and ``basic``
-            and ``none`` are not for compact.
+        level: Optimization level, one of :data:`LEVELS`; see :func:`exporters.passes.fuse.fuse`. ``all`` is for fp32
+            alone, and ``basic`` is not for compact.
         calibration: The user's own items, a folder or a file. ``None`` means the items of
             :func:`exporters.calibration.dataset.load_calibration_dataset`.
         method: Calibration method of int8, unless it is dynamic. ``None`` means ``minmax``.
@@ -73,13 +75,15 @@ class VariantOptions:
             raise UsageError(f"the floor min_retrieval is {self.min_retrieval}, it must be above 0 and at most 1")
 
     def _check_level(self) -> None:
+        if self.level not in LEVELS:
+            raise UsageError(f"the level of a variant is {self.level!r}, it must be one of {', '.join(LEVELS)}")
         others = ", ".join(precision for precision in self.precisions if precision != "fp32")
         if self.level == "all" and others:
             raise UsageError(f"--level all is for fp32 alone; make {others} by another command, without --level")
-        if self.level in ("none", "basic") and "compact" in self.precisions:
+        if self.level == "basic" and "compact" in self.precisions:
             raise UsageError(
-                f"--level {self.level} has only ONNX operators, and compact needs ONNX Runtime's; make compact by "
-                "another command, without --level"
+                "--level basic has only ONNX operators, and compact needs ONNX Runtime's; make compact by another "
+                "command, without --level"
             )
 
     def _check_int8(self) -> None:

@@ -12,7 +12,6 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from math import ceil
 from pathlib import Path
 
@@ -29,6 +28,10 @@ from runtime.array_types import Array
 from runtime.artifact.parity import row_cosines
 
 _RANKING_BATCHES = 4  # the ranking uses these; the decision uses all batches
+# Time for the ranking. Half of it is for groups of neighbouring nodes; the rest is for single nodes of the costliest
+# groups.
+_RANKING_S = 300.0
+_MAX_GROUPS = 64
 _EXPECTED_CHECKS = 6  # of all batches, for the progress bar: the bisection of 16 nodes, and the int8 graph itself
 
 
@@ -64,27 +67,18 @@ class SensitivityAnalysis:
 
 
 def find_sensitive_nodes(
-    quantizer: StaticQuantizer,
-    batches: Batches,
-    *,
-    floor: float,
-    max_float_nodes: int | None = None,
-    costs: Sequence[NodeCost] = (),
-    budget_s: float = 300.0,
-    max_groups: int = 64,
+    quantizer: StaticQuantizer, batches: Batches, *, floor: float, costs: Sequence[NodeCost] = ()
 ) -> SensitivityAnalysis:
     """Measure the cost of int8 in each node, and keep the costliest nodes in float32 until the cosine reaches a floor.
+
+    At most :func:`most_float_nodes` stay in float32. If they are not enough, the result's ``min_cosine`` is below the
+    floor.
 
     Args:
         quantizer: The graph, calibrated on other batches.
         batches: Held-out batches of the graph's inputs.
         floor: Smallest cosine similarity to the float32 vectors that is accepted.
-        max_float_nodes: Largest number of float32 nodes; by default :func:`most_float_nodes`. If they are not enough,
-            the result's ``min_cosine`` is below the floor.
         costs: Cost of every node from an earlier search on the same graph and batches, the highest first.
-        budget_s: Time for the ranking of nodes, in seconds. Half of it is for groups of neighbouring nodes; the rest is
-            for single nodes of the costliest groups.
-        max_groups: Largest number of groups.
 
     Raises:
         QuantizationError: There are no batches, or onnxruntime fails.
@@ -95,10 +89,10 @@ def find_sensitive_nodes(
         cosine = graph.int8_cosine(())
         if cosine >= floor:
             return SensitivityAnalysis(float_nodes=(), min_cosine=cosine, costs=())
-        expect(min(len(quantizer.nodes), max_groups) * graph.ranking_rows + _EXPECTED_CHECKS * count_rows(batches))
-        costs = costs or rank_nodes(quantizer.nodes, graph.cost, budget_s, max_groups)
-        most = most_float_nodes(len(quantizer.nodes)) if max_float_nodes is None else max_float_nodes
-        ranked = [each.node for each in costs[:most]]
+        expect(min(len(quantizer.nodes), _MAX_GROUPS) * graph.ranking_rows + _EXPECTED_CHECKS * count_rows(batches))
+        graph.open_switches()
+        costs = costs or rank_nodes(quantizer.nodes, graph.cost)
+        ranked = [each.node for each in costs[: most_float_nodes(len(quantizer.nodes))]]
         chosen: list[str] = []
         # The cosine grows with the number of float32 nodes: bisect on the switched graph, then confirm on int8 graphs.
         counts = range(1, len(ranked) + 1)
@@ -128,9 +122,9 @@ class _SwitchableGraph:
         self._ranking_batches, self._ranking_reference = batches[::step], np.concatenate(references[::step])
         self.ranking_rows = count_rows(self._ranking_batches)
 
-    @cached_property
-    def _session(self) -> onnxruntime.InferenceSession:
-        return self._open(add_switches(self._quantizer))
+    def open_switches(self) -> None:
+        """Quantize, write and open the graph with switches. This takes as long as many runs of it."""
+        self._session = self._open(add_switches(self._quantizer))
 
     def cost(self, nodes: Collection[str]) -> float:
         """Return the largest cosine distance with only ``nodes`` in int8."""
@@ -172,20 +166,17 @@ def add_switches(quantizer: StaticQuantizer) -> ir.Model:
     return model
 
 
-def rank_nodes(
-    nodes: Sequence[str], cost: Callable[[Collection[str]], float], budget_s: float, max_groups: int
-) -> list[NodeCost]:
+def rank_nodes(nodes: Sequence[str], cost: Callable[[Collection[str]], float]) -> list[NodeCost]:
     """Return the cost of every node, the highest first; see :func:`find_sensitive_nodes`.
 
     ``nodes`` has the order of the graph. ``cost`` measures int8 in some nodes together.
     """
-    started = time.monotonic()
+    started = time.perf_counter()
     cost(nodes[:1])
-    affordable = int(budget_s / 2 / (time.monotonic() - started))
-    found = {each.node: each for each in _measure_groups(nodes, cost, max(2, min(max_groups, affordable)))}
-    deadline = started + budget_s
+    affordable = int(_RANKING_S / 2 / (time.perf_counter() - started))
+    found = {each.node: each for each in _measure_groups(nodes, cost, max(2, min(_MAX_GROUPS, affordable)))}
     for each in sorted(found.values(), key=lambda each: -each.cost):
-        if not each.alone and time.monotonic() < deadline:
+        if not each.alone and time.perf_counter() - started < _RANKING_S:
             found[each.node] = NodeCost(node=each.node, cost=cost([each.node]), alone=True)
     return sorted(found.values(), key=lambda each: -each.cost)
 

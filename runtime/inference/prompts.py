@@ -40,9 +40,20 @@ def resolve_prompt(options: EmbedOptions, towers: Mapping[TowerName, Tower]) -> 
 def role_prompt(role: Role, towers: Mapping[TowerName, Tower]) -> str | None:
     """Return the prompt for queries or for documents; ``""`` if there is none, ``None`` without a text tower."""
     recipe = _text_preprocessing(towers)
-    if recipe is None:
-        return None
-    return next((recipe.prompts[name] for name in _NAMES[role] if name in recipe.prompts), "")
+    return None if recipe is None else _find_role_prompt(role, recipe.prompts)
+
+
+def search_prompts(prompts: Mapping[str, str], default: str) -> tuple[str, str]:
+    """Return the prompts for the queries and the documents of a search that measures a model.
+
+    They are those of ``embed_query`` and ``embed_document``. If both are empty, ``default`` applies to both.
+
+    Args:
+        prompts: The prompts of the model by name.
+        default: The text of its default prompt; empty if there is none.
+    """
+    query, document = _find_role_prompt("query", prompts), _find_role_prompt("document", prompts)
+    return (query, document) if query or document else (default, default)
 
 
 def applied_prompt(options: EmbedOptions, towers: Mapping[TowerName, Tower]) -> str:
@@ -66,6 +77,10 @@ def prompt_names(towers: Mapping[TowerName, Tower]) -> tuple[str, ...]:
 def quote(names: Iterable[str]) -> str:
     """Return foreign names for a message, in which control characters must not appear."""
     return ", ".join(f"{name!r:.80}" for name in names)
+
+
+def _find_role_prompt(role: Role, prompts: Mapping[str, str]) -> str:
+    return next((prompts[name] for name in _NAMES[role] if name in prompts), "")
 
 
 def _text_preprocessing(towers: Mapping[TowerName, Tower]) -> TextPreprocessing | None:

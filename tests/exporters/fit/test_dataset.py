@@ -12,6 +12,7 @@ from pyarrow import parquet as pq
 
 from exporters.errors import TrainingDataError
 from exporters.fit.dataset import (
+    check_columns,
     check_items,
     check_labels,
     describe_bad,
@@ -149,20 +150,22 @@ def test_strange_sources_are_refused(
         read_data(write(tmp_path / name, content), towers)
 
 
-def test_a_missing_file_and_columns_for_another_format_are_refused(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no "):
         read_data(tmp_path / "none.csv", ["text"])
-    with pytest.raises(UsageError, match="--columns names the columns of CSV files"):
-        read_data(write(tmp_path / "d.jsonl", "{}"), ["text"], ["a", "b"])
 
 
-def test_columns_are_not_read_as_data(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="has a header at line 1; leave out --columns"):
-        read_data(write(tmp_path / "d.csv", "A, b\nx,y\n"), ["text"], ["a", "b"])
+def test_columns_are_for_csv_files_without_a_header(tmp_path: Path) -> None:
+    files = {"bare.csv": "x,y\n", "header.csv": "B,note, a\ny,1,x\n", "d.jsonl": '{"a": "x", "b": "y"}\n'}
+    sources = [*(write(tmp_path / name, text) for name, text in files.items()), [{"a": "x", "b": "y"}]]
+    for source in sources:
+        check_columns(["a", "b"], source, sources[0])
+        data, bad = read_data(source, ["text"], ["a", "b"])
+        assert ([row.items for row in data.rows], bad) == ([("x", "y")], [])
+    with pytest.raises(UsageError, match="CSV files without a header, and there is none; leave it out"):
+        check_columns(["a", "b"], *sources[2:], None)
     with pytest.raises(TrainingDataError, match="has 2 columns 'b'"):
         read_data(write(tmp_path / "e.csv", "x,y,z\n"), ["text"], ["a", "b", "b"])
-    with pytest.raises(UsageError, match="these rows have names; leave it out"):
-        read_data([{"a": "x", "b": "y"}], ["text"], ["a", "b"])
 
 
 def test_a_name_that_occurs_twice_is_refused(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ REPORT = FitReport(
     parameters=1234567,
     seconds=6,
     steps=3,
+    resumed_at=0,
     peak_memory_bytes=1_500_000_000,
     options={"seed": 0},
 )
@@ -42,6 +43,8 @@ def test_the_text_compares() -> None:
         "recall@1  0.5000  0.6250\n"
         "ndcg@10   0.6000  0.7500"
     )
+    resumed = replace(REPORT, steps=9, resumed_at=6)
+    assert "trained in 9 steps: 6 s from step 6 on, 2.00 s a step, 1.5 GB" in resumed.describe()
     partly = replace(REPORT, rows_per_epoch=8, single_labels=20)
     assert "100 rows of pairs (8 of 100 rows an epoch; 20 labels have one item; 2 bad rows left out)," in (
         partly.describe()

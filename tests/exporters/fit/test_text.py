@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.evaluation import SequentialEvaluator
 
 import runtime
 from exporters import ExportOptions, finetuner
@@ -143,6 +144,21 @@ def test_an_interruption_does_not_change_the_weights(
         with pytest.raises(KeyboardInterrupt, match=rf"interrupted at step {stop}; run the same command with --resume"):
             train(toy, rows, tmp_path / "parts", options)
     assert equal(whole, train(toy, rows, tmp_path / "parts", options))
+
+
+def test_a_training_that_patience_has_stopped_does_not_go_on(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure, scores = SequentialEvaluator.__call__, iter([0.5, 0.9, 0.1])
+
+    def score(*arguments: Any, **named: Any) -> dict[str, float]:
+        return measure(*arguments, **named) | {"cosine_ndcg@10": next(scores)}
+
+    monkeypatch.setattr(SequentialEvaluator, "__call__", score)
+    options = replace(FAST, epochs=6, patience=1)
+    stopped = train(toy, make_pairs(16), tmp_path, options)
+    assert list(scores) == []
+    assert equal(stopped, train(toy, make_pairs(16), tmp_path, options))
 
 
 def test_a_checkpoint_that_cannot_be_written_is_named(
@@ -301,15 +317,27 @@ def test_finetuners_words_train(toy: Path, tmp_path: Path) -> None:
     assert Path(done) == tmp_path / "mine"
 
 
-@pytest.mark.usefixtures("no_export")
-def test_prompts_of_queries_and_documents_are_trained(toy: Path, tmp_path: Path) -> None:
-    model = SentenceTransformer(str(toy), device="cpu", prompts={"query": "ask: ", "passage": "found: "})
+@pytest.mark.parametrize(
+    ("prompts", "default", "calls"),
+    [
+        ({"query": "ask: ", "document": "found: "}, None, ("encode_query", "encode_document")),
+        ({"query": "ask: ", "passage": "found: "}, None, ("encode_query", "encode_document")),  # document is there
+        ({"query": "ask: ", "document": ""}, "query", ("encode_query", "encode_document")),
+        ({"topic": "about: "}, "topic", ("encode", "encode")),
+    ],
+)
+def test_the_prompts_of_a_search_are_trained(
+    prompts: dict[str, str], default: str | None, calls: tuple[str, str], toy: Path, tmp_path: Path
+) -> None:
+    model = SentenceTransformer(str(toy), device="cpu", prompts=prompts, default_prompt_name=default)
     model.save(str(tmp_path / "toy"))
     learner, (data, _) = load(tmp_path / "toy"), read_data(make_pairs(16), ["text"])
-    arguments = training._arguments(learner, data, None, FAST, tmp_path / "steps")
-    assert arguments.prompts == {"a": "ask: ", "b": "found: "}
+    trained: Any = training._arguments(learner, data, None, FAST, tmp_path / "steps").prompts
     evaluator: Any = Evaluation(data, learner.model, batch_size=8, dims=()).evaluator
-    assert (evaluator.evaluators[0].query_prompt, evaluator.evaluators[0].corpus_prompt) == ("ask: ", "found: ")
+    assert (evaluator.evaluators[0].query_prompt, evaluator.evaluators[0].corpus_prompt) == (trained["a"], trained["b"])
+    for prompt, call in zip(trained.values(), calls, strict=True):
+        expected = getattr(learner.model, call)(["a cat"])
+        np.testing.assert_array_equal(learner.model.encode(["a cat"], prompt=prompt), expected)
 
 
 def test_a_missing_package_is_named(toy: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exporters.calibration.ranges import max_abs_values
+from exporters.calibration.magnitudes import max_abs_values
 from exporters.graph.attention_masks import FP16_MASK_VALUE
 from tests.exporters.passes.fp16_checks import DIM, X, convert, distance, fp16_nodes, run
 from tests.exporters.toy_graphs import feed_forward_graph, normal, write_text_graph, write_token_graph

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from huggingface_hub.utils import filter_repo_objects
 
 from exporters.cli.main import main
 from exporters.errors import DestinationError, PublishError
@@ -206,12 +207,14 @@ def test_what_a_consumer_cannot_have_is_refused(
 
 def test_variants_that_are_not_there_are_refused(tmp_path: Path) -> None:
     artifact = write_text_artifact(tmp_path / "toy", int8=True)
-    with pytest.raises(PublishError, match="can hold fp32, int8 of the text tower, and fp16 is not one of them"):
+    with pytest.raises(PublishError, match="huggingface: it can hold fp32, int8 of the text tower, and fp16 is not"):
         publish(artifact, ["huggingface"], tmp_path / "out", variants=["fp16"])
-    with pytest.raises(PublishError, match="single holds one graph of each tower; name one by --variant"):
+    with pytest.raises(PublishError, match="single: it holds one graph of each tower; name one by --variant"):
         publish(artifact, ["single"], tmp_path / "out", variants=["fp32", "int8"])
     (folder,) = publish(artifact, ["single"], tmp_path / "out", variants=["int8"])
     assert "| int8 |" in (folder / "README.md").read_text()
+    (folder,) = publish(artifact, ["huggingface"], tmp_path / "both", variants=["int8", "fp32"])
+    assert 'model_kwargs={"file_name": "onnx/model_quantized.onnx"}' in (folder / "README.md").read_text()
 
 
 @pytest.mark.parametrize("layout", TEXT_LAYOUTS)
@@ -275,7 +278,9 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "--private is for --push" in capsys.readouterr().err
 
 
-def test_a_layout_is_pushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_layout_is_pushed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     calls: list[tuple[str, Any, Any]] = []
 
     class Api:
@@ -283,10 +288,14 @@ def test_a_layout_is_pushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             calls.append(("create", repo_id, (private, exist_ok)))
             return f"https://hub/{repo_id}"
 
-        def upload_folder(self, *, folder_path: Path, repo_id: str, commit_message: str) -> None:
+        def upload_folder(
+            self, *, folder_path: Path, repo_id: str, commit_message: str, delete_patterns: list[str]
+        ) -> None:
             if repo_id == "me/refused":
                 raise OSError("no network")
             calls.append(("upload", repo_id, sorted(path.name for path in folder_path.iterdir())))
+            older = ["onnx/model_quantized.onnx", "onnx/model.onnx_data", "openvino/openvino_model.bin", "LICENSE"]
+            assert [*filter_repo_objects(older, ignore_patterns=delete_patterns)] == ["LICENSE"]
 
     monkeypatch.setattr("huggingface_hub.HfApi", Api)
     artifact = write_text_artifact(tmp_path / "toy")
@@ -296,7 +305,10 @@ def test_a_layout_is_pushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert calls == [("create", "me/toy", (None, True)), ("upload", "me/toy", files)]
     assert main([*words, "me/secret", "--private", "-o", str(tmp_path / "private")]) == 0
     assert calls[2] == ("create", "me/secret", (True, True))
-    assert main([*words, "me/refused", "-o", str(tmp_path / "other")]) == 1
+    assert main([*words, "me/refused", "--private", "-o", str(tmp_path / "other")]) == 1
+    folder = tmp_path / "other/single"
+    advice = f"log in by `hf auth login`, and upload it by `hf upload me/refused {folder} . --private --delete"
+    assert advice in capsys.readouterr().err
 
 
 @pytest.mark.process

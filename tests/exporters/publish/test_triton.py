@@ -41,7 +41,11 @@ def test_configurations_follow_the_schema_of_triton(write: Any, schema: Any, tmp
 
 
 def test_requests_are_tokenized_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     (folder,) = publish(write_text_artifact(tmp_path / "toy"), ["triton"], tmp_path / "out")
+    assert sorted(path.name for path in (folder / "toy-tokenizer/1").iterdir()) == [
+        *("model.py", "settings.json", "tokenizer.json")
+    ]
     backend: Any = ModuleType("triton_python_backend_utils")
     backend.get_input_tensor_by_name = lambda request, name: SimpleNamespace(as_numpy=lambda: request[name])
     backend.Tensor = lambda name, array: (name, array)

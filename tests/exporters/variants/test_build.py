@@ -15,6 +15,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 from onnx.external_data_helper import set_external_data
+from PIL import Image
 
 import runtime
 from exporters.catalogue.options import ExportOptions
@@ -23,7 +24,7 @@ from exporters.errors import DestinationError, FloorError, VariantError
 from exporters.export import export
 from exporters.graph import onnx_file
 from exporters.passes import compact
-from exporters.variants import builder, recipes
+from exporters.variants import build, builder, recipes
 from exporters.variants.build import add_variants
 from exporters.variants.gate import VariantGate
 from exporters.variants.options import VariantOptions
@@ -63,6 +64,21 @@ def test_items_that_cannot_be_used_are_named_before_any_variant_is_built(tmp_pat
         add_variants(
             write_artifact(tmp_path / "text"), VariantOptions(calibration=texts.with_suffix(".jsonl"), items=16)
         )
+
+
+def test_an_image_that_cannot_be_used_is_named_before_variants_of_texts_are_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "items"
+    folder.mkdir()
+    (folder / "texts.txt").write_text("\n".join(f"a text about {number}" for number in range(32)))
+    for value in range(31):
+        Image.new("L", (4, 4), value).save(folder / f"{value}.png")
+    (folder / "broken.png").write_bytes(b"no image")
+    monkeypatch.setattr(build, "VariantBuilder", None)
+    both = write_artifact(tmp_path / "both", image=True)
+    with pytest.raises(UsageError, match=r"broken\.png cannot be used for calibration: .*; remove it"):
+        add_variants(both, VariantOptions(calibration=folder, items=16))
 
 
 def test_an_optimized_graph_is_added_and_loaded(text_artifact: Path) -> None:

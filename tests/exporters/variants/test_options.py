@@ -15,7 +15,7 @@ from runtime.errors import UsageError
     [
         ({"method": "entropy"}, "only int8 takes --method; add it to --precision, or leave --method out"),
         ({"method": "minmax", "precisions": ["fp16"]}, "only int8 takes --method"),
-        ({"level": "none", "precisions": ["compact"]}, "--level none has only ONNX operators"),
+        ({"level": "none"}, "the level of a variant is 'none', it must be one of basic, extended, all"),
         ({"accept_batch_dependent": True, "precisions": ["fp16"]}, "only int8 takes --accept-batch-dependent"),
         (
             {"method": "entropy", "accept_batch_dependent": True, "precisions": ["int8"]},

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from exporters.catalogue.options import ExportOptions
 from exporters.cli.main import main
 from exporters.errors import FloorError
 from exporters.export import export
+from exporters.variants import gate
 from exporters.variants.gate import VariantGate
 from exporters.variants.options import VariantOptions
 from exporters.variants.retrieval import Ranking, RetrievalParity, measure_ranking
@@ -26,10 +28,12 @@ from runtime.artifact.manifest import TowerName
 from runtime.artifact.reader import read_manifest
 from runtime.artifact.similarity import similarities
 from runtime.errors import UsageError
+from runtime.inference.options import EmbedOptions
 from tests.exporters.file_contents import contents
 from tests.exporters.toys import save_clip
 from tests.exporters.variants.planted_faults import spoil
 from tests.exporters.variants.test_retrieval_dataset import write_jsonl
+from tests.runtime.toy_artifact import write_artifact
 
 QUERIES, DOCUMENTS = 70, 90
 
@@ -175,6 +179,24 @@ def test_documents_are_ranked_by_the_models_similarity(exported: Path) -> None:
     VariantGate(exported, replace(read_manifest(exported), similarity_function="dot"), "image", images[:2], search)
     with pytest.raises(UsageError, match="fp32 finds no relevant document"):
         VariantGate(exported, read_manifest(exported), "image", images[:2], search)
+
+
+def test_a_model_without_prompts_for_a_search_gets_its_default_prompt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact = write_artifact(tmp_path / "toy", prompts={"topic": "a "}, default_prompt="topic")
+    embed, prompts = gate._embed, list[str | None]()
+
+    def note(model: runtime.Embedder, items: Sequence[Any], options: EmbedOptions) -> Array:
+        prompts.append(options.prompt)
+        return embed(model, items, options)
+
+    monkeypatch.setattr(gate, "_embed", note)
+    search = RetrievalDataset(
+        queries=["b"], query_kind="text", documents=["b", "c d"], document_kind="text", relevant=[{0: 1.0}]
+    )
+    VariantGate(artifact, read_manifest(artifact), "text", ["a", "b"], search)
+    assert prompts == [None, "a ", "a "]
 
 
 @pytest.mark.slow

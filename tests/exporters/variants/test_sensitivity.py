@@ -1,12 +1,15 @@
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Collection
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from exporters.passes.int8 import StaticQuantizer
-from exporters.variants.sensitivity import find_sensitive_nodes, most_float_nodes
+from exporters.variants import sensitivity
+from exporters.variants.sensitivity import find_sensitive_nodes, most_float_nodes, rank_nodes
 from runtime.artifact.parity import row_cosines
 from tests.exporters.toy_graphs import LAYERS, embed_batches, random_batches, residual_graph
 
@@ -30,9 +33,10 @@ def test_only_the_layer_with_outliers_stays_in_float32(residual: Path, tmp_path:
     assert real >= 0.998
 
 
-def test_the_result_for_an_unreachable_floor_has_the_costs(residual: Path) -> None:
+def test_the_result_for_an_unreachable_floor_has_the_costs(residual: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sensitivity, "most_float_nodes", lambda _: 2)
     with StaticQuantizer(residual, random_batches(8, 1), method="minmax") as quantizer:
-        found = find_sensitive_nodes(quantizer, random_batches(2, 2), floor=1.1, max_float_nodes=2)
+        found = find_sensitive_nodes(quantizer, random_batches(2, 2), floor=1.1)
     assert len(found.float_nodes) == 2
     assert found.min_cosine < 1.1
     assert {cost.node for cost in found.costs} == set(LAYERS)
@@ -45,15 +49,49 @@ def test_more_nodes_of_a_large_graph_may_stay_in_float32(nodes: int, most: int) 
 
 def test_known_costs_are_not_measured_again(residual: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with StaticQuantizer(residual, random_batches(8, 1), method="minmax") as quantizer:
-        first = find_sensitive_nodes(quantizer, random_batches(2, 2), floor=1.1, max_float_nodes=2)
-        monkeypatch.setattr("exporters.variants.sensitivity.rank_nodes", None)
-        again = find_sensitive_nodes(quantizer, random_batches(2, 2), floor=1.1, max_float_nodes=2, costs=first.costs)
+        first = find_sensitive_nodes(quantizer, random_batches(2, 2), floor=1.1)
+        monkeypatch.setattr(sensitivity, "rank_nodes", None)
+        again = find_sensitive_nodes(quantizer, random_batches(2, 2), floor=1.1, costs=first.costs)
     assert again == first
 
 
-def test_many_nodes_are_measured_in_groups(residual: Path) -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A clock that only tests move."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(sensitivity, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    return clock
+
+
+@pytest.mark.parametrize(("seconds", "groups", "alone"), [(1, 50, 100), (10, 15, 14), (100, 2, 0)])
+def test_a_slow_graph_is_measured_in_fewer_groups(
+    seconds: float, groups: int, alone: int, clock: SimpleNamespace
+) -> None:
+    sizes: list[int] = []
+
+    def cost(nodes: Collection[str]) -> float:
+        clock.now += seconds
+        sizes.append(len(nodes))
+        return 0.1
+
+    costs = rank_nodes([f"node {number}" for number in range(100)], cost)
+    assert (len([size for size in sizes if size > 1]), [each.alone for each in costs].count(True)) == (groups, alone)
+
+
+def test_the_time_to_open_the_graph_leaves_the_groups_small(
+    residual: Path, clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def advance(name: str, seconds: float) -> None:
+        function = getattr(sensitivity, name)
+
+        def slow(*arguments: Any) -> Any:
+            clock.now += seconds
+            return function(*arguments)
+
+        monkeypatch.setattr(sensitivity, name, slow)
+
+    advance("open_session", 1000)
+    advance("run_batches", 1)
     with StaticQuantizer(residual, random_batches(8, 1), method="minmax") as quantizer:
-        search = partial(find_sensitive_nodes, quantizer, random_batches(2, 2), floor=1.1, max_float_nodes=1)
-        hasty, patient = search(budget_s=0, max_groups=2), search(max_groups=2)
-    assert [cost.alone for cost in hasty.costs].count(True) == 1
-    assert all(cost.alone for cost in patient.costs)
+        found = find_sensitive_nodes(quantizer, random_batches(2, 2), floor=1.1)
+    assert all(cost.alone for cost in found.costs)

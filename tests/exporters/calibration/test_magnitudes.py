@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from exporters.calibration.ranges import infer_types, max_abs_values
+from exporters.calibration.magnitudes import infer_types, max_abs_values
 from exporters.errors import GraphError
 from runtime.array_types import Feeds
 from tests.exporters.toy_graphs import feed_forward_graph, normal, write_text_graph
