@@ -1,11 +1,42 @@
-"""Options that take a list, the same on every command line of the project."""
+"""Options that take a list or a number, the same on every command line of the project."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
+
+Number = TypeVar("Number", int, float)
+
+
+def number(
+    kind: Callable[[str], Number], expected: str, is_allowed: Callable[[Number], bool]
+) -> Callable[[str], Number]:
+    """Return a parser of finite numbers for the ``type`` of an option.
+
+    Args:
+        kind: Conversion of a text, such as ``int`` or ``float``. It raises :class:`ValueError` for other texts.
+        expected: The numbers that are allowed, for the error, such as ``a number above 0``.
+        is_allowed: Whether a finite number is one of them.
+    """
+
+    def parse(text: str) -> Number:
+        with contextlib.suppress(ValueError, OverflowError):
+            value = kind(text)
+            if math.isfinite(value) and is_allowed(value):
+                return value
+        raise argparse.ArgumentTypeError(f"it is {text:.80}, it must be {expected}")
+
+    return parse
+
+
+parse_count = number(int, "a whole number from 1 up", lambda value: value >= 1)
+parse_positive = number(float, "a number above 0", lambda value: value > 0)
+parse_from_0 = number(float, "a number from 0 up", lambda value: value >= 0)
+parse_cosine = number(float, "a cosine similarity from -1 to 1", lambda value: -1 <= value <= 1)
 
 
 class ListAction(argparse.Action):

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import get_args
@@ -17,13 +15,13 @@ from benchmarks.choose.text import as_record, as_text
 from benchmarks.results.prices import read_prices
 from benchmarks.results.schema import read_results
 from runtime import console
+from runtime.arguments import number, parse_cosine
 from runtime.artifact.manifest import TowerName
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the choice. Return 0, or 1 if nothing meets the requirements or a file is wrong, or 2 for wrong usage."""
-    options = build_parser().parse_args(arguments)
-    return console.run(lambda: _choose(options))
+    """Print the choice. Return 0, or 1 if nothing meets the requirements."""
+    return _choose(build_parser().parse_args(arguments))
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -35,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
         "is free, it embeds all waiting items as one batch.",
     )
     add = parser.add_argument
-    above_zero = _number("a number above 0, and at most 1e15", lambda number: 0 < number <= 1e15)
+    above_zero = number(float, "a number above 0, and at most 1e15", lambda value: 0 < value <= 1e15)
     add("results", nargs="+", type=Path, metavar="RESULTS", help="Files results.json, or report folders with one")
     add("--prices", type=Path, required=True, help="Price file in the format of docs/prices.example.toml (required)")
     add(
@@ -48,14 +46,14 @@ def build_parser() -> argparse.ArgumentParser:
     add("--per-day", type=above_zero, required=True, metavar="N", help="Items per day, such as 50e6 (required)")
     add(
         "--min-cosine",
-        type=_number("a cosine similarity from -1 to 1", lambda number: -1 <= number <= 1),
+        type=parse_cosine,
         default=0.999,
         metavar="C",
         help="Smallest allowed cosine similarity of the worst item to torch (default: 0.999)",
     )
     add(
         "--peak",
-        type=_number("a number from 1 to 1000", lambda number: 1 <= number <= 1000),
+        type=number(float, "a number from 1 to 1000", lambda value: 1 <= value <= 1000),
         default=2.0,  # traffic that follows the waking hours of people peaks at about twice its daily mean
         metavar="FACTOR",
         help="Rate of the busiest time of the day as a multiple of the daily mean; 1 for a constant load (default: 2)",
@@ -88,16 +86,3 @@ def _choose(options: argparse.Namespace) -> int:
         parts += [as_text(task, choice, requirements, prices) for task, choice in choices.items()]
         print("\n\n".join(parts))
     return 0 if all(choice.plans for choice in choices.values()) else console.FAILURE
-
-
-def _number(expected: str, is_allowed: Callable[[float], bool]) -> Callable[[str], float]:
-    """Return a parser of finite numbers for argparse, which refuses other numbers as not ``expected``."""
-
-    def parse(text: str) -> float:
-        with contextlib.suppress(ValueError):
-            number = float(text)
-            if math.isfinite(number) and is_allowed(number):
-                return number
-        raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")
-
-    return parse

@@ -9,8 +9,9 @@ from itertools import groupby
 from pathlib import Path
 
 from benchmarks.choose.queueing import ServiceTimes, interpolate_service_times
+from benchmarks.results.differences import find_differences
 from benchmarks.results.items import check_items, doubt_texts
-from benchmarks.results.schema import Artifact, BenchmarkMachine, Case, Results, ResultsError
+from benchmarks.results.schema import Artifact, Case, Results, ResultsError
 from benchmarks.results.statistics import TimesWarning, find_warning
 from runtime.artifact.manifest import TowerName
 from runtime.errors import UsageError
@@ -182,14 +183,15 @@ def _deployment(measured: Sequence[_Entry]) -> Deployment:
 
 def _check_machines(files: Sequence[tuple[Path, Results]]) -> None:
     """Raise :class:`ResultsError` if two different machines have the same name."""
-    seen: dict[str, tuple[Path, BenchmarkMachine]] = {}
+    seen: dict[str, tuple[Path, Results]] = {}
     for path, results in files:
-        machine = results.machine
-        first, other = seen.setdefault(machine.name, (path, machine))
+        name = results.machine.name
+        first, other = seen.setdefault(name, (path, results))
+        hardware, _ = find_differences(other, results)
         names = ("cpu", "architecture", "cores_allowed", "cpu_quota", "threads", "gpus")
-        differences = [name for name in names if getattr(machine, name) != getattr(other, name)]
-        if differences:
+        if hardware.keys() & set(names):
             raise ResultsError(
-                f"the machines of {first} and {path} are both called {machine.name} but differ in "
-                f"{', '.join(differences)}; measure one of them with another --machine NAME and give each a price"
+                f"the machines of {first} and {path} are both called {name} but differ "
+                f"({'; '.join(hardware.values())}); measure one of them with another --machine NAME "
+                "and give each a price"
             )

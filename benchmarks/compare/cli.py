@@ -3,34 +3,34 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.compare.verdicts import CONFIDENCE, RESOLUTION, CaseChange, Comparison, compare
+from benchmarks.results.differences import find_differences
 from benchmarks.results.items import doubt_texts
-from benchmarks.results.schema import BenchmarkMachine, Case, Results, read_results
+from benchmarks.results.schema import Case, Results, read_results
 from benchmarks.results.statistics import median_of_rounds
 from runtime import console
+from runtime.arguments import number
 from runtime.artifact.parity import format_cosine
 
-_SOFTWARE = ("system", "python", "packages", "cuda", "cudnn")
 _MOST_LISTED = 8
 _HEADER = ["artifact", "tower", "setup", "stage", "batch size", "old p50 ms", "new p50 ms", "ratio", "verdict"]
 
 
 def main(arguments: Sequence[str]) -> int:
     """Print the comparison. Return 1 if a case is too slow or has worse vectors, or no verdict is possible; else 0."""
-    options = build_parser().parse_args(arguments)
-    return console.run(lambda: _compare(options))
+    return _compare(build_parser().parse_args(arguments))
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
+    parse_share = number(_to_share, "a share, written as 10% or 0.1", lambda share: share >= 0)
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks compare",
         description="Compare two results of the same artifacts, and judge for each case whether it became faster or "
@@ -42,14 +42,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("new", type=Path, help="New results.json, or report folder with one; this one is judged")
     parser.add_argument(
         "--fail-above",
-        type=_share,
+        type=parse_share,
         default=0.1,
         metavar="SHARE",
         help="Exit with 1 if a case is slower by more than this share, written as 10%% or 0.1 (default: 10%%)",
     )
     parser.add_argument(
         "--resolution",
-        type=_share,
+        type=parse_share,
         default=RESOLUTION,
         metavar="SHARE",
         help="Ignore differences up to this share, which a restarted process can cause (default: 5%%)",
@@ -60,20 +60,18 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _share(text: str) -> float:
-    """Return a share from text such as ``10%`` or ``0.1``."""
-    try:
-        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        share = math.nan
-    if not 0 <= share < math.inf or (share > 1 and not text.endswith("%")):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a share; write it as 10% or 0.1")
+def _to_share(text: str) -> float:
+    if text.endswith("%"):
+        return float(text.removesuffix("%")) / 100
+    share = float(text)
+    if share > 1:
+        raise ValueError("10 may mean 10%")
     return share
 
 
 def _compare(options: argparse.Namespace) -> int:
     old, new = read_results(options.old), read_results(options.new)
-    hardware = _differences(old.machine, new.machine, software=False)
+    hardware, _ = find_differences(old, new)
     comparison = compare(old, new, same_machine=not hardware, resolution=options.resolution)
     regressions = comparison.regressions(options.fail_above)
     notes = [*_machine_notes(old, new, comparison), *_case_notes(comparison)]
@@ -97,13 +95,11 @@ def _is_undecidable(comparison: Comparison) -> bool:
 
 
 def _machine_notes(old: Results, new: Results, comparison: Comparison) -> Iterator[str]:
-    hardware, software = (_differences(old.machine, new.machine, software=kind) for kind in (False, True))
-    packages = [_packages_of_environments(results) for results in (old, new)]
-    software += [_difference("environments", *packages)] if packages[0] != packages[1] else []
+    hardware, software = find_differences(old, new)
     if hardware:
-        yield f"DIFFERENT MACHINES, raw times are compared: {'; '.join(hardware + software)}."
+        yield f"DIFFERENT MACHINES, raw times are compared: {'; '.join([*hardware.values(), *software.values()])}."
     elif software:
-        yield f"Same machine, {new.machine.name}, with different software: {'; '.join(software)}."
+        yield f"Same machine, {new.machine.name}, with different software: {'; '.join(software.values())}."
     drifts = [change.drift for change in comparison.changes]
     ends = dict.fromkeys((_times(min(drifts)), _times(max(drifts))))
     if list(ends) != [_times(1.0)]:
@@ -140,40 +136,6 @@ def _times(drift: float) -> str:
     if abs(math.log(drift)) < math.log(1.01):
         return "equally fast"
     return f"{drift:.2f} times slower" if drift > 1 else f"{1 / drift:.2f} times faster"
-
-
-def _differences(old: BenchmarkMachine, new: BenchmarkMachine, *, software: bool) -> list[str]:
-    """Return the differences in hardware, or those in software."""
-    facts = [
-        (field.name, getattr(old, field.name), getattr(new, field.name))
-        for field in dataclasses.fields(BenchmarkMachine)
-        if field.name != "load_average" and (field.name in _SOFTWARE) == software
-    ]
-    return [_difference(name, before, after) for name, before, after in facts if before != after]
-
-
-def _packages_of_environments(results: Results) -> dict[str, str]:
-    """Return the version of each package in the environments that ``--python`` names."""
-    environments = results.environments.items()
-    pythons = {f"Python of {name}": environment.python for name, environment in environments}
-    return pythons | {
-        f"{package} of {name}": version
-        for name, environment in environments
-        for package, version in environment.packages.items()
-    }
-
-
-def _difference(name: str, old: Any, new: Any) -> str:
-    if isinstance(old, Mapping):
-        names = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
-        return ", ".join(f"{key} {old.get(key, 'none')} -> {new.get(key, 'none')}" for key in names)
-    if name == "cpu_flags":
-        words = [f"-{flag}" for flag in sorted(set(old) - set(new))]
-        words += [f"+{flag}" for flag in sorted(set(new) - set(old))]
-        return f"cpu_flags {' '.join(words) or 'in a different order'}"
-    if name == "gpus":
-        old, new = (", ".join(f"{gpu.name} (driver {gpu.driver})" for gpu in gpus) or "none" for gpus in (old, new))
-    return f"{name} {old} -> {new}"
 
 
 def _row(change: CaseChange) -> list[str]:

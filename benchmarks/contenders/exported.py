@@ -11,11 +11,11 @@ from pathlib import Path
 
 from benchmarks.contenders.peer import PeerError
 
-_TIMEOUT_S = 1800.0
+TIMEOUT_S = 900.0
 
 
 def export_once(
-    name: str, model: str, scratch: Path, command: Callable[[Path], Sequence[str]], *, timeout_s: float = _TIMEOUT_S
+    name: str, model: str, scratch: Path, command: Callable[[Path], Sequence[str]], *, timeout_s: float = TIMEOUT_S
 ) -> Path:
     """Export ``model`` into a folder in ``scratch`` unless that is done already, and return the folder.
 

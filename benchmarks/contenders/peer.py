@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,14 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.contenders.environment import survey
 from benchmarks.contenders.protocol import Setup, Target
 from benchmarks.results.schema import Skipped
 from runtime.array_types import Array, Feeds
 from runtime.artifact.manifest import TextPreprocessing, Tower
-from runtime.errors import EmbeddingBackbonesError, UsageError, one_line
-from runtime.machine.packages import package_version
-
-_HAS = "import sys; from importlib.metadata import version; [version(name) for name in sys.argv[1:]]"
+from runtime.errors import EmbeddingBackbonesError, one_line
 
 
 class PeerError(EmbeddingBackbonesError):
@@ -83,31 +79,16 @@ def find_python(target: Target, name: str, packages: Sequence[str]) -> str:
         UsageError: The named interpreter does not start.
     """
     python = target.pythons.get(name, sys.executable)
-    if has_packages(python, tuple(packages)):
+    missing = [package for package in packages if package not in survey(python).packages]
+    if not missing:
         return python
-    are = f"{' and '.join(packages)} {'is' if len(packages) == 1 else 'are'} not installed"
+    are = f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed"
     if name in target.pythons:
-        raise PeerError(f"{are} in the environment of {python}: {python} -m pip install {' '.join(packages)}")
+        raise PeerError(f"{are} in the environment of {python}: {python} -m pip install {' '.join(missing)}")
     raise PeerError(
-        f"{are} here: pip install {' '.join(packages)}; if versions conflict, "
+        f"{are} here: pip install {' '.join(missing)}; if versions conflict, "
         f"install into a separate environment and name it with --python {name}=PYTHON"
     )
-
-
-@functools.cache
-def has_packages(python: str, packages: tuple[str, ...]) -> bool:
-    """Tell whether the environment of ``python`` has all of these distributions, without importing them.
-
-    Raises:
-        UsageError: The interpreter does not start.
-    """
-    if python == sys.executable:
-        return all(map(package_version, packages))
-    try:
-        return subprocess.run([python, "-P", "-c", _HAS, *packages], capture_output=True, check=False).returncode == 0
-    except OSError as exc:
-        remedy = "name the Python interpreter of an environment"
-        raise UsageError(f"cannot start {python} ({exc.strerror}); {remedy}") from exc
 
 
 def text_preprocessing(tower: Tower) -> TextPreprocessing:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TypeVar, get_args
 
 from benchmarks.ceilings.measure import measure_ceilings
+from benchmarks.contenders.environment import survey
 from benchmarks.contenders.registry import CONTENDERS
-from benchmarks.measure.machine import find_environments, this_machine
+from benchmarks.measure.machine import this_machine
 from benchmarks.measure.plan import BenchmarkPlan, PlanOptions, make_plan
 from benchmarks.measure.rounds import TimingOptions
 from benchmarks.measure.run import check_resumable, find_remaining, measure_plan, merge_results
@@ -24,7 +25,7 @@ from benchmarks.results.prices import Prices, add_price_options, read_prices
 from benchmarks.results.schema import RESULTS_FILE, SCHEMA_VERSION, PlanRecord, Results, read_results
 from exporters.progress import Stage, StageDisplay
 from runtime import console
-from runtime.arguments import ArgumentParser, ListAction
+from runtime.arguments import ArgumentParser, ListAction, number, parse_from_0, parse_positive
 from runtime.artifact.manifest import TowerName
 from runtime.artifact.reader import read_manifest
 from runtime.atomic_write import write_text
@@ -37,7 +38,7 @@ T = TypeVar("T")
 def main(arguments: Sequence[str]) -> int:
     """Run the command with command-line arguments, and return the exit code."""
     options = build_parser().parse_args(arguments)
-    return console.run(lambda: _benchmark(options, shlex.join(["python", "-m", "benchmarks", *arguments])))
+    return _benchmark(options, shlex.join(["python", "-m", "benchmarks", *arguments]))
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -86,17 +87,16 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
 def _add_plan_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("cases to measure").add_argument
     words = partial(add, nargs="+")
+    pairs = partial(add, nargs="+", action="extend", default=[])
     numbers = partial(add, action=ListAction, type=int, metavar="N")
-    words(
+    pairs(
         "--weights",
-        default=[],
         metavar="[NAME=]WEIGHTS",
         help="Value of --weights at export, by artifact name, from which torch loads the model (default: known only "
         "for pretrained and random weights)",
     )
-    words(
+    pairs(
         "--items",
-        default=[],
         metavar="KIND=PATH",
         help="Your own items of the kind text, image or mesh (default: built-in items)",
     )
@@ -116,9 +116,8 @@ def _add_plan_options(parser: argparse.ArgumentParser) -> None:
         default=("graph", "end_to_end"),
         help="Stages to measure: graph takes arrays, end_to_end takes texts or files (default: both)",
     )
-    words(
+    pairs(
         "--python",
-        default=[],
         metavar="WHAT=PYTHON",
         help="Python interpreters of other environments, such as openvino=/venv/bin/python or optimum=... (default: "
         "this one)",
@@ -128,26 +127,36 @@ def _add_plan_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_timing_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("timing").add_argument
-    integer, seconds = partial(add, type=int, metavar="N"), partial(add, type=float, metavar="S")
-    integer("--threads", help="Threads of every contender (default: all that this process may use)")
-    integer("--rounds", default=7, help="Minimum number of rounds; all contenders take one turn per round (default: 7)")
-    seconds("--seconds", default=10, help="Maximum seconds to measure each case (default: 10)")
-    seconds("--patience", default=60, help="Maximum seconds to wait for a busy host, per group of cases (default: 60)")
+    add("--threads", type=int, metavar="N", help="Threads of every contender (default: all that this process may use)")
+    add(
+        "--rounds",
+        type=number(int, "a whole number from 3 up", lambda value: value >= 3),
+        default=7,
+        metavar="N",
+        help="Minimum number of rounds; all contenders take one turn per round (default: 7)",
+    )
+    seconds = partial(add, metavar="S")
+    seconds("--seconds", type=parse_positive, default=10, help="Maximum seconds to measure each case (default: 10)")
+    seconds(
+        "--patience",
+        type=parse_from_0,
+        default=60,
+        help="Maximum seconds to wait for a busy host, per group of cases (default: 60)",
+    )
     add(
         "--confidence",
-        type=float,
+        type=number(float, "a number from 0.5 to below 1", lambda value: 0.5 <= value < 1),
         default=0.95,
         metavar="LEVEL",
         help="Confidence level of the interval of the median (default: %(default)s)",
     )
     add(
         "--half-width",
-        type=float,
+        type=number(float, "a number between 0 and 1", lambda value: 0 < value < 1),
         default=0.05,
         metavar="SHARE",
         help="Stop when the confidence interval of the median is within +/- this fraction of it (default: %(default)s)",
     )
-    add("--precision", type=float, dest="half_width", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
 def _benchmark(arguments: argparse.Namespace, command: str) -> int:
@@ -214,10 +223,6 @@ def _timing_options(arguments: argparse.Namespace) -> TimingOptions:
     threads = allowed if arguments.threads is None else arguments.threads
     if not 1 <= threads <= allowed:
         raise UsageError(f"--threads is {threads}; it must be from 1 to {allowed}, the threads of this process")
-    if arguments.rounds < 3 or not arguments.seconds > 0 or not arguments.patience >= 0:
-        raise UsageError("--rounds must be 3 or more, --seconds above 0, --patience 0 or more")
-    if not (0.5 <= arguments.confidence < 1 and 0 < arguments.half_width < 1):
-        raise UsageError("--confidence must be at least 0.5 and below 1, --half-width between 0 and 1")
     return TimingOptions(
         threads=threads,
         min_rounds=arguments.rounds,
@@ -238,8 +243,8 @@ def _plan_options(arguments: argparse.Namespace) -> PlanOptions:
         tokens=_distinct(arguments.tokens),
         stages=_distinct(arguments.stages),
         contenders=_distinct(arguments.contenders),
-        weights=_pairs(words),
-        pythons=_pairs(arguments.python),
+        weights=_pairs("--weights", words),
+        pythons=_pairs("--python", arguments.python),
     )
 
 
@@ -248,7 +253,7 @@ def _distinct(values: Sequence[T]) -> tuple[T, ...]:
 
 
 def _item_paths(words: Sequence[str]) -> dict[str, Path]:
-    paths = {kind: Path(path) for kind, path in _pairs(words).items()}
+    paths = {kind: Path(path) for kind, path in _pairs("--items", words).items()}
     unknown = sorted(paths.keys() - {*get_args(TowerName)})
     if unknown:
         raise UsageError(f"--items names {', '.join(unknown)}; the kinds are {', '.join(get_args(TowerName))}")
@@ -263,10 +268,15 @@ def _load_items(paths: Mapping[str, Path], plan: BenchmarkPlan) -> dict[TowerNam
     return {tower: load_own_items(tower, paths[tower]) for tower in towers if tower in paths}
 
 
-def _pairs(words: Sequence[str]) -> dict[str, str]:
-    pairs = dict(word.partition("=")[::2] for word in words)
-    if not all(name and value for name, value in pairs.items()):
-        raise UsageError(f"{' '.join(words)} must have the form NAME=VALUE")
+def _pairs(option: str, words: Sequence[str]) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for word in words:
+        name, _, value = word.partition("=")
+        if not (name and value):
+            raise UsageError(f"{option} {word} must have the form NAME=VALUE")
+        if name in pairs:
+            raise UsageError(f"{option} has two values for {name}: {pairs[name]} and {value}; give one")
+        pairs[name] = value
     return pairs
 
 
@@ -292,7 +302,7 @@ def _begin(
         cases=(),
         skipped=plan.skipped,
         plan=record,
-        environments=find_environments(_pairs(arguments.python)),
+        environments={name: survey(python) for name, python in _pairs("--python", arguments.python).items()},
     )
     if arguments.resume and (arguments.output / RESULTS_FILE).exists():
         found = read_results(arguments.output)

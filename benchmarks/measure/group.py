@@ -90,7 +90,7 @@ def measure_group(
             work = _count(group, arrays)
         except EmbeddingBackbonesError as exc:
             skipped.append(group.skip("roofline", exc))
-    graphs = [case.variant if case.contender == "runtime" else "fp32" for case in cases]
+    graphs = ["fp32" if case.contender != "runtime" or case.variant == "bf16" else case.variant for case in cases]
     return [replace(case, work=work.get(graph)) for case, graph in zip(cases, graphs, strict=True)], skipped
 
 

@@ -5,38 +5,18 @@ from __future__ import annotations
 import os
 import platform
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from benchmarks.results.schema import BenchmarkMachine, Gpu, PythonEnvironment
-from runtime.artifact.json_schema import decode
+from benchmarks.contenders.environment import PACKAGES
+from benchmarks.results.schema import BenchmarkMachine, Gpu
 from runtime.doctor import examine
 from runtime.doctor.collect import run_probe
-from runtime.errors import UsageError
-from runtime.machine.child_process import listen
 from runtime.machine.cpu import cpu_flags, cpu_model
 from runtime.machine.cuda_driver import gpu_names, kernel_driver_version, memory_bytes
 from runtime.machine.limits import examine_memory, examine_threads
 from runtime.machine.packages import package_version
-from runtime.session.providers import PROVIDERS, installed_packages
+from runtime.session.providers import installed_packages
 from runtime.version import __version__
-
-PACKAGES = (
-    *("numpy", "pillow", "tokenizers", "torch", "torchvision", "transformers", "open_clip_torch"),
-    *("sentence-transformers", "fastembed", "optimum", "optimum-onnx", "openvino"),
-)
-_SURVEY_TIMEOUT_S = 60
-_SURVEY = """
-import importlib.metadata, json, platform, sys
-
-def versions(names):
-    for name in names:
-        try:
-            yield name, importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            pass
-
-print(json.dumps({"python": platform.python_version(), "packages": dict(versions(sys.argv[1:]))}))
-"""
 
 
 def this_machine(name: str | None, threads: int) -> BenchmarkMachine:
@@ -66,28 +46,6 @@ def this_machine(name: str | None, threads: int) -> BenchmarkMachine:
         packages=_packages(),
         load_average=os.getloadavg() if hasattr(os, "getloadavg") else (),
     )
-
-
-def find_environments(pythons: Mapping[str, str]) -> dict[str, PythonEnvironment]:
-    """Return the environments of the interpreters ``pythons``, under the same names.
-
-    Raises:
-        UsageError: An interpreter does not start.
-    """
-    return {name: _survey(python) for name, python in pythons.items()}
-
-
-def _survey(python: str) -> PythonEnvironment:
-    """Ask an interpreter for the versions of its packages. Its working directory is no part of its environment."""
-    names = dict.fromkeys([*(provider.package for provider in PROVIDERS.values()), *PACKAGES])
-    try:
-        answer = listen([python, "-P", "-c", _SURVEY, *names], timeout_s=_SURVEY_TIMEOUT_S)
-        reason = answer.failure
-    except OSError as exc:
-        reason = exc.strerror
-    if reason:
-        raise UsageError(f"cannot start {python} ({reason}); name the Python interpreter of an environment")
-    return decode(PythonEnvironment, answer.facts, f"the environment of {python}")
 
 
 def find_gpus() -> tuple[Gpu, ...]:

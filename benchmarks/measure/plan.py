@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.contenders.environment import survey
 from benchmarks.contenders.protocol import Setup, Target
 from benchmarks.contenders.registry import CONTENDERS, PEERS, find_setups, variants_of
 from benchmarks.measure.group import CaseGroup
@@ -16,7 +17,7 @@ from runtime.artifact.manifest import Manifest, TowerName
 from runtime.artifact.reader import read_manifest
 from runtime.errors import ProviderError, UsageError
 from runtime.loading.verify import verify
-from runtime.session.providers import PROVIDERS, available_providers, find_provider, find_provider_obstacle
+from runtime.session.providers import PROVIDERS, ExecutionProvider, find_provider, find_provider_obstacle
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,11 +113,10 @@ def make_plan(folders: Sequence[Path], options: PlanOptions) -> BenchmarkPlan:
         for folder, manifest in zip(folders, manifests, strict=True)
         for tower in manifest.towers
     ]
-    contenders = tuple(dict.fromkeys(name.partition(":")[0] for name in options.contenders))
     groups: list[CaseGroup] = []
     skipped: list[Skipped] = []
     for target in targets:
-        setups, missing = find_setups(target, contenders)
+        setups, missing = find_setups(target, _names(options))
         chosen = [setup for setup in setups if options.selects(setup) and target.admits(setup)]
         groups += _make_groups(target, chosen, options)
         skipped += [*missing, *_absent_variants(target, chosen, options), *_other_lengths(target, options)]
@@ -152,14 +152,35 @@ def _check_names(names: Sequence[str], options: PlanOptions) -> None:
 
 
 def _find_providers(options: PlanOptions) -> tuple[str, ...]:
-    if options.providers is None:
-        usable = [each.name for each in available_providers() if each.in_auto and not find_provider_obstacle(each)]
-        return tuple(dict.fromkeys([*usable, *sorted(options.pythons.keys() & {"openvino", "cuda"})]))
-    for name in options.providers:
-        obstacle = find_provider_obstacle(find_provider(name))
-        if obstacle and name not in options.pythons:
+    """Return the named providers, or else all that are active here or in an environment of ``pythons``.
+
+    The name ``openvino`` of an environment means the contender, too. So the environment may lack the provider.
+    """
+    named = options.pythons.keys() & PROVIDERS.keys()
+    wanted = options.providers or [each.name for each in PROVIDERS.values() if each.in_auto or each.name in named]
+    needed = options.providers or named - {*_names(options)}
+    obstacles = {name: _find_obstacle(find_provider(name), options.pythons) for name in wanted}
+    for name, obstacle in obstacles.items():
+        if obstacle and name in needed:
             raise ProviderError(obstacle)
-    return options.providers
+    return tuple(name for name in wanted if not obstacles[name])
+
+
+def _find_obstacle(provider: ExecutionProvider, pythons: Mapping[str, str]) -> str | None:
+    """Return why ``provider`` cannot run, in the environment of its name or else here; ``None`` if it can."""
+    python = pythons.get(provider.name)
+    if python is None:
+        return find_provider_obstacle(provider)
+    packages = {each.package for each in PROVIDERS.values() if provider.name in ("cpu", each.name)}  # all have the cpu
+    if packages & survey(python).packages.keys():
+        return None
+    missing = f"{provider.package} is not installed in the environment of {python}"
+    return f"the provider {provider.name} cannot run: {missing}; run {python} -m pip install {provider.package}"
+
+
+def _names(options: PlanOptions) -> tuple[str, ...]:
+    """Return the names of the contenders, without their variants."""
+    return tuple(dict.fromkeys(name.partition(":")[0] for name in options.contenders))
 
 
 def _find_weights(manifest: Manifest, named: Mapping[str, str]) -> str | None:

@@ -16,6 +16,7 @@ from benchmarks.measure.parity import measure_parity
 from benchmarks.measure.plan import BenchmarkPlan
 from benchmarks.measure.rounds import TimingOptions
 from benchmarks.measure.workload import Items, Workload, load_items
+from benchmarks.results.differences import find_differences
 from benchmarks.results.schema import PlanRecord, Results, ResultsError, Skipped
 from runtime.artifact.manifest import TowerName
 from runtime.errors import EmbeddingBackbonesError, UsageError
@@ -46,7 +47,8 @@ def measure_plan(
         EmbeddingBackbonesError: An artifact cannot be measured, for example because ``--weights`` names other weights.
     """
     for target, groups in itertools.groupby(remaining, key=lambda group: group.target):
-        with tempfile.TemporaryDirectory(prefix="embedding-backbones-") as folder:
+        # A file that cannot be removed must not replace an error, or the user's Ctrl-C.
+        with tempfile.TemporaryDirectory(prefix="embedding-backbones-", ignore_cleanup_errors=True) as folder:
             scratch = Path(folder)
             workload = Workload(target, own_items.get(target.tower) or load_items(target.tower, scratch))
             announce(f"{target}: reference")
@@ -116,47 +118,42 @@ def check_resumable(found: Results, fresh: Results) -> None:
     """Check that a run with the conditions of ``fresh`` may add to ``found``.
 
     Raises:
-        ResultsError: Machine, environments, artifacts, options or the precision of the intervals differ.
+        ResultsError: Machine, software, artifacts or options differ.
     """
-    was, now = (replace(each.machine, load_average=()) for each in (found, fresh))
-    differing = [each.name for each in fields(was) if getattr(was, each.name) != getattr(now, each.name)]
-    if differing:
+    hardware, software = find_differences(found, fresh)
+    differences = hardware | software
+    options = {"name": "--machine", "threads": "--threads"}  # facts that options decide
+    if found.environments.keys() != fresh.environments.keys():
+        options["environments"] = "--python"
+    if differences.keys() - options.keys():
         raise ResultsError(
-            f"the existing results are from another machine (different: {', '.join(differing)}); name another folder"
-        )
-    if found.environments != fresh.environments:
-        names = sorted(found.environments.keys() | fresh.environments.keys())
-        other = [name for name in names if found.environments.get(name) != fresh.environments.get(name)]
-        raise ResultsError(
-            f"the existing results have other environments of --python (different: {', '.join(other)}); "
-            "name the same ones or another folder"
+            "the existing results are from another machine, or from other software "
+            f"({'; '.join(differences.values())}); restore it, or name another folder"
         )
     seals = {artifact.name: artifact.seal for artifact in fresh.artifacts}
     changed = [each.name for each in found.artifacts if seals.get(each.name, each.seal) != each.seal]
     if changed:
         raise ResultsError(f"{', '.join(changed)} changed since the existing results; name another folder")
-    if (found.confidence, found.precision) != (fresh.confidence, fresh.precision):
-        raise ResultsError(
-            f"the existing results have --confidence {found.confidence} --half-width {found.precision}; "
-            "give the same values or name another folder"
-        )
-    _check_plan(found, fresh)
-
-
-def _check_plan(found: Results, fresh: Results) -> None:
-    """Check that both have the same options, so that all planned cases of one run are planned in the other."""
     if found.plan is None:
         raise ResultsError("the existing results are from an older version, without their options; name another folder")
-    was, now = (_effective(plan, {case.artifact for case in found.cases}) for plan in (found.plan, fresh.plan))
-    names = [each.name for each in fields(PlanRecord) if getattr(was, each.name) != getattr(now, each.name)]
-    other = [f"--{name.replace('_', '-')}" for name in names]
-    if {each.name for each in found.artifacts} != {each.name for each in fresh.artifacts}:
-        other.insert(0, "ARTIFACT")
+    other = [*(options[name] for name in differences), *_differing_options(found, fresh)]
     if other:
         raise ResultsError(
             f"the existing results are from a run with other options (different: {', '.join(other)}); "
             f"repeat those of `{found.command}`, or name another folder"
         )
+
+
+def _differing_options(found: Results, fresh: Results) -> list[str]:
+    """Return the options that differ. Without any, all planned cases of one run are planned in the other."""
+    was, now = (_effective(plan, {case.artifact for case in found.cases}) for plan in (found.plan, fresh.plan))
+    names = [each.name for each in fields(PlanRecord) if getattr(was, each.name) != getattr(now, each.name)]
+    others = {
+        "ARTIFACT": {each.name for each in found.artifacts} != {each.name for each in fresh.artifacts},
+        "--confidence": found.confidence != fresh.confidence,
+        "--half-width": found.precision != fresh.precision,
+    }
+    return [*(name for name, differs in others.items() if differs), *(f"--{name.replace('_', '-')}" for name in names)]
 
 
 def _effective(plan: PlanRecord | None, measured: Collection[str]) -> PlanRecord | None:

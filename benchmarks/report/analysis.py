@@ -42,6 +42,11 @@ class Row:
         return is_baseline(self.case) if self.cosine is None else self.cosine >= TORCH_COSINE
 
     @property
+    def certain_items_per_s(self) -> float:
+        """Items per second at the slow end of the interval of the median."""
+        return 1000 * self.case.items / self.summary.high_ms
+
+    @property
     def warning(self) -> TimesWarning:
         """Warning to print beside its times."""
         return self.summary.warning
@@ -119,8 +124,8 @@ def analyze(results: Results, prices: Prices | None) -> Study:
 
 
 def highest_throughput(rows: Iterable[Row]) -> Row | None:
-    """Return the row with the most items per second; ``None`` if there is no row."""
-    return max(rows, key=lambda row: row.summary.items_per_s, default=None)
+    """Return the row with the most certain items per second, so that noise does not win; ``None`` without rows."""
+    return max(rows, key=lambda row: row.certain_items_per_s, default=None)
 
 
 def lowest_latency(rows: Iterable[Row]) -> Row | None:

@@ -18,14 +18,16 @@ class Recommendation:
     latency: bool  # whether the goal is low latency; otherwise it is high throughput.
 
     def command(self, threads: int) -> str:
-        """Return the matching options of ``python -m runtime embed``; empty for other contenders."""
+        """Return the matching options of ``python -m runtime embed``; empty for other contenders.
+
+        ``--batch-size`` is none of them: a case of N items is one call of ``embed``, which divides them itself.
+        """
         case = self.row.case
         if case.contender != RUNTIME:
             return ""
         in_bf16 = case.variant == "bf16"  # the graph fp32, computed in bfloat16
         dtype = f" --provider-option dtype={'bf16' if in_bf16 else 'fp32'}" if case.provider == "openvino" else ""
-        graph = f"--provider {case.provider}{dtype} --variant {'fp32' if in_bf16 else case.variant}"
-        return f"{graph} --batch-size {case.items} --threads {threads}"
+        return f"--provider {case.provider}{dtype} --variant {'fp32' if in_bf16 else case.variant} --threads {threads}"
 
 
 def recommend(section: Section) -> tuple[Recommendation, ...]:

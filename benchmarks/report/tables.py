@@ -24,7 +24,10 @@ def settings_table(section: Section, study: Study) -> Table:
         *lift((_SETUP, _BATCH, _P50, _P95, _RATE, _COSINE, _cost_column(study)), _row_of),
         ("options of python -m runtime embed", lambda best: Cell(text=best.command(threads), code=True)),
     ]
-    note = f"Vectors count as torch's if every item has a cosine of at least {TORCH_COSINE}."
+    note = (
+        f"Vectors count as torch's if every item has a cosine of at least {TORCH_COSINE}. Throughputs are ranked by "
+        "the slow end of the interval of the median."
+    )
     return table("Recommended settings", columns, recommend(section), words=2, note=note)
 
 

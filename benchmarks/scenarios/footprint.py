@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import json
 import re
 import statistics
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,8 +18,11 @@ from pathlib import Path
 import psutil  # noqa: F401  the measured process needs it; so a missing one is named before the measurement
 
 from runtime import console
+from runtime.arguments import parse_count
 from runtime.errors import EmbeddingBackbonesError, UsageError
+from runtime.machine.child_process import listen
 
+_TIMEOUT_S = 600.0  # of one start
 _PROGRAM = """
 import json, time
 started = time.perf_counter()
@@ -31,7 +32,7 @@ model = {load}
 loaded = time.perf_counter()
 import psutil
 resident = psutil.Process().memory_info().rss / 2**20
-print(json.dumps([imported - started, loaded - imported, resident]))
+print(json.dumps({{"seconds and MiB": [imported - started, loaded - imported, resident]}}))
 """
 
 
@@ -58,19 +59,19 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="Also measure sentence-transformers with the model in this folder (default: measure the runtime only)",
     )
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="Starts per library (default: %(default)s)")
+    parser.add_argument(
+        "--rounds", type=parse_count, default=5, metavar="N", help="Starts per library (default: %(default)s)"
+    )
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print the table."""
     options = build_parser().parse_args(arguments)
-    return console.run(lambda: _measure(options.artifact, options.sentence_transformers, options.rounds))
+    return _measure(options.artifact, options.sentence_transformers, options.rounds)
 
 
 def _measure(artifact: Path, peer: Path | None, rounds: int) -> int:
-    if rounds < 1:
-        raise UsageError("--rounds must be 1 or more")
     if peer is not None and not peer.is_dir():
         raise UsageError(f"{peer} is not a folder; name the folder of a model of sentence-transformers")
     ours = f"runtime.load({str(artifact)!r}, provider='cpu')"
@@ -99,12 +100,11 @@ def measure_start(installation: Installation) -> list[float]:
         EmbeddingBackbonesError: The process fails.
     """
     program = _PROGRAM.format(imports=installation.imports, load=installation.load)
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    if run.returncode:
-        reason = (run.stderr.strip().splitlines() or [f"exit code {run.returncode}"])[-1]
-        raise EmbeddingBackbonesError(f"cannot start {installation.name} ({reason})")
-    times: list[float] = json.loads(run.stdout.splitlines()[-1])
-    return times
+    answer = listen([sys.executable, "-c", program], timeout_s=_TIMEOUT_S)
+    if answer.failure:
+        raise EmbeddingBackbonesError(f"cannot start {installation.name}: it {answer.failure}")
+    figures: list[float] = answer.facts["seconds and MiB"]
+    return figures
 
 
 def installed_bytes(name: str) -> int:

@@ -11,8 +11,8 @@ import numpy as np
 
 import runtime
 from benchmarks.measure.cpu_time import resident_bytes
-from runtime import console
-from runtime.errors import EmbeddingBackbonesError, UsageError
+from runtime.arguments import number, parse_count
+from runtime.errors import EmbeddingBackbonesError
 from runtime.inference.truncation import without_truncation_warning
 
 _WORDS = ("water", "embedding", "of", "Zürich", "running", "a")
@@ -26,24 +26,20 @@ def build_parser() -> argparse.ArgumentParser:
         "32 texts of random length, so that shapes rarely repeat. The table has a row for each tenth of the batches.",
     )
     parser.add_argument("artifact", type=Path, metavar="ARTIFACT", help="Folder of a text artifact")
-    parser.add_argument(
-        "--batches", type=int, default=10_000, metavar="N", help="Number of batches (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--longest", type=int, default=64, metavar="N", help="Maximum words per text (default: %(default)s)"
-    )
+    from_10 = number(int, "a whole number from 10 up", lambda value: value >= 10)
+    add = parser.add_argument
+    add("--batches", type=from_10, default=10_000, metavar="N", help="Number of batches (default: %(default)s)")
+    add("--longest", type=parse_count, default=64, metavar="N", help="Maximum words per text (default: %(default)s)")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print the table."""
     options = build_parser().parse_args(arguments)
-    return console.run(lambda: _measure(options.artifact, options.batches, options.longest))
+    return _measure(options.artifact, options.batches, options.longest)
 
 
 def _measure(artifact: Path, batches: int, longest: int) -> int:
-    if batches < 10 or longest < 1:
-        raise UsageError("--batches must be 10 or more, --longest 1 or more")
     model = runtime.load(artifact)
     print(f"{'batches':>8}  resident MiB")
     _print_row("loaded")

@@ -29,7 +29,6 @@ from benchmarks.serve.report import write_serve_report
 from benchmarks.serve.schema import SCHEMA_VERSION, ServeResults, ServerRecord, WorkloadRecord
 from benchmarks.serve.targets import Target, open_server, read_targets
 from benchmarks.serve.workloads import ServeWorkload, make_workload
-from runtime import console
 from runtime.array_types import Float32Array
 from runtime.artifact.reader import read_manifest
 from runtime.atomic_write import write_text
@@ -40,9 +39,12 @@ _SERVER_KEY = re.compile(r"""(--api-key[=\s]+)('[^']*'|"[^"]*"|\S+)""")  # in --
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measure, and print the paths of the report. Return 1 if a server gave wrong vectors, or failed."""
-    options = build_parser().parse_args(arguments)
-    return console.run(lambda: _serve(options, public_command(arguments)))
+    """Measure, and print the paths of the report.
+
+    Raises:
+        EmbeddingBackbonesError: A server gave wrong vectors, or failed.
+    """
+    return _serve(build_parser().parse_args(arguments), public_command(arguments))
 
 
 def public_command(arguments: Sequence[str]) -> str:

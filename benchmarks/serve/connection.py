@@ -37,7 +37,7 @@ def split_url(url: str) -> tuple[Address, str]:
     """Return the address and the path of ``url``; the path has no slash at its end.
 
     Raises:
-        UsageError: It is no URL of HTTP, or holds a password, which reports would show.
+        UsageError: It is no URL of HTTP, or holds a password or a query, which reports would show.
     """
     try:
         parts = urlsplit(url)
@@ -48,6 +48,8 @@ def split_url(url: str) -> tuple[Address, str]:
         raise UsageError(f"{url!r:.200} is not a URL; name one such as http://127.0.0.1:8080")
     if parts.username is not None:
         raise UsageError("a URL must not hold a name and a password; send them with --header")
+    if parts.query or parts.fragment:
+        raise UsageError("a URL must not have a part after ? or #, which may hold a key; send a key with --header")
     return Address(parts.scheme, parts.hostname, port or _PORTS[parts.scheme]), parts.path.rstrip("/")
 
 

@@ -12,7 +12,15 @@ from benchmarks.results.prices import add_price_options
 from benchmarks.serve.interfaces import Encoding, InterfaceName
 from benchmarks.serve.measure import LoadPlan, whole_rate
 from benchmarks.serve.workloads import WORKLOADS
-from runtime.arguments import ArgumentParser, ListAction
+from runtime.arguments import (
+    ArgumentParser,
+    ListAction,
+    number,
+    parse_cosine,
+    parse_count,
+    parse_from_0,
+    parse_positive,
+)
 from runtime.errors import UsageError
 
 MIN_COSINE = 0.999  # of --verify
@@ -91,7 +99,7 @@ def _add_request_options(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--min-cosine",
-        type=float,
+        type=parse_cosine,
         metavar="C",
         help="Smallest cosine similarity to the vectors of --verify; the exit code is 1 below it (default: "
         f"{MIN_COSINE})",
@@ -101,7 +109,7 @@ def _add_request_options(parser: argparse.ArgumentParser) -> None:
 def _add_load_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("load").add_argument
     integers = partial(add, action=ListAction, type=int, metavar="N")
-    seconds = partial(add, type=float, metavar="S")
+    seconds = partial(add, type=parse_positive, metavar="S")
     add(
         "--workloads",
         action=ListAction,
@@ -123,14 +131,20 @@ def _add_load_options(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--refinements",
-        type=int,
+        type=number(int, "a whole number from 0 up", lambda value: value >= 0),
         metavar="N",
         help="Rates to add between the highest sustained one and the next, each halving the gap (default: 3)",
     )
-    add("--max-p99-ms", type=float, metavar="MS", help="Bound of the p99, for which rate and cost are reported")
-    add("--rounds", type=int, default=3, metavar="N", help="Rounds; all servers take one turn per round (default: 3)")
+    seconds("--max-p99-ms", metavar="MS", help="Bound of the p99, for which rate and cost are reported")
+    rounds = "Rounds; all servers take one turn per round (default: 3)"
+    add("--rounds", type=parse_count, default=3, metavar="N", help=rounds)
     seconds("--seconds", default=5.0, help="Seconds of each load (default: 5)")
-    seconds("--warm-up", default=1.0, help="Seconds of the same load before it, which do not count (default: 1)")
+    seconds(
+        "--warm-up",
+        type=parse_from_0,
+        default=1.0,
+        help="Seconds of the same load before it, which do not count (default: 1)",
+    )
     seconds("--timeout", default=30.0, help="Seconds after which a request counts as unanswered (default: 30)")
 
 
@@ -142,30 +156,24 @@ def make_plan(options: argparse.Namespace) -> LoadPlan:
     """Return the loads that the options ask for.
 
     Raises:
-        UsageError: A number is out of range, or words and numbers of ``--rate`` are mixed.
+        UsageError: A number of a list is out of range, ``--rate`` mixes words and numbers, or an option has no effect.
     """
     rates = options.rate
     words = {rate for rate in rates if isinstance(rate, str)}
     if words and len(rates) > 1:
         raise UsageError(f"--rate is {' '.join(map(str, rates))}; give auto or none alone, or numbers")
     refinements = options.refinements
-    if words == {"none"} and (refinements or options.max_p99_ms is not None):
-        raise UsageError("--refinements and --max-p99-ms are for open loops; leave them out, or --rate none")
-    counts = (*options.batch_sizes, *options.clients, options.rounds)
+    if words == {"none"} and (refinements or options.max_p99_ms is not None or options.prices):
+        raise UsageError("--refinements, --max-p99-ms and --prices are for open loops; leave them out, or --rate none")
     numbers = [rate for rate in rates if not isinstance(rate, str)]
-    times = (options.seconds, options.timeout, *numbers, options.max_p99_ms)
-    if min(counts) < 1 or not all(0 < time < math.inf for time in times if time is not None):
-        raise UsageError("numbers of the load must be above 0; --warm-up and --refinements may be 0")
-    if not 0 <= options.warm_up < math.inf or (refinements or 0) < 0:
-        raise UsageError("--warm-up and --refinements must be 0 or more")
+    if min(*options.batch_sizes, *options.clients) < 1 or not all(0 < rate < math.inf for rate in numbers):
+        raise UsageError("--batch-sizes and --clients must be whole numbers from 1 up, and --rate above 0")
     slow = [rate for rate in numbers if rate * options.seconds < 1]
     if slow:
         raise UsageError(
             f"--rate {min(slow):g} is less than one request in --seconds {options.seconds:g}; raise --seconds to "
             f"{math.ceil(1 / min(slow))}"
         )
-    if options.min_cosine is not None and not -1 <= options.min_cosine <= 1:
-        raise UsageError("--min-cosine must be from -1 to 1")
     whole = {whole_rate(rate, options.seconds) for rate in numbers}
     return LoadPlan(
         sizes=tuple(dict.fromkeys(options.batch_sizes)),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import math
 import os
 import re
 import signal
@@ -14,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,11 @@ from benchmarks.serve.connection import Connection, ask_once, format_request
 from benchmarks.serve.interfaces import AnswerError, Endpoint, make_endpoint
 from benchmarks.serve.loops import REFUSED
 from benchmarks.serve.process import StartedServer, serve_command, split_server_options, start_server
-from runtime import console
-from runtime.arguments import ArgumentParser
+from runtime.arguments import ArgumentParser, number, parse_count, parse_from_0, parse_positive
 from runtime.array_types import Float32Array
 from runtime.artifact.reader import read_manifest
 from runtime.artifact.variants import VARIANT_NAMES
-from runtime.errors import EmbeddingBackbonesError, UsageError
+from runtime.errors import EmbeddingBackbonesError
 from runtime.inference.truncation import without_truncation_warning
 
 _POOL = 256  # different texts
@@ -53,35 +52,41 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("artifact", type=Path, metavar="ARTIFACT", help="Folder of a text artifact")
+    counts = partial(add, type=parse_count, metavar="N")
+    seconds = partial(add, type=parse_positive, metavar="S")
+    below_1 = number(float, "a number from 0 to below 1", lambda value: 0 <= value < 1)
     load = parser.add_mutually_exclusive_group().add_argument
-    load("--requests", type=int, default=10_000, metavar="N", help="Number of requests (default: %(default)s)")
-    load("--seconds", type=float, metavar="S", help="Load the server for S seconds instead (default: by --requests)")
-    add("--clients", type=int, default=64, metavar="N", help="Number of clients (default: %(default)s)")
-    add("--longest", type=int, default=64, metavar="N", help="Maximum words per text (default: %(default)s)")
-    add("--hang-ups", type=float, default=0.0, metavar="SHARE", help="Share of requests to hang up on (default: 0)")
-    add("--kill-seconds", type=float, metavar="S", help="Kill one of --workers every S seconds (default: kill none)")
-    add("--idle-seconds", type=float, default=10.0, metavar="S", help="Idle time before the last row (default: 10)")
-    add(
-        "--timeout",
-        type=float,
-        default=60.0,
+    load("--requests", type=parse_count, default=10_000, metavar="N", help="Number of requests (default: %(default)s)")
+    load(
+        "--seconds",
+        type=parse_positive,
         metavar="S",
-        help="Seconds to ask for an answer, refusals included (default: 60)",
+        help="Load the server for S seconds instead (default: by --requests)",
     )
+    counts("--clients", default=64, help="Number of clients (default: %(default)s)")
+    counts("--longest", default=64, help="Maximum words per text (default: %(default)s)")
+    add("--hang-ups", type=below_1, default=0.0, metavar="SHARE", help="Share of requests to hang up on (default: 0)")
+    seconds("--kill-seconds", help="Kill one of --workers every S seconds (default: kill none)")
+    seconds("--idle-seconds", type=parse_from_0, default=10.0, help="Idle time before the last row (default: 10)")
+    seconds("--timeout", default=60.0, help="Seconds to ask for an answer, refusals included (default: 60)")
     add("--variant", choices=VARIANT_NAMES, default="fp32", help="Variant of the graph (default: %(default)s)")
-    add("--tolerance", type=float, default=1e-6, metavar="D", help="Maximum difference of values (default: 1e-06)")
+    add(
+        "--tolerance",
+        type=parse_from_0,
+        default=1e-6,
+        metavar="D",
+        help="Maximum difference of values (default: 1e-06)",
+    )
     add("--server-options", default="", metavar="OPTIONS", help="Options of `python -m runtime serve`, as one word")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Load the server and print the outcome."""
-    options = build_parser().parse_args(arguments)
-    return console.run(lambda: _soak(options))
+    return _soak(build_parser().parse_args(arguments))
 
 
 def _soak(options: argparse.Namespace) -> int:
-    _check_numbers(options)
     words = ["--variant", options.variant, "--truncate", "count", *split_server_options(options.server_options)]
     texts = [text for batch in random_batches(_POOL, options.longest) for text in batch][:_POOL]
     with runtime.load(options.artifact, variant=options.variant) as model, without_truncation_warning():
@@ -96,17 +101,6 @@ def _soak(options: argparse.Namespace) -> int:
     if faults := soak.faults():
         raise EmbeddingBackbonesError(f"the soak failed: {'; '.join(faults)}")
     return 0
-
-
-def _check_numbers(options: argparse.Namespace) -> None:
-    """Raise :class:`UsageError` if a number is out of range."""
-    if min(options.requests, options.clients, options.longest) < 1 or not 0 <= options.hang_ups < 1:
-        raise UsageError("--requests, --clients and --longest must be 1 or more, --hang-ups from 0 to below 1")
-    times = [time for time in (options.seconds, options.kill_seconds, options.timeout) if time is not None]
-    if not all(0 < time < math.inf for time in times):
-        raise UsageError("--seconds, --kill-seconds and --timeout must be above 0")
-    if not all(0 <= number < math.inf for number in (options.idle_seconds, options.tolerance)):
-        raise UsageError("--idle-seconds and --tolerance must be 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
-from runtime.arguments import ListAction
+from runtime.arguments import ListAction, parse_count
 from runtime.artifact.describe import weight_warnings
 from runtime.artifact.manifest import Manifest
 from runtime.artifact.variants import VARIANT_NAMES
@@ -19,21 +19,6 @@ if TYPE_CHECKING:
     from runtime.inference.embedder import Embedder
 
 Options = TypeVar("Options")
-
-
-def parse_count(text: str) -> int:
-    """Parse a whole number from 1 up.
-
-    Raises:
-        ArgumentTypeError: It is no whole number, or it is below 1.
-    """
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"it is {text}, it must be a whole number from 1 up")
-    return number
 
 
 NUMBER: dict[str, Any] = {"type": parse_count, "metavar": "N"}  # keywords of add_argument

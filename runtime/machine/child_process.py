@@ -73,7 +73,8 @@ class JsonWorker:
             command: Its command line. The child calls :func:`serve`.
             environment: Variables to set in addition to those of this process.
             log: File for the child's standard error; by default the child shares that of this process.
-            timeout_s: Seconds to wait for an answer before the child is killed; ``None`` waits for ever.
+            timeout_s: Seconds to wait for an answer before the child and the processes that it started are killed;
+                ``None`` waits for ever.
         """
         self._log = log
         self._timeout_s = timeout_s
@@ -120,7 +121,10 @@ class JsonWorker:
         return answer
 
     def close(self) -> None:
-        """End the child."""
+        """End the child, and the processes that it started."""
+        output = self._process.stdout
+        if output is not None and not output.closed:  # else the child is gone, and its id may be another's
+            self._kill()
         _end(self._process)
 
     def _read_line(self) -> str:
@@ -137,7 +141,14 @@ class JsonWorker:
 
     def _kill_late(self) -> None:
         self._timed_out = True
-        self._process.kill()
+        self._kill()
+
+    def _kill(self) -> None:
+        if sys.platform == "win32":  # which has no groups of processes to kill
+            self._process.kill()
+        else:
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS forbids to kill a group that is dead
+                os.killpg(self._process.pid, signal.SIGKILL)
 
     def _death(self) -> InferenceError:
         if self._timed_out:

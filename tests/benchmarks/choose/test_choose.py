@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.choose.cli import main
+from benchmarks.cli import main
 from benchmarks.report.analysis import analyze
 from benchmarks.results.schema import Case, Gpu, OwnItems, Results
 from tests.benchmarks.choose.distributions import exponential
@@ -44,7 +44,9 @@ class Desk:
         toml += "".join(f'[machines."{name}"]\nper_hour = {price}\nsource = "x"\n' for name, price in prices.items())
         (self.folder / "prices.toml").write_text(toml)
         where = ["--prices", str(self.folder / "prices.toml")]
-        code = main([*map(str, paths), *where, "--max-p95-ms", bound, "--per-day", "50e6", "--peak", "1", *options])
+        code = main(
+            ["choose", *map(str, paths), *where, "--max-p95-ms", bound, "--per-day", "50e6", "--peak", "1", *options]
+        )
         self.output, self.error = self.capsys.readouterr()
         return code
 
@@ -238,8 +240,11 @@ def test_a_machine_that_was_not_used_as_a_whole_is_named(desk: Desk) -> None:
 def test_two_machines_with_one_name_are_refused(desk: Desk) -> None:
     other = replace(SMALL, machine=replace(SMALL.machine, cpu="another", threads=1))
     assert desk.choose([SMALL, other], {"small": 1}) == 1
-    assert "differ in cpu, threads" in desk.error
+    assert "differ (cpu A CPU of 2 cores -> another; threads 2 -> 1)" in desk.error
     assert "--machine" in desk.error
+    gpus = [Gpu(name="H200", memory_bytes=1, driver=driver) for driver in ("570", "580")]
+    upgraded = [replace(SMALL, machine=replace(SMALL.machine, gpus=(gpu,))) for gpu in gpus]
+    assert desk.choose(upgraded, {"small": 1}) == 0, "another driver makes no other machine"
 
 
 def test_the_newest_times_of_a_case_are_used(desk: Desk) -> None:

@@ -12,18 +12,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.compare.cli import main
+from benchmarks import cli
 from benchmarks.compare.verdicts import CONFIDENCE, Comparison, compare
 from benchmarks.results.schema import Case, Gpu, OwnItems, PythonEnvironment, Results, ResultsError
 from runtime.atomic_write import write_text
 from tests.benchmarks.samples import ARTIFACT, CASE, MACHINE, PARITY, PLAN, RESULTS, many_cases
 
+H200 = Gpu(name="H200", memory_bytes=150_000_000_000, driver="570")
 _CASES = tuple(
     replace(case, artifact=name) for name in ("toy-text", "other") for case in many_cases() if case.items != 128
 )
 _OTHER = replace(ARTIFACT, name="other", seal="1" * 64)
 _FEW = _CASES[:9]
 _SLOWED = 7
+
+
+def main(words: Sequence[str]) -> int:
+    return cli.main(["compare", *words])
 
 
 def measured(
@@ -172,7 +177,7 @@ def test_invalid_shares_are_refused(text: str, files: Any, capsys: Any) -> None:
     with pytest.raises(SystemExit) as caught:
         main([*files(measured(0), measured(0)), f"--fail-above={text}"])
     assert caught.value.code == 2
-    assert "write it as 10% or 0.1" in capsys.readouterr().err
+    assert "a share, written as 10% or 0.1" in capsys.readouterr().err
 
 
 def test_differences_below_the_resolution_are_ignored(files: Any, capsys: Any) -> None:
@@ -187,7 +192,8 @@ def test_differences_below_the_resolution_are_ignored(files: Any, capsys: Any) -
         ({"name": "another"}, "name toy-machine -> another"),
         ({"cores_allowed": 1}, "cores_allowed 2 -> 1"),
         ({"cpu_flags": ("avx2", "amx_int8")}, "cpu_flags -avx512_vnni +amx_int8"),
-        ({"gpus": (Gpu(name="H200", memory_bytes=1, driver="570"),)}, "gpus none -> H200 (driver 570)"),
+        ({"gpus": (H200,)}, "gpus none -> H200 with 140 GiB"),
+        ({"memory_bytes": 23 * 2**30}, "memory 24 GiB -> 23 GiB"),
     ],
 )
 def test_another_machine_is_named_first_and_raw_times_are_compared(
@@ -202,11 +208,18 @@ def test_another_machine_is_named_first_and_raw_times_are_compared(
 
 
 def test_other_software_or_load_is_not_another_machine(files: Any, capsys: Any) -> None:
-    machine = replace(MACHINE, packages=MACHINE.packages | {"onnxruntime": "1.32.0"}, load_average=(9.0, 9.0, 9.0))
-    assert main(files(measured(0), replace(measured(100), machine=machine))) == 0
-    out = capsys.readouterr().out
-    assert out.splitlines()[0] == ("Same machine, toy-machine, with different software: onnxruntime 1.31.1 -> 1.32.0.")
-    assert "load_average" not in out
+    old = replace(MACHINE, gpus=(H200,))
+    new = replace(
+        old,
+        packages=MACHINE.packages | {"onnxruntime": "1.32.0"},
+        load_average=(9.0, 9.0, 9.0),
+        memory_bytes=MACHINE.memory_bytes - 5 * 2**20,  # of another kernel
+        gpus=(replace(H200, driver="580"),),
+    )
+    assert main(files(*(replace(measured(n), machine=each) for n, each in ((0, old), (100, new))))) == 0
+    assert capsys.readouterr().out.splitlines()[0] == (
+        "Same machine, toy-machine, with different software: onnxruntime 1.31.1 -> 1.32.0; drivers 570 -> 580."
+    )
 
 
 def test_the_drift_of_the_machine_is_printed(files: Any, capsys: Any) -> None:

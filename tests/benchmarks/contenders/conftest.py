@@ -13,6 +13,7 @@ import torch
 from benchmarks.contenders import peer as peers
 from benchmarks.contenders import sentence_transformers
 from benchmarks.contenders.protocol import Target
+from benchmarks.results.schema import PythonEnvironment
 from runtime.artifact.reader import read_manifest
 from tests.benchmarks.contenders.samples import ADAPTERS, OTHER, with_tower
 
@@ -21,7 +22,9 @@ from tests.benchmarks.contenders.samples import ADAPTERS, OTHER, with_tower
 def installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]]:
     """Packages that each interpreter seems to have; tests fill it."""
     packages: dict[str, set[str]] = {sys.executable: set(), OTHER: set()}
-    monkeypatch.setattr(peers, "has_packages", lambda python, names: packages[python].issuperset(names))
+    monkeypatch.setattr(
+        peers, "survey", lambda python: PythonEnvironment(python="3", packages=dict.fromkeys(packages[python], "1"))
+    )
     for adapter in ADAPTERS:
         if hasattr(adapter, "bf16_units"):
             monkeypatch.setattr(adapter, "bf16_units", lambda: frozenset({"amx_bf16"}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,7 +12,8 @@ from typing import Any
 import pytest
 
 from benchmarks.contenders import fastembed, openvino, optimum, sentence_transformers, torch
-from benchmarks.contenders.peer import Peer, PeerError, find_python, has_packages
+from benchmarks.contenders.environment import survey
+from benchmarks.contenders.peer import Peer, PeerError, find_python
 from benchmarks.contenders.protocol import Target
 from benchmarks.contenders.registry import CONTENDERS, find_setups, variants_of
 from runtime.artifact.reader import read_manifest
@@ -145,19 +147,19 @@ def test_other_vectors_are_not_compared(installed: dict[str, set[str]], target: 
 
 
 @pytest.mark.process
-def test_packages_of_another_environment_are_found(tmp_path: Path, target: Target) -> None:
+def test_the_packages_of_another_interpreter_are_its_own(tmp_path: Path, target: Target) -> None:
+    site = tmp_path / "site" / "openvino-1.2.dist-info"
+    site.mkdir(parents=True)
+    (site / "METADATA").write_text("Metadata-Version: 2.1\nName: openvino\nVersion: 1.2\n")
     other = tmp_path / "python"
-    other.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    other.write_text(f'#!/bin/sh\nPYTHONPATH={site.parent} exec {sys.executable} "$@"\n')
     other.chmod(0o755)
-    assert has_packages(str(other), ("numpy", "onnxruntime"))
-    assert not has_packages(str(other), ("numpy", "no-such-distribution"))
-    assert has_packages(sys.executable, ("numpy",))
-    assert not has_packages(sys.executable, ("numpy", "no-such-distribution"))
+    assert (survey(str(other)).python, survey(str(other)).packages["openvino"]) == (platform.python_version(), "1.2")
     target = replace(target, pythons={"a": str(other)})
     assert find_python(target, "a", ["numpy"]) == str(other), "the named one has priority"
     assert find_python(target, "b", ["numpy"]) == sys.executable
     with pytest.raises(PeerError, match=f"in the environment of {other}: {other} -m pip install no-such-distribution"):
-        find_python(target, "a", ["no-such-distribution"])
+        find_python(target, "a", ["numpy", "no-such-distribution"])
     with pytest.raises(UsageError, match="cannot start"):
         find_python(replace(target, pythons={"a": str(tmp_path / "none")}), "a", ["numpy"])
 

@@ -28,10 +28,12 @@ def group(toy: Path) -> CaseGroup:
 def test_a_contender_that_fails_costs_only_itself(group: CaseGroup, tmp_path: Path) -> None:
     workload = text_workload(group.target, tmp_path)
     reference = Reference(name="x", vectors=embed_alone(group.setups[0], workload, TIMING, tmp_path))
-    bad = replace(group.setups[0], variant="int8")
-    both = replace(group, setups=(bad, *group.setups))
-    cases, skipped = measure_group(both, workload, reference, TIMING, tmp_path)
-    assert [case.variant for case in cases] == ["fp32"]
+    bad, bf16 = (replace(group.setups[0], variant=name) for name in ("int8", "bf16"))
+    cases, skipped = measure_group(
+        replace(group, setups=(bad, *group.setups, bf16)), workload, reference, TIMING, tmp_path
+    )
+    assert [case.variant for case in cases] == ["fp32", "bf16"]
+    assert cases[0].work == cases[1].work is not None, "bf16 runs the graph of fp32"
     assert "runtime int8 on cpu" in skipped[0].name
     assert "int8" in skipped[0].reason
 

@@ -6,7 +6,6 @@ import dataclasses
 import getpass
 import json
 import platform
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from benchmarks.measure import machine
 from benchmarks.measure.machine import find_gpus, this_machine
 from benchmarks.results.schema import BenchmarkMachine, Gpu
 from runtime.artifact.json_schema import decode
-from runtime.errors import UsageError
 from runtime.machine.child_process import Answer
 from runtime.machine.limits import Memory, ThreadBudget
 
@@ -51,21 +49,6 @@ def test_the_description_has_no_host_user_or_path() -> None:
     assert not words & {platform.node(), getpass.getuser()}
     assert str(Path.home()) not in text
     assert str(Path(__file__).parents[3]) not in text
-
-
-@pytest.mark.process
-def test_the_packages_of_another_interpreter_are_its_own(tmp_path: Path) -> None:
-    site = tmp_path / "site" / "openvino-1.2.dist-info"
-    site.mkdir(parents=True)
-    (site / "METADATA").write_text("Metadata-Version: 2.1\nName: openvino\nVersion: 1.2\n")
-    other = tmp_path / "python"
-    other.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path / "site"} exec {sys.executable} "$@"\n')
-    other.chmod(0o755)
-    found = machine.find_environments({"openvino": str(other)})["openvino"]
-    assert (found.python, found.packages["openvino"]) == (platform.python_version(), "1.2")
-    with pytest.raises(UsageError, match="cannot start"):
-        machine.find_environments({"openvino": str(tmp_path / "none")})
-    assert {"optimum-onnx", "fastembed", "openvino"} <= set(machine.PACKAGES)
 
 
 def test_quota_and_limits_are_those_of_the_container(monkeypatch: pytest.MonkeyPatch) -> None:

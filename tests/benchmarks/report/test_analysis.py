@@ -80,7 +80,7 @@ def test_setups_with_other_vectors_are_not_recommended_first() -> None:
     first, *_, last = recommend(section)
     assert (first.row.label, last.row.label) == ("runtime fp32 on cpu", "runtime int8 on cpu")
     assert first.row.case.stage == "end_to_end"
-    assert first.command(2) == f"--provider cpu --variant fp32 --batch-size {first.row.case.items} --threads 2"
+    assert first.command(2) == "--provider cpu --variant fp32 --threads 2"
     said = " ".join(summarize_section(section, analyze(FULL, None)))
     assert "Fastest setup with a cosine of at least 0.999: runtime fp32" in said
     assert "Faster, but with a smallest cosine of 0.99712: 1.8" in said
@@ -103,7 +103,16 @@ def test_the_runtime_understands_a_recommended_command(
     words = recommend(section)[0].command(2).split()
     arguments = build_parser().parse_args(["embed", "artifact", "items", "-o", "vectors.npy", *words])
     assert (arguments.variant, parse_options(arguments.provider, arguments.provider_option)) == chosen
-    assert (arguments.batch_size, arguments.threads) == (1, 2)
+    assert (arguments.batch_size, arguments.threads) == (None, 2), "the contender calls embed without a batch size"
+
+
+def test_a_case_does_not_have_the_highest_throughput_by_noise() -> None:
+    steady = replace(CASE, items=32, rounds=((0.32,) * 4,) * 10)
+    noisy = replace(CASE, rounds=((0.007,) * 4, (0.0125,) * 4) * 5)
+    study = analyze(replace(RESULTS, cases=(steady, noisy)), None)
+    rates = {row.case.items: row.summary.items_per_s for row in study.rows}
+    assert rates[1] > rates[32]
+    assert recommend(study.sections[0])[0].row.case.items == 32
 
 
 def test_setups_that_were_not_compared_do_not_match_torch() -> None:

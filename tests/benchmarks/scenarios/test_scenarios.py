@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import cli
 from benchmarks.scenarios import footprint, memory_growth
 from benchmarks.scenarios.footprint import (
     Installation,
@@ -19,11 +18,12 @@ from benchmarks.scenarios.footprint import (
 )
 from runtime import console
 from runtime.errors import EmbeddingBackbonesError
+from tests.benchmarks.exit_codes import run_command
 
 
 @pytest.mark.parametrize("batches", [19, 25])
 def test_memory_is_printed_ten_times(batches: int, exported_text: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert memory_growth.main([str(exported_text), "--batches", str(batches), "--longest", "4"]) == 0
+    assert run_command("memory", str(exported_text), "--batches", str(batches), "--longest", "4") == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
     assert len(rows) == 11
     assert (rows[0][0], rows[-1][0]) == ("loaded", str(batches))
@@ -34,7 +34,7 @@ def test_a_memory_that_is_unknown_is_not_0(
     exported_text: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(memory_growth, "resident_bytes", lambda _: None)
-    assert memory_growth.main([str(exported_text)]) == console.FAILURE
+    assert run_command("memory", str(exported_text)) == console.FAILURE
     assert "does not tell the memory" in capsys.readouterr().err
 
 
@@ -81,10 +81,14 @@ def test_an_editable_distribution_is_named(
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [(["--rounds", "0"], "1 or more"), (["--sentence-transformers", "nowhere"], "nowhere is not a folder")],
+    [
+        (["footprint", "artifact", "--rounds", "0"], "from 1 up"),
+        (["footprint", "artifact", "--sentence-transformers", "nowhere"], "nowhere is not a folder"),
+        (["memory", "artifact", "--batches", "9"], "from 10 up"),
+    ],
 )
 def test_wrong_options_are_refused(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert footprint.main(["artifact", *words]) == console.WRONG_USAGE
+    assert run_command(*words) == console.WRONG_USAGE
     assert message in capsys.readouterr().err
 
 
@@ -99,7 +103,7 @@ def test_an_installation_includes_its_requirements_only() -> None:
 
 @pytest.mark.process
 def test_the_footprint_of_a_start_is_measured(exported_text: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert footprint.main([str(exported_text), "--rounds", "1"]) == 0
+    assert run_command("footprint", str(exported_text), "--rounds", "1") == 0
     assert capsys.readouterr().out.splitlines()[2].startswith("embedding-backbones[cpu]")
 
 
@@ -116,12 +120,12 @@ def test_a_missing_package_of_the_measurement_is_named(
 ) -> None:
     monkeypatch.delitem(sys.modules, footprint.__name__)
     monkeypatch.setitem(sys.modules, "psutil", None)
-    assert cli.main(["footprint", "artifact"]) == console.FAILURE
+    assert run_command("footprint", "artifact") == console.FAILURE
     error = capsys.readouterr().err
     assert "needs psutil; install it with `pip install 'embedding-backbones[bench" in error
 
 
 @pytest.mark.process
 def test_a_model_that_cannot_be_started_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert footprint.main([str(tmp_path / "none"), "--rounds", "1"]) == 1
-    assert "cannot start" in capsys.readouterr().err
+    assert run_command("footprint", str(tmp_path / "none"), "--rounds", "1") == 1
+    assert "cannot start embedding-backbones[cpu]: it ended with exit code 1" in capsys.readouterr().err

@@ -21,6 +21,7 @@ from benchmarks.serve.options import build_parser
 from benchmarks.serve.process import StartedServer
 from benchmarks.serve.workloads import ServeWorkload
 from runtime import console
+from tests.benchmarks.exit_codes import run_command
 from tests.benchmarks.serve.toy_server import ToyServer, toy_server, vector_of
 
 FAST = ("--seconds", "0.05", "--warm-up", "0.01", "--rounds", "2", "--clients", "2")
@@ -154,12 +155,16 @@ def test_vectors_can_be_compared_with_those_of_an_artifact(
         (["--rate", "0.3", "0.15"], "less than one request in --seconds 5; raise --seconds to 7"),
         (["--min-cosine", "0.9"], "give --verify ARTIFACT too"),
         (["--min-cosine", "1.1", "--verify", "x"], "from -1 to 1"),
-        (["--rounds", "0"], "above 0"),
-        (["--warm-up", "nan"], "must be 0 or more"),
+        (["--rounds", "0"], "from 1 up"),
+        (["--clients", "0"], "from 1 up"),
+        (["--rate", "inf"], "above 0"),
+        (["--warm-up", "nan"], "from 0 up"),
+        (["--refinements", "-1"], "from 0 up"),
         (["--seconds", "inf"], "above 0"),
         (["--max-p99-ms", "0"], "above 0"),
         (["--max-p99-ms", "9", "--rate", "none"], "for open loops"),
         (["--refinements", "2", "--rate", "none"], "for open loops"),
+        (["--prices", "prices.toml", "--rate", "none"], "for open loops"),
         (["--pid", "x"], "must be a number"),
         (["--pid", "4194999"], "no process on this machine"),
         (["--pid", "0"], "no process on this machine"),
@@ -179,7 +184,7 @@ def test_vectors_can_be_compared_with_those_of_an_artifact(
 def test_wrong_options_are_refused(
     server: ToyServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
-    assert main(["serve", server.url, "-o", str(tmp_path / "report"), *words]) == console.WRONG_USAGE
+    assert run_command("serve", server.url, "-o", str(tmp_path / "report"), *words) == console.WRONG_USAGE
     assert message in capsys.readouterr().err
 
 

@@ -105,11 +105,14 @@ def test_other_urls_are_refused(url: str) -> None:
         split_url(url)
 
 
-def test_addresses_may_have_any_host_but_no_password() -> None:
+def test_addresses_may_have_any_host_but_no_password_or_query() -> None:
     address, path = split_url("https://[::1]:8443/embed/")
     assert (str(address), path) == ("https://[::1]:8443", "/embed")
     with pytest.raises(UsageError, match="password"):
         split_url("https://user:secret@host")
+    with pytest.raises(UsageError, match="after \\? or #") as caught:
+        split_url("https://host/embed?key=secret")
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

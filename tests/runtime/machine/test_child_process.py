@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -117,6 +118,23 @@ def test_a_worker_that_hangs_is_ended(tmp_path: Path) -> None:
     with pytest.raises(InferenceError, match="gave no answer within 2 s"):
         worker.ask("hang")
     worker.close()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no groups of processes")
+def test_the_processes_that_a_worker_started_end_with_it(tmp_path: Path) -> None:
+    code = (
+        "import subprocess, sys; from runtime.machine.child_process import questions, serve\n"
+        "held = open(sys.argv[1], 'w')\n"
+        "started = subprocess.Popen([sys.executable, '-S', '-c', 'import time; time.sleep(60)'], stdout=held)\n"
+        "serve(iter([{}])); started.wait()\n"
+    )
+    os.mkfifo(tmp_path / "held")
+    reader = os.open(tmp_path / "held", os.O_RDONLY | os.O_NONBLOCK)
+    worker = JsonWorker([sys.executable, "-c", code, str(tmp_path / "held")])
+    worker.receive()
+    worker.close()
+    assert select.select([reader], [], [], 20)[0], "the last writer is gone"
+    os.close(reader)
 
 
 def test_a_child_without_a_reader_ends_silently() -> None:
