@@ -56,5 +56,5 @@ def export(
     with stage("import torch"), needs_extra("export,cpu", "exporting"):
         from exporters.export_towers import export_towers
     with stage("load weights"), needs_extra("export,cpu", "exporting"):
-        towers = load_towers(spec, options, any_architecture=artifact_name is not None)
+        towers = load_towers(spec, options)
     return export_towers(spec, towers, destination, options=options, stage=stage)

@@ -16,11 +16,9 @@ from torchvision.transforms._presets import ImageClassification
 
 from exporters.catalogue.options import ExportOptions
 from exporters.catalogue.spec import BackboneSpec, HuggingFaceSource
-from exporters.catalogue.weights_ref import RandomInit
 from exporters.export_towers import export_towers
 from exporters.families.cnn.tower import Cnn, CnnTower
-from exporters.families.transformer.huggingface import load_transformer
-from exporters.families.transformer.tower import TransformerTower
+from exporters.families.load import load_towers
 from exporters.samples.photos import load_photos, photo_names
 from runtime.artifact import manifest
 from runtime.artifact.manifest import Pooling, Weights
@@ -129,11 +127,9 @@ def exported_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Export an artifact of a toy BERT. Do not write to it."""
     sizes = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 32}
     source = HuggingFaceSource(model_id="toy", model_type="bert", config={"vocab_size": 400, **sizes}, max_length=64)
-    tower = TransformerTower(load_transformer(source, RandomInit()), ExportOptions())
-    spec = BackboneSpec(
-        name="toy", task="text-to-text", output_dim=24, architecture="transformer", description="for tests"
-    )
-    return export_towers(spec, [tower], tmp_path_factory.mktemp("exported_text") / "toy", options=ExportOptions())
+    spec = BackboneSpec(name="toy", task="text-to-text", output_dim=24, architecture="transformer", source=source)
+    towers = load_towers(spec, ExportOptions(weights="random"))
+    return export_towers(spec, towers, tmp_path_factory.mktemp("exported_text") / "toy", options=ExportOptions())
 
 
 @pytest.fixture

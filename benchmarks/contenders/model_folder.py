@@ -41,4 +41,5 @@ def find_model_folder(target: Target, *, needs_layers: bool = False) -> Path:
 def _gives_same_vectors(tower: Tower, has_layers: bool) -> bool:
     if has_layers:
         return tower.decided_by == "checkpoint"
-    return tower.pooling.method == "mean" and not tower.projections and not tower.normalized
+    others = tower.projections or tower.layers[1:]  # after the pooling
+    return tower.pooling.method == "mean" and not others and not tower.normalized

@@ -110,7 +110,7 @@ def load(setup: Setup, threads: int, scratch: Path) -> Contender:
     model = json.loads(setup.model)
     pooling = model["options"].pop("pooling")
     options = ExportOptions(**model["options"], pooling=pooling and Pooling(**pooling))
-    towers = load_towers(find_model(model["name"]), options, any_architecture=True)
+    towers = load_towers(find_model(model["name"]), options)
     tower = next((tower for tower in towers if tower.record.preprocessing.kind == setup.tower), None)
     if tower is None:
         raise UsageError(f"the weights {options.weights} have no {setup.tower} tower")

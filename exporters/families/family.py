@@ -20,13 +20,11 @@ class LoadRequest(Generic[SourceT]):
         source: Where the backbone comes from.
         output_dim: Length of its embeddings, by the catalogue.
         options: Options of the export.
-        any_architecture: Whether a text model's folder may hold another architecture than ``source``.
     """
 
     source: SourceT
     output_dim: int
     options: ExportOptions
-    any_architecture: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

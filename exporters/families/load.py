@@ -54,7 +54,7 @@ FAMILIES = (
         options=_IMAGE | {"image_size", "tower"},
     ),
     Family(
-        module="exporters.families.transformer.huggingface",
+        module="exporters.families.sentence.catalogue",
         sources=(HuggingFaceSource,),
         options=frozenset({"pooling", "tokenizer", "max_length", "trust_remote_code"}),
     ),
@@ -118,13 +118,12 @@ def check_weights(spec: BackboneSpec, options: ExportOptions) -> None:
         raise WeightsUnavailableError(error)
 
 
-def load_towers(spec: BackboneSpec, options: ExportOptions, *, any_architecture: bool = False) -> list[ExportableTower]:
+def load_towers(spec: BackboneSpec, options: ExportOptions) -> list[ExportableTower]:
     """Build a backbone, load its weights, and return its towers.
 
     Args:
         spec: The backbone.
         options: Options of the export.
-        any_architecture: Whether a text model's folder may hold another architecture than the backbone's.
 
     Raises:
         WeightsError: The weights are not available, or do not fit.
@@ -137,9 +136,7 @@ def load_towers(spec: BackboneSpec, options: ExportOptions, *, any_architecture:
     if isinstance(spec.source, NamedSource) and isinstance(options.weights_ref, FinetunerRun):
         raise WeightsError(f"{options.weights} is a Finetuner run; export it under its own backbone of the catalogue")
     loader = import_module(_find_family(spec).module)
-    request = LoadRequest(
-        source=spec.source, output_dim=spec.output_dim, options=options, any_architecture=any_architecture
-    )
+    request = LoadRequest(source=spec.source, output_dim=spec.output_dim, options=options)
     towers: list[ExportableTower]
     if isinstance(options.weights_ref, FinetunerRun):
         from exporters.families.from_run import read_models

@@ -18,9 +18,11 @@ from exporters.errors import WeightsError
 from exporters.families.tower import TRACED, ExportableTower
 from exporters.graph.graph_input import GraphInput
 from exporters.samples.texts import TEXTS
-from runtime.artifact.manifest import TextPreprocessing, TowerName
+from runtime.artifact.manifest import MIN_TEXT_LENGTH, TextPreprocessing, TowerName
 from runtime.preprocess.text import TextPreprocessor
 
+_NO_LIMIT = 1_000_000  # transformers writes 1e30 for a tokenizer without a limit
+_DEFAULT_LENGTH = 512  # for models without a table of positions whose tokenizer states no limit either
 _POSITION_TABLES = ("position_embeddings", "wpe", "embed_positions", "position_embedding")
 
 
@@ -115,3 +117,10 @@ def count_positions(encoder: nn.Module) -> int | None:
         if isinstance(table, nn.Embedding) and name.rpartition(".")[2] in _POSITION_TABLES
     ]
     return min(sizes, default=None)
+
+
+def max_length(encoder: nn.Module, tokenizer: PreTrainedTokenizerFast) -> int:
+    """Return the largest number of tokens: the smaller of the tokenizer's limit and the number of positions."""
+    stated = (tokenizer.model_max_length, count_positions(encoder))
+    limits = [int(limit) for limit in stated if limit and limit < _NO_LIMIT]
+    return max(MIN_TEXT_LENGTH, min(limits, default=_DEFAULT_LENGTH))

@@ -24,7 +24,7 @@ class ExportableTower(ABC):
 
     Attributes:
         name: Kind of item.
-        architecture: Architecture of a model outside the catalogue, by its library's name; else ``None``.
+        architecture: Architecture by the name that its library has for it; ``None`` for some models of the catalogue.
         merged: Whether weights are computed when they are loaded, and round differently on another machine. Then the
             hash in the record of the weights identifies them.
         similarity_function: The function by which the model compares two vectors.
@@ -57,10 +57,10 @@ class ExportableTower(ABC):
             weights: Origin of the weights.
             options: Options of the export; ``normalize`` replaces ``normalized``.
             pooling: The pooling in the graph.
-            projections: Linear layers after the pooling.
+            projections: Linear layers after the pooling, if ``layers`` does not name them.
             normalized: Whether embeddings have unit length by default.
             stated: Whether the checkpoint states pooling or projections.
-            layers: All modules after the encoder in words, for a model outside the catalogue.
+            layers: All modules after the encoder in words; none if ``pooling`` and ``projections`` are all of them.
             library: Library that reads the model and gives the reference.
         """
         by_user = options.pooling is not None or options.normalize is not None

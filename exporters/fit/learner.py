@@ -125,7 +125,9 @@ class TextLearner(Learner):
             str(checkpoint) if by_folder else self._spec.name,
             output=destination.parent,
             artifact_name=destination.name,
-            options=replace(self._options, weights=weights, tokenizer=None, revision=None, max_length=None),
+            options=replace(
+                self._options, weights=weights, select_model=None, tokenizer=None, revision=None, max_length=None
+            ),
             stage=stage,
         )
 
@@ -180,7 +182,7 @@ def load_learner(spec: BackboneSpec, options: ExportOptions, fit: FitOptions) ->
         WeightsError: The model cannot be loaded or trained.
         UsageError: An option does not fit the model.
     """
-    towers = load_towers(spec, options, any_architecture=True)
+    towers = load_towers(spec, options)
     with seeded(fit.seed):
         if isinstance(towers[0], SentenceTower):
             learner: Learner = TextLearner(spec, towers[0], options, output_dim=fit.output_dim)

@@ -11,7 +11,7 @@ from exporters.modules.sharing import copy_sharing_tensors
 from runtime.artifact.manifest import Projection
 
 ProjectionLayer = tuple[Projection, nn.Linear]
-_ACTIVATIONS: Mapping[str, type[nn.Module]] = {
+ACTIVATIONS: Mapping[str, type[nn.Module]] = {
     "identity": nn.Identity,
     "tanh": nn.Tanh,
     "relu": nn.ReLU,
@@ -25,7 +25,7 @@ def stack_projections(layers: Sequence[ProjectionLayer]) -> nn.Sequential:
         *(
             module
             for record, layer in layers
-            for module in (copy_sharing_tensors(layer), _ACTIVATIONS[record.activation]())
+            for module in (copy_sharing_tensors(layer), ACTIVATIONS[record.activation]())
         )
     )
 

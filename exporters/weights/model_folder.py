@@ -1,4 +1,4 @@
-"""Folders in the layout of transformers or sentence-transformers: their library, their files, their model."""
+"""Folders in the layout of transformers or sentence-transformers: their library, files, tokenizer and model."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from optimum.exporters.tasks import TasksManager
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from exporters.catalogue.weights_ref import RandomInit, WeightsRef
@@ -88,6 +89,47 @@ def hash_weights(folder: Path, files: list[Path]) -> str:
     if len(hashes) == 1:
         return next(iter(hashes.values()))
     return seal(hashes)
+
+
+def read_config(folder: Path) -> PreTrainedConfig:
+    """Return the configuration of a folder in the layout of transformers.
+
+    Raises:
+        WeightsError: The configuration cannot be read.
+    """
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as exc:  # transformers raises many types for a damaged or unknown folder
+        raise WeightsError(f"{folder} cannot be loaded by transformers ({summarize_error(exc)})") from exc
+    return config
+
+
+def read_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenizerFast:
+    """Return the tokenizer in ``folder``, as transformers loads it.
+
+    Raises:
+        WeightsError: There is no tokenizer, or the ``tokenizers`` library cannot run it.
+        WeightsMismatchError: The tokenizer has more tokens than the model's ``vocab_size``.
+    """
+    advice = "save one there with tokenizer.save_pretrained (tokenizer.json)"
+    if not has_vocabulary(folder):  # transformers would make an empty one
+        raise WeightsError(f"{folder} holds no tokenizer; {advice}")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as exc:  # as for the configuration
+        raise WeightsError(
+            f"{folder} holds no tokenizer that transformers loads ({summarize_error(exc)}); {advice}"
+        ) from exc
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise WeightsError(f"{folder} has no fast tokenizer; {advice}")
+    if tokenizer.truncation_side != "right":
+        raise WeightsError(f"{folder} cuts the beginning of long texts (truncation_side), expected the end")
+    if len(tokenizer) > vocab_size:
+        raise WeightsMismatchError(
+            f"the tokenizer in {folder} has {len(tokenizer)} tokens, and the model has embeddings for {vocab_size}; "
+            "use the tokenizer of that model"
+        )
+    return tokenizer
 
 
 def check_library(folder: Path) -> None:

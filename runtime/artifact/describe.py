@@ -57,7 +57,9 @@ def weight_warnings(manifest: Manifest) -> list[str]:
     if manifest.weights.remote_code:
         warnings.append("code of the checkpoint itself was run to export it; the graphs are what that code computed")
     if manifest.weights.origin == "random":
-        made_here = "text" in manifest.towers and manifest.towers["text"].reference == "torch"  # not from a folder
+        made_here = (
+            "text" in manifest.towers and manifest.architecture == "transformer"
+        )  # of the catalogue, not a folder
         stand_in = ", and the tokenizer is a stand-in" * made_here
         warnings.append(f"the weights are random (seed {manifest.weights.seed}): the vectors mean nothing{stand_in}")
     if manifest.weights.published is False:

@@ -240,8 +240,8 @@ class Tower:
     output: TensorSpec  # ``embedding``, ``[batch, output_dim]`` float32
     preprocessing: Preprocessing
     pooling: Pooling
-    projections: tuple[Projection, ...] = ()  # linear layers after the pooling, inside the graph
-    # All modules after the encoder in words, in order, for a model that is not of the catalogue.
+    projections: tuple[Projection, ...] = ()  # linear layers after the pooling, if ``layers`` is empty
+    # All modules after the encoder in words, in order. Empty if ``pooling`` and ``projections`` are all of them.
     layers: tuple[str, ...] = ()
     normalized: bool  # whether the embeddings have unit length
     # Source of the pooling and the normalisation: the files of the ``checkpoint``, the ``user`` (for at least one of

@@ -30,8 +30,6 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from exporters.catalogue.spec import BackboneSpec, ClipSource, HuggingFaceSource, OpenClipSource
-from exporters.catalogue.weights_ref import RandomInit
-from exporters.families.transformer.huggingface import load_transformer
 from exporters.weights.stand_in_tokenizer import build_stand_in_clip_tokenizer, build_stand_in_tokenizer
 
 DIM = 24
@@ -115,6 +113,16 @@ def save_layers(folder: Path, *modules: tuple[str, dict[str, Any] | None], limit
     return folder
 
 
+def make_bert(source: HuggingFaceSource = BERT, seed: int = 8) -> BertModel:
+    """Build a BERT of the configuration of ``source``."""
+    config: Any = source.config
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: BertModel = BertModel(BertConfig(**config))
+    model.eval()  # type: ignore[no-untyped-call]
+    return model
+
+
 def make_clip(seed: int = 3) -> CLIPModel:
     """Build a CLIP whose weights no seed of the exporters gives."""
     with torch.random.fork_rng(devices=[]):
@@ -159,8 +167,7 @@ def write_run(folder: Path, models: Mapping[str, tuple[Mapping[str, Any], Mappin
 
 def bert_run_weights() -> dict[str, Tensor]:
     """Return the state dict of :data:`BERT` as a Finetuner run stores it."""
-    state_dict = load_transformer(BERT, RandomInit(7)).model.state_dict()
-    return {f"_model.{name}": value for name, value in state_dict.items() if "pooler" not in name}
+    return {f"_model.{name}": value for name, value in make_bert().state_dict().items() if "pooler" not in name}
 
 
 def zip_folder(folder: Path) -> Path:

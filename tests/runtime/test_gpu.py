@@ -15,12 +15,10 @@ import runtime
 from exporters.catalogue.options import ExportOptions
 from exporters.catalogue.registry import BACKBONES
 from exporters.catalogue.spec import BackboneSpec, HuggingFaceSource
-from exporters.catalogue.weights_ref import RandomInit
 from exporters.export import export
 from exporters.export_towers import export_towers
+from exporters.families.load import load_towers
 from exporters.families.pointnet.network import PointNetEmbedding, PointNetSizes
-from exporters.families.transformer.huggingface import load_transformer
-from exporters.families.transformer.tower import TransformerTower
 from exporters.graph.graph_input import GraphInput
 from exporters.graph.trace import build_graph
 from exporters.variants.build import add_variants
@@ -103,11 +101,9 @@ def text(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """Export a small transformer with its variants fp16 and optimized."""
     config = {"vocab_size": 400, **CONFIGS[request.param]}
     source = HuggingFaceSource(model_id="toy", model_type=request.param, config=config, max_length=512)
-    tower = TransformerTower(load_transformer(source, RandomInit()), ExportOptions())
-    spec = BackboneSpec(
-        name="toy", task="text-to-text", output_dim=64, architecture="transformer", description="for tests"
-    )
-    folder = export_towers(spec, [tower], tmp_path_factory.mktemp("text") / "toy", options=ExportOptions())
+    spec = BackboneSpec(name="toy", task="text-to-text", output_dim=64, architecture="transformer", source=source)
+    towers = load_towers(spec, ExportOptions(weights="random"))
+    folder = export_towers(spec, towers, tmp_path_factory.mktemp("text") / "toy", options=ExportOptions())
     add_variants(folder, VariantOptions(precisions=("fp16", "fp32"), items=16))
     return folder
 

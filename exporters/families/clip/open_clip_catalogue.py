@@ -26,11 +26,11 @@ from exporters.errors import WeightsError
 from exporters.families.clip.open_clip_any import IGNORED, download_weights
 from exporters.families.clip.text import TextModel
 from exporters.families.clip.tower import Clip, linear
-from exporters.families.transformer.huggingface import read_tokenizer
 from exporters.families.vision.tower import ImageModel
 from exporters.families.vision.transforms import read_transforms
 from exporters.modules.attention import unpack_attention
 from exporters.weights.hub import download_tokenizer
+from exporters.weights.model_folder import read_tokenizer
 from exporters.weights.stand_in_tokenizer import build_stand_in_tokenizer
 from exporters.weights.state_dict import Checkpoint, load_into, read_checkpoint, read_state_dict, record_random, seeded
 from runtime.artifact.manifest import Arithmetic, Pooling, TextPreprocessing, Weights

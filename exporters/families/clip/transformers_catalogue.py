@@ -14,10 +14,9 @@ from exporters.catalogue.weights_ref import ModelWeights, RandomInit, StateDict,
 from exporters.errors import WeightsMismatchError
 from exporters.families.clip.tower import Clip, linear
 from exporters.families.clip.transformers_folder import image_model, text_model
-from exporters.families.transformer.huggingface import read_config, read_tokenizer
 from exporters.families.vision.processor import Processor, read_processor, wrap_processor
 from exporters.weights.hub import download_tokenizer, find_model
-from exporters.weights.model_folder import check_library, load_reported
+from exporters.weights.model_folder import check_library, load_reported, read_config, read_tokenizer
 from exporters.weights.stand_in_tokenizer import build_stand_in_clip_tokenizer
 from exporters.weights.state_dict import Checkpoint, load_into, read_checkpoint, record_random, seeded
 from runtime.artifact.manifest import Arithmetic, Pooling, Weights

@@ -14,11 +14,11 @@ from transformers import AutoModel, PreTrainedTokenizerFast
 from exporters.errors import WeightsError
 from exporters.families.clip.text import TextModel, TextModelTower
 from exporters.families.family import FolderRequest
+from exporters.families.text_tower import max_length
 from exporters.families.tower import ExportableTower
-from exporters.families.transformer.huggingface import max_length, read_config, read_tokenizer
 from exporters.families.vision.processor import read_processor
 from exporters.families.vision.tower import ImageModel, ImageModelTower
-from exporters.weights.model_folder import build_model, load_reported
+from exporters.weights.model_folder import build_model, load_reported, read_config, read_tokenizer
 from exporters.weights.random_init import calibrate_on_photos
 from exporters.weights.remote_code import refuse_code
 from exporters.weights.state_dict import complete_record

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Dense, Normalize, Transformer
+from sentence_transformers.base.modules import Dense, Module, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import (
     Dropout,
     LayerNorm,
@@ -20,25 +21,40 @@ from exporters.errors import WeightsError
 from exporters.modules.pooling import TokenPool
 from runtime.artifact import manifest
 
-# Modules of the library that a graph can hold. Others, such as Router, need more than ids and a mask.
-_KNOWN = (Dense, Dropout, LayerNorm, Normalize, Pooling, WeightedLayerPooling)
 
+class GeMPooling(Module):
+    """Generalised-mean pooling, which only Finetuner has, as a module of a SentenceTransformer.
 
-class GeMPooling(nn.Module):
-    """Generalised-mean pooling, which only Finetuner has, as a module of a SentenceTransformer."""
+    A graph gets :class:`PoolingStep` instead. This module is the reference, is trained, and is saved in checkpoints.
+    """
 
-    def __init__(self, pooling: manifest.Pooling, *, include_prompt: bool = True) -> None:
-        """Keep the record. ``include_prompt`` tells whether the tokens of a prompt are pooled too."""
-        super().__init__()
-        self.pooling, self.include_prompt = pooling, include_prompt
+    config_keys: list[str] = ["embedding_dimension", "p", "eps", "include_prompt"]  # noqa: RUF012  as the library has it
 
-    def forward(self, features: dict[str, Any]) -> dict[str, Any]:
-        """Pool one text without padding, in float64: this is the reference and is not traced."""
-        p, eps = self.pooling.p or 1, self.pooling.eps or 0
-        start = 0 if self.include_prompt else int(features.get("prompt_length", 0))
-        tokens: Tensor = features["token_embeddings"][:, start:].double()
-        features["sentence_embedding"] = tokens.clamp(min=eps).pow(p).mean(dim=1).pow(1 / p).float()
+    def __init__(self, embedding_dimension: int, p: float, eps: float, *, include_prompt: bool = True) -> None:
+        """Keep the settings. ``include_prompt`` tells whether the tokens of a prompt are pooled too."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.embedding_dimension, self.p, self.eps, self.include_prompt = embedding_dimension, p, eps, include_prompt
+
+    def get_embedding_dimension(self) -> int:
+        """Return the length of a pooled vector."""
+        return self.embedding_dimension
+
+    def forward(self, features: dict[str, Any], **_: Any) -> dict[str, Any]:
+        """Pool the tokens that the mask keeps, in float64."""
+        start = 0 if self.include_prompt else int(torch.as_tensor(features.get("prompt_length", 0)).flatten()[0])
+        weights = features["attention_mask"].unsqueeze(-1)[:, start:].double()
+        powers = features["token_embeddings"][:, start:].double().clamp(min=self.eps).pow(self.p)
+        pooled: Tensor = ((powers * weights).sum(dim=1) / weights.sum(dim=1)).pow(1 / self.p)
+        features["sentence_embedding"] = pooled.float()
         return features
+
+    def save(self, output_path: str, *_: Any, **__: Any) -> None:
+        """Write the settings into a checkpoint."""
+        self.save_config(output_path)
+
+
+# Modules that a graph can hold. Others, such as Router, need more than ids and a mask.
+_KNOWN = (Dense, Dropout, GeMPooling, LayerNorm, Normalize, Pooling, WeightedLayerPooling)
 
 
 class StaticMean(nn.Module):
@@ -101,7 +117,7 @@ def read_pooling(modules: Sequence[nn.Module]) -> manifest.Pooling:
     """Return the record of the chain's pooling; ``model`` if a module before it pools by itself."""
     for module in modules:
         if isinstance(module, GeMPooling):
-            return module.pooling
+            return manifest.Pooling(method="gem", p=module.p, eps=module.eps)
         if isinstance(module, Pooling):
             modes: Any = module.pooling_mode
             names: list[Any] = [modes] if isinstance(modes, str) else list(modes)

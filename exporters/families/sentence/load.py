@@ -20,9 +20,10 @@ def load_folder(request: FolderRequest) -> list[ExportableTower]:
         WeightsError: The library cannot load it, or a graph cannot hold it.
         UsageError: An option does not fit the model.
     """
-    model = read_model(request)
-    weights = complete_record(request.weights, model)
-    if is_adapter(request.path):
-        weights = describe_adapter(request.path, model, weights)
-    weights = replace(weights, remote_code=bool(find_code(request.path)))  # it was run, or the reader had refused it
-    return [SentenceTower(model, weights, request.options, folder=request.path)]
+    folder, model = request.path, read_model(request)
+    weights, adapter = complete_record(request.weights, model), is_adapter(folder)
+    if adapter:
+        weights = describe_adapter(folder, model, weights)
+    weights = replace(weights, remote_code=bool(find_code(folder)))  # it was run, or the reader had refused it
+    stated = (folder / "modules.json").is_file()
+    return [SentenceTower(model, weights, request.options, source=str(folder), stated=stated, adapter=adapter)]

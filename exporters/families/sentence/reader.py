@@ -19,6 +19,7 @@ from exporters.catalogue.weights_ref import RandomInit
 from exporters.errors import WeightsError, WeightsUnavailableError
 from exporters.families.family import FolderRequest
 from exporters.families.sentence.adapter import is_adapter
+from exporters.families.sentence.chain import GeMPooling
 from exporters.weights.load_watch import replaced_method, watch_loading
 from exporters.weights.model_folder import has_vocabulary
 from exporters.weights.parsing import parsing, read_json, summarize_error
@@ -59,8 +60,10 @@ def read_model(
     seed = options.weights_ref.seed if isinstance(options.weights_ref, RandomInit) else None
     try:
         with random_weights(seed), watch_loading() as watch:
-            model = SentenceTransformer(
+            # the library has no public way to load a class of ours without trusting code in the folder
+            model = SentenceTransformer._load_with_module_classes(  # noqa: SLF001
                 str(folder),
+                {f"{GeMPooling.__module__}.{GeMPooling.__name__}": GeMPooling},
                 device="cpu",
                 local_files_only=not adapter,  # the base of an adapter may have to be downloaded
                 trust_remote_code=options.trust_remote_code,
@@ -81,9 +84,7 @@ def read_model(
                 "base_model_name_or_path in its adapter_config.json"
             ) from exc
         raise WeightsError(f"{folder} cannot be loaded by sentence-transformers ({summarize_error(exc)})") from exc
-    if ignored is None:
-        ignored = () if _uses_pooler(model) else _UNUSED
-    watch.check(str(folder), ignored)
+    watch.check(str(folder), unused_parts(model) if ignored is None else ignored)
     if request.model_id in _INSTRUCTORS:
         model.set_pooling_include_prompt(False)
     return model.float().eval()
@@ -133,7 +134,9 @@ def random_weights(seed: int | None) -> Iterator[None]:
         yield
 
 
-def _uses_pooler(model: SentenceTransformer) -> bool:
+def unused_parts(model: SentenceTransformer) -> tuple[str, ...]:
+    """Return the names of the parts of an encoder that a checkpoint may lack, because no vector depends on them."""
     first = model[0]
     outputs = first.modality_config.get("text", {}).values() if isinstance(first, Transformer) else ()
-    return any("pooler_output" in (output if isinstance(output, list | tuple) else [output]) for output in outputs)
+    pooled = any("pooler_output" in (output if isinstance(output, list | tuple) else [output]) for output in outputs)
+    return () if pooled else _UNUSED

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -19,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from exporters.catalogue.options import ExportOptions
 from exporters.errors import WeightsError, WeightsMismatchError
-from exporters.families.sentence.adapter import is_adapter, merge_adapters
+from exporters.families.sentence.adapter import merge_adapters
 from exporters.families.sentence.chain import (
     Chain,
     GeMPooling,
@@ -53,29 +52,40 @@ _SAMPLE = ["The quick brown fox.", "A lazy dog, or two, sleeping in the sun"]
 class SentenceTower(TextTower):
     """The text tower of a SentenceTransformer."""
 
-    def __init__(self, model: SentenceTransformer, weights: Weights, options: ExportOptions, *, folder: Path) -> None:
+    def __init__(
+        self,
+        model: SentenceTransformer,
+        weights: Weights,
+        options: ExportOptions,
+        *,
+        source: str,
+        stated: bool,
+        adapter: bool = False,
+    ) -> None:
         """Apply the user's options to the model, and build the tower's record from the model.
 
         Args:
             model: The model as its library loaded it, in float32.
             weights: Origin of the weights.
             options: Options of the export.
-            folder: The model's folder.
+            source: Name of the model's settings in error messages.
+            stated: Whether the checkpoint states its pooling.
+            adapter: Whether the weights are an adapter and the model that it adapts.
 
         Raises:
             WeightsError: A graph or the runtime cannot do the same as the library.
             UsageError: An option does not fit the model.
         """
-        check_modules(model, str(folder), trusted=options.trust_remote_code)
-        _warn_of_others(model, folder)
-        self._model, self._folder = apply_options(model, options), folder
+        check_modules(model, source, trusted=options.trust_remote_code)
+        _warn_of_others(model, source)
+        self._model, self._source = apply_options(model, options), source
         modules = list(self._model)
         self._first: Any = modules[0]
         # the wrapper of all towers scales to unit length, unless fewer dimensions are kept after it
         unit_length = _scales_vector(modules[-1]) and self._model.truncate_dim is None
         self._modules = modules[:-1] if unit_length else modules
         self.similarity_function = cast(SimilarityFunction, str(model.similarity_fn_name))
-        self.architecture, self.merged = _architecture(modules[0]), is_adapter(folder)
+        self.architecture, self.merged = _architecture(modules[0]), adapter
         self._features = self._preprocess(_SAMPLE)
         output_dim = len(self._encode(_SAMPLE[0]))
         super().__init__(
@@ -86,7 +96,7 @@ class SentenceTower(TextTower):
             pooling=read_pooling(modules),
             projections=(),
             normalized=unit_length,
-            stated=(folder / "modules.json").is_file(),
+            stated=stated,
             layers=describe_modules(modules[1:]),
             library="sentence-transformers",
         )
@@ -106,7 +116,7 @@ class SentenceTower(TextTower):
             tokenizer = tokenizer.backend_tokenizer
         if not isinstance(tokenizer, Tokenizer):
             raise WeightsError(
-                f"{self._folder} has no fast tokenizer; save one there with tokenizer.save_pretrained (tokenizer.json)"
+                f"{self._source} has no fast tokenizer; save one there with tokenizer.save_pretrained (tokenizer.json)"
             )
         return tokenizer
 
@@ -137,7 +147,7 @@ class SentenceTower(TextTower):
         if isinstance(self._first, Transformer):
             if attention is not None:
                 self._first.model.set_attn_implementation(attention)
-            if is_adapter(self._folder):
+            if self.merged:
                 merge_adapters(self._first.model)
         names = [spec.name for spec in self.record.inputs]
         return Chain(self._modules, names, self.output_dim, zero_types=self._needs_zero_types())
@@ -147,7 +157,7 @@ class SentenceTower(TextTower):
             return torch.from_numpy(self._model.encode([text], show_progress_bar=False)[0])
         except Exception as exc:
             raise WeightsError(
-                f"sentence-transformers itself cannot embed a text with {self._folder} ({summarize_error(exc)})"
+                f"sentence-transformers itself cannot embed a text with {self._source} ({summarize_error(exc)})"
             ) from exc
 
     def _preprocess(self, texts: list[str], prompt: str | None = None) -> dict[str, Any]:
@@ -155,7 +165,7 @@ class SentenceTower(TextTower):
             features: dict[str, Any] = self._model.preprocess(texts, prompt)
         except Exception as exc:
             raise WeightsError(
-                f"sentence-transformers itself cannot tokenize a text with {self._folder} ({summarize_error(exc)})"
+                f"sentence-transformers itself cannot tokenize a text with {self._source} ({summarize_error(exc)})"
             ) from exc
         return features
 
@@ -174,7 +184,7 @@ class SentenceTower(TextTower):
         self._check_processing(first)
         if "attention_mask" not in self._features:
             raise WeightsError(
-                f"the tokenizer of {self._folder} gives no attention mask, so a vector would depend on the padding of "
+                f"the tokenizer of {self._source} gives no attention mask, so a vector would depend on the padding of "
                 "its batch; such a model cannot be exported"
             )
         tokenizer = first.tokenizer
@@ -217,7 +227,7 @@ class SentenceTower(TextTower):
         limits = [int(limit) for limit in (stated, positions) if limit is not None and limit < MAX_TEXT_LENGTH]
         limit = min(limits, default=MAX_TEXT_LENGTH)
         if limit < MIN_TEXT_LENGTH:
-            raise WeightsError(f"{self._folder} states a limit of {limit} tokens, which leaves no room for a text")
+            raise WeightsError(f"{self._source} states a limit of {limit} tokens, which leaves no room for a text")
         if positions == limit:  # the library would cut at its own limit, and then fail for lack of positions
             first.max_seq_length = limit
         return limit
@@ -230,13 +240,13 @@ class SentenceTower(TextTower):
         """
         if "text" not in first.modality_config or "message" in first.modality_config:
             raise WeightsError(
-                f"{self._folder} takes {', '.join(map(str, first.modality_config))}: texts go through a chat template, "
+                f"{self._source} takes {', '.join(map(str, first.modality_config))}: texts go through a chat template, "
                 "which the runtime has not; save the model with sentence-transformers as a model of plain texts"
             )
         names = ("query_length", "document_length", "query_expansion", "processing_kwargs")
         for name in names:
             if value := getattr(first, name, None):
-                raise WeightsError(f"{self._folder} states {name} {value}, which the runtime cannot do; remove it")
+                raise WeightsError(f"{self._source} states {name} {value}, which the runtime cannot do; remove it")
 
     def _needs_zero_types(self) -> bool:
         """Tell whether the encoder computes something else without token type ids than with zeros."""
@@ -263,7 +273,7 @@ class SentenceTower(TextTower):
             expected, found = self._library_ids(text), self.preprocessor.prepare(text).ids
             if expected != found:
                 raise WeightsError(
-                    f"{self._folder}: its tokenizer does more than its tokenizer.json says ({len(expected)} tokens by "
+                    f"{self._source}: its tokenizer does more than its tokenizer.json says ({len(expected)} tokens by "
                     f"the library, {len(found)} by the runtime, for {text[:30]!r}); save the tokenizer again"
                 )
 
@@ -278,7 +288,7 @@ class SentenceTower(TextTower):
         largest = max((index for index in vocabulary.values() if index not in special), default=0)
         if largest >= size:
             raise WeightsMismatchError(
-                f"the tokenizer in {self._folder} has {largest + 1} tokens, and the model has embeddings for {size}; "
+                f"the tokenizer in {self._source} has {largest + 1} tokens, and the model has embeddings for {size}; "
                 "use the tokenizer of that model"
             )
 
@@ -288,16 +298,16 @@ class SentenceTower(TextTower):
             table = first.embedding if isinstance(first, StaticEmbedding) else first.model.get_input_embeddings()
         except NotImplementedError as exc:
             raise WeightsError(
-                f"{self._folder} holds a {type(first.model).__name__}, which is no encoder of texts alone; save it "
+                f"{self._source} holds a {type(first.model).__name__}, which is no encoder of texts alone; save it "
                 "with its own library, and export that folder"
             ) from exc
         return int(getattr(table, "num_embeddings", MAX_TEXT_LENGTH))
 
 
-def _warn_of_others(model: SentenceTransformer, folder: Path) -> None:
+def _warn_of_others(model: SentenceTransformer, source: str) -> None:
     others = [kind for kind in getattr(model, "modalities", ()) if kind in ("image", "audio", "video")]
     if others:
-        _LOG.warning("%s also embeds %s; only its texts are exported", folder, " and ".join(others))
+        _LOG.warning("%s also embeds %s; only its texts are exported", source, " and ".join(others))
 
 
 def _scales_vector(module: nn.Module) -> bool:
@@ -316,7 +326,7 @@ def apply_options(model: SentenceTransformer, options: ExportOptions) -> Sentenc
     if options.max_length is not None:
         _limit_length(modules[0], options.max_length)
     if options.pooling is not None:
-        modules = [_replace_pooling(module, options.pooling) for module in modules]
+        modules = [replace_pooling(module, options.pooling) for module in modules]
         if not any(isinstance(module, PoolingModule | GeMPooling) for module in modules):
             raise UsageError(f"--pooling {options.pooling.method}: the model has no pooling of tokens; leave it out")
     if options.normalize is False:
@@ -352,17 +362,22 @@ def _without_last_normalize(modules: list[nn.Module]) -> list[nn.Module]:
     return modules
 
 
-def _replace_pooling(module: nn.Module, pooling: Pooling) -> nn.Module:
-    if not isinstance(module, PoolingModule):
+def replace_pooling(module: nn.Module, pooling: Pooling) -> nn.Module:
+    """Return the pooling that takes the place of a module. A module that does not pool tokens is returned as it is.
+
+    Raises:
+        UsageError: The pooling is not one for texts.
+    """
+    if not isinstance(module, PoolingModule | GeMPooling):
         return module
-    if pooling.method == "gem":
-        return GeMPooling(pooling, include_prompt=module.include_prompt)
+    width, include_prompt = module.embedding_dimension, module.include_prompt
+    if pooling.p is not None and pooling.eps is not None:  # Pooling requires both for gem, and allows none for others
+        return GeMPooling(width, pooling.p, pooling.eps, include_prompt=include_prompt)
     if pooling.method not in PoolingModule.POOLING_MODES:
         raise UsageError(
             f"pooling {pooling.method} is not for texts, expected gem, {', '.join(PoolingModule.POOLING_MODES)}"
         )
-    modes = (pooling.method, *pooling.others)
-    pooled: nn.Module = PoolingModule(module.embedding_dimension, modes, include_prompt=module.include_prompt)
+    pooled: nn.Module = PoolingModule(width, (pooling.method, *pooling.others), include_prompt=include_prompt)
     return pooled
 
 

@@ -14,11 +14,10 @@ from transformers import AutoModel, AutoModelForImageClassification
 from exporters.errors import WeightsError
 from exporters.families.family import FolderRequest
 from exporters.families.tower import ExportableTower
-from exporters.families.transformer.huggingface import read_config
 from exporters.families.vision.processor import read_processor
 from exporters.families.vision.tower import ImageModel, ImageModelTower
 from exporters.modules.sharing import copy_sharing_tensors
-from exporters.weights.model_folder import build_model, load_reported
+from exporters.weights.model_folder import build_model, load_reported, read_config
 from exporters.weights.parsing import summarize_error
 from exporters.weights.random_init import calibrate_on_photos
 from exporters.weights.remote_code import refuse_code

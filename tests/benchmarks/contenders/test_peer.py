@@ -146,6 +146,17 @@ def test_other_vectors_are_not_compared(installed: dict[str, set[str]], target: 
         assert all("--pooling" in each.reason for each in skipped)
 
 
+def test_layers_that_a_folder_does_not_state_are_not_compared(
+    installed: dict[str, set[str]], target: Target, tmp_path: Path
+) -> None:
+    installed[sys.executable] = {"sentence-transformers"}
+    (tmp_path / "config.json").write_text("{}")
+    target, record = replace(target, weights=str(tmp_path)), target.manifest.towers["text"]
+    assert sentence_transformers.find(target)[0]
+    longer = with_tower(target, replace(record, layers=(*record.layers, "Dense: 24 to 8, Tanh")))
+    assert not sentence_transformers.find(longer)[0]
+
+
 @pytest.mark.process
 def test_the_packages_of_another_interpreter_are_its_own(tmp_path: Path, target: Target) -> None:
     site = tmp_path / "site" / "openvino-1.2.dist-info"

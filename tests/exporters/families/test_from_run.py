@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,18 +15,22 @@ import torch
 from PIL import Image
 from torch import nn
 from torchvision.models import resnet50
+from transformers import PreTrainedTokenizerFast
 
 import runtime
 from exporters.catalogue.options import ExportOptions
 from exporters.catalogue.registry import BACKBONES
-from exporters.catalogue.weights_ref import RandomInit
 from exporters.errors import WeightsError, WeightsMismatchError
 from exporters.export_towers import export_towers
 from exporters.families.clip.open_clip_catalogue import build_open_clip
 from exporters.families.load import load_towers
 from exporters.families.pointnet.network import PointNetEmbedding
-from exporters.families.transformer.huggingface import load_transformer
-from exporters.families.transformer.tower import TransformerTower
+from exporters.families.sentence.tower import SentenceTower
+from exporters.families.tower import ExportableTower
+from exporters.fit import learner as learner_module
+from exporters.fit.learner import load_learner
+from exporters.fit.options import FitOptions
+from exporters.progress import silent
 from runtime.errors import UsageError
 from tests.exporters.toys import (
     BERT,
@@ -34,8 +40,11 @@ from tests.exporters.toys import (
     OPEN_CLIP_CONFIG,
     RUN_METADATA,
     bert_run_weights,
+    make_bert,
     make_clip,
     save_clip_tokenizer,
+    save_layers,
+    save_toy,
     toy_spec,
     write_run,
     zip_folder,
@@ -62,12 +71,10 @@ def test_a_text_run_exports_with_its_own_pooler(packed: bool, run: Path, tokeniz
     assert (tower.weights.origin, tower.weights.description) == ("file", "Finetuner run my-run, model toy")
     if not packed:
         return
-    assert isinstance(tower, TransformerTower)
     model = runtime.load(export_towers(SPEC, [tower], tmp_path / "out", options=chosen))
-    theirs = load_transformer(BERT, RandomInit(7))
     with torch.inference_mode():
-        encoded = tower.tokenizer(["a cat"], return_tensors="pt")
-        expected = theirs.model(**encoded).last_hidden_state[:, 0].numpy()
+        encoded = PreTrainedTokenizerFast.from_pretrained(tokenizer)(["a cat"], return_tensors="pt")
+        expected = make_bert()(**encoded).last_hidden_state[:, 0].numpy()
     np.testing.assert_allclose(model.embed(["a cat"]), expected, atol=1e-5)
 
 
@@ -235,8 +242,50 @@ def test_two_ways_of_selecting_are_one_too_many(clip_run: Path) -> None:
         load_towers(toy_spec(CLIP), clip_options(clip_run, select_model="clip-text", tower="image"))
 
 
-def test_a_linear_head_behind_a_text_model_is_taken(tmp_path: Path, tokenizer: Path) -> None:
+def test_of_the_tokenizers_folder_of_a_run_only_the_tokenizer_counts(run: Path, tmp_path: Path) -> None:
+    folder = save_toy(tmp_path / "toy")
+    save_layers(folder, ("Pooling", {"pooling_mode": "max"}), ("Normalize", None), limit=20)
+    (tower,) = load_towers(SPEC, options(run, tokenizer=folder))
+    assert isinstance(tower, SentenceTower)
+    assert (tower.record.layers, tower.record.normalized) == (("Pooling: cls",), False)
+    assert tower.preprocessing.max_length == 64
+
+
+def test_the_tokenizer_of_a_run_is_named_by_its_own_folder(run: Path, tmp_path: Path) -> None:
+    folder = save_toy(tmp_path / "toy")
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"auto_map": {"AutoTokenizer": ["x.Y", None]}}))
+    with pytest.raises(WeightsError, match=rf"^{re.escape(str(folder))} brings code of its own"):
+        load_towers(SPEC, options(run, tokenizer=folder))
+
+
+def test_a_text_run_of_other_weights_lists_them(tmp_path: Path, tokenizer: Path) -> None:
+    weights = bert_run_weights() | {"_model.strange.weight": torch.zeros(1)}
+    run = write_run(tmp_path / "run", {"toy": (RUN_METADATA, weights)})
+    with pytest.raises(WeightsMismatchError, match=r"toy.model\.pt does not .*1 unexpected \(.*strange\.weight"):
+        load_towers(SPEC, options(run, tokenizer=tokenizer))
+
+
+@pytest.mark.parametrize("pooler", ["mean", "GeM"])
+def test_the_head_of_a_text_run_is_applied_and_trained_alone(
+    pooler: str, tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     head = {"projection_head.weight": torch.rand(5, 32), "projection_head.bias": torch.rand(5)}
-    run = write_run(tmp_path / "run", {"toy": (RUN_METADATA, bert_run_weights() | head)})
-    (tower,) = load_towers(SPEC, options(run, tokenizer=tokenizer))
-    assert (tower.output_dim, tower.record.projections[0].activation) == (5, "identity")
+    metadata = RUN_METADATA | {"options": {"pooler": pooler, "pooler_options": None}}
+    run = write_run(tmp_path / "run", {"toy": (metadata, bert_run_weights() | head)})
+    chosen = options(run, tokenizer=tokenizer, select_model="toy")
+    (tower,) = load_towers(SPEC, chosen)
+    assert isinstance(tower, SentenceTower)
+    assert (tower.output_dim, tower.record.layers[1]) == (5, "Dense: 32 to 5, Identity")
+    learner = load_learner(SPEC, chosen, FitOptions(freeze=True))
+    trained = [name for name, parameter in learner.model.named_parameters() if parameter.requires_grad]
+    assert trained == ["2.linear.weight", "2.linear.bias"]
+    texts = ["a cat", "a much longer text about something else"]
+    vectors = np.stack([tower.embed(text).numpy() for text in texts])
+    np.testing.assert_allclose(learner.model.eval().encode(texts), vectors, atol=1e-5)  # in one batch
+    checkpoint = learner.save(tmp_path / "mine")
+    again: list[ExportableTower] = []
+    monkeypatch.setattr(learner_module, "export", lambda *_, options, **__: again.extend(load_towers(SPEC, options)))
+    learner.export(checkpoint, tmp_path / "out", silent)
+    assert again[0].record.pooling == tower.record.pooling
+    np.testing.assert_allclose(again[0].reference(), tower.reference(), atol=1e-6)

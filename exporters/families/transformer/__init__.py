@@ -1,1 +1,0 @@
-"""Text encoders of transformers and sentence-transformers."""
