@@ -9,7 +9,7 @@ from exporters.artifact_writer import check_destination
 from exporters.catalogue.names import default_name, find_model
 from exporters.catalogue.options import ExportOptions
 from exporters.errors import needs_extra
-from exporters.families.load import check_options, check_weights, load_towers
+from exporters.families.load import check_options, load_towers
 from exporters.progress import Stage, silent
 from runtime.errors import UsageError
 from runtime.session.providers import check_packages
@@ -51,7 +51,6 @@ def export(
     check_options(spec, options)
     destination = Path(output) / (artifact_name or default_name(spec))
     check_destination(destination, force=options.force)
-    check_weights(spec, options)
     check_packages()
     with stage("import torch"), needs_extra("export,cpu", "exporting"):
         from exporters.export_towers import export_towers

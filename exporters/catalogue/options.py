@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -25,6 +26,11 @@ DEFAULT_TOLERANCE = Tolerance(min_cosine=1 - 1e-7, max_error=1e-4, max_distance_
 IMAGE_SIZES = range(32, 2049)
 # Options that state the preprocessing of images instead of the model's library.
 IMAGE_OPTIONS = ("preprocessing", "resize", "crop", "interpolation", "antialias", "mean", "std")
+# Options that have no effect if only the other tower of a model of texts and images is exported.
+_FOR_TOWER: Mapping[TowerName, tuple[str, ...]] = {
+    "image": (*IMAGE_OPTIONS, "image_size", "input"),
+    "text": ("max_length", "tokenizer"),
+}
 _RESIZE = re.compile(r"[1-9]\d{0,4}(,squash)?")
 GEM_P = 3.0  # Source: Finetuner's default, and Radenović et al. 2018, https://arxiv.org/abs/1711.02512, section 3.2
 GEM_EPS = 1e-6
@@ -101,6 +107,7 @@ class ExportOptions:
         if self.max_length is not None and self.max_length < MIN_TEXT_LENGTH:
             raise UsageError(f"max_length {self.max_length} is below {MIN_TEXT_LENGTH}: there is no room for a text")
         self._check_image_options()
+        self._check_tower()
         object.__setattr__(self, "weights_ref", parse_weights(os.fspath(self.weights)))
 
     def _check_image_options(self) -> None:
@@ -117,6 +124,14 @@ class ExportOptions:
         if self.image_size is not None and self.stated_preprocessing:
             raise UsageError("--image-size keeps the model's own preprocessing; use --resize and --crop instead of it")
 
+    def _check_tower(self) -> None:
+        for tower, names in _FOR_TOWER.items():
+            if self.tower not in (None, tower) and (given := given_flags(self, names)):
+                raise UsageError(
+                    f"only the {self.tower} tower is exported, and {given[0]} is for {tower}s; leave it out, or export "
+                    "both towers"
+                )
+
     @property
     def stated_preprocessing(self) -> tuple[str, ...]:
         """Names of the options that state the preprocessing of images."""
@@ -131,3 +146,10 @@ class ExportOptions:
     def arithmetic(self) -> Arithmetic:
         """Where pixels are normalised: in the graph for ``uint8`` input, by the caller for ``float32``."""
         return "graph" if self.input == "uint8" else "caller"
+
+
+def given_flags(options: ExportOptions, names: Collection[str]) -> list[str]:
+    """Return those of the options ``names`` that differ from their defaults, as flags of the command line."""
+    defaults = {each.name: each.default for each in fields(options)}
+    given = [name for name in sorted(names) if getattr(options, name) != defaults[name]]
+    return [f"--{name.replace('_', '-')}" for name in given]

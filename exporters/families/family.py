@@ -54,10 +54,8 @@ class Family:
         sources: Types of ``BackboneSpec.source`` that belong to the family; none for families of folders, whose
             modules have ``load_folder(request)`` instead.
         options: Export options that the family takes and some other family does not.
-        unpublished: Error message for pretrained weights; empty if the family has pretrained weights.
     """
 
     module: str
     sources: tuple[type, ...] = ()
     options: frozenset[str] = frozenset()
-    unpublished: str = ""

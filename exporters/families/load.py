@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from exporters.catalogue.options import IMAGE_OPTIONS, ExportOptions
+from exporters.catalogue.options import IMAGE_OPTIONS, ExportOptions, given_flags
 from exporters.catalogue.spec import (
     BackboneSpec,
     ClipSource,
@@ -22,7 +22,7 @@ from exporters.catalogue.spec import (
     TorchvisionSource,
 )
 from exporters.catalogue.weights_ref import FinetunerRun, Pretrained, RandomInit
-from exporters.errors import WeightsError, WeightsUnavailableError
+from exporters.errors import WeightsError
 from exporters.families.family import Family, FolderRequest, LoadRequest
 from exporters.weights.folder_kind import FolderKind, recognize_folder
 from runtime.errors import UsageError
@@ -66,8 +66,6 @@ FAMILIES = (
     Family(
         module="exporters.families.pointnet.load",
         sources=(PointNetSource,),
-        unpublished="there are no pretrained weights of PointNet++: the service that published them is gone; use "
-        "--weights PATH with the artifact of your own Finetuner run or a state dict, or --weights random",
     ),
 )
 
@@ -94,28 +92,12 @@ def check_options(spec: BackboneSpec, options: ExportOptions) -> None:
     """Check that the model's family takes every option that is given. A folder's family is not known yet.
 
     Raises:
-        UsageError: The family does not take one of them, or the weights or the tower do not.
+        UsageError: The family does not take one of them, or the weights do not.
     """
     if options.select_model and not isinstance(options.weights_ref, FinetunerRun):
         raise UsageError("--select-model is for Finetuner runs; use --tower to export one tower of a CLIP")
-    if options.tower == "text" and (given := _given(options, _IMAGE | {"image_size"})):
-        raise UsageError(f"--tower text exports no image tower, and {given[0]} is for images; leave one of them out")
-    if options.tower == "image" and options.max_length is not None:
-        raise UsageError("--tower image exports no text tower, and --max-length is for texts; leave one of them out")
     if spec.source is not None and not isinstance(spec.source, FolderSource | HubModelSource):
         _check_options(spec, _find_family(spec), options)
-
-
-def check_weights(spec: BackboneSpec, options: ExportOptions) -> None:
-    """Check that pretrained weights are published, if they are asked for.
-
-    Raises:
-        WeightsUnavailableError: The family has no pretrained weights.
-    """
-    if spec.source is None or isinstance(spec.source, FolderSource | HubModelSource):
-        return
-    if isinstance(options.weights_ref, Pretrained) and (error := _find_family(spec).unpublished):
-        raise WeightsUnavailableError(error)
 
 
 def load_towers(spec: BackboneSpec, options: ExportOptions) -> list[ExportableTower]:
@@ -132,7 +114,6 @@ def load_towers(spec: BackboneSpec, options: ExportOptions) -> list[ExportableTo
     check_options(spec, options)
     if isinstance(spec.source, FolderSource | HubModelSource):
         return _load_folder(spec, spec.source, options)
-    check_weights(spec, options)
     if isinstance(spec.source, NamedSource) and isinstance(options.weights_ref, FinetunerRun):
         raise WeightsError(f"{options.weights} is a Finetuner run; export it under its own backbone of the catalogue")
     loader = import_module(_find_family(spec).module)
@@ -174,15 +155,8 @@ def _load_folder(
 
 def _check_options(spec: BackboneSpec, family: Family, options: ExportOptions) -> None:
     known = [*FAMILIES, *FOLDER_FAMILIES.values()]
-    if given := _given(options, frozenset[str]().union(*(each.options for each in known)) - family.options):
+    if given := given_flags(options, frozenset[str]().union(*(each.options for each in known)) - family.options):
         raise UsageError(f"{given[0]} is not for {spec.name}; leave it out")
-
-
-def _given(options: ExportOptions, names: Collection[str]) -> list[str]:
-    """Return those of the options ``names`` that differ from their defaults, as flags of the command line."""
-    defaults = ExportOptions()
-    given = [name for name in sorted(names) if getattr(options, name) != getattr(defaults, name)]
-    return [f"--{name.replace('_', '-')}" for name in given]
 
 
 def _find_family(spec: BackboneSpec) -> Family:

@@ -49,7 +49,7 @@ def load_pretrained(model: nn.Module, source: TorchvisionSource, pretrained: Wei
         file=cached.name,
         sha256=sha256,
         published=published,
-        licence=source.licence if published else None,
+        licence=pretrained.meta.get("license", source.licence) if published else None,  # SWAG has its own
     )
 
 

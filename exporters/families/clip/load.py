@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from exporters.catalogue.options import ExportOptions
 from exporters.catalogue.spec import ClipSource, OpenClipSource
 from exporters.catalogue.weights_ref import ModelWeights
 from exporters.errors import WeightsMismatchError
-from exporters.families.clip.tower import Clip, build_clip_towers
 from exporters.families.family import LoadRequest
 from exporters.families.from_run import CLIP_MODELS
 from exporters.families.tower import ExportableTower
@@ -31,7 +31,7 @@ _OPEN_CLIP_PREFIXES: Mapping[TowerName, Mapping[str, str]] = {
 
 def load(request: LoadRequest[ClipSource | OpenClipSource], weights: ModelWeights) -> list[ExportableTower]:
     """Build a CLIP, load its weights, and return its towers."""
-    return build_clip_towers(_load_clip(request, weights), request.options)
+    return _load(request.source, weights, request.options)
 
 
 def load_run(request: LoadRequest[ClipSource | OpenClipSource], models: Sequence[RunModel]) -> list[ExportableTower]:
@@ -39,8 +39,9 @@ def load_run(request: LoadRequest[ClipSource | OpenClipSource], models: Sequence
 
     Raises:
         WeightsError: The models are not those of a CLIP, or do not fit.
+        UsageError: An option is for the tower that the run does not hold.
     """
-    prefixes = _HUGGING_FACE_PREFIXES if isinstance(request.source, ClipSource) else _OPEN_CLIP_PREFIXES
+    prefixes = _prefixes(request.source)
     by_tower = {_tower_of(model): model for model in models}
     state_dict: dict[str, Tensor] = {}
     for tower, model in by_tower.items():
@@ -50,23 +51,27 @@ def load_run(request: LoadRequest[ClipSource | OpenClipSource], models: Sequence
         source=" and ".join(model.checkpoint.source for model in models),
         record=combine_records(models),
     )
-    others = prefixes.keys() - by_tower.keys()
-    ignored = tuple(prefix.rstrip(".") for tower in others for prefix in prefixes[tower].values())
     only = next(iter(by_tower)) if len(by_tower) == 1 else None
-    return build_clip_towers(_load_clip(request, checkpoint, ignored), replace(request.options, tower=only))
+    return _load(request.source, checkpoint, replace(request.options, tower=only))
 
 
-def _load_clip(
-    request: LoadRequest[ClipSource | OpenClipSource], weights: ModelWeights | Checkpoint, ignored: tuple[str, ...] = ()
-) -> Clip:
-    source, arithmetic, tokenizer = request.source, request.options.arithmetic, request.options.tokenizer_folder
+def _load(
+    source: ClipSource | OpenClipSource, weights: ModelWeights | Checkpoint, options: ExportOptions
+) -> list[ExportableTower]:
+    """Build a CLIP, and load the weights of the towers that are exported. The weights of the others may be missing."""
+    others = [new.values() for tower, new in _prefixes(source).items() if options.tower not in (None, tower)]
+    ignored = tuple(prefix.rstrip(".") for prefixes in others for prefix in prefixes)
     if isinstance(source, ClipSource):
         from exporters.families.clip.transformers_catalogue import load_clip
 
-        return load_clip(source, weights, arithmetic=arithmetic, tokenizer=tokenizer, ignored=ignored)
+        return load_clip(source, weights, options, ignored=ignored)
     from exporters.families.clip.open_clip_catalogue import load_open_clip
 
-    return load_open_clip(source, weights, arithmetic=arithmetic, tokenizer=tokenizer, ignored=ignored)
+    return load_open_clip(source, weights, options, ignored=ignored)
+
+
+def _prefixes(source: ClipSource | OpenClipSource) -> Mapping[TowerName, Mapping[str, str]]:
+    return _HUGGING_FACE_PREFIXES if isinstance(source, ClipSource) else _OPEN_CLIP_PREFIXES
 
 
 def _tower_of(model: RunModel) -> TowerName:

@@ -19,12 +19,15 @@ from exporters.catalogue.options import ExportOptions
 from exporters.catalogue.spec import OpenClipModelSource
 from exporters.catalogue.weights_ref import ModelFolder, ModelWeights, Pretrained, RandomInit
 from exporters.errors import WeightsError, WeightsUnavailableError
-from exporters.families.clip.text import TextModel, TextModelTower
+from exporters.families.clip.text import TextModel
+from exporters.families.clip.tower import build_towers
 from exporters.families.clip.transformers_folder import take_half
 from exporters.families.family import FolderRequest, LoadRequest
 from exporters.families.tower import ExportableTower
-from exporters.families.vision.tower import ImageModel, ImageModelTower
-from exporters.families.vision.transforms import read_transforms
+from exporters.families.vision.pixels import Preparation
+from exporters.families.vision.stated import choose_preprocessing
+from exporters.families.vision.tower import ImageModel
+from exporters.families.vision.transforms import wrap_transforms
 from exporters.modules.attention import unpack_attention
 from exporters.weights.load_watch import quiet_logging
 from exporters.weights.parsing import summarize_error
@@ -155,26 +158,31 @@ def download_weights(name: str, tag: str, licence: str | None = None) -> tuple[P
 
 
 def _towers(model: Any, name: str, weights: Weights | RandomInit, options: ExportOptions) -> list[ExportableTower]:
-    transforms = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
-    if isinstance(weights, RandomInit):
-        calibrate_on_photos(model.visual, transforms)
-        weights = record_random(model, weights.seed)
-    architecture = "open_clip" if name.startswith("local-dir:") else name
-    towers: list[ExportableTower] = []
-    if options.tower != "image":
-        towers.append(TextModelTower(_text_model(model, name), weights, options, architecture=architecture))
-    if options.tower != "text":
-        image = ImageModel(
+    def read_own() -> Preparation:
+        own = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
+        return wrap_transforms(own, options.arithmetic, "open_clip")
+
+    def image() -> ImageModel:
+        transforms, preprocessing = choose_preprocessing(options, read_own)
+        if isinstance(weights, RandomInit):
+            calibrate_on_photos(model.visual, transforms)
+        return ImageModel(
             backbone=First(unpack_attention(model.visual)),
             embed=lambda pixel_values: model.encode_image(pixel_values, normalize=False),
             transforms=transforms,
-            preprocessing=read_transforms(transforms, options.arithmetic),
+            preprocessing=preprocessing,
             layers=("open_clip encode_image",),
             normalized=True,
             library="open_clip",
         )
-        towers.append(ImageModelTower(image, weights, options, architecture=architecture))
-    return towers
+
+    return build_towers(
+        options,
+        text=lambda: _text_model(model, name),
+        image=image,
+        weights=lambda: record_random(model, weights.seed) if isinstance(weights, RandomInit) else weights,
+        architecture="open_clip" if name.startswith("local-dir:") else name,
+    )
 
 
 class First(nn.Module):

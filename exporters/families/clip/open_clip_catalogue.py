@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import open_clip
@@ -13,6 +12,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, XLMRobertaConfig
 
+from exporters.catalogue.options import ExportOptions
 from exporters.catalogue.spec import OpenClipSource
 from exporters.catalogue.weights_ref import (
     ModelFolder,
@@ -25,15 +25,18 @@ from exporters.catalogue.weights_ref import (
 from exporters.errors import WeightsError
 from exporters.families.clip.open_clip_any import IGNORED, download_weights
 from exporters.families.clip.text import TextModel
-from exporters.families.clip.tower import Clip, linear
+from exporters.families.clip.tower import build_towers, linear
+from exporters.families.tower import ExportableTower
+from exporters.families.vision.pixels import Preparation
+from exporters.families.vision.stated import choose_preprocessing
 from exporters.families.vision.tower import ImageModel
-from exporters.families.vision.transforms import read_transforms
+from exporters.families.vision.transforms import wrap_transforms
 from exporters.modules.attention import unpack_attention
 from exporters.weights.hub import download_tokenizer
 from exporters.weights.model_folder import read_tokenizer
 from exporters.weights.stand_in_tokenizer import build_stand_in_tokenizer
 from exporters.weights.state_dict import Checkpoint, load_into, read_checkpoint, read_state_dict, record_random, seeded
-from runtime.artifact.manifest import Arithmetic, Pooling, TextPreprocessing, Weights
+from runtime.artifact.manifest import Pooling, TextPreprocessing, Weights
 
 _CONTEXT_LENGTH = 77  # open_clip's DEFAULT_CONTEXT_LENGTH, to which its tokenizers cut and pad
 
@@ -41,22 +44,25 @@ _CONTEXT_LENGTH = 77  # open_clip's DEFAULT_CONTEXT_LENGTH, to which its tokeniz
 def load_open_clip(
     source: OpenClipSource,
     weights: ModelWeights | Checkpoint,
+    options: ExportOptions,
     *,
-    arithmetic: Arithmetic = "graph",
-    tokenizer: Path | None = None,
     ignored: tuple[str, ...] = (),
-) -> Clip:
-    """Build a CLIP of open_clip and load its weights, as ``load_clip`` of ``transformers_catalogue`` does."""
+) -> list[ExportableTower]:
+    """Build a CLIP of open_clip, and return its towers, as ``load_clip`` of ``transformers_catalogue`` does."""
     if isinstance(weights, RandomInit):
-        refuse_tokenizer(tokenizer)
+        refuse_tokenizer(options.tokenizer_folder)
         model = build_open_clip(source, weights.seed)
-        stand_in = build_stand_in_tokenizer("xlm-roberta", _CONTEXT_LENGTH)
-        return _assemble(model, stand_in, record_random(model, weights.seed), arithmetic)
+        record = record_random(model, weights.seed)
+        return _towers(model, record, options, lambda: build_stand_in_tokenizer("xlm-roberta", _CONTEXT_LENGTH))
     checkpoint = _read(source, weights)
     model = build_open_clip(source, seed=0)
     load_into(model, checkpoint.state_dict, ignored=(*IGNORED, *ignored), source=checkpoint.source)
-    folder = tokenizer or download_tokenizer(source.tokenizer_id, source.tokenizer_revision)
-    return _assemble(model, read_tokenizer(folder, model.text.vocab_size), checkpoint.record, arithmetic)
+
+    def tokenizer() -> PreTrainedTokenizerFast:
+        folder = options.tokenizer_folder or download_tokenizer(source.tokenizer_id, source.tokenizer_revision)
+        return read_tokenizer(folder, model.text.vocab_size)
+
+    return _towers(model, checkpoint.record, options, tokenizer)
 
 
 def build_open_clip(source: OpenClipSource, seed: int) -> open_clip.CustomTextCLIP:
@@ -81,10 +87,33 @@ def _read(source: OpenClipSource, weights: Pretrained | StateDict | ModelFolder 
     return Checkpoint(state_dict=read_state_dict(path), source=str(path), record=record)
 
 
-def _assemble(
-    model: open_clip.CustomTextCLIP, tokenizer: PreTrainedTokenizerFast, weights: Weights, arithmetic: Arithmetic
-) -> Clip:
-    transforms = image_transform_v2(PreprocessCfg(size=model.visual.image_size), is_train=False)
+def _towers(
+    model: open_clip.CustomTextCLIP,
+    weights: Weights,
+    options: ExportOptions,
+    tokenizer: Callable[[], PreTrainedTokenizerFast],
+) -> list[ExportableTower]:
+    def read_own() -> Preparation:
+        own = image_transform_v2(PreprocessCfg(size=model.visual.image_size), is_train=False)
+        return wrap_transforms(own, options.arithmetic, "open_clip")
+
+    def image() -> ImageModel:
+        transforms, preprocessing = choose_preprocessing(options, read_own)
+        return ImageModel(
+            backbone=unpack_attention(model.visual),
+            embed=model.encode_image,
+            transforms=transforms,
+            preprocessing=preprocessing,
+            pooling=Pooling(method="cls"),
+            projections=(linear(*model.visual.proj.shape),),
+            normalized=True,
+            library="torch",
+        )
+
+    return build_towers(options, text=lambda: _text_model(model, tokenizer()), image=image, weights=lambda: weights)
+
+
+def _text_model(model: open_clip.CustomTextCLIP, tokenizer: PreTrainedTokenizerFast) -> TextModel:
     first, _, last = model.text.proj
     pad_token_id = model.text.config.pad_token_id
     with tempfile.TemporaryDirectory() as folder:
@@ -96,32 +125,19 @@ def _assemble(
         ids = ids[:, : int((ids[0] != pad_token_id).nonzero().max()) + 1]
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
-    return Clip(
-        text=TextModel(
-            encoder=OpenClipText(model.text),
-            embed=lambda text: model.encode_text(tokenize(text))[0],
-            tokenize=tokenize_without_padding,
-            tokenizer=tokenizer.backend_tokenizer,
-            preprocessing=TextPreprocessing(cleaning="ftfy", max_length=_CONTEXT_LENGTH, pad_token_id=pad_token_id),
-            pooling=Pooling(method="mean"),
-            projections=(
-                linear(first.in_features, first.out_features, "gelu"),
-                linear(last.in_features, last.out_features),
-            ),
-            normalized=True,
-            library="torch",
+    return TextModel(
+        encoder=OpenClipText(model.text),
+        embed=lambda text: model.encode_text(tokenize(text))[0],
+        tokenize=tokenize_without_padding,
+        tokenizer=tokenizer.backend_tokenizer,
+        preprocessing=TextPreprocessing(cleaning="ftfy", max_length=_CONTEXT_LENGTH, pad_token_id=pad_token_id),
+        pooling=Pooling(method="mean"),
+        projections=(
+            linear(first.in_features, first.out_features, "gelu"),
+            linear(last.in_features, last.out_features),
         ),
-        image=ImageModel(
-            backbone=unpack_attention(model.visual),
-            embed=model.encode_image,
-            transforms=transforms,
-            preprocessing=read_transforms(transforms, arithmetic),
-            pooling=Pooling(method="cls"),
-            projections=(linear(*model.visual.proj.shape),),
-            normalized=True,
-            library="torch",
-        ),
-        weights=weights,
+        normalized=True,
+        library="torch",
     )
 
 

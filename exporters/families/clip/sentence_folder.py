@@ -11,13 +11,15 @@ from torch import Tensor
 
 from exporters.catalogue.options import ExportOptions
 from exporters.errors import WeightsError
-from exporters.families.clip.text import TextModelTower
+from exporters.families.clip.text import TextModel
+from exporters.families.clip.tower import build_towers
 from exporters.families.clip.transformers_folder import image_model, text_model
 from exporters.families.family import FolderRequest
 from exporters.families.sentence.reader import read_model, read_prompts
 from exporters.families.tower import ExportableTower
 from exporters.families.vision.processor import read_processor
-from exporters.families.vision.tower import ImageModelTower
+from exporters.families.vision.stated import choose_preprocessing
+from exporters.families.vision.tower import ImageModel
 from exporters.weights.parsing import parsing, read_json
 from runtime.artifact.similarity import SimilarityFunction
 from runtime.errors import UsageError
@@ -47,27 +49,26 @@ def load_folder(request: FolderRequest) -> list[ExportableTower]:
         vector: Tensor = sentences.encode([item], convert_to_tensor=True, show_progress_bar=False)[0]
         return vector
 
-    towers: list[ExportableTower] = []
-    if options.tower != "image":
-        text = text_model(module.model, module.tokenizer, encode)
-        tokenize = text.tokenize
-        preprocessing = replace(text.preprocessing, prompts=prompts, default_prompt=sentences.default_prompt_name)
-        text = replace(
-            text,
-            tokenize=lambda item: tokenize(prompt + item),
-            preprocessing=preprocessing,
+    def text() -> TextModel:
+        half = text_model(module.model, module.tokenizer, encode)
+        return replace(
+            half,
+            tokenize=lambda item: half.tokenize(prompt + item),
+            preprocessing=replace(half.preprocessing, prompts=prompts, default_prompt=sentences.default_prompt_name),
             normalized=normalized,
             library="sentence-transformers",
         )
-        towers.append(TextModelTower(text, weights, options, architecture="clip"))
-    if options.tower != "text":
-        image = replace(
-            image_model(module.model, *read_processor(inner, options.arithmetic)),
-            embed_image=encode,
+
+    def image() -> ImageModel:
+        prepared = choose_preprocessing(options, lambda: read_processor(inner, options.arithmetic))
+        return replace(
+            image_model(module.model, *prepared),
+            embed_image=None if options.stated_preprocessing else encode,
             normalized=normalized,
             library="sentence-transformers",
         )
-        towers.append(ImageModelTower(image, weights, options, architecture="clip"))
+
+    towers = build_towers(options, text=text, image=image, weights=lambda: weights, architecture="clip")
     for tower in towers:
         tower.similarity_function = cast(SimilarityFunction, str(sentences.similarity_fn_name))
     return towers

@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedTokenizerFast
 
 from exporters.errors import WeightsError
-from exporters.families.clip.text import TextModel, TextModelTower
+from exporters.families.clip.text import TextModel
+from exporters.families.clip.tower import build_towers
 from exporters.families.family import FolderRequest
 from exporters.families.text_tower import max_length
 from exporters.families.tower import ExportableTower
 from exporters.families.vision.processor import read_processor
-from exporters.families.vision.tower import ImageModel, ImageModelTower
+from exporters.families.vision.stated import choose_preprocessing
+from exporters.families.vision.tower import ImageModel
 from exporters.weights.model_folder import build_model, load_reported, read_config, read_tokenizer
 from exporters.weights.random_init import calibrate_on_photos
 from exporters.weights.remote_code import refuse_code
@@ -38,19 +40,20 @@ def load_folder(request: FolderRequest) -> list[ExportableTower]:
     folder, options = request.path, request.options
     refuse_code(folder)
     model = load_model(request)
-    weights, architecture = request.weights, str(model.config.model_type)
-    towers: list[ExportableTower] = []
-    if options.tower != "text":
-        image = image_model(model, *read_processor(folder, options.arithmetic))
-        if weights.seed is not None:
-            calibrate_on_photos(cast(nn.Module, model), image.transforms)
-        weights = complete_record(weights, model)
-        towers.append(ImageModelTower(image, weights, options, architecture=architecture))
-    if options.tower != "image":
-        weights = complete_record(weights, model)
-        text = text_model(model, _read_tokenizer(folder, model.config.text_config.vocab_size))
-        towers.insert(0, TextModelTower(text, weights, options, architecture=architecture))
-    return towers
+
+    def image() -> ImageModel:
+        half = image_model(model, *choose_preprocessing(options, lambda: read_processor(folder, options.arithmetic)))
+        if request.weights.seed is not None:
+            calibrate_on_photos(cast(nn.Module, model), half.transforms)
+        return half
+
+    return build_towers(
+        options,
+        text=lambda: text_model(model, _read_tokenizer(folder, model.config.text_config.vocab_size)),
+        image=image,
+        weights=lambda: complete_record(request.weights, model),
+        architecture=str(model.config.model_type),
+    )
 
 
 def load_model(request: FolderRequest) -> Any:

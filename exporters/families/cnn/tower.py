@@ -11,9 +11,9 @@ from torchvision.transforms._presets import ImageClassification
 
 from exporters.catalogue.options import ExportOptions
 from exporters.families.image_tower import ImageTower
-from exporters.families.vision.stated import state_preprocessing
+from exporters.families.vision.stated import choose_preprocessing
 from exporters.families.vision.torchvision_models import input_of
-from exporters.families.vision.transforms import read_transforms
+from exporters.families.vision.transforms import wrap_transforms
 from exporters.modules.pooling import build_image_pooling
 from exporters.modules.projection import ProjectionLayer, project_exactly, stack_projections
 from exporters.modules.sharing import copy_sharing_tensors
@@ -57,8 +57,9 @@ class CnnTower(ImageTower):
         if pooling.method not in ("avg", "gem"):
             raise UsageError(f"pooling {pooling.method} is not for CNNs, expected avg or gem")
         self._cnn = cnn
-        own = read_transforms(cnn.transforms, options.arithmetic)
-        self.transforms, preprocessing = state_preprocessing(options, cnn.transforms, own)
+        self.transforms, preprocessing = choose_preprocessing(
+            options, lambda: wrap_transforms(cnn.transforms, options.arithmetic, "torchvision")
+        )
         super().__init__(
             preprocessing,
             cnn.projections[-1][0].out_features if cnn.projections else output_dim,

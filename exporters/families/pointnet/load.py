@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from exporters.catalogue.spec import PointNetSource
-from exporters.catalogue.weights_ref import ModelFolder, RandomInit, StateDict
+from exporters.catalogue.weights_ref import ModelWeights, Pretrained, RandomInit
+from exporters.errors import WeightsUnavailableError
 from exporters.families.family import LoadRequest
 from exporters.families.from_run import only_model
 from exporters.families.pointnet.network import PointNetEmbedding
@@ -22,15 +23,18 @@ from exporters.weights.state_dict import Checkpoint, load_into, read_checkpoint,
 _IGNORED = tuple(f"_point_encoder.{name}" for name in ("fc1", "bn1", "fc2", "bn2"))
 
 
-def load(
-    request: LoadRequest[PointNetSource], weights: RandomInit | StateDict | ModelFolder | Checkpoint
-) -> list[ExportableTower]:
+def load(request: LoadRequest[PointNetSource], weights: ModelWeights | Checkpoint) -> list[ExportableTower]:
     """Build the network, load its weights, and return its tower.
 
     Raises:
-        WeightsUnavailableError: The file does not exist.
+        WeightsUnavailableError: The file does not exist, or published weights are asked for: there are none.
         WeightsError: The state dict is damaged, or does not fit.
     """
+    if isinstance(weights, Pretrained):
+        raise WeightsUnavailableError(
+            "there are no pretrained weights of PointNet++: the service that published them is gone; use --weights "
+            "PATH with the artifact of your own Finetuner run or a state dict, or --weights random"
+        )
     num_points = request.source.num_points
     seed = weights.seed if isinstance(weights, RandomInit) else 0
     with seeded(seed):

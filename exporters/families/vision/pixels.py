@@ -15,6 +15,12 @@ from runtime.array_types import Float32Array
 from runtime.artifact.manifest import ImagePreprocessing
 from runtime.preprocess.image import pixel_values, resize_and_crop
 
+STATE_ALL = (
+    "state the whole preprocessing by --preprocessing, or by --resize, --crop, --interpolation, --mean and --std"
+)
+# Transforms of a library: an image to ``[3, height, width]`` float32; and the runtime's equal.
+Preparation = tuple[Callable[[Image.Image], Tensor], ImagePreprocessing]
+
 # Largest difference of a pixel value, as a share of the largest value. Libraries round the same formula in another
 # order in the last bits of a float32; floats that are resized add the rounding of a hundred products.
 _MAX_ERROR = {"uint8": 1e-6, "float32": 2e-5}
@@ -31,7 +37,7 @@ def check_pixels(transforms: Callable[[Image.Image], Tensor], preprocessing: Ima
     if not error <= _MAX_ERROR[preprocessing.resize_dtype]:
         raise WeightsError(
             f"the runtime cannot prepare images as {library} does: pixel values differ by {error:.2g} of the largest; "
-            "state another preprocessing by --preprocessing, or --resize, --crop and --interpolation"
+            f"{STATE_ALL}"
         )
 
 

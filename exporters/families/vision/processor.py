@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,12 @@ from torch import Tensor
 from transformers import AutoImageProcessor
 
 from exporters.errors import WeightsError
-from exporters.families.vision.pixels import find_equal
+from exporters.families.vision.pixels import STATE_ALL, Preparation, find_equal
 from exporters.weights.model_folder import quiet_transformers
 from exporters.weights.parsing import parsing, summarize_error
 from runtime.artifact.manifest import Arithmetic, ImagePreprocessing, Interpolation
 from runtime.errors import UsageError
 
-# An image processor as a function of one image to ``[3, height, width]`` float32, and the runtime's equal.
-Processor = tuple[Callable[[Image.Image], Tensor], ImagePreprocessing]
 _DTYPES = ("uint8", "float32")
 _FILTERS: Mapping[int, Interpolation] = {
     0: "nearest",
@@ -32,7 +30,7 @@ _FILTERS: Mapping[int, Interpolation] = {
 _READ = ("size", "resample", "crop_size", "image_mean", "image_std", "rescale_factor")  # settings that are read here
 
 
-def read_processor(folder: Path, arithmetic: Arithmetic, image_size: int | None = None) -> Processor:
+def read_processor(folder: Path, arithmetic: Arithmetic, image_size: int | None = None) -> Preparation:
     """Return the image processor in a folder as a function of one image, and the runtime's equal.
 
     The processor that resizes with Pillow is preferred to the one that resizes tensors, if there are both.
@@ -52,14 +50,14 @@ def read_processor(folder: Path, arithmetic: Arithmetic, image_size: int | None 
     except Exception as exc:  # transformers raises many types for a damaged or unknown folder
         raise WeightsError(
             f"{folder} holds no image processor ({summarize_error(exc)}); save one there with "
-            "processor.save_pretrained (preprocessor_config.json), or state it by --preprocessing"
+            f"processor.save_pretrained (preprocessor_config.json), or {STATE_ALL}"
         ) from exc
     if image_size is not None:
         _change_size(processor, image_size)
     return wrap_processor(processor, arithmetic)
 
 
-def wrap_processor(processor: Any, arithmetic: Arithmetic) -> Processor:
+def wrap_processor(processor: Any, arithmetic: Arithmetic) -> Preparation:
     """Return an image processor as a function of one image, and the runtime's equal.
 
     Raises:
@@ -74,10 +72,7 @@ def wrap_processor(processor: Any, arithmetic: Arithmetic) -> Processor:
     with parsing(f"the image processor {name}"):
         found = find_equal(transforms, _candidates(processor, arithmetic))
     if found is None:
-        raise WeightsError(
-            f"the runtime cannot prepare images as {name} does with {_describe(processor)}; state another "
-            "preprocessing by --preprocessing, or --resize, --crop and --interpolation"
-        )
+        raise WeightsError(f"the runtime cannot prepare images as {name} does with {_describe(processor)}; {STATE_ALL}")
     return transforms, found
 
 

@@ -16,8 +16,9 @@ from exporters.catalogue.weights_ref import ModelFolder, ModelWeights, Pretraine
 from exporters.errors import WeightsError, WeightsUnavailableError
 from exporters.families.family import FolderRequest, LoadRequest
 from exporters.families.tower import ExportableTower
+from exporters.families.vision.stated import choose_preprocessing
 from exporters.families.vision.tower import ImageModel, ImageModelTower
-from exporters.families.vision.transforms import read_transforms
+from exporters.families.vision.transforms import wrap_transforms
 from exporters.weights.hub import find_folder
 from exporters.weights.load_watch import quiet_logging
 from exporters.weights.parsing import summarize_error
@@ -80,7 +81,7 @@ def _load_pretrained(name: str, options: ExportOptions) -> ExportableTower:
     folder, record = find_folder(HubModelSource(model_id=hub_id), options)
     file = folder / (record.file or "")
     model = _create(name, options.image_size, pretrained=True, pretrained_cfg_overlay={"file": str(file)})
-    return _tower(model, replace(record, description=f"timm {name}"), options)
+    return _tower(model, replace(record, description=f"timm {name}", licence=config.license), options)
 
 
 def _create(name: str, image_size: int | None, *, seed: int = 0, **settings: Any) -> nn.Module:
@@ -105,7 +106,10 @@ def _tower(model: Any, weights: Weights | RandomInit, options: ExportOptions) ->
     settings = data.resolve_model_data_config(model)
     if side is not None:
         settings["input_size"] = (3, side, side)
-    transforms = data.create_transform(**settings, is_training=False)
+    transforms, preprocessing = choose_preprocessing(
+        options,
+        lambda: wrap_transforms(data.create_transform(**settings, is_training=False), options.arithmetic, "timm"),
+    )
     if isinstance(weights, RandomInit):
         calibrate_on_photos(model, transforms)
         weights = record_random(model, weights.seed)
@@ -113,7 +117,7 @@ def _tower(model: Any, weights: Weights | RandomInit, options: ExportOptions) ->
         backbone=model,
         embed=model,
         transforms=transforms,
-        preprocessing=read_transforms(transforms, options.arithmetic),
+        preprocessing=preprocessing,
         layers=(f"timm forward_head, pooling {_pool_type(model)}",),
         library="timm",
     )

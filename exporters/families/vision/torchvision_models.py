@@ -15,8 +15,9 @@ from exporters.catalogue.weights_ref import ModelFolder, ModelWeights, Pretraine
 from exporters.errors import WeightsError
 from exporters.families.family import LoadRequest
 from exporters.families.tower import ExportableTower
+from exporters.families.vision.stated import choose_preprocessing
 from exporters.families.vision.tower import ImageModel, ImageModelTower
-from exporters.families.vision.transforms import read_transforms
+from exporters.families.vision.transforms import wrap_transforms
 from exporters.modules.sharing import copy_sharing_tensors
 from exporters.weights.parsing import taking_images
 from exporters.weights.random_init import calibrate_on_photos
@@ -40,9 +41,12 @@ def load(request: LoadRequest[TorchvisionModelSource], weights: ModelWeights) ->
     if isinstance(weights, ModelFolder):
         raise WeightsError(f"{weights.path} is a folder; give the file of a state dict in it")
     published = get_model_weights(name)["DEFAULT"]
-    transforms = published_transforms(published, options.image_size)
+    own = published_transforms(published, options.image_size)
+    transforms, preprocessing = choose_preprocessing(
+        options, lambda: wrap_transforms(own, options.arithmetic, "torchvision")
+    )
     model = _build(name, weights.seed if isinstance(weights, RandomInit) else 0, options.image_size)
-    head = find_head(model, transforms.crop_size[0])
+    head = find_head(model, preprocessing.crop_size)
     if isinstance(weights, RandomInit):
         calibrate_on_photos(model, transforms)
         record = record_random(model, weights.seed)
@@ -64,7 +68,7 @@ def load(request: LoadRequest[TorchvisionModelSource], weights: ModelWeights) ->
         backbone=without_head(model, head),
         embed=lambda pixel_values: input_of(model, head, pixel_values),
         transforms=transforms,
-        preprocessing=read_transforms(transforms, options.arithmetic),
+        preprocessing=preprocessing,
         layers=(f"input of torchvision's {head}",),
         library="torchvision",
     )

@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from exporters.catalogue.options import ExportOptions
 from exporters.errors import WeightsError
 from exporters.families.image_tower import ImageTower
-from exporters.families.vision.pixels import check_pixels
-from exporters.families.vision.stated import state_preprocessing
 from exporters.modules.sharing import copy_sharing_tensors
 from exporters.weights.parsing import taking_images
 from exporters.weights.state_dict import unwrap
@@ -27,7 +25,7 @@ class ImageModel:
     Attributes:
         backbone: Module to trace: ``pixel_values`` ``[batch, 3, height, width]`` float32 to ``[batch, output_dim]``.
         embed: The unmodified model: ``pixel_values`` of one image to ``[1, output_dim]``.
-        transforms: Preprocessing of its library: a PIL image to ``[3, height, width]`` float32.
+        transforms: Preprocessing of its library, or the stated one: a PIL image to ``[3, height, width]`` float32.
         preprocessing: The same preprocessing for the runtime.
         pooling: Pooling of features to one vector.
         projections: Linear layers after the pooling.
@@ -59,18 +57,12 @@ class ImageModelTower(ImageTower):
         """Build the tower's record.
 
         Raises:
-            WeightsError: The model does not take images of this size, or returns no vector. Or the runtime's
-                preprocessing does not give the library's pixels.
-            UsageError: The stated preprocessing is of no use.
+            WeightsError: The model does not take images of this size, or returns no vector.
         """
-        self._model, self.architecture = model, architecture
-        self.transforms, preprocessing = state_preprocessing(options, model.transforms, model.preprocessing)
-        self._embed_image = None if options.stated_preprocessing else model.embed_image
-        if not options.stated_preprocessing:
-            check_pixels(self.transforms, preprocessing, model.library)
+        self._model, self.architecture, self.transforms = model, architecture, model.transforms
         super().__init__(
-            preprocessing,
-            _output_dim(model.embed, preprocessing.crop_size),
+            model.preprocessing,
+            _output_dim(model.embed, model.preprocessing.crop_size),
             weights,
             options,
             pooling=model.pooling,
@@ -91,7 +83,7 @@ class ImageModelTower(ImageTower):
 
     def embed(self, item: Image.Image) -> Tensor:
         """Return the unmodified model's embedding of one image, by its library alone."""
-        return super().embed(item) if self._embed_image is None else self._embed_image(item)
+        return super().embed(item) if self._model.embed_image is None else self._model.embed_image(item)
 
     def embed_pixels(self, pixel_values: Tensor) -> Tensor:
         """Return the unmodified model's embedding of one image."""

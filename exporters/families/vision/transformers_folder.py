@@ -15,6 +15,7 @@ from exporters.errors import WeightsError
 from exporters.families.family import FolderRequest
 from exporters.families.tower import ExportableTower
 from exporters.families.vision.processor import read_processor
+from exporters.families.vision.stated import choose_preprocessing
 from exporters.families.vision.tower import ImageModel, ImageModelTower
 from exporters.modules.sharing import copy_sharing_tensors
 from exporters.weights.model_folder import build_model, load_reported, read_config
@@ -38,7 +39,9 @@ def load_folder(request: FolderRequest) -> list[ExportableTower]:
     folder, options = request.path, request.options
     refuse_code(folder)
     config: Any = read_config(folder)
-    transforms, preprocessing = read_processor(folder, options.arithmetic, options.image_size)
+    transforms, preprocessing = choose_preprocessing(
+        options, lambda: read_processor(folder, options.arithmetic, options.image_size)
+    )
     model, pooling, layer = _load(request, config)
     weights = request.weights
     if weights.seed is not None:

@@ -9,10 +9,22 @@ from torchvision.transforms import Compose
 from torchvision.transforms._presets import ImageClassification
 
 from exporters.errors import WeightsError
+from exporters.families.vision.pixels import STATE_ALL, Preparation, check_pixels
 from runtime.artifact.manifest import Arithmetic, ImagePreprocessing, Interpolation
 
 # Steps that change nothing in an RGB photo, or that the runtime does anyway.
 _NEUTRAL = ("MaybeConvertMode", "MaybeToTensor", "ToTensor", "MaybePILToTensor")
+
+
+def wrap_transforms(transforms: Compose | ImageClassification, arithmetic: Arithmetic, library: str) -> Preparation:
+    """Return ``transforms`` and the runtime's equal. Error messages call their origin ``library``.
+
+    Raises:
+        WeightsError: There is none, or the runtime's pixels differ.
+    """
+    preprocessing = read_transforms(transforms, arithmetic)
+    check_pixels(transforms, preprocessing, library)
+    return transforms, preprocessing
 
 
 def read_transforms(transforms: Compose | ImageClassification, arithmetic: Arithmetic) -> ImagePreprocessing:
@@ -30,10 +42,10 @@ def read_transforms(transforms: Compose | ImageClassification, arithmetic: Arith
     missing = {"Resize": "resize_size", "Normalize": "mean"}
     lacking = [name for name, key in missing.items() if key not in settings]
     if lacking:
-        raise WeightsError(f"the transforms {transforms} lack {' and '.join(lacking)}; state them by --preprocessing")
+        raise WeightsError(f"the transforms {transforms} lack {' and '.join(lacking)}; {STATE_ALL}")
     squashed = settings.get("resize") == "squash"
     if "crop_size" not in settings and not squashed:
-        raise WeightsError(f"the transforms {transforms} give images of different sizes; state a crop by --crop")
+        raise WeightsError(f"the transforms {transforms} give images of different sizes; {STATE_ALL}")
     return ImagePreprocessing(arithmetic=arithmetic, **{"crop_size": settings["resize_size"]} | settings)
 
 
@@ -52,16 +64,13 @@ def _read_step(step: Any) -> dict[str, Any]:
         return _normalize(step)
     if name in _NEUTRAL:
         return {}
-    raise WeightsError(f"the runtime has no equal of the transform {step}; state the preprocessing by --preprocessing")
+    raise WeightsError(f"the runtime has no equal of the transform {step}; {STATE_ALL}")
 
 
 def _resize(step: Any) -> dict[str, Any]:
     size = getattr(step, "size", None) or step.resize_size
     if getattr(step, "max_size", None):
-        raise WeightsError(
-            f"the transform {step} limits the long side too, which the runtime cannot; state the preprocessing by "
-            "--preprocessing"
-        )
+        raise WeightsError(f"the transform {step} limits the long side too, which the runtime cannot; {STATE_ALL}")
     squash = isinstance(size, Sequence) and len(size) == 2
     mode = "squash" if squash else "short_side"
     return {"resize": mode, "resize_size": _side(size), "interpolation": _filter(step.interpolation)}
@@ -94,5 +103,5 @@ def _colour(fill: Any) -> tuple[int, int, int]:
 def _filter(interpolation: Any) -> Interpolation:
     name = str(getattr(interpolation, "value", interpolation))
     if name not in get_args(Interpolation):
-        raise WeightsError(f"the runtime has no filter {name}; choose one by --interpolation")
+        raise WeightsError(f"the runtime has no filter {name}; {STATE_ALL}")
     return cast(Interpolation, name)

@@ -172,13 +172,27 @@ def test_two_models_without_a_selection_are_refused(clip_run: Path) -> None:
     ],
 )
 def test_the_selected_models_become_towers(choice: dict[str, Any], towers: list[str], clip_run: Path) -> None:
-    chosen = load_towers(toy_spec(CLIP), clip_options(clip_run, **choice))
+    makes = clip_options if "text" in towers else options
+    chosen = load_towers(toy_spec(CLIP), makes(clip_run, **choice))
     assert [tower.name for tower in chosen] == towers
     expected = make_clip().state_dict()
     for tower in chosen:
-        for name, value in tower.module().state_dict().items():
-            original = name.removeprefix("encoder.").removeprefix("backbone.")
-            assert torch.equal(value, expected.get(original, value)), name
+        for name, value in tower.state_dict().items():
+            assert torch.equal(value, expected[name]), name
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "message"),
+    [
+        ("clip-text", {"resize": "70"}, "only the text tower is exported, and --resize is for images"),
+        ("clip-vision", {}, "only the image tower is exported, and --tokenizer is for texts"),
+    ],
+)
+def test_an_option_for_the_other_model_of_a_run_is_refused(
+    model: str, changes: dict[str, Any], message: str, clip_run: Path
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        load_towers(toy_spec(CLIP), clip_options(clip_run, select_model=model, **changes))
 
 
 def test_what_a_clip_run_has_too_much_is_listed(tmp_path: Path, clip_run: Path) -> None:
@@ -239,7 +253,7 @@ def test_a_models_own_folder_is_a_run_too(run: Path, tokenizer: Path) -> None:
 
 def test_two_ways_of_selecting_are_one_too_many(clip_run: Path) -> None:
     with pytest.raises(UsageError, match="both select a model of the run"):
-        load_towers(toy_spec(CLIP), clip_options(clip_run, select_model="clip-text", tower="image"))
+        load_towers(toy_spec(CLIP), options(clip_run, select_model="clip-text", tower="image"))
 
 
 def test_of_the_tokenizers_folder_of_a_run_only_the_tokenizer_counts(run: Path, tmp_path: Path) -> None:

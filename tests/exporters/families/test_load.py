@@ -11,7 +11,7 @@ from exporters.catalogue.names import find_model
 from exporters.catalogue.options import ExportOptions
 from exporters.catalogue.registry import BACKBONES
 from exporters.errors import WeightsUnavailableError
-from exporters.families.load import FAMILIES, check_weights, load_towers
+from exporters.families.load import FAMILIES, load_towers
 from runtime.errors import UsageError
 
 
@@ -27,11 +27,7 @@ def test_families_name_options_that_exist() -> None:
 
 def test_weights_that_are_not_published_are_refused() -> None:
     with pytest.raises(WeightsUnavailableError, match="no pretrained weights of PointNet"):
-        check_weights(BACKBONES["pointnet-base"], ExportOptions())
-    with pytest.raises(WeightsUnavailableError, match="no pretrained weights of PointNet"):
         load_towers(BACKBONES["pointnet-base"], ExportOptions())
-    check_weights(BACKBONES["pointnet-base"], ExportOptions(weights="random"))
-    check_weights(BACKBONES["resnet-base"], ExportOptions())
 
 
 def test_a_network_outside_the_catalogue_brings_its_towers() -> None:
@@ -43,9 +39,10 @@ def test_a_network_outside_the_catalogue_brings_its_towers() -> None:
     ("options", "message"),
     [
         ({"select_model": "clip-text"}, "--select-model is for Finetuner runs"),
-        ({"tower": "text", "crop": 100}, "--tower text exports no image tower, and --crop is for images"),
-        ({"tower": "text", "input": "float32"}, "--tower text .*--input is for images"),
-        ({"tower": "image", "max_length": 9}, "--tower image exports no text tower, and --max-length is for texts"),
+        ({"tower": "text", "crop": 100}, "only the text tower is exported, and --crop is for images"),
+        ({"tower": "text", "input": "float32"}, "only the text tower .*--input is for images"),
+        ({"tower": "image", "max_length": 9}, "only the image tower is exported, and --max-length is for texts"),
+        ({"tower": "image", "tokenizer": "."}, "only the image tower .*--tokenizer is for texts"),
     ],
 )
 @pytest.mark.parametrize("name", [".", "clip-base-en", "open_clip:ViT-B-32"])

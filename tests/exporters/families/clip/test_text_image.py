@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,14 @@ from exporters.weights.stand_in_tokenizer import build_stand_in_clip_tokenizer, 
 from runtime.artifact.manifest import ImagePreprocessing
 from runtime.artifact.reader import read_manifest
 from tests.exporters.families.tried import record
-from tests.exporters.families.vision.comparing import check_images, check_texts, export, make_images, measure
+from tests.exporters.families.vision.comparing import (
+    STATED,
+    check_images,
+    check_texts,
+    export,
+    make_images,
+    measure,
+)
 from tests.exporters.families.vision.folders import SIDE, SMALL, make_processor
 
 GROUP = "Texts and images"
@@ -142,6 +150,13 @@ def test_weights_of_a_file_take_the_pixels_of_the_tag(tmp_path: Path, monkeypatc
     recipe = tower.record.preprocessing
     assert isinstance(recipe, ImagePreprocessing)
     assert (recipe.mean, recipe.std, recipe.resize) == ((0.5, 0.4, 0.3), (0.5, 0.5, 0.5), "squash")
+    grey = {"webli": {"hf_hub": "someone/clip", "mean": (0.5,), "std": (0.5,)}}
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "tiny-vit", grey)
+    with pytest.raises(WeightsError, match="normalises 1 channels"):
+        load_towers(find_model("open_clip:tiny-vit/webli"), options)
+    (tower,) = load_towers(find_model("open_clip:tiny-vit/webli"), replace(options, **STATED))
+    assert isinstance(tower.record.preprocessing, ImagePreprocessing)
+    assert tower.record.preprocessing.mean == STATED["mean"]
 
 
 def test_positions_of_padding_are_no_room_for_tokens() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,15 @@ from exporters.cli.main import build_parser
 from exporters.errors import WeightsError
 from exporters.families.cnn.tower import CnnTower
 from exporters.families.load import check_options
+from exporters.families.vision.pixels import Preparation
 from exporters.families.vision.processor import wrap_processor
-from exporters.families.vision.stated import state_preprocessing
+from exporters.families.vision.stated import choose_preprocessing
 from runtime.artifact.manifest import ImagePreprocessing
 from runtime.errors import UsageError
 from runtime.preprocess.image import ImagePreprocessor, pixel_values, resize_and_crop
 from tests.conftest import TINY_DIM, make_tiny_cnn
 from tests.exporters.families.vision.comparing import make_images
+from tests.exporters.families.vision.folders import make_processor
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
 OWN = ImagePreprocessing(
@@ -62,6 +65,14 @@ def transforms_of_nobody(image: Image.Image) -> Tensor:
     raise AssertionError("the model's own transforms are not used")
 
 
+def read_own() -> Preparation:
+    return transforms_of_nobody, OWN
+
+
+def read_nothing() -> Preparation:
+    raise WeightsError("the runtime has no equal of the model's own preprocessing")
+
+
 def differ(record: ImagePreprocessing, transforms: Callable[[Image.Image], Tensor]) -> float:
     images = make_images()
     ours = [pixel_values(resize_and_crop(image, record), record) for image in images]
@@ -71,7 +82,7 @@ def differ(record: ImagePreprocessing, transforms: Callable[[Image.Image], Tenso
 @pytest.mark.parametrize("name", CASES)
 def test_options_mean_what_torchvision_does(name: str) -> None:
     settings, steps = CASES[name]
-    stated, record = state_preprocessing(ExportOptions(**settings), transforms_of_nobody, OWN)
+    stated, record = choose_preprocessing(ExportOptions(**settings), read_own)
     expected = Compose(steps)
     assert differ(record, expected) <= (1e-4 if record.resize_dtype == "float32" else 1e-6)
     assert all(torch.equal(stated(image), expected(image)) for image in make_images())
@@ -97,7 +108,7 @@ FILES: dict[str, tuple[dict[str, Any], Callable[[Path], Callable[[Image.Image], 
         ),
     ),
     "ours": (
-        {"resize": "squash", "resize_size": 41, "crop_size": 40, "mean": MEAN, "std": STD},
+        {"resize": "squash", "resize_size": 41, "crop_size": 40, "interpolation": "bilinear", **VALUES},
         lambda _: Compose([Resize((41, 41)), CenterCrop(40), *TENSOR]),
     ),
 }
@@ -108,7 +119,7 @@ def test_a_file_is_read_by_its_library(name: str, tmp_path: Path) -> None:
     content, expected = FILES[name]
     (tmp_path / "file.json").write_text(json.dumps(content))
     options = ExportOptions(preprocessing=tmp_path / "file.json")
-    _, record = state_preprocessing(options, transforms_of_nobody, OWN)
+    _, record = choose_preprocessing(options, read_nothing)
     assert differ(record, expected(tmp_path)) <= 1e-6
 
 
@@ -135,7 +146,7 @@ def test_refuses_a_file(content: Any, message: str, tmp_path: Path) -> None:
     (tmp_path / "file.json").write_text(json.dumps(content))
     options = ExportOptions(preprocessing=tmp_path / "file.json")
     with pytest.raises((UsageError, WeightsError), match=message):
-        state_preprocessing(options, transforms_of_nobody, OWN)
+        choose_preprocessing(options, read_own)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +163,28 @@ def test_refuses_a_file(content: Any, message: str, tmp_path: Path) -> None:
 )
 def test_refuses_options(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        state_preprocessing(ExportOptions(**settings), transforms_of_nobody, OWN)
+        choose_preprocessing(ExportOptions(**settings), read_own)
+
+
+def test_settings_of_a_model_whose_own_cannot_be_used() -> None:
+    settings: dict[str, Any] = {"resize": "50", "crop": 48, "interpolation": "bicubic", **VALUES}
+    _, record = choose_preprocessing(ExportOptions(**settings), read_nothing)
+    assert record == choose_preprocessing(ExportOptions(**settings), read_own)[1]
+    with pytest.raises(WeightsError, match="lacks interpolation, resize_size, std; state the whole preprocessing by"):
+        choose_preprocessing(ExportOptions(crop=48, mean=MEAN), read_nothing)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"), [("CLIPImageProcessorPil", {"crop": True}), ("DINOv3ViTImageProcessor", {})]
+)
+def test_settings_that_are_left_out_stay_those_of_the_model(name: str, settings: dict[str, Any]) -> None:
+    own, expected = (
+        wrap_processor(make_processor(name, settings | changes), "graph")
+        for changes in ({}, {"image_mean": MEAN, "image_std": STD})
+    )
+    stated, record = choose_preprocessing(ExportOptions(**VALUES), lambda: own)
+    assert record == replace(expected[1], mean=MEAN, std=STD)
+    assert differ(expected[1], stated) <= (1e-4 if record.resize_dtype == "float32" else 1e-6)
 
 
 def test_a_network_of_the_catalogue_takes_them() -> None:
@@ -184,5 +216,5 @@ def test_the_processor_config_of_transformers_5_is_read(tmp_path: Path) -> None:
     processor = CLIPImageProcessorPil(size={"shortest_edge": 50}, crop_size={"height": 48, "width": 48})
     path = tmp_path / "processor_config.json"
     path.write_text(json.dumps({"processor_class": "CLIPProcessor", "image_processor": processor.to_dict()}))
-    _, record = state_preprocessing(ExportOptions(preprocessing=path), transforms_of_nobody, OWN)
+    _, record = choose_preprocessing(ExportOptions(preprocessing=path), read_own)
     assert (record.resize_size, record.crop_size, record.crop_rounding) == (50, 48, "floor")

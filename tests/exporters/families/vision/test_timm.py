@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,16 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from exporters.catalogue.names import find_model
 from exporters.catalogue.options import ExportOptions
 from exporters.catalogue.spec import HubModelSource
 from exporters.errors import UnknownBackboneError, WeightsError, WeightsMismatchError, WeightsUnavailableError
+from exporters.families.load import load_towers
 from exporters.families.vision import timm_models
 from exporters.weights.model_folder import describe_folder
 from runtime.artifact.manifest import Weights
 from runtime.artifact.reader import read_manifest
-from tests.exporters.families.vision.comparing import check_images, export
+from tests.exporters.families.vision.comparing import STATED, check_images, export
 
 GROUP = "Image encoders"
 SIDE = 64
@@ -111,7 +114,21 @@ def test_published_weights_are_loaded_by_timm(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(timm_models, "find_folder", find_folder)
     artifact = export("timm:test_vit", tmp_path)
     check_images(artifact, judge(model), GROUP, "timm published weights", "timm")
-    assert (asked, read_manifest(artifact).weights.description) == (["timm/test_vit.r160_in1k"], "timm test_vit")
+    weights = read_manifest(artifact).weights
+    assert (asked, weights.description) == (["timm/test_vit.r160_in1k"], "timm test_vit")
+    assert weights.licence == "apache-2.0"
+
+
+def test_a_model_of_rectangles_takes_a_stated_preprocessing(tmp_path: Path) -> None:
+    save_folder("resnet", tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    config["pretrained_cfg"]["input_size"] = [3, SIDE, SIDE // 2]
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    spec = find_model(str(tmp_path / "model"))
+    with pytest.raises(WeightsError, match="rectangular images"):
+        load_towers(spec, ExportOptions())
+    (tower,) = load_towers(spec, ExportOptions(**STATED))
+    assert tower.record.inputs[0].shape == ("batch", SIDE, SIDE, 3)
 
 
 def test_refuses_what_timm_does_not_have(tmp_path: Path) -> None:

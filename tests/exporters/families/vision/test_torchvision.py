@@ -2,17 +2,20 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import torchvision
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.models import get_model, get_model_weights
+from torchvision.models import WeightsEnum, get_model, get_model_weights, list_models
 
 from exporters.catalogue.spec import TorchvisionSource
 from exporters.errors import UnknownBackboneError, WeightsError, WeightsMismatchError
 from exporters.families.vision import torchvision_models
+from exporters.weights import torchvision_hub
 from exporters.weights.torchvision_hub import load_pretrained
 from runtime.artifact.reader import read_manifest
 from tests.exporters.families.tried import record
@@ -95,6 +98,20 @@ def test_published_weights_of_older_versions_are_read(
     load_pretrained(model, TorchvisionSource(builder=name, head=head), published)
     for key, value in model.state_dict().items():
         assert key.startswith(head) or torch.equal(value, expected[key]), key
+
+
+def test_weights_with_a_licence_of_their_own_keep_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", lambda self, **_: {})
+    monkeypatch.setattr(torchvision_hub, "load_into", lambda *_, **__: None)
+    hash_of_name = lambda path: SimpleNamespace(sha256=path.stem.rpartition("-")[2])  # noqa: E731
+    monkeypatch.setattr(torchvision_hub, "record_file", hash_of_name)
+    own = set()
+    for name in list_models(module=torchvision.models):
+        source, published = TorchvisionSource(builder=name, head="head"), get_model_weights(name)["DEFAULT"]
+        licence = load_pretrained(nn.Identity(), source, published).licence
+        assert licence == published.meta.get("license", source.licence)
+        own |= {name} if licence != source.licence else set()
+    assert {"regnet_y_128gf", "vit_h_14"} <= own
 
 
 def test_refuses_a_model_without_a_linear_head(tmp_path: Path) -> None:

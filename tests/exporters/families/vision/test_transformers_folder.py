@@ -12,10 +12,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from exporters.catalogue.names import find_model
+from exporters.catalogue.options import ExportOptions
 from exporters.errors import WeightsError, WeightsMismatchError
+from exporters.families.load import load_towers
 from runtime.artifact.reader import read_manifest
 from tests.exporters.families.tried import record
-from tests.exporters.families.vision.comparing import check_images, export, make_images, measure
+from tests.exporters.families.vision.comparing import STATED, check_images, export, make_images, measure
 from tests.exporters.families.vision.folders import SIDE, save_folder
 
 GROUP = "Image encoders"
@@ -90,6 +93,8 @@ def test_refuses_a_processor_by_class_and_setting(name: str, changes: Any, messa
     folder = save_folder(name, tmp_path / "model", **changes)
     with pytest.raises(WeightsError, match=message):
         export(folder, tmp_path)
+    (tower,) = load_towers(find_model(str(folder)), ExportOptions(**STATED))
+    assert tower.record.inputs[0].shape == ("batch", SIDE, SIDE, 3)
     if not changes:
         record(GROUP, name, "refused: channels in another order", library="transformers")
 
