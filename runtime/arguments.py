@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import math
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
@@ -38,13 +39,15 @@ parse_positive = number(float, "a number above 0", lambda value: value > 0)
 parse_from_0 = number(float, "a number from 0 up", lambda value: value >= 0)
 parse_cosine = number(float, "a cosine similarity from -1 to 1", lambda value: -1 <= value <= 1)
 
+_OPTION = re.compile(r"-[^\d.]")  # not a negative number, and not the - of standard input
+
 
 class ListAction(argparse.Action):
     """Store a list as a tuple. Spaces or commas separate its values: ``--threads 1 2 4`` or ``--threads 1,2,4``.
 
     Use it as ``parser.add_argument("--threads", action=ListAction, type=int, default=(1, 2), metavar="N")``. The option
     takes at least one value. A repeated option replaces the earlier list. Arguments may follow the list if the parser
-    is an :class:`ArgumentParser` of this module.
+    is an :class:`ArgumentParser` of this module. A list of any strings ends only at the next option.
     """
 
     def __init__(
@@ -100,7 +103,7 @@ class ArgumentParser(argparse.ArgumentParser):
         while left:
             word = left.pop(0)
             values: list[str] = []
-            while word in lists and left and lists[word].accepts(left[0]):
+            while word in lists and left and not _OPTION.match(left[0]) and lists[word].accepts(left[0]):
                 values.append(left.pop(0))
             joined.append(f"{word}={','.join(values)}" if values else word)
         return joined

@@ -31,7 +31,7 @@ from runtime.jobs.read_vectors import read_ranges
 from runtime.jobs.run import EmbedJob, EmbedJobResult, is_complete, run_job
 from runtime.postprocess import Dtype
 from runtime.session.provider_options import OPTIONS, CpuOptions, OpenVinoOptions, find_reduced_precision, parse_options
-from runtime.session.providers import PROVIDERS, ExecutionProvider, available_providers, find_provider_obstacle
+from runtime.session.providers import expected_provider
 from runtime.session.session import SessionOptions, count_concurrent_batches
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ def _asks_reduced_precision(arguments: argparse.Namespace) -> bool | None:
 def _warn_of_memory(arguments: argparse.Namespace) -> None:
     session = SessionOptions(**session_keywords(arguments)).resolved()
     share, *others = split_options(session, arguments.workers, arguments.device_ids)
-    provider = _find_provider(share.provider)
+    provider = expected_provider(share.provider)
     if provider.device != "cpu":
         return  # batches are in the memory of the GPU
     settings = share.provider_options or OPTIONS[provider.name]()
@@ -202,14 +202,6 @@ def _warn_of_memory(arguments: argparse.Namespace) -> None:
         workers=1 + len(others),
         concurrent_batches=share.concurrent_batches or count_concurrent_batches(provider, settings, share.threads or 1),
     )
-
-
-def _find_provider(name: str) -> ExecutionProvider:
-    """Return the provider called ``name``, or the one that ``auto`` will take."""
-    if name != "auto":
-        return PROVIDERS[name]
-    usable = (each for each in available_providers() if each.in_auto and find_provider_obstacle(each) is None)
-    return next(usable, PROVIDERS["cpu"])
 
 
 def _mention_prompts(towers: Mapping[TowerName, Tower], options: EmbedOptions) -> None:

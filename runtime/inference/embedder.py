@@ -67,9 +67,6 @@ class Backend(Protocol):
     ) -> Iterator[PartialEmbeddings]:
         """Yield the vectors and errors of ``items``; see :meth:`runtime.inference.pipeline.Pipeline.stream`."""
 
-    def each(self) -> Iterator[Backend]:
-        """Yield each process of the backend as a backend of its own."""
-
     def close(self) -> None:
         """End all processes of the backend."""
 

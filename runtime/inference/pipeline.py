@@ -21,7 +21,7 @@ from runtime.background import iterate_in_background, start_in_background
 from runtime.errors import ItemError
 from runtime.inference.batching import count_alone, windows
 from runtime.inference.options import EmbedOptions
-from runtime.inference.tower import BatchSizes, LoadedTower, Row, is_truncated
+from runtime.inference.tower import BatchSizes, LoadedTower, Row, is_truncated, sizes_of_call
 from runtime.postprocess import truncate_and_normalize
 from runtime.preprocess.files import looks_like_image_path
 from runtime.preprocess.item import UnusableItemError, prepare_each
@@ -113,10 +113,6 @@ class Pipeline:
             choices={name: tower.session.choice for name, tower in self.towers.items()},
         )
 
-    def each(self) -> Iterator[Pipeline]:
-        """Yield this pipeline, as :meth:`runtime.inference.workers.Workers.each` yields its workers."""
-        yield self
-
     def close(self) -> None:
         """Do nothing; garbage collection frees the graphs."""
 
@@ -132,12 +128,12 @@ class Pipeline:
         """
         towers = {options.tower: self.towers[options.tower]} if options.tower else self.towers
         call = _EmbeddingCall(towers, self.output_dim, options, on_progress or (lambda count: None))
-        sizes = min((tower.batch_sizes for tower in towers.values()), key=lambda sizes: sizes.window)
+        sizes = sizes_of_call((tower.batch_sizes for tower in towers.values()), options.batch_size)
         if isinstance(items, Sequence) and len(items) <= sizes.chunk:  # threads would only add overhead
             if items:
                 yield from self._embed_few(items, call)
             return
-        yield from self._stream_in_threads(items, sizes, options, call)
+        yield from self._stream_in_threads(items, sizes, call)
 
     def _embed_few(self, items: Sequence[Any], call: _EmbeddingCall) -> Iterator[PartialEmbeddings]:
         window = call.plan(0, call.prepare(0, items))
@@ -153,14 +149,13 @@ class Pipeline:
             call.cancellation.cancel()
 
     def _stream_in_threads(
-        self, items: Iterable[Any], sizes: BatchSizes, options: EmbedOptions, call: _EmbeddingCall
+        self, items: Iterable[Any], sizes: BatchSizes, call: _EmbeddingCall
     ) -> Iterator[PartialEmbeddings]:
-        size = max(sizes.window, 2 * (options.batch_size or 0))
         read: SimpleQueue[list[Any] | None] = SimpleQueue()
-        parts = iterate_in_background(self._embed_windows(iter(read.get, None), size, sizes.chunk, call))
+        parts = iterate_in_background(self._embed_windows(iter(read.get, None), sizes, call))
         unfinished = 0
         try:
-            for window in windows(items, size):
+            for window in windows(items, sizes.window):
                 read.put(window)
                 unfinished += 1
                 if unfinished > _WINDOWS_AHEAD:
@@ -173,9 +168,9 @@ class Pipeline:
             read.put(None)
 
     def _embed_windows(
-        self, read: Iterable[list[Any]], size: int, chunk: int, call: _EmbeddingCall
+        self, read: Iterable[list[Any]], sizes: BatchSizes, call: _EmbeddingCall
     ) -> Iterator[PartialEmbeddings]:
-        """Yield the parts of windows of ``size`` items, ``_WINDOWS_AHEAD`` behind those that are read."""
+        """Yield the parts of windows of ``sizes``, ``_WINDOWS_AHEAD`` behind those that are read."""
         lanes = self.info.concurrent_batches
         pending: deque[Future[_Window]] = deque()
         executors = preparing, planning, running = [
@@ -191,10 +186,10 @@ class Pipeline:
             start = 0
             for window in read:
                 chunks = [
-                    preparing.submit(call.prepare, start + at, window[at : at + chunk])
-                    for at in range(0, len(window), chunk)
+                    preparing.submit(call.prepare, start + at, window[at : at + sizes.chunk])
+                    for at in range(0, len(window), sizes.chunk)
                 ]
-                pending.append(planning.submit(plan, start, chunks, len(window) < size))
+                pending.append(planning.submit(plan, start, chunks, len(window) < sizes.window))
                 start += len(window)
                 if len(pending) > _WINDOWS_AHEAD:
                     yield call.finish(pending.popleft().result(), running)
@@ -204,6 +199,9 @@ class Pipeline:
             call.cancellation.cancel()
             for executor in executors:
                 executor.shutdown(wait=False, cancel_futures=True)
+
+
+CheckPipeline: TypeAlias = Callable[[Pipeline], object]  # raises an error if the pipeline may not be used
 
 
 @dataclass(frozen=True, kw_only=True)

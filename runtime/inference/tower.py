@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -59,6 +59,12 @@ class BatchSizes:
         return replace(self, window=max(self.window, 2 * batch_size), budget=cost * batch_size)
 
 
+def sizes_of_call(sizes: Iterable[BatchSizes], batch_size: int | None) -> BatchSizes:
+    """Return the sizes of a call: those of the tower with the smallest window, which holds two of its batches."""
+    smallest = min(sizes, key=lambda each: each.window)
+    return replace(smallest, window=max(smallest.window, 2 * (batch_size or 0)))
+
+
 DEFAULT_BATCH_SIZES: Mapping[tuple[TowerName, str], BatchSizes] = {
     ("text", "cpu"): BatchSizes(window=1024, chunk=64, budget=1024),
     ("text", "cuda"): BatchSizes(window=4096, chunk=64, budget=65536),
@@ -84,7 +90,9 @@ class LoadedTower:
 
     Attributes:
         session: The session of the graph.
-        batch_sizes: Numbers of items that go through together.
+        batch_sizes: Numbers of items that go through together. The budget shrinks when the memory does not suffice.
+        largest_cost: Largest cost of a batch, whatever its ``batch_size``, after the memory did not suffice; ``None``
+            before.
     """
 
     def __init__(self, folder: Path, tower: Tower, options: SessionOptions) -> None:
@@ -93,6 +101,7 @@ class LoadedTower:
         self._preprocessor = build_preprocessor(tower.preprocessing, folder, self.session.provider.sequence_multiple)
         defaults = DEFAULT_BATCH_SIZES[tower.preprocessing.kind, self.session.provider.device]
         self.batch_sizes = defaults.for_batch_size(options.batch_size, tower.preprocessing)
+        self.largest_cost: int | None = None
         chosen = self.session.provider_options
         limit = chosen.memory_limit_bytes if isinstance(chosen, CpuOptions) else None
         self._memory = None if limit is None else MemoryLimit(limit, estimate_memory(folder, tower))
@@ -142,11 +151,13 @@ class LoadedTower:
     def plan_batches(self, rows: Sequence[Row], batch_size: int | None = None) -> list[list[int]]:
         """Return batches of at most ``batch_size`` rows, by default within the budget; see :func:`plan_row_batches`."""
         provider = self.session.provider
-        limit = BatchLimit(items=provider.max_items, powers_of_two=self.session.needs_few_shapes)
-        if batch_size is not None:
-            return plan_row_batches(rows, replace(limit, items=min(batch_size, limit.items or batch_size)))
-        budget = self.batch_sizes.budget
-        return plan_row_batches(rows, replace(limit, budget=budget, multiple=provider.sequence_multiple))
+        limit = BatchLimit(
+            items=min(filter(None, (batch_size, provider.max_items)), default=None),
+            budget=self.batch_sizes.budget if batch_size is None else self.largest_cost,
+            multiple=provider.sequence_multiple,
+            powers_of_two=self.session.needs_few_shapes,
+        )
+        return plan_row_batches(rows, limit)
 
     def embed(
         self, rows: Sequence[Any], cancellation: CancellationToken | None = None, *, side_by_side: bool = False
@@ -182,8 +193,9 @@ class LoadedTower:
                 raise
         middle = (len(rows) + 1) // 2
         halves = rows[:middle], rows[middle:]
-        budget = min(self.batch_sizes.budget, _total_cost(halves[0]))
-        self.batch_sizes = replace(self.batch_sizes, budget=budget)
+        cost = _total_cost(halves[0])
+        self.largest_cost = min(cost, self.largest_cost or cost)
+        self.batch_sizes = replace(self.batch_sizes, budget=min(cost, self.batch_sizes.budget))
         _LOG.warning("too little memory for a batch of %s: it is halved, and later batches are smaller", len(rows))
         embed = partial(self._embed, cancellation=cancellation, side_by_side=side_by_side, outsized=True)
         return np.concatenate([embed(half) for half in halves])

@@ -12,7 +12,6 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import suppress
-from copy import copy
 from dataclasses import replace
 from functools import partial
 from multiprocessing.process import BaseProcess
@@ -25,8 +24,16 @@ from runtime.artifact.manifest import Tower, TowerName
 from runtime.errors import EmbeddingBackbonesError, InferenceError, ItemError, UsageError, one_line
 from runtime.inference.batching import windows
 from runtime.inference.options import EmbedOptions
-from runtime.inference.pipeline import BackendInfo, OnProgress, PartialEmbeddings, Pipeline, concatenate, item_name
-from runtime.inference.tower import DEFAULT_BATCH_SIZES
+from runtime.inference.pipeline import (
+    BackendInfo,
+    CheckPipeline,
+    OnProgress,
+    PartialEmbeddings,
+    Pipeline,
+    concatenate,
+    item_name,
+)
+from runtime.inference.tower import DEFAULT_BATCH_SIZES, sizes_of_call
 from runtime.preprocess.item import UnusableItemError
 from runtime.session.provider_options import OPTIONS, replace_device
 from runtime.session.providers import PROVIDERS
@@ -84,13 +91,20 @@ class Workers:
     """
 
     def __init__(
-        self, folder: Path, towers: Mapping[TowerName, Tower], output_dim: int, options: Sequence[SessionOptions]
+        self,
+        folder: Path,
+        towers: Mapping[TowerName, Tower],
+        output_dim: int,
+        options: Sequence[SessionOptions],
+        check: CheckPipeline | None = None,
     ) -> None:
         """Start a process for each of ``options``, and wait until all processes have loaded ``towers``.
 
+        Each process then calls ``check``, which must have a pickle, with its pipeline.
+
         Raises:
             UsageError: This process is daemonic and may not have children.
-            EmbeddingBackbonesError: A process cannot load a tower.
+            EmbeddingBackbonesError: A process cannot load a tower, or its check fails.
         """
         if multiprocessing.current_process().daemon:
             raise UsageError(
@@ -98,17 +112,19 @@ class Workers:
                 "there, or take concurrent.futures.ProcessPoolExecutor"
             )
         self._process_id = os.getpid()
-        self._workers = [_WorkerProcess(folder, towers, output_dim, share) for share in options]
+        self._workers = [_WorkerProcess(folder, towers, output_dim, share, check) for share in options]
         self.processes: list[BaseProcess] = [worker.process for worker in self._workers]
         try:
-            self._infos: list[BackendInfo] = [worker.receive() for worker in self._workers]
+            infos: list[BackendInfo] = [worker.receive() for worker in self._workers]
         except BaseException:
             self.close()
             raise
-        self.info = self._infos[0]
-        device = PROVIDERS[self.info.provider].device
-        self._sizes = min((DEFAULT_BATCH_SIZES[name, device] for name in towers), key=lambda sizes: sizes.window)
-        self._tasks = self._start_threads()
+        self.info = infos[0]
+        self._tasks: _Tasks = SimpleQueue()
+        weakref.finalize(self, self._tasks.put, None)  # the threads end when this object is deleted
+        for worker in self._workers:
+            arguments = self._tasks, worker, self._workers
+            threading.Thread(target=_run_tasks, args=arguments, name="worker", daemon=True).start()
 
     def stream(
         self, items: Iterable[Any], options: EmbedOptions, on_progress: OnProgress | None = None
@@ -126,7 +142,7 @@ class Workers:
             raise UsageError("the workers belong to the process that forked this one; load the model after the fork")
         abandoned = threading.Event()
         try:
-            for part in self._embed_windows(windows(items, self._window_size(items)), options, abandoned):
+            for part in self._embed_windows(windows(items, self._window_size(items, options)), options, abandoned):
                 if on_progress:
                     on_progress(len(part.kept) + len(part.failures))
                 yield part
@@ -178,29 +194,15 @@ class Workers:
 
         return lambda item: load_pixels(item) if isinstance(item, Image.Image) else item
 
-    def each(self) -> Iterator[Workers]:
-        """Yield the workers one by one. Each is a backend of its own, with the process that it shares with this one."""
-        for worker, info in zip(self._workers, self._infos, strict=True):
-            alone = copy(self)
-            alone.info, alone.processes = info, [worker.process]
-            alone._workers, alone._infos = [worker], [info]  # noqa: SLF001  of this class
-            alone._tasks = alone._start_threads()  # noqa: SLF001
-            yield alone
-
-    def _start_threads(self) -> _Tasks:
-        """Start a thread for each worker, and return the queue of their tasks. They end when this object is deleted."""
-        tasks: _Tasks = SimpleQueue()
-        weakref.finalize(self, tasks.put, None)
-        for worker in self._workers:
-            threading.Thread(target=_run_tasks, args=(tasks, worker, self._workers), name="worker", daemon=True).start()
-        return tasks
-
-    def _window_size(self, items: Iterable[Any]) -> int:
-        """Return the number of items per window: the default, or a worker's share of the items if that is smaller."""
+    def _window_size(self, items: Iterable[Any], options: EmbedOptions) -> int:
+        """Return the number of items per window: a pipeline's, or a worker's share of the items if that is smaller."""
+        towers = (options.tower,) if options.tower else self.info.towers
+        device = PROVIDERS[self.info.provider].device
+        sizes = sizes_of_call((DEFAULT_BATCH_SIZES[name, device] for name in towers), options.batch_size)
         if not isinstance(items, Sized):
-            return self._sizes.window
+            return sizes.window
         share = -(-len(items) // len(self._workers))
-        return max(self._sizes.chunk, min(self._sizes.window, share))
+        return max(sizes.chunk, min(sizes.window, share))
 
     def close(self) -> None:
         """End the processes, unless they belong to the process that forked this one."""
@@ -280,12 +282,19 @@ class _WorkerProcess:
 
 
 def _serve(
-    pipe: _Pipe, folder: Path, towers: Mapping[TowerName, Tower], output_dim: int, options: SessionOptions
+    pipe: _Pipe,
+    folder: Path,
+    towers: Mapping[TowerName, Tower],
+    output_dim: int,
+    options: SessionOptions,
+    check: CheckPipeline | None,
 ) -> None:
-    """Load the towers in a worker process, then embed windows until the pipe is closed."""
+    """Load and check the towers in a worker process, then embed windows until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and ends its workers
     try:
         pipeline = Pipeline(folder, towers, output_dim, options)
+        if check is not None:
+            check(pipeline)
         pipe.send(pipeline.info)
     except EmbeddingBackbonesError as exc:
         pipe.send(exc)

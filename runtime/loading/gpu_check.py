@@ -19,10 +19,10 @@ from runtime.inference.pipeline import Pipeline
 from runtime.loading.golden import verify_towers
 from runtime.machine import cuda_driver
 from runtime.session.provider_options import OPTIONS, ReducedPrecision, device_of, find_reduced_precision
-from runtime.session.providers import PROVIDERS, ExecutionProvider, available_providers, find_provider_obstacle
+from runtime.session.providers import expected_provider
 from runtime.session.session import SessionOptions
-from runtime.session.settled_variants import find_verdict, settle
 from runtime.session.variant_selection import PREFERENCES, find_variant_obstacle, verdict_scope
+from runtime.session.verdicts import find_verdict, settle
 
 _LOG = logging.getLogger("runtime")
 
@@ -39,8 +39,8 @@ def verify_once_on_gpu(
     Raises:
         ProviderError: The named variant misses the golden vectors of the export.
     """
-    provider = _find_gpu_provider(options)
-    if provider is None or options.variant == "fp32":
+    provider = expected_provider(options.provider)
+    if provider.device != "cuda" or options.variant == "fp32":
         return
     settings = options.provider_options or OPTIONS[provider.name]()
     is_auto, scope = options.variant == "auto", verdict_scope(settings)
@@ -62,15 +62,6 @@ def verify_once_on_gpu(
                     _report(miss, variant_name, name, reduced, is_auto=is_auto, is_certain=passed is False)
             if passed:
                 break
-
-
-def _find_gpu_provider(options: SessionOptions) -> ExecutionProvider | None:
-    """Return the provider that will run, if it is one for GPUs."""
-    if options.provider != "auto":
-        provider = PROVIDERS[options.provider]
-        return provider if provider.device == "cuda" else None
-    cuda = PROVIDERS["cuda"]
-    return cuda if cuda in available_providers() and find_provider_obstacle(cuda) is None else None
 
 
 def _reproduces(

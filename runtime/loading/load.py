@@ -15,7 +15,7 @@ from runtime.artifact.reader import check_files, read_manifest
 from runtime.background import start_in_background
 from runtime.errors import ProviderError, UsageError
 from runtime.inference.embedder import Embedder
-from runtime.inference.pipeline import Pipeline
+from runtime.inference.pipeline import CheckPipeline, Pipeline
 from runtime.inference.workers import Workers, split_options
 from runtime.loading.gpu_check import verify_once_on_gpu
 from runtime.loading.reduced_precision import open_in_best_precision
@@ -60,7 +60,8 @@ def load(
         threads: Threads to use, shared by all workers. By default, as many as the affinity mask and the container
             quota allow.
         concurrent_batches: Number of batches that run side by side, each on its share of the threads, if a call has
-            that many batches. A batch alone takes all threads. By default, one batch per thread. Only for ``cpu``.
+            that many batches. A batch alone takes all threads. By default, one batch per thread. Only for ``cpu``, and
+            without ``memory_limit_bytes``.
         workers: Number of processes that embed side by side, each with its own session and its share of the threads.
             By default, the graph runs in this process. A script with workers needs ``if __name__ == "__main__":``.
         device_ids: GPUs, one per worker.
@@ -105,10 +106,14 @@ def load(
         **session,
     )
 
-    def open_embedder(options: SessionOptions) -> Embedder:
+    def open_embedder(options: SessionOptions, check: CheckPipeline | None) -> Embedder:
         arguments = folder, towers, manifest.output_dim
-        backend = Pipeline(*arguments, options) if in_this_process else Workers(*arguments, split(options))
-        return Embedder(manifest, backend, load_again)
+        if not in_this_process:
+            return Embedder(manifest, Workers(*arguments, split(options), check), load_again)
+        pipeline = Pipeline(*arguments, options)
+        if check is not None:
+            check(pipeline)
+        return Embedder(manifest, pipeline, load_again)
 
     with _checking_hashes(folder, manifest) if check_hashes else nullcontext():
         if tuning is not None:

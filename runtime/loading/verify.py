@@ -13,8 +13,8 @@ from runtime.inference.embedder import Embedder
 from runtime.loading.golden import EmbedItems, TowerVerification, describe_tower, verify_towers
 from runtime.loading.load import load
 from runtime.session.provider_options import ProviderOptions
-from runtime.session.settled_variants import settle
 from runtime.session.variant_selection import verdict_scope
+from runtime.session.verdicts import settle
 
 
 @dataclass(frozen=True, kw_only=True)

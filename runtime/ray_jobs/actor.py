@@ -18,7 +18,7 @@ from runtime.ray_jobs.input_files import InputFormat
 from runtime.ray_jobs.output import part_schema, vector_column, write_part
 from runtime.ray_jobs.shards import Shard, ShardRows, read_shard
 from runtime.session.provider_options import OpenVinoOptions
-from runtime.session.providers import takes_openvino
+from runtime.session.providers import expected_provider
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,4 +201,4 @@ class ShardEmbedder:
 
 def _in_float32(provider: str) -> OpenVinoOptions | None:
     """Return options with which OpenVINO computes in float32 on every machine; ``None`` for other providers."""
-    return OpenVinoOptions(dtype="fp32") if takes_openvino(provider) else None
+    return OpenVinoOptions(dtype="fp32") if expected_provider(provider).name == "openvino" else None

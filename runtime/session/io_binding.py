@@ -1,4 +1,4 @@
-"""Run a graph on a device with its own memory."""
+"""Record the work of a graph on a GPU as CUDA graphs, and replay it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ import numpy as np
 
 from runtime.array_types import Feeds, Float32Array
 from runtime.artifact.manifest import TensorSpec
-from runtime.session.provider_options import ProviderOptions, device_of, limit_buffers, uses_cuda_graphs
-from runtime.session.providers import ExecutionProvider, import_onnxruntime
+from runtime.session.provider_options import ProviderOptions, device_of, limit_buffers
+from runtime.session.providers import import_onnxruntime
 
 if TYPE_CHECKING:
     import onnxruntime
 
-_RUNS_AT_ONCE = 2  # one copies while the other computes; more would only take memory
 _MAX_RECORDED_SHAPES = 32  # with sizes and lengths rounded, a text model has fewer
 _NOT_RECORDED = "-1"  # kCudaGraphAnnotationSkip in onnxruntime/core/providers/cuda/cuda_graph.h
 # While CUDA records a graph, calls of other threads to it may fail.
@@ -34,10 +33,9 @@ class _Recording:
     run_options: Any
 
 
-class DeviceRunner:
-    """A graph on a device: two runs at once, or a replay of what was recorded for the shape of the input.
+class GraphRecorder:
+    """A session whose runs are recorded, one CUDA graph for each shape of the input, and replayed one at a time.
 
-    Without CUDA graphs, ONNX Runtime copies inputs and outputs itself, in its own arena and under its memory limit.
     A recorded graph points into its buffers, so they are never freed. Their number and size is limited instead: inputs
     of further shapes run without a recording.
 
@@ -49,48 +47,39 @@ class DeviceRunner:
         self,
         session: onnxruntime.InferenceSession,
         output: TensorSpec,
-        provider: ExecutionProvider,
         options: ProviderOptions,
         *,
+        device: str = "cuda",
         max_recorded_shapes: int = _MAX_RECORDED_SHAPES,
     ) -> None:
-        """Prepare to run a session of ``provider``. Record at most ``max_recorded_shapes`` shapes of input."""
+        """Prepare to record a session with ``options``, at most ``max_recorded_shapes`` shapes of input.
+
+        ``device`` is ONNX Runtime's name of the device that holds the buffers.
+        """
         self._session, self._output = session, output
-        self._device, self._device_id = provider.device, device_of(options)
-        self._records = uses_cuda_graphs(options)
+        self._device, self._device_id = device, device_of(options)
         self._max_bytes = limit_buffers(options)
         self._max_shapes, self._bytes = max_recorded_shapes, 0
         self._recordings: dict[tuple[tuple[int, ...], ...], _Recording] = {}
-        self._turns = threading.BoundedSemaphore(_RUNS_AT_ONCE)
 
     @property
     def recorded_shapes(self) -> list[tuple[tuple[int, ...], ...]]:
         """The input shapes that are replayed, in the order of their first runs."""
         return list(self._recordings)
 
-    def run(self, feeds: Feeds, run_options: onnxruntime.RunOptions | None = None) -> Float32Array:
-        """Return the output of the graph for ``feeds``: ``[batch, output_dim]`` float32.
-
-        ``run_options`` do not apply to replays.
-        """
-        if self._records:
-            with _recording:
-                return self._replay(feeds)
-        with self._turns:
-            vectors: Float32Array = self._session.run([self._output.name], dict(feeds), run_options)[0]
-        return vectors
-
-    def _replay(self, feeds: Feeds) -> Float32Array:
-        recording = self._find_recording(feeds)
-        if recording is None:
-            unrecorded = _graph_options(_NOT_RECORDED)
-            vectors: Float32Array = self._session.run([self._output.name], dict(feeds), unrecorded)[0]
-            return vectors
-        for name, array in feeds.items():
-            recording.inputs[name].update_inplace(np.ascontiguousarray(array))
-        self._session.run_with_iobinding(recording.binding, recording.run_options)
-        output: Float32Array = recording.output.numpy()
-        return output.copy()  # on a CPU, numpy() is a view of the buffer
+    def run(self, feeds: Feeds) -> Float32Array:
+        """Return the output of the graph for ``feeds``: ``[batch, output_dim]`` float32."""
+        with _recording:
+            recording = self._find_recording(feeds)
+            if recording is None:
+                unrecorded = _graph_options(_NOT_RECORDED)
+                vectors: Float32Array = self._session.run([self._output.name], dict(feeds), unrecorded)[0]
+                return vectors
+            for name, array in feeds.items():
+                recording.inputs[name].update_inplace(np.ascontiguousarray(array))
+            self._session.run_with_iobinding(recording.binding, recording.run_options)
+            output: Float32Array = recording.output.numpy()
+            return output.copy()  # on a CPU, numpy() is a view of the buffer
 
     def _find_recording(self, feeds: Feeds) -> _Recording | None:
         shapes = tuple(array.shape for array in feeds.values())

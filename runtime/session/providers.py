@@ -134,9 +134,18 @@ def import_onnxruntime() -> onnxruntime:
     return onnxruntime
 
 
-def takes_openvino(provider: str) -> bool:
-    """Return whether OpenVINO runs for ``provider``: its name, or ``auto`` with its package, which prefers no other."""
-    return provider == "openvino" or (provider == "auto" and PROVIDERS["openvino"] in available_providers())
+def expected_provider(name: str) -> ExecutionProvider:
+    """Return the provider called ``name``; for ``auto``, the first without an obstacle. It may still fail to load.
+
+    Raises:
+        UsageError: There is no such provider.
+        ProviderError: Two onnxruntime packages are installed.
+        MissingDependencyError: No onnxruntime package is installed.
+    """
+    if name != "auto":
+        return find_provider(name)
+    usable = (each for each in available_providers() if each.in_auto and find_provider_obstacle(each) is None)
+    return next(usable, PROVIDERS["cpu"])
 
 
 def find_provider_obstacle(provider: ExecutionProvider) -> str | None:

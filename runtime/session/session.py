@@ -6,6 +6,8 @@ import json
 import logging
 import os
 import re
+import threading
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from numbers import Integral
 from pathlib import Path
@@ -27,7 +29,7 @@ from runtime.errors import (
 from runtime.machine.threads import available_threads
 from runtime.session.cancellation import CancellationToken
 from runtime.session.graph_sessions import GraphSessions
-from runtime.session.io_binding import DeviceRunner
+from runtime.session.io_binding import GraphRecorder
 from runtime.session.open_graph import check_recordable, check_signature, open_graph, options_for_graph
 from runtime.session.provider_options import (
     OPTIONS,
@@ -37,13 +39,14 @@ from runtime.session.provider_options import (
     resolve_options,
     uses_cuda_graphs,
 )
-from runtime.session.providers import ExecutionProvider, available_providers, find_provider
+from runtime.session.providers import ExecutionProvider, available_providers, check_packages, find_provider
 from runtime.session.variant_selection import GraphChoice, choose_graph, warn_of_choice
 
 if TYPE_CHECKING:
     import onnxruntime
 
 _LOG = logging.getLogger("runtime")
+_RUNS_ON_GPU = 2  # one batch is copied while the other is computed; more would only take memory
 _HELD_TWICE_BYTES = 1 << 30  # larger weights are in memory once, for whichever kind of run comes first
 # Messages of ONNX Runtime's arena (the second one with a memory limit), of CUDA and its libraries, and of C++.
 _OUT_OF_MEMORY = re.compile(
@@ -83,18 +86,26 @@ class SessionOptions:
             raise UsageError(
                 f"concurrent_batches is {self.concurrent_batches!r}, it must be from 1 to {threads}, the threads"
             )
+        if (self.concurrent_batches or 1) > 1 and _limits_memory(options):
+            raise UsageError(
+                f"concurrent_batches is {self.concurrent_batches}, but batches run one at a time within "
+                "memory_limit_bytes; leave one of them out"
+            )
         return replace(self, provider=provider, provider_options=options, threads=threads)
 
 
 def count_concurrent_batches(provider: ExecutionProvider, settings: ProviderOptions, threads: int) -> int:
     """Return the number of batches that share ``threads`` side by side, unless the caller chooses one.
 
-    On a GPU, one batch is copied while another is computed. With a limit of memory on the CPU, batches take turns.
+    With a limit of memory on the CPU, batches take turns.
     """
     if provider.device != "cpu":
-        return 1 if uses_cuda_graphs(settings) else min(2, threads)
-    is_limited = isinstance(settings, CpuOptions) and settings.memory_limit_bytes is not None
-    return threads if provider.name == "cpu" and not is_limited else 1
+        return 1 if uses_cuda_graphs(settings) else min(_RUNS_ON_GPU, threads)
+    return threads if provider.name == "cpu" and not _limits_memory(settings) else 1
+
+
+def _limits_memory(settings: ProviderOptions | None) -> bool:
+    return isinstance(settings, CpuOptions) and settings.memory_limit_bytes is not None
 
 
 def _fits(number: int | None, largest: int) -> bool:
@@ -125,9 +136,11 @@ class Session:
             ProviderError: The provider is not usable, or the variant does not support it.
             IntegrityError: ONNX Runtime cannot load the file, or its inputs and output are not those of ``tower``.
             ArtifactError: The graph is too new for the installed ONNX Runtime.
+            MissingDependencyError: onnxruntime is not installed.
             UsageError: An option is invalid, or there is no such variant.
         """
         options = options.resolved()
+        check_packages()
         self.threads = options.threads or 1
         self._output, self._has_convolutions = tower.output, tower.preprocessing.kind == "image"
         if options.provider == "auto":
@@ -135,7 +148,12 @@ class Session:
         else:
             first = self._open(folder, tower, options, find_provider(options.provider))
         check_signature(first, tower, self._files[0])
-        self._device_runner = DeviceRunner(first, tower.output, self.provider, self.provider_options)
+        is_on_cpu = self.provider.device == "cpu"
+        self._turns: AbstractContextManager[Any] = (
+            nullcontext() if is_on_cpu else threading.BoundedSemaphore(_RUNS_ON_GPU)
+        )
+        records = uses_cuda_graphs(self.provider_options)
+        self._recorder = GraphRecorder(first, tower.output, self.provider_options) if records else None
         self.concurrent_batches = options.concurrent_batches or count_concurrent_batches(
             self.provider, self.provider_options, self.threads
         )
@@ -143,7 +161,7 @@ class Session:
             first,
             self._open_again,
             threads=self.threads,
-            share=self.threads // self.concurrent_batches,
+            share=self.threads // self.concurrent_batches if is_on_cpu else self.threads,
             keeps_both=sum(file.stat().st_size for file in self._files) <= _HELD_TWICE_BYTES,
         )
 
@@ -190,10 +208,11 @@ class Session:
         else:
             run_options = cancellation and cancellation.run_options
         try:
-            if self.provider.device != "cpu":
-                return self._device_runner.run(feeds, run_options)
+            if self._recorder is not None:
+                return self._recorder.run(feeds)
             session = self._sessions.take(side_by_side=side_by_side)
-            output: Float32Array = session.run([self._output.name], dict(feeds), run_options)[0]
+            with self._turns:
+                output: Float32Array = session.run([self._output.name], dict(feeds), run_options)[0]
         except EmbeddingBackbonesError:
             raise
         except Exception as exc:  # onnxruntime's exceptions have no common base class

@@ -23,7 +23,7 @@ from runtime.session.provider_options import (
     provider_of,
 )
 from runtime.session.providers import ExecutionProvider, installed_packages
-from runtime.session.settled_variants import find_verdict, is_settled
+from runtime.session.verdicts import find_verdict
 
 _LOG = logging.getLogger("runtime")
 
@@ -72,7 +72,7 @@ def warn_of_choice(choice: GraphChoice, tower: Tower, provider: ExecutionProvide
         )
     installed = next(iter(installed_packages().values()))
     same_version = installed.split(".")[:2] == variant.onnxruntime.split(".")[:2]
-    if not same_version and not is_settled(variant, provider.name, verdict_scope(options)):
+    if not same_version and not find_verdict(variant, provider.name, verdict_scope(options)):
         _LOG.warning(
             "the variant %s was checked with onnxruntime %s, but %s is installed: run `python -m runtime verify "
             "--variant %s`",

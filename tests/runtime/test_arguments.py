@@ -45,6 +45,24 @@ def test_other_arguments_may_stand_before_and_after_a_list(words: list[str]) -> 
     assert (arguments.artifact, arguments.sizes) == ("a", (1, 8))
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--names", "a", "b", "--epochs", "3", "artifact"], (("a", "b"), 3)),
+        (["--names", "a,b", "-e3", "artifact"], (("a", "b"), 3)),
+        (["artifact", "--epochs=3", "--names", "a", "b"], (("a", "b"), 3)),
+        (["--names", "a", "-", "--", "artifact"], (("a", "-"), 1)),
+    ],
+)
+def test_a_list_of_strings_ends_at_the_next_option(words: list[str], expected: tuple[tuple[str, ...], int]) -> None:
+    parser = ArgumentParser(prog="test")
+    parser.add_argument("artifact")
+    parser.add_argument("--names", action=ListAction)
+    parser.add_argument("-e", "--epochs", type=int, default=1)
+    arguments = parser.parse_args(words)
+    assert (arguments.artifact, (arguments.names, arguments.epochs)) == ("artifact", expected)
+
+
 def test_commands_have_lists_too() -> None:
     parser = ArgumentParser(prog="test")
     command = parser.add_subparsers().add_parser("go")

@@ -207,6 +207,7 @@ def test_tensorrt_compiles_one_engine_for_all_lengths(
     expected = runtime.load(text, provider="cpu", variant="fp32").embed(TEXTS)
     model = runtime.load(text, provider="tensorrt")
     np.testing.assert_allclose(model.embed(TEXTS[:1]), expected[:1], atol=1e-4)
-    engines = {path: path.stat().st_mtime_ns for path in (tmp_path / "tensorrt").glob("*.engine")}
+    engines = {path: path.stat().st_mtime_ns for path in (tmp_path / "tensorrt").rglob("*.engine")}
+    assert engines
     np.testing.assert_allclose(model.embed(TEXTS), expected, atol=1e-4)
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "tensorrt").glob("*.engine")} == engines
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "tensorrt").rglob("*.engine")} == engines

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 import runtime
 from runtime.inference.batching import count_alone
+from runtime.inference.pipeline import Pipeline
 from runtime.session.graph_sessions import GraphSessions
 from runtime.session.session import Session
 from tests.runtime.toy_artifact import write_artifact
@@ -100,6 +102,14 @@ def test_a_limit_of_memory_runs_one_batch_after_another(folder: Path, options: d
     assert runtime.load(folder, provider="cpu", threads=2, **options).concurrent_batches == batches
 
 
+@needs_two_cores
+def test_several_batches_side_by_side_and_a_limit_of_memory_exclude_each_other(folder: Path) -> None:
+    options = runtime.CpuOptions(memory_limit_bytes=10**9)
+    assert runtime.load(folder, provider_options=options, threads=2, concurrent_batches=1).concurrent_batches == 1
+    with pytest.raises(runtime.UsageError, match=r"concurrent_batches is 2, but .* memory_limit_bytes; leave one"):
+        runtime.load(folder, provider_options=options, threads=2, concurrent_batches=2)
+
+
 @pytest.mark.parametrize("number", [0, 3, 1.5])
 def test_a_number_that_the_threads_cannot_share_is_refused(number: Any, folder: Path) -> None:
     with pytest.raises(runtime.UsageError, match=r"concurrent_batches is .*, it must be from 1 to"):
@@ -145,6 +155,13 @@ def test_the_session_of_loading_is_closed_until_a_batch_needs_it() -> None:
     assert (again is first, again.threads) == (False, 4)
     graph.close_unused()
     assert held(graph) == [4]
+
+
+def test_a_server_frees_the_session_of_loading(folder: Path) -> None:
+    session = cast("Pipeline", runtime.load(folder, provider="cpu").backend).towers["text"].session
+    (first,) = map(weakref.ref, session._sessions._sessions.values())
+    session.yield_cores()
+    assert first() is None
 
 
 @pytest.mark.parametrize("first", [True, False])

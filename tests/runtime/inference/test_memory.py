@@ -165,7 +165,8 @@ def test_a_batch_that_is_too_large_for_the_memory_is_halved(
     assert "batch of 20" in caplog.text
     sizes.clear()
     np.testing.assert_array_equal(model.embed(texts), expected)
-    assert sizes == [5, 5, 5, 5], "the smaller batches are planned from then on"
+    model.embed(texts, batch_size=20)
+    assert sizes == [5] * 8, "the smaller batches are planned from then on, whatever the batch_size"
     room = 0
     with pytest.raises(OutOfMemoryError, match="batch of 1"):
         model.embed(texts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import os
 import signal
 import threading
@@ -16,14 +17,15 @@ import pytest
 from PIL import Image
 
 import runtime
-from runtime.inference.options import EmbedOptions
+from runtime.artifact.reader import read_manifest
+from runtime.inference.pipeline import Pipeline
+from runtime.inference.tower import DEFAULT_BATCH_SIZES
 from runtime.inference.workers import Workers, _WorkerProcess
+from runtime.session.session import SessionOptions
 from tests.runtime.toy_artifact import write_artifact
 
 pytestmark = pytest.mark.process
-OPTIONS = EmbedOptions()
 embed_window = _WorkerProcess.embed
-receive = _WorkerProcess.receive
 
 
 @pytest.fixture(scope="module")
@@ -59,12 +61,6 @@ def is_embedded(model: runtime.Embedder) -> bool:
     except runtime.InferenceError as exc:
         assert "a worker process has died (exit code -9)" in str(exc)  # noqa: PT017  each call may fail or not
         return False
-
-
-def embed_alone(backend: Workers, text: str) -> list[float]:
-    (part,) = backend.stream([text], OPTIONS)
-    vector: list[float] = part.vectors[0].tolist()
-    return vector
 
 
 def test_calls_go_on_with_the_workers_that_live(load: Callable[[int], runtime.Embedder]) -> None:
@@ -143,7 +139,7 @@ def test_windows_of_an_abandoned_stream_are_not_embedded(
         return embed_window(worker, items, *arguments)
 
     monkeypatch.setattr(_WorkerProcess, "embed", embed_behind_gate)
-    size = backend_of(model)._sizes.window
+    size = DEFAULT_BATCH_SIZES["text", "cpu"].window
     stream = model.embed_stream(itertools.chain(["a"] * size, itertools.repeat("b")))
     next(stream)
     stream.close()
@@ -153,40 +149,40 @@ def test_windows_of_an_abandoned_stream_are_not_embedded(
     assert embedded.count("b") <= 2
 
 
-def test_each_worker_embeds_with_its_own_process(
-    load: Callable[[int], runtime.Embedder], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("options", "windows"),
+    [
+        ({}, [32, 32, 32, 32, 2]),
+        ({"tower": "text"}, [130]),
+        ({"batch_size": 30}, [60, 60, 10]),
+    ],
+    ids=str,
+)
+def test_windows_are_those_of_the_asked_tower_and_size_of_batch(
+    options: dict[str, Any], windows: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    backend, used = backend_of(load(3)), []
+    sizes: list[int] = []
 
-    def embed_and_note(worker: _WorkerProcess, *arguments: Any) -> Any:
-        used.append(worker.process)
-        return embed_window(worker, *arguments)
+    def embed_and_note(worker: _WorkerProcess, items: list[str], *arguments: Any) -> Any:
+        sizes.append(len(items))
+        return embed_window(worker, items, *arguments)
 
     monkeypatch.setattr(_WorkerProcess, "embed", embed_and_note)
-    for alone in backend.each():
-        for _ in range(5):
-            embed_alone(alone, "a")
-    assert used == [process for process in backend.processes for _ in range(5)]
+    with runtime.load(write_artifact(tmp_path / "toy", image=True), provider="cpu", threads=1, workers=1) as model:
+        assert model.embed(["a"] * 130, **options).shape == (130, 4)
+    assert sizes == windows
 
 
-def test_backends_that_share_a_process_get_their_own_answers(
-    load: Callable[[int], runtime.Embedder], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A second task is given out between the first task and its answer. It waits until the first is answered."""
-    backend = backend_of(load(1))
-    (alone,) = backend.each()
-    expected = {text: embed_alone(backend, text) for text in ("a", "a b c d")}
-    assert len(set(map(tuple, expected.values()))) == 2
-    found: dict[str, list[float]] = {}
-    second = threading.Thread(target=lambda: found.update({"a b c d": embed_alone(alone, "a b c d")}), daemon=True)
+def refuse_the_second(pipeline: Pipeline) -> None:
+    if pipeline.info.provider_reason == "the second":
+        raise runtime.ProviderError("it misses the golden vectors")
 
-    def receive_late(worker: _WorkerProcess) -> Any:
-        monkeypatch.setattr(_WorkerProcess, "receive", receive)
-        second.start()
-        second.join(0.5)  # long enough to take the answer of the first task, if nothing prevents it
-        return receive(worker)
 
-    monkeypatch.setattr(_WorkerProcess, "receive", receive_late)
-    found["a"] = embed_alone(backend, "a")
-    second.join()
-    assert found == expected
+def test_a_worker_that_fails_its_check_ends_all(folder: Path) -> None:
+    towers = read_manifest(folder).towers
+    one, other = (SessionOptions(provider="cpu", reason=reason) for reason in ("the first", "the second"))
+    Workers(folder, towers, 4, [one], refuse_the_second).close()
+    before = multiprocessing.active_children()
+    with pytest.raises(runtime.ProviderError, match="it misses the golden vectors"):
+        Workers(folder, towers, 4, [one, other], refuse_the_second)
+    assert multiprocessing.active_children() == before

@@ -16,7 +16,7 @@ from runtime.errors import UsageError
 from runtime.jobs import memory_check
 from runtime.jobs.memory_check import warn_of_memory
 from runtime.machine.limits import Memory
-from runtime.session import session
+from runtime.session import providers, session
 from runtime.session.providers import PROVIDERS
 from tests.runtime.toy_artifact import write_artifact
 
@@ -91,8 +91,8 @@ def test_batches_on_a_gpu_are_not_counted(
     def load(*_: Any, **__: Any) -> Any:
         raise UsageError("enough")
 
-    monkeypatch.setattr(command, "available_providers", lambda: [PROVIDERS["cuda"], PROVIDERS["cpu"]])
-    monkeypatch.setattr(command, "find_provider_obstacle", lambda each: obstacle if each.name == "cuda" else None)
+    monkeypatch.setattr(providers, "available_providers", lambda: [PROVIDERS["cuda"], PROVIDERS["cpu"]])
+    monkeypatch.setattr(providers, "find_provider_obstacle", lambda each: obstacle if each.name == "cuda" else None)
     monkeypatch.setattr(command, "load_model", load)
     monkeypatch.setattr(memory_check, "examine_memory", lambda: memory(10**6))
     folder = write_artifact(tmp_path / "toy")

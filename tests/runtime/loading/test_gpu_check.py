@@ -21,7 +21,7 @@ from runtime.machine import cuda_driver
 from runtime.session.provider_options import CudaOptions, ReducedPrecision, device_of
 from runtime.session.providers import PROVIDERS
 from runtime.session.session import SessionOptions
-from runtime.session.settled_variants import find_verdict
+from runtime.session.verdicts import find_verdict
 from tests.runtime.session.variant_samples import make_variant
 from tests.runtime.toy_artifact import write_artifact
 
@@ -31,7 +31,7 @@ FP16 = make_variant("fp16", "cuda", "cpu", graph="text.fp16.onnx")
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("EMBEDDING_BACKBONES_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(gpu_check, "_find_gpu_provider", lambda options: PROVIDERS["cpu"])
+    monkeypatch.setattr(gpu_check, "expected_provider", lambda name: replace(PROVIDERS["cpu"], device="cuda"))
     monkeypatch.setattr(cuda_driver, "has_fp16_units", lambda device: True)
     monkeypatch.setattr(gpu_check, "PREFERENCES", {"cpu": {"fp16": None, "optimized": None}})
     folder = write_artifact(tmp_path / "toy")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import pytest
@@ -17,14 +16,14 @@ from runtime.array_types import Array, Feeds
 from runtime.artifact.manifest import TowerName
 from runtime.artifact.reader import read_manifest
 from runtime.errors import OutOfMemoryError
-from runtime.inference.pipeline import Pipeline
-from runtime.inference.workers import Workers
+from runtime.inference.pipeline import CheckPipeline, Pipeline
 from runtime.loading import reduced_precision
-from runtime.loading.golden import TowerVerification, verify_towers
+from runtime.loading.golden import TowerVerification
 from runtime.loading.reduced_precision import open_in_best_precision
 from runtime.machine import cpu
 from runtime.machine.cpu import bf16_units
-from runtime.session.provider_options import OpenVinoOptions, ProviderOptions, ReducedPrecision, provider_of
+from runtime.session.provider_options import OpenVinoOptions, ProviderOptions, provider_of
+from runtime.session.providers import PROVIDERS
 from runtime.session.session import Session, SessionOptions
 from tests.runtime.toy_artifact import write_artifact
 
@@ -48,13 +47,21 @@ Choose: TypeAlias = Callable[..., list[ProviderOptions | None]]
 class Opened(list[ProviderOptions | None]):
     """The options with which an artifact was opened."""
 
-    def open(self, folder: Path, options: SessionOptions, tower: TowerName | None = None) -> runtime.Embedder:
+    broken: tuple[str, ...] = ()
+
+    def open(
+        self, folder: Path, options: SessionOptions, check: CheckPipeline | None, tower: TowerName | None = None
+    ) -> runtime.Embedder:
         """Open the artifact on the CPU provider, as if with ``options``."""
         self.append(options.provider_options)
+        if options.provider in self.broken:
+            raise runtime.ProviderError("it cannot load the graph")
         model = runtime.load(folder, provider="cpu", tower=tower)
         assert isinstance(model.backend, Pipeline)
         chosen = options.provider_options or model.provider_options
         model.provider_options, model.backend.info = chosen, replace(model.backend.info, provider_options=chosen)
+        if check is not None:
+            check(model.backend)
         return model
 
 
@@ -70,7 +77,9 @@ def choose(exported: Path) -> Choose:
     ) -> list[ProviderOptions | None]:
         opened, manifest = Opened(), read_manifest(folder)
         given, towers = SessionOptions(provider=provider, provider_options=options), manifest.select_towers(tower)
-        open_in_best_precision(folder, manifest, towers, given, lambda final: opened.open(folder, final, tower))
+        open_in_best_precision(
+            folder, manifest, towers, given, lambda final, check: opened.open(folder, final, check, tower)
+        )
         return opened
 
     return load
@@ -95,7 +104,7 @@ def test_bf16_is_chosen_and_stored_if_the_golden_vectors_pass(
 ) -> None:
     units("amx_bf16")
     assert choose() == [BF16]
-    assert len(list(cache.rglob("bf16-*.json"))) == 1
+    assert len(list((cache / "verified").iterdir())) == 1
     monkeypatch.setattr(reduced_precision, "verify_towers", None)  # a second measurement would call it
     assert choose() == [BF16]
 
@@ -106,8 +115,9 @@ def test_fp32_is_chosen_and_logged_if_the_golden_vectors_fail(
     units("amx_bf16")
     with caplog.at_level(logging.WARNING, "runtime"):
         assert choose() == [BF16, FP32]
-    assert "computes in float32: the golden vectors are not reproduced in bfloat16 (image min cosine" in caplog.text
+    assert "computes in float32: the golden vectors are not reproduced with dtype bf16 (image min cosine" in caplog.text
     assert choose() == [FP32], "the result is stored"
+    assert "computes in float32: an earlier load did not reproduce the golden vectors in bfloat16" in caplog.text
 
 
 def test_a_graph_that_cannot_run_in_bf16_runs_in_fp32(
@@ -129,6 +139,19 @@ def test_a_stored_result_is_for_the_same_towers(
     assert choose(folder=folder, tower="text") == [BF16], "stored"
 
 
+def test_auto_takes_another_provider_if_openvino_cannot_load_the_graph(
+    units: Callable[..., None], choose: Choose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    units()
+    monkeypatch.setattr(Opened, "broken", ("openvino",))
+    monkeypatch.setattr(
+        reduced_precision, "expected_provider", lambda name: PROVIDERS["openvino" if name == "auto" else name]
+    )
+    assert choose(provider="auto") == [FP32, None], "the session then chooses"
+    with pytest.raises(runtime.ProviderError, match="cannot load the graph"):
+        choose()
+
+
 def out_of_memory(model: runtime.Embedder, folder: Path) -> dict[TowerName, TowerVerification]:
     raise OutOfMemoryError("no memory")
 
@@ -146,39 +169,27 @@ def test_a_check_that_fails_for_another_reason_is_repeated(
     assert choose() == [BF16]
 
 
-@pytest.mark.process
-@pytest.mark.parametrize("is_wrong", [False, True])
-def test_every_worker_is_verified(exported: Path, monkeypatch: pytest.MonkeyPatch, is_wrong: bool) -> None:
-    workers: list[BaseProcess] = []
+def test_each_worker_is_handed_the_check(exported: Path, wrong_vectors: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline, given = cast("Pipeline", runtime.load(exported, provider="cpu").backend), list[Any]()
 
-    def verify(model: runtime.Embedder, folder: Path) -> dict[TowerName, TowerVerification]:
-        assert isinstance(model.backend, Workers)
-        workers.extend(model.backend.processes)
-        found = verify_towers(model, folder)
-        far = replace(found["image"].agreement, min_cosine=0.5)
-        return {"image": replace(found["image"], agreement=far)} if is_wrong and len(workers) == 2 else found
+    def start(*arguments: Any) -> Pipeline:
+        given.extend(arguments)
+        return pipeline
 
-    monkeypatch.setattr(reduced_precision, "verify_towers", verify)
-    reduced = ReducedPrecision("bf16", "with an option", "leave it out")
-    monkeypatch.setattr(reduced_precision, "find_reduced_precision", lambda options: reduced)
-    if is_wrong:
-        with pytest.raises(runtime.ProviderError, match=r"with an option \(image min cosine .*; leave it out"):
-            runtime.load(exported, provider="cpu", workers=2)
-        assert [process.is_alive() for process in workers] == [False, False]
-        return
-    with runtime.load(exported, provider="cpu", workers=2) as model:
-        assert isinstance(model.backend, Workers)
-        assert workers == model.backend.processes
-        assert model.embed([np.zeros((40, 40, 3), np.uint8)]).shape == (1, 12)
+    monkeypatch.setattr("runtime.loading.load.Workers", start)
+    runtime.load(exported, provider="cpu", workers=2)
+    pipeline.info = replace(pipeline.info, provider_options=runtime.CpuOptions(arm_bf16=True))
+    with pytest.raises(runtime.ProviderError, match=r"with arm_bf16 \(image min cosine .*; leave the option out"):
+        given[-1](pipeline)
 
 
 def test_a_damaged_result_is_measured_again(units: Callable[..., None], choose: Choose, cache: Path) -> None:
     units("amx_bf16")
     choose()
-    (stored,) = cache.rglob("bf16-*.json")
-    stored.write_text('"image min')
+    (stored,) = (cache / "verified").iterdir()
+    stored.write_text("fai")
     assert choose() == [BF16]
-    assert stored.read_text() == '""'
+    assert stored.read_text() == ""
 
 
 @pytest.mark.parametrize("name", ["amx_bf16", "avx512_bf16"])
@@ -214,7 +225,6 @@ def test_less_than_float32_needs_golden_vectors_that_pass(
     units: Callable[..., None],
     choose: Choose,
     request: pytest.FixtureRequest,
-    monkeypatch: pytest.MonkeyPatch,
     options: ProviderOptions,
     message: str,
 ) -> None:
@@ -222,11 +232,8 @@ def test_less_than_float32_needs_golden_vectors_that_pass(
     provider = provider_of(options)
     assert choose(options, provider) == [options]
     request.getfixturevalue("wrong_vectors")
-    closed: list[bool] = []
-    monkeypatch.setattr(runtime.Embedder, "close", lambda self: closed.append(True))
     with pytest.raises(runtime.ProviderError, match=f"golden vectors are not reproduced {message}"):
         choose(options, provider)
-    assert len(closed) == 1
 
 
 @pytest.mark.parametrize("options", [FP32, runtime.CpuOptions(), runtime.CudaOptions()])

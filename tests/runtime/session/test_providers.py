@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ import onnx
 import pytest
 
 import runtime
+from runtime.artifact.reader import read_manifest
 from runtime.machine import cuda_driver
 from runtime.session import providers, session
 from runtime.session.open_graph import open_graph
+from runtime.session.session import SessionOptions
+from tests.runtime.session.variant_samples import make_variant
 
 
 def test_a_provider_of_another_package_is_refused_with_the_package_to_install(exported: Path) -> None:
@@ -102,10 +106,13 @@ def test_two_packages_at_once_are_refused(exported: Path, monkeypatch: pytest.Mo
         runtime.load(exported, provider="cpu")
 
 
-def test_no_package_is_refused_with_the_choices(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("provider", ["auto", "cpu"])
+def test_no_package_is_refused_with_the_choices(provider: str, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tower = read_manifest(exported).towers["image"]
+    tower = replace(tower, variants={"optimized": make_variant("optimized", "cpu", graph=tower.graph)})
     _pretend_installed(monkeypatch)
     with pytest.raises(runtime.MissingDependencyError, match=r"\[cpu\].*\[openvino\].*\[gpu\]"):
-        runtime.load(exported)
+        session.Session(exported, tower, SessionOptions(provider=provider))
 
 
 def test_defaults_of_every_provider_compute_in_float32() -> None:

@@ -15,7 +15,7 @@ from runtime.artifact.reader import read_manifest
 from runtime.artifact.variants import Variant, VariantName
 from runtime.errors import ProviderError, UsageError
 from runtime.machine import cpu, cuda_driver
-from runtime.session import settled_variants, variant_selection
+from runtime.session import variant_selection, verdicts
 from runtime.session.open_graph import options_for_graph
 from runtime.session.provider_options import OPTIONS, CpuOptions, CudaOptions
 from runtime.session.providers import PROVIDERS
@@ -87,16 +87,16 @@ def test_auto_takes_a_variant_only_on_a_gpu_that_kept_the_golden_vectors(
     monkeypatch.setattr(cuda_driver, "gpu_names", lambda: ("H100",))
     monkeypatch.setattr(variant_selection, "gpu_software", dict)
     fp16 = tower.variants["fp16"]
-    settled_variants.settle(fp16, "cuda", "H100")
+    verdicts.settle(fp16, "cuda", "H100")
     assert pick(tower, "cuda").reason == "auto: GPU 0 has tensor cores; on GPU 0 the golden vectors pass"
     assert pick(tower, "tensorrt").name == "fp32", "another provider computes otherwise"
     in_tf32 = choose_graph(tower, PROVIDERS["cuda"], CudaOptions(tf32=True), "auto")
     assert in_tf32.name == "fp32", "another precision computes otherwise"
     monkeypatch.setattr(cuda_driver, "gpu_names", lambda: ("T4",))
     assert pick(tower, "cuda").name == "fp32"
-    settled_variants.settle(tower.variants["optimized"], "cuda", "T4")
+    verdicts.settle(tower.variants["optimized"], "cuda", "T4")
     assert pick(tower, "cuda").reason == "auto: its operators are fused; on GPU 0 the golden vectors pass"
-    settled_variants.settle(fp16, "tensorrt", "T4 in tf32", passed=False)
+    verdicts.settle(fp16, "tensorrt", "T4 in tf32", passed=False)
     assert "fp16 skipped: GPU 0 has tensor cores; on GPU 0 the golden vectors fail" in pick(tower, "tensorrt").reason
 
 
@@ -109,7 +109,7 @@ def test_after_an_update_of_its_software_a_gpu_verifies_again(
     software = {"driver": "580.95.05", "cuda": "13.0", "cudnn": "9.13.0"}
     monkeypatch.setattr(cuda_driver, "gpu_names", lambda: ("H100",))
     monkeypatch.setattr(variant_selection, "gpu_software", lambda: software)
-    settled_variants.settle(tower.variants["fp16"], "cuda", variant_selection.verdict_scope(CudaOptions()))
+    verdicts.settle(tower.variants["fp16"], "cuda", variant_selection.verdict_scope(CudaOptions()))
     assert pick(tower, "cuda").name == "fp16"
     software[updated] = "99"
     assert pick(tower, "cuda").name == "fp32"
@@ -191,13 +191,13 @@ def test_a_verified_variant_is_not_warned_of_again_until_something_changes(
 ) -> None:
     monkeypatch.setenv("EMBEDDING_BACKBONES_CACHE", str(tmp_path))
     units("avx512_vnni")
-    for module in (variant_selection, settled_variants):
+    for module in (variant_selection, verdicts):
         monkeypatch.setattr(module, "installed_packages", lambda: {"onnxruntime": "1.30.1"})
-    settled_variants.settle(tower.variants["int8"], "cpu")
+    verdicts.settle(tower.variants["int8"], "cpu")
     with caplog.at_level(logging.WARNING, "runtime"):
         pick(tower, "cpu")
         assert not caplog.records
-        for module in (variant_selection, settled_variants):
+        for module in (variant_selection, verdicts):
             monkeypatch.setattr(module, "installed_packages", lambda: {"onnxruntime": "1.29.0"})
         pick(tower, "cpu")
     assert "1.29.0 is installed" in caplog.text
