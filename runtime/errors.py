@@ -91,7 +91,7 @@ class OutOfMemoryError(InferenceError):
 
 
 class OutputError(EmbeddingBackbonesError):
-    """The results cannot be written. No partial file is left."""
+    """The results cannot be written. No partial file is left, unless the message names it."""
 
 
 class ClusterError(EmbeddingBackbonesError):

@@ -84,11 +84,6 @@ def add_doctor(commands: Any) -> None:
     summary = "Print the installed packages, the execution providers that work here, and advice for each problem"
     doctor = commands.add_parser("doctor", help=summary, description=f"{summary}.")
     doctor.add_argument("--json", action="store_true", help="Print the report as JSON (default: as text)")
-    doctor.add_argument(
-        "--artifact",
-        metavar="FOLDER",
-        help="Also tell where the nodes of this artifact's graphs run (default: no artifact)",
-    )
     doctor.set_defaults(command=_doctor)
 
 
@@ -110,7 +105,7 @@ def _info(arguments: argparse.Namespace) -> int:
         tuning = read_tuning(manifest, tower)
         found = "not on this machine; see `python -m runtime tune`"
         if tuning:
-            found = f"{tuning}, {round_figure(tuning.items_per_s)} items/s"
+            found = f"{tuning}, {round_figure(tuning.winner.items_per_s)} items/s"
         print(f"tuned         {tower}: {found}")
     if arguments.placement:
         from runtime.loading.placements import find_placements
@@ -174,6 +169,6 @@ def _compat(arguments: argparse.Namespace) -> int:
 def _doctor(arguments: argparse.Namespace) -> int:
     from runtime.doctor import examine, render_json, render_text
 
-    report = examine(arguments.artifact)
+    report = examine()
     print(render_json(report) if arguments.json else render_text(report))
     return 0 if report.healthy else console.FAILURE

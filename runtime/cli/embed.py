@@ -26,11 +26,12 @@ from runtime.inference.prompts import applied_prompt, prompt_names, quote
 from runtime.inference.workers import split_options
 from runtime.jobs.finished import check_finished
 from runtime.jobs.memory_check import warn_of_memory
+from runtime.jobs.origin import name_precision
 from runtime.jobs.outputs import OutputOptions, report_path
 from runtime.jobs.read_vectors import read_ranges
 from runtime.jobs.run import EmbedJob, EmbedJobResult, is_complete, run_job
 from runtime.postprocess import Dtype
-from runtime.session.provider_options import OPTIONS, CpuOptions, OpenVinoOptions, find_reduced_precision, parse_options
+from runtime.session.provider_options import OPTIONS, CpuOptions, OpenVinoOptions, parse_options
 from runtime.session.providers import expected_provider
 from runtime.session.session import SessionOptions, count_concurrent_batches
 
@@ -71,14 +72,17 @@ def _add_job_options(parser: argparse.ArgumentParser) -> None:
         "of item: text, image or mesh)",
     )
     parser.add_argument(
-        "--dtype", choices=get_args(Dtype), default="float32", help="Store vectors as this type (default: %(default)s)"
+        "--dtype",
+        choices=get_args(Dtype),
+        default="float32",
+        help="Store vectors as this type; int8 needs .npz or .parquet (default: %(default)s)",
     )
     parser.add_argument(
         "--ranges",
         type=Path,
         metavar="FILE",
-        help="Quantize to int8 with the ranges in this .npy file of [2, dimensions], the smallest and largest values "
-        "(default: the ranges of the vectors themselves)",
+        help="Quantize to int8 with the ranges in this file: an output of int8, or a .npy of [2, dimensions], the "
+        "smallest and largest values (default: the ranges of the vectors themselves)",
     )
     parser.add_argument("--normalize", action="store_true", help="Scale vectors to unit length (default: off)")
     parser.add_argument("--truncate-dim", help="Keep only the first N dimensions (default: all dimensions)", **NUMBER)
@@ -125,7 +129,8 @@ def _add_engine_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--address",
-        help="Join the Ray cluster at this address (Ray only; default: RAY_ADDRESS, or a new cluster on this machine)",
+        help="Join the Ray cluster at this address, or start one on this machine for the address local (Ray only; "
+        "default: RAY_ADDRESS, or local)",
     )
     group.add_argument(
         "--rows-per-part",
@@ -156,9 +161,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _report_finished(arguments: argparse.Namespace, job: EmbedJob) -> None:
-    manifest, reduced = read_manifest(arguments.artifact), _asks_reduced_precision(arguments)
+    manifest, precision = read_manifest(arguments.artifact), _find_precision(arguments)
     path = job.output.path
-    if not check_finished(job, manifest, variant=arguments.variant, reduced_precision=reduced):
+    if not check_finished(job, manifest, variant=arguments.variant, precision=precision):
         print(f"{path} does not tell which job made it: a .npy holds only vectors", file=sys.stderr)
     print(f"{path}: the job is finished, nothing is left to resume; --force embeds everything again")
 
@@ -176,14 +181,14 @@ def _report(job: EmbedJob, model: Embedder, result: EmbedJobResult) -> None:
         print(f"{result.truncated} of {result.rows} texts were cut to the model's token limit")
 
 
-def _asks_reduced_precision(arguments: argparse.Namespace) -> bool | None:
-    """Return whether the options ask for less than float32; ``None`` if the machine decides."""
+def _find_precision(arguments: argparse.Namespace) -> str | None:
+    """Return the precision that the options ask for; ``None`` if the machine decides."""
     options = parse_options(arguments.provider, arguments.provider_option)
     if options is None and arguments.provider != "auto":
         options = OPTIONS[arguments.provider]()
     if options is None or (isinstance(options, OpenVinoOptions) and options.dtype == "auto"):
         return None
-    return find_reduced_precision(options) is not None
+    return name_precision(options)
 
 
 def _warn_of_memory(arguments: argparse.Namespace) -> None:

@@ -20,18 +20,13 @@ def find_advice(report: DoctorReport) -> tuple[str, ...]:
     cuda_fails = any(state.name == _GPU.name and state.finding for state in report.providers)
     cuda = list(_advise_cuda(report.cuda, report.threads.variables)) if report.cuda and cuda_fails else []
     return (
-        *([_sentence(report.finding.remedy)] if report.finding else []),
+        *([report.finding.remedy[:1].upper() + report.finding.remedy[1:]] if report.finding else []),
         *_advise_packages(report),
-        *([_sentence(report.artifact.remedy)] if report.artifact else []),
         *cuda,
         *_advise_providers(report, cuda_is_broken=bool(cuda)),
         *_advise_threads(report.threads),
         *_advise_memory(report),
     )
-
-
-def _sentence(remedy: str) -> str:
-    return remedy[:1].upper() + remedy[1:]
 
 
 def _advise_packages(report: DoctorReport) -> Iterator[str]:

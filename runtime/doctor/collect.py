@@ -31,7 +31,6 @@ from runtime.session.providers import PROVIDERS, ExecutionProvider, installed_pa
 from runtime.version import __version__
 
 _TIMEOUT_S = 60.0
-_PLACE_TIMEOUT_S = 900.0  # an artifact may have gigabytes on a slow disk
 _REQUIRED = ("numpy", "pillow", "tokenizers", "tqdm")
 # Packages that the runtime imports when it needs them, with the extra that installs each.
 _EXTRAS = {
@@ -53,8 +52,8 @@ _EXTRAS = {
 }
 
 
-def examine(artifact: str | None = None) -> DoctorReport:
-    """Return the report on this machine, and on where the nodes of an ``artifact`` run.
+def examine() -> DoctorReport:
+    """Return the report on this machine.
 
     Native libraries are loaded in child processes, so that a crash is a finding and does not end the doctor.
     """
@@ -80,19 +79,7 @@ def examine(artifact: str | None = None) -> DoctorReport:
         threads=examine_threads(),
         memory=examine_memory(),
         telemetry=not telemetry.is_off(),
-        **({} if artifact is None else _examine_artifact(artifact)),
     )
-
-
-def _examine_artifact(artifact: str) -> dict[str, Any]:
-    """Return the ``placements`` of the artifact's graphs, or the ``artifact``'s finding."""
-    answer = run_probe("place", artifact)
-    if answer.failure:
-        remedy = "check the artifact with `python -m runtime verify`"
-        return {"artifact": Finding(cause=f"the profile of {artifact} {answer.failure}", remedy=remedy)}
-    if "obstacle" in answer.facts:
-        return {"artifact": split_obstacle(answer.facts["obstacle"])}
-    return {"placements": answer.facts}
 
 
 def _files_of() -> str | None:
@@ -172,5 +159,4 @@ def _wheels() -> dict[str, str]:
 
 def run_probe(*question: str) -> Answer:
     """Run ``python -m runtime.doctor.probe QUESTION`` and return its answer."""
-    timeout_s = _PLACE_TIMEOUT_S if question[0] == "place" else _TIMEOUT_S
-    return listen([sys.executable, "-m", "runtime.doctor.probe", *question], timeout_s=timeout_s)
+    return listen([sys.executable, "-m", "runtime.doctor.probe", *question], timeout_s=_TIMEOUT_S)

@@ -86,13 +86,6 @@ def examine_cuda(runtime_major: str, cudnn_major: str) -> dict[str, Any]:
     }
 
 
-def place(folder: str) -> dict[str, Any]:
-    """Return where the nodes of an artifact's graphs run, in a line for each tower, by its name."""
-    from runtime.loading.placements import find_placements
-
-    return {name: str(placement) for name, placement in find_placements(folder).items()}
-
-
 def _ask(question: Callable[..., Any], *words: str) -> dict[str, Any]:
     try:
         return {"found": question(*words)}
@@ -102,12 +95,7 @@ def _ask(question: Callable[..., Any], *words: str) -> dict[str, Any]:
 
 def main(question: str, *words: str) -> None:
     """Print the answer to one question, or the error that this project raised, as a line of JSON."""
-    questions: dict[str, Callable[..., dict[str, Any]]] = {
-        "survey": survey,
-        "probe": probe,
-        "cuda": examine_cuda,
-        "place": place,
-    }
+    questions: dict[str, Callable[..., dict[str, Any]]] = {"survey": survey, "probe": probe, "cuda": examine_cuda}
     try:
         answer = questions[question](*words)
     except EmbeddingBackbonesError as exc:

@@ -23,8 +23,6 @@ def render_text(report: DoctorReport) -> str:
         _section("providers", _describe_providers(report)),
         *([_section("CUDA", _describe_cuda(report.cuda))] if report.cuda else []),
         _section("limits", _describe_limits(report)),
-        *([_section("placement", [_fact(*each) for each in report.placements.items()])] if report.placements else []),
-        *([_section("artifact", [report.artifact.cause])] if report.artifact else []),
         _section("advice", [f"- {line}" for line in find_advice(report)] or ["nothing to do"]),
     ]
     return "\n\n".join(sections)

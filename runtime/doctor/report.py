@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from runtime.machine.limits import Memory, ThreadBudget
@@ -83,10 +83,8 @@ class DoctorReport:
     threads: ThreadBudget
     memory: Memory
     telemetry: bool  # whether onnxruntime may send telemetry
-    placements: Mapping[str, str] = field(default_factory=dict)  # where the nodes of an artifact run, by tower
-    artifact: Finding | None = None  # why the graphs of the artifact do not run
 
     @property
     def healthy(self) -> bool:
-        """Whether at least one provider is usable, and the artifact, if one was named."""
-        return self.artifact is None and any(state.status == "usable" for state in self.providers)
+        """Whether at least one provider is usable."""
+        return any(state.status == "usable" for state in self.providers)

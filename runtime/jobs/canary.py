@@ -17,11 +17,10 @@ from runtime.errors import UsageError
 from runtime.inference.truncation import without_truncation_warning
 from runtime.jobs.inputs import STDIN, open_inputs
 from runtime.jobs.items import ItemValue
-from runtime.jobs.origin import VectorOrigin, digest_item, read_digests, read_origin
+from runtime.jobs.origin import VectorOrigin, digest_item, name_precision, read_digests, read_origin
 from runtime.jobs.read_vectors import find_ranges, read_vectors
 from runtime.loading.golden import find_tolerance
 from runtime.postprocess import dequantize, quantize
-from runtime.session.provider_options import find_reduced_precision
 
 if TYPE_CHECKING:
     from runtime.inference.embedder import Embedder, Item
@@ -147,20 +146,26 @@ def _named_items(rows: Sequence[StoredRow], origin: VectorOrigin) -> Iterator[It
 
 def _listed_items(origin: VectorOrigin) -> Iterator[ItemValue]:
     """Yield the texts and images in the lists among the inputs. What is in a file of its own was found by its name."""
-    if STDIN in origin.inputs:
-        return
-    with suppress(UsageError):  # an input is gone; the rows that it held are lost
-        for source in open_inputs(origin.inputs, towers=origin.towers, column=origin.column):
-            if isinstance(source.item, str | bytes):
-                yield source.item
+    for name in _readable(origin):
+        with suppress(UsageError):  # it is gone or damaged; the rows that only it held are lost
+            for source in open_inputs([name], towers=origin.towers, column=origin.column):
+                if isinstance(source.item, str | bytes):
+                    yield source.item
+
+
+def _readable(origin: VectorOrigin) -> list[str]:
+    return [name for name in origin.inputs if name != STDIN]
 
 
 def _why_lost(row: StoredRow, origin: VectorOrigin) -> str:
+    if not row.digest:
+        return "its digest was not recorded, because its file could not be read again"
     if "text" not in origin.towers and Path(row.name).is_file():
-        return "the file has changed since it was embedded"
-    if STDIN in origin.inputs:
-        return "it came from standard input, which cannot be read again"
-    return f"it is not found again in {' '.join(origin.inputs)[:200]}, or has changed"
+        return "the file of this name has other content now, or cannot be read"
+    names = _readable(origin)
+    reasons = [f"it is not found again in {' '.join(names)[:200]}, or has changed"] if names else []
+    reasons += ["standard input cannot be read again"] if STDIN in origin.inputs else []
+    return "; ".join(reasons)
 
 
 def _as_stored(vectors: Array, origin: VectorOrigin, path: Path) -> Array:
@@ -174,7 +179,7 @@ def _compare(
     model: Embedder, origin: VectorOrigin, rows: Sequence[StoredRow], stored: Array, fresh: Array, lost: list[str]
 ) -> CanaryResult:
     tolerances = [find_tolerance(model, tower) for tower in model.towers]
-    if origin.reduced_precision or find_reduced_precision(model.provider_options):
+    if {origin.precision, name_precision(model.provider_options)} != {"float32"}:
         tolerances.append(_REDUCED_TOLERANCE)
     floor = min([_ROUNDED_FLOORS.get(origin.dtype, 1.0), *(each.min_cosine for each in tolerances)])
     max_error = max(each.max_error for each in tolerances)

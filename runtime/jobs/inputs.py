@@ -95,9 +95,7 @@ def open_inputs(inputs: Sequence[str], *, towers: Sequence[str], column: str | N
         raise UsageError(f"{STDIN} is named {inputs.count(STDIN)} times, but standard input can be read only once")
     kind = towers[0] if len(towers) == 1 else None
     parser = _InputParser(kind, column or kind or "")
-    joined = _join([parser.open(name) for name in inputs])
-    check_column_use(column, joined.lists)
-    return joined
+    return _join([parser.open(name) for name in inputs])
 
 
 def check_column_use(column: str | None, files: Iterable[str]) -> None:

@@ -23,7 +23,7 @@ from runtime.errors import OutputError, UsageError
 from runtime.jobs.file_lock import lock_file
 from runtime.jobs.vector_file import OPEN_FLAGS, VectorFile, write_all
 
-SCHEMA = 2
+SCHEMA = 3
 COMMIT_INTERVAL_S = 1.0  # between two commits; syncing more often would slow the job down
 _JOURNAL, _VECTORS = "journal.jsonl", "vectors.f32"
 _SHOWN = 120  # characters of a fingerprint's value in an error
@@ -48,10 +48,10 @@ class JournalEntry(NamedTuple):
     names: list[str] | None
     truncated: int
     sha256: str
-    digests: list[int] | None = None
+    digests: list[int] | None
 
 
-_START = JournalEntry(0, 0, [], None, 0, "")
+_START = JournalEntry(0, 0, [], None, 0, "", None)
 
 
 class Journal:
@@ -95,7 +95,7 @@ class Journal:
             self.is_new = begun is None or not resume
             if begun is not None and resume:
                 way_out = "repeat the same command on the same kind of machine"
-                check_same(f"the unfinished {output}", begun, fingerprint, way_out)
+                check_same(f"the unfinished {output}", begun, json.loads(json.dumps(fingerprint)), way_out)
             self._open_vectors(dim, fingerprint if self.is_new else None)
         except BaseException:
             self._close_folder()

@@ -21,7 +21,7 @@ from runtime.jobs.items import ItemValue
 from runtime.jobs.parquet import open_parquet
 from runtime.jobs.read_vectors import read_entry
 from runtime.postprocess import Dtype
-from runtime.session.provider_options import find_reduced_precision
+from runtime.session.provider_options import ProviderOptions, find_reduced_precision
 
 if TYPE_CHECKING:
     from runtime.inference.embedder import Embedder
@@ -45,7 +45,7 @@ class VectorOrigin:
         dtype: Type of the stored vectors.
         inputs: The inputs as the user named them.
         column: Column of the inputs that held the items; ``None``: the name of the tower.
-        reduced_precision: Whether the provider computed in less than float32, such as bfloat16.
+        precision: Type in which the provider computed: ``float32``, or less, such as ``bf16``.
     """
 
     space: str | None
@@ -59,7 +59,7 @@ class VectorOrigin:
     dtype: Dtype
     inputs: tuple[str, ...]
     column: str | None
-    reduced_precision: bool = False
+    precision: str
 
     def to_text(self) -> dict[str, str]:
         """Return what a file holds: the name of the space, and this record as JSON."""
@@ -75,9 +75,15 @@ def describe_origin(
         facts=list_facts(model.manifest),
         artifact=model.manifest.name,
         variant=model.variant,
-        reduced_precision=find_reduced_precision(model.provider_options) is not None,
+        precision=name_precision(model.provider_options),
         **list_settings(options, model.loaded_towers(), inputs=inputs, column=column, dtype=dtype),
     )
+
+
+def name_precision(options: ProviderOptions) -> str:
+    """Return the :attr:`VectorOrigin.precision` of a provider with ``options``."""
+    reduced = find_reduced_precision(options)
+    return reduced.name if reduced else "float32"
 
 
 def list_settings(
@@ -107,7 +113,7 @@ def read_origin(path: Path) -> VectorOrigin | None:
         return _read_folder(path)
     try:
         text = read_entry(path, ORIGIN)
-        return None if text is None else decode(VectorOrigin, json.loads(str(text)), ORIGIN, fill_defaults=True)
+        return None if text is None else decode(VectorOrigin, json.loads(str(text)), ORIGIN)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, ManifestError) as exc:
         raise UsageError(f"{path} cannot be read as vectors ({exc}); write it again with `embed`") from exc
 

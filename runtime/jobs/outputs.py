@@ -18,14 +18,14 @@ from runtime.errors import UsageError
 from runtime.jobs.journal import Journal
 from runtime.jobs.origin import VectorOrigin
 from runtime.jobs.parquet import import_parquet
-from runtime.jobs.read_vectors import RANGES, ranges_path, read_ranges
+from runtime.jobs.read_vectors import RANGES
 from runtime.jobs.vector_file import npy_header
 from runtime.postprocess import Dtype, check_dtype, int8_ranges, quantize
 
 SUFFIXES = (".npy", ".npz", ".parquet")
 CHUNK_BYTES = 8 << 20
 _CHUNK_ROWS = 65_536  # names are Python strings
-_VECTORS, _RANGES, _REPORT = "output.partial", "ranges.partial", "report.partial"
+_VECTORS, _REPORT = "output.partial", "report.partial"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class OutputOptions:
             and the texts ``space`` and ``origin``. A .parquet has the columns ``index``, ``name``, ``digest`` and
             ``embedding``, and in its metadata both texts and the ranges. See
             :class:`runtime.jobs.origin.VectorOrigin`.
-        dtype: Type of the vectors.
+        dtype: Type of the vectors; not int8 for a .npy, which has no room for the ranges.
         ranges: ``[2, dim]`` float32, the smallest and the largest value of each dimension, which int8 maps to its 256
             values; ``None``: the ranges of the job's own vectors.
     """
@@ -51,11 +51,14 @@ class OutputOptions:
         """Check the suffix and the ranges.
 
         Raises:
-            UsageError: The suffix is unknown, or the ranges are not for the dtype or tell no vectors apart.
+            UsageError: The suffix is unknown, the file is a .npy of int8, or the ranges are not for the dtype or tell
+                no vectors apart.
             MissingDependencyError: The output is a .parquet file, and pyarrow is not installed.
         """
         if self.path.suffix not in SUFFIXES:
             raise UsageError(f"the output {self.path} must end in {', '.join(SUFFIXES)}")
+        if self.dtype == "int8" and not self.has_names:
+            raise UsageError(f"int8 needs its ranges, but {self.path} has no room for them; write .npz or .parquet")
         if self.ranges is not None:
             check_dtype(self.dtype, self.ranges, self.ranges.shape[-1])
         if self.path.suffix == ".parquet":
@@ -66,23 +69,12 @@ class OutputOptions:
         """Whether the file holds the names of its rows."""
         return self.path.suffix != ".npy"
 
-    def find_existing(self) -> Path | None:
-        """Return an existing file that the job would replace by another one; ``None`` if there is none."""
-        if self.path.exists():
-            return self.path
-        beside = ranges_path(self.path)
-        if self.dtype != "int8" or self.path.suffix != ".npy" or not beside.exists():
-            return None
-        same = self.ranges is not None and np.array_equal(read_ranges(beside), self.ranges)
-        return None if same else beside
 
-
-def write_output(journal: Journal, options: OutputOptions, origin: VectorOrigin | None = None) -> None:
-    """Write the vectors of ``journal`` with their ``origin``, the report of skipped items, and the ranges of int8.
+def write_output(journal: Journal, options: OutputOptions, origin: VectorOrigin) -> None:
+    """Write the vectors of ``journal`` with their ``origin``, and the report of skipped items.
 
     The report is ``OUTPUT.skipped.jsonl``, with an object of index, item and reason per line. It replaces the report of
-    an earlier job. The ranges of int8 are in the file, or beside a .npy: see :func:`ranges_path`. An earlier .npy is
-    removed before it has the ranges of other vectors beside it.
+    an earlier job.
 
     Raises:
         OutputError: The disk is full, for example. The journal stays and can be resumed.
@@ -95,17 +87,12 @@ def write_output(journal: Journal, options: OutputOptions, origin: VectorOrigin 
             if not in_place:
                 _WRITERS[options.path.suffix](journal, options, ranges, origin)
             _replace_report(journal, report_path(options.path))
-            if ranges is not None and options.path.suffix == ".npy":
-                with journal.work_path(_RANGES).open("wb") as file:
-                    _write_array(file, ranges)
-                options.path.unlink(missing_ok=True)  # a job killed here must not leave old vectors beside new ranges
-                journal.move(_RANGES, ranges_path(options.path))
             if in_place:
                 journal.move_vectors()
             else:
                 journal.move(_VECTORS, options.path)
     finally:
-        for name in (_VECTORS, _RANGES, _REPORT):
+        for name in (_VECTORS, _REPORT):
             with suppress(OSError):
                 journal.work_path(name).unlink(missing_ok=True)
 
@@ -152,7 +139,7 @@ def _find_ranges(journal: Journal, options: OutputOptions) -> Array:
     return found
 
 
-def _write_npy(journal: Journal, options: OutputOptions, ranges: Array | None, origin: VectorOrigin | None) -> None:
+def _write_npy(journal: Journal, options: OutputOptions, ranges: Array | None, origin: VectorOrigin) -> None:
     del origin  # the format has no place for it
     with journal.work_path(_VECTORS).open("wb") as file:
         _write_vectors(file, journal, options, ranges)
@@ -170,7 +157,7 @@ def _write_array(file: IO[bytes], array: Array) -> None:
     file.write(npy_header(array.dtype, array.shape) + np.ascontiguousarray(array).tobytes())
 
 
-def _write_npz(journal: Journal, options: OutputOptions, ranges: Array | None, origin: VectorOrigin | None) -> None:
+def _write_npz(journal: Journal, options: OutputOptions, ranges: Array | None, origin: VectorOrigin) -> None:
     with zipfile.ZipFile(journal.work_path(_VECTORS), "w") as archive:
         with _open_entry(archive, "vectors") as file:
             _write_vectors(file, journal, options, ranges)
@@ -182,12 +169,11 @@ def _write_npz(journal: Journal, options: OutputOptions, ranges: Array | None, o
         if ranges is not None:
             with _open_entry(archive, RANGES) as file:
                 _write_array(file, ranges)
-        if origin is not None:
-            with _open_entry(archive, "digests") as file:
-                _write_column(file, journal, np.dtype("<u8"), (digest for _, _, digest in _rows(journal)))
-            for name, text in origin.to_text().items():
-                with _open_entry(archive, name, zipfile.ZIP_DEFLATED) as file:
-                    _write_array(file, np.array(text))
+        with _open_entry(archive, "digests") as file:
+            _write_column(file, journal, np.dtype("<u8"), (digest for _, _, digest in _rows(journal)))
+        for name, text in origin.to_text().items():
+            with _open_entry(archive, name, zipfile.ZIP_DEFLATED) as file:
+                _write_array(file, np.array(text))
 
 
 def _open_entry(archive: zipfile.ZipFile, name: str, compression: int = zipfile.ZIP_STORED) -> IO[bytes]:
@@ -204,28 +190,27 @@ def _write_column(file: IO[bytes], journal: Journal, dtype: np.dtype[Any], value
 
 
 def _rows(journal: Journal) -> Iterator[tuple[int, str, int]]:
-    """Yield the position in the input, the name and the digest of each row; 0 without a digest."""
+    """Yield the position in the input, the name and the digest of each row."""
     start = 0
     for entry in journal.entries():
         skipped = {index for index, _, _ in entry.failures}
         kept = (index for index in range(start, entry.stop) if index not in skipped)
-        names = entry.names or []
-        yield from zip(kept, names, entry.digests or [0] * len(names), strict=True)
+        yield from zip(kept, entry.names or (), entry.digests or (), strict=True)
         start = entry.stop
 
 
-def _write_parquet(journal: Journal, options: OutputOptions, ranges: Array | None, origin: VectorOrigin | None) -> None:
+def _write_parquet(journal: Journal, options: OutputOptions, ranges: Array | None, origin: VectorOrigin) -> None:
     import pyarrow as pa
 
     parquet = import_parquet()
     writer: Any = None
     rows = _rows(journal)
-    metadata = origin.to_text() if origin else {}
+    metadata = origin.to_text()
     if ranges is not None:
         metadata[RANGES] = json.dumps(ranges.tolist())
     try:
         for chunk in _quantized(journal, options, ranges):
-            table = _as_table(pa, list(islice(rows, len(chunk))), chunk, metadata, digests=origin is not None)
+            table = _as_table(pa, list(islice(rows, len(chunk))), chunk).replace_schema_metadata(metadata)
             writer = writer or parquet.ParquetWriter(journal.work_path(_VECTORS), table.schema)
             writer.write_table(table, row_group_size=len(chunk))
     finally:
@@ -233,19 +218,15 @@ def _write_parquet(journal: Journal, options: OutputOptions, ranges: Array | Non
             writer.close()
 
 
-def _as_table(
-    pa: Any, rows: list[tuple[int, str, int]], vectors: Array, metadata: dict[str, str], *, digests: bool
-) -> Any:
-    indices, names, of_items = zip(*rows, strict=True)
+def _as_table(pa: Any, rows: list[tuple[int, str, int]], vectors: Array) -> Any:
+    indices, names, digests = zip(*rows, strict=True)
     printable = [name.encode("utf-8", "backslashreplace").decode() for name in names]
     embedding = pa.FixedSizeListArray.from_arrays(np.ascontiguousarray(vectors).ravel(), vectors.shape[1])
     columns = {"index": pa.array(indices, pa.int64()), "name": pa.array(printable, pa.string())}
-    if digests:
-        columns["digest"] = pa.array(of_items, pa.uint64())
-    return pa.table(columns | {"embedding": embedding}).replace_schema_metadata(metadata or None)
+    return pa.table(columns | {"digest": pa.array(digests, pa.uint64()), "embedding": embedding})
 
 
-_WRITERS: dict[str, Callable[[Journal, OutputOptions, Array | None, VectorOrigin | None], None]] = {
+_WRITERS: dict[str, Callable[[Journal, OutputOptions, Array | None, VectorOrigin], None]] = {
     ".npy": _write_npy,
     ".npz": _write_npz,
     ".parquet": _write_parquet,

@@ -29,7 +29,7 @@ class NamedVectors(NamedTuple):
 def read_vectors(path: Path, output_dim: int) -> NamedVectors:
     """Read a .npy, .npz or .parquet file of vectors of ``output_dim`` values: floats, or int8 with their ranges.
 
-    int8 becomes float32. Its ranges are in the file, or beside a .npy, where ``embed`` writes them.
+    int8 becomes float32.
 
     Raises:
         UsageError: The file cannot be read, or holds something else.
@@ -53,15 +53,18 @@ def read_vectors(path: Path, output_dim: int) -> NamedVectors:
 
 
 def read_ranges(path: Path) -> Array:
-    """Read the ranges of int8 vectors: a .npy file of ``[2, dim]``, the smallest and largest values.
+    """Read the ranges in an output of int8, or in a .npy file of ``[2, dim]``, the smallest and largest values.
 
     Raises:
         UsageError: The file cannot be read, or holds something else.
+        MissingDependencyError: The file is .parquet, and pyarrow is not installed.
     """
     try:
-        ranges = _read_npy(path).vectors
-    except (OSError, ValueError, EOFError) as exc:
+        ranges = find_ranges(path) if path.suffix in _READERS else _read_npy(path).vectors
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as exc:
         raise UsageError(f"{path} cannot be read as ranges ({exc}); give a .npy file of [2, dimensions]") from exc
+    if ranges is None:
+        raise UsageError(f"{path} has no ranges; give an output of embed with --dtype int8")
     if ranges.dtype.kind != "f" or ranges.ndim != 2 or len(ranges) != 2:
         raise UsageError(f"{path} holds {ranges.dtype} {list(ranges.shape)}, but floats [2, dimensions] are expected")
     if not np.isfinite(ranges).all() or (ranges[0] > ranges[1]).any():
@@ -69,20 +72,12 @@ def read_ranges(path: Path) -> Array:
     return ranges
 
 
-def ranges_path(output: Path) -> Path:
-    """Return the path of the ranges of the int8 vectors in a .npy file."""
-    return output.with_suffix(".ranges.npy")
-
-
 def find_ranges(path: Path) -> Array | None:
-    """Return the ranges of the int8 vectors in a file, in it or beside it; ``None`` if there are none."""
+    """Return the ranges of the int8 vectors in a .npz or .parquet file; ``None`` if there are none."""
     ranges = read_entry(path, RANGES)
-    if path.suffix == ".npz":
+    if ranges is None or path.suffix == ".npz":
         return ranges
-    if ranges is not None:
-        return np.array(json.loads(str(ranges)), dtype=np.float32)
-    beside = ranges_path(path)  # for a .parquet, as older versions wrote them
-    return read_ranges(beside) if beside.is_file() else None
+    return np.array(json.loads(str(ranges)), dtype=np.float32)
 
 
 def read_entry(path: Path, name: str) -> Array | None:
@@ -109,7 +104,7 @@ def _dequantize(path: Path, codes: Array, output_dim: int) -> Array:
     if ranges is None or ranges.shape != (2, output_dim) or codes.shape[1] != output_dim:
         raise UsageError(
             f"{path} holds int8 or binary vectors {list(codes.shape)} without ranges [2, {output_dim}], which "
-            "cannot be searched; embed again with --dtype int8 or float16"
+            "cannot be searched; embed again with --dtype float16, or int8 in a .npz or .parquet"
         )
     return dequantize(codes, ranges)
 

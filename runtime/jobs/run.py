@@ -7,22 +7,21 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from runtime.console import progress_bar
 from runtime.errors import ItemError, OutputError, UsageError
 from runtime.inference.options import EmbedOptions
-from runtime.inference.prompts import applied_prompt
 from runtime.inference.truncation import without_truncation_warning
-from runtime.jobs.inputs import JobInputs, open_inputs
+from runtime.jobs.inputs import JobInputs, check_column_use, open_inputs
 from runtime.jobs.items import ItemValue, SourceItem, Unreadable, update_digest
 from runtime.jobs.journal import SCHEMA, Journal, JournalEntry, finish_move, is_begun
-from runtime.jobs.origin import describe_origin, digest_item
+from runtime.jobs.origin import VectorOrigin, describe_origin, digest_item
 from runtime.jobs.outputs import OutputOptions, write_output
 from runtime.postprocess import check_dtype
-from runtime.session.provider_options import find_reduced_precision
 
 if TYPE_CHECKING:
     from runtime.inference.embedder import Embedder, Item
@@ -91,14 +90,13 @@ def is_complete(job: EmbedJob) -> bool:
         return False
     if job.resume and path.exists():
         return True
-    _check_free(job)
+    _check_free(path)
     return False
 
 
-def _check_free(job: EmbedJob) -> None:
-    existing = job.output.find_existing()
-    if existing is not None:
-        raise OutputError(f"the output {existing} exists; name another one, or replace it with --force")
+def _check_free(output: Path) -> None:
+    if output.exists():
+        raise OutputError(f"the output {output} exists; name another one, or replace it with --force")
 
 
 def run_job(model: Embedder, job: EmbedJob) -> EmbedJobResult:
@@ -111,20 +109,21 @@ def run_job(model: Embedder, job: EmbedJob) -> EmbedJobResult:
         UsageError: An input or option is wrong, or differs from those of the job to resume.
     """
     inputs = open_inputs(job.inputs, towers=model.towers, column=job.column)
+    check_column_use(job.column, inputs.lists)
     output = job.output.path
     if output.exists() and any(output.samefile(path) for path in inputs.lists):
         raise UsageError(f"the output {output} is among the inputs and would overwrite one; name another output")
     dim = job.options.truncate_dim or model.output_dim
     check_dtype(job.output.dtype, job.output.ranges, dim)
-    journal = Journal(output, _fingerprint(model, job), dim=dim, resume=job.resume, force=job.force)
+    origin = describe_origin(model, job.options, inputs=job.inputs, column=job.column, dtype=job.output.dtype)
+    journal = Journal(output, _fingerprint(model, origin), dim=dim, resume=job.resume, force=job.force)
     resumed = journal.last.stop
     try:
         if journal.is_new and not job.force:  # another process may have finished while this one loaded the model
-            _check_free(job)
+            _check_free(output)
         with without_truncation_warning():  # the result counts truncated texts
             _JobRunner(model, job, journal, inputs).embed()
         _check_rows(journal, job)
-        origin = describe_origin(model, job.options, inputs=job.inputs, column=job.column, dtype=job.output.dtype)
         write_output(journal, job.output, origin)
         journal.discard()
     except KeyboardInterrupt:
@@ -225,21 +224,12 @@ def _with_way_out(failure: ItemError) -> ItemError:
     return ItemError(failure.index, failure.item, f"{failure.reason}; {kept}: {way_out}")
 
 
-def _fingerprint(model: Embedder, job: EmbedJob) -> dict[str, Any]:
-    reduced = find_reduced_precision(model.provider_options)
-    return {
-        "journal's schema": SCHEMA,
-        # Another export of the same model may go on; without a name of the space, only the same artifact.
-        "vector space": model.space or f"that of the artifact {model.manifest.sha256}",
-        "tower": list(model.towers),
-        "variant": model.variant,
-        "reduced precision": reduced and reduced.name,  # null: float32
-        "prompt": applied_prompt(job.options, model.loaded_towers()) or None,  # as in a job begun before there were any
-        "normalize": job.options.normalize,
-        "truncate_dim": job.options.truncate_dim,
-        "column": job.column,
-        "input": list(job.inputs),
-    }
+def _fingerprint(model: Embedder, origin: VectorOrigin) -> dict[str, Any]:
+    """Return what must be equal when the job is resumed. The vectors may then be stored as another type."""
+    settings = {name: value for name, value in asdict(origin).items() if name not in ("artifact", "facts", "dtype")}
+    # Another export of the same model may go on; without a name of the space, only the same artifact.
+    artifact = {} if origin.space else {"artifact": model.manifest.sha256}
+    return {"journal's schema": SCHEMA} | settings | artifact
 
 
 def _check_rows(journal: Journal, job: EmbedJob) -> None:

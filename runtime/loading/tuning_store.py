@@ -44,74 +44,86 @@ class MachineFingerprint:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TuneSetting:
+    """One way to load a tower."""
+
+    provider: ProviderName
+    variant: VariantName
+    threads: int  # of one batch on the provider ``cpu``; elsewhere of all batches, which share them
+    concurrent_batches: int = 1  # as many as the threads allow on the provider ``cpu``; elsewhere the default
+
+    def __str__(self) -> str:
+        threads, batches = f"{self.threads} thread{'s' * (self.threads > 1)}", self.concurrent_batches
+        if batches > 1:
+            threads = f"{batches} x {threads}" if self.provider == "cpu" else f"{threads} for {batches} batches"
+        return f"{self.provider}, {self.variant}, {threads}"
+
+    @property
+    def total_threads(self) -> int:
+        """The threads of all batches."""
+        return self.threads * self.concurrent_batches if self.provider == "cpu" else self.threads
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseResult:
+    """The measurements of one case."""
+
+    setting: TuneSetting
+    batch_size: int  # items of a batch
+    p50_ms: float  # median time of a call, preprocessing included
+    p95_ms: float  # 95th percentile of the time of a call
+    items_per_s: float  # throughput: the median of the turns
+    min_cosine: float  # smallest cosine similarity to a golden vector
+    calls: int  # timed calls
+    spread: float  # interquartile range of the throughput of the turns, as a share of its median
+
+    def __str__(self) -> str:
+        return f"{self.setting}, batches of {self.batch_size}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class TunedSettings:
-    """The fastest settings for one tower of an artifact on one machine.
+    """The fastest case for one tower of an artifact on one machine.
 
     Attributes:
         date: Date of the measurement, as ``2026-01-31``.
         artifact: Hash of the artifact's manifest.
-        threads: Threads of one batch on ``cpu``; elsewhere of all batches, which share them.
-        concurrent_batches: Number of batches side by side.
-        batch_size: Items per batch.
-        p50_ms: Median time of a batch; ``p95_ms`` is the 95th percentile.
-        min_cosine: Smallest cosine similarity to the golden vectors.
-        max_latency_ms: Upper bound of ``p95_ms`` that the user set; ``None``: no bound.
+        winner: The fastest case.
+        max_latency_ms: Upper bound of its ``p95_ms`` that the user set; ``None``: no bound.
     """
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     date: str
     artifact: str
     tower: TowerName
     machine: MachineFingerprint
-    provider: ProviderName
-    variant: VariantName
-    threads: int
-    concurrent_batches: int
-    batch_size: int
-    p50_ms: float
-    p95_ms: float
-    items_per_s: float
-    min_cosine: float
+    winner: CaseResult
     max_latency_ms: float | None
 
     def __post_init__(self) -> None:
         """Raise :class:`UsageError` if the number of threads or items is out of range."""
-        used = total_threads(self.provider, self.threads, self.concurrent_batches)
-        if not (1 <= used <= self.machine.threads and 1 <= self.batch_size <= LARGEST_BATCH):
+        used, size = self.winner.setting.total_threads, self.winner.batch_size
+        if not (1 <= used <= self.machine.threads and 1 <= size <= LARGEST_BATCH):
             raise UsageError(
-                f"{used} threads and batches of {self.batch_size} are out of range; this machine allows "
+                f"{used} threads and batches of {size} are out of range; this machine allows "
                 f"{self.machine.threads} threads and batches of {LARGEST_BATCH}"
             )
 
     def __str__(self) -> str:
-        threads = format_threads(self.provider, self.threads, self.concurrent_batches)
-        return f"{self.date}: {self.provider}, {self.variant}, {threads}, batches of {self.batch_size}"
+        return f"{self.date}: {self.winner}"
 
     def session_options(self) -> SessionOptions:
         """Return the options to load an artifact with these settings."""
-        reason = f"tuned on this machine on {self}"
+        setting, reason = self.winner.setting, f"tuned on this machine on {self}"
         return SessionOptions(
-            provider=self.provider,
-            variant=self.variant,
-            threads=total_threads(self.provider, self.threads, self.concurrent_batches),
-            concurrent_batches=self.concurrent_batches,
-            batch_size=self.batch_size,
+            provider=setting.provider,
+            variant=setting.variant,
+            threads=setting.total_threads,
+            concurrent_batches=setting.concurrent_batches,
+            batch_size=self.winner.batch_size,
             reason=reason,
             variant_reason=reason,
         )
-
-
-def total_threads(provider: str, threads: int, concurrent_batches: int) -> int:
-    """Return the threads of all batches. On the provider ``cpu`` each batch has its own; elsewhere they share them."""
-    return threads * concurrent_batches if provider == "cpu" else threads
-
-
-def format_threads(provider: str, threads: int, concurrent_batches: int) -> str:
-    """Return threads in words: ``2 threads``, ``4 x 1 thread`` of four batches on the CPU, or shared by 2 batches."""
-    words = f"{threads} thread{'s' * (threads > 1)}"
-    if concurrent_batches == 1:
-        return words
-    return f"{concurrent_batches} x {words}" if provider == "cpu" else f"{words} for {concurrent_batches} batches"
 
 
 def machine_fingerprint() -> MachineFingerprint:

@@ -25,6 +25,7 @@ _LOG = logging.getLogger("runtime")
 RAY_THREAD = "ray_listen_error_messages"  # prints in spite of log_to_driver=False
 _SECONDS_TO_ANSWER = 10.0
 _SECONDS_TO_END = 5.0
+_WAY_OUT = "`ray status`, or start a cluster on this machine with --address local"
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_DEDUP_LOGS": "0"}
 
 
@@ -33,9 +34,10 @@ class ClusterOptions:
     """Cluster settings. ``None`` means: choose automatically.
 
     Attributes:
-        address: Address of the cluster; ``None``: the one in ``RAY_ADDRESS``, or a new cluster on this machine.
+        address: Address of the cluster; ``local``: a new cluster on this machine; ``None``: the address in
+            ``RAY_ADDRESS``, or ``local``.
         workers: Number of workers, each with a session; ``None``: as many as the cluster has room for.
-        threads: Threads of each worker; ``None``: up to 4, or a share of all CPUs if ``workers`` is given.
+        threads: Threads of each worker; ``None``: up to 4, or as many as fit if ``workers`` is given.
         provider: Execution provider of the workers. ``cuda`` and ``tensorrt`` give each worker a GPU; ``auto`` does so
             if the cluster has any.
     """
@@ -135,7 +137,7 @@ def _connect(ray: Any, options: ClusterOptions) -> None:
     except (OSError, RuntimeError, ValueError) as exc:  # ConnectionError, if nothing answers, is an OSError
         raise ClusterError(
             f"the Ray cluster {address!r} cannot be {'started' if address == 'local' else 'joined'} "
-            f"({one_line(exc):.300}); see `ray status`, or leave --address out for a local cluster"
+            f"({one_line(exc):.300}); see {'its logs in /tmp/ray' if address == 'local' else _WAY_OUT}"
         ) from exc
 
 
@@ -178,9 +180,7 @@ def check_address(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS_TO_ANSWER).close()
     except (OSError, OverflowError) as exc:
-        raise ClusterError(
-            f"no Ray cluster answers at {address} ({exc}); see `ray status`, or leave --address out for a local cluster"
-        ) from exc
+        raise ClusterError(f"no Ray cluster answers at {address} ({exc}); see {_WAY_OUT}") from exc
 
 
 @contextmanager
@@ -231,8 +231,8 @@ def assign_resources(options: ClusterOptions, nodes: list[tuple[int, int]]) -> W
 
 
 def _threads_per_worker(workers: int | None, gpus: int, nodes: list[tuple[int, int]]) -> int:
-    """Return the threads of a worker: a share of its GPU's CPUs, or of all CPUs if ``workers`` is given."""
-    smallest = min(cpus // owned if gpus else cpus for cpus, owned in nodes)
+    """Return the threads of a worker: a share of its GPU's CPUs, or as many as fit if ``workers`` is given."""
     if workers is None or gpus:
-        return max(1, min(_MAX_THREADS, smallest))
-    return max(1, min(smallest, sum(cpus for cpus, _ in nodes) // workers))
+        return max(1, min(_MAX_THREADS, *(cpus // owned if gpus else cpus for cpus, owned in nodes)))
+    cpus = [owned for owned, _ in nodes]
+    return max((n for n in range(1, max(cpus) + 1) if sum(count // n for count in cpus) >= workers), default=1)

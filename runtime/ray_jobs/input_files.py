@@ -56,7 +56,7 @@ class InputFile:
     """One input file.
 
     Attributes:
-        name: Name in the output: as the user wrote it, without credentials.
+        name: Name in the output, see :func:`public_name`.
         place: Path or URI that any process of the cluster can open.
         rows: Number of items.
         offsets: Byte offset of each ``STEP``-th item of a file of lines.
@@ -132,8 +132,8 @@ def _list_files(place: str, tower: TowerName) -> Iterator[InputFile]:
         raise UsageError(f"there is no file or folder {public_name(place)}; check the input")
     else:
         names = match_pattern(place)
-        for name in _pick(list(names), f"the pattern {place}", tower):
-            yield InputFile(name=name, place=absolute(name))
+        for name in _pick(list(names), f"the pattern {public_name(place)}", tower):
+            yield InputFile(name=public_name(name), place=absolute(name))
 
 
 def _walk_local(folder: str) -> list[str]:

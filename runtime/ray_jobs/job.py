@@ -156,10 +156,10 @@ def embed_on_ray(job: RayJob) -> RayJobResult:
         )
         if summary.first_error and summary.skipped == summary.rows:
             raise summary.first_error
-        folder.publish(len(shards))
     except BaseException:
         folder.discard()
         raise
+    folder.publish(len(shards))
     return summary
 
 

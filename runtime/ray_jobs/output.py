@@ -109,36 +109,46 @@ class OutputFolder:
             raise OutputError(f"cannot create the output {public_name(output)} ({exc}); name another place") from exc
 
     def publish(self, parts: int) -> None:
-        """Move the complete output of ``parts`` files to its place.
+        """Move the complete output of ``parts`` files to its place. If that fails, they stay where they are.
 
         An object store cannot move them at once, so the folder of a URI loses its marker first and gets it back last.
 
         Raises:
-            OutputError: A part is missing, or the output cannot be moved.
+            OutputError: A part is missing, which discards the others, or the output cannot be moved.
+            KeyboardInterrupt: The message tells where the parts are.
         """
-        missing = {part_name(number) for number in range(parts)} - set(_names(self.place) or ())
-        if missing:
-            found = f"{min(missing)} is not in {public_name(self.place)}, where a worker wrote it"
-            raise OutputError(f"{found}; name an output that all machines of the cluster share")
+        place, output = public_name(self.place), public_name(self.output)
+        kept = f"the parts are in {place}, and those that were moved in {output}"
         try:
+            missing = {part_name(number) for number in range(parts)} - set(_names(self.place) or ())
+            if missing:
+                self.discard()
+                found = f"{min(missing)} is not in {place}, where a worker wrote it"
+                raise OutputError(f"{found}; name an output that all machines of the cluster share")
             if is_uri(self.output):
                 self._move_parts()
             else:
                 self._swap()
         except OSError as exc:
-            raise OutputError(f"cannot move the output to {self.output} ({exc}); name another place") from exc
+            way_out = "move them yourself, or run the job again with another output"
+            raise OutputError(f"cannot move the output to {output} ({exc}); {kept}; {way_out}") from exc
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"interrupted while the output was moved; {kept}") from None
 
     def _move_parts(self) -> None:
         file_system, path = open_place(self.output)
         _, partial = open_place(self.place)
-        own = partial.rpartition("/")[2]
-        others = [child for child in file_system.get_file_info(fs.FileSelector(path)) if child.base_name != own]
-        for child in sorted(others, key=lambda child: child.base_name != SUCCESS):
-            remove = file_system.delete_dir if child.type == fs.FileType.Directory else file_system.delete_file
-            remove(child.path)
+        left = {child.base_name: child for child in file_system.get_file_info(fs.FileSelector(path))}
+        left.pop(partial.rpartition("/")[2], None)
+        if marker := left.pop(SUCCESS, None):
+            file_system.delete_file(marker.path)
         for part in file_system.get_file_info(fs.FileSelector(partial)):
             if _PART.fullmatch(part.base_name):
                 file_system.move(part.path, f"{path.rstrip('/')}/{part.base_name}")
+                left.pop(part.base_name, None)
+        for child in left.values():
+            remove = file_system.delete_dir if child.type == fs.FileType.Directory else file_system.delete_file
+            remove(child.path)
         file_system.delete_dir(partial)
         file_system.open_output_stream(f"{path.rstrip('/')}/{SUCCESS}").close()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from pyarrow import fs
 
@@ -22,15 +22,19 @@ def open_place(place: str) -> tuple[fs.FileSystem, str]:
     """Return the file system of ``place``, and the path in it.
 
     Raises:
-        UsageError: pyarrow has no file system for this URI.
+        UsageError: pyarrow has no file system for this URI, or the path is not UTF-8.
     """
+    shown = public_name(place)
     if not is_uri(place):
+        if shown != place:
+            raise UsageError(f"{shown} cannot be opened (its name is not UTF-8); rename it")
         return fs.LocalFileSystem(), absolute(place)
     try:
         file_system, path = fs.FileSystem.from_uri(place)
     except (ValueError, OSError, NotImplementedError) as exc:
-        way_out = "give a path or a URI such as s3://bucket/folder"
-        raise UsageError(f"{public_name(place)} cannot be opened ({exc}); {way_out}") from exc
+        found = str(exc).replace(place, shown)  # pyarrow quotes the credentials, too
+        way_out = "give a path or a URI such as s3://bucket/folder, with %20 for a space and %2F for a / in a secret"
+        raise UsageError(f"{shown} cannot be opened ({found}); {way_out}") from None
     return file_system, path
 
 
@@ -47,19 +51,23 @@ def open_buffered(place: str, offset: int = 0) -> io.BufferedReader:
 
 
 def join(place: str, relative: str) -> str:
-    """Return the place of a file in the folder ``place``. The query of a URI stays at its end."""
+    """Return the place of the file ``relative`` in the folder ``place``. In a URI it is quoted, before the query."""
     if not is_uri(place):
         return str(Path(place) / relative)
     base, mark, query = place.partition("?")
-    return f"{base.rstrip('/')}/{relative}{mark}{query}"
+    return f"{base.rstrip('/')}/{quote(relative)}{mark}{query}"
 
 
 def public_name(place: str) -> str:
-    """Return ``place`` without the credentials and the query of a URI, to be printed and recorded."""
+    """Return ``place`` in valid UTF-8, to be printed and recorded; a URI without credentials, query and quoting."""
     if not is_uri(place):
-        return place
+        return place.encode("utf-8", "backslashreplace").decode()
     parts = urlsplit(place)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    try:
+        _ = parts.port
+    except ValueError:  # an unquoted / in a secret ends the host too early
+        return f"{parts.scheme}://..."
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{unquote(parts.path)}"
 
 
 def absolute(place: str) -> str:

@@ -2,33 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from runtime.artifact.manifest import TowerName
-from runtime.artifact.variants import VariantName
-from runtime.loading.tuning_store import format_threads, total_threads
+from runtime.loading.tuning_store import TuneSetting
 from runtime.machine.child_process import JsonWorker
-
-
-@dataclass(frozen=True, kw_only=True)
-class TuneSetting:
-    """One way to load a tower."""
-
-    provider: str
-    variant: VariantName
-    threads: int  # of one batch on the provider ``cpu``; elsewhere of all batches, which share them
-    concurrent_batches: int = 1  # as many as the threads allow on the provider ``cpu``; elsewhere the default
-
-    def __str__(self) -> str:
-        threads = format_threads(self.provider, self.threads, self.concurrent_batches)
-        return f"{self.provider}, {self.variant}, {threads}"
-
-    @property
-    def total_threads(self) -> int:
-        """The threads of all batches."""
-        return total_threads(self.provider, self.threads, self.concurrent_batches)
 
 
 class TuneCandidate(JsonWorker):
@@ -36,8 +17,7 @@ class TuneCandidate(JsonWorker):
 
     def __init__(self, folder: Path, tower: TowerName, setting: TuneSetting) -> None:
         """Start to load a tower."""
-        numbers = [str(setting.threads), str(setting.concurrent_batches)]
-        words = [str(folder.absolute()), tower, setting.provider, setting.variant, *numbers]
+        words = [str(folder.absolute()), tower, json.dumps(asdict(setting))]
         super().__init__([sys.executable, "-m", "runtime.tune.worker", *words])
 
     def load(self) -> float:

@@ -18,13 +18,13 @@ from runtime.artifact.variants import VariantName
 from runtime.console import progress_bar
 from runtime.errors import EmbeddingBackbonesError, ProviderError, UsageError
 from runtime.loading.golden_file import read_golden
-from runtime.loading.tuning_store import LARGEST_BATCH
+from runtime.loading.tuning_store import LARGEST_BATCH, TuneSetting
 from runtime.machine.threads import available_threads
 from runtime.session.provider_options import OPTIONS
 from runtime.session.providers import ExecutionProvider, available_providers, find_provider, find_provider_obstacle
 from runtime.session.session import count_concurrent_batches
 from runtime.session.variant_selection import choose_graph, find_variant_obstacle
-from runtime.tune.candidate import TuneCandidate, TuneSetting
+from runtime.tune.candidate import TuneCandidate
 from runtime.tune.report import RefusedCase, TuneReport, summarize
 
 T = TypeVar("T")

@@ -14,27 +14,9 @@ from runtime import console
 from runtime.artifact.manifest import Manifest, TowerName
 from runtime.artifact.parity import format_cosine
 from runtime.errors import TuningError
-from runtime.loading.tuning_store import TunedSettings, machine_fingerprint
-from runtime.tune.candidate import TuneSetting
+from runtime.loading.tuning_store import CaseResult, TunedSettings, TuneSetting, machine_fingerprint
 
 _UNSTEADY = 0.1  # above this spread, a difference of a few percent between two cases is noise
-
-
-@dataclass(frozen=True, kw_only=True)
-class CaseResult:
-    """The measurements of one case."""
-
-    setting: TuneSetting
-    batch_size: int  # items of a batch
-    p50_ms: float  # median time of a call, preprocessing included
-    p95_ms: float  # 95th percentile of the time of a call
-    items_per_s: float  # throughput: the median of the turns
-    min_cosine: float  # smallest cosine similarity to a golden vector
-    calls: int  # timed calls
-    spread: float  # interquartile range of the throughput of the turns, as a share of its median
-
-    def __str__(self) -> str:
-        return f"{self.setting}, batches of {self.batch_size}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,13 +166,11 @@ def make_tuning(
     manifest: Manifest, tower: TowerName, winner: CaseResult, max_latency_ms: float | None
 ) -> TunedSettings:
     """Return the record of a winner on this machine, with today's date."""
-    document = dataclasses.asdict(winner) | dataclasses.asdict(winner.setting)
-    kept = {field.name: document[field.name] for field in dataclasses.fields(TunedSettings) if field.name in document}
     return TunedSettings(
         date=dt.datetime.now().astimezone().date().isoformat(),
         artifact=manifest.sha256,
         tower=tower,
         machine=machine_fingerprint(),
+        winner=winner,
         max_latency_ms=max_latency_ms,
-        **kept,
     )

@@ -1,11 +1,13 @@
 """Embed an artifact's golden items on demand: the process of one candidate.
 
-``python -m runtime.tune.worker FOLDER TOWER PROVIDER VARIANT THREADS BATCHES`` answers with the cosine similarity to
-the golden vectors. Then it reads a batch size from each line of standard input, and answers with the seconds of a turn.
+``python -m runtime.tune.worker FOLDER TOWER SETTING`` answers with the cosine similarity to the golden vectors. SETTING
+is a :class:`TuneSetting` as JSON. Then the process reads a batch size from each line of standard input, and answers
+with the seconds of a turn.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 import time
@@ -14,16 +16,16 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, cast
 
+from runtime.artifact.json_schema import decode
 from runtime.artifact.manifest import TowerName
-from runtime.artifact.variants import VariantName
 from runtime.errors import EmbeddingBackbonesError
 from runtime.inference.embedder import Embedder
 from runtime.inference.truncation import without_truncation_warning
 from runtime.loading.golden import verify_towers
 from runtime.loading.golden_file import read_golden
 from runtime.loading.load import load
+from runtime.loading.tuning_store import TuneSetting
 from runtime.machine.child_process import questions, serve
-from runtime.tune.candidate import TuneSetting
 
 _CALLS = 4  # calls in a turn, at least, unless they are slow
 _LONG_TURN_S = 0.5
@@ -77,14 +79,8 @@ def take_turn(
 
 def main(arguments: Sequence[str]) -> None:
     """Load the tower that the command line names, and take turns until standard input ends."""
-    folder, tower, provider, variant, threads, batches = arguments
-    setting = TuneSetting(
-        provider=provider,
-        variant=cast("VariantName", variant),
-        threads=int(threads),
-        concurrent_batches=int(batches),
-    )
-    serve(_answers(Path(folder), cast("TowerName", tower), setting))
+    folder, tower, setting = arguments
+    serve(_answers(Path(folder), cast("TowerName", tower), decode(TuneSetting, json.loads(setting), "setting")))
 
 
 def _answers(folder: Path, tower: TowerName, setting: TuneSetting) -> Iterator[dict[str, Any]]:

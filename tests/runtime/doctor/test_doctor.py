@@ -98,7 +98,7 @@ class FakeMachine:
 
         self._monkeypatch.setattr(importlib.metadata, "version", version)
 
-    def examine(self, answers: Mapping[str, Answer | dict[str, Any]], artifact: str | None = None) -> DoctorReport:
+    def examine(self, answers: Mapping[str, Answer | dict[str, Any]]) -> DoctorReport:
         survey = {"providers": ["cuda", "cpu"], "cuda_version": "13.0"}
         known = {"survey": survey, "cpu": {}, "cuda": {}, "libraries": CUDA_WORKS} | dict(answers)
 
@@ -107,7 +107,7 @@ class FakeMachine:
             return answer if isinstance(answer, Answer) else Answer(facts=answer, failure=None, log="")
 
         self._monkeypatch.setattr(collect, "run_probe", run_probe)
-        return examine(artifact)
+        return examine()
 
 
 @pytest.fixture
@@ -292,23 +292,6 @@ def test_little_memory_is_reported(machine: FakeMachine) -> None:
     assert "0.5 GiB available of 64.0 GiB, limit 4.0 GiB" in render_text(little)
 
 
-@pytest.mark.parametrize(
-    ("answer", "cause", "advice"),
-    [
-        ({"obstacle": "there is no folder x; export one"}, "there is no folder x", "Export one"),
-        (failed("crashed with SIGSEGV"), "the profile of x crashed with SIGSEGV", "Check the artifact with"),
-    ],
-)
-def test_an_artifact_that_does_not_run_is_a_finding(machine: FakeMachine, answer: Any, cause: str, advice: str) -> None:
-    report = machine.examine({"x": answer}, artifact="x")
-    assert not report.healthy
-    assert find_advice(report)[0].startswith(advice)
-    assert f"artifact\n  {cause}\n" in render_text(report)
-    placed = machine.examine({"x": {"image": "all nodes on cpu"}}, artifact="x")
-    assert placed.healthy
-    assert placed.placements == {"image": "all nodes on cpu"}
-
-
 @pytest.mark.process
 def test_a_probe_finds_the_runtime_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -360,11 +343,6 @@ def test_libraries_that_are_missing_or_fail_are_reported(monkeypatch: pytest.Mon
     assert facts["devices"] == {"error": "cuInit returned 100"}
     assert "cudaRuntimeGetVersion" in facts["runtime"]["error"]
     assert facts["cudnn"] == {"error": "libcudnn.so.9: cannot open"}
-
-
-def test_a_large_artifact_has_more_time_than_a_provider(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collect, "listen", lambda command, *, timeout_s: timeout_s)
-    assert collect.run_probe("place", "artifact") > 10 * collect.run_probe("probe", "cpu")  # type: ignore[operator]
 
 
 def test_messages_about_providers_can_be_split() -> None:

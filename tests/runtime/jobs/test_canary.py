@@ -83,17 +83,6 @@ def test_vectors_made_in_less_than_float32_have_its_bounds(verify: Verify, monke
     assert (code, "(at least 1 - 5.0e-04)" in out) == (0, True)
 
 
-def test_a_file_that_does_not_name_its_precision_has_the_bounds_of_float32(verify: Verify) -> None:
-    assert main(["embed", "toy", "--tower", "text", "t.txt", "-o", "v.npz", "--variant", "fp32"]) == 0
-    with np.load("v.npz") as arrays:
-        older = dict(arrays)
-    record = json.loads(str(older["origin"]))
-    assert record.pop("reduced_precision") is False
-    np.savez("v.npz", **older | {"origin": np.array(json.dumps(record))})
-    code, out, _ = verify("v.npz", "--variant", "fp32")
-    assert (code, "(at least 1 - 5.0e-04)" in out) == (0, False)
-
-
 def test_items_that_changed_or_are_gone_are_named(verify: Verify) -> None:
     assert main(["embed", "toy", "--tower", "image", "0.png", "1.png", "2.png", "-o", "v.npz"]) == 0
     Path("0.png").unlink()
@@ -101,7 +90,7 @@ def test_items_that_changed_or_are_gone_are_named(verify: Verify) -> None:
     code, out, err = verify("v.npz")
     assert code == 1
     assert "lost: row 0 (0.png): it is not found again in 0.png 1.png 2.png" in err
-    assert "lost: row 1 (1.png): the file has changed since it was embedded" in err
+    assert "lost: row 1 (1.png): the file of this name has other content now" in err
     assert "1 rows embedded again" in out
 
 
@@ -113,11 +102,23 @@ def test_standard_input_is_not_read_again(verify: Verify, monkeypatch: pytest.Mo
         buffer = io.BytesIO(b"a b\n" + b"c " * 60 + b"\n")
 
     monkeypatch.setattr(sys, "stdin", Stdin)
-    assert main(["embed", "toy", "--tower", "text", "-", "-o", "v.npz"]) == 0
+    assert main(["embed", "toy", "--tower", "text", "t.txt", "-", "-o", "v.npz"]) == 0
     code, out, err = verify("v.npz")
     assert code == 1
-    assert "1 rows embedded again" in out, "a short text is its own name"
-    assert "it came from standard input, which cannot be read again" in err
+    assert "6 rows embedded again" in out, "those of t.txt, and a short text, which is its own name"
+    assert "it is not found again in t.txt, or has changed; standard input cannot be read again" in err
+
+
+def test_an_input_that_is_gone_hides_no_other(verify: Verify) -> None:
+    Path("gone.txt").write_text("c " * 60)
+    Path("t.jsonl").write_text(json.dumps({"body": "b " * 60}))
+    words = ["--tower", "text", "gone.txt", "t.txt", "t.jsonl", "--column", "body"]
+    assert main(["embed", "toy", *words, "-o", "v.npz"]) == 0
+    Path("gone.txt").unlink()
+    code, out, err = verify("v.npz")
+    assert (code, "6 rows embedded again" in out) == (1, True)
+    (line,) = [line for line in err.splitlines() if line.startswith("lost:")]
+    assert line.startswith("lost: row 0 (c c")
 
 
 def test_vectors_of_another_space_are_refused(verify: Verify, tmp_path: Path) -> None:

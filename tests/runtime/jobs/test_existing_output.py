@@ -14,7 +14,6 @@ import pytest
 from runtime.cli import embed as command
 from runtime.cli.options import load_model
 from runtime.jobs.journal import work_folder
-from runtime.jobs.read_vectors import read_vectors
 
 
 def test_a_run_that_is_complete_is_not_repeated(
@@ -36,23 +35,6 @@ def test_the_output_is_no_input(embed: Callable[..., int], tmp_path: Path, capsy
     assert embed(".", "-o", "t.parquet", "--force") == 2
     assert "the output t.parquet is among the inputs" in capsys.readouterr().err
     assert (tmp_path / "t.parquet").read_bytes() == before
-
-
-def test_ranges_beside_an_output_are_not_replaced_unasked(
-    embed: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert embed("a", "b", "-o", "v.npy", "--dtype", "int8") == 0
-    assert embed("c", "d", "-o", "v.parquet", "--dtype", "int8") == 0
-    first = read_vectors(tmp_path / "v.npy", 24).vectors
-    ranges = (tmp_path / "v.ranges.npy").read_bytes()
-    (tmp_path / "v.npy").unlink()
-    assert embed("e", "f", "-o", "v.npy", "--dtype", "int8") == 1
-    assert "v.ranges.npy exists; name another one, or replace it with --force" in capsys.readouterr().err
-    assert (tmp_path / "v.ranges.npy").read_bytes() == ranges
-    assert embed("a", "b", "-o", "v.npy", "--dtype", "int8", "--ranges", "v.ranges.npy") == 0, "they stay the same"
-    np.testing.assert_array_equal(read_vectors(tmp_path / "v.npy", 24).vectors, first)
-    (tmp_path / "v.npy").unlink()
-    assert embed("e", "f", "-o", "v.npy", "--dtype", "int8", "--force") == 0
 
 
 @pytest.mark.parametrize(
@@ -80,6 +62,26 @@ def test_an_output_that_tells_nothing_says_so(embed: Callable[..., int], capsys:
     assert "v.npy does not tell which job made it" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("name", "words", "message"),
+    [
+        ("v.npz", [], "v.npz is not the output of a job: it has no record of one; name another output"),
+        ("v.parquet", [], "v.parquet is not the output of a job: it has no record of one; name another output"),
+        ("v.npy", ["--dtype", "float16"], "it holds float32 [1, 24], but float16 [rows, 24] is expected"),
+        ("v.npy", ["--dtype", "binary"], "it holds float32 [1, 24], but int8 [rows, 3] is expected"),
+        ("v.npy", ["--truncate-dim", "3"], "it holds float32 [1, 24], but float32 [rows, 3] is expected"),
+    ],
+)
+def test_a_file_of_no_such_job_is_not_called_finished(
+    name: str, words: list[str], message: str, embed: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save("v.npy", np.ones((1, 24), np.float32))
+    np.savez("v.npz", vectors=np.ones((1, 24), np.float32))
+    pq.write_table(pa.table({"text": ["a"]}), "v.parquet")
+    assert embed("a", "-o", name, *words, "--resume") == 2
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("resume", [[], ["--resume"]])
 def test_an_output_that_appears_while_the_model_is_loaded_is_kept(
     resume: list[str], embed: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -95,7 +97,7 @@ def test_an_output_that_appears_while_the_model_is_loaded_is_kept(
     assert embed("a", "-o", "v.npy", *resume, "--force") == 0
 
 
-@pytest.mark.parametrize("name", ["v.npy", "v.npz", "v.parquet"])
+@pytest.mark.parametrize("name", ["v.npz", "v.parquet"])
 def test_a_finished_output_of_other_ranges_is_not_taken_for_this_one(
     name: str, embed: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -106,6 +108,7 @@ def test_a_finished_output_of_other_ranges_is_not_taken_for_this_one(
     assert embed(*words, "--ranges", "same.npy") == 0
     assert embed(*words, "--ranges", "same.npy", "--resume") == 0
     assert embed(*words, "--resume") == 0
+    assert embed(*words, "--ranges", name, "--resume") == 0, "an output of int8 holds ranges, too"
     assert embed(*words, "--ranges", "wider.npy", "--resume") == 2
     assert f"{name} is finished, but it is another job: its ranges are not those of" in capsys.readouterr().err
 
@@ -115,9 +118,9 @@ def test_a_finished_output_of_other_ranges_is_not_taken_for_this_one(
     [
         ([], None),
         (["--provider", "openvino"], None),
-        (["--provider", "cpu"], "its reduced_precision is true, but now it is false"),
+        (["--provider", "cpu"], 'its precision is "bf16", but now it is "float32"'),
         (["--provider", "openvino", "--provider-option", "dtype=bf16"], None),
-        (["--provider", "openvino", "--provider-option", "dtype=fp32"], "its reduced_precision is true"),
+        (["--provider", "openvino", "--provider-option", "dtype=fp32"], 'its precision is "bf16", but now it is'),
     ],
 )
 def test_a_finished_output_of_another_precision_is_not_taken_for_this_one(
@@ -129,7 +132,7 @@ def test_a_finished_output_of_another_precision_is_not_taken_for_this_one(
 ) -> None:
     assert embed("a", "-o", "v.parquet") == 0
     table = pq.read_table(tmp_path / "v.parquet")
-    origin = table.schema.metadata[b"origin"].replace(b'"reduced_precision": false', b'"reduced_precision": true')
+    origin = table.schema.metadata[b"origin"].replace(b'"precision": "float32"', b'"precision": "bf16"')
     pq.write_table(table.replace_schema_metadata({**table.schema.metadata, b"origin": origin}), tmp_path / "v.parquet")
     assert embed("a", "-o", "v.parquet", "--resume", *words) == (2 if message else 0)
     assert (message or "") in capsys.readouterr().err

@@ -40,7 +40,7 @@ def open_journal(output: Path, *, resume: bool = False, force: bool = False, **f
 
 
 def make_entry(stop: int, rows: int) -> JournalEntry:
-    return JournalEntry(stop, rows, [(stop - 1, "x", "bad")], None, 0, f"digest {stop}")
+    return JournalEntry(stop, rows, [(stop - 1, "x", "bad")], None, 0, f"digest {stop}", None)
 
 
 def rows_of(count: int) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -70,7 +70,9 @@ def test_what_was_committed_is_there_again(begun: Path) -> None:
     journal.close()
 
 
-WHOLE = b'{"stop": 9, "rows": 4, "failures": [], "names": null, "truncated": 0, "sha256": "%s"}' % (b"0" * 99)
+WHOLE = b'{"stop": 9, "rows": 4, "failures": [], "names": null, "truncated": 0, "sha256": "%s", "digests": null}' % (
+    b"0" * 99
+)
 
 
 @pytest.mark.parametrize("torn", [WHOLE[:20], WHOLE, b"\0\0\0\n", b'{"stop": 9}\n', b"[]\n", b"7\n", b"x" * 999])

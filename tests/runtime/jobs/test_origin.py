@@ -59,7 +59,7 @@ def test_a_job_is_resumed_in_its_space_only(toy: Path, other: Path, capsys: pyte
     assert main(["embed", "toy", *words]) == 1
     Image.new("RGB", (4, 4)).save("1.png")
     assert main(["embed", "other", *words, "--resume"]) == 2
-    assert "its vector space is" in capsys.readouterr().err
+    assert "its space is" in capsys.readouterr().err
     twin = name_toy(Path(shutil.copytree(toy, "twin")), lambda manifest: replace(manifest, name="another export"))
     assert read_manifest(twin).sha256 != read_manifest(toy).sha256
     assert main(["embed", "twin", *words, "--resume"]) == 0

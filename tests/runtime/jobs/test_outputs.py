@@ -14,12 +14,28 @@ import pytest
 from runtime.errors import OutputError, UsageError
 from runtime.jobs import outputs
 from runtime.jobs.journal import Journal, JournalEntry
+from runtime.jobs.origin import VectorOrigin
 from runtime.jobs.outputs import OutputOptions, write_output
 from runtime.jobs.read_vectors import find_ranges, read_ranges, read_vectors
 from runtime.postprocess import Dtype
 
 ROWS, DIM = 100, 12
 NAMES = ["", "é", "\udcff.jpg", *(f"name {index}" for index in range(ROWS - 3))]
+DIGESTS = [2**64 - 1 - row for row in range(ROWS)]
+ORIGIN = VectorOrigin(
+    space=None,
+    facts={},
+    artifact="toy",
+    variant="fp32",
+    towers=("text",),
+    prompt="",
+    normalize=False,
+    truncate_dim=None,
+    dtype="float32",
+    inputs=("t.txt",),
+    column=None,
+    precision="float32",
+)
 
 
 @pytest.fixture
@@ -39,8 +55,10 @@ def open_journal(tmp_path: Path, vectors: Any) -> Iterator[Callable[[str], Journ
 
     def open_one(name: str) -> Journal:
         journal = Journal(tmp_path / name, {}, dim=DIM, resume=False, force=False)
-        journal.append(JournalEntry(31, 30, [(10, "x", "bad")], NAMES[:30], 0, ""), vectors[:30])
-        journal.append(JournalEntry(102, 100, [(101, "\udcff", "très bad")], NAMES[30:], 0, ""), vectors[30:])
+        first = JournalEntry(31, 30, [(10, "x", "bad")], NAMES[:30], 0, "", DIGESTS[:30])
+        last = JournalEntry(102, 100, [(101, "\udcff", "très bad")], NAMES[30:], 0, "", DIGESTS[30:])
+        journal.append(first, vectors[:30])
+        journal.append(last, vectors[30:])
         journal.commit()
         opened.append(journal)
         return journal
@@ -67,7 +85,11 @@ def test_every_format_holds_every_dtype(
     suffix: str, dtype: Dtype, open_journal: Callable[[str], Journal], vectors: Any, tmp_path: Path
 ) -> None:
     path = tmp_path / f"v.{suffix}"
-    write_output(open_journal(path.name), OutputOptions(path=path, dtype=dtype))
+    if (suffix, dtype) == ("npy", "int8"):
+        with pytest.raises(UsageError, match=r"int8 needs its ranges, but .*v\.npy has no room for them; write \.npz"):
+            OutputOptions(path=path, dtype=dtype)
+        return
+    write_output(open_journal(path.name), OutputOptions(path=path, dtype=dtype), ORIGIN)
     expected = as_float(vectors, dtype)
     if suffix == "npy":
         found = np.load(path)
@@ -75,6 +97,7 @@ def test_every_format_holds_every_dtype(
         arrays = np.load(path)
         found = arrays["vectors"]
         assert arrays["names"].tolist() == NAMES
+        assert arrays["digests"].tolist() == DIGESTS
         np.testing.assert_array_equal(arrays["index"], [*range(10), *range(11, 101)], strict=True)
         assert ("ranges" in arrays) == (dtype == "int8")
     else:
@@ -83,39 +106,18 @@ def test_every_format_holds_every_dtype(
         assert pa.types.is_fixed_size_list(table.schema.field("embedding").type)
         assert table["index"].to_pylist() == [*range(10), *range(11, 101)]
         assert table["name"].to_pylist() == [*NAMES[:2], "\\udcff.jpg", *NAMES[3:]]
+        assert table["digest"].to_pylist() == DIGESTS
         found = np.array(table["embedding"].to_pylist(), dtype=expected.dtype)
     assert found.dtype == expected.dtype
     np.testing.assert_allclose(found, expected, atol=dtype == "int8")  # a value on the border between two steps
     if dtype == "int8":
         np.testing.assert_array_equal(find_ranges(path), [vectors.min(axis=0), vectors.max(axis=0)])
-    assert (tmp_path / "v.ranges.npy").exists() == (dtype == "int8" and suffix == "npy")
-
-
-def test_a_job_that_is_killed_leaves_no_vectors_beside_the_ranges_of_others(
-    open_journal: Callable[[str], Journal], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path, move = tmp_path / "v.npy", Journal.move
-    path.write_bytes(b"old")
-
-    def interrupt(journal: Journal, name: str, place: Path) -> None:
-        if place == path:
-            raise KeyboardInterrupt
-        move(journal, name, place)
-
-    monkeypatch.setattr(Journal, "move", interrupt)
-    journal, options = open_journal("v.npy"), OutputOptions(path=path, dtype="int8")
-    with pytest.raises(KeyboardInterrupt):
-        write_output(journal, options)
-    assert not path.exists()
-    monkeypatch.undo()
-    write_output(journal, options)
-    assert read_vectors(path, DIM).vectors.shape == (ROWS, DIM)
 
 
 def test_ranges_of_the_user_are_taken(open_journal: Callable[[str], Journal], vectors: Any, tmp_path: Path) -> None:
     np.save(tmp_path / "r.npy", np.stack([np.full(DIM, -8, np.float32), np.full(DIM, 8, np.float32)]))
     options = OutputOptions(path=tmp_path / "v.npz", dtype="int8", ranges=read_ranges(tmp_path / "r.npy"))
-    write_output(open_journal("v.npz"), options)
+    write_output(open_journal("v.npz"), options, ORIGIN)
     found = np.load(tmp_path / "v.npz")["vectors"].astype(float)
     np.testing.assert_allclose((found + 128) * 16 / 255 - 8, vectors, atol=16 / 255)
 
@@ -141,23 +143,24 @@ def test_ranges_go_with_int8_and_tell_vectors_apart(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="ranges are for dtype int8, not float16; leave them out"):
         OutputOptions(path=tmp_path / "v.npy", dtype="float16", ranges=np.ones((2, DIM)))
     with pytest.raises(UsageError, match="all codes would be equal; take ranges of more, different vectors"):
-        OutputOptions(path=tmp_path / "v.npy", dtype="int8", ranges=np.ones((2, DIM)))
+        OutputOptions(path=tmp_path / "v.npz", dtype="int8", ranges=np.ones((2, DIM)))
 
 
-@pytest.mark.parametrize("suffix", ["npy", "npz", "parquet"])
+@pytest.mark.parametrize("suffix", ["npz", "parquet"])
 def test_equal_vectors_are_not_written_as_int8(suffix: str, tmp_path: Path) -> None:
     journal = Journal(tmp_path / f"v.{suffix}", {}, dim=DIM, resume=False, force=False)
-    journal.append(JournalEntry(2, 2, [], NAMES[:2], 0, ""), np.tile(np.arange(DIM, dtype=np.float32), (2, 1)))
+    entry = JournalEntry(2, 2, [], NAMES[:2], 0, "", DIGESTS[:2])
+    journal.append(entry, np.tile(np.arange(DIM, dtype=np.float32), (2, 1)))
     journal.commit()
     with pytest.raises(UsageError, match="all codes would be equal"):
-        write_output(journal, OutputOptions(path=tmp_path / f"v.{suffix}", dtype="int8"))
+        write_output(journal, OutputOptions(path=tmp_path / f"v.{suffix}", dtype="int8"), ORIGIN)
     journal.discard()
     journal.close()
     assert not list(tmp_path.iterdir())
 
 
 def test_the_report_is_an_object_a_line(open_journal: Callable[[str], Journal], tmp_path: Path) -> None:
-    write_output(open_journal("v.npy"), OutputOptions(path=tmp_path / "v.npy"))
+    write_output(open_journal("v.npy"), OutputOptions(path=tmp_path / "v.npy"), ORIGIN)
     report = (tmp_path / "v.npy.skipped.jsonl").read_text("utf-8")
     assert "très" in report
     assert [json.loads(line) for line in report.splitlines()] == [
@@ -171,34 +174,29 @@ def test_the_report_is_an_object_a_line(open_journal: Callable[[str], Journal], 
 def test_what_was_written_can_be_searched(
     name: str, dtype: Dtype, open_journal: Callable[[str], Journal], vectors: Any, tmp_path: Path
 ) -> None:
-    write_output(open_journal(name), OutputOptions(path=tmp_path / name, dtype=dtype))
+    write_output(open_journal(name), OutputOptions(path=tmp_path / name, dtype=dtype), ORIGIN)
     found, names = read_vectors(tmp_path / name, DIM)
     np.testing.assert_array_equal(found, vectors.astype(dtype))
     assert names is not None
     assert names[3:] == NAMES[3:]
 
 
-@pytest.mark.parametrize("name", ["v.npy", "v.npz", "v.parquet"])
+@pytest.mark.parametrize("name", ["v.npz", "v.parquet"])
 def test_int8_is_searched_with_its_ranges(
     name: str, open_journal: Callable[[str], Journal], vectors: Any, tmp_path: Path
 ) -> None:
-    write_output(open_journal(name), OutputOptions(path=tmp_path / name, dtype="int8"))
+    write_output(open_journal(name), OutputOptions(path=tmp_path / name, dtype="int8"), ORIGIN)
     found = read_vectors(tmp_path / name, DIM).vectors
     assert found.dtype == np.float32
     steps = (vectors.max(axis=0) - vectors.min(axis=0)) / 255
     assert (np.abs(found - vectors) <= 0.501 * steps).all()
 
 
-@pytest.mark.parametrize("dtype", ["int8", "binary"])
-def test_int8_without_ranges_is_not_searched(
-    dtype: Dtype, open_journal: Callable[[str], Journal], tmp_path: Path
-) -> None:
-    name = "v.npy"
-    write_output(open_journal(name), OutputOptions(path=tmp_path / name, dtype=dtype))
-    np.savez(tmp_path / "v.npz", vectors=np.load(tmp_path / name), names=NAMES)  # the ranges of v.npy are not its own
-    with pytest.raises(UsageError, match=r"int8 or binary vectors .* which cannot be searched"):
-        read_vectors(tmp_path / "v.npz", DIM)
-    (tmp_path / "v.ranges.npy").unlink(missing_ok=True)
+@pytest.mark.parametrize("name", ["v.npy", "v.npz"])
+def test_int8_without_ranges_is_not_searched(name: str, tmp_path: Path) -> None:
+    codes = np.zeros((2, DIM), np.int8)
+    np.save(tmp_path / "v.npy", codes)
+    np.savez(tmp_path / "v.npz", vectors=codes, names=NAMES[:2])
     with pytest.raises(UsageError, match=r"int8 or binary vectors .* which cannot be searched"):
         read_vectors(tmp_path / name, DIM)
 
@@ -227,8 +225,8 @@ def test_a_full_disk_leaves_the_old_output_and_the_journal(
         small_disk(),
         pytest.raises(OutputError, match="free some disk space, then run the same command with --resume"),
     ):
-        outputs.write_output(journal, options)
+        outputs.write_output(journal, options, ORIGIN)
     assert (tmp_path / name).read_bytes() == b"old"
     assert sorted(path.name for path in journal.work_path("").iterdir()) == before
-    write_output(journal, options)
+    write_output(journal, options, ORIGIN)
     assert read_vectors(tmp_path / name, DIM).vectors.shape == (ROWS, DIM)

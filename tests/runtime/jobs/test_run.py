@@ -172,7 +172,7 @@ def test_a_job_is_resumed_with_the_prompt_that_it_began_with(
     (tmp_path / "t.txt").write_bytes(b"a\n\xff\nb")
     words = ["embed", str(folder), "t.txt", "-o", "v.npy"]
     assert main([*words, "--prompt-name", "query"]) == 1
-    for other, shown in (["--prompt-name", "passage"], '"passage : "'), ([], "none"), (["--prompt", ""], "none"):
+    for other, shown in (["--prompt-name", "passage"], '"passage : "'), ([], '""'), (["--prompt", ""], '""'):
         assert main([*words, *other, "--resume"]) == 2
         assert f'its prompt is "query : ", but now it is {shown}' in capsys.readouterr().err
     (tmp_path / "t.txt").write_text("a\nc\nb")
@@ -248,6 +248,8 @@ def test_no_item_is_wrong_usage_and_no_good_one_a_failure(
     (tmp_path / "t.txt").touch()
     assert embed("t.txt", "-o", "v.npy") == 2
     assert "there is nothing to embed: t.txt holds no item" in capsys.readouterr().err
+    assert embed("a text", "--column", "other", "-o", "v.npy") == 2
+    assert "--column other names a column of" in capsys.readouterr().err
     (tmp_path / "t.txt").write_bytes(b"\xff\n\xff")
     assert embed("t.txt", "-o", "v.npy", "--on-error", "skip") == 1
     assert "item 0 (t.txt:1): the line is not UTF-8" in capsys.readouterr().err

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,8 +14,9 @@ import runtime
 from runtime.errors import ItemError
 from runtime.inference.options import EmbedOptions
 from runtime.jobs.origin import read_origin
-from runtime.ray_jobs import actor
-from runtime.ray_jobs.actor import ShardEmbedder, WorkerOptions
+from runtime.ray_jobs import actor, job
+from runtime.ray_jobs.actor import ShardEmbedder, ShardResult, WorkerOptions
+from runtime.ray_jobs.cluster import WorkerResources
 from runtime.ray_jobs.input_files import find_inputs
 from runtime.ray_jobs.job import RayJob, embed_on_ray
 from runtime.ray_jobs.shards import Shard, cut
@@ -72,14 +76,34 @@ def test_a_worker_with_another_artifact_is_refused(tmp_path: Path) -> None:
 def test_a_prompt_that_is_unknown_is_refused_before_the_cluster_starts(tmp_path: Path) -> None:
     artifact = write_artifact(tmp_path / "toy", prompts={"query": "query : "})
     (tmp_path / "in.txt").write_text("a\n")
-    job = RayJob(
+    refused = RayJob(
         artifact=artifact,
         inputs=[str(tmp_path / "in.txt")],
         output=str(tmp_path / "out"),
         options=EmbedOptions(prompt_name="passage"),
     )
     with pytest.raises(runtime.UsageError, match="no prompt called 'passage'; it has 'query'"):
-        embed_on_ray(job)
+        embed_on_ray(refused)
+
+
+def test_parts_that_cannot_be_moved_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact, output = write_artifact(tmp_path / "toy"), tmp_path / "out"
+    (tmp_path / "in.txt").write_text("a\n")
+    (output / "part-000000.parquet").mkdir(parents=True)  # no file can be moved onto a folder
+    (output / "_SUCCESS").touch()
+
+    def run(_: RayJob, options: WorkerOptions, shards: Sequence[Shard], *others: Any) -> list[ShardResult]:
+        return [ShardEmbedder(options, attempts=None).embed(shard, 1) for shard in shards]
+
+    monkeypatch.setattr(job, "_run", run)
+    resources = nullcontext(WorkerResources(workers=1, threads=1, gpus=0))
+    monkeypatch.setattr(job, "open_cluster", lambda options: resources)
+    inputs = [str(tmp_path / "in.txt")]
+    with pytest.raises(runtime.OutputError, match=r"cannot move the output .* the parts are in file://.*/_partial-"):
+        embed_on_ray(RayJob(artifact=artifact, inputs=inputs, output=output.as_uri(), force=True))
+    (part,) = output.glob("_partial-*/*")
+    assert parquet.read_table(part)["source_file"].to_pylist() == inputs
+    assert not (output / "_SUCCESS").exists()
 
 
 def test_a_worker_writes_the_part_of_a_shard(exported_text: Path, tmp_path: Path) -> None:

@@ -33,6 +33,8 @@ def options(workers: int | None, threads: int | None, provider: str = "cpu") -> 
         (options(None, 4), CPU_NODES, (4, 4, 0)),
         (options(3, None), [(16, 0)], (3, 5, 0)),
         (options(3, None, "auto"), [(16, 0)], (3, 5, 0)),
+        (options(3, None), CPU_NODES, (3, 5, 0)),
+        (options(4, None), [(3, 0), (5, 0)], (4, 1, 0)),
         (options(18, 1), CPU_NODES, (18, 1, 0)),
         (options(None, None, "auto"), GPU_NODES, (4, 4, 1)),
         (options(None, 16, "cuda"), GPU_NODES, (2, 16, 1)),
@@ -70,7 +72,7 @@ def test_a_number_below_one_is_refused() -> None:
 def test_an_address_where_nothing_answers_is_refused_at_once() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and does not listen
-        with pytest.raises(ClusterError, match="no Ray cluster answers at 127"):
+        with pytest.raises(ClusterError, match=r"no Ray cluster answers at 127.* with --address local"):
             check_address(f"127.0.0.1:{taken.getsockname()[1]}")
     with pytest.raises(UsageError, match="is Ray Client's"):
         check_address("ray://127.0.0.1:10001")

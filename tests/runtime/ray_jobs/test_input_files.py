@@ -19,7 +19,7 @@ from runtime.preprocess.mesh.triangles import load_corners
 from runtime.ray_jobs import storage
 from runtime.ray_jobs.input_files import find_inputs
 from runtime.ray_jobs.shards import cut, read_shard
-from runtime.ray_jobs.storage import join, public_name
+from runtime.ray_jobs.storage import join, open_place, public_name
 
 COUNTS = (70, 1, 0, 200, 129)
 
@@ -99,11 +99,11 @@ def test_lists_hold_the_same_items_as_on_one_machine(tmp_path: Path, name: str, 
 
 
 def test_a_folder_of_texts_is_read_in_the_order_of_one_machine(tmp_path: Path) -> None:
-    for name in ("a.txt", "a/x.txt", "a-b.txt", "_b.txt", "b/.c.txt", "b/_d/e.TXT"):
+    for name in ("a.txt", "a/x.txt", "a-b.txt", "_b.txt", "b/.c.txt", "b/_d/e.TXT", "b/f #%20?.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(f"{name} one\n{name} two")
     alone = [source.item for source in open_inputs([str(tmp_path)], towers=["text"])]
-    assert len(alone) == 10
+    assert len(alone) == 12
     for place in (str(tmp_path), tmp_path.as_uri()):
         inputs = find_inputs([place], None, "text")
         shards = [read_shard(shard, inputs.format) for shard in cut(inputs, 64)]
@@ -114,6 +114,7 @@ def test_a_folder_of_texts_is_read_in_the_order_of_one_machine(tmp_path: Path) -
             "a.txt",
             "x.txt",
             "e.TXT",
+            "f #%20?.txt",
         }
 
 
@@ -172,6 +173,20 @@ def test_inputs_that_cannot_be_right(folder: Path, places: list[str], column: st
 def test_a_uri_is_shown_without_its_secrets() -> None:
     assert join("s3://key:secret@bucket/in/?region=eu", "a.txt") == "s3://key:secret@bucket/in/a.txt?region=eu"
     assert public_name("s3://key:secret@bucket/in/a.txt?region=eu") == "s3://bucket/in/a.txt"
+    for uri in ("none://key:secret@bucket/in", "s3://key:sec/ret@bucket/in", "s3://key:secret@bucket/i n"):
+        with pytest.raises(UsageError, match="cannot be opened") as caught:
+            open_place(uri)
+        assert "ret@" not in str(caught.value)
+
+
+def test_a_name_that_is_not_utf8_ends_no_job_of_images(tmp_path: Path) -> None:
+    (tmp_path / "\udcff.jpg").touch()
+    for place in (tmp_path, tmp_path / "*"):
+        (file,) = find_inputs([str(place)], None, "image").files
+        assert file.name == f"{tmp_path}/\\udcff.jpg"
+    (tmp_path / "\udcff.txt").touch()
+    with pytest.raises(UsageError, match=r"udcff\.txt cannot be opened \(its name is not UTF-8\); rename it"):
+        find_inputs([str(tmp_path / "\udcff.txt")], None, "text")
 
 
 @pytest.mark.parametrize("name", ["texts.txt.gz", "notes.md", "texts"])

@@ -60,12 +60,3 @@ def test_info_tells_it_if_asked(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "placement" not in capsys.readouterr().out
     assert main(["info", str(folder), "--placement", "--provider", "cpu"]) == 0
     assert "placement     text: " in capsys.readouterr().out
-
-
-@pytest.mark.process
-def test_the_doctor_tells_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = write_artifact(tmp_path / "toy")
-    main(["doctor", "--artifact", str(folder)])
-    said = capsys.readouterr().out
-    assert "placement\n  text" in said
-    assert "nodes on cpu, 0 copies in each batch" in said

@@ -14,7 +14,7 @@ import pytest
 from onnx import numpy_helper
 
 from runtime.artifact.reader import record_file
-from runtime.tune.candidate import TuneSetting
+from runtime.loading.tuning_store import TuneSetting
 from runtime.tune.measure import measure
 from runtime.tune.worker import open_model
 from tests.runtime.session.variant_samples import make_variant

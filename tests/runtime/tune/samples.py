@@ -10,9 +10,8 @@ from typing import Any, cast
 import runtime
 from runtime.artifact.reader import read_manifest
 from runtime.inference.pipeline import Pipeline
-from runtime.loading.tuning_store import write_tuning
-from runtime.tune.candidate import TuneSetting
-from runtime.tune.report import CaseResult, TuneReport, make_tuning
+from runtime.loading.tuning_store import CaseResult, TuneSetting, write_tuning
+from runtime.tune.report import TuneReport, make_tuning
 
 Speed = Callable[[TuneSetting, int], float]
 SETTING = TuneSetting(provider="cpu", variant="fp32", threads=1)
@@ -35,12 +34,12 @@ def report(*cases: CaseResult, max_latency_ms: float | None = None) -> TuneRepor
     return TuneReport(tower="image", inputs="", max_latency_ms=max_latency_ms, measured=cases, refused=())
 
 
-def keep(folder: Path, **changes: Any) -> Path:
+def keep(folder: Path, *, date: str = "2026-01-31", batch_size: int = 48, **setting: Any) -> Path:
     """Store a tuning as if it had been found here, and return its file."""
     manifest = read_manifest(folder)
     tower = next(iter(manifest.towers))
-    tuning = make_tuning(manifest, tower, case(8.0, 100.0, batch_size=48), None)
-    return write_tuning(manifest, replace(tuning, **changes))
+    winner = replace(case(8.0, 100.0, batch_size=batch_size), setting=replace(SETTING, **setting))
+    return write_tuning(manifest, replace(make_tuning(manifest, tower, winner, None), date=date))
 
 
 def is_tuned(model: runtime.Embedder) -> bool:

@@ -115,7 +115,7 @@ def test_another_gpu_is_another_machine(exported: Path, monkeypatch: pytest.Monk
         lambda text: text[: len(text) // 2],
         lambda text: "",
         lambda text: "[" * 100_000,
-        lambda text: text.replace('"schema_version": 2', '"schema_version": 1'),
+        lambda text: text.replace('"schema_version": 3', '"schema_version": 2'),
         lambda text: text.replace('"variant": "fp32"', '"variant": "fp64"'),
         lambda text: text.replace('"batch_size": 48', '"batch_size": 0'),
         lambda text: text.replace('"threads": 1', '"threads": 99'),

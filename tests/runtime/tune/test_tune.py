@@ -14,11 +14,12 @@ import runtime
 from runtime.cli.main import main
 from runtime.errors import UsageError
 from runtime.inference.pipeline import Pipeline
+from runtime.loading.tuning_store import TuneSetting
 from runtime.session.provider_options import OPTIONS
 from runtime.session.providers import PROVIDERS
 from runtime.session.session import count_concurrent_batches
 from runtime.tune import measure as measuring
-from runtime.tune.candidate import TuneCandidate, TuneSetting
+from runtime.tune.candidate import TuneCandidate
 from runtime.tune.measure import TuneOptions, measure
 from tests.runtime.tune.samples import Speed, budget, is_tuned, keep
 

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from runtime.errors import InferenceError
-from runtime.tune.candidate import TuneCandidate, TuneSetting
+from runtime.loading.tuning_store import TuneSetting
+from runtime.tune.candidate import TuneCandidate
 from runtime.tune.measure import TuneOptions, measure
 from runtime.tune.report import RefusedCase
-from tests.runtime.tune.samples import Speed
+from tests.runtime.tune.samples import SETTING, Speed
 
 
 @pytest.mark.process
@@ -89,7 +92,7 @@ def test_ctrl_c_leaves_neither_a_process_nor_a_file(exported_text: Path, cache: 
 
 @pytest.mark.process
 def test_a_worker_without_a_parent_ends_silently(exported_text: Path) -> None:
-    words = ["runtime.tune.worker", str(exported_text), "text", "cpu", "fp32", "1", "1"]
+    words = ["runtime.tune.worker", str(exported_text), "text", json.dumps(asdict(SETTING))]
     worker = subprocess.Popen(
         [sys.executable, "-m", *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
