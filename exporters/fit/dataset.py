@@ -17,10 +17,11 @@ from exporters.errors import TrainingDataError
 from runtime.artifact.manifest import TowerName
 from runtime.errors import UsageError
 from runtime.jobs.csv_files import CSV_SUFFIXES, open_csv
-from runtime.jobs.inputs import file_suffix, folder_suffixes, walk_folder
+from runtime.jobs.inputs import folder_suffixes, walk_folder
 from runtime.jobs.items import Unreadable
 from runtime.jobs.parquet import open_parquet
 from runtime.jobs.text_files import read_file_lines
+from runtime.preprocess.files import file_suffix
 from runtime.preprocess.item import UnusableItemError
 
 DataKind = Literal["labels", "pairs", "scores", "captions"]

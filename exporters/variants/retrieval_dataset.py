@@ -11,9 +11,10 @@ from typing import Any, TypeAlias
 
 from runtime.artifact.manifest import TowerName
 from runtime.errors import UsageError
-from runtime.jobs.inputs import file_suffix, folder_suffixes, walk_folder
+from runtime.jobs.inputs import folder_suffixes, walk_folder
 from runtime.jobs.items import Unreadable
 from runtime.jobs.text_files import BLANKS, read_file_lines
+from runtime.preprocess.files import file_suffix
 
 Grades: TypeAlias = Mapping[int, float]
 _FORM = "a line has query, document and grade (BEIR), or query, 0, document and grade (TREC)"

@@ -34,7 +34,6 @@ _TIMEOUT_S = 60.0
 _REQUIRED = ("numpy", "pillow", "tokenizers", "tqdm")
 # Packages that the runtime imports when it needs them, with the extra that installs each.
 _EXTRAS = {
-    "trimesh": "mesh",
     "mapbox_earcut": "mesh",
     "pillow-heif": "heic",
     "ftfy": "openclip",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from runtime.preprocess.item import UnusableItemError
 
-_SUFFIXES_OF_PATHS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+USUAL_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _LONGEST_SUFFIX = 8
 
 
@@ -19,7 +19,7 @@ def looks_like_image_path(text: str) -> bool:
     """
     if has_image_suffix(text):
         return True
-    suffix = _suffix(text)
+    suffix = file_suffix(text)
     if not 2 <= len(suffix) <= _LONGEST_SUFFIX:
         return False
     from runtime.preprocess.image_formats import image_suffixes
@@ -29,11 +29,12 @@ def looks_like_image_path(text: str) -> bool:
 
 def has_image_suffix(text: str) -> bool:
     """Return whether ``text`` is one word with a suffix that only images have. No file is looked for."""
-    return _suffix(text) in _SUFFIXES_OF_PATHS and len(text.split()) == 1
+    return file_suffix(text) in USUAL_IMAGE_SUFFIXES and len(text.split()) == 1
 
 
-def _suffix(text: str) -> str:
-    return os.path.splitext(text)[1].lower()  # noqa: PTH122  pathlib finds no suffix in ".png"
+def file_suffix(name: str) -> str:
+    """Return the suffix of a file name or URI in lower case, with its dot; empty if it has none."""
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122  pathlib finds no suffix in "a." before Python 3.14
 
 
 def check_regular_file(path: str | os.PathLike[str]) -> None:

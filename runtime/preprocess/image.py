@@ -11,9 +11,10 @@ import io
 import logging
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeAlias, get_args
+from typing import BinaryIO, TypeAlias, get_args
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError, _imaging
@@ -43,6 +44,7 @@ _BITS_PER_SAMPLE, _COMPRESSION, _PHOTOMETRIC, _PLANES, _SAMPLE_FORMAT = 258, 259
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 _UNCOMPRESSED, _WHITE_IS_ZERO, _SEPARATE, _SIGNED = 1, 0, 2, 2  # values of them
 _DARKEST = 16  # of 255: values of 12 bits in 16, which torchvision would make black
+_HEAD = 4096  # bytes of a file, of which HEIC needs its first box
 _FAILED = "_runtime_failed"  # attribute of an image that Pillow refused to decode
 _LOCK = "_runtime_lock"  # attribute of an image
 # Pillow warns of damaged EXIF, unusual frames and large images. An unusable image gets an error of ours instead.
@@ -98,16 +100,20 @@ def load_image(item: ImageItem) -> Image.Image:
             ``PIL.Image.MAX_IMAGE_PIXELS``.
     """
     try:
-        with WITHOUT_WARNINGS:
-            image = _open(item)
+        with WITHOUT_WARNINGS, _opened(item) as image:
             with _lock_of(image):
+                if image is item:
+                    _check_callers_own(image)
                 _check_size(image.width, image.height)
                 _check_tiff(image)
                 _decode(image)
                 _check_size(image.width, image.height)  # again: the header of an ICO file can state less than it holds
                 turn = _EXIF_TRANSPOSES.get(_orientation(image))
             rgb = _to_rgb(image)
-            del image  # its pixels are not needed while they are turned
+            if rgb is image and isinstance(item, str | os.PathLike):
+                # Without its file, which is about to be closed, and from which the reader of FPX would read again.
+                rgb = image._new(image.im)  # noqa: SLF001  the public ways copy the pixels
+        del image  # its pixels are not needed while they are turned
         return rgb if turn is None else rgb.transpose(turn)
     except UnusableItemError:
         raise
@@ -133,6 +139,9 @@ def resize_and_crop(image: Image.Image, preprocessing: ImagePreprocessing) -> UI
             ``PIL.Image.MAX_IMAGE_PIXELS``, or have no pixels.
     """
     width, height = resized_size(image.width, image.height, preprocessing)
+    if not width or not height:
+        found = f"{image.width} x {image.height} pixels are so thin that they would be resized to {width} x {height}"
+        raise UnusableItemError(f"{found}; crop or pad the image")
     _check_size(width, height, "resized to ")
     (left, columns), (top, rows) = (_crop_range(size, preprocessing) for size in (width, height))
     if preprocessing.resize_dtype == "float32":
@@ -168,29 +177,33 @@ def _crop_range(size: int, preprocessing: ImagePreprocessing) -> tuple[int, slic
     return max(-offset, 0), slice(max(offset, 0), min(offset + crop, size))
 
 
-def _open(item: ImageItem) -> Image.Image:
+@contextmanager
+def _opened(item: ImageItem) -> Iterator[Image.Image]:
     if isinstance(item, Image.Image):
-        return item
-    if isinstance(item, np.ndarray):
-        return _from_array(item)
-    if isinstance(item, bytes):
-        return open_bytes(item)
-    if isinstance(item, str | os.PathLike):
+        yield item
+    elif isinstance(item, np.ndarray):
+        yield _from_array(item)
+    elif isinstance(item, bytes):
+        yield open_image(io.BytesIO(item))
+    elif isinstance(item, str | os.PathLike):
         check_regular_file(item)
-        return open_bytes(Path(item).read_bytes())
-    raise UnusableItemError(f"a {type(item).__name__} is not an image; give a path, bytes, a PIL image or an array")
+        with Path(item).open("rb") as file:  # Pillow reads the parts that it needs
+            yield open_image(file)
+    else:
+        raise UnusableItemError(f"a {type(item).__name__} is not an image; give a path, bytes, a PIL image or an array")
 
 
-def open_bytes(data: bytes) -> Image.Image:
-    """Open the bytes of an image file, and read its header.
+def open_image(file: BinaryIO) -> Image.Image:
+    """Read the header of an image. Its pixels are read from the open file later.
 
     Raises:
         UnusableItemError: The file is empty, or in a format that Pillow would read by another program.
     """
-    if not data:
+    head = file.read(_HEAD)
+    if not head:
         raise UnusableItemError("the file is empty")
-    use_heif_plugin(data)
-    image = Image.open(io.BytesIO(data))
+    use_heif_plugin(head)
+    image = Image.open(file)
     if image.format == "EPS":
         raise UnusableItemError("it is EPS, a program that Pillow would run in Ghostscript; convert it to PNG")
     return image
@@ -246,16 +259,19 @@ def _lock_of(image: Image.Image) -> threading.Lock:
     return lock
 
 
+def _check_callers_own(image: Image.Image) -> None:
+    if getattr(image, _FAILED, False):  # a second ``load`` would succeed
+        raise UnusableItemError("it cannot be decoded (it failed before)")
+    if getattr(image, "tile", ()) and getattr(image, "fp", None) is None:
+        raise UnusableItemError("its file was closed before it was decoded; give its path, or call `load()` before")
+
+
 def _decode(image: Image.Image) -> None:
     """Decode ``image``, before its EXIF is read.
 
     Reading the EXIF of a PNG decodes it, too, and after a failure Pillow goes on with what it has. Its TIFF reader
     turns the image when it decodes it, and then removes the tag.
     """
-    if getattr(image, _FAILED, False):  # the caller's image: a second ``load`` would succeed
-        raise UnusableItemError("it cannot be decoded (it failed before)")
-    if getattr(image, "tile", ()) and getattr(image, "fp", None) is None:
-        raise UnusableItemError("its file was closed before it was decoded; give its path, or call `load()` before")
     if image.format == "TIFF":
         silence_libtiff(_imaging.__file__)
     try:

@@ -6,11 +6,11 @@ from functools import cache
 
 from PIL import Image
 
+from runtime.preprocess.files import USUAL_IMAGE_SUFFIXES
 from runtime.preprocess.item import UnusableItemError
 
 # Programs, documents, films, and formats of which Pillow only recognizes the header.
 _NO_IMAGES = ("EPS", "PDF", "PALM", "MPEG", "BUFR", "GRIB", "HDF5", "IPTC", "WMF")
-_USUAL_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")  # first in messages
 _HEIF_SUFFIXES = (".heic", ".heif", ".hif")
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
@@ -20,11 +20,12 @@ def image_suffixes() -> tuple[str, ...]:
     """Return the suffixes of all images that Pillow opens, in lower case, and those of HEIC, which needs a plugin."""
     Image.init()
     registered = [suffix for suffix, name in Image.registered_extensions().items() if name not in _NO_IMAGES]
-    return tuple(dict.fromkeys((*_USUAL_SUFFIXES, *_HEIF_SUFFIXES, *sorted(registered))))
+    # The usual ones are the first in messages.
+    return tuple(dict.fromkeys((*USUAL_IMAGE_SUFFIXES, *_HEIF_SUFFIXES, *sorted(registered))))
 
 
 def use_heif_plugin(data: bytes) -> None:
-    """Let Pillow open ``data`` if it is HEIC, the format of iPhones.
+    """Let Pillow open a file that begins with ``data`` if it is HEIC, the format of iPhones.
 
     Raises:
         UnusableItemError: It is HEIC, and pillow-heif is not installed.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
+
 from PIL import Image
 
 from runtime.artifact.manifest import ImagePreprocessing
-from runtime.preprocess.image import WITHOUT_WARNINGS, is_allowed, open_bytes, resized_size, tile_size
+from runtime.preprocess.image import WITHOUT_WARNINGS, is_allowed, open_image, resized_size, tile_size
 
 _USUAL_FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP")
 _USUAL_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
@@ -13,7 +15,7 @@ _USUAL_MAX_PIXELS = 89_478_485  # of PIL.Image.MAX_IMAGE_PIXELS
 
 
 def preparing_bytes(data: bytes, preprocessing: ImagePreprocessing) -> int:
-    """Return the memory that preparing the bytes of a file needs at most; 0 if it is no image.
+    """Return the memory that preparing the bytes of a file needs at most; 0 if it is no image, or too large.
 
     Measured on 12 to 36 million pixels, decoding took these bytes for each: JPEG, PNG, GIF and BMP up to 10, CMYK 12,
     WebP 16, and JPEG 2000 with alpha 24. An icon counts as the largest allowed image, because it can hold more pixels
@@ -21,9 +23,11 @@ def preparing_bytes(data: bytes, preprocessing: ImagePreprocessing) -> int:
     """
     try:
         with WITHOUT_WARNINGS:
-            image = open_bytes(data)
+            image = open_image(io.BytesIO(data))
             (width, height), (tile_width, tile_height) = image.size, tile_size(image)
     except Exception:  # noqa: BLE001  see load_image
+        return 0
+    if not (is_allowed(width, height) and is_allowed(tile_width, tile_height)):
         return 0
     pixels = width * height + tile_width * tile_height
     if image.format in ("ICO", "ICNS"):

@@ -46,7 +46,7 @@ class PointCloudPreprocessor:
 
         Raises:
             UnusableItemError: The item cannot be embedded; the message is the reason.
-            MissingDependencyError: A package of the extra ``mesh`` is needed and not installed.
+            MissingDependencyError: A polygon is concave, and mapbox_earcut is not installed.
         """
         if isinstance(item, np.ndarray):
             points = _check_cloud(item, self._preprocessing.min_points)

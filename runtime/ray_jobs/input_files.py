@@ -19,7 +19,6 @@ from runtime.jobs.csv_files import CSV_SUFFIXES
 from runtime.jobs.inputs import (
     LIST_SUFFIXES,
     check_column_use,
-    file_suffix,
     folder_suffixes,
     is_pattern,
     match_pattern,
@@ -29,6 +28,7 @@ from runtime.jobs.inputs import (
 )
 from runtime.jobs.parquet import check_column, open_parquet
 from runtime.jobs.text_files import BLANKS
+from runtime.preprocess.files import file_suffix
 from runtime.ray_jobs.storage import absolute, is_uri, join, open_buffered, open_place, public_name
 
 Format = Literal["parquet", "txt", "jsonl", "files"]

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from runtime.errors import UsageError
-from runtime.jobs.inputs import file_suffix
 from runtime.jobs.items import ItemValue, Unreadable
 from runtime.jobs.parquet import parquet_file, row_item
 from runtime.jobs.text_files import parse_lines, read_lines
+from runtime.preprocess.files import file_suffix
 from runtime.preprocess.item import UnusableItemError
 from runtime.ray_jobs.input_files import STEP, InputFile, InputFiles, InputFormat
 from runtime.ray_jobs.storage import is_uri, open_buffered, open_place
 
 if TYPE_CHECKING:
     from runtime.artifact.manifest import TowerName
-    from runtime.preprocess.mesh.triangles import MeshLike, SceneLike
+    from runtime.preprocess.mesh.triangles import MeshLike
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +178,7 @@ def _read_lines(span: RowRange, form: InputFormat) -> list[ItemValue]:
         return [source.item for source in itertools.islice(sources, span.rows)]
 
 
-def _read_file(place: str, kind: TowerName) -> ItemValue | MeshLike | SceneLike:
+def _read_file(place: str, kind: TowerName) -> ItemValue | MeshLike:
     """Return the path of a local file, or the content of a file behind a URI: bytes, or a mesh."""
     if not is_uri(place):
         return Path(place)
@@ -191,11 +191,10 @@ def _read_file(place: str, kind: TowerName) -> ItemValue | MeshLike | SceneLike:
     return _parse_mesh(data, file_suffix(path)) if kind == "mesh" else data
 
 
-def _parse_mesh(data: bytes, suffix: str) -> Unreadable | MeshLike | SceneLike:
+def _parse_mesh(data: bytes, suffix: str) -> Unreadable | MeshLike:
     from runtime.preprocess.mesh.formats import read_mesh_bytes
 
     try:
-        mesh: MeshLike | SceneLike = read_mesh_bytes(data, suffix)
+        return read_mesh_bytes(data, suffix)
     except UnusableItemError as exc:
         return Unreadable(str(exc))
-    return mesh

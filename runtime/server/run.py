@@ -17,7 +17,7 @@ from PIL import Image
 from runtime.errors import UsageError
 from runtime.loading.load import load
 from runtime.machine.limits import read_resident_bytes
-from runtime.preprocess.mesh import triangles
+from runtime.preprocess.mesh import placement
 from runtime.server.app import build_app
 from runtime.server.connection import LimitedConnection
 from runtime.server.metrics import Metrics
@@ -144,5 +144,5 @@ def configure_logs() -> None:
 def prepare_process(settings: ServerSettings) -> None:
     """Set what the whole process shares, before models are loaded."""
     Image.MAX_IMAGE_PIXELS = settings.max_image_pixels
-    triangles.MAX_PLACED_TRIANGLES = _MAX_PLACED_TRIANGLES
+    placement.MAX_PLACED_TRIANGLES = _MAX_PLACED_TRIANGLES
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the server has threads of its own

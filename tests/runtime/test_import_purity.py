@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.runtime.preprocess.cube import glb
+
 pytestmark = pytest.mark.process
 
 HEAVY = (
@@ -46,13 +48,15 @@ def test_importing_the_runtime_loads_nothing_heavy() -> None:
     )
 
 
-def test_point_clouds_are_prepared_without_trimesh() -> None:
-    code = """
+def test_meshes_are_read_without_trimesh() -> None:
+    code = f"""
 import numpy as np
 from runtime.artifact.manifest import PointCloudPreprocessing
+from runtime.preprocess.mesh.formats import read_mesh_bytes
 from runtime.preprocess.point_cloud import PointCloudPreprocessor
 preprocessor = PointCloudPreprocessor(PointCloudPreprocessing(num_points=9, min_points=2, seed=0))
 assert preprocessor.prepare(np.eye(3)).shape == (3, 3)
+assert preprocessor.prepare(read_mesh_bytes({glb()!r}, ".glb")).shape == (9, 3)
 """
     assert probe(code, (*HEAVY, "trimesh")) == ""
 

@@ -1,40 +1,36 @@
-"""Read mesh files. trimesh reads glTF, once the file is prepared for it; this project reads the others.
+"""Read mesh files.
 
 No library was right on polygons: trimesh, meshio and others drop vertices or cut concave polygons wrongly, without an
-error. trimesh gets bytes, never a path, so it cannot open other files or fetch URLs.
+error.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from io import BytesIO
 from pathlib import Path
 from textwrap import shorten
-from types import ModuleType
-from typing import Any
 
 from runtime.errors import MissingDependencyError
 from runtime.preprocess.files import check_regular_file, describe_file_error
 from runtime.preprocess.item import UnusableItemError
-from runtime.preprocess.memory_limit import TooLittleMemoryError, ask_for_memory
-from runtime.preprocess.mesh.gltf import Gltf, read_glb, read_gltf
-from runtime.preprocess.mesh.gltf_pose import check_gltf, pose_gltf
-from runtime.preprocess.mesh.memory import loading_bytes
+from runtime.preprocess.memory_limit import TooLittleMemoryError
+from runtime.preprocess.mesh.gltf import read_glb, read_gltf
+from runtime.preprocess.mesh.gltf_scene import read_gltf_triangles
 from runtime.preprocess.mesh.obj import read_obj
 from runtime.preprocess.mesh.off import read_off
 from runtime.preprocess.mesh.ply import read_ply
+from runtime.preprocess.mesh.polygons import TriangleMesh
 from runtime.preprocess.mesh.stl import read_stl
 from runtime.preprocess.silence import SuppressWarnings
 
-_WITHOUT_WARNINGS = SuppressWarnings("trimesh", "numpy", "scipy", "networkx", "runtime.preprocess.mesh")
+_WITHOUT_WARNINGS = SuppressWarnings("numpy", "runtime.preprocess.mesh")
 _NO_FOLDER = Path(os.devnull)  # it has no files, so that a glTF from a stranger can name none
 
 
-def read_mesh_file(path: str | os.PathLike[str]) -> Any:
-    """Read a mesh file as an object with vertices and faces, or as a ``Scene`` of trimesh.
+def read_mesh_file(path: str | os.PathLike[str]) -> TriangleMesh:
+    """Read the triangles of a mesh file, in the order of the file.
 
     Vertices and faces are neither merged nor repaired. Materials and textures are not read.
 
@@ -43,7 +39,7 @@ def read_mesh_file(path: str | os.PathLike[str]) -> Any:
 
     Raises:
         UnusableItemError: The file cannot be read, has another format, or is damaged.
-        MissingDependencyError: A package of the extra ``mesh`` is needed and not installed.
+        MissingDependencyError: A polygon is concave, and mapbox_earcut is not installed.
     """
     suffix = Path(path).suffix.lower()
     with _errors_with_reasons():
@@ -52,14 +48,14 @@ def read_mesh_file(path: str | os.PathLike[str]) -> Any:
         return _parse(Path(path).read_bytes(), suffix, Path(path).parent)
 
 
-def read_mesh_bytes(data: bytes, suffix: str) -> Any:
+def read_mesh_bytes(data: bytes, suffix: str) -> TriangleMesh:
     """Read the bytes of a mesh file with the extension ``suffix``, as :func:`read_mesh_file` does.
 
     A glTF must hold all of its buffers.
 
     Raises:
         UnusableItemError: The bytes cannot be read, have another format, or are damaged.
-        MissingDependencyError: A package of the extra ``mesh`` is needed and not installed.
+        MissingDependencyError: A polygon is concave, and mapbox_earcut is not installed.
         TooLittleMemoryError: It needs more memory than the limit of the thread.
     """
     with _errors_with_reasons():
@@ -82,30 +78,11 @@ def _check_suffix(suffix: str) -> None:
         raise UnusableItemError(f"{suffix or 'no extension'} is not a supported format; give {', '.join(FORMATS)}")
 
 
-def _parse(data: bytes, suffix: str, folder: Path) -> Any:
+def _parse(data: bytes, suffix: str, folder: Path) -> TriangleMesh:
     if not data.strip():
         raise UnusableItemError("the file is empty")
     with _WITHOUT_WARNINGS:
         return FORMATS[suffix](data, folder)
-
-
-def _import_trimesh() -> ModuleType:
-    try:
-        import trimesh
-    except ImportError as exc:
-        raise MissingDependencyError(
-            "trimesh, which reads glTF files, is not installed; pip install 'embedding-backbones[mesh]'"
-        ) from exc
-    # Without a handler, Python prints a library's log records of level warning on standard error.
-    logging.getLogger("trimesh").addHandler(logging.NullHandler())
-    return trimesh
-
-
-def _load_gltf(gltf: Gltf) -> Any:
-    check_gltf(gltf)
-    ask_for_memory(loading_bytes(gltf.document))
-    pose_gltf(gltf)
-    return _import_trimesh().load(BytesIO(gltf.pack()), file_type="glb", process=False, skip_materials=True)
 
 
 def _reason(exc: Exception) -> str:
@@ -116,11 +93,11 @@ def _reason(exc: Exception) -> str:
 
 
 # Each function gets the bytes of a file, and the folder for the buffers of glTF.
-FORMATS: dict[str, Callable[[bytes, Path], Any]] = {
+FORMATS: dict[str, Callable[[bytes, Path], TriangleMesh]] = {
     ".obj": lambda data, _: read_obj(data),
     ".off": lambda data, _: read_off(data),
     ".ply": lambda data, _: read_ply(data),
     ".stl": lambda data, _: read_stl(data),
-    ".glb": lambda data, folder: _load_gltf(read_glb(data, folder)),
-    ".gltf": lambda data, folder: _load_gltf(read_gltf(data, folder)),
+    ".glb": lambda data, folder: read_gltf_triangles(read_glb(data, folder)),
+    ".gltf": lambda data, folder: read_gltf_triangles(read_gltf(data, folder)),
 }

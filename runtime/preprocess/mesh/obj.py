@@ -41,8 +41,7 @@ def read_obj(data: bytes) -> TriangleMesh:
         sizes=sizes,
         indices=_absolute(indices, np.repeat(latest, sizes)),
     )
-    words = {len(face[1].replace(b"/", b" ").split()) for face in faces}
-    return cut_polygons(mesh, in_file_order=len(words) > 1)  # trimesh's order
+    return cut_polygons(mesh)
 
 
 def _absolute(indices: Array, latest: Array) -> Array:

@@ -42,35 +42,40 @@ class TriangleMesh:
     faces: Array
 
 
-def cut_polygons(mesh: PolygonMesh, *, in_file_order: bool = False) -> TriangleMesh:
-    """Cut polygons into triangles that cover the same surface.
-
-    The order of the triangles is trimesh's, because sampled points depend on it: triangles first, then the first
-    halves of all quads, their second halves, and larger polygons.
-
-    Args:
-        mesh: The polygons.
-        in_file_order: Keep the order of the file instead.
+def cut_polygons(mesh: PolygonMesh) -> TriangleMesh:
+    """Cut polygons into triangles that cover the same surface, in the order of the polygons.
 
     Raises:
-        UnusableItemError: A polygon has fewer than three corners or names a vertex that is not there, or the mesh
-            has large polygons that cross themselves.
+        UnusableItemError: A polygon has fewer than three corners; or the polygons are not all triangles, and one names
+            a vertex that is not there or crosses itself. Who reads the triangles checks the vertices that they name.
         MissingDependencyError: A polygon is concave, and mapbox_earcut is not installed.
         TooLittleMemoryError: The triangles need more memory than the limit of the thread.
     """
-    _check(mesh)
+    if len(mesh.sizes) and mesh.sizes.min() < 3:
+        raise UnusableItemError(f"it has a face of {mesh.sizes.min()} corners; repair it")
     is_cut = bool((mesh.sizes == 3).all())  # the usual case, and an empty mesh
     triangles = int(mesh.sizes.sum()) - 2 * len(mesh.sizes)
     needed = triangles * (_TRIANGLE_BYTES + _CUT_BYTES * (not is_cut))
     ask_for_memory(needed)
     if is_cut:
         return TriangleMesh(vertices=mesh.vertices, faces=mesh.indices.reshape(-1, 3))
+    check_indices(mesh.indices, len(mesh.vertices))
     with np.errstate(all="ignore"):  # NaN and overflow are refused later
         parts = _cut_groups(mesh, needed)
     owner, step, faces = (np.concatenate(column) for column in zip(*parts, strict=True))
-    sizes = mesh.sizes[owner]
-    rank = np.where(sizes == 3, 0, np.where(sizes == 4, 1 + step, 3)) * (not in_file_order)
-    return TriangleMesh(vertices=mesh.vertices, faces=faces[np.lexsort((step, owner, rank))])
+    return TriangleMesh(vertices=mesh.vertices, faces=faces[np.lexsort((step, owner))])
+
+
+def check_indices(indices: Array, count: int) -> None:
+    """Check the indices of vertices, integers of any shape, which count from 0.
+
+    Raises:
+        UnusableItemError: An index names none of ``count`` vertices.
+    """
+    if indices.size and (indices.min() < 0 or indices.max() >= count):
+        raise UnusableItemError(
+            f"its faces name vertices {indices.min()} to {indices.max()} of {count} that count from 0; repair it"
+        )
 
 
 def triangle_areas(corners: Float64Array) -> Float64Array:
@@ -78,14 +83,6 @@ def triangle_areas(corners: Float64Array) -> Float64Array:
     with np.errstate(over="ignore", invalid="ignore"):
         x, y, z = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).T
         return np.asarray(np.sqrt(x * x + y * y + z * z) / 2)
-
-
-def _check(mesh: PolygonMesh) -> None:
-    if len(mesh.sizes) and mesh.sizes.min() < 3:
-        raise UnusableItemError(f"it has a face of {mesh.sizes.min()} corners; repair it")
-    low, high, count = mesh.indices.min(initial=0), mesh.indices.max(initial=-1), len(mesh.vertices)
-    if low < 0 or high >= count:
-        raise UnusableItemError(f"its faces name vertices {low} to {high} of {count} that count from 0; repair it")
 
 
 _Part = tuple[Array, Array, Array]
@@ -102,7 +99,7 @@ def _cut_groups(mesh: PolygonMesh, asked: int) -> list[_Part]:
         fits = _fan_fits(mesh.vertices, polygons)
         asked += _CONCAVE_BYTES * int((~fits).sum())
         ask_for_memory(asked)
-        parts.append(_label(owner[fits], polygons[fits][:, _fan(size)]))
+        parts.append(_label(owner[fits], polygons[fits][:, fan(size)]))
         for index in np.flatnonzero(~fits):
             cut, wrong = _cut_concave(mesh.vertices[polygons[index]])
             parts.append(_label(owner[[index]], polygons[index][cut][None]))
@@ -119,10 +116,8 @@ def _label(owner: Array, faces: Array) -> _Part:
     return np.repeat(owner, count), np.tile(np.arange(count), len(owner)), faces.reshape(-1, 3)
 
 
-def _fan(size: int) -> Array:
-    """Return the corners of the triangles of a fan, in trimesh's order."""
-    if size == 4:
-        return np.array([[0, 1, 2], [2, 3, 0]])
+def fan(size: int) -> Array:
+    """Return the triangles of a polygon that is cut from its first corner, ``[size - 2, 3]`` of its corners."""
     second = np.arange(1, size - 1)
     return np.stack([np.zeros_like(second), second, second + 1], axis=1)
 
@@ -154,14 +149,14 @@ def _cut_concave(points: Float64Array) -> tuple[Array, float]:
     normal = np.cross(shape[1:-1], shape[2:]).sum(axis=0)
     length = np.sqrt((normal * normal).sum())
     if length <= _NO_AREA**2:
-        return _fan(len(points)), float(_areas(shape, _fan(len(points))).sum() * size**2)
+        return fan(len(points)), float(_areas(shape, fan(len(points))).sum() * size**2)
     across = np.cross(normal / length, np.eye(3)[np.abs(normal).argmin()])
     across /= np.sqrt((across * across).sum())
     flat = np.stack([(shape * axis).sum(axis=1) for axis in (across, np.cross(normal / length, across))], axis=1)
     cut = _earcut(flat)
     if abs(_areas(flat, cut).sum() - length / 2) <= _NO_AREA * length:
         return cut, 0.0
-    return cut, float(_areas(flat, _fan(len(flat))).sum() * size**2)
+    return cut, float(_areas(flat, fan(len(flat))).sum() * size**2)
 
 
 def _areas(points: Float64Array, triangles: Array) -> Float64Array:

@@ -11,9 +11,8 @@ import numpy as np
 from runtime.array_types import Array, Float64Array
 from runtime.preprocess.item import UnusableItemError
 from runtime.preprocess.mesh.formats import FORMATS, read_mesh_file
-
-# A scene of a few kilobytes can place one mesh millions of times. Stored triangles are not limited.
-MAX_PLACED_TRIANGLES = 20_000_000
+from runtime.preprocess.mesh.placement import check_placed_triangles, transform_points
+from runtime.preprocess.mesh.polygons import check_indices
 
 
 class MeshLike(Protocol):
@@ -57,7 +56,7 @@ def load_corners(item: str | os.PathLike[str] | MeshLike | SceneLike) -> Float64
 
     Raises:
         UnusableItemError: The item is of another type or damaged, or has no faces or invalid ones.
-        MissingDependencyError: A package of the extra ``mesh`` is needed and not installed.
+        MissingDependencyError: A polygon is concave, and mapbox_earcut is not installed.
     """
     if isinstance(item, str | os.PathLike):
         item = read_mesh_file(item)
@@ -89,7 +88,7 @@ def _mesh_corners(mesh: Any) -> Float64Array:
             else "it holds no faces, so it has no surface; export it as a mesh of triangles"
         )
     _check_mesh(vertices, faces)
-    return np.asarray(vertices.astype(np.float64)[faces])
+    return np.asarray(vertices, np.float64)[faces]
 
 
 def _check_mesh(vertices: Array, faces: Array) -> None:
@@ -99,10 +98,7 @@ def _check_mesh(vertices: Array, faces: Array) -> None:
         raise UnusableItemError(
             f"its faces are {faces.dtype} {list(faces.shape)}; give [f, 3] integers, with all faces cut into triangles"
         )
-    if faces.min() < 0 or faces.max() >= len(vertices):
-        raise UnusableItemError(
-            f"its faces name vertices {faces.min()} to {faces.max()} of {len(vertices)} that count from 0; repair it"
-        )
+    check_indices(faces, len(vertices))
 
 
 def _scene_corners(scene: Any) -> Float64Array:
@@ -113,13 +109,7 @@ def _scene_corners(scene: Any) -> Float64Array:
         raise UnusableItemError(f"it holds {'points or lines and ' * points}no faces, so it has no surface to sample")
     corners = {name: _mesh_corners(scene.geometry[name]) for _, name in placed}
     stored, total = sum(map(len, corners.values())), sum(len(corners[name]) for _, name in placed)
-    if total > max(stored, MAX_PLACED_TRIANGLES):
-        raise UnusableItemError(f"it places {stored} triangles so often that they become {total}; simplify the scene")
-    return np.concatenate([_transform(corners[name], np.asarray(transform, np.float64)) for transform, name in placed])
-
-
-def _transform(corners: Float64Array, transform: Float64Array) -> Float64Array:
-    """Apply a ``[4, 4]`` transform to corners, without BLAS, whose last bits differ between processors."""
-    x, y, z = np.moveaxis(corners[..., None], -2, 0)
-    columns = transform[:3].T
-    return np.asarray(x * columns[0] + y * columns[1] + z * columns[2] + columns[3])
+    check_placed_triangles(stored, total)
+    return np.concatenate(
+        [transform_points(np.asarray(transform, np.float64), corners[name]) for transform, name in placed]
+    )

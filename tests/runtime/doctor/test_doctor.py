@@ -239,10 +239,10 @@ def test_a_conflict_reports_whose_files_are_on_disk(machine: FakeMachine) -> Non
 
 
 def test_a_missing_package_is_a_problem_but_a_missing_extra_is_not(machine: FakeMachine) -> None:
-    machine.install("onnxruntime-gpu", missing=("tokenizers", "trimesh"))
+    machine.install("onnxruntime-gpu", missing=("tokenizers", "mapbox_earcut"))
     report = machine.examine({})
     assert find_advice(report) == ("Install the missing packages: `pip install tokenizers`",)
-    assert "the extra mesh installs it" in line_of(report, "trimesh")
+    assert "the extra mesh installs it" in line_of(report, "mapbox_earcut")
 
 
 def test_every_optional_package_of_the_runtime_is_listed(machine: FakeMachine) -> None:

@@ -28,6 +28,13 @@ def test_a_tile_of_negative_width_takes_no_memory_away() -> None:
     assert preparing_bytes(data, RECIPE) > 0
 
 
+def test_an_image_that_will_be_refused_takes_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow itself refuses only more than twice its limit."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 99)
+    assert preparing_bytes(encode(Image.new("RGB", (10, 15)), "PNG"), RECIPE) == 0
+    assert preparing_bytes(tiled_tiff(16), RECIPE) == 0
+
+
 CASES = {
     "JPEG": (12, "RGB", "JPEG", {}, "uint8"),
     "progressive": (12, "RGB", "JPEG", {"progressive": True, "subsampling": 0}, "uint8"),

@@ -6,18 +6,20 @@ import io
 import os
 import random
 import struct
+import tracemalloc
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from PIL import EpsImagePlugin, Image, ImageOps
+from PIL import EpsImagePlugin, Image, ImageFile, ImageOps
 
-from runtime.preprocess.image import load_image
+from runtime.preprocess.image import load_image, resize_and_crop
 from runtime.preprocess.item import UnusableItemError
-from tests.image_bytes import encode, tiff, tiled_tiff
+from tests.image_bytes import RECIPE, encode, tiff, tiled_tiff
 
 
 @pytest.mark.parametrize(
@@ -179,6 +181,50 @@ def test_an_image_whose_file_is_closed_says_so(name: str, tmp_path: Path) -> Non
     with Image.open(tmp_path / "image") as image:
         image.load()
     assert load_image(image).size == (4, 4)
+
+
+class LateImageFile(ImageFile.ImageFile):
+    """An image whose reader opens a stream of its own in every ``load``, as that of FlashPix does."""
+
+    format = "LATE"
+
+    def _open(self) -> None:
+        self._size, self._mode, self._held, self.fp = (1, 1), "RGB", self.fp, None
+        self.tile = [ImageFile._Tile("raw", (0, 0, 1, 1), 4, "RGB")]
+
+    def load(self) -> Any:
+        assert self._held
+        self._held.seek(0)
+        self.fp = self._held
+        return super().load()
+
+
+def test_a_path_may_have_a_reader_that_opens_its_stream_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "image").write_bytes(b"LATE\1\2\3")
+    monkeypatch.setattr(Image, "ID", ["LATE"])
+    monkeypatch.setitem(Image.OPEN, "LATE", (LateImageFile, lambda prefix: prefix.startswith(b"LATE")))
+    image = load_image(tmp_path / "image")
+    assert image.resize((2, 2)).getpixel((0, 0)) == (1, 2, 3), "which loads it again"
+
+
+def test_of_a_large_file_no_more_is_read_than_its_first_image(tmp_path: Path) -> None:
+    path = tmp_path / "pages.tif"
+    Image.new("RGB", (4, 4), (1, 2, 3)).save(path)
+    os.truncate(path, 1 << 26)
+    load_image(path)
+    tracemalloc.start()
+    assert load_image(path).getpixel((0, 0)) == (1, 2, 3)
+    _, taken = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert taken < 1 << 22
+
+
+def test_an_image_that_would_vanish_when_resized_is_refused() -> None:
+    recipe = replace(RECIPE, resize="long_side")
+    with pytest.raises(
+        UnusableItemError, match="1 x 2000 pixels are so thin that they would be resized to 0 x 8; crop"
+    ):
+        resize_and_crop(Image.new("RGB", (1, 2000)), recipe)
 
 
 def test_an_error_without_a_message_has_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:

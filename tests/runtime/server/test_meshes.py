@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import runtime
-from runtime.preprocess.mesh import formats, triangles
+from runtime.preprocess.mesh import formats, placement
 from runtime.preprocess.mesh.formats import read_mesh_bytes
 from runtime.server.items import ServerItem
 from runtime.server.preparation import EmbedCall, Preparation
@@ -110,9 +110,9 @@ def test_the_memory_of_points_is_reserved(meshes: Path) -> None:
 
 
 def test_a_server_places_fewer_triangles(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = triangles.MAX_PLACED_TRIANGLES
-    monkeypatch.setattr(triangles, "MAX_PLACED_TRIANGLES", before)  # and restored at the end
+    before = placement.MAX_PLACED_TRIANGLES
+    monkeypatch.setattr(placement, "MAX_PLACED_TRIANGLES", before)  # and restored at the end
     monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 1)
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
     prepare_process(ServerSettings())
-    assert before > triangles.MAX_PLACED_TRIANGLES
+    assert before > placement.MAX_PLACED_TRIANGLES

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 from runtime.preprocess.memory_limit import TooLittleMemoryError, limit_memory
 from runtime.preprocess.mesh.formats import read_mesh_bytes
 from tests.peak_memory import needs_proc, run_and_read
-from tests.runtime.preprocess.cube import CORNERS, FACES, glb, mesh_glb, obj, pack_glb, split_glb, with_arrays
+from tests.runtime.preprocess.cube import CORNERS, FACES, glb, mesh_glb, obj, split_glb, with_arrays
 
 PRIMITIVES = split_glb(glb())[0]["meshes"][0]["primitives"]
 HEAD = ["ply", "format binary_little_endian 1.0", "element vertex 8", *(f"property float {axis}" for axis in "xyz")]
@@ -78,15 +77,6 @@ def large_glb(**changes: Any) -> bytes:
     return mesh_glb(np.tile(CORNERS, (6000, 1)), np.tile(FACES, (9000, 1)).astype("<u4"), changes)
 
 
-def many_views() -> bytes:
-    document, binary = split_glb(large_glb())
-    document["bufferViews"] += [{"buffer": 0, "byteLength": len(binary) - 4} for _ in range(30)]
-    document["accessors"] += [
-        {"bufferView": at, "componentType": 5121, "count": len(binary) - 8, "type": "SCALAR"} for at in range(2, 32)
-    ]
-    return pack_glb(json.dumps(document), binary)
-
-
 def skinned() -> bytes:
     """Return a surface whose vertices follow a joint two units away."""
     joints = np.zeros((48_000, 4), "|u1")
@@ -102,11 +92,6 @@ def skinned() -> bytes:
 
 def binary_stl(count: int) -> bytes:
     return bytes(80) + struct.pack("<I", count) + struct.pack("<12f2x", *[0] * 6, 1, *[0] * 3, 1, 0) * count
-
-
-def long_names() -> bytes:
-    extras = {str(number): number for number in range(2000)}
-    return scene(meshes=[{"name": "x" * 10**5, "extras": extras, "primitives": PRIMITIVES * 1000}])
 
 
 def text_stl(count: int) -> bytes:
@@ -132,9 +117,7 @@ FILES: dict[str, tuple[str, Callable[[], bytes]]] = {
     "GLB of nodes": (".glb", lambda: scene(8000)),
     "GLB of primitives": (".glb", lambda: scene(meshes=[{"primitives": PRIMITIVES * 8000}])),
     "GLB of shared arrays": (".glb", lambda: large_glb(meshes=[{"primitives": PRIMITIVES * 9}])),
-    "GLB of views": (".glb", many_views),
     "GLB of words": (".glb", lambda: glb(extras=[{"a": [1000, "b", []]} for _ in range(N)])),
-    "GLB of a long name": (".glb", long_names),
     "GLB of a skin": (".glb", skinned),
 }
 

@@ -76,10 +76,12 @@ def test_every_format_cuts_concave_polygons(suffix: str, text: str, tmp_path: Pa
     assert triangle_areas(load_corners(write(tmp_path, suffix, text))).sum() == pytest.approx(expected)
 
 
-def test_a_quad_that_is_not_flat_is_cut_as_ever() -> None:
+def test_triangles_are_in_the_order_of_their_polygons() -> None:
+    """The first polygon is a quad that is not flat."""
     vertices = np.array([[0.0, 0, 0], [1, 0, 0.3], [1, 1, 0], [0, 1, 0.3]])
-    mesh = cut_polygons(PolygonMesh(vertices=vertices, sizes=np.array([4]), indices=np.arange(4)))
-    assert mesh.faces.tolist() == [[0, 1, 2], [2, 3, 0]]
+    indices = np.array([0, 1, 2, 3, 1, 2, 3])
+    mesh = cut_polygons(PolygonMesh(vertices=vertices, sizes=np.array([4, 3]), indices=indices))
+    assert mesh.faces.tolist() == [[0, 1, 2], [0, 2, 3], [1, 2, 3]]
 
 
 def test_without_area_a_polygon_has_its_fan() -> None:
