@@ -127,18 +127,17 @@ def _serve(arguments: argparse.Namespace) -> int:
     except ImportError as exc:
         raise MissingDependencyError(f"{exc.name}, which the server needs, is not installed; {_INSTALL}") from exc
     from runtime.server.auth import read_keys
-    from runtime.server.settings import ServerSettings
-    from runtime.server.supervisor import Supervisor, WorkerJob
+    from runtime.server.settings import ServerJob, ServerSettings
+    from runtime.server.supervisor import Supervisor
 
     keys = arguments.api_key + (read_keys(arguments.api_key_file) if arguments.api_key_file else [])
     settings = take_options(ServerSettings, arguments, api_keys=tuple(keys), cors_origins=tuple(arguments.cors_origins))
     artifacts, session = _name_artifacts(arguments.artifacts), session_keywords(arguments)
+    job = ServerJob(artifacts=artifacts, settings=settings, session=session)
     run.configure_logs()
     if arguments.workers != 1:
-        return Supervisor(WorkerJob(artifacts=artifacts, settings=settings, session=session), arguments.workers).run()
-    run.prepare_process(settings)
-    models = run.open_models(artifacts, settings, **session)
-    run.build_server(run.build_service(models, settings)).run()
+        return Supervisor(job, arguments.workers).run()
+    run.build_server(run.load_service(job)).run()
     return 0
 
 
@@ -146,8 +145,10 @@ def _name_artifacts(words: list[str]) -> dict[str, Path]:
     artifacts: dict[str, Path] = {}
     for word in words:
         name, equals, folder = word.partition("=")
-        if not equals or "/" in name:
+        if not equals or Path(word).is_dir():
             name, folder = read_manifest(Path(word)).name, word
+        if not name or not folder:
+            raise UsageError(f"{word!r} has no {'folder' if name else 'name'}; give NAME=FOLDER, or the folder alone")
         if name in artifacts:
             raise UsageError(f"two artifacts are called {name}; name one of them as in NAME={folder}")
         artifacts[name] = Path(folder)

@@ -17,7 +17,7 @@ from runtime.errors import NonFiniteError, OutOfMemoryError, UsageError
 from runtime.inference import memory
 from runtime.inference.batching import BatchLimit, plan_batches
 from runtime.inference.memory import MemoryLimit, estimate_memory
-from runtime.preprocess.item import UnusableItemError
+from runtime.preprocess.item import UnusableItemError, prepare_each
 from runtime.session.cancellation import CancellationToken
 from runtime.session.provider_options import CpuOptions
 from runtime.session.session import Session, SessionOptions
@@ -119,6 +119,14 @@ class LoadedTower:
         """
         rows = [self._refuse_too_large(row) for row in self._prepare_all(items, prompt)]
         return rows if truncate else [_refuse_truncated(row) for row in rows]
+
+    def prepare_ids(self, texts: Sequence[Sequence[int]]) -> list[Row | UnusableItemError]:
+        """Return the row of each text that comes as token ids, special ones included, or why it is unusable.
+
+        Raises:
+            UsageError: The tower embeds other items.
+        """
+        return [self._refuse_too_large(row) for row in prepare_each(self.text_preprocessor.from_ids, texts)]
 
     def _prepare_all(self, items: Sequence[Any], prompt: str | None) -> Sequence[Row | UnusableItemError]:
         if prompt is None:

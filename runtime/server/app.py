@@ -86,7 +86,7 @@ async def _refresh(metrics: Metrics) -> None:
 
 def _route_of(routes: Sequence[Route], path: str) -> str:
     """Return the path of a route. Paths without a route share one name, so that strangers cannot make metrics grow."""
-    return next((route.path for route in routes if route.path_regex.match(path)), "other")
+    return next((route.path_format for route in routes if route.path_regex.match(path)), "other")
 
 
 def _own_routes() -> list[Route]:

@@ -89,9 +89,9 @@ class Dispatcher:
         with self._changed:
             return runner in self._failed
 
-    def submit(self, runner: BatchRunner, rows: Sequence[Any]) -> Job:
-        """Queue rows, at least one, and return their job."""
-        job = Job(runner, rows, time.monotonic())
+    def submit(self, runner: BatchRunner, rows: Sequence[Any], *, urgent: bool = False) -> Job:
+        """Queue rows, at least one, and return their job. If it is ``urgent``, it is the next to run."""
+        job = Job(runner, rows, time.monotonic(), urgent=urgent)
         with self._changed:
             if self._closed:
                 raise ShutDownError
@@ -139,9 +139,10 @@ class Dispatcher:
 
     def _delay(self) -> float:
         """Return the seconds that the oldest item still waits for others."""
-        if not self._max_wait_s or self._queue.is_full_batch():
+        oldest = self._queue.oldest
+        if not self._max_wait_s or oldest.job.urgent or self._queue.is_full_batch():
             return 0.0
-        return self._queue.oldest.since + self._max_wait_s - time.monotonic()
+        return oldest.since + self._max_wait_s - time.monotonic()
 
     def _run(self, items: Sequence[WaitingItem], side_by_side: bool) -> None:
         """Run a batch. If it fails, each item runs by itself, so that one of them does not fail the others."""

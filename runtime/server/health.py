@@ -9,18 +9,18 @@ from runtime.artifact.manifest import TowerName
 from runtime.server.dispatcher import Dispatcher
 from runtime.server.request_errors import RequestError
 from runtime.server.served_model import ServedModel
-from runtime.server.waiting_queue import Job
+from runtime.server.waiting_queue import BatchRunner, Job
 
-_PATIENCE_S = 3.0  # for a sample; less than the timeouts of the probes in docs/deploy
-_POLL_S = 0.05
+PATIENCE_S = 3.0  # for a check; less than the timeouts of the probes in docs/deploy
 
 
 class Health:
-    """The health of the models. One sample runs at a time, however many clients ask."""
+    """The health of the models. A tower has one sample at a time, however many clients ask."""
 
     def __init__(self, models: Iterable[ServedModel], dispatcher: Dispatcher) -> None:
         """Watch ``models``, whose batches ``dispatcher`` runs."""
-        self._models, self._dispatcher, self._turn = tuple(models), dispatcher, asyncio.Lock()
+        self._models, self._dispatcher = tuple(models), dispatcher
+        self._samples: dict[BatchRunner, Job] = {}
 
     async def check(self, model: ServedModel | None = None) -> None:
         """Embed a sample of each tower whose latest batch failed: of ``model``, or of all models.
@@ -28,33 +28,32 @@ class Health:
         Raises:
             RequestError: A sample cannot be embedded, either (503).
         """
-        for each in self._models if model is None else (model,):
-            for tower, runner in each.runners.items():
-                if self._dispatcher.has_failed(runner):
-                    await self._check_tower(each, tower)
+        models = self._models if model is None else (model,)
+        failed = [
+            (each, tower)
+            for each in models
+            for tower, runner in each.runners.items()
+            if self._dispatcher.has_failed(runner)
+        ]
+        await asyncio.gather(*(self._check_tower(*each) for each in failed))
 
     async def _check_tower(self, model: ServedModel, tower: TowerName) -> None:
         try:
-            async with asyncio.timeout(_PATIENCE_S), self._turn:
-                await self._embed_sample(model, tower)
+            async with asyncio.timeout(PATIENCE_S):
+                await asyncio.wrap_future(self._sample(model, tower).future)
         except Exception as exc:
-            reason = f"no vector in {_PATIENCE_S:g} s" if isinstance(exc, TimeoutError) else exc
+            late = isinstance(exc, TimeoutError)
+            if late and not self._dispatcher.has_failed(model.runners[tower]):  # another batch has succeeded
+                return
+            reason = f"no vector in {PATIENCE_S:g} s" if late else exc
             raise RequestError(
                 503, f"{model.name} embeds no {tower} any more: {reason}; restart the server if this stays"
             ) from exc
 
-    async def _embed_sample(self, model: ServedModel, tower: TowerName) -> None:
-        """Embed a sample, unless another batch of the tower succeeds first: on a busy server, a sample has to wait."""
+    def _sample(self, model: ServedModel, tower: TowerName) -> Job:
+        """Return the job of a sample: the one that still waits for a thread, or else a new one."""
         runner = model.runners[tower]
-        if not self._dispatcher.has_failed(runner):  # another client has waited for a sample meanwhile
-            return
-        job: Job = self._dispatcher.submit(runner, [model.samples[tower]])
-        embedded = asyncio.wrap_future(job.future)
-        try:
-            while not embedded.done() and self._dispatcher.has_failed(runner):
-                await asyncio.wait([embedded], timeout=_POLL_S)
-            if embedded.done():
-                embedded.result()
-        finally:
-            embedded.cancel()
-            self._dispatcher.cancel(job)
+        job = self._samples.get(runner)
+        if job is None or job.future.done():
+            job = self._samples[runner] = self._dispatcher.submit(runner, [model.samples[tower]], urgent=True)
+        return job

@@ -22,9 +22,9 @@ from runtime.array_types import Array
 from runtime.artifact.manifest import TowerName
 from runtime.server.admission import Ticket
 from runtime.server.body import check_fields, read_json, require_field, take_field
+from runtime.server.call import read_call
 from runtime.server.endpoint import Endpoint, embedded_headers, json_response
 from runtime.server.items import ServerItem, check_count, decode_base64, read_file
-from runtime.server.preparation import EmbedCall
 from runtime.server.request_errors import RequestError
 from runtime.server.served_model import ServedModel
 from runtime.server.service import Embedded, EmbeddingService
@@ -36,21 +36,15 @@ _MESH_SUFFIX = ".glb"  # of meshes without another type in the parameter ``forma
 
 
 def routes() -> list[Route]:
-    """Return the routes."""
-    infer = Endpoint(_infer)
+    """Return the routes. The name of a model may have slashes, so a longer path comes before those that it fits."""
+    infer, models = Endpoint(_infer), ("/v2/models/{model:path}/versions/{version}", "/v2/models/{model:path}")
     return [
         Route("/v2", _server, methods=["GET"]),
         Route("/v2/health/live", _live, methods=["GET"]),
         Route("/v2/health/ready", _ready, methods=["GET"]),
-        *(
-            route
-            for model in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
-            for route in (
-                Route(model, _model, methods=["GET"]),
-                Route(f"{model}/ready", _ready, methods=["GET"]),
-                Route(f"{model}/infer", infer, methods=["POST"]),
-            )
-        ),
+        *(Route(f"{model}/ready", _ready, methods=["GET"]) for model in models),
+        *(Route(f"{model}/infer", infer, methods=["POST"]) for model in models),
+        *(Route(model, _model, methods=["GET"]) for model in models),
     ]
 
 
@@ -60,7 +54,7 @@ async def _live(request: Request) -> Response:
 
 async def _ready(request: Request) -> Response:
     service: EmbeddingService = request.app.state.service
-    model = _find(service, request)[0] if "model" in request.path_params else None
+    model = _find(service, request) if "model" in request.path_params else None
     await service.check_ready(model)
     return json_response(service, {"ready": True})
 
@@ -72,7 +66,7 @@ async def _server(request: Request) -> Response:
 
 async def _model(request: Request) -> Response:
     service: EmbeddingService = request.app.state.service
-    model, _ = _find(service, request)
+    model = _find(service, request)
     content = {
         "name": request.path_params["model"],
         "versions": ["1"],
@@ -83,27 +77,20 @@ async def _model(request: Request) -> Response:
     return json_response(service, content)
 
 
-def _find(service: EmbeddingService, request: Request) -> tuple[ServedModel, str | None]:
+def _find(service: EmbeddingService, request: Request) -> ServedModel:
     if request.path_params.get("version", "1") != "1":
         raise RequestError(404, "every model has the version 1 only", param="version")
-    return service.find_model(request.path_params["model"])
+    return service.find_model(request.path_params["model"])[0]
 
 
 async def _infer(service: EmbeddingService, request: Request, raw: bytes, ticket: Ticket) -> Response:
-    model, alias_prompt = _find(service, request)
+    _find(service, request)  # before the body is parsed
     header, binary = _split(request, raw, ticket)
     check_fields(header, "id", "parameters", "inputs", "outputs")
     options = take_field(header, "parameters", dict) or {}
     check_fields(options, "prompt_name", "normalize", "dimensions", "binary_data_output")
-    call = EmbedCall(
-        model=model,
-        items=_read_inputs(header, binary, service.settings.max_items),
-        prompt=model.prompt(take_field(options, "prompt_name", str, alias_prompt)),
-        truncate=service.settings.truncate == "count",
-        normalize=take_field(options, "normalize", bool),
-        dimensions=take_field(options, "dimensions", int),
-        param="inputs",
-    )
+    items = _read_inputs(header, binary, service.settings.max_items)
+    call = read_call(service, {**options, "model": request.path_params["model"]}, items, param="inputs")
     as_binary = _wants_binary(header, options)
     embedded = await service.embed(call, ticket)
     return _respond(service, request.path_params["model"], header.get("id"), embedded, as_binary=as_binary)

@@ -17,9 +17,9 @@ from starlette.routing import Route
 from runtime.array_types import Array
 from runtime.server.admission import Ticket
 from runtime.server.body import check_fields, read_json, require_field, take_field
+from runtime.server.call import read_call
 from runtime.server.endpoint import Endpoint, json_response
 from runtime.server.items import read_items
-from runtime.server.preparation import EmbedCall
 from runtime.server.request_errors import RequestError
 from runtime.server.service import EmbeddingService
 
@@ -36,22 +36,14 @@ def routes() -> list[Route]:
 async def _embeddings(service: EmbeddingService, request: Request, raw: bytes, ticket: Ticket) -> Response:
     body = read_json(raw, ticket)
     check_fields(body, "input", "model", "encoding_format", "dimensions", "prompt_name", "user")
-    name = take_field(body, "model", str)
-    model, alias_prompt = service.find_model(name)
     encoding = take_field(body, "encoding_format", str, "float")
     if encoding not in ("float", "base64"):
         raise RequestError(
             400, f"encoding_format is {encoding!r:.80}, it must be float or base64", param="encoding_format"
         )
     take_field(body, "user", str)
-    prompt_name = take_field(body, "prompt_name", str, alias_prompt)
-    call = EmbedCall(
-        model=model,
-        items=read_items(require_field(body, "input"), "input", service.settings.max_items),
-        prompt=model.prompt(prompt_name),
-        truncate=service.settings.truncate == "count",
-        dimensions=take_field(body, "dimensions", int),
-    )
+    items = read_items(require_field(body, "input"), "input", service.settings.max_items)
+    call = read_call(service, body, items, param="input")
     embedded = await service.embed(call, ticket)
     usage: dict[str, Any] = {"prompt_tokens": embedded.tokens, "total_tokens": embedded.tokens}
     if embedded.truncated:
@@ -59,7 +51,7 @@ async def _embeddings(service: EmbeddingService, request: Request, raw: bytes, t
     write: Callable[[Array], Any] = _to_base64 if encoding == "base64" else np.ascontiguousarray
     vectors = map(write, embedded.vectors)
     data = [{"object": "embedding", "index": at, "embedding": vector} for at, vector in enumerate(vectors)]
-    content = {"object": "list", "data": data, "model": name or model.name, "usage": usage}
+    content = {"object": "list", "data": data, "model": body.get("model") or call.model.name, "usage": usage}
     return json_response(service, content, embedded)
 
 

@@ -40,6 +40,7 @@ class EmbedCall:
         normalize: Whether to scale vectors to unit length; ``None``: only if ``dimensions`` are chosen.
         dimensions: Number of leading dimensions to keep; ``None`` for all.
         param: The field of the request that the items came from.
+        last: The field of the last item, if it is another one.
     """
 
     model: ServedModel
@@ -49,6 +50,11 @@ class EmbedCall:
     normalize: bool | None = None
     dimensions: int | None = None
     param: str = "input"
+    last: str | None = None
+
+    def place(self, index: int) -> str:
+        """Return the place of an item in the request."""
+        return self.last if self.last and index == len(self.items) - 1 else f"{self.param}[{index}]"
 
 
 @dataclass(frozen=True)
@@ -114,7 +120,7 @@ class Preparation:
             return
         if size_bytes > self._room:
             sizes = f"{size_bytes >> 20} MiB of memory, and the server has {self._room >> 20} MiB for that"
-            message = f"an item of {param} needs up to {sizes}; send a smaller one, or raise --memory-limit"
+            message = f"an item needs up to {sizes}; send a smaller one, or raise --memory-limit"
             raise RequestError(413, message, param=param)
         with self._turn, self._freed:  # one waits at a time, so that small items do not overtake a large one for ever
             self._freed.wait_for(lambda: self._used + size_bytes <= self._room)
@@ -176,7 +182,7 @@ def _characters(items: Sequence[ServerItem]) -> int:
 def _prepare(call: EmbedCall, part: _Part) -> Sequence[Row | UnusableItemError]:
     tower, items = call.model.towers[part.kind], [call.items[at] for at in part.positions]
     if part.type is list:
-        return prepare_each(lambda item: tower.text_preprocessor.from_ids(item.content), items)
+        return tower.prepare_ids([item.content for item in items])
     if part.kind == "mesh" and part.type is bytes:
         return prepare_each(partial(_prepare_mesh, tower), items)
     prompt = call.prompt if part.kind == "text" else None
@@ -202,6 +208,6 @@ def _prepare_mesh(tower: LoadedTower, item: ServerItem) -> Row:
 def _check_usable(call: EmbedCall, index: int, row: Row | UnusableItemError) -> Row:
     if isinstance(row, UnusableItemError):
         raise RequestError(
-            400, f"{call.param}[{index}] cannot be embedded: {row}", code="unusable_item", param=call.param
+            400, f"{call.place(index)} cannot be embedded: {row}", code="unusable_item", param=call.param
         )
     return row

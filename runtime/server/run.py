@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,7 +24,7 @@ from runtime.server.metrics import Metrics
 from runtime.server.middleware import LOG, JsonFormatter
 from runtime.server.served_model import ServedModel, make_ready, serve_model
 from runtime.server.service import EmbeddingService, count_lanes
-from runtime.server.settings import ServerSettings
+from runtime.server.settings import ServerJob, ServerSettings
 
 _DEFAULT_ROOM = 1 << 30  # bytes of all requests, if the memory of the machine is unknown
 _SHARE = 0.9  # of the memory limit; the rest is for what nobody counts
@@ -51,13 +51,16 @@ def open_models(artifacts: Mapping[str, Path], settings: ServerSettings, **optio
     return models
 
 
-def build_service(models: Sequence[ServedModel], settings: ServerSettings) -> EmbeddingService:
-    """Return the service of models that are ready. Its requests may use the memory that the models leave.
+def load_service(job: ServerJob) -> EmbeddingService:
+    """Load the models of a job, and return their service. Its requests may use the memory that the models leave.
 
     Raises:
+        EmbeddingBackbonesError: An artifact cannot be served, see :func:`open_models`.
         UsageError: The memory limit leaves no room for requests.
     """
-    return EmbeddingService(models, settings, Metrics(), room_bytes=_room(settings))
+    prepare_process(job.settings)
+    models = open_models(job.artifacts, job.settings, **job.session)
+    return EmbeddingService(models, job.settings, Metrics(), room_bytes=_room(job.settings))
 
 
 def _room(settings: ServerSettings) -> int:

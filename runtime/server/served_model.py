@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,8 @@ class ServedModel:
 def serve_model(embedder: Embedder, name: str, folder: Path, max_batch_tokens: int | None) -> ServedModel:
     """Return the model of the artifact in ``folder`` for the dispatcher.
 
-    Batches of texts have up to ``max_batch_tokens``, ``None`` for the default.
+    Batches of texts have up to ``max_batch_tokens``, ``None`` for the default. The tower of ``embedder`` keeps this
+    budget, so a batch counts as outsized from four times as many tokens.
     """
     pipeline = embedder.backend
     if not isinstance(pipeline, Pipeline):
@@ -101,16 +102,14 @@ def serve_model(embedder: Embedder, name: str, folder: Path, max_batch_tokens: i
     for tower in pipeline.towers.values():
         tower.session.yield_cores()
     cancellation = CancellationToken()
-    text_budget = pipeline.towers["text"].batch_sizes.budget if "text" in pipeline.towers else 1024
+    text_budget = 1024
+    if text := pipeline.towers.get("text"):
+        text_budget = text.batch_sizes.budget
+        text.batch_sizes = replace(text.batch_sizes, budget=_text_budget(text, max_batch_tokens))
     runners = {
         kind: BatchRunner(
             embed=partial(tower.embed, cancellation=cancellation),
-            limit=BatchLimit(
-                budget=_text_budget(tower, max_batch_tokens) if kind == "text" else tower.batch_sizes.budget,
-                items=tower.session.provider.max_items,
-                multiple=tower.session.provider.sequence_multiple,
-                powers_of_two=tower.session.needs_few_shapes,
-            ),
+            limit=partial(_batch_limit, tower),
             dim=pipeline.output_dim,
             tokens_per_cost=1.0 if kind == "text" else text_budget / tower.batch_sizes.budget,
         )
@@ -123,6 +122,16 @@ def serve_model(embedder: Embedder, name: str, folder: Path, max_batch_tokens: i
         runners=runners,
         samples={kind: _golden_row(tower, kind, folder, embedder.manifest) for kind, tower in pipeline.towers.items()},
         cancellation=cancellation,
+    )
+
+
+def _batch_limit(tower: LoadedTower) -> BatchLimit:
+    """Return the bounds of a batch now: a tower lowers its budget after too little memory."""
+    return BatchLimit(
+        budget=tower.batch_sizes.budget,
+        items=tower.session.provider.max_items,
+        multiple=tower.session.provider.sequence_multiple,
+        powers_of_two=tower.session.needs_few_shapes,
     )
 
 
@@ -150,10 +159,10 @@ def make_ready(model: ServedModel, folder: Path, lanes: int) -> None:
     for side_by_side in (True, False):  # side by side first: of large weights, only one session is kept
         verify_model(model.embedder, folder, partial(_embed, model, side_by_side=side_by_side))
     for kind, runner in model.runners.items():
-        row = _largest_row(model, kind, folder)
-        most = runner.limit.largest(row_cost(row), runner.limit.budget or 1)
+        row, limit = _largest_row(model, kind, folder), runner.limit()
+        most = limit.largest(row_cost(row), limit.budget or 1)
         _run_at_once(partial(runner.embed, [row], side_by_side=False), max(1, lanes // 2))
-        all_sizes = runner.limit.powers_of_two and kind == "image"  # texts have too many lengths
+        all_sizes = limit.powers_of_two and kind == "image"  # texts have too many lengths
         for size in [1 << power for power in range(most.bit_length())] if all_sizes else [most]:
             _run_at_once(partial(runner.embed, [row] * size, side_by_side=True), lanes)
 
@@ -177,12 +186,12 @@ def _largest_row(model: ServedModel, kind: TowerName, folder: Path) -> Row:
     items, _ = read_golden(folder, model.manifest, kind)
     recipe = model.manifest.towers[kind].preprocessing
     if isinstance(recipe, TextPreprocessing):
-        items = [" ".join([str(items[0])] * recipe.max_length)]
+        items = [*items, " ".join([str(items[0])] * recipe.max_length)]  # which memory_limit_bytes may not allow
     return max(_usable(model.towers[kind].prepare(items)), key=row_cost)
 
 
-def _usable(rows: Iterable[Row | UnusableItemError]) -> list[Row]:
+def _usable(rows: Sequence[Row | UnusableItemError]) -> list[Row]:
     usable = [row for row in rows if not isinstance(row, UnusableItemError)]
     if not usable:
-        raise EmbeddingBackbonesError("the golden items of the artifact cannot be prepared; export it again")
+        raise EmbeddingBackbonesError(f"the golden items of the artifact cannot be prepared: {rows[0]}")
     return usable

@@ -17,7 +17,7 @@ from runtime.postprocess import truncate_and_normalize
 from runtime.server.admission import Admission, Ticket
 from runtime.server.dispatcher import Dispatcher, ShutDownError
 from runtime.server.health import Health
-from runtime.server.items import ServerItem, check_count
+from runtime.server.items import ServerItem
 from runtime.server.metrics import Metrics
 from runtime.server.preparation import EmbedCall, Preparation
 from runtime.server.request_errors import RequestError
@@ -139,10 +139,9 @@ class EmbeddingService:
         self._preparation.close()
 
     def _check(self, call: EmbedCall) -> None:
-        check_count(len(call.items), self.settings.max_items, call.param)
         for index, item in enumerate(call.items):
             if obstacle := _find_obstacle(call, item):
-                raise RequestError(400, f"{call.param}[{index}] {obstacle}", param=call.param)
+                raise RequestError(400, f"{call.place(index)} {obstacle}", param=call.param)
         dim = call.model.manifest.output_dim
         if call.dimensions is not None and not 1 <= call.dimensions <= dim:
             raise RequestError(400, f"dimensions is {call.dimensions}, it must be from 1 to {dim}", param="dimensions")

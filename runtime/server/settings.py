@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 from runtime.errors import UsageError
 from runtime.machine.limits import examine_memory
@@ -99,3 +101,18 @@ class ServerSettings:
                     f"cors_origins has {origin!r:.80}, which no browser sends; give * or SCHEME://HOST[:PORT], in "
                     "lower case, without a path, a slash at the end, or the usual port of the scheme"
                 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerJob:
+    """The work of one process of the server.
+
+    Attributes:
+        artifacts: Folders of the artifacts by the names that clients know.
+        settings: Settings of the server.
+        session: Keyword arguments of :func:`runtime.load`.
+    """
+
+    artifacts: Mapping[str, Path]
+    settings: ServerSettings
+    session: Mapping[str, Any]

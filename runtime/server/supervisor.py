@@ -14,11 +14,9 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -27,7 +25,7 @@ from prometheus_client.multiprocess import mark_process_dead
 from runtime.errors import EmbeddingBackbonesError, UsageError
 from runtime.server.listening import bind
 from runtime.server.metrics import METRICS_FOLDER
-from runtime.server.settings import ServerSettings
+from runtime.server.settings import ServerJob
 from runtime.session.session import SessionOptions
 
 _LOG = logging.getLogger("runtime.server")
@@ -36,22 +34,7 @@ _PATIENCE_S = 10  # beyond the time to drain, before a worker is killed
 _LONGEST_DELAY_S = 30.0  # between two starts of a worker that fails again and again
 
 
-@dataclass(frozen=True, kw_only=True)
-class WorkerJob:
-    """A worker's share of the server.
-
-    Attributes:
-        artifacts: Folders of the artifacts by name.
-        settings: Settings of one worker.
-        session: Keyword arguments of ``load`` for one worker.
-    """
-
-    artifacts: Mapping[str, Path]
-    settings: ServerSettings
-    session: Mapping[str, Any]
-
-
-def divide(job: WorkerJob, workers: int) -> WorkerJob:
+def divide(job: ServerJob, workers: int) -> ServerJob:
     """Return the share of each worker: of the threads, of the memory, and of the tokens that may wait.
 
     Raises:
@@ -85,7 +68,7 @@ class Worker:
         silent_s: Seconds since the last message.
     """
 
-    def __init__(self, job: WorkerJob) -> None:
+    def __init__(self, job: ServerJob) -> None:
         """Start the process."""
         self.pipe, theirs = multiprocessing.Pipe()
         context = multiprocessing.get_context("spawn")
@@ -101,13 +84,13 @@ class Worker:
             self.pipe.send_bytes(b"stop")
 
 
-def _work(job: WorkerJob, pipe: Connection) -> None:
+def _work(job: ServerJob, pipe: Connection) -> None:
     """Run a worker: the target of its process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all processes
     from runtime import console
     from runtime.server.worker import serve
 
-    sys.exit(console.run(lambda: serve(job.artifacts, job.settings, job.session, pipe)))
+    sys.exit(console.run(lambda: serve(job, pipe)))
 
 
 class Supervisor:
@@ -116,7 +99,7 @@ class Supervisor:
     Workers start one after the other, so that an artifact that cannot be served is reported once.
     """
 
-    def __init__(self, job: WorkerJob, workers: int) -> None:
+    def __init__(self, job: ServerJob, workers: int) -> None:
         """Prepare to run ``workers`` processes, each with its share of ``job``."""
         self._job, self._wanted = divide(job, workers), workers
         self._workers: dict[Any, Worker] = {}  # by pipe

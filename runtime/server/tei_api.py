@@ -22,9 +22,9 @@ from runtime.artifact.similarity import similarities
 from runtime.preprocess.item import UnusableItemError
 from runtime.server.admission import Ticket
 from runtime.server.body import check_fields, read_json, require_field, take_field
+from runtime.server.call import read_call, read_model
 from runtime.server.endpoint import Endpoint, json_response
 from runtime.server.items import ServerItem, check_count, read_file, read_item, read_items
-from runtime.server.preparation import EmbedCall
 from runtime.server.request_errors import RequestError
 from runtime.server.served_model import ServedModel
 from runtime.server.service import Embedded, EmbeddingService
@@ -57,7 +57,9 @@ async def _embed(service: EmbeddingService, request: Request, raw: bytes, ticket
         raise RequestError(
             400, "encoding_format must be float here; /v1/embeddings has base64", param="encoding_format"
         )
-    embedded = await service.embed(_call(service, body, items, normalize=True), ticket)
+    call = read_call(service, body, items, param="inputs", normalize=True)
+    _check_direction(call.model, body)
+    embedded = await service.embed(call, ticket)
     return json_response(service, np.ascontiguousarray(embedded.vectors), embedded)
 
 
@@ -70,31 +72,18 @@ async def _similarity(service: EmbeddingService, request: Request, raw: bytes, t
         raise RequestError(400, "inputs must be an object with source_sentence and sentences", param="inputs")
     check_fields(inputs, "source_sentence", "sentences")
     source = read_item(require_field(inputs, "source_sentence"), "source_sentence")
-    items = [source, *read_items(require_field(inputs, "sentences"), "sentences", service.settings.max_items)]
+    items = [*read_items(require_field(inputs, "sentences"), "sentences", service.settings.max_items), source]
     options = take_field(body, "parameters", dict) or {}
     check_fields(options, *_OPTIONS)
-    embedded: Embedded = await service.embed(_call(service, options, items, normalize=False), ticket)
-    return json_response(service, similarities(embedded.vectors[:1], embedded.vectors[1:])[0], embedded)
+    call = read_call(service, options, items, param="sentences", last="source_sentence", normalize=False)
+    _check_direction(call.model, options)
+    embedded: Embedded = await service.embed(call, ticket)
+    return json_response(service, similarities(embedded.vectors[-1:], embedded.vectors[:-1])[0], embedded)
 
 
-def _call(service: EmbeddingService, body: Mapping[str, Any], items: list[ServerItem], *, normalize: bool) -> EmbedCall:
-    model, alias_prompt = service.find_model(take_field(body, "model", str))
-    truncate = bool(take_field(body, "truncate", bool, service.settings.truncate == "count"))
-    _check_direction(model, take_field(body, "truncation_direction", str))
-    return EmbedCall(
-        model=model,
-        items=items,
-        prompt=model.prompt(take_field(body, "prompt_name", str, alias_prompt)),
-        truncate=truncate,
-        normalize=bool(take_field(body, "normalize", bool, normalize)),
-        dimensions=take_field(body, "dimensions", int),
-        param="inputs",
-    )
-
-
-def _check_direction(model: ServedModel, direction: str | None) -> None:
+def _check_direction(model: ServedModel, fields: Mapping[str, Any]) -> None:
     """Refuse to cut texts at another end than the model was exported for."""
-    recipe = _text_preprocessing(model)
+    direction, recipe = take_field(fields, "truncation_direction", str), _text_preprocessing(model)
     if direction is None or recipe is None:
         return
     if direction.lower() not in ("left", "right"):
@@ -133,6 +122,7 @@ async def _read_form(headers: Headers, raw: bytes, max_items: int) -> tuple[dict
     await form.close()
     if not items:
         raise RequestError(400, "the form has neither files nor fields called inputs", param="inputs")
+    check_count(len(items), max_items, "inputs")
     return body, items
 
 
@@ -146,7 +136,7 @@ async def _tokenize(service: EmbeddingService, request: Request, raw: bytes, tic
     """Answer with all tokens of each text, also of a text that is too long to embed."""
     body = read_json(raw, ticket)
     check_fields(body, "inputs", "add_special_tokens", "prompt_name", "model")
-    model, alias_prompt = service.find_model(take_field(body, "model", str))
+    model, prompt = read_model(service, body)
     recipe = _text_preprocessing(model)
     if recipe is None:
         raise RequestError(400, f"{model.name} embeds no texts, so it has no tokenizer")
@@ -155,7 +145,6 @@ async def _tokenize(service: EmbeddingService, request: Request, raw: bytes, tic
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
         raise RequestError(400, "inputs must be a string or a list of strings", param="inputs")
     check_count(len(texts), service.settings.max_items, "inputs")
-    prompt = model.prompt(take_field(body, "prompt_name", str, alias_prompt))
     special = bool(take_field(body, "add_special_tokens", bool, recipe.add_special_tokens))
     ticket.take(size_bytes=_TOKEN_BYTES * (len(raw) + len(texts) * len(prompt.encode(errors="replace"))))
     answer = await asyncio.to_thread(_tokenize_all, model, [prompt + text for text in texts], special)
@@ -192,7 +181,7 @@ async def _info(request: Request) -> Response:
         "model_type": {"embedding": {"pooling": next(iter(embedder.loaded_towers().values())).pooling.method}},
         "max_concurrent_requests": None,
         "max_input_length": model.max_length,
-        "max_batch_tokens": next(iter(model.runners.values())).limit.budget,
+        "max_batch_tokens": next(iter(model.runners.values())).limit().budget,
         "max_client_batch_size": settings.max_items,
         "auto_truncate": settings.truncate == "count",
         "tokenization_workers": embedder.threads,

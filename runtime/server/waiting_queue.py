@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -35,13 +35,13 @@ class BatchRunner:
 
     Attributes:
         embed: Runs the graph.
-        limit: Bounds of a batch.
+        limit: Returns the bounds of a batch, which shrink after too little memory.
         dim: Length of a vector.
         tokens_per_cost: Tokens of a text that take about as long as one unit of cost: one image, or one point.
     """
 
     embed: EmbedRows
-    limit: BatchLimit
+    limit: Callable[[], BatchLimit]
     dim: int
     tokens_per_cost: float = 1.0
 
@@ -51,11 +51,12 @@ class Job:
 
     Attributes:
         future: Gets ``[rows, dim]`` float32 in the order of the rows, or the first error.
-        waiting: The items that have not been taken yet.
+        urgent: Whether its items are taken before all that wait, and wait for no others to fill their batch.
     """
 
-    def __init__(self, runner: BatchRunner, rows: Sequence[Any], since: float) -> None:
+    def __init__(self, runner: BatchRunner, rows: Sequence[Any], since: float, *, urgent: bool = False) -> None:
         """Make a job of ``rows`` that begins to wait at the time ``since``, in seconds."""
+        self.urgent = urgent
         self.future: Future[Float32Array] = Future()
         self.future.set_running_or_notify_cancel()  # so that only the dispatcher ends it
         self.vectors: Float32Array = np.empty((len(rows), runner.dim), dtype=np.float32)
@@ -80,7 +81,7 @@ class WaitingQueue:
 
     def __init__(self) -> None:
         """Make an empty queue."""
-        self._all: OrderedDict[WaitingItem, None] = OrderedDict()  # the oldest first
+        self._all: OrderedDict[WaitingItem, None] = OrderedDict()  # urgent ones first, then the oldest
         self._groups: dict[tuple[BatchRunner, tuple[int, ...]], _Group] = {}
 
     def __len__(self) -> int:
@@ -93,20 +94,22 @@ class WaitingQueue:
 
     @property
     def oldest(self) -> WaitingItem:
-        """The item that has waited longest."""
+        """The item that is next: an urgent one, or else the one that has waited longest."""
         return next(iter(self._all))
 
     def is_full_batch(self) -> bool:
         """Return whether the group of the oldest item fills a batch."""
         oldest = self.oldest
-        group, limit = self._groups[oldest.group], oldest.runner.limit
+        group, limit = self._groups[oldest.group], oldest.runner.limit()
         has_cost = limit.budget is not None and group.cost >= limit.budget
         return has_cost or (limit.items is not None and group.count >= limit.items)
 
     def add(self, items: Iterable[WaitingItem]) -> None:
-        """Add items behind those that wait."""
+        """Add items behind those that wait; urgent ones before them."""
         for item in items:
             self._all[item] = None
+            if item.job.urgent:
+                self._all.move_to_end(item, last=False)
             self._groups.setdefault(item.group, _Group()).add(item)
 
     def remove(self, items: Iterable[WaitingItem]) -> None:
@@ -127,7 +130,7 @@ class WaitingQueue:
         least work per token is taken: a small batch costs as much as some tokens more, a mixed one is full of padding.
         """
         oldest = self.oldest
-        group, limit = self._groups[oldest.group], oldest.runner.limit
+        group, limit = self._groups[oldest.group], oldest.runner.limit()
         share = -(-group.cost // idle)
         nearest, longest, total = [oldest], oldest.cost, oldest.cost
         size, least = 1, (_BATCH_OVERHEAD + longest) / total

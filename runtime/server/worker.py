@@ -7,10 +7,8 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
-from pathlib import Path
-from typing import Any
 
 import uvicorn
 
@@ -19,21 +17,20 @@ from runtime.server.listening import bind
 from runtime.server.middleware import LOG
 from runtime.server.request_errors import RequestError
 from runtime.server.service import EmbeddingService
-from runtime.server.settings import ServerSettings
+from runtime.server.settings import ServerJob
 
 _TICKS = 10
 
 
-def serve(artifacts: Mapping[str, Path], settings: ServerSettings, session: Mapping[str, Any], pipe: Connection) -> int:
-    """Serve artifacts until the supervisor says so, or is gone, and return the exit code."""
+def serve(job: ServerJob, pipe: Connection) -> int:
+    """Serve a job until the supervisor says so, or is gone, and return the exit code."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the supervisor gets it, too
     servers: list[WorkerServer] = []
     threading.Thread(target=_obey, args=(pipe, servers), daemon=True).start()
-    run.prepare_process(settings)
     run.configure_logs()
-    service = run.build_service(run.open_models(artifacts, settings, **session), settings)
+    service = run.load_service(job)
     servers.append(WorkerServer(run.configure_server(service), service, pipe))
-    servers[0].run(bind(settings.host, settings.port))
+    servers[0].run(bind(job.settings.host, job.settings.port))
     return 0
 
 

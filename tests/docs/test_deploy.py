@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from runtime.cli.main import build_parser
+from runtime.server.health import PATIENCE_S
 from runtime.server.openapi import describe_api
 from runtime.server.settings import ServerSettings
 from tests.docs.pages import DOCS, ROOT, blocks, commands
@@ -63,8 +64,9 @@ def test_probes_ask_for_paths_of_the_server() -> None:
     paths = describe_api()["paths"]
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert "get" in paths[CONTAINER[probe]["httpGet"]["path"]]
+        assert CONTAINER[probe]["timeoutSeconds"] > PATIENCE_S
     assert CONTAINER["livenessProbe"]["httpGet"]["path"] == "/health", "a dead model needs a new process"
-    assert "http://127.0.0.1:8080/health'" in IMAGE
+    assert float(re.findall(r"'http://127.0.0.1:8080/health', timeout=(\d+)\)", IMAGE)[0]) > PATIENCE_S
     assert CONTAINER["ports"][0] == {"name": "http", "containerPort": 8080}
     assert SERVICE["spec"]["ports"][0]["targetPort"] == "http"
 

@@ -164,6 +164,14 @@ def test_any_free_port_and_the_first_gpu_are_0() -> None:
     assert build_parser().parse_args(["embed", "a", "b", "-o", "v.npy", "--device-ids", "0"]).device_ids == (0,)
 
 
+@pytest.mark.parametrize(("word", "missing"), [("=a", "name"), ("a=", "folder")])
+def test_an_artifact_to_serve_has_a_folder_and_a_name(
+    word: str, missing: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", word]) == 2
+    assert f"'{word}' has no {missing}; give NAME=FOLDER" in capsys.readouterr().err
+
+
 def test_an_empty_address_is_for_a_cluster(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["embed", str(exported), "a.jpg", "-o", "v.npy", "--address", ""]) == 2
     assert "--address and --rows-per-part are for a cluster" in capsys.readouterr().err

@@ -91,7 +91,8 @@ def run(artifact: Path) -> dict[str, Any]:
     ray.init(address="local", num_cpus=4, object_store_memory=100 * 2**20, **options)
     port = free_port()
     serve.start(http_options={"host": "127.0.0.1", "port": port})
-    application = app({"artifacts": {"toy": str(artifact)}, "replicas": 2, "memory": 2**31})
+    reserved = {"num_replicas": 2, "ray_actor_options": {"memory": 2**31}}
+    application = app({"artifacts": {"toy": str(artifact)}, "options": reserved})
     serve.run(application, name=APPLICATION, route_prefix="/toy")
     load, before = Load(f"http://127.0.0.1:{port}/toy", expected), replicas()
     refused = httpx2.post(f"{load.url}/v1/embeddings", json={"input": ["a"] * 5000}, trust_env=False)

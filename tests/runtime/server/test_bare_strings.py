@@ -21,7 +21,7 @@ def requests(item: object) -> dict[str, dict[str, Any]]:
     return {
         "/v1/embeddings": {"input": ["a", item]},
         "/embed": {"inputs": ["a", item]},
-        "/similarity": {"inputs": {"source_sentence": "a", "sentences": [item]}},
+        "/similarity": {"inputs": {"source_sentence": "a", "sentences": ["a", item]}},
     }
 
 

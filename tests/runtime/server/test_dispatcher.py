@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ def graph() -> Graph:
 
 @pytest.fixture
 def runner(graph: Graph) -> BatchRunner:
-    return BatchRunner(embed=graph.embed, limit=BatchLimit(budget=100), dim=1)
+    return BatchRunner(embed=graph.embed, limit=lambda: BatchLimit(budget=100), dim=1)
 
 
 @pytest.fixture
@@ -152,6 +153,20 @@ def test_the_oldest_item_waits_for_others_if_asked(graph: Graph, runner: BatchRu
     dispatcher.close()
 
 
+@pytest.mark.parametrize("max_wait_s", [0, 30])
+def test_an_urgent_item_waits_for_no_other_item(graph: Graph, runner: BatchRunner, max_wait_s: float) -> None:
+    dispatcher, other = Dispatcher(1, max_wait_s=max_wait_s), replace(runner)
+    graph.open.clear()
+    dispatcher.submit(runner, [tokens(1)], urgent=True)
+    assert graph.entered.acquire(timeout=20)
+    dispatcher.submit(runner, [tokens(60)])
+    urgent = dispatcher.submit(other, [tokens(2)], urgent=True)
+    graph.open.set()
+    assert urgent.future.result(20).tolist() == [[2]]
+    assert graph.batches[:2] == [[1], [2]]
+    dispatcher.close()
+
+
 def test_closing_fails_what_waits_and_takes_nothing_more(
     dispatcher: Dispatcher, graph: Graph, runner: BatchRunner
 ) -> None:
@@ -171,7 +186,7 @@ def test_closing_fails_what_waits_and_takes_nothing_more(
 def test_the_latest_batch_tells_whether_a_graph_fails(
     dispatcher: Dispatcher, graph: Graph, runner: BatchRunner
 ) -> None:
-    other = BatchRunner(embed=graph.embed, limit=BatchLimit(budget=100), dim=1)
+    other = replace(runner)
     for length, failed in ((2, False), (13, True), (3, False)):
         dispatcher.submit(runner, [tokens(length)]).future.exception(20)
         assert dispatcher.has_failed(runner) is failed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,33 @@ def test_a_prompt_is_not_left_out_for_token_ids(server: Running) -> None:
         refused = server.post(path, body)
         assert refused.status_code == 400
         assert "are token ids, and the prompt 'query : ' is put before texts only; send the text" in refused.text
+
+
+PROMPT = {"prompt_name": "passage"}
+TENSOR = {"name": "text", "datatype": "BYTES", "shape": [1], "data": ["a"]}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/embeddings", {"input": "a", "model": "toy:query"} | PROMPT),
+        ("/embed", {"inputs": "a", "model": "toy:query"} | PROMPT),
+        (
+            "/similarity",
+            {
+                "inputs": {"source_sentence": "a", "sentences": ["b"]},
+                "parameters": {"model": "toy:query"} | PROMPT,
+            },
+        ),
+        ("/tokenize", {"inputs": "a", "model": "toy:query"} | PROMPT),
+        ("/v2/models/toy:query/infer", {"inputs": [TENSOR], "parameters": PROMPT}),
+    ],
+)
+def test_two_prompts_of_one_request_are_refused(server: Running, path: str, body: dict[str, Any]) -> None:
+    refused = server.post(path, body)
+    assert refused.status_code == 400
+    assert "prompt_name is 'passage', and the model 'toy:query' names another prompt" in refused.text
+    assert server.post(path, json.loads(json.dumps(body).replace("passage", "query"))).status_code == 200
 
 
 def test_a_default_prompt_is_honoured_or_refused(tmp_path: Path) -> None:

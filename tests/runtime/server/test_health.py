@@ -63,7 +63,7 @@ def test_an_item_that_fails_leaves_the_server_healthy(faulty: Gate) -> None:
 
 
 def test_a_sample_that_gets_no_vector_in_time_is_a_failure(faulty: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health, "_PATIENCE_S", 0.2)
+    monkeypatch.setattr(health, "PATIENCE_S", 0.2)
     with serving([faulty.model]) as server:
         assert server.post("/v1/embeddings", {"input": "passage"}).status_code == 500
         faulty.opened.clear()
@@ -72,25 +72,36 @@ def test_a_sample_that_gets_no_vector_in_time_is_a_failure(faulty: Gate, monkeyp
         server.wait_until(lambda: statuses(server, "/health") == [200])
 
 
-def test_a_success_of_another_batch_is_enough(toy_models: list[ServedModel]) -> None:
-    """On a busy server, a sample can wait for longer than its batches take."""
-    (model,) = toy_models
-    answers = iter([True, True, True, False])
+def test_a_sample_waits_for_a_thread_beyond_a_check(faulty: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch may run for longer than a check waits."""
+    monkeypatch.setattr(health, "PATIENCE_S", 0.01)
+    with serving([faulty.model]) as server:
+        dispatcher = server.service.dispatcher
+        assert server.post("/v1/embeddings", {"input": "passage"}).status_code == 500
+        faulty.opened.clear()
+        running = [dispatcher.submit(faulty.model.runners["text"], [faulty.model.samples["text"]]) for _ in range(2)]
+        server.wait_until(lambda: len(dispatcher) == 0)
+        assert statuses(server) == [503] * 3
+        assert len(dispatcher) == 1
+        faulty.opened.set()
+        assert [job.future.exception(20) for job in running] == [None, None]
+        assert statuses(server) == [200] * 3
+
+
+def test_a_success_of_another_batch_is_enough(toy_models: list[ServedModel], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "PATIENCE_S", 0.01)
+    answers = iter([True, False])
 
     class Busy:
         def has_failed(self, runner: Any) -> bool:
             return next(answers)
 
-        def submit(self, runner: Any, rows: Sequence[Any]) -> Job:
+        def submit(self, runner: Any, rows: Sequence[Any], *, urgent: bool) -> Job:
             return Job(runner, rows, 0.0)
 
-        def cancel(self, job: Job) -> None:
-            cancelled.append(job)
-
-    cancelled: list[Job] = []
-    text_alone = replace(model, runners={"text": model.runners["text"]})
+    text_alone = replace(toy_models[0], runners={"text": toy_models[0].runners["text"]})
     asyncio.run(Health([text_alone], Busy()).check())  # type: ignore[arg-type]
-    assert len(cancelled) == 1
+    assert list(answers) == []
 
 
 @pytest.fixture

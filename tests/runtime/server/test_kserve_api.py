@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,22 @@ def test_vectors_equal_those_of_embed(client: Any, model: runtime.Embedder, bina
     assert np.array_equal(result.as_numpy("embedding"), model.embed(texts, prompt_name="query"))
     assert result.get_response()["id"] == "7"
     assert "parameters" not in result.get_response()
+
+
+@pytest.mark.parametrize("version", ["", "1"])
+def test_a_name_may_have_slashes(toy_models: list[ServedModel], version: str) -> None:
+    tensor = triton.InferInput("text", [1], "BYTES")
+    tensor.set_data_from_numpy(np.array([b"a"], object))
+    with (
+        serving([replace(toy_models[0], name="BAAI/toy")]) as server,
+        closing(triton.InferenceServerClient(server.url.removeprefix("http://"))) as client,
+    ):
+        assert client.is_model_ready("BAAI/toy", version)
+        assert client.get_model_metadata("BAAI/toy", version)["name"] == "BAAI/toy"
+        answer = client.infer("BAAI/toy:query", [tensor], model_version=version).get_response()
+        assert not client.is_model_ready("toy", version)
+        assert 'path="/v2/models/{model}' in server.get("/metrics").text
+    assert answer["model_name"] == "BAAI/toy:query"
 
 
 @pytest.mark.parametrize("binary", [True, False])

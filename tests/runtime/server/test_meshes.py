@@ -94,7 +94,7 @@ def test_the_memory_of_a_scene_is_reserved_before_it_is_placed(meshes: Path, mon
         assert len(reads) == 2, "again, after it asked for more memory"
         refused = small.post("/v1/embeddings", {"input": [{"mesh": scene(1000)}]})
         assert refused.status_code == 413
-        assert "an item of input needs up to" in refused.json()["error"]["message"]
+        assert "an item needs up to" in refused.json()["error"]["message"]
         assert len(reads) == 3
         small.wait_until_empty()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Barrier, Lock
 from types import SimpleNamespace
 from typing import Any
@@ -12,15 +13,21 @@ from typing import Any
 import pytest
 from PIL import Image
 
+import runtime
+from runtime.inference import tower
+from runtime.inference.memory import ItemMemory
 from runtime.preprocess import image as image_module
 from runtime.preprocess.image import load_image
 from runtime.preprocess.image_memory import preparing_bytes
 from runtime.preprocess.memory_limit import ask_for_memory
 from runtime.server import preparation
+from runtime.server.run import open_models
 from runtime.server.served_model import ServedModel
+from runtime.server.settings import ServerSettings
 from tests.image_bytes import RECIPE, encode
 from tests.runtime.server.conftest import Running, serving
 from tests.runtime.server.test_openai_api import data_url
+from tests.runtime.toy_artifact import write_artifact
 
 PHOTO = encode(Image.new("RGB", (1200, 1000)), "PNG")
 ROOM = 3 * preparing_bytes(PHOTO, RECIPE)  # a half of it is for preparation: one photo at a time
@@ -63,7 +70,7 @@ def test_an_image_that_is_too_large_when_decoded_is_refused(small: Running) -> N
     assert len(bomb) < 5000
     answer = small.post("/v1/embeddings", {"input": [{"image": data_url(bomb)}]})
     assert answer.status_code == 413
-    assert "an item of input needs up to 152 MiB of memory" in answer.json()["error"]["message"]
+    assert "an item needs up to 152 MiB of memory" in answer.json()["error"]["message"]
     assert "raise --memory-limit" in answer.json()["error"]["message"]
     assert small.post("/v1/embeddings", {"input": [{"image": data_url(PHOTO)}]}).status_code == 200
 
@@ -126,3 +133,15 @@ def test_the_rest_of_a_refused_request_is_not_prepared(small: Running, monkeypat
     assert small.post("/v1/embeddings", {"input": [large, *[usual] * 60]}).status_code == 413
     assert small.post("/v1/embeddings", {"input": [usual]}).status_code == 200, "the threads are free"
     assert len(loaded) < 30
+
+
+def test_token_ids_beyond_the_memory_limit_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    item = ItemMemory(per_length=1e6)
+    monkeypatch.setattr(tower, "estimate_memory", lambda folder, record: item)
+    options = runtime.CpuOptions(memory_limit_bytes=item.batch_bytes(1, 7))
+    models = open_models({"toy": write_artifact(tmp_path / "toy")}, ServerSettings(), provider_options=options)
+    with serving(models) as server:
+        for texts in (["a b c d a b"], [[2, 4, 5, 6, 7, 4, 5, 3]]):
+            refused = server.post("/embed", {"inputs": texts})
+            assert refused.status_code == 400
+            assert "memory_limit_bytes allows" in refused.json()["error"]

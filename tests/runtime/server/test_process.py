@@ -76,10 +76,15 @@ def test_sigterm_lets_requests_in_flight_end(toy: Path) -> None:
     assert "secret" not in json.dumps(process.log)
 
 
-def test_requests_that_outlast_the_drain_get_an_error(toy: Path) -> None:
-    with started(f"other={toy}", "--max-wait-ms", "60000", "--drain-seconds", "0.2") as process:
+def test_requests_that_outlast_the_drain_get_an_error(toy: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "lr=0.1"
+    folder.symlink_to(toy)
+    words = ("--max-wait-ms", "60000", "--drain-seconds", "0.2")
+    with started(f"BAAI/toy={toy}", str(folder), *words) as process:
+        assert process.log[-1]["models"] == ["BAAI/toy", "toy"]
         with ThreadPoolExecutor() as executor:
-            waits = executor.submit(CLIENT.post, f"{process.url}/v1/embeddings", json={"input": "a", "model": "other"})
+            body = {"input": "a", "model": "BAAI/toy"}
+            waits = executor.submit(CLIENT.post, f"{process.url}/v1/embeddings", json=body)
             while "te_queue_size 1.0" not in CLIENT.get(f"{process.url}/metrics").text:
                 pass
             process.popen.send_signal(signal.SIGTERM)

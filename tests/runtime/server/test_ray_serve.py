@@ -22,14 +22,28 @@ def test_wrong_arguments_are_refused(toy: Path) -> None:
     with pytest.raises(UsageError, match=r"^artifact has no effect here; known are artifacts"):
         app({"artifact": str(toy)})
     with pytest.raises(UsageError, match="artifacts must be"):
-        app({"replicas": 2})
+        app({"threads": 2})
     with pytest.raises(UsageError, match="max_items"):
         app({"artifacts": str(toy), "settings": {"max_items": 0}})
     for settings in ({"port": 9000}, {"drain_seconds": 9}, {"max_itens": 3}):
         with pytest.raises(UsageError, match=f"settings: {min(settings)} has no effect here; known are truncate"):
             app({"artifacts": str(toy), "settings": settings})
-    with pytest.raises(UsageError, match="options: num_replicas is set by the server; use replicas"):
-        app({"artifacts": str(toy), "options": {"num_replicas": 2}})
+    for options in ({"num_replica": 2}, {"num_replicas": -1}):
+        with pytest.raises(UsageError, match=f"options: (.|\n)*{min(options)}"):
+            app({"artifacts": str(toy), "options": options})
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_options_are_those_of_ray(toy: Path) -> None:
+    from runtime.server.ray_serve import app
+
+    options = {
+        "autoscaling_config": {"min_replicas": 2, "max_replicas": 5},
+        "ray_actor_options": {"num_gpus": 0.5, "memory": 2**30},
+    }
+    deployment = app({"artifacts": str(toy), "threads": 3, "options": options})._bound_deployment
+    assert deployment.max_ongoing_requests == 10_000
+    assert deployment.ray_actor_options == {"num_cpus": 3, "num_gpus": 0.5, "memory": 2**30}
 
 
 def test_a_killed_replica_loses_nothing_that_clients_ask_again(toy: Path) -> None:

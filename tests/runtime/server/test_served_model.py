@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 import runtime
+from runtime.errors import OutOfMemoryError
+from runtime.server.dispatcher import Dispatcher
 from runtime.server.run import open_models
 from runtime.server.settings import ServerSettings
 from runtime.session.session import Session
@@ -65,3 +67,22 @@ def test_all_sizes_of_batches_of_images_have_run_where_each_new_shape_costs_time
     open_sessions(exported)
     assert {1, 2, 4, 8} <= set(sizes)
     assert max(sizes) == 8
+
+
+def test_batches_of_a_server_are_smaller_after_too_little_memory(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (model,) = open_models({"toy": toy}, ServerSettings(max_batch_tokens=40), provider="cpu", threads=1)
+    runner, rows = model.runners["text"], [model.samples["text"]] * 10
+    run, sizes = Session.run, []
+
+    def run_out_of_memory(self: Session, feeds: Any, *args: Any, **options: Any) -> Any:
+        sizes.append(len(feeds["input_ids"]))
+        if sizes[-1] > 5:
+            raise OutOfMemoryError("no memory")
+        return run(self, feeds, *args, **options)
+
+    monkeypatch.setattr(Session, "run", run_out_of_memory)
+    dispatcher = Dispatcher(1)
+    for _ in range(2):
+        dispatcher.submit(runner, rows).future.result(20)
+    dispatcher.close()
+    assert sizes == [10, 5, 5, 5, 5]

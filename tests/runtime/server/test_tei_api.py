@@ -100,6 +100,22 @@ def test_similarity_compares_one_item_with_others(server: Running, model: runtim
     assert server.post("/similarity", {"inputs": "a"}).status_code == 400
 
 
+def test_similarity_names_the_item_at_fault(toy_models: list[ServedModel]) -> None:
+    long = "a b c d a b c d"
+    with serving(toy_models, max_items=2) as server:
+        for inputs, place in (
+            ({"source_sentence": "a", "sentences": ["b", long]}, "sentences[1]"),
+            ({"source_sentence": long, "sentences": ["b", "c"]}, "source_sentence"),
+            ({"source_sentence": {"points": [[0, 0, 0], [1, 1, 1]]}, "sentences": "b"}, "source_sentence"),
+        ):
+            refused = server.post("/similarity", {"inputs": inputs})
+            assert refused.status_code == 400
+            assert refused.json()["error"].startswith(f"{place} ")
+        assert server.post("/similarity", {"inputs": {"source_sentence": "a", "sentences": ["b", "c"]}}).is_success
+        files = [("file", ("a.png", png(50), "image/png"))] * 2
+        assert CLIENT.post(f"{server.url}/embed", files=files, data={"inputs": ["a"]}).status_code == 413
+
+
 def test_tokens_of_a_long_text_are_not_cut(server: Running, model: runtime.Embedder) -> None:
     texts = ["a b", "a b c d a b c d", "Ж"]
     short, long, unknown = server.post("/tokenize", {"inputs": texts}).json()

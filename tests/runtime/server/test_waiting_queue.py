@@ -20,7 +20,7 @@ def make_runner(budget: int = 100, **limit: Any) -> BatchRunner:
     def embed(rows: Sequence[Any], *, side_by_side: bool) -> Float32Array:
         return np.zeros((len(rows), 1), np.float32)
 
-    return BatchRunner(embed=embed, limit=BatchLimit(budget=budget, **limit), dim=1)
+    return BatchRunner(embed=embed, limit=lambda: BatchLimit(budget=budget, **limit), dim=1)
 
 
 def fill(queue: WaitingQueue, rows: Sequence[Any], runner: BatchRunner | None = None) -> list[WaitingItem]:

@@ -21,13 +21,13 @@ import pytest
 import runtime
 from runtime.errors import UsageError
 from runtime.server import supervisor
-from runtime.server.settings import ServerSettings
-from runtime.server.supervisor import WorkerJob, divide
+from runtime.server.settings import ServerJob, ServerSettings
+from runtime.server.supervisor import divide
 from tests.runtime.server.conftest import CLIENT
 from tests.runtime.server.test_process import started
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="workers share a port on Linux only")
-JOB = WorkerJob(
+JOB = ServerJob(
     artifacts={},
     settings=ServerSettings(memory_limit=1000, max_queue_tokens=90),
     session={"threads": 8, "variant": "fp32"},
@@ -90,7 +90,7 @@ class FakeWorker:
 
     made: list[FakeWorker]
 
-    def __init__(self, job: WorkerJob) -> None:
+    def __init__(self, job: ServerJob) -> None:
         self.pipe, self.theirs = Pipe()
         self.process = SimpleNamespace(pid=len(self.made), exitcode=1, join=lambda: None)
         self.ready, self.told, self.silent_s = False, 0, 0.0
