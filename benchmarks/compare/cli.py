@@ -35,8 +35,8 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks compare",
         description="Compare two results of the same artifacts, and judge for each case whether it became faster or "
         "slower, or is not distinguishable. Changes in the speed of the machine itself are divided out. The exit code "
-        "is 1 if a case is slower by more than --fail-above, if its vectors moved away from torch's, or if no case has "
-        "enough rounds for a verdict.",
+        "is 1 if a case is slower by more than --fail-above, or if its vectors moved away from torch's. It is also 1 "
+        "if no case has enough rounds for a verdict.",
     )
     parser.add_argument("old", type=Path, help="Old results.json, or report folder with one")
     parser.add_argument("new", type=Path, help="New results.json, or report folder with one; this one is judged")

@@ -208,7 +208,7 @@ def _read_entries(source: DataSource, towers: Sequence[TowerName], columns: Sequ
 
 def _read_csv(path: str, columns: Sequence[str]) -> Iterator[Entry]:
     with open_csv(path) as reader:
-        header, rows = next(reader, []), iter(reader)
+        header, rows = next(reader, []), chain[list[str]](reader)
         if columns:
             names = [field.strip().casefold() for field in header]
             has_header = set(columns) <= set(names)

@@ -15,6 +15,7 @@ from sentence_transformers.sentence_transformer.evaluation import (
 )
 
 from exporters.errors import TrainingDataError
+from exporters.families.sentence.reader import read_prompts
 from exporters.fit.dataset import Data
 from runtime.inference.prompts import search_prompts
 
@@ -86,8 +87,9 @@ def wrap_items(data: Data, position: int) -> list[Any]:
 
 def choose_prompts(model: SentenceTransformer, data: Data) -> tuple[str, ...]:
     """Return the prompt of each item of a row: for pairs those of queries and documents, else the default prompt."""
-    default = model.prompts.get(model.default_prompt_name or "", "")
-    return search_prompts(model.prompts, default) if data.kind == "pairs" else (default,) * len(data.towers)
+    prompts = read_prompts(model)
+    default = prompts.get(model.default_prompt_name or "", "")
+    return search_prompts(prompts, default) if data.kind == "pairs" else (default,) * len(data.towers)
 
 
 def _correlate(data: Data, settings: dict[str, Any]) -> EmbeddingSimilarityEvaluator:

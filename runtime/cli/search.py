@@ -16,7 +16,7 @@ from runtime.jobs.items import Unreadable
 from runtime.jobs.origin import check_space, read_origin
 from runtime.jobs.read_vectors import read_vectors
 from runtime.jobs.text_files import read_file_lines
-from runtime.preprocess.files import looks_like_image_path
+from runtime.preprocess.image_formats import looks_like_image_path
 
 if TYPE_CHECKING:
     from runtime.array_types import Array

@@ -23,7 +23,7 @@ from runtime.inference.batching import count_alone, windows
 from runtime.inference.options import EmbedOptions
 from runtime.inference.tower import BatchSizes, LoadedTower, Row, is_truncated, sizes_of_call
 from runtime.postprocess import truncate_and_normalize
-from runtime.preprocess.files import looks_like_image_path
+from runtime.preprocess.image_formats import looks_like_image_path
 from runtime.preprocess.item import UnusableItemError, prepare_each
 from runtime.session.cancellation import CancellationToken
 from runtime.session.provider_options import ProviderOptions

@@ -23,7 +23,8 @@ from runtime.jobs.csv_files import CSV_SUFFIXES, count_csv_rows, read_csv_column
 from runtime.jobs.items import SourceItem, path_item, text_item
 from runtime.jobs.parquet import count_rows, read_column
 from runtime.jobs.text_files import count_lines, parse_lines, read_file_lines, read_lines
-from runtime.preprocess.files import file_suffix, looks_like_image_path
+from runtime.preprocess.files import file_suffix
+from runtime.preprocess.image_formats import image_suffixes, looks_like_image_path
 
 _LOG = logging.getLogger("runtime")
 _SEPARATORS = os.sep + (os.altsep or "")
@@ -113,8 +114,6 @@ def folder_suffixes(kind: str | None) -> tuple[str, ...]:
         from runtime.preprocess.mesh.formats import FORMATS
 
         return tuple(FORMATS)
-    from runtime.preprocess.image_formats import image_suffixes
-
     return image_suffixes()
 
 

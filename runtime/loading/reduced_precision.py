@@ -14,7 +14,7 @@ from runtime.errors import EmbeddingBackbonesError, NonFiniteError, ProviderErro
 from runtime.inference.embedder import Embedder
 from runtime.inference.pipeline import CheckPipeline, Pipeline
 from runtime.loading.golden import describe_tower, verify_towers
-from runtime.machine.cpu import bf16_units
+from runtime.machine.cpu import bf16_units, is_faster_in_bf16
 from runtime.session.provider_options import OpenVinoOptions, find_reduced_precision
 from runtime.session.providers import PROVIDERS, expected_provider
 from runtime.session.session import SessionOptions
@@ -38,7 +38,7 @@ def open_in_best_precision(
 ) -> Embedder:
     """Open an embedder of ``towers``. If it computes in less than float32, its golden vectors have to pass.
 
-    By default, OpenVINO computes in bfloat16 if the CPU has units for it and the golden vectors pass, otherwise in
+    By default, OpenVINO computes in bfloat16 if the CPU is faster in it and the golden vectors pass, otherwise in
     float32. ``open_embedder`` opens the artifact with the given options, and calls the check with each pipeline.
 
     Raises:
@@ -80,7 +80,7 @@ def _open_in_openvino(
     graphs = {
         name: choose_graph(tower, PROVIDERS["openvino"], chosen, options.variant).name for name, tower in towers.items()
     }
-    if not bf16_units() or "int8" in graphs.values():  # int8 has a tolerance of its own
+    if not is_faster_in_bf16() or "int8" in graphs.values():  # int8 has a tolerance of its own
         return open_embedder(in_fp32, None)
     record, scope = [manifest.sha256, graphs], verdict_scope(bf16)
     verdict = find_verdict(record, "openvino", scope)

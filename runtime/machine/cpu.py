@@ -26,6 +26,15 @@ def bf16_units(cpu_info: Path = _CPU_INFO) -> frozenset[str]:
     return cpu_flags(cpu_info) & {"amx_bf16", "avx512_bf16"}
 
 
+def is_faster_in_bf16(cpu_info: Path = _CPU_INFO) -> bool:
+    """Return whether the CPU multiplies in bfloat16 faster than in float32: by AMX, or AMD's AVX512-BF16.
+
+    Intel's AVX512-BF16 without AMX took longer than float32 in all but one case; see docs/reports/xeon-vnni-2-cores.
+    """
+    units = bf16_units(cpu_info)
+    return "amx_bf16" in units or ("avx512_bf16" in units and _cpu_fact(cpu_info, "vendor_id") == "AuthenticAMD")
+
+
 def has_arm_bf16(cpu_info: Path = _CPU_INFO) -> bool:
     """Return whether the CPU is an Arm with instructions for bfloat16; always ``False`` on other systems than Linux."""
     return "bf16" in cpu_flags(cpu_info)  # x86 calls its own avx512_bf16 and amx_bf16

@@ -8,29 +8,6 @@ from pathlib import Path
 
 from runtime.preprocess.item import UnusableItemError
 
-USUAL_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-_LONGEST_SUFFIX = 8
-
-
-def looks_like_image_path(text: str) -> bool:
-    """Return whether ``text`` names an existing image file, or is one word with a suffix that only images have.
-
-    The other suffixes of images also end words, such as ``.im`` and ``.ps``: there the file must exist.
-    """
-    if has_image_suffix(text):
-        return True
-    suffix = file_suffix(text)
-    if not 2 <= len(suffix) <= _LONGEST_SUFFIX:
-        return False
-    from runtime.preprocess.image_formats import image_suffixes
-
-    return suffix in image_suffixes() and os.path.isfile(text)  # noqa: PTH113  Path.is_file raises for long names
-
-
-def has_image_suffix(text: str) -> bool:
-    """Return whether ``text`` is one word with a suffix that only images have. No file is looked for."""
-    return file_suffix(text) in USUAL_IMAGE_SUFFIXES and len(text.split()) == 1
-
 
 def file_suffix(name: str) -> str:
     """Return the suffix of a file name or URI in lower case, with its dot; empty if it has none."""

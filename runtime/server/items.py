@@ -13,7 +13,7 @@ from urllib.parse import unquote_to_bytes
 import numpy as np
 
 from runtime.artifact.manifest import TowerName
-from runtime.preprocess.files import has_image_suffix
+from runtime.preprocess.image_formats import has_image_suffix
 from runtime.server.request_errors import RequestError
 
 _SUFFIXES = {  # of the types of meshes, in a data URL

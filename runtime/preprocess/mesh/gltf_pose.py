@@ -70,7 +70,7 @@ def joint_transforms(gltf: Gltf, skin: dict[str, Any], world: Float64Array) -> F
     Raises:
         Exception: The skin does not follow the schema; any type is possible.
     """
-    joints = world[skin["joints"]]
+    joints: Float64Array = world[skin["joints"]]
     if "inverseBindMatrices" not in skin:
         return joints
     inverse = gltf.read(skin["inverseBindMatrices"])[: len(joints)].reshape(joints.shape)

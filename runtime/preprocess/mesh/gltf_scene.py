@@ -149,8 +149,7 @@ def _place(gltf: Gltf, node: dict[str, Any], world: Float64Array, place: Float64
     corners = [gltf.read(each["attributes"]["POSITION"], _faces(gltf, each)) for each in primitives]
     places = multiply_transforms(place, instance_transforms(gltf, attributes)) if attributes else place[None]
     for transform in places:
-        for each in corners:
-            yield transform_points(transform, each)
+        yield from (transform_points(transform, each) for each in corners)
 
 
 def _faces(gltf: Gltf, primitive: dict[str, Any]) -> Array:

@@ -88,7 +88,7 @@ def _mesh_corners(mesh: Any) -> Float64Array:
             else "it holds no faces, so it has no surface; export it as a mesh of triangles"
         )
     _check_mesh(vertices, faces)
-    return np.asarray(vertices, np.float64)[faces]
+    return np.asarray(np.asarray(vertices, np.float64)[faces])
 
 
 def _check_mesh(vertices: Array, faces: Array) -> None:

@@ -12,6 +12,7 @@ from pyarrow import parquet as pq
 
 from exporters.errors import TrainingDataError
 from exporters.fit.dataset import (
+    DataSource,
     check_columns,
     check_items,
     check_labels,
@@ -157,7 +158,10 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 def test_columns_are_for_csv_files_without_a_header(tmp_path: Path) -> None:
     files = {"bare.csv": "x,y\n", "header.csv": "B,note, a\ny,1,x\n", "d.jsonl": '{"a": "x", "b": "y"}\n'}
-    sources = [*(write(tmp_path / name, text) for name, text in files.items()), [{"a": "x", "b": "y"}]]
+    sources: list[DataSource] = [
+        *(write(tmp_path / name, text) for name, text in files.items()),
+        [{"a": "x", "b": "y"}],
+    ]
     for source in sources:
         check_columns(["a", "b"], source, sources[0])
         data, bad = read_data(source, ["text"], ["a", "b"])

@@ -21,7 +21,7 @@ from runtime.loading import reduced_precision
 from runtime.loading.golden import TowerVerification
 from runtime.loading.reduced_precision import open_in_best_precision
 from runtime.machine import cpu
-from runtime.machine.cpu import bf16_units
+from runtime.machine.cpu import bf16_units, is_faster_in_bf16
 from runtime.session.provider_options import OpenVinoOptions, ProviderOptions, provider_of
 from runtime.session.providers import PROVIDERS
 from runtime.session.session import Session, SessionOptions
@@ -38,7 +38,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def units(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    return lambda *names: monkeypatch.setattr(reduced_precision, "bf16_units", lambda: set(names))
+    def change(*names: str) -> None:
+        monkeypatch.setattr(reduced_precision, "bf16_units", lambda: set(names))
+        monkeypatch.setattr(reduced_precision, "is_faster_in_bf16", lambda: bool(names))
+
+    return change
 
 
 Choose: TypeAlias = Callable[..., list[ProviderOptions | None]]
@@ -192,10 +196,13 @@ def test_a_damaged_result_is_measured_again(units: Callable[..., None], choose: 
     assert stored.read_text() == ""
 
 
-@pytest.mark.parametrize("name", ["amx_bf16", "avx512_bf16"])
-def test_either_unit_is_enough(units: Callable[..., None], choose: Choose, name: str) -> None:
-    units(name)
-    assert choose() == [BF16]
+def test_units_that_are_slower_than_float32_are_not_chosen(
+    units: Callable[..., None], choose: Choose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    units("avx512_bf16")
+    monkeypatch.setattr(reduced_precision, "is_faster_in_bf16", lambda: False)
+    assert choose() == [FP32]
+    assert choose(BF16) == [BF16], "who asks for it gets it"
 
 
 def test_cpus_without_units_use_fp32(units: Callable[..., None], choose: Choose) -> None:
@@ -253,6 +260,23 @@ def test_units_are_read_from_the_flags_of_linux(tmp_path: Path) -> None:
     assert bf16_units(cpu_info) == set()
     cpu_info.write_text("processor : 0\nflags : fpu amx_bf16 amx_tile\n\nprocessor : 1\nflags : fpu\n")
     assert bf16_units(cpu_info) == {"amx_bf16"}
+
+
+@pytest.mark.parametrize(
+    ("vendor", "flags", "faster"),
+    [
+        ("GenuineIntel", "avx512_bf16 amx_bf16", True),
+        ("GenuineIntel", "avx512_bf16", False),
+        ("AuthenticAMD", "avx512_bf16", True),
+        ("AuthenticAMD", "avx2", False),
+    ],
+)
+def test_units_and_vendor_tell_whether_bfloat16_is_faster(
+    tmp_path: Path, vendor: str, flags: str, faster: bool
+) -> None:
+    cpu_info = tmp_path / "cpuinfo"
+    cpu_info.write_text(f"processor : 0\nvendor_id\t: {vendor}\nflags : fpu {flags}\n")
+    assert is_faster_in_bf16(cpu_info) is faster
 
 
 def test_bfloat16_is_held_to_its_own_bounds(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
