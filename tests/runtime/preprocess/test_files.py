@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.preprocess.files import check_regular_file, describe_file_error, has_image_suffix, looks_like_image_path
+from runtime.preprocess.files import check_regular_file, describe_file_error
+from runtime.preprocess.image_formats import has_image_suffix, looks_like_image_path
 from runtime.preprocess.item import UnusableItemError
 
 
