@@ -136,9 +136,9 @@ class OpenVinoOptions:
     """Settings of ``openvino``, on the CPU.
 
     Attributes:
-        dtype: Precision of the computation. ``auto`` is ``bf16`` if the CPU is faster in it (AMX, or AMD's AVX512-BF16) and
-            the golden items keep a cosine similarity of 0.9999 to the golden vectors; else ``fp32``. ``load`` verifies
-            ``bf16``, too.
+        dtype: Precision of the computation. ``auto`` is ``bf16`` if the CPU is faster in it and the golden items keep a
+            cosine similarity of 0.9999 to the golden vectors; else ``fp32``. AMX is faster, and AMD's AVX512-BF16.
+            ``load`` verifies ``bf16``, too.
         hint: Whether to optimize for a single call at a time (``latency``), or for parallel calls (``throughput``).
         cache_folder: Folder that keeps compiled graphs for the next start; ``None`` for the user's cache folder.
     """
