@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -18,8 +19,15 @@ NEEDED = (
 
 @pytest.mark.process
 def test_the_sdist_holds_tests_docs_and_benchmarks(tmp_path: Path) -> None:
+    """Build from a copy: in a checkout, setuptools would also take the files of an older list in an egg-info."""
+    checkout = tmp_path / "checkout"
+    for name in (".ci", "benchmarks", "docs", "exporters", "runtime", "tests"):
+        shutil.copytree(ROOT / name, checkout / name)
+    for path in ROOT.iterdir():
+        if path.is_file():
+            shutil.copy(path, checkout)
     code = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, check=True, capture_output=True)
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=checkout, check=True, capture_output=True)
     (path,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(path) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}

@@ -10,7 +10,7 @@ import pytest
 from benchmarks import cli
 
 
-@pytest.mark.parametrize("command", ["run", "choose", "compare", "footprint", "memory"])
+@pytest.mark.parametrize("command", cli.COMMANDS)
 def test_each_command_is_listed_and_has_its_own_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         cli.main(["--help"])
@@ -26,6 +26,7 @@ def test_no_words_are_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert "COMMAND" in capsys.readouterr().err
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("command", ["choose", "compare"])
 def test_reading_reports_needs_only_the_runtime(command: str) -> None:
     code = (

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
+import runpy
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -121,12 +121,6 @@ def commands(block: Block) -> Iterator[list[str]]:
 
 
 @cache
-def cli_reference() -> ModuleType:
+def cli_reference() -> SimpleNamespace:
     """Return the script that writes the page of the command line; it knows all parsers."""
-    path = ROOT / ".ci/cli_reference.py"
-    spec = importlib.util.spec_from_file_location("cli_reference", path)
-    if spec is None or spec.loader is None:
-        raise ImportError(path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return SimpleNamespace(**runpy.run_path(str(ROOT / ".ci/cli_reference.py")))

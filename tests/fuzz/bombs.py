@@ -15,7 +15,7 @@ HUGE = 10**9
 
 
 def bombs() -> dict[str, tuple[str, bytes]]:
-    """Return bombs by name: the target that must reject each bomb, and its bytes."""
+    """Return bombs by name: the target that must survive each bomb, and its bytes."""
     return _image_bombs() | _mesh_bombs() | _manifest_bombs()
 
 

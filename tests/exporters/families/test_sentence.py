@@ -41,17 +41,6 @@ SPEC = BackboneSpec(name="toy")
 MEAN: tuple[str, dict[str, Any]] = ("Pooling", {"pooling_mode": "mean"})
 
 
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_toy(tmp_path_factory.mktemp("toy") / "toy")
-
-
-@pytest.fixture
-def checkpoint(toy: Path, tmp_path: Path) -> Path:
-    """A copy, to be extended."""
-    return Path(shutil.copytree(toy, tmp_path / "checkpoint"))
-
-
 def save_dense(folder: Path, dense: nn.Linear) -> None:
     save_file({f"linear.{name}": value for name, value in dense.state_dict().items()}, folder / "model.safetensors")
 

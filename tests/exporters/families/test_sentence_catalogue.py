@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,17 +34,6 @@ def load_catalogue(source: HuggingFaceSource, weights: ModelWeights, **options: 
     (tower,) = load(LoadRequest(source=source, output_dim=24, options=ExportOptions(**options)), weights)
     assert isinstance(tower, SentenceTower)
     return tower
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_toy(tmp_path_factory.mktemp("toy") / "toy")
-
-
-@pytest.fixture
-def checkpoint(toy: Path, tmp_path: Path) -> Path:
-    """A copy, to be extended."""
-    return Path(shutil.copytree(toy, tmp_path / "checkpoint"))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -167,8 +168,10 @@ def marked_processes(mark: str) -> dict[int, str]:
     return found
 
 
-def wait_for(condition: Any) -> Any:
+def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str]) -> Any:
+    """Return what ``condition`` finds, or fail with the messages of ``process`` if it ends before."""
     while not (found := condition()):
+        assert process.poll() is None, process.communicate()
         time.sleep(0.02)
     return found
 
@@ -185,8 +188,8 @@ def test_the_command_survives_a_killed_worker_and_ends_its_cluster(
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        partial = wait_for(lambda: next(tmp_path.glob(".vectors.*.partial"), None) or process.poll())
-        wait_for(lambda: len(list(partial.glob("part-*.parquet"))) >= 10 or process.poll())
+        partial = wait_for(lambda: next(tmp_path.glob(".vectors.*.partial"), None), process)
+        wait_for(lambda: len(list(partial.glob("part-*.parquet"))) >= 10, process)
         workers = [pid for pid, title in marked_processes(mark).items() if "ShardEmbedder" in title]
         os.kill(workers[0], signal.SIGKILL)
         assert len(list(partial.glob("part-*.parquet"))) < 80, "everything was written before the worker was killed"
