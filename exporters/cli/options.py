@@ -44,7 +44,7 @@ def add_model_options(parser: argparse.ArgumentParser, *, suffix: str) -> None:
         dest="artifact_name",
         metavar="NEW",
         help="Give the artifact this name, for example for a fine-tuned model (default: NAME without library and "
-        f"organisation{suffix}). Text models in a folder of --weights may then have another architecture than NAME",
+        f"organisation{suffix})",
     )
     add("--revision", metavar="REVISION", help="Download this branch, tag or commit of a hub id (default: the newest)")
     add(

@@ -208,11 +208,11 @@ def _read_entries(source: DataSource, towers: Sequence[TowerName], columns: Sequ
 
 def _read_csv(path: str, columns: Sequence[str]) -> Iterator[Entry]:
     with open_csv(path) as reader:
-        header, rows = next(reader, []), chain[list[str]](reader)
+        header, rows = next(filter(None, reader), []), chain[list[str]](reader)
         if columns:
-            names = [field.strip().casefold() for field in header]
+            names, columns = ([field.strip().casefold() for field in each] for each in (header, columns))
             has_header = set(columns) <= set(names)
-            header, rows = (names, rows) if has_header else (list(columns), chain([header], rows))
+            header, rows = (names, rows) if has_header else (columns, chain([header], rows))
         _check_header(header, path)
         for row in rows:
             if not row:

@@ -118,6 +118,8 @@ def _complete(
             ) from exc
     if changes.get("antialias") is False:
         settings["resize_dtype"] = "float32"  # Pillow always widens its filters
+    elif changes.get("interpolation") not in (None, "bilinear", "bicubic"):
+        settings |= {"resize_dtype": "uint8", "antialias": True}  # only Pillow has the other filters
     settings |= changes
     floats = settings.get("resize_dtype") == "float32"
     return ImagePreprocessing(**settings, arithmetic="caller" if floats else arithmetic)

@@ -157,14 +157,14 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_columns_are_for_csv_files_without_a_header(tmp_path: Path) -> None:
-    files = {"bare.csv": "x,y\n", "header.csv": "B,note, a\ny,1,x\n", "d.jsonl": '{"a": "x", "b": "y"}\n'}
+    files = {"bare.csv": "x,y\n", "header.csv": "\nB,note, a\ny,1,x\n", "d.jsonl": '{"a": "x", "b": "y"}\n'}
     sources: list[DataSource] = [
         *(write(tmp_path / name, text) for name, text in files.items()),
         [{"a": "x", "b": "y"}],
     ]
     for source in sources:
         check_columns(["a", "b"], source, sources[0])
-        data, bad = read_data(source, ["text"], ["a", "b"])
+        data, bad = read_data(source, ["text"], ["A", "b"])
         assert ([row.items for row in data.rows], bad) == ([("x", "y")], [])
     with pytest.raises(UsageError, match="CSV files without a header, and there is none; leave it out"):
         check_columns(["a", "b"], *sources[2:], None)

@@ -187,6 +187,13 @@ def test_settings_that_are_left_out_stay_those_of_the_model(name: str, settings:
     assert differ(expected[1], stated) <= (1e-4 if record.resize_dtype == "float32" else 1e-6)
 
 
+def test_a_filter_of_pillow_resizes_integers() -> None:
+    own = wrap_processor(make_processor("DINOv3ViTImageProcessor", {}), "graph")
+    stated, record = choose_preprocessing(ExportOptions(interpolation="lanczos"), lambda: own)
+    assert (own[1].resize_dtype, record.resize_dtype, record.interpolation) == ("float32", "uint8", "lanczos")
+    assert differ(record, stated) <= 1e-6
+
+
 def test_a_network_of_the_catalogue_takes_them() -> None:
     cnn = make_tiny_cnn()
     tower = CnnTower(cnn, ExportOptions(resize="50", crop=48, **VALUES), output_dim=TINY_DIM)
