@@ -53,7 +53,7 @@ def _faster(row: Row | None, matching: Row | None) -> str:
         return ""
     start = "Faster" if matching else "Fastest"
     parity = f"with a smallest cosine of {cosine(row.cosine)}" if row.cosine is not None else "not compared with torch"
-    gain = f"{digits(row.certain_items_per_s / matching.certain_items_per_s)} times that rate, by " if matching else ""
+    gain = f"{digits(row.summary.items_per_s / matching.summary.items_per_s)} times that rate, by " if matching else ""
     return f"{start}, but {parity}: {gain}{_described(row)}{_against_torch(row)}."
 
 

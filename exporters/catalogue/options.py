@@ -127,7 +127,9 @@ class ExportOptions:
     def _check_tower(self) -> None:
         for tower, names in _FOR_TOWER.items():
             if self.tower not in (None, tower) and (given := given_flags(self, names)):
-                raise UsageError(f"only the {self.tower} tower is exported, and {given[0]} is for {tower}s; leave it out")
+                raise UsageError(
+                    f"only the {self.tower} tower is exported, and {given[0]} is for {tower}s; leave it out"
+                )
 
     @property
     def stated_preprocessing(self) -> tuple[str, ...]:

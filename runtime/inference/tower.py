@@ -157,7 +157,10 @@ class LoadedTower:
         return self._preprocessor.collate(rows)
 
     def plan_batches(self, rows: Sequence[Row], batch_size: int | None = None) -> list[list[int]]:
-        """Return batches of at most ``batch_size`` rows, by default within the budget; see :func:`plan_row_batches`."""
+        """Return batches of at most ``batch_size`` rows, by default within the budget; see :func:`plan_row_batches`.
+
+        After a lack of memory, no batch costs more than the largest one that fitted.
+        """
         provider = self.session.provider
         limit = BatchLimit(
             items=min(filter(None, (batch_size, provider.max_items)), default=None),

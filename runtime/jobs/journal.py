@@ -94,7 +94,7 @@ class Journal:
                 raise OutputError(f"{output} is begun and not finished; {way_out}")
             self.is_new = begun is None or not resume
             if begun is not None and resume:
-                way_out = "repeat the same command on the same kind of machine"
+                way_out = "repeat the same command with the same version on the same kind of machine"
                 check_same(f"the unfinished {output}", begun, json.loads(json.dumps(fingerprint)), way_out)
             self._open_vectors(dim, fingerprint if self.is_new else None)
         except BaseException:

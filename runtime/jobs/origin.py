@@ -114,7 +114,10 @@ def read_origin(path: Path) -> VectorOrigin | None:
     try:
         text = read_entry(path, ORIGIN)
         return None if text is None else decode(VectorOrigin, json.loads(str(text)), ORIGIN)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, ManifestError) as exc:
+    except ManifestError as exc:
+        way_out = "write it again with `embed`, or use the version that wrote it"
+        raise UsageError(f"the record of the job in {path} cannot be read ({exc}); {way_out}") from exc
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as exc:
         raise UsageError(f"{path} cannot be read as vectors ({exc}); write it again with `embed`") from exc
 
 

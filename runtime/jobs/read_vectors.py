@@ -62,7 +62,9 @@ def read_ranges(path: Path) -> Array:
     try:
         ranges = find_ranges(path) if path.suffix in _READERS else _read_npy(path).vectors
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as exc:
-        raise UsageError(f"{path} cannot be read as ranges ({exc}); give a .npy file of [2, dimensions]") from exc
+        raise UsageError(
+            f"{path} cannot be read as ranges ({exc}); give a .npy file of [2, dimensions], or an int8 output of embed"
+        ) from exc
     if ranges is None:
         raise UsageError(f"{path} has no ranges; give an output of embed with --dtype int8")
     if ranges.dtype.kind != "f" or ranges.ndim != 2 or len(ranges) != 2:

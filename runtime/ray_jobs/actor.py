@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from runtime.errors import ClusterError, EmbeddingBackbonesError, ItemError, SpaceError, one_line
+from runtime.errors import ClusterError, EmbeddingBackbonesError, ItemError, ProviderError, SpaceError, one_line
+from runtime.inference.embedder import Embedder
 from runtime.inference.options import EmbedOptions
 from runtime.inference.pipeline import PartialEmbeddings
 from runtime.jobs.origin import describe_origin
@@ -19,6 +21,8 @@ from runtime.ray_jobs.output import part_schema, vector_column, write_part
 from runtime.ray_jobs.shards import Shard, ShardRows, read_shard
 from runtime.session.provider_options import OpenVinoOptions
 from runtime.session.providers import expected_provider
+
+_LOG = logging.getLogger("runtime")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,15 +107,7 @@ class ShardEmbedder:
         self._attempts = attempts
         self._fault: EmbeddingBackbonesError | None = None
         try:
-            self._model = load(
-                options.artifact,
-                provider=options.provider,
-                provider_options=_in_float32(options.provider),
-                threads=options.threads,
-                concurrent_batches=options.concurrent_batches,
-                tower=options.format.tower,
-                variant=options.variant,
-            )
+            self._model = _load(options)
             self._check_space()
         except EmbeddingBackbonesError as exc:
             self._fault = exc
@@ -199,6 +195,26 @@ class ShardEmbedder:
             return ShardResult(number=shard.number, error=located)
 
 
-def _in_float32(provider: str) -> OpenVinoOptions | None:
-    """Return options with which OpenVINO computes in float32 on every machine; ``None`` for other providers."""
-    return OpenVinoOptions(dtype="fp32") if expected_provider(provider).name == "openvino" else None
+def _load(options: WorkerOptions) -> Embedder:
+    """Load the artifact. OpenVINO computes in float32 on every machine; ``auto`` goes on to the CPU without it."""
+
+    def load_with(provider: str, provider_options: OpenVinoOptions | None) -> Embedder:
+        return load(
+            options.artifact,
+            provider=provider,
+            provider_options=provider_options,
+            threads=options.threads,
+            concurrent_batches=options.concurrent_batches,
+            tower=options.format.tower,
+            variant=options.variant,
+        )
+
+    if expected_provider(options.provider).name != "openvino":
+        return load_with(options.provider, None)
+    try:
+        return load_with("openvino", OpenVinoOptions(dtype="fp32"))
+    except ProviderError as exc:
+        if options.provider != "auto":
+            raise
+        _LOG.warning("provider auto skips openvino: %s", exc)
+    return load_with("cpu", None)

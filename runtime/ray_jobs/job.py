@@ -106,6 +106,8 @@ class RayJobResult:
 def embed_on_ray(job: RayJob) -> RayJobResult:
     """Run a job. Its output appears when it is complete, or not at all.
 
+    An object store moves the parts of a complete output one by one, and ``_SUCCESS`` appears last.
+
     Raises:
         UsageError: An option or the input is wrong.
         ArtifactError: The artifact is missing or damaged, here or on a worker.

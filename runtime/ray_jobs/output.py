@@ -134,6 +134,8 @@ class OutputFolder:
             raise OutputError(f"cannot move the output to {output} ({exc}); {kept}; {way_out}") from exc
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"interrupted while the output was moved; {kept}") from None
+        if not is_uri(self.output):
+            shutil.rmtree(_earlier(Path(self.place)), ignore_errors=True)
 
     def _move_parts(self) -> None:
         file_system, path = open_place(self.output)
@@ -153,11 +155,12 @@ class OutputFolder:
         file_system.open_output_stream(f"{path.rstrip('/')}/{SUCCESS}").close()
 
     def _swap(self) -> None:
+        """Put the parts in the place of the output, and the earlier output aside."""
         partial = Path(self.place)
         for path in partial.iterdir():
             if not _PART.fullmatch(path.name):  # a killed worker left it
                 path.unlink()
-        old = partial.with_suffix(".old")
+        old = _earlier(partial)
         try:
             if self._final.exists():
                 self._final.rename(old)
@@ -166,7 +169,6 @@ class OutputFolder:
             if old.exists() and not self._final.exists():
                 old.rename(self._final)
             raise
-        shutil.rmtree(old, ignore_errors=True)
 
     def discard(self) -> None:
         """Remove the parts of an output that was not published."""
@@ -208,6 +210,11 @@ def _warn_of_leftovers(output: Path) -> None:
     """Log the folders of killed jobs beside ``output``. One of them may be of a job that runs on another machine."""
     for path in _leftovers(output, "partial|old|removed"):
         _LOG.warning("%s is left of a killed job; remove it, unless another job writes %s now", path, output.name)
+
+
+def _earlier(partial: Path) -> Path:
+    """Return the folder to which the earlier output is put aside."""
+    return partial.with_suffix(".old")
 
 
 def _leftovers(output: Path, suffixes: str) -> list[Path]:

@@ -63,10 +63,8 @@ def public_name(place: str) -> str:
     if not is_uri(place):
         return place.encode("utf-8", "backslashreplace").decode()
     parts = urlsplit(place)
-    try:
-        _ = parts.port
-    except ValueError:  # an unquoted / in a secret ends the host too early
-        return f"{parts.scheme}://..."
+    if "@" not in parts.netloc and ":" in parts.netloc and "@" in parts.path:
+        return f"{parts.scheme}://..."  # an unquoted / in a secret ends the host too early
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{unquote(parts.path)}"
 
 

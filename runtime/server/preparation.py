@@ -52,9 +52,11 @@ class EmbedCall:
     param: str = "input"
     last: str | None = None
 
-    def place(self, index: int) -> str:
-        """Return the place of an item in the request."""
-        return self.last if self.last and index == len(self.items) - 1 else f"{self.param}[{index}]"
+    def refuse(self, index: int, reason: str, code: str | None = None) -> RequestError:
+        """Return the error of an item, with its place in the request."""
+        if self.last and index == len(self.items) - 1:
+            return RequestError(400, f"{self.last} {reason}", code=code, param=self.last)
+        return RequestError(400, f"{self.param}[{index}] {reason}", code=code, param=self.param)
 
 
 @dataclass(frozen=True)
@@ -207,7 +209,5 @@ def _prepare_mesh(tower: LoadedTower, item: ServerItem) -> Row:
 
 def _check_usable(call: EmbedCall, index: int, row: Row | UnusableItemError) -> Row:
     if isinstance(row, UnusableItemError):
-        raise RequestError(
-            400, f"{call.place(index)} cannot be embedded: {row}", code="unusable_item", param=call.param
-        )
+        raise call.refuse(index, f"cannot be embedded: {row}", code="unusable_item")
     return row

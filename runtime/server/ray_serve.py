@@ -52,7 +52,11 @@ def app(arguments: Mapping[str, Any]) -> Any:
     _check_names(arguments, _KNOWN, "")
     _check_names(arguments.get("settings", {}), _SETTINGS, "settings: ")
     threads, options = int(arguments.get("threads", 1)), arguments.get("options", {})
-    reserved = {"num_cpus": threads, **options.get("ray_actor_options", {})}
+    reserved = dict(options.get("ray_actor_options", {}))
+    if reserved.setdefault("num_cpus", threads) != threads:
+        raise UsageError(
+            f"ray_actor_options: num_cpus is {reserved['num_cpus']}, and threads is {threads}; set threads"
+        )
     memory = int(reserved.get("memory") or 0) or None
     job = ServerJob(
         artifacts=_name(arguments.get("artifacts")),

@@ -141,7 +141,7 @@ class EmbeddingService:
     def _check(self, call: EmbedCall) -> None:
         for index, item in enumerate(call.items):
             if obstacle := _find_obstacle(call, item):
-                raise RequestError(400, f"{call.place(index)} {obstacle}", param=call.param)
+                raise call.refuse(index, obstacle)
         dim = call.model.manifest.output_dim
         if call.dimensions is not None and not 1 <= call.dimensions <= dim:
             raise RequestError(400, f"dimensions is {call.dimensions}, it must be from 1 to {dim}", param="dimensions")

@@ -90,5 +90,5 @@ def test_parts_of_different_spaces_are_refused(toy: Path, other: Path) -> None:
 def test_a_damaged_record_is_wrong_usage(toy: Path) -> None:
     table = pa.table({"embedding": [[1.0]]}).replace_schema_metadata({"origin": '{"space": 1}'})
     pq.write_table(table, "v.parquet")
-    with pytest.raises(runtime.UsageError, match=r"v\.parquet cannot be read as vectors"):
+    with pytest.raises(runtime.UsageError, match=r"record of the job in v\.parquet cannot be read"):
         read_origin(Path("v.parquet"))

@@ -138,3 +138,13 @@ def test_openvino_computes_in_float32_on_every_machine(
     (tmp_path / "in.txt").write_text("a\n")
     make_worker(Path("artifact"), tmp_path / "in.txt", provider=provider)
     assert given == [OpenVinoOptions(dtype="fp32") if dtype else None]
+
+
+def test_auto_goes_on_to_the_cpu_where_openvino_cannot_load(
+    exported_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(providers, "available_providers", lambda: [PROVIDERS["openvino"], PROVIDERS["cpu"]])
+    monkeypatch.setattr(ShardEmbedder, "_check_space", lambda self: None)
+    (tmp_path / "in.txt").write_text("a\n")
+    workers = [make_worker(exported_text, tmp_path / "in.txt", provider=name)[0] for name in ("auto", "openvino")]
+    assert [type(worker._fault) for worker in workers] == [type(None), runtime.ProviderError]

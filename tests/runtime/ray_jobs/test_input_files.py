@@ -173,6 +173,8 @@ def test_inputs_that_cannot_be_right(folder: Path, places: list[str], column: st
 def test_a_uri_is_shown_without_its_secrets() -> None:
     assert join("s3://key:secret@bucket/in/?region=eu", "a.txt") == "s3://key:secret@bucket/in/a.txt?region=eu"
     assert public_name("s3://key:secret@bucket/in/a.txt?region=eu") == "s3://bucket/in/a.txt"
+    for secret in ("a/b", "12/b", "/b"):
+        assert public_name(f"s3://key:{secret}@bucket/in/a.txt") == "s3://..."
     for uri in ("none://key:secret@bucket/in", "s3://key:sec/ret@bucket/in", "s3://key:secret@bucket/i n"):
         with pytest.raises(UsageError, match="cannot be opened") as caught:
             open_place(uri)
