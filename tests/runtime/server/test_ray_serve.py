@@ -31,6 +31,8 @@ def test_wrong_arguments_are_refused(toy: Path) -> None:
     for options in ({"num_replica": 2}, {"num_replicas": -1}):
         with pytest.raises(UsageError, match=f"options: (.|\n)*{min(options)}"):
             app({"artifacts": str(toy), "options": options})
+    with pytest.raises(UsageError, match="num_cpus is 4, and threads is 1; set threads"):
+        app({"artifacts": str(toy), "options": {"ray_actor_options": {"num_cpus": 4}}})
 
 
 @pytest.mark.filterwarnings("ignore")
