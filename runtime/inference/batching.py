@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import accumulate, islice, takewhile
 from typing import TypeVar
 
 from runtime.preprocess.padding import round_up
@@ -22,12 +22,15 @@ class BatchLimit:
         budget: Maximum of items times the longest length, padding included; ``None``: no such bound. An item that
             exceeds the budget gets a batch of its own.
         multiple: Lengths are rounded up to a multiple of this number.
+        padding: A batch ends where the padding behind its shorter items would exceed this number. What rounding
+            adds does not count. ``None``: no such bound.
         powers_of_two: Whether the number of items is always a power of two, so that few shapes occur.
     """
 
     items: int | None = None
     budget: int | None = None
     multiple: int = 1
+    padding: int | None = None
     powers_of_two: bool = False
 
     def bound(self, longest: int) -> float:
@@ -47,14 +50,23 @@ class BatchLimit:
         # Rounded up, a batch would exceed the budget that it was planned for.
         return 1 << (count.bit_length() - 1) if self.powers_of_two else count
 
+    def count_similar(self, lengths: Sequence[int], start: int) -> int:
+        """Return how many of the falling ``lengths`` from ``start`` on need no more padding than a batch may have."""
+        if self.padding is None:
+            return len(lengths) - start
+        rounded = [round_up(length, self.multiple) for length in lengths[start:]]
+        padding = accumulate(rounded[0] - length for length in rounded)
+        return sum(1 for _ in takewhile(self.padding.__ge__, padding))
+
 
 def plan_batches(lengths: Sequence[int], limit: BatchLimit) -> list[list[int]]:
     """Return the positions in ``lengths`` as batches of similar length, the longest first."""
     order = sorted(range(len(lengths)), key=lambda position: -lengths[position])
+    falling = [lengths[position] for position in order]
     batches: list[list[int]] = []  # the longest first, so that a lack of memory shows at the start
     start = 0
     while start < len(order):
-        stop = start + limit.largest(lengths[order[start]], len(order) - start)
+        stop = start + limit.largest(falling[start], limit.count_similar(falling, start))
         batches.append(order[start:stop])
         start = stop
     return batches

@@ -37,8 +37,28 @@ def test_items_of_similar_length_share_a_batch_the_longest_first() -> None:
     assert {len(batch) for batch in batches} == {10}
 
 
+def test_a_batch_ends_where_its_padding_would_cost_more_than_another_batch() -> None:
+    limit = BatchLimit(budget=100, multiple=4, padding=10)
+    assert plan_batches([8, 7, 2, 2, 2, 2, 2], limit) == [[0, 1, 2, 3], [4, 5, 6]], "8 - 4 of padding, twice"
+    assert plan_batches([8, 7, 2, 2, 2, 2, 2], replace(limit, padding=None)) == [[0, 1, 2, 3, 4, 5, 6]]
+
+
+@pytest.mark.parametrize("powers_of_two", [False, True])
+def test_bounded_padding_saves_tokens_for_few_batches_more(powers_of_two: bool) -> None:
+    limit = BatchLimit(budget=65536, multiple=8, powers_of_two=powers_of_two)
+    free, bound = plan_batches(LENGTHS, limit), plan_batches(LENGTHS, replace(limit, padding=2048))
+    saved = count_padded_tokens(free, 8) - count_padded_tokens(bound, 8)
+    assert sorted(position for batch in bound for position in batch) == list(range(len(LENGTHS)))
+    assert saved > 2048 * (len(bound) - len(free)) > 0
+
+
 def test_an_item_beyond_the_budget_gets_a_batch_of_its_own() -> None:
     assert plan_batches([5, 50, 4], BatchLimit(budget=10)) == [[1], [0, 2]]
+
+
+def count_padded_tokens(batches: list[list[int]], multiple: int) -> int:
+    """Return the tokens of ``batches`` of `LENGTHS`, padding included."""
+    return sum(len(batch) * round_up(max(LENGTHS[at] for at in batch), multiple) for batch in batches)
 
 
 def test_windows_read_nothing_ahead() -> None:
