@@ -34,6 +34,7 @@ from runtime.inference.embedder import Embedder
 __all__ = ["build_model", "cos_sim", "describe_models", "encode", "fit", "get_model"]
 
 # Finetuner's names of losses, which were those of pytorch-metric-learning.
+_EPOCHS = 5  # as in Finetuner; FitOptions has another default
 _LOSSES = {"TripletMarginLoss": "triplet-hard", "CosineSimilarityLoss": "cosine", "CLIPLoss": "clip"}
 
 
@@ -46,7 +47,7 @@ def fit(
     run_name: str | None = None,
     loss: str | None = None,
     learning_rate: float | None = None,
-    epochs: int = 5,
+    epochs: int | None = None,
     batch_size: int = 64,
     freeze: bool = False,
     output_dim: int | None = None,
@@ -68,7 +69,7 @@ def fit(
         loss: Name of the loss, ours or Finetuner's ``TripletMarginLoss``, ``CosineSimilarityLoss`` or ``CLIPLoss``; by
             default the usual one of the data.
         learning_rate: Highest learning rate; by default the usual one of the model.
-        epochs: Number of passes over the training data.
+        epochs: Number of passes over the training data; by default those of ``options``, or 5 without ``options``.
         batch_size: Items in a step.
         freeze: Whether to train only the layers after the pooling.
         output_dim: Length of the embeddings of a new linear layer at the end.
@@ -81,11 +82,12 @@ def fit(
         UsageError: An option is given twice.
         EmbeddingBackbonesError: As for :func:`exporters.fit.run.fit`.
     """
+    options = options or FitOptions(epochs=_EPOCHS)
     given = {
         "val_split": val_split,
         "loss": _LOSSES.get(loss or "", loss),
         "learning_rate": learning_rate,
-        "epochs": epochs,
+        "epochs": options.epochs if epochs is None else epochs,
         "batch_size": batch_size,
         "freeze": freeze,
         "output_dim": output_dim,
@@ -97,7 +99,7 @@ def fit(
         eval_data,
         output=output,
         artifact_name=run_name,
-        options=_merge(options or FitOptions(), given),
+        options=_merge(options, given),
         export_options=_start_from(model_artifact, export_options or ExportOptions()),
     )
 

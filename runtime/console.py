@@ -32,7 +32,7 @@ def run(command: Callable[[], int]) -> int:
         sys.stdout.flush()
     except EmbeddingBackbonesError as exc:
         print(printable(f"error: {exc}"), file=sys.stderr)
-        return WRONG_USAGE if isinstance(exc, UsageError) else FAILURE
+        return exit_code(exc)
     except KeyboardInterrupt as exc:
         print(str(exc) or "interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -42,6 +42,11 @@ def run(command: Callable[[], int]) -> int:
             print(f"error: {exc}", file=sys.stderr)
         return FAILURE
     return code
+
+
+def exit_code(error: EmbeddingBackbonesError) -> int:
+    """Return the exit code of a command that ends with ``error``."""
+    return WRONG_USAGE if isinstance(error, UsageError) else FAILURE
 
 
 def _open_closed_streams() -> None:

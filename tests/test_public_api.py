@@ -17,6 +17,14 @@ def test_names_and_signatures_are_the_recorded_ones() -> None:
     assert lines == RECORDED.read_text().splitlines(), "see tests/public_api.py for what to do"
 
 
+@pytest.mark.parametrize("package", ["runtime", "exporters"])
+def test_every_error_is_public(package: str) -> None:
+    errors = vars(importlib.import_module(f"{package}.errors"))
+    own = {name for name, thing in errors.items() if getattr(thing, "__module__", "") == f"{package}.errors"}
+    raised = {name for name in own if isinstance(errors[name], type)}
+    assert raised <= {*importlib.import_module(package).__all__}
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_every_name_in_all_is_there_and_documented(module: str) -> None:
     package = importlib.import_module(module)

@@ -31,6 +31,7 @@ from runtime.artifact.reader import read_manifest
 from runtime.atomic_write import write_text
 from runtime.errors import EmbeddingBackbonesError, OutputError, UsageError
 from runtime.machine.threads import available_threads
+from runtime.session.providers import ProviderName
 
 T = TypeVar("T")
 
@@ -86,7 +87,6 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_plan_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("cases to measure").add_argument
-    words = partial(add, nargs="+")
     pairs = partial(add, nargs="+", action="extend", default=[])
     numbers = partial(add, action=ListAction, type=int, metavar="N")
     pairs(
@@ -100,10 +100,16 @@ def _add_plan_options(parser: argparse.ArgumentParser) -> None:
         metavar="KIND=PATH",
         help="Your own items of the kind text, image or mesh (default: built-in items)",
     )
-    words("--providers", metavar="PROVIDER", help="Execution providers to measure (default: all active providers)")
-    words(
+    add(
+        "--providers",
+        action=ListAction,
+        choices=get_args(ProviderName),
+        help="Execution providers to measure (default: all active providers)",
+    )
+    add(
         "--contenders",
-        default=list(CONTENDERS),
+        action=ListAction,
+        default=tuple(CONTENDERS),
         metavar="NAME[:VARIANT]",
         help=f"Libraries to measure (default: {' '.join(CONTENDERS)})",
     )

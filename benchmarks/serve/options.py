@@ -57,7 +57,7 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_request_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("requests").add_argument
-    add("--format", choices=get_args(InterfaceName), help="Interface of all servers (default: that of each URL)")
+    add("--interface", choices=get_args(InterfaceName), help="Interface of all servers (default: that of each URL)")
     add(
         "--encoding",
         choices=get_args(Encoding),

@@ -107,7 +107,7 @@ def _check_models(targets: Sequence[Target], models: dict[str, str], options: ar
 
 def _interface(target: Target, options: argparse.Namespace) -> str:
     url = "http://127.0.0.1" if target.is_artifact else target.place
-    return make_endpoint(url, interface=options.format, encoding=options.encoding).interface
+    return make_endpoint(url, interface=options.interface, encoding=options.encoding).interface
 
 
 def _read_pid(text: str | None) -> int | None:
@@ -161,7 +161,7 @@ def open_server(target: Target, options: argparse.Namespace) -> Iterator[Server]
 
 
 def _endpoint(target: Target, url: str, options: argparse.Namespace) -> Endpoint:
-    endpoint = make_endpoint(url, interface=options.format, encoding=options.encoding, headers=target.headers)
+    endpoint = make_endpoint(url, interface=options.interface, encoding=options.encoding, headers=target.headers)
     if endpoint.interface == "tei":
         return endpoint
     return replace(endpoint, model=target.model or _first_model(target.name, endpoint))
@@ -177,5 +177,5 @@ def _first_model(name: str, endpoint: Endpoint) -> str:
     except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, TimeoutError) as exc:
         raise ServerError(
             f"{name} at {endpoint.address}{path} lists no models ({type(exc).__name__}: {exc}); name one with --model, "
-            "or use --format tei"
+            "or use --interface tei"
         ) from exc

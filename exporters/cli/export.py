@@ -48,7 +48,7 @@ def add_commands(commands: Any) -> None:
         "such as intfloat/e5-small-v2; timm:NAME, torchvision:NAME, open_clip:MODEL or open_clip:MODEL/TAG",
     )
     folder = Path("artifacts")
-    add("--output", type=Path, default=folder, help="Write the artifacts into this folder (default: %(default)s)")
+    add("-o", "--output", type=Path, default=folder, help="Write the artifacts into this folder (default: %(default)s)")
     add_model_options(parser, suffix="")
     add("--force", action="store_true", help="Replace existing artifacts (default: refuse to replace them)")
 
@@ -74,10 +74,11 @@ def _export(arguments: argparse.Namespace) -> int:
         raise UsageError("--name takes the name of a folder, and is for one backbone at a time")
     for name in names:
         check_options(find_model(name, revision=options.revision), options)
-    failed = [name for name in names if not _export_one(name, arguments, options, variants)]
+    codes = {name: _export_one(name, arguments, options, variants) for name in names}
+    failed = [name for name, code in codes.items() if code]
     if len(names) > 1:
         print(f"{len(names) - len(failed)} of {len(names)} exported" + f"; failed: {', '.join(failed)}" * bool(failed))
-    return console.FAILURE if failed else 0
+    return min((codes[name] for name in failed), default=0)  # wrong usage only if nothing else failed
 
 
 def _options(arguments: argparse.Namespace) -> ExportOptions:
@@ -111,7 +112,8 @@ def _names(names: Sequence[str]) -> list[str]:
 
 def _export_one(
     name: str, arguments: argparse.Namespace, options: ExportOptions, variants: VariantOptions | None
-) -> bool:
+) -> int:
+    """Export one backbone, and return the exit code."""
     weights = "" if options.weights == ExportOptions.weights else f" with weights {options.weights}"
     print(f"{name}: exporting{weights}", file=sys.stderr)
     try:
@@ -120,8 +122,8 @@ def _export_one(
         )
         print(describe_export(folder, read_manifest(folder)))
         if variants:
-            return add_asked_variants(folder, variants) == 0
+            return add_asked_variants(folder, variants)
     except EmbeddingBackbonesError as exc:
-        print(f"error: {name}: {exc}", file=sys.stderr)
-        return False
-    return True
+        print(console.printable(f"error: {name}: {exc}"), file=sys.stderr)
+        return console.exit_code(exc)
+    return 0

@@ -60,7 +60,7 @@ def add_commands(commands: Any) -> None:
     )
     folder = Path("artifacts")
     force = "Replace an existing artifact or training of the same name (default: refuse to replace it)"
-    add("--output", type=Path, default=folder, help="Write the artifact into this folder (default: %(default)s)")
+    add("-o", "--output", type=Path, default=folder, help="Write the artifact into this folder (default: %(default)s)")
     add("--force", action="store_true", help=force)
     add("--resume", action="store_true", help="Go on with an interrupted training of the same name, if there is one")
     add_model_options(parser, suffix=" and `-fit`")

@@ -7,7 +7,7 @@ from typing import Literal
 
 from runtime.errors import UsageError
 
-OnError = Literal["refuse", "skip"]
+OnError = Literal["raise", "skip"]
 TrainingPrecision = Literal["fp32", "bf16", "fp16"]
 DEFAULT_LORA_RANK = 16
 
@@ -33,7 +33,7 @@ class FitOptions:
         dims: Smaller numbers of dimensions for which the embeddings are trained, too (Matryoshka).
         val_split: Share of the distinct rows of the training data to hold out for the evaluation.
         patience: Epochs without a better evaluation after which the training stops; ``None`` for all epochs.
-        on_error: ``refuse``: a bad row of the data ends the run; ``skip``: it is left out. Bad are also a label with
+        on_error: ``raise``: a bad row of the data ends the run; ``skip``: it is left out. Bad are also a label with
             one item, and evaluation data that is in the training data.
         columns: Names of the columns of CSV files without a header; empty if all files have one.
         resume: Whether to go on with an interrupted run.
@@ -54,7 +54,7 @@ class FitOptions:
     dims: tuple[int, ...] = ()
     val_split: float = 0.0
     patience: int | None = None
-    on_error: OnError = "refuse"
+    on_error: OnError = "raise"
     columns: tuple[str, ...] = ()
     resume: bool = False
 

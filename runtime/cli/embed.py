@@ -125,7 +125,8 @@ def _add_engine_options(parser: argparse.ArgumentParser) -> None:
         "--engine",
         choices=["local", "ray"],
         default="local",
-        help="Run the job on this machine or on a Ray cluster (default: %(default)s)",
+        help="Run the job on this machine or on a Ray cluster. With ray, --threads counts for each worker "
+        "(default: up to 4), and --variant is fp32 by default (default: %(default)s)",
     )
     group.add_argument(
         "--address",

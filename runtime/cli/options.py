@@ -46,7 +46,7 @@ def add_run_options(parser: argparse.ArgumentParser, default_prompt: str = "its 
     parser.add_argument(
         "--tower",
         choices=["text", "image"],
-        help="Treat every INPUT as a text, or every INPUT as an image file (default: an existing file is an image and "
+        help="Treat every input as a text, or every input as an image file (default: an existing file is an image and "
         "anything else a text, if the artifact has both towers)",
     )
     parser.add_argument(
@@ -85,12 +85,12 @@ def add_session_options(parser: argparse.ArgumentParser) -> None:
         "--variant",
         choices=["auto", *VARIANT_NAMES],
         default="auto",
-        help="Run this variant of the graph. auto chooses the fastest accepted variant for this machine, and fp32 with "
-        "--engine ray (default: %(default)s).",
+        help="Run this variant of the graph. auto chooses the fastest accepted variant for this machine "
+        "(default: %(default)s).",
     )
     parser.add_argument(
         "--threads",
-        help="Use N threads (default: as many as the affinity mask and the container quota allow)",
+        help="Use N threads in total (default: as many as the affinity mask and the container quota allow)",
         **NUMBER,
     )
     parser.add_argument(

@@ -129,7 +129,7 @@ def _connect(ray: Any, options: ClusterOptions) -> None:
     check_address(address)
     arguments = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == "local":
-        cpus = max(available_threads(), (options.workers or 1) * (options.threads or 1))
+        cpus = max(available_threads(), options.workers or 1)
         arguments |= {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": _STORE_BYTES}
     try:
         with _without_side_effects():

@@ -25,6 +25,7 @@ from runtime.server.settings import ServerJob, ServerSettings
 _MOST_REQUESTS = 10_000
 _KNOWN = ("artifacts", "threads", "settings", "session", "options")
 _OF_RAY = ("host", "port", "drain_seconds", "hang_seconds", "max_header_bytes")  # its proxy and its controller do these
+_SESSION = ("provider", "provider_options", "concurrent_batches", "variant", "tower", "check_hashes")
 _SETTINGS = tuple(field.name for field in fields(ServerSettings) if field.name not in _OF_RAY)
 
 
@@ -51,6 +52,7 @@ def app(arguments: Mapping[str, Any]) -> Any:
         raise MissingDependencyError(f"{exc}; pip install 'embedding-backbones[ray-serve]'") from exc
     _check_names(arguments, _KNOWN, "")
     _check_names(arguments.get("settings", {}), _SETTINGS, "settings: ")
+    _check_names(arguments.get("session", {}), _SESSION, "session: ")
     threads, options = int(arguments.get("threads", 1)), arguments.get("options", {})
     reserved = dict(options.get("ray_actor_options", {}))
     if reserved.setdefault("num_cpus", threads) != threads:

@@ -74,12 +74,11 @@ def warn_of_choice(choice: GraphChoice, tower: Tower, provider: ExecutionProvide
     same_version = installed.split(".")[:2] == variant.onnxruntime.split(".")[:2]
     if not same_version and not find_verdict(variant, provider.name, verdict_scope(options)):
         _LOG.warning(
-            "the variant %s was checked with onnxruntime %s, but %s is installed: run `python -m runtime verify "
-            "--variant %s`",
+            "the variant %s was checked with onnxruntime %s, but %s is installed: run %s",
             choice.name,
             variant.onnxruntime,
             installed,
-            choice.name,
+            _verify_command(choice.name, options),
         )
 
 
@@ -136,8 +135,13 @@ def _check_golden(name: VariantName, variant: Variant, options: ProviderOptions,
     device = device_of(options)
     verdict = find_verdict(variant, provider_of(options), verdict_scope(options))
     if verdict is None:
-        return False, f"GPU {device} has not verified it; run `python -m runtime verify --variant {name}`"
+        return False, f"GPU {device} has not verified it; run {_verify_command(name, options)}"
     return verdict, f"{advantage}; on GPU {device} the golden vectors {'pass' if verdict else 'fail'}"
+
+
+def _verify_command(name: VariantName, options: ProviderOptions) -> str:
+    command = f"`python -m runtime verify ARTIFACT --provider {provider_of(options)} --variant {name}`"
+    return f"{command} with the same provider options"
 
 
 def verdict_scope(options: ProviderOptions) -> str:

@@ -16,6 +16,7 @@ from exporters.cli.main import build_parser, main
 from exporters.errors import ParityError
 from exporters.progress import StageDisplay, expect, step_counter, track
 from runtime.artifact.parity import Tolerance
+from runtime.errors import UsageError
 
 
 @pytest.fixture
@@ -69,6 +70,18 @@ def test_several_names_go_on_after_a_failure(calls: list[Any], capsys: pytest.Ca
     out, err = capsys.readouterr()
     assert "1 of 2 exported; failed: efficientnet-base" in out
     assert "error: efficientnet-base: the graph differs from torch" in err
+
+
+@pytest.mark.parametrize("names", ["resnet-base", "resnet-base resnet-large"])
+def test_an_error_of_usage_found_later_exits_with_2_too(
+    names: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object, **__: object) -> Path:
+        raise UsageError("the key \x1b[31mred is for no backbone")
+
+    monkeypatch.setattr("exporters.cli.export.export", refuse)
+    assert main(names.split()) == 2
+    assert "error: resnet-base: the key \\x1b[31mred" in capsys.readouterr().err
 
 
 def test_all_is_every_one(calls: list[Any]) -> None:

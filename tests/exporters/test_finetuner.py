@@ -49,9 +49,19 @@ def test_finetuners_words_export_a_run_once_and_load_it(run: Path, tokenizer: Pa
         finetuner.get_model(other, output=tmp_path / "out", options=chosen)
 
 
+@pytest.mark.parametrize(("options", "epochs"), [(None, 5), (FitOptions(epochs=3), 3), (FitOptions(epochs=7), 7)])
+def test_epochs_are_those_of_finetuner_or_of_the_options(
+    options: FitOptions | None, epochs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = list[int]()
+    monkeypatch.setattr(finetuner, "_fit", lambda *_, options, **__: taken.append(options.epochs))
+    finetuner.fit("x", "x.csv", options=options)
+    assert taken == [epochs]
+
+
 def test_an_option_is_given_in_one_place(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="epochs is an argument of fit; give it there, and not in options"):
-        finetuner.fit("x", "x.csv", options=FitOptions(epochs=7))
+        finetuner.fit("x", "x.csv", epochs=5, options=FitOptions(epochs=7))
     weights = ExportOptions(weights="random")
     with pytest.raises(UsageError, match="by model_artifact or by export_options, not by both"):
         finetuner.fit("x", "x.csv", model_artifact=tmp_path, export_options=weights)

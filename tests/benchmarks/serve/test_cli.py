@@ -171,14 +171,14 @@ def test_vectors_can_be_compared_with_those_of_an_artifact(
         (["--pid", "typo=1"], "names none of the servers"),
         (["--pid", "1", "--pid", "2"], "two values"),
         (["--model", "nosuch=zzz"], "names none of the servers"),
-        (["--model", "a", "--format", "tei"], "no server with OpenAI's interface"),
+        (["--model", "a", "--interface", "tei"], "no server with OpenAI's interface"),
         (["--server-options", "--threads 1"], "for artifacts and --embed"),
         (["--items", "own.txt", "--workloads", "short"], "add own to --workloads"),
         (["--header", "no colon"], "NAME:VALUE"),
         (["--header", "Content-type: text/plain"], "sends itself"),
         (["--header", "A: 1", "--header", "a: 2"], "given twice"),
         (["--api-key-file", "nowhere"], "holds no key"),
-        (["--format", "tei", "--encoding", "base64"], "not possible"),
+        (["--interface", "tei", "--encoding", "base64"], "not possible"),
     ],
 )
 def test_wrong_options_are_refused(
@@ -249,7 +249,7 @@ def test_a_server_that_the_benchmark_starts_is_watched(exported_text: Path, monk
         yield StartedServer(url="http://127.0.0.1:1", pid=1, check=check)
 
     monkeypatch.setattr(targets, "start_server", start)
-    options = build_parser().parse_args([str(exported_text), "-o", "r", "--format", "tei"])
+    options = build_parser().parse_args([str(exported_text), "-o", "r", "--interface", "tei"])
     (target,) = targets.read_targets(options)
     with targets.open_server(target, options) as server:
         assert server.check is check

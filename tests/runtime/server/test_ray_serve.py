@@ -28,6 +28,9 @@ def test_wrong_arguments_are_refused(toy: Path) -> None:
     for settings in ({"port": 9000}, {"drain_seconds": 9}, {"max_itens": 3}):
         with pytest.raises(UsageError, match=f"settings: {min(settings)} has no effect here; known are truncate"):
             app({"artifacts": str(toy), "settings": settings})
+    for session in ({"varaint": "int8"}, {"threads": 8}, {"workers": 2}):
+        with pytest.raises(UsageError, match=f"session: {min(session)} has no effect here; known are provider"):
+            app({"artifacts": str(toy), "session": session})
     for options in ({"num_replica": 2}, {"num_replicas": -1}):
         with pytest.raises(UsageError, match=f"options: (.|\n)*{min(options)}"):
             app({"artifacts": str(toy), "options": options})
