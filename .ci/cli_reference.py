@@ -22,7 +22,7 @@ INTRODUCTION = """# Command line
 
 After this page you know every command and every option. `make format` writes this page from the programs themselves.
 
-Lists are given with spaces between their members, as in `--batch-sizes 1 8 32`. Commas also work, but not between paths.
+Lists are given with spaces between their members, as in `--batch-sizes 1 8 32`. Commas work as well, but not in paths.
 """
 
 

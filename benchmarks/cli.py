@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from exporters.errors import needs_extra
 from runtime import console
+from runtime.errors import needs_extra
 
 _PROG = "python -m benchmarks"
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
-from runtime.errors import EmbeddingBackbonesError, MissingDependencyError
+from runtime.errors import EmbeddingBackbonesError
 
 
 class ExportError(EmbeddingBackbonesError):
@@ -89,22 +88,3 @@ class WorseModelError(FitError):
 
 class DestinationError(ExportError):
     """The artifact cannot be written to its destination; nothing is left there."""
-
-
-@contextmanager
-def needs_extra(extra: str, purpose: str) -> Iterator[None]:
-    """Report a package that is not installed, with the command that installs it.
-
-    Args:
-        extra: The extra of this project that installs the package, such as ``fit``; several with commas.
-        purpose: The feature that needs the package, as the subject of a sentence.
-
-    Raises:
-        MissingDependencyError: The block imports a package that is not installed.
-    """
-    try:
-        yield
-    except ModuleNotFoundError as exc:
-        raise MissingDependencyError(
-            f"{purpose} needs {exc.name}; install it with `pip install 'embedding-backbones[{extra}]'`"
-        ) from exc

@@ -8,10 +8,9 @@ from pathlib import Path
 from exporters.artifact_writer import check_destination
 from exporters.catalogue.names import default_name, find_model
 from exporters.catalogue.options import ExportOptions
-from exporters.errors import needs_extra
 from exporters.families.load import check_options, load_towers
 from exporters.progress import Stage, silent
-from runtime.errors import UsageError
+from runtime.errors import UsageError, needs_extra
 from runtime.session.providers import check_packages
 
 

@@ -26,6 +26,9 @@ EmbeddingBackbonesError
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class EmbeddingBackbonesError(Exception):
     """The root of all errors of this project."""
@@ -121,3 +124,23 @@ def _printable(text: str) -> str:
 def one_line(exc: BaseException) -> str:
     """Return the message of an exception on one line."""
     return " ".join(str(exc).split())
+
+
+@contextmanager
+def needs_extra(extra: str, purpose: str) -> Iterator[None]:
+    """Report a package that is not installed, with the command that installs it.
+
+    Args:
+        extra: The extra of this project that installs the package, such as ``fit``; several with commas.
+        purpose: The feature that needs the package, as the subject of a sentence.
+
+    Raises:
+        MissingDependencyError: The block imports a package that is not installed, or too old or new.
+    """
+    try:
+        yield
+    except ImportError as exc:
+        package = exc.name if isinstance(exc, ModuleNotFoundError) else f"another version ({exc})"
+        raise MissingDependencyError(
+            f"{purpose} needs {package}; install it with `pip install 'embedding-backbones[{extra}]'`"
+        ) from exc

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 from exporters.cli.options import add_variant_options, flag
-from exporters.errors import needs_extra
 from exporters.progress import StageDisplay
 from exporters.variants.options import DEFAULT_FLOORS, DEFAULT_ITEMS, DEFAULT_MIN_RETRIEVAL, VariantOptions
 from runtime import console
 from runtime.artifact.variants import CalibrationMethod
+from runtime.errors import needs_extra
 
 _VARIANT_OPTIONS = [field.name for field in fields(VariantOptions) if field.name != "precisions"]
 

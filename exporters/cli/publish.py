@@ -6,12 +6,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from exporters.errors import needs_extra
 from exporters.progress import StageDisplay
 from exporters.publish.names import LAYOUT_NAMES
 from runtime.arguments import ListAction
 from runtime.artifact.variants import VARIANT_NAMES
-from runtime.errors import UsageError
+from runtime.errors import UsageError, needs_extra
 
 
 def add_commands(commands: Any) -> None:

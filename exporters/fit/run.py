@@ -16,7 +16,7 @@ from exporters.artifact_writer import check_destination
 from exporters.catalogue.names import default_name, find_model
 from exporters.catalogue.options import ExportOptions
 from exporters.catalogue.spec import BackboneSpec
-from exporters.errors import TrainingDataError, WorseModelError, needs_extra
+from exporters.errors import TrainingDataError, WorseModelError
 from exporters.fit.dataset import (
     Bad,
     Data,
@@ -34,7 +34,7 @@ from exporters.fit.options import FitOptions
 from exporters.fit.report import FitReport
 from exporters.fit.training_folder import TrainingFolder
 from exporters.progress import Stage, silent
-from runtime.errors import UsageError
+from runtime.errors import UsageError, needs_extra
 from runtime.session.providers import check_packages
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from exporters.errors import PublishError, needs_extra
+from exporters.errors import PublishError
 from exporters.publish.differences import text_differences
 from exporters.publish.graph import save_graph
 from exporters.publish.huggingface import sentence_graph
@@ -18,7 +18,7 @@ from exporters.publish.sentence_chain import apply_chain, read_chain
 from exporters.publish.sentence_files import sentence_obstacle, write_sentence_files
 from exporters.publish.source import Source
 from runtime.artifact.variants import VariantName
-from runtime.errors import one_line
+from runtime.errors import needs_extra, one_line
 
 _FILES: dict[VariantName, str] = {"fp32": "openvino_model", "int8": "openvino_model_qint8_quantized"}
 _TOKENIZER = "openvino/openvino_tokenizer.xml"

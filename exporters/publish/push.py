@@ -5,8 +5,8 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from exporters.errors import PublishError, needs_extra
-from runtime.errors import one_line
+from exporters.errors import PublishError
+from runtime.errors import needs_extra, one_line
 
 # The graphs of all layouts. Those of an earlier upload would stay beside the new tokenizer.
 _GRAPHS = ("*.onnx", "*.onnx_data", "openvino/*")

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from runtime.errors import MissingDependencyError, SignatureError, UsageError
+from runtime.errors import SignatureError, UsageError, needs_extra
 
 SIGNATURE_FILE = "model.sig"  # the default of ``model_signing sign``
 
@@ -20,13 +20,9 @@ def import_signing() -> Any:
     Raises:
         MissingDependencyError: It is not installed.
     """
-    try:
+    with needs_extra("sign", "a signature"):
         import model_signing.signing
         import model_signing.verifying
-    except ImportError as exc:
-        raise MissingDependencyError(
-            f"signatures need model_signing ({exc}); install it with `pip install 'embedding-backbones[sign]'`"
-        ) from exc
     return model_signing
 
 

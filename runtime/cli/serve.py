@@ -9,9 +9,8 @@ from typing import Any
 
 from runtime.artifact.reader import read_manifest
 from runtime.cli.options import NUMBER, add_session_options, session_keywords, take_options
-from runtime.errors import MissingDependencyError, UsageError
+from runtime.errors import UsageError, needs_extra
 
-_INSTALL = "pip install 'embedding-backbones[serve]'"
 _SIZE = re.compile(r"(\d+)([KMGT]?)(i?B)?", re.IGNORECASE)
 
 
@@ -122,10 +121,8 @@ def _parse_size(text: str) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    try:
+    with needs_extra("serve", "the server"):
         from runtime.server import run
-    except ImportError as exc:
-        raise MissingDependencyError(f"{exc.name}, which the server needs, is not installed; {_INSTALL}") from exc
     from runtime.server.auth import read_keys
     from runtime.server.settings import ServerJob, ServerSettings
     from runtime.server.supervisor import Supervisor

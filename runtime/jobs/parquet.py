@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from runtime.errors import MissingDependencyError, UsageError, one_line
+from runtime.errors import UsageError, needs_extra, one_line
 from runtime.jobs.items import SourceItem, Unreadable, listed_item
 
 _BATCH_ROWS = 256  # about 50 MB of image bytes
@@ -20,12 +20,8 @@ def import_parquet() -> Any:
     Raises:
         MissingDependencyError: pyarrow is not installed.
     """
-    try:
+    with needs_extra("parquet", "a .parquet file"):
         import pyarrow.parquet
-    except ImportError as exc:
-        raise MissingDependencyError(
-            ".parquet files need pyarrow, which is not installed; pip install 'embedding-backbones[parquet]'"
-        ) from exc
     return pyarrow.parquet
 
 

@@ -19,7 +19,7 @@ from tokenizers.pre_tokenizers import PreTokenizer
 
 from runtime.array_types import Array
 from runtime.artifact.manifest import TextPreprocessing
-from runtime.errors import MissingDependencyError, UsageError
+from runtime.errors import UsageError, needs_extra
 from runtime.preprocess.item import UnusableItemError, prepare_each
 from runtime.preprocess.padding import mark_columns, pad_rows, padded_length
 from runtime.preprocess.tokenizer_file import load_tokenizer, panics_as_errors
@@ -288,12 +288,7 @@ def _find_surrogate(text: str) -> str | None:
 def _load_cleaner(name: str) -> Callable[[str], str]:
     if name == "none":
         return str
-    try:
+    with needs_extra("openclip", "an artifact that cleans texts as open_clip does"):
         from ftfy import fix_text
-    except ModuleNotFoundError as exc:
-        raise MissingDependencyError(
-            "this artifact cleans texts as open_clip does, and ftfy is not installed; install it with "
-            "`pip install 'embedding-backbones[openclip]'`"
-        ) from exc
     # Source: open_clip's tokenizers, https://github.com/mlfoundations/open_clip/blob/main/src/open_clip/tokenizer.py
     return lambda text: " ".join(html.unescape(html.unescape(fix_text(text))).split())

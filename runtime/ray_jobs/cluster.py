@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO, cast
 
-from runtime.errors import ClusterError, MissingDependencyError, UsageError, one_line
+from runtime.errors import ClusterError, UsageError, needs_extra, one_line
 from runtime.machine.threads import available_threads
 from runtime.session.providers import find_provider
 
@@ -112,13 +112,10 @@ def import_ray() -> Any:
     Raises:
         MissingDependencyError: One of them is not installed.
     """
-    try:
+    with needs_extra("ray", "a job on Ray"):
         import pyarrow as pa  # noqa: F401
         import ray
         import ray.data
-    except ImportError as exc:
-        way_out = "run `pip install 'embedding-backbones[ray]'`"
-        raise MissingDependencyError(f"Ray Data cannot be imported ({exc}); {way_out}") from exc
     return ray
 
 

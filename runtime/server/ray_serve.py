@@ -14,7 +14,7 @@ from typing import Any
 from starlette.types import ASGIApp
 
 from runtime.artifact.reader import read_manifest
-from runtime.errors import MissingDependencyError, UsageError
+from runtime.errors import UsageError, needs_extra
 from runtime.server.app import build_app
 from runtime.server.request_errors import RequestError
 from runtime.server.run import load_service
@@ -46,10 +46,8 @@ def app(arguments: Mapping[str, Any]) -> Any:
         MissingDependencyError: Ray Serve is not installed.
         UsageError: An argument is unknown or wrong.
     """
-    try:
+    with needs_extra("ray-serve", "this deployment"):
         from ray import serve
-    except ImportError as exc:
-        raise MissingDependencyError(f"{exc}; pip install 'embedding-backbones[ray-serve]'") from exc
     _check_names(arguments, _KNOWN, "")
     _check_names(arguments.get("settings", {}), _SETTINGS, "settings: ")
     _check_names(arguments.get("session", {}), _SESSION, "session: ")

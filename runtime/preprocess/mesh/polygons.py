@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from runtime.array_types import Array, Float64Array
-from runtime.errors import MissingDependencyError
+from runtime.errors import needs_extra
 from runtime.preprocess.item import UnusableItemError
 from runtime.preprocess.memory_limit import ask_for_memory
 
@@ -167,11 +167,7 @@ def _areas(points: Float64Array, triangles: Array) -> Float64Array:
 
 
 def _earcut(flat: Float64Array) -> Array:
-    try:
+    with needs_extra("mesh", "a mesh with concave polygons"):
         from mapbox_earcut import triangulate_float64
-    except ImportError as exc:
-        raise MissingDependencyError(
-            "mapbox_earcut, which cuts concave polygons, is not installed; pip install 'embedding-backbones[mesh]'"
-        ) from exc
     corners = triangulate_float64(flat, np.array([len(flat)], np.uint32))
     return np.asarray(corners, np.int64).reshape(-1, 3)
