@@ -19,7 +19,7 @@ from runtime.array_types import Array, Float32Array
 from runtime.artifact.manifest import Tower, TowerName
 from runtime.background import iterate_in_background, start_in_background
 from runtime.errors import ItemError
-from runtime.inference.batching import count_alone, windows
+from runtime.inference.batching import count_side_by_side, windows
 from runtime.inference.options import EmbedOptions
 from runtime.inference.tower import BatchSizes, LoadedTower, Row, is_truncated, sizes_of_call
 from runtime.postprocess import truncate_and_normalize
@@ -265,16 +265,16 @@ class _EmbeddingCall:
 
     def run(self, window: _Window, batch: _Batch, *, side_by_side: bool = False) -> None:
         """Run a graph on a batch of ``window``, and keep the vectors there."""
-        rows = [window.usable[at][1].row for at in batch.positions]
+        rows = self._rows(window, batch)
         window.vectors[batch.positions] = batch.tower.embed(rows, self.cancellation, side_by_side=side_by_side)
         self._report(len(rows))
 
     def start(self, window: _Window, running: Executor, lanes: int, *, is_last: bool) -> _Window:
         """Start the batches that run side by side; of the last window, the others run alone in :meth:`finish`."""
-        count = len(window.batches)
-        alone = count_alone(count, lanes) if is_last else 0
+        costs = [batch.tower.relative_cost(self._rows(window, batch)) for batch in window.batches]
+        count = count_side_by_side(costs, lanes) if is_last else len(costs)
         run = partial(self.run, side_by_side=lanes > 1)
-        window.running = [running.submit(run, window, batch) for batch in window.batches[: count - alone]]
+        window.running = [running.submit(run, window, batch) for batch in window.batches[:count]]
         return window
 
     def finish(self, window: _Window, running: Executor) -> PartialEmbeddings:
@@ -293,6 +293,9 @@ class _EmbeddingCall:
             window.failures,
             np.array([index for index, item in window.usable if is_truncated(item.row)], dtype=np.int64),
         )
+
+    def _rows(self, window: _Window, batch: _Batch) -> list[Row]:
+        return [window.usable[at][1].row for at in batch.positions]
 
     def _report(self, count: int) -> None:
         with self._progress_lock:

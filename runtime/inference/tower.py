@@ -174,6 +174,10 @@ class LoadedTower:
         )
         return plan_row_batches(rows, limit)
 
+    def relative_cost(self, rows: Sequence[Row]) -> float:
+        """Return the cost of a batch of ``rows``, as a share of the budget, so that towers can be compared."""
+        return _total_cost(rows) / self.batch_sizes.budget
+
     def embed(
         self, rows: Sequence[Any], cancellation: CancellationToken | None = None, *, side_by_side: bool = False
     ) -> Float32Array:
