@@ -29,8 +29,9 @@ async def read_body(request: Request, ticket: Ticket, settings: ServerSettings) 
         raise RequestError(415, "the body is compressed, and the server reads none of that; send it as it is")
     announced = request.headers.get("content-length")
     if announced is not None:
-        _check_size(int(announced), settings)  # the HTTP parser has checked that it is a number
-        ticket.take(size_bytes=_COPIES * int(announced))
+        size = int(announced.lstrip("0") or 0)  # the HTTP parser has checked that it is a number
+        _check_size(size, settings)
+        ticket.take(size_bytes=_COPIES * size)
     parts, size = [], 0
     try:
         async with asyncio.timeout(settings.client_seconds):
@@ -72,6 +73,11 @@ def read_json(body: bytes, ticket: Ticket) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise RequestError(400, "the body must be a JSON object")
     return document
+
+
+def read_digits(text: str) -> int | None:
+    """Return the number that up to 19 ASCII digits write; ``None`` for another text."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
 
 
 def check_fields(body: Mapping[str, Any], *known: str) -> None:

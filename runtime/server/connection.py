@@ -12,6 +12,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from runtime.server.request_errors import RequestError
 from runtime.server.settings import ServerSettings
 
+_MAX_HEAD_BYTES = 32 << 10  # of a request's line and headers
 ABORT = "runtime.abort"  # extension of the ASGI scope: a function that cuts the connection off
 
 
@@ -46,7 +47,7 @@ class LimitedConnection(HttpToolsProtocol):
         super().data_received(data)
         if not self._in_head or not self._head_bytes or self.transport.is_closing():
             return
-        if self._head_bytes > self.settings.max_header_bytes:
+        if self._head_bytes > _MAX_HEAD_BYTES:
             self.send_400_response("")
         elif self._deadline is None:
             self._deadline = self.loop.call_later(self.settings.client_seconds, self.transport.abort)
@@ -60,7 +61,7 @@ class LimitedConnection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """End the head, and the deadline of it."""
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-        if size > self.settings.max_header_bytes:
+        if size > _MAX_HEAD_BYTES:
             self._head_bytes = size
             raise ValueError("the head is too large")  # ends the parser, and calls ``send_400_response``
         self._in_head, self._head_bytes = False, 0
@@ -68,9 +69,10 @@ class LimitedConnection(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """Wait for the next head."""
+        """Wait for the next head. The deadline of a body that was not read ends."""
         super().on_message_complete()
         self._in_head = True
+        self._end_deadline()
 
     def on_response_complete(self) -> None:
         """Give the client a deadline for the rest of a body that is not read: uvicorn's own ends with its next byte."""
@@ -81,8 +83,8 @@ class LimitedConnection(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Answer what is no request in our envelope, and close the connection."""
         error = RequestError(400, "the request is not valid HTTP")
-        if self._head_bytes > self.settings.max_header_bytes:
-            error = RequestError(431, f"the headers have more than {self.settings.max_header_bytes} bytes")
+        if self._head_bytes > _MAX_HEAD_BYTES:
+            error = RequestError(431, f"the headers have more than {_MAX_HEAD_BYTES} bytes")
         path = self.url.decode("ascii", "replace") if getattr(self, "url", None) else ""
         body = json.dumps(error.envelope(path)).encode()
         status = HTTPStatus(error.status)

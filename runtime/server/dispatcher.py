@@ -7,6 +7,7 @@ share of them, which takes the least CPU time.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 from runtime.array_types import Float32Array
 from runtime.server.waiting_queue import BatchRunner, Job, WaitingItem, WaitingQueue
 
+_LOG = logging.getLogger("runtime.server")
 _SMOOTHING = 0.1  # share of the newest batch in the measured rate
 
 
@@ -68,7 +70,7 @@ class Dispatcher:
         """
         self.lanes, self._max_wait_s, self._on_batch = lanes, max_wait_s, on_batch or (lambda report: None)
         self.tokens_per_s = 0.0  # as measured, padded, of all threads together; 0 before the first batch
-        self._queue, self._running, self._closed = WaitingQueue(), 0, False
+        self._queue, self._running, self._closed = WaitingQueue(), list[_Batch](), False
         self._changed = threading.Condition()
         self._failed = set[BatchRunner]()  # those whose latest batch failed
         self._threads = [threading.Thread(target=self._work, name=f"lane-{at}", daemon=True) for at in range(lanes)]
@@ -104,20 +106,29 @@ class Dispatcher:
         with self._changed:
             self._queue.remove(job.items)
 
-    def close(self) -> None:
-        """Fail all jobs that wait, and end the threads after their batches."""
+    def abort(self) -> None:
+        """Fail all jobs, also those that run, without waiting for the threads. They end after their batches."""
+        self.close(patience_s=0)
+        with self._changed:
+            for batch in self._running:
+                for item in batch.items:
+                    self._fail(item.job, ShutDownError())
+
+    def close(self, patience_s: float = 20.0) -> bool:
+        """Fail all jobs that wait, and end the threads after their batches.
+
+        Returns:
+            Whether all threads ended within ``patience_s`` seconds.
+        """
+        deadline = time.monotonic() + patience_s
         with self._changed:
             self._closed = True
-            jobs = set()
             while self._queue:
-                item = self._queue.oldest
-                jobs.add(item.job)
-                self._queue.remove(item.job.items)
+                self._fail(self._queue.oldest.job, ShutDownError())
             self._changed.notify_all()
-        for job in jobs:
-            self._fail(job, ShutDownError())
         for thread in self._threads:
-            thread.join()
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
     def _work(self) -> None:
         while batch := self._take():
@@ -131,9 +142,10 @@ class Dispatcher:
             while not self._closed:
                 delay = self._delay() if self._queue else None
                 if delay is not None and delay <= 0:
-                    items = self._queue.take(self.lanes - self._running)
-                    self._running += 1
-                    return _Batch(items, side_by_side=2 * (self._running + len(self._queue)) > self.lanes)
+                    items = self._queue.take(self.lanes - len(self._running))
+                    busy = len(self._running) + 1 + len(self._queue)
+                    self._running.append(_Batch(items, side_by_side=2 * busy > self.lanes))
+                    return self._running[-1]
                 self._changed.wait(delay)
             return None
 
@@ -144,33 +156,33 @@ class Dispatcher:
             return 0.0
         return oldest.since + self._max_wait_s - time.monotonic()
 
-    def _run(self, items: Sequence[WaitingItem], side_by_side: bool) -> None:
+    def _run(self, items: Sequence[WaitingItem], side_by_side: bool, *, is_retry: bool = False) -> None:
         """Run a batch. If it fails, each item runs by itself, so that one of them does not fail the others."""
         try:
             vectors = items[0].runner.embed([item.row for item in items], side_by_side=side_by_side)
         except Exception as exc:  # noqa: BLE001  whatever a graph raises, the other batches go on
             with self._changed:
                 self._failed.add(items[0].runner)
+            if not is_retry and not self._closed:  # once for a batch, and not for one that was cancelled
+                fields = {"items": len(items), "reason": f"{type(exc).__name__}: {exc}"}
+                _LOG.error("batch failed", extra={"fields": fields})
             if len(items) == 1:
                 self._fail(items[0].job, exc)
                 return
             for item in items:
                 if not item.job.future.done():
-                    self._run([item], side_by_side)
+                    self._run([item], side_by_side, is_retry=True)
             return
         self._deliver(items, vectors)
 
     def _deliver(self, items: Sequence[WaitingItem], vectors: Float32Array) -> None:
-        finished = []
         with self._changed:
             self._failed.discard(items[0].runner)
             for item, vector in zip(items, vectors, strict=True):
                 item.job.vectors[item.index] = vector
                 item.job.left -= 1
-                if not item.job.left:
-                    finished.append(item.job)
-        for job in finished:
-            job.future.set_result(job.vectors)
+                if not item.job.left and not item.job.future.done():
+                    item.job.future.set_result(item.job.vectors)
 
     def _fail(self, job: Job, exc: Exception) -> None:
         with self._changed:
@@ -182,7 +194,7 @@ class Dispatcher:
         items = batch.items
         padded = len(items) * max(item.cost for item in items)
         with self._changed:
-            self._running -= 1
+            self._running.remove(batch)
             lanes = self.lanes if batch.side_by_side else 1
             rate = lanes * padded * items[0].runner.tokens_per_cost / max(seconds, 1e-6)
             self.tokens_per_s += (rate - self.tokens_per_s) * (_SMOOTHING if self.tokens_per_s else 1)

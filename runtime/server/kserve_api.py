@@ -21,10 +21,10 @@ from starlette.routing import Route
 from runtime.array_types import Array
 from runtime.artifact.manifest import TowerName
 from runtime.server.admission import Ticket
-from runtime.server.body import check_fields, read_json, require_field, take_field
+from runtime.server.body import check_fields, read_digits, read_json, require_field, take_field
 from runtime.server.call import read_call
 from runtime.server.endpoint import Endpoint, embedded_headers, json_response
-from runtime.server.items import ServerItem, check_count, decode_base64, read_file
+from runtime.server.items import ServerItem, check_count, decode_base64
 from runtime.server.request_errors import RequestError
 from runtime.server.served_model import ServedModel
 from runtime.server.service import Embedded, EmbeddingService
@@ -87,21 +87,21 @@ async def _infer(service: EmbeddingService, request: Request, raw: bytes, ticket
     _find(service, request)  # before the body is parsed
     header, binary = _split(request, raw, ticket)
     check_fields(header, "id", "parameters", "inputs", "outputs")
-    options = take_field(header, "parameters", dict) or {}
+    request_id, options = take_field(header, "id", str), take_field(header, "parameters", dict) or {}
     check_fields(options, "prompt_name", "normalize", "dimensions", "binary_data_output")
     items = _read_inputs(header, binary, service.settings.max_items)
     call = read_call(service, {**options, "model": request.path_params["model"]}, items, param="inputs")
     as_binary = _wants_binary(header, options)
     embedded = await service.embed(call, ticket)
-    return _respond(service, request.path_params["model"], header.get("id"), embedded, as_binary=as_binary)
+    return _respond(service, request.path_params["model"], request_id, embedded, as_binary=as_binary)
 
 
 def _split(request: Request, raw: bytes, ticket: Ticket) -> tuple[dict[str, Any], memoryview]:
     """Return the JSON of a body, and the binary tensors behind it, without a copy."""
-    length = request.headers.get(_HEADER_LENGTH, str(len(raw)))
-    if not (length.isascii() and length.isdigit() and int(length) <= len(raw)):
+    length = read_digits(request.headers.get(_HEADER_LENGTH, str(len(raw))))
+    if length is None or length > len(raw):
         raise RequestError(400, f"the header {_HEADER_LENGTH} must be a number of bytes of the body")
-    return read_json(raw[: int(length)], ticket), memoryview(raw)[int(length) :]
+    return read_json(raw[:length], ticket), memoryview(raw)[length:]
 
 
 def _read_inputs(header: Mapping[str, Any], binary: memoryview, limit: int) -> list[ServerItem]:
@@ -170,11 +170,12 @@ def _binary_elements(data: memoryview, size: int, limit: int) -> list[bytes]:
 def _read_element(name: TowerName, element: str | bytes, suffix: str) -> ServerItem:
     try:
         if name == "text":
-            return ServerItem(kind="text", content=element if isinstance(element, str) else element.decode())
-        content = decode_base64(element) if isinstance(element, str) else element
+            content: Any = element if isinstance(element, str) else element.decode()
+        else:
+            content = decode_base64(element) if isinstance(element, str) else element
     except ValueError as exc:
         raise RequestError(400, f"an element of {name} cannot be decoded ({exc})", param="inputs") from exc
-    return ServerItem(kind="mesh", content=content, suffix=suffix) if name == "mesh" else read_file(content, "", "")
+    return ServerItem(kind=name, content=content, suffix=suffix)
 
 
 def _wants_binary(header: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
@@ -192,12 +193,12 @@ def _wants_binary(header: Mapping[str, Any], options: Mapping[str, Any]) -> bool
 
 
 def _respond(
-    service: EmbeddingService, name: str, request_id: object, embedded: Embedded, *, as_binary: bool
+    service: EmbeddingService, name: str, request_id: str | None, embedded: Embedded, *, as_binary: bool
 ) -> Response:
     vectors: Array = np.ascontiguousarray(embedded.vectors, dtype="<f4")
     output: dict[str, Any] = {"name": _OUTPUT, "datatype": "FP32", "shape": list(vectors.shape)}
     content: dict[str, Any] = {"model_name": name, "model_version": "1", "outputs": [output]}
-    if isinstance(request_id, str):
+    if request_id is not None:
         content["id"] = request_id
     if embedded.truncated:
         content["parameters"] = {"truncated": ",".join(map(str, embedded.truncated))}  # no lists in KServe

@@ -31,6 +31,7 @@ class Metrics:
         """Make metrics that are all 0."""
         registry = self._registry = CollectorRegistry()
         self._watched: list[tuple[Gauge, Callable[[], float]]] = []
+        self._counters: list[str] = []
         self.shared = METRICS_FOLDER in os.environ
         if self.shared:  # of each worker, by process id
             self.watch("process_resident_memory_bytes", "Resident memory", read_resident_bytes, mode="liveall")
@@ -42,13 +43,14 @@ class Metrics:
 
         def counter(name: str, meaning: str, *labels: str) -> Gauge:
             # The class Counter would write `_total` after a name, and these are the names of the dashboards that exist.
+            self._counters.append(name)
             return Gauge(name, meaning, labels, registry=registry, multiprocess_mode="sum")
 
         self.requests = counter("te_request_count", "Requests by path and status", "path", "status")
-        self.success = counter("te_request_success", "Requests that were answered", "path")
+        self.success = counter("te_request_success", "Requests that succeeded, by path", "path")
         self.failure = counter("te_request_failure", "Requests that failed, by status", "err")
         self.items = counter("te_embed_count", "Items that were embedded")
-        self.duration = histogram("te_request_duration", "Seconds of a request", _SECONDS)
+        self.duration = histogram("te_request_duration", "Seconds of a POST request that succeeded", _SECONDS)
         self.tokenize = histogram("te_request_tokenization_duration", "Seconds to prepare items", _SECONDS)
         self.serialize = histogram("te_request_serialization_duration", "Seconds to write a response", _SECONDS)
         self._inference = histogram("te_request_inference_duration", "Seconds of a batch", _SECONDS)
@@ -78,8 +80,11 @@ class Metrics:
     def render(self) -> bytes:
         """Return the page that Prometheus reads."""
         self.refresh()
-        if not self.shared:
-            return generate_latest(self._registry)
-        everybody = CollectorRegistry()
-        MultiProcessCollector(everybody)
-        return generate_latest(everybody)
+        registry = self._registry
+        if self.shared:
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)
+        page = generate_latest(registry)
+        for name in self._counters:
+            page = page.replace(f"# TYPE {name} gauge\n".encode(), f"# TYPE {name} counter\n".encode())
+        return page

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
+from starlette.datastructures import URL, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -52,7 +53,10 @@ class RequestMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id.encode())]
+                sent = MutableHeaders(scope=message)
+                sent["x-request-id"] = request_id
+                if "location" in sent:  # Starlette writes our scheme, which is that of the client only without a proxy
+                    sent["location"] = str(URL(sent["location"]).replace(scheme="", netloc=""))
             await send(message)
 
         try:
@@ -74,10 +78,11 @@ class RequestMiddleware:
     def _record(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:
         path = self._route_of(route_path(scope))
         self._metrics.requests.labels(path, str(status)).inc()
-        self._metrics.duration.observe(seconds)
-        if status < 400:
+        if status < 300:
             self._metrics.success.labels(path).inc()
-        else:
+            if scope["method"] == "POST":  # not a page or a probe, which would hide how long embedding takes
+                self._metrics.duration.observe(seconds)
+        elif status >= 400:
             self._metrics.failure.labels(str(status)).inc()
         fields = {"request_id": request_id, "method": scope["method"], "path": path, "status": status}
         LOG.info("request", extra={"fields": {**fields, "ms": round(1000 * seconds, 2)}})

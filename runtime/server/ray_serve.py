@@ -24,7 +24,7 @@ from runtime.server.settings import ServerJob, ServerSettings
 # Ray's own limit is 5, which would leave nothing to batch. The admission of each replica is the bound.
 _MOST_REQUESTS = 10_000
 _KNOWN = ("artifacts", "threads", "settings", "session", "options")
-_OF_RAY = ("host", "port", "drain_seconds", "hang_seconds", "max_header_bytes")  # its proxy and its controller do these
+_OF_RAY = ("host", "port", "drain_seconds", "hang_seconds")  # its proxy and its controller do these
 _SESSION = ("provider", "provider_options", "concurrent_batches", "variant", "tower", "check_hashes")
 _SETTINGS = tuple(field.name for field in fields(ServerSettings) if field.name not in _OF_RAY)
 

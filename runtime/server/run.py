@@ -30,7 +30,9 @@ _DEFAULT_ROOM = 1 << 30  # bytes of all requests, if the memory of the machine i
 _SHARE = 0.9  # of the memory limit; the rest is for what nobody counts
 _MAX_PLACED_TRIANGLES = 4_000_000  # of a scene that repeats its meshes
 _KEEP_ALIVE_S = 75  # longer than the pools of usual clients, so that they close a connection first
-_BACKSTOP_S = 5  # for the responses of requests that were ended at the end of the drain
+_POLL_S = 0.1  # between two looks for a second signal
+_ANSWER_S = 1.0  # for the errors of requests that are ended; clients that do not take theirs are cut off
+_BACKSTOP_S = 5  # after the drain, if a request still does not end
 
 
 def open_models(artifacts: Mapping[str, Path], settings: ServerSettings, **options: Any) -> list[ServedModel]:
@@ -83,13 +85,14 @@ class DrainingServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, service: EmbeddingService) -> None:
         """Serve ``config``, whose application uses ``service``."""
         super().__init__(config)
-        self._service = service
+        self._service, self._is_urgent = service, False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Stop to take requests. A second signal ends at once."""
-        if self.should_exit:
-            self.force_exit = True
-            self._service.abort()
+        """Stop to take requests. A second signal ends those in flight.
+
+        As a signal handler it may interrupt any line, so it only sets flags.
+        """
+        self._is_urgent = self.should_exit
         self._service.draining = self.should_exit = True
 
     async def startup(self, sockets: Any = None) -> None:
@@ -105,12 +108,22 @@ class DrainingServer(uvicorn.Server):
                 LOG.info("ready", extra={"fields": {"host": host, "port": port, "models": list(self._service.models)}})
 
     async def shutdown(self, sockets: Any = None) -> None:
-        """Wait for requests in flight, and end the rest with an error when the time is over."""
-        timer = asyncio.get_running_loop().call_later(self._service.settings.drain_seconds, self._service.abort)
+        """Wait for requests in flight. Those that outlast the drain, or a second signal, get an error."""
+        ending = asyncio.create_task(self._end_requests())
         try:
             await super().shutdown(sockets)
         finally:
-            timer.cancel()
+            ending.cancel()
+
+    async def _end_requests(self) -> None:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._service.settings.drain_seconds
+        while loop.time() < end and not self._is_urgent:
+            await asyncio.sleep(_POLL_S)
+        self._service.abort()
+        await asyncio.sleep(_ANSWER_S)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
 
 
 def build_server(service: EmbeddingService) -> DrainingServer:

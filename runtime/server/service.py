@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -24,6 +25,8 @@ from runtime.server.request_errors import RequestError
 from runtime.server.served_model import ServedModel
 from runtime.server.settings import ServerSettings
 
+_LOG = logging.getLogger("runtime.server")
+_PATIENCE_S = 2.0  # at the end, for the batches of clients that hung up
 _PREPARING = 0.5  # share of the room in memory for images that are decoded and texts that are tokenized
 _ITEMS: dict[TowerName, str] = {"text": "a text", "image": "an image", "mesh": "a mesh"}
 _TOKEN_BYTES = 80  # of a token in memory: its id and type id as Python objects, and as arrays of a batch
@@ -128,15 +131,18 @@ class EmbeddingService:
         )
 
     def abort(self) -> None:
-        """End all requests with an error: the time to drain is over."""
+        """End all requests with an error: the time to drain is over. It waits for no batch."""
         for model in self.models.values():
             model.cancellation.cancel()
-        self.dispatcher.close()
+        self.dispatcher.abort()
 
     def close(self) -> None:
-        """End the threads."""
-        self.dispatcher.close()
+        """End the threads. A batch that takes long is cancelled, and one that hangs is left behind."""
         self._preparation.close()
+        if not self.dispatcher.close(_PATIENCE_S):
+            self.abort()
+            if not self.dispatcher.close(_PATIENCE_S):
+                _LOG.error("a batch hangs")
 
     def _check(self, call: EmbedCall) -> None:
         for index, item in enumerate(call.items):

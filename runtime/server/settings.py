@@ -33,7 +33,6 @@ class ServerSettings:
         max_items: Maximum items of a request.
         max_body_bytes: Maximum bytes of a request's body.
         max_image_pixels: Maximum pixels of an image.
-        max_header_bytes: Maximum bytes of a request's line and headers.
         memory_limit: Bytes of memory that the process may use; ``None`` for the limit of the container, or of the host.
         client_seconds: Seconds that a client has to send a request, and to take a response.
         drain_seconds: Seconds that requests in flight have to end after SIGTERM.
@@ -51,7 +50,6 @@ class ServerSettings:
     max_items: int = 2048
     max_body_bytes: int = 32 << 20
     max_image_pixels: int = 1 << 25
-    max_header_bytes: int = 32 << 10
     memory_limit: int | None = None
     client_seconds: float = 60
     drain_seconds: float = 30
@@ -71,7 +69,7 @@ class ServerSettings:
         if not 0 <= self.port <= 65535:
             raise UsageError(f"port is {self.port}, it must be from 0 to 65535")
         at_least_one = ("max_batch_tokens", "max_queue_tokens", "max_items", "max_body_bytes", "memory_limit")
-        for name in (*at_least_one, "max_header_bytes", "max_image_pixels"):
+        for name in (*at_least_one, "max_image_pixels"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} is {value}, it must be a number from 1 up")

@@ -6,6 +6,7 @@ Its clients name no model, so the first one answers unless a field ``model`` nam
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,7 +22,7 @@ from runtime.artifact.manifest import TextPreprocessing
 from runtime.artifact.similarity import similarities
 from runtime.preprocess.item import UnusableItemError
 from runtime.server.admission import Ticket
-from runtime.server.body import check_fields, read_json, require_field, take_field
+from runtime.server.body import check_fields, read_digits, read_json, require_field, take_field
 from runtime.server.call import read_call, read_model
 from runtime.server.endpoint import Endpoint, json_response
 from runtime.server.items import ServerItem, check_count, read_file, read_item, read_items
@@ -32,6 +33,7 @@ from runtime.version import __version__
 
 _FLAGS = ("normalize", "truncate")
 _OPTIONS = ("truncate", "truncation_direction", "prompt_name", "dimensions", "model")
+_EMBED_FIELDS = ("inputs", "normalize", "encoding_format", *_OPTIONS)
 _TOKEN_BYTES = 500  # of a token as a dictionary; a text may have as many tokens as bytes
 
 
@@ -52,7 +54,7 @@ async def _embed(service: EmbeddingService, request: Request, raw: bytes, ticket
     else:
         body = read_json(raw, ticket)
         items = read_items(require_field(body, "inputs"), "inputs", service.settings.max_items)
-    check_fields(body, "inputs", "normalize", "encoding_format", *_OPTIONS)
+    check_fields(body, *_EMBED_FIELDS)
     if take_field(body, "encoding_format", str, "float") != "float":  # a field of huggingface_hub's client
         raise RequestError(
             400, "encoding_format must be float here; /v1/embeddings has base64", param="encoding_format"
@@ -98,13 +100,32 @@ def _text_preprocessing(model: ServedModel) -> TextPreprocessing | None:
     return recipe if isinstance(recipe, TextPreprocessing) else None
 
 
+class _FormParser(MultiPartParser):
+    """A parser that counts the items, and takes text in UTF-8 only: Starlette's reads any other as Latin-1."""
+
+    max_items, item_count = 0, 0
+
+    def on_part_end(self) -> None:
+        """Check a part, and add it to the others."""
+        part = self._current_part
+        if self._charset != "utf-8":
+            raise MultiPartException("its charset must be UTF-8")
+        if part.file is None:
+            part.data.decode()
+        if part.file is not None or part.field_name == "inputs":
+            self.item_count += 1
+            check_count(self.item_count, self.max_items, "inputs")
+        super().on_part_end()
+
+
 async def _read_form(headers: Headers, raw: bytes, max_items: int) -> tuple[dict[str, Any], list[ServerItem]]:
     """Return the fields and the files of a form. Its texts are fields called ``inputs``."""
 
     async def stream() -> Any:
         yield raw
 
-    parser = MultiPartParser(headers, stream(), max_files=max_items, max_fields=max_items)
+    parser = _FormParser(headers, stream(), max_files=math.inf, max_fields=max_items + len(_EMBED_FIELDS))
+    parser.max_items = max_items
     parser.spool_max_size = len(raw) + 1  # never a file on the disk
     try:
         form = await parser.parse()
@@ -117,19 +138,21 @@ async def _read_form(headers: Headers, raw: bytes, max_items: int) -> tuple[dict
             items.append(read_file(await value.read(), value.filename or "", value.content_type or ""))
         elif name == "inputs":
             items.append(read_item(value, "inputs"))
+        elif name in body:
+            raise RequestError(400, f"the field {name!r:.80} is there more than once", param=name[:80])
         else:
             body[name] = _form_value(name, value)
     await form.close()
     if not items:
         raise RequestError(400, "the form has neither files nor fields called inputs", param="inputs")
-    check_count(len(items), max_items, "inputs")
     return body, items
 
 
 def _form_value(name: str, value: str) -> Any:
     if name in _FLAGS and value in ("true", "false"):
         return value == "true"
-    return int(value) if name == "dimensions" and value.isascii() and value.isdigit() else value
+    number = read_digits(value) if name == "dimensions" else None
+    return value if number is None else number
 
 
 async def _tokenize(service: EmbeddingService, request: Request, raw: bytes, ticket: Ticket) -> Response:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ CLIENT = httpx2.Client(trust_env=False)  # one for all: it loads certificates fo
 class Running:
     url: str
     service: EmbeddingService
+    stop: Callable[[], None]  # as SIGTERM does
 
     @property
     def port(self) -> int:
@@ -58,14 +60,15 @@ def serving(models: list[ServedModel], *, room: int = ROOM, prefix: str = "", **
     service = EmbeddingService(models, ServerSettings(port=0, **settings), Metrics(), room_bytes=room)
     server = build_server(service)
     server.config.root_path = prefix
-    thread = threading.Thread(target=server.run)
+    thread, stop = threading.Thread(target=server.run), partial(server.handle_exit, 15, None)
     thread.start()
     while not server.started:
         time.sleep(0.005)
     try:
-        yield Running(url=f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}", service=service)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield Running(url=f"http://127.0.0.1:{port}", service=service, stop=stop)
     finally:
-        server.handle_exit(15, None)
+        stop()
         thread.join(20)
     assert not thread.is_alive()
 

@@ -72,7 +72,9 @@ def test_vectors_are_in_the_order_of_the_rows(
     assert dispatcher.tokens_per_s > 0
 
 
-def test_a_failing_item_fails_its_own_job_alone(dispatcher: Dispatcher, graph: Graph, runner: BatchRunner) -> None:
+def test_a_failing_item_fails_its_own_job_alone(
+    dispatcher: Dispatcher, graph: Graph, runner: BatchRunner, caplog: pytest.LogCaptureFixture
+) -> None:
     graph.open.clear()
     dispatcher.submit(runner, [tokens(1)])
     assert graph.entered.acquire(timeout=20)
@@ -84,6 +86,8 @@ def test_a_failing_item_fails_its_own_job_alone(dispatcher: Dispatcher, graph: G
     assert [12, 13] in [sorted(batch) for batch in graph.batches]
     assert dispatcher.submit(runner, [tokens(2)]).future.result(20).tolist() == [[2]]
     assert [80] not in graph.batches
+    (logged,) = caplog.records
+    assert vars(logged)["fields"] == {"items": 2, "reason": "MemoryError: 13"}
 
 
 def test_items_of_a_cancelled_job_do_not_run(dispatcher: Dispatcher, graph: Graph, runner: BatchRunner) -> None:
@@ -181,6 +185,22 @@ def test_closing_fails_what_waits_and_takes_nothing_more(
         waits.future.result(0)
     with pytest.raises(ShutDownError):
         dispatcher.submit(runner, [tokens(1)])
+
+
+@pytest.mark.parametrize("length", [1, 13], ids=["succeeds at last", "fails at last"])
+def test_aborting_fails_what_runs_and_waits_for_nothing(
+    dispatcher: Dispatcher, graph: Graph, runner: BatchRunner, caplog: pytest.LogCaptureFixture, length: int
+) -> None:
+    graph.open.clear()
+    jobs = [dispatcher.submit(runner, [tokens(length)])]
+    assert graph.entered.acquire(timeout=20)
+    jobs.append(dispatcher.submit(runner, [tokens(2)]))
+    dispatcher.abort()
+    assert not dispatcher.close(0)
+    assert all(isinstance(job.future.exception(0), ShutDownError) for job in jobs)
+    graph.open.set()
+    assert dispatcher.close()
+    assert not caplog.records
 
 
 def test_the_latest_batch_tells_whether_a_graph_fails(

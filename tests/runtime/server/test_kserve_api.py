@@ -101,6 +101,7 @@ TENSOR = {"name": "text", "datatype": "BYTES", "shape": [1], "data": ["a"]}
         {"inputs": [TENSOR], "outputs": [{"name": "other"}]},
         {"inputs": [TENSOR], "outputs": [3]},
         {"inputs": [TENSOR], "parameters": []},
+        {"inputs": [TENSOR], "id": 5},
     ],
     ids=str,
 )
@@ -110,7 +111,7 @@ def test_wrong_requests_are_refused(server: Running, body: dict[str, Any]) -> No
     assert set(response.json()) == {"error"}
 
 
-@pytest.mark.parametrize("length", ["-1", "x", "99999", "3"])
+@pytest.mark.parametrize("length", ["-1", "x", "99999", "3", "9" * 5000], ids="{:.9}".format)
 def test_a_wrong_length_of_the_header_is_refused(server: Running, length: str) -> None:
     headers = {"inference-header-content-length": length}
     assert server.post("/v2/models/toy/infer", {"inputs": [TENSOR]}, headers=headers).status_code == 400

@@ -90,6 +90,36 @@ def test_a_form_takes_images_and_texts(server: Running, model: runtime.Embedder)
     assert CLIENT.post(f"{server.url}/embed", content=b"a", headers=headers).status_code == 400
 
 
+@pytest.mark.parametrize(("images", "texts", "status"), [(0, 4, 200), (99, 0, 413), (0, 99, 413), (2, 3, 413)])
+def test_the_items_of_a_form_are_counted(toy_models: list[ServedModel], images: int, texts: int, status: int) -> None:
+    parts: list[Any] = [("file", ("a.png", png(50), "image/png"))] * images + [("inputs", (None, "a"))] * texts
+    with serving(toy_models, max_items=4) as server:
+        response = CLIENT.post(f"{server.url}/embed", files=[("model", (None, "toy")), *parts])
+    assert response.status_code == status
+    assert status == 200 or response.json()["error"] == "inputs has 5 items, and the server takes 4; send fewer"
+
+
+@pytest.mark.parametrize(
+    ("charset", "fields", "message"),
+    [
+        ("", [("inputs", b"\xc6")], "can't decode byte 0xc6"),
+        ("; charset=utf8mb4", [("inputs", "Ж".encode())], "charset must be UTF-8"),
+        ("", [("inputs", b"a"), ("prompt_name", b"nope"), ("prompt_name", b"query")], "there more than once"),
+        ("", [("inputs", b"a"), ("dimensions", b"9" * 5000)], "dimensions must be a whole number"),
+    ],
+    ids=["bytes", "charset", "twice", "digits"],
+)
+def test_a_form_that_would_be_misread_is_refused(
+    server: Running, charset: str, fields: list[tuple[str, bytes]], message: str
+) -> None:
+    part = b'--x\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n'
+    content = b"".join(part % (name.encode(), value) for name, value in fields) + b"--x--\r\n"
+    headers = {"content-type": f"multipart/form-data; boundary=x{charset}"}
+    refused = CLIENT.post(f"{server.url}/embed", content=content, headers=headers)
+    assert refused.status_code == 400
+    assert message in refused.json()["error"]
+
+
 def test_similarity_compares_one_item_with_others(server: Running, model: runtime.Embedder) -> None:
     inputs = {"source_sentence": "a", "sentences": ["a", "b c", {"image": data_url(png(3))}]}
     answer = server.post("/similarity", {"inputs": inputs}).json()
@@ -112,8 +142,6 @@ def test_similarity_names_the_item_at_fault(toy_models: list[ServedModel]) -> No
             assert refused.status_code == 400
             assert refused.json()["error"].startswith(f"{place} ")
         assert server.post("/similarity", {"inputs": {"source_sentence": "a", "sentences": ["b", "c"]}}).is_success
-        files = [("file", ("a.png", png(50), "image/png"))] * 2
-        assert CLIENT.post(f"{server.url}/embed", files=files, data={"inputs": ["a"]}).status_code == 413
 
 
 def test_tokens_of_a_long_text_are_not_cut(server: Running, model: runtime.Embedder) -> None:
@@ -147,6 +175,8 @@ def test_info_health_and_metrics_describe_the_server(toy_models: list[ServedMode
     assert values['te_request_count{path="other",status="404"}'] == "1.0"
     assert values['te_request_failure{err="400"}'] == "1.0"
     assert values["te_embed_count"] == values["te_request_queue_duration_count"] == "2.0"
+    assert values["te_request_duration_count"] == "1.0"
+    assert "# TYPE te_request_failure counter\n" in page
     assert values["te_queue_size"] == values["te_queue_tokens"] == values["te_admitted_tokens"] == "0.0"
     for name in ("tokenization", "inference", "serialization", "queue"):
         assert float(values[f"te_request_{name}_duration_sum"]) > 0

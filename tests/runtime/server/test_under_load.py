@@ -18,6 +18,7 @@ import runtime
 from runtime.array_types import Float32Array
 from runtime.errors import InferenceError
 from runtime.server.served_model import ServedModel
+from runtime.session.cancellation import CancellationToken
 from tests.runtime.server.conftest import Running, serving
 
 FATAL = 10  # the token of "passage"
@@ -174,6 +175,37 @@ def test_a_request_that_has_begun_is_answered_while_the_server_stops(toy_models:
         server.service.draining = False
 
 
+@pytest.mark.parametrize(("drain_seconds", "signals"), [(0, 1), (60, 2)])
+def test_a_batch_that_hangs_does_not_keep_the_server(
+    toy_models: list[ServedModel], drain_seconds: float, signals: int
+) -> None:
+    gate = Gate(replace(toy_models[0], cancellation=CancellationToken()))  # one that its batches do not obey
+    with ThreadPoolExecutor(1) as executor:
+        with serving([gate.model], drain_seconds=drain_seconds) as server:
+            unfinished = connect(server, request(b'{"input": "a"}')[:-1])
+            waits = executor.submit(server.post, "/v1/embeddings", {"input": "a"})
+            assert gate.entered.acquire(timeout=20)
+            for _ in range(signals - 1):
+                server.stop()
+        assert waits.result(20).status_code == 503
+    unfinished.close()
+    gate.opened.set()
+
+
+def test_a_body_that_arrives_after_the_answer_ends_the_deadline_for_it(toy_models: list[ServedModel]) -> None:
+    with serving(toy_models, client_seconds=1) as server:
+        connection = connect(server, request(b"a" * 9).replace(b"/v1/embeddings", b"/nowhere")[:-9])
+        assert b" 404 " in connection.recv(1 << 16)
+        connection.sendall(b"a" * 9)
+        connection.settimeout(1.5)
+        with pytest.raises(TimeoutError):  # and no end of the connection
+            connection.recv(1)
+        connection.settimeout(20)
+        connection.sendall(request(b'{"input": "a"}'))
+        assert b" 200 OK" in connection.recv(1 << 16)
+        connection.close()
+
+
 def test_a_client_that_does_not_read_its_response_is_cut_off(toy_models: list[ServedModel]) -> None:
     with serving(toy_models, client_seconds=0.5) as server:
         connection = socket.socket()
@@ -226,6 +258,11 @@ def test_bodies_that_are_no_json_object_are_refused(server: Running, body: bytes
     for path in ("/v1/embeddings", "/embed", "/similarity", "/tokenize", "/v2/models/toy/infer"):
         answer = exchange(server, request(body, "connection: close").replace(b"/v1/embeddings", path.encode()))
         assert answer.startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_length_may_begin_with_zeros(server: Running) -> None:
+    data = request(b'{"input": "a"}', "connection: close").replace(b"-length: ", b"-length: " + b"0" * 5000)
+    assert exchange(server, data).startswith(b"HTTP/1.1 200 ")
 
 
 def test_compressed_bodies_and_unknown_paths_are_refused(server: Running) -> None:

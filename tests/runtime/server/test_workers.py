@@ -159,7 +159,7 @@ def test_a_killed_worker_is_replaced_and_sigterm_lets_requests_end(toy: Path, mo
         texts = ["a", "b c"] * 10
         assert list(executor.map(lambda text: ask(process.url, text), texts)) == [expected[text] for text in texts]
         page = CLIENT.get(f"{process.url}/metrics").text
-        assert "te_embed_count 20.0" in page
+        assert "# TYPE te_embed_count counter\nte_embed_count 20.0\n" in page
         assert {int(pid) for pid in re.findall(r'resident_memory_bytes\{pid="(\d+)"\}', page)} == set(workers)
 
         os.kill(workers[0], signal.SIGKILL)
