@@ -45,4 +45,7 @@ def _take(made: SimpleQueue[object]) -> Iterator[T]:
     while isinstance(found := made.get(), tuple):
         yield found[0]
     if isinstance(found, BaseException):
-        raise found
+        try:
+            raise found
+        finally:
+            del found  # the error holds this frame, and would hold itself and all that it refers to

@@ -148,7 +148,7 @@ def truncate_and_normalize(vectors: Array, truncate_dim: int | None, normalize: 
         truncate_dim: Number of dimensions to keep, for models trained with Matryoshka loss; ``None`` for all.
         normalize: Whether to divide each row by its length, after truncation. A row of zeros stays zero.
     """
-    vectors = vectors[:, :truncate_dim]
+    vectors = np.ascontiguousarray(vectors[:, :truncate_dim])  # a view would hold the other dimensions, too
     if not normalize:
         return vectors
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import chain
+from operator import length_hint
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias, TypedDict, Unpack, overload
 
 import numpy as np
@@ -318,7 +319,8 @@ class Embedder:
         dim = truncate_dim or self.output_dim
         check_dtype(dtype, ranges, dim)
         items = check_items(items, tower or self.towers[0])
-        total = len(items) if isinstance(items, Sized) else None
+        hint = length_hint(items, -1)
+        total = hint if hint >= 0 else None
         with progress_bar(total=total, unit="item", label="embed") if progress else nullcontext() as bar:
             embedded = _collect(self.stream(items, options, None if bar is None else bar.update), total, dim)
         vectors = embedded.vectors if dtype == "float32" else quantize(embedded.vectors, dtype, ranges)

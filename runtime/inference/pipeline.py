@@ -7,11 +7,11 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -30,6 +30,7 @@ from runtime.session.provider_options import ProviderOptions
 from runtime.session.session import SessionOptions
 from runtime.session.variant_selection import GraphChoice
 
+T = TypeVar("T")
 OnProgress: TypeAlias = Callable[[int], object]
 _NAME_LENGTH = 200
 _WINDOWS_AHEAD = 2  # one in inference, one in preparation
@@ -172,29 +173,31 @@ class Pipeline:
     ) -> Iterator[PartialEmbeddings]:
         """Yield the parts of windows of ``sizes``, ``_WINDOWS_AHEAD`` behind those that are read."""
         lanes = self.info.concurrent_batches
-        pending: deque[Future[_Window]] = deque()
+        pending: deque[Future[tuple[_Window, deque[Future[None]]]]] = deque()
         executors = preparing, planning, running = [
             ThreadPoolExecutor(count, thread_name_prefix=name)
             for name, count in (("prepare", self.info.threads), ("plan", 1), ("run", lanes))
         ]
 
-        def plan(start: int, chunks: Sequence[Future[list[PreparedItem | ItemError]]], is_last: bool) -> _Window:
-            window = call.plan(start, [item for chunk in chunks for item in chunk.result()])
-            return call.start(window, running, lanes, is_last=is_last)
+        def plan(
+            start: int, chunks: deque[Future[list[PreparedItem | ItemError]]], is_only: bool
+        ) -> tuple[_Window, deque[Future[None]]]:
+            window = call.plan(start, [item for chunk in _take_results(chunks) for item in chunk])
+            return window, call.start(window, running, lanes, is_only=is_only)
 
         try:
             start = 0
             for window in read:
-                chunks = [
+                chunks = deque(
                     preparing.submit(call.prepare, start + at, window[at : at + sizes.chunk])
                     for at in range(0, len(window), sizes.chunk)
-                ]
-                pending.append(planning.submit(plan, start, chunks, len(window) < sizes.window))
+                )
+                pending.append(planning.submit(plan, start, chunks, not start and len(window) < sizes.window))
                 start += len(window)
                 if len(pending) > _WINDOWS_AHEAD:
-                    yield call.finish(pending.popleft().result(), running)
+                    yield call.finish(*pending.popleft().result(), running)
             while pending:
-                yield call.finish(pending.popleft().result(), running)
+                yield call.finish(*pending.popleft().result(), running)
         finally:
             call.cancellation.cancel()
             for executor in executors:
@@ -220,7 +223,6 @@ class _Window:
     failures: list[ItemError]
     vectors: Float32Array
     batches: list[_Batch]
-    running: list[Future[None]] = field(default_factory=list)  # of the first batches
 
 
 class _EmbeddingCall:
@@ -252,7 +254,8 @@ class _EmbeddingCall:
         """Return the window of ``items`` with its batches; ``start`` is the index of the first item."""
         failures = [item for item in items if isinstance(item, ItemError)]
         if failures and self._options.on_error == "raise":
-            raise failures[0]
+            first = failures[0]  # not raised itself: the traceback holds it
+            raise ItemError(first.index, first.item, first.reason) from first.__cause__
         self._report(len(failures))
         usable = [(index, item) for index, item in enumerate(items, start) if isinstance(item, PreparedItem)]
         batches = []
@@ -269,19 +272,22 @@ class _EmbeddingCall:
         window.vectors[batch.positions] = batch.tower.embed(rows, self.cancellation, side_by_side=side_by_side)
         self._report(len(rows))
 
-    def start(self, window: _Window, running: Executor, lanes: int, *, is_last: bool) -> _Window:
-        """Start the batches that run side by side; of the last window, the others run alone in :meth:`finish`."""
-        costs = [batch.tower.relative_cost(self._rows(window, batch)) for batch in window.batches]
-        count = count_side_by_side(costs, lanes) if is_last else len(costs)
-        run = partial(self.run, side_by_side=lanes > 1)
-        window.running = [running.submit(run, window, batch) for batch in window.batches[:count]]
-        return window
+    def start(self, window: _Window, running: Executor, lanes: int, *, is_only: bool) -> deque[Future[None]]:
+        """Start the batches that run side by side. Of a call's only window, the others run alone in :meth:`finish`.
 
-    def finish(self, window: _Window, running: Executor) -> PartialEmbeddings:
+        A stream of several windows runs none alone: it would open a second session, and hold the weights twice.
+        """
+        costs = [batch.tower.relative_cost(self._rows(window, batch)) for batch in window.batches]
+        count = count_side_by_side(costs, lanes) if is_only else len(costs)
+        run = partial(self.run, side_by_side=lanes > 1)
+        return deque(running.submit(run, window, batch) for batch in window.batches[:count])
+
+    def finish(self, window: _Window, started: deque[Future[None]], running: Executor) -> PartialEmbeddings:
         """Wait for the batches side by side, run the others alone, and return the vectors."""
-        for future in window.running:
-            future.result()
-        for batch in window.batches[len(window.running) :]:
+        alone = window.batches[len(started) :]
+        for _ in _take_results(started):
+            pass
+        for batch in alone:
             running.submit(self.run, window, batch).result()
         return self.result(window)
 
@@ -319,9 +325,15 @@ class _EmbeddingCall:
 def _run_side_by_side(window: _Window, lanes: int, call: _EmbeddingCall) -> PartialEmbeddings:
     running = ThreadPoolExecutor(lanes, thread_name_prefix="run")
     try:
-        return call.finish(call.start(window, running, lanes, is_last=True), running)
+        return call.finish(window, call.start(window, running, lanes, is_only=True), running)
     finally:
         running.shutdown(wait=False, cancel_futures=True)
+
+
+def _take_results(futures: deque[Future[T]]) -> Iterator[T]:
+    """Yield the results of ``futures``, which are taken out: an error holds this frame, and a future its error."""
+    while futures:
+        yield futures.popleft().result()
 
 
 def _with_index(index: int, item: object, result: PreparedItem | UnusableItemError) -> PreparedItem | ItemError:

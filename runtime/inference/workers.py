@@ -10,12 +10,13 @@ import sys
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from multiprocessing.process import BaseProcess
 from numbers import Integral
+from operator import length_hint
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeAlias
@@ -199,9 +200,10 @@ class Workers:
         towers = (options.tower,) if options.tower else self.info.towers
         device = PROVIDERS[self.info.provider].device
         sizes = sizes_of_call((DEFAULT_BATCH_SIZES[name, device] for name in towers), options.batch_size)
-        if not isinstance(items, Sized):
+        count = length_hint(items, -1)
+        if count < 0:
             return sizes.window
-        share = -(-len(items) // len(self._workers))
+        share = -(-count // len(self._workers))
         return max(sizes.chunk, min(sizes.window, share))
 
     def close(self) -> None:
@@ -259,7 +261,10 @@ class _WorkerProcess:
         except (EOFError, OSError) as exc:
             raise self._explain_end() from exc
         if isinstance(answer, EmbeddingBackbonesError):
-            raise answer
+            try:
+                raise answer
+            finally:
+                del answer  # as in runtime.background
         return answer
 
     def close(self) -> None:
@@ -275,6 +280,11 @@ class _WorkerProcess:
         if self._closed:
             return UsageError("the model was closed, by close() or Ctrl-C; load it again")
         self.process.join(1)
+        if self.process.exitcode == 1:
+            return InferenceError(
+                "a worker process ended with an error, printed above; a script that loads with workers needs "
+                "`if __name__ == '__main__':`"
+            )
         return InferenceError(
             f"a worker process has died (exit code {self.process.exitcode}), perhaps for lack of memory; load again "
             "with fewer workers or a smaller batch_size"
@@ -384,5 +394,8 @@ def _wait_for(done: _Done) -> PartialEmbeddings:
     """Return the result of a window, or raise its error. Ctrl-C ends this wait: see :mod:`runtime.background`."""
     result = done.get()
     if isinstance(result, BaseException):
-        raise result
+        try:
+            raise result
+        finally:
+            del result  # as in runtime.background
     return result

@@ -20,5 +20,5 @@ def prepare_each(prepare: Callable[[ItemT], RowT], items: Iterable[ItemT]) -> li
         try:
             rows.append(prepare(item))
         except UnusableItemError as exc:
-            rows.append(exc)
+            rows.append(exc.with_traceback(None))  # the traceback would hold this frame, and all items
     return rows

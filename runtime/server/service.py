@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from runtime.array_types import Array, Float32Array
-from runtime.artifact.manifest import TowerName
+from runtime.artifact.manifest import PointCloudPreprocessing, TowerName
 from runtime.errors import EmbeddingBackbonesError
 from runtime.inference.tower import Row, is_truncated
 from runtime.postprocess import truncate_and_normalize
@@ -111,14 +112,15 @@ class EmbeddingService:
             RequestError: The request is wrong, or the server is full, stopping, or fails.
         """
         self._check(call)
+        model = call.model
+        value_bytes = len(call.items) * _VALUE_BYTES * (call.dimensions or model.manifest.output_dim)
+        ticket.take(size_bytes=value_bytes + sum(_row_bytes(model, item) for item in call.items))
         started = perf_counter()
         rows = await self._preparation.prepare(call)
         self.metrics.tokenize.observe(perf_counter() - started)
-        model = call.model
         ticket.take(
             tokens=sum(model.tokens(item.kind, row) for item, row in zip(call.items, rows, strict=True)),
-            size_bytes=sum(map(_row_bytes, rows))
-            + len(rows) * _VALUE_BYTES * (call.dimensions or model.manifest.output_dim),
+            size_bytes=sum(_TOKEN_BYTES * len(row.ids) for row in rows if not isinstance(row, np.ndarray)),
         )
         vectors = await self._run(call, rows)
         self.metrics.items.inc(len(rows))
@@ -203,5 +205,13 @@ def count_lanes(models: Sequence[ServedModel]) -> int:
     return max(model.embedder.concurrent_batches for model in models)
 
 
-def _row_bytes(row: Any) -> int:
-    return row.nbytes if isinstance(row, np.ndarray) else _TOKEN_BYTES * len(row.ids)
+def _row_bytes(model: ServedModel, item: ServerItem) -> int:
+    """Return the size of an item's row, before it is made; 0 for a text, whose tokens nobody knows yet."""
+    if item.kind == "text":
+        return 0
+    recipe = model.manifest.towers[item.kind].preprocessing
+    (spec,) = recipe.graph_inputs()
+    size = np.dtype(spec.dtype).itemsize * math.prod(axis for axis in spec.shape if isinstance(axis, int))
+    if isinstance(recipe, PointCloudPreprocessing):
+        size *= len(item.content) if isinstance(item.content, np.ndarray) else recipe.num_points
+    return size

@@ -17,6 +17,11 @@ class CancellationToken:
         self._all: dict[str, onnxruntime.RunOptions] = {}  # by the arena to shrink
         self.run_options = self._make_run_options("")
 
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether :meth:`cancel` was called."""
+        return self._cancelled
+
     def shrinking_run_options(self, arena: str) -> onnxruntime.RunOptions:
         """Return options of a run after which ``arena``, such as ``gpu:0``, gives unused memory back.
 
@@ -31,7 +36,8 @@ class CancellationToken:
         if arena:
             run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", arena)
         run_options = self._all.setdefault(arena, run_options)  # another thread may have made it first
-        run_options.terminate = self._cancelled  # another thread may have cancelled since
+        if self._cancelled:  # another thread may have cancelled since; assigning False could undo a later cancel
+            run_options.terminate = True
         return run_options
 
     def cancel(self) -> None:

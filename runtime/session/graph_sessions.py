@@ -6,12 +6,13 @@ import ctypes
 import os
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 from weakref import WeakSet
 
 if TYPE_CHECKING:
     import onnxruntime
 
+OpenGraph: TypeAlias = "Callable[[int], onnxruntime.InferenceSession]"  # with a number of threads
 OPEN: WeakSet[onnxruntime.InferenceSession] = WeakSet()  # all sessions of this process
 _opening = threading.Lock()
 
@@ -26,7 +27,6 @@ class GraphSessions:
     def __init__(
         self,
         first: onnxruntime.InferenceSession,
-        open_again: Callable[[int], onnxruntime.InferenceSession],
         *,
         threads: int,
         share: int,
@@ -36,41 +36,44 @@ class GraphSessions:
 
         Args:
             first: The session with all threads.
-            open_again: Opens the graph with a number of threads.
             threads: Threads of a batch alone.
             share: Threads of each batch side by side.
             keeps_both: Whether the process may hold the weights twice. If not, the session that runs first stays.
         """
         self._sessions = {threads: first}
-        self._open_again, self._threads, self._share, self._keeps_both = open_again, threads, share, keeps_both
+        self._threads, self._share, self._keeps_both = threads, share, keeps_both
         self._used: set[int] = set()
         self._process_id = os.getpid()
 
-    def take(self, *, side_by_side: bool) -> onnxruntime.InferenceSession:
-        """Return the session for a batch; several threads may call this at once."""
+    def take(self, open_again: OpenGraph, *, side_by_side: bool) -> onnxruntime.InferenceSession:
+        """Return the session for a batch, which ``open_again`` opens if there is none.
+
+        Several threads may call this at once. The function is not kept: its session would never be freed.
+        """
         threads = self._share if side_by_side else self._threads
         session = self._sessions.get(threads)
         if session is None or threads not in self._used or self.is_inherited():
             with _opening:
-                session = self._open(threads)
+                session = self._open(threads, open_again)
         return session
 
-    def close_unused(self) -> None:
-        """Close the session that was opened first, if no batch has run yet."""
-        self._sessions = {number: session for number, session in self._sessions.items() if number in self._used}
+    def clear(self) -> None:
+        """Close all sessions. A batch that needs one opens it again."""
+        self._sessions, self._used, self._process_id = {}, set(), os.getpid()
 
     def is_inherited(self) -> bool:
         """Return whether the process that opened the sessions forked this one. Their threads exist only there."""
         return self._process_id != os.getpid()
 
-    def _open(self, threads: int) -> onnxruntime.InferenceSession:
+    def _open(self, threads: int, open_again: OpenGraph) -> onnxruntime.InferenceSession:
         if self.is_inherited():
-            self._sessions, self._used, self._process_id = {}, set(), os.getpid()
+            self.clear()
         if threads not in self._sessions and self._used and not self._keeps_both:
             return next(iter(self._sessions.values()))
         if threads not in self._sessions:
-            self.close_unused()
-            self._sessions = {**self._sessions, threads: self._open_again(threads)}
+            # The session that was opened first is freed now, if no batch has run there.
+            self._sessions = {number: session for number, session in self._sessions.items() if number in self._used}
+            self._sessions = {**self._sessions, threads: open_again(threads)}
         self._used.add(threads)
         return self._sessions[threads]
 

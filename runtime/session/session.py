@@ -159,7 +159,6 @@ class Session:
         )
         self._sessions = GraphSessions(
             first,
-            self._open_again,
             threads=self.threads,
             share=self.threads // self.concurrent_batches if is_on_cpu else self.threads,
             keeps_both=sum(file.stat().st_size for file in self._files) <= _HELD_TWICE_BYTES,
@@ -209,8 +208,10 @@ class Session:
             run_options = cancellation and cancellation.run_options
         try:
             if self._recorder is not None:
+                if cancellation and cancellation.is_cancelled:  # ONNX Runtime does not look while it replays a graph
+                    raise InferenceError("the run was cancelled")
                 return self._recorder.run(feeds)
-            session = self._sessions.take(side_by_side=side_by_side)
+            session = self._sessions.take(self._open_again, side_by_side=side_by_side)
             with self._turns:
                 output: Float32Array = session.run([self._output.name], dict(feeds), run_options)[0]
         except EmbeddingBackbonesError:
@@ -228,7 +229,7 @@ class Session:
         settings = self.provider_options
         if isinstance(settings, CpuOptions) and settings.spinning is None:
             self.provider_options = replace(settings, spinning=False)
-            self._sessions.close_unused()
+            self._sessions.clear()
 
     def trace(self, feeds: Feeds) -> list[dict[str, Any]]:
         """Run the graph once on ``feeds``, in a session of its own, and return the events of ONNX Runtime's profile."""

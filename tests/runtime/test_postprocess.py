@@ -110,6 +110,7 @@ def test_truncation_comes_before_normalisation() -> None:
     expected = truncated / np.linalg.norm(truncated, axis=1, keepdims=True)
     np.testing.assert_allclose(truncate_and_normalize(VECTORS, 7, True), expected, rtol=1e-6)
     np.testing.assert_array_equal(truncate_and_normalize(VECTORS, 7, False), truncated)
+    assert truncate_and_normalize(VECTORS, 7, False).base is None, "the other dimensions are not in memory"
     assert not truncate_and_normalize(np.zeros((1, 3), np.float32), None, True).any(), "zeros have no direction"
 
 

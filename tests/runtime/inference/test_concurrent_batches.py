@@ -15,6 +15,7 @@ import pytest
 import runtime
 from runtime.inference.batching import count_side_by_side
 from runtime.inference.pipeline import Pipeline
+from runtime.inference.tower import DEFAULT_BATCH_SIZES
 from runtime.session.graph_sessions import GraphSessions
 from runtime.session.session import Session
 from tests.runtime.toy_artifact import write_artifact
@@ -144,7 +145,11 @@ class Weights:
 
 def sessions(*, keeps_both: bool) -> GraphSessions:
     first: Any = Weights(4)
-    return GraphSessions(first, Weights, threads=4, share=1, keeps_both=keeps_both)
+    return GraphSessions(first, threads=4, share=1, keeps_both=keeps_both)
+
+
+def session_of(model: runtime.Embedder) -> Session:
+    return cast("Pipeline", model.backend).towers["text"].session
 
 
 def held(graph: GraphSessions) -> list[int]:
@@ -154,38 +159,88 @@ def held(graph: GraphSessions) -> list[int]:
 @pytest.mark.parametrize("keeps_both", [True, False])
 def test_a_process_that_runs_batches_side_by_side_only_holds_the_weights_once(keeps_both: bool) -> None:
     graph = sessions(keeps_both=keeps_both)
-    session: Any = graph.take(side_by_side=True)
+    session: Any = graph.take(Weights, side_by_side=True)
     assert (session.threads, held(graph)) == (1, [1])
-    assert graph.take(side_by_side=True) is session
+    assert graph.take(Weights, side_by_side=True) is session
 
 
 def test_a_process_of_both_kinds_holds_small_weights_twice() -> None:
     graph = sessions(keeps_both=True)
-    taken: list[Any] = [graph.take(side_by_side=side) for side in (False, True, False)]
+    taken: list[Any] = [graph.take(Weights, side_by_side=side) for side in (False, True, False)]
     assert ([each.threads for each in taken], held(graph)) == ([4, 1, 4], [1, 4])
 
 
-def test_the_session_of_loading_is_closed_until_a_batch_needs_it() -> None:
-    graph = sessions(keeps_both=True)
-    first: Any = graph._sessions[4]
-    graph.close_unused()
-    assert held(graph) == []
-    again: Any = graph.take(side_by_side=False)
-    assert (again is first, again.threads) == (False, 4)
-    graph.close_unused()
-    assert held(graph) == [4]
-
-
-def test_a_server_frees_the_session_of_loading(folder: Path) -> None:
-    session = cast("Pipeline", runtime.load(folder, provider="cpu").backend).towers["text"].session
+@pytest.mark.parametrize("has_run", [False, True])
+def test_a_server_frees_the_session_of_loading(folder: Path, has_run: bool) -> None:
+    model = runtime.load(folder, provider="cpu")
+    if has_run:  # as with reduced precision, which loading compares with the golden vectors
+        model.embed(["a"])
+    session = session_of(model)
     (first,) = map(weakref.ref, session._sessions._sessions.values())
     session.yield_cores()
     assert first() is None
+    assert model.embed(["a"]).shape == (1, 4)
+
+
+def test_a_model_that_is_deleted_is_freed_at_once(folder: Path, wait_until_freed: Callable[..., None]) -> None:
+    model = runtime.load(folder, provider="cpu")
+    model.embed(TEXTS, batch_size=3)
+    model.embed(TEXTS[:1])
+    freed = [*map(weakref.ref, session_of(model)._sessions._sessions.values())]
+    del model
+    wait_until_freed(freed)
+
+
+class Text(str):
+    """A string that can be referenced weakly."""
+
+
+@pytest.mark.parametrize("count", [2, 40, 400], ids=["one batch", "side by side", "stream"])
+@pytest.mark.parametrize("kind", ["item", "inference"])
+def test_an_error_holds_nothing_when_it_is_gone(
+    kind: str, count: int, folder: Path, monkeypatch: pytest.MonkeyPatch, wait_until_freed: Callable[..., None]
+) -> None:
+    freed: list[weakref.ref[Any]] = []
+
+    def fail(self: Session, feeds: Any, *_: Any, **__: Any) -> Any:
+        freed.extend(map(weakref.ref, feeds.values()))
+        raise runtime.InferenceError("no memory")
+
+    model = runtime.load(folder, provider="cpu")
+    items: list[Any] = [Text("a") for _ in range(count)]
+    freed += map(weakref.ref, items)
+    if kind == "item":
+        items.append(None)
+    else:
+        monkeypatch.setattr(Session, "run", fail)
+    with pytest.raises(runtime.ItemError if kind == "item" else runtime.InferenceError):
+        model.embed(items, batch_size=2)
+    items.clear()
+    wait_until_freed(freed)
+
+
+def test_the_errors_of_items_that_were_left_out_hold_no_items(
+    folder: Path, wait_until_freed: Callable[..., None]
+) -> None:
+    items: list[Any] = [Text("a"), None]
+    freed = weakref.ref(items[0])
+    found = runtime.load(folder, provider="cpu").embed(items, on_error="skip")
+    items.clear()
+    wait_until_freed([freed])
+    assert len(found.failures) == 1
+
+
+@needs_two_cores
+def test_a_stream_of_several_windows_holds_the_weights_once(folder: Path) -> None:
+    model = runtime.load(folder, provider="cpu", threads=2)
+    size = DEFAULT_BATCH_SIZES["text", "cpu"].window
+    model.embed(["a"] * (size + 1), batch_size=size // 2)
+    assert list(session_of(model)._sessions._sessions) == [1]
 
 
 @pytest.mark.parametrize("first", [True, False])
 def test_large_weights_are_held_once_whatever_comes_first(first: bool) -> None:
     graph = sessions(keeps_both=False)
-    session = graph.take(side_by_side=first)
-    assert graph.take(side_by_side=not first) is session
+    session = graph.take(Weights, side_by_side=first)
+    assert graph.take(Weights, side_by_side=not first) is session
     assert len(held(graph)) == 1

@@ -158,8 +158,8 @@ def test_a_batch_that_is_too_large_for_the_memory_is_halved(
                 raise RuntimeError(message)
             return graph.run(names, feeds, options)
 
-    graph, room = tower.session._sessions.take(side_by_side=False), 6
-    monkeypatch.setattr(tower.session._sessions, "take", lambda **_: Full())
+    graph, room = tower.session._sessions.take(tower.session._open_again, side_by_side=False), 6
+    monkeypatch.setattr(tower.session._sessions, "take", lambda *_, **__: Full())
     np.testing.assert_array_equal(model.embed(texts), expected)
     assert sizes == [20, 10, 5, 5, 10, 5, 5]
     assert "batch of 20" in caplog.text

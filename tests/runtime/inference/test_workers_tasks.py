@@ -6,7 +6,10 @@ import itertools
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -15,6 +18,7 @@ from typing import Any, cast
 
 import pytest
 from PIL import Image
+from tqdm import tqdm
 
 import runtime
 from runtime.artifact.reader import read_manifest
@@ -169,8 +173,9 @@ def test_windows_are_those_of_the_asked_tower_and_size_of_batch(
 
     monkeypatch.setattr(_WorkerProcess, "embed", embed_and_note)
     with runtime.load(write_artifact(tmp_path / "toy", image=True), provider="cpu", threads=1, workers=1) as model:
-        assert model.embed(["a"] * 130, **options).shape == (130, 4)
-    assert sizes == windows
+        for items in (["a"] * 130, tqdm(("a" for _ in range(130)), disable=True)):
+            assert model.embed(items, **options).shape == (130, 4)
+    assert sizes == windows * 2
 
 
 def refuse_the_second(pipeline: Pipeline) -> None:
@@ -186,3 +191,27 @@ def test_a_worker_that_fails_its_check_ends_all(folder: Path) -> None:
     with pytest.raises(runtime.ProviderError, match="it misses the golden vectors"):
         Workers(folder, towers, 4, [one, other], refuse_the_second)
     assert multiprocessing.active_children() == before
+
+
+class Text(str):
+    """A string that can be referenced weakly."""
+
+
+def test_an_error_of_a_worker_holds_nothing_when_it_is_gone(
+    load: Callable[[int], runtime.Embedder], wait_until_freed: Callable[..., None]
+) -> None:
+    model = load(1)
+    items: list[Any] = [Text("a"), None]
+    freed = weakref.ref(items[0])
+    with pytest.raises(runtime.ItemError):
+        model.embed(items)
+    items.clear()
+    wait_until_freed([freed])
+
+
+def test_a_script_without_a_main_guard_is_told_so(folder: Path, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(f"import runtime\nruntime.load({str(folder)!r}, provider='cpu', workers=1)\n")
+    found = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=False)
+    assert found.returncode == 1
+    assert "ended with an error, printed above; a script that loads with workers needs `if __name__" in found.stderr

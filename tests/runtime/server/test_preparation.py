@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,13 +22,19 @@ from runtime.preprocess.image import load_image
 from runtime.preprocess.image_memory import preparing_bytes
 from runtime.preprocess.memory_limit import ask_for_memory
 from runtime.server import preparation
+from runtime.server.items import ServerItem
+from runtime.server.metrics import Metrics
+from runtime.server.preparation import EmbedCall
+from runtime.server.request_errors import RequestError
 from runtime.server.run import open_models
 from runtime.server.served_model import ServedModel
+from runtime.server.service import EmbeddingService
 from runtime.server.settings import ServerSettings
 from tests.image_bytes import RECIPE, encode
+from tests.runtime.preprocess.cube import CORNERS, off
 from tests.runtime.server.conftest import Running, serving
 from tests.runtime.server.test_openai_api import data_url
-from tests.runtime.toy_artifact import write_artifact
+from tests.runtime.toy_artifact import write_artifact, write_mesh_artifact
 
 PHOTO = encode(Image.new("RGB", (1200, 1000)), "PNG")
 ROOM = 3 * preparing_bytes(PHOTO, RECIPE)  # a half of it is for preparation: one photo at a time
@@ -145,3 +152,38 @@ def test_token_ids_beyond_the_memory_limit_are_refused(tmp_path: Path, monkeypat
             refused = server.post("/embed", {"inputs": texts})
             assert refused.status_code == 400
             assert "memory_limit_bytes allows" in refused.json()["error"]
+
+
+def test_rows_and_vectors_are_counted_before_items_are_decoded(
+    toy_models: list[ServedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[bytes] = []
+    monkeypatch.setattr(image_module, "load_image", loaded.append)
+    items = [ServerItem(kind="image", content=encode(Image.new("RGB", (1, 1)), "PNG"))] * 1000
+    with pytest.raises(RequestError, match=r"needs 152000 bytes of memory") as refused:  # 4 x 4 x 3, and 4 x 26
+        embed(toy_models[0], items, room_bytes=200_000)
+    assert (refused.value.status, loaded) == (413, [])
+
+
+@pytest.mark.parametrize(
+    ("items", "size_bytes"),
+    [
+        ([ServerItem(kind="mesh", content=off().encode(), suffix=".off")], 64 * 12),
+        ([ServerItem(kind="mesh", content=CORNERS)], 8 * 12),
+    ],
+    ids=["file", "points"],
+)
+def test_the_rows_of_meshes_are_as_large_as_counted(items: list[ServerItem], size_bytes: int, tmp_path: Path) -> None:
+    (model,) = open_models({"meshes": write_mesh_artifact(tmp_path / "meshes")}, ServerSettings(), threads=1)
+    assert embed(model, items, room_bytes=1 << 28) == size_bytes + 3 * 26
+
+
+def embed(model: ServedModel, items: list[ServerItem], *, room_bytes: int) -> int:
+    """Embed items as the first request of a server, and return the bytes that were taken for it."""
+    service = EmbeddingService([model], ServerSettings(), Metrics(), room_bytes=room_bytes)
+    try:
+        with service.admission.enter() as ticket:
+            asyncio.run(service.embed(EmbedCall(model=model, items=items), ticket))
+            return ticket.size_bytes
+    finally:
+        service.close()

@@ -19,6 +19,7 @@ from runtime.artifact.reader import read_manifest
 from runtime.inference.pipeline import Pipeline
 from runtime.inference.tower import LoadedTower
 from runtime.session import providers, session
+from runtime.session.cancellation import CancellationToken
 from runtime.session.io_binding import GraphRecorder
 from runtime.session.open_graph import open_graph
 from runtime.session.provider_options import CpuOptions, CudaOptions
@@ -131,7 +132,7 @@ def test_on_a_device_one_batch_is_copied_while_another_is_computed(
             return [None]
 
     loaded = cast("Pipeline", runtime.load(exported_text, provider="cpu").backend).towers["text"].session
-    monkeypatch.setattr(loaded._sessions, "take", lambda **_: Graph())
+    monkeypatch.setattr(loaded._sessions, "take", lambda *_, **__: Graph())
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(loaded.run, [feeds(1, 4)] * 6))
     assert most == 2
@@ -146,3 +147,16 @@ def test_images_on_a_gpu_have_few_sizes_of_batches(
     monkeypatch.setattr(tower.session, "provider", replace(tower.session.provider, name=name))
     rows = tower.prepare([np.zeros((40, 40, 3), np.uint8)] * 11)
     assert [len(batch) for batch in tower.plan_batches(rows)][:2] == expected  # type: ignore[arg-type]
+
+
+def test_a_cancelled_call_replays_no_graph(
+    exported_text: Path, recorder: GraphRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = cast("Pipeline", runtime.load(exported_text, provider="cpu").backend).towers["text"].session
+    monkeypatch.setattr(loaded, "_recorder", recorder)
+    cancellation = CancellationToken()
+    assert loaded.run(feeds(3, 8), cancellation).shape == (3, 24)
+    cancellation.cancel()
+    with pytest.raises(runtime.InferenceError, match="the run was cancelled"):
+        loaded.run(feeds(2, 5), cancellation)
+    assert len(recorder.recorded_shapes) == 1
