@@ -23,7 +23,7 @@ from exporters.errors import DestinationError
 from runtime.array_types import Float32Array
 from runtime.artifact.describe import weight_warnings
 from runtime.artifact.manifest import GOLDEN_FILE, MANIFEST_FILE, FileRecord, Manifest, Tower, TowerName
-from runtime.artifact.reader import record_file
+from runtime.artifact.reader import read_manifest, record_file
 from runtime.artifact.signature import SIGNATURE_FILE
 from runtime.jobs.file_lock import lock_file
 
@@ -234,8 +234,13 @@ machine and compares the embeddings with those of torch.
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Record the files of ``folder`` and write ``manifest.json``, which makes the folder an artifact."""
+    """Record the files of ``folder`` and write ``manifest.json``, which makes the folder an artifact.
+
+    Raises:
+        ManifestError: The runtime could not read it, for example because a field has a value of the wrong type.
+    """
     (folder / MANIFEST_FILE).write_text(replace(manifest, files=record_files(folder)).to_json(), "utf-8")
+    read_manifest(folder)  # before the folder replaces another artifact
 
 
 def record_files(folder: Path) -> dict[str, FileRecord]:

@@ -113,7 +113,7 @@ def _prepare(tower: LoadedTower, record: Tower, items: Sequence[Any]) -> tuple[d
         rows = usable(tower.prepare(items))
         step = "tokenize" if record.preprocessing.kind == "text" else "read and sample"
         return {step: time.perf_counter() - started}, rows
-    images = [load_image(item) for item in items]
+    images = [load_image(item, record.preprocessing.alpha) for item in items]
     decoded = time.perf_counter()
     rows = usable(tower.prepare(images))
     return {"decode": decoded - started, "resize": time.perf_counter() - decoded}, rows

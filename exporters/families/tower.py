@@ -64,7 +64,6 @@ class ExportableTower(ABC):
             library: Library that reads the model and gives the reference.
         """
         by_user = options.pooling is not None or options.normalize is not None
-        by_user = by_user or (preprocessing.kind == "image" and bool(options.stated_preprocessing))
         self.output_dim = output_dim
         self.weights = weights
         self.record = Tower(

@@ -9,7 +9,7 @@ from exporters.publish.differences import text_differences
 from exporters.publish.graph import image_graph, save_graph, text_graph
 from exporters.publish.json_file import write_json
 from exporters.publish.layout import JS_DTYPES, Card, Layout, image_obstacle, prompt_obstacle, text_obstacle
-from exporters.publish.preprocessor_config import EXIF, crop_difference, write_preprocessor
+from exporters.publish.preprocessor_config import EXIF, alpha_differences, crop_difference, write_preprocessor
 from exporters.publish.proof import golden_pixel_values, golden_texts, hold, run_graph, tokenize
 from exporters.publish.source import Source
 from exporters.publish.tokenizer_files import write_tokenizer
@@ -61,6 +61,7 @@ def write(source: Source, folder: Path) -> Card:
     card.differences = [
         *text_differences(source, "cuts end token", "no cleaning", "no prompt"),
         *crop_difference(source, folder / card.held[-1].file, "pixel_values"),
+        *alpha_differences(source),
         _RESIZE,
         EXIF,
     ]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from exporters.publish.graph import image_graph, save_graph
 from exporters.publish.layout import Card, Layout, image_obstacle
-from exporters.publish.preprocessor_config import EXIF, crop_difference, write_preprocessor
+from exporters.publish.preprocessor_config import EXIF, alpha_differences, crop_difference, write_preprocessor
 from exporters.publish.proof import golden_pixel_values, hold, run_graph
 from exporters.publish.source import Source
 
@@ -36,7 +36,7 @@ def write(source: Source, folder: Path) -> Card:
     write_preprocessor(source, folder)
     save_graph(image_graph(source, variant, "pixel_values", "image_embeds"), folder / _FILE)
     (vectors,) = run_graph(folder / _FILE, {"pixel_values": golden_pixel_values(source)})
-    differences = [*crop_difference(source, folder / _FILE, "pixel_values"), EXIF]
+    differences = [*crop_difference(source, folder / _FILE, "pixel_values"), *alpha_differences(source), EXIF]
     if not source.manifest.towers["image"].normalized:
         differences.insert(0, "fastembed scales vectors to unit length; the runtime does not for this model.")
     return Card(

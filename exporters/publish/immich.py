@@ -11,7 +11,7 @@ from exporters.publish.differences import text_differences
 from exporters.publish.graph import image_graph, rename_output, save_graph, take_padded_ids
 from exporters.publish.json_file import write_json
 from exporters.publish.layout import Card, Layout, image_obstacle, prompt_obstacle
-from exporters.publish.preprocessor_config import crop_difference
+from exporters.publish.preprocessor_config import alpha_differences, crop_difference
 from exporters.publish.proof import golden_pixel_values, golden_texts, hold, run_graph
 from exporters.publish.source import Source
 from exporters.publish.tokenizer_files import pad_token, write_tokenizer
@@ -67,6 +67,7 @@ def write(source: Source, folder: Path) -> Card:
         differences=[
             *text_differences(source, "no cleaning", "no prompt"),
             *crop_difference(source, folder / _VISUAL, "image"),
+            *alpha_differences(source),
             "immich joins the words of a text by single spaces.",
         ],
     )

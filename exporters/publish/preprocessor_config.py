@@ -39,6 +39,13 @@ def write_preprocessor(source: Source, folder: Path) -> None:
     )
 
 
+def alpha_differences(source: Source) -> list[str]:
+    """Describe what consumers make of transparent images, if the model takes them otherwise."""
+    if source.image.alpha == "drop":
+        return []
+    return ["Consumers drop the alpha of a transparent image. The runtime puts it on white; do that yourself."]
+
+
 def crop_difference(source: Source, graph: Path, name: str) -> list[str]:
     """Measure the cost of a crop whose offset is rounded down, if the model was trained with another rounding."""
     if source.image.crop_rounding == "floor":

@@ -110,4 +110,4 @@ def prepare_pixels(source: Source, items: Sequence[ImageItem], **changes: Any) -
         changes: Fields of the preprocessing that a consumer has otherwise.
     """
     recipe = replace(source.image, arithmetic="caller", **changes)
-    return np.stack([pixel_values(resize_and_crop(load_image(item), recipe), recipe) for item in items])
+    return np.stack([pixel_values(resize_and_crop(load_image(item, recipe.alpha), recipe), recipe) for item in items])

@@ -64,7 +64,8 @@ def make_calibration_batches(
         extra_rows = prepare_items(tower.prepare, texts, dataset.source)
         note = f" and {len(texts)} texts of random words"
     elif isinstance(preprocessing, ImagePreprocessing):
-        varied = vary_exposure([resize_and_crop(load_image(item), preprocessing) for item in dataset.calibration])
+        images = (load_image(item, preprocessing.alpha) for item in dataset.calibration)
+        varied = vary_exposure([resize_and_crop(image, preprocessing) for image in images])
         in_graph = preprocessing.arithmetic == "graph"
         extra_rows = varied if in_graph else [pixel_values(image, preprocessing) for image in varied]
         note = ", each also with another exposure or other colours"

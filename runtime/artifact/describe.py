@@ -124,6 +124,7 @@ def _describe_preprocessing(recipe: Preprocessing) -> str:
     how = recipe.interpolation + " of floats" * (recipe.resize_dtype == "float32")
     how += " without antialias" * (not recipe.antialias)
     return (
+        f"{'transparent images on white, ' * (recipe.alpha == 'white')}"
         f"{_SIDES[recipe.resize]} to {recipe.resize_size} ({how}), centre crop {recipe.crop_size}, "
         f"(x / 255 - {list(recipe.mean)}) / {list(recipe.std)} by the {recipe.arithmetic}"
     )

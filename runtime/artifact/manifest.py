@@ -22,7 +22,7 @@ from runtime.artifact.similarity import SimilarityFunction
 from runtime.artifact.variants import Variant, VariantName
 from runtime.errors import ManifestError, UsageError
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 OLDEST_READABLE = 1
 MANIFEST_FILE = "manifest.json"
 GOLDEN_FILE = "golden.npz"
@@ -43,6 +43,7 @@ TASKS: tuple[Task, ...] = get_args(Task)
 Arithmetic = Literal["graph", "caller"]
 TowerName = Literal["text", "image", "mesh"]
 TextInput = Literal["input_ids", "attention_mask", "token_type_ids", "pooling_mask"]
+Alpha = Literal["drop", "white"]
 Interpolation = Literal["bilinear", "bicubic", "nearest", "box", "hamming", "lanczos"]
 
 
@@ -62,6 +63,9 @@ class ImagePreprocessing:
     kind: Literal["image"] = "image"
     exif_orientation: Literal["apply"] = "apply"  # rotates an image by its EXIF tag, as viewers do
     colour_order: Literal["RGB"] = "RGB"  # every image is converted to it
+    # ``drop`` keeps the colour of transparent pixels, as torchvision, timm and open_clip do. ``white`` puts the image
+    # on white, as transformers does.
+    alpha: Alpha = "drop"
     # ``short_side`` and ``long_side`` keep the aspect ratio. ``squash`` makes both sides equally long, as Finetuner
     # does with CNNs.
     resize: Literal["short_side", "long_side", "squash"] = "short_side"

@@ -21,7 +21,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeAlias
 
-from runtime.artifact.manifest import Tower, TowerName
+from runtime.artifact.manifest import ImagePreprocessing, Tower, TowerName
 from runtime.errors import EmbeddingBackbonesError, InferenceError, ItemError, UsageError, one_line
 from runtime.inference.batching import windows
 from runtime.inference.options import EmbedOptions
@@ -114,6 +114,7 @@ class Workers:
             )
         self._process_id = os.getpid()
         self._workers = [_WorkerProcess(folder, towers, output_dim, share, check) for share in options]
+        self._towers = towers
         self.processes: list[BaseProcess] = [worker.process for worker in self._workers]
         try:
             infos: list[BackendInfo] = [worker.receive() for worker in self._workers]
@@ -187,13 +188,14 @@ class Workers:
 
         A PIL image becomes an array of its pixels: its pickle would lack the tags of its file that tell what they mean.
         """
-        if "image" not in self.info.towers or tower not in (None, "image"):
+        recipe = self._towers["image"].preprocessing if "image" in self._towers else None
+        if not isinstance(recipe, ImagePreprocessing) or tower not in (None, "image"):
             return lambda item: item
         from PIL import Image
 
         from runtime.preprocess.image import load_pixels
 
-        return lambda item: load_pixels(item) if isinstance(item, Image.Image) else item
+        return lambda item: load_pixels(item, recipe.alpha) if isinstance(item, Image.Image) else item
 
     def _window_size(self, items: Iterable[Any], options: EmbedOptions) -> int:
         """Return the number of items per window: a pipeline's, or a worker's share of the items if that is smaller."""

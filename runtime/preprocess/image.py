@@ -20,7 +20,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError, _imaging
 
 from runtime.array_types import Array, Float32Array, UInt8Array
-from runtime.artifact.manifest import ImagePreprocessing, Interpolation
+from runtime.artifact.manifest import Alpha, ImagePreprocessing, Interpolation
 from runtime.preprocess.files import check_regular_file, describe_file_error
 from runtime.preprocess.float_resize import resize_floats
 from runtime.preprocess.image_formats import use_heif_plugin
@@ -70,7 +70,7 @@ class ImagePreprocessor:
         Raises:
             UnusableItemError: The item cannot be embedded; the message is the reason.
         """
-        pixels = resize_and_crop(load_image(item), self._preprocessing)
+        pixels = resize_and_crop(load_image(item, self._preprocessing.alpha), self._preprocessing)
         return pixels if self._preprocessing.arithmetic == "graph" else pixel_values(pixels, self._preprocessing)
 
     def prepare_all(self, items: Sequence[ImageItem]) -> list[Array | UnusableItemError]:
@@ -82,18 +82,19 @@ class ImagePreprocessor:
         return {self._preprocessing.graph_inputs()[0].name: np.stack(rows)}
 
 
-def load_image(item: ImageItem) -> Image.Image:
+def load_image(item: ImageItem, alpha: Alpha = "drop") -> Image.Image:
     """Load an upright RGB image: a caller's own, if it is one already.
 
     - An image that Pillow's ``load`` refuses is refused.
     - The EXIF orientation is applied once, as image viewers do.
-    - ``Image.convert("RGB")`` converts grey, palette and CMYK images. Alpha is dropped, not blended, as
-      ``torchvision.datasets`` does in training.
+    - ``Image.convert("RGB")`` converts grey, palette and CMYK images.
     - Grey of more bits keeps the highest 8 of its declared bits. Floats from 0 to 1 are scaled. Both equals
       torchvision's ``to_dtype``, where Pillow would clip. Integers that would become nearly black are refused.
 
     Args:
         item: A path, the bytes of an image file, a PIL image, or a ``[height, width, 3]`` uint8 RGB array.
+        alpha: ``drop`` drops alpha without blending, as ``torchvision.datasets`` does in training. ``white`` puts a
+            transparent image on white, as ``convert_to_rgb`` of transformers does.
 
     Raises:
         UnusableItemError: The item is of another type, damaged or empty, or has more pixels than
@@ -109,7 +110,7 @@ def load_image(item: ImageItem) -> Image.Image:
                 _decode(image)
                 _check_size(image.width, image.height)  # again: the header of an ICO file can state less than it holds
                 turn = _EXIF_TRANSPOSES.get(_orientation(image))
-            rgb = _to_rgb(image)
+            rgb = _to_rgb(image, alpha)
             if rgb is image and isinstance(item, str | os.PathLike):
                 # Without its file, which is about to be closed, and from which the reader of FPX would read again.
                 rgb = image._new(image.im)  # noqa: SLF001  the public ways copy the pixels
@@ -121,10 +122,10 @@ def load_image(item: ImageItem) -> Image.Image:
         raise UnusableItemError(_reason(exc)) from exc
 
 
-def load_pixels(item: ImageItem) -> UInt8Array | UnusableItemError:
+def load_pixels(item: ImageItem, alpha: Alpha) -> UInt8Array | UnusableItemError:
     """Return the pixels of :func:`load_image`, ``[height, width, 3]`` uint8 in RGB order, or its error."""
     try:
-        return np.asarray(load_image(item))
+        return np.asarray(load_image(item, alpha))
     except UnusableItemError as exc:
         return exc
 
@@ -290,16 +291,28 @@ def _orientation(image: Image.Image) -> int:
     return orientation if isinstance(orientation, int) else 1
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def is_transparent(image: Image.Image) -> bool:
+    """Return whether an image may have transparent pixels: in a band, or by their colour."""
+    return "A" in image.getbands() or image.info.get("transparency") is not None
+
+
+def _to_rgb(image: Image.Image, alpha: Alpha) -> Image.Image:
     if image.mode == "F":
         grey = _floats_to_bytes(np.asarray(image))
     elif image.mode == "I" or image.mode.startswith("I;16"):
         grey = _integers_to_bytes(image)
+    elif alpha == "white" and is_transparent(image):
+        rgba = image if image.mode == "RGBA" else image.convert("RGBA")
+        white = Image.new("RGB", image.size, "white")
+        white.paste(rgba, mask=rgba)  # equals Image.alpha_composite, and takes less memory
+        return white
     else:
         return image if image.mode == "RGB" else image.convert("RGB")
     values = grey.astype(np.uint8)
     if _tag(image, _PHOTOMETRIC, 1) == _WHITE_IS_ZERO:  # Pillow itself inverts only 8 bits and fewer
         values = 255 - values
+    if alpha == "white" and is_transparent(image):
+        values[np.asarray(image) == image.info["transparency"]] = 255
     return Image.fromarray(values).convert("RGB")
 
 

@@ -7,7 +7,7 @@ import io
 from PIL import Image
 
 from runtime.artifact.manifest import ImagePreprocessing
-from runtime.preprocess.image import WITHOUT_WARNINGS, is_allowed, open_image, resized_size, tile_size
+from runtime.preprocess.image import WITHOUT_WARNINGS, is_allowed, is_transparent, open_image, resized_size, tile_size
 
 _USUAL_FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP")
 _USUAL_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
@@ -18,8 +18,9 @@ def preparing_bytes(data: bytes, preprocessing: ImagePreprocessing) -> int:
     """Return the memory that preparing the bytes of a file needs at most; 0 if it is no image, or too large.
 
     Measured on 12 to 36 million pixels, decoding took these bytes for each: JPEG, PNG, GIF and BMP up to 10, CMYK 12,
-    WebP 16, and JPEG 2000 with alpha 24. An icon counts as the largest allowed image, because it can hold more pixels
-    than it states. A tile of a TIFF is in memory beside the image, and can be larger.
+    WebP 16, and JPEG 2000 with alpha 24. To put a decoded image on white takes 16. An icon counts as the largest
+    allowed image, because it can hold more pixels than it states. A tile of a TIFF is in memory beside the image, and
+    can be larger.
     """
     try:
         with WITHOUT_WARNINGS:
@@ -33,7 +34,8 @@ def preparing_bytes(data: bytes, preprocessing: ImagePreprocessing) -> int:
     if image.format in ("ICO", "ICNS"):
         pixels = Image.MAX_IMAGE_PIXELS or _USUAL_MAX_PIXELS
     usual = image.format in (*_USUAL_FORMATS, "ICO", "ICNS") and image.mode in _USUAL_MODES
-    return pixels * (10 if usual else 26) + _resizing_bytes(width, height, preprocessing)
+    usual_bytes = 16 if preprocessing.alpha == "white" and is_transparent(image) else 10
+    return pixels * (usual_bytes if usual else 26) + _resizing_bytes(width, height, preprocessing)
 
 
 def _resizing_bytes(width: int, height: int, preprocessing: ImagePreprocessing) -> int:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 
-from exporters.artifact_writer import check_destination, new_artifact, write_golden
+from exporters.artifact_writer import check_destination, new_artifact, write_golden, write_manifest
 from exporters.catalogue.spec import BackboneSpec
 from exporters.errors import DestinationError
 from exporters.families.cnn.tower import Cnn
 from runtime.artifact.reader import read_manifest
+from runtime.errors import ManifestError
 from runtime.loading.golden_file import read_golden
 from tests.exporters.file_contents import contents
 
@@ -70,6 +73,12 @@ def test_a_failure_leaves_the_old_artifact(artifact: Path) -> None:
         raise ValueError("late")
     assert contents(artifact) == before
     assert list(artifact.parent.iterdir()) == [artifact]
+
+
+def test_a_manifest_that_the_runtime_could_not_read_is_refused(artifact: Path) -> None:
+    manifest, one = read_manifest(artifact), cast("bool", 1)
+    with pytest.raises(ManifestError, match=r"manifest\.weights\.remote_code is 1 instead of bool"):
+        write_manifest(artifact, replace(manifest, weights=replace(manifest.weights, remote_code=one)))
 
 
 def test_what_appears_during_an_export_is_not_replaced(tmp_path: Path) -> None:

@@ -161,7 +161,7 @@ def _image_recipes() -> list[ImagePreprocessing]:
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     sides: dict[str, Any] = {"resize_size": SIDE + 4, "crop_size": SIDE}
     return [
-        ImagePreprocessing(**sides, interpolation="bilinear", mean=mean, std=std, arithmetic="graph"),
+        ImagePreprocessing(**sides, interpolation="bilinear", mean=mean, std=std, arithmetic="graph", alpha="white"),
         ImagePreprocessing(**sides, interpolation="bicubic", mean=mean, std=std, arithmetic="caller", resize="squash"),
     ]
 

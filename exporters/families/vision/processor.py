@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoImageProcessor
 
 from exporters.errors import WeightsError
-from exporters.families.vision.pixels import STATE_ALL, Preparation, find_equal
+from exporters.families.vision.pixels import STATE_ALL, Preparation, find_alpha, find_equal
 from exporters.weights.model_folder import quiet_transformers
 from exporters.weights.parsing import parsing, summarize_error
 from runtime.artifact.manifest import Arithmetic, ImagePreprocessing, Interpolation
@@ -73,7 +73,10 @@ def wrap_processor(processor: Any, arithmetic: Arithmetic) -> Preparation:
         found = find_equal(transforms, _candidates(processor, arithmetic))
     if found is None:
         raise WeightsError(f"the runtime cannot prepare images as {name} does with {_describe(processor)}; {STATE_ALL}")
-    return transforms, found
+    preprocessing = find_alpha(transforms, found)
+    if preprocessing is None:
+        raise WeightsError(f"the runtime cannot prepare transparent images as {name} does; {STATE_ALL}")
+    return transforms, preprocessing
 
 
 def _candidates(processor: Any, arithmetic: Arithmetic) -> Iterator[ImagePreprocessing]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable
-from dataclasses import MISSING, fields
+from dataclasses import asdict, fields
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -20,11 +20,13 @@ from exporters.families.vision.pixels import STATE_ALL, Preparation, check_pixel
 from exporters.families.vision.processor import read_processor
 from exporters.families.vision.transforms import wrap_transforms
 from exporters.weights.parsing import parsing, read_json
+from runtime.artifact.json_schema import decode
 from runtime.artifact.manifest import Arithmetic, ImagePreprocessing
-from runtime.errors import UsageError
+from runtime.errors import ManifestError, UsageError
 
-_OURS = {field.name for field in fields(ImagePreprocessing)} - {"kind", "arithmetic"}
-_REQUIRED = {field.name for field in fields(ImagePreprocessing) if field.default is MISSING} & _OURS
+_BY_TRANSFORMERS = ("image_processor_type", "feature_extractor_type", "image_mean", "do_resize")
+_BY_TIMM = ("input_size", "crop_pct")
+_KNOWN = ", ".join(field.name for field in fields(ImagePreprocessing))
 
 
 def choose_preprocessing(options: ExportOptions, read_own: Callable[[], Preparation]) -> Preparation:
@@ -37,13 +39,13 @@ def choose_preprocessing(options: ExportOptions, read_own: Callable[[], Preparat
         read_own: Reads the model's own preprocessing. It may fail if ``options`` state all settings.
 
     Raises:
-        UsageError: The settings contradict each other.
+        UsageError: A setting is unknown or has a wrong value, or the settings contradict each other.
         WeightsError: The file has no known form, settings are missing, or the runtime has no equal.
     """
     if not options.stated_preprocessing:
         return read_own()
     if options.preprocessing is None:
-        return _build(read_own, _read_options(options), options.arithmetic)
+        return _build(read_own, _read_options(options), options.arithmetic, "the stated preprocessing")
     return _read_file(Path(options.preprocessing), options.arithmetic, read_own)
 
 
@@ -63,26 +65,27 @@ def _read_options(options: ExportOptions) -> dict[str, Any]:
 def _read_file(path: Path, arithmetic: Arithmetic, read_own: Callable[[], Preparation]) -> Preparation:
     content = read_json(path)
     with parsing(path):
-        content = content.get("pretrained_cfg") or content.get("image_processor") or content
-        if "input_size" in content or "crop_pct" in content:
-            data: Any = import_module("timm.data")  # slow to import
-            composed = data.create_transform(**data.resolve_data_config({}, pretrained_cfg=content), is_training=False)
-            return wrap_transforms(composed, arithmetic, "timm")
-    if "image_processor_type" in content or "image_mean" in content or "do_resize" in content:
+        content = dict(content.get("pretrained_cfg") or content.get("image_processor") or content)
+    if any(name in content for name in _BY_TRANSFORMERS):  # first: some of its classes have a crop_pct, too
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "preprocessor_config.json").write_text(json.dumps(content), "utf-8")
             return read_processor(Path(folder), arithmetic)
-    with parsing(path):
-        unknown = sorted(content.keys() - _OURS)
-        if unknown:
-            raise UsageError(f"{path} has the settings {', '.join(unknown)}, known are {', '.join(sorted(_OURS))}")
-        listed = {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
-        return _build(read_own, listed, arithmetic)
+    if any(name in content for name in _BY_TIMM):
+        with parsing(path):
+            data: Any = import_module("timm.data")  # slow to import
+            composed = data.create_transform(**data.resolve_data_config({}, pretrained_cfg=content), is_training=False)
+            return wrap_transforms(composed, arithmetic, "timm")
+    return _build(read_own, content, arithmetic, f"{path}: preprocessing")
 
 
-def _build(read_own: Callable[[], Preparation], changes: dict[str, Any], arithmetic: Arithmetic) -> Preparation:
-    """Return torchvision's transforms for the model's own settings with ``changes``, and the runtime's equal."""
-    record = _complete(read_own, changes, arithmetic)
+def _build(
+    read_own: Callable[[], Preparation], changes: dict[str, Any], arithmetic: Arithmetic, where: str
+) -> Preparation:
+    """Return torchvision's transforms for the model's own settings with ``changes``, and the runtime's equal.
+
+    Error messages call the changes ``where``.
+    """
+    record = _complete(read_own, changes, arithmetic, where)
     if record.resize == "long_side" or any(record.fill):
         raise UsageError(
             "stated preprocessing is judged by torchvision, which has no resize long_side and no fill; state other "
@@ -103,26 +106,32 @@ def _build(read_own: Callable[[], Preparation], changes: dict[str, Any], arithme
 
 
 def _complete(
-    read_own: Callable[[], Preparation], changes: dict[str, Any], arithmetic: Arithmetic
+    read_own: Callable[[], Preparation], changes: dict[str, Any], arithmetic: Arithmetic, where: str
 ) -> ImagePreprocessing:
     """Return the model's own settings with ``changes``, or ``changes`` alone if its own cannot be used."""
     settings: dict[str, Any] = {}
+    unusable = None
     try:
-        _, own = read_own()
-        settings = {name: getattr(own, name) for name in _OURS}
+        settings = asdict(read_own()[1])
     except WeightsError as exc:
-        if missing := sorted(_REQUIRED - changes.keys()):
-            raise WeightsError(
-                f"the model's own preprocessing cannot be used, and the stated one lacks {', '.join(missing)}; "
-                f"{STATE_ALL}"
-            ) from exc
+        unusable = exc
     if changes.get("antialias") is False:
         settings["resize_dtype"] = "float32"  # Pillow always widens its filters
     elif changes.get("interpolation") not in (None, "bilinear", "bicubic"):
         settings |= {"resize_dtype": "uint8", "antialias": True}  # only Pillow has the other filters
     settings |= changes
-    floats = settings.get("resize_dtype") == "float32"
-    return ImagePreprocessing(**settings, arithmetic="caller" if floats else arithmetic)
+    settings["arithmetic"] = ours = "caller" if settings.get("resize_dtype") == "float32" else arithmetic
+    if changes.get("arithmetic", ours) != ours:
+        raise UsageError(
+            f"{where}.arithmetic is {changes['arithmetic']!r:.80}, and the export would give {ours!r}; leave it out, "
+            "and choose by --input uint8 (graph) or --input float32 (caller)"
+        )
+    try:
+        return decode(ImagePreprocessing, json.loads(json.dumps(settings)), where, fill_defaults=True)
+    except ManifestError as exc:
+        if unusable:
+            raise WeightsError(f"{exc}; the model's own preprocessing cannot be used, so {STATE_ALL}") from unusable
+        raise UsageError(f"{exc}; known are {_KNOWN}") from exc
 
 
 def _crop_as_transformers(image: Any, side: int) -> Any:

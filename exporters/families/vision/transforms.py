@@ -12,7 +12,8 @@ from exporters.errors import WeightsError
 from exporters.families.vision.pixels import STATE_ALL, Preparation, check_pixels
 from runtime.artifact.manifest import Arithmetic, ImagePreprocessing, Interpolation
 
-# Steps that change nothing in an RGB photo, or that the runtime does anyway.
+# Steps that change nothing in an RGB photo, or that the runtime does anyway. ``MaybeConvertMode`` of open_clip converts
+# other images to RGB after the resize. The runtime does that before: see the differences in docs/embedding.md.
 _NEUTRAL = ("MaybeConvertMode", "MaybeToTensor", "ToTensor", "MaybePILToTensor")
 
 

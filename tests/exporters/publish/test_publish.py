@@ -88,10 +88,12 @@ def test_token_types_are_refused_by_a_layout_that_would_ignore_them(
 
 
 def test_towers_of_a_clip_give_the_golden_vectors(tmp_path: Path) -> None:
-    artifact = write_clip_artifact(tmp_path / "toy", crop_rounding="floor")
+    artifact = write_clip_artifact(tmp_path / "toy", crop_rounding="floor", alpha="white")
     folders = publish(artifact, ["clip-js", "immich", "triton", "fastembed"], tmp_path / "out")
     assert {path.name for path in (folders[0] / "onnx").iterdir()} == {"text_model.onnx", "vision_model.onnx"}
     assert json.loads((folders[0] / "config.json").read_text())["model_type"] == "clip"
+    readers = {folder.name for folder in folders if "puts it on white" in (folder / "README.md").read_text("utf-8")}
+    assert readers == {"clip-js", "immich", "fastembed"}  # Triton takes pixels
     settings = json.loads((folders[1] / "visual/preprocess_cfg.json").read_text())
     assert (settings["size"], settings["interpolation"]) == ([8, 8], "bicubic")
     assert {path.name for path in folders[2].iterdir()} == {

@@ -13,7 +13,7 @@ import pytest
 
 import runtime
 from runtime.artifact.json_schema import decode
-from runtime.artifact.manifest import OLDEST_READABLE, SCHEMA_VERSION, Preprocessing
+from runtime.artifact.manifest import OLDEST_READABLE, SCHEMA_VERSION, ImagePreprocessing, Preprocessing
 from runtime.artifact.reader import check_files, read_manifest
 from tests.fuzz.seeds import documents
 from tests.runtime.session.variant_samples import make_variant
@@ -37,6 +37,7 @@ def test_the_manifest_records_all_preprocessing(artifact: Path) -> None:
         "kind": "image",
         "exif_orientation": "apply",
         "colour_order": "RGB",
+        "alpha": "drop",
         "resize": "short_side",
         "resize_size": 44,
         "interpolation": "bilinear",
@@ -294,6 +295,16 @@ def test_a_manifest_of_schema_1_is_read_as_one_without_variants(edit_manifest: E
 
     manifest = read_manifest(edit_manifest(age))
     assert (manifest.schema_version, manifest.towers["image"].variants) == (SCHEMA_VERSION, {})
+
+
+def test_a_manifest_of_schema_5_drops_alpha(edit_manifest: Edit) -> None:
+    def age(document: dict[str, Any]) -> None:
+        document["schema_version"] = 5
+        del document["towers"]["image"]["preprocessing"]["alpha"]
+
+    recipe = read_manifest(edit_manifest(age)).towers["image"].preprocessing
+    assert isinstance(recipe, ImagePreprocessing)
+    assert recipe.alpha == "drop"
 
 
 def test_a_manifest_of_schema_2_is_read_with_the_defaults_of_new_fields(edit_manifest: Edit) -> None:

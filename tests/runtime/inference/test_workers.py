@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import itertools
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +18,8 @@ import pytest
 from PIL import Image
 
 import runtime
+from runtime.artifact.manifest import ImagePreprocessing
+from runtime.artifact.reader import read_manifest
 from runtime.inference.workers import Workers, split_options
 from runtime.session.session import SessionOptions
 
@@ -87,17 +91,26 @@ def write_uint32_tiff() -> bytes:
     return head + tag + (1).to_bytes(2, "little") + rest[2:]
 
 
-def test_pil_images_give_the_vectors_and_errors_of_one_process(exported: Path, photo_paths: list[Path]) -> None:
+def test_pil_images_give_the_vectors_and_errors_of_one_process(
+    exported: Path, photo_paths: list[Path], tmp_path: Path
+) -> None:
     tiff, photo = write_uint32_tiff(), photo_paths[0].read_bytes()
+    exported = shutil.copytree(exported, tmp_path / "on-white")
+    manifest = read_manifest(exported)
+    tower = manifest.towers["image"]
+    recipe = replace(cast("ImagePreprocessing", tower.preprocessing), alpha="white")
+    changed = replace(manifest, towers={"image": replace(tower, preprocessing=recipe)})
+    (exported / "manifest.json").write_text(changed.to_json(), "utf-8")
 
     def items() -> list[Any]:  # an image that failed once always fails
-        return [Image.open(io.BytesIO(data)) for data in (tiff, photo[: len(photo) // 2], photo)]
+        files = [Image.open(io.BytesIO(data)) for data in (tiff, photo[: len(photo) // 2], photo)]
+        return [*files, Image.new("RGBA", (90, 70), (0, 0, 0, 60))]
 
     alone = runtime.load(exported, provider="cpu").embed(items(), on_error="skip")
     with runtime.load(exported, provider="cpu", workers=1) as model:
         ours = model.embed(items(), on_error="skip")
     np.testing.assert_allclose(ours.vectors, alone.vectors, atol=2e-6)
-    assert ours.kept.tolist() == [0, 2]
+    assert ours.kept.tolist() == [0, 2, 3]
     assert [str(failure) for failure in ours.failures] == [str(failure) for failure in alone.failures]
 
 

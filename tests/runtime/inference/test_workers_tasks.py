@@ -110,7 +110,7 @@ def test_texts_are_sent_in_one_message(
 def test_an_image_that_cannot_be_prepared_leaves_the_worker_in_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_: object) -> None:
+    def fail(*_: object) -> None:
         raise MemoryError("too large")
 
     monkeypatch.setattr("runtime.preprocess.image.load_pixels", fail)

@@ -119,6 +119,31 @@ def test_transparent_pixels_keep_their_colour() -> None:
     assert load_image(hidden_red).getpixel((0, 0)) == (255, 0, 0)
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "P with opacities", "RGB"])
+def test_transparent_images_are_put_on_white(mode: str, photos: list[Image.Image]) -> None:
+    """Bit for bit as ``alpha_composite`` does, which transformers calls."""
+    image = photos[0].convert("RGB")
+    if mode.endswith("A"):
+        image.putalpha(Image.linear_gradient("L").resize(image.size))
+        image = image.convert(mode)
+    elif mode == "RGB":
+        image.info["transparency"] = image.getpixel((3, 3))
+    else:
+        image = image.quantize(16)
+        image.info["transparency"] = bytes(range(0, 256, 16)) if mode.endswith("opacities") else 5
+    rgba = image.convert("RGBA")
+    expected = Image.alpha_composite(Image.new("RGBA", image.size, "white"), rgba).convert("RGB")
+    assert expected.tobytes() != load_image(image).tobytes()
+    for item in (image, encode(image, "PNG")):
+        assert load_image(item, "white").tobytes() == expected.tobytes()
+
+
+def test_a_transparent_grey_of_sixteen_bits_is_white() -> None:
+    data = encode(Image.fromarray(np.array([[0, 30_000, 65_535]], np.uint16)), "PNG", transparency=30_000)
+    assert np.asarray(load_image(data, "white"))[0, :, 0].tolist() == [0, 255, 255]
+    assert np.asarray(load_image(data))[0, :, 0].tolist() == [0, 117, 255]
+
+
 @pytest.mark.parametrize("suffix", ["PNG", "TIFF", "PPM"])
 def test_sixteen_bits_become_eight_as_in_torchvision(suffix: str) -> None:
     values = np.linspace(0, 65535, 60 * 50).astype(np.uint16).reshape(50, 60)

@@ -40,6 +40,7 @@ CASES = {
     "progressive": (12, "RGB", "JPEG", {"progressive": True, "subsampling": 0}, "uint8"),
     "CMYK": (12, "CMYK", "JPEG", {"progressive": True, "subsampling": 0}, "uint8"),
     "PNG": (12, "RGBA", "PNG", {}, "uint8"),
+    "PNG on white": (12, "LA", "PNG", {}, "uint8"),
     "GIF": (12, "P", "GIF", {}, "uint8"),
     "WEBP": (12, "RGBA", "WEBP", {"lossless": True, "method": 0}, "uint8"),
     "JPEG2000": (12, "RGBA", "JPEG2000", {}, "uint8"),
@@ -62,7 +63,7 @@ def test_preparing_takes_no_more_memory_than_it_says(case: Any, tmp_path: Path) 
         "from runtime.preprocess.image_memory import preparing_bytes\n"
         "from runtime.artifact.manifest import ImagePreprocessing\n"
         "recipe = ImagePreprocessing(resize_size=232, crop_size=224, interpolation='bilinear', mean=(0.5,) * 3, "
-        f"std=(0.5,) * 3, resize_dtype={dtype!r}, arithmetic='caller')\n"
+        f"std=(0.5,) * 3, resize_dtype={dtype!r}, arithmetic='caller', alpha='white')\n"
         "Image.MAX_IMAGE_PIXELS = 1 << 24; prepare = ImagePreprocessor(recipe).prepare\n"
         "prepare(np.zeros((9, 9, 3), np.uint8))\n"
         "data = Path(sys.argv[1]).read_bytes(); said, before = preparing_bytes(data, recipe), peak()\n"

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 import runtime
+from runtime.artifact.manifest import Alpha
 from runtime.inference import tower
 from runtime.inference.memory import ItemMemory
 from runtime.preprocess import image as image_module
@@ -50,12 +51,12 @@ def small(toy_models: list[ServedModel]) -> Iterator[Running]:
 def test_photos_wait_until_there_is_memory(small: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     most, now, lock = 0, 0, Lock()
 
-    def load(item: bytes) -> Image.Image:
+    def load(item: bytes, alpha: Alpha) -> Image.Image:
         nonlocal most, now
         with lock:
             now += 1
             most = max(most, now)
-        loaded = load_image(item)
+        loaded = load_image(item, alpha)
         with lock:
             now -= 1
         return loaded
@@ -130,9 +131,9 @@ def test_a_reader_that_asks_again_and_again_starts_a_few_times(monkeypatch: pyte
 def test_the_rest_of_a_refused_request_is_not_prepared(small: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[int] = []
 
-    def load(item: bytes) -> Image.Image:
+    def load(item: bytes, alpha: Alpha) -> Image.Image:
         loaded.append(len(item))
-        return load_image(item)
+        return load_image(item, alpha)
 
     monkeypatch.setattr(image_module, "load_image", load)
     bomb = encode(Image.new("1", (4000, 4000)), "PNG")

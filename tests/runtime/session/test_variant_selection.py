@@ -64,8 +64,8 @@ def pick(tower: Tower, provider: str, asked: str = "auto") -> GraphChoice:
         ("cpu", ["avx2"], False, "optimized", "auto: its operators are fused"),
         ("openvino", ["amx_int8"], False, "int8", "auto: the CPU has amx_int8"),
         ("openvino", [], False, "fp32", "int8 skipped: the CPU has no 8-bit integer instructions"),
-        ("cuda", [], True, "fp32", "run `python -m runtime verify --variant fp16`"),
-        ("cuda", ["avx512_vnni"], False, "fp32", "run `python -m runtime verify --variant optimized`"),
+        ("cuda", [], True, "fp32", "run `python -m runtime verify ARTIFACT --provider cuda --variant fp16`"),
+        ("cuda", ["avx512_vnni"], False, "fp32", "run `python -m runtime verify ARTIFACT --provider cuda --variant optimized`"),
         ("tensorrt", [], True, "fp32", "fp16 skipped: GPU 0 has not verified it; run"),
         ("tensorrt", [], False, "fp32", "fp16 skipped: GPU 0 has no tensor cores"),
     ],
@@ -183,7 +183,7 @@ def test_another_version_of_onnxruntime_is_warned_of(
         pick(tower, "cpu", "fp32")
     (record,) = caplog.records
     assert "int8 was checked with onnxruntime 1.31.1, but 1.30.1 is installed: run" in record.getMessage()
-    assert "verify --variant int8" in record.getMessage()
+    assert "verify ARTIFACT --provider cpu --variant int8" in record.getMessage()
 
 
 def test_a_verified_variant_is_not_warned_of_again_until_something_changes(

@@ -13,6 +13,7 @@ import pytest
 import torch
 import transformers as hf
 from open_clip.push_to_hf_hub import save_for_hf
+from PIL import Image
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import CLIPModel, Dense, Normalize
 from torch import nn
@@ -28,6 +29,7 @@ from runtime.artifact.manifest import ImagePreprocessing
 from runtime.artifact.reader import read_manifest
 from tests.exporters.families.tried import record
 from tests.exporters.families.vision.comparing import (
+    MAX_ERROR,
     STATED,
     check_images,
     check_texts,
@@ -249,6 +251,9 @@ def test_vectors_equal_those_of_sentence_transformers(clip: Path, tmp_path: Path
     check_images(
         artifact, lambda image: judge.encode([image])[0], GROUP, "sentence-clip image", "sentence-transformers"
     )
+    transparent = make_images()[0]
+    transparent.putalpha(Image.linear_gradient("L").resize(transparent.size))
+    assert measure(artifact, "image", [transparent], lambda image: judge.encode([image])[0]) <= MAX_ERROR
     manifest = read_manifest(artifact)
     assert manifest.similarity_function == "dot"
     assert all(tower.normalized for tower in manifest.towers.values())

@@ -16,6 +16,7 @@ from timm.data.transforms_factory import create_transform
 from torch import Tensor
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.convnext.image_processing_pil_convnext import ConvNextImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from exporters.catalogue.names import find_model
@@ -90,6 +91,12 @@ def test_options_mean_what_torchvision_does(name: str) -> None:
     assert row.dtype == (np.float32 if record.resize_dtype == "float32" else np.uint8)
 
 
+CONVNEXT: dict[str, Any] = {
+    "size": {"shortest_edge": 40},
+    "crop_pct": 0.9,
+    "image_mean": list(MEAN),
+    "image_std": list(STD),
+}
 FILES: dict[str, tuple[dict[str, Any], Callable[[Path], Callable[[Image.Image], Tensor]]]] = {
     "timm": (
         {"input_size": [3, 40, 40], "crop_pct": 0.9, "interpolation": "bicubic", "mean": MEAN, "std": STD},
@@ -107,6 +114,10 @@ FILES: dict[str, tuple[dict[str, Any], Callable[[Path], Callable[[Image.Image], 
             ][0]
         ),
     ),
+    "transformers, with a crop_pct": (
+        json.loads(ConvNextImageProcessorPil(**CONVNEXT).to_json_string()),
+        lambda _: lambda image: ConvNextImageProcessorPil(**CONVNEXT)(image, return_tensors="pt")["pixel_values"][0],
+    ),
     "ours": (
         {"resize": "squash", "resize_size": 41, "crop_size": 40, "interpolation": "bilinear", **VALUES},
         lambda _: Compose([Resize((41, 41)), CenterCrop(40), *TENSOR]),
@@ -123,6 +134,32 @@ def test_a_file_is_read_by_its_library(name: str, tmp_path: Path) -> None:
     assert differ(record, expected(tmp_path)) <= 1e-6
 
 
+@pytest.mark.parametrize("name", ["CLIPImageProcessorPil", "SiglipImageProcessorPil", "ViTImageProcessorPil"])
+def test_the_library_decides_on_transparent_images(name: str) -> None:
+    image = make_images()[0]
+    image.putalpha(Image.linear_gradient("L").resize(image.size))
+    transforms, record = wrap_processor(make_processor(name, {}), "caller")
+    if name.startswith("ViT"):
+        assert record.alpha == "drop"
+        with pytest.raises(ValueError, match="4 elements"):
+            transforms(image)
+    else:
+        assert abs(ImagePreprocessor(record).prepare(image) - transforms(image).numpy()).max() <= 1e-6
+
+
+def test_an_unknown_treatment_of_transparent_images_is_refused() -> None:
+    processor = make_processor("CLIPImageProcessorPil", {})
+    convert = processor.process_image
+
+    def put_on_grey(image: Image.Image, **settings: Any) -> Any:
+        grey = Image.new("RGBA", image.size, "grey")
+        return convert(Image.alpha_composite(grey, image.convert("RGBA")), **settings)
+
+    processor.process_image = put_on_grey
+    with pytest.raises(WeightsError, match="transparent images as CLIPImageProcessorPil does; state the whole"):
+        wrap_processor(processor, "graph")
+
+
 @pytest.mark.parametrize("crop", [39, 40])
 @pytest.mark.parametrize("resample", range(6))
 def test_a_processor_may_crop_more_than_the_image(crop: int, resample: int) -> None:
@@ -136,7 +173,11 @@ def test_a_processor_may_crop_more_than_the_image(crop: int, resample: int) -> N
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"crop": 40}, "has the settings crop, known are antialias, .*crop_size"),
+        ({"crop": 40}, "file.json: preprocessing has unknown crop; known are kind, .*crop_size"),
+        ({"rescale": "1/127.5"}, "preprocessing.rescale is '1/127.5' instead of '1/255'"),
+        ({"antialias": "no"}, "preprocessing.antialias is 'no' instead of bool"),
+        ({"kind": "text"}, "preprocessing.kind is 'text' instead of 'image'"),
+        ({"arithmetic": "caller"}, "arithmetic is 'caller', and the export would give 'graph'; leave it out"),
         ({"resize": "long_side"}, "has no resize long_side"),
         ({"input_size": [3, 40, 50]}, "rectangular images of 45 x 57 pixels"),
         ([1], "does not have the expected form"),
@@ -170,7 +211,7 @@ def test_settings_of_a_model_whose_own_cannot_be_used() -> None:
     settings: dict[str, Any] = {"resize": "50", "crop": 48, "interpolation": "bicubic", **VALUES}
     _, record = choose_preprocessing(ExportOptions(**settings), read_nothing)
     assert record == choose_preprocessing(ExportOptions(**settings), read_own)[1]
-    with pytest.raises(WeightsError, match="lacks interpolation, resize_size, std; state the whole preprocessing by"):
+    with pytest.raises(WeightsError, match=r"lacks interpolation, resize_size, std; the .* state the whole"):
         choose_preprocessing(ExportOptions(crop=48, mean=MEAN), read_nothing)
 
 
@@ -197,14 +238,12 @@ def test_a_filter_of_pillow_resizes_integers() -> None:
 def test_a_network_of_the_catalogue_takes_them() -> None:
     cnn = make_tiny_cnn()
     tower = CnnTower(cnn, ExportOptions(resize="50", crop=48, **VALUES), output_dim=TINY_DIM)
-    assert (tower.record.decided_by, tower.record.inputs[0].shape) == ("user", ("batch", 48, 48, 3))
+    assert (tower.record.decided_by, tower.record.inputs[0].shape) == ("default", ("batch", 48, 48, 3))
     image = make_images()[0]
     with torch.inference_mode():
         network: Any = cnn.model
         features = network.features(Compose([Resize(50), CenterCrop(48), *TENSOR])(image)[None])
         assert torch.allclose(tower.embed(image).float(), features.mean((0, 2, 3)))
-    plain = CnnTower(cnn, ExportOptions(), output_dim=TINY_DIM)
-    assert plain.record.decided_by == "default"
 
 
 def test_a_family_of_texts_refuses_them() -> None:
