@@ -18,11 +18,9 @@ from exporters.errors import WeightsError
 from exporters.families.tower import TRACED, ExportableTower
 from exporters.graph.graph_input import GraphInput
 from exporters.samples.texts import TEXTS
-from runtime.artifact.manifest import MIN_TEXT_LENGTH, TextPreprocessing, TowerName
+from runtime.artifact.manifest import MAX_TEXT_LENGTH, MIN_TEXT_LENGTH, TextPreprocessing, TowerName
 from runtime.preprocess.text import TextPreprocessor
 
-_NO_LIMIT = 1_000_000  # transformers writes 1e30 for a tokenizer without a limit
-_DEFAULT_LENGTH = 512  # for models without a table of positions whose tokenizer states no limit either
 _POSITION_TABLES = ("position_embeddings", "wpe", "embed_positions", "position_embedding")
 
 
@@ -119,8 +117,20 @@ def count_positions(encoder: nn.Module) -> int | None:
     return min(sizes, default=None)
 
 
-def max_length(encoder: nn.Module, tokenizer: PreTrainedTokenizerFast) -> int:
-    """Return the largest number of tokens: the smaller of the tokenizer's limit and the number of positions."""
-    stated = (tokenizer.model_max_length, count_positions(encoder))
-    limits = [int(limit) for limit in stated if limit and limit < _NO_LIMIT]
-    return max(MIN_TEXT_LENGTH, min(limits, default=_DEFAULT_LENGTH))
+def find_limit(stated: int | None, positions: int | None) -> int:
+    """Return the largest number of tokens: the smaller of two limits, or ``MAX_TEXT_LENGTH`` without either.
+
+    Args:
+        stated: The limit that the checkpoint states. transformers writes 1e30 for none.
+        positions: The number of positions, from :func:`count_positions`.
+
+    Raises:
+        WeightsError: No text fits within the limit.
+    """
+    limit = min(int(limit) for limit in (stated, positions, MAX_TEXT_LENGTH) if limit is not None)
+    if limit < MIN_TEXT_LENGTH:
+        raise WeightsError(
+            f"the checkpoint states a limit of {limit} tokens, which leaves no room for a text; correct max_seq_length "
+            "in its sentence_bert_config.json, or model_max_length in its tokenizer_config.json"
+        )
+    return limit

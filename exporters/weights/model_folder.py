@@ -37,12 +37,12 @@ def describe_folder(folder: Path, weights: WeightsRef) -> Weights:
     """
     if isinstance(weights, RandomInit):
         return Weights(origin="random", description=f"random, seed {weights.seed}", seed=weights.seed, sha256="")
-    find_weights(folder)  # checks the index of shards
+    own = find_weights(folder)
     found = sorted(path for pattern in ("*", "*/*") for path in folder.glob(pattern) if _is_weights(path))
     plain = {path.parent for path in found if path.suffix == ".safetensors"}
     files = [path for path in found if path.suffix == ".safetensors" or path.parent not in plain]
     description, digest = escape_name(folder.resolve().name), hash_weights(folder, files)
-    return Weights(origin="file", description=description, file=files[0].name, sha256=digest)
+    return Weights(origin="file", description=description, file=(own or files)[0].name, sha256=digest)
 
 
 def _is_weights(path: Path) -> bool:

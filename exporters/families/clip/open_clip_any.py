@@ -38,6 +38,10 @@ from runtime.artifact.reader import record_file
 
 IGNORED = ("logit_scale", "logit_bias", "text.transformer.embeddings.position_ids")  # not exported, or older counters
 _IMAGE_ALONE = "export its image tower alone by --tower image"
+# A capital sigma at the end of a word, which becomes ς in Python's lower(), and not in Lowercase.
+# Source: Final_Sigma in table 3-17 of the Unicode standard, with at most one case-ignorable character before it.
+_CASED, _IGNORABLE = r"[\p{Lu}\p{Ll}\p{Lt}]", r"[\p{Mn}\p{Me}\p{Cf}\p{Lm}\p{Sk}'.:\x{B7}\x{2018}\x{2019}]"
+_FINAL_SIGMA = Regex(f"(?<={_CASED}|{_CASED}{_IGNORABLE})Σ(?!{_IGNORABLE}*{_CASED})")
 _PUNCTUATION = Regex(r"[!-/:-@\[-`{-~]")  # Python's string.punctuation
 
 
@@ -268,12 +272,13 @@ def _convert(tokenizer: Any, name: str) -> tuple[Tokenizer, int]:
 
 def _clean(backend: Tokenizer, tokenizer: Any) -> Tokenizer:
     """Add the part of open_clip's cleaning that the runtime's ``ftfy`` does not do."""
+    lower = [normalizers.Replace(_FINAL_SIGMA, "ς"), normalizers.Lowercase()]
     steps: dict[str, list[normalizers.Normalizer]] = {
-        "_clean_lower": [normalizers.Lowercase()],
+        "_clean_lower": lower,
         "_clean_canonicalize": [
             normalizers.Replace("_", " "),
             normalizers.Replace(_PUNCTUATION, ""),
-            normalizers.Lowercase(),
+            *lower,
             normalizers.Replace(Regex(r"\s+"), " "),
             normalizers.Strip(),
         ],

@@ -23,6 +23,7 @@ _STRANGE = (
     "snake_case & 'quoted' don't!",
     "Ünïcödé \uff26\uff35\uff2c\uff2c width",
     "<start_of_text> <|endoftext|> </s> <eos>",
+    "ΟΔΟΣ ΑΘΗΝΑΣ Σ",
     " \t ",
 )
 

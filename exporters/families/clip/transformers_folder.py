@@ -15,7 +15,7 @@ from exporters.errors import WeightsError
 from exporters.families.clip.text import TextModel
 from exporters.families.clip.tower import build_towers
 from exporters.families.family import FolderRequest
-from exporters.families.text_tower import max_length
+from exporters.families.text_tower import count_positions, find_limit
 from exporters.families.tower import ExportableTower
 from exporters.families.vision.processor import read_processor
 from exporters.families.vision.stated import choose_preprocessing
@@ -122,7 +122,7 @@ def text_model(
     fixed = model.config.model_type in _FIXED_LENGTH
     names: tuple[TextInput, ...] = ("input_ids",) if fixed else ("input_ids", "attention_mask")
     encoder = TextHalf(model, names)
-    limit = max_length(encoder, tokenizer)
+    limit = find_limit(tokenizer.model_max_length, count_positions(encoder))
 
     def tokenize(text: str) -> Mapping[str, Tensor]:
         padding = "max_length" if fixed else False

@@ -53,7 +53,7 @@ class GeMPooling(Module):
         self.save_config(output_path)
 
 
-# Modules that a graph can hold. Others, such as Router, need more than ids and a mask.
+# Modules that a graph can hold.
 _KNOWN = (Dense, Dropout, GeMPooling, LayerNorm, Normalize, Pooling, WeightedLayerPooling)
 
 
@@ -136,8 +136,14 @@ def check_modules(model: SentenceTransformer, source: str, *, trusted: bool) -> 
     """Check that a graph can hold every module of the model from ``source``.
 
     Raises:
-        WeightsError: It has a module of another kind.
+        WeightsError: It has a module of another kind, or one that may embed queries and documents differently.
     """
+    if "task" in model.get_model_kwargs():
+        raise WeightsError(
+            f"{source} has a module that takes a task, as Router does: queries and documents may get different "
+            "vectors, and a graph gives both the same; save the modules of one task as a model, or take the task out "
+            "of the kwargs in its modules.json"
+        )
     first, *others = list(model)
     if not isinstance(first, Transformer | StaticEmbedding):
         raise WeightsError(

@@ -28,12 +28,11 @@ from exporters.families.sentence.chain import (
     skips_prompt,
 )
 from exporters.families.sentence.reader import read_prompts
-from exporters.families.text_tower import TextTower, count_positions
+from exporters.families.text_tower import TextTower, count_positions, find_limit
 from exporters.samples.texts import TEXTS
 from exporters.weights.parsing import summarize_error
 from runtime.artifact.manifest import (
     MAX_TEXT_LENGTH,
-    MIN_TEXT_LENGTH,
     Pooling,
     TextInput,
     TextPreprocessing,
@@ -46,7 +45,7 @@ _LOG = logging.getLogger("exporters")
 # Architectures whose fused attention torch cannot trace: it ends in a strided view with symbolic sizes.
 _EAGER = ("t5", "mt5", "umt5")
 _VECTOR = "sentence_embedding"
-_SAMPLE = ["The quick brown fox.", "A lazy dog, or two, sleeping in the sun"]
+_SAMPLE = "The quick brown fox."
 
 
 class SentenceTower(TextTower):
@@ -86,8 +85,8 @@ class SentenceTower(TextTower):
         self._modules = modules[:-1] if unit_length else modules
         self.similarity_function = cast(SimilarityFunction, str(model.similarity_fn_name))
         self.architecture, self.merged = _architecture(modules[0]), adapter
-        self._features = self._preprocess(_SAMPLE)
-        output_dim = len(self._encode(_SAMPLE[0]))
+        self._features = self._preprocess([_SAMPLE])
+        output_dim = len(self._encode(_SAMPLE))
         super().__init__(
             self._read_preprocessing(options),
             output_dim,
@@ -194,11 +193,14 @@ class SentenceTower(TextTower):
             inputs += ("token_type_ids",)
         if skips_prompt(self._modules):
             inputs += ("pooling_mask",)
+        limit = self._max_length(first, options)
+        self._settle_rope(first.model, limit)
+        pad = tokenizer.pad_token_id or 0
         return self._with_prompts(
             TextPreprocessing(
-                max_length=self._max_length(first, options),
+                max_length=limit,
                 truncation_side=tokenizer.truncation_side,
-                pad_token_id=tokenizer.pad_token_id or 0,
+                pad_token_id=pad if pad < self._table_size() else 0,  # the mask hides it, but it needs an embedding
                 inputs=inputs,
                 empty_text="embed" if self._embeds_empty_text() else "refuse",
             )
@@ -224,13 +226,37 @@ class SentenceTower(TextTower):
         stated, positions = first.max_seq_length, count_positions(first.model)
         if options.max_length is not None and positions is not None and options.max_length > positions:
             raise UsageError(f"--max-length {options.max_length} is more than the {positions} positions of the model")
-        limits = [int(limit) for limit in (stated, positions) if limit is not None and limit < MAX_TEXT_LENGTH]
-        limit = min(limits, default=MAX_TEXT_LENGTH)
-        if limit < MIN_TEXT_LENGTH:
-            raise WeightsError(f"{self._source} states a limit of {limit} tokens, which leaves no room for a text")
+        limit = find_limit(stated, positions)
         if positions == limit:  # the library would cut at its own limit, and then fail for lack of positions
             first.max_seq_length = limit
         return limit
+
+    def _settle_rope(self, encoder: nn.Module, limit: int) -> None:
+        """Give rotary positions of a batch of any length up to ``limit`` the frequencies of a short one.
+
+        transformers chooses the frequencies of dynamic NTK and LongRoPE by the length of the padded batch.
+
+        Raises:
+            WeightsError: The frequencies differ within the limit, so a vector would depend on its batch.
+        """
+        rotary: list[Any] = [module for module in encoder.modules() if hasattr(module, "rope_type")]
+        for module in rotary:
+            kinds = module.rope_type
+            layers: dict[str | None, str] = kinds if isinstance(kinds, dict) else {None: kinds}
+            for layer, kind in layers.items():
+                if kind == "longrope":
+                    rope = module.config.rope_parameters
+                    unscaled = (rope if layer is None else rope[layer])["original_max_position_embeddings"]
+                elif "dynamic" in kind:
+                    unscaled = module.original_max_seq_len
+                else:
+                    continue
+                if limit > unscaled:
+                    raise WeightsError(
+                        f"{self._source} changes its rotary positions in a batch of more than {unscaled} tokens (rope "
+                        f"type {kind}), so a vector would depend on its batch; use --max-length {unscaled}"
+                    )
+                module.rope_type = "default" if layer is None else {**module.rope_type, layer: "default"}
 
     def _check_processing(self, first: Transformer) -> None:
         """Check that texts are tokenized in the one way that the runtime has.

@@ -43,10 +43,17 @@ TEXTS = (
 # These settings change how a checkpoint is read, and no operator of the graph: torch shows them without an ONNX file.
 READING = (
     *("layout: 0_Transformer", "layout: dot", "limit: above the positions", "limit: lowered", "limit: null"),
-    *("padding side: left, absolute positions", "pooling: legacy booleans", "truncate_dim", "truncation side: left"),
+    *(
+        "padding side: left, absolute positions",
+        "positions: LongRoPE, limited",
+        "pooling: legacy booleans",
+        "truncate_dim",
+        "truncation side: left",
+    ),
     *("plain: for causal language modelling", "plain: for classification", "plain: for masked language modelling"),
     *("settings: do_lower_case", "settings: model, tokenizer and config arguments", "settings: module_output_name"),
     *("settings: sentence_roberta_config.json", "code: of a module, trusted", "code: of the model, trusted"),
+    "tokenizer: padding without an embedding",
     *("weights: bfloat16 in shards", "weights: float16", "weights: pytorch_model.bin"),
 )
 
@@ -54,6 +61,7 @@ READING = (
 EXPORTED = (
     *("modernbert", "embedding-gemma", "nystromformer"),
     *("pooling: every mode", "pooling: without prompt", "dense: activations", "prompts: default"),
+    "positions: dynamic NTK",
 )
 
 Embed = Callable[..., Any]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +19,6 @@ from sentence_transformers.sentence_transformer.modules import (
     Pooling,
     Router,
     StaticEmbedding,
-    Transformer,
     WeightedLayerPooling,
     WordEmbeddings,
 )
@@ -140,15 +138,6 @@ def _write_model2vec(folder: Path) -> None:
     (folder / "1_Normalize").mkdir()
 
 
-def _write_router(folder: Path) -> None:
-    tokenizer = BERT()
-    save_encoder(folder, build_model("BertModel", tokenizer, **SIZES, max_position_embeddings=LIMIT), tokenizer)
-    encoder = Transformer(str(folder))
-    shutil.rmtree(folder)
-    routes = ([encoder, Pooling(DIM, "mean")], [encoder, Pooling(DIM, "cls")])
-    save_modules(folder, Router.for_query_document(query_modules=routes[0], document_modules=routes[1]))
-
-
 def _write_word_embeddings(folder: Path) -> None:
     words = ["apple", "banana", "cherry"]
     table = torch.randn((3, DIM), generator=torch.Generator().manual_seed(0)).numpy()
@@ -195,8 +184,22 @@ def _weighted() -> tuple[nn.Module, ...]:
     return (layers, Pooling(DIM, "mean"))
 
 
+def _router() -> tuple[nn.Module, ...]:
+    return (Pooling(DIM, "mean"), Router.for_query_document([Dense(DIM, DIM)], [Dense(DIM, DIM)]))
+
+
+def _longrope(**more: Any) -> Checkpoint:
+    """Return a checkpoint of a Gemma whose layers of one kind have other frequencies in a batch above 64 tokens."""
+    return chain_checkpoint("Gemma3TextModel", BERT, DECODER | TWO_LAYERS | _LONGROPE, **more)
+
+
 def _enlarged(tokenizer: Any) -> Any:
     tokenizer.add_tokens(["<one>", "<two>"])
+    return tokenizer
+
+
+def _padded(tokenizer: Any) -> Any:
+    tokenizer.add_special_tokens({"pad_token": "<padding>"})
     return tokenizer
 
 
@@ -208,6 +211,16 @@ def _plain_gte(**more: Any) -> Checkpoint:
     )
 
 
+_DYNAMIC: dict[str, Any] = {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}
+_FACTORS = {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4, "original_max_position_embeddings": 64}
+_LONGROPE: dict[str, Any] = {
+    "query_pre_attn_scalar": 8,
+    "layer_types": ["sliding_attention", "full_attention"],
+    "rope_parameters": {
+        "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+        "full_attention": {"rope_type": "longrope", "rope_theta": 1e4, **_FACTORS},
+    },
+}
 _PROMPTS = {"query": "query: ", "passage": "passage: "}
 _POOLER = {"text": {"method": "forward", "method_output_name": "pooler_output"}}
 _QUERY = "encoder.layer.0.attention.self.query.weight"
@@ -279,6 +292,13 @@ SETTINGS: dict[str, Checkpoint] = {
     "limit: null": _bert(write_legacy_settings(max_seq_length=None)),
     "limit: above the positions": _bert(write_legacy_settings(max_seq_length=512), limit=LIMIT),
     "limit: lowered": _bert(options={"max_length": 12}),
+    "positions: dynamic NTK": chain_checkpoint(
+        "LlamaModel", BERT, DECODER | {"max_position_embeddings": LIMIT} | _DYNAMIC
+    ),
+    "positions: LongRoPE": _longrope(
+        refused="the positions depend on the length of the batch", says=("longrope", "--max-length 64")
+    ),
+    "positions: LongRoPE, limited": _longrope(options={"max_length": 64}),
     "prompts: default": _bert(prompts=_PROMPTS, default_prompt_name="passage"),
     "weights: float16": plain_checkpoint("BertModel", BERT, SIZES, dtype=torch.float16),
     "weights: bfloat16 in shards": plain_checkpoint(
@@ -320,6 +340,9 @@ SETTINGS: dict[str, Checkpoint] = {
         refused="it has no tokenizer",
         says=("tokenizer.save_pretrained",),
     ),
+    "tokenizer: padding without an embedding": _bert(
+        words=lambda: _padded(BERT()), config={"vocab_size": 905, "pad_token_id": 0}
+    ),
     "tokenizer: larger than the model": _bert(
         words=lambda: _enlarged(BERT()),
         config={"vocab_size": 905},
@@ -352,8 +375,14 @@ SETTINGS: dict[str, Checkpoint] = {
         refused="a module is of another package",
         says=("other_package.models.Pooling",),
     ),
-    "module: Router": Checkpoint(
-        write=_write_router, refused="queries and documents take different modules", says=("Router",)
+    "module: Router": _bert(
+        chain=_router,
+        options={"trust_remote_code": True},
+        refused="queries and documents take different modules",
+        says=("Router", "of one task"),
+    ),
+    "module: with a task": _bert(
+        set_module(1, kwargs=["task"]), refused="a module takes a task", says=("take the task out of the kwargs",)
     ),
     "module: WordEmbeddings": Checkpoint(
         write=_write_word_embeddings, refused="its tokenizer is not one of the runtime's", says=("WordEmbeddings",)

@@ -166,6 +166,8 @@ def test_positions_of_padding_are_no_room_for_tokens() -> None:
     model = hf.AltCLIPModel(hf.AltCLIPConfig(text_config=text, vision_config=dict(SMALL), projection_dim=24))
     tokenizer = build_stand_in_tokenizer("xlm-roberta", 10**9)
     assert text_model(model, tokenizer).preprocessing.max_length == 64
+    with pytest.raises(WeightsError, match=r"limit of 2 tokens.*model_max_length"):
+        text_model(model, build_stand_in_tokenizer("xlm-roberta", 2))
 
 
 @pytest.fixture(scope="module")
