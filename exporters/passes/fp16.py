@@ -54,17 +54,16 @@ class Fp16Graph(NamedTuple):
     float_nodes: tuple[str, ...]
 
 
-def to_fp16(graph: Path, batches: Sequence[Feeds], *, limit: float = SAFE_LIMIT) -> Fp16Graph:
+def to_fp16(graph: Path, batches: Sequence[Feeds]) -> Fp16Graph:
     """Convert the weights and activations of a float32 graph to float16.
 
     The nodes of :func:`exporters.passes.fp16_regions.find_fp32_regions` stay in float32. A node also stays if one of
-    its inputs, outputs or weights is out of range on the batches: above ``limit``, or below float16's smallest normal
-    number.
+    its inputs, outputs or weights is out of range on the batches: above :data:`SAFE_LIMIT`, or below float16's smallest
+    normal number.
 
     Args:
         graph: The ONNX file, fused or not. Its weights may be in a second file.
         batches: Inputs by name, one mapping per run. They should be like the inputs of production.
-        limit: Largest absolute value allowed in float16; infinity turns the check of values off.
 
     Raises:
         GraphError: onnxruntime cannot load the graph or run it on the batches.
@@ -76,16 +75,16 @@ def to_fp16(graph: Path, batches: Sequence[Feeds], *, limit: float = SAFE_LIMIT)
         node.name = node.name or f"{node.op_type}_{node.outputs[0].name}"
     dataflow = Fp32Dataflow(model.graph, types)
     regions = find_fp32_regions(dataflow)
-    out_of_range = set() if np.isinf(limit) else _find_out_of_range(dataflow, largest, limit) - regions
+    out_of_range = _find_out_of_range(dataflow, largest) - regions
     kept = close_gaps(dataflow, regions | out_of_range)
     _Conversion(dataflow, {node for node in model.graph if node not in kept}).convert()
     ir.external_data.load_to_model(model)
     return Fp16Graph(model, tuple(node.name or "" for node in model.graph if node in out_of_range))
 
 
-def _find_out_of_range(graph: Fp32Dataflow, largest: Mapping[str, float], limit: float) -> set[ir.Node]:
-    misfits = {name for name, value in largest.items() if not _fits(value, limit)}
-    misfits |= {value.name or "" for value in graph.weights() if not _weight_fits(initializer_array(value), limit)}
+def _find_out_of_range(graph: Fp32Dataflow, largest: Mapping[str, float]) -> set[ir.Node]:
+    misfits = {name for name, value in largest.items() if not _fits(value)}
+    misfits |= {value.name or "" for value in graph.weights() if not _weight_fits(initializer_array(value))}
     return {
         node
         for node in graph.graph
@@ -93,11 +92,11 @@ def _find_out_of_range(graph: Fp32Dataflow, largest: Mapping[str, float], limit:
     }
 
 
-def _fits(largest: float, limit: float) -> bool:
-    return largest == 0 or FP16_MIN_NORMAL <= largest <= limit
+def _fits(largest: float) -> bool:
+    return largest == 0 or FP16_MIN_NORMAL <= largest <= SAFE_LIMIT
 
 
-def _weight_fits(array: Array, limit: float) -> bool:
+def _weight_fits(array: Array) -> bool:
     """Return whether float16 can hold a weight or constant; mask values do not count.
 
     A vector may become zero: the bias of a folded BatchNorm does, and the results it is added to are in range. A scalar
@@ -105,7 +104,7 @@ def _weight_fits(array: Array, limit: float) -> bool:
     """
     magnitude = np.abs(array)
     largest = float(np.max(magnitude, initial=0.0, where=magnitude < masks.MASK_THRESHOLD))
-    return largest <= limit if array.ndim == 1 and array.size > 1 else _fits(largest, limit)
+    return largest <= SAFE_LIMIT if array.ndim == 1 and array.size > 1 else _fits(largest)
 
 
 class _Conversion:
@@ -165,8 +164,7 @@ class _Conversion:
         for suffix, largest in (("half", masks.FP16_MASK_VALUE), ("half_bound", masks.FP16_MAX)):
             uses = [use for use in fp16_uses if (use.node.op_type in _BOUNDED) == (suffix == "half_bound")]
             if uses:
-                with np.errstate(over="ignore"):  # overflows if the limit is infinite
-                    converted = masks.limit_mask_values(array, largest).astype(np.float16)
+                converted = masks.limit_mask_values(array, largest).astype(np.float16)
                 _redirect(uses, add_initializer(self._graph, f"{value.name}/{suffix}", converted))
         if fp16_uses and not value.uses():
             del self._graph.initializers[value.name or ""]

@@ -86,7 +86,7 @@ class StaticQuantizer:
 
         Args:
             graph: The float32 graph.
-            batches: Calibration batches: the graph's inputs, by name.
+            batches: Calibration batches that set the ranges and the rounding: the graph's inputs, by name.
             extra_batches: More batches for the ranges. Only a few of them count for the rounding.
             method: Calibration method, see :func:`exporters.calibration.activations.tensor_ranges`.
 
@@ -159,6 +159,7 @@ class StaticQuantizer:
 
     def _quantize(self, int8: Sequence[str], float_nodes: Collection[str], keep_activations: bool) -> ir.Model:
         path = self._folder / "static.onnx"
+        path.with_name(f"{path.name}.data").unlink(missing_ok=True)  # onnx appends to a weights file
         with _wrapped_errors():
             ort.quantize_static(
                 self._graph,

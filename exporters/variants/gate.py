@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -76,10 +77,8 @@ class VariantGate:
             FloorError: A floor is not reached; the message holds the measurements.
             VariantError: The graph cannot be run or returns NaN or infinity.
         """
-        try:
+        with _as_variant_error():
             parity = self._measure(graph, floors)
-        except (InferenceError, NonFiniteError) as exc:
-            raise VariantError(f"{exc}; the fp32 graph's vectors of the same items are finite") from exc
         if misses := find_missed_floors(parity, batch_invariant=batch_invariant):
             raise FloorError(f"{'; '.join(misses)} ({describe_parity(parity)})", parity.min_cosine)
         return parity
@@ -94,11 +93,14 @@ class VariantGate:
 
         Raises:
             FloorError: The floor is not reached; the message holds the measurements.
+            VariantError: As for :meth:`measure`.
         """
         if self._search is None:
             return None
         sizes = {"queries": len(self._search.queries), "documents": len(self._search.documents)}
-        found = RetrievalParity(**sizes, fp32=self._ranking, variant=self._rank(self._search, graph))
+        with _as_variant_error():
+            ranking = self._rank(self._search, graph)
+        found = RetrievalParity(**sizes, fp32=self._ranking, variant=ranking)
         if not found.kept() >= floor:
             kept = f"{found.kept():.1%} of fp32's recall@10 or nDCG@10 is kept, below {floor:.1%}"
             raise FloorError(f"{kept} ({found.describe()})", parity.min_cosine)
@@ -106,7 +108,7 @@ class VariantGate:
 
     def expect_steps(self) -> None:
         """Announce the steps of measuring a variant to the running stage."""
-        expect(len(self._items) + 2 * len(self._items[:_BATCH_SIZE]) + self._search_items())
+        expect(len(self._items) + 3 * len(self._items[:_BATCH_SIZE]) + self._search_items())
 
     def _search_items(self) -> int:
         return len(self._search.queries) + len(self._search.documents) if self._search else 0
@@ -115,8 +117,8 @@ class VariantGate:
         alone = self._embed(graph, self._items)
         some = self._items[:_BATCH_SIZE]
         batched = self._embed(graph, some, batch_size=_BATCH_SIZE)
-        other_threads = 1 if available_threads() > 1 else min(2, os.cpu_count() or 1)
-        threaded = self._embed(graph, some, threads=other_threads)
+        threads = max(available_threads(), min(2, os.cpu_count() or 1))
+        few, many = (self._embed(graph, some, threads=count) for count in (1, threads))
         agreement = measure_agreement(self._reference, alone)
         return VariantParity(
             provider="cpu",
@@ -128,7 +130,7 @@ class VariantGate:
             reference_scale=agreement.reference_scale,
             neighbour_overlap=neighbour_overlap(self._reference, alone, function=self._manifest.similarity_function),
             batch_cosine=float(row_cosines(alone[: len(some)], batched).min()),
-            thread_cosine=float(row_cosines(alone[: len(some)], threaded).min()),
+            thread_cosine=float(row_cosines(few, many).min()),
             floors=floors,
         )
 
@@ -145,15 +147,24 @@ class VariantGate:
         return measure_ranking(queries, documents, search.relevant, self._manifest.similarity_function)
 
     def _open(self, graph: str, towers: Collection[TowerName], threads: int | None = None) -> Embedder:
-        """Load towers with ``graph`` for this gate's tower."""
+        """Load towers with ``graph`` for this gate's tower. With ``threads``, one batch at a time takes all of them."""
         graphs = {name: self._manifest.towers[name].graph for name in towers} | {self._tower: graph}
         records = {name: self._record(name, each) for name, each in graphs.items()}
-        options = SessionOptions(provider="cpu", threads=threads)
+        options = SessionOptions(provider="cpu", threads=threads, concurrent_batches=threads and 1)
         return Embedder(self._manifest, Pipeline(self._folder, records, self._manifest.output_dim, options))
 
     def _record(self, name: TowerName, graph: str) -> Tower:
         external_data = find_second_file(self._folder / graph)
         return replace(self._manifest.towers[name], graph=graph, external_data=external_data, variants={})
+
+
+@contextmanager
+def _as_variant_error() -> Iterator[None]:
+    """Turn an error of inference into :class:`VariantError`: the fp32 graph has embedded the same items."""
+    try:
+        yield
+    except (InferenceError, NonFiniteError) as exc:
+        raise VariantError(f"{exc}; the fp32 graph's vectors of the same items are finite") from exc
 
 
 def _search_prompts(towers: Mapping[TowerName, Tower]) -> tuple[str, str]:

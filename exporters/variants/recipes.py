@@ -109,7 +109,8 @@ def _convert_to_fp16(inputs: RecipeInputs) -> RecipeResult:
 def _convert_to_int8(inputs: RecipeInputs) -> RecipeResult:
     """Fuse the operators around the matrix products, and quantize the products.
 
-    As few nodes stay in float32 as reach the target cosine on a half of the batches that gives no ranges.
+    Every second batch sets the ranges and the rounding, with the extra batches. As few nodes stay in float32 as reach
+    the target cosine on the other batches.
     """
     with tempfile.TemporaryDirectory(dir=inputs.output.parent) as folder:
         graph = inputs.graph

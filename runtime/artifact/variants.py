@@ -51,7 +51,10 @@ class VariantParity:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """The items that the ranges of activations were computed from."""
+    """The items that the variant was calibrated with.
+
+    They set the ranges of activations. For int8, a half sets them, and the other half chooses the ``float_nodes``.
+    """
 
     source: str  # description of the items and of the extra batches that widen the ranges
     items: int

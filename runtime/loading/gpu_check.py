@@ -9,20 +9,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from runtime.artifact.manifest import Manifest, Tower, TowerName
-from runtime.artifact.parity import format_cosine
-from runtime.errors import EmbeddingBackbonesError, NonFiniteError, ProviderError
-from runtime.inference.embedder import Embedder
+from runtime.errors import EmbeddingBackbonesError, IntegrityError, ProviderError
 from runtime.inference.pipeline import Pipeline
-from runtime.loading.golden import verify_towers
+from runtime.loading.golden_check import GoldenMissError, check_golden, settle_by
 from runtime.machine import cuda_driver
-from runtime.session.provider_options import OPTIONS, ReducedPrecision, device_of, find_reduced_precision
+from runtime.session.provider_options import OPTIONS, ProviderOptions, device_of, find_reduced_precision
 from runtime.session.providers import expected_provider
 from runtime.session.session import SessionOptions
-from runtime.session.variant_selection import PREFERENCES, find_variant_obstacle, verdict_scope
-from runtime.session.verdicts import find_verdict, settle
+from runtime.session.variant_selection import PREFERENCES, find_variant_obstacle
+from runtime.session.verdicts import find_verdict
 
 _LOG = logging.getLogger("runtime")
 
@@ -33,17 +32,18 @@ def verify_once_on_gpu(
     """Compare the golden vectors of the variants that may run on a GPU, and remember the results.
 
     These are the named variant, or those that ``auto`` prefers, until one passes. It takes a second or more. The
-    first load does it with a kind of GPU, and again after an update of its driver, CUDA, cuDNN or onnxruntime. A named
-    variant that missed is compared anew.
+    first load on a kind of GPU does it. Later loads do it only if there is no verdict, see
+    :func:`runtime.session.verdicts.find_verdict`. A named variant that missed is compared anew.
 
     Raises:
         ProviderError: The named variant misses the golden vectors of the export.
+        IntegrityError: The named variant cannot be loaded, or it misses them and a file of the artifact is damaged.
     """
     provider = expected_provider(options.provider)
     if provider.device != "cuda" or options.variant == "fp32":
         return
     settings = options.provider_options or OPTIONS[provider.name]()
-    is_auto, scope = options.variant == "auto", verdict_scope(settings)
+    is_auto = options.variant == "auto"
     for name, tower in towers.items():
         for variant_name in PREFERENCES[provider.name] if is_auto else (options.variant,):
             variant = next((each for key, each in tower.variants.items() if key == variant_name), None)
@@ -51,44 +51,35 @@ def verify_once_on_gpu(
                 continue
             if is_auto and variant_name == "fp16" and not cuda_driver.has_fp16_units(device_of(settings)):
                 continue
-            passed = find_verdict(variant, provider.name, scope)
+            passed = find_verdict(manifest.sha256, [variant.graph], settings)
             if passed is None or not (passed or is_auto):
-                asked = replace(options, provider=provider.name, provider_options=settings, variant=variant_name)
-                passed, miss = _reproduces(folder, manifest, name, asked)
-                if passed is not None:
-                    settle(variant, provider.name, scope, passed=passed)
-                if miss:
-                    reduced = find_reduced_precision(settings)
-                    _report(miss, variant_name, name, reduced, is_auto=is_auto, is_certain=passed is False)
+                named = replace(options, provider=provider.name, provider_options=settings, variant=variant_name)
+                check = partial(_check_variant, folder, manifest, name, named)
+                try:
+                    settle_by(check, manifest.sha256, [variant.graph], settings)
+                    passed = True
+                except EmbeddingBackbonesError as exc:
+                    _report(exc, variant_name, name, settings, is_auto=is_auto)
             if passed:
                 break
 
 
-def _reproduces(
-    folder: Path, manifest: Manifest, name: TowerName, options: SessionOptions
-) -> tuple[bool | None, str | None]:
-    """Return whether the golden vectors are within the variant's floors, and what is wrong.
-
-    The first is ``None`` if that cannot be told now.
-    """
-    try:
-        pipeline = Pipeline(folder, {name: manifest.towers[name]}, manifest.output_dim, options)
-        (tower,) = verify_towers(Embedder(manifest, pipeline), folder).values()
-    except EmbeddingBackbonesError as exc:
-        return False if isinstance(exc, NonFiniteError) else None, str(exc)
-    if tower.agreement.within(tower.tolerance):
-        return True, None
-    lowest, floor = format_cosine(tower.agreement.min_cosine), format_cosine(tower.tolerance.min_cosine)
-    return False, f"this GPU misses the golden vectors (min cosine {lowest}, at least {floor})"
+def _check_variant(folder: Path, manifest: Manifest, name: TowerName, options: SessionOptions) -> None:
+    pipeline = Pipeline(folder, {name: manifest.towers[name]}, manifest.output_dim, options)
+    check_golden(folder, manifest, pipeline)
 
 
 def _report(
-    miss: str, variant: str, tower: TowerName, reduced: ReducedPrecision | None, *, is_auto: bool, is_certain: bool
+    error: EmbeddingBackbonesError, variant: str, tower: TowerName, settings: ProviderOptions, *, is_auto: bool
 ) -> None:
-    if is_certain and not is_auto:
-        way_out = "take fp32, or make the variant again with `python -m exporters optimize`"
-        if reduced:
-            miss, way_out = f"{miss} {reduced.cause}", f"{reduced.way_out}, or {way_out}"
-        raise ProviderError(f"the variant {variant} of the {tower} tower cannot be used: {miss}; {way_out}")
+    """Raise the error of a named variant that cannot be used; otherwise log that ``variant`` was not verified."""
+    if not is_auto and isinstance(error, GoldenMissError):
+        joint = ", or" if find_reduced_precision(settings) else ";"
+        raise ProviderError(
+            f"the variant {variant} of the {tower} tower cannot be used on this GPU: {error}{joint} take fp32, or make "
+            "the variant again with `python -m exporters optimize`"
+        ) from error
+    if not is_auto and isinstance(error, IntegrityError):
+        raise error
     outcome = "is not used" if is_auto else "was not verified"
-    _LOG.warning("the variant %s of the %s tower %s on this GPU: %s", variant, tower, outcome, miss)
+    _LOG.warning("the variant %s of the %s tower %s on this GPU: %s", variant, tower, outcome, error)

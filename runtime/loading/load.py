@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,7 @@ def load(
     )
 
     def open_embedder(options: SessionOptions, check: CheckPipeline | None) -> Embedder:
-        arguments = folder, towers, manifest.output_dim
+        options, arguments = replace(options, artifact=manifest.sha256), (folder, towers, manifest.output_dim)
         if not in_this_process:
             return Embedder(manifest, Workers(*arguments, split(options), check), load_again)
         pipeline = Pipeline(*arguments, options)

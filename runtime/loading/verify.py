@@ -13,7 +13,6 @@ from runtime.inference.embedder import Embedder
 from runtime.loading.golden import EmbedItems, TowerVerification, describe_tower, verify_towers
 from runtime.loading.load import load
 from runtime.session.provider_options import ProviderOptions
-from runtime.session.variant_selection import verdict_scope
 from runtime.session.verdicts import settle
 
 
@@ -66,7 +65,7 @@ def verify_model(model: Embedder, folder: Path, embed: EmbedItems | None = None)
     for name in result.towers:
         record = model.manifest.towers[name].variants.get(model.variants[name])
         if record is not None:
-            settle(record, model.provider, verdict_scope(model.provider_options))
+            settle(model.manifest.sha256, [record.graph], model.provider_options)
     return result
 
 

@@ -68,6 +68,7 @@ class SessionOptions:
     batch_size: int | None = None  # default for images and meshes; ``None`` for the provider's default
     reason: str = "as requested"  # why the provider was chosen
     variant_reason: str = "as requested"  # why the variant was chosen
+    artifact: str = ""  # hash of the manifest, for which this machine may have a verdict; empty: it has none
 
     def resolved(self) -> SessionOptions:
         """Return these options with the provider that ``provider_options`` implies, and with a number of threads.
@@ -266,8 +267,8 @@ class Session:
         self, folder: Path, tower: Tower, options: SessionOptions, provider: ExecutionProvider
     ) -> onnxruntime.InferenceSession:
         settings = options.provider_options or OPTIONS[provider.name]()
-        choice = choose_graph(tower, provider, settings, options.variant)
-        warn_of_choice(choice, tower, provider, settings)
+        choice = choose_graph(tower, provider, settings, options.variant, options.artifact)
+        warn_of_choice(choice, tower, settings, options.artifact)
         listed = next((each.external_data for each in tower.variants.values() if each.graph == choice.graph), None)
         listed = listed if choice.graph != tower.graph else tower.external_data
         check_external_data(folder, choice.graph, listed)

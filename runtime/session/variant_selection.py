@@ -13,15 +13,7 @@ from runtime.artifact.manifest import Tower
 from runtime.artifact.variants import VARIANT_NAMES, Variant, VariantName
 from runtime.errors import ProviderError, UsageError
 from runtime.machine import cpu, cuda_driver
-from runtime.session.gpu_software import gpu_software
-from runtime.session.provider_options import (
-    CudaOptions,
-    ProviderOptions,
-    TensorRtOptions,
-    device_of,
-    find_reduced_precision,
-    provider_of,
-)
+from runtime.session.provider_options import ProviderOptions, device_of, provider_of
 from runtime.session.providers import ExecutionProvider, installed_packages
 from runtime.session.verdicts import find_verdict
 
@@ -37,8 +29,12 @@ class GraphChoice:
     reason: str
 
 
-def choose_graph(tower: Tower, provider: ExecutionProvider, options: ProviderOptions, asked: str) -> GraphChoice:
+def choose_graph(
+    tower: Tower, provider: ExecutionProvider, options: ProviderOptions, asked: str, artifact: str
+) -> GraphChoice:
     """Choose the graph of ``tower`` that runs on ``provider``: the variant ``asked``, or the best one for ``auto``.
+
+    ``artifact`` is the hash of the manifest. On a GPU, ``auto`` needs a verdict for it.
 
     Raises:
         UsageError: The tower has no such variant.
@@ -52,7 +48,7 @@ def choose_graph(tower: Tower, provider: ExecutionProvider, options: ProviderOpt
         if variant is None:
             continue
         obstacle = find_variant_obstacle(variant, provider)
-        fits, reason = (False, obstacle) if obstacle else check(variant, options)
+        fits, reason = (False, obstacle) if obstacle else check(variant, options, artifact)
         if fits:
             return GraphChoice(name=name, graph=variant.graph, reason=f"auto: {reason}")
         skipped.append(f"{name} skipped: {reason}")
@@ -60,7 +56,7 @@ def choose_graph(tower: Tower, provider: ExecutionProvider, options: ProviderOpt
     return GraphChoice(name="fp32", graph=tower.graph, reason=f"auto: {reason}")
 
 
-def warn_of_choice(choice: GraphChoice, tower: Tower, provider: ExecutionProvider, options: ProviderOptions) -> None:
+def warn_of_choice(choice: GraphChoice, tower: Tower, options: ProviderOptions, artifact: str) -> None:
     """Log a warning if the chosen variant is slow on this CPU, or was not checked with this onnxruntime."""
     variant = tower.variants.get(choice.name)
     if variant is None:
@@ -72,7 +68,7 @@ def warn_of_choice(choice: GraphChoice, tower: Tower, provider: ExecutionProvide
         )
     installed = next(iter(installed_packages().values()))
     same_version = installed.split(".")[:2] == variant.onnxruntime.split(".")[:2]
-    if not same_version and not find_verdict(variant, provider.name, verdict_scope(options)):
+    if not same_version and not find_verdict(artifact, [variant.graph], options):
         _LOG.warning(
             "the variant %s was checked with onnxruntime %s, but %s is installed: run %s",
             choice.name,
@@ -113,30 +109,36 @@ def _choose_named(tower: Tower, provider: ExecutionProvider, asked: str) -> Grap
     return GraphChoice(name=name, graph=variant.graph, reason="as requested")
 
 
-def _check_int8(variant: Variant, options: ProviderOptions) -> tuple[bool, str]:
+def _check_int8(variant: Variant, options: ProviderOptions, artifact: str) -> tuple[bool, str]:
     units = sorted(cpu.int8_units())
     return bool(units), f"the CPU has {', '.join(units)}" if units else "the CPU has no 8-bit integer instructions"
 
 
-def _check_fp16(variant: Variant, options: ProviderOptions) -> tuple[bool, str]:
+def _check_fp16(variant: Variant, options: ProviderOptions, artifact: str) -> tuple[bool, str]:
     device = device_of(options)
     if not cuda_driver.has_fp16_units(device):
         return False, f"GPU {device} has no tensor cores"
-    return _check_golden("fp16", variant, options, f"GPU {device} has tensor cores")
+    return _check_golden("fp16", variant, options, artifact, f"GPU {device} has tensor cores")
 
 
-def _check_optimized(variant: Variant, options: ProviderOptions) -> tuple[bool, str]:
+def _check_optimized(variant: Variant, options: ProviderOptions, artifact: str) -> tuple[bool, str]:
     fused = "its operators are fused"
-    return (True, fused) if provider_of(options) == "cpu" else _check_golden("optimized", variant, options, fused)
+    if provider_of(options) == "cpu":
+        return True, fused
+    return _check_golden("optimized", variant, options, artifact, fused)
 
 
-def _check_golden(name: VariantName, variant: Variant, options: ProviderOptions, advantage: str) -> tuple[bool, str]:
+def _check_golden(
+    name: VariantName, variant: Variant, options: ProviderOptions, artifact: str, advantage: str
+) -> tuple[bool, str]:
     """Check that this GPU reproduced the golden vectors. The variant's gate ran on a CPU, with other kernels."""
-    device = device_of(options)
-    verdict = find_verdict(variant, provider_of(options), verdict_scope(options))
+    device, command = device_of(options), _verify_command(name, options)
+    verdict = find_verdict(artifact, [variant.graph], options)
     if verdict is None:
-        return False, f"GPU {device} has not verified it; run {_verify_command(name, options)}"
-    return verdict, f"{advantage}; on GPU {device} the golden vectors {'pass' if verdict else 'fail'}"
+        return False, f"GPU {device} has not verified it; run {command}"
+    if not verdict:
+        return False, f"on GPU {device} the golden vectors failed; to compare them again, run {command}"
+    return True, f"{advantage}; on GPU {device} the golden vectors pass"
 
 
 def _verify_command(name: VariantName, options: ProviderOptions) -> str:
@@ -144,18 +146,8 @@ def _verify_command(name: VariantName, options: ProviderOptions) -> str:
     return f"{command} with the same provider options"
 
 
-def verdict_scope(options: ProviderOptions) -> str:
-    """Return under what a verdict on a variant holds: the GPU and its software, if any, and a reduced precision."""
-    reduced, gpu = find_reduced_precision(options), ""
-    if isinstance(options, CudaOptions | TensorRtOptions):
-        gpu = next(iter(cuda_driver.gpu_names()[options.device_id :]), "")
-    if gpu:
-        gpu = " ".join([gpu, *(f"{name} {version}" for name, version in gpu_software().items())])
-    return f"{gpu} in {reduced.name}" if reduced else gpu
-
-
 # Variants to try before fp32, the fastest first, each with a check of the hardware and the reason for the result.
-_Check = Callable[[Variant, ProviderOptions], tuple[bool, str]]
+_Check = Callable[[Variant, ProviderOptions, str], tuple[bool, str]]
 PREFERENCES: Mapping[str, Mapping[VariantName, _Check]] = {
     "cpu": {"int8": _check_int8, "optimized": _check_optimized},
     "openvino": {"int8": _check_int8},

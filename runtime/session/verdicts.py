@@ -4,39 +4,52 @@ from __future__ import annotations
 
 import dataclasses
 import platform
+from collections.abc import Collection
 from pathlib import Path
 
 from runtime.artifact.manifest import seal
-from runtime.artifact.variants import Variant
 from runtime.atomic_write import write_text
 from runtime.errors import OutputError
-from runtime.machine import cpu
+from runtime.machine import cpu, cuda_driver
 from runtime.machine.cache_folder import default_cache, usable_cache
+from runtime.session.gpu_software import gpu_software
+from runtime.session.provider_options import (
+    CudaOptions,
+    ProviderOptions,
+    TensorRtOptions,
+    find_reduced_precision,
+    provider_of,
+)
 from runtime.session.providers import installed_packages
+from runtime.version import __version__
 
 _FOLDER = "verified"
 _VERDICTS = {"": True, "failed": False}  # by the content of their files
+_WITHOUT_EFFECT = ("device_id", "cache_folder", "memory_limit_bytes")  # on vectors
 _of_this_process: dict[str, bool] = {}  # for machines without a writable cache folder
 
 
-def find_verdict(record: object, provider: str, scope: str = "") -> bool | None:
-    """Return whether the graphs of ``record`` passed when they were verified here; ``None`` if they were not.
+def find_verdict(artifact: str, graphs: Collection[str], options: ProviderOptions) -> bool | None:
+    """Return whether graphs reproduced the golden vectors on this machine; ``None`` if they were not verified.
+
+    A verdict holds for one content of the artifact and one set of options. It ends with an update of this package, of
+    onnxruntime, or of the GPU's driver, CUDA or cuDNN. Another kind of CPU or GPU needs its own verdict.
 
     Args:
-        record: A variant, or a JSON document that tells which graphs run.
-        provider: The provider that ran them.
-        scope: The GPU with its driver and libraries, if any, and the precision if it is below float32.
+        artifact: Hash of the manifest.
+        graphs: File names of the graphs that run.
+        options: The provider's options, of which those count that may change vectors. GPUs of one kind share a verdict.
     """
-    key = _key(record, provider, scope)
+    key = _key(artifact, graphs, options)
     try:
         return _VERDICTS.get((default_cache(_FOLDER) / key).read_text("utf-8"))
     except (OSError, RuntimeError, ValueError):  # RuntimeError: the user has no home folder
         return _of_this_process.get(key)
 
 
-def settle(record: object, provider: str, scope: str = "", *, passed: bool = True) -> None:
+def settle(artifact: str, graphs: Collection[str], options: ProviderOptions, *, passed: bool = True) -> None:
     """Record a verdict; see :func:`find_verdict`. Without a writable cache folder, this process alone remembers it."""
-    key, folder = _key(record, provider, scope), usable_cache(_FOLDER, None)
+    key, folder = _key(artifact, graphs, options), usable_cache(_FOLDER, None)
     try:
         if folder is not None:
             write_text(Path(folder, key), next(text for text, verdict in _VERDICTS.items() if verdict is passed))
@@ -46,7 +59,12 @@ def settle(record: object, provider: str, scope: str = "", *, passed: bool = Tru
     _of_this_process[key] = passed
 
 
-def _key(record: object, provider: str, scope: str) -> str:
-    machine = [platform.machine(), cpu.cpu_model(), sorted(cpu.cpu_flags()), installed_packages(), scope]
-    document = dataclasses.asdict(record) if isinstance(record, Variant) else record
-    return seal([document, provider, machine])[:32]
+def _key(artifact: str, graphs: Collection[str], options: ProviderOptions) -> str:
+    settings = {name: value for name, value in dataclasses.asdict(options).items() if name not in _WITHOUT_EFFECT}
+    gpu = ""
+    if isinstance(options, CudaOptions | TensorRtOptions):
+        gpu = next(iter(cuda_driver.gpu_names()[options.device_id :]), "")
+    reduced = find_reduced_precision(options)  # for TensorRT, an environment variable decides
+    subject = [artifact, sorted(graphs), provider_of(options), settings, reduced and reduced.name]
+    machine = [platform.machine(), cpu.cpu_model(), sorted(cpu.cpu_flags()), gpu, gpu_software() if gpu else {}]
+    return seal([subject, machine, installed_packages(), __version__])[:32]

@@ -97,17 +97,18 @@ def measure(folder: Path, options: TuneOptions, *, start: Start = TuneCandidate,
         max_latency_ms=options.max_latency_ms,
         measured=tuple(sorted(measured, key=lambda case: -case.items_per_s)),
         refused=tuple(refused),
-        default=_default_setting(manifest.towers[tower], options),
+        default=_default_setting(manifest, tower, options),
     )
 
 
-def _default_setting(tower: Tower, options: TuneOptions) -> TuneSetting | None:
+def _default_setting(manifest: Manifest, tower: TowerName, options: TuneOptions) -> TuneSetting | None:
     """Return what ``load`` takes without tuning; ``None`` if no provider can be used."""
     providers, _ = _find_providers(options.provider)
     if not providers:
         return None
-    variant = choose_graph(tower, providers[0], OPTIONS[providers[0].name](), "auto").name
-    return _setting(providers[0], variant, 1 if providers[0].name == "cpu" else available_threads())
+    first = providers[0]
+    choice = choose_graph(manifest.towers[tower], first, OPTIONS[first.name](), "auto", manifest.sha256)
+    return _setting(first, choice.name, 1 if first.name == "cpu" else available_threads())
 
 
 def _list_settings(tower: Tower, options: TuneOptions) -> tuple[list[TuneSetting], list[RefusedCase]]:

@@ -35,8 +35,8 @@ def run_rounding(model: ir.Model, feeds: Feeds) -> Array:
     return np.asarray(outputs[0])
 
 
-def convert(graph: Path, batches: Sequence[Feeds], limit: float | None = None) -> Fp16Graph:
-    fp16 = to_fp16(graph, batches) if limit is None else to_fp16(graph, batches, limit=limit)
+def convert(graph: Path, batches: Sequence[Feeds]) -> Fp16Graph:
+    fp16 = to_fp16(graph, batches)
     onnx.checker.check_model(ir.to_proto(fp16.model), full_check=True)
     return fp16
 

@@ -10,6 +10,7 @@ import pytest
 
 from exporters.calibration.magnitudes import max_abs_values
 from exporters.graph.attention_masks import FP16_MAX
+from exporters.passes import fp16 as fp16_pass
 from tests.exporters.passes.fp16_checks import DIM, X, convert, distance, fp16_nodes, run, run_rounding
 from tests.exporters.toy_graphs import feed_forward_graph, normal, write_text_graph, write_token_graph
 
@@ -37,8 +38,10 @@ def test_hidden_activations_beyond_float16_stay_float32(path: Path) -> None:
     assert distance(run_rounding(fp16.model, X), run(path, X)) < 1e-5
 
 
-def test_without_a_limit_they_overflow(path: Path) -> None:
-    fp16 = convert(feed_forward_graph(path, 1e5), [X], limit=np.inf)
+def test_without_a_limit_they_overflow(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fp16_pass, "SAFE_LIMIT", np.inf)
+    with np.errstate(over="ignore"):
+        fp16 = convert(feed_forward_graph(path, 1e5), [X])
 
     assert fp16.float_nodes == ()
     assert not np.isfinite(run_rounding(fp16.model, X)).all()

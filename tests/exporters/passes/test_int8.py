@@ -158,6 +158,16 @@ def test_a_wrong_scale_shows_in_the_cosine(residual: Path, tmp_path: Path, fault
     assert row_cosines(embed_batches(path, batches), reference).min() < before - 0.001
 
 
+def test_a_quantization_replaces_the_weights_file_of_the_last_one(residual: Path) -> None:
+    sizes = []
+    with StaticQuantizer(residual, random_batches(8, 1), method="minmax") as quantizer:
+        for float_nodes in [quantizer.nodes[:1], quantizer.nodes[:2]] * 2:
+            quantizer.quantize(float_nodes)
+            (weights,) = quantizer._folder.glob("static.onnx?*")
+            sizes.append(weights.stat().st_size)
+    assert sizes[:2] == sizes[2:]
+
+
 def test_smoothing_keeps_the_float_results(residual: Path, tmp_path: Path) -> None:
     batches = random_batches(8, 1)
     with StaticQuantizer(residual, batches, method="minmax") as quantizer:

@@ -19,6 +19,7 @@ from exporters.variants.gate import VariantGate, find_missed_floors
 from exporters.variants.options import DEFAULT_FLOORS
 from runtime.artifact.parity import neighbour_overlap
 from runtime.artifact.reader import read_manifest
+from runtime.session.open_graph import open_graph
 
 FLOORS = DEFAULT_FLOORS["int8"]
 SCALES = np.linspace(0.2, 2, 12, dtype=np.float32)[:, None, None, None]
@@ -116,6 +117,24 @@ def test_a_planted_defect_is_refused(
 def test_a_batch_dependent_graph_passes_if_accepted(gate: VariantGate, candidate: Callable[[Change], str]) -> None:
     parity = gate.measure(candidate(add_mean_of_batch), FLOORS, batch_invariant=False)
     assert parity.batch_cosine < FLOORS.min_invariance
+
+
+def test_a_graph_that_depends_on_its_threads_is_refused(
+    gate: VariantGate, candidate: Callable[[Change], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Planted:
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            self.session, self.sign = open_graph(*arguments, **options), -1 if arguments[3] > 1 else 1
+
+        def run(self, *arguments: Any) -> list[np.ndarray]:
+            return [self.sign * self.session.run(*arguments)[0]]
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.session, name)
+
+    monkeypatch.setattr("runtime.session.session.open_graph", Planted)
+    with pytest.raises(VariantError, match="a vector depends on the number of threads: cosine -1"):
+        gate.measure(candidate(lambda model: None), FLOORS)
 
 
 def test_every_floor_is_checked(gate: VariantGate, candidate: Callable[[Change], str]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
@@ -16,7 +17,7 @@ from sklearn.metrics import ndcg_score
 import runtime
 from exporters.catalogue.options import ExportOptions
 from exporters.cli.main import main
-from exporters.errors import FloorError
+from exporters.errors import FloorError, VariantError
 from exporters.export import export
 from exporters.variants import gate
 from exporters.variants.gate import VariantGate
@@ -33,6 +34,7 @@ from tests.exporters.file_contents import contents
 from tests.exporters.toys import save_clip
 from tests.exporters.variants.planted_faults import spoil
 from tests.exporters.variants.test_retrieval_dataset import write_jsonl
+from tests.runtime.session.variant_samples import PARITY
 from tests.runtime.toy_artifact import write_artifact
 
 QUERIES, DOCUMENTS = 70, 90
@@ -147,6 +149,20 @@ def test_options_that_belong_together_are_needed(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"the floor min_retrieval is 1\.5"):
         VariantOptions(queries=tmp_path, qrels=tmp_path, min_retrieval=1.5)
     assert VariantOptions(queries=tmp_path, qrels=tmp_path, min_retrieval=0.5).retrieval_floor("int8") == 0.5
+
+
+def test_a_variant_that_is_not_finite_on_a_document_is_refused(tmp_path: Path) -> None:
+    artifact = write_artifact(tmp_path / "toy")
+    model = onnx.load(artifact / "text.onnx")
+    model.graph.node[-1].output[0] = "sums"
+    model.graph.node.append(onnx.helper.make_node("Acos", ["sums"], ["embedding"]))
+    onnx.save(model, artifact / "candidate.onnx")
+    search = RetrievalDataset(
+        queries=["b"], query_kind="text", documents=["b", "c d"], document_kind="text", relevant=[{0: 1.0}]
+    )
+    judge = VariantGate(artifact, read_manifest(artifact), "text", ["a", "b"], search)
+    with pytest.raises(VariantError, match="NaN or infinity"):
+        judge.measure_search("candidate.onnx", 0.9, PARITY)
 
 
 def test_fp32_must_find_something(exported: Path) -> None:

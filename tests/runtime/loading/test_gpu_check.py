@@ -6,22 +6,23 @@ import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import onnx
 import pytest
 
 import runtime
 from runtime.artifact.manifest import Manifest
-from runtime.artifact.reader import read_manifest
-from runtime.errors import ProviderError
-from runtime.loading import gpu_check
+from runtime.artifact.reader import read_manifest, record_file
+from runtime.artifact.variants import Variant, VariantName
+from runtime.errors import IntegrityError, OutOfMemoryError, ProviderError
+from runtime.loading import golden_check, gpu_check
 from runtime.loading.gpu_check import verify_once_on_gpu
-from runtime.machine import cuda_driver
-from runtime.session.provider_options import CudaOptions, ReducedPrecision, device_of
+from runtime.machine import cpu, cuda_driver
+from runtime.session.provider_options import CpuOptions, CudaOptions, device_of
 from runtime.session.providers import PROVIDERS
 from runtime.session.session import SessionOptions
-from runtime.session.verdicts import find_verdict
+from runtime.session.verdicts import find_verdict, settle
 from tests.runtime.session.variant_samples import make_variant
 from tests.runtime.toy_artifact import write_artifact
 
@@ -39,16 +40,24 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def with_fp16(folder: Path) -> Manifest:
+@pytest.fixture
+def intact(folder: Path) -> Manifest:
+    return with_variants(folder, fp16=FP16)
+
+
+def with_variants(folder: Path, **variants: Variant) -> Manifest:
+    """Return the manifest of the folder as it is, with these variants."""
     manifest = read_manifest(folder)
-    tower = replace(manifest.towers["text"], variants={"fp16": FP16})
-    return replace(manifest, towers={"text": tower}, files={**manifest.files, FP16.graph: manifest.files["text.onnx"]})
+    files = {**manifest.files, **{each.graph: record_file(folder / each.graph) for each in variants.values()}}
+    tower = replace(manifest.towers["text"], variants=cast("dict[VariantName, Variant]", variants))
+    return replace(manifest, towers={"text": tower}, files=files)
 
 
-def check(folder: Path, variant: str = "auto") -> bool | None:
-    manifest = with_fp16(folder)
-    verify_once_on_gpu(folder, manifest, manifest.towers, SessionOptions(variant=variant).resolved())
-    return find_verdict(FP16, "cpu")
+def check(folder: Path, manifest: Manifest, variant: str = "auto", **options: Any) -> bool | None:
+    settings = CpuOptions(**options)
+    asked = SessionOptions(variant=variant, provider_options=settings).resolved()
+    verify_once_on_gpu(folder, manifest, manifest.towers, asked)
+    return find_verdict(manifest.sha256, [FP16.graph], settings)
 
 
 def negate(path: Path) -> None:
@@ -59,70 +68,101 @@ def negate(path: Path) -> None:
     onnx.save(model, path)
 
 
-def test_a_pass_is_remembered(folder: Path) -> None:
-    assert check(folder, "fp32") is None, "the graph as it was exported is used as it is"
-    assert check(folder, "optimized") is None, "only what may run is checked"
-    assert check(folder) is True
+def test_a_pass_is_remembered(folder: Path, intact: Manifest) -> None:
+    assert check(folder, intact, "fp32") is None, "the graph as it was exported is used as it is"
+    assert check(folder, intact, "optimized") is None, "only what may run is checked"
+    assert check(folder, intact) is True
     (folder / FP16.graph).unlink()
-    assert check(folder) is True, "it is not run again"
+    assert check(folder, intact) is True, "it is not run again"
 
 
-def test_a_miss_is_remembered(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_miss_is_remembered_for_this_content(
+    folder: Path, intact: Manifest, caplog: pytest.LogCaptureFixture
+) -> None:
+    negate(folder / FP16.graph)
+    manifest = with_variants(folder, fp16=FP16)
+    with caplog.at_level(logging.WARNING, "runtime"):
+        assert check(folder, manifest) is False
+    assert "is not used on this GPU: the golden vectors are not reproduced (text min cosine -1 (at least" in caplog.text
+    (folder / FP16.graph).unlink()
+    assert check(folder, manifest) is False, "it is not run again"
+    shutil.copy(folder / "text.onnx", folder / FP16.graph)
+    assert check(folder, intact) is True
+
+
+def test_a_damaged_file_leaves_no_verdict(folder: Path, intact: Manifest, caplog: pytest.LogCaptureFixture) -> None:
     negate(folder / FP16.graph)
     with caplog.at_level(logging.WARNING, "runtime"):
-        assert check(folder) is False
-    assert "this GPU misses the golden vectors (min cosine -1, at least 0.99)" in caplog.text
+        assert check(folder, intact) is None
+    assert "has changed since export" in caplog.text
+    with pytest.raises(IntegrityError, match="has changed since export"):
+        check(folder, intact, "fp16")
     shutil.copy(folder / "text.onnx", folder / FP16.graph)
-    assert check(folder) is False
+    assert check(folder, intact) is True
 
 
-def test_a_named_variant_that_misses_is_refused_until_it_passes(folder: Path) -> None:
+def test_a_named_variant_that_misses_is_refused_until_it_passes(folder: Path, intact: Manifest) -> None:
+    settle(intact.sha256, [FP16.graph], CpuOptions(), passed=False)
+    assert check(folder, intact) is False
+    assert check(folder, intact, "fp16") is True, "a named variant is compared anew"
     negate(folder / FP16.graph)
+    manifest = with_variants(folder, fp16=FP16)
     for _ in range(2):
-        with pytest.raises(ProviderError, match=r"fp16 of the text tower cannot be used: this GPU misses .*take fp32"):
-            check(folder, "fp16")
-    shutil.copy(folder / "text.onnx", folder / FP16.graph)
-    assert check(folder, "fp16") is True
+        with pytest.raises(
+            ProviderError, match=r"fp16 of the text tower cannot be used on this GPU: .*; take fp32, or"
+        ):
+            check(folder, manifest, "fp16")
+
+
+def test_load_looks_for_verdicts_on_its_artifact(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    optimized = make_variant("optimized", "cpu", graph=FP16.graph, onnxruntime="1.0")
+    (folder / "manifest.json").write_text(with_variants(folder, optimized=optimized).to_json(), "utf-8")
+    with caplog.at_level(logging.WARNING, "runtime"):
+        assert runtime.load(folder, provider="cpu").variant == "optimized"
+        assert "was checked with onnxruntime 1.0" in caplog.text
+        caplog.clear()
+        assert runtime.load(folder, provider="cpu").variant == "optimized"
+    assert not caplog.records, "the first load has verified it"
 
 
 def test_the_next_variant_is_checked_if_the_first_misses(folder: Path) -> None:
     optimized = make_variant("optimized", "cuda", "cpu", graph="text.optimized.onnx")
     shutil.copy(folder / "text.onnx", folder / optimized.graph)
-    manifest = with_fp16(folder)
-    text = replace(manifest.towers["text"], variants={"fp16": FP16, "optimized": optimized})
-    files = {**manifest.files, optimized.graph: manifest.files["text.onnx"]}
-    manifest = replace(manifest, towers={"text": text}, files=files)
     for passes in (True, False):
         if not passes:
             negate(folder / FP16.graph)
-            shutil.rmtree(folder.parent / "cache")
-        verify_once_on_gpu(folder, manifest, manifest.towers, SessionOptions().resolved())
-        assert find_verdict(FP16, "cpu") is passes
-        assert find_verdict(optimized, "cpu") is (None if passes else True)
+        manifest = with_variants(folder, fp16=FP16, optimized=optimized)
+        assert check(folder, manifest) is passes
+        assert find_verdict(manifest.sha256, [optimized.graph], CpuOptions()) is (None if passes else True)
 
 
 def test_a_miss_in_a_reduced_precision_names_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "has_arm_bf16", lambda: True)
     negate(folder / FP16.graph)
-    reduced = ReducedPrecision("tf32", "with tf32", "leave the option out")
-    monkeypatch.setattr(gpu_check, "find_reduced_precision", lambda options: reduced)
-    with pytest.raises(ProviderError, match=r"at least .*\) with tf32; leave the option out, or take fp32"):
-        check(folder, "fp16")
+    with pytest.raises(ProviderError, match=r"with arm_bf16 \(text .*\); leave the option out, or take fp32"):
+        check(folder, with_variants(folder, fp16=FP16), "fp16", arm_bf16=True)
 
 
-def test_a_check_that_fails_to_run_is_repeated(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (folder / FP16.graph).unlink()
-    with caplog.at_level(logging.WARNING, "runtime"):
-        assert check(folder) is None
-        assert check(folder, "fp16") is None
-    assert "is not used on this GPU" in caplog.text
-    assert "was not verified on this GPU" in caplog.text, "a named variant never runs unchecked in silence"
-    shutil.copy(folder / "text.onnx", folder / FP16.graph)
-    assert check(folder) is True
+def test_a_check_that_fails_to_run_is_repeated(
+    folder: Path, intact: Manifest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def out_of_memory(*_: object) -> None:
+        raise OutOfMemoryError("no memory")
+
+    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING, "runtime"):
+        patch.setattr(golden_check, "verify_towers", out_of_memory)
+        assert check(folder, intact) is None
+        assert check(folder, intact, "fp16") is None
+    assert "is not used on this GPU: no memory" in caplog.text
+    assert "was not verified on this GPU: no memory" in caplog.text, "a named variant never runs unchecked in silence"
+    assert check(folder, intact) is True
 
 
-def test_the_first_check_waits_for_tensor_cores(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_check_waits_for_tensor_cores(
+    folder: Path, intact: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cuda_driver, "has_fp16_units", lambda device: False)
-    assert check(folder) is None
+    assert check(folder, intact) is None
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from runtime.artifact.manifest import TowerName
 from runtime.artifact.reader import read_manifest
 from runtime.errors import OutOfMemoryError
 from runtime.inference.pipeline import CheckPipeline, Pipeline
-from runtime.loading import reduced_precision
+from runtime.loading import golden_check, reduced_precision
 from runtime.loading.golden import TowerVerification
 from runtime.loading.reduced_precision import open_in_best_precision
 from runtime.machine import cpu
@@ -60,7 +60,7 @@ class Opened(list[ProviderOptions | None]):
         self.append(options.provider_options)
         if options.provider in self.broken:
             raise runtime.ProviderError("it cannot load the graph")
-        model = runtime.load(folder, provider="cpu", tower=tower)
+        model = runtime.load(folder, provider="cpu", tower=tower, check_hashes=False)
         assert isinstance(model.backend, Pipeline)
         chosen = options.provider_options or model.provider_options
         model.provider_options, model.backend.info = chosen, replace(model.backend.info, provider_options=chosen)
@@ -109,7 +109,7 @@ def test_bf16_is_chosen_and_stored_if_the_golden_vectors_pass(
     units("amx_bf16")
     assert choose() == [BF16]
     assert len(list((cache / "verified").iterdir())) == 1
-    monkeypatch.setattr(reduced_precision, "verify_towers", None)  # a second measurement would call it
+    monkeypatch.setattr(golden_check, "verify_towers", None)  # a second measurement would call it
     assert choose() == [BF16]
 
 
@@ -122,6 +122,30 @@ def test_fp32_is_chosen_and_logged_if_the_golden_vectors_fail(
     assert "computes in float32: the golden vectors are not reproduced with dtype bf16 (image min cosine" in caplog.text
     assert choose() == [FP32], "the result is stored"
     assert "computes in float32: an earlier load did not reproduce the golden vectors in bfloat16" in caplog.text
+
+
+def test_bf16_that_is_asked_for_and_passes_replaces_a_stored_miss(
+    units: Callable[..., None], choose: Choose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    units("amx_bf16")
+    run = Session.run
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "run", lambda *given, **named: run(*given, **named)[:, ::-1])
+        assert choose() == [BF16, FP32]
+    assert choose() == [FP32]
+    assert choose(BF16) == [BF16]
+    assert choose() == [BF16]
+
+
+def test_a_damaged_file_leaves_no_verdict(
+    units: Callable[..., None], choose: Choose, artifact: Path, wrong_vectors: None, cache: Path
+) -> None:
+    units("amx_bf16")
+    with (artifact / "golden.npz").open("ab") as file:
+        file.write(b"damage")
+    with pytest.raises(runtime.IntegrityError, match="has changed since export"):
+        choose(folder=artifact)
+    assert not (cache / "verified").exists()
 
 
 def test_a_graph_that_cannot_run_in_bf16_runs_in_fp32(
@@ -165,7 +189,7 @@ def test_a_check_that_fails_for_another_reason_is_repeated(
 ) -> None:
     units("amx_bf16")
     with monkeypatch.context() as patch:
-        patch.setattr(reduced_precision, "verify_towers", out_of_memory)
+        patch.setattr(golden_check, "verify_towers", out_of_memory)
         assert choose() == [BF16, FP32]
         assert "cannot be compared in bfloat16 (no memory)" in caplog.text
         with pytest.raises(OutOfMemoryError):

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -17,10 +17,12 @@ from runtime.errors import ProviderError, UsageError
 from runtime.machine import cpu, cuda_driver
 from runtime.session import variant_selection, verdicts
 from runtime.session.open_graph import options_for_graph
-from runtime.session.provider_options import OPTIONS, CpuOptions, CudaOptions
+from runtime.session.provider_options import OPTIONS, CpuOptions, CudaOptions, TensorRtOptions
 from runtime.session.providers import PROVIDERS
 from runtime.session.variant_selection import GraphChoice, choose_graph, warn_of_choice
 from tests.runtime.session.variant_samples import make_variant
+
+ARTIFACT = "5eal"
 
 
 @pytest.fixture(autouse=True)
@@ -52,8 +54,8 @@ def tower(exported: Path) -> Tower:
 def pick(tower: Tower, provider: str, asked: str = "auto") -> GraphChoice:
     """Choose as a session does, with its warnings."""
     options = OPTIONS[provider]()
-    choice = choose_graph(tower, PROVIDERS[provider], options, asked)
-    warn_of_choice(choice, tower, PROVIDERS[provider], options)
+    choice = choose_graph(tower, PROVIDERS[provider], options, asked, ARTIFACT)
+    warn_of_choice(choice, tower, options, ARTIFACT)
     return choice
 
 
@@ -64,8 +66,14 @@ def pick(tower: Tower, provider: str, asked: str = "auto") -> GraphChoice:
         ("cpu", ["avx2"], False, "optimized", "auto: its operators are fused"),
         ("openvino", ["amx_int8"], False, "int8", "auto: the CPU has amx_int8"),
         ("openvino", [], False, "fp32", "int8 skipped: the CPU has no 8-bit integer instructions"),
-        ("cuda", [], True, "fp32", "run `python -m runtime verify ARTIFACT --provider cuda --variant fp16`"),
-        ("cuda", ["avx512_vnni"], False, "fp32", "run `python -m runtime verify ARTIFACT --provider cuda --variant optimized`"),
+        ("cuda", [], True, "fp32", "verify ARTIFACT --provider cuda --variant fp16`"),
+        (
+            "cuda",
+            ["avx512_vnni"],
+            False,
+            "fp32",
+            "verify ARTIFACT --provider cuda --variant optimized`",
+        ),
         ("tensorrt", [], True, "fp32", "fp16 skipped: GPU 0 has not verified it; run"),
         ("tensorrt", [], False, "fp32", "fp16 skipped: GPU 0 has no tensor cores"),
     ],
@@ -85,33 +93,41 @@ def test_auto_takes_a_variant_only_on_a_gpu_that_kept_the_golden_vectors(
     monkeypatch.setenv("EMBEDDING_BACKBONES_CACHE", str(tmp_path))
     units(tensor_cores=True)
     monkeypatch.setattr(cuda_driver, "gpu_names", lambda: ("H100",))
-    monkeypatch.setattr(variant_selection, "gpu_software", dict)
-    fp16 = tower.variants["fp16"]
-    verdicts.settle(fp16, "cuda", "H100")
+    monkeypatch.setattr(verdicts, "gpu_software", dict)
+    fp16 = [tower.variants["fp16"].graph]
+    verdicts.settle(ARTIFACT, fp16, CudaOptions())
     assert pick(tower, "cuda").reason == "auto: GPU 0 has tensor cores; on GPU 0 the golden vectors pass"
     assert pick(tower, "tensorrt").name == "fp32", "another provider computes otherwise"
-    in_tf32 = choose_graph(tower, PROVIDERS["cuda"], CudaOptions(tf32=True), "auto")
-    assert in_tf32.name == "fp32", "another precision computes otherwise"
-    monkeypatch.setattr(cuda_driver, "gpu_names", lambda: ("T4",))
+    for changed in ({"tf32": True}, {"cuda_graphs": True}, {"cudnn_search": "exhaustive"}):
+        choice = choose_graph(tower, PROVIDERS["cuda"], CudaOptions(**cast("Any", changed)), "auto", ARTIFACT)
+        assert choice.name == "fp32", "with other options it computes otherwise"
+    assert choose_graph(tower, PROVIDERS["cuda"], CudaOptions(), "auto", "changed").name == "fp32"
+    monkeypatch.setattr(cuda_driver, "gpu_names", lambda: ("T4", "H100"))
     assert pick(tower, "cuda").name == "fp32"
-    verdicts.settle(tower.variants["optimized"], "cuda", "T4")
+    on_the_second = choose_graph(tower, PROVIDERS["cuda"], CudaOptions(device_id=1), "auto", ARTIFACT)
+    assert on_the_second.name == "fp16", "GPUs of one kind share a verdict"
+    verdicts.settle(ARTIFACT, [tower.variants["optimized"].graph], CudaOptions())
     assert pick(tower, "cuda").reason == "auto: its operators are fused; on GPU 0 the golden vectors pass"
-    verdicts.settle(fp16, "tensorrt", "T4 in tf32", passed=False)
-    assert "fp16 skipped: GPU 0 has tensor cores; on GPU 0 the golden vectors fail" in pick(tower, "tensorrt").reason
+    verdicts.settle(ARTIFACT, fp16, TensorRtOptions(), passed=False)
+    reason = pick(tower, "tensorrt").reason
+    assert "fp16 skipped: on GPU 0 the golden vectors failed; to compare them again, run `python -m runtime" in reason
 
 
-@pytest.mark.parametrize("updated", ["driver", "cuda", "cudnn"])
-def test_after_an_update_of_its_software_a_gpu_verifies_again(
+@pytest.mark.parametrize("updated", ["driver", "cuda", "cudnn", "this package"])
+def test_after_an_update_of_software_a_gpu_verifies_again(
     tower: Tower, units: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, updated: str
 ) -> None:
     monkeypatch.setenv("EMBEDDING_BACKBONES_CACHE", str(tmp_path))
     units(tensor_cores=True)
     software = {"driver": "580.95.05", "cuda": "13.0", "cudnn": "9.13.0"}
     monkeypatch.setattr(cuda_driver, "gpu_names", lambda: ("H100",))
-    monkeypatch.setattr(variant_selection, "gpu_software", lambda: software)
-    verdicts.settle(tower.variants["fp16"], "cuda", variant_selection.verdict_scope(CudaOptions()))
+    monkeypatch.setattr(verdicts, "gpu_software", lambda: software)
+    verdicts.settle(ARTIFACT, [tower.variants["fp16"].graph], CudaOptions())
     assert pick(tower, "cuda").name == "fp16"
-    software[updated] = "99"
+    if updated in software:
+        software[updated] = "99"
+    else:
+        monkeypatch.setattr(verdicts, "__version__", "99")
     assert pick(tower, "cuda").name == "fp32"
 
 
@@ -193,7 +209,7 @@ def test_a_verified_variant_is_not_warned_of_again_until_something_changes(
     units("avx512_vnni")
     for module in (variant_selection, verdicts):
         monkeypatch.setattr(module, "installed_packages", lambda: {"onnxruntime": "1.30.1"})
-    verdicts.settle(tower.variants["int8"], "cpu")
+    verdicts.settle(ARTIFACT, [tower.variants["int8"].graph], CpuOptions())
     with caplog.at_level(logging.WARNING, "runtime"):
         pick(tower, "cpu")
         assert not caplog.records
