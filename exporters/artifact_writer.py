@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import errno
-import glob
 import json
 import os
-import secrets
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +22,8 @@ from runtime.artifact.describe import weight_warnings
 from runtime.artifact.manifest import GOLDEN_FILE, MANIFEST_FILE, FileRecord, Manifest, Tower, TowerName
 from runtime.artifact.reader import read_manifest, record_file
 from runtime.artifact.signature import SIGNATURE_FILE
-from runtime.jobs.file_lock import lock_file
+from runtime.atomic_write import find_leftovers, finish_replacement, partial_path, replace_folder
+from runtime.file_lock import locked
 
 README_FILE = "README.md"
 _GRAPHS = {f"{name}.onnx" for name in get_args(TowerName)}
@@ -41,7 +39,7 @@ _ELSEWHERE = "use --output for another folder"
 
 
 def check_destination(destination: Path, *, force: bool, elsewhere: str = _ELSEWHERE) -> None:
-    """Check, before the export, that ``destination`` can be written.
+    """Check, before the export, that ``destination`` can be written. First finish a replacement that was killed.
 
     Args:
         destination: The folder to write or to replace.
@@ -54,6 +52,7 @@ def check_destination(destination: Path, *, force: bool, elsewhere: str = _ELSEW
     """
     destination = _absolute(destination)
     with writing(destination, elsewhere=elsewhere):
+        finish_replacement(destination)
         if not os.path.lexists(destination):
             _check_writable(destination.parent)
             return
@@ -122,14 +121,14 @@ def new_artifact(destination: Path, *, force: bool, elsewhere: str = _ELSEWHERE)
     with writing(destination, elsewhere=elsewhere):
         destination.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(destination)
-        folder = destination.with_name(f".{destination.name}.{secrets.token_hex(4)}.partial")
+        folder = partial_path(destination)
         folder.mkdir()
     try:
-        with _locked(folder):
+        with locked(folder):
             yield folder
-        with writing(destination, elsewhere=elsewhere):
-            check_destination(destination, force=force, elsewhere=elsewhere)  # again: an export takes minutes
-            _move_into_place(folder, destination)
+            with writing(destination, elsewhere=elsewhere):
+                check_destination(destination, force=force, elsewhere=elsewhere)  # again: an export takes minutes
+                replace_folder(folder, destination)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         with suppress(OSError):  # a folder is not empty
@@ -137,31 +136,13 @@ def new_artifact(destination: Path, *, force: bool, elsewhere: str = _ELSEWHERE)
                 parent.rmdir()
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
-    """Lock a folder while the block runs, and yield whether it was free. The lock of a killed process is gone."""
-    if sys.platform == "win32":  # which opens no folders
-        yield False
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            lock_file(descriptor)
-            free = True
-        except OSError:  # it is locked, or the file system has no locks
-            free = False
-        yield free
-    finally:
-        os.close(descriptor)
-
-
 def _remove_leftovers(destination: Path) -> None:
     """Remove the partial folders of exports to ``destination`` that were killed; not on Windows."""
-    for folder in destination.parent.glob(f".{glob.escape(destination.name)}.{'[0-9a-f]' * 8}.partial"):
+    for folder in find_leftovers(destination, "partial"):
         with suppress(OSError):
             if time.time() - folder.stat().st_mtime < _LOCKED_BY_THEN_S:
                 continue
-            with _locked(folder) as free:
+            with locked(folder) as free:
                 if free:
                     shutil.rmtree(folder, ignore_errors=True)
 
@@ -255,18 +236,3 @@ def _describe_file(file: str, tower: Tower) -> str:
         weights = contents.get(variant.external_data)
         contents[variant.external_data] = f"{weights} and of {name}" if weights else f"weights of the variant {name}"
     return contents.get(file, "the tokenizer")
-
-
-def _move_into_place(folder: Path, destination: Path) -> None:
-    if not destination.exists():
-        folder.rename(destination)
-        return
-    retired = folder.with_suffix(".replaced")
-    try:
-        destination.rename(retired)
-        folder.rename(destination)
-    except BaseException:  # Ctrl-C too
-        if retired.exists() and not destination.exists():
-            retired.rename(destination)
-        raise
-    shutil.rmtree(retired, ignore_errors=True)

@@ -89,7 +89,8 @@ def fit(
 
     Raises:
         TrainingDataError: Rows of the data are bad, or too few, or evaluation data is in the training data, too.
-        DestinationError: The artifact exists, or a training of this name that is neither resumed nor replaced.
+        DestinationError: The artifact exists, or a training of this name that is neither resumed nor replaced. Or
+            another process trains under this name, or a file cannot be written.
         FitError: The loss is no longer a number.
         WorseModelError: The model is worse than before. Its checkpoint is kept, and no artifact is written.
         EmbeddingBackbonesError: As for :func:`exporters.export`.
@@ -115,18 +116,17 @@ def fit(
         options=options,
         folder=folder,
     )
-    folder.open(task.request(export_options), resume=options.resume)
-    report, checkpoint = task.train(stage)
-    report.write(folder.path)
-    if report.worse:
-        raise WorseModelError(
-            f"the model is worse than before, so it is not exported:\n{report.describe()}\nthe checkpoint is "
-            f"{checkpoint}; try a lower --learning-rate, fewer --epochs or more data, and --force to replace it",
-            report.before,
-            report.after,
-        )
-    learner.export(checkpoint, destination, stage)
-    shutil.rmtree(folder.steps, ignore_errors=True)
+    with folder.open(task.request(export_options), resume=options.resume, force=export_options.force):
+        report, checkpoint = task.train(stage)
+        if report.worse:
+            raise WorseModelError(
+                f"the model is worse than before, so it is not exported:\n{report.describe()}\nthe checkpoint is "
+                f"{checkpoint}; try a lower --learning-rate, fewer --epochs or more data, and --force to replace it",
+                report.before,
+                report.after,
+            )
+        learner.export(checkpoint, destination, stage)
+        shutil.rmtree(folder.steps, ignore_errors=True)
     return Fit(artifact=destination, checkpoint=checkpoint, report=report)
 
 
@@ -199,6 +199,8 @@ class _Task:
             options=asdict(options),
             **vars(training),
         )
+        with saving(self.folder.path):
+            report.write(self.folder.path)
         return report, checkpoint
 
 

@@ -289,6 +289,8 @@ def _interruptible(trainer: SentenceTransformerTrainer) -> Iterator[None]:
     handlers = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
+        if guard.interrupted:  # after the last checkpoint
+            raise KeyboardInterrupt(_INTERRUPTED.format(trainer.state.global_step))
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

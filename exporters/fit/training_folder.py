@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from exporters.artifact_writer import writing
 from exporters.errors import DestinationError
+from runtime.file_lock import locked
 
 _REQUEST = "request.json"
 _STATE = "trainer_state.json"  # the last file of a checkpoint that the trainer writes
@@ -34,7 +36,7 @@ class TrainingFolder:
 
     def find_checkpoint(self) -> Path | None:
         """Return the last complete checkpoint. A process that was killed may have left an incomplete one."""
-        found = (file.parent for file in self.steps.glob(f"checkpoint-*/{_STATE}"))
+        found = (file.parent for file in self.steps.glob(f"checkpoint-*/{_STATE}") if _is_complete(file))
         return max(found, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
 
     def check(self, *, resume: bool, force: bool) -> None:
@@ -58,20 +60,32 @@ class TrainingFolder:
                     f"{kept} is the checkpoint of an earlier training; replace it with --force, or give another --name"
                 )
 
-    def open(self, request: Mapping[str, str], *, resume: bool) -> None:
-        """Make the folder, or check that the training in it has the same ``request``.
+    @contextmanager
+    def open(self, request: Mapping[str, str], *, resume: bool, force: bool) -> Iterator[None]:
+        """Make the folder, or check that the training in it has the same ``request``. Lock it while the block runs.
+
+        A file system without locks does not keep other processes out.
 
         Raises:
-            DestinationError: It is another training, or its record is damaged.
+            DestinationError: Another process trains in the folder, or the folder holds another training. Or the record
+                of the training is damaged, or the folder cannot be written.
         """
-        if resume and self.find_checkpoint():
-            self._check_same(request)
-            return
+        file = self.path / _REQUEST
         with writing(self.path):
-            if self.steps.exists():
-                shutil.rmtree(self.steps)
             self.path.mkdir(parents=True, exist_ok=True)
-            (self.path / _REQUEST).write_text(json.dumps(request, indent=2), "utf-8")
+            file.open("a").close()
+        with locked(file) as free:
+            if free is False:
+                raise DestinationError(f"another process trains in {self.path}; wait for it, or give another --name")
+            self.check(resume=resume, force=force)  # again: another process may have trained meanwhile
+            if resume and self.find_checkpoint():
+                self._check_same(request)
+            else:
+                with writing(self.path):
+                    if self.steps.exists():
+                        shutil.rmtree(self.steps)
+                    file.write_text(json.dumps(request, indent=2), "utf-8")
+            yield
 
     def _check_same(self, request: Mapping[str, str]) -> None:
         file, again = self.path / _REQUEST, "start again with --force instead of --resume"
@@ -84,3 +98,11 @@ class TrainingFolder:
             raise DestinationError(
                 f"the training in {self.path} has another {', '.join(changed)}; give the same, or {again}"
             )
+
+
+def _is_complete(file: Path) -> bool:
+    try:
+        json.loads(file.read_text("utf-8"))
+    except (FileNotFoundError, ValueError):  # cut off, or removed meanwhile by a training that runs
+        return False
+    return True

@@ -21,6 +21,7 @@ from runtime.artifact.external_data import check_external_data
 from runtime.artifact.manifest import Manifest, Tower, TowerName
 from runtime.artifact.reader import check_files, read_manifest
 from runtime.artifact.variants import Variant, VariantName
+from runtime.atomic_write import finish_replacement
 from runtime.errors import UsageError
 from runtime.inference.tower import build_preprocessor
 from runtime.session.providers import check_packages
@@ -42,6 +43,8 @@ def add_variants(artifact: Path, options: VariantOptions, *, stage: Stage = sile
     """
     check_packages()
     floors = {precision: options.floors(precision) for precision in options.precisions}  # invalid floors raise here
+    with writing(artifact, elsewhere=""):
+        finish_replacement(artifact)
     manifest = read_manifest(artifact)
     check_files(artifact, manifest)
     for tower in manifest.towers.values():

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from runtime.array_types import Float32Array
 from runtime.errors import OutputError, UsageError
-from runtime.jobs.file_lock import lock_file
+from runtime.file_lock import lock_file
 from runtime.jobs.vector_file import OPEN_FLAGS, VectorFile, write_all
 
 SCHEMA = 3

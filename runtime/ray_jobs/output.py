@@ -14,7 +14,7 @@ import pyarrow as pa
 from pyarrow import fs, parquet
 
 from runtime.array_types import Array, Float32Array
-from runtime.atomic_write import replacing
+from runtime.atomic_write import find_leftovers, finish_replacement, partial_path, replace_folder, replacing
 from runtime.errors import OutputError, UsageError
 from runtime.jobs.origin import VectorOrigin
 from runtime.ray_jobs.storage import absolute, is_uri, join, open_place, public_name
@@ -91,18 +91,19 @@ class OutputFolder:
             OutputError: The output exists, or the folder cannot be created.
         """
         self.output = output
+        self._force = force
         self._final = Path(absolute(output))
         try:
             if not is_uri(output):
-                _finish_swap(self._final)
+                finish_replacement(self._final)
             _check_free(output, force=force)
+            _warn_of_leftovers(output)
             if is_uri(output):
                 self.place = join(output, f"_partial-{secrets.token_hex(4)}")
                 file_system, path = open_place(self.place)
                 file_system.create_dir(path, recursive=True)
             else:
-                _warn_of_leftovers(self._final)
-                partial = self._final.with_name(f".{self._final.name}.{secrets.token_hex(4)}.partial")
+                partial = partial_path(self._final)
                 partial.mkdir()
                 self.place = str(partial)
         except OSError as exc:
@@ -114,7 +115,7 @@ class OutputFolder:
         An object store cannot move them at once, so the folder of a URI loses its marker first and gets it back last.
 
         Raises:
-            OutputError: A part is missing, which discards the others, or the output cannot be moved.
+            OutputError: A part is missing, which discards the others. Or the output exists by now, or cannot be moved.
             KeyboardInterrupt: The message tells where the parts are.
         """
         place, output = public_name(self.place), public_name(self.output)
@@ -125,23 +126,28 @@ class OutputFolder:
                 self.discard()
                 found = f"{min(missing)} is not in {place}, where a worker wrote it"
                 raise OutputError(f"{found}; name an output that all machines of the cluster share")
+            self._check_still_free()
             if is_uri(self.output):
                 self._move_parts()
             else:
-                self._swap()
+                self._replace()
         except OSError as exc:
             way_out = "move them yourself, or run the job again with another output"
             raise OutputError(f"cannot move the output to {output} ({exc}); {kept}; {way_out}") from exc
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"interrupted while the output was moved; {kept}") from None
-        if not is_uri(self.output):
-            shutil.rmtree(_earlier(Path(self.place)), ignore_errors=True)
+
+    def _check_still_free(self) -> None:
+        try:
+            _check_free(self.output, force=self._force)
+        except OutputError as exc:
+            raise OutputError(f"{exc}; the parts of this job stay in {public_name(self.place)}") from None
 
     def _move_parts(self) -> None:
         file_system, path = open_place(self.output)
         _, partial = open_place(self.place)
-        left = {child.base_name: child for child in file_system.get_file_info(fs.FileSelector(path))}
-        left.pop(partial.rpartition("/")[2], None)
+        children = file_system.get_file_info(fs.FileSelector(path))
+        left = {child.base_name: child for child in children if not _PARTIAL.fullmatch(child.base_name)}
         if marker := left.pop(SUCCESS, None):
             file_system.delete_file(marker.path)
         for part in file_system.get_file_info(fs.FileSelector(partial)):
@@ -154,21 +160,12 @@ class OutputFolder:
         file_system.delete_dir(partial)
         file_system.open_output_stream(f"{path.rstrip('/')}/{SUCCESS}").close()
 
-    def _swap(self) -> None:
-        """Put the parts in the place of the output, and the earlier output aside."""
+    def _replace(self) -> None:
         partial = Path(self.place)
         for path in partial.iterdir():
             if not _PART.fullmatch(path.name):  # a killed worker left it
                 path.unlink()
-        old = _earlier(partial)
-        try:
-            if self._final.exists():
-                self._final.rename(old)
-            partial.rename(self._final)
-        except BaseException:
-            if old.exists() and not self._final.exists():
-                old.rename(self._final)
-            raise
+        replace_folder(partial, self._final)
 
     def discard(self) -> None:
         """Remove the parts of an output that was not published."""
@@ -185,9 +182,7 @@ class OutputFolder:
 
 
 def _check_free(output: str, *, force: bool) -> None:
-    names = _names(output)
-    if names is None:
-        return
+    names = [name for name in _names(output) or () if not (is_uri(output) and _PARTIAL.fullmatch(name))]
     foreign = [name for name in names if name != SUCCESS and not (_PART.fullmatch(name) or _PARTIAL.fullmatch(name))]
     shown = public_name(output)
     if foreign:
@@ -196,30 +191,14 @@ def _check_free(output: str, *, force: bool) -> None:
         raise OutputError(f"the output {shown} exists; name another place, or replace it with --force")
 
 
-def _finish_swap(output: Path) -> None:
-    """Move the complete output of a job that was killed after it had moved the earlier output away."""
-    for old in _leftovers(output, "old"):
-        partial = old.with_suffix(".partial")
-        if partial.exists() and not output.exists():
-            partial.rename(output)
-            _LOG.warning("%s is complete: its job was killed while it replaced the output of an earlier job", output)
-            shutil.rmtree(old, ignore_errors=True)
-
-
-def _warn_of_leftovers(output: Path) -> None:
-    """Log the folders of killed jobs beside ``output``. One of them may be of a job that runs on another machine."""
-    for path in _leftovers(output, "partial|old|removed"):
-        _LOG.warning("%s is left of a killed job; remove it, unless another job writes %s now", path, output.name)
-
-
-def _earlier(partial: Path) -> Path:
-    """Return the folder to which the earlier output is put aside."""
-    return partial.with_suffix(".old")
-
-
-def _leftovers(output: Path, suffixes: str) -> list[Path]:
-    left = re.compile(rf"\.{re.escape(output.name)}\.[0-9a-f]{{8}}\.({suffixes})")
-    return sorted(path for path in output.parent.iterdir() if left.fullmatch(path.name))
+def _warn_of_leftovers(output: str) -> None:
+    """Log the folders of killed jobs. One of them may be of a job that runs on another machine."""
+    if is_uri(output):
+        left = [public_name(join(output, name)) for name in _names(output) or () if _PARTIAL.fullmatch(name)]
+    else:
+        left = [str(path) for path in find_leftovers(Path(absolute(output)), "old", "partial", "removed")]
+    for place in left:
+        _LOG.warning("%s is left of a killed job; remove it, unless another job writes this output now", place)
 
 
 def _names(place: str) -> list[str] | None:

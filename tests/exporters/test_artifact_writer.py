@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -16,8 +17,11 @@ from exporters.artifact_writer import check_destination, new_artifact, write_gol
 from exporters.catalogue.spec import BackboneSpec
 from exporters.errors import DestinationError
 from exporters.families.cnn.tower import Cnn
+from exporters.variants.build import add_variants
+from exporters.variants.options import VariantOptions
 from runtime.artifact.reader import read_manifest
-from runtime.errors import ManifestError
+from runtime.atomic_write import partial_path
+from runtime.errors import ManifestError, UsageError
 from runtime.loading.golden_file import read_golden
 from tests.exporters.file_contents import contents
 
@@ -111,6 +115,20 @@ def test_an_interrupted_replacement_leaves_the_old_artifact(artifact: Path, monk
         replace()
     assert sorted(path.name for path in artifact.iterdir()) == before
     assert list(artifact.parent.iterdir()) == [artifact]
+
+
+def test_a_replacement_that_was_killed_is_finished_by_the_next_command(artifact: Path, tmp_path: Path) -> None:
+    new = partial_path(artifact)
+    commands: list[Callable[[], object]] = [
+        lambda: check_destination(artifact, force=False),
+        lambda: add_variants(artifact, VariantOptions(calibration=tmp_path / "nowhere")),
+    ]
+    for command in commands:
+        shutil.copytree(artifact, new)
+        artifact.rename(new.with_suffix(".old"))
+        with pytest.raises((DestinationError, UsageError), match=r"exists; use --force|nowhere"):
+            command()
+        assert list(artifact.parent.iterdir()) == [artifact]
 
 
 def test_an_artifact_is_replaced_by_force_alone(artifact: Path) -> None:

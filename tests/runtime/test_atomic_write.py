@@ -1,15 +1,17 @@
-"""A file is written whole or not at all."""
+"""A file or a folder is written whole or not at all."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
-from runtime.atomic_write import replacing, write_text
+from runtime.atomic_write import finish_replacement, partial_path, replace_folder, replacing, write_text
 from runtime.errors import OutputError
+from runtime.file_lock import locked
 
 
 def test_the_file_appears_when_it_is_complete(tmp_path: Path) -> None:
@@ -71,3 +73,47 @@ def test_two_that_write_at_once_do_not_mix(tmp_path: Path) -> None:
         assert path.read_text() == "second"
     assert path.read_text() == "first"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def killed(place: Path, moves: int) -> Path:
+    """Make the state after ``moves`` of the two moves to ``place``, and return the path of the new folder."""
+    partial = partial_path(place)
+    for folder, content in ((place, "old"), (partial, "new")):
+        folder.mkdir()
+        (folder / content).touch()
+    place.rename(partial.with_suffix(".old"))
+    if moves == 2:
+        partial.rename(place)
+    return partial
+
+
+@pytest.mark.parametrize("moves", [1, 2])
+def test_a_replacement_that_was_killed_is_finished(tmp_path: Path, moves: int) -> None:
+    place = tmp_path / "folder[1]"
+    killed(place, moves)
+    finish_replacement(place)
+    assert list(tmp_path.rglob("*")) == [place, place / "new"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows opens no folders")
+def test_a_replacement_that_runs_is_left_alone(tmp_path: Path) -> None:
+    partial = killed(tmp_path / "folder", 1)
+    with locked(partial):
+        finish_replacement(tmp_path / "folder")
+        assert sorted(tmp_path.iterdir()) == [partial.with_suffix(".old"), partial]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows opens no folders")
+def test_a_replacement_holds_its_lock_between_the_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, rename = tmp_path / "folder", Path.rename
+    partial = partial_path(place)
+    for folder in (place, partial):
+        folder.mkdir()
+
+    def rename_beside_another_process(path: Path, target: Path) -> Path:
+        finish_replacement(place)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename_beside_another_process)
+    replace_folder(partial, place)
+    assert list(tmp_path.iterdir()) == [place]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
+import signal
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -28,6 +30,7 @@ from exporters.fit.learner import Learner, load_learner
 from exporters.fit.losses import build_loss, choose_loss
 from exporters.fit.metrics import Evaluation
 from exporters.fit.options import FitOptions
+from exporters.fit.report import FitReport
 from exporters.fit.run import fit
 from exporters.fit.training_folder import TrainingFolder
 from runtime.errors import UsageError
@@ -146,6 +149,23 @@ def test_an_interruption_does_not_change_the_weights(
     assert equal(whole, train(toy, rows, tmp_path / "parts", options))
 
 
+def test_an_interruption_after_the_last_step_ends_the_command(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options, load_best = replace(FAST, epochs=1, patience=1), training._Trainer._load_best_model
+
+    def interrupt(self: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+        load_best(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training._Trainer, "_load_best_model", interrupt)
+        with pytest.raises(KeyboardInterrupt, match="interrupted at step 2; run the same command with --resume"):
+            train(toy, make_pairs(32), tmp_path / "parts", options)
+    whole = train(toy, make_pairs(32), tmp_path / "whole", options)
+    assert equal(whole, train(toy, make_pairs(32), tmp_path / "parts", options))
+
+
 def test_a_training_that_patience_has_stopped_does_not_go_on(
     toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,6 +195,24 @@ def test_a_checkpoint_that_cannot_be_written_is_named(
     assert (folder / "steps/checkpoint-3/optimizer.pt").stat().st_size == size + 10_000
     whole = train(toy, make_pairs(40), tmp_path / "whole", options)
     assert equal(whole, train(toy, make_pairs(40), folder, options))
+
+
+@pytest.mark.usefixtures("no_export")
+def test_a_report_that_cannot_be_written_is_named_and_resumed(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    options = replace(FAST, epochs=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(FitReport, "write", fail)
+        with pytest.raises(DestinationError, match=r"mine-training cannot be written .*, and go on with --resume"):
+            fit(str(toy), make_pairs(16), output=tmp_path, artifact_name="mine", options=options)
+    options = replace(options, resume=True)
+    done = fit(str(toy), make_pairs(16), output=tmp_path, artifact_name="mine", options=options)
+    assert done.report.resumed_at == done.report.steps == 1
+    assert (tmp_path / "mine-training" / "report.json").exists()
 
 
 @pytest.mark.usefixtures("no_export")

@@ -15,6 +15,7 @@ from runtime.errors import OutputError, UsageError
 from runtime.ray_jobs.output import OutputFolder, part_schema, vector_column, write_part
 
 TABLE = pa.table({"a": [1, 2]})
+LEFT = "is left of a killed job; remove it, unless another job writes this output now"
 
 
 def name_of_path(folder: Path) -> str:
@@ -61,12 +62,6 @@ def test_an_earlier_output_stays_until_the_new_one_is_complete(tmp_path: Path, n
     failed.discard()
     assert written(tmp_path) == before
     assert parquet.read_table(tmp_path / "out.parquet/part-000000.parquet").equals(TABLE)
-    (tmp_path / "out.parquet" / "_partial-0123abcd").mkdir()  # of a job that was killed
-    if name is name_of_uri:
-        again = OutputFolder(name(tmp_path), force=True)
-        write_part(again.place, 0, TABLE)
-        again.publish(1)
-        assert written(tmp_path) == before
 
 
 def test_what_a_killed_job_left_hinders_no_other_and_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -88,8 +83,36 @@ def test_what_a_killed_job_left_hinders_no_other_and_is_named(tmp_path: Path, ca
     assert sorted(path.name for path in tmp_path.iterdir() if path.suffix in (".old", ".partial")) == sorted(
         [".out.parquet.0123abcd.0123abcd.partial", Path(killed.place).name, old.name]
     )
-    way_out = "is left of a killed job; remove it, unless another job writes out.parquet now"
-    assert caplog.messages == [f"{old} {way_out}", f"{killed.place} {way_out}"] * 2
+    assert caplog.messages == [f"{old} {LEFT}", f"{killed.place} {LEFT}"] * 2
+
+
+def test_a_job_leaves_the_parts_of_another_job_with_the_same_uri(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = OutputFolder(name_of_uri(tmp_path), force=False)
+    second = OutputFolder(name_of_uri(tmp_path), force=True)
+    assert caplog.messages == [f"{first.place} {LEFT}"]
+    for each in (first, second):
+        write_part(each.place, 0, TABLE)
+        each.publish(1)
+    assert written(tmp_path) == ["_SUCCESS", "part-000000.parquet"]
+
+
+@pytest.mark.parametrize("name", [name_of_path, name_of_uri])
+@pytest.mark.parametrize(("force", "message"), [(False, "exists; name"), (True, r"holds thesis\.tex, which is")])
+def test_what_appears_during_a_job_is_not_replaced(
+    force: bool, message: str, name: Callable[[Path], str], tmp_path: Path
+) -> None:
+    first, late = OutputFolder(name(tmp_path), force=False), OutputFolder(name(tmp_path), force=force)
+    write_part(first.place, 0, TABLE)
+    first.publish(1)
+    if force:
+        (tmp_path / "out.parquet" / "thesis.tex").touch()
+    write_part(late.place, 0, pa.table({"b": [1]}))
+    with pytest.raises(OutputError, match=f"{message}.*; the parts of this job stay in {late.place}"):
+        late.publish(1)
+    assert columns(tmp_path) == ["a"]
+    write_part(late.place, 1, TABLE)  # the folder is still there
 
 
 def replacement(folder: Path) -> OutputFolder:
@@ -116,7 +139,7 @@ def test_a_job_killed_between_the_two_moves_is_finished_by_the_next(
         OutputFolder(name_of_path(tmp_path), force=False)
     assert columns(tmp_path) == ["b"]
     assert [path.name for path in tmp_path.iterdir()] == ["out.parquet"]
-    assert "is complete: its job was killed while it replaced" in caplog.text
+    assert "is complete: a process was killed while it replaced" in caplog.text
 
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from runtime.jobs import file_lock
+from runtime import file_lock
 
 
 @pytest.fixture
