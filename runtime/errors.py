@@ -17,7 +17,7 @@ EmbeddingBackbonesError
 ├── ClusterError              the Ray cluster cannot be used, or its workers die
 ├── NonFiniteError            the graph returned NaN or infinity
 ├── SpaceError                vectors are of another vector space
-├── TuningError               no setting keeps the bounds of ``tune``
+├── TuningError               no setting keeps the bounds of ``tune``, or the artifact changed meanwhile
 └── VerificationError         this machine does not reproduce the golden vectors
 ```
 
@@ -110,7 +110,7 @@ class SpaceError(EmbeddingBackbonesError):
 
 
 class TuningError(EmbeddingBackbonesError):
-    """No provider, variant, number of threads and batch size keeps the bounds of ``tune``."""
+    """No provider, variant, number of threads and batch size keeps the bounds of ``tune``, or its artifact changed."""
 
 
 class VerificationError(EmbeddingBackbonesError):

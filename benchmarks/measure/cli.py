@@ -180,28 +180,30 @@ def _benchmark(arguments: argparse.Namespace, command: str) -> int:
     results = _begin(arguments, plan, timing, plan.record(options, timing, own_items), command, stage)
     remaining = find_remaining(plan, results, redo_disturbed=arguments.redo_disturbed)
     done = 0
-    with console.progress_bar(total=len(remaining), unit="group", hidden=None) as bar:
+    try:
+        with console.progress_bar(total=len(remaining), unit="group", hidden=None) as bar:
 
-        def save(so_far: Results) -> None:
-            nonlocal results, done
-            results, done = so_far, done + 1
-            write_text(output / RESULTS_FILE, so_far.to_json())
-            bar.update()
+            def save(so_far: Results) -> None:
+                nonlocal results, done
+                results, done = so_far, done + 1
+                if so_far.cases:  # without any, the results that --force replaces stay
+                    write_text(output / RESULTS_FILE, so_far.to_json())
+                bar.update()
 
-        def announce(name: str) -> None:
-            bar.set_description(name)
-            if bar.disable:  # a log gets one line per step instead
-                print(f"  {name}", file=sys.stderr, flush=True)
+            def announce(name: str) -> None:
+                bar.set_description(name)
+                if bar.disable:  # a log gets one line per step instead
+                    print(f"  {name}", file=sys.stderr, flush=True)
 
-        try:
             results = measure_plan(remaining, results, timing, own_items, save, announce)
-        except KeyboardInterrupt:
+    except KeyboardInterrupt:
+        resume = f"continue with the same command and --resume{' instead of --force' * arguments.force}"
+        way_out = resume if results.cases else "no case was measured, and nothing was written; repeat the command"
+        remain = f"{len(remaining) - done} of {len(plan.groups)} groups remain"
+        raise KeyboardInterrupt(f"interrupted: {remain}; {way_out}") from None
+    finally:
+        if results.cases or results.complete:
             _write(results, output, arguments.format, prices)
-            raise KeyboardInterrupt(
-                f"interrupted: {len(remaining) - done} of {len(plan.groups)} groups remain; "
-                "continue with the same command and --resume"
-            ) from None
-    _write(results, output, arguments.format, prices)
     if not results.cases:
         reasons = [f"{each.name}: {each.reason}" for each in results.skipped]
         raise EmbeddingBackbonesError(

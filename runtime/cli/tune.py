@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from runtime.artifact.reader import read_manifest
 from runtime.cli.options import NUMBER, NUMBERS, PROVIDERS, add_command, take_options
-from runtime.errors import UsageError
+from runtime.errors import TuningError, UsageError
 
 if TYPE_CHECKING:
     from runtime.tune.measure import TuneOptions
@@ -74,11 +74,13 @@ def _tune(arguments: argparse.Namespace) -> int:
     if arguments.forget:
         return _forget(arguments, options)
     tuning_store.check_store()
+    manifest = read_manifest(arguments.artifact)
     found = measure(arguments.artifact, options, progress=sys.stderr.isatty())
     print(report.render_json(found) if arguments.json else report.render_text(found))
+    if read_manifest(arguments.artifact).sha256 != manifest.sha256:
+        raise TuningError(f"{arguments.artifact} changed while it was measured; run tune again; nothing is stored")
     if found.winner is None:
         raise report.explain_no_winner(found)
-    manifest = read_manifest(arguments.artifact)
     tuning_store.write_tuning(manifest, report.make_tuning(manifest, found.tower, found.winner, options.max_latency_ms))
     if not arguments.json:
         call = "load()" if len(manifest.towers) == 1 else f"load() with tower={found.tower!r}"

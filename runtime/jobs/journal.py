@@ -26,6 +26,7 @@ from runtime.jobs.vector_file import OPEN_FLAGS, VectorFile, write_all
 SCHEMA = 3
 COMMIT_INTERVAL_S = 1.0  # between two commits; syncing more often would slow the job down
 _JOURNAL, _VECTORS = "journal.jsonl", "vectors.f32"
+_MOVED = {"moved": True}  # last line of the journal; if the vectors are gone as well, the output is complete
 _SHOWN = 120  # characters of a fingerprint's value in an error
 
 
@@ -145,10 +146,15 @@ class Journal:
             os.fsync(file.fileno())
         self.work_path(name).replace(place)
 
+    def move_output(self, name: str) -> None:
+        """Make the file at :meth:`work_path` the output. The vectors are not needed afterwards."""
+        self.move(name, self._output)
+        self._write(_MOVED)
+
     def move_vectors(self) -> None:
         """Make the vectors the output, a float32 .npy file, without a copy."""
         self.vectors.finish_npy(self.last.rows)
-        self._write({"moved": True})
+        self._write(_MOVED)
         self.vectors.path.replace(self._output)
 
     def writing(self) -> AbstractContextManager[None]:
@@ -229,12 +235,15 @@ def is_begun(output: Path) -> bool:
 
 
 def finish_move(output: Path) -> bool:
-    """Finish a job that was killed after :meth:`Journal.move_vectors`, and return whether there was one."""
+    """Finish a job that was killed while it moved its vectors or removed its folder, and return whether there was one.
+
+    The output of such a job is complete: :meth:`Journal.move_output` or :meth:`Journal.move_vectors` made it.
+    """
     folder = work_folder(output)
     if not output.is_file() or not is_begun(output) or (folder / _VECTORS).exists():
         return False
     lines = (folder / _JOURNAL).read_bytes().splitlines()
-    if _decode(lines[-1] + b"\n") != {"moved": True}:
+    if _decode(lines[-1] + b"\n") != _MOVED:
         return False
     shutil.rmtree(folder, ignore_errors=True)
     return True

@@ -90,7 +90,7 @@ def write_output(journal: Journal, options: OutputOptions, origin: VectorOrigin)
             if in_place:
                 journal.move_vectors()
             else:
-                journal.move(_VECTORS, options.path)
+                journal.move_output(_VECTORS)
     finally:
         for name in (_VECTORS, _REPORT):
             with suppress(OSError):

@@ -130,6 +130,26 @@ def test_an_interrupted_run_keeps_its_results(
 
 
 @pytest.mark.process
+def test_a_run_that_is_interrupted_before_its_first_case_keeps_the_results_that_it_was_to_replace(
+    measure: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert measure("--batch-sizes", "1") == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "r").iterdir()}
+    failed: tuple[list[Case], list[Skipped]] = ([], [Skipped(name="torch", reason="out of memory")])
+    groups = iter([failed])
+
+    def measure_group(*_: Any) -> tuple[list[Case], list[Skipped]]:
+        for group in groups:
+            return group
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "measure_group", measure_group)
+    assert measure("--batch-sizes", "1", "--force") == 130
+    assert "no case was measured, and nothing was written; repeat the command" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in (tmp_path / "r").iterdir()} == before
+
+
+@pytest.mark.process
 def test_disturbed_cases_are_measured_again_and_replaced(
     measure: Main, fake: FakeMeasurement, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -398,6 +418,7 @@ def test_wrong_weights_of_an_artifact_without_cases_can_be_mended(
     words = [str(exported_text), str(other), "-o", str(tmp_path / "r"), "--contenders", "runtime", "--weights"]
     assert run_command(*words, "toy=right", "other=wrong", "--batch-sizes", "1") == 2
     assert {case.artifact for case in read(tmp_path).cases} == {"toy"}
+    assert (tmp_path / "r" / "report.md").exists(), "an error keeps what was measured, too"
     assert run_command(*words, "toy=changed", "other=right", "--batch-sizes", "1", "--resume") == 1
     assert run_command(*words, "toy=right", "other=right", "--batch-sizes", "1", "--resume") == 0
     results = read(tmp_path)

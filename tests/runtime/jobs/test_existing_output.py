@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,21 @@ def test_a_run_that_is_complete_is_not_repeated(
     assert embedded == ["a", "b"]
     assert embed("c", "-o", "v.npy", "--force") == 0
     assert np.load("v.npy").shape == (1, 24)
+
+
+def test_a_run_that_was_killed_while_it_removed_its_folder_is_not_repeated(
+    embed: Callable[..., int], embedded: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def remove_partly(folder: Path, **_: Any) -> None:
+        (folder / "vectors.f32").unlink()
+
+    with monkeypatch.context() as killed:
+        killed.setattr("runtime.jobs.journal.shutil", SimpleNamespace(rmtree=remove_partly))
+        assert embed("a", "b", "-o", "v.npz") == 0
+    assert embed("a", "b", "-o", "v.npz", "--resume") == 0
+    assert "the job is finished, nothing is left to resume" in capsys.readouterr().out
+    assert embedded == ["a", "b"]
+    assert not work_folder(Path("v.npz")).exists()
 
 
 def test_the_output_is_no_input(embed: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -106,6 +106,23 @@ def test_without_a_winner_nothing_is_stored_and_an_older_tuning_is_kept(
     assert place.read_bytes() == before
 
 
+def test_an_artifact_that_changes_while_it_is_measured_is_not_tuned(
+    varied: Path,
+    edit_manifest: Callable[..., Path],
+    paced: Callable[[Speed], None],
+    capsys: pytest.CaptureFixture[str],
+    cache: Path,
+) -> None:
+    def optimize(setting: TuneSetting, size: int) -> float:
+        edit_manifest(lambda document: document["towers"]["image"]["variants"].pop("int8", None))
+        return 1.0
+
+    paced(optimize)
+    assert main(["tune", str(varied), "--batch-sizes", "1", "--threads", "1", "--rounds", "1"]) == 1
+    assert "changed while it was measured; run tune again; nothing is stored" in capsys.readouterr().err
+    assert not list(cache.iterdir())
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
