@@ -10,21 +10,20 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.compare.verdicts import CONFIDENCE, RESOLUTION, CaseChange, Comparison, compare
+from benchmarks.compare.verdicts import CONFIDENCE, RESOLUTION, CaseChange, Comparison, compare, typical_s
 from benchmarks.results.differences import find_differences
 from benchmarks.results.items import doubt_texts
 from benchmarks.results.schema import Case, Results, read_results
-from benchmarks.results.statistics import median_of_rounds
 from runtime import console
 from runtime.arguments import number
 from runtime.artifact.parity import format_cosine
 
 _MOST_LISTED = 8
-_HEADER = ["artifact", "tower", "setup", "stage", "batch size", "old p50 ms", "new p50 ms", "ratio", "verdict"]
+_HEADER = ["artifact", "tower", "setup", "stage", "batch size", "old ms", "new ms", "ratio", "verdict"]
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the comparison. Return 1 if a case is too slow or has worse vectors, or no verdict is possible; else 0."""
+    """Print the comparison. Return 1 for a slow or failed case, worse vectors, or no possible verdict; else 0."""
     return _compare(build_parser().parse_args(arguments))
 
 
@@ -36,7 +35,8 @@ def build_parser() -> argparse.ArgumentParser:
         description="Compare two results of the same artifacts, and judge for each case whether it became faster or "
         "slower, or is not distinguishable. Changes in the speed of the machine itself are divided out. The exit code "
         "is 1 if a case is slower by more than --fail-above, or if its vectors moved away from torch's. It is also 1 "
-        "if no case has enough rounds for a verdict.",
+        "if only the old vectors were compared with torch's, or if a contender failed in the new run. It is also 1 if "
+        "no case has enough rounds for a verdict.",
     )
     parser.add_argument("old", type=Path, help="Old results.json, or report folder with one")
     parser.add_argument("new", type=Path, help="New results.json, or report folder with one; this one is judged")
@@ -86,7 +86,8 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _has_failed(comparison: Comparison, regressions: Sequence[CaseChange]) -> bool:
-    return bool(regressions or comparison.worse_parity) or _is_undecidable(comparison)
+    faults = regressions or comparison.worse_parity or comparison.lost_parity or comparison.failed
+    return bool(faults) or _is_undecidable(comparison)
 
 
 def _is_undecidable(comparison: Comparison) -> bool:
@@ -127,6 +128,14 @@ def _case_notes(comparison: Comparison) -> Iterator[str]:
             f"{which} in {few} of {len(comparison.changes)} cases: measure both results with --rounds "
             f"{comparison.rounds_needed} or more, or measure fewer cases."
         )
+    yield from (f"FAILED in the new run: {_describe(case)}: {reason}." for case, reason in comparison.failed)
+    if lost := comparison.lost_parity:
+        names = ", ".join(dict.fromkeys(change.new.artifact for change in lost))
+        number = f"{len(lost)} of {len(comparison.changes)} cases, of {names}"
+        yield (
+            f"PARITY IS UNKNOWN in {number}: only the old vectors were compared "
+            "with torch's. Measure where torch is installed, and name the weights of the export with --weights."
+        )
     for change in comparison.worse_parity:
         was, now = (format_cosine(case.parity.min_cosine) for case in (change.old, change.new) if case.parity)
         yield f"PARITY IS WORSE for {_describe(change.new)}: the smallest cosine was {was} and is now {now}."
@@ -140,13 +149,9 @@ def _times(drift: float) -> str:
 
 def _row(change: CaseChange) -> list[str]:
     case = change.new
-    p50s = [f"{_p50_ms(which):.4g}" for which in (change.old, change.new)]
+    times = [f"{1000 * typical_s(which):.4g}" for which in (change.old, change.new)]
     ratio = f"{change.ratio:.3f} ({change.low:.3f} to {change.high:.3f})"
-    return [case.artifact, case.tower, case.label, case.stage, _load(case), *p50s, ratio, change.verdict]
-
-
-def _p50_ms(case: Case) -> float:
-    return 1000 * median_of_rounds(case.rounds)
+    return [case.artifact, case.tower, case.label, case.stage, _load(case), *times, ratio, change.verdict]
 
 
 def _load(case: Case) -> str:
@@ -191,8 +196,8 @@ def _document(comparison: Comparison, regressions: Sequence[CaseChange], notes: 
         "changes": [
             {
                 "case": list(change.new.key),
-                "old_p50_ms": _p50_ms(change.old),
-                "new_p50_ms": _p50_ms(change.new),
+                "old_ms": 1000 * typical_s(change.old),
+                "new_ms": 1000 * typical_s(change.new),
                 "ratio": change.ratio,
                 "low": change.low,
                 "high": change.high,
@@ -201,6 +206,7 @@ def _document(comparison: Comparison, regressions: Sequence[CaseChange], notes: 
                 "verdict": change.verdict,
                 "regression": change in regressions,
                 "parity_is_worse": change.parity_is_worse,
+                "parity_is_lost": change.parity_is_lost,
             }
             for change in comparison.changes
         ],

@@ -29,7 +29,7 @@ import numpy as np
 
 from benchmarks.results.items import check_items
 from benchmarks.results.schema import Case, Results, ResultsError
-from benchmarks.results.statistics import median_of_rounds, resample_medians
+from benchmarks.results.statistics import call_times, resample_medians
 
 CONFIDENCE = 0.95
 RESOLUTION = 0.05
@@ -37,6 +37,11 @@ _FEW_TURNS = 2  # so few cases with the same work say too little about the machi
 _COSINE_TOLERANCE = 1e-4  # a different order of summation changes a cosine by less
 
 Verdict = Literal["slower", "faster", "not distinguishable"]
+
+
+def typical_s(case: Case) -> float:
+    """Return the seconds of a call: the median of its rounds."""
+    return float(np.median(call_times(case)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,11 +61,19 @@ class CaseChange:
 
     @property
     def parity_is_worse(self) -> bool:
-        """Whether its vectors moved away from the same reference by more than rounding explains."""
+        """Whether its vectors moved away from the reference by more than rounding explains.
+
+        The reference is torch, in float32 or float64, or in both results the artifact's own graph.
+        """
         old, new = self.old.parity, self.new.parity
-        if old is None or new is None or (old.reference, old.items) != (new.reference, new.items):
+        if old is None or new is None or old.with_torch != new.with_torch:
             return False
-        return new.min_cosine < old.min_cosine - _COSINE_TOLERANCE
+        return not new.min_cosine >= old.min_cosine - _COSINE_TOLERANCE
+
+    @property
+    def parity_is_lost(self) -> bool:
+        """Whether only the old vectors were compared with torch's."""
+        return self.old.torch_cosine is not None and self.new.torch_cosine is None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +83,7 @@ class Comparison:
     changes: tuple[CaseChange, ...]  # changes of the cases that both results have, the largest ratio first.
     gone: tuple[Case, ...]  # cases that only the old results have.
     added: tuple[Case, ...]  # cases that only the new results have.
+    failed: tuple[tuple[Case, str], ...]  # those of `gone` whose contender failed in the new run, and the reasons.
 
     def regressions(self, fail_above: float) -> list[CaseChange]:
         """Return the cases that are slower by more than the share ``fail_above`` of their old time."""
@@ -79,6 +93,11 @@ class Comparison:
     def worse_parity(self) -> list[CaseChange]:
         """Cases whose vectors moved away from their reference."""
         return [change for change in self.changes if change.parity_is_worse]
+
+    @property
+    def lost_parity(self) -> list[CaseChange]:
+        """Cases of which only the old vectors were compared with torch's."""
+        return [change for change in self.changes if change.parity_is_lost]
 
     @property
     def undecidable(self) -> list[CaseChange]:
@@ -110,10 +129,14 @@ def compare(old: Results, new: Results, *, same_machine: bool, resolution: float
         for pair in pairs
     ]
     keys = {before.key for before, _ in pairs}
+    gone = tuple(case for case in old.cases if case.key not in keys)
+    reasons = {each.name: each.reason for each in new.skipped}
+    named = [(case, f"{case.group}: {case.label}") for case in gone]
     return Comparison(
         changes=tuple(sorted(changes, key=lambda change: -change.ratio)),
-        gone=tuple(case for case in old.cases if case.key not in keys),
+        gone=gone,
         added=tuple(case for case in new.cases if case.key not in keys),
+        failed=tuple((case, reasons[name]) for case, name in named if name in reasons),
     )
 
 
@@ -167,7 +190,7 @@ def _drift(pair: tuple[Case, Case], pairs: Sequence[tuple[Case, Case]]) -> float
     device = [each for each in pairs if each[1].device == pair[1].device]
     turns = [each for each in device if _work(each[1]) == _work(pair[1])]
     shared = [
-        median_of_rounds(new.rounds) / median_of_rounds(old.rounds)
+        typical_s(new) / typical_s(old)
         for old, new in (turns if len(turns) > _FEW_TURNS else device)
         if new is not pair[1]
     ]
@@ -181,8 +204,8 @@ def _work(case: Case) -> tuple[object, ...]:
 
 
 def _judge(old: Case, new: Case, *, drift: float, chance: float, least: float) -> CaseChange:
-    ratio = median_of_rounds(new.rounds) / median_of_rounds(old.rounds) / drift
-    ratios = resample_medians(new.rounds, seed=1) / resample_medians(old.rounds, seed=0) / drift
+    ratio = typical_s(new) / typical_s(old) / drift
+    ratios = resample_medians(call_times(new), seed=1) / resample_medians(call_times(old), seed=0) / drift
     low, high = map(float, np.percentile(ratios, [50 * chance, 100 - 50 * chance]))
     enough = _enough_rounds(len(old.rounds), len(new.rounds), chance)
     verdict: Verdict = "not distinguishable"

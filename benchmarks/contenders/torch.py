@@ -128,11 +128,12 @@ def _prepare(module: torch.nn.Module, setup: Setup) -> Callable[..., Any]:
     module = module.to(setup.provider)
     if setup.variant == "float64":
         return module.double()
-    half = _half(setup) if setup.provider == "cuda" else None
-    if half is not None or setup.variant == "channels_last":  # a GPU's tensor cores want channels last
+    half = _half(setup)
+    # a GPU's tensor cores want channels last
+    if (half is not None and setup.provider == "cuda") or setup.variant == "channels_last":
         module = module.to(memory_format=torch.channels_last)
     if half is not None:
-        module = module.to(half)
+        module = module.to(half)  # else autocast would convert all weights in each call
     return torch.compile(module) if setup.variant.startswith("compile") else module
 
 

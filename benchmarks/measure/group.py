@@ -13,9 +13,11 @@ from benchmarks.measure.parity import measure_parity
 from benchmarks.measure.rounds import Participant, TimingOptions, run_rounds
 from benchmarks.measure.worker_client import Task, Worker
 from benchmarks.measure.workload import Workload
-from benchmarks.results.schema import Case, CaseParity, Skipped, Stage, Work
+from benchmarks.results.schema import Case, CaseParity, Skipped, Stage, Work, group_name
 from runtime.array_types import Array
 from runtime.errors import EmbeddingBackbonesError
+
+_HALF = "fp32 in half precision"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +31,7 @@ class CaseGroup:
     setups: tuple[Setup, ...]
 
     def __str__(self) -> str:
-        length = f" x {self.tokens}" if self.tokens else ""
-        stage = "graph" if self.stage == "graph" else "end to end"
-        return f"{self.target}, {stage}, {self.items}{length}"
+        return group_name(self.target.manifest.name, self.target.tower, self.stage, self.items, self.tokens)
 
     def includes(self, case: Case) -> bool:
         """Tell whether ``case`` belongs to this group."""
@@ -90,8 +90,13 @@ def measure_group(
             work = _count(group, arrays)
         except EmbeddingBackbonesError as exc:
             skipped.append(group.skip("roofline", exc))
-    graphs = ["fp32" if case.contender != "runtime" or case.variant == "bf16" else case.variant for case in cases]
-    return [replace(case, work=work.get(graph)) for case, graph in zip(cases, graphs, strict=True)], skipped
+    return [replace(case, work=work.get(_weights_of(case))) for case in cases], skipped
+
+
+def _weights_of(case: Case) -> str:
+    """Return the key of its weights in the work of a group. Others read those of the fp32 graph, in their precision."""
+    own = case.contender == "runtime" and case.variant != "bf16"
+    return case.variant if own else _HALF if case.precision in ("fp16", "bf16") else "fp32"
 
 
 def embed_alone(setup: Setup, workload: Workload, options: TimingOptions, scratch: Path) -> Array:
@@ -169,11 +174,13 @@ def _make_case(
 
 
 def _count(group: CaseGroup, arrays: dict[str, Array]) -> dict[str, Work]:
-    """Return the work of a call by variant. All variants do the operations of the fp32 graph."""
+    """Return the work of a call by variant, and with the fp32 graph's weights in half precision.
+
+    All do the operations of the fp32 graph.
+    """
     folder, record = group.target.folder, group.target.manifest.towers[group.target.tower]
     fp32_bytes = variant_weight_bytes(folder, record, "fp32")
     work = count_work(folder / record.graph, arrays, fp32_bytes)
-    return {
-        variant: replace(work, read_bytes=work.read_bytes - fp32_bytes + variant_weight_bytes(folder, record, variant))
-        for variant in ("fp32", *record.variants)
-    }
+    sizes: dict[str, int] = {"fp32": fp32_bytes, _HALF: fp32_bytes // 2}
+    sizes |= {variant: variant_weight_bytes(folder, record, variant) for variant in record.variants}
+    return {name: replace(work, read_bytes=work.read_bytes - fp32_bytes + size) for name, size in sizes.items()}

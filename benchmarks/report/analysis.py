@@ -11,7 +11,7 @@ from benchmarks.report.roofline import Roofline, find_roofline
 from benchmarks.report.speedup import Speedup, compute_speedup, find_baseline, is_baseline
 from benchmarks.results.prices import Prices, cost_per_million
 from benchmarks.results.schema import Artifact, Case, Results, Stage
-from benchmarks.results.statistics import Summary, TimesWarning, summarize
+from benchmarks.results.statistics import Summary, TimesWarning, call_times, median_interval, summarize
 from runtime.artifact.manifest import TowerName
 
 RUNTIME = "runtime"  # the contender of this project.
@@ -24,6 +24,7 @@ class Row:
 
     case: Case
     summary: Summary
+    certain_items_per_s: float  # items per second at the slow end of the confidence interval.
     # speedup over torch eager at the same work; `None` for torch eager or without such a baseline.
     speedup: Speedup | None
     roofline: Roofline | str  # position under the roofline, or the reason why it is unknown.
@@ -40,11 +41,6 @@ class Row:
     def matches_torch(self) -> bool:
         """Whether its vectors count as equal to those of torch eager."""
         return is_baseline(self.case) if self.cosine is None else self.cosine >= TORCH_COSINE
-
-    @property
-    def certain_items_per_s(self) -> float:
-        """Items per second at the slow end of the interval of the median."""
-        return 1000 * self.case.items / self.summary.high_ms
 
     @property
     def warning(self) -> TimesWarning:
@@ -149,9 +145,11 @@ def _row(results: Results, case: Case, cases: Sequence[Case], per_hour: float | 
     figures = summarize(case, results.confidence, results.precision)
     baseline = None if is_baseline(case) else find_baseline(case, cases)
     hourly = per_hour if case.stage == "end_to_end" else None
+    _, slowest_s = median_interval(call_times(case), results.confidence)
     return Row(
         case=case,
         summary=figures,
+        certain_items_per_s=case.items / slowest_s,
         speedup=compute_speedup(case, baseline, results.confidence) if baseline else None,
         roofline=find_roofline(case, figures.p50_ms, results.ceilings),
         cosine=_cosine(case, cases),

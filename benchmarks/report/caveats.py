@@ -85,7 +85,8 @@ def method(results: Results) -> tuple[str, ...]:
         f"Rounds were added until the {percent(results.confidence)} confidence interval of the median was within "
         f"+/- {percent(results.precision)}. A case that did not get there is marked unstable. The bootstrap behind "
         "the intervals draws whole rounds, because calls of one round share the state of the machine.",
-        "Speedup over torch eager is the median, over rounds, of the ratio of both median times in a round. Both ran "
+        "Speedup over torch eager is the median, over rounds, of the ratio of both times in a round. That time is the "
+        "mean of the calls end to end, where each has other items, and the median for the graph alone. Both ran "
         "the same stage, batch size and number of tokens on the same kind of device. If the interval contains 1, the "
         "two are not distinguishable.",
         "The p50 is the median of the rounds' medians, and its interval draws from these. The p95 and p99 are those of "

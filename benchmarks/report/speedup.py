@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.results.schema import Case
-from benchmarks.results.statistics import median_interval
+from benchmarks.results.statistics import call_times, median_interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +38,11 @@ def is_baseline(case: Case) -> bool:
 def compute_speedup(case: Case, baseline: Case, confidence: float) -> Speedup:
     """Return the speedup of ``case`` over ``baseline``.
 
-    Each round that both have gives one ratio of median times, so that a slow phase of the machine cancels out. The
-    bootstrap draws whole rounds.
+    Each round that both have gives one ratio of their :func:`~benchmarks.results.statistics.call_times`, so that a slow
+    phase of the machine cancels out. The bootstrap draws whole rounds.
     """
-    rounds = zip(case.rounds, baseline.rounds, strict=False)
-    ratios = [float(np.median(theirs) / np.median(ours)) for ours, theirs in rounds]
-    low, high = median_interval([(ratio,) for ratio in ratios], confidence)
+    ratios = [theirs / ours for ours, theirs in zip(call_times(case), call_times(baseline), strict=False)]
+    low, high = median_interval(ratios, confidence)
     return Speedup(times=float(np.median(ratios)), low=low, high=high)
 
 

@@ -26,7 +26,7 @@ def settings_table(section: Section, study: Study) -> Table:
     ]
     note = (
         f"Vectors count as torch's if every item has a cosine of at least {TORCH_COSINE}. Throughputs are ranked by "
-        "the slow end of the interval of the median."
+        "the slow end of their confidence interval."
     )
     return table("Recommended settings", columns, recommend(section), words=2, note=note)
 
@@ -85,7 +85,7 @@ def times_tables(section: Section) -> list[Table]:
         ("mean, ms", lambda row: digits(row.summary.mean_ms)),
         ("items/s", lambda row: digits(row.summary.items_per_s)),
         _SPEEDUP,
-        ("peak memory, MiB", lambda row: digits(row.case.peak_bytes / 2**20)),
+        ("peak host memory, MiB", lambda row: digits(row.case.peak_bytes / 2**20)),
         ("cold start, s", lambda row: digits(row.case.start_s + row.case.first_s)),
     ]
     note = "Brackets: bootstrap confidence intervals. Cold start: load the model and run the first call."

@@ -160,6 +160,11 @@ class Case:
         return f"{self.contender} {self.variant} on {self.provider}"
 
     @property
+    def group(self) -> str:
+        """Name of the group of cases that took turns with it: ``toy-text, text, graph, 8 x 64``."""
+        return group_name(self.artifact, self.tower, self.stage, self.items, self.tokens)
+
+    @property
     def torch_cosine(self) -> float | None:
         """Smallest cosine similarity to torch's vectors; ``None`` if they were not compared with torch."""
         return self.parity.min_cosine if self.parity and self.parity.with_torch else None
@@ -186,11 +191,17 @@ class Case:
         return (*names, self.items, self.tokens or 0)
 
 
+def group_name(artifact: str, tower: str, stage: Stage, items: int, tokens: int | None) -> str:
+    """Return the name of the cases with the same work."""
+    length = f" x {tokens}" if tokens else ""
+    return f"{artifact}, {tower}, {'graph' if stage == 'graph' else 'end to end'}, {items}{length}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Skipped:
     """Measurement that was not possible."""
 
-    name: str  # artifact and contender.
+    name: str  # artifact and contender, or `Case.group` and `Case.label` if the contender failed while it was measured.
     reason: str  # cause, and a remedy if there is one.
 
 

@@ -36,10 +36,11 @@ class Summary:
 def summarize(case: Case, confidence: float = 0.95, half_width: float = 0.05) -> Summary:
     """Return the statistics of ``case``, with the warning of :func:`find_warning`."""
     times_ms = 1000 * np.concatenate([np.asarray(turn) for turn in case.rounds])
-    low, high = median_interval(case.rounds, confidence)
+    medians = _medians(case.rounds)
+    low, high = median_interval(medians, confidence)
     return Summary(
         calls=len(times_ms),
-        p50_ms=1000 * median_of_rounds(case.rounds),
+        p50_ms=1000 * float(np.median(medians)),
         low_ms=1000 * low,
         high_ms=1000 * high,
         p95_ms=float(np.percentile(times_ms, 95)),
@@ -60,40 +61,43 @@ def find_warning(case: Case, confidence: float, half_width: float) -> TimesWarni
 
 
 def is_precise(rounds: Sequence[Sequence[float]], confidence: float, half_width: float) -> bool:
-    """Tell whether half the interval of the median is at most ``half_width`` times the median."""
-    low, high = median_interval(rounds, confidence)
-    return high - low <= 2 * half_width * median_of_rounds(rounds)
+    """Tell whether half the interval of the p50 is at most ``half_width`` times the p50.
 
-
-def median_of_rounds(rounds: Sequence[Sequence[float]]) -> float:
-    """Return the median of the medians of ``rounds``, in the unit of ``rounds``.
-
-    A round with many calls weighs no more than another. :func:`median_interval` is the interval of this value.
+    ``rounds`` has the times of the calls of each round, in any unit. A round with many calls weighs no more than
+    another.
     """
-    return float(np.median(_centres(rounds)))
+    medians = _medians(rounds)
+    low, high = median_interval(medians, confidence)
+    return high - low <= 2 * half_width * float(np.median(medians))
 
 
-def median_interval(rounds: Sequence[Sequence[float]], confidence: float) -> tuple[float, float]:
-    """Return the ends of the percentile bootstrap interval of :func:`median_of_rounds`.
+def call_times(case: Case) -> list[float]:
+    """Return the seconds of a call in each round, by which cases are compared and ranked.
+
+    End to end, the calls of a round have different items, so this is their mean: the median would be the time of the
+    median item. In the graph alone all calls do the same work, and this is their median, which one slow call does not
+    change.
+    """
+    return [float(np.mean(turn)) for turn in case.rounds] if case.stage == "end_to_end" else _medians(case.rounds)
+
+
+def median_interval(values: Sequence[float], confidence: float) -> tuple[float, float]:
+    """Return the ends of the percentile bootstrap interval of the median of ``values``, which has one for each round.
 
     The bootstrap draws whole rounds, not single calls, because the calls of one round are not independent.
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
-
-    ``rounds`` has the times of the calls of each round, in any unit; the result has the same unit.
     """
-    medians = resample_medians(rounds)
     tail = 50 * (1 - confidence)
-    low, high = np.percentile(medians, [tail, 100 - tail])
+    low, high = np.percentile(resample_medians(values), [tail, 100 - tail])
     return float(low), float(high)
 
 
-def resample_medians(rounds: Sequence[Sequence[float]], seed: int = 0) -> Float64Array:
-    """Return the medians of rounds drawn with replacement: ``[resamples]``, always the same for one ``seed``."""
-    centres = _centres(rounds)
-    drawn = np.random.default_rng(seed).integers(0, len(centres), (_RESAMPLES, len(centres)))
-    return np.asarray(np.median(centres[drawn], axis=1))
+def resample_medians(values: Sequence[float], seed: int = 0) -> Float64Array:
+    """Return the medians of values drawn with replacement: ``[resamples]``, always the same for one ``seed``."""
+    drawn = np.random.default_rng(seed).integers(0, len(values), (_RESAMPLES, len(values)))
+    return np.asarray(np.median(np.asarray(values)[drawn], axis=1))
 
 
-def _centres(rounds: Sequence[Sequence[float]]) -> Float64Array:
-    return np.array([float(np.median(turn)) for turn in rounds])
+def _medians(rounds: Sequence[Sequence[float]]) -> list[float]:
+    return [float(np.median(turn)) for turn in rounds]

@@ -87,10 +87,19 @@ def _measure(artifact: Path, peer: Path | None, rounds: int) -> int:
             measured.append(measure_start(installation))
     rows = []
     for installation, size, measured in zip(installations, sizes, starts, strict=True):
-        imported, loaded, resident = (statistics.median(values) for values in zip(*measured, strict=True))
-        rows.append([installation.name, f"{size / 1e6:.0f}", f"{imported:.2f}", f"{loaded:.2f}", f"{resident:.0f}"])
+        figures = [
+            _spread(values, digits) for values, digits in zip(zip(*measured, strict=True), (2, 2, 0), strict=True)
+        ]
+        rows.append([installation.name, f"{size / 1e6:.0f}", *figures])
     print(console.table(["installation", "MB installed", "import s", "load s", "resident MiB"], rows))
+    print(f"Median of {rounds} starts, and their range.")
     return 0
+
+
+def _spread(values: Sequence[float], digits: int) -> str:
+    """Return the median of ``values``, and their range: ``0.35 (0.34 to 0.41)``."""
+    middle, low, high = (f"{value:.{digits}f}" for value in (statistics.median(values), min(values), max(values)))
+    return f"{middle} ({low} to {high})"
 
 
 def measure_start(installation: Installation) -> list[float]:

@@ -15,8 +15,9 @@ from benchmarks.serve.schema import Load, ServeResults
 from runtime.array_types import Float64Array
 
 SUCCESS = 0.99  # share of the requests that must be answered for a rate to be sustained
-# Share of the requests that must be answered while the load lasts, but for a few. Otherwise a queue grows.
-ANSWERED, A_FEW = 0.95, 3
+# Share of the requests that must be answered while the load lasts. Otherwise a queue grows. A few more of each round
+# may be on their way at its end. Among fewer requests than `ENOUGH_TO_JUDGE`, they would be too large a share.
+ANSWERED, A_FEW, ENOUGH_TO_JUDGE = 0.95, 3, 60
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,16 +81,18 @@ class Level:
         return len(self.latencies_ms) / max(1, self.requests)
 
     @property
-    def sustained(self) -> bool:
-        """Whether the server kept up with the rate of an open loop."""
+    def sustained(self) -> bool | None:
+        """Whether the server kept up with the rate of an open loop; ``None`` with too few requests to tell."""
         completed = sum(load.completed for load in self.loads)
-        keeps_up = completed >= ANSWERED * self.requests - A_FEW * len(self.loads)
-        return self.load.rate is not None and keeps_up and completed > 0 and self.success_share >= SUCCESS
+        missing, few = ANSWERED * self.requests - completed, A_FEW * len(self.loads)
+        if self.load.rate is None or not completed or self.success_share < SUCCESS or missing > few:
+            return False
+        return True if missing <= 0 or self.requests >= ENOUGH_TO_JUDGE * len(self.loads) else None
 
     def within(self, max_p99_ms: float) -> bool | None:
-        """Tell whether the server kept up with a p99 within the bound; ``None`` with too few successes for a p99."""
+        """Tell whether the server kept up with a p99 within the bound; ``None`` with too few requests to tell."""
         if not self.sustained:
-            return False
+            return self.sustained
         return None if self.p99_ms is None else self.p99_ms <= max_p99_ms
 
     @property
@@ -127,6 +130,11 @@ class Curve:
         Communications, 1979.
         """
         return max((level for level in self.open if level.sustained), key=lambda level: level.power, default=None)
+
+    @property
+    def too_few(self) -> bool:
+        """Whether any of the rates has too few requests to tell whether it is sustained."""
+        return any(level.sustained is None for level in self.open)
 
     def within(self, max_p99_ms: float) -> Level | None:
         """Return the highest sustained rate with a p99 within the bound."""

@@ -9,7 +9,7 @@ from benchmarks.report.caveats import busy
 from benchmarks.report.format import NONE, cosine, count, digits, percent
 from benchmarks.results.schema import MAX_STEAL
 from benchmarks.results.statistics import ENOUGH_FOR_P99
-from benchmarks.serve.analysis import Level, ServeStudy
+from benchmarks.serve.analysis import ENOUGH_TO_JUDGE, Level, ServeStudy
 from benchmarks.serve.schema import Load
 
 MAX_GENERATOR_CPU = 0.7  # share of one core above which the generator itself may be the bottleneck
@@ -22,7 +22,7 @@ def warnings(study: ServeStudy) -> tuple[str, ...]:
     """Return reasons to distrust the figures or the servers, the most serious first."""
     found = (
         *(_incomplete(study), _wrong(study), _differing(study), _other_vectors(study), _unchecked(study)),
-        *(_few_answers(study), _too_few(study), _busy_generator(study), _late(study)),
+        *(_few_answers(study), _undecided(study), _too_few(study), _busy_generator(study), _late(study)),
         *(busy(study.results.machine), _steal_time(study)),
     )
     return tuple(filter(None, found))
@@ -92,6 +92,16 @@ def _few_answers(study: ServeStudy) -> str:
     return (
         f"Fewer than {MIN_ANSWERS} answers in {count(len(loads), 'closed loop')}, of {_names(loads)}: their throughput "
         "is too inexact. Raise --seconds."
+    )
+
+
+def _undecided(study: ServeStudy) -> str:
+    names = dict.fromkeys(curve.server for curve in study.curves if curve.too_few)
+    if not names:
+        return ""
+    return (
+        f"Too few requests to tell of every rate whether {', '.join(names)} sustained it: that can need "
+        f"{ENOUGH_TO_JUDGE} in a round. Raise --seconds."
     )
 
 

@@ -119,7 +119,7 @@ def _sentence(study: ServeStudy, curve: Curve) -> str:
     if capacity and curve.knee:
         parts.append(f"it sustains {_rate_and_p99(capacity)}, with the knee at {_rate_and_p99(curve.knee)}")
     elif curve.open:
-        parts.append("it sustains none of the rates")
+        parts.append("too few requests to tell what it sustains" if curve.too_few else "it sustains none of the rates")
     bound = study.results.max_p99_ms
     if bound is not None and curve.open:
         parts.append(_within(curve, bound))

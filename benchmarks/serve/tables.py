@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.report.format import NONE, cosine, count, digits, percent
 from benchmarks.report.table import Cell, Column, Table, table
-from benchmarks.serve.analysis import ANSWERED, SUCCESS, Curve, Level, ServeStudy
+from benchmarks.serve.analysis import A_FEW, ANSWERED, ENOUGH_TO_JUDGE, SUCCESS, Curve, Level, ServeStudy
 from benchmarks.serve.doubts import largest_difference, scientific, smallest_cosine
 from benchmarks.serve.schema import Load, ServeResults, ServerRecord
 
@@ -23,7 +23,7 @@ def glance_table(study: ServeStudy) -> Table:
         ("most items/s", lambda curve: _most(curve)),
         ("CPU ms per item", lambda curve: _optional(busiest(curve), lambda level: level.cpu_ms_per_item)),
         ("knee, requests/s", lambda curve: _rate(curve, curve.knee)),
-        ("sustained, requests/s", lambda curve: _highest_rate(curve, curve.capacity)),
+        ("sustained, requests/s", lambda curve: _capacity(curve)),
         ("p99 ms there", lambda curve: _optional(curve.capacity, lambda level: level.p99_ms)),
     ]
     if bound is not None:
@@ -60,9 +60,10 @@ def open_table(curves: Sequence[Curve]) -> Table:
         ("", lambda row: _remark(*row)),
     ]
     rows = [(curve, level) for curve in curves for level in curve.open]
-    shares = percent(SUCCESS), percent(ANSWERED)
-    note = "A rate is sustained if {} of the requests get vectors, and {} get them while the load lasts.".format(
-        *shares
+    note = (
+        f"A rate is sustained if {percent(SUCCESS)} of the requests get vectors, and {percent(ANSWERED)} get them "
+        f"while the load lasts. With {ENOUGH_TO_JUDGE} or more requests in a round, {A_FEW} more may be on their way "
+        "at its end. With fewer, a rate at which that decides has too few requests."
     )
     return table("Open loop", columns, rows, note=note)
 
@@ -151,7 +152,7 @@ def _ratio(level: Level, first: Curve) -> Cell | str:
 
 
 def _mark(level: Level) -> str:
-    return "" if level.sustained else "not sustained"
+    return {True: "", False: "not sustained", None: "too few requests"}[level.sustained]
 
 
 def _remark(curve: Curve, level: Level) -> str:
@@ -166,6 +167,10 @@ def _most(curve: Curve) -> Cell | str:
 def _rate(curve: Curve, level: Level | None) -> str:
     """Return a rate of a curve; a dash if it has none, and nothing without open loops."""
     return digits(level.load.rate if level else None) if curve.open else ""
+
+
+def _capacity(curve: Curve) -> Cell | str:
+    return _highest_rate(curve, curve.capacity) if curve.capacity or not curve.too_few else "too few requests"
 
 
 def _rate_within(curve: Curve, bound: float) -> Cell | str:

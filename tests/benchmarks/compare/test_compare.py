@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks import cli
 from benchmarks.compare.verdicts import CONFIDENCE, Comparison, compare
-from benchmarks.results.schema import Case, Gpu, OwnItems, PythonEnvironment, Results, ResultsError
+from benchmarks.results.schema import Case, Gpu, OwnItems, PythonEnvironment, Results, ResultsError, Skipped
 from runtime.atomic_write import write_text
 from tests.benchmarks.samples import ARTIFACT, CASE, MACHINE, PARITY, PLAN, RESULTS, many_cases
 
@@ -164,7 +164,7 @@ def test_without_a_possible_verdict_the_comparison_fails(files: Any, capsys: Any
 @pytest.mark.parametrize(("cases", "rounds"), [(1, 4), (85, 7), (86, 8), (321, 8), (322, 9)])
 def test_more_cases_need_more_rounds(cases: int, rounds: int) -> None:
     changes = compare(RESULTS, RESULTS, same_machine=True).changes * cases
-    assert Comparison(changes=changes, gone=(), added=()).rounds_needed == rounds
+    assert Comparison(changes=changes, gone=(), added=(), failed=()).rounds_needed == rounds
 
 
 @pytest.mark.parametrize(("text", "code"), [("30%", 0), ("0.3", 0), ("10%", 1), ("0.1", 1), ("0", 1)])
@@ -337,10 +337,31 @@ def test_worse_parity_is_a_failure(cosine: float, told: bool, files: Any, capsys
     assert ("PARITY IS WORSE for toy-text" in capsys.readouterr().out) is told
 
 
-def test_parity_against_another_reference_is_not_compared(files: Any, capsys: Any) -> None:
-    case = replace(CASE, parity=replace(PARITY, min_cosine=0.5, reference="another"))
-    main(files(RESULTS, replace(RESULTS, cases=(case,))))
-    assert "Parity" not in capsys.readouterr().out
+def test_parity_with_torch_in_another_precision_is_compared(files: Any, capsys: Any) -> None:
+    case = replace(CASE, parity=replace(PARITY, min_cosine=0.5, reference="torch in float64, each item alone"))
+    assert main(files(RESULTS, replace(RESULTS, cases=(case,)))) == 1
+    assert "PARITY IS WORSE for toy-text" in capsys.readouterr().out
+
+
+def test_parity_that_is_no_longer_measured_is_a_failure(files: Any, capsys: Any) -> None:
+    case = replace(CASE, parity=replace(PARITY, min_cosine=1.0, reference="the graph in fp32 on cpu, each item alone"))
+    alone = replace(RESULTS, cases=(case,))
+    assert [main(files(RESULTS, alone)), main(files(alone, RESULTS)), main(files(alone, alone))] == [1, 0, 0]
+    assert "PARITY IS UNKNOWN in 1 of 1 cases, of toy-text" in capsys.readouterr().out
+
+
+def test_a_contender_that_fails_now_is_a_failure(files: Any, capsys: Any) -> None:
+    old, new = measured(0), measured(100)
+    failed = Skipped(name="toy-text, text, graph, 1 x 64: runtime fp32 on cpu", reason="it ended with signal 9")
+    assert main(files(old, replace(new, cases=new.cases[1:], skipped=(failed,)))) == 1
+    case = "toy-text text, runtime fp32 on cpu, graph, batch size 1 with 64 tokens"
+    assert f"FAILED in the new run: {case}: it ended with signal 9." in capsys.readouterr().out
+
+
+def test_slower_long_texts_are_found_though_the_median_text_is_not_slower(files: Any, capsys: Any) -> None:
+    old, new = (replace(CASE, rounds=((0.001, 0.001, longest),) * 10) for longest in (0.02, 0.03))
+    assert main(files(*(replace(RESULTS, cases=(case,)) for case in (old, new)))) == 1
+    assert "1 slower" in capsys.readouterr().out
 
 
 def test_json_holds_the_same_verdicts(files: Any, capsys: Any) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.measure import group as groups
 from benchmarks.measure.group import CaseGroup, Reference, embed_alone, measure_group
-from benchmarks.measure.operations import CountingError
+from benchmarks.measure.operations import CountingError, variant_weight_bytes
 from benchmarks.measure.plan import make_plan
 from benchmarks.results.schema import Work
 from benchmarks.results.statistics import summarize
@@ -28,12 +28,17 @@ def group(toy: Path) -> CaseGroup:
 def test_a_contender_that_fails_costs_only_itself(group: CaseGroup, tmp_path: Path) -> None:
     workload = text_workload(group.target, tmp_path)
     reference = Reference(name="x", vectors=embed_alone(group.setups[0], workload, TIMING, tmp_path))
-    bad, bf16 = (replace(group.setups[0], variant=name) for name in ("int8", "bf16"))
+    bad = replace(group.setups[0], variant="int8")
+    bf16 = replace(group.setups[0], variant="bf16", precision="bf16")
     cases, skipped = measure_group(
         replace(group, setups=(bad, *group.setups, bf16)), workload, reference, TIMING, tmp_path
     )
     assert [case.variant for case in cases] == ["fp32", "bf16"]
-    assert cases[0].work == cases[1].work is not None, "bf16 runs the graph of fp32"
+    whole, half = (case.work for case in cases)
+    assert whole is not None
+    assert half is not None
+    weights = variant_weight_bytes(group.target.folder, group.target.manifest.towers["text"], "fp32")
+    assert half == replace(whole, read_bytes=whole.read_bytes - weights + weights // 2), "bf16 runs the graph of fp32"
     assert "runtime int8 on cpu" in skipped[0].name
     assert "int8" in skipped[0].reason
 

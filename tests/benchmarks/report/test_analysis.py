@@ -115,6 +115,17 @@ def test_a_case_does_not_have_the_highest_throughput_by_noise() -> None:
     assert recommend(study.sections[0])[0].row.case.items == 32
 
 
+def test_calls_with_other_items_count_by_their_mean() -> None:
+    alone = replace(CASE, rounds=((0.002, 0.002, 0.056),) * 10)  # a median text has 2 ms, and a text takes 20 ms
+    batch = replace(CASE, items=32, rounds=((0.32,),) * 10)
+    study = analyze(replace(RESULTS, cases=(alone, batch)), None)
+    assert recommend(study.sections[0])[0].row.case is batch
+    faster = replace(alone, rounds=((0.002, 0.002, 0.026),) * 10)
+    assert compute_speedup(faster, alone, 0.95).times == pytest.approx(2)
+    graph = replace(CASE, stage="graph", rounds=((0.002, 0.002, 0.056),) * 10)
+    assert compute_speedup(replace(graph, rounds=((0.002,) * 3,) * 10), graph, 0.95).times == 1, "a slow call"
+
+
 def test_setups_that_were_not_compared_do_not_match_torch() -> None:
     bare = SAMPLES["bare"]
     (section,) = analyze(bare, None).sections

@@ -91,6 +91,10 @@ def test_a_rate_is_sustained_if_nearly_all_are_answered_in_time() -> None:
     assert not open_level(10, 0.1, completed=186).sustained  # a queue grows
     assert open_level(10, 0.1, completed=198, failed=2).sustained
     assert not open_level(10, 0.1, completed=197, failed=3).sustained
+    overloaded = replace(LOAD, clients=None, rate=1.6, completed=5, latency_s=(1.0,) * 8)  # the server answers 1 per s
+    assert Level(loads=(overloaded,) * 3).sustained is None
+    assert Level(loads=(replace(overloaded, completed=8),) * 3).sustained
+    assert Level(loads=(replace(overloaded, completed=4),) * 3).sustained is False
     late = replace(LOAD, clients=None, rate=0.2, completed=0, latency_s=(6.0,))
     assert not Level(loads=(late,)).sustained  # its only request is answered after the end
     assert open_level(10, 0.1).within(100.1)

@@ -126,6 +126,15 @@ def test_a_limit_that_no_higher_rate_confirms_is_marked() -> None:
         assert [ours[name].aside for name in table.header if "requests/s" in name] == ["", aside, aside]
 
 
+def test_a_rate_is_not_called_sustained_from_too_few_requests() -> None:
+    few = replace(LOAD, clients=None, rate=1.6, completed=5, latency_s=(1.0,) * 8)
+    study = analyze(replace(RESULTS, loads=(few,), max_p99_ms=None), None)
+    assert "Too few requests to tell of every rate whether ours sustained it" in warnings(study)[0]
+    page = render_markdown(study)
+    assert "ours: too few requests to tell what it sustains." in page
+    assert "too few requests" in [cell.text for cell in glance_table(study).rows[0]]
+
+
 def test_a_bound_is_not_compared_with_the_p99_of_too_few_requests() -> None:
     few = replace(LOAD, clients=None, rate=3.0, completed=20, latency_s=(0.01,) * 20, checked=20)
     study = analyze(replace(RESULTS, loads=(few,)), PRICES)
