@@ -33,8 +33,8 @@ from runtime.inference.embedder import Embedder
 
 __all__ = ["build_model", "cos_sim", "describe_models", "encode", "fit", "get_model"]
 
-# Finetuner's names of losses, which were those of pytorch-metric-learning.
 _EPOCHS = 5  # as in Finetuner; FitOptions has another default
+# Finetuner's names of losses, which were those of pytorch-metric-learning.
 _LOSSES = {"TripletMarginLoss": "triplet-hard", "CosineSimilarityLoss": "cosine", "CLIPLoss": "clip"}
 
 
@@ -75,7 +75,7 @@ def fit(
         output_dim: Length of the embeddings of a new linear layer at the end.
         device: ``cpu`` or ``cuda``; by default a GPU if there is one.
         output: Folder in which the artifact's folder is made.
-        options: Further options, without those that are arguments of this function.
+        options: Further options, without the other arguments of this function.
         export_options: Options of the export.
 
     Raises:

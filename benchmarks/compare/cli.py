@@ -23,7 +23,7 @@ _HEADER = ["artifact", "tower", "setup", "stage", "batch size", "old ms", "new m
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the comparison. Return 1 for a slow or failed case, worse vectors, or no possible verdict; else 0."""
+    """Print the comparison. Return 1 for a slow or failed case, worse or unknown vectors, or no verdict; else 0."""
     return _compare(build_parser().parse_args(arguments))
 
 
@@ -35,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Compare two results of the same artifacts, and judge for each case whether it became faster or "
         "slower, or is not distinguishable. Changes in the speed of the machine itself are divided out. The exit code "
         "is 1 if a case is slower by more than --fail-above, or if its vectors moved away from torch's. It is also 1 "
-        "if only the old vectors were compared with torch's, or if a contender failed in the new run. It is also 1 if "
+        "if only the old vectors were compared with torch's, or if an old case failed in the new run. It is also 1 if "
         "no case has enough rounds for a verdict.",
     )
     parser.add_argument("old", type=Path, help="Old results.json, or report folder with one")
@@ -131,9 +131,9 @@ def _case_notes(comparison: Comparison) -> Iterator[str]:
     yield from (f"FAILED in the new run: {_describe(case)}: {reason}." for case, reason in comparison.failed)
     if lost := comparison.lost_parity:
         names = ", ".join(dict.fromkeys(change.new.artifact for change in lost))
-        number = f"{len(lost)} of {len(comparison.changes)} cases, of {names}"
+        share = f"{len(lost)} of {len(comparison.changes)} cases, of {names}"
         yield (
-            f"PARITY IS UNKNOWN in {number}: only the old vectors were compared "
+            f"PARITY IS UNKNOWN in {share}: only the old vectors were compared "
             "with torch's. Measure where torch is installed, and name the weights of the export with --weights."
         )
     for change in comparison.worse_parity:

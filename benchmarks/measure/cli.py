@@ -202,7 +202,7 @@ def _benchmark(arguments: argparse.Namespace, command: str) -> int:
         remain = f"{len(remaining) - done} of {len(plan.groups)} groups remain"
         raise KeyboardInterrupt(f"interrupted: {remain}; {way_out}") from None
     finally:
-        if results.cases or results.complete:
+        if results.cases or (results.complete and not arguments.force):  # else the old results stay
             _write(results, output, arguments.format, prices)
     if not results.cases:
         reasons = [f"{each.name}: {each.reason}" for each in results.skipped]

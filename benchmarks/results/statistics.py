@@ -72,7 +72,7 @@ def is_precise(rounds: Sequence[Sequence[float]], confidence: float, half_width:
 
 
 def call_times(case: Case) -> list[float]:
-    """Return the seconds of a call in each round, by which cases are compared and ranked.
+    """Return the seconds of a call in each round, by which cases are compared and throughputs are ranked.
 
     End to end, the calls of a round have different items, so this is their mean: the median would be the time of the
     median item. In the graph alone all calls do the same work, and this is their median, which one slow call does not

@@ -100,14 +100,19 @@ def _undecided(study: ServeStudy) -> str:
     if not names:
         return ""
     return (
-        f"Too few requests to tell of every rate whether {', '.join(names)} sustained it: that can need "
+        f"At some rates, too few requests show whether {', '.join(names)} sustained them: that can take "
         f"{ENOUGH_TO_JUDGE} in a round. Raise --seconds."
     )
 
 
 def _too_few(study: ServeStudy) -> str:
     bound = study.results.max_p99_ms
-    names = dict.fromkeys(curve.server for curve in study.curves if bound is not None and curve.is_unknown(bound))
+    names = dict.fromkeys(
+        curve.server
+        for curve in study.curves
+        if bound is not None and curve.is_unknown(bound)
+        if any(level.sustained and level.p99_ms is None for level in curve.open)
+    )
     if not names:
         return ""
     return (

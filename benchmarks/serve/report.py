@@ -128,7 +128,7 @@ def _sentence(study: ServeStudy, curve: Curve) -> str:
 
 def _within(curve: Curve, bound: float) -> str:
     if curve.is_unknown(bound):
-        return "too few requests for a p99"
+        return "too few requests to tell what it does within the p99"
     best = curve.within(bound)
     return f"{digits(best.load.rate)} requests/s within a p99 of {digits(bound)} ms" if best else "never within the p99"
 

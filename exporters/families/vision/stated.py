@@ -131,7 +131,7 @@ def _complete(
     except ManifestError as exc:
         if unusable:
             raise WeightsError(f"{exc}; the model's own preprocessing cannot be used, so {STATE_ALL}") from unusable
-        raise UsageError(f"{exc}; known are {_KNOWN}") from exc
+        raise UsageError(f"{exc}; the fields are {_KNOWN}") from exc
 
 
 def _crop_as_transformers(image: Any, side: int) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -119,6 +120,7 @@ def test_a_batch_dependent_graph_passes_if_accepted(gate: VariantGate, candidate
     assert parity.batch_cosine < FLOORS.min_invariance
 
 
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core")
 def test_a_graph_that_depends_on_its_threads_is_refused(
     gate: VariantGate, candidate: Callable[[Change], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -173,7 +173,7 @@ def test_a_processor_may_crop_more_than_the_image(crop: int, resample: int) -> N
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"crop": 40}, "file.json: preprocessing has unknown crop; known are kind, .*crop_size"),
+        ({"crop": 40}, "file.json: preprocessing has unknown crop; the fields are kind, .*crop_size"),
         ({"rescale": "1/127.5"}, "preprocessing.rescale is '1/127.5' instead of '1/255'"),
         ({"antialias": "no"}, "preprocessing.antialias is 'no' instead of bool"),
         ({"kind": "text"}, "preprocessing.kind is 'text' instead of 'image'"),
