@@ -275,10 +275,12 @@ class _EmbeddingCall:
     def start(self, window: _Window, running: Executor, lanes: int, *, is_only: bool) -> deque[Future[None]]:
         """Start the batches that run side by side. Of a call's only window, the others run alone in :meth:`finish`.
 
-        A stream of several windows runs none alone: it would open a second session, and hold the weights twice.
+        On a GPU none runs alone: side by side, one is copied while the other is computed. Nor does any in a stream of
+        several windows: it would open a second session, and hold the weights twice.
         """
         costs = [batch.tower.relative_cost(self._rows(window, batch)) for batch in window.batches]
-        count = count_side_by_side(costs, lanes) if is_only else len(costs)
+        on_cpu = all(batch.tower.session.provider.device == "cpu" for batch in window.batches)
+        count = count_side_by_side(costs, lanes) if is_only and on_cpu else len(costs)
         run = partial(self.run, side_by_side=lanes > 1)
         return deque(running.submit(run, window, batch) for batch in window.batches[:count])
 

@@ -69,10 +69,12 @@ class LimitedConnection(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """Wait for the next head. The deadline of a body that was not read ends."""
+        """Wait for the next head. The deadline of a body that was not read becomes that of an idle connection."""
         super().on_message_complete()
         self._in_head = True
-        self._end_deadline()
+        if self._deadline is not None:  # uvicorn's own deadline ended with the first byte of that body
+            self._end_deadline()
+            self._deadline = self.loop.call_later(self.timeout_keep_alive, self.transport.abort)
 
     def on_response_complete(self) -> None:
         """Give the client a deadline for the rest of a body that is not read: uvicorn's own ends with its next byte."""

@@ -114,7 +114,7 @@ class Dispatcher:
                 for item in batch.items:
                     self._fail(item.job, ShutDownError())
 
-    def close(self, patience_s: float = 20.0) -> bool:
+    def close(self, patience_s: float) -> bool:
         """Fail all jobs that wait, and end the threads after their batches.
 
         Returns:

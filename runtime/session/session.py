@@ -68,7 +68,7 @@ class SessionOptions:
     batch_size: int | None = None  # default for images and meshes; ``None`` for the provider's default
     reason: str = "as requested"  # why the provider was chosen
     variant_reason: str = "as requested"  # why the variant was chosen
-    artifact: str = ""  # hash of the manifest, for which this machine may have a verdict; empty: it has none
+    artifact: str = ""  # hash of the manifest, to look up verdicts of this machine; empty: look up none
 
     def resolved(self) -> SessionOptions:
         """Return these options with the provider that ``provider_options`` implies, and with a number of threads.

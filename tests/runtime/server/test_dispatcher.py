@@ -56,7 +56,7 @@ def dispatcher(graph: Graph, reports: list[BatchReport]) -> Iterator[Dispatcher]
     dispatcher = Dispatcher(1, on_batch=reports.append)
     yield dispatcher
     graph.open.set()
-    dispatcher.close()
+    dispatcher.close(20)
     assert not any(thread.is_alive() for thread in dispatcher._threads)
 
 
@@ -66,7 +66,7 @@ def test_vectors_are_in_the_order_of_the_rows(
     lengths = [5, 90, 6, 40, 5]
     job = dispatcher.submit(runner, [tokens(length) for length in lengths])
     assert job.future.result(20).ravel().tolist() == lengths
-    dispatcher.close()
+    dispatcher.close(20)
     assert sum(report.items for report in reports) == 5
     assert sum(report.tokens for report in reports) == sum(lengths)
     assert dispatcher.tokens_per_s > 0
@@ -109,7 +109,7 @@ def test_batches_run_side_by_side(graph: Graph, runner: BatchRunner) -> None:
     for _ in jobs:
         assert graph.entered.acquire(timeout=20)  # all of them before the first is done
     graph.open.set()
-    dispatcher.close()
+    dispatcher.close(20)
     assert all(job.future.done() for job in jobs)
 
 
@@ -131,7 +131,7 @@ def test_an_item_of_two_lanes_has_all_threads_when_nothing_else_runs_or_waits(
     dispatcher.submit(runner, [tokens(61)])  # beside the one that runs
     assert graph.entered.acquire(timeout=20)
     graph.open.set()
-    dispatcher.close()
+    dispatcher.close(20)
     assert sorted(graph.batches) == [[5], [60], [61], [90]]
     assert graph.alone == [[60]]
 
@@ -143,7 +143,7 @@ def test_up_to_half_of_the_lanes_share_all_threads(graph: Graph, runner: BatchRu
         dispatcher.submit(runner, [tokens(length)])
         assert graph.entered.acquire(timeout=20)
     graph.open.set()
-    dispatcher.close()
+    dispatcher.close(20)
     assert graph.alone == [[50], [60]]
 
 
@@ -154,7 +154,7 @@ def test_the_oldest_item_waits_for_others_if_asked(graph: Graph, runner: BatchRu
     assert graph.batches == [[50, 50]]
     late = dispatcher.submit(runner, [tokens(1)])
     assert not late.future.done()
-    dispatcher.close()
+    dispatcher.close(20)
 
 
 @pytest.mark.parametrize("max_wait_s", [0, 30])
@@ -168,7 +168,7 @@ def test_an_urgent_item_waits_for_no_other_item(graph: Graph, runner: BatchRunne
     graph.open.set()
     assert urgent.future.result(20).tolist() == [[2]]
     assert graph.batches[:2] == [[1], [2]]
-    dispatcher.close()
+    dispatcher.close(20)
 
 
 def test_closing_fails_what_waits_and_takes_nothing_more(
@@ -179,7 +179,7 @@ def test_closing_fails_what_waits_and_takes_nothing_more(
     assert graph.entered.acquire(timeout=20)
     waits = dispatcher.submit(runner, [tokens(2)] * 3)
     threading.Timer(0.05, graph.open.set).start()
-    dispatcher.close()
+    dispatcher.close(20)
     assert runs.future.result(0).tolist() == [[1]]
     with pytest.raises(ShutDownError):
         waits.future.result(0)
@@ -199,7 +199,7 @@ def test_aborting_fails_what_runs_and_waits_for_nothing(
     assert not dispatcher.close(0)
     assert all(isinstance(job.future.exception(0), ShutDownError) for job in jobs)
     graph.open.set()
-    assert dispatcher.close()
+    assert dispatcher.close(20)
     assert not caplog.records
 
 

@@ -84,5 +84,5 @@ def test_batches_of_a_server_are_smaller_after_too_little_memory(toy: Path, monk
     dispatcher = Dispatcher(1)
     for _ in range(2):
         dispatcher.submit(runner, rows).future.result(20)
-    dispatcher.close()
+    dispatcher.close(20)
     assert sizes == [10, 5, 5, 5, 5]

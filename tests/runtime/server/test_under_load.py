@@ -7,7 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -177,8 +177,9 @@ def test_a_request_that_has_begun_is_answered_while_the_server_stops(toy_models:
 
 @pytest.mark.parametrize(("drain_seconds", "signals"), [(0, 1), (60, 2)])
 def test_a_batch_that_hangs_does_not_keep_the_server(
-    toy_models: list[ServedModel], drain_seconds: float, signals: int
+    toy_models: list[ServedModel], drain_seconds: float, signals: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("runtime.server.run._ANSWER_S", 5.0)  # however slow this machine is
     gate = Gate(replace(toy_models[0], cancellation=CancellationToken()))  # one that its batches do not obey
     with ThreadPoolExecutor(1) as executor:
         with serving([gate.model], drain_seconds=drain_seconds) as server:
@@ -192,17 +193,26 @@ def test_a_batch_that_hangs_does_not_keep_the_server(
     gate.opened.set()
 
 
-def test_a_body_that_arrives_after_the_answer_ends_the_deadline_for_it(toy_models: list[ServedModel]) -> None:
-    with serving(toy_models, client_seconds=1) as server:
+def test_a_body_that_arrives_after_the_answer_makes_the_connection_idle(
+    toy_models: list[ServedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.server.run._KEEP_ALIVE_S", 8)
+    with serving(toy_models, client_seconds=3) as server:
         connection = connect(server, request(b"a" * 9).replace(b"/v1/embeddings", b"/nowhere")[:-9])
         assert b" 404 " in connection.recv(1 << 16)
         connection.sendall(b"a" * 9)
-        connection.settimeout(1.5)
+        connection.settimeout(3.5)
         with pytest.raises(TimeoutError):  # and no end of the connection
             connection.recv(1)
-        connection.settimeout(20)
         connection.sendall(request(b'{"input": "a"}'))
         assert b" 200 OK" in connection.recv(1 << 16)
+        connection.close()
+        connection = connect(server, request(b"a" * 9).replace(b"/v1/embeddings", b"/nowhere")[:-9])
+        assert b" 404 " in connection.recv(1 << 16)
+        connection.sendall(b"a" * 9)
+        connection.settimeout(30)
+        with suppress(ConnectionResetError):
+            assert connection.recv(1) == b"", "an idle connection ends"
         connection.close()
 
 
