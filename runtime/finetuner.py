@@ -51,13 +51,14 @@ def get_model(
     return load(artifact, provider=device or "auto", tower=choose_tower(select_model))
 
 
-def encode(model: Embedder, data: Iterable[Item], batch_size: int = 32) -> Float32Array:
+def encode(model: Embedder, data: Iterable[Item], batch_size: int | None = None) -> Float32Array:
     """Embed items, as :meth:`runtime.Embedder.embed` does.
 
     Args:
         model: A model of :func:`get_model`.
         data: Texts for a text model; paths (or images) for an image model; paths (or point clouds) for a mesh model.
-        batch_size: Items that go through the graph together.
+        batch_size: Maximum items per batch; ``None``: batches of similar items. Finetuner has 32, which would put
+            texts of all lengths together.
 
     Returns:
         ``[len(data), output_dim]`` float32.

@@ -25,8 +25,8 @@ class BatchLimit:
         budget: Maximum of items times the longest length, padding included; ``None``: no such bound. An item that
             exceeds the budget gets a batch of its own.
         multiple: Lengths are rounded up to a multiple of this number.
-        padding: A batch ends where the padding behind its shorter items would exceed this number. What rounding
-            adds does not count. ``None``: no such bound.
+        padding: A batch ends where the padding behind its shorter items would exceed this number: as much as one batch
+            more costs. What rounding adds does not count. ``None``: no such bound.
         powers_of_two: Whether the number of items is always a power of two, so that few shapes occur.
     """
 

@@ -131,6 +131,7 @@ def _batch_limit(tower: LoadedTower) -> BatchLimit:
         budget=tower.batch_sizes.budget,
         items=tower.session.provider.max_items,
         multiple=tower.session.provider.sequence_multiple,
+        padding=tower.batch_sizes.padding,
         powers_of_two=tower.session.needs_few_shapes,
     )
 

@@ -14,10 +14,6 @@ from runtime.array_types import Float32Array
 from runtime.inference.batching import BatchLimit
 from runtime.inference.tower import group_key, row_cost
 
-# Reading the weights from memory costs as much as these tokens, whatever the size of the model. Measured with
-# all-MiniLM-L6-v2 on an AMD EPYC with AVX2, one thread: 5 ms per batch and 0.36 ms per token.
-_BATCH_OVERHEAD = 16
-
 
 class EmbedRows(Protocol):
     """A function that runs a graph. Several threads call it at once."""
@@ -127,19 +123,20 @@ class WaitingQueue:
 
         ``idle`` threads wait for work, this one included. A batch takes at most its share of the tokens, so that the
         others have some, too. Of the batches that begin with the oldest item and those nearest to it, the one with the
-        least work per token is taken: a small batch costs as much as some tokens more, a mixed one is full of padding.
+        least work per token is taken: one batch more costs as much as the padding that a batch may have.
         """
         oldest = self.oldest
         group, limit = self._groups[oldest.group], oldest.runner.limit()
         share = -(-group.cost // idle)
         nearest, longest, total = [oldest], oldest.cost, oldest.cost
-        size, least = 1, (_BATCH_OVERHEAD + longest) / total
+        overhead = limit.padding or 0
+        size, least = 1, (overhead + longest) / total
         for item in group.nearest(oldest):
             nearest.append(item)
             longest, total, count = max(longest, item.cost), total + item.cost, len(nearest)
             if count * longest > share or count > limit.bound(longest):
                 break
-            work = (_BATCH_OVERHEAD + count * longest) / total
+            work = (overhead + count * longest) / total
             if work <= least and limit.allows_size(count):
                 size, least = count, work
         batch = nearest[:size]

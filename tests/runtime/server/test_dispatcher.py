@@ -43,7 +43,7 @@ def graph() -> Graph:
 
 @pytest.fixture
 def runner(graph: Graph) -> BatchRunner:
-    return BatchRunner(embed=graph.embed, limit=lambda: BatchLimit(budget=100), dim=1)
+    return BatchRunner(embed=graph.embed, limit=lambda: BatchLimit(budget=100, padding=16), dim=1)
 
 
 @pytest.fixture

@@ -16,11 +16,11 @@ def tokens(length: int) -> Tokens:
     return Tokens(ids=[length] * length, truncated=False, type_ids=[], prompt_length=0, width=length)
 
 
-def make_runner(budget: int = 100, **limit: Any) -> BatchRunner:
+def make_runner(budget: int = 100, padding: int = 16, **limit: Any) -> BatchRunner:
     def embed(rows: Sequence[Any], *, side_by_side: bool) -> Float32Array:
         return np.zeros((len(rows), 1), np.float32)
 
-    return BatchRunner(embed=embed, limit=lambda: BatchLimit(budget=budget, **limit), dim=1)
+    return BatchRunner(embed=embed, limit=lambda: BatchLimit(budget=budget, padding=padding, **limit), dim=1)
 
 
 def fill(queue: WaitingQueue, rows: Sequence[Any], runner: BatchRunner | None = None) -> list[WaitingItem]:
