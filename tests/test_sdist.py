@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.paths import ROOT
+
 NEEDED = (
     *("CHANGELOG.md", "LICENSE", "Makefile", "README.md", "constraints.txt", "pyproject.toml", "docs/index.md"),
     *("tests/conftest.py", "tests/public_api.txt", "benchmarks/__main__.py", "runtime/doctor/probe.onnx"),

@@ -11,7 +11,8 @@ from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
-ROOT = Path(__file__).parents[2]
+from tests.paths import ROOT
+
 DOCS = ROOT / "docs"
 GENERATED = DOCS / "reference/cli.md"
 PAGES = [ROOT / "README.md", *sorted(path for path in DOCS.rglob("*.md") if DOCS / "reports" not in path.parents)]

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from exporters import ExportOptions, export
-from tests.docs.pages import PAGES, ROOT, Block, blocks
+from tests.docs.pages import PAGES, Block, blocks
 from tests.exporters.toys import save_clip, save_toy
+from tests.paths import ROOT
 
 CUBE = """\
 v 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\nv 0 0 1\nv 1 0 1\nv 1 1 1\nv 0 1 1

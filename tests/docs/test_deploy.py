@@ -18,7 +18,8 @@ from runtime.cli.main import build_parser
 from runtime.server.health import PATIENCE_S
 from runtime.server.openapi import describe_api
 from runtime.server.settings import ServerSettings
-from tests.docs.pages import DOCS, ROOT, blocks, commands
+from tests.docs.pages import DOCS, blocks, commands
+from tests.paths import ROOT
 
 FOLDER = DOCS / "deploy"
 IMAGE = (FOLDER / "Dockerfile").read_text("utf-8")

@@ -28,9 +28,9 @@ from exporters.samples.photos import load_photos
 from exporters.samples.texts import TEXTS
 from exporters.weights.random_init import stabilize_activations
 from runtime.artifact.reader import read_manifest
+from tests.paths import ROOT
 
 pytestmark = pytest.mark.full
-ROOT = Path(__file__).parents[2]
 
 
 _AHEAD = 4  # artifacts on disk, or being made

@@ -18,9 +18,9 @@ from exporters import ExportOptions, export
 from exporters.samples.texts import TEXTS
 from exporters.variants.build import add_variants
 from exporters.variants.options import VariantOptions
+from tests.paths import ROOT
 
 pytestmark = pytest.mark.weights
-ROOT = Path(__file__).parents[2]
 SENTENCES = (
     "Wie spät ist es, und wann fährt der nächste Zug nach Hamburg?",
     "Le chat dort sur le canapé pendant que la pluie tombe.",

@@ -12,6 +12,7 @@ import pytest
 
 from tests.fuzz.run_atheris import NAMES, main
 from tests.fuzz.targets import Targets
+from tests.paths import ROOT
 
 pytestmark = pytest.mark.process
 needs_atheris = pytest.mark.skipif(
@@ -36,7 +37,6 @@ def broken(self, item, prompt=None):
 TextPreprocessor.prepare = broken
 sys.exit(fuzz(["text", *sys.argv[2:]], Path(sys.argv[1])))
 """
-ROOT = Path(__file__).parents[2]
 
 
 def test_the_harness_knows_every_target(targets: Targets) -> None:

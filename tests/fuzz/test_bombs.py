@@ -11,6 +11,7 @@ import pytest
 
 from tests.fuzz.bombs import bombs
 from tests.fuzz.targets import Targets
+from tests.paths import ROOT
 
 MEGABYTES = 100  # each bomb would take 200 or more; Python itself takes about 30
 CODE = """
@@ -42,7 +43,7 @@ def test_a_bomb_is_defused(name: str, targets: Targets) -> None:
 
 def _megabytes(scratch: Path, detonate: str = "") -> int:
     command = [sys.executable, "-W", "error", "-c", CODE.replace("DETONATE", detonate), str(scratch)]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     found = subprocess.run(command, capture_output=True, check=True, text=True, env=environment)
     assert found.stderr == ""
     return int(found.stdout)

@@ -18,6 +18,7 @@ from benchmarks.results.schema import BenchmarkMachine, Gpu
 from runtime.artifact.json_schema import decode
 from runtime.machine.child_process import Answer
 from runtime.machine.limits import Memory, ThreadBudget
+from tests.paths import ROOT
 
 H200 = Gpu(name="NVIDIA H200", memory_bytes=150_000_000_000, driver="580.95.05")
 
@@ -48,7 +49,7 @@ def test_the_description_has_no_host_user_or_path() -> None:
     words = set(text.replace('"', " ").replace(",", " ").split())
     assert not words & {platform.node(), getpass.getuser()}
     assert str(Path.home()) not in text
-    assert str(Path(__file__).parents[3]) not in text
+    assert str(ROOT) not in text
 
 
 def test_quota_and_limits_are_those_of_the_container(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.results.prices import EXAMPLE, MachinePrice, PricesError, cost_per_million, read_prices
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[3]
 HEAD = 'date = "2026-01-19"\ncurrency = "EUR"\n'
 GOOD = HEAD + '[machines."a box"]\nper_hour = 0.5\nsource = "the bill"\n'
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from benchmarks.serve.connection import Connection, split_url
 from benchmarks.serve.interfaces import AnswerError, Endpoint, make_endpoint
 from runtime.errors import UsageError
 from tests.benchmarks.serve.toy_server import ToyServer, toy_server, vector_of
+from tests.ports import free_port
 
 TEXTS = ["one", "two: «zwei»", "three"]
 
@@ -71,11 +71,8 @@ def test_a_connection_is_kept_and_opened_again_after_the_server_closed_it(server
 
 
 def test_a_server_that_is_not_there_is_an_error() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{free.getsockname()[1]}"
     with pytest.raises(OSError, match="onnect"):
-        ask(make_endpoint(url), TEXTS)
+        ask(make_endpoint(f"http://127.0.0.1:{free_port()}"), TEXTS)
 
 
 @pytest.mark.parametrize(

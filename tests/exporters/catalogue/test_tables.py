@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 from torchvision.models import get_model_weights
@@ -13,6 +12,7 @@ from exporters.catalogue.spec import TorchvisionSource
 from exporters.cli.main import main
 from runtime.artifact.manifest import TASKS
 from runtime.errors import UsageError
+from tests.paths import ROOT
 
 # https://finetuner.jina.ai (2023), by way of the table that finetuner.describe_models() printed
 FINETUNER_NAMES = (
@@ -71,7 +71,7 @@ def test_an_unknown_name_lists_the_close_ones(name: str, hint: str) -> None:
 
 
 def test_the_readme_holds_the_current_table() -> None:
-    readme = Path(__file__).parents[3] / "README.md"
+    readme = ROOT / "README.md"
     assert catalogue.as_markdown() in readme.read_text("utf-8")
 
 

@@ -6,7 +6,8 @@ import json
 import os
 from pathlib import Path
 
-ROOT = Path(__file__).parents[3]
+from tests.paths import ROOT
+
 PAGE = ROOT / "docs" / "tried.md"
 ROWS = "TRIED_ROWS"  # environment variable: the file to which rows are added
 

@@ -21,6 +21,7 @@ from exporters.graph.graph_input import GraphInput
 from exporters.graph.trace import build_graph
 from runtime.artifact.manifest import TensorSpec
 from runtime.artifact.reader import read_manifest
+from tests.paths import ROOT
 
 OUTPUT = TensorSpec(name="embedding", dtype="float32", shape=("batch", 3))
 
@@ -61,7 +62,7 @@ def test_the_graph_has_no_classification_head(exported: Path) -> None:
 
 def test_the_graph_holds_no_paths_of_the_exporting_machine(exported: Path) -> None:
     data = (exported / "image.onnx").read_bytes()
-    for trace in (b".py", b"site-packages", b"forward(", str(Path(__file__).parents[3]).encode()):
+    for trace in (b".py", b"site-packages", b"forward(", str(ROOT).encode()):
         assert trace not in data
 
 

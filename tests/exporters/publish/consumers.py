@@ -21,8 +21,9 @@ import pytest
 from runtime.array_types import Array
 from runtime.artifact.parity import row_cosines
 from tests.docs.pages import DOCS, blocks
+from tests.paths import ROOT
+from tests.ports import free_port
 
-ROOT = Path(__file__).parents[3]
 CONSUMERS = Path(os.environ.get("CONSUMERS", ROOT / "build/consumers"))
 MIN_COSINE = 0.99999
 _PYTHON = """\
@@ -108,7 +109,7 @@ def triton_server(python: Path, place: Path, model: str) -> Iterator[str]:
     server, backends = Path(packages, "pytriton/tritonserver"), place / "backends"
     shutil.copytree(server / "backends", backends, dirs_exist_ok=True)
     shutil.copy(server / f"python_backend_stubs/{version}/triton_python_backend_stub", backends / "python")
-    port = _free_port()
+    port = free_port()
     command = [
         *(str(server / "bin/tritonserver"), f"--model-repository={place / 'published/triton'}"),
         *("--model-control-mode=explicit", f"--load-model={model}", f"--backend-directory={backends}"),
@@ -135,12 +136,6 @@ def _wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path) -> No
         assert process.poll() is None, log.read_text()[-3000:]
         threading.Event().wait(0.5)
     raise TimeoutError(log.read_text()[-3000:])
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def run(command: Sequence[str], place: Path, environment: dict[str, str]) -> None:

@@ -32,6 +32,7 @@ from tests.exporters.publish.toys import (
     write_mesh_artifact,
     write_text_artifact,
 )
+from tests.paths import ROOT
 
 TEXT_LAYOUTS = ["huggingface", "single", "triton", "opensearch"]
 
@@ -325,8 +326,7 @@ assert main(["publish", {str(text)!r}, "--to", "huggingface,single,triton,opense
 assert main(["publish", {str(clip)!r}, "--to", "clip-js,immich,fastembed", "-o", "b"]) == 0
 assert main(["publish", {str(text)!r}, "--to", "openvino", "-o", "c"]) == 1
 """
-    root = Path(__file__).parents[3]
-    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(root)!r})\n{code}"]
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "the layout openvino needs" in done.stderr

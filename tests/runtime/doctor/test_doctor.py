@@ -22,6 +22,7 @@ from runtime.machine.child_process import Answer
 from runtime.machine.limits import Memory
 from runtime.session import providers
 from runtime.session.providers import PROVIDERS
+from tests.paths import ROOT
 from tests.runtime.machine.fake_libraries import CudaRuntime, Cudnn, Driver, install_libraries
 
 GPU_REQUIREMENTS = [
@@ -247,7 +248,7 @@ def test_a_missing_package_is_a_problem_but_a_missing_extra_is_not(machine: Fake
 
 def test_every_optional_package_of_the_runtime_is_listed(machine: FakeMachine) -> None:
     machine.install("onnxruntime")
-    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text("utf-8"))["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     others = {"cpu", "gpu", "openvino", "export", "lora", "fit", "publish", "publish-openvino", "bench", "bench-peers"}
     others |= {"test", "docs", "dev"}
     extras = {name: words for name, words in project["optional-dependencies"].items() if name not in others}

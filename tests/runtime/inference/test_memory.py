@@ -21,9 +21,9 @@ from runtime.errors import OutOfMemoryError
 from runtime.inference import tower
 from runtime.inference.memory import ItemMemory, MemoryLimit, estimate_memory
 from runtime.session.session import Session
+from tests.paths import ROOT
 from tests.runtime.toy_artifact import write_artifact
 
-ROOT = Path(__file__).parents[3]
 MEASURE = """
 import sys
 import numpy as np

@@ -6,7 +6,6 @@ import copy
 import os
 import pickle
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,9 +23,10 @@ import pytest
 import runtime
 from runtime.inference.pipeline import Pipeline
 from runtime.session.session import SessionOptions
+from tests.paths import ROOT
+from tests.ports import free_port
 from tests.runtime.toy_artifact import write_artifact
 
-ROOT = Path(__file__).parents[3]
 THREADS = min(2, os.cpu_count() or 1)  # a session with one thread has none to wait for
 TEXTS = ["a b", "c"]
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
@@ -173,9 +173,7 @@ def gunicorn(folder: Path, tmp_path: Path) -> Iterator[str]:
     """Start gunicorn with the model loaded before the fork, and yield its URL."""
     pytest.importorskip("gunicorn")
     (tmp_path / "served.py").write_text(GUNICORN_APP, "utf-8")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     path = os.pathsep.join([str(ROOT), str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     options = ["--preload", "--workers=1", "--max-requests=2", "--graceful-timeout=30", f"--bind={address}"]
     options += ["--timeout=0"]  # else gunicorn kills a worker that hangs, and replaces it

@@ -24,6 +24,7 @@ from runtime.jobs.read_vectors import read_vectors
 from runtime.machine import cpu
 from runtime.preprocess.item import UnusableItemError
 from runtime.preprocess.point_cloud import PointCloudPreprocessor
+from tests.paths import ROOT
 from tests.runtime.toy_artifact import write_artifact
 
 ITEMS = 2500  # more than two windows of a stream
@@ -333,7 +334,7 @@ def test_workers_that_are_interrupted_leave_the_hint_to_resume(tmp_path: Path, n
     ended = subprocess.run(
         command,
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])},
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=120,

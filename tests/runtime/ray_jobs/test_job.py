@@ -19,11 +19,11 @@ from pyarrow import parquet
 
 import runtime
 from runtime.ray_jobs.job import RayJob, worker_variant
+from tests.paths import ROOT
 
 ROWS_OF_FILES = (700, 1, 900, 0, 399)
 TEXTS = [" ".join(["a b", "cat", "on the", "red tree"][: 1 + i % 4]) + f" {i}" for i in range(sum(ROWS_OF_FILES))]
 MARK = "EMBED_ON_RAY_TEST"
-ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.ray
 
 

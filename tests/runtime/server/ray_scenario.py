@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import random
-import socket
 import sys
 import threading
 import time
@@ -25,16 +24,11 @@ from ray import serve
 
 import runtime
 from runtime.server.ray_serve import app
+from tests.ports import free_port
 
 CLIENTS, SECONDS, KILL_AFTER_S = 16, 12.0, 4.0
 TEXTS = ["a", "b c", "a b c d", "d d d"]
 APPLICATION = "embed"
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def replicas() -> list[int]:

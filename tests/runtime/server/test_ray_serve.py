@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from runtime.errors import UsageError
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[3]
 pytestmark = [pytest.mark.ray, pytest.mark.tried]
 pytest.importorskip("ray.serve", reason="needs ray[serve]", exc_type=ImportError)
 
