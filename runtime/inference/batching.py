@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heapreplace
 from itertools import accumulate, islice, takewhile
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from runtime.preprocess.padding import round_up
 
@@ -75,20 +75,32 @@ def plan_batches(lengths: Sequence[int], limit: BatchLimit) -> list[list[int]]:
     return batches
 
 
-def count_side_by_side(costs: Sequence[float], lanes: int) -> int:
-    """Return how many of the first batches to run side by side, so that all batches end soonest.
+class Schedule(NamedTuple):
+    """How batches run: the first ones side by side on lanes, then the others one by one, with all threads each.
 
-    The others run one after another, with all threads each. Few batches of unequal ``costs`` leave lanes idle: beside a
-    batch of eight long texts, one of eight short ones ends at once.
+    Attributes:
+        side_by_side: Number of the batches that run side by side.
+        end: When all batches have run, in the unit of their costs: the time that a lane takes.
+    """
+
+    side_by_side: int
+    end: float
+
+
+def schedule_batches(costs: Sequence[float], lanes: int) -> Schedule:
+    """Return the schedule that ends soonest.
+
+    Few batches of unequal ``costs`` leave lanes idle: beside a batch of eight long texts, one of eight short ones ends
+    at once.
     """
     alone = _SERIAL_SHARE + (1 - _SERIAL_SHARE) / lanes  # the time of a batch with all threads, as a share of a lane's
     ends, rest = [0.0] * lanes, sum(costs)
-    soonest, best = rest * alone, 0
+    best = Schedule(0, rest * alone)
     for count, cost in enumerate(costs, 1):
         heapreplace(ends, ends[0] + cost)
         rest -= cost
-        if (end := max(ends) + rest * alone) <= soonest:
-            soonest, best = end, count
+        if (end := max(ends) + rest * alone) <= best.end:
+            best = Schedule(count, end)
     return best
 
 

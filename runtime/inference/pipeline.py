@@ -19,7 +19,7 @@ from runtime.array_types import Array, Float32Array
 from runtime.artifact.manifest import Tower, TowerName
 from runtime.background import iterate_in_background, start_in_background
 from runtime.errors import ItemError
-from runtime.inference.batching import count_side_by_side, windows
+from runtime.inference.batching import schedule_batches, windows
 from runtime.inference.options import EmbedOptions
 from runtime.inference.tower import BatchSizes, LoadedTower, Row, is_truncated, sizes_of_call
 from runtime.postprocess import truncate_and_normalize
@@ -34,6 +34,7 @@ T = TypeVar("T")
 OnProgress: TypeAlias = Callable[[int], object]
 _NAME_LENGTH = 200
 _WINDOWS_AHEAD = 2  # one in inference, one in preparation
+_WORTH_DIVIDING = 0.8  # of the time: with two lanes little is saved, and a second session holds the weights once more
 
 
 class PartialEmbeddings(NamedTuple):
@@ -128,8 +129,11 @@ class Pipeline:
         batch. A prompt must be its text, not its name: see :func:`runtime.inference.prompts.resolve_prompt`.
         """
         towers = {options.tower: self.towers[options.tower]} if options.tower else self.towers
-        call = _EmbeddingCall(towers, self.output_dim, options, on_progress or (lambda count: None))
-        sizes = sizes_of_call((tower.batch_sizes for tower in towers.values()), options.batch_size)
+        lanes = self.info.concurrent_batches
+        call = _EmbeddingCall(towers, self.output_dim, options, on_progress or (lambda count: None), lanes)
+        are_texts = "text" in towers and isinstance(items, Sequence) and all(isinstance(item, str) for item in items)
+        used = [towers["text"]] if are_texts else towers.values()
+        sizes = sizes_of_call((tower.batch_sizes for tower in used), options.batch_size, lanes)
         if isinstance(items, Sequence) and len(items) <= sizes.chunk:  # threads would only add overhead
             if items:
                 yield from self._embed_few(items, call)
@@ -138,14 +142,13 @@ class Pipeline:
 
     def _embed_few(self, items: Sequence[Any], call: _EmbeddingCall) -> Iterator[PartialEmbeddings]:
         window = call.plan(0, call.prepare(0, items))
-        lanes = self.info.concurrent_batches
-        if lanes == 1 or len(window.batches) <= 1:
+        if call.lanes == 1 or len(window.batches) <= 1:
             for batch in window.batches:
                 call.run(window, batch)
             yield call.result(window)
             return
         try:
-            yield start_in_background(partial(_run_side_by_side, window, lanes, call))()
+            yield start_in_background(partial(_run_side_by_side, window, call))()
         finally:
             call.cancellation.cancel()
 
@@ -172,18 +175,17 @@ class Pipeline:
         self, read: Iterable[list[Any]], sizes: BatchSizes, call: _EmbeddingCall
     ) -> Iterator[PartialEmbeddings]:
         """Yield the parts of windows of ``sizes``, ``_WINDOWS_AHEAD`` behind those that are read."""
-        lanes = self.info.concurrent_batches
         pending: deque[Future[tuple[_Window, deque[Future[None]]]]] = deque()
         executors = preparing, planning, running = [
             ThreadPoolExecutor(count, thread_name_prefix=name)
-            for name, count in (("prepare", self.info.threads), ("plan", 1), ("run", lanes))
+            for name, count in (("prepare", self.info.threads), ("plan", 1), ("run", call.lanes))
         ]
 
         def plan(
             start: int, chunks: deque[Future[list[PreparedItem | ItemError]]], is_only: bool
         ) -> tuple[_Window, deque[Future[None]]]:
             window = call.plan(start, [item for chunk in _take_results(chunks) for item in chunk])
-            return window, call.start(window, running, lanes, is_only=is_only)
+            return window, call.start(window, running, is_only=is_only)
 
         try:
             start = 0
@@ -229,9 +231,15 @@ class _EmbeddingCall:
     """The steps of one call of :meth:`Pipeline.stream`."""
 
     def __init__(
-        self, towers: Mapping[TowerName, LoadedTower], output_dim: int, options: EmbedOptions, on_progress: OnProgress
+        self,
+        towers: Mapping[TowerName, LoadedTower],
+        output_dim: int,
+        options: EmbedOptions,
+        on_progress: OnProgress,
+        lanes: int,
     ) -> None:
-        self.cancellation = CancellationToken()
+        self.cancellation, self.lanes = CancellationToken(), lanes
+        self._on_cpu = all(tower.session.provider.device == "cpu" for tower in towers.values())
         self._towers, self._output_dim, self._options, self._on_progress = towers, output_dim, options, on_progress
         self._progress_lock = threading.Lock()
 
@@ -258,13 +266,21 @@ class _EmbeddingCall:
             raise ItemError(first.index, first.item, first.reason) from first.__cause__
         self._report(len(failures))
         usable = [(index, item) for index, item in enumerate(items, start) if isinstance(item, PreparedItem)]
-        batches = []
-        for name, tower in self._towers.items():
-            positions = [at for at, (_, item) in enumerate(usable) if item.tower == name]
-            planned = tower.plan_batches([usable[at][1].row for at in positions], self._options.batch_size)
-            batches += [_Batch(tower=tower, positions=[positions[at] for at in batch]) for batch in planned]
         vectors = np.empty((len(usable), self._output_dim), dtype=np.float32)
-        return _Window(usable=usable, failures=failures, vectors=vectors, batches=batches)
+        window = _Window(usable=usable, failures=failures, vectors=vectors, batches=self._batches(usable))
+        if len(usable) > 1 and self.lanes > 1 and self._on_cpu and self._options.batch_size is None:
+            return self._divide(window)
+        return window
+
+    def _divide(self, window: _Window) -> _Window:
+        """Return ``window`` with smaller batches, one for each lane, if it then ends much sooner."""
+        costs = self._costs(window)
+        share = sum(costs) / self.lanes
+        if share >= 1:
+            return window
+        divided = replace(window, batches=self._batches(window.usable, share))
+        end, now = (schedule_batches(each, self.lanes).end for each in (self._costs(divided), costs))
+        return divided if end < _WORTH_DIVIDING * now else window
 
     def run(self, window: _Window, batch: _Batch, *, side_by_side: bool = False) -> None:
         """Run a graph on a batch of ``window``, and keep the vectors there."""
@@ -272,16 +288,15 @@ class _EmbeddingCall:
         window.vectors[batch.positions] = batch.tower.embed(rows, self.cancellation, side_by_side=side_by_side)
         self._report(len(rows))
 
-    def start(self, window: _Window, running: Executor, lanes: int, *, is_only: bool) -> deque[Future[None]]:
+    def start(self, window: _Window, running: Executor, *, is_only: bool) -> deque[Future[None]]:
         """Start the batches that run side by side. Of a call's only window, the others run alone in :meth:`finish`.
 
         On a GPU none runs alone: side by side, one is copied while the other is computed. Nor does any in a stream of
         several windows: it would open a second session, and hold the weights twice.
         """
-        costs = [batch.tower.relative_cost(self._rows(window, batch)) for batch in window.batches]
-        on_cpu = all(batch.tower.session.provider.device == "cpu" for batch in window.batches)
-        count = count_side_by_side(costs, lanes) if is_only and on_cpu else len(costs)
-        run = partial(self.run, side_by_side=lanes > 1)
+        some = schedule_batches(self._costs(window), self.lanes).side_by_side
+        count = some if is_only and self._on_cpu else len(window.batches)
+        run = partial(self.run, side_by_side=self.lanes > 1)
         return deque(running.submit(run, window, batch) for batch in window.batches[:count])
 
     def finish(self, window: _Window, started: deque[Future[None]], running: Executor) -> PartialEmbeddings:
@@ -301,6 +316,19 @@ class _EmbeddingCall:
             window.failures,
             np.array([index for index, item in window.usable if is_truncated(item.row)], dtype=np.int64),
         )
+
+    def _batches(self, usable: Sequence[tuple[int, PreparedItem]], share: float = 1.0) -> list[_Batch]:
+        """Return the batches of ``usable`` items, which use a ``share`` of their budgets."""
+        batches = []
+        for name, tower in self._towers.items():
+            positions = [at for at, (_, item) in enumerate(usable) if item.tower == name]
+            rows = [usable[at][1].row for at in positions]
+            planned = tower.plan_batches(rows, self._options.batch_size, share=share)
+            batches += [_Batch(tower=tower, positions=[positions[at] for at in batch]) for batch in planned]
+        return batches
+
+    def _costs(self, window: _Window) -> list[float]:
+        return [batch.tower.relative_cost(self._rows(window, batch)) for batch in window.batches]
 
     def _rows(self, window: _Window, batch: _Batch) -> list[Row]:
         return [window.usable[at][1].row for at in batch.positions]
@@ -324,10 +352,10 @@ class _EmbeddingCall:
         return "text"
 
 
-def _run_side_by_side(window: _Window, lanes: int, call: _EmbeddingCall) -> PartialEmbeddings:
-    running = ThreadPoolExecutor(lanes, thread_name_prefix="run")
+def _run_side_by_side(window: _Window, call: _EmbeddingCall) -> PartialEmbeddings:
+    running = ThreadPoolExecutor(call.lanes, thread_name_prefix="run")
     try:
-        return call.finish(window, call.start(window, running, lanes, is_only=True), running)
+        return call.finish(window, call.start(window, running, is_only=True), running)
     finally:
         running.shutdown(wait=False, cancel_futures=True)
 

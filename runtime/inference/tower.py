@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("runtime")
 Row: TypeAlias = "Array | Tokens"
+_LEAST_BUDGET = 4  # times what one batch more costs
 _OUTSIZED = 4  # times the usual budget: giving memory back and taking it again costs time
 _TOO_LONG = (
     "it has more tokens than the model takes%s; shorten it, or allow truncation (truncate='count', --truncate count)"
@@ -61,10 +63,10 @@ class BatchSizes:
         return replace(self, window=max(self.window, 2 * batch_size), budget=cost * batch_size)
 
 
-def sizes_of_call(sizes: Iterable[BatchSizes], batch_size: int | None) -> BatchSizes:
-    """Return the sizes of a call: those of the tower with the smallest window, which holds two of its batches."""
+def sizes_of_call(sizes: Iterable[BatchSizes], batch_size: int | None, lanes: int = 2) -> BatchSizes:
+    """Return the sizes of a call: those of the tower with the smallest window, which has a batch for each lane."""
     smallest = min(sizes, key=lambda each: each.window)
-    return replace(smallest, window=max(smallest.window, 2 * (batch_size or 0)))
+    return replace(smallest, window=max(smallest.window, max(2, lanes) * (batch_size or 0)))
 
 
 # One batch more costs about as much time as so many tokens of padding, so more padding than this loses time. For a CPU,
@@ -161,24 +163,28 @@ class LoadedTower:
         """Return the graph's inputs by name, for rows of :meth:`prepare` in one batch; texts are padded."""
         return self._preprocessor.collate(rows)
 
-    def plan_batches(self, rows: Sequence[Row], batch_size: int | None = None) -> list[list[int]]:
+    def plan_batches(
+        self, rows: Sequence[Row], batch_size: int | None = None, *, share: float = 1.0
+    ) -> list[list[int]]:
         """Return batches of at most ``batch_size`` rows, by default within the budget; see :func:`plan_row_batches`.
 
-        After a lack of memory, no batch costs more than the largest one that fitted.
+        ``share``: how much of the budget to use, so that there is a batch for each lane. After a lack of memory, no
+        batch costs more than the largest one that fitted.
         """
-        provider = self.session.provider
+        provider, padding = self.session.provider, self.batch_sizes.padding
+        budget = max(math.ceil(share * self.batch_sizes.budget), _LEAST_BUDGET * (padding or 0))
         limit = BatchLimit(
             items=min(filter(None, (batch_size, provider.max_items)), default=None),
-            budget=self.batch_sizes.budget if batch_size is None else self.largest_cost,
+            budget=min(budget, self.batch_sizes.budget) if batch_size is None else self.largest_cost,
             multiple=provider.sequence_multiple,
-            padding=self.batch_sizes.padding if batch_size is None else None,
+            padding=padding if batch_size is None else None,
             powers_of_two=self.session.needs_few_shapes,
         )
         return plan_row_batches(rows, limit)
 
     def relative_cost(self, rows: Sequence[Row]) -> float:
         """Return the cost of a batch of ``rows``, as a share of the budget, so that towers can be compared."""
-        return _total_cost(rows) / self.batch_sizes.budget
+        return (_total_cost(rows) + (self.batch_sizes.padding or 0)) / self.batch_sizes.budget
 
     def embed(
         self, rows: Sequence[Any], cancellation: CancellationToken | None = None, *, side_by_side: bool = False

@@ -13,7 +13,7 @@ import pytest
 import runtime
 from runtime.inference.batching import BatchLimit, plan_batches, windows
 from runtime.inference.pipeline import Pipeline
-from runtime.inference.tower import row_cost
+from runtime.inference.tower import Row, row_cost
 from runtime.preprocess.padding import round_up
 
 LENGTHS: list[int] = np.random.default_rng(0).integers(1, 300, 500).tolist()
@@ -62,7 +62,7 @@ def test_few_mixed_texts_on_a_cpu_are_not_padded_to_the_longest_of_them(exported
     model = runtime.load(exported_text, provider="cpu")
     tower = cast("Pipeline", model.backend).towers["text"]
     texts = [" ".join("word" for _ in range(count)) for count in (1, 2, 2, 2, 9, 10, 20, 20)]
-    rows = tower.prepare(texts)
+    rows = cast("list[Row]", tower.prepare(texts))
     for batch in tower.plan_batches(rows):
         widths = [row_cost(rows[at]) for at in batch]
         assert len(batch) * max(widths) - sum(widths) <= 16

@@ -6,6 +6,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 import runtime
-from runtime.inference.batching import count_side_by_side
+from runtime.inference.batching import schedule_batches
 from runtime.inference.pipeline import Pipeline
 from runtime.inference.tower import DEFAULT_BATCH_SIZES
 from runtime.session.graph_sessions import GraphSessions
@@ -92,7 +93,7 @@ def test_an_error_of_one_batch_ends_the_call(folder: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize(("batches", "alone"), [(0, 0), (1, 1), (2, 2), (3, 0), (4, 0), (5, 1), (6, 2), (7, 0), (8, 0)])
 def test_few_batches_that_are_left_over_of_four_lanes_run_with_all_threads(batches: int, alone: int) -> None:
-    assert batches - count_side_by_side([1.0] * batches, 4) == alone
+    assert batches - schedule_batches([1.0] * batches, 4).side_by_side == alone
 
 
 @pytest.mark.parametrize(
@@ -109,7 +110,28 @@ def test_few_batches_that_are_left_over_of_four_lanes_run_with_all_threads(batch
 def test_batches_run_side_by_side_unless_one_would_leave_the_other_lanes_idle(
     costs: list[float], lanes: int, count: int
 ) -> None:
-    assert count_side_by_side(costs, lanes) == count
+    assert schedule_batches(costs, lanes).side_by_side == count
+
+
+@pytest.mark.parametrize(
+    ("lanes", "count", "sizes"),
+    [(8, 16, [2] * 8), (8, 64, [4] * 16), (8, 4, [4]), (2, 16, [8, 8])],
+    ids=["call", "stream", "saves little", "few lanes"],
+)
+def test_a_call_is_divided_among_many_threads(
+    exported: Path, lanes: int, count: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, run, found = runtime.load(exported, provider="cpu"), Session.run, list[int]()
+    pipeline = cast("Pipeline", model.backend)
+    pipeline.info = replace(pipeline.info, concurrent_batches=lanes)  # as on a machine with so many cores
+
+    def note(self: Session, feeds: Any, *args: Any, **options: Any) -> Any:
+        found.append(len(next(iter(feeds.values()))))
+        return run(self, feeds, *args, **options)
+
+    monkeypatch.setattr(Session, "run", note)
+    model.embed([np.zeros((8, 8, 3), np.uint8)] * count)
+    assert sorted(found) == sizes
 
 
 @needs_two_cores
