@@ -15,7 +15,7 @@ _CONFIGURATIONS = ("config.json", "tokenizer_config.json", "preprocessor_config.
 _ADAPTER = "adapter_config.json"
 
 
-def refuse_code(folder: Path, advice: str = "save the model without it") -> None:
+def refuse_code(folder: Path, advice: str = "only text models may run code; save the model without it") -> None:
     """Check that a folder brings no code.
 
     Raises:

@@ -85,8 +85,8 @@ def add_session_options(parser: argparse.ArgumentParser) -> None:
         "--variant",
         choices=["auto", *VARIANT_NAMES],
         default="auto",
-        help="Run this variant of the graph. auto chooses the fastest accepted variant for this machine "
-        "(default: %(default)s).",
+        help="Run this variant of the graph. auto chooses an accepted one by the features of the CPU or GPU, "
+        "without measuring. It may be int8, whose vectors differ from those of fp32 (default: %(default)s).",
     )
     parser.add_argument(
         "--threads",
