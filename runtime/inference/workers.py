@@ -66,9 +66,7 @@ def split_options(
     count = len(device_ids) if device_ids is not None else workers
     if not isinstance(count, int) or count < 1:
         raise UsageError(f"workers is {count!r}, it must be a number from 1 up")
-    threads = max(1, (options.threads or 1) // count)
-    batches = options.concurrent_batches and min(options.concurrent_batches, threads)
-    share = replace(options, threads=threads, concurrent_batches=batches)
+    share = options.with_threads(max(1, (options.threads or 1) // count))
     if device_ids is None:
         return [share] * count
     provider = "cuda" if options.provider == "auto" else options.provider

@@ -117,6 +117,15 @@ def folder_suffixes(kind: str | None) -> tuple[str, ...]:
     return image_suffixes()
 
 
+def pattern_suffixes(pattern: str, kind: str | None) -> tuple[str, ...]:
+    """Return the suffixes of the files that ``pattern`` stands for: its own if it names lists, else those of a folder.
+
+    Lists hold texts or paths, so each tower reads them.
+    """
+    suffix = file_suffix(pattern)
+    return (suffix,) if suffix in LIST_SUFFIXES else folder_suffixes(kind)
+
+
 def is_pattern(name: str, kind: str | None) -> bool:
     """Return whether ``name`` is a pattern of files. A text may contain a question mark, too."""
     if not glob.has_magic(name) or kind in ("image", "mesh"):
@@ -243,7 +252,7 @@ class _InputParser:
         return self._open_files(f"the folder {folder}", partial(walk_folder, folder), suffixes)
 
     def _open_pattern(self, pattern: str) -> JobInputs:
-        suffixes = (file_suffix(pattern),) if file_suffix(pattern) in LIST_SUFFIXES else folder_suffixes(self.kind)
+        suffixes = pattern_suffixes(pattern, self.kind)
         return self._open_files(f"the pattern {pattern}", partial(match_pattern, pattern), suffixes)
 
     def _open_files(self, name: str, find_all: Callable[[], Iterator[str]], suffixes: Sequence[str]) -> JobInputs:

@@ -21,6 +21,7 @@ from runtime.ray_jobs.output import part_schema, vector_column, write_part
 from runtime.ray_jobs.shards import Shard, ShardRows, read_shard
 from runtime.session.provider_options import OpenVinoOptions
 from runtime.session.providers import expected_provider
+from runtime.session.session import SessionOptions
 
 _LOG = logging.getLogger("runtime")
 
@@ -34,6 +35,7 @@ class WorkerOptions:
         folder: The folder in which parts are written.
         format: How the input is read.
         options: How items are embedded.
+        session: How a worker loads the graph.
         space: Name of the vector space that the workers must embed in.
         inputs: The inputs as the user named them, without credentials.
     """
@@ -42,10 +44,7 @@ class WorkerOptions:
     folder: str
     format: InputFormat
     options: EmbedOptions
-    provider: str
-    variant: str
-    threads: int
-    concurrent_batches: int | None = None
+    session: SessionOptions
     space: str | None
     inputs: tuple[str, ...]
 
@@ -197,24 +196,25 @@ class ShardEmbedder:
 
 def _load(options: WorkerOptions) -> Embedder:
     """Load the artifact. OpenVINO computes in float32 on every machine; ``auto`` goes on to the CPU without it."""
+    session = options.session
 
     def load_with(provider: str, provider_options: OpenVinoOptions | None) -> Embedder:
         return load(
             options.artifact,
             provider=provider,
             provider_options=provider_options,
-            threads=options.threads,
-            concurrent_batches=options.concurrent_batches,
+            threads=session.threads,
+            concurrent_batches=session.concurrent_batches,
             tower=options.format.tower,
-            variant=options.variant,
+            variant=session.variant,
         )
 
-    if expected_provider(options.provider).name != "openvino":
-        return load_with(options.provider, None)
+    if expected_provider(session.provider).name != "openvino":
+        return load_with(session.provider, None)
     try:
         return load_with("openvino", OpenVinoOptions(dtype="fp32"))
     except ProviderError as exc:
-        if options.provider != "auto":
+        if session.provider != "auto":
             raise
         _LOG.warning("provider auto skips openvino: %s", exc)
     return load_with("cpu", None)

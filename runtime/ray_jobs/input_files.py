@@ -23,6 +23,7 @@ from runtime.jobs.inputs import (
     is_pattern,
     match_pattern,
     name_suffixes,
+    pattern_suffixes,
     walk_folder,
     warn_of_left_out,
 )
@@ -93,7 +94,8 @@ def find_inputs(places: Sequence[str], column: str | None, tower: TowerName) -> 
 
     Args:
         places: Files, folders or patterns, as paths; or files and folders as URIs. A folder stands for its .parquet
-            files, or else for its other files that the tower embeds.
+            files, or else for its other files that the tower embeds. So does a pattern, unless it ends in the suffix
+            of lists, such as ``*.txt``: it stands for these lists.
         column: Column of .parquet and key of .jsonl; ``None``: the name of the tower.
         tower: Kind of item.
 
@@ -126,13 +128,13 @@ def _list_files(place: str, tower: TowerName) -> Iterator[InputFile]:
     elif kind == fs.FileType.Directory:
         relative = _walk_uri(file_system, root) if is_uri(place) else _walk_local(place)
         listed = [name for name in relative if not _is_metadata(name)]
-        for name in _pick(listed, f"the folder {public_name(place)}", tower):
+        for name in _pick(listed, f"the folder {public_name(place)}", folder_suffixes(tower)):
             yield InputFile(name=public_name(join(place, name)), place=absolute(join(place, name)))
     elif is_uri(place) or not is_pattern(place, tower):
         raise UsageError(f"there is no file or folder {public_name(place)}; check the input")
     else:
         names = match_pattern(place)
-        for name in _pick(list(names), f"the pattern {public_name(place)}", tower):
+        for name in _pick(list(names), f"the pattern {public_name(place)}", pattern_suffixes(place, tower)):
             yield InputFile(name=public_name(name), place=absolute(name))
 
 
@@ -153,16 +155,15 @@ def _is_metadata(name: str) -> bool:
     return file_suffix(name) == ".parquet" and any(part.startswith("_") for part in name.split("/"))
 
 
-def _pick(names: Sequence[str], place: str, tower: TowerName) -> list[str]:
-    """Return the input files of a folder or pattern: .parquet if there are any, or else the files for the tower."""
-    other = folder_suffixes(tower)
-    for suffixes in ((".parquet",), other):
-        picked = [name for name in names if file_suffix(name) in suffixes]
+def _pick(names: Sequence[str], place: str, suffixes: Sequence[str]) -> list[str]:
+    """Return the input files of a folder or pattern: .parquet if there are any, or else those with ``suffixes``."""
+    for wanted in ((".parquet",), suffixes):
+        picked = [name for name in names if file_suffix(name) in wanted]
         if picked:
-            warn_of_left_out(place, Counter(map(file_suffix, names)), suffixes)
+            warn_of_left_out(place, Counter(map(file_suffix, names)), wanted)
             return picked
-    expected = name_suffixes(tuple(dict.fromkeys((".parquet", *other))))
-    raise UsageError(f"{place} holds no file that ends in {expected}; name the files themselves")
+    expected = suffixes if suffixes[0] in LIST_SUFFIXES else (".parquet", *suffixes)
+    raise UsageError(f"{place} holds no file that ends in {name_suffixes(expected)}; name the files themselves")
 
 
 def _format(name: str, tower: TowerName) -> Format:

@@ -34,6 +34,7 @@ from runtime.ray_jobs.input_files import find_inputs
 from runtime.ray_jobs.output import OutputFolder, part_schema
 from runtime.ray_jobs.shards import Shard, cut
 from runtime.ray_jobs.storage import absolute, public_name
+from runtime.session.session import SessionOptions
 
 _SHARDS_PER_WORKER = 8  # so that all workers finish at about the same time
 _MIN_ROWS, _MAX_ROWS = 64, 16_384  # of a part
@@ -54,7 +55,8 @@ class RayJob:
         cluster: The cluster and its workers.
         variant: Variant of the artifact's graph. ``auto`` is ``fp32`` here, so that different machines give vectors
             that can be compared. For the same reason, OpenVINO computes in float32.
-        concurrent_batches: Batches that run side by side on each worker; ``None``: see :func:`runtime.load`.
+        concurrent_batches: Batches that run side by side on each worker, at most as many as its threads; ``None``: see
+            :func:`runtime.load`.
         rows_per_part: Maximum rows per output file; a lost worker repeats at most this many. It is rounded up to a
             multiple of 64 for files of lines. ``None``: a share of the input from 64 to 16,384 rows.
         force: Whether to replace the output of an earlier job.
@@ -121,6 +123,9 @@ def embed_on_ray(job: RayJob) -> RayJobResult:
     import_ray()
     if job.rows_per_part is not None and job.rows_per_part < 1:
         raise UsageError(f"rows_per_part is {job.rows_per_part}, it must be a number from 1 up")
+    if job.cluster.threads and (job.concurrent_batches or 1) > job.cluster.threads:
+        found = f"concurrent_batches is {job.concurrent_batches}, it must be from 1 to {job.cluster.threads}"
+        raise UsageError(f"{found}, the threads of a worker")
     tower, width, space = _check_tower(job)
     inputs = find_inputs(job.inputs, job.column, tower)
     if not inputs.rows:
@@ -136,10 +141,11 @@ def embed_on_ray(job: RayJob) -> RayJobResult:
                 folder=absolute(folder.place),
                 format=inputs.format,
                 options=replace(job.options, tower=tower),
-                provider=job.cluster.provider,
-                variant=worker_variant(job),
-                threads=resources.threads,
-                concurrent_batches=job.concurrent_batches,
+                session=SessionOptions(
+                    provider=job.cluster.provider,
+                    variant=worker_variant(job),
+                    concurrent_batches=job.concurrent_batches,
+                ).with_threads(resources.threads),
                 space=space,
                 inputs=tuple(map(public_name, job.inputs)),
             )

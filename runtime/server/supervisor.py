@@ -47,7 +47,7 @@ def divide(job: ServerJob, workers: int) -> ServerJob:
     limit = job.settings.memory_bytes()
     batches = job.session.get("concurrent_batches")
     asked = SessionOptions(threads=job.session.get("threads"), concurrent_batches=batches).resolved()
-    threads = max(1, (asked.threads or 1) // workers)
+    share = asked.with_threads(max(1, (asked.threads or 1) // workers))
     return replace(
         job,
         settings=replace(
@@ -55,7 +55,7 @@ def divide(job: ServerJob, workers: int) -> ServerJob:
             memory_limit=limit and limit // workers,
             max_queue_tokens=max(1, job.settings.max_queue_tokens // workers),
         ),
-        session={**job.session, "threads": threads, "concurrent_batches": batches and min(batches, threads)},
+        session={**job.session, "threads": share.threads, "concurrent_batches": share.concurrent_batches},
     )
 
 

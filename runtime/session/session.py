@@ -94,6 +94,11 @@ class SessionOptions:
             )
         return replace(self, provider=provider, provider_options=options, threads=threads)
 
+    def with_threads(self, threads: int) -> SessionOptions:
+        """Return the options of a process that has ``threads``, and so at most as many concurrent batches."""
+        batches = self.concurrent_batches and min(self.concurrent_batches, threads)
+        return replace(self, threads=threads, concurrent_batches=batches)
+
 
 def count_concurrent_batches(provider: ExecutionProvider, settings: ProviderOptions, threads: int) -> int:
     """Return the number of batches that share ``threads`` side by side, unless the caller chooses one.

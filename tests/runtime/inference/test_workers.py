@@ -164,9 +164,11 @@ def test_closing_during_a_call_is_no_death_of_a_worker(exported_text: Path) -> N
 
 
 def test_gpus_have_a_worker_each() -> None:
-    options = SessionOptions(threads=8, provider_options=runtime.CudaOptions(tf32=True), provider="cuda")
+    options = SessionOptions(
+        threads=8, concurrent_batches=8, provider_options=runtime.CudaOptions(tf32=True), provider="cuda"
+    )
     shares = split_options(options, None, [0, 3])
-    assert [share.threads for share in shares] == [4, 4]
+    assert [(share.threads, share.concurrent_batches) for share in shares] == [(4, 4), (4, 4)]
     assert [share.provider_options for share in shares] == [
         runtime.CudaOptions(tf32=True, device_id=0),
         runtime.CudaOptions(tf32=True, device_id=3),

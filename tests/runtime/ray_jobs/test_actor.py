@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,19 @@ import pytest
 from pyarrow import parquet
 
 import runtime
-from runtime.errors import ItemError
+from runtime.errors import ClusterError, ItemError
 from runtime.inference.options import EmbedOptions
 from runtime.jobs.origin import read_origin
 from runtime.ray_jobs import actor, job
 from runtime.ray_jobs.actor import ShardEmbedder, ShardResult, WorkerOptions
-from runtime.ray_jobs.cluster import WorkerResources
+from runtime.ray_jobs.cluster import ClusterOptions, WorkerResources
 from runtime.ray_jobs.input_files import find_inputs
 from runtime.ray_jobs.job import RayJob, embed_on_ray
 from runtime.ray_jobs.shards import Shard, cut
 from runtime.session import providers
 from runtime.session.provider_options import OpenVinoOptions, ProviderOptions
 from runtime.session.providers import PROVIDERS
+from runtime.session.session import SessionOptions
 from tests.runtime.spaces import name_toy
 from tests.runtime.toy_artifact import write_artifact
 
@@ -43,9 +45,7 @@ def make_worker(
         folder=str(texts.parent),
         format=inputs.format,
         options=options,
-        provider=provider,
-        variant="fp32",
-        threads=1,
+        session=SessionOptions(provider=provider, variant="fp32", threads=1),
         space=space,
         inputs=(texts.name,),
     )
@@ -84,6 +84,28 @@ def test_a_prompt_that_is_unknown_is_refused_before_the_cluster_starts(tmp_path:
     )
     with pytest.raises(runtime.UsageError, match="no prompt called 'passage'; it has 'query'"):
         embed_on_ray(refused)
+
+
+def test_a_worker_has_at_most_as_many_concurrent_batches_as_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in.txt").write_text("a\n")
+    artifact, inputs = write_artifact(tmp_path / "toy"), [str(tmp_path / "in.txt")]
+    batches: list[int | None] = []
+
+    def run(_: RayJob, options: WorkerOptions, *others: Any) -> list[ShardResult]:
+        batches.append(options.session.concurrent_batches)
+        raise ClusterError("far enough")
+
+    monkeypatch.setattr(job, "_run", run)
+    resources = nullcontext(WorkerResources(workers=1, threads=4, gpus=0))
+    monkeypatch.setattr(job, "open_cluster", lambda options: resources)
+    asked = RayJob(artifact=artifact, inputs=inputs, output=str(tmp_path / "out"), concurrent_batches=8)
+    with pytest.raises(ClusterError, match="far enough"):
+        embed_on_ray(asked)
+    assert batches == [4]
+    with pytest.raises(runtime.UsageError, match="concurrent_batches is 8, it must be from 1 to 4, the threads of a"):
+        embed_on_ray(replace(asked, cluster=ClusterOptions(threads=4)))
 
 
 def test_parts_that_cannot_be_moved_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,6 +98,19 @@ def test_lists_hold_the_same_items_as_on_one_machine(tmp_path: Path, name: str, 
     ]
 
 
+@pytest.mark.parametrize("tower", ["text", "image"])
+def test_a_pattern_of_lists_stands_for_the_lists(tmp_path: Path, tower: TowerName) -> None:
+    (tmp_path / "a.txt").write_text("one.jpg\ntwo.jpg")
+    (tmp_path / "b.jpg").touch()
+    pattern = str(tmp_path / "*.txt")
+    inputs = find_inputs([pattern], None, tower)
+    (shard,) = cut(inputs, 10)
+    assert read_shard(shard, inputs.format).items == [item.item for item in open_inputs([pattern], towers=[tower])]
+    assert shard.rows == 2
+    with pytest.raises(UsageError, match=r"holds no file that ends in \.jsonl;"):
+        find_inputs([str(tmp_path / "*.jsonl")], None, tower)
+
+
 def test_a_folder_of_texts_is_read_in_the_order_of_one_machine(tmp_path: Path) -> None:
     for name in ("a.txt", "a/x.txt", "a-b.txt", "_b.txt", "b/.c.txt", "b/_d/e.TXT", "b/f #%20?.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

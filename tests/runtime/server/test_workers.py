@@ -72,6 +72,8 @@ def test_each_worker_has_its_share() -> None:
     assert (share.settings.memory_limit, share.settings.max_queue_tokens) == (250, 22)
     assert share.session == {"threads": 2, "concurrent_batches": None, "variant": "fp32"}
     assert divide(JOB, 100).session["threads"] == 1
+    session = {"threads": 8, "concurrent_batches": 8}
+    assert divide(replace(JOB, session=session), 4).session == {"threads": 2, "concurrent_batches": 2}
     for wrong in ({"threads": 0}, {"threads": 9}, {"threads": 4, "concurrent_batches": 99}):
         with pytest.raises(UsageError, match="must be from 1 to"):
             divide(replace(JOB, session=wrong), 2)
