@@ -153,14 +153,12 @@ def _measure(
         ParityError: A measurement is out of bounds.
     """
     manifest, similarity = model.manifest, None
-    measured = {
-        tower.name: replace(
-            manifest.towers[tower.name],
-            parity=measure_parity(model, tower.name, tower.items(), references[tower.name], options.tolerance),
-        )
-        for tower in towers
-    }
+    measured: dict[TowerName, Tower] = {}
+    vectors: dict[TowerName, Float32Array] = {}
+    for tower in towers:
+        name, tolerance = tower.name, options.tolerance
+        parity, vectors[name] = measure_parity(model, name, tower.items(), references[name], tolerance)
+        measured[name] = replace(manifest.towers[name], parity=parity)
     if measured.keys() == {"text", "image"}:
-        items = {tower.name: tower.items() for tower in towers}
-        similarity = measure_similarity(model, items, references, options.tolerance)
+        similarity = measure_similarity(vectors, references, options.tolerance)
     return replace(manifest, towers=measured, similarity=similarity)

@@ -27,8 +27,8 @@ _BATCH_TOKENS = 6000  # 10 texts of 512 tokens, padding included; 4 of 1,500
 
 def measure_parity(
     model: Embedder, tower: TowerName, items: Sequence[Any], reference: Float32Array, tolerance: Tolerance
-) -> Parity:
-    """Compare one tower of ``model`` with torch, and return the measurements, all within bounds.
+) -> tuple[Parity, Float32Array]:
+    """Compare one tower of ``model`` with torch.
 
     Args:
         model: The loaded artifact.
@@ -36,6 +36,9 @@ def measure_parity(
         items: At least three different inputs.
         reference: ``[items, output_dim]``: torch's embeddings of the inputs.
         tolerance: Bounds on cosine similarity and errors.
+
+    Returns:
+        The measurements, all within bounds, and the embeddings at batch size 1, ``[items, output_dim]``.
 
     Raises:
         ParityError: A measurement is out of bounds; the message holds all of them.
@@ -60,32 +63,26 @@ def measure_parity(
         tolerance=tolerance,
     )
     _check(parity, agreement)
-    return parity
+    return parity, by_size[1]
 
 
 def measure_similarity(
-    model: Embedder,
-    items: Mapping[TowerName, Sequence[Any]],
-    references: Mapping[TowerName, Float32Array],
-    tolerance: Tolerance,
+    vectors: Mapping[TowerName, Float32Array], references: Mapping[TowerName, Float32Array], tolerance: Tolerance
 ) -> SimilarityParity:
     """Compare similarities of texts and images with those of torch, and return the measurements, all within bounds.
 
     Args:
-        model: The loaded artifact, with a text and an image tower.
-        items: Inputs of both towers.
-        references: ``[items, output_dim]``: torch's embeddings of the inputs.
+        vectors: The artifact's embeddings of ``text`` and ``image`` inputs, each ``[items, output_dim]``.
+        references: torch's embeddings of the same inputs.
         tolerance: Bounds on the error, and on its share of the range of similarities.
 
     Raises:
         ParityError: The error is out of bounds; the message holds the measurements.
     """
-    with without_truncation_warning():
-        vectors = {name: model.embed(items[name], tower=name) for name in items}
     expected = similarities(references["text"], references["image"])
     parity = SimilarityParity(
-        texts=len(items["text"]),
-        images=len(items["image"]),
+        texts=len(vectors["text"]),
+        images=len(vectors["image"]),
         max_abs_error=float(np.abs(similarities(vectors["text"], vectors["image"]) - expected).max()),
         spread=float(np.ptp(expected)),
     )

@@ -136,7 +136,8 @@ def _add_engine_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--rows-per-part",
         help="Write at most N rows per output file; a lost worker repeats at most this many. For .txt and .jsonl, "
-        "N is rounded up to a multiple of 64 (Ray only; default: a share of the input, from 64 to 16384 rows)",
+        "N is rounded up to a multiple of 64 (Ray only; default: a share of the input, from 64 to 16384 texts "
+        "or 1024 images or meshes)",
         **NUMBER,
     )
 

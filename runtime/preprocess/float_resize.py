@@ -15,7 +15,6 @@ from runtime.array_types import Array, Float32Array, UInt8Array
 _CUBIC, _CUBIC_ANTIALIAS = -0.75, -0.5  # torch's coefficients; the second is Pillow's, too
 _HALF = np.float32(0.5)  # positions are computed in float32, as in torch: float64 shifts a weight by up to 1e-4
 _ALL = slice(None)
-_BLOCK = 64  # rows of the input that are floats at once
 
 
 def resize_floats(
@@ -39,24 +38,22 @@ def resize_floats(
         rows: The rows of the result to compute; by default all.
         columns: The columns of the result to compute; by default all.
     """
-    blocks = [pixels[start : start + _BLOCK] for start in range(0, len(pixels), _BLOCK)]
-    narrow = np.concatenate(
-        [_resize_columns(block.astype(np.float32), width, columns, kind, antialias=antialias) for block in blocks]
-    )
-    low = _resize_columns(np.swapaxes(narrow, 0, 1), height, rows, kind, antialias=antialias)
-    return np.ascontiguousarray(np.swapaxes(low, 0, 1))
+    low = _resize_rows(pixels, height, rows, kind, antialias=antialias)
+    small = _resize_rows(np.swapaxes(low, 0, 1), width, columns, kind, antialias=antialias)
+    return np.ascontiguousarray(np.swapaxes(small, 0, 1), dtype=np.float32)
 
 
-def _resize_columns(pixels: Float32Array, size: int, kept: slice, kind: str, *, antialias: bool) -> Float32Array:
-    length = pixels.shape[1]
-    if length == size:
-        return pixels[:, kept]
+def _resize_rows(pixels: Array, size: int, kept: slice, kind: str, *, antialias: bool) -> Array:
+    if len(pixels) == size:
+        return pixels[kept]
     outputs = np.arange(*kept.indices(size), dtype=np.float32)
-    sources, weights = (_wide_taps if antialias else _narrow_taps)(length, size, outputs, kind)
-    resized = np.zeros((pixels.shape[0], len(sources), pixels.shape[2]), np.float32)
-    for source, weight in zip(sources.T, weights.T, strict=True):
-        resized += pixels[:, source] * weight[:, None]
-    return resized
+    sources, weights = (_wide_taps if antialias else _narrow_taps)(len(pixels), size, outputs, kind)
+    flat = pixels.reshape(len(pixels), -1)
+    resized = np.empty((len(sources), flat.shape[1]), np.float32)
+    for source, weight, row in zip(sources, weights, resized, strict=True):
+        # A matrix product would start threads of BLAS beside those of the session.
+        np.einsum("i,ij->j", weight, flat[source].astype(np.float32), out=row)
+    return resized.reshape(-1, *pixels.shape[1:])
 
 
 def _wide_taps(length: int, size: int, outputs: Float32Array, kind: str) -> tuple[Array, Float32Array]:

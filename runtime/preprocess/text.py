@@ -24,7 +24,8 @@ from runtime.preprocess.item import UnusableItemError, prepare_each
 from runtime.preprocess.padding import mark_columns, pad_rows, padded_length
 from runtime.preprocess.tokenizer_file import load_tokenizer, panics_as_errors
 
-_CHARACTERS_PER_TOKEN = 40  # of the head of a long text that is tried first; English has about 5
+_CHARACTERS_PER_TOKEN = 8  # of the head of a long text that is tried first; English has about 5
+_GROWTH = 5  # times; the next head, if the first has too few tokens
 _SPACE_AFTER_LETTER = re.compile(r"(?<=[^\W_]) ")
 # Each of these splits at a space after a letter, whatever follows, so the tokens of the head do not depend on the rest.
 _SPLITTING_PRE_TOKENIZERS = ("BertPreTokenizer", "Whitespace", "WhitespaceSplit")
@@ -222,30 +223,27 @@ class TextPreprocessor:
         return self._read(encoding, prompt)
 
     def _encode(self, texts: Sequence[str]) -> list[Encoding]:
-        whole = [*map(self._clean, texts)]
-        heads = [*map(self._take_head, whole)] if self._cuts_texts else whole
+        cleaned = [*map(self._clean, texts)]
+        if not self._cuts_texts:
+            return self._encode_cleaned(cleaned)
+        return self._encode_heads(cleaned, _CHARACTERS_PER_TOKEN * self._preprocessing.max_length)
+
+    def _encode_heads(self, texts: Sequence[str], least: int) -> list[Encoding]:
+        """Encode the heads of long texts. Take longer ones where they have fewer tokens than the limit."""
+        heads = [_take_head(text, least) for text in texts]
         encodings = self._encode_cleaned(heads)
-        short = [at for at, head in enumerate(heads) if head is not whole[at] and not encodings[at].overflowing]
+        short = [at for at, head in enumerate(heads) if head is not texts[at] and not encodings[at].overflowing]
         if short:  # even an empty batch takes time
-            for at, encoding in zip(short, self._encode_cleaned([whole[at] for at in short]), strict=True):
-                encodings[at] = encoding  # the head has fewer tokens than the limit
+            longest = max(len(heads[at]) for at in short)
+            longer = self._encode_heads([texts[at] for at in short], _GROWTH * longest)
+            for at, encoding in zip(short, longer, strict=True):
+                encodings[at] = encoding
         return encodings
 
     def _encode_cleaned(self, texts: Sequence[str]) -> list[Encoding]:
         special = self._preprocessing.add_special_tokens
         with panics_as_errors():
             return self._tokenizer.encode_batch_fast(texts, add_special_tokens=special)
-
-    def _take_head(self, text: str) -> str:
-        """Return the beginning of a very long text, up to a space after a letter; other texts as they are.
-
-        A head that has more tokens than the limit has the same ids as the text: its tokens are the first of the text.
-        """
-        least = _CHARACTERS_PER_TOKEN * self._preprocessing.max_length
-        if len(text) <= 2 * least or _find_surrogate(text):
-            return text
-        space = _SPACE_AFTER_LETTER.search(text, least)
-        return text[: space.start()] if space else text
 
     def _read(self, encoding: Encoding, prompt: _Prompt) -> Tokens:
         recipe, ids = self._preprocessing, encoding.ids
@@ -258,6 +256,18 @@ class TextPreprocessor:
             prompt_length=prompt.length,
             width=recipe.max_length if recipe.padding == "max_length" else max(1, len(ids)),
         )
+
+
+def _take_head(text: str, least: int) -> str:
+    """Return the beginning of a text of more than ``2 * least`` characters; other texts as they are.
+
+    A head has at least ``least`` characters, and ends before a space after a letter. If it has more tokens than the
+    limit, it has the same ids as the text, because its tokens are the first of the text.
+    """
+    if len(text) <= 2 * least or _find_surrogate(text):
+        return text
+    space = _SPACE_AFTER_LETTER.search(text, least)
+    return text[: space.start()] if space else text
 
 
 def _splits_at_spaces(tokenizer: Tokenizer) -> bool:

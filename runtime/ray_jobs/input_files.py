@@ -30,7 +30,7 @@ from runtime.jobs.inputs import (
 from runtime.jobs.parquet import check_column, open_parquet
 from runtime.jobs.text_files import BLANKS
 from runtime.preprocess.files import file_suffix
-from runtime.ray_jobs.storage import absolute, is_uri, join, open_buffered, open_place, public_name
+from runtime.ray_jobs.storage import absolute, is_uri, join, open_buffered, open_place, public_name, read_each
 
 Format = Literal["parquet", "txt", "jsonl", "files"]
 
@@ -116,7 +116,8 @@ def find_inputs(places: Sequence[str], column: str | None, tower: TowerName) -> 
     if form.name == "parquet":
         return _count_rows(files, form)
     if form.name != "files":
-        files = [_count_lines(file, blanks=form.name == "txt" and tower == "text") for file in files]
+        blanks = form.name == "txt" and tower == "text"
+        files = read_each(lambda file: _count_lines(file, blanks=blanks), files)
     return InputFiles(format=form, files=files, carried=pa.schema([]))
 
 
@@ -194,15 +195,17 @@ def _count_lines(file: InputFile, *, blanks: bool) -> InputFile:
 
 def _count_rows(files: Sequence[InputFile], form: InputFormat) -> InputFiles:
     """Return parquet files with their numbers of rows and their common schema."""
-    counted: list[InputFile] = []
-    schemas: list[pa.Schema] = []
-    for file in files:
-        file_system, path = open_place(file.place)
-        with open_parquet(path, file.name, file_system) as opened:
-            counted.append(replace(file, rows=opened.metadata.num_rows))
-            schemas.append(opened.schema_arrow.remove_metadata())
-        if not schemas[-1].equals(schemas[0]):
+    footers = read_each(_read_footer, files)
+    schema = footers[0][1]
+    for file, (_, other) in zip(files, footers, strict=True):
+        if not other.equals(schema):
             raise UsageError(f"{file.name} has other columns than {files[0].name}; embed them in separate jobs")
-    schema = schemas[0]
+    counted = [replace(file, rows=rows) for file, (rows, _) in zip(files, footers, strict=True)]
     check_column(schema, files[0].name, form.column, form.tower)
     return InputFiles(format=form, files=counted, carried=schema.remove(schema.get_field_index(form.column)))
+
+
+def _read_footer(file: InputFile) -> tuple[int, pa.Schema]:
+    file_system, path = open_place(file.place)
+    with open_parquet(path, file.name, file_system) as opened:
+        return opened.metadata.num_rows, opened.schema_arrow.remove_metadata()

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,8 @@ from runtime.ray_jobs.storage import absolute, public_name
 from runtime.session.session import SessionOptions
 
 _SHARDS_PER_WORKER = 8  # so that all workers finish at about the same time
-_MIN_ROWS, _MAX_ROWS = 64, 16_384  # of a part
+_MIN_ROWS = 64  # of a part
+_MAX_ROWS: Mapping[TowerName, int] = {"text": 16_384, "image": 1024, "mesh": 1024}  # held in memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,8 @@ class RayJob:
         concurrent_batches: Batches that run side by side on each worker, at most as many as its threads; ``None``: see
             :func:`runtime.load`.
         rows_per_part: Maximum rows per output file; a lost worker repeats at most this many. It is rounded up to a
-            multiple of 64 for files of lines. ``None``: a share of the input from 64 to 16,384 rows.
+            multiple of 64 for files of lines. ``None``: a share of the input, from 64 to 16,384 texts or
+            1,024 images or meshes.
         force: Whether to replace the output of an earlier job.
         progress: Whether to draw a progress bar on standard error.
     """
@@ -135,7 +137,7 @@ def embed_on_ray(job: RayJob) -> RayJobResult:
     try:
         with open_cluster(job.cluster) as resources:
             even = -(-inputs.rows // (resources.workers * _SHARDS_PER_WORKER))
-            shards = cut(inputs, job.rows_per_part or min(max(_MIN_ROWS, even), _MAX_ROWS))
+            shards = cut(inputs, job.rows_per_part or min(max(_MIN_ROWS, even), _MAX_ROWS[tower]))
             options = WorkerOptions(
                 artifact=str(Path(job.artifact).absolute()),
                 folder=absolute(folder.place),

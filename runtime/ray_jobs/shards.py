@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from runtime.jobs.text_files import parse_lines, read_lines
 from runtime.preprocess.files import file_suffix
 from runtime.preprocess.item import UnusableItemError
 from runtime.ray_jobs.input_files import STEP, InputFile, InputFiles, InputFormat
-from runtime.ray_jobs.storage import is_uri, open_buffered, open_place
+from runtime.ray_jobs.storage import OPEN_FILES, is_uri, open_buffered, open_place, read_each
 
 if TYPE_CHECKING:
     from runtime.artifact.manifest import TowerName
@@ -122,27 +123,31 @@ def read_shard(shard: Shard, form: InputFormat) -> ShardRows:
         pyarrow.ArrowException: A parquet file is damaged.
         UsageError: A file has lost rows since it was counted.
     """
-    read: list[Any] = []
-    carried: list[pa.Table] = []
-    for span in shard.ranges:
-        items: list[Any]
-        if form.name == "files":
-            items = [_read_file(span.place, form.tower)]
-        elif form.name == "parquet":
-            items, table = _read_parquet(span, form)
-            carried.append(table)
-        else:
-            items = _read_lines(span, form)
-        if len(items) != span.rows:
-            raise UsageError(f"{span.name} has changed since the job began; run it again when the input is complete")
-        read += items
+    at_once = 1 if form.name == "parquet" else OPEN_FILES  # a row group may be large
+    ranges = read_each(partial(_read_range, form=form), shard.ranges, at_once=at_once)
+    read = [item for items, _ in ranges for item in items]
     return ShardRows(
         items=[None if isinstance(item, Unreadable) else item for item in read],
         faults={index: item.reason for index, item in enumerate(read) if isinstance(item, Unreadable)},
         files=[span.name for span in shard.ranges for _ in range(span.rows)],
         numbers=[number for span in shard.ranges for number in range(span.start, span.stop)],
-        carried=pa.concat_tables(carried) if carried else pa.table({}),
+        carried=pa.concat_tables([carried for _, carried in ranges]),
     )
+
+
+def _read_range(span: RowRange, form: InputFormat) -> tuple[list[Any], pa.Table]:
+    """Return the items of a range, and its other columns."""
+    items: list[Any]
+    carried = pa.table({})
+    if form.name == "files":
+        items = [_read_file(span.place, form.tower)]
+    elif form.name == "parquet":
+        items, carried = _read_parquet(span, form)
+    else:
+        items = _read_lines(span, form)
+    if len(items) != span.rows:
+        raise UsageError(f"{span.name} has changed since the job began; run it again when the input is complete")
+    return items, carried
 
 
 def _read_parquet(span: RowRange, form: InputFormat) -> tuple[list[ItemValue], pa.Table]:

@@ -39,7 +39,7 @@ class FakeModel:
 
 
 def judge(embed: Embed, reference: np.ndarray[Any, Any] = REFERENCE) -> Any:
-    return measure_parity(FakeModel(embed), "image", range(6), reference, DEFAULT_TOLERANCE)  # type: ignore[arg-type]
+    return measure_parity(FakeModel(embed), "image", range(6), reference, DEFAULT_TOLERANCE)[0]  # type: ignore[arg-type]
 
 
 def test_an_exact_graph_passes() -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Encoding, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 from runtime.artifact.manifest import TextPreprocessing
 from runtime.preprocess.text import TextPreprocessor
@@ -32,6 +33,7 @@ ALPHABET = [
     "[M]",
     "🙂",
 ]
+WORDS = ["mountainous", "electrical", "philosophy", "wavelength"]  # a token each, and several if they are cut
 SPLITTERS = {
     "bert": (normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()),
     "bytes": (None, pre_tokenizers.ByteLevel(add_prefix_space=False)),
@@ -47,7 +49,7 @@ def write(folder: Path, normalizer: Any, splitter: Any, added: str = "[M]") -> T
         tokenizer.normalizer = normalizer
     tokenizer.pre_tokenizer = splitter
     trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["[U]", "[C]"], show_progress=False)
-    tokenizer.train_from_iterator(["".join(ALPHABET) * 3], trainer)
+    tokenizer.train_from_iterator(["".join(ALPHABET) * 3, " ".join(WORDS * 3)], trainer)
     tokenizer.add_special_tokens([added])
     tokenizer.post_processor = processors.TemplateProcessing(single="[C] $A [C]", special_tokens=[("[C]", 1)])
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -63,8 +65,22 @@ def test_the_ids_of_a_cut_text_are_those_of_the_whole(tmp_path: Path, name: str)
     rng = random.Random(0)  # noqa: S311
     texts = ["".join(rng.choices(ALPHABET, k=1500)) for _ in range(50)]
     texts += [" " * 5000 + "a b", "a " + " " * 5000 + "b " * 9, "a" * 5000 + " b", "a" * 700 + " b" * 900]
+    texts += [f"a{'':15}" * 200, *(" ".join(rng.choices(WORDS, k=100)) for _ in range(50))]
     assert cutting.prepare_all(texts) == whole.prepare_all(texts)
-    assert sum(len(cutting._take_head(text)) < len(text) for text in texts) > 40
+
+
+def test_little_of_a_long_text_is_tokenized(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    preprocessor = write(tmp_path, *SPLITTERS["bert"])
+    lengths: list[int] = []
+    encode = preprocessor._encode_cleaned
+
+    def record(texts: Sequence[str]) -> list[Encoding]:
+        lengths.extend(map(len, texts))
+        return encode(texts)
+
+    monkeypatch.setattr(preprocessor, "_encode_cleaned", record)
+    preprocessor.prepare_all(["a bc " * 200, f"a{'':15}" * 200, " " * 1000 + "a"])
+    assert lengths == [129, 129, 1001, 657]  # the second head of the second text is five times as long
 
 
 def test_a_tokenizer_that_reads_across_spaces_is_given_the_whole_text(tmp_path: Path) -> None:

@@ -108,6 +108,26 @@ def test_a_worker_has_at_most_as_many_concurrent_batches_as_threads(
         embed_on_ray(replace(asked, cluster=ClusterOptions(threads=4)))
 
 
+@pytest.mark.parametrize(("tower", "most"), [("text", 1152), ("image", 1024)])
+def test_a_part_holds_fewer_images_than_texts(
+    tower: str, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in.txt").write_text("a\n" * 9000)
+    sizes: list[int] = []
+
+    def run(_: RayJob, options: WorkerOptions, shards: Sequence[Shard], *others: Any) -> list[ShardResult]:
+        sizes.extend(shard.rows for shard in shards)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(job, "_check_tower", lambda _: (tower, 4, None))
+    monkeypatch.setattr(job, "_run", run)
+    resources = nullcontext(WorkerResources(workers=1, threads=1, gpus=0))
+    monkeypatch.setattr(job, "open_cluster", lambda options: resources)
+    with pytest.raises(KeyboardInterrupt):
+        embed_on_ray(RayJob(artifact="toy", inputs=[str(tmp_path / "in.txt")], output=str(tmp_path / "out")))
+    assert (sum(sizes), max(sizes)) == (9000, most)
+
+
 def test_parts_that_cannot_be_moved_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     artifact, output = write_artifact(tmp_path / "toy"), tmp_path / "out"
     (tmp_path / "in.txt").write_text("a\n")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ from runtime.errors import UsageError
 from runtime.jobs.inputs import open_inputs
 from runtime.jobs.items import Unreadable
 from runtime.preprocess.mesh.triangles import load_corners
-from runtime.ray_jobs import storage
+from runtime.ray_jobs import shards, storage
 from runtime.ray_jobs.input_files import find_inputs
 from runtime.ray_jobs.shards import cut, read_shard
 from runtime.ray_jobs.storage import join, open_place, public_name
@@ -254,6 +255,31 @@ def test_lines_are_read_in_few_requests(tmp_path: Path, monkeypatch: pytest.Monk
     assert [item for shard in (first, last) for item in read_shard(shard, inputs.format).items] == texts
     assert len(requests) <= 9
     assert min(requests) >= 1 << 20
+
+
+def test_files_behind_a_uri_are_read_at_once_and_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"{row}.jpg" for row in range(8)]
+    for name in names:
+        (tmp_path / name).touch()
+    inputs = find_inputs([tmp_path.as_uri()], None, "image")
+    four = threading.Barrier(4)  # opens no file before four are asked for
+
+    def open_input_file(path: str) -> io.BytesIO:
+        four.wait(timeout=20)
+        return io.BytesIO(path.encode())
+
+    files = SimpleNamespace(open_input_file=open_input_file)
+    monkeypatch.setattr(shards, "open_place", lambda place: (files, Path(place).name))
+    read = read_shard(cut(inputs, 10)[0], inputs.format)
+    assert (read.items, read.faults) == ([name.encode() for name in names], {})
+
+
+def test_uris_of_one_bucket_share_a_file_system() -> None:
+    (one, path), (same, other) = (open_place(f"s3://key:a@bucket/in/{name}?region=eu") for name in ("a%20b", "c"))
+    assert one is same
+    assert (path, other) == ("bucket/in/a b", "bucket/in/c")
+    for place in ("s3://key:b@bucket/in/c?region=eu", "s3://key:a@bucket/in/c?region=us"):
+        assert open_place(place)[0] is not one
 
 
 def test_rows_before_a_shard_are_not_kept_in_memory(tmp_path: Path) -> None:
