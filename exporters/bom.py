@@ -106,8 +106,7 @@ def _list_metrics(name: str, tower: Tower) -> Iterator[dict[str, str]]:
 
 
 def _list_properties(manifest: Manifest) -> Iterator[tuple[str, str]]:
-    if manifest.space is not None:
-        yield "embedding-backbones:vector_space", manifest.space.id
+    yield "embedding-backbones:vector_space", manifest.space.id
     yield "embedding-backbones:opset", str(manifest.provenance.opset)
     for name, tower in manifest.towers.items():
         yield f"embedding-backbones:{name}:pooling", tower.pooling.method

@@ -19,7 +19,7 @@ from exporters.graph.trace import build_graph
 from exporters.graph.used_weights import hash_used_weights
 from exporters.parity import check_reference, measure_parity, measure_similarity
 from exporters.progress import Stage, silent
-from exporters.space import describe_space
+from exporters.space import UNNAMED, describe_space
 from runtime.array_types import Float32Array
 from runtime.artifact.describe import describe_manifest
 from runtime.artifact.manifest import GOLDEN_ITEMS, SCHEMA_VERSION, Manifest, Provenance, Task, Tower, TowerName
@@ -111,7 +111,7 @@ def _describe(
     records: dict[TowerName, Tower],
     opset: int,
 ) -> Manifest:
-    """Return the manifest of the artifact in ``folder``, still without parity. ``tower`` is one of its towers."""
+    """Return the manifest of the artifact in ``folder``, still without parity and space; ``tower`` is one of its."""
     versions = {"embedding-backbones": __version__}
     versions |= {name: importlib.metadata.version(name) for name in _PACKAGES} | installed_packages()
     return Manifest(
@@ -124,6 +124,7 @@ def _describe(
         towers=records,
         similarity_function=tower.similarity_function,
         weights=tower.weights,
+        space=UNNAMED,
         provenance=Provenance(opset=opset, packages=versions),
         files=record_files(folder),
     )

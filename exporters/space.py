@@ -16,7 +16,7 @@ from runtime.artifact.space import list_facts, name_space
 
 ITEMS = 4  # first sample items of a tower, whose vectors count
 _BLOCKS = 8
-_UNNAMED = f"vs1-{'0' * 16}"
+UNNAMED = Space(id=f"vs1-{'0' * 16}", weights={}, directions={})  # of a manifest whose space is not described yet
 
 
 def describe_space(
@@ -25,14 +25,14 @@ def describe_space(
     """Return the space of an artifact.
 
     Args:
-        manifest: The manifest, still without a space.
+        manifest: The manifest, with any space.
         folder: The artifact, which holds the tokenizer.
         weights: Hash of the weights of each tower.
         references: Vectors of the reference for the sample items of each tower: ``[items, output_dim]``.
     """
     recipe = manifest.towers["text"].preprocessing if "text" in manifest.towers else None
-    space = Space(
-        id=_UNNAMED,
+    space = replace(
+        UNNAMED,
         weights=dict(weights),
         directions={name: sign_differences(vectors[:ITEMS]) for name, vectors in references.items()},
         tokenizer=hash_tokens(folder, recipe) if isinstance(recipe, TextPreprocessing) else None,

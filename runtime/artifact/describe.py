@@ -69,8 +69,6 @@ def weight_warnings(manifest: Manifest) -> list[str]:
 
 def _describe_spaces(manifest: Manifest) -> str:
     """Return the name of the space, and the names of the spaces of variants that have their own."""
-    if manifest.space is None:
-        return "unknown: exported before spaces had names; export it again"
     names = {name for tower in manifest.towers.values() for name in tower.variants}
     spaces = {name: space_of(manifest, dict.fromkeys(manifest.towers, name)) for name in sorted(names)}
     own = [f"{name}: {space}" for name, space in spaces.items() if space != manifest.space.id]

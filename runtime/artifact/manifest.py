@@ -23,7 +23,7 @@ from runtime.artifact.variants import Variant, VariantName
 from runtime.errors import ManifestError, UsageError
 
 SCHEMA_VERSION = 6
-OLDEST_READABLE = 1
+OLDEST_READABLE = 4
 MANIFEST_FILE = "manifest.json"
 GOLDEN_FILE = "golden.npz"
 GOLDEN_ITEMS = 4  # of each tower; fewer if the export compared fewer
@@ -328,7 +328,7 @@ class Manifest:
         similarity: Parity of the similarities between texts and images; ``None`` without both towers.
         similarity_function: The function by which the model compares two vectors.
         weights: The origin of the weights.
-        space: The vector space; ``None`` for artifacts of an older schema.
+        space: The vector space.
         provenance: The tools that made the graphs.
         files: All other files of the artifact by name.
     """
@@ -343,7 +343,7 @@ class Manifest:
     similarity: SimilarityParity | None = None
     similarity_function: SimilarityFunction = "cosine"
     weights: Weights
-    space: Space | None = None
+    space: Space
     provenance: Provenance
     files: dict[str, FileRecord]
 

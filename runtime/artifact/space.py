@@ -15,7 +15,6 @@ from typing import Any
 
 from runtime.artifact.manifest import Manifest, Pooling, Preprocessing, TextPreprocessing, Tower, TowerName
 
-FACTS_OF_SPACE = (" weights", " directions", " tokens")  # ends of the names of facts that an older manifest lacks
 _QUANTIZED = ("int8", "compact")
 # Fields of the preprocessing that do not change a vector, or that other facts tell of.
 _NO_FACTS = {
@@ -32,10 +31,9 @@ def list_facts(manifest: Manifest) -> dict[str, str]:
     facts: dict[str, Any] = {"dimensions": manifest.output_dim}
     for name, tower in manifest.towers.items():
         facts |= {f"{name} {fact}": value for fact, value in _tower_facts(tower)}
-    if manifest.space is not None:
-        facts |= {f"{name} weights": digest for name, digest in manifest.space.weights.items()}
-        facts |= {f"{name} directions": signs for name, signs in manifest.space.directions.items()}
-        facts |= {"text tokens": manifest.space.tokenizer} if manifest.space.tokenizer else {}
+    facts |= {f"{name} weights": digest for name, digest in manifest.space.weights.items()}
+    facts |= {f"{name} directions": signs for name, signs in manifest.space.directions.items()}
+    facts |= {"text tokens": manifest.space.tokenizer} if manifest.space.tokenizer else {}
     return {name: json.dumps(_plain(facts[name]), sort_keys=True) for name in sorted(facts)}
 
 
@@ -44,13 +42,11 @@ def name_space(facts: Mapping[str, str]) -> str:
     return f"vs1-{_hash(json.dumps(facts, sort_keys=True))[:16]}"
 
 
-def space_of(manifest: Manifest, variants: Mapping[TowerName, str]) -> str | None:
-    """Return the name of the space of loaded graphs: variants by tower. ``None`` if the artifact names no space.
+def space_of(manifest: Manifest, variants: Mapping[TowerName, str]) -> str:
+    """Return the name of the space of loaded graphs: variants by tower.
 
     The towers of an artifact share its space, so the name does not depend on the tower, but on precisions.
     """
-    if manifest.space is None:
-        return None
     running = {
         variant.precision
         for tower, running_name in variants.items()

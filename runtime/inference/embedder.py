@@ -119,8 +119,8 @@ class Embedder:
         self.close()
 
     @property
-    def space(self) -> str | None:
-        """Name of the vector space; ``None`` if the artifact was exported before spaces had names."""
+    def space(self) -> str:
+        """Name of the vector space."""
         return space_of(self.manifest, self.variants)
 
     def loaded_towers(self) -> dict[TowerName, Tower]:

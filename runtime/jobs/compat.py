@@ -9,7 +9,7 @@ from pathlib import Path
 from runtime.artifact.manifest import MANIFEST_FILE, TowerName
 from runtime.artifact.parity import format_cosine, row_cosines
 from runtime.artifact.reader import read_manifest
-from runtime.artifact.space import FACTS_OF_SPACE, list_facts, parent_space, space_of
+from runtime.artifact.space import list_facts, parent_space, space_of
 from runtime.artifact.variants import VariantName
 from runtime.errors import ProviderError, UsageError
 from runtime.inference.embedder import Embedder
@@ -29,8 +29,8 @@ class Side:
 
     Attributes:
         path: The artifact or the file.
-        space: Name of its space; ``None`` if it names none.
-        facts: The facts that determine the space, as JSON by name.
+        space: Name of its space; ``None`` for a file that names none.
+        facts: The facts that determine the space, as JSON by name; empty without a name.
         model: The loaded artifact; ``None`` for a file, or if the artifact cannot run here.
         notes: Remarks on its vectors.
     """
@@ -93,7 +93,7 @@ def compare_spaces(
     sides = (_open_artifact(one, variant), right)
     differences = _differences(*sides)
     golden = list(_measure(*sides))
-    comparable, reason = _judge(sides, differences, golden)
+    comparable, reason = _judge(sides, golden)
     return Comparison(comparable=comparable, reason=reason, sides=sides, differences=differences, golden=golden)
 
 
@@ -140,11 +140,9 @@ def _open_file(path: Path) -> Side:
 
 
 def _differences(one: Side, other: Side) -> dict[str, tuple[str, str]]:
-    """Return the facts that differ, with both values. A fact that only a space has counts if both sides name one."""
+    """Return the facts that differ, with both values; none if a side names no space."""
     facts = one.named(), other.named()
     names = set(facts[0]) | set(facts[1]) if all(facts) else set()
-    if None in (one.space, other.space):
-        names = {name for name in names if not name.endswith(FACTS_OF_SPACE)}
     pairs = {name: (facts[0].get(name, _ABSENT), facts[1].get(name, _ABSENT)) for name in sorted(names)}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
@@ -167,20 +165,13 @@ def _measure(one: Side, other: Side) -> Iterator[GoldenDistance]:
         )
 
 
-def _judge(
-    sides: tuple[Side, Side], differences: Mapping[str, tuple[str, str]], golden: Sequence[GoldenDistance]
-) -> tuple[bool | None, str]:
+def _judge(sides: tuple[Side, Side], golden: Sequence[GoldenDistance]) -> tuple[bool | None, str]:
     """Return whether vectors may be compared, and why."""
     one, other = (side.space for side in sides)
-    close = all(each.is_close for each in golden)
     if one is None or other is None:
-        if differences or not close:
-            return False, f"a side names no space, and {'they' if differences else 'the golden vectors'} differ"
-        if not golden:
-            return None, "a side names no space, and no golden vectors show whether they are equal"
-        return True, "a side names no space, but no fact differs that both name, and the golden vectors are equal"
+        return None, "the file names no space, so nothing tells what made its vectors"
     if one == other:
-        if close:
+        if all(each.is_close for each in golden):
             return True, "both are of the same space"
         return False, "the names of the spaces are equal, but not the golden vectors; run `python -m runtime verify`"
     if parent_space(one) == parent_space(other):

@@ -75,12 +75,11 @@ def _check_vectors(job: EmbedJob, manifest: Manifest) -> None:
 
 
 def _check_space(job: EmbedJob, manifest: Manifest, origin: VectorOrigin) -> None:
-    made_in, space = origin.space, manifest.space
-    if made_in is not None and space is not None and parent_space(made_in) != space.id:
+    if parent_space(origin.space) != manifest.space.id:
         raise SpaceError(
-            f"{job.output.path} is finished, but by another artifact: it is of the space {made_in} "
-            f"({origin.artifact}), and {manifest.name} embeds in {space.id}; name another output, or embed everything "
-            "again with --force and without --resume"
+            f"{job.output.path} is finished, but by another artifact: it is of the space {origin.space} "
+            f"({origin.artifact}), and {manifest.name} embeds in {manifest.space.id}; name another output, or "
+            "embed everything again with --force and without --resume"
         )
 
 

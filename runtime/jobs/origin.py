@@ -34,7 +34,7 @@ class VectorOrigin:
     """How vectors were made.
 
     Attributes:
-        space: Name of the vector space; ``None`` if the artifact has none.
+        space: Name of the vector space.
         facts: The facts that determine the space, see :func:`runtime.artifact.space.list_facts`.
         artifact: Name of the artifact.
         variant: Graphs that ran.
@@ -48,7 +48,7 @@ class VectorOrigin:
         precision: Type in which the provider computed: ``float32``, or less, such as ``bf16``.
     """
 
-    space: str | None
+    space: str
     facts: dict[str, str]
     artifact: str
     variant: str
@@ -63,7 +63,7 @@ class VectorOrigin:
 
     def to_text(self) -> dict[str, str]:
         """Return what a file holds: the name of the space, and this record as JSON."""
-        return {SPACE: self.space or "", ORIGIN: json.dumps(asdict(self))}
+        return {SPACE: self.space, ORIGIN: json.dumps(asdict(self))}
 
 
 def describe_origin(
@@ -125,23 +125,22 @@ def check_space(model: Embedder, path: Path, origin: VectorOrigin | None) -> str
     """Check that the vectors of ``path``, whose record is ``origin``, are of the space in which ``model`` embeds.
 
     Returns:
-        A doubt, if the file or the artifact names no space; ``None`` if both are of the same space.
+        A doubt, if the file names no space; ``None`` if both are of the same space.
 
     Raises:
         SpaceError: They are of another space.
     """
-    made_in = origin.space if origin else None
-    if origin is None or made_in is None or model.space is None:
-        silent = "the artifact" if made_in else str(path)
-        return f"{silent} names no vector space, so nothing tells whether this artifact made these vectors"
-    if made_in == model.space:
+    if origin is None:
+        return f"{path} names no vector space, so nothing tells whether this artifact made these vectors"
+    if origin.space == model.space:
         return None
     way_out = "use that artifact, or embed the file again with this one"
-    if parent_space(made_in) == parent_space(model.space):
+    if parent_space(origin.space) == parent_space(model.space):
         way_out = f"run the graph that made them, with --variant {origin.variant}, or embed the file again"
     raise SpaceError(
-        f"{path} holds vectors of the space {made_in} ({origin.artifact}, {origin.variant}), and {model.manifest.name} "
-        f"({model.variant}) embeds in {model.space}; {way_out}. `python -m runtime compat` tells what differs"
+        f"{path} holds vectors of the space {origin.space} ({origin.artifact}, {origin.variant}), and "
+        f"{model.manifest.name} ({model.variant}) embeds in {model.space}; {way_out}. "
+        "`python -m runtime compat` tells what differs"
     )
 
 

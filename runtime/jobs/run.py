@@ -116,7 +116,7 @@ def run_job(model: Embedder, job: EmbedJob) -> EmbedJobResult:
     dim = job.options.truncate_dim or model.output_dim
     check_dtype(job.output.dtype, job.output.ranges, dim)
     origin = describe_origin(model, job.options, inputs=job.inputs, column=job.column, dtype=job.output.dtype)
-    journal = Journal(output, _fingerprint(model, origin), dim=dim, resume=job.resume, force=job.force)
+    journal = Journal(output, _fingerprint(origin), dim=dim, resume=job.resume, force=job.force)
     resumed = journal.last.stop
     try:
         if journal.is_new and not job.force:  # another process may have finished while this one loaded the model
@@ -224,12 +224,10 @@ def _with_way_out(failure: ItemError) -> ItemError:
     return ItemError(failure.index, failure.item, f"{failure.reason}; {kept}: {way_out}")
 
 
-def _fingerprint(model: Embedder, origin: VectorOrigin) -> dict[str, Any]:
+def _fingerprint(origin: VectorOrigin) -> dict[str, Any]:
     """Return what must be equal when the job is resumed. The vectors may then be stored as another type."""
     settings = {name: value for name, value in asdict(origin).items() if name not in ("artifact", "facts", "dtype")}
-    # Another export of the same model may go on; without a name of the space, only the same artifact.
-    artifact = {} if origin.space else {"artifact": model.manifest.sha256}
-    return {"journal's schema": SCHEMA} | settings | artifact
+    return {"journal's schema": SCHEMA} | settings
 
 
 def _check_rows(journal: Journal, job: EmbedJob) -> None:

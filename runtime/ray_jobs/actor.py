@@ -22,6 +22,7 @@ from runtime.ray_jobs.shards import Shard, ShardRows, read_shard
 from runtime.session.provider_options import OpenVinoOptions
 from runtime.session.providers import expected_provider
 from runtime.session.session import SessionOptions
+from runtime.version import __version__
 
 _LOG = logging.getLogger("runtime")
 
@@ -38,6 +39,7 @@ class WorkerOptions:
         session: How a worker loads the graph.
         space: Name of the vector space that the workers must embed in.
         inputs: The inputs as the user named them, without credentials.
+        version: Version of this package that the workers must run.
     """
 
     artifact: str
@@ -45,8 +47,9 @@ class WorkerOptions:
     format: InputFormat
     options: EmbedOptions
     session: SessionOptions
-    space: str | None
+    space: str
     inputs: tuple[str, ...]
+    version: str = __version__
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +109,7 @@ class ShardEmbedder:
         self._attempts = attempts
         self._fault: EmbeddingBackbonesError | None = None
         try:
+            self._check_version()
             self._model = _load(options)
             self._check_space()
         except EmbeddingBackbonesError as exc:
@@ -116,6 +120,14 @@ class ShardEmbedder:
         from ray import cloudpickle
 
         return {"result": cloudpickle.dumps(self._try(cloudpickle.loads(row["shard"])))}
+
+    def _check_version(self) -> None:
+        """Check the version, because another one may decode images or sample meshes differently."""
+        if __version__ != self._options.version:
+            raise ClusterError(
+                f"embedding-backbones is of version {__version__} here, and of {self._options.version} where the job "
+                "began; install the same version on every machine"
+            )
 
     def _check_space(self) -> None:
         if self._model.space != self._options.space:

@@ -178,7 +178,7 @@ def worker_variant(job: RayJob) -> str:
     return "fp32" if job.variant == "auto" else job.variant
 
 
-def _check_tower(job: RayJob) -> tuple[TowerName, int, str | None]:
+def _check_tower(job: RayJob) -> tuple[TowerName, int, str]:
     """Return the tower, the length of its vectors, and the name of their space. Check that it has the prompt."""
     manifest = read_manifest(Path(job.artifact))
     dim = job.options.truncate_dim

@@ -84,5 +84,6 @@ def embedded_headers(embedded: Embedded | None) -> dict[str, str]:
     """Return the headers with the name of the vector space, and with the number of texts that were cut, if any were."""
     if embedded is None:
         return {}
-    space = {"x-vector-space": embedded.space} if embedded.space else {}
-    return space | ({"x-truncated": str(len(embedded.truncated))} if embedded.truncated else {})
+    return {"x-vector-space": embedded.space} | (
+        {"x-truncated": str(len(embedded.truncated))} if embedded.truncated else {}
+    )

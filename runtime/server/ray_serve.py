@@ -14,6 +14,7 @@ from typing import Any
 from starlette.types import ASGIApp
 
 from runtime.artifact.reader import read_manifest
+from runtime.artifact.space import space_of
 from runtime.errors import UsageError, needs_extra
 from runtime.server.app import build_app
 from runtime.server.request_errors import RequestError
@@ -38,7 +39,8 @@ def app(arguments: Mapping[str, Any]) -> Any:
             - ``artifacts``: a folder, or folders by the names that clients know. All machines must see them.
             - ``threads``: CPUs and threads of each replica; by default 1.
             - ``settings``: fields of the server's settings, such as ``truncate``.
-            - ``session``: other keyword arguments of ``load``, such as ``variant``.
+            - ``session``: other keyword arguments of ``load``, such as ``variant``. It is ``fp32`` by default, so that
+              different machines give vectors that can be compared.
             - ``options``: options of ``serve.deployment``, such as ``num_replicas`` and ``ray_actor_options``. The
               ``memory`` that Ray reserves for a replica is also its ``memory_limit``, unless ``settings`` has one.
 
@@ -57,18 +59,30 @@ def app(arguments: Mapping[str, Any]) -> Any:
         raise UsageError(
             f"ray_actor_options: num_cpus is {reserved['num_cpus']}, and threads is {threads}; set threads"
         )
-    memory = int(reserved.get("memory") or 0) or None
-    job = ServerJob(
-        artifacts=_name(arguments.get("artifacts")),
-        settings=ServerSettings(**{"memory_limit": memory, **arguments.get("settings", {})}),
-        session={"threads": threads, **arguments.get("session", {})},
-    )
+    job = describe_job(arguments, memory_limit=int(reserved.get("memory") or 0) or None)
     defaults = {"name": "embedding-backbones", "max_ongoing_requests": _MOST_REQUESTS}
     try:
         deployment = serve.deployment(**{**defaults, **options, "ray_actor_options": reserved})
     except (TypeError, ValueError) as exc:
         raise UsageError(f"options: {exc}") from exc
     return deployment(serve.ingress(_builder(job))(Replica)).bind()
+
+
+def describe_job(arguments: Mapping[str, Any], *, memory_limit: int | None) -> ServerJob:
+    """Return the job of each replica for the ``arguments`` of :func:`app`.
+
+    It names the spaces of the artifacts as they are now, so that no later replica embeds in another one. With the
+    variant ``auto``, each machine chooses its space.
+
+    Raises:
+        EmbeddingBackbonesError: An argument or a manifest is wrong.
+    """
+    artifacts = _name(arguments.get("artifacts"))
+    session = {"threads": int(arguments.get("threads", 1)), "variant": "fp32", **arguments.get("session", {})}
+    fixed = artifacts if session["variant"] != "auto" else {}
+    spaces = {name: _find_space(folder, session) for name, folder in fixed.items()}
+    settings = ServerSettings(**{"memory_limit": memory_limit, **arguments.get("settings", {})})
+    return ServerJob(artifacts=artifacts, settings=settings, session=session, spaces=spaces)
 
 
 class Replica:
@@ -99,6 +113,11 @@ def _name(artifacts: object) -> dict[str, Path]:
     if isinstance(artifacts, Mapping) and artifacts:
         return {name: Path(folder) for name, folder in artifacts.items()}
     raise UsageError("artifacts must be a folder, or folders by name")
+
+
+def _find_space(folder: Path, session: Mapping[str, Any]) -> str:
+    manifest = read_manifest(folder)
+    return space_of(manifest, dict.fromkeys(manifest.select_towers(session.get("tower")), session["variant"]))
 
 
 def _builder(job: ServerJob) -> Callable[[], ASGIApp]:

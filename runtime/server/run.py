@@ -14,7 +14,7 @@ from typing import Any
 import uvicorn
 from PIL import Image
 
-from runtime.errors import UsageError
+from runtime.errors import SpaceError, UsageError
 from runtime.loading.load import load
 from runtime.machine.limits import read_resident_bytes
 from runtime.preprocess.mesh import placement
@@ -58,11 +58,25 @@ def load_service(job: ServerJob) -> EmbeddingService:
 
     Raises:
         EmbeddingBackbonesError: An artifact cannot be served, see :func:`open_models`.
+        SpaceError: An artifact embeds in another space than where the server began.
         UsageError: The memory limit leaves no room for requests.
     """
     prepare_process(job.settings)
     models = open_models(job.artifacts, job.settings, **job.session)
+    for model in models:
+        _check_space(model, job)
     return EmbeddingService(models, job.settings, Metrics(), room_bytes=_room(job.settings))
+
+
+def _check_space(model: ServedModel, job: ServerJob) -> None:
+    space = model.embedder.space
+    began = job.spaces.get(model.name, space)
+    if space != began:
+        raise SpaceError(
+            f"{model.name} embeds in {space} here ({model.embedder.variant}), and in {began} where the server began: "
+            f"{job.artifacts[model.name]} has changed, or `auto` chose another graph; restart the server, or name "
+            "the variant"
+        )
 
 
 def _room(settings: ServerSettings) -> int:

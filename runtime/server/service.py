@@ -40,7 +40,7 @@ class Embedded(NamedTuple):
     vectors: Array
     tokens: int
     truncated: list[int]
-    space: str | None
+    space: str
 
 
 class EmbeddingService:
@@ -71,6 +71,11 @@ class EmbeddingService:
             tokens_per_s=lambda: self.dispatcher.tokens_per_s,
         )
         self._preparation = Preparation(max(model.embedder.threads for model in models), prepared)
+
+    @property
+    def spaces(self) -> dict[str, str]:
+        """The vector spaces of the models by name."""
+        return {name: model.embedder.space for name, model in self.models.items()}
 
     def find_model(self, name: str | None) -> tuple[ServedModel, str | None]:
         """Return the model of a name or alias, and the name of the alias's prompt.

@@ -109,8 +109,10 @@ class ServerJob:
         artifacts: Folders of the artifacts by the names that clients know.
         settings: Settings of the server.
         session: Keyword arguments of :func:`runtime.load`.
+        spaces: Vector spaces in which artifacts must embed, by name, as in earlier processes of the server.
     """
 
     artifacts: Mapping[str, Path]
     settings: ServerSettings
     session: Mapping[str, Any]
+    spaces: Mapping[str, str] = field(default_factory=dict)

@@ -6,6 +6,7 @@ alone or all of its processes. A worker whose supervisor is gone reads the end o
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import multiprocessing
@@ -63,7 +64,7 @@ class Worker:
     """A process of the server.
 
     Attributes:
-        pipe: Gives a message when the worker is ready, and its end when the worker is dead.
+        pipe: Gives the spaces of the models when the worker is ready, and its end when the worker is dead.
         told: Number of times that the worker was told to stop.
         silent_s: Seconds since the last message.
     """
@@ -175,7 +176,7 @@ class Supervisor:
 
     def _hear(self, worker: Worker) -> None:
         try:
-            worker.pipe.recv_bytes()
+            message = worker.pipe.recv_bytes()
         except (EOFError, OSError):
             self._bury(worker)
             return
@@ -183,6 +184,7 @@ class Supervisor:
         if worker.ready:
             return
         worker.ready, self._failures = True, 0
+        self._job = replace(self._job, spaces=json.loads(message))  # later workers must embed in the same ones
         if not self._is_ready and len(self._workers) == self._wanted:
             self._is_ready = True
             pids = [each.process.pid for each in self._workers.values()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import threading
@@ -49,9 +50,9 @@ class WorkerServer(run.DrainingServer):
         yield
 
     def announce(self) -> None:
-        """Tell the supervisor that the worker is ready."""
+        """Tell the supervisor that the worker is ready, and the spaces of its models."""
         LOG.info("worker ready")
-        self._pipe.send_bytes(b"ready")
+        self._pipe.send_bytes(json.dumps(self._service.spaces).encode())
 
     async def on_tick(self, counter: int) -> bool:
         """Report to the supervisor each second; uvicorn calls this ten times a second."""

@@ -10,13 +10,13 @@ import pytest
 from exporters.bom import make_bom
 from exporters.cli.main import main
 from runtime.artifact.reader import read_manifest
-from tests.runtime.spaces import add_variants, name_toy
+from tests.runtime.spaces import add_variants
 from tests.runtime.toy_artifact import write_artifact
 
 
 @pytest.fixture
 def toy(tmp_path: Path) -> Path:
-    return name_toy(add_variants(write_artifact(tmp_path / "toy", image=True), "int8"))
+    return add_variants(write_artifact(tmp_path / "toy", image=True), "int8")
 
 
 def with_weights(folder: Path, **fields: Any) -> Path:

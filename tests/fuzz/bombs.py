@@ -8,6 +8,7 @@ import zlib
 
 from PIL import Image
 
+from runtime.artifact.manifest import SCHEMA_VERSION
 from tests.image_bytes import encode, tiff, tiled_tiff
 from tests.runtime.preprocess.cube import glb, gltf, pack_glb, split_glb
 
@@ -87,7 +88,7 @@ def _manifest_bombs() -> dict[str, tuple[str, bytes]]:
         "manifest of arrays": ("manifest", b"[" * 10**6),
         "manifest of objects": ("manifest", b'{"schema_version":' * 10**5),
         "manifest of digits": ("manifest", b'{"schema_version": ' + b"9" * 10**6 + b"}"),
-        "manifest of a long name": ("sealed", json.dumps({"schema_version": 1, "x" * 10**6: 1}).encode()),
+        "manifest of a long name": ("sealed", json.dumps({"schema_version": SCHEMA_VERSION, "x" * 10**6: 1}).encode()),
     }
 
 

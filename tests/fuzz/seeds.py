@@ -31,6 +31,7 @@ from runtime.artifact.manifest import (
 )
 from tests.image_bytes import encode
 from tests.runtime.preprocess.cube import split_glb
+from tests.runtime.spaces import UNNAMED
 
 TEXTS = (
     "",
@@ -179,6 +180,7 @@ def make_manifest(preprocessing: Preprocessing) -> Manifest:
         output_dim=_DIM,
         towers={kind: tower},
         weights=Weights(origin="random", description="random, seed 0", seed=0, sha256="0" * 64),
+        space=UNNAMED,
         provenance=Provenance(opset=18, packages={"torch": "2.14.1"}),
         files={name: FileRecord(sha256="0" * 64, size_bytes=1) for name in (*tower.files(), GOLDEN_FILE)},
     )

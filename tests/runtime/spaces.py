@@ -14,17 +14,20 @@ from runtime.artifact.space import list_facts, name_space
 from runtime.artifact.variants import VariantName
 from tests.runtime.session.variant_samples import make_variant
 
-UNNAMED = f"vs1-{'0' * 16}"
+UNNAMED = Space(id=f"vs1-{'0' * 16}", weights={"text": "a" * 64}, directions={"text": "0f"}, tokenizer="b" * 64)
 
 
-def name_toy(folder: Path, change: Callable[[Manifest], Manifest] = lambda manifest: manifest, **space: Any) -> Path:
-    """Change the manifest of an artifact, and name its space as an export does. ``space`` are fields of the space."""
-    fields: dict[str, Any] = {"weights": {"text": "a" * 64}, "directions": {"text": "0f"}, "tokenizer": "b" * 64}
-    manifest = replace(change(read_manifest(folder)), space=Space(id=UNNAMED, **fields | space))
-    assert manifest.space
-    manifest = replace(manifest, space=replace(manifest.space, id=name_space(list_facts(manifest))))
+def change_toy(folder: Path, change: Callable[[Manifest], Manifest] = lambda manifest: manifest, **space: Any) -> Path:
+    """Change the manifest of an artifact and fields of its space, and name the space anew."""
+    manifest = change(read_manifest(folder))
+    manifest = with_name(replace(manifest, space=replace(manifest.space, **space)))
     (folder / "manifest.json").write_text(manifest.to_json(), "utf-8")
     return folder
+
+
+def with_name(manifest: Manifest) -> Manifest:
+    """Name the space by the facts of the manifest."""
+    return replace(manifest, space=replace(manifest.space, id=name_space(list_facts(manifest))))
 
 
 def change_text(**fields: Any) -> Callable[[Manifest], Manifest]:

@@ -32,6 +32,7 @@ from runtime.artifact.manifest import (
 from runtime.artifact.parity import Parity, Tolerance
 from runtime.preprocess.point_cloud import PointCloudPreprocessor
 from runtime.preprocess.text import TextPreprocessor
+from tests.runtime.spaces import UNNAMED, with_name
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b", "c", "d", "query", ":", "passage")  # an id is a position here
 PARITY = Parity(
@@ -112,10 +113,11 @@ def _write_rest(folder: Path, task: Task, towers: dict[TowerName, Tower], golden
         output_dim=dim,
         towers=towers,
         weights=Weights(origin="random", description="random, seed 0", seed=0, sha256="0" * 64),
+        space=UNNAMED,
         provenance=Provenance(opset=18, packages={}),
         files={path.name: _record(path) for path in folder.iterdir()},
     )
-    (folder / "manifest.json").write_text(manifest.to_json(), "utf-8")
+    (folder / "manifest.json").write_text(with_name(manifest).to_json(), "utf-8")
     return folder
 
 

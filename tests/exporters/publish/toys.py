@@ -34,6 +34,7 @@ from runtime.artifact.manifest import (
 from runtime.artifact.reader import read_manifest, record_file
 from runtime.artifact.variants import Floors, Precision, Variant, VariantName, VariantParity
 from runtime.inference.tower import build_preprocessor
+from tests.runtime.spaces import UNNAMED
 from tests.runtime.toy_artifact import PARITY, WORDS, write_tokenizer
 
 WIDTH, DIM, SIDE = 6, 4, 8
@@ -299,6 +300,7 @@ def _finish(
         output_dim=DIM,
         towers={name: tower for name, (tower, _) in towers.items()},
         weights=Weights(origin="random", description="random, seed 0", seed=0, sha256="0" * 64),
+        space=UNNAMED,
         provenance=Provenance(opset=18, packages={}),
         files={path.name: record_file(path) for path in folder.iterdir()},
     )

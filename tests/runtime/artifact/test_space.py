@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,16 +7,16 @@ from typing import Any
 import pytest
 
 import runtime
-from runtime.artifact.manifest import ImagePreprocessing, Manifest, Space, TextPreprocessing, seal
+from runtime.artifact.manifest import ImagePreprocessing, Manifest, Space, TextPreprocessing
 from runtime.artifact.reader import read_manifest
 from runtime.artifact.space import list_facts, name_space, parent_space, space_of
-from tests.runtime.spaces import add_variants, change_text, name_toy
+from tests.runtime.spaces import add_variants, change_text
 from tests.runtime.toy_artifact import write_artifact
 
 
 @pytest.fixture
 def manifest(tmp_path: Path) -> Manifest:
-    return read_manifest(name_toy(write_artifact(tmp_path / "toy", image=True)))
+    return read_manifest(write_artifact(tmp_path / "toy", image=True))
 
 
 def with_recipe(manifest: Manifest, **fields: Any) -> Manifest:
@@ -52,22 +51,13 @@ def test_the_name_of_these_facts_never_changes() -> None:
 
 def test_variants_share_the_space_unless_they_are_quantized(tmp_path: Path) -> None:
     folder = write_artifact(tmp_path / "toy")
-    manifest = read_manifest(name_toy(add_variants(folder, "optimized", "fp16", "int8", "compact")))
-    assert manifest.space
+    manifest = read_manifest(add_variants(folder, "optimized", "fp16", "int8", "compact"))
     spaces = {name: space_of(manifest, {"text": name}) for name in ("fp32", *manifest.towers["text"].variants)}
     assert spaces["fp32"] == spaces["optimized"] == spaces["fp16"] == manifest.space.id
-    assert str(spaces["int8"]).startswith(f"{manifest.space.id}.int8-")
-    assert str(spaces["compact"]).startswith(f"{manifest.space.id}.compact-")
-    assert {parent_space(str(space)) for space in spaces.values()} == {manifest.space.id}
+    assert spaces["int8"].startswith(f"{manifest.space.id}.int8-")
+    assert spaces["compact"].startswith(f"{manifest.space.id}.compact-")
+    assert {parent_space(space) for space in spaces.values()} == {manifest.space.id}
     assert runtime.load(folder, provider="cpu", variant="int8").space == spaces["int8"]
-
-
-def test_an_older_artifact_names_no_space(tmp_path: Path) -> None:
-    folder = write_artifact(tmp_path / "toy")
-    document = json.loads((folder / "manifest.json").read_text()) | {"schema_version": 3}
-    del document["space"], document["sha256"]
-    (folder / "manifest.json").write_text(json.dumps(document | {"sha256": seal(document)}), "utf-8")
-    assert runtime.load(folder, provider="cpu").space is None
 
 
 @pytest.mark.parametrize("name", ["", "vs1-0", "vs1-0123456789abcdef\r\nx: y", "vs2-0123456789abcdef"])

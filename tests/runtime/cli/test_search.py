@@ -12,7 +12,7 @@ import pytest
 
 import runtime
 from runtime.cli.main import main
-from tests.runtime.spaces import name_toy
+from tests.runtime.spaces import change_toy
 from tests.runtime.toy_artifact import write_artifact
 
 
@@ -131,7 +131,7 @@ def test_search_scales_the_query_as_embed_scaled_the_vectors(
     suffix: str, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = write_artifact(tmp_path / "toy")
-    name_toy(folder, lambda manifest: replace(manifest, similarity_function="euclidean"))
+    change_toy(folder, lambda manifest: replace(manifest, similarity_function="euclidean"))
     vectors = str(tmp_path / f"vectors.{suffix}")
     assert main(["embed", str(folder), "a b c", "b", "-o", vectors, "--normalize", "--truncate-dim", "2"]) == 0
     capsys.readouterr()

@@ -10,7 +10,7 @@ import pytest
 
 import runtime
 from runtime.cli.main import main
-from tests.runtime.spaces import add_variants, name_toy
+from tests.runtime.spaces import add_variants
 from tests.runtime.toy_artifact import write_artifact
 
 
@@ -19,7 +19,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Write an artifact with a variant in int8, and work in the folder beside it."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "t.txt").write_text("a b\nc\n\n" + "d " * 60 + "\na\n")
-    return name_toy(add_variants(write_artifact(tmp_path / "toy", image=True, prompts={"query": "query : "}), "int8"))
+    return add_variants(write_artifact(tmp_path / "toy", image=True, prompts={"query": "query : "}), "int8")
 
 
 @pytest.fixture

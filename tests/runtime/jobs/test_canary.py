@@ -10,7 +10,7 @@ from PIL import Image
 
 from runtime.cli.main import main
 from runtime.machine import cpu
-from tests.runtime.spaces import name_toy
+from tests.runtime.spaces import change_toy
 
 Verify = Callable[..., tuple[int, str, str]]
 
@@ -123,7 +123,7 @@ def test_an_input_that_is_gone_hides_no_other(verify: Verify) -> None:
 
 def test_vectors_of_another_space_are_refused(verify: Verify, tmp_path: Path) -> None:
     assert main(["embed", "toy", "--tower", "text", "t.txt", "-o", "v.npz"]) == 0
-    name_toy(tmp_path / "toy", weights={"text": "c" * 64})
+    change_toy(tmp_path / "toy", weights={"text": "c" * 64})
     code, _, err = verify("v.npz")
     assert code == 1
     assert "v.npz holds vectors of the space vs1-" in err

@@ -14,13 +14,13 @@ import runtime
 from runtime.artifact.reader import read_manifest
 from runtime.cli.main import main
 from runtime.jobs.origin import read_origin
-from tests.runtime.spaces import name_toy
+from tests.runtime.spaces import change_toy
 
 
 @pytest.fixture
 def other(toy: Path, tmp_path: Path) -> Path:
     """Write an artifact of other weights."""
-    return name_toy(Path(shutil.copytree(toy, tmp_path / "other")), weights={"text": "c" * 64})
+    return change_toy(Path(shutil.copytree(toy, tmp_path / "other")), weights={"text": "c" * 64})
 
 
 @pytest.mark.parametrize("name", ["v.npz", "v.parquet"])
@@ -29,7 +29,6 @@ def test_embed_writes_the_space_and_the_origin(name: str, toy: Path) -> None:
     assert main(["embed", "toy", "t.txt", "a d", "-o", name, *options]) == 0
     origin, manifest = read_origin(Path(name)), read_manifest(toy)
     assert origin
-    assert manifest.space
     assert (origin.space, origin.inputs, origin.prompt) == (manifest.space.id, ("t.txt", "a d"), "query : ")
     assert (origin.dtype, origin.variant, origin.towers) == ("float16", "fp32", ("text",))
     if name == "v.npz":
@@ -60,7 +59,7 @@ def test_a_job_is_resumed_in_its_space_only(toy: Path, other: Path, capsys: pyte
     Image.new("RGB", (4, 4)).save("1.png")
     assert main(["embed", "other", *words, "--resume"]) == 2
     assert "its space is" in capsys.readouterr().err
-    twin = name_toy(Path(shutil.copytree(toy, "twin")), lambda manifest: replace(manifest, name="another export"))
+    twin = change_toy(Path(shutil.copytree(toy, "twin")), lambda manifest: replace(manifest, name="another export"))
     assert read_manifest(twin).sha256 != read_manifest(toy).sha256
     assert main(["embed", "twin", *words, "--resume"]) == 0
     assert "an earlier run embedded 1 of 2 inputs" in capsys.readouterr().out

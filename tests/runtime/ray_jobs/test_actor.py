@@ -12,6 +12,7 @@ import pytest
 from pyarrow import parquet
 
 import runtime
+from runtime.artifact.reader import read_manifest
 from runtime.errors import ClusterError, ItemError
 from runtime.inference.options import EmbedOptions
 from runtime.jobs.origin import read_origin
@@ -25,7 +26,7 @@ from runtime.session import providers
 from runtime.session.provider_options import OpenVinoOptions, ProviderOptions
 from runtime.session.providers import PROVIDERS
 from runtime.session.session import SessionOptions
-from tests.runtime.spaces import name_toy
+from runtime.version import __version__
 from tests.runtime.toy_artifact import write_artifact
 
 
@@ -35,7 +36,8 @@ def make_worker(
     options: EmbedOptions = EmbedOptions(),  # noqa: B008  frozen
     *,
     provider: str = "cpu",
-    space: str | None = None,
+    space: str = "vs1-0000000000000000",
+    version: str = __version__,
 ) -> tuple[ShardEmbedder, Shard]:
     """Return a worker that writes beside ``texts``, and their only shard."""
     inputs = find_inputs([str(texts)], None, "text")
@@ -48,6 +50,7 @@ def make_worker(
         session=SessionOptions(provider=provider, variant="fp32", threads=1),
         space=space,
         inputs=(texts.name,),
+        version=version,
     )
     return ShardEmbedder(settings, attempts=None), shard
 
@@ -64,13 +67,15 @@ def test_a_worker_applies_the_prompt(tmp_path: Path) -> None:
     assert vectors == runtime.load(artifact, provider="cpu").embed_query(["a", "b c"]).tolist()
 
 
-def test_a_worker_with_another_artifact_is_refused(tmp_path: Path) -> None:
-    artifact = name_toy(write_artifact(tmp_path / "toy"))
+def test_a_worker_with_another_artifact_or_version_is_refused(tmp_path: Path) -> None:
+    artifact = write_artifact(tmp_path / "toy")
     (tmp_path / "in.txt").write_text("a\n")
-    worker, _ = make_worker(artifact, tmp_path / "in.txt", space="vs1-0000000000000000")
+    worker, _ = make_worker(artifact, tmp_path / "in.txt")
     fault = worker._fault
     assert isinstance(fault, runtime.SpaceError)
     assert "copy the same artifact to every machine" in str(fault)
+    worker, _ = make_worker(artifact, tmp_path / "in.txt", space=read_manifest(artifact).space.id, version="0.0.9")
+    assert f"is of version {__version__} here, and of 0.0.9 where the job began" in str(worker._fault)
 
 
 def test_a_prompt_that_is_unknown_is_refused_before_the_cluster_starts(tmp_path: Path) -> None:

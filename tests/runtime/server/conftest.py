@@ -19,7 +19,6 @@ from runtime.server.run import build_server, open_models
 from runtime.server.served_model import ServedModel
 from runtime.server.service import EmbeddingService
 from runtime.server.settings import ServerSettings
-from tests.runtime.spaces import name_toy
 from tests.runtime.toy_artifact import write_artifact
 
 ROOM = 1 << 28
@@ -84,7 +83,7 @@ PROMPTS = {"query": "query : ", "passage": "passage : "}
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write an artifact of texts and images, with prompts and up to 8 tokens."""
-    return name_toy(write_artifact(tmp_path_factory.mktemp("served") / "toy", image=True, prompts=PROMPTS))
+    return write_artifact(tmp_path_factory.mktemp("served") / "toy", image=True, prompts=PROMPTS)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -20,9 +21,10 @@ import pytest
 
 import runtime
 from runtime.errors import UsageError
-from runtime.server import supervisor
+from runtime.server import run, supervisor
 from runtime.server.settings import ServerJob, ServerSettings
 from runtime.server.supervisor import divide
+from runtime.server.worker import WorkerServer
 from tests.runtime.server.conftest import CLIENT
 from tests.runtime.server.test_process import started
 
@@ -93,6 +95,7 @@ class FakeWorker:
     made: list[FakeWorker]
 
     def __init__(self, job: ServerJob) -> None:
+        self.job = job
         self.pipe, self.theirs = Pipe()
         self.process = SimpleNamespace(pid=len(self.made), exitcode=1, join=lambda: None)
         self.ready, self.told, self.silent_s = False, 0, 0.0
@@ -114,8 +117,9 @@ def test_a_worker_that_cannot_start_any_more_is_tried_less_and_less_often(monkey
     for number in (1, 2):
         boss._step()
         assert len(made) == number  # the second one starts when the first one is ready
-        made[-1].theirs.send_bytes(b"ready")
+        made[-1].theirs.send_bytes(b'{"toy": "vs1-a"}')
         boss._step()
+    assert [worker.job.spaces for worker in made] == [{}, {"toy": "vs1-a"}]
     made[0].theirs.close()
     starts = []
     for tick in range(20):
@@ -143,13 +147,32 @@ def test_workers_do_not_hang_while_the_supervisor_itself_stands_still(monkeypatc
     boss._step()
     (worker,) = FakeWorker.made
     worker.process.kill = lambda: killed.append(1)
-    worker.theirs.send_bytes(b"ready")
+    worker.theirs.send_bytes(b"{}")
     boss._step()
     for seconds, kills in ((3600.0, 0), *[(0.5, 0)] * 59, (0.5, 1)):  # 0.5 s of the hour count
         now[0] += seconds
         boss._step()
         assert len(killed) == kills
     boss._leave()
+
+
+def test_a_worker_refuses_other_spaces_than_those_of_the_first_one(
+    toy: Path, model: runtime.Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "prepare_process", lambda settings: None)
+    job = ServerJob(artifacts={"toy": toy}, settings=ServerSettings(), session={"threads": 1})
+    service = run.load_service(job)
+    ours, theirs = Pipe()
+    with ours, theirs:
+        WorkerServer(run.configure_server(service), service, theirs).announce()
+        spaces = json.loads(ours.recv_bytes())
+    service.close()
+    assert spaces == {"toy": model.space}
+    run.load_service(replace(job, spaces=spaces)).close()
+    with pytest.raises(
+        runtime.SpaceError, match=r"\(fp32\), and in vs1-a where the server began: .*; restart the server"
+    ):
+        run.load_service(replace(job, spaces={"toy": "vs1-a"}))
 
 
 @LINUX
