@@ -43,7 +43,7 @@ def measure_parity(
     Raises:
         ParityError: A measurement is out of bounds; the message holds all of them.
     """
-    sizes = batch_sizes(len(items), _longest_text(model, tower, items))
+    sizes = batch_sizes(len(items), longest_text(model, tower, items))
     try:
         with without_truncation_warning():
             by_size = {size: model.embed(items, tower=tower, batch_size=size) for size in sizes}
@@ -122,7 +122,7 @@ def batch_sizes(items: int, longest: int = 0) -> tuple[int, ...]:
     return tuple(sorted({1, 3, min(items, max(3, _BATCH_TOKENS // max(longest, 1)))}))
 
 
-def _longest_text(model: Embedder, tower: TowerName, items: Sequence[Any]) -> int:
+def longest_text(model: Embedder, tower: TowerName, items: Sequence[Any]) -> int:
     """Return the largest number of tokens of an item; 0 for other items than texts."""
     if tower != "text" or not isinstance(model.backend, Pipeline):
         return 0

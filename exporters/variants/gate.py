@@ -13,6 +13,7 @@ import numpy as np
 
 from exporters.errors import FloorError, VariantError
 from exporters.graph.onnx_file import find_second_file
+from exporters.parity import batch_sizes, longest_text
 from exporters.progress import expect, step_counter
 from exporters.variants.retrieval import Ranking, RetrievalParity, measure_ranking
 from exporters.variants.retrieval_dataset import RetrievalDataset
@@ -29,7 +30,7 @@ from runtime.inference.truncation import without_truncation_warning
 from runtime.machine.threads import available_threads
 from runtime.session.session import SessionOptions
 
-_BATCH_SIZE = 16  # more would only take memory
+_BATCH_SIZE = 16  # at most: more would only take memory
 
 
 class VariantGate:
@@ -116,7 +117,7 @@ class VariantGate:
     def _measure(self, graph: str, floors: Floors) -> VariantParity:
         alone = self._embed(graph, self._items)
         some = self._items[:_BATCH_SIZE]
-        batched = self._embed(graph, some, batch_size=_BATCH_SIZE)
+        batched = self._embed(graph, some, in_batches=True)
         threads = max(available_threads(), min(2, os.cpu_count() or 1))
         few, many = (self._embed(graph, some, threads=count) for count in (1, threads))
         agreement = measure_agreement(self._reference, alone)
@@ -134,9 +135,12 @@ class VariantGate:
             floors=floors,
         )
 
-    def _embed(self, graph: str, items: Sequence[Any], *, batch_size: int = 1, threads: int | None = None) -> Array:
+    def _embed(
+        self, graph: str, items: Sequence[Any], *, in_batches: bool = False, threads: int | None = None
+    ) -> Array:
         model = self._open(graph, [self._tower], threads)
-        return _embed(model, items, EmbedOptions(tower=self._tower, batch_size=batch_size))
+        sizes = batch_sizes(len(items), longest_text(model, self._tower, items)) if in_batches else (1,)
+        return _embed(model, items, EmbedOptions(tower=self._tower, batch_size=sizes[-1]))
 
     def _rank(self, search: RetrievalDataset, graph: str) -> Ranking:
         """Search with ``graph`` in place of the tower's own; another tower keeps its own."""

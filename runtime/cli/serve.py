@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from runtime.artifact.reader import read_manifest
 from runtime.cli.options import NUMBER, add_session_options, session_keywords, take_options
 from runtime.errors import UsageError, needs_extra
+from runtime.server.settings import ServerJob, ServerSettings, Truncate
 
+_DEFAULTS = ServerSettings()
 _SIZE = re.compile(r"(\d+)([KMGT]?)(i?B)?", re.IGNORECASE)
 
 
@@ -32,10 +34,8 @@ def add_commands(commands: Any) -> None:
 
 
 def _add_listening(serve: argparse.ArgumentParser) -> None:
-    serve.add_argument("--host", default="127.0.0.1", help="Listen on this address (default: %(default)s)")
-    serve.add_argument(
-        "--port", default=8080, type=int, metavar="N", help="Listen on this port; 0 is any free one (default: 8080)"
-    )
+    _add_setting(serve, "--host", "Listen on this address")
+    _add_setting(serve, "--port", "Listen on this port; 0 is any free one", type=int, metavar="N")
     serve.add_argument(
         "--workers",
         default=1,
@@ -65,38 +65,30 @@ def _add_listening(serve: argparse.ArgumentParser) -> None:
 
 
 def _add_limits(serve: argparse.ArgumentParser) -> None:
-    serve.add_argument(
+    _add_setting(
+        serve,
         "--truncate",
-        choices=["error", "count"],
-        default="error",
-        help="Treatment of texts that exceed the model's token limit: error refuses the request, count cuts the text "
-        "and says so in the response (default: %(default)s)",
+        "Treatment of texts that exceed the model's token limit: error refuses the request, count cuts the text and "
+        "says so in the response",
+        choices=get_args(Truncate),
+    )
+    _add_setting(
+        serve, "--max-wait-ms", "Let an item wait this long for others to fill its batch", type=float, metavar="MS"
     )
     serve.add_argument(
-        "--max-wait-ms",
-        type=float,
-        default=0,
-        metavar="MS",
-        help="Let an item wait this long for others to fill its batch (default: %(default)s)",
+        "--max-batch-tokens",
+        help="Put up to N tokens into a batch of texts, padding included (default: 512 on a CPU, 65536 on a GPU)",
+        **NUMBER,
     )
-    numbers = (
-        (
-            "--max-batch-tokens",
-            None,
-            "Put up to N tokens into a batch of texts, padding included (default: 512 on a CPU, 65536 on a GPU)",
-        ),
-        ("--max-queue-tokens", 1 << 18, "Refuse requests while N tokens wait or run (default: %(default)s)"),
-        ("--max-items", 2048, "Refuse requests of more than N items (default: %(default)s)"),
-        ("--max-image-pixels", 1 << 25, "Refuse images of more than N pixels (default: %(default)s)"),
-    )
-    for name, default, meaning in numbers:
-        serve.add_argument(name, default=default, help=meaning, **NUMBER)
+    _add_setting(serve, "--max-queue-tokens", "Refuse requests while N tokens wait or run", **NUMBER)
+    _add_setting(serve, "--max-items", "Refuse requests of more than N items", **NUMBER)
+    _add_setting(serve, "--max-image-pixels", "Refuse images of more than N pixels", **NUMBER)
     serve.add_argument(
         "--max-body-bytes",
         type=_parse_size,
-        default=32 << 20,
+        default=_DEFAULTS.max_body_bytes,
         metavar="SIZE",
-        help="Refuse requests with a larger body (default: 32M)",
+        help=f"Refuse requests with a larger body (default: {_DEFAULTS.max_body_bytes >> 20}M)",
     )
     serve.add_argument(
         "--memory-limit",
@@ -105,12 +97,18 @@ def _add_limits(serve: argparse.ArgumentParser) -> None:
         help="Refuse requests that could take the process above SIZE of memory, such as 4G (default: the limit of the "
         "container, or the memory of the machine)",
     )
-    for name, default, meaning in (
-        ("--client-seconds", 60, "Cut off clients that take longer than S to send a request or to read a response"),
-        ("--drain-seconds", 30, "After SIGTERM, give requests in flight S to end"),
-        ("--hang-seconds", 30, "Replace a process of --workers that stands still, or whose model fails, for S"),
+    for flag, meaning in (
+        ("--client-seconds", "Cut off clients that take longer than S to send a request or to read a response"),
+        ("--drain-seconds", "After SIGTERM, give requests in flight S to end"),
+        ("--hang-seconds", "Replace a process of --workers that stands still, or whose model fails, for S"),
     ):
-        serve.add_argument(name, type=float, default=default, metavar="S", help=f"{meaning} (default: %(default)s)")
+        _add_setting(serve, flag, meaning, type=float, metavar="S")
+
+
+def _add_setting(serve: argparse.ArgumentParser, flag: str, meaning: str, **options: Any) -> None:
+    """Add an option with the default of its setting."""
+    default = getattr(_DEFAULTS, flag.removeprefix("--").replace("-", "_"))
+    serve.add_argument(flag, default=default, help=f"{meaning} (default: %(default)s)", **options)
 
 
 def _parse_size(text: str) -> int:
@@ -124,7 +122,6 @@ def _serve(arguments: argparse.Namespace) -> int:
     with needs_extra("serve", "the server"):
         from runtime.server import run
     from runtime.server.auth import read_keys
-    from runtime.server.settings import ServerJob, ServerSettings
     from runtime.server.supervisor import Supervisor
 
     keys = arguments.api_key + (read_keys(arguments.api_key_file) if arguments.api_key_file else [])

@@ -30,12 +30,16 @@ def add_commands(commands: Any) -> None:
     tune.add_argument(
         "--min-cosine",
         type=float,
-        default=0.999,
         metavar="COSINE",
-        help="Set the smallest allowed cosine similarity to the golden vectors (default: %(default)s)",
+        help="Set the smallest allowed cosine similarity to the golden vectors (default: the bound of the command "
+        "verify, which depends on the variant and the precision)",
     )
     tune.add_argument(
-        "--batch-sizes", default=(1, 8, 32), help="Measure these batch sizes (default: 1 8 32)", **NUMBERS
+        "--batch-sizes",
+        default=(1, 8, 32),
+        help="Measure these batch sizes. For texts, measure calls of so many for each batch that may run side by side "
+        "(default: 1 8 32).",
+        **NUMBERS,
     )
     tune.add_argument(
         "--threads",
@@ -84,7 +88,7 @@ def _tune(arguments: argparse.Namespace) -> int:
     tuning_store.write_tuning(manifest, report.make_tuning(manifest, found.tower, found.winner, options.max_latency_ms))
     if not arguments.json:
         call = "load()" if len(manifest.towers) == 1 else f"load() with tower={found.tower!r}"
-        print(f"winner: {found.winner}; {call} uses it from now on")
+        print(f"winner: {found.describe(found.winner)}; {call} uses it from now on")
     return 0
 
 

@@ -286,8 +286,9 @@ class Embedder:
             truncate: Treatment of texts that exceed the model's token limit. ``count`` embeds the beginning of the
                 text and logs the number of such texts; ``skip`` also returns their indices. ``error`` treats them as
                 unusable.
-            prompt_name: Name of the artifact's prompt that is put before each text. By default, the default prompt of
-                the artifact, if it has one. Images and meshes have no prompts.
+            prompt_name: Name of the artifact's prompt that is put before each text. ``document`` also finds ``passage``
+                and ``corpus``. By default, the default prompt of the artifact, if it has one. Images and meshes have no
+                prompts.
             prompt: The prompt itself, in place of a name. An empty prompt switches the default one off.
             normalize: Whether to scale vectors to unit length, after ``truncate_dim``.
             truncate_dim: Number of leading dimensions to keep; by default all.

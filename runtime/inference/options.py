@@ -21,6 +21,7 @@ class EmbedOptions:
         on_error: ``raise`` stops at the first unusable item; ``skip`` leaves it out and reports it.
         truncate: ``count`` cuts texts that are too long and counts them; ``error`` treats them as unusable.
         prompt_name: Name of the artifact's prompt that is put before each text; ``None``: its default prompt, if any.
+            ``document`` also finds ``passage`` and ``corpus``.
         prompt: The prompt itself, in place of a name; an empty one switches the default prompt off.
         normalize: Whether to scale vectors to unit length.
         truncate_dim: Number of leading dimensions to keep; ``None``: all.

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 from runtime.artifact.manifest import TextPreprocessing, Tower, TowerName
 from runtime.errors import UsageError
 from runtime.inference.options import EmbedOptions
 
 Role: TypeAlias = Literal["query", "document"]
-_NAMES: Mapping[Role, tuple[str, ...]] = {"query": ("query",), "document": ("document", "passage", "corpus")}
+_NAMES: Mapping[str, tuple[str, ...]] = {"document": ("document", "passage", "corpus")}  # of one prompt
 
 
 def resolve_prompt(options: EmbedOptions, towers: Mapping[TowerName, Tower]) -> EmbedOptions:
     """Return options with the text of the prompt that ``options`` name. Options without a prompt stay as they are.
+
+    The name ``document`` also finds the prompts ``passage`` and ``corpus``, as :func:`role_prompt` does.
 
     Raises:
         UsageError: None of ``towers`` embeds texts, or it has no such prompt.
@@ -31,16 +33,17 @@ def resolve_prompt(options: EmbedOptions, towers: Mapping[TowerName, Tower]) -> 
         raise UsageError("prompts are for texts; leave prompt_name and prompt out, or embed with a text tower")
     if options.prompt_name is None:
         return options
-    if options.prompt_name not in recipe.prompts:
+    prompt = _find_prompt(options.prompt_name, recipe.prompts)
+    if prompt is None:
         known = f"it has {quote(recipe.prompts)}" if recipe.prompts else "it has none; give the text as prompt"
         raise UsageError(f"the artifact has no prompt called {options.prompt_name!r}; {known}")
-    return replace(options, prompt=recipe.prompts[options.prompt_name], prompt_name=None)
+    return replace(options, prompt=prompt, prompt_name=None)
 
 
 def role_prompt(role: Role, towers: Mapping[TowerName, Tower]) -> str | None:
     """Return the prompt for queries or for documents; ``""`` if there is none, ``None`` without a text tower."""
     recipe = _text_preprocessing(towers)
-    return None if recipe is None else _find_role_prompt(role, recipe.prompts)
+    return None if recipe is None else _find_prompt(role, recipe.prompts) or ""
 
 
 def search_prompts(prompts: Mapping[str, str], default: str) -> tuple[str, str]:
@@ -52,7 +55,7 @@ def search_prompts(prompts: Mapping[str, str], default: str) -> tuple[str, str]:
         prompts: The prompts of the model by name.
         default: The text of its default prompt; empty if there is none.
     """
-    query, document = _find_role_prompt("query", prompts), _find_role_prompt("document", prompts)
+    query, document = (_find_prompt(role, prompts) or "" for role in get_args(Role))
     return (query, document) if query or document else (default, default)
 
 
@@ -79,8 +82,8 @@ def quote(names: Iterable[str]) -> str:
     return ", ".join(f"{name!r:.80}" for name in names)
 
 
-def _find_role_prompt(role: Role, prompts: Mapping[str, str]) -> str:
-    return next((prompts[name] for name in _NAMES[role] if name in prompts), "")
+def _find_prompt(name: str, prompts: Mapping[str, str]) -> str | None:
+    return next((prompts[each] for each in _NAMES.get(name, (name,)) if each in prompts), None)
 
 
 def _text_preprocessing(towers: Mapping[TowerName, Tower]) -> TextPreprocessing | None:

@@ -82,6 +82,14 @@ DEFAULT_BATCH_SIZES: Mapping[tuple[TowerName, str], BatchSizes] = {
 }
 
 
+def tokens_per_cost(kind: TowerName) -> float:
+    """Return how many tokens of a text take about as long as one unit of cost: one image, or one point.
+
+    It is the ratio of the default budgets on a CPU, so neither tuning nor the device changes how a server counts items.
+    """
+    return DEFAULT_BATCH_SIZES["text", "cpu"].budget / DEFAULT_BATCH_SIZES[kind, "cpu"].budget
+
+
 class Preprocessor(Protocol):
     """A preprocessor of one kind of item."""
 

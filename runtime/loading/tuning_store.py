@@ -69,16 +69,13 @@ class CaseResult:
     """The measurements of one case."""
 
     setting: TuneSetting
-    batch_size: int  # items of a batch
+    batch_size: int  # items of a batch; of texts, those of a call for each batch that may run side by side
     p50_ms: float  # median time of a call, preprocessing included
     p95_ms: float  # 95th percentile of the time of a call
     items_per_s: float  # throughput: the median of the turns
     min_cosine: float  # smallest cosine similarity to a golden vector
     calls: int  # timed calls
     spread: float  # interquartile range of the throughput of the turns, as a share of its median
-
-    def __str__(self) -> str:
-        return f"{self.setting}, batches of {self.batch_size}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +107,7 @@ class TunedSettings:
             )
 
     def __str__(self) -> str:
-        return f"{self.date}: {self.winner}"
+        return f"{self.date}: {describe_case(self.tower, self.winner.setting, self.winner.batch_size)}"
 
     def session_options(self) -> SessionOptions:
         """Return the options to load an artifact with these settings."""
@@ -124,6 +121,14 @@ class TunedSettings:
             reason=reason,
             variant_reason=reason,
         )
+
+
+def describe_case(tower: TowerName, setting: TuneSetting, batch_size: int) -> str:
+    """Return words for a case. Texts have no batch size: their budget of tokens decides how a call is batched."""
+    if tower != "text":
+        return f"{setting}, batches of {batch_size}"
+    texts = batch_size * setting.concurrent_batches
+    return f"{setting}, calls of {texts} text{'s' * (texts > 1)}"
 
 
 def machine_fingerprint() -> MachineFingerprint:

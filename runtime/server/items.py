@@ -16,7 +16,8 @@ from runtime.artifact.manifest import TowerName
 from runtime.preprocess.image_formats import has_image_suffix
 from runtime.server.request_errors import RequestError
 
-_SUFFIXES = {  # of the types of meshes, in a data URL
+MESH_SUFFIXES: Mapping[str, str] = {  # by the media types of meshes
+    "model/gltf+json": ".gltf",
     "model/gltf-binary": ".glb",
     "model/obj": ".obj",
     "model/ply": ".ply",
@@ -80,8 +81,8 @@ def read_items(value: object, param: str, limit: int) -> list[ServerItem]:
 
 def read_file(content: bytes, filename: str, media_type: str) -> ServerItem:
     """Return the item of an uploaded file: a mesh if its name or type says so, otherwise an image."""
-    suffix = _SUFFIXES.get(media_type) or PurePath(filename).suffix.lower()
-    return _file_item(content, suffix if suffix in _SUFFIXES.values() else "")
+    suffix = MESH_SUFFIXES.get(media_type) or PurePath(filename).suffix.lower()
+    return _file_item(content, suffix if suffix in MESH_SUFFIXES.values() else "")
 
 
 def _is_ids(value: Sequence[object]) -> bool:
@@ -121,11 +122,11 @@ def _read_image(value: object, param: str) -> ServerItem:
 
 def _read_mesh(value: object, param: str) -> ServerItem:
     media_type, content = _read_data_url(value, param)
-    if media_type not in _SUFFIXES:
+    if media_type not in MESH_SUFFIXES:
         raise RequestError(
-            400, f"{param} has the type {media_type!r:.80}, known are {', '.join(_SUFFIXES)}", param=param
+            400, f"{param} has the type {media_type!r:.80}, known are {', '.join(MESH_SUFFIXES)}", param=param
         )
-    return _file_item(content, _SUFFIXES[media_type])
+    return _file_item(content, MESH_SUFFIXES[media_type])
 
 
 def _read_points(value: object, param: str) -> ServerItem:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from runtime.server.auth import OPEN_PATHS
+from runtime.server.items import MESH_SUFFIXES
 from runtime.version import __version__
 
 Schema: TypeAlias = dict[str, Any]
@@ -119,9 +120,7 @@ _SCHEMAS: dict[str, Schema] = {
         datatype={"const": "BYTES"},
         shape=_list_of({"type": "integer", "minimum": 1}, minItems=1, maxItems=2),
         data=_list_of(_TEXT),
-        parameters=_closed(
-            binary_data_size={"type": "integer"}, format={"enum": [".glb", ".obj", ".off", ".ply", ".stl"]}
-        ),
+        parameters=_closed(binary_data_size={"type": "integer"}, format={"enum": [*MESH_SUFFIXES.values()]}),
     ),
 }
 _TEI_OPTIONS: dict[str, Schema] = {

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -18,8 +18,8 @@ from runtime.inference.batching import BatchLimit
 from runtime.inference.embedder import Embedder
 from runtime.inference.options import EmbedOptions
 from runtime.inference.pipeline import Pipeline
-from runtime.inference.prompts import applied_prompt, prompt_names, role_prompt
-from runtime.inference.tower import LoadedTower, Row, row_cost
+from runtime.inference.prompts import Role, applied_prompt, prompt_names
+from runtime.inference.tower import LoadedTower, Row, row_cost, tokens_per_cost
 from runtime.loading.golden_file import read_golden
 from runtime.loading.verify import verify_model
 from runtime.preprocess.item import UnusableItemError
@@ -28,7 +28,6 @@ from runtime.server.waiting_queue import BatchRunner
 from runtime.session.cancellation import CancellationToken
 
 _CPU_TOKENS = 512
-_ROLES = ("query", "document")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,20 +68,17 @@ class ServedModel:
     def prompt(self, name: str | None) -> str:
         """Return the text of the prompt called ``name``; that of the default prompt for ``None``.
 
-        ``query`` and ``document`` are known to every text model, as in ``embed_query`` and ``embed_document``.
+        ``query`` and ``document`` are known to every text model, as in ``embed_query`` and ``embed_document``: they put
+        nothing before the text if the artifact has no such prompt.
 
         Raises:
             RequestError: There is no such prompt.
         """
-        towers = self.embedder.loaded_towers()
         try:
-            return applied_prompt(EmbedOptions(prompt_name=name), towers)
+            return applied_prompt(EmbedOptions(prompt_name=name), self.embedder.loaded_towers())
         except UsageError as exc:
-            if (
-                name in _ROLES
-                and (prompt := role_prompt("query" if name == "query" else "document", towers)) is not None
-            ):
-                return prompt
+            if name in get_args(Role) and "text" in self.towers:
+                return ""
             raise RequestError(400, str(exc), param="prompt_name") from exc
 
     def tokens(self, tower: TowerName, row: Row) -> int:
@@ -102,16 +98,14 @@ def serve_model(embedder: Embedder, name: str, folder: Path, max_batch_tokens: i
     for tower in pipeline.towers.values():
         tower.session.yield_cores()
     cancellation = CancellationToken()
-    text_budget = 1024
     if text := pipeline.towers.get("text"):
-        text_budget = text.batch_sizes.budget
         text.batch_sizes = replace(text.batch_sizes, budget=_text_budget(text, max_batch_tokens))
     runners = {
         kind: BatchRunner(
             embed=partial(tower.embed, cancellation=cancellation),
             limit=partial(_batch_limit, tower),
             dim=pipeline.output_dim,
-            tokens_per_cost=1.0 if kind == "text" else text_budget / tower.batch_sizes.budget,
+            tokens_per_cost=tokens_per_cost(kind),
         )
         for kind, tower in pipeline.towers.items()
     }

@@ -19,7 +19,7 @@ from runtime.postprocess import truncate_and_normalize
 from runtime.server.admission import Admission, Ticket
 from runtime.server.dispatcher import Dispatcher, ShutDownError
 from runtime.server.health import Health
-from runtime.server.items import ServerItem
+from runtime.server.items import MESH_SUFFIXES, ServerItem
 from runtime.server.metrics import Metrics
 from runtime.server.preparation import EmbedCall, Preparation
 from runtime.server.request_errors import RequestError
@@ -194,7 +194,10 @@ def _find_obstacle(call: EmbedCall, item: ServerItem) -> str | None:
     towers = call.model.towers
     if item.kind not in towers:
         kinds = " and ".join(towers)
-        return f"is {_ITEMS[item.kind]}, and {call.model.name} embeds {kinds}; name a model that embeds it"
+        obstacle = f"is {_ITEMS[item.kind]}, and {call.model.name} embeds {kinds}; name a model that embeds it"
+        if item.kind == "image" and "mesh" in towers:  # every file that is no mesh counts as an image
+            obstacle += f", or give a mesh file one of the extensions {', '.join(MESH_SUFFIXES.values())}"
+        return obstacle
     if "image" in towers and item.may_mean_image:
         return (
             'looks like an image, and a string is a text; send {"image": "data:..."} for an image, or {"text": ...} '

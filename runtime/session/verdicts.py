@@ -24,7 +24,7 @@ from runtime.session.providers import installed_packages
 from runtime.version import __version__
 
 _FOLDER = "verified"
-_WITHOUT_EFFECT = ("device_id", "cache_folder", "memory_limit_bytes")  # on vectors
+_WITHOUT_EFFECT = ("device_id", "cache_folder", "memory_limit_bytes", "spinning")  # on vectors
 _VERDICTS = {"passed": True, "failed": False}  # by the content of their files, which a power cut may empty
 _of_this_process: dict[str, bool] = {}  # for machines without a writable cache folder
 

@@ -20,16 +20,20 @@ class TuneCandidate(JsonWorker):
         words = [str(folder.absolute()), tower, json.dumps(asdict(setting))]
         super().__init__([sys.executable, "-m", "runtime.tune.worker", *words])
 
-    def load(self) -> float:
-        """Wait until the tower is loaded. Return the smallest cosine similarity of its vectors to the golden ones.
+    def load(self) -> tuple[float, float]:
+        """Wait until the tower is loaded.
+
+        Returns:
+            The smallest cosine similarity of its vectors to the golden ones, and the floor of what runs.
 
         Raises:
             EmbeddingBackbonesError: The tower cannot be loaded.
         """
-        return float(self.receive()["min_cosine"])
+        answer = self.receive()
+        return float(answer["min_cosine"]), float(answer["floor"])
 
     def take_turn(self, batch_size: int) -> list[float]:
-        """Return the seconds of some calls of ``embed`` with ``batch_size`` items in each batch.
+        """Return the seconds of some calls of ``embed``; see :func:`runtime.tune.worker.take_turn`.
 
         Raises:
             EmbeddingBackbonesError: A batch cannot be embedded.

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from runtime.artifact.manifest import Manifest, TextPreprocessing, Tower, TowerName
+from runtime.artifact.parity import format_cosine
 from runtime.artifact.reader import check_files, read_manifest
 from runtime.artifact.variants import VariantName
 from runtime.console import progress_bar
 from runtime.errors import EmbeddingBackbonesError, ProviderError, UsageError
 from runtime.loading.golden_file import read_golden
-from runtime.loading.tuning_store import LARGEST_BATCH, TuneSetting
+from runtime.loading.tuning_store import LARGEST_BATCH, TuneSetting, describe_case
 from runtime.machine.threads import available_threads
 from runtime.session.provider_options import OPTIONS
 from runtime.session.providers import ExecutionProvider, available_providers, find_provider, find_provider_obstacle
@@ -37,8 +38,9 @@ class TuneOptions:
     """The cases to measure, and the bounds that the winner keeps."""
 
     max_latency_ms: float | None = None  # bound on the 95th percentile of the time of a call
-    min_cosine: float = 0.999  # bound on the cosine similarity to the golden vectors
-    batch_sizes: tuple[int, ...] = (1, 8, 32)  # numbers of items of a call
+    min_cosine: float | None = None  # bound on the cosine similarity to the golden vectors; ``None``: that of `verify`
+    # Numbers of items of a batch; of texts, those of a call for each batch that may run side by side.
+    batch_sizes: tuple[int, ...] = (1, 8, 32)
     # Of one batch on ``cpu``, elsewhere of all; by default 1, half of the allowed number, and all allowed.
     threads: tuple[int, ...] | None = None
     provider: str = "auto"  # ``auto`` measures every provider that ``load`` tries
@@ -48,7 +50,7 @@ class TuneOptions:
     def __post_init__(self) -> None:
         if self.max_latency_ms is not None and not 0 < self.max_latency_ms < math.inf:
             raise UsageError(f"max_latency_ms is {self.max_latency_ms}, it must be above 0")
-        if not 0 <= self.min_cosine <= 1:
+        if self.min_cosine is not None and not 0 <= self.min_cosine <= 1:
             raise UsageError(f"min_cosine is {self.min_cosine}, it must be from 0 to 1")
         if self.rounds < 1:
             raise UsageError(f"rounds is {self.rounds}, it must be 1 or more")
@@ -89,7 +91,7 @@ def measure(folder: Path, options: TuneOptions, *, start: Start = TuneCandidate,
             except EmbeddingBackbonesError as exc:
                 candidate.close()
                 refused.append(RefusedCase(name=str(setting), reason=str(exc)))
-        turns = _run_rounds({name: entry[0] for name, entry in loaded.items()}, options, refused, progress)
+        turns = _run_rounds(tower, {name: entry[0] for name, entry in loaded.items()}, options, refused, progress)
     measured = [summarize(setting, size, each, loaded[setting][1]) for (setting, size), each in turns.items()]
     return TuneReport(
         tower=tower,
@@ -147,17 +149,23 @@ def _find_providers(asked: str) -> tuple[list[ExecutionProvider], list[RefusedCa
     return usable, [RefusedCase(name=name, reason=reason) for name, reason in obstacles.items() if reason]
 
 
-def _load(candidate: TuneCandidate, floor: float) -> float:
-    cosine = candidate.load()
-    if not cosine >= floor:  # true for NaN, too
+def _load(candidate: TuneCandidate, asked: float | None) -> float:
+    cosine, floor = candidate.load()
+    bound = floor if asked is None else asked
+    if not cosine >= bound:  # true for NaN, too
         raise EmbeddingBackbonesError(
-            f"its min cosine to the golden vectors is {cosine:.6g}, below the {floor:g} of --min-cosine"
+            f"its min cosine to the golden vectors is {format_cosine(cosine)}, below {format_cosine(bound)}; to accept "
+            "it, lower --min-cosine"
         )
     return cosine
 
 
 def _run_rounds(
-    candidates: dict[TuneSetting, TuneCandidate], options: TuneOptions, refused: list[RefusedCase], progress: bool
+    tower: TowerName,
+    candidates: dict[TuneSetting, TuneCandidate],
+    options: TuneOptions,
+    refused: list[RefusedCase],
+    progress: bool,
 ) -> _Turns:
     """Return the seconds of all turns. A case that fails is refused and gets no further turn."""
     cases = [(setting, size) for setting in candidates for size in dict.fromkeys(options.batch_sizes)]
@@ -169,7 +177,7 @@ def _run_rounds(
             turns[setting, size].append(candidates[setting].take_turn(size))
         except EmbeddingBackbonesError as exc:
             del turns[setting, size]
-            refused.append(RefusedCase(name=f"{setting}, batches of {size}", reason=str(exc)))
+            refused.append(RefusedCase(name=describe_case(tower, setting, size), reason=str(exc)))
     return turns
 
 
@@ -183,7 +191,7 @@ def _describe_inputs(folder: Path, manifest: Manifest, tower: TowerName) -> str:
     items, _ = read_golden(folder, manifest, tower)
     return (
         f"{tower}: {len(items)} golden items {_describe_sizes(manifest.towers[tower], folder, items)}, repeated until "
-        "a batch is full"
+        "a call is full"
     )
 
 

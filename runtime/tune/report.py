@@ -14,7 +14,7 @@ from runtime import console
 from runtime.artifact.manifest import Manifest, TowerName
 from runtime.artifact.parity import format_cosine
 from runtime.errors import TuningError
-from runtime.loading.tuning_store import CaseResult, TunedSettings, TuneSetting, machine_fingerprint
+from runtime.loading.tuning_store import CaseResult, TunedSettings, TuneSetting, describe_case, machine_fingerprint
 
 _UNSTEADY = 0.1  # above this spread, a difference of a few percent between two cases is noise
 
@@ -47,6 +47,10 @@ class TuneReport:
         rivals = (case for case in self._fitting() if case.setting == self.default)
         default = next((case for case in rivals if case.batch_size == fastest.batch_size), None)
         return fastest if default is None or _is_faster(fastest, default) else default
+
+    def describe(self, case: CaseResult) -> str:
+        """Return words for a case."""
+        return describe_case(self.tower, case.setting, case.batch_size)
 
     @property
     def fastest(self) -> CaseResult | None:
@@ -98,7 +102,7 @@ def explain_no_winner(report: TuneReport) -> TuningError:
         return TuningError(f"nothing can be tuned: {first.name}: {first.reason}; fix that, or measure other cases")
     fastest = min(report.measured, key=lambda case: case.p95_ms)
     return TuningError(
-        f"no case has a p95 within {report.max_latency_ms:g} ms; the fastest is {fastest} with "
+        f"no case has a p95 within {report.max_latency_ms:g} ms; the fastest is {report.describe(fastest)} with "
         f"{round_figure(fastest.p95_ms)} ms; raise --max-latency-ms, or try smaller --batch-sizes or more --threads; "
         "nothing is stored"
     )
@@ -123,19 +127,24 @@ def render_text(report: TuneReport) -> str:
         [*_cells(case), ", ".join(["winner"] * (case is winner) + ["front"] * (case in front))]
         for case in report.measured
     ]
+    is_text = report.tower == "text"
+    call = "batch x side by side texts, batched by their tokens" if is_text else "the batches that run side by side"
     lines = [
         report.inputs,
-        "a call is embed() of the batches that run side by side, preprocessing included; on cpu each has these "
-        "threads, elsewhere they share them",
+        f"a call is embed() of {call}, preprocessing included; on cpu each batch has these threads, elsewhere they "
+        "share them",
         *([console.table(header, rows)] if rows else []),
     ]
     lines += [f"refused: {refused.name}: {refused.reason}" for refused in report.refused]
     if rows:
         lines.append("front: no other case has both a lower p50 and more items/s")
-    if winner and len(report.measured) > 1 and winner.batch_size == max(case.batch_size for case in report.measured):
+    sizes = {case.batch_size for case in report.measured}
+    if winner and not is_text and len(report.measured) > 1 and winner.batch_size == max(sizes):
         lines.append("the largest batch size wins: larger ones may be faster still, try them with --batch-sizes")
-    if winner is not report.fastest:
-        lines.append(f"{report.fastest} is not faster than the default beyond the spread of their turns")
+    if report.fastest and winner is not report.fastest:
+        lines.append(
+            f"{report.describe(report.fastest)} is not faster than the default beyond the spread of their turns"
+        )
     if winner and winner.spread > _UNSTEADY:
         lines.append(f"the turns of the winner differ by {winner.spread:.0%}: tune again when the machine is idle")
     return "\n".join(lines)

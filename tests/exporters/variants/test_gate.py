@@ -21,6 +21,7 @@ from exporters.variants.options import DEFAULT_FLOORS
 from runtime.artifact.parity import neighbour_overlap
 from runtime.artifact.reader import read_manifest
 from runtime.session.open_graph import open_graph
+from runtime.session.session import Session
 
 FLOORS = DEFAULT_FLOORS["int8"]
 SCALES = np.linspace(0.2, 2, 12, dtype=np.float32)[:, None, None, None]
@@ -152,6 +153,22 @@ def test_every_floor_is_checked(gate: VariantGate, candidate: Callable[[Change],
         (fault,) = find_missed_floors(replace(good, **changed))
         assert words in fault
         assert len(find_missed_floors(replace(good, **changed | {name: float("nan")}))) == 1
+
+
+def test_a_batch_of_long_texts_has_few_of_them(text_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, sizes = Session.run, []
+
+    def note(self: Session, feeds: Any, *arguments: Any, **options: Any) -> Any:
+        sizes.append(len(feeds["input_ids"]))
+        return run(self, feeds, *arguments, **options)
+
+    gate = VariantGate(text_artifact, read_manifest(text_artifact), "text", ["a long text"] * 16)
+    monkeypatch.setattr(Session, "run", note)
+    for tokens, most in ((6000, 16), (10, 3)):
+        monkeypatch.setattr("exporters.parity._BATCH_TOKENS", tokens)
+        sizes.clear()
+        gate.measure("text.onnx", FLOORS)
+        assert max(sizes) == most
 
 
 def test_neighbours_are_counted() -> None:

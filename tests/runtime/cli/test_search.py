@@ -120,8 +120,8 @@ def test_search_puts_the_prompt_of_queries_before_a_text(
     assert prompts == ["query : ", "", None]
     assert main(["similarity", folder, "a", "b", "--prompt", "c "]) == 0
     assert prompts[-1] == "c "
-    assert main([*search, "--prompt-name", "document"]) == 2
-    assert "no prompt called 'document'; it has 'query', 'passage'" in capsys.readouterr().err
+    assert main([*search, "--prompt-name", "passages"]) == 2
+    assert "no prompt called 'passages'; it has 'query', 'passage'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

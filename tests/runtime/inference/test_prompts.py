@@ -97,6 +97,8 @@ def test_without_a_prompt_of_its_own_a_query_or_document_has_none(tmp_path: Path
     model = runtime.load(write_artifact(tmp_path / "toy", prompts={"x": "c "}, default_prompt="x"), provider="cpu")
     for vectors in (model.embed_query(TEXTS), model.embed_document(TEXTS)):
         np.testing.assert_array_equal(vectors, model.embed(TEXTS, prompt=""))
+    with pytest.raises(runtime.UsageError, match="no prompt called 'document'; it has 'x'"):
+        model.embed(TEXTS, prompt_name="document")
 
 
 @pytest.mark.parametrize(
@@ -169,6 +171,6 @@ def test_worker_processes_apply_prompts(model: runtime.Embedder, tmp_path: Path)
 
 def test_the_prompt_that_applies_is_known_before(model: runtime.Embedder) -> None:
     towers = model.loaded_towers()
-    asked: list[dict[str, Any]] = [{}, {"prompt": ""}, {"prompt_name": "query"}]
+    asked: list[dict[str, Any]] = [{}, {"prompt": ""}, {"prompt_name": "query"}, {"prompt_name": "document"}]
     found = [applied_prompt(runtime.EmbedOptions(**options), towers) for options in asked]
-    assert found == ["passage : ", "", "query : "]
+    assert found == ["passage : ", "", "query : ", "passage : "]

@@ -19,7 +19,8 @@ def test_meshes_are_known_by_their_type_or_extension() -> None:
     assert (item.kind, item.content, item.suffix) == ("mesh", OFF, ".off")
     assert read_file(OFF, "A.OFF", "").kind == "mesh"
     assert read_file(OFF, "a", "model/vnd.off").suffix == ".off"
-    for filename in ("a.png", "a.gltf", "a"):  # a glTF of JSON names other files
+    assert read_file(OFF, "a.gltf", "").suffix == read_file(OFF, "a", "model/gltf+json").suffix == ".gltf"
+    for filename in ("a.png", "a.fbx", "a"):
         assert read_file(OFF, filename, "text/plain").kind == "image"
     assert len(read_mesh_bytes(item.content, item.suffix).faces) == 1
 

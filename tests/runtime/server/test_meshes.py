@@ -19,7 +19,7 @@ from runtime.server.preparation import EmbedCall, Preparation
 from runtime.server.request_errors import RequestError
 from runtime.server.run import open_models, prepare_process
 from runtime.server.settings import ServerSettings
-from tests.runtime.preprocess.cube import CORNERS, glb, obj, off
+from tests.runtime.preprocess.cube import CORNERS, glb, gltf, obj, off
 from tests.runtime.server.conftest import CLIENT, Running, serving
 from tests.runtime.server.test_openai_api import data_url
 from tests.runtime.toy_artifact import write_mesh_artifact
@@ -60,6 +60,21 @@ def test_a_form_takes_mesh_files(server: Running, expected: np.ndarray) -> None:
     form = {"model": "meshes", "normalize": "false"}
     response = CLIENT.post(f"{server.url}/embed", files=files, data=form)
     assert np.array_equal(np.array(response.json(), np.float32), expected[:1])
+
+
+def test_a_gltf_holds_its_buffers_and_a_file_of_an_unknown_format_counts_as_an_image(
+    server: Running, expected: np.ndarray
+) -> None:
+    def send(name: str, text: str) -> Any:
+        files, form = [("files", (name, text.encode(), ""))], {"model": "meshes", "normalize": "false"}
+        return CLIENT.post(f"{server.url}/embed", files=files, data=form).json()
+
+    np.testing.assert_allclose(np.array(send("cube.gltf", gltf())), expected[:1], atol=1e-6)
+    assert (
+        "'scene.bin' cannot be read: there is no such file; export it as one GLB file"
+        in send("cube.gltf", gltf("scene.bin"))["error"]
+    )
+    assert "or give a mesh file one of the extensions .gltf, .glb, .obj" in send("cube.fbx", gltf())["error"]
 
 
 def test_kserve_takes_meshes_in_base64(server: Running, expected: np.ndarray) -> None:

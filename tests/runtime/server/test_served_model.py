@@ -10,10 +10,13 @@ import pytest
 import runtime
 from runtime.errors import OutOfMemoryError
 from runtime.server.dispatcher import Dispatcher
+from runtime.server.request_errors import RequestError
 from runtime.server.run import open_models
 from runtime.server.settings import ServerSettings
 from runtime.session.session import Session
 from tests.runtime.inference.test_concurrent_batches import needs_two_cores
+from tests.runtime.toy_artifact import write_artifact
+from tests.runtime.tune.samples import is_tuned, keep
 
 
 def open_sessions(folder: Path, **options: Any) -> list[Session]:
@@ -39,6 +42,27 @@ def test_threads_of_a_server_sleep_unless_the_user_lets_them_spin(
 ) -> None:
     for session in open_sessions(toy, provider_options=runtime.CpuOptions(spinning=asked)):
         assert session.provider_options == runtime.CpuOptions(spinning=spinning)
+
+
+def test_a_text_model_without_prompts_knows_queries_and_documents(tmp_path: Path) -> None:
+    (model,) = open_models({"texts": write_artifact(tmp_path / "texts")}, ServerSettings())
+    assert [model.prompt(name) for name in (None, "query", "document")] == ["", "", ""]
+    with pytest.raises(RequestError, match="no prompt called 'other'"):
+        model.prompt("other")
+
+
+def test_a_tuning_does_not_change_the_tokens_of_an_image(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EMBEDDING_BACKBONES_CACHE", str(tmp_path))
+    tokens = []
+    for tuned in (False, True):
+        if tuned:
+            keep(exported, batch_size=1)
+        (model,) = open_models({"toy": exported}, ServerSettings())
+        assert is_tuned(model.embedder) == tuned
+        tokens.append(model.tokens("image", model.samples["image"]))
+    assert tokens == [128, 128]
 
 
 def test_a_graph_that_is_wrong_with_all_threads_alone_is_not_served(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -213,6 +213,7 @@ def test_a_verified_variant_is_not_warned_of_again_until_something_changes(
     with caplog.at_level(logging.WARNING, "runtime"):
         pick(tower, "cpu")
         assert not caplog.records
+        assert verdicts.find_verdict(ARTIFACT, [tower.variants["int8"].graph], CpuOptions(spinning=False))
         for module in (variant_selection, verdicts):
             monkeypatch.setattr(module, "installed_packages", lambda: {"onnxruntime": "1.29.0"})
         pick(tower, "cpu")

@@ -43,9 +43,9 @@ def paced(monkeypatch: pytest.MonkeyPatch) -> Callable[[Speed], None]:
             def __init__(self, folder: Path, tower: Any, setting: TuneSetting) -> None:
                 self._folder, self._tower, self._setting = folder, tower, setting
 
-            def load(self) -> float:
-                _, cosine = open_model(self._folder, self._tower, self._setting)
-                return cosine
+            def load(self) -> tuple[float, float]:
+                _, found = open_model(self._folder, self._tower, self._setting)
+                return found.agreement.min_cosine, found.tolerance.min_cosine
 
             def take_turn(self, batch_size: int) -> list[float]:
                 return [seconds(self._setting, batch_size)] * 4

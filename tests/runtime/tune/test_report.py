@@ -67,20 +67,22 @@ def test_times_are_of_all_calls_and_throughput_of_whole_turns() -> None:
 
 @pytest.mark.parametrize("lanes", [1, 2])
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 8])
-def test_every_item_is_embedded_equally_often_in_a_turn(batch_size: int, lanes: int) -> None:
+@pytest.mark.parametrize("tower", ["text", "image"])
+def test_every_item_is_embedded_equally_often_in_a_turn(tower: str, batch_size: int, lanes: int) -> None:
     embedded: list[str] = []
     sizes = set()
 
-    def embed(items: list[str], *, tower: str, batch_size: int) -> None:
+    def embed(items: list[str], *, tower: str, batch_size: int | None) -> None:
         embedded.extend(items)
         sizes.add((len(items), batch_size, tower))
 
-    model = cast("runtime.Embedder", SimpleNamespace(embed=embed, towers=("text",), concurrent_batches=lanes))
+    model = cast("runtime.Embedder", SimpleNamespace(embed=embed, towers=(tower,), concurrent_batches=lanes))
     ticks = iter(range(1000))
     seconds = take_turn(model, ["a", "b", "c", "d"], batch_size, clock=lambda: next(ticks) / 1000)
     assert seconds == pytest.approx([0.001] * 4)
     assert len({embedded.count(item) for item in "abcd"}) == 1
-    assert sizes == {(batch_size * lanes, batch_size, "text")}
+    limit = None if tower == "text" else batch_size  # texts are batched as after load()
+    assert sizes == {(batch_size * lanes, limit, tower)}
 
 
 def test_a_turn_of_slow_calls_has_few_of_them() -> None:
@@ -99,6 +101,7 @@ def test_the_table_has_no_exponents_and_warns_of_noise() -> None:
     assert "e+" not in out
     assert "the turns of the winner differ by 50%" in out
     assert "the largest batch size wins" in out
+    assert "the largest batch size wins" not in render_text(replace(found, tower="text")), "load() has no use for it"
     assert "differ by" not in render_text(report(case(1, 1)))
     document = json.loads(render_json(found))
     assert (document["winner"]["batch_size"], len(document["front"])) == (8, 2)

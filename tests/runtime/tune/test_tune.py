@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -62,17 +63,29 @@ def test_the_fastest_case_is_stored_and_used_by_load_until_it_is_forgotten(
     assert "tuned         image: not on this machine" in capsys.readouterr().out
 
 
-def test_a_wrong_variant_is_refused_and_cannot_win(
-    varied: Path, paced: Callable[[Speed], None], capsys: pytest.CaptureFixture[str]
+def test_a_variant_below_its_floor_is_refused_and_cannot_win(
+    varied: Path,
+    edit_manifest: Callable[..., Path],
+    paced: Callable[[Speed], None],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    def lower(document: dict[str, Any]) -> None:
+        document["towers"]["image"]["variants"]["int8"]["parity"]["floors"]["min_cosine"] = 0.01
+
     paced(lambda setting, size: 0.0001 if setting.variant == "int8" else 0.1)
-    assert main(["tune", str(varied), "--batch-sizes", "1", "--threads", "1", "--rounds", "1"]) == 0
+    words = ["tune", str(varied), "--batch-sizes", "1", "--threads", "1", "--rounds", "1"]
+    assert main(words) == 0
     out = capsys.readouterr().out
-    assert "refused: cpu, int8, 2 x 1 thread: its min cosine to the golden vectors is 0." in out
+    assert re.search(
+        r"refused: cpu, int8, 2 x 1 thread: its min cosine to the golden vectors is 0\.\d+, below 0\.99;", out
+    )
     assert "winner: cpu, int8" not in out
     assert runtime.load(varied).variant != "int8"
-    assert main(["tune", str(varied), "--rounds", "1", "--threads", "1", "--min-cosine", "0"]) == 0
+    assert main([*words, "--min-cosine", "0"]) == 0
     assert "winner: cpu, int8" in capsys.readouterr().out, "the floor is what kept it from winning"
+    edit_manifest(lower)
+    assert main(words) == 0
+    assert "winner: cpu, int8" in capsys.readouterr().out, "it is the floor of this variant"
 
 
 def test_variants_for_another_machine_are_not_measured(
@@ -191,7 +204,7 @@ def test_the_default_of_other_providers_is_measured(
     monkeypatch.setattr(measuring, "available_providers", lambda: [PROVIDERS[name]])
     monkeypatch.setattr(measuring, "find_provider_obstacle", lambda provider: None)
     monkeypatch.setattr(measuring, "available_threads", lambda: threads)
-    candidate = SimpleNamespace(load=lambda: 1.0, take_turn=lambda size: [1.0], close=lambda: None)
+    candidate = SimpleNamespace(load=lambda: (1.0, 1.0), take_turn=lambda size: [1.0], close=lambda: None)
     options = TuneOptions(batch_sizes=(1,), rounds=1)
     found = measure(exported, options, start=lambda *_: cast("TuneCandidate", candidate))
     batches = count_concurrent_batches(PROVIDERS[name], OPTIONS[name](), threads)

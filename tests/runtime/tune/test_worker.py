@@ -39,10 +39,10 @@ def test_real_processes_are_measured(exported_text: Path, monkeypatch: pytest.Mo
 @pytest.mark.process
 def test_a_worker_that_dies_costs_only_its_own_cases(exported_text: Path) -> None:
     class KilledCandidate(TuneCandidate):
-        def load(self) -> float:
-            cosine = super().load()
+        def load(self) -> tuple[float, float]:
+            found = super().load()
             os.kill(self.pid, signal.SIGKILL)
-            return cosine
+            return found
 
     def start(folder: Path, tower: Any, setting: TuneSetting) -> TuneCandidate:
         return (TuneCandidate if setting.threads == 1 else KilledCandidate)(folder, tower, setting)
@@ -50,7 +50,7 @@ def test_a_worker_that_dies_costs_only_its_own_cases(exported_text: Path) -> Non
     found = measure(exported_text, TuneOptions(batch_sizes=(1, 2), threads=(1, 2), rounds=1), start=start)
     assert {(case.setting.threads, case.batch_size) for case in found.measured} == {(1, 1), (1, 2)}
     assert [refused.name for refused in found.refused] == [
-        f"cpu, fp32, 2 threads, batches of {size}" for size in (1, 2)
+        f"cpu, fp32, 2 threads, calls of {texts}" for texts in ("1 text", "2 texts")
     ]
     assert "the child process died (exit code -9)" in found.refused[0].reason
 
