@@ -11,6 +11,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Iterator
+from functools import cached_property
 from types import ModuleType
 
 MODULES = ("runtime", "runtime.finetuner", "exporters", "exporters.finetuner", "exporters.fit")
@@ -39,7 +40,7 @@ def describe_thing(name: str, thing: object) -> Iterator[str]:
             required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
             yield f"  field {field.name}: {field.type}{'' if required else ' (optional)'}"
         for member, value in sorted(vars(thing).items()):
-            if not member.startswith("_") and isinstance(value, property):
+            if not member.startswith("_") and isinstance(value, property | cached_property):
                 yield f"  property {member}"
             elif not member.startswith("_") and inspect.isfunction(value):
                 yield f"  def {member}{signature(value)}"

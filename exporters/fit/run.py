@@ -32,9 +32,10 @@ from exporters.fit.dataset import (
 from exporters.fit.losses import choose_loss
 from exporters.fit.options import FitOptions
 from exporters.fit.report import FitReport
-from exporters.fit.training_folder import TrainingFolder
+from exporters.fit.training_folder import PACKAGES, TrainingFolder
 from exporters.progress import Stage, silent
 from runtime.errors import UsageError, needs_extra
+from runtime.machine.packages import package_version
 from runtime.session.providers import check_packages
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("exporters")
 # Options that may differ when a training goes on: they change neither the data nor the model.
 _FREE = ("resume", "on_error", "device", "force", "opset", "tolerance", "weights_ref")
+# Packages of which another version may read the same model differently.
+_READERS = ("embedding-backbones", "torch", "sentence-transformers", "transformers", "tokenizers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +154,7 @@ class _Task:
     folder: TrainingFolder
 
     def request(self, export_options: ExportOptions) -> dict[str, str]:
-        """Return what has to be the same for a training to go on."""
+        """Return what has to be the same for a training to go on, and the versions of packages, which explain more."""
         settings = {
             field.name: str(getattr(options, field.name))
             for options in (self.options, export_options)
@@ -163,7 +166,8 @@ class _Task:
             key: hashlib.sha256(repr(value).encode("utf-8", "replace")).hexdigest() for key, value in rows.items()
         }
         model = {"model": self.name, "content of the model": self.learner.fingerprint}
-        return {**model, **settings, "loss": self.loss, **hashes}
+        packages = ", ".join(f"{name} {package_version(name)}" for name in _READERS)
+        return {**model, **settings, "loss": self.loss, **hashes, PACKAGES: packages}
 
     def train(self, stage: Stage) -> tuple[FitReport, Path]:
         """Measure, train, save and measure again; return the figures and the checkpoint."""

@@ -13,6 +13,7 @@ from exporters.artifact_writer import writing
 from exporters.errors import DestinationError
 from runtime.file_lock import locked
 
+PACKAGES = "packages"  # key of a request that may differ: it only explains other differences
 _REQUEST = "request.json"
 _STATE = "trainer_state.json"  # the last file of a checkpoint that the trainer writes
 
@@ -64,6 +65,7 @@ class TrainingFolder:
     def open(self, request: Mapping[str, str], *, resume: bool, force: bool) -> Iterator[None]:
         """Make the folder, or check that the training in it has the same ``request``. Lock it while the block runs.
 
+        The value of :data:`PACKAGES` may differ. An error about another value names both.
         A file system without locks does not keep other processes out.
 
         Raises:
@@ -94,9 +96,15 @@ class TrainingFolder:
         except (OSError, ValueError, TypeError, RecursionError) as exc:
             raise DestinationError(f"{file}, the record of the training, cannot be read ({exc}); {again}") from exc
         changed = [key for key, value in request.items() if begun.get(key) != value]
+        packages = ""
+        if PACKAGES in changed:
+            changed.remove(PACKAGES)
+            packages = (
+                f" with the packages that it was begun with ({begun.get(PACKAGES, 'unknown')}; now {request[PACKAGES]})"
+            )
         if changed:
             raise DestinationError(
-                f"the training in {self.path} has another {', '.join(changed)}; give the same, or {again}"
+                f"the training in {self.path} has another {', '.join(changed)}; give the same{packages}, or {again}"
             )
 
 

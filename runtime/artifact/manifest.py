@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Literal, get_args
 
@@ -391,12 +392,17 @@ class Manifest:
                 )
 
     def to_json(self) -> str:
-        """Return the text of ``manifest.json``, which includes the hash of the manifest."""
-        return json.dumps(dataclasses.asdict(self) | {SEAL: self.sha256}, indent=2) + "\n"
+        """Return the text of ``manifest.json`` in the current schema, which includes the seal of this document."""
+        document = dataclasses.asdict(self)
+        return json.dumps(document | {SEAL: seal(document)}, indent=2) + "\n"
 
-    @property
+    @cached_property
     def sha256(self) -> str:
-        """Hash of the manifest. It identifies the artifact."""
+        """The seal of the manifest, which identifies the artifact.
+
+        ``read_manifest`` sets it to the seal in the file, so a later schema does not change it. A manifest of another
+        origin, such as a copy with other fields, computes it.
+        """
         return seal(dataclasses.asdict(self))
 
 

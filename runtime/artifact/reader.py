@@ -36,7 +36,8 @@ def read_manifest(folder: Path) -> Manifest:
             raise ArtifactError(f"there is no folder {folder}; export one with `python -m exporters NAME`")
         document = json.loads(_read_text(path), parse_constant=_refuse_constant)
         _check_schema_version(document, path)
-        intact = document.pop(SEAL, None) == seal(document)
+        stated = document.pop(SEAL, None)
+        intact = stated == seal(document)
     except FileNotFoundError:
         raise ManifestError(
             f"{folder} contains no {MANIFEST_FILE}, so it is not an artifact; make one with `python -m exporters NAME`"
@@ -49,12 +50,14 @@ def read_manifest(folder: Path) -> Manifest:
         raise IntegrityError(f"{path} has changed since export; copy or export the whole artifact again")
     try:
         older = document["schema_version"] < SCHEMA_VERSION
-        return decode(Manifest, document | {"schema_version": SCHEMA_VERSION}, "manifest", fill_defaults=older)
+        manifest = decode(Manifest, document | {"schema_version": SCHEMA_VERSION}, "manifest", fill_defaults=older)
     except (ManifestError, RecursionError) as exc:  # RecursionError: it is nested too deep to be shown
         reason = shorten(str(exc), _LONGEST_REASON)
         raise ManifestError(
             f"{path} does not follow schema {SCHEMA_VERSION}: {reason}; export the artifact again"
         ) from exc
+    vars(manifest)[SEAL] = stated  # fills the cached property: the identity of an artifact is the seal in its file
+    return manifest
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:

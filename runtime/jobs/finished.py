@@ -78,8 +78,7 @@ def _check_space(job: EmbedJob, manifest: Manifest, origin: VectorOrigin) -> Non
     if parent_space(origin.space) != manifest.space.id:
         raise SpaceError(
             f"{job.output.path} is finished, but by another artifact: it is of the space {origin.space} "
-            f"({origin.artifact}), and {manifest.name} embeds in {manifest.space.id}; name another output, or "
-            "embed everything again with --force and without --resume"
+            f"({origin.artifact}), and {manifest.name} embeds in {manifest.space.id}; {_WAY_OUT}"
         )
 
 

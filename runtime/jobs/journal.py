@@ -23,7 +23,6 @@ from runtime.errors import OutputError, UsageError
 from runtime.file_lock import lock_file
 from runtime.jobs.vector_file import OPEN_FLAGS, VectorFile, write_all
 
-SCHEMA = 3
 COMMIT_INTERVAL_S = 1.0  # between two commits; syncing more often would slow the job down
 _JOURNAL, _VECTORS = "journal.jsonl", "vectors.f32"
 _MOVED = {"moved": True}  # last line of the journal; if the vectors are gone as well, the output is complete

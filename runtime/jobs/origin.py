@@ -33,6 +33,8 @@ ORIGIN, SPACE = "origin", "space"  # arrays of a .npz; keys of the metadata of a
 class VectorOrigin:
     """How vectors were made.
 
+    A new field needs a default that describes older files.
+
     Attributes:
         space: Name of the vector space.
         facts: The facts that determine the space, see :func:`runtime.artifact.space.list_facts`.
@@ -59,7 +61,7 @@ class VectorOrigin:
     dtype: Dtype
     inputs: tuple[str, ...]
     column: str | None
-    precision: str
+    precision: str = "float32"
 
     def to_text(self) -> dict[str, str]:
         """Return what a file holds: the name of the space, and this record as JSON."""
@@ -113,7 +115,7 @@ def read_origin(path: Path) -> VectorOrigin | None:
         return _read_folder(path)
     try:
         text = read_entry(path, ORIGIN)
-        return None if text is None else decode(VectorOrigin, json.loads(str(text)), ORIGIN)
+        return None if text is None else decode(VectorOrigin, json.loads(str(text)), ORIGIN, fill_defaults=True)
     except ManifestError as exc:
         way_out = "write it again with `embed`, or use the version that wrote it"
         raise UsageError(f"the record of the job in {path} cannot be read ({exc}); {way_out}") from exc

@@ -18,10 +18,11 @@ from runtime.inference.options import EmbedOptions
 from runtime.inference.truncation import without_truncation_warning
 from runtime.jobs.inputs import JobInputs, check_column_use, open_inputs
 from runtime.jobs.items import ItemValue, SourceItem, Unreadable, update_digest
-from runtime.jobs.journal import SCHEMA, Journal, JournalEntry, finish_move, is_begun
+from runtime.jobs.journal import Journal, JournalEntry, finish_move, is_begun
 from runtime.jobs.origin import VectorOrigin, describe_origin, digest_item
 from runtime.jobs.outputs import OutputOptions, write_output
 from runtime.postprocess import check_dtype
+from runtime.version import __version__
 
 if TYPE_CHECKING:
     from runtime.inference.embedder import Embedder, Item
@@ -225,9 +226,13 @@ def _with_way_out(failure: ItemError) -> ItemError:
 
 
 def _fingerprint(origin: VectorOrigin) -> dict[str, Any]:
-    """Return what must be equal when the job is resumed. The vectors may then be stored as another type."""
+    """Return what must be equal when the job is resumed. The vectors may then be stored as another type.
+
+    Another export of the same model may go on. Another version of this package may read items differently, and write
+    another journal.
+    """
     settings = {name: value for name, value in asdict(origin).items() if name not in ("artifact", "facts", "dtype")}
-    return {"journal's schema": SCHEMA} | settings
+    return {"version": __version__} | settings
 
 
 def _check_rows(journal: Journal, job: EmbedJob) -> None:

@@ -47,9 +47,10 @@ def load(
     ``model.variant_reason`` name stored settings as the reason.
 
     Stored settings are ignored if the artifact, the onnxruntime version, the CPU, the thread limit or the GPU differs.
-    With a GPU, its driver, CUDA and cuDNN count, too. They are also ignored if two towers are loaded. The call
-    also ignores them if it names a provider, provider options, threads, concurrent batches, workers, GPUs or a variant.
-    The ``batch_size`` of :meth:`Embedder.embed` overrides the stored one.
+    With a GPU, its driver, CUDA and cuDNN count, too. If the settings were found on the same kind of CPU, a warning
+    names the difference. They are also ignored if two towers are loaded. The call also ignores them if it names a
+    provider, provider options, threads, concurrent batches, workers, GPUs or a variant. The ``batch_size`` of
+    :meth:`Embedder.embed` overrides the stored one.
 
     A pickle or copy of the model holds the absolute path of the folder and the arguments, and loads them anew.
 
@@ -116,17 +117,18 @@ def load(
             check(pipeline)
         return Embedder(manifest, pipeline, load_again)
 
-    with _checking_hashes(folder, manifest) if check_hashes else nullcontext():
-        if tuning is not None:
-            try:
-                return open_in_best_precision(
-                    folder, manifest, towers, tuning.session_options().resolved(), open_embedder
-                )
-            except ProviderError as exc:
-                _LOG.warning("ignoring stored tuning (%s): %s", tuning, exc)
+    def open_verified(options: SessionOptions) -> Embedder:
         for share in dict.fromkeys(split(options)):
             verify_once_on_gpu(folder, manifest, towers, share)
         return open_in_best_precision(folder, manifest, towers, options, open_embedder)
+
+    with _checking_hashes(folder, manifest) if check_hashes else nullcontext():
+        if tuning is not None:
+            try:
+                return open_verified(tuning.session_options().resolved())
+            except ProviderError as exc:
+                _LOG.warning("ignoring stored tuning (%s): %s", tuning, exc)
+        return open_verified(options)
 
 
 @contextmanager

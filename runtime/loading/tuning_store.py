@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import platform
+import logging
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Literal
 
 from runtime.artifact.json_schema import decode
@@ -14,33 +15,28 @@ from runtime.artifact.manifest import Manifest, TowerName, seal
 from runtime.artifact.variants import VariantName
 from runtime.atomic_write import write_text
 from runtime.errors import ManifestError, OutputError, UsageError
-from runtime.machine import cpu
 from runtime.machine.cache_folder import CACHE_VARIABLE, default_cache, usable_cache
 from runtime.machine.cuda_driver import gpu_names
 from runtime.machine.threads import available_threads
-from runtime.session.gpu_software import gpu_software
+from runtime.session.machine_facts import MachineFacts, machine_facts
 from runtime.session.providers import ProviderName, installed_packages
 from runtime.session.session import SessionOptions
 
 LARGEST_BATCH = 4096
 _FOLDER = "tuned"
+_SHOWN = 300  # characters of the differences in a warning
+_LOG = logging.getLogger("runtime")
 
 
 @dataclass(frozen=True, kw_only=True)
-class MachineFingerprint:
+class MachineFingerprint(MachineFacts):
     """The facts about a machine that decide which settings are the fastest.
 
-    ``packages`` are the versions of the installed onnxruntime distributions and, with a GPU, of its driver, CUDA and
-    cuDNN. ``threads`` are those that the affinity mask and the container quota allow. ``gpus`` are those that the
-    installed onnxruntime could use.
+    ``gpus`` are those that the installed onnxruntime could use. ``threads`` are those that the affinity mask and the
+    container quota allow.
     """
 
-    packages: dict[str, str]
-    architecture: str
-    cpu: str
-    cpu_flags: tuple[str, ...]
     threads: int
-    gpus: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,28 +129,31 @@ def describe_case(tower: TowerName, setting: TuneSetting, batch_size: int) -> st
 
 def machine_fingerprint() -> MachineFingerprint:
     """Return the fingerprint of this machine. It asks for GPUs only if a package for GPUs is installed."""
-    packages = installed_packages()
-    gpus = gpu_names() if "onnxruntime-gpu" in packages else ()
-    return MachineFingerprint(
-        packages=packages | (gpu_software() if gpus else {}),
-        architecture=platform.machine(),
-        cpu=cpu.cpu_model(),
-        cpu_flags=tuple(sorted(cpu.cpu_flags())),
-        threads=available_threads(),
-        gpus=gpus,
-    )
+    gpus = gpu_names() if "onnxruntime-gpu" in installed_packages() else ()
+    return MachineFingerprint(**vars(machine_facts(gpus)), threads=available_threads())
 
 
 def read_tuning(manifest: Manifest, tower: TowerName) -> TunedSettings | None:
-    """Read the settings of a tower on this machine; ``None`` if none are stored or the file is damaged."""
+    """Read the settings of a tower on this machine; ``None`` if none are stored that fit.
+
+    A warning names settings that are damaged, or that ``tune`` found on this CPU with other software, threads or GPUs.
+    """
     machine = machine_fingerprint()
-    try:
-        text = _path(manifest, tower, machine).read_text("utf-8")
-        stored = decode(TunedSettings, json.loads(text), "tuning")
-    except (OSError, ValueError, RuntimeError, ManifestError):  # RuntimeError: no home folder, or JSON nested too deep
+    paths = {path.name: path for path in _find(manifest, tower, machine)}
+    path = paths.get(_file_name(manifest, tower, machine)) or next(iter(paths.values()), None)
+    if path is None:
         return None
-    found = (stored.artifact, stored.tower, stored.machine)
-    return stored if found == (manifest.sha256, tower, machine) else None
+    try:
+        stored = decode(TunedSettings, json.loads(path.read_text("utf-8")), "tuning")
+    except (OSError, ValueError, RecursionError, ManifestError) as exc:
+        subject, reason = str(path), str(exc)
+    else:
+        if (stored.artifact, stored.tower, stored.machine) == (manifest.sha256, tower, machine):
+            return stored
+        subject, reason = str(stored), _describe_differences(stored, machine) or "it is of another artifact or tower"
+    way_out = "run `python -m runtime tune` again, or remove it with --forget"
+    _LOG.warning("ignoring stored tuning (%s): %s; %s", subject, shorten(reason, _SHOWN), way_out)
+    return None
 
 
 def check_store() -> None:
@@ -170,30 +169,54 @@ def write_tuning(manifest: Manifest, tuning: TunedSettings) -> Path:
         OutputError: The file cannot be written.
     """
     check_store()
-    path = _path(manifest, tuning.tower, tuning.machine)
+    path = default_cache(_FOLDER) / _file_name(manifest, tuning.tower, tuning.machine)
     write_text(path, json.dumps(dataclasses.asdict(tuning), indent=2))
     return path
 
 
 def remove_tuning(manifest: Manifest, tower: TowerName) -> bool:
-    """Remove the settings of a tower on this machine, and return whether any were stored.
+    """Remove the settings of a tower on this CPU, with any software, threads and GPUs; return whether any were stored.
 
     Raises:
-        OutputError: The file cannot be removed.
+        OutputError: A file cannot be removed.
     """
+    paths = _find(manifest, tower, machine_fingerprint())
+    for path in paths:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as exc:
+            raise OutputError(f"cannot remove {path} ({exc.strerror}); fix its permissions") from exc
+    return bool(paths)
+
+
+def _find(manifest: Manifest, tower: TowerName, machine: MachineFingerprint) -> list[Path]:
+    """Return the files of a tower on this CPU, whatever else has changed, in order of their names."""
     try:
-        path = _path(manifest, tower, machine_fingerprint())
+        return sorted(default_cache(_FOLDER).glob(f"{_prefix(manifest, tower, machine)}*.json"))
     except RuntimeError:  # there is no home folder, so nothing was stored
-        return False
-    try:
-        path.unlink()
-    except FileNotFoundError:
-        return False
-    except OSError as exc:
-        raise OutputError(f"cannot remove {path} ({exc.strerror}); fix its permissions") from exc
-    return True
+        return []
 
 
-def _path(manifest: Manifest, tower: TowerName, machine: MachineFingerprint) -> Path:
-    key = [manifest.sha256, tower, dataclasses.asdict(machine)]
-    return default_cache(_FOLDER) / f"{seal(key)[:32]}.json"
+def _file_name(manifest: Manifest, tower: TowerName, machine: MachineFingerprint) -> str:
+    return f"{_prefix(manifest, tower, machine)}{seal(dataclasses.asdict(machine))[:16]}.json"
+
+
+def _prefix(manifest: Manifest, tower: TowerName, machine: MachineFingerprint) -> str:
+    return f"{seal([manifest.sha256, tower, machine.architecture, machine.cpu])[:32]}-"
+
+
+def _describe_differences(stored: TunedSettings, now: MachineFingerprint) -> str:
+    old, new = (
+        {
+            "threads": str(machine.threads),
+            "GPUs": ", ".join(machine.gpus) or "none",
+            **machine.packages,
+            **dict.fromkeys(machine.cpu_flags, "present"),
+        }
+        for machine in (stored.machine, now)
+    )
+    return ", ".join(
+        f"{name} is {new.get(name, 'absent')} and was {old.get(name, 'absent')}"
+        for name in old | new
+        if old.get(name) != new.get(name)
+    )

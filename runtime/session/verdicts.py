@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import platform
 from collections.abc import Collection
 from pathlib import Path
 
 from runtime.artifact.manifest import seal
 from runtime.atomic_write import write_text
 from runtime.errors import OutputError
-from runtime.machine import cpu, cuda_driver
+from runtime.machine import cuda_driver
 from runtime.machine.cache_folder import default_cache, usable_cache
-from runtime.session.gpu_software import gpu_software
+from runtime.session.machine_facts import machine_facts
 from runtime.session.provider_options import (
     CudaOptions,
     ProviderOptions,
@@ -20,7 +19,6 @@ from runtime.session.provider_options import (
     find_reduced_precision,
     provider_of,
 )
-from runtime.session.providers import installed_packages
 from runtime.version import __version__
 
 _FOLDER = "verified"
@@ -61,10 +59,9 @@ def settle(artifact: str, graphs: Collection[str], options: ProviderOptions, *, 
 
 def _key(artifact: str, graphs: Collection[str], options: ProviderOptions) -> str:
     settings = {name: value for name, value in dataclasses.asdict(options).items() if name not in _WITHOUT_EFFECT}
-    gpu = ""
+    gpus: tuple[str, ...] = ()
     if isinstance(options, CudaOptions | TensorRtOptions):
-        gpu = next(iter(cuda_driver.gpu_names()[options.device_id :]), "")
+        gpus = cuda_driver.gpu_names()[options.device_id :][:1]
     reduced = find_reduced_precision(options)  # for TensorRT, an environment variable decides
     subject = [artifact, sorted(graphs), provider_of(options), settings, reduced and reduced.name]
-    machine = [platform.machine(), cpu.cpu_model(), sorted(cpu.cpu_flags()), gpu, gpu_software() if gpu else {}]
-    return seal([subject, machine, installed_packages(), __version__])[:32]
+    return seal([subject, dataclasses.asdict(machine_facts(gpus)), __version__])[:32]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from exporters.errors import DestinationError
-from exporters.fit.training_folder import TrainingFolder
+from exporters.fit.training_folder import PACKAGES, TrainingFolder
 from tests.exporters.fit.toy_data import write_checkpoint
 
 
@@ -92,12 +92,17 @@ def test_a_training_whose_record_is_damaged_does_not_go_on(record: str | None, t
 
 def test_only_the_same_training_goes_on(tmp_path: Path) -> None:
     folder = TrainingFolder(tmp_path, "mine")
-    with folder.open({"seed": "0"}, resume=True, force=False):
+    with folder.open({"seed": "0", PACKAGES: "torch 1"}, resume=True, force=False):
         write_checkpoint(folder.path, 3)
-    with folder.open({"seed": "0"}, resume=True, force=False):
+    with folder.open({"seed": "0", PACKAGES: "torch 2"}, resume=True, force=False):
         pass
     with (
         pytest.raises(DestinationError, match="has another seed; give the same, or start again with --force instead"),
-        folder.open({"seed": "1"}, resume=True, force=False),
+        folder.open({"seed": "1", PACKAGES: "torch 1"}, resume=True, force=False),
+    ):
+        pass
+    with (
+        pytest.raises(DestinationError, match=r"packages that it was begun with \(torch 1; now torch 2\), or start"),
+        folder.open({"seed": "1", PACKAGES: "torch 2"}, resume=True, force=False),
     ):
         pass

@@ -298,6 +298,17 @@ def test_a_manifest_of_schema_4_is_read_with_the_defaults_of_new_fields(edit_man
     assert (manifest.schema_version, manifest.similarity_function, recipe.alpha) == (SCHEMA_VERSION, "cosine", "drop")
 
 
+def test_the_schema_of_the_reader_does_not_change_the_identity(edit_manifest: Edit) -> None:
+    def age(document: dict[str, Any]) -> None:
+        document["schema_version"] = 5
+        del document["towers"]["image"]["preprocessing"]["alpha"]
+
+    folder = edit_manifest(age)
+    manifest, stated = read_manifest(folder), json.loads((folder / "manifest.json").read_text())["sha256"]
+    assert manifest.sha256 == stated
+    assert json.loads(manifest.to_json())["sha256"] == dataclasses.replace(manifest).sha256 != stated
+
+
 def test_an_older_manifest_still_needs_the_fields_without_default(edit_manifest: Edit) -> None:
     def age(document: dict[str, Any]) -> None:
         document["schema_version"] = 4

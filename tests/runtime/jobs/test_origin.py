@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,14 @@ from tests.runtime.spaces import change_toy
 def other(toy: Path, tmp_path: Path) -> Path:
     """Write an artifact of other weights."""
     return change_toy(Path(shutil.copytree(toy, tmp_path / "other")), weights={"text": "c" * 64})
+
+
+def rewrite_origin(path: Path, **fields: object) -> None:
+    """Change fields of the origin in a .parquet file, and remove those that are ``...``."""
+    table = pq.read_table(path)
+    origin = json.loads(table.schema.metadata[b"origin"]) | fields
+    text = json.dumps({name: value for name, value in origin.items() if value is not ...})
+    pq.write_table(table.replace_schema_metadata({"origin": text}), path)
 
 
 @pytest.mark.parametrize("name", ["v.npz", "v.parquet"])
@@ -84,6 +93,24 @@ def test_parts_of_different_spaces_are_refused(toy: Path, other: Path) -> None:
         assert main(words.split()) == 0
     with pytest.raises(runtime.SpaceError, match="the parts in parts are of different spaces"):
         read_origin(Path("parts"))
+
+
+def test_a_file_whose_origin_names_no_space_is_finished_by_its_artifact_only(
+    toy: Path, other: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["t.txt", "--tower", "text", "-o", "v.parquet"]
+    assert main(["embed", "toy", *words]) == 0
+    rewrite_origin(Path("v.parquet"), space=None)
+    assert main(["embed", "toy", *words, "--resume"]) == 0
+    assert main(["embed", "other", *words, "--resume"]) == 1
+    assert "v.parquet is finished, but by another artifact: it is of the space unknown" in capsys.readouterr().err
+
+
+def test_a_record_of_an_earlier_version_lacks_the_precision(toy: Path) -> None:
+    assert main(["embed", "toy", "t.txt", "--tower", "text", "-o", "v.parquet"]) == 0
+    before = read_origin(Path("v.parquet"))
+    rewrite_origin(Path("v.parquet"), precision=...)
+    assert read_origin(Path("v.parquet")) == before
 
 
 def test_a_damaged_record_is_wrong_usage(toy: Path) -> None:

@@ -161,6 +161,10 @@ def test_other_options_are_not_resumed(
     assert embed("t.txt", "-o", "v.npy") == 1
     assert embed("t.txt", *option, "-o", "v.npy", "--resume") == 2
     assert "the unfinished v.npy is another job: its " in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.setattr("runtime.jobs.run.__version__", "99")
+        assert embed("t.txt", "-o", "v.npy", "--resume", "--on-error", "skip") == 2
+    assert 'but now it is "99"; repeat the same command with the same version' in capsys.readouterr().err
     assert embed("t.txt", "-o", "v.npy", "--resume", "--on-error", "skip", "--dtype", "float16") == 0
     assert np.load("v.npy").dtype == np.float16
 

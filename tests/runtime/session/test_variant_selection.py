@@ -15,7 +15,7 @@ from runtime.artifact.reader import read_manifest
 from runtime.artifact.variants import Variant, VariantName
 from runtime.errors import ProviderError, UsageError
 from runtime.machine import cpu, cuda_driver
-from runtime.session import variant_selection, verdicts
+from runtime.session import machine_facts, variant_selection, verdicts
 from runtime.session.open_graph import options_for_graph
 from runtime.session.provider_options import OPTIONS, CpuOptions, CudaOptions, TensorRtOptions
 from runtime.session.providers import PROVIDERS
@@ -93,7 +93,7 @@ def test_auto_takes_a_variant_only_on_a_gpu_that_kept_the_golden_vectors(
     monkeypatch.setenv("EMBEDDING_BACKBONES_CACHE", str(tmp_path))
     units(tensor_cores=True)
     monkeypatch.setattr(cuda_driver, "gpu_names", lambda: ("H100",))
-    monkeypatch.setattr(verdicts, "gpu_software", dict)
+    monkeypatch.setattr(machine_facts, "gpu_software", dict)
     fp16 = [tower.variants["fp16"].graph]
     verdicts.settle(ARTIFACT, fp16, CudaOptions())
     assert pick(tower, "cuda").reason == "auto: GPU 0 has tensor cores; on GPU 0 the golden vectors pass"
@@ -121,7 +121,7 @@ def test_after_an_update_of_software_a_gpu_verifies_again(
     units(tensor_cores=True)
     software = {"driver": "580.95.05", "cuda": "13.0", "cudnn": "9.13.0"}
     monkeypatch.setattr(cuda_driver, "gpu_names", lambda: ("H100",))
-    monkeypatch.setattr(verdicts, "gpu_software", lambda: software)
+    monkeypatch.setattr(machine_facts, "gpu_software", lambda: software)
     verdicts.settle(ARTIFACT, [tower.variants["fp16"].graph], CudaOptions())
     assert pick(tower, "cuda").name == "fp16"
     if updated in software:
@@ -207,14 +207,14 @@ def test_a_verified_variant_is_not_warned_of_again_until_something_changes(
 ) -> None:
     monkeypatch.setenv("EMBEDDING_BACKBONES_CACHE", str(tmp_path))
     units("avx512_vnni")
-    for module in (variant_selection, verdicts):
+    for module in (variant_selection, machine_facts):
         monkeypatch.setattr(module, "installed_packages", lambda: {"onnxruntime": "1.30.1"})
     verdicts.settle(ARTIFACT, [tower.variants["int8"].graph], CpuOptions())
     with caplog.at_level(logging.WARNING, "runtime"):
         pick(tower, "cpu")
         assert not caplog.records
         assert verdicts.find_verdict(ARTIFACT, [tower.variants["int8"].graph], CpuOptions(spinning=False))
-        for module in (variant_selection, verdicts):
+        for module in (variant_selection, machine_facts):
             monkeypatch.setattr(module, "installed_packages", lambda: {"onnxruntime": "1.29.0"})
         pick(tower, "cpu")
     assert "1.29.0 is installed" in caplog.text

@@ -11,11 +11,13 @@ import pytest
 import runtime
 from runtime.artifact.manifest import PointCloudPreprocessing
 from runtime.artifact.reader import read_manifest
-from runtime.errors import OutputError
+from runtime.errors import OutputError, ProviderError
 from runtime.inference.tower import DEFAULT_BATCH_SIZES
 from runtime.loading import tuning_store as memory
 from runtime.loading.tuning_store import read_tuning
 from runtime.machine import cpu, cuda_driver
+from runtime.session import machine_facts
+from runtime.session.session import SessionOptions
 from tests.runtime.tune.samples import budget, is_tuned, keep
 
 
@@ -57,24 +59,45 @@ def test_a_tuning_of_another_artifact_or_machine_is_ignored(
     artifact: Path,
     edit_manifest: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     keep(exported)
     assert is_tuned(runtime.load(artifact)), "it is the same artifact in another folder"
     assert not is_tuned(runtime.load(exported_text))
     other = edit_manifest(lambda document: document.update(name="other"))
     assert not is_tuned(runtime.load(other))
-    strangers: list[tuple[Any, str, Any]] = [
-        (memory, "installed_packages", lambda: {"onnxruntime": "1.0.0"}),
-        (memory, "installed_packages", lambda: {"onnxruntime-gpu": "1.31.1"}),
-        (cpu, "cpu_flags", lambda *_: frozenset({"fpu"})),
-        (cpu, "cpu_model", lambda *_: "another"),
-        (memory, "available_threads", lambda: 1),
+    assert not caplog.text
+    strangers: list[tuple[Any, str, Any, str]] = [
+        (machine_facts, "installed_packages", lambda: {"onnxruntime": "1.0.0"}, "onnxruntime is 1.0.0 and was "),
+        (machine_facts, "installed_packages", lambda: {"onnxruntime-gpu": "1.31.1"}, "onnxruntime is absent and was "),
+        (cpu, "cpu_flags", lambda *_: frozenset({"fpu"}), "is absent and was present"),
+        (cpu, "cpu_model", lambda *_: "another", ""),
+        (memory, "available_threads", lambda: 99, "threads is 99 and was "),
     ]
-    for module, name, value in strangers:
+    for module, name, value, warning in strangers:
+        caplog.clear()
         with monkeypatch.context() as patch:
             patch.setattr(module, name, value)
             assert not is_tuned(runtime.load(exported)), name
+        assert (warning in caplog.text) if warning else not caplog.text
     assert is_tuned(runtime.load(exported))
+
+
+def test_settings_of_earlier_software_are_forgotten_too(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep(exported)
+    monkeypatch.setattr(memory, "available_threads", lambda: 99)
+    assert memory.remove_tuning(read_manifest(exported), "image")
+    assert not memory.remove_tuning(read_manifest(exported), "image")
+
+
+def test_a_tuned_variant_is_verified_on_a_gpu(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(folder: Path, manifest: object, towers: object, options: SessionOptions) -> None:
+        if "tuned" in options.variant_reason:
+            raise ProviderError("the golden vectors are missed")
+
+    keep(exported)
+    monkeypatch.setattr("runtime.loading.load.verify_once_on_gpu", refuse)
+    assert not is_tuned(runtime.load(exported))
 
 
 def test_without_a_home_folder_there_is_nothing_to_forget(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,11 +122,11 @@ def test_another_gpu_is_another_machine(exported: Path, monkeypatch: pytest.Monk
     manifest = read_manifest(exported)
     monkeypatch.setattr(memory, "installed_packages", lambda: {"onnxruntime-gpu": "1.31.1"})
     monkeypatch.setattr(memory, "gpu_names", lambda: ("NVIDIA H200",))
-    monkeypatch.setattr(memory, "gpu_software", lambda: {"driver": "580.95.05", "cudnn": "9.13.0"})
+    monkeypatch.setattr(machine_facts, "gpu_software", lambda: {"driver": "580.95.05", "cudnn": "9.13.0"})
     keep(exported)
     assert read_tuning(manifest, "image") is not None
     with monkeypatch.context() as patch:
-        patch.setattr(memory, "gpu_software", lambda: {"driver": "580.95.05", "cudnn": "9.14.0"})
+        patch.setattr(machine_facts, "gpu_software", lambda: {"driver": "580.95.05", "cudnn": "9.14.0"})
         assert read_tuning(manifest, "image") is None, "its software is another"
     monkeypatch.setattr(memory, "gpu_names", tuple)
     assert read_tuning(manifest, "image") is None
@@ -124,12 +147,15 @@ def test_another_gpu_is_another_machine(exported: Path, monkeypatch: pytest.Monk
     ],
     ids=["half", "empty", "deep", "schema", "variant", "batch", "threads", "nan", "tower"],
 )
-def test_a_damaged_or_foreign_file_is_ignored_and_replaced(exported: Path, damage: Callable[[str], str]) -> None:
+def test_a_damaged_or_foreign_file_is_ignored_and_replaced(
+    exported: Path, damage: Callable[[str], str], caplog: pytest.LogCaptureFixture
+) -> None:
     place = keep(exported)
     whole = place.read_text()
     assert damage(whole) != whole
     place.write_text(damage(whole))
     assert not is_tuned(runtime.load(exported))
+    assert "ignoring stored tuning" in caplog.text
     keep(exported)
     assert is_tuned(runtime.load(exported))
 
