@@ -19,7 +19,6 @@ from tests.docs.pages import (
     GENERATED,
     PAGES,
     REASONS,
-    ROOT,
     Block,
     anchors,
     blocks,
@@ -29,6 +28,7 @@ from tests.docs.pages import (
     options,
     prose,
 )
+from tests.paths import ROOT
 
 API = DOCS / "reference/api"  # its anchors are those of Python objects, which the site's build checks
 GUIDES = [page for page in PAGES if page.parent == DOCS]

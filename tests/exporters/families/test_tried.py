@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.exporters.families import tried
+from tests.paths import ROOT
 
 
 def test_rows_become_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -19,7 +20,7 @@ def test_rows_become_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         tried.record("Texts", "a", "refused: too odd", library="a library")
         tried.record("Images", "c", "equal", 0.0, library="another")
         tried.record("Texts", "b", "equal", 4e-6, library="a library")
-    table = runpy.run_path(str(tried.ROOT / ".ci/tried_table.py"))
+    table = runpy.run_path(str(ROOT / ".ci/tried_table.py"))
     page.write_text(table["render"](table["read_rows"](rows)), "utf-8")
     assert "| b | a library | equal | 1e-05 |" in page.read_text("utf-8")
     assert tried.read_page("Texts") == {"a": "refused: too odd", "b": "equal"}

@@ -23,7 +23,6 @@ from exporters.samples.texts import TEXTS
 from runtime.array_types import Array
 from tests.exporters.publish.consumers import (
     MIN_COSINE,
-    ROOT,
     find_code,
     find_python,
     hold,
@@ -35,6 +34,7 @@ from tests.exporters.publish.consumers import (
 )
 from tests.exporters.test_minilm import SENTENCES
 from tests.exporters.toys import save_clip
+from tests.paths import ROOT
 
 pytestmark = pytest.mark.tried
 ITEMS = (*TEXTS, *SENTENCES)  # more than 20; one is empty, one is longer than the model takes
