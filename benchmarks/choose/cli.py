@@ -30,7 +30,8 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks choose",
         description="Choose machine, variant and batch size by cost, from results of several machines. The number of "
         "instances comes from a simulated queue. An instance is one process with all threads of its machine; when it "
-        "is free, it embeds all waiting items as one batch.",
+        "is free, it embeds all waiting items as one batch. The simulation leaves out HTTP and the server's own "
+        "batching.",
     )
     add = parser.add_argument
     above_zero = number(float, "a number above 0, and at most 1e15", lambda value: 0 < value <= 1e15)

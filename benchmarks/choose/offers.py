@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.choose.queueing import ServiceTimes, interpolate_service_times
 from benchmarks.results.differences import find_differences
-from benchmarks.results.items import check_items, doubt_texts
+from benchmarks.results.items import check_items, doubt_texts, has_built_in, warn_of_built_in
 from benchmarks.results.schema import Artifact, Case, Results, ResultsError
 from benchmarks.results.statistics import TimesWarning, find_warning
 from runtime.artifact.manifest import TowerName
@@ -39,6 +39,7 @@ class Deployment:
     label: str  # name of the setup: contender, variant and provider.
     max_batch: int  # items of the largest batch.
     cases: tuple[Case, ...]  # cases with at most that many items, the smallest batch first.
+    built_in: bool  # whether the items are the built-in ones.
     warning: TimesWarning  # reason to doubt some of their times.
 
     @property
@@ -61,6 +62,7 @@ class _Entry:
     task: EmbeddingTask
     machine: str
     case: Case
+    built_in: bool
     warning: TimesWarning
 
     @property
@@ -107,7 +109,9 @@ def find_offers(
         paths = {entry.path for entry in wanted if entry.task == task}
         shared = {str(path): results for path, results in files if path in paths}
         check_items(shared, [task.tower])
-        warnings += filter(None, [doubt_texts(shared.values()) if task.tower == "text" else ""])
+        found = [warn_of_built_in(shared.values(), task.tower)]
+        found += [doubt_texts(shared.values())] if task.tower == "text" else []
+        warnings += [warning for warning in found if warning and warning not in warnings]
     warnings += [*_machine_warnings(files), *_artifact_warnings(tasks)]
     return {task: tuple(_offers(entry for entry in wanted if entry.task == task)) for task in tasks}, warnings
 
@@ -127,6 +131,7 @@ def _entries(path: Path, results: Results, warnings: list[str]) -> Iterator[_Ent
             task=EmbeddingTask(artifact=artifacts[case.artifact], tower=case.tower, tokens=case.tokens),
             machine=results.machine.name,
             case=case,
+            built_in=has_built_in(results, case.tower),
             warning=find_warning(case, results.confidence, results.precision),
         )
 
@@ -177,6 +182,7 @@ def _deployment(measured: Sequence[_Entry]) -> Deployment:
         label=measured[-1].case.label,
         max_batch=measured[-1].case.items,
         cases=tuple(entry.case for entry in measured),
+        built_in=measured[-1].built_in,
         warning=next((entry.warning for entry in measured if entry.warning), ""),
     )
 

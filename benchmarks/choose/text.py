@@ -11,11 +11,12 @@ from benchmarks.choose.queueing import MAX_UTILIZATION
 from benchmarks.choose.selection import HardwareChoice, HardwarePlan, Reason, Rejection, Requirements, explain_sizing
 from benchmarks.results.prices import Prices
 from benchmarks.results.statistics import FEW_ROUNDS, TimesWarning
+from runtime.artifact.manifest import TowerName
 from runtime.artifact.parity import format_cosine
 from runtime.console import table
 
 _HEADER = (
-    *("machine", "setup", "max batch", "instances", "utilization", "p95 ms", "per month", "per million"),
+    *("machine", "setup", "max batch", "instances", "utilization", "p95 ms", "per month", "per million, idle included"),
     *("min cosine", "times"),
 )
 
@@ -24,6 +25,8 @@ _DOUBTS: dict[TimesWarning, str] = {
     "unstable": "unstable: the times are less precise than requested; measure again on a quieter machine.",
     "disturbed": "disturbed: the host took CPU time; measure again with --resume --redo-disturbed.",
 }
+
+_SERVE_ITEMS: dict[TowerName, str] = {"text": "--items FILE", "image": "--workloads images"}  # it sends no meshes
 
 
 def as_text(task: EmbeddingTask, choice: HardwareChoice, requirements: Requirements, prices: Prices) -> str:
@@ -53,6 +56,7 @@ def as_record(task: EmbeddingTask, choice: HardwareChoice, requirements: Require
 
 def _plan_record(plan: HardwarePlan) -> dict[str, Any]:
     return _names(plan.deployment) | {
+        "options": plan.deployment.cases[-1].runtime_options,
         "instances": plan.instances,
         "utilisation": plan.utilization,
         "p50_ms": plan.p50_ms,
@@ -74,8 +78,21 @@ def _recommendation(choice: HardwareChoice, requirements: Requirements, prices: 
     deployment, currency = plan.deployment, prices.currency
     setup = f"{plan.instances} x {deployment.machine} with {deployment.label}, {_batches(deployment.max_batch)}"
     cost = f"{currency} {plan.per_month:,.2f} per month, {currency} {plan.per_million:.4g} per million items"
-    lines = [f"Use {setup}: {cost}.", _load(requirements), *_sizing(plan, requirements), *_runner_up(choice)]
-    return "\n".join(lines)
+    lines = [f"Use {setup}: {cost}, idle time included.", *_start(plan, requirements)]
+    return "\n".join([*lines, _load(requirements), *_sizing(plan, requirements), *_runner_up(choice)])
+
+
+def _start(plan: HardwarePlan, requirements: Requirements) -> Iterator[str]:
+    case = plan.deployment.cases[-1]
+    options, items = case.runtime_options, _SERVE_ITEMS.get(case.tower)
+    if options:
+        yield f"Start each instance with: python -m runtime serve ARTIFACT {options}"
+    if options and items:
+        rate = requirements.peak_per_s / plan.instances
+        yield (
+            "The simulation leaves out HTTP and the server's own batching. Confirm it with: python -m benchmarks serve "
+            f'ARTIFACT -o REPORT {items} --rate {rate:.4g} --server-options "{options}"'
+        )
 
 
 def _batches(max_batch: int) -> str:
@@ -151,8 +168,10 @@ def _row(plan: HardwarePlan) -> Sequence[object]:
 
 
 def _no_plan(choice: HardwareChoice, requirements: Requirements) -> str:
+    built_in = any(each.reason == "p95" and each.deployment.built_in for each in choice.rejections)
+    own = ", or your own items with --items if they are smaller than the built-in ones" if built_in else ""
     advice = {
-        "p95": f"raise --max-p95-ms (now {requirements.max_p95_ms:g}), or measure a faster machine or variant",
+        "p95": f"raise --max-p95-ms (now {requirements.max_p95_ms:g}), or measure a faster machine or variant" + own,
         "parity": f"lower --min-cosine (now {requirements.min_cosine:g}), or measure a variant closer to torch",
         "no parity": "measure again where torch is installed, and name the weights of the export with --weights",
         "no price": "add the machine to the price file",

@@ -137,7 +137,7 @@ def _case_notes(comparison: Comparison) -> Iterator[str]:
             "with torch's. Measure where torch is installed, and name the weights of the export with --weights."
         )
     for change in comparison.worse_parity:
-        was, now = (format_cosine(case.parity.min_cosine) for case in (change.old, change.new) if case.parity)
+        was, now = (format_cosine(case.parity.min_cosine) for case in (change.old, change.new))
         yield f"PARITY IS WORSE for {_describe(change.new)}: the smallest cosine was {was} and is now {now}."
 
 

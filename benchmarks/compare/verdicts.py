@@ -66,9 +66,7 @@ class CaseChange:
         The reference is torch, in float32 or float64, or in both results the artifact's own graph.
         """
         old, new = self.old.parity, self.new.parity
-        if old is None or new is None or old.with_torch != new.with_torch:
-            return False
-        return not new.min_cosine >= old.min_cosine - _COSINE_TOLERANCE
+        return old.with_torch == new.with_torch and not new.min_cosine >= old.min_cosine - _COSINE_TOLERANCE
 
     @property
     def parity_is_lost(self) -> bool:

@@ -126,7 +126,7 @@ def _start(task: Task, stack: ExitStack) -> Participant:
         start_s, first_s = worker.load()
         if not is_measured:
             worker.close()
-    return Participant(setup=task.setup, worker=worker, start_s=start_s, first_s=first_s)
+    return Participant(setup=task.setup, stage=task.stage, worker=worker, start_s=start_s, first_s=first_s)
 
 
 def _prepare(

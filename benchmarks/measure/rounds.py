@@ -1,4 +1,4 @@
-"""Time contenders in rounds: they take turns until all medians are precise enough, or time is up."""
+"""Time contenders in rounds: they take turns until all times are precise enough, or time is up."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 from benchmarks.contenders.protocol import Setup
 from benchmarks.measure.cpu_time import read_cpu_time
 from benchmarks.measure.worker_client import Worker
-from benchmarks.results.schema import MAX_STEAL
-from benchmarks.results.statistics import is_precise
+from benchmarks.results.schema import MAX_STEAL, Stage
+from benchmarks.results.statistics import is_precise, round_times
 from runtime.errors import EmbeddingBackbonesError
 
 _REFERENCE_SIZE, _REFERENCE_REPEATS = 1024, 9
@@ -32,8 +32,8 @@ class TimingOptions:
     min_rounds: int
     seconds: float  # seconds per contender after which no further round starts.
     patience: float  # maximum seconds per group for repeating turns that the host disturbed.
-    confidence: float  # confidence level of the interval of each median.
-    half_width: float  # rounds end when half of each interval is at most this share of its median.
+    confidence: float  # confidence level of the interval of each time.
+    half_width: float  # rounds end when half of each interval is at most this share of the time.
 
 
 class RetryBudget:
@@ -57,6 +57,7 @@ class Participant:
     """Contender in its worker process, and its times so far."""
 
     setup: Setup
+    stage: Stage
     worker: Worker
     start_s: float  # seconds until the model was loaded.
     first_s: float  # seconds of the first call.
@@ -71,6 +72,10 @@ class Participant:
         self.rounds.append(seconds)
         self.steal.append(round(steal, 4))
         self.left_out += [seconds for seconds, _ in disturbed]
+
+    def is_precise(self, options: TimingOptions) -> bool:
+        """Tell whether its time is as precise as ``options`` ask for."""
+        return is_precise(round_times(self.rounds, self.stage), options.confidence, options.half_width)
 
     def keep(self, rounds: Collection[int]) -> None:
         """Leave out all other rounds."""
@@ -104,8 +109,7 @@ def run_rounds(
                 on_failure(participant.setup, exc)
         elapsed = clock() - started - budget.spent
         if len(reference_times) >= options.min_rounds and (
-            elapsed > options.seconds * len(participants)
-            or all(is_precise(each.rounds, options.confidence, options.half_width) for each in participants)
+            elapsed > options.seconds * len(participants) or all(each.is_precise(options) for each in participants)
         ):
             break
     return leave_out_disturbed(participants, reference_times, options.min_rounds)

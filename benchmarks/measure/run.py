@@ -61,6 +61,9 @@ def measure_plan(
                 others = (case for case in results.cases if not group.includes(case))
                 before = _without(results.skipped, f"{group}: ")
                 results = replace(results, cases=(*others, *cases), skipped=_merge(before, skipped))
+                if group.stage == "end_to_end":
+                    timed_items = results.timed_items | {target.tower: workload.timed_items}
+                    results = replace(results, timed_items=timed_items)
                 on_group(results)
     return replace(results, complete=True)
 
@@ -170,7 +173,14 @@ def merge_results(found: Results, fresh: Results) -> Results:
     kept: Sequence[Skipped] = found.skipped
     for name in _with_other_weights(found.plan, fresh.plan):
         kept = _without(_without(kept, f"{name}: "), f"{name}, ")
-    return replace(found, plan=fresh.plan, command=command, skipped=_merge(kept, fresh.skipped), complete=False)
+    return replace(
+        found,
+        schema_version=fresh.schema_version,
+        plan=fresh.plan,
+        command=command,
+        skipped=_merge(kept, fresh.skipped),
+        complete=False,
+    )
 
 
 def _with_other_weights(was: PlanRecord | None, now: PlanRecord | None) -> list[str]:

@@ -14,18 +14,16 @@ from PIL import Image
 
 from benchmarks.contenders.protocol import Target, usable
 from benchmarks.measure.arrays_file import write_arrays
-from exporters.calibration.dataset import MIN_ITEMS, load_calibration_dataset
+from benchmarks.results.schema import TIMED_ITEMS, TimedItems
+from exporters.calibration.dataset import MIN_ITEMS, draw_items, load_calibration_dataset
 from runtime.array_types import Array
 from runtime.artifact.manifest import TowerName
 from runtime.errors import EmbeddingBackbonesError, UsageError
 from runtime.inference.tower import Row, build_preprocessor, group_key
-from runtime.jobs.inputs import open_inputs
-from runtime.jobs.items import Unreadable
 
 _JPEG_QUALITY = 90
 _AROUND, _ACROSS = 48, 24  # points of a torus, around its axis and around its tube
 _COUNTS: dict[TowerName, int] = {"text": 256, "image": 64, "mesh": 64}
-_TIMED = 16  # items of a turn at the stage end_to_end; every batch size has the same ones
 _STRIDE = 5  # coprime to every power of two
 _PARITY_ITEMS = 2 * MIN_ITEMS
 
@@ -66,20 +64,22 @@ def load_items(kind: TowerName, scratch: Path) -> Items:
 
 
 def load_own_items(kind: TowerName, own: Path) -> Items:
-    """Return the user's first items: ``own`` is a folder of images or meshes, or a file of texts or paths.
+    """Draw 256 texts, or 64 images or meshes, of the user's: ``own`` is a folder, or a file of texts or paths.
+
+    :func:`~exporters.calibration.dataset.draw_items` draws them, and leaves out blank texts and repetitions.
 
     Raises:
         UsageError: The items are too few or cannot be used.
     """
-    found = [source.item for source in islice(open_inputs([str(own)], towers=[kind]), _COUNTS[kind])]
-    bad = next((item for item in found if not isinstance(item, str | Path)), None)
-    if bad is not None:
-        reason = bad.reason if isinstance(bad, Unreadable) else "its entries are not paths"
-        raise UsageError(f"cannot use the items in {own} ({reason}); name others with --items")
+    found = draw_items(kind, own, _COUNTS[kind])
+    if not all(isinstance(item, str | Path) for item in found):
+        raise UsageError(f"cannot use the items in {own} (its entries are not paths); name others with --items")
     if len(found) < MIN_ITEMS:
-        raise UsageError(f"{own} has {len(found)} items; at least {MIN_ITEMS} are needed")
+        raise UsageError(
+            f"{own} has {len(found)} items without blank texts and repetitions; at least {MIN_ITEMS} are needed"
+        )
     if kind != "text":
-        return _files(own.name, [Path(str(item)).absolute() for item in found])
+        return _files(own.name, [Path(item).absolute() for item in found])
     return _texts(own.name, found)
 
 
@@ -148,8 +148,15 @@ class Workload:
         record = target.manifest.towers[target.tower]
         self._preprocessor = build_preprocessor(record.preprocessing, target.folder, 1)
         self.items = items
-        self._timed = pick_typical(items.items, items.sizes, _TIMED)
+        self._timed = pick_typical(items.items, items.sizes, TIMED_ITEMS)
         self.parity_items = items.first(_PARITY_ITEMS)
+
+    @property
+    def timed_items(self) -> TimedItems:
+        """The items of the calls at the stage ``end_to_end``."""
+        size_of = dict(zip(self.items.items, self.items.sizes, strict=True))
+        sizes = tuple(size_of[item] for item in self._timed)
+        return TimedItems(source=self.items.source, are_texts=self.items.are_texts, sizes=sizes)
 
     def write_feeds(self, path: Path, size: int, tokens: int | None) -> dict[str, Array]:
         """Write one batch of ``size`` items, and return it. Texts are joined and truncated to ``tokens``.
@@ -192,7 +199,7 @@ class Workload:
     def calls(self, size: int) -> tuple[tuple[str, ...], ...]:
         """Return the items of each call of a turn, ``size`` per call. All timed items occur equally often."""
         endless = cycle(self._timed)
-        return tuple(tuple(islice(endless, size)) for _ in range(_TIMED // math.gcd(_TIMED, size)))
+        return tuple(tuple(islice(endless, size)) for _ in range(TIMED_ITEMS // math.gcd(TIMED_ITEMS, size)))
 
     def _prepare(self, items: Sequence[str]) -> list[Row]:
         return usable(self._preprocessor.prepare_all(items))

@@ -28,14 +28,17 @@ class Row:
     # speedup over torch eager at the same work; `None` for torch eager or without such a baseline.
     speedup: Speedup | None
     roofline: Roofline | str  # position under the roofline, or the reason why it is unknown.
-    # smallest cosine similarity to torch, of this case or else of its setup; `None` if neither was compared with torch.
-    cosine: float | None
     cost_per_million: float | None  # price of a million embeddings; `None` without a price, or for graph-only cases.
 
     @property
     def label(self) -> str:
         """Name of the setup: contender, variant and provider."""
         return self.case.label
+
+    @property
+    def cosine(self) -> float | None:
+        """Smallest cosine similarity to torch; ``None`` if the case was not compared with torch."""
+        return self.case.torch_cosine
 
     @property
     def matches_torch(self) -> bool:
@@ -152,12 +155,5 @@ def _row(results: Results, case: Case, cases: Sequence[Case], per_hour: float | 
         certain_items_per_s=case.items / slowest_s,
         speedup=compute_speedup(case, baseline, results.confidence) if baseline else None,
         roofline=find_roofline(case, figures.p50_ms, results.ceilings),
-        cosine=_cosine(case, cases),
         cost_per_million=None if hourly is None else cost_per_million(figures.items_per_s, hourly),
     )
-
-
-def _cosine(case: Case, cases: Sequence[Case]) -> float | None:
-    if case.torch_cosine is not None:
-        return case.torch_cosine
-    return min((c.torch_cosine for c in cases if c.label == case.label and c.torch_cosine is not None), default=None)

@@ -7,8 +7,8 @@ import numpy as np
 from benchmarks.report.analysis import Study
 from benchmarks.report.format import count, digits, gibibytes, listing, percent, short
 from benchmarks.report.table import Table, text_table
-from benchmarks.results.schema import MAX_STEAL, BenchmarkMachine, Results
-from benchmarks.results.statistics import FEW_ROUNDS
+from benchmarks.results.schema import MAX_STEAL, TIMED_ITEMS, BenchmarkMachine, Results
+from benchmarks.results.statistics import ENOUGH_FOR_P95, ENOUGH_FOR_P99, FEW_ROUNDS
 
 BUSY_LOAD = 0.5  # load average per core above which other processes may have slowed the run.
 SPEED_DRIFT = 0.15  # spread of the yardstick times above which the speed of the machine changed.
@@ -82,16 +82,19 @@ def method(results: Results) -> tuple[str, ...]:
         "so that a change in the machine's speed affected all of them. All used the same number of threads.",
         f"On a virtual machine, a turn was repeated if the host took more than {percent(MAX_STEAL)} of its CPU time, "
         f"until --patience ran out. Discarded: {discarded}.",
-        f"Rounds were added until the {percent(results.confidence)} confidence interval of the median was within "
-        f"+/- {percent(results.precision)}. A case that did not get there is marked unstable. The bootstrap behind "
-        "the intervals draws whole rounds, because calls of one round share the state of the machine.",
-        "Speedup over torch eager is the median, over rounds, of the ratio of both times in a round. That time is the "
-        "mean of the calls end to end, where each has other items, and the median for the graph alone. Both ran "
-        "the same stage, batch size and number of tokens on the same kind of device. If the interval contains 1, the "
-        "two are not distinguishable.",
+        "The time of a round is the mean of its calls end to end, where each has other items, and their median for the "
+        f"graph alone. The report marks a case as unstable if the {percent(results.confidence)} confidence interval of "
+        f"the median of these times is wider than +/- {percent(results.precision)}. Rounds were added until no case "
+        "was unstable, or until time was up. The bootstrap behind the intervals draws whole rounds, because calls of "
+        "one round share the state of the machine.",
+        "Speedup over torch eager is the median, over rounds, of the ratio of both times of a round. Both ran the same "
+        "stage, batch size and number of tokens on the same kind of device. If the interval contains 1, the two are "
+        "not distinguishable.",
+        f"End to end, {TIMED_ITEMS} items of evenly spaced sizes stand for all, and the calls repeat them. So a high "
+        "percentile shows the variation of the machine, not that of longer items.",
         "The p50 is the median of the rounds' medians, and its interval draws from these. The p95 and p99 are those of "
-        "all calls; a p99 needs at least 100. Items per second come from the mean time. Costs come from end-to-end "
-        "times: price per hour / (items per second x 3600) x 1,000,000.",
+        f"all calls; a p95 needs at least {ENOUGH_FOR_P95}, a p99 {ENOUGH_FOR_P99}. Items per second come from the "
+        "mean time. Costs come from end-to-end times: price per hour / (items per second x 3600) x 1,000,000.",
     )
 
 

@@ -22,12 +22,8 @@ class Recommendation:
 
         ``--batch-size`` is none of them: a case of N items is one call of ``embed``, which divides them itself.
         """
-        case = self.row.case
-        if case.contender != RUNTIME:
-            return ""
-        in_bf16 = case.variant == "bf16"  # the graph fp32, computed in bfloat16
-        dtype = f" --provider-option dtype={'bf16' if in_bf16 else 'fp32'}" if case.provider == "openvino" else ""
-        return f"--provider {case.provider}{dtype} --variant {'fp32' if in_bf16 else case.variant} --threads {threads}"
+        options = self.row.case.runtime_options
+        return options and f"{options} --threads {threads}"
 
 
 def recommend(section: Section) -> tuple[Recommendation, ...]:

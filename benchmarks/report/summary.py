@@ -8,7 +8,7 @@ from benchmarks.report.speedup import is_baseline
 
 
 def summarize_section(section: Section, study: Study) -> tuple[str, ...]:
-    """Return sentences about parity, throughput, cost, faster setups with other vectors, and latency."""
+    """Return sentences about parity, throughput, cost, faster setups with other vectors, latency, and timed items."""
     if not section.rows:
         return ("No case was measured.",)
     matching = [row for row in section.decisive if row.matches_torch]
@@ -19,6 +19,7 @@ def summarize_section(section: Section, study: Study) -> tuple[str, ...]:
         _cost(section, study),
         _faster(highest_throughput(section.decisive), fastest),
         _latency(lowest_latency(matching)),
+        _timed_items(section, study),
     )
     return tuple(filter(None, found))
 
@@ -61,10 +62,16 @@ def _latency(row: Row | None) -> str:
     if row is None:
         return ""
     figures, cold_s = row.summary, row.case.start_s + row.case.first_s
+    p95 = "" if figures.p95_ms is None else f" (p95 {digits(figures.p95_ms)} ms)"
     return (
-        f"Latency of {count(row.case.items, 'item')}: {digits(figures.p50_ms)} ms (p95 {digits(figures.p95_ms)} ms) "
-        f"with {row.label}. Its first vector takes {digits(cold_s)} s from a cold start."
+        f"Latency of {count(row.case.items, 'item')}: {digits(figures.p50_ms)} ms{p95} with {row.label}. Its first "
+        f"vector takes {digits(cold_s)} s from a cold start."
     )
+
+
+def _timed_items(section: Section, study: Study) -> str:
+    items = study.results.timed_items.get(section.tower) if section.tower and section.at("end_to_end") else None
+    return f"Times end to end are those of {items.description}. Items of other sizes take other times." if items else ""
 
 
 def _described(row: Row) -> str:

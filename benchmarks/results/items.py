@@ -35,13 +35,30 @@ def check_items(results: Mapping[str, Results], towers: Collection[TowerName]) -
 def doubt_texts(results: Iterable[Results]) -> str:
     """Return a warning if the built-in texts of ``results`` are docstrings of different versions of Python."""
     with_texts = [each for each in results if any(case.tower == "text" for case in each.cases)]
-    built_in = [each for each in with_texts if each.plan is None or "text" not in each.plan.items]
+    built_in = [each for each in with_texts if has_built_in(each, "text")]
     pythons = sorted({each.machine.python for each in built_in})
     if len(pythons) < 2:
         return ""
     return (
         f"the built-in texts are docstrings of Python, and those of Python {' and '.join(pythons)} differ. To compare "
         "the same texts, measure with one version, or with the same --items"
+    )
+
+
+def has_built_in(results: Results, tower: TowerName) -> bool:
+    """Tell whether the items of a tower are the built-in ones, as far as older results tell."""
+    return results.plan is None or tower not in results.plan.items
+
+
+def warn_of_built_in(results: Iterable[Results], tower: TowerName) -> str:
+    """Return a warning if times of a tower are those of the built-in items, with the sizes of these if known."""
+    built_in = [each for each in results if has_built_in(each, tower)]
+    if not built_in:
+        return ""
+    known = [each.timed_items[tower].description for each in built_in if tower in each.timed_items]
+    return (
+        f"the times of the {tower} tower are those of built-in items{f': {known[0]}' if known else ''}. Yours may be "
+        f"smaller or larger, and take other times: measure them with --items {tower}=PATH"
     )
 
 

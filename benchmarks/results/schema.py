@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,9 +13,10 @@ from runtime.artifact.json_schema import decode
 from runtime.artifact.manifest import TowerName
 from runtime.errors import EmbeddingBackbonesError, ManifestError
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 OLDEST_READABLE = 2  # fields that later schemas added have their default in older results
 RESULTS_FILE = "results.json"
+TIMED_ITEMS = 16  # items of a turn at the stage end_to_end; every batch size has the same ones
 MAX_STEAL = 0.05  # share of the CPU time that a turn asked for; a turn that lost more counts as disturbed
 
 Stage = Literal["graph", "end_to_end"]
@@ -151,13 +152,22 @@ class Case:
     first_s: float  # seconds of the first call.
     peak_bytes: int
     stages: dict[str, float]  # seconds of each step of a call, in order; empty if the steps were not timed.
-    parity: CaseParity | None  # comparison with the reference vectors; `None` if there were none.
+    parity: CaseParity  # comparison with the reference vectors.
     work: Work | None  # work of one call; `None` if it was not counted.
 
     @property
     def label(self) -> str:
         """Contender, variant and provider, for display: ``runtime int8 on cpu``."""
         return f"{self.contender} {self.variant} on {self.provider}"
+
+    @property
+    def runtime_options(self) -> str:
+        """Options of ``python -m runtime`` for this graph and provider; empty for other contenders."""
+        if self.contender != "runtime":
+            return ""
+        in_bf16 = self.variant == "bf16"  # the graph fp32, computed in bfloat16
+        dtype = f" --provider-option dtype={'bf16' if in_bf16 else 'fp32'}" if self.provider == "openvino" else ""
+        return f"--provider {self.provider}{dtype} --variant {'fp32' if in_bf16 else self.variant}"
 
     @property
     def group(self) -> str:
@@ -167,7 +177,7 @@ class Case:
     @property
     def torch_cosine(self) -> float | None:
         """Smallest cosine similarity to torch's vectors; ``None`` if they were not compared with torch."""
-        return self.parity.min_cosine if self.parity and self.parity.with_torch else None
+        return self.parity.min_cosine if self.parity.with_torch else None
 
     @property
     def stolen_share(self) -> float:
@@ -214,6 +224,27 @@ class OwnItems:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TimedItems:
+    """Items of one kind that the calls at the stage ``end_to_end`` repeat."""
+
+    source: str  # description of their origin.
+    are_texts: bool  # whether the items are texts; otherwise they are files.
+    sizes: tuple[int, ...]  # characters of each text, or bytes of each file.
+
+    @property
+    def description(self) -> str:
+        """Number, sizes and origin: ``16 texts of 20 to 900 characters (median 80), from mine.txt``."""
+        return f"{describe_sizes(self.sizes, are_texts=self.are_texts)}, from {self.source}"
+
+
+def describe_sizes(sizes: Sequence[int], *, are_texts: bool) -> str:
+    """Return the number and the sizes of texts in characters, or of files in bytes."""
+    ordered = sorted(sizes)
+    noun, unit = ("texts", "characters") if are_texts else ("files", "bytes")
+    return f"{len(ordered)} {noun} of {ordered[0]:,} to {ordered[-1]:,} {unit} (median {ordered[len(ordered) // 2]:,})"
+
+
+@dataclass(frozen=True, kw_only=True)
 class PlanRecord:
     """Options that decide which cases a run measures, and how. A run can only be resumed with the same ones."""
 
@@ -245,7 +276,7 @@ class Results:
     command: str
     complete: bool  # whether every planned case was measured.
     confidence: float  # confidence level of the intervals, such as 0.95.
-    precision: float  # half-width of the intervals at which rounds end, as a share of the median (`--half-width`).
+    precision: float  # half-width of the intervals at which rounds end, as a share of the time (`--half-width`).
     machine: BenchmarkMachine
     ceilings: Ceilings | None  # limits of the machine; `None` if they were not measured.
     artifacts: tuple[Artifact, ...]
@@ -254,6 +285,8 @@ class Results:
     plan: PlanRecord | None = None  # options of the run; `None` in results of schema 2.
     # environments of `--python`, by contender or provider; empty in results of schema 2.
     environments: dict[str, PythonEnvironment] = field(default_factory=dict)
+    # items that were timed end to end, by kind; empty in results before schema 4.
+    timed_items: dict[TowerName, TimedItems] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Return the text of ``results.json``, with one case per line."""

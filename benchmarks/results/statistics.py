@@ -8,11 +8,11 @@ from typing import Literal
 
 import numpy as np
 
-from benchmarks.results.schema import Case
+from benchmarks.results.schema import Case, Stage
 from runtime.array_types import Float64Array
 
 FEW_ROUNDS = 5  # confidence intervals of fewer rounds are unreliable
-ENOUGH_FOR_P99 = 100  # with fewer calls the 99th percentile is the slowest call
+ENOUGH_FOR_P95, ENOUGH_FOR_P99 = 20, 100  # with fewer calls the percentile is the slowest call
 _RESAMPLES = 2000
 
 TimesWarning = Literal["", "few rounds", "unstable", "disturbed"]
@@ -26,7 +26,7 @@ class Summary:
     p50_ms: float  # median of the medians of the rounds.
     low_ms: float  # lower end of the confidence interval of the median.
     high_ms: float  # upper end of that interval.
-    p95_ms: float
+    p95_ms: float | None  # 95th percentile; `None` with fewer than `ENOUGH_FOR_P95` calls.
     p99_ms: float | None  # 99th percentile; `None` with fewer than `ENOUGH_FOR_P99` calls.
     mean_ms: float
     items_per_s: float  # items per second, from the mean.
@@ -43,7 +43,7 @@ def summarize(case: Case, confidence: float = 0.95, half_width: float = 0.05) ->
         p50_ms=1000 * float(np.median(medians)),
         low_ms=1000 * low,
         high_ms=1000 * high,
-        p95_ms=float(np.percentile(times_ms, 95)),
+        p95_ms=float(np.percentile(times_ms, 95)) if len(times_ms) >= ENOUGH_FOR_P95 else None,
         p99_ms=float(np.percentile(times_ms, 99)) if len(times_ms) >= ENOUGH_FOR_P99 else None,
         mean_ms=float(times_ms.mean()),
         items_per_s=1000 * case.items / float(times_ms.mean()),
@@ -55,30 +55,33 @@ def find_warning(case: Case, confidence: float, half_width: float) -> TimesWarni
     """Return the gravest reason to doubt the times of ``case``; empty if there is none."""
     if len(case.rounds) < FEW_ROUNDS:
         return "few rounds"
-    if not is_precise(case.rounds, confidence, half_width):
+    if not is_precise(call_times(case), confidence, half_width):
         return "unstable"
     return "disturbed" if case.disturbed else ""
 
 
-def is_precise(rounds: Sequence[Sequence[float]], confidence: float, half_width: float) -> bool:
-    """Tell whether half the interval of the p50 is at most ``half_width`` times the p50.
+def is_precise(times: Sequence[float], confidence: float, half_width: float) -> bool:
+    """Tell whether half the interval of the median of ``times`` is at most ``half_width`` times that median.
 
-    ``rounds`` has the times of the calls of each round, in any unit. A round with many calls weighs no more than
-    another.
+    ``times`` are those of :func:`round_times`, in any unit.
     """
-    medians = _medians(rounds)
-    low, high = median_interval(medians, confidence)
-    return high - low <= 2 * half_width * float(np.median(medians))
+    low, high = median_interval(times, confidence)
+    return high - low <= 2 * half_width * float(np.median(times))
 
 
 def call_times(case: Case) -> list[float]:
-    """Return the seconds of a call in each round, by which cases are compared and throughputs are ranked.
+    """Return the :func:`round_times` of a case in seconds."""
+    return round_times(case.rounds, case.stage)
 
-    End to end, the calls of a round have different items, so this is their mean: the median would be the time of the
-    median item. In the graph alone all calls do the same work, and this is their median, which one slow call does not
-    change.
+
+def round_times(rounds: Sequence[Sequence[float]], stage: Stage) -> list[float]:
+    """Return the time of a call in each round, by which cases are judged, compared and ranked.
+
+    ``rounds`` has the times of the calls of each round. End to end, the calls of a round have different items, so this
+    is their mean: the median would be the time of the median item. In the graph alone all calls do the same work, and
+    this is their median, which one slow call does not change.
     """
-    return [float(np.mean(turn)) for turn in case.rounds] if case.stage == "end_to_end" else _medians(case.rounds)
+    return [float(np.mean(turn)) for turn in rounds] if stage == "end_to_end" else _medians(rounds)
 
 
 def median_interval(values: Sequence[float], confidence: float) -> tuple[float, float]:

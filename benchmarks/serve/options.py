@@ -117,7 +117,7 @@ def _add_load_options(parser: argparse.ArgumentParser) -> None:
         help="Kinds of items: texts of about 6 to 14 words, mixed or long ones below 256 tokens, photos, or your own "
         "(default: mixed, or own with --items)",
     )
-    add("--items", type=Path, metavar="FILE", help="Your own texts, for the workload own")
+    add("--items", type=Path, metavar="FILE", help="Your own texts, for the workload own; 256 are drawn at random")
     integers("--batch-sizes", default=(1,), help="Numbers of items per request (default: 1)")
     integers("--clients", default=(1, 8, 64), help="Numbers of clients of closed loops (default: 1 8 64)")
     add(

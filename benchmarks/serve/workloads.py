@@ -13,6 +13,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from benchmarks.measure.workload import load_items, load_own_items
+from benchmarks.results.schema import describe_sizes
 from benchmarks.serve.interfaces import Item
 from runtime.errors import UsageError
 
@@ -72,5 +73,4 @@ def cut_texts(corpus: Sequence[str], least: int, most: int, count: int) -> Itera
 
 
 def _describe(texts: Sequence[str]) -> str:
-    sizes = sorted(map(len, texts))
-    return f"{len(texts)} texts of {sizes[0]} to {sizes[-1]} characters (median {sizes[len(sizes) // 2]})"
+    return describe_sizes([len(text) for text in texts], are_texts=True)

@@ -63,11 +63,24 @@ def load_calibration_dataset(
     return CalibrationDataset(source=str(path or source), calibration=items[::2], held_out=items[1::2])
 
 
-def _load_own(kind: TowerName, path: Path, count: int, least: int) -> list[Any]:
-    """Draw ``2 * count`` distinct items at random, always the same: files are often sorted, or alternate."""
+def draw_items(kind: TowerName, path: Path, count: int) -> list[Any]:
+    """Draw up to ``count`` of the user's items at random, always the same: files are often sorted, or alternate.
+
+    Blank texts and repetitions are left out. ``path`` is that of :func:`load_calibration_dataset`.
+
+    Returns:
+        Texts, paths, or the bytes of files.
+
+    Raises:
+        UsageError: The items cannot be read, or are of another kind.
+    """
     sources = _open_own(kind, path)
     order = np.random.default_rng(0).permutation(len(sources))
-    drawn = list(islice(_distinct(sources[index] for index in order), 2 * count))
+    return list(islice(_distinct(sources[index] for index in order), count))
+
+
+def _load_own(kind: TowerName, path: Path, count: int, least: int) -> list[Any]:
+    drawn = draw_items(kind, path, 2 * count)
     if len(drawn) < 2 * least:
         fewer = f", or --items {len(drawn) // 2}" if len(drawn) >= 2 * MIN_ITEMS else ""
         raise UsageError(
@@ -84,14 +97,14 @@ def _open_own(kind: TowerName, path: Path) -> list[SourceItem]:
         raise _refusal(kind, str(exc)) from exc
     for source in sources:
         if isinstance(source.item, Unreadable):
-            raise _refusal(kind, f"{path} cannot be used for calibration: {source.describe()}: {source.item.reason}")
+            raise _refusal(kind, f"{path} cannot be used: {source.describe()}: {source.item.reason}")
         if str(source.item) == str(path) and not path.exists():
-            raise _refusal(kind, f"there is no {path} to calibrate with")
+            raise _refusal(kind, f"there is no {path}")
     return sources
 
 
 def _refusal(kind: TowerName, message: str) -> UsageError:
-    """Return the error with advice for calibration: that of the runtime is for the command ``embed``."""
+    """Return the error with advice of its own: that of the runtime is for the command ``embed``."""
     return UsageError(f"{message.partition('; ')[0]}; give {_FORMS[kind]}")
 
 
@@ -115,7 +128,7 @@ def _content(source: SourceItem) -> bytes:
         with Path(str(source.item)).open("rb") as file:
             return hashlib.file_digest(file, "sha256").digest()
     except OSError as exc:
-        raise UsageError(f"{source.describe()} cannot be used for calibration: {exc.strerror}; remove it") from exc
+        raise UsageError(f"{source.describe()} cannot be used: {exc.strerror}; remove it") from exc
 
 
 def _crops(count: int) -> Iterator[Image.Image]:

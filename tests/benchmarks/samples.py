@@ -68,6 +68,7 @@ PARITY = CaseParity(
     overlap_at_10=0.967,
     worst=(Worst(item="a <b>text</b> & more", cosine=0.99712), Worst(item="another", cosine=0.9973)),
 )
+NOT_WITH_TORCH = replace(PARITY, reference="the graph in fp32 on cpu, each item alone", min_cosine=1.0)
 CASE = Case(
     artifact="toy-text",
     tower="text",

@@ -90,7 +90,7 @@ def _step(top: float, start: float, share: float, position: int, title: str) -> 
 
 def _parities(section: Section, label: str) -> list[tuple[Row, CaseParity]]:
     rows = [(row, row.case.parity) for row in section.rows if row.label == label]
-    return [(row, parity) for row, parity in rows if parity and parity.with_torch and math.isfinite(parity.min_cosine)]
+    return [(row, parity) for row, parity in rows if parity.with_torch and math.isfinite(parity.min_cosine)]
 
 
 def _distance(parity: CaseParity) -> float:

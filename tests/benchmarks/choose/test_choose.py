@@ -12,9 +12,9 @@ import pytest
 
 from benchmarks.cli import main
 from benchmarks.report.analysis import analyze
-from benchmarks.results.schema import Case, Gpu, OwnItems, Results
+from benchmarks.results.schema import Case, Gpu, OwnItems, Results, TimedItems
 from tests.benchmarks.choose.distributions import exponential
-from tests.benchmarks.samples import ARTIFACT, CASE, MACHINE, PARITY, PLAN, RESULTS
+from tests.benchmarks.samples import ARTIFACT, CASE, MACHINE, NOT_WITH_TORCH, PARITY, PLAN, RESULTS
 
 CLOSE = replace(CASE, parity=replace(PARITY, min_cosine=0.9999))
 
@@ -79,7 +79,9 @@ def test_the_choice_of_two_machines_equals_the_calculation_on_paper(desk: Desk) 
     slow = measured("slow", case([0.040]))
     assert desk.choose([slow, SMALL], {"slow": 0.001, "small": 1}) == 0
     assert "Use 6 x small with runtime fp32 on cpu, one item at a time" in desk.output
-    assert "4,380.00 per month, USD 2.88 per million items" in desk.output
+    assert "4,380.00 per month, USD 2.88 per million items, idle time included" in desk.output
+    assert "python -m runtime serve ARTIFACT --provider cpu --variant fp32\n" in desk.output
+    assert 'serve ARTIFACT -o REPORT --items FILE --rate 96.45 --server-options "--provider cpu' in desk.output
     assert "averages suggest 3" in desk.output
     assert "with one instance fewer, p95 would be 3" in desk.output
     nearest = "the closest is runtime fp32 on cpu, one item at a time (slow), where p95 is 40 ms without any waiting"
@@ -133,7 +135,7 @@ def test_batches_are_chosen_if_they_need_fewer_instances(desk: Desk) -> None:
 
 def test_setups_far_from_torch_or_not_compared_are_rejected(desk: Desk) -> None:
     far = case([0.001], variant="int8", parity=replace(PARITY, min_cosine=0.9971))
-    unknown = case([0.001], contender="fastembed", parity=None)
+    unknown = case([0.001], contender="fastembed", parity=NOT_WITH_TORCH)
     assert desk.choose([measured("m", case([0.005]), far, unknown)], {"m": 1}) == 0
     assert "Use 4 x m with runtime fp32" in desk.output
     assert "cosine similarity to torch below 0.999; the closest is runtime int8 on cpu" in desk.output
@@ -143,15 +145,14 @@ def test_setups_far_from_torch_or_not_compared_are_rejected(desk: Desk) -> None:
 
 
 def test_a_comparison_with_the_graph_is_none_with_torch(desk: Desk) -> None:
-    itself = replace(PARITY, reference="the graph in fp32 on cpu, each item alone", min_cosine=1.0)
-    assert desk.choose([measured("m", case([0.005], parity=itself))], {"m": 1}, "--min-cosine", "-1") == 1
+    assert desk.choose([measured("m", case([0.005], parity=NOT_WITH_TORCH))], {"m": 1}, "--min-cosine", "-1") == 1
     assert "not compared with torch: runtime fp32 on cpu (m)" in desk.output
     assert "name the weights of the export with --weights" in desk.output
 
 
 @pytest.mark.parametrize(("cosine", "reason"), [(0.9, "parity"), (None, "no parity")])
 def test_a_batch_size_far_from_torch_leaves_the_smaller_ones(cosine: float | None, reason: str, desk: Desk) -> None:
-    far = case([0.006], items=8, parity=replace(PARITY, min_cosine=cosine) if cosine else None)
+    far = case([0.006], items=8, parity=replace(PARITY, min_cosine=cosine) if cosine else NOT_WITH_TORCH)
     answer = desk.answer([measured("m", case([0.005]), far)], {"m": 1})["choices"][0]
     assert [plan["batch"] for plan in answer["plans"]] == [1]
     assert [(each["batch"], each["reason"]) for each in answer["left_out"]] == [(8, reason)]
@@ -170,6 +171,7 @@ def test_without_a_plan_the_closest_deployment_and_advice_are_named(desk: Desk) 
     assert desk.choose([slow], {"slow": 1}) == 1
     assert "No deployment meets the requirements" in desk.output
     assert "raise --max-p95-ms" in desk.output
+    assert "or your own items with --items if they are smaller than the built-in ones" in desk.output
     assert "lower --min-cosine" in desk.output
     assert "where p95 is 35 ms" in desk.output
     assert desk.choose([SMALL], {"other": 1}) == 1
@@ -195,7 +197,7 @@ def test_each_artifact_gets_its_own_choice(desk: Desk) -> None:
     answer = desk.answer(results, prices)
     found = [(each["artifact"], each["seal"][0], brief(each["plans"][0])) for each in answer["choices"]]
     assert found == [("other", "1", ("small", 1)), ("toy-text", "0", ("small", 6)), ("toy-text", "2", ("big", 1))]
-    assert "several artifacts are called toy-text" in answer["warnings"][0]
+    assert "several artifacts are called toy-text" in answer["warnings"][1]
     answer = desk.answer(results, prices, "--artifact", "other")
     assert [each["artifact"] for each in answer["choices"]] == ["other"]
 
@@ -209,6 +211,16 @@ def test_texts_of_one_length_are_not_compared_with_others(desk: Desk) -> None:
 def test_artifacts_and_towers_without_cases_are_refused(option: tuple[str, str], desk: Desk) -> None:
     assert desk.choose([SMALL], {"small": 1}, *option) == 2
     assert "the results have: toy-text, text" in desk.error
+
+
+def test_times_of_built_in_items_are_named_as_such(desk: Desk) -> None:
+    timed = TimedItems(source="docstrings", are_texts=True, sizes=(3000, 20, 80))
+    mine = replace(PLAN, items={"text": OwnItems(source="mine.txt", sha256="a" * 64)})
+    results = measured("slow", case([0.040]), timed_items={"text": timed})
+    assert desk.choose([results], {"slow": 1}) == 1
+    assert "built-in items: 3 texts of 20 to 3,000 characters (median 80), from docstrings" in desk.output
+    assert desk.choose([replace(results, plan=mine)], {"slow": 1}) == 1
+    assert "built-in" not in desk.output
 
 
 def test_machines_with_other_items_are_not_compared(desk: Desk) -> None:
@@ -252,9 +264,8 @@ def test_the_newest_times_of_a_case_are_used(desk: Desk) -> None:
     for order in ([SMALL, newer], [newer, SMALL]):
         answer = desk.answer(order, {"small": 1})
         assert brief(answer["choices"][0]["plans"][0]) == ("small", 1)
-        assert answer["warnings"] == [
-            "1 case was measured more than once on the same machine; the newest times are used"
-        ]
+        known = "1 case was measured more than once on the same machine; the newest times are used"
+        assert answer["warnings"][0] == known
 
 
 def test_items_of_older_times_are_not_compared(desk: Desk) -> None:

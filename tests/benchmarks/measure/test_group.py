@@ -75,6 +75,5 @@ def test_vectors_of_a_batch_are_in_order(group: CaseGroup, tmp_path: Path) -> No
     assert vectors.shape == (32, 24)
     whole = replace(group, stage="end_to_end", items=7, tokens=None)
     (case,), _ = measure_group(whole, workload, Reference(name="x", vectors=vectors), TIMING, tmp_path)
-    assert case.parity is not None
     assert case.parity.min_cosine > 1 - 1e-10
     assert summarize(case).calls >= 3

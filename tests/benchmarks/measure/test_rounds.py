@@ -1,4 +1,4 @@
-"""Contenders take turns until all medians are precise, and disturbed turns are repeated. Nothing here is timed."""
+"""Contenders take turns until all times are precise, and disturbed turns are repeated. Nothing here is timed."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class FakeWorker(Worker):
 
 
 def participant(seconds: Iterable[float], host: Host) -> Participant:
-    return Participant(setup=SETUP, worker=FakeWorker(seconds, host), start_s=1, first_s=1)
+    return Participant(setup=SETUP, stage="end_to_end", worker=FakeWorker(seconds, host), start_s=1, first_s=1)
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def seconds_of_clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[float]:
     return itertools.count(0.0, 1.0)
 
 
-def test_rounds_end_when_all_medians_are_precise_or_time_is_up(host: Host, seconds_of_clock: Iterator[float]) -> None:
+def test_rounds_end_when_all_times_are_precise_or_time_is_up(host: Host, seconds_of_clock: Iterator[float]) -> None:
     steady, noisy = participant(itertools.repeat(1.0), host), participant(itertools.cycle([1.0, 2.0]), host)
     failures: list[str] = []
     options = rounds.TimingOptions(threads=1, min_rounds=5, seconds=10.0, patience=0, confidence=0.95, half_width=0.05)
@@ -84,6 +84,14 @@ def test_rounds_end_when_all_medians_are_precise_or_time_is_up(host: Host, secon
         )
         assert len(reference_times) == len(each.rounds) == count
     assert not failures
+
+
+def test_the_time_that_must_be_precise_is_the_mean_end_to_end(host: Host) -> None:
+    each = participant([], host)
+    each.rounds = [(1.0, 1.0, 1.0), (1.0, 1.0, 4.0)] * 5
+    assert not each.is_precise(TIMING)
+    each.stage = "graph"
+    assert each.is_precise(TIMING)
 
 
 def test_a_contender_that_fails_leaves_the_rounds(host: Host, seconds_of_clock: Iterator[float]) -> None:

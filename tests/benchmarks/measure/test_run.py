@@ -48,11 +48,13 @@ def test_all_contenders_are_measured_in_the_same_rounds(results: Results) -> Non
         assert case.start_s > case.first_s > 0
         assert case.peak_bytes > 30 * 2**20
     assert results.complete
+    timed = results.timed_items["text"]
+    assert len(timed.sizes) == 16
+    assert timed.source.startswith("docstrings of Python")
 
 
 def test_vectors_are_compared_with_torch_in_float64(results: Results) -> None:
     for case in results.cases:
-        assert case.parity is not None
         assert case.parity.reference == "torch in float64, each item alone"
         assert 1 - case.parity.min_cosine < 1e-10
         assert case.parity.overlap_at_10 == 1

@@ -59,8 +59,17 @@ def test_own_items_are_taken_if_there_are_enough(tmp_path: Path) -> None:
     assert items.source == "mine.txt"
     assert len(items.items) == 40
     listing.write_text("one\ntwo")
-    with pytest.raises(UsageError, match="has 2 items; at least 16 are needed"):
+    with pytest.raises(UsageError, match=r"has 2 items .*; at least 16 are needed"):
         load_own_items("text", listing)
+
+
+def test_own_items_are_drawn_from_the_whole_file(tmp_path: Path) -> None:
+    listing = tmp_path / "sorted.txt"
+    listing.write_text("\n".join("x" * length for length in range(1, 1001)))
+    items = load_own_items("text", listing)
+    assert len(items.items) == 256
+    assert max(items.sizes) > 900
+    assert items == load_own_items("text", listing)
 
 
 def test_short_own_texts_fill_the_requested_tokens(toy: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from benchmarks.report.html import render_html
 from benchmarks.report.markdown import render_markdown
 from benchmarks.results.prices import MachinePrice, Prices
 from benchmarks.results.schema import Results, Skipped, Work, Worst
-from tests.benchmarks.samples import ARTIFACT, CASE, MACHINE, PARITY, RESULTS, many_cases, timed
+from tests.benchmarks.samples import ARTIFACT, CASE, MACHINE, NOT_WITH_TORCH, PARITY, RESULTS, many_cases, timed
 
 NASTY = "<script>alert('x')</script> & \"q\" | `tick` [a](http://b) \x00\udcff\u2028 *b*"
 PRICES = Prices(
@@ -41,7 +41,9 @@ SAMPLES = {
     "one case": replace(RESULTS, ceilings=None),
     "no case": replace(RESULTS, cases=(), skipped=()),
     "no artifact": replace(RESULTS, cases=(), artifacts=(), complete=False),
-    "bare": replace(FULL, cases=tuple(replace(case, parity=None, work=None, stages={}) for case in FULL.cases)),
+    "bare": replace(
+        FULL, cases=tuple(replace(case, parity=NOT_WITH_TORCH, work=None, stages={}) for case in FULL.cases)
+    ),
     "one round": replace(RESULTS, cases=(replace(CASE, rounds=((0.01,),), yardstick=(0.05,)),)),
     "cut short": replace(RESULTS, cases=(CASE, replace(CASE, items=8, rounds=()))),
     "same times": replace(RESULTS, cases=(CASE, replace(CASE, items=2))),

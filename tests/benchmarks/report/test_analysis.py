@@ -14,11 +14,11 @@ from benchmarks.report.roofline import Roofline, find_roofline
 from benchmarks.report.speedup import compute_speedup
 from benchmarks.report.summary import summarize_section
 from benchmarks.report.tables import parity_table
-from benchmarks.results.schema import Case, Work
+from benchmarks.results.schema import Case, TimedItems, Work
 from runtime.cli.main import build_parser
 from runtime.session.provider_options import OpenVinoOptions, parse_options
-from tests.benchmarks.report.samples import FULL, SAMPLES, html_of
-from tests.benchmarks.samples import CASE, CEILINGS, PARITY, RESULTS, many_cases
+from tests.benchmarks.report.samples import FULL, SAMPLES, html_of, markdown_of
+from tests.benchmarks.samples import CASE, CEILINGS, NOT_WITH_TORCH, PARITY, RESULTS, many_cases
 
 
 def test_speedup_compares_times_of_the_same_round() -> None:
@@ -126,6 +126,14 @@ def test_calls_with_other_items_count_by_their_mean() -> None:
     assert compute_speedup(replace(graph, rounds=((0.002,) * 3,) * 10), graph, 0.95).times == 1, "a slow call"
 
 
+def test_the_sizes_of_the_timed_items_are_told() -> None:
+    timed = TimedItems(source="mine.txt", are_texts=True, sizes=(900, 20, 80))
+    results = replace(RESULTS, timed_items={"text": timed})
+    told = "Times end to end are those of 3 texts of 20 to 900 characters (median 80), from mine.txt."
+    assert told in markdown_of(results, None)
+    assert told not in markdown_of(replace(results, cases=(replace(CASE, stage="graph"),)), None)
+
+
 def test_setups_that_were_not_compared_do_not_match_torch() -> None:
     bare = SAMPLES["bare"]
     (section,) = analyze(bare, None).sections
@@ -134,8 +142,7 @@ def test_setups_that_were_not_compared_do_not_match_torch() -> None:
 
 
 def test_a_comparison_with_the_graph_is_none_with_torch() -> None:
-    itself = replace(PARITY, reference="the graph in fp32 on cpu, each item alone", min_cosine=1.0)
-    results = replace(RESULTS, cases=(replace(CASE, parity=itself),))
+    results = replace(RESULTS, cases=(replace(CASE, parity=NOT_WITH_TORCH),))
     study = analyze(results, None)
     (section,) = study.sections
     assert summarize_section(section, study)[0] == "The vectors were not compared with torch."

@@ -96,11 +96,14 @@ def test_warnings_come_first(results: Results, words: str) -> None:
     assert words in markdown_of(results, None)
 
 
-def test_the_unstable_mark_follows_the_number() -> None:
+def test_the_unstable_mark_follows_the_number_that_is_judged() -> None:
     (noisy,) = [c for c in many_cases() if (c.label, c.stage, c.items) == ("torch bf16 on cpu", "graph", 128)]
     results = replace(RESULTS, cases=(noisy,))
     assert re.search(r"<small>\[[\d.,]+ [\d.,]+\]</small> <em>unstable</em></td>", html_of(results, None))
     assert re.search(r"\\\[[\d.,]+ [\d.,]+\\\] \*\*unstable\*\*", markdown_of(results, None))
+    uneven = replace(CASE, rounds=((0.01, 0.01, 0.01), (0.01, 0.01, 0.04)) * 5)
+    page = markdown_of(replace(RESULTS, cases=(uneven,)), None)
+    assert "| 10.0 \\[10.0, 10.0\\] | 40.0 | - | 30 | 15.0 **unstable** |" in page
 
 
 def test_the_parts_of_the_page_keep_their_order() -> None:

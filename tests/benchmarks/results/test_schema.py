@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,11 +51,16 @@ def test_only_older_results_lack_fields(results: Results, tmp_path: Path) -> Non
         read_results(tmp_path / "r.json")
 
 
-def test_results_of_schema_2_are_read_with_defaults(results: Results, tmp_path: Path) -> None:
-    document = json.loads(results.to_json()) | {"schema_version": 2}
+@pytest.mark.parametrize(
+    ("version", "later"), [(2, {"plan": None, "environments": {}, "timed_items": {}}), (3, {"timed_items": {}})]
+)
+def test_older_results_are_read_with_defaults(
+    version: int, later: dict[str, Any], results: Results, tmp_path: Path
+) -> None:
+    document = json.loads(results.to_json()) | {"schema_version": version}
     path = tmp_path / "r.json"
-    path.write_text(json.dumps({key: value for key, value in document.items() if key not in ("plan", "environments")}))
-    assert read_results(path) == replace(results, schema_version=2, plan=None, environments={})
+    path.write_text(json.dumps({key: value for key, value in document.items() if key not in later}))
+    assert read_results(path) == replace(results, schema_version=version, **later)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "\udcff"], ids=repr)

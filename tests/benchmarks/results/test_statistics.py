@@ -27,17 +27,20 @@ def test_high_percentiles_are_those_of_all_calls() -> None:
     [
         (replace(CASE, rounds=CASE.rounds[:4]), "few rounds"),
         (replace(CASE, rounds=((0.01,), (0.02,)) * 3), "unstable"),
+        (replace(CASE, rounds=((0.01, 0.01, 0.01), (0.01, 0.01, 0.04)) * 5), "unstable"),
+        (replace(CASE, stage="graph", rounds=((0.01, 0.01, 0.01), (0.01, 0.01, 0.04)) * 5), ""),
         (replace(CASE, stolen=(0.5,) * 10), "disturbed"),
         (CASE, ""),
     ],
-    ids=["few", "unstable", "disturbed", "calm"],
+    ids=["few", "unstable", "unstable mean", "stable median", "disturbed", "calm"],
 )
 def test_doubtful_times_have_a_warning(case: Case, warning: str) -> None:
     assert summarize(case).warning == warning
 
 
-def test_few_calls_have_no_p99() -> None:
+def test_few_calls_have_no_high_percentiles() -> None:
     assert summarize(timed(CASE, 0.01, rounds=9, calls=11)).p99_ms is None
+    assert summarize(timed(CASE, 0.01, rounds=19, calls=1)).p95_ms is None
 
 
 def test_the_interval_has_its_confidence_level() -> None:

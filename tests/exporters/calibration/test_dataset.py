@@ -83,7 +83,7 @@ def test_a_number_of_items_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_of_a_list_that_is_not_there_is_named(tmp_path: Path) -> None:
     paths = write_texts(tmp_path / "paths.txt", [str(tmp_path / f"{number}.png") for number in range(40)])
-    with pytest.raises(UsageError, match=r"\.png \(.*paths\.txt:\d+\) cannot be used for calibration: No such file"):
+    with pytest.raises(UsageError, match=r"\.png \(.*paths\.txt:\d+\) cannot be used: No such file"):
         load_calibration_dataset("image", paths, 16)
 
 
@@ -100,13 +100,13 @@ def test_too_few_or_wrong_items_are_refused(tmp_path: Path) -> None:
         load_calibration_dataset("text", folder, 32)
     with pytest.raises(UsageError, match="there is no file"):
         load_calibration_dataset("text", tmp_path / "no.txt", 32)
-    with pytest.raises(UsageError, match=r"there is no .*/no to calibrate with; give a UTF-8 \.txt file"):
+    with pytest.raises(UsageError, match=r"there is no .*/no; give a UTF-8 \.txt file"):
         load_calibration_dataset("text", tmp_path / "no", 32)
     (tmp_path / "other.jsonl").write_text('{"body": "a"}\n' * 40)
     with pytest.raises(UsageError, match=r"jsonl:1: there is no 'text' among 'body'; give .* with the column `text`$"):
         load_calibration_dataset("text", tmp_path / "other.jsonl", 32)
     (tmp_path / "bad.txt").write_bytes(b"\xff\n" * 40)
-    with pytest.raises(UsageError, match=r"cannot be used for calibration: .*bad\.txt:1: the line is not UTF-8"):
+    with pytest.raises(UsageError, match=r"cannot be used: .*bad\.txt:1: the line is not UTF-8"):
         load_calibration_dataset("text", tmp_path / "bad.txt", 32)
     with pytest.raises(UsageError, match="15 items are too few"):
         load_calibration_dataset("text", None, 15)
