@@ -65,7 +65,7 @@ def _latency(row: Row | None) -> str:
     p95 = "" if figures.p95_ms is None else f" (p95 {digits(figures.p95_ms)} ms)"
     return (
         f"Latency of {count(row.case.items, 'item')}: {digits(figures.p50_ms)} ms{p95} with {row.label}. Its first "
-        f"vector takes {digits(cold_s)} s from a cold start."
+        f"vector takes {digits(cold_s)} s from a cold start without a check of hashes."
     )
 
 

@@ -87,7 +87,8 @@ def times_tables(section: Section) -> list[Table]:
     ]
     note = (
         "Brackets: bootstrap confidence intervals. A warning stands beside the time that it judges: the mean end to "
-        "end, the p50 for the graph alone. Cold start: load the model and run the first call."
+        "end, the p50 for the graph alone. Cold start: load the model, without a check of hashes, and run the "
+        "first call."
     )
     return [
         table("End to end: from files or texts to vectors", columns, section.at("end_to_end"), note=note),

@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath, PureWindowsPath
@@ -20,7 +20,7 @@ from typing import Literal, get_args
 
 from runtime.artifact.parity import Parity, SimilarityParity
 from runtime.artifact.similarity import SimilarityFunction
-from runtime.artifact.variants import Variant, VariantName
+from runtime.artifact.variants import VARIANT_NAMES, Variant, VariantName
 from runtime.errors import ManifestError, UsageError
 
 SCHEMA_VERSION = 6
@@ -256,11 +256,16 @@ class Tower:
     parity: Parity | None = None  # parity with the reference; ``None`` only until it is measured
     variants: dict[VariantName, Variant] = dataclasses.field(default_factory=dict)
 
-    def files(self) -> tuple[str, ...]:
-        """Return the names of the files that the tower needs, those of its variants included."""
+    def files(self, variants: Collection[str] = VARIANT_NAMES) -> tuple[str, ...]:
+        """Return the names of the files that the tower needs if one of these ``variants`` runs, by default any.
+
+        ``graph`` is always one of them, because the estimate of memory reads it.
+        """
         tokenizer = self.preprocessing.tokenizer if isinstance(self.preprocessing, TextPreprocessing) else None
-        own = tuple(name for name in (self.graph, self.external_data, tokenizer) if name)
-        return tuple(dict.fromkeys([*own, *(name for variant in self.variants.values() for name in variant.files())]))
+        weights = self.external_data if "fp32" in variants else None
+        own = tuple(name for name in (self.graph, weights, tokenizer) if name)
+        chosen = (variant for name, variant in self.variants.items() if name in variants)
+        return tuple(dict.fromkeys([*own, *(name for variant in chosen for name in variant.files())]))
 
 
 @dataclass(frozen=True, kw_only=True)

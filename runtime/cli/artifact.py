@@ -9,7 +9,7 @@ from typing import Any
 
 from runtime import console
 from runtime.artifact.describe import describe_manifest
-from runtime.artifact.reader import read_manifest
+from runtime.artifact.reader import check_files, read_manifest
 from runtime.artifact.variants import VARIANT_NAMES
 from runtime.cli.options import NUMBER, add_command, add_session_options, session_keywords
 from runtime.errors import UsageError
@@ -144,6 +144,7 @@ def _verify_vectors(arguments: argparse.Namespace) -> int:
         session["variant"] = origin.variant
     tower = origin.towers[0] if len(origin.towers) == 1 else None
     with load(arguments.artifact, tower=tower, **session) as model:
+        check_files(arguments.artifact, model.manifest)
         verification = verify_model(model, arguments.artifact)
         print(f"verified: hashes, and golden vectors with {describe_verification(verification)}")
         if doubt := check_space(model, arguments.vectors, origin):

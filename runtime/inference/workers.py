@@ -34,13 +34,14 @@ from runtime.inference.pipeline import (
     concatenate,
     item_name,
 )
-from runtime.inference.tower import DEFAULT_BATCH_SIZES, sizes_of_call
+from runtime.inference.tower import DEFAULT_BATCH_SIZES, BatchSizes, sizes_of_call
 from runtime.preprocess.item import UnusableItemError
 from runtime.session.provider_options import OPTIONS, replace_device
 from runtime.session.providers import PROVIDERS
 from runtime.session.session import SessionOptions
 
 _WINDOWS_AHEAD = 2  # per worker and call; it bounds how far a fast worker gets ahead of a slow one
+_LEAST_TEXTS = 8  # per window: a message to a worker costs about as much as one short text
 _Pipe: TypeAlias = Any  # a Connection, or on Windows a PipeConnection
 _Embed: TypeAlias = "Callable[[_WorkerProcess], PartialEmbeddings]"  # a window, with the worker that is idle first
 _Done: TypeAlias = "SimpleQueue[PartialEmbeddings | BaseException]"  # one result, or the error instead
@@ -79,6 +80,13 @@ def _check_device_ids(device_ids: object) -> None:
         raise UsageError(f"device_ids is {device_ids!r}, it must be a list of the numbers of GPUs, such as [0]")
     if not len(device_ids) or len(set(device_ids)) < len(device_ids):
         raise UsageError(f"device_ids are {list(device_ids)}, they must be one or more different GPUs")
+
+
+def divide_items(count: int, workers: int, sizes: BatchSizes) -> int:
+    """Return the size of the windows of ``count`` items, so that each of the ``workers`` gets about as many items."""
+    share = -(-count // workers)
+    rounds = max(1, -(-share // sizes.window))
+    return max(min(sizes.chunk, _LEAST_TEXTS), -(-share // rounds))
 
 
 class Workers:
@@ -196,15 +204,12 @@ class Workers:
         return lambda item: load_pixels(item, recipe.alpha) if isinstance(item, Image.Image) else item
 
     def _window_size(self, items: Iterable[Any], options: EmbedOptions) -> int:
-        """Return the number of items per window: a pipeline's, or a worker's share of the items if that is smaller."""
+        """Return the number of items per window: a pipeline's, if the number of ``items`` is unknown."""
         towers = (options.tower,) if options.tower else self.info.towers
         device = PROVIDERS[self.info.provider].device
         sizes = sizes_of_call((DEFAULT_BATCH_SIZES[name, device] for name in towers), options.batch_size)
         count = length_hint(items, -1)
-        if count < 0:
-            return sizes.window
-        share = -(-count // len(self._workers))
-        return max(sizes.chunk, min(sizes.window, share))
+        return sizes.window if count < 0 else divide_items(count, len(self._workers), sizes)
 
     def close(self) -> None:
         """End the processes, unless they belong to the process that forked this one."""

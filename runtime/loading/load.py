@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from runtime.artifact.manifest import Manifest, TowerName
+from runtime.artifact.manifest import Manifest, Tower, TowerName
 from runtime.artifact.reader import check_files, read_manifest
 from runtime.background import start_in_background
 from runtime.errors import ProviderError, UsageError
@@ -23,6 +23,7 @@ from runtime.loading.reduced_precision import open_in_best_precision
 from runtime.loading.tuning_store import read_tuning
 from runtime.session.provider_options import ProviderOptions
 from runtime.session.session import SessionOptions
+from runtime.session.variant_selection import find_possible_variants
 
 _LOG = logging.getLogger("runtime")
 
@@ -67,7 +68,8 @@ def load(
         workers: Number of processes that embed side by side, each with its own session and its share of the threads.
             By default, the graph runs in this process. A script with workers needs ``if __name__ == "__main__":``.
         device_ids: GPUs, one per worker.
-        check_hashes: Whether to compare every file with its recorded hash.
+        check_hashes: Whether to compare every file that this load may open with its recorded hash. A variant that does
+            not run, or the graph of another tower, is not read; :func:`runtime.verify` compares all files.
         tower: The only tower to load, ``text`` or ``image``, of an artifact with two; by default all towers.
         variant: Graph to run: ``fp32`` (as exported), ``optimized``, ``fp16``, ``int8``, ``compact`` or ``auto``.
             ``auto`` chooses a variant for each tower from CPU and GPU features; see
@@ -122,7 +124,9 @@ def load(
             verify_once_on_gpu(folder, manifest, towers, share)
         return open_in_best_precision(folder, manifest, towers, options, open_embedder)
 
-    with _checking_hashes(folder, manifest) if check_hashes else nullcontext():
+    attempts = [options, tuning.session_options()] if tuning else [options]
+    unused = _find_unused_files(manifest, towers, attempts)
+    with _checking_hashes(folder, manifest, unused) if check_hashes else nullcontext():
         if tuning is not None:
             try:
                 return open_verified(tuning.session_options().resolved())
@@ -131,13 +135,26 @@ def load(
         return open_verified(options)
 
 
+def _find_unused_files(
+    manifest: Manifest, towers: Mapping[TowerName, Tower], attempts: Sequence[SessionOptions]
+) -> set[str]:
+    """Return the files of other towers, and of variants that none of the ``attempts`` to load ``towers`` may choose."""
+    used = {
+        name
+        for tower in towers.values()
+        for options in attempts
+        for name in tower.files(find_possible_variants(tower, options.provider, options.variant))
+    }
+    return {name for tower in manifest.towers.values() for name in tower.files()} - used
+
+
 @contextmanager
-def _checking_hashes(folder: Path, manifest: Manifest) -> Iterator[None]:
-    """Check the hashes of all files in another thread, while the block runs.
+def _checking_hashes(folder: Path, manifest: Manifest, unused: Collection[str]) -> Iterator[None]:
+    """Check the hashes of the files that are not ``unused`` in another thread, while the block runs.
 
     A damaged file raises its error instead of the block's error, because damage is the more likely cause.
     """
-    wait_for_check = start_in_background(partial(check_files, folder, manifest))
+    wait_for_check = start_in_background(partial(check_files, folder, manifest, unused))
     try:
         yield
     except Exception:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.artifact.manifest import TowerName
+from runtime.artifact.reader import check_files
 from runtime.errors import IntegrityError, VerificationError
 from runtime.inference.embedder import Embedder
 from runtime.loading.golden import EmbedItems, TowerVerification, describe_tower, verify_towers
@@ -51,6 +52,7 @@ def verify(
         concurrent_batches=concurrent_batches,
         variant=variant,
     )
+    check_files(Path(path), model.manifest)  # ``load`` checks only the files that it may open
     return verify_model(model, Path(path))
 
 

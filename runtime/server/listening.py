@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 import sys
 
+LISTEN = b"listen"  # from a supervisor to a worker that has loaded the models
+
 
 def bind(host: str, port: int, *, shared: bool = True) -> list[socket.socket]:
     """Return a socket for each address of ``host``.

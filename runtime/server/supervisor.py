@@ -24,7 +24,7 @@ from typing import Any
 from prometheus_client.multiprocess import mark_process_dead
 
 from runtime.errors import EmbeddingBackbonesError, UsageError
-from runtime.server.listening import bind
+from runtime.server.listening import LISTEN, bind
 from runtime.server.metrics import METRICS_FOLDER
 from runtime.server.settings import ServerJob
 from runtime.session.session import SessionOptions
@@ -64,7 +64,11 @@ class Worker:
     """A process of the server.
 
     Attributes:
-        pipe: Gives the spaces of the models when the worker is ready, and its end when the worker is dead.
+        pipe: Gives the spaces of the models when the worker has loaded them, a message when it listens and each second
+            from then on, and its end when the worker is dead.
+        loaded: Whether the worker has loaded the models.
+        may_listen: Whether the worker was told to listen.
+        ready: Whether the worker listens.
         told: Number of times that the worker was told to stop.
         silent_s: Seconds since the last message.
     """
@@ -76,13 +80,21 @@ class Worker:
         self.process = context.Process(target=_work, args=(job, theirs))
         self.process.start()
         theirs.close()
-        self.ready, self.told, self.silent_s = False, 0, 0.0
+        self.loaded, self.may_listen, self.ready, self.told, self.silent_s = False, False, False, 0, 0.0
+
+    def listen(self) -> None:
+        """Let the worker listen."""
+        self.may_listen = True
+        self._send(LISTEN)
 
     def stop(self) -> None:
         """Let requests in flight end; the second time, end them."""
         self.told += 1
+        self._send(b"stop")
+
+    def _send(self, message: bytes) -> None:
         with suppress(OSError):  # it is dead, and the pipe will say so
-            self.pipe.send_bytes(b"stop")
+            self.pipe.send_bytes(message)
 
 
 def _work(job: ServerJob, pipe: Connection) -> None:
@@ -97,7 +109,9 @@ def _work(job: ServerJob, pipe: Connection) -> None:
 class Supervisor:
     """The processes of one server.
 
-    Workers start one after the other, so that an artifact that cannot be served is reported once.
+    The first worker starts alone, so that an artifact that cannot be served is reported once, and ends the server. The
+    others start together. All listen at the same time: clients keep their connections, so a worker that listens alone
+    would get them all.
     """
 
     def __init__(self, job: ServerJob, workers: int) -> None:
@@ -105,7 +119,8 @@ class Supervisor:
         self._job, self._wanted = divide(job, workers), workers
         self._workers: dict[Any, Worker] = {}  # by pipe
         self._signals, self._deadline, self._exit_code = 0, math.inf, 0
-        self._is_ready, self._failures, self._next_start = False, 0, 0.0
+        self._is_loadable, self._may_listen, self._is_ready = False, False, False
+        self._failures, self._next_start = 0, 0.0
         self._last_step = time.monotonic()
 
     def run(self) -> int:
@@ -146,7 +161,7 @@ class Supervisor:
         self._deadline = min(self._deadline, time.monotonic() + self._job.settings.drain_seconds + _PATIENCE_S)
 
     def _step(self) -> None:
-        if self._may_start():
+        while self._may_start():
             worker = Worker(self._job)
             self._workers[worker.pipe] = worker
         for worker in self._workers.values():
@@ -156,7 +171,17 @@ class Supervisor:
                 worker.process.kill()
         for pipe in wait(list(self._workers), _POLL_S):
             self._hear(self._workers[pipe])
+        self._let_listen()
         self._end_silent_workers()
+
+    def _let_listen(self) -> None:
+        """Let workers listen from when all have loaded, or one has failed to start or keeps the others waiting."""
+        loaded = [worker for worker in self._workers.values() if worker.loaded]
+        is_late = any(worker.silent_s > self._job.settings.hang_seconds for worker in loaded)
+        self._may_listen |= len(loaded) == self._wanted or self._failures > 0 or is_late
+        for worker in loaded:
+            if self._may_listen and not worker.may_listen:
+                worker.listen()
 
     def _end_silent_workers(self) -> None:
         """Kill workers that are ready and say nothing. While this process itself stood still, no time counts."""
@@ -170,9 +195,11 @@ class Supervisor:
                 worker.silent_s = 0.0
 
     def _may_start(self) -> bool:
+        """Return whether to start a worker: one at a time until one has loaded, and after one has failed to start."""
         is_complete = len(self._workers) >= self._wanted
-        starts = any(not worker.ready for worker in self._workers.values())
-        return not (self._signals or is_complete or starts) and time.monotonic() >= self._next_start
+        loaded = [worker.loaded for worker in self._workers.values()]
+        must_wait = not all(loaded) and (self._failures > 0 or not any(loaded))
+        return not (self._signals or is_complete or must_wait) and time.monotonic() >= self._next_start
 
     def _hear(self, worker: Worker) -> None:
         try:
@@ -181,11 +208,14 @@ class Supervisor:
             self._bury(worker)
             return
         worker.silent_s = 0.0
+        if not worker.loaded:
+            worker.loaded = self._is_loadable = True
+            self._job = replace(self._job, spaces=json.loads(message))  # later workers must embed in the same ones
+            return
         if worker.ready:
             return
         worker.ready, self._failures = True, 0
-        self._job = replace(self._job, spaces=json.loads(message))  # later workers must embed in the same ones
-        if not self._is_ready and len(self._workers) == self._wanted:
+        if not self._is_ready and sum(each.ready for each in self._workers.values()) == self._wanted:
             self._is_ready = True
             pids = [each.process.pid for each in self._workers.values()]
             self._log("ready", host=self._job.settings.host, port=self._job.settings.port, workers=pids)
@@ -200,10 +230,10 @@ class Supervisor:
             self._exit_code = self._exit_code or int(worker.ready and code != 0)
             return
         self._log("worker died", worker=worker.process.pid, exit_code=code)
-        if not self._is_ready:  # it would die again
+        if not self._is_loadable:  # it would die again
             self._exit_code = max(1, code)
             self._stop(0, None)
-        elif not worker.ready:
+        elif not worker.ready and time.monotonic() >= self._next_start:  # those that started together count once
             self._failures += 1
             self._next_start = time.monotonic() + min(_LONGEST_DELAY_S, 2.0**self._failures)
 

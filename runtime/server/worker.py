@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 import uvicorn
 
 from runtime.server import run
-from runtime.server.listening import bind
+from runtime.server.listening import LISTEN, bind
 from runtime.server.middleware import LOG
 from runtime.server.request_errors import RequestError
 from runtime.server.service import EmbeddingService
@@ -24,12 +24,14 @@ _TICKS = 10
 
 
 def serve(job: ServerJob, pipe: Connection) -> int:
-    """Serve a job until the supervisor says so, or is gone, and return the exit code."""
+    """Load a job, serve it from when the supervisor says so until it says so or is gone, and return the exit code."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the supervisor gets it, too
-    servers: list[WorkerServer] = []
-    threading.Thread(target=_obey, args=(pipe, servers), daemon=True).start()
+    servers, may_listen = list[WorkerServer](), threading.Event()
+    threading.Thread(target=_obey, args=(pipe, servers, may_listen), daemon=True).start()
     run.configure_logs()
     service = run.load_service(job)
+    pipe.send_bytes(json.dumps(service.spaces).encode())
+    may_listen.wait()
     servers.append(WorkerServer(run.configure_server(service), service, pipe))
     servers[0].run(bind(job.settings.host, job.settings.port))
     return 0
@@ -50,9 +52,9 @@ class WorkerServer(run.DrainingServer):
         yield
 
     def announce(self) -> None:
-        """Tell the supervisor that the worker is ready, and the spaces of its models."""
+        """Tell the supervisor that the worker is ready."""
         LOG.info("worker ready")
-        self._pipe.send_bytes(json.dumps(self._service.spaces).encode())
+        self._pipe.send_bytes(b"ready")
 
     async def on_tick(self, counter: int) -> bool:
         """Report to the supervisor each second; uvicorn calls this ten times a second."""
@@ -71,15 +73,17 @@ class WorkerServer(run.DrainingServer):
             self._pipe.send_bytes(b"alive")
 
 
-def _obey(pipe: Connection, servers: list[WorkerServer]) -> None:
-    """Stop at each message. The end of the pipe means that the supervisor is gone."""
+def _obey(pipe: Connection, servers: list[WorkerServer], may_listen: threading.Event) -> None:
+    """Stop at each message but the first, to listen. The end of the pipe means that the supervisor is gone."""
     is_open = True
     while is_open:
         try:
-            pipe.recv_bytes()
+            if pipe.recv_bytes() == LISTEN:
+                may_listen.set()
+                continue
         except (EOFError, OSError):
             is_open = False
-        if not servers:  # it still loads, so nobody waits for an answer
+        if not servers:  # it does not listen yet, so nobody waits for an answer
             os._exit(0)
         if is_open or not servers[0].should_exit:
             servers[0].handle_exit(signal.SIGTERM, None)

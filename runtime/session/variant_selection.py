@@ -13,8 +13,8 @@ from runtime.artifact.manifest import Tower
 from runtime.artifact.variants import VARIANT_NAMES, Variant, VariantName
 from runtime.errors import ProviderError, UsageError
 from runtime.machine import cpu, cuda_driver
-from runtime.session.provider_options import ProviderOptions, device_of, provider_of
-from runtime.session.providers import ExecutionProvider, installed_packages
+from runtime.session.provider_options import OPTIONS, ProviderOptions, device_of, provider_of
+from runtime.session.providers import ExecutionProvider, available_providers, find_provider, installed_packages
 from runtime.session.verdicts import find_verdict
 
 _LOG = logging.getLogger("runtime")
@@ -54,6 +54,22 @@ def choose_graph(
         skipped.append(f"{name} skipped: {reason}")
     reason = "; ".join(skipped) or f"the artifact has no variant that {provider.name} prefers"
     return GraphChoice(name="fp32", graph=tower.graph, reason=f"auto: {reason}")
+
+
+def find_possible_variants(tower: Tower, provider: str, asked: str) -> set[str]:
+    """Return the names of the variants that :func:`choose_graph` may choose: on a GPU, all that ``auto`` prefers there.
+
+    ``provider`` is a provider or ``auto``.
+    """
+    if asked != "auto":
+        return {asked}
+    is_auto, names = provider == "auto", set[str]()
+    for each in [each for each in available_providers() if each.in_auto] if is_auto else [find_provider(provider)]:
+        if each.device == "cpu":
+            names.add(choose_graph(tower, each, OPTIONS[each.name](), asked, artifact="").name)
+        else:  # which of them pass there is not known yet
+            names.update(("fp32", *PREFERENCES[each.name]))
+    return names
 
 
 def warn_of_choice(choice: GraphChoice, tower: Tower, options: ProviderOptions, artifact: str) -> None:

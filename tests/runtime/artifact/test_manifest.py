@@ -157,6 +157,34 @@ def test_one_changed_byte_is_noticed(artifact: Path, name: str) -> None:
         runtime.load(artifact)
 
 
+def test_a_damaged_file_that_a_load_does_not_open_is_noticed_by_verify_alone(
+    artifact: Path, edit_manifest: Edit
+) -> None:
+    variant = make_variant("optimized", "cpu")
+    (artifact / variant.graph).write_bytes((artifact / "image.onnx").read_bytes())
+
+    def add(document: dict[str, Any]) -> None:
+        document["towers"]["image"]["variants"]["optimized"] = dataclasses.asdict(variant)
+        document["files"][variant.graph] = dict(document["files"]["image.onnx"])
+
+    edit_manifest(add)
+    assert runtime.load(artifact, provider="cpu").variant == "optimized"
+    with (artifact / variant.graph).open("ab") as file:
+        file.write(b"\0")
+    runtime.load(artifact, provider="cpu", variant="fp32")
+    for call, asked in ((runtime.load, "auto"), (runtime.verify, "fp32")):
+        with pytest.raises(runtime.IntegrityError, match=f"{variant.graph} has changed"):
+            call(artifact, provider="cpu", variant=asked)
+
+
+def test_a_damaged_file_of_a_tower_that_is_left_out_is_not_noticed(tmp_path: Path) -> None:
+    folder = write_artifact(tmp_path / "toy", image=True)
+    (folder / "text.onnx").unlink()
+    runtime.load(folder, provider="cpu", tower="image")
+    with pytest.raises(runtime.IntegrityError, match=r"text\.onnx is missing"):
+        runtime.load(folder, provider="cpu")
+
+
 def test_a_pointer_of_git_lfs_is_named(artifact: Path) -> None:
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 9\n"
     (artifact / "image.onnx").write_text(pointer)

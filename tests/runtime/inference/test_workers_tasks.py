@@ -21,10 +21,11 @@ from PIL import Image
 from tqdm import tqdm
 
 import runtime
+from runtime.artifact.manifest import TowerName
 from runtime.artifact.reader import read_manifest
 from runtime.inference.pipeline import Pipeline
 from runtime.inference.tower import DEFAULT_BATCH_SIZES
-from runtime.inference.workers import Workers, _WorkerProcess
+from runtime.inference.workers import Workers, _WorkerProcess, divide_items
 from runtime.session.session import SessionOptions
 from tests.runtime.toy_artifact import write_artifact
 
@@ -156,9 +157,9 @@ def test_windows_of_an_abandoned_stream_are_not_embedded(
 @pytest.mark.parametrize(
     ("options", "windows"),
     [
-        ({}, [32, 32, 32, 32, 2]),
-        ({"tower": "text"}, [130]),
-        ({"batch_size": 30}, [60, 60, 10]),
+        ({}, [26, 26, 26, 26, 26, 32, 32, 32, 32, 2]),
+        ({"tower": "text"}, [130, 130]),
+        ({"batch_size": 30}, [44, 44, 42, 60, 60, 10]),
     ],
     ids=str,
 )
@@ -175,7 +176,23 @@ def test_windows_are_those_of_the_asked_tower_and_size_of_batch(
     with runtime.load(write_artifact(tmp_path / "toy", image=True), provider="cpu", threads=1, workers=1) as model:
         for items in (["a"] * 130, tqdm(("a" for _ in range(130)), disable=True)):
             assert model.embed(items, **options).shape == (130, 4)
-    assert sizes == windows * 2
+    assert sizes == windows
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "workers", "size"),
+    [
+        ("text", 50, 4, 13),
+        ("text", 20, 8, 8),
+        ("text", 4096, 4, 1024),
+        ("text", 5000, 4, 625),
+        ("image", 4, 8, 1),
+        ("image", 300, 8, 19),
+        ("image", 0, 2, 1),
+    ],
+)
+def test_all_workers_get_about_as_many_items(kind: TowerName, count: int, workers: int, size: int) -> None:
+    assert divide_items(count, workers, DEFAULT_BATCH_SIZES[kind, "cpu"]) == size
 
 
 def refuse_the_second(pipeline: Pipeline) -> None:

@@ -47,6 +47,14 @@ def test_what_was_written_is_verified(name: str, words: list[str], verify: Verif
     assert f"verified: {name}, " in out
 
 
+def test_a_damaged_file_of_the_tower_that_did_not_embed_is_noticed(verify: Verify) -> None:
+    assert main(["embed", "toy", "--tower", "text", "b c", "-o", "v.npz"]) == 0
+    Path("toy", "image.onnx").write_bytes(b"")
+    code, out, err = verify("v.npz")
+    assert (code, out) == (1, "")
+    assert "image.onnx has changed since export" in err
+
+
 def test_a_sample_is_spread_over_the_file(verify: Verify) -> None:
     assert main(["embed", "toy", "--tower", "text", "t.txt", "-o", "v.npz"]) == 0
     Path("t.txt").unlink()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -24,10 +23,10 @@ from runtime.errors import UsageError
 from runtime.server import run, supervisor
 from runtime.server.settings import ServerJob, ServerSettings
 from runtime.server.supervisor import divide
-from runtime.server.worker import WorkerServer
 from tests.runtime.server.conftest import CLIENT
 from tests.runtime.server.test_process import started
 
+LOADED = b'{"toy": "vs1-a"}'
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="workers share a port on Linux only")
 JOB = ServerJob(
     artifacts={},
@@ -98,28 +97,65 @@ class FakeWorker:
         self.job = job
         self.pipe, self.theirs = Pipe()
         self.process = SimpleNamespace(pid=len(self.made), exitcode=1, join=lambda: None)
-        self.ready, self.told, self.silent_s = False, 0, 0.0
+        self.loaded, self.may_listen, self.ready, self.told, self.silent_s = False, False, False, 0, 0.0
         self.made.append(self)
 
+    def listen(self) -> None:
+        self.may_listen = True
 
-@LINUX
-def test_a_worker_that_cannot_start_any_more_is_tried_less_and_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    now, made = [0.0], list[FakeWorker]()
-    monkeypatch.setattr(FakeWorker, "made", made, raising=False)
+    def report(self, boss: supervisor.Supervisor, *messages: bytes) -> None:
+        for message in messages:
+            self.theirs.send_bytes(message)
+            boss._step()
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Replace the processes of a supervisor, and its clock by the time in this list."""
+    now = [0.0]
+    monkeypatch.setattr(FakeWorker, "made", list[FakeWorker](), raising=False)
     for name, value in (
         ("Worker", FakeWorker),
         ("mark_process_dead", lambda pid: None),
         ("time", SimpleNamespace(monotonic=lambda: now[0])),
-        ("_POLL_S", 0),
+        ("_POLL_S", 0.25),
+        ("wait", lambda pipes, timeout: connection.wait(pipes, 0)),
     ):
         monkeypatch.setattr(supervisor, name, value)
-    boss = supervisor.Supervisor(JOB, 2)
-    for number in (1, 2):
+    return now
+
+
+@LINUX
+@pytest.mark.parametrize("last", ["loads", "fails", "is late"])
+def test_workers_start_together_after_the_first_and_listen_at_the_same_time(last: str, now: list[float]) -> None:
+    boss, made = supervisor.Supervisor(JOB, 3), FakeWorker.made
+    boss._step()
+    boss._step()
+    assert len(made) == 1
+    made[0].report(boss, LOADED)
+    boss._step()
+    assert [worker.job.spaces for worker in made] == [{}, {"toy": "vs1-a"}, {"toy": "vs1-a"}]
+    made[1].report(boss, LOADED)
+    assert not any(worker.may_listen for worker in made)
+    if last == "loads":
+        made[2].report(boss, LOADED)
+    elif last == "fails":
+        made[2].theirs.close()
         boss._step()
-        assert len(made) == number  # the second one starts when the first one is ready
-        made[-1].theirs.send_bytes(b'{"toy": "vs1-a"}')
+    for _ in range(62 * (last == "is late")):
+        now[0] += 0.5
         boss._step()
-    assert [worker.job.spaces for worker in made] == [{}, {"toy": "vs1-a"}]
+    assert [worker.may_listen for worker in made] == [True, True, last == "loads"]
+    assert not boss._signals
+    boss._leave()
+
+
+@LINUX
+def test_a_worker_that_cannot_start_any_more_is_tried_less_and_less_often(now: list[float]) -> None:
+    boss, made = supervisor.Supervisor(JOB, 2), FakeWorker.made
+    boss._step()
+    made[0].report(boss, LOADED, b"ready")
+    made[1].report(boss, LOADED, b"ready")
     made[0].theirs.close()
     starts = []
     for tick in range(20):
@@ -136,19 +172,12 @@ def test_a_worker_that_cannot_start_any_more_is_tried_less_and_less_often(monkey
 
 
 @LINUX
-def test_workers_do_not_hang_while_the_supervisor_itself_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
-    now, killed = [0.0], list[int]()
-    monkeypatch.setattr(FakeWorker, "made", list[FakeWorker](), raising=False)
-    monkeypatch.setattr(supervisor, "Worker", FakeWorker)
-    monkeypatch.setattr(supervisor, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(supervisor, "_POLL_S", 0.25)
-    monkeypatch.setattr(supervisor, "wait", lambda pipes, timeout: connection.wait(pipes, 0))
-    boss = supervisor.Supervisor(JOB, 1)
+def test_workers_do_not_hang_while_the_supervisor_itself_stands_still(now: list[float]) -> None:
+    boss, killed = supervisor.Supervisor(JOB, 1), list[int]()
     boss._step()
     (worker,) = FakeWorker.made
     worker.process.kill = lambda: killed.append(1)
-    worker.theirs.send_bytes(b"{}")
-    boss._step()
+    worker.report(boss, LOADED, b"ready")
     for seconds, kills in ((3600.0, 0), *[(0.5, 0)] * 59, (0.5, 1)):  # 0.5 s of the hour count
         now[0] += seconds
         boss._step()
@@ -162,10 +191,7 @@ def test_a_worker_refuses_other_spaces_than_those_of_the_first_one(
     monkeypatch.setattr(run, "prepare_process", lambda settings: None)
     job = ServerJob(artifacts={"toy": toy}, settings=ServerSettings(), session={"threads": 1})
     service = run.load_service(job)
-    ours, theirs = Pipe()
-    with ours, theirs:
-        WorkerServer(run.configure_server(service), service, theirs).announce()
-        spaces = json.loads(ours.recv_bytes())
+    spaces = service.spaces
     service.close()
     assert spaces == {"toy": model.space}
     run.load_service(replace(job, spaces=spaces)).close()
