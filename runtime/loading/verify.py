@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.artifact.manifest import TowerName
-from runtime.artifact.reader import check_files
+from runtime.artifact.reader import check_files, read_manifest
 from runtime.errors import IntegrityError, VerificationError
 from runtime.inference.embedder import Embedder
 from runtime.loading.golden import EmbedItems, TowerVerification, describe_tower, verify_towers
@@ -44,16 +44,18 @@ def verify(
         IntegrityError: The manifest is wrong about whether the vectors have unit length.
         EmbeddingBackbonesError: As for :func:`runtime.load`.
     """
+    folder = Path(path)
+    check_files(folder, read_manifest(folder))  # all: ``load`` checks only those that it may open
     model = load(
         path,
         provider=provider,
         provider_options=provider_options,
         threads=threads,
         concurrent_batches=concurrent_batches,
+        check_hashes=False,
         variant=variant,
     )
-    check_files(Path(path), model.manifest)  # ``load`` checks only the files that it may open
-    return verify_model(model, Path(path))
+    return verify_model(model, folder)
 
 
 def verify_model(model: Embedder, folder: Path, embed: EmbedItems | None = None) -> Verification:

@@ -64,8 +64,8 @@ class Worker:
     """A process of the server.
 
     Attributes:
-        pipe: Gives the spaces of the models when the worker has loaded them, a message when it listens and each second
-            from then on, and its end when the worker is dead.
+        pipe: Gives the spaces of the models when the worker has loaded them, then a message when it listens and each
+            second. It ends when the worker is dead.
         loaded: Whether the worker has loaded the models.
         may_listen: Whether the worker was told to listen.
         ready: Whether the worker listens.
