@@ -47,7 +47,7 @@ CASES = {
     "AVIF": (12, "RGB", "AVIF", {"speed": 10}, "uint8"),
     "one pixel wide": ((1, 300), "RGB", "PNG", {}, "uint8"),
     "one pixel high": ((300, 1), "RGB", "PNG", {}, "uint8"),
-    "thin floats": ((8, 2400), "RGB", "PNG", {}, "float32"),
+    "thin floats": ((2400, 8), "RGB", "PNG", {}, "float32"),
 }
 
 
