@@ -95,17 +95,6 @@ def test_parts_of_different_spaces_are_refused(toy: Path, other: Path) -> None:
         read_origin(Path("parts"))
 
 
-def test_a_file_whose_origin_names_no_space_is_finished_by_its_artifact_only(
-    toy: Path, other: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = ["t.txt", "--tower", "text", "-o", "v.parquet"]
-    assert main(["embed", "toy", *words]) == 0
-    rewrite_origin(Path("v.parquet"), space=None)
-    assert main(["embed", "toy", *words, "--resume"]) == 0
-    assert main(["embed", "other", *words, "--resume"]) == 1
-    assert "v.parquet is finished, but by another artifact: it is of the space unknown" in capsys.readouterr().err
-
-
 def test_a_record_of_an_earlier_version_lacks_the_precision(toy: Path) -> None:
     assert main(["embed", "toy", "t.txt", "--tower", "text", "-o", "v.parquet"]) == 0
     before = read_origin(Path("v.parquet"))
