@@ -111,7 +111,7 @@ def _describe(
     records: dict[TowerName, Tower],
     opset: int,
 ) -> Manifest:
-    """Return the manifest of the artifact in ``folder``, still without parity and space; ``tower`` is one of its."""
+    """Return the manifest of the artifact in ``folder``, without parity, its space unnamed; ``tower`` is any tower."""
     versions = {"embedding-backbones": __version__}
     versions |= {name: importlib.metadata.version(name) for name in _PACKAGES} | installed_packages()
     return Manifest(

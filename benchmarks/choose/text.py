@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -89,9 +90,11 @@ def _start(plan: HardwarePlan, requirements: Requirements) -> Iterator[str]:
         yield f"Start each instance with: python -m runtime serve ARTIFACT {options}"
     if options and items:
         rate = requirements.peak_per_s / plan.instances
+        # The default of three rounds of 5 s would not see the 100 requests that a p99 needs.
+        longer = f" --seconds {math.ceil(100 / (3 * rate))}" if 3 * 5 * rate < 100 else ""
         yield (
             "The simulation leaves out HTTP and the server's own batching. Confirm it with: python -m benchmarks serve "
-            f'ARTIFACT -o REPORT {items} --rate {rate:.4g} --server-options "{options}"'
+            f'ARTIFACT -o REPORT {items} --rate {rate:.4g}{longer} --server-options "{options}"'
         )
 
 

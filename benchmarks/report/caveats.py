@@ -91,7 +91,7 @@ def method(results: Results) -> tuple[str, ...]:
         "stage, batch size and number of tokens on the same kind of device. If the interval contains 1, the two are "
         "not distinguishable.",
         f"End to end, {TIMED_ITEMS} items of evenly spaced sizes stand for all, and the calls repeat them. So a high "
-        "percentile shows the variation of the machine, not that of longer items.",
+        "percentile is that of the largest of these, and of the machine. Larger items are not in it.",
         "The p50 is the median of the rounds' medians, and its interval draws from these. The p95 and p99 are those of "
         f"all calls; a p95 needs at least {ENOUGH_FOR_P95}, a p99 {ENOUGH_FOR_P99}. Items per second come from the "
         "mean time. Costs come from end-to-end times: price per hour / (items per second x 3600) x 1,000,000.",
