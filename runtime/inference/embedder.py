@@ -345,9 +345,9 @@ class Embedder:
 
         The stream yields its first part when it has read three windows or all items; with workers, two windows per
         worker and one more. A window has 1,024 texts, or 32 images or meshes, and four times as many on a GPU. A
-        larger ``batch_size`` makes it larger. To cancel the work in progress, close the generator.
-        ``on_progress`` receives the number of items of each finished batch, from another thread. All other arguments
-        are those of :meth:`embed`.
+        ``batch_size`` makes it larger: it has a batch for each thread, and at least two. To cancel the work in
+        progress, close the generator. ``on_progress`` receives the number of items of each finished batch, from another
+        thread. All other arguments are those of :meth:`embed`.
 
         Yields:
             The vectors of the next items in the order of ``items``, with their indices. Each part continues after the
