@@ -124,7 +124,7 @@ def test_a_part_holds_fewer_images_than_texts(
         sizes.extend(shard.rows for shard in shards)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(job, "_check_tower", lambda _: (tower, 4, None))
+    monkeypatch.setattr(job, "_check_tower", lambda _: (tower, 4, f"vs1-{'0' * 16}"))
     monkeypatch.setattr(job, "_run", run)
     resources = nullcontext(WorkerResources(workers=1, threads=1, gpus=0))
     monkeypatch.setattr(job, "open_cluster", lambda options: resources)
