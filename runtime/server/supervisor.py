@@ -70,7 +70,7 @@ class Worker:
         may_listen: Whether the worker was told to listen.
         ready: Whether the worker listens.
         told: Number of times that the worker was told to stop.
-        silent_s: Seconds since the last message.
+        silent_s: Seconds since the last message, or since the start.
     """
 
     def __init__(self, job: ServerJob) -> None:
@@ -120,7 +120,7 @@ class Supervisor:
         self._workers: dict[Any, Worker] = {}  # by pipe
         self._signals, self._deadline, self._exit_code = 0, math.inf, 0
         self._is_loadable, self._may_listen, self._is_ready = False, False, False
-        self._failures, self._next_start = 0, 0.0
+        self._failures, self._next_start, self._load_s = 0, 0.0, 0.0
         self._last_step = time.monotonic()
 
     def run(self) -> int:
@@ -177,8 +177,9 @@ class Supervisor:
     def _let_listen(self) -> None:
         """Let workers listen from when all have loaded, or one has failed to start or keeps the others waiting."""
         loaded = [worker for worker in self._workers.values() if worker.loaded]
-        is_late = any(worker.silent_s > self._job.settings.hang_seconds for worker in loaded)
-        self._may_listen |= len(loaded) == self._wanted or self._failures > 0 or is_late
+        patience_s = self._job.settings.hang_seconds + 2 * self._load_s  # the others load at the same time, so slower
+        are_late = any(worker.silent_s > patience_s for worker in loaded)
+        self._may_listen |= len(loaded) == self._wanted or self._failures > 0 or are_late
         for worker in loaded:
             if self._may_listen and not worker.may_listen:
                 worker.listen()
@@ -207,8 +208,9 @@ class Supervisor:
         except (EOFError, OSError):
             self._bury(worker)
             return
-        worker.silent_s = 0.0
+        waited_s, worker.silent_s = worker.silent_s, 0.0
         if not worker.loaded:
+            self._load_s = self._load_s or waited_s
             worker.loaded = self._is_loadable = True
             self._job = replace(self._job, spaces=json.loads(message))  # later workers must embed in the same ones
             return

@@ -142,12 +142,31 @@ def test_workers_start_together_after_the_first_and_listen_at_the_same_time(last
     elif last == "fails":
         made[2].theirs.close()
         boss._step()
-    for _ in range(62 * (last == "is late")):
-        now[0] += 0.5
-        boss._step()
+    else:
+        _pass(31, boss, now)
     assert [worker.may_listen for worker in made] == [True, True, last == "loads"]
     assert not boss._signals
     boss._leave()
+
+
+@LINUX
+def test_workers_wait_for_those_that_load_as_slowly_as_the_first(now: list[float]) -> None:
+    boss, made = supervisor.Supervisor(JOB, 2), FakeWorker.made
+    _pass(40, boss, now)
+    made[0].report(boss, LOADED)
+    _pass(80, boss, now)
+    assert not made[0].may_listen
+    made[1].report(boss, LOADED)
+    assert made[0].may_listen
+    assert made[1].may_listen
+    boss._leave()
+
+
+def _pass(seconds: int, boss: supervisor.Supervisor, now: list[float]) -> None:
+    for _ in range(2 * seconds):
+        boss._step()
+        now[0] += 0.5
+    boss._step()
 
 
 @LINUX
