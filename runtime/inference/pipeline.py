@@ -21,7 +21,7 @@ from runtime.background import iterate_in_background, start_in_background
 from runtime.errors import ItemError
 from runtime.inference.batching import schedule_batches, windows
 from runtime.inference.options import EmbedOptions
-from runtime.inference.tower import BatchSizes, LoadedTower, Row, is_truncated, sizes_of_call
+from runtime.inference.tower import BatchSizes, LoadedTower, Row, is_truncated, sizes_of_call, towers_of_call
 from runtime.postprocess import truncate_and_normalize
 from runtime.preprocess.image_formats import looks_like_image_path
 from runtime.preprocess.item import UnusableItemError, prepare_each
@@ -131,9 +131,8 @@ class Pipeline:
         towers = {options.tower: self.towers[options.tower]} if options.tower else self.towers
         lanes = self.info.concurrent_batches
         call = _EmbeddingCall(towers, self.output_dim, options, on_progress or (lambda count: None), lanes)
-        are_texts = "text" in towers and isinstance(items, Sequence) and all(isinstance(item, str) for item in items)
-        used = [towers["text"]] if are_texts else towers.values()
-        sizes = sizes_of_call((tower.batch_sizes for tower in used), options.batch_size, lanes)
+        used = towers_of_call(items, towers)
+        sizes = sizes_of_call((towers[name].batch_sizes for name in used), options.batch_size, lanes)
         if isinstance(items, Sequence) and len(items) <= sizes.chunk:  # threads would only add overhead
             if items:
                 yield from self._embed_few(items, call)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -61,6 +61,12 @@ class BatchSizes:
             return self
         cost = preprocessing.num_points if preprocessing.kind == "mesh" else 1
         return replace(self, window=max(self.window, 2 * batch_size), budget=cost * batch_size)
+
+
+def towers_of_call(items: object, towers: Collection[TowerName]) -> Collection[TowerName]:
+    """Return those of ``towers`` that a call may use: for a sequence of strings, only that of texts."""
+    are_texts = isinstance(items, Sequence) and all(isinstance(item, str) for item in items)
+    return [name for name in towers if name == "text"] if are_texts and "text" in towers else towers
 
 
 def sizes_of_call(sizes: Iterable[BatchSizes], batch_size: int | None, lanes: int = 2) -> BatchSizes:

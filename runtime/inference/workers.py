@@ -34,7 +34,7 @@ from runtime.inference.pipeline import (
     concatenate,
     item_name,
 )
-from runtime.inference.tower import DEFAULT_BATCH_SIZES, BatchSizes, sizes_of_call
+from runtime.inference.tower import DEFAULT_BATCH_SIZES, BatchSizes, sizes_of_call, towers_of_call
 from runtime.preprocess.item import UnusableItemError
 from runtime.session.provider_options import OPTIONS, replace_device
 from runtime.session.providers import PROVIDERS
@@ -205,7 +205,7 @@ class Workers:
 
     def _window_size(self, items: Iterable[Any], options: EmbedOptions) -> int:
         """Return the number of items per window: a pipeline's, if the number of ``items`` is unknown."""
-        towers = (options.tower,) if options.tower else self.info.towers
+        towers = towers_of_call(items, (options.tower,) if options.tower else self.info.towers)
         device = PROVIDERS[self.info.provider].device
         sizes = sizes_of_call((DEFAULT_BATCH_SIZES[name, device] for name in towers), options.batch_size)
         count = length_hint(items, -1)

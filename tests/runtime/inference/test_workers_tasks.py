@@ -30,6 +30,7 @@ from runtime.session.session import SessionOptions
 from tests.runtime.toy_artifact import write_artifact
 
 pytestmark = pytest.mark.process
+IMAGE = Image.new("RGB", (8, 8))
 embed_window = _WorkerProcess.embed
 
 
@@ -155,16 +156,17 @@ def test_windows_of_an_abandoned_stream_are_not_embedded(
 
 
 @pytest.mark.parametrize(
-    ("options", "windows"),
+    ("first", "options", "windows"),
     [
-        ({}, [26, 26, 26, 26, 26, 32, 32, 32, 32, 2]),
-        ({"tower": "text"}, [130, 130]),
-        ({"batch_size": 30}, [44, 44, 42, 60, 60, 10]),
+        ("a", {}, [130, 32, 32, 32, 32, 2]),
+        ("a", {"tower": "text"}, [130, 130]),
+        (IMAGE, {}, [26, 26, 26, 26, 26, 32, 32, 32, 32, 2]),
+        (IMAGE, {"batch_size": 30}, [44, 44, 42, 60, 60, 10]),
     ],
-    ids=str,
+    ids=["strings", "asked", "mixed", "batch_size"],
 )
-def test_windows_are_those_of_the_asked_tower_and_size_of_batch(
-    options: dict[str, Any], windows: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_windows_are_those_of_the_towers_in_use_and_of_the_size_of_batch(
+    first: Any, options: dict[str, Any], windows: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
 
@@ -174,7 +176,8 @@ def test_windows_are_those_of_the_asked_tower_and_size_of_batch(
 
     monkeypatch.setattr(_WorkerProcess, "embed", embed_and_note)
     with runtime.load(write_artifact(tmp_path / "toy", image=True), provider="cpu", threads=1, workers=1) as model:
-        for items in (["a"] * 130, tqdm(("a" for _ in range(130)), disable=True)):
+        mixed = [first, *["a"] * 129]
+        for items in (mixed, tqdm((item for item in mixed), disable=True)):
             assert model.embed(items, **options).shape == (130, 4)
     assert sizes == windows
 
