@@ -32,7 +32,9 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST_FILE
     try:
         if folder.is_file():
-            raise ArtifactError(f"{folder} is a file of an artifact; give its folder, {folder.parent}")
+            is_part = (folder.parent / MANIFEST_FILE).is_file()
+            way_out = f"give its folder, {folder.parent}" if is_part else "make one with `python -m exporters NAME`"
+            raise ArtifactError(f"{folder} is a file, and an artifact is a folder; {way_out}")
         if not folder.is_dir():
             raise ArtifactError(f"there is no folder {folder}; export one with `python -m exporters NAME`")
         document = json.loads(_read_text(path), parse_constant=_refuse_constant)

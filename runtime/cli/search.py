@@ -88,8 +88,6 @@ def _print_table(names: Sequence[str], similarities: Array, function: str) -> No
 def _search(arguments: argparse.Namespace) -> int:
     import numpy as np
 
-    from runtime.inference.prompts import role_prompt
-
     model = load_model(arguments)
     origin = read_origin(arguments.vectors)
     truncate_dim = arguments.truncate_dim or (origin.truncate_dim if origin else None)
@@ -99,12 +97,11 @@ def _search(arguments: argparse.Namespace) -> int:
     if arguments.names:
         names = _read_names(arguments.names, len(vectors))
     names = names or [""] * len(vectors)
-    prompt = arguments.prompt
-    if prompt is None and arguments.prompt_name is None:
-        prompt = role_prompt("query", model.loaded_towers())
+    if "text" in model.towers and arguments.prompt is None and arguments.prompt_name is None:
+        arguments.prompt_name = "query"
     normalize = arguments.normalize or (origin is not None and origin.normalize)
     as_stored = {"truncate_dim": truncate_dim, "normalize": normalize}
-    query = _embed(model, _as_items(model, [arguments.query]), arguments, prompt=prompt, **as_stored)
+    query = _embed(model, _as_items(model, [arguments.query]), arguments, prompt=arguments.prompt, **as_stored)
     found = model.similarity(query, vectors)[0]
     nearest = np.argsort(-found, kind="stable")[: arguments.top]
     titles = ["row", model.manifest.similarity_function, "name"]

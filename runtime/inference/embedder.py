@@ -15,11 +15,11 @@ from runtime.artifact.manifest import Manifest, TextPreprocessing, Tower, TowerN
 from runtime.artifact.similarity import similarities
 from runtime.artifact.space import space_of
 from runtime.console import progress_bar
-from runtime.errors import ItemError, UsageError
+from runtime.errors import ItemError, SpaceError, UsageError
 from runtime.inference.item_sequence import check_items
 from runtime.inference.options import EmbedOptions
 from runtime.inference.pipeline import BackendInfo, OnProgress, PartialEmbeddings, Pipeline, concatenate
-from runtime.inference.prompts import Role, resolve_prompt, role_prompt
+from runtime.inference.prompts import Role, resolve_prompt
 from runtime.inference.truncation import warn_of_truncation
 from runtime.postprocess import Dtype, check_dtype, quantize
 from runtime.preprocess.item import UnusableItemError
@@ -90,7 +90,8 @@ class Embedder:
     def __init__(self, manifest: Manifest, backend: Backend, load_again: Callable[[], Embedder] | None = None) -> None:
         """Make an embedder for the artifact of ``manifest``; :func:`runtime.load` is the usual way.
 
-        A pickle of the embedder holds only ``load_again``, which loads the same artifact with the same options.
+        A pickle of the embedder holds only its space and ``load_again``, which loads the same artifact with the same
+        options.
         """
         info = backend.info
         self._load_again, self._closed = load_again, False
@@ -107,10 +108,11 @@ class Embedder:
         kinds = " and ".join(self.towers)
         return f"<Embedder {self.manifest.name}: {kinds} to {self.output_dim} dimensions by {self.provider}>"
 
-    def __reduce__(self) -> tuple[Callable[[], Embedder], tuple[()]]:
+    def __reduce__(self) -> tuple[Callable[..., Embedder], tuple[Any, ...]]:
         if self._load_again is None:
             raise UsageError("only a model of runtime.load can be pickled or copied; load it where it is needed")
-        return self._load_again, ()
+        # Hugging Face's datasets hash the pickle, to know whether a column was already embedded by this model.
+        return _load_same, (self._load_again, self.space)
 
     def __enter__(self) -> Self:
         return self
@@ -155,7 +157,7 @@ class Embedder:
 
     def _embed_as(self, role: Role, texts: Iterable[str], options: _TextKeywords) -> Array:
         if options.get("prompt_name") is None and options.get("prompt") is None:
-            options = {**options, "prompt_name": None, "prompt": role_prompt(role, self.loaded_towers())}
+            options = {**options, "prompt_name": role, "prompt": None}
         return self.embed(texts, tower="text", **options)
 
     def embed_image(self, images: Iterable[ImageItem], **options: Unpack[_ImageKeywords]) -> Array:
@@ -223,7 +225,7 @@ class Embedder:
         check_tower("text", self.towers)
         if not isinstance(self.backend, Pipeline):
             raise UsageError("tokenize works in this process only; load the model without workers")
-        items = list(check_items(texts, "text", "tokenize"))
+        items = list(check_items(texts, "text"))
         if not items:
             raise UsageError("tokenize takes at least one text, and there is none")
         tower = self.backend.towers["text"]
@@ -286,9 +288,9 @@ class Embedder:
             truncate: Treatment of texts that exceed the model's token limit. ``count`` embeds the beginning of the
                 text and logs the number of such texts; ``skip`` also returns their indices. ``error`` treats them as
                 unusable.
-            prompt_name: Name of the artifact's prompt that is put before each text. ``document`` also finds ``passage``
-                and ``corpus``. By default, the default prompt of the artifact, if it has one. Images and meshes have no
-                prompts.
+            prompt_name: Name of the artifact's prompt that is put before each text. ``query`` and ``document`` are
+                those of :meth:`embed_query` and :meth:`embed_document`. By default, the default prompt of the artifact,
+                if it has one. Images and meshes have no prompts.
             prompt: The prompt itself, in place of a name. An empty prompt switches the default one off.
             normalize: Whether to scale vectors to unit length, after ``truncate_dim``.
             truncate_dim: Number of leading dimensions to keep; by default all.
@@ -388,6 +390,24 @@ class Embedder:
         options = resolve_prompt(options, self.loaded_towers())
         items = check_items(items, options.tower or self.towers[0])
         return warn_of_truncation(self.backend.stream(items, options, on_progress))
+
+
+def _load_same(load_again: Callable[[], Embedder], space: str) -> Embedder:
+    """Load the model of a pickle, which embedded in ``space``.
+
+    Raises:
+        SpaceError: The folder holds another artifact by now, or ``auto`` chose a graph of another space here.
+        EmbeddingBackbonesError: As for :func:`runtime.load`.
+    """
+    model = load_again()
+    if model.space == space:
+        return model
+    model.close()
+    raise SpaceError(
+        f"{model.manifest.name} embeds in {model.space} here ({model.variant}), and the pickled model in {space}: "
+        "its folder holds another artifact by now, or `auto` chose another graph; load the model again, or name the "
+        "variant"
+    )
 
 
 def _collect(parts: Iterator[PartialEmbeddings], total: int | None, dim: int) -> PartialEmbeddings:

@@ -21,7 +21,8 @@ _NAMES: Mapping[str, tuple[str, ...]] = {"document": ("document", "passage", "co
 def resolve_prompt(options: EmbedOptions, towers: Mapping[TowerName, Tower]) -> EmbedOptions:
     """Return options with the text of the prompt that ``options`` name. Options without a prompt stay as they are.
 
-    The name ``document`` also finds the prompts ``passage`` and ``corpus``, as :func:`role_prompt` does.
+    The names ``query`` and ``document`` are known to every model with a text tower. They put nothing before a text if
+    the artifact has no such prompt. ``document`` also finds the prompts ``passage`` and ``corpus``.
 
     Raises:
         UsageError: None of ``towers`` embeds texts, or it has no such prompt.
@@ -38,12 +39,6 @@ def resolve_prompt(options: EmbedOptions, towers: Mapping[TowerName, Tower]) -> 
         known = f"it has {quote(recipe.prompts)}" if recipe.prompts else "it has none; give the text as prompt"
         raise UsageError(f"the artifact has no prompt called {options.prompt_name!r}; {known}")
     return replace(options, prompt=prompt, prompt_name=None)
-
-
-def role_prompt(role: Role, towers: Mapping[TowerName, Tower]) -> str | None:
-    """Return the prompt for queries or for documents; ``""`` if there is none, ``None`` without a text tower."""
-    recipe = _text_preprocessing(towers)
-    return None if recipe is None else _find_prompt(role, recipe.prompts) or ""
 
 
 def search_prompts(prompts: Mapping[str, str], default: str) -> tuple[str, str]:
@@ -83,7 +78,8 @@ def quote(names: Iterable[str]) -> str:
 
 
 def _find_prompt(name: str, prompts: Mapping[str, str]) -> str | None:
-    return next((prompts[each] for each in _NAMES.get(name, (name,)) if each in prompts), None)
+    missing = "" if name in get_args(Role) else None
+    return next((prompts[each] for each in _NAMES.get(name, (name,)) if each in prompts), missing)
 
 
 def _text_preprocessing(towers: Mapping[TowerName, Tower]) -> TextPreprocessing | None:

@@ -31,7 +31,8 @@ Row: TypeAlias = "Array | Tokens"
 _LEAST_BUDGET = 4  # times what one batch more costs
 _OUTSIZED = 4  # times the usual budget: giving memory back and taking it again costs time
 _TOO_LONG = (
-    "it has more tokens than the model takes%s; shorten it, or allow truncation (truncate='count', --truncate count)"
+    "it has more tokens than the model takes%s; shorten it, or let it be cut: with truncate='count' in Python, "
+    "with --truncate count in a command or at the start of the server"
 )
 
 

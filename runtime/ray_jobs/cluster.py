@@ -131,7 +131,7 @@ def _connect(ray: Any, options: ClusterOptions) -> None:
     try:
         with _without_side_effects():
             ray.init(address=address, **arguments)
-    except (OSError, RuntimeError, ValueError) as exc:  # ConnectionError, if nothing answers, is an OSError
+    except Exception as exc:  # Ray raises bare ones, too
         raise ClusterError(
             f"the Ray cluster {address!r} cannot be {'started' if address == 'local' else 'joined'} "
             f"({one_line(exc):.300}); see {'its logs in /tmp/ray' if address == 'local' else _WAY_OUT}"

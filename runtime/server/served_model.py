@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from runtime.inference.batching import BatchLimit
 from runtime.inference.embedder import Embedder
 from runtime.inference.options import EmbedOptions
 from runtime.inference.pipeline import Pipeline
-from runtime.inference.prompts import Role, applied_prompt, prompt_names
+from runtime.inference.prompts import applied_prompt, prompt_names
 from runtime.inference.tower import LoadedTower, Row, row_cost, tokens_per_cost
 from runtime.loading.golden_file import read_golden
 from runtime.loading.verify import verify_model
@@ -68,17 +68,12 @@ class ServedModel:
     def prompt(self, name: str | None) -> str:
         """Return the text of the prompt called ``name``; that of the default prompt for ``None``.
 
-        ``query`` and ``document`` are known to every text model, as in ``embed_query`` and ``embed_document``: they put
-        nothing before the text if the artifact has no such prompt.
-
         Raises:
             RequestError: There is no such prompt.
         """
         try:
             return applied_prompt(EmbedOptions(prompt_name=name), self.embedder.loaded_towers())
         except UsageError as exc:
-            if name in get_args(Role) and "text" in self.towers:
-                return ""
             raise RequestError(400, str(exc), param="prompt_name") from exc
 
     def tokens(self, tower: TowerName, row: Row) -> int:

@@ -132,8 +132,11 @@ def test_a_folder_without_a_manifest_is_no_artifact(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["image.onnx", "manifest.json"])
 def test_a_file_in_place_of_its_folder_is_named(artifact: Path, name: str) -> None:
-    with pytest.raises(runtime.ArtifactError, match=f"is a file of an artifact; give its folder, .*{artifact.name}"):
+    with pytest.raises(runtime.ArtifactError, match=f"an artifact is a folder; give its folder, .*{artifact.name}"):
         runtime.load(artifact / name)
+    (artifact.parent / "model.onnx").touch()
+    with pytest.raises(runtime.ArtifactError, match="an artifact is a folder; make one with"):
+        runtime.load(artifact.parent / "model.onnx")
 
 
 def test_a_missing_folder_is_reported_with_a_remedy(tmp_path: Path) -> None:

@@ -101,11 +101,11 @@ def test_names_have_the_lines_of_embed(
 def test_search_puts_the_prompt_of_queries_before_a_text(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prompts: list[str | None] = []
+    prompts: list[tuple[str | None, str | None]] = []
     embed = runtime.Embedder.embed
 
     def note(self: Any, items: Any, **options: Any) -> Any:
-        prompts.append(runtime.EmbedOptions(prompt=options["prompt"], prompt_name=options["prompt_name"]).prompt)
+        prompts.append((options["prompt"], options["prompt_name"]))
         return embed(self, items, **options)
 
     folder = str(write_artifact(tmp_path / "toy", prompts={"query": "query : ", "passage": "passage : "}))
@@ -117,9 +117,9 @@ def test_search_puts_the_prompt_of_queries_before_a_text(
     monkeypatch.setattr(runtime.Embedder, "embed", note)
     search = ["search", folder, "a", vectors]
     assert [main([*search, *words]) for words in ([], ["--prompt", ""], ["--prompt-name", "passage"])] == [0, 0, 0]
-    assert prompts == ["query : ", "", None]
+    assert prompts == [(None, "query"), ("", None), (None, "passage")]
     assert main(["similarity", folder, "a", "b", "--prompt", "c "]) == 0
-    assert prompts[-1] == "c "
+    assert prompts[-1] == ("c ", None)
     assert main([*search, "--prompt-name", "passages"]) == 2
     assert "no prompt called 'passages'; it has 'query', 'passage'" in capsys.readouterr().err
 

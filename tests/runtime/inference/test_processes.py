@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from typing import cast
 
 import numpy as np
 import pytest
+from datasets.fingerprint import Hasher
 
 import runtime
 from runtime.inference.pipeline import Pipeline
@@ -107,6 +109,17 @@ def test_a_relative_folder_is_found_from_another_folder(folder: Path, monkeypatc
     data = pickle.dumps(runtime.load(folder.name))
     monkeypatch.chdir(folder)
     assert pickle.loads(data).embed(TEXTS).shape == (2, 4)  # noqa: S301
+
+
+def test_a_pickle_is_of_one_vector_space(tmp_path: Path) -> None:
+    folder = write_artifact(tmp_path / "toy")
+    data, key = pickle.dumps(runtime.load(folder)), Hasher.hash(runtime.load(folder))
+    assert Hasher.hash(runtime.load(folder)) == key  # of the cache of datasets.map
+    shutil.rmtree(folder)
+    write_artifact(folder, prompts={"query": "a "})
+    assert Hasher.hash(runtime.load(folder)) != key
+    with pytest.raises(runtime.SpaceError, match="its folder holds another artifact by now"):
+        pickle.loads(data)  # noqa: S301
 
 
 def test_a_model_without_a_folder_cannot_be_pickled(model: runtime.Embedder, folder: Path) -> None:

@@ -17,6 +17,7 @@ from runtime.ray_jobs.cluster import (
     assign_resources,
     check_address,
     import_ray,
+    open_cluster,
 )
 
 CPU_NODES, GPU_NODES = [(2, 0), (16, 0)], [(4, 0), (32, 4)]
@@ -76,6 +77,18 @@ def test_an_address_where_nothing_answers_is_refused_at_once() -> None:
             check_address(f"127.0.0.1:{taken.getsockname()[1]}")
     with pytest.raises(UsageError, match="is Ray Client's"):
         check_address("ray://127.0.0.1:10001")
+
+
+def test_a_cluster_that_does_not_start_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**arguments: object) -> None:
+        raise Exception("The current node timed out during startup")
+
+    monkeypatch.setattr("ray.init", init)
+    with (
+        pytest.raises(ClusterError, match=r"'local' cannot be started \(The current node timed out .*see its logs in"),
+        open_cluster(options(1, 1)),
+    ):
+        pass
 
 
 def test_without_ray_the_message_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
