@@ -16,7 +16,7 @@ from exporters.publish.graph import (
 )
 from exporters.publish.hidden_state import HiddenState, find_hidden_state
 from exporters.publish.int8 import use_unsigned_weights
-from exporters.publish.layout import JS_DTYPES, Card, Held, Layout, file_argument
+from exporters.publish.layout import JS_DTYPES, Card, Held, Layout
 from exporters.publish.proof import golden_texts, hold, run_graph, tokenize
 from exporters.publish.sentence_chain import apply_chain, read_chain
 from exporters.publish.sentence_files import model_type, sentence_obstacle, write_sentence_files
@@ -120,7 +120,7 @@ def _describe_usage(source: Source, variant: VariantName) -> str:
         name=source.manifest.name,
         dim=source.manifest.output_dim,
         file=file,
-        model_kwargs=file_argument(variant, file),
+        model_kwargs="" if variant == "fp32" else f', model_kwargs={{"file_name": "{file}"}}',
         js_options=f'dtype: "{JS_DTYPES[variant]}"'
         if variant in JS_DTYPES
         else f'dtype: "fp32", model_file_name: "{name}"',

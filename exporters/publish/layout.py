@@ -65,11 +65,6 @@ class Layout:
     takes_token_types: bool = False
 
 
-def file_argument(variant: VariantName, file: str) -> str:
-    """Return the argument by which sentence-transformers opens the file of a variant; it finds fp32 by itself."""
-    return "" if variant == "fp32" else f', model_kwargs={{"file_name": "{file}"}}'
-
-
 def text_obstacle(source: Source) -> str | None:
     """Return why no text graph of the artifact can be published, or ``None``."""
     if "text" not in source.manifest.towers:

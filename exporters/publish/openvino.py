@@ -12,7 +12,7 @@ from exporters.errors import PublishError
 from exporters.publish.differences import text_differences
 from exporters.publish.graph import save_graph
 from exporters.publish.huggingface import sentence_graph
-from exporters.publish.layout import Card, Held, Layout, file_argument
+from exporters.publish.layout import Card, Held, Layout
 from exporters.publish.proof import golden_texts, hold, tokenize
 from exporters.publish.sentence_chain import apply_chain, read_chain
 from exporters.publish.sentence_files import sentence_obstacle, write_sentence_files
@@ -26,7 +26,8 @@ _USAGE = """\
 ```python
 from sentence_transformers import SentenceTransformer  # version 6, with optimum-intel
 
-model = SentenceTransformer("path/to/this/folder", backend="openvino"{model_kwargs})
+float32 = {{"INFERENCE_PRECISION_HINT": "f32"}}
+model = SentenceTransformer("path/to/this/folder", backend="openvino", model_kwargs={{{file_name}"ov_config": float32}})
 vectors = model.encode(["a text", "another one"])
 ```
 
@@ -36,14 +37,14 @@ import openvino_tokenizers  # it makes OpenVINO read the tokenizer
 
 core = openvino.Core()
 tokenizer = core.compile_model("path/to/this/folder/openvino/openvino_tokenizer.xml", "CPU")
-model = core.compile_model("path/to/this/folder/{file}", "CPU")
+model = core.compile_model("path/to/this/folder/{file}", "CPU", {{"INFERENCE_PRECISION_HINT": "f32"}})
 inputs = tokenizer(["a text", "another one"])
 names = {{name for each in model.inputs for name in each.names}}
 feeds = {{each.any_name: value for each, value in inputs.items() if each.any_name in names}}
 vectors = model(feeds)["sentence_embedding"]
 ```
 
-OpenVINO computes in bfloat16 on CPUs that can: see `INFERENCE_PRECISION_HINT`."""
+Without `INFERENCE_PRECISION_HINT`, OpenVINO computes in bfloat16 on CPUs that can. That is faster and less exact."""
 
 
 def write(source: Source, folder: Path) -> Card:
@@ -68,7 +69,7 @@ def write(source: Source, folder: Path) -> Card:
 
 def _describe_usage(variant: VariantName) -> str:
     file = f"openvino/{_FILES[variant]}.xml"
-    return _USAGE.format(file=file, model_kwargs=file_argument(variant, file))
+    return _USAGE.format(file=file, file_name="" if variant == "fp32" else f'"file_name": "{file}", ')
 
 
 def _import() -> Any:

@@ -62,7 +62,7 @@ def test_a_clip_of_one_variant_is_opened_by_its_name(tmp_path: Path) -> None:
 def test_an_openvino_layout_without_fp32_is_opened_by_its_name() -> None:
     file = "openvino/openvino_model_qint8_quantized.xml"
     card = _describe_usage("int8")
-    assert f'backend="openvino", model_kwargs={{"file_name": "{file}"}})' in card
+    assert f'backend="openvino", model_kwargs={{"file_name": "{file}", "ov_config": float32}})' in card
     assert re.findall(r"openvino/openvino_model\w*\.xml", card) == [file, file]
     assert "names = {name for each" in card
-    assert 'backend="openvino")' in _describe_usage("fp32")
+    assert 'backend="openvino", model_kwargs={"ov_config": float32})' in _describe_usage("fp32")

@@ -78,11 +78,11 @@ def without_long(vectors: Array) -> Array:
     return np.delete(vectors, LONG, axis=0)
 
 
-@pytest.mark.parametrize(("version", "backend"), [(5, "onnx"), (6, "openvino")])
-def test_sentence_transformers(version: int, backend: str, place: Path, by_library: Array) -> None:
-    if backend == "openvino":
+@pytest.mark.parametrize(("version", "folder"), [(5, "published"), (6, "published-openvino")])
+def test_sentence_transformers(version: int, folder: str, place: Path, by_library: Array) -> None:
+    if folder == "published-openvino":
         _publish_openvino(place)
-    code, consumer = find_code(f'backend="{backend}")\nvectors = model'), f"sentence-transformers-{version}"
+    code, consumer = find_code(f'SentenceTransformer("{folder}/'), f"sentence-transformers-{version}"
     hold(by_library, run_python(consumer, code, place), name=consumer)
     prompted = code.replace("encode(texts)", 'encode(texts, prompt_name="query")')
     hold(_with_prompt(place, "query"), run_python(consumer, prompted, place), name=f"{consumer} with a prompt")
