@@ -62,10 +62,16 @@ def measure_plan(
                 before = _without(results.skipped, f"{group}: ")
                 results = replace(results, cases=(*others, *cases), skipped=_merge(before, skipped))
                 if group.stage == "end_to_end":
-                    timed_items = results.timed_items | {target.tower: workload.timed_items}
-                    results = replace(results, timed_items=timed_items)
+                    results = _with_timed_items(results, target, workload)
                 on_group(results)
     return replace(results, complete=True)
+
+
+def _with_timed_items(results: Results, target: Target, workload: Workload) -> Results:
+    timed_items = results.timed_items | {target.tower: workload.timed_items}
+    mean = workload.mean_tokens
+    mean_tokens = results.mean_tokens if mean is None else results.mean_tokens | {target.manifest.name: mean}
+    return replace(results, timed_items=timed_items, mean_tokens=mean_tokens)
 
 
 def make_reference(

@@ -19,7 +19,7 @@ from exporters.calibration.dataset import MIN_ITEMS, draw_items, load_calibratio
 from runtime.array_types import Array
 from runtime.artifact.manifest import TowerName
 from runtime.errors import EmbeddingBackbonesError, UsageError
-from runtime.inference.tower import Row, build_preprocessor, group_key
+from runtime.inference.tower import Row, build_preprocessor, group_key, row_cost
 
 _JPEG_QUALITY = 90
 _AROUND, _ACROSS = 48, 24  # points of a torus, around its axis and around its tube
@@ -157,6 +157,13 @@ class Workload:
         size_of = dict(zip(self.items.items, self.items.sizes, strict=True))
         sizes = tuple(size_of[item] for item in self._timed)
         return TimedItems(source=self.items.source, are_texts=self.items.are_texts, sizes=sizes)
+
+    @property
+    def mean_tokens(self) -> float | None:
+        """Mean number of tokens of the timed texts as the artifact cuts them; ``None`` for other items."""
+        if not self.items.are_texts:
+            return None
+        return float(np.mean([row_cost(row) for row in self._prepare(self._timed)]))
 
     def write_feeds(self, path: Path, size: int, tokens: int | None) -> dict[str, Array]:
         """Write one batch of ``size`` items, and return it. Texts are joined and truncated to ``tokens``.

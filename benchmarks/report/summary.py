@@ -70,8 +70,14 @@ def _latency(row: Row | None) -> str:
 
 
 def _timed_items(section: Section, study: Study) -> str:
-    items = study.results.timed_items.get(section.tower) if section.tower and section.at("end_to_end") else None
-    return f"Times end to end are those of {items.description}. Items of other sizes take other times." if items else ""
+    if not section.tower or not section.at("end_to_end"):
+        return ""
+    items = study.results.timed_items.get(section.tower)
+    if items is None:
+        return "The results do not record the sizes of the items that were timed end to end."
+    mean = study.results.mean_tokens.get(section.artifact.name) if items.are_texts else None
+    tokens = "" if mean is None else f" Their mean length is {digits(mean)} tokens with the tokenizer of this artifact."
+    return f"Times end to end are those of {items.description}.{tokens} Items of other sizes take other times."
 
 
 def _described(row: Row) -> str:

@@ -13,7 +13,7 @@ from runtime.artifact.json_schema import decode
 from runtime.artifact.manifest import TowerName
 from runtime.errors import EmbeddingBackbonesError, ManifestError
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 OLDEST_READABLE = 2  # fields that later schemas added have their default in older results
 RESULTS_FILE = "results.json"
 TIMED_ITEMS = 16  # items of a turn at the stage end_to_end; every batch size has the same ones
@@ -285,8 +285,10 @@ class Results:
     plan: PlanRecord | None = None  # options of the run; `None` in results of schema 2.
     # environments of `--python`, by contender or provider; empty in results of schema 2.
     environments: dict[str, PythonEnvironment] = field(default_factory=dict)
-    # items that were timed end to end, by kind; empty in results before schema 4.
+    # items that were timed end to end, by kind; results before schema 4 may lack them.
     timed_items: dict[TowerName, TimedItems] = field(default_factory=dict)
+    # mean number of tokens of the texts that were timed end to end, by artifact; results before schema 5 may lack it.
+    mean_tokens: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Return the text of ``results.json``, with one case per line."""

@@ -126,10 +126,13 @@ class Curve:
     def knee(self) -> Level | None:
         """The rate beyond which latency grows faster than throughput: the sustained one with the largest power.
 
+        ``None`` if no higher rate was tried, because nothing shows what latency does beyond.
+
         Source: Kleinrock, Power and Deterministic Rules of Thumb for Probabilistic Problems in Computer
         Communications, 1979.
         """
-        return max((level for level in self.open if level.sustained), key=lambda level: level.power, default=None)
+        best = max((level for level in self.open if level.sustained), key=lambda level: level.power, default=None)
+        return None if best in self.open[-1:] else best
 
     @property
     def too_few(self) -> bool:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.report.caveats import busy
-from benchmarks.report.format import NONE, cosine, count, digits, percent
+from benchmarks.report.format import NONE, cosine, count, digits, listing, percent
 from benchmarks.results.schema import MAX_STEAL
 from benchmarks.results.statistics import ENOUGH_FOR_P99
-from benchmarks.serve.analysis import ENOUGH_TO_JUDGE, Level, ServeStudy
+from benchmarks.serve.analysis import ENOUGH_TO_JUDGE, SUCCESS, Curve, Level, ServeStudy
 from benchmarks.serve.schema import Load
 
 MAX_GENERATOR_CPU = 0.7  # share of one core above which the generator itself may be the bottleneck
@@ -21,9 +21,9 @@ MIN_ANSWERS = 10  # of a closed loop; with fewer, the throughput depends on when
 def warnings(study: ServeStudy) -> tuple[str, ...]:
     """Return reasons to distrust the figures or the servers, the most serious first."""
     found = (
-        *(_incomplete(study), _wrong(study), _differing(study), _other_vectors(study), _unchecked(study)),
-        *(_few_answers(study), _undecided(study), _too_few(study), _busy_generator(study), _late(study)),
-        *(busy(study.results.machine), _steal_time(study)),
+        *(_incomplete(study), _wrong(study), _failing(study), _differing(study), _other_vectors(study)),
+        *(_unchecked(study), _few_answers(study), _undecided(study), _too_few(study), _busy_generator(study)),
+        *(_late(study), busy(study.results.machine), _steal_time(study)),
     )
     return tuple(filter(None, found))
 
@@ -55,6 +55,17 @@ def _incomplete(study: ServeStudy) -> str:
 def _wrong(study: ServeStudy) -> str:
     names = _names(load for load in study.results.loads if any(key.startswith("wrong") for key in load.failures))
     return f"Answers without the right vectors: {names}." if names else ""
+
+
+def _failing(study: ServeStudy) -> str:
+    """Name the closed loops with failures. In an open loop, these tell which rates are too high."""
+    found = [(curve, level) for curve in study.curves for level in curve.closed if level.success_share < SUCCESS]
+    return f"Requests without vectors: {listing([_failed_share(*each) for each in found])}." if found else ""
+
+
+def _failed_share(curve: Curve, level: Level) -> str:
+    clients = count(level.load.clients or 0, "client")
+    return f"{percent(1 - level.success_share)} of {curve.server} ({curve.workload}, {clients})"
 
 
 def _differing(study: ServeStudy) -> str:

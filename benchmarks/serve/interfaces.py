@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import mimetypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,11 @@ import numpy as np
 from benchmarks.serve.connection import Address, format_request, split_url
 from runtime.array_types import Float32Array
 from runtime.errors import EmbeddingBackbonesError, UsageError
+from runtime.server.items import MESH_SUFFIXES
 
 InterfaceName = Literal["openai", "tei"]
 Encoding = Literal["float", "base64"]
-Item = str | Path  # a text, or the file of an image
+Item = str | Path  # a text, or the file of an image or a mesh
 _BOUNDARY = "embedding-backbones-2f1c7a"
 PATHS: dict[InterfaceName, str] = {"openai": "/v1/embeddings", "tei": "/embed"}
 
@@ -88,7 +90,7 @@ def make_endpoint(
 
 
 def _openai_body(endpoint: Endpoint, items: Sequence[Item]) -> tuple[str, bytes]:
-    content = [item if isinstance(item, str) else {"image": _data_url(item)} for item in items]
+    content = [item if isinstance(item, str) else _file_object(item) for item in items]
     alone = len(content) == 1 and isinstance(content[0], str)  # as clients send a single text
     document: dict[str, Any] = {"input": content[0] if alone else content, "model": endpoint.model}
     if endpoint.encoding == "base64":
@@ -106,13 +108,23 @@ def _tei_body(endpoint: Endpoint, items: Sequence[Item]) -> tuple[str, bytes]:
 def _multipart(files: Sequence[Path]) -> bytes:
     parts = []
     for file in files:
-        head = f'Content-Disposition: form-data; name="files"; filename="{file.name}"\r\nContent-Type: image/jpeg'
+        head = (
+            f'Content-Disposition: form-data; name="files"; filename="{file.name}"\r\nContent-Type: {_media_type(file)}'
+        )
         parts.append(f"--{_BOUNDARY}\r\n{head}\r\n\r\n".encode() + file.read_bytes() + b"\r\n")
     return b"".join(parts) + f"--{_BOUNDARY}--\r\n".encode()
 
 
-def _data_url(file: Path) -> str:
-    return f"data:image/jpeg;base64,{base64.b64encode(file.read_bytes()).decode()}"
+def _file_object(file: Path) -> dict[str, str]:
+    """Return an image or a mesh as this project's server takes it in OpenAI's interface."""
+    media_type = _media_type(file)
+    url = f"data:{media_type};base64,{base64.b64encode(file.read_bytes()).decode()}"
+    return {"mesh" if media_type in MESH_SUFFIXES else "image": url}
+
+
+def _media_type(file: Path) -> str:
+    meshes = (media_type for media_type, suffix in MESH_SUFFIXES.items() if suffix == file.suffix.lower())
+    return next(meshes, None) or mimetypes.guess_type(file.name)[0] or "application/octet-stream"
 
 
 def _openai_rows(document: Any) -> list[Any]:

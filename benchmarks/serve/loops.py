@@ -70,8 +70,8 @@ class LoopOptions:
 class LoopResult:
     """The samples of one load."""
 
-    # of a closed loop, the requests that ended while the measurement lasted, and later failures; of an open loop, those
-    # that were due while it lasted, whenever they ended.
+    # of a closed loop, the requests that ended after the warm-up; of an open loop, those that were due while the
+    # measurement lasted. Both hold requests that ended after it: without these, no latency could be longer than it.
     samples: tuple[Sample, ...]
     completed: int  # successes that came while the measurement lasted, whenever they were due.
 
@@ -169,14 +169,11 @@ class _Load:
 
     def result(self) -> LoopResult:
         """Return the samples that count."""
-        seconds = self._options.seconds
-        completed = [s for s in self._samples if s.outcome == "ok" and 0 <= s.end_s < seconds]
-        if self._options.clients is None:
-            ours = [s for s in self._samples if s.due_s >= 0]
-        else:
-            ours = completed + [s for s in self._samples if s.outcome != "ok" and s.end_s >= 0]
+        is_open, seconds = self._options.clients is None, self._options.seconds
+        completed = sum(s.outcome == "ok" and 0 <= s.end_s < seconds for s in self._samples)
+        ours = [s for s in self._samples if (s.due_s if is_open else s.end_s) >= 0]
         ours.sort(key=lambda sample: sample.number)
-        return LoopResult(samples=tuple(ours), completed=len(completed))
+        return LoopResult(samples=tuple(ours), completed=completed)
 
     async def _arrive(self, due: float, number: int, free: asyncio.Semaphore) -> None:
         begun = self.now()

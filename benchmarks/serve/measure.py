@@ -229,7 +229,7 @@ def measure_load(server: Server, workload: ServeWorkload, size: int, options: Lo
     )
     check = AnswerCheck(server.endpoint, batches, expected)
     samples = [check(sample) for sample in found.samples]
-    wrong = sum(sample.outcome == "wrong" for sample in samples)
+    wrong = sum(sample.outcome == "wrong" and 0 <= sample.end_s < options.seconds for sample in samples)
     lateness = [sample.begun_s - sample.due_s for sample in samples]
     return Load(
         server=server.name,
@@ -239,7 +239,7 @@ def measure_load(server: Server, workload: ServeWorkload, size: int, options: Lo
         rate=options.rate,
         round=0,
         seconds=options.seconds,
-        completed=max(0, found.completed - wrong),
+        completed=found.completed - wrong,
         latency_s=tuple(round(sample.latency_s, 6) for sample in samples if sample.outcome == "ok"),
         failures=dict(Counter(f"{s.outcome}: {s.reason}" for s in samples if s.outcome != "ok")),
         late_s=float(np.percentile(lateness, 99)) if lateness else 0.0,

@@ -21,6 +21,7 @@ from runtime.arguments import (
     parse_from_0,
     parse_positive,
 )
+from runtime.artifact.manifest import TowerName
 from runtime.errors import UsageError
 
 MIN_COSINE = 0.999  # of --verify
@@ -117,7 +118,13 @@ def _add_load_options(parser: argparse.ArgumentParser) -> None:
         help="Kinds of items: texts of about 6 to 14 words, mixed or long ones below 256 tokens, photos, or your own "
         "(default: mixed, or own with --items)",
     )
-    add("--items", type=Path, metavar="FILE", help="Your own texts, for the workload own; 256 are drawn at random")
+    add(
+        "--items",
+        type=_own_items,
+        metavar="[KIND=]PATH",
+        help="Your own items of the kind text, image or mesh, for the workload own; 256 texts or 64 files are drawn at "
+        "random (default kind: text)",
+    )
     integers("--batch-sizes", default=(1,), help="Numbers of items per request (default: 1)")
     integers("--clients", default=(1, 8, 64), help="Numbers of clients of closed loops (default: 1 8 64)")
     add(
@@ -146,6 +153,19 @@ def _add_load_options(parser: argparse.ArgumentParser) -> None:
         help="Seconds of the same load before it, which do not count (default: 1)",
     )
     seconds("--timeout", default=30.0, help="Seconds after which a request counts as unanswered (default: 30)")
+
+
+def _own_items(text: str) -> tuple[str, Path]:
+    """Return kind and path of ``KIND=PATH``, or of a path of texts alone."""
+    kind, equals, path = text.partition("=")
+    if not equals:
+        return "text", Path(text)
+    if kind not in get_args(TowerName) or not path:
+        kinds = ", ".join(get_args(TowerName))
+        raise argparse.ArgumentTypeError(
+            f"it is {text:.80}, it must be PATH or KIND=PATH with one of the kinds {kinds}"
+        )
+    return kind, Path(path)
 
 
 def _rate(text: str) -> float | str:

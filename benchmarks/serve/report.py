@@ -70,8 +70,9 @@ def method(results: ServeResults) -> tuple[str, ...]:
         "All servers took turns at each load, round by round. Throughput and CPU time are medians of the rounds; "
         f"percentiles are of all rounds together. A p99 needs {ENOUGH_FOR_P99} successes.",
         "In a closed loop, each client sends its next request when it has the answer, so a slow server gets fewer "
-        "requests. In an open loop, requests are due at random times (a Poisson process), whatever the server does. "
-        "Their latency counts from the time at which they were due, not from the time at which they were sent.",
+        "requests. Answers after its end count in the percentiles, not in the throughput. In an open loop, requests "
+        "are due at random times (a Poisson process), whatever the server does. Their latency counts from the time at "
+        "which they were due, not from the time at which they were sent.",
         "Each load began with a warm-up of the same load, which does not count. Before that, the server embedded items "
         "alone; their vectors are those that answers under load are compared with.",
         f"A request without an answer within {digits(results.timeout_s)} s is a timeout. Refusals (429 and 503), "
@@ -116,8 +117,9 @@ def _sentence(study: ServeStudy, curve: Curve) -> str:
     if fastest := busiest(curve):
         parts.append(f"at most {digits(fastest.items_per_s)} items/s with {load_name(fastest)}")
     capacity = curve.capacity
-    if capacity and curve.knee:
-        parts.append(f"it sustains {_rate_and_p99(capacity)}, with the knee at {_rate_and_p99(curve.knee)}")
+    if capacity:
+        knee = f", with the knee at {_rate_and_p99(curve.knee)}" if curve.knee else ""
+        parts.append(f"it sustains {_rate_and_p99(capacity)}{knee}")
     elif curve.open:
         parts.append("too few requests to tell what it sustains" if curve.too_few else "it sustains none of the rates")
     bound = study.results.max_p99_ms

@@ -31,7 +31,10 @@ def glance_table(study: ServeStudy) -> Table:
     if study.per_hour is not None and study.prices is not None:
         name = f"{study.prices.currency} per million items" + (f" {within}" if bound is not None else "")
         columns.append((name, lambda curve: _cost(study, curve)))
-    note = "Most items/s: of the closed loops. Knee: the rate beyond which latency grows faster than throughput."
+    note = (
+        "Most items/s: of the closed loops. Knee: the rate beyond which latency grows faster than throughput, if a "
+        "higher rate was tried."
+    )
     return table("At a glance", columns, study.curves, words=2, note=f"{note}{_price_note(study)}")
 
 

@@ -1,4 +1,4 @@
-"""Make the items that are sent: short, long and mixed texts, or images."""
+"""Make the items that are sent: short, long and mixed texts, images, or the user's own items."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from benchmarks.measure.workload import load_items, load_own_items
+from benchmarks.measure.workload import Items, load_items, load_own_items
 from benchmarks.results.schema import describe_sizes
 from benchmarks.serve.interfaces import Item
+from runtime.artifact.manifest import TowerName
 from runtime.errors import UsageError
 
 WorkloadName = Literal["short", "mixed", "long", "images", "own"]
@@ -31,11 +32,7 @@ class ServeWorkload:
     name: str
     source: str  # their origin and their sizes, for the report.
     items: tuple[Item, ...]
-
-    @property
-    def kind(self) -> Literal["text", "image"]:
-        """Kind of the items."""
-        return "text" if isinstance(self.items[0], str) else "image"
+    kind: TowerName = "text"
 
     def batches(self, size: int) -> list[tuple[int, ...]]:
         """Return the positions of the items of each request; every item is in as many requests as the others."""
@@ -44,21 +41,34 @@ class ServeWorkload:
         return [tuple(itertools.islice(endless, size)) for _ in range(number)]
 
 
-def make_workload(name: WorkloadName, own: Path | None, scratch: Path) -> ServeWorkload:
-    """Return the items of a workload: ``own`` is the user's file of texts; images are written to ``scratch``."""
+def make_workload(name: WorkloadName, own: tuple[TowerName, Path] | None, scratch: Path) -> ServeWorkload:
+    """Return the items of a workload.
+
+    Args:
+        name: The workload.
+        own: Kind and file or folder of the user's items, for the workload ``own``.
+        scratch: Folder to which built-in images are written.
+
+    Raises:
+        UsageError: The user's items are missing, too few, or cannot be used.
+    """
     if name in _SIZES:
         corpus = load_items("text", scratch)
         texts = tuple(cut_texts(corpus.items, *_SIZES[name], _COUNT))
-        return ServeWorkload(name=name, source=f"{_describe(texts)}, cut from {corpus.source}", items=texts)
+        sizes = describe_sizes([*map(len, texts)], are_texts=True)
+        return ServeWorkload(name=name, source=f"{sizes}, cut from {corpus.source}", items=texts)
     if name == "images":
-        images = load_items("image", scratch)
-        return ServeWorkload(
-            name=name, source=f"{len(images.items)} images: {images.source}", items=tuple(map(Path, images.items))
-        )
+        return _workload(name, "image", load_items("image", scratch))
     if own is None:
         raise UsageError("the workload own needs --items")
-    found = load_own_items("text", own)
-    return ServeWorkload(name=name, source=f"{_describe(found.items)}, from {found.source}", items=found.items)
+    kind, path = own
+    return _workload(name, kind, load_own_items(kind, path))
+
+
+def _workload(name: str, kind: TowerName, found: Items) -> ServeWorkload:
+    source = f"{describe_sizes(found.sizes, are_texts=found.are_texts)}, from {found.source}"
+    items = found.items if found.are_texts else tuple(map(Path, found.items))
+    return ServeWorkload(name=name, kind=kind, source=source, items=items)
 
 
 def cut_texts(corpus: Sequence[str], least: int, most: int, count: int) -> Iterator[str]:
@@ -70,7 +80,3 @@ def cut_texts(corpus: Sequence[str], least: int, most: int, count: int) -> Itera
         while (left := left - len(_PIECE.findall(text[-1]))) > 0:
             text.append(next(words))
         yield " ".join(text)
-
-
-def _describe(texts: Sequence[str]) -> str:
-    return describe_sizes([len(text) for text in texts], are_texts=True)

@@ -1,4 +1,7 @@
-"""Tokenizers for random weights: real algorithms with a small vocabulary from the sample texts, without training."""
+"""Tokenizers for random weights: real algorithms with a small vocabulary from the sample texts, without training.
+
+English texts have two to three times as many tokens as with the tokenizers of trained models.
+"""
 
 from __future__ import annotations
 

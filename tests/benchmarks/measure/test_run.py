@@ -51,6 +51,7 @@ def test_all_contenders_are_measured_in_the_same_rounds(results: Results) -> Non
     timed = results.timed_items["text"]
     assert len(timed.sizes) == 16
     assert timed.source.startswith("docstrings of Python")
+    assert 2 < results.mean_tokens["toy"] < 200
 
 
 def test_vectors_are_compared_with_torch_in_float64(results: Results) -> None:

@@ -128,10 +128,11 @@ def test_calls_with_other_items_count_by_their_mean() -> None:
 
 def test_the_sizes_of_the_timed_items_are_told() -> None:
     timed = TimedItems(source="mine.txt", are_texts=True, sizes=(900, 20, 80))
-    results = replace(RESULTS, timed_items={"text": timed})
+    results = replace(RESULTS, timed_items={"text": timed}, mean_tokens={"toy-text": 157.0})
     told = "Times end to end are those of 3 texts of 20 to 900 characters (median 80), from mine.txt."
-    assert told in markdown_of(results, None)
+    assert f"{told} Their mean length is 157 tokens" in markdown_of(results, None)
     assert told not in markdown_of(replace(results, cases=(replace(CASE, stage="graph"),)), None)
+    assert "do not record the sizes of the items" in markdown_of(RESULTS, None)
 
 
 def test_setups_that_were_not_compared_do_not_match_torch() -> None:

@@ -13,7 +13,7 @@ from benchmarks.results.prices import Prices
 from benchmarks.results.schema import PythonEnvironment, Results
 from tests.benchmarks.report.reading import check_page, drawings, read
 from tests.benchmarks.report.samples import FULL, PRICES, SAMPLES, TWO_TOWERS, html_of, markdown_of, nasty
-from tests.benchmarks.samples import CASE, MACHINE, RESULTS, many_cases
+from tests.benchmarks.samples import ARTIFACT, CASE, MACHINE, RESULTS, many_cases
 
 
 @pytest.mark.parametrize("prices", [None, PRICES], ids=["unpriced", "priced"])
@@ -77,7 +77,11 @@ def test_without_a_price_there_is_no_cost() -> None:
     ("results", "words"),
     [
         (replace(FULL, complete=False), "The run stopped before everything was measured"),
-        (TWO_TOWERS, "Random weights in other:"),
+        (TWO_TOWERS, "Random weights in other: vectors have no meaning, but times are valid"),
+        (
+            replace(RESULTS, artifacts=(replace(ARTIFACT, random=True),)),
+            "So times of texts end to end with toy-text can be those of longer texts.",
+        ),
         (replace(FULL, machine=replace(MACHINE, load_average=(1.2, 0, 0))), "a load average of 1.20 on 2 cores"),
         (FULL, "Unstable times in 6 of 24 cases"),
         (SAMPLES["one round"], "Fewer than 5 rounds in 1 of 1 case"),
@@ -87,7 +91,7 @@ def test_without_a_price_there_is_no_cost() -> None:
             "more than 5% in 1 of 2 cases, and up to 25%",
         ),
     ],
-    ids=["incomplete", "random", "busy", "unstable", "few rounds", "restless", "robbed"],
+    ids=["incomplete", "random", "random texts", "busy", "unstable", "few rounds", "restless", "robbed"],
 )
 def test_warnings_come_first(results: Results, words: str) -> None:
     assert any(words in caveat for caveat in caveats(analyze(results, None)))

@@ -52,7 +52,12 @@ def test_only_older_results_lack_fields(results: Results, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("version", "later"), [(2, {"plan": None, "environments": {}, "timed_items": {}}), (3, {"timed_items": {}})]
+    ("version", "later"),
+    [
+        (2, {"plan": None, "environments": {}, "timed_items": {}, "mean_tokens": {}}),
+        (3, {"timed_items": {}, "mean_tokens": {}}),
+        (4, {"mean_tokens": {}}),
+    ],
 )
 def test_older_results_are_read_with_defaults(
     version: int, later: dict[str, Any], results: Results, tmp_path: Path

@@ -35,7 +35,7 @@ def server() -> Iterator[ToyServer]:
 
 @pytest.fixture(autouse=True)
 def _few_texts(monkeypatch: pytest.MonkeyPatch) -> None:
-    def make(name: str, own: Path | None, scratch: Path) -> ServeWorkload:
+    def make(name: str, own: object, scratch: Path) -> ServeWorkload:
         return ServeWorkload(name=name, source="made up", items=tuple(f"{name} text {n}" for n in range(16)))
 
     monkeypatch.setattr(cli, "make_workload", make)
@@ -174,6 +174,7 @@ def test_vectors_can_be_compared_with_those_of_an_artifact(
         (["--model", "a", "--interface", "tei"], "no server with OpenAI's interface"),
         (["--server-options", "--threads 1"], "for artifacts and --embed"),
         (["--items", "own.txt", "--workloads", "short"], "add own to --workloads"),
+        (["--items", "photos=my-photos"], "KIND=PATH with one of the kinds text, image, mesh"),
         (["--header", "no colon"], "NAME:VALUE"),
         (["--header", "Content-type: text/plain"], "sends itself"),
         (["--header", "A: 1", "--header", "a: 2"], "given twice"),

@@ -52,12 +52,15 @@ def test_every_interface_gives_the_vectors_of_the_items(
     assert server.headers[0]["X-Key"] == "secret"
 
 
-def test_images_go_as_data_urls_or_as_files_of_a_form(server: ToyServer, tmp_path: Path) -> None:
-    photo = tmp_path / "photo.jpg"
-    photo.write_bytes(b"\xff\xd8")
+def test_files_go_as_data_urls_or_as_files_of_a_form(server: ToyServer, tmp_path: Path) -> None:
+    photo, drawing, mesh = (tmp_path / name for name in ("photo.jpg", "drawing.PNG", "mesh.off"))
+    for file in (photo, drawing, mesh):
+        file.write_bytes(b"\xff\xd8")
     openai = make_endpoint(server.url, model="toy")
-    ask(openai, [photo])
-    assert server.documents == [{"input": [{"image": "data:image/jpeg;base64,/9g="}], "model": "toy"}]
+    ask(openai, [photo, drawing, mesh])
+    types = [("image", "image/jpeg"), ("image", "image/png"), ("mesh", "model/vnd.off")]
+    items = [{kind: f"data:{media_type};base64,/9g="} for kind, media_type in types]
+    assert server.documents == [{"input": items, "model": "toy"}]
     tei = make_endpoint(f"{server.url}/embed")
     ((_, body),) = ask(tei, [photo, photo])
     assert len(tei.vectors(body, 2)) == 2

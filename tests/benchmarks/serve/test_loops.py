@@ -54,11 +54,19 @@ def latencies(result: LoopResult) -> list[float]:
 def test_clients_of_a_closed_loop_wait_for_their_answers() -> None:
     server = FakeServer(0.1)
     result = measure(server, options(clients=2, seconds=1.0, warm_up_s=0.25))
-    assert result.completed == len(result.samples) == 20
-    assert latencies(result) == pytest.approx([0.1] * 20)
+    assert (result.completed, len(result.samples)) == (20, 22)
+    assert latencies(result) == pytest.approx([0.1] * 22)
     assert len(server.received) == 26  # with 4 in the warm-up, and 2 that end after the measurement
     assert server.received[:4] == [b"a", b"b", b"c", b"a"]
     assert server.closed == 2
+
+
+@pytest.mark.parametrize(("delay_s", "outcome"), [(20.0, "ok"), (60.0, "timeout")])
+def test_answers_and_failures_after_the_end_of_a_closed_loop_count(delay_s: float, outcome: str) -> None:
+    result = measure(FakeServer(delay_s), options(clients=3, seconds=5.0))
+    assert Counter(sample.outcome for sample in result.samples) == {outcome: 3}
+    assert latencies(result) == pytest.approx([min(delay_s, 30.0)] * 3)
+    assert result.completed == 0
 
 
 def test_requests_of_an_open_loop_are_sent_when_they_are_due() -> None:
@@ -182,4 +190,4 @@ def test_meters_run_from_the_end_of_the_warm_up_to_the_end_of_the_measurement(lo
 def test_bodies_beyond_the_limit_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.serve.loops._MOST_KEPT_BYTES", 5 * len(b"vectors"))
     result = measure(FakeServer(0.1), options(clients=1, seconds=0.95, warm_up_s=0.0))
-    assert [sample.body for sample in result.samples] == [b"vectors"] * 5 + [None] * 4
+    assert [sample.body for sample in result.samples] == [b"vectors"] * 5 + [None] * 5

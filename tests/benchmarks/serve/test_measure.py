@@ -334,7 +334,7 @@ def test_texts_have_the_sizes_that_were_asked_for() -> None:
 def test_own_texts_are_sent(tmp_path: Path) -> None:
     file = tmp_path / "own.txt"
     file.write_text("\n".join(f"text {n}" for n in range(20)))
-    workload = make_workload("own", file, tmp_path)
+    workload = make_workload("own", ("text", file), tmp_path)
     assert {*workload.items} == {f"text {n}" for n in range(20)}
     assert workload.source == "20 texts of 6 to 7 characters (median 7), from own.txt"
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from benchmarks.cli import main
 from tests.runtime.toy_artifact import write_artifact
@@ -58,3 +60,16 @@ def test_images(toy: Path, tmp_path: Path) -> None:
     (load,) = results_of(tmp_path)["loads"]
     assert (load["failures"], load["max_difference"]) == ({}, 0.0)
     assert load["completed"] > 0
+
+
+def test_own_images(toy: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for number in range(16):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / "photos" / f"{number}.png")
+    words = ["--items", f"image={tmp_path / 'photos'}", "--rate", "none", "--verify", str(toy)]
+    assert main(["serve", str(toy), "-o", str(tmp_path / "report"), *FAST, *words]) == 0
+    results = results_of(tmp_path / "report")
+    assert re.fullmatch(r"16 files of .* bytes \(median .*\), from photos", results["workloads"][0]["source"])
+    (load,) = results["loads"]
+    assert load["failures"] == {}
+    assert load["min_cosine"] == pytest.approx(1)
