@@ -62,7 +62,7 @@ def _build_overview() -> tuple[argparse.ArgumentParser, Any]:
 
 COMMANDS = {
     "run": Command("benchmarks.measure.cli", "Measure artifacts on this machine, and write a report (the default)"),
-    "choose": Command("benchmarks.choose.cli", "Choose machine, variant and batch size by cost"),
+    "choose": Command("benchmarks.choose.cli", "Choose machine, variant and number of machines by cost"),
     "compare": Command("benchmarks.compare.cli", "Compare two results, and judge each case"),
     "serve": Command("benchmarks.serve.cli", "Load servers with requests, and report throughput and latency"),
     "soak": Command("benchmarks.serve.soak", "Load a server for long, and check every answer and its memory"),

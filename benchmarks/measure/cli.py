@@ -20,7 +20,7 @@ from benchmarks.measure.plan import BenchmarkPlan, PlanOptions, make_plan
 from benchmarks.measure.rounds import TimingOptions
 from benchmarks.measure.run import check_resumable, find_remaining, measure_plan, merge_results
 from benchmarks.measure.workload import Items, load_own_items
-from benchmarks.report import Format, make_folder, write_report
+from benchmarks.report.write import Format, make_folder, write_report
 from benchmarks.results.prices import Prices, add_price_options, read_prices
 from benchmarks.results.schema import RESULTS_FILE, SCHEMA_VERSION, PlanRecord, Results, read_results
 from exporters.progress import Stage, StageDisplay

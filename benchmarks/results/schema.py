@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from runtime.artifact.json_schema import decode
 from runtime.artifact.manifest import TowerName
@@ -22,6 +22,7 @@ MAX_STEAL = 0.05  # share of the CPU time that a turn asked for; a turn that los
 Stage = Literal["graph", "end_to_end"]
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 Device = Literal["cpu", "cuda"]
+T = TypeVar("T")
 
 
 class ResultsError(EmbeddingBackbonesError):
@@ -309,25 +310,38 @@ def read_results(path: Path) -> Results:
     Raises:
         ResultsError: The file is missing, cannot be read, or has another schema.
     """
+    readable = range(OLDEST_READABLE, SCHEMA_VERSION + 1)
+    return read_versioned(Results, path, "schema_version", readable, "python -m benchmarks ARTIFACT -o REPORT")
+
+
+def read_versioned(kind: type[T], path: Path, version_field: str, readable: range, command: str) -> T:
+    """Read and check a ``results.json``, or that of a report's folder, as an instance of ``kind``.
+
+    Args:
+        kind: Dataclass of the whole document.
+        path: The file, or its folder.
+        version_field: Name of the field with the version of the schema.
+        readable: Versions that can be read. Fields that the last one added have their default in older documents.
+        command: Command that writes such documents, for errors.
+
+    Raises:
+        ResultsError: The file is missing, cannot be read, or has another schema.
+    """
     path = path / RESULTS_FILE if path.is_dir() else path
     try:
         document = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise ResultsError(f"{path} does not exist; create it with `python -m benchmarks ARTIFACT -o REPORT`") from None
+        raise ResultsError(f"{path} does not exist; create it with `{command}`") from None
     except (OSError, ValueError, RecursionError) as exc:
         raise ResultsError(f"cannot read {path} ({exc}); run the benchmark again") from exc
-    return _decode(document, path)
-
-
-def _decode(document: Any, path: Path) -> Results:
-    version = document.get("schema_version") if isinstance(document, dict) else None
+    version = document.get(version_field) if isinstance(document, dict) else None
     if not isinstance(version, int):
-        raise ResultsError(f"{path} has no schema_version; name a results.json of `python -m benchmarks`")
-    if not OLDEST_READABLE <= version <= SCHEMA_VERSION:
-        remedy = "upgrade embedding-backbones" if version > SCHEMA_VERSION else "run the benchmark again"
-        readable = f"{OLDEST_READABLE} to {SCHEMA_VERSION}"
-        raise ResultsError(f"{path} has schema {version}, this version reads {readable}; {remedy}")
+        raise ResultsError(f"{path} has no {version_field}; name a results.json of `{command}`")
+    if version not in readable:
+        remedy = "upgrade embedding-backbones" if version > readable[-1] else "run the benchmark again"
+        known = f"{readable[0]} to {readable[-1]}" if len(readable) > 1 else f"{readable[0]}"
+        raise ResultsError(f"{path} has schema {version}, this version reads {known}; {remedy}")
     try:
-        return decode(Results, document, "results", fill_defaults=version < SCHEMA_VERSION)
+        return decode(kind, document, "results", fill_defaults=version < readable[-1])
     except ManifestError as exc:
         raise ResultsError(f"{path} violates schema {version} ({exc}); run the benchmark again") from exc

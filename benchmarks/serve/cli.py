@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime as dt
+import hashlib
 import re
 import shlex
 import sys
@@ -27,7 +28,7 @@ from benchmarks.serve.options import MIN_COSINE, build_parser, check_used, make_
 from benchmarks.serve.process import split_server_options
 from benchmarks.serve.report import write_serve_report
 from benchmarks.serve.schema import SCHEMA_VERSION, ServeResults, ServerRecord, WorkloadRecord
-from benchmarks.serve.targets import Target, open_server, read_targets
+from benchmarks.serve.targets import Target, find_artifact, open_server, read_targets
 from benchmarks.serve.workloads import ServeWorkload, make_workload
 from runtime.array_types import Float32Array
 from runtime.artifact.reader import read_manifest
@@ -53,8 +54,11 @@ def public_command(arguments: Sequence[str]) -> str:
     for before, word in zip(["", *arguments], arguments, strict=False):
         name, equals, _ = word.partition("=")
         words.append("***" if _is_private(before) else f"{name}=***" if equals and _is_private(name) else word)
-    shown = [_SERVER_KEY.sub(r"\1***", word) for word in words]
-    return shlex.join(["python", "-m", "benchmarks", "serve", *shown])
+    return shlex.join(["python", "-m", "benchmarks", "serve", *map(_hide_keys, words)])
+
+
+def _hide_keys(server_options: str) -> str:
+    return _SERVER_KEY.sub(r"\1***", server_options)
 
 
 def _is_private(option: str) -> bool:
@@ -87,9 +91,12 @@ def _serve(options: argparse.Namespace, command: str) -> int:
             max_p99_ms=plan.max_p99_ms,
             min_cosine=MIN_COSINE if options.min_cosine is None else options.min_cosine,
             servers=tuple(
-                _record(server, target, items[0], plan) for server, target in zip(servers, targets, strict=True)
+                _record(server, target, items[0], plan, _hide_keys(options.server_options))
+                for server, target in zip(servers, targets, strict=True)
             ),
-            workloads=tuple(WorkloadRecord(name=each.name, source=each.source) for each in items),
+            workloads=tuple(
+                WorkloadRecord(name=each.name, source=each.source, sha256=_hash_items(each)) for each in items
+            ),
             loads=(),
         )
         results = _measure(plan, servers, items, results, options, prices)
@@ -137,7 +144,16 @@ def _prepare_output(options: argparse.Namespace) -> None:
     make_folder(output)
 
 
-def _record(server: Server, target: Target, workload: ServeWorkload, plan: LoadPlan) -> ServerRecord:
+def _hash_items(workload: ServeWorkload) -> str:
+    """Return the hash of the texts, or of the content of the files."""
+    digest = hashlib.sha256()
+    for item in workload.items:
+        content = item.encode("utf-8", "surrogatepass") if isinstance(item, str) else item.read_bytes()
+        digest.update(f"{len(content)} ".encode() + content)
+    return digest.hexdigest()
+
+
+def _record(server: Server, target: Target, workload: ServeWorkload, plan: LoadPlan, options: str) -> ServerRecord:
     endpoint = server.endpoint
     return ServerRecord(
         name=server.name,
@@ -147,6 +163,8 @@ def _record(server: Server, target: Target, workload: ServeWorkload, plan: LoadP
         model=endpoint.model,
         started_here=target.is_artifact,
         dimensions=len(embed_alone(server, workload, 1, plan.timeout_s)[0]),
+        options=options if target.is_artifact else "",
+        artifact=find_artifact(endpoint),
     )
 
 

@@ -140,7 +140,8 @@ def _add_load_options(parser: argparse.ArgumentParser) -> None:
         "--refinements",
         type=number(int, "a whole number from 0 up", lambda value: value >= 0),
         metavar="N",
-        help="Rates to add between the highest sustained one and the next, each halving the gap (default: 3)",
+        help="Rates to add between the highest good one and the next, each halving the gap. Good means sustained and, "
+        "with --max-p99-ms, within this bound (default: 3)",
     )
     seconds("--max-p99-ms", metavar="MS", help="Bound of the p99, for which rate and cost are reported")
     rounds = "Rounds; all servers take one turn per round (default: 3)"

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 
-from benchmarks.results.schema import BenchmarkMachine, dump_json
+from benchmarks.results.schema import BenchmarkMachine, dump_json, read_versioned
 from benchmarks.serve.interfaces import Encoding, InterfaceName
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedArtifact:
+    """The artifact behind a server, as its ``/info`` describes it."""
+
+    name: str
+    space: str  # name of the vector space.
+    variant: str
+    provider: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +33,8 @@ class ServerRecord:
     model: str  # its name in requests; empty for TEI's interface, which has none.
     started_here: bool  # whether the benchmark started it, for an artifact.
     dimensions: int  # of its vectors.
+    options: str  # of `python -m runtime serve`, if the benchmark started it; without keys.
+    artifact: ServedArtifact | None  # `None` if the server does not tell: only `python -m runtime serve` does.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +43,7 @@ class WorkloadRecord:
 
     name: str
     source: str
+    sha256: str  # hash of its items.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,3 +90,14 @@ class ServeResults:
     def to_json(self) -> str:
         """Return the text of ``results.json``, with one load per line."""
         return dump_json(dataclasses.asdict(self), by_line="loads")
+
+
+def read_serve_results(path: Path) -> ServeResults:
+    """Read and check the results of a load test from a ``results.json``, or from a report's folder with this file.
+
+    Raises:
+        ResultsError: The file is missing, cannot be read, or has another schema.
+    """
+    readable = range(SCHEMA_VERSION, SCHEMA_VERSION + 1)
+    command = "python -m benchmarks serve ARTIFACT -o REPORT"
+    return read_versioned(ServeResults, path, "serve_schema_version", readable, command)

@@ -108,6 +108,10 @@ def servers_table(results: ServeResults) -> Table:
         ("address", lambda server: "started for the benchmark" if server.started_here else server.url),
         ("interface", lambda server: f"{server.interface}, {server.encoding}"),
         ("model", lambda server: server.model),
+        (
+            "variant",
+            lambda server: f"{server.artifact.variant} on {server.artifact.provider}" if server.artifact else "",
+        ),
         ("dimensions", lambda server: str(server.dimensions)),
     ]
     return table("Servers", columns, results.servers, words=4)

@@ -9,16 +9,18 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from benchmarks.measure.cpu_time import resident_bytes
 from benchmarks.serve.connection import ask_once, format_request
-from benchmarks.serve.interfaces import Endpoint, make_endpoint
+from benchmarks.serve.interfaces import PATHS, Endpoint, make_endpoint
 from benchmarks.serve.measure import Server, ServerError
 from benchmarks.serve.process import serve_command, split_server_options, start_server
+from benchmarks.serve.schema import ServedArtifact
 from runtime.artifact.reader import read_manifest
 from runtime.errors import UsageError
 
-_MODELS_TIMEOUT_S = 30
+_ABOUT_TIMEOUT_S = 30
 _OWN_HEADERS = ("host", "content-length", "content-type")  # that every request has anyway
 
 
@@ -170,12 +172,30 @@ def _endpoint(target: Target, url: str, options: argparse.Namespace) -> Endpoint
 def _first_model(name: str, endpoint: Endpoint) -> str:
     """Return the first model that a server lists."""
     path = endpoint.path.removesuffix("/embeddings") + "/models"
-    request = format_request("GET", endpoint.address, path, dict(endpoint.headers))
     try:
-        _, body = asyncio.run(ask_once(endpoint.address, request, _MODELS_TIMEOUT_S))
-        return str(json.loads(body)["data"][0]["id"])
+        return str(_get(endpoint, path)["data"][0]["id"])
     except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, TimeoutError) as exc:
         raise ServerError(
             f"{name} at {endpoint.address}{path} lists no models ({type(exc).__name__}: {exc}); name one with --model, "
             "or use --interface tei"
         ) from exc
+
+
+def find_artifact(endpoint: Endpoint) -> ServedArtifact | None:
+    """Return the artifact that ``/info`` names for the model of requests; ``None`` if it names none."""
+    try:
+        info = _get(endpoint, endpoint.path.removesuffix(PATHS[endpoint.interface]) + "/info")
+        name = str(endpoint.model or info["model_id"])
+        models = info["models"]
+        served = name if name in models else name.rpartition(":")[0]  # an alias is the name, a colon and a prompt
+        model = models[served]
+        space, variant, provider = (str(model[key]) for key in ("vector_space", "variant", "provider"))
+        return ServedArtifact(name=served, space=space, variant=variant, provider=provider)
+    except (OSError, EOFError, ValueError, KeyError, TypeError, TimeoutError):
+        return None  # a server of another project
+
+
+def _get(endpoint: Endpoint, path: str) -> Any:
+    request = format_request("GET", endpoint.address, path, dict(endpoint.headers))
+    _, body = asyncio.run(ask_once(endpoint.address, request, _ABOUT_TIMEOUT_S))
+    return json.loads(body)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from benchmarks.report import write_report
+from benchmarks.report.write import write_report
 from tests.benchmarks.report.reading import columns
 from tests.benchmarks.report.samples import PRICES, markdown_of, nasty
 

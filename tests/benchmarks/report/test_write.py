@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.report import write_report
+from benchmarks.report.write import write_report
 from benchmarks.results.schema import read_results
 from runtime.errors import OutputError
 from tests.benchmarks.report.samples import FULL, PRICES

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from benchmarks.serve.schema import SCHEMA_VERSION, Load, ServeResults, ServerRecord, WorkloadRecord
+from benchmarks.serve.schema import SCHEMA_VERSION, Load, ServedArtifact, ServeResults, ServerRecord, WorkloadRecord
 from tests.benchmarks.samples import MACHINE
 
 LOAD = Load(
@@ -29,6 +29,7 @@ LOAD = Load(
     max_difference=6e-8,
     min_cosine=0.9999999,
 )
+ARTIFACT = ServedArtifact(name="toy", space="vs1-0123456789abcdef.int8-01234567", variant="int8", provider="cpu")
 SERVER = ServerRecord(
     name="ours",
     url="http://127.0.0.1:8080/v1/embeddings",
@@ -37,6 +38,8 @@ SERVER = ServerRecord(
     model="toy",
     started_here=True,
     dimensions=384,
+    options="--variant int8",
+    artifact=ARTIFACT,
 )
 
 
@@ -94,8 +97,11 @@ RESULTS = ServeResults(
     timeout_s=30.0,
     max_p99_ms=50.0,
     min_cosine=0.999,
-    servers=(SERVER, replace(SERVER, name="theirs", started_here=False, interface="tei", model="")),
-    workloads=(WorkloadRecord(name="short", source="made up"), WorkloadRecord(name="long", source="made up")),
+    servers=(SERVER, replace(SERVER, name="theirs", started_here=False, interface="tei", model="", artifact=None)),
+    workloads=(
+        WorkloadRecord(name="short", source="made up", sha256="0" * 64),
+        WorkloadRecord(name="long", source="made up", sha256="0" * 64),
+    ),
     loads=(
         *loads_of("ours", "short", 300),
         *loads_of("theirs", "short", 100),

@@ -162,7 +162,7 @@ def nasty() -> ServeResults:
     server = replace(RESULTS.servers[0], name=NASTY, url=NASTY, model=NASTY)
     load = replace(LOAD, server=NASTY, workload=NASTY, failures={NASTY: 1})
     loads = (load, *(replace(load, clients=None, rate=rate) for rate in (1.0, 2.0)))
-    workloads = (WorkloadRecord(name=NASTY, source=NASTY),)
+    workloads = (WorkloadRecord(name=NASTY, source=NASTY, sha256=""),)
     machine = replace(RESULTS.machine, name=NASTY)
     return replace(
         RESULTS, command=NASTY, reference=NASTY, machine=machine, servers=(server,), workloads=workloads, loads=loads

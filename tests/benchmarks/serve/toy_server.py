@@ -36,6 +36,7 @@ class ToyServer(ThreadingHTTPServer):
         self.closes = False  # close the connection after each answer without a warning
         self.extra = 0  # vectors too many
         self.models: list[str] = ["toy"]
+        self.info: Any = {}  # of `/info`
 
     @property
     def url(self) -> str:
@@ -64,7 +65,8 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
-        self._send({"data": [{"id": name} for name in self.server.models]})
+        models = {"data": [{"id": name} for name in self.server.models]}
+        self._send(self.server.info if self.path == "/info" else models)
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
