@@ -54,7 +54,7 @@ class Evaluation:
             name = "" if dim is None else f"{dim}_dimensions"
             settings = {"batch_size": batch_size, "truncate_dim": dim, "name": name, "write_csv": False}
             found[dim] = _correlate(data, settings) if data.kind == "scores" else _search(data, model, settings)
-        self.evaluator = SequentialEvaluator(found.values(), main_score_function=lambda scores: scores[0])
+        self.evaluator = SequentialEvaluator(found.values())
         self._keys: dict[str, str] = {}
         for dim in found:
             prefix, suffix = ("", "") if dim is None else (f"{dim}_dimensions_", f" ({dim} dimensions)")

@@ -37,7 +37,7 @@ def load_catalogue(source: HuggingFaceSource, weights: ModelWeights, **options: 
 
 
 @pytest.mark.parametrize(
-    "pooling", [{"method": "mean"}, {"method": "cls"}, {"method": "max"}, {"method": "gem", "p": 3.0, "eps": 1e-3}]
+    "pooling", [{"method": "mean"}, {"method": "cls"}, {"method": "max"}, {"method": "gem", "p": 3.0, "eps": 0.5}]
 )
 def test_padding_has_no_part_in_the_pooling(pooling: dict[str, Any]) -> None:
     pool = TokenPool(Pooling(**pooling))
@@ -49,7 +49,7 @@ def test_padding_has_no_part_in_the_pooling(pooling: dict[str, Any]) -> None:
         "mean": features.mean(1),
         "cls": features[:, 0],
         "max": features.amax(1),
-        "gem": features.clamp(min=1e-3).pow(3).mean(1).pow(1 / 3),
+        "gem": features.clamp(min=0.5).pow(3).mean(1).pow(1 / 3),
     }
     torch.testing.assert_close(alone, expected[pooling["method"]])
 

@@ -27,7 +27,7 @@ from exporters.errors import DestinationError, TrainingDataError, WorseModelErro
 from exporters.fit import training
 from exporters.fit.dataset import read_data
 from exporters.fit.learner import Learner, load_learner
-from exporters.fit.losses import build_loss, choose_loss
+from exporters.fit.losses import LOSSES, build_loss, choose_loss
 from exporters.fit.metrics import Evaluation
 from exporters.fit.options import FitOptions
 from exporters.fit.report import FitReport
@@ -58,6 +58,13 @@ def test_a_loss_that_compares_in_another_way_is_named(
     modules = list(SentenceTransformer(str(toy), device="cpu"))[:last]  # without or with Normalize
     build_loss("ranking", SentenceTransformer(modules=modules, similarity_fn_name=similarity), FAST)
     assert ("the loss compares by cosine, and the model and its evaluation by dot" in caplog.text) == warned
+
+
+def test_losses_compare_by_cosine_and_clip_by_its_own_scale(toy: Path) -> None:
+    model = SentenceTransformer(str(toy), device="cpu")
+    assert build_loss("clip", model, FAST).scale == 100
+    for name in (name for name, loss in LOSSES.items() if "labels" in loss.kinds):
+        assert build_loss(name, model, FAST).get_config_dict()["distance_metric"] == "cosine_distance"
 
 
 def load(toy: Path, options: FitOptions = FAST) -> Learner:
@@ -221,9 +228,9 @@ def test_a_resumed_command_has_to_be_the_same(toy: Path, tmp_path: Path, monkeyp
         write_checkpoint(tmp_path / "mine-training", 1)
         raise KeyboardInterrupt
 
-    def start(options: FitOptions, rows: list[dict[str, str]], **export_options: Any) -> None:
+    def start(options: FitOptions, *rows: list[dict[str, str]], **export_options: Any) -> None:
         chosen = ExportOptions(**export_options)
-        fit(str(model), rows, output=tmp_path, artifact_name="mine", options=options, export_options=chosen)
+        fit(str(model), *rows, output=tmp_path, artifact_name="mine", options=options, export_options=chosen)
 
     model = shutil.copytree(toy, tmp_path / "toy")
 
@@ -236,6 +243,8 @@ def test_a_resumed_command_has_to_be_the_same(toy: Path, tmp_path: Path, monkeyp
         start(replace(resumed, seed=5), rows)
     with pytest.raises(DestinationError, match="has another training data; give the same"):
         start(resumed, rows[1:])
+    with pytest.raises(DestinationError, match="has another evaluation data; give the same"):
+        start(resumed, rows, [{"a": "x", "b": "y"}])
     with pytest.raises(DestinationError, match=r"another content of the model, max_length; give .* --force instead"):
         start(resumed, rows, max_length=8)
     with pytest.raises(DestinationError, match="go on with --resume, or replace it with --force"):
@@ -296,6 +305,7 @@ def test_only_what_is_asked_for_is_trained(
     names = {name for name, parameter in learner.model.named_parameters() if parameter.requires_grad}
     assert names
     assert all(any(word in name for word in trained) for name in names)
+    assert learner.learning_rate == pytest.approx(1e-3 if "freeze" in given else 5e-4)
     data, _ = read_data(make_pairs(16), ["text"])
     training.train(learner, data, None, "ranking", replace(FAST, epochs=1), TrainingFolder(tmp_path, "mine"))
     vector = learner.model.encode(["a cat"])
@@ -303,6 +313,12 @@ def test_only_what_is_asked_for_is_trained(
     assert not any("lora" in name for name, _ in saved.named_parameters())
     np.testing.assert_allclose(saved.encode(["a cat"]), vector, atol=1e-6)
     assert not np.allclose(vector, load(toy, replace(FAST, **given)).model.encode(["a cat"]), atol=1e-6)
+
+
+def test_the_trainer_gets_the_users_learning_rate_and_warmup(toy: Path, tmp_path: Path) -> None:
+    learner, (data, _) = load(toy), read_data(make_pairs(16), ["text"])
+    arguments = training._arguments(learner, data, None, replace(FAST, warmup=0.5), tmp_path)
+    assert (arguments.learning_rate, arguments.get_warmup_steps(9)) == (5e-3, 4)
 
 
 def test_cached_gradients_are_those_of_the_whole_batch(toy: Path, tmp_path: Path) -> None:

@@ -81,6 +81,15 @@ def test_a_batch_of_one_row_trains_some_losses_only(loss: str, used: int, toy: P
     assert start(toy, tmp_path, rows, loss=loss).rows_per_epoch == used
 
 
+def test_every_epoch_has_an_order_of_its_own() -> None:
+    sampler = training._ShuffledBatches(range(32), batch_size=8, drop_last=False, generator=torch.Generator())
+    orders = []
+    for epoch in (0, 1, 1):
+        sampler.set_epoch(epoch)
+        orders.append(list(sampler))
+    assert orders[0] != orders[1] == orders[2]
+
+
 def test_equal_items_do_not_find_each_other(toy: Path, tmp_path: Path) -> None:
     equal = [{"item": "an item", "label": "a label"}] * 2
     with pytest.raises(TrainingDataError, match="no label of the evaluation data has two distinct items"):

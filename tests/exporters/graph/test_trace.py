@@ -18,9 +18,11 @@ from exporters.export_towers import export_towers
 from exporters.families.cnn.tower import Cnn, CnnTower
 from exporters.graph import onnx_file
 from exporters.graph.graph_input import GraphInput
-from exporters.graph.trace import build_graph
+from exporters.graph.onnx_file import write_graph
+from exporters.graph.trace import _check_signature, build_graph
 from runtime.artifact.manifest import TensorSpec
 from runtime.artifact.reader import read_manifest
+from tests.exporters.toy_graphs import write_text_graph
 from tests.paths import ROOT
 
 OUTPUT = TensorSpec(name="embedding", dtype="float32", shape=("batch", 3))
@@ -70,6 +72,8 @@ def test_the_graph_holds_no_paths_of_the_exporting_machine(exported: Path) -> No
 def test_the_graph_has_the_requested_opset(opset: int) -> None:
     graph = build_graph(nn.Linear(4, 3).eval(), [make_input()], OUTPUT, opset=opset)
     assert graph.opset_imports[""] == opset
+    with pytest.raises(GraphError, match=f"the graph has opset {opset} instead of 17; choose another --opset"):
+        _check_signature(graph, [make_input().spec], OUTPUT, 17)
 
 
 class Rotary(nn.Module):
@@ -109,6 +113,12 @@ def test_a_submodule_may_have_the_name_of_the_output() -> None:
     graph = build_graph(Embeds().eval(), [make_input()], OUTPUT)
     names = [value.name for node in graph.graph for value in node.outputs] + list(graph.graph.initializers)
     assert names.count("embedding") == 1
+
+
+def test_a_graph_that_is_not_valid_is_refused(tmp_path: Path) -> None:
+    text = "toy (float[batch, 4] x) => (float[batch, 3] embedding) { embedding = MatMul(x) }"
+    with pytest.raises(GraphError, match="the graph is not valid ONNX: "):
+        write_graph(tmp_path / "new.onnx", ir.load(write_text_graph(tmp_path / "toy.onnx", text)))
 
 
 def test_a_constant_batch_axis_is_refused() -> None:

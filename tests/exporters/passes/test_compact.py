@@ -19,7 +19,9 @@ GRAPH = """toy (int64[batch, tokens] ids) => (float[batch, tokens, 40] embedding
     first = Gather(table, ids)
     again = Gather(table, ids)
     words = Add(first, again)
-    few = Gather(small, ids)
+    least = Gather(small, ids)
+    column = Gather <axis = 1> (across, three)
+    few = Add(least, column)
     start = Concat <axis = -1> (words, few)
     wide = MatMul(start, widen)
     hidden = Relu(wide)
@@ -31,10 +33,12 @@ IDS = np.random.default_rng(0).integers(0, 600, (9, 7))
 @pytest.fixture
 def graphs(tmp_path: Path) -> tuple[Path, Path]:
     """Write a graph, and the same with weights in 8 bits; the widths are no multiples of a block."""
-    table, small, widen, shrink = normal(600, 48), normal(600, 2), normal(50, 80), normal(80, 40)
+    table, small, widen, shrink = normal(2400, 48), normal(600, 2), normal(50, 80), normal(80, 40)
     table[3] = 0
     path = tmp_path / "before.onnx"
-    before = write_text_graph(path, GRAPH, table=table, small=small, widen=widen, shrink=shrink)
+    before = write_text_graph(
+        path, GRAPH, table=table, small=small, across=normal(2, 9000), three=np.int64(3), widen=widen, shrink=shrink
+    )
     write_graph(tmp_path / "after.onnx", to_compact(before, [{"ids": IDS}]), fused=True)
     return before, tmp_path / "after.onnx"
 
@@ -47,7 +51,7 @@ def run(graph: Path, ids: Array) -> Array:
 def test_a_graph_with_weights_in_8_bits_is_small_and_close(graphs: tuple[Path, Path]) -> None:
     before, after = graphs
     types = [node.op_type for node in onnx.load(after).graph.node]
-    assert (types.count("MatMulNBits"), types.count("Gather"), types.count("MatMul")) == (2, 5, 0)
+    assert (types.count("MatMulNBits"), types.count("Gather"), types.count("MatMul")) == (2, 6, 0)
     assert after.stat().st_size < 0.4 * before.stat().st_size
     ids = np.random.default_rng(1).integers(0, 600, (40, 5))
     assert row_cosines(run(before, ids), run(after, ids)).min() > 0.999

@@ -27,9 +27,10 @@ def test_weights_and_activations_become_float16(path: Path) -> None:
     assert distance(run(fp16.model, X), run(path, X)) < 1e-6
 
 
-def test_hidden_activations_beyond_float16_stay_float32(path: Path) -> None:
-    feed_forward_graph(path, 1e5)
-    assert max_abs_values(path, [X])["hidden"] > FP16_MAX
+@pytest.mark.parametrize(("scale", "beyond"), [(1e3, False), (1e5, True)])
+def test_hidden_activations_near_and_beyond_float16s_limit_stay_float32(path: Path, scale: float, beyond: bool) -> None:
+    feed_forward_graph(path, scale)
+    assert (max_abs_values(path, [X])["hidden"] > FP16_MAX) is beyond
     fp16 = convert(path, [X])
 
     assert fp16.float_nodes == ("MatMul_1", "Relu_2", "MatMul_3")

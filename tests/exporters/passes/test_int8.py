@@ -125,6 +125,11 @@ def test_convolutions_and_joining_nodes_are_fused(axes: int, tmp_path: Path) -> 
     convolutions = convolution_graph(tmp_path / "convolutions.onnx", axes)
     batches = random_batches(8, 1, 3, *[12] * axes)
     nodes = quantize_static(convolutions, tmp_path / "q.onnx", batches)
+    quantize_static(convolutions, tmp_path / "float.onnx", batches, float_nodes=["conv1", "conv2"])
+    initializers = {each.name: each for each in onnx.load(tmp_path / "float.onnx").graph.initializer}
+    for name in ("conv1", "conv2"):
+        exact = numpy_helper.to_array(initializers[f"{name}/2/exact"])
+        np.testing.assert_array_equal(exact, random_weights(DIM), "the bias of int8 is for int8 alone")
     counts = _optimized(tmp_path / "q.onnx", tmp_path / "o.onnx")
     assert set(nodes) >= {"conv1", "conv2", "join"}
     assert (counts["QLinearConv"], counts["QLinearAdd"], counts["Relu"]) == (2, 1, 0)

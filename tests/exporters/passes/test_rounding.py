@@ -9,7 +9,7 @@ import pytest
 from onnx import numpy_helper
 
 from exporters.calibration import activations
-from exporters.calibration.activations import gram_matrices
+from exporters.calibration.activations import channel_means, gram_matrices
 from exporters.graph.onnx_file import load_graph
 from exporters.passes import int8_weights, rounding
 from exporters.passes.int8 import StaticQuantizer
@@ -97,6 +97,7 @@ def test_gram_matrices_are_those_of_the_rounded_activations(
     block: int, limit: int, passes: int, residual: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batches, model, opened = random_batches(3, 1), load_graph(residual), list[Path]()
+    means = channel_means(model, {"first.in": 32}, batches)["first.in"]
     monkeypatch.setattr(activations, "_GRAM_BYTES", limit)
     monkeypatch.setattr(activations, "_GRAM_BLOCK", block)
     open_session = activations.open_session
@@ -112,6 +113,7 @@ def test_gram_matrices_are_those_of_the_rounded_activations(
     assert list(grams) == ["first.in", "third.in"]
     assert len(opened) == passes
     rows = np.tanh(np.concatenate([batch["x"] for batch in batches])).reshape(-1, 32)
+    np.testing.assert_allclose(means, rows.mean(axis=0), atol=1e-6)
     step = 1.5 / 255
     rounded = np.clip(np.rint(rows / step), -170, 85) * step
     np.testing.assert_allclose(grams["first.in"], rounded.T @ rounded, rtol=1e-3, atol=1e-2)

@@ -7,6 +7,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,23 @@ import pytest
 
 from exporters.cli.main import main
 from exporters.errors import DestinationError, PublishError
+from exporters.publish import huggingface
 from exporters.publish import publish as module
 from exporters.publish.names import LAYOUT_NAMES
 from exporters.publish.proof import run_graph, tokenize
 from exporters.publish.publish import LAYOUTS, publish
 from exporters.publish.push import push
+from exporters.publish.sentence_chain import Module, apply_chain
+from exporters.publish.sentence_files import write_sentence_files
+from exporters.publish.source import Source
 from runtime.artifact.manifest import Pooling
+from runtime.artifact.reader import read_manifest
+from runtime.artifact.variants import VariantName
 from runtime.errors import IntegrityError, MissingDependencyError, UsageError
 from tests.exporters.publish.toys import (
     DIM,
     TEXTS,
+    add_variant,
     damage,
     write_clip_artifact,
     write_image_artifact,
@@ -54,6 +62,7 @@ def test_layouts_of_texts_give_the_golden_vectors(method: Any, tmp_path: Path) -
     assert json.loads((hub / "sentence_bert_config.json").read_text())["max_seq_length"] == 8
     kinds = [entry["type"].rpartition(".")[2] for entry in json.loads((hub / "modules.json").read_text())]
     assert kinds == ["Transformer", "Pooling", "Dense", "Normalize"]
+    assert "| int8 | 1 - " in (hub / "README.md").read_text()
     for folder in folders:
         assert re.search(r"\| 1( - \S+)? \|", (folder / "README.md").read_text())
         assert not [path for path in folder.rglob("*") if path.name.startswith("tmp")]
@@ -102,11 +111,18 @@ def test_towers_of_a_clip_give_the_golden_vectors(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("arithmetic", ["graph", "caller"])
-def test_an_image_encoder_takes_normalised_pixels(arithmetic: Any, tmp_path: Path) -> None:
-    artifact = write_image_artifact(tmp_path / "toy", arithmetic=arithmetic, resize_size=11)
+@pytest.mark.parametrize(
+    ("fields", "size", "resample"),
+    [
+        ({"arithmetic": "graph"}, {"shortest_edge": 11}, 3),
+        ({"arithmetic": "caller", "resize": "squash", "interpolation": "bilinear"}, {"height": 11, "width": 11}, 2),
+    ],
+)
+def test_an_image_encoder_takes_normalised_pixels(fields: Any, size: Any, resample: int, tmp_path: Path) -> None:
+    artifact = write_image_artifact(tmp_path / "toy", resize_size=11, **fields)
     (folder, _) = publish(artifact, ["fastembed", "triton"], tmp_path / "out")
-    assert json.loads((folder / "preprocessor_config.json").read_text())["size"] == {"shortest_edge": 11}
+    config = json.loads((folder / "preprocessor_config.json").read_text())
+    assert (config["size"], config["resample"]) == (size, resample)
     (vectors,) = run_graph(folder / "model.onnx", {"pixel_values": np.zeros((2, 3, 8, 8), np.float32)})
     assert vectors.shape == (2, DIM)
     assert "to even: smallest cosine similarity" in (folder / "README.md").read_text()
@@ -188,6 +204,7 @@ def test_the_archive_for_opensearch_has_one_row_for_each_text(tmp_path: Path) ->
             "the pooling gem is none of sentence-transformers",
         ),
         (lambda folder: write_clip_artifact(folder, resize_size=9), "immich", "it resizes images to the side of"),
+        (lambda folder: write_clip_artifact(folder, truncation_side="left"), "immich", "it keeps the beginning"),
         (
             lambda folder: write_image_artifact(folder, resize="long_side"),
             "fastembed",
@@ -210,8 +227,11 @@ def test_what_a_consumer_cannot_have_is_refused(
 
 def test_variants_that_are_not_there_are_refused(tmp_path: Path) -> None:
     artifact = write_text_artifact(tmp_path / "toy", int8=True)
-    with pytest.raises(PublishError, match="huggingface: it can hold fp32, int8 of the text tower, and fp16 is not"):
-        publish(artifact, ["huggingface"], tmp_path / "out", variants=["fp16"])
+    add_variant(artifact, "optimized", "text", cpu_features=("avx512f",))
+    refused: tuple[tuple[VariantName, str], ...] = (("fp16", "is not"), ("optimized", "is laid out for the CPU that"))
+    for name, reason in refused:
+        with pytest.raises(PublishError, match=f"it can hold fp32, int8 of the text tower, and {name} {reason}"):
+            publish(artifact, ["huggingface"], tmp_path / "out", variants=[name])
     with pytest.raises(PublishError, match="single: it holds one graph of each tower; name one by --variant"):
         publish(artifact, ["single"], tmp_path / "out", variants=["fp32", "int8"])
     (folder,) = publish(artifact, ["single"], tmp_path / "out", variants=["int8"])
@@ -221,12 +241,28 @@ def test_variants_that_are_not_there_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", TEXT_LAYOUTS)
-def test_a_layout_that_gives_other_vectors_is_not_written(layout: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", [np.flipud, lambda vectors: 2 * vectors], ids=["order", "length"])
+def test_a_layout_that_gives_other_vectors_is_not_written(layout: str, change: Any, tmp_path: Path) -> None:
     artifact = write_text_artifact(tmp_path / "toy")
-    damage(artifact)
+    damage(artifact, change=change)
     with pytest.raises(PublishError, match="does not give the vectors of the export: min cosine"):
         publish(artifact, [layout], tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["toy"]
+
+
+def test_written_modules_that_give_other_vectors_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface, "apply_chain", lambda *arguments: -apply_chain(*arguments))
+    with pytest.raises(PublishError, match=r"model\.onnx with modules\.json does not give the vectors"):
+        publish(write_text_artifact(tmp_path / "toy"), ["huggingface"], tmp_path / "out")
+
+
+def test_sentence_transformers_gets_the_similarity_and_the_dimensions(tmp_path: Path) -> None:
+    artifact = write_text_artifact(tmp_path / "toy")
+    manifest = replace(read_manifest(artifact), similarity_function="dot")
+    modules = [Module(kind="Dense", config={"out_features": DIM + 1})]
+    write_sentence_files(Source(folder=artifact, manifest=manifest), tmp_path, modules, DIM)
+    settings = json.loads((tmp_path / "config_sentence_transformers.json").read_text())
+    assert (settings["similarity_fn_name"], settings["truncate_dim"]) == ("dot", DIM)
 
 
 @pytest.mark.parametrize(("layout", "tower"), [("clip-js", "image"), ("immich", "image"), ("immich", "text")])

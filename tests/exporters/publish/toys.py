@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ def write_text_artifact(folder: Path, *, pooling: Pooling | None = None, int8: b
     return _finish(folder, {"text": (tower, TEXTS)}, architecture="bert", task="text-to-text")
 
 
-def add_variant(folder: Path, name: VariantName, *towers: TowerName) -> None:
+def add_variant(folder: Path, name: VariantName, *towers: TowerName, cpu_features: tuple[str, ...] = ()) -> None:
     """Add a variant to towers: their own graph under another name."""
     manifest = read_manifest(folder)
     changed = dict(manifest.towers)
@@ -83,6 +83,7 @@ def add_variant(folder: Path, name: VariantName, *towers: TowerName) -> None:
             level="extended",
             graph=graph,
             providers=("cpu", "openvino"),
+            cpu_features=cpu_features,
             onnxruntime="1",
             parity=_VARIANT_PARITY,
         )
@@ -92,11 +93,12 @@ def add_variant(folder: Path, name: VariantName, *towers: TowerName) -> None:
     (folder / MANIFEST_FILE).write_text(changed_manifest.to_json(), "utf-8")
 
 
-def write_clip_artifact(folder: Path, **image: Any) -> Path:
+def write_clip_artifact(folder: Path, *, truncation_side: Any = "right", **image: Any) -> Path:
     """Write an artifact with a text tower that reads its last token, and an image tower."""
     folder.mkdir()
     write_tokenizer(folder / "tokenizer.json")
-    text = _text_tower(folder, TextPreprocessing(max_length=8, pad_token_id=0), Pooling(method="lasttoken"), int8=False)
+    recipe = TextPreprocessing(max_length=8, pad_token_id=0, truncation_side=truncation_side)
+    text = _text_tower(folder, recipe, Pooling(method="lasttoken"), int8=False)
     photos = [np.asarray(_RANDOM.integers(0, 256, (11, 16, 3)), np.uint8) for _ in range(2)]
     towers: dict[TowerName, tuple[Tower, Sequence[Any]]] = {
         "text": (replace(text, pooling=Pooling(method="model")), TEXTS),
@@ -132,11 +134,11 @@ def write_mesh_artifact(folder: Path) -> Path:
     )
 
 
-def damage(folder: Path, tower: TowerName = "text") -> None:
+def damage(folder: Path, tower: TowerName = "text", change: Callable[[Array], Array] = np.flipud) -> None:
     """Change the golden vectors of an artifact, and record the new file: no graph gives them any more."""
     with np.load(folder / GOLDEN_FILE) as arrays:
         golden = dict(arrays)
-    golden[f"{tower}_embedding"] = golden[f"{tower}_embedding"][::-1]
+    golden[f"{tower}_embedding"] = change(golden[f"{tower}_embedding"])
     np.savez(folder / GOLDEN_FILE, **golden)
     manifest = read_manifest(folder)
     files = manifest.files | {GOLDEN_FILE: record_file(folder / GOLDEN_FILE)}

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from onnx.external_data_helper import set_external_data
 from PIL import Image
 
 import runtime
+from exporters.calibration.activations import Batches, count_rows
 from exporters.catalogue.options import ExportOptions
 from exporters.cli.main import main
 from exporters.errors import DestinationError, FloorError, VariantError
@@ -30,9 +32,11 @@ from exporters.variants.gate import VariantGate
 from exporters.variants.options import VariantOptions
 from exporters.variants.report import describe_outcomes
 from exporters.variants.sensitivity import NodeCost
+from runtime.artifact.manifest import TowerName
 from runtime.artifact.reader import check_files, read_manifest, record_file
 from runtime.cli.main import main as runtime_main
 from runtime.errors import UsageError
+from runtime.loading.golden_file import read_golden
 from runtime.machine import cpu
 from tests.exporters.file_contents import contents
 from tests.exporters.toys import save_toy
@@ -200,14 +204,25 @@ def test_invalid_options_are_refused_before_any_work(text_artifact: Path) -> Non
 def test_every_precision_of_a_text_and_an_image_tower_passes_its_floors(
     text_artifact: Path, artifact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for folder, kind in ((text_artifact, "text"), (artifact, "image")):
+    rows: list[int] = []
+
+    def note(make: Callable[..., Any], graph: Path, *batches: Batches, **named: Any) -> Any:
+        rows.append(sum(map(count_rows, batches)))
+        return make(graph, *batches, **named)
+
+    for name in ("to_fp16", "StaticQuantizer"):
+        monkeypatch.setattr(recipes, name, partial(note, getattr(recipes, name)))
+    folders: tuple[tuple[Path, TowerName], ...] = ((text_artifact, "text"), (artifact, "image"))
+    for folder, kind in folders:
         outcomes = add_variants(folder, VariantOptions(precisions=("fp16", "int8"), items=16))
         assert [outcome.reason for outcome in outcomes] == ["", ""]
         manifest = read_manifest(folder)
         check_files(folder, manifest)
-        half, eighth = manifest.towers["text" if kind == "text" else "image"].variants.values()
-        assert "cuda" in half.providers
-        assert (half.precision, half.parity.min_cosine > 0.9999) == ("fp16", True)
+        half, eighth = manifest.towers[kind].variants.values()
+        assert min(rows) > 16, "the extra batches count, too"
+        assert (half.precision, half.providers, half.parity.min_cosine > 0.9999) == ("fp16", ("cpu", "cuda"), True)
+        assert eighth.providers == (("cpu",) if eighth.operators else ("cpu", "openvino"))
+        assert eighth.parity.items == 16 + len(read_golden(folder, manifest, kind)[0])
         assert (eighth.precision, eighth.batch_invariant, eighth.parity.min_cosine > 0.995) == ("int8", True, True)
         assert eighth.calibration is not None
         assert (eighth.calibration.items, eighth.calibration.method) == (16, "minmax")
@@ -243,14 +258,21 @@ def test_batch_dependent_int8_has_to_be_accepted(text_artifact: Path) -> None:
 def test_weights_of_variants_may_be_in_second_files(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A lower limit stands in for a model of more than 2 GB."""
     monkeypatch.setattr(onnx_file, "EXTERNAL_DATA_THRESHOLD_BYTES", 1000)
-    options = VariantOptions(precisions=("fp16", "int8"), items=16)
-    for _ in range(2):  # the second time, in place of the first
-        add_variants(artifact, options)
+    graphs: set[bytes] = set()
+    methods: tuple[Any, ...] = ("percentile", None)
+    for method in methods:  # the second time, in place of the first
+        add_variants(artifact, VariantOptions(precisions=("fp16", "int8"), items=16, method=method))
         manifest = read_manifest(artifact)
         check_files(artifact, manifest)
-        for name, variant in manifest.towers["image"].variants.items():
+        variants = manifest.towers["image"].variants
+        calibration = variants["int8"].calibration
+        assert calibration is not None
+        assert calibration.method == (method or "minmax")
+        graphs.add((artifact / "image.int8.onnx").read_bytes())
+        for name, variant in variants.items():
             assert variant.files() == (f"image.{name}.onnx", f"image.{name}.onnx.data")
             assert runtime.verify(artifact, variant=name).variant == name
+    assert len(graphs) == 2, "the method sets the ranges"
 
 
 def test_a_compact_variant_is_for_size(

@@ -122,7 +122,7 @@ def test_a_batch_dependent_graph_passes_if_accepted(gate: VariantGate, candidate
 
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core")
-def test_a_graph_that_depends_on_its_threads_is_refused(
+def test_one_vector_that_depends_on_its_batch_or_threads_is_refused(
     gate: VariantGate, candidate: Callable[[Change], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Planted:
@@ -130,13 +130,17 @@ def test_a_graph_that_depends_on_its_threads_is_refused(
             self.session, self.sign = open_graph(*arguments, **options), -1 if arguments[3] > 1 else 1
 
         def run(self, *arguments: Any) -> list[np.ndarray]:
-            return [self.sign * self.session.run(*arguments)[0]]
+            vectors = self.session.run(*arguments)[0]
+            vectors[0] *= self.sign  # of the first run
+            vectors[1:2] *= -1  # of a batch
+            self.sign = 1
+            return [vectors]
 
         def __getattr__(self, name: str) -> Any:
             return getattr(self.session, name)
 
     monkeypatch.setattr("runtime.session.session.open_graph", Planted)
-    with pytest.raises(VariantError, match="a vector depends on the number of threads: cosine -1"):
+    with pytest.raises(VariantError, match=r"its batch: cosine -1 .*the number of threads: cosine -1 "):
         gate.measure(candidate(lambda model: None), FLOORS)
 
 
