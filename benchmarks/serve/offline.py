@@ -35,7 +35,7 @@ class OfflineEmbedder:
         self._process = JsonWorker(command, timeout_s=_TIMEOUT_S)
 
     def measure(self, workload: ServeWorkload, size: int, seconds: float) -> Load:
-        """Embed all items, again and again, for about ``seconds``. ``size`` is that of the requests to compare with."""
+        """Embed all items, at least once, for about ``seconds``. ``size`` is that of the requests to compare with."""
         before = read_cpu_time()
         question = {"items": list(map(str, workload.items)), "kind": workload.kind, "seconds": seconds}
         answer = self._process.ask(json.dumps(question))
@@ -72,10 +72,11 @@ def answers(artifact: Path, server_options: Sequence[str]) -> Iterator[dict[str,
         question = json.loads(line)
         items = question["items"]
         model.embed(items[:1], tower=question["kind"])
-        count, start, cpu = 0, time.perf_counter(), time.process_time()
-        while (seconds := time.perf_counter() - start) < question["seconds"]:
+        count, seconds, start, cpu = 0, 0.0, time.perf_counter(), time.process_time()
+        while not count or seconds < question["seconds"]:
             model.embed(items, tower=question["kind"])
             count += len(items)
+            seconds = time.perf_counter() - start
         cpu_s = time.process_time() - cpu
         yield {"items": count, "seconds": seconds, "cpu_s": cpu_s, "bytes": resident_bytes(os.getpid())}
 

@@ -11,13 +11,16 @@ from typing import Any
 
 import pytest
 
+import runtime
 from benchmarks.contenders import fastembed, openvino, optimum, sentence_transformers, torch
 from benchmarks.contenders.environment import survey
 from benchmarks.contenders.peer import Peer, PeerError, find_python
 from benchmarks.contenders.protocol import Target
-from benchmarks.contenders.registry import CONTENDERS, find_setups, variants_of
+from benchmarks.contenders.registry import CONTENDERS, find_setups, load, variants_of
+from benchmarks.results.schema import Precision
 from runtime.artifact.reader import read_manifest
 from runtime.errors import UsageError
+from runtime.session.provider_options import OpenVinoOptions
 from tests.benchmarks.contenders.samples import ADAPTERS, OTHER, make_setup, with_tower
 
 
@@ -62,6 +65,32 @@ def test_with_the_packages_every_setup_names_its_environment(installed: dict[str
         "optimum": folder,
         "sentence-transformers": folder,
     }
+
+
+@pytest.mark.parametrize(
+    ("variant", "precision", "provider", "expected"),
+    [
+        ("int8", "int8", "cpu", ("int8", None)),
+        ("bf16", "bf16", "openvino", ("fp32", OpenVinoOptions(dtype="bf16"))),
+        ("int8", "int8", "openvino", ("int8", OpenVinoOptions(dtype="fp32"))),
+    ],
+)
+def test_the_runtime_gets_threads_variant_and_precision(
+    variant: str,
+    precision: Precision,
+    provider: str,
+    expected: object,
+    exported_text: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: dict[str, Any] = {}
+    model = runtime.load(exported_text)
+    monkeypatch.setattr(runtime, "load", lambda folder, **settings: given.update(settings) or model)
+    setup = replace(make_setup("runtime", exported_text, variant), precision=precision, provider=provider)
+    load(setup, 3, tmp_path)
+    assert (given["variant"], given["provider_options"]) == expected
+    assert given.items() >= {"provider": provider, "threads": 3, "tower": "text"}.items()
 
 
 def test_this_environment_does_not_replace_a_named_one(installed: dict[str, set[str]], target: Target) -> None:

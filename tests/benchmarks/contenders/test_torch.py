@@ -15,7 +15,7 @@ from benchmarks.contenders import torch as contender
 from benchmarks.contenders.protocol import Target
 from exporters import ExportOptions, export
 from exporters.families import load as families
-from runtime.artifact.parity import measure_agreement
+from runtime.artifact.manifest import Pooling
 from runtime.artifact.reader import read_manifest
 from tests.benchmarks.contenders.samples import TEXTS
 
@@ -52,9 +52,11 @@ def test_float_inputs_and_weights_have_the_precision_of_the_model(
     assert (vectors.shape, vectors.dtype, module.weight.dtype) == ((2, 3), dtype, weights)
 
 
-def test_torch_cuts_texts_where_the_artifact_cuts_them(toy_weights: Path, tmp_path: Path, kept_threads: None) -> None:
-    options = ExportOptions(weights=str(toy_weights), max_length=8)
+def test_torch_has_the_options_of_the_export(toy_weights: Path, tmp_path: Path, kept_threads: None) -> None:
+    pooling = Pooling(method="max")
+    options = ExportOptions(weights=str(toy_weights), max_length=8, pooling=pooling, normalize=True)
     artifact = export("bert-base-en", output=tmp_path, options=options, artifact_name="short")
     target = Target(folder=artifact, manifest=read_manifest(artifact), tower="text", weights=str(toy_weights))
-    vectors = contender.load(contender.make_setup(target, "eager", "cpu"), 1, tmp_path).embed_items(TEXTS)
-    assert measure_agreement(runtime.load(artifact).embed(TEXTS), vectors).min_cosine > 0.999999
+    vectors = contender.load(contender.make_setup(target, "eager", "cpu"), 3, tmp_path).embed_items(TEXTS)
+    assert torch.get_num_threads() == 3
+    np.testing.assert_allclose(vectors, runtime.load(artifact).embed(TEXTS), atol=1e-5)

@@ -191,6 +191,7 @@ def test_existing_results_are_not_overwritten(
         (["--items", "text=mine.txt"], "--items"),
         (["--rounds", "30"], "--rounds"),
         (["--seconds", "9"], "--seconds"),
+        (["--confidence", "0.9"], "--confidence"),
         (["--half-width", "0.2"], "--half-width"),
         (["--machine", "other"], "--machine"),
         (["--python", f"optimum={sys.executable}"], "--python"),

@@ -26,6 +26,7 @@ class Host:
 
     def __init__(self, shares: Iterable[float]) -> None:
         self._shares, self.time = iter(shares), CpuTime(7, 100)
+        self.turns: list[Worker] = []
 
     def work(self) -> float:
         """Use a second of CPU time, and return the share that the host takes of it."""
@@ -57,6 +58,7 @@ class FakeWorker(Worker):
 
     def take_turn(self) -> tuple[tuple[float, ...], int]:
         """Return the next of the given seconds, made longer by the host."""
+        self._host.turns.append(self)
         second = next(self._seconds, None)
         if second is None:
             raise EmbeddingBackbonesError("out of memory")
@@ -74,16 +76,29 @@ def seconds_of_clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[float]:
     return itertools.count(0.0, 1.0)
 
 
-def test_rounds_end_when_all_times_are_precise_or_time_is_up(host: Host, seconds_of_clock: Iterator[float]) -> None:
-    steady, noisy = participant(itertools.repeat(1.0), host), participant(itertools.cycle([1.0, 2.0]), host)
-    failures: list[str] = []
+def test_rounds_end_when_all_times_are_precise_or_time_is_up(
+    host: Host, seconds_of_clock: Iterator[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
     options = rounds.TimingOptions(threads=1, min_rounds=5, seconds=10.0, patience=0, confidence=0.95, half_width=0.05)
-    for each, count in ((steady, 5), (noisy, 11)):
+
+    def count_rounds(*groups: Iterable[float]) -> int:
+        participants = [participant(seconds, host) for seconds in groups]
         reference_times = run_rounds(
-            [each], options, lambda _, exc: failures.append(str(exc)), clock=lambda: next(seconds_of_clock)
+            participants, options, lambda _, exc: pytest.fail(str(exc)), clock=lambda: next(seconds_of_clock)
         )
-        assert len(reference_times) == len(each.rounds) == count
-    assert not failures
+        assert [len(each.rounds) for each in participants] == [len(reference_times)] * len(groups)
+        return len(reference_times)
+
+    steady, noisy = itertools.repeat(1.0), itertools.cycle([1.0, 2.0])
+    assert [count_rounds(steady), count_rounds(noisy), count_rounds(steady, noisy)] == [5, 11, 21]
+    first, second = host.turns[-2:]
+    assert host.turns[-42:-38] == [first, second, second, first]
+    budget = RetryBudget(0)
+    budget.spent = 5.0
+    monkeypatch.setattr(rounds, "RetryBudget", lambda seconds: budget)
+    assert count_rounds(noisy) == 16, "repeated turns take no time from the others"
+    monkeypatch.setattr(rounds, "_MAX_ROUNDS", 4)
+    assert count_rounds(noisy) == 4
 
 
 def test_the_time_that_must_be_precise_is_the_mean_end_to_end(host: Host) -> None:

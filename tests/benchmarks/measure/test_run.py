@@ -87,8 +87,9 @@ def test_other_weights_than_those_of_the_export_are_an_error(
 ) -> None:
     target = toy_target(toy)
     workload = text_workload(target, tmp_path)
-    vectors = np.random.default_rng(0).standard_normal((32, 24))
-    monkeypatch.setattr(run, "embed_alone", lambda setup, *_: vectors * (1 if setup.contender == "runtime" else -1))
+    vectors, noise = np.random.default_rng(0).standard_normal((2, 32, 24))
+    embedded = {"runtime": vectors, "torch": vectors + 0.1 * noise}  # cosines of about 0.995
+    monkeypatch.setattr(run, "embed_alone", lambda setup, *_: embedded[setup.contender])
     with pytest.raises(UsageError, match="--weights toy="):
         make_reference(replace(target, weights="somewhere"), workload, TIMING, tmp_path)
 

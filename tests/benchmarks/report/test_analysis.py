@@ -13,11 +13,12 @@ from benchmarks.report.recommendations import recommend
 from benchmarks.report.roofline import Roofline, find_roofline
 from benchmarks.report.speedup import compute_speedup
 from benchmarks.report.summary import summarize_section
-from benchmarks.report.tables import parity_table
-from benchmarks.results.schema import Case, TimedItems, Work
+from benchmarks.report.table import Table
+from benchmarks.report.tables import cost_table, parity_table, times_tables, worst_items_table, worst_rows
+from benchmarks.results.schema import Case, TimedItems, Work, Worst
 from runtime.cli.main import build_parser
 from runtime.session.provider_options import OpenVinoOptions, parse_options
-from tests.benchmarks.report.samples import FULL, SAMPLES, html_of, markdown_of
+from tests.benchmarks.report.samples import FULL, PRICES, SAMPLES, html_of, markdown_of
 from tests.benchmarks.samples import CASE, CEILINGS, NOT_WITH_TORCH, PARITY, RESULTS, many_cases
 
 
@@ -71,6 +72,28 @@ def test_cost_follows_from_price_and_throughput(full: Study) -> None:
     ends = [row for row in full.rows if row.case.stage == "end_to_end"]
     assert all(row.cost_per_million == pytest.approx(100 / row.summary.items_per_s) for row in ends)
     assert all(row.cost_per_million is None for row in full.rows if row.case.stage == "graph")
+
+
+def test_every_figure_is_that_of_its_heading() -> None:
+    def first_row(table: Table) -> dict[str, str]:
+        return {name: cell.text for name, cell in zip(table.header, table.rows[0], strict=True)}
+
+    parity = replace(PARITY, min_cosine=0.9999, worst=(Worst(item="another", cosine=0.9999),))
+    near = replace(CASE, items=8, parity=parity, rounds=((0.16,) * 4,) * 10)
+    study = analyze(replace(RESULTS, cases=(CASE, near)), PRICES)
+    (section,) = study.sections
+    times, _ = times_tables(section)
+    shown = first_row(parity_table(section.rows)) | first_row(times) | first_row(cost_table(section, study))
+    expected = {"min cosine": "0.99712", "p1 cosine": "0.9973", "mean cosine": "0.9989", "overlap@10": "0.967"}
+    expected |= {"max abs error": "0.0110", "relative error": "0.0400", "items": "64", "items/s": "100"}
+    expected |= {"calls": "40", "peak host memory, MiB": "180", "cold start, s": "0.630"}
+    assert shown.items() >= (expected | {"hours per million": "2.78", "EUR per million": "1.00"}).items()
+    assert worst_rows(section) == [section.rows[0]]
+    assert [row[2].text for row in worst_items_table(section).rows] == ["0.99712", "0.9973"]
+    said = " ".join(summarize_section(section, study))
+    assert "of any item to torch: fp32 0.99712." in said
+    assert "At that rate, a million embeddings cost 2.00 EUR." in said, "of the setup with torch's vectors"
+    assert "takes 0.630 s from a cold start" in said
 
 
 def test_setups_with_other_vectors_are_not_recommended_first() -> None:

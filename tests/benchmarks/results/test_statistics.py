@@ -12,13 +12,13 @@ from tests.benchmarks.samples import CASE, timed
 
 
 def test_high_percentiles_are_those_of_all_calls() -> None:
-    case = replace(CASE, items=2, rounds=tuple((0.001 * n,) for n in range(1, 101)))
+    case = replace(CASE, items=2, rounds=tuple((0.001 * n**2,) for n in range(1, 101)))
     summary = summarize(case)
     assert summary.calls == 100
-    assert [summary.p50_ms, summary.mean_ms] == pytest.approx([50.5, 50.5])
-    assert summary.p95_ms == pytest.approx(95.05)
-    assert summary.p99_ms == pytest.approx(99.01)
-    assert summary.items_per_s == pytest.approx(2 / 0.0505)
+    assert [summary.p50_ms, summary.mean_ms] == pytest.approx([2550.5, 3383.5])
+    assert summary.p95_ms == pytest.approx(9034.55)
+    assert summary.p99_ms == pytest.approx(9802.99)
+    assert summary.items_per_s == pytest.approx(2 / 3.3835)
     assert summary.warning == "unstable"
 
 

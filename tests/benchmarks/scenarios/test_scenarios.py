@@ -5,10 +5,13 @@ from __future__ import annotations
 import importlib.metadata
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import runtime
 from benchmarks.scenarios import footprint, memory_growth
 from benchmarks.scenarios.footprint import (
     Installation,
@@ -23,12 +26,23 @@ from tests.benchmarks.exit_codes import run_command
 
 
 @pytest.mark.parametrize("batches", [19, 25])
-def test_memory_is_printed_ten_times(batches: int, exported_text: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_memory_is_printed_ten_times(
+    batches: int, exported_text: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths: set[int] = set()
+    embed = runtime.Embedder.embed
+
+    def recorded(model: runtime.Embedder, texts: Sequence[str], *, tower: Any) -> Any:
+        lengths.update(len(text.split()) for text in texts)
+        return embed(model, texts, tower=tower)
+
+    monkeypatch.setattr(runtime.Embedder, "embed", recorded)
     assert run_command("memory", str(exported_text), "--batches", str(batches), "--longest", "4") == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
     assert len(rows) == 11
     assert (rows[0][0], rows[-1][0]) == ("loaded", str(batches))
     assert all(float(row[1]) > 0 for row in rows)
+    assert lengths == {1, 2, 3, 4}
 
 
 def test_a_memory_that_is_unknown_is_not_0(
@@ -52,11 +66,12 @@ def write_distribution(folder: Path, name: str, *requirements: str, record: bool
 def test_a_missing_requirement_makes_the_size_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     elsewhere, extra = "absent-other; sys_platform == 'none'", "absent-extra; extra == 'more'"
-    write_distribution(tmp_path, "toyone", "toytwo", elsewhere, extra)
+    write_distribution(tmp_path, "toyone", "toytwo[fast]", elsewhere, extra)
     with pytest.raises(EmbeddingBackbonesError, match=r"toytwo is not installed; run pip install 'toyone'"):
         installed_bytes("toyone")
-    write_distribution(tmp_path, "toytwo")
-    assert installed_bytes("toyone") == 200
+    write_distribution(tmp_path, "toytwo", "toyfive; extra == 'fast'")
+    write_distribution(tmp_path, "toyfive")
+    assert installed_bytes("toyone") == 300
     with pytest.raises(
         EmbeddingBackbonesError, match=r"absent-extra is not installed; run pip install 'toyone\[more\]'"
     ):
@@ -107,6 +122,16 @@ def test_the_footprint_of_a_start_is_measured(exported_text: Path, capsys: pytes
     assert run_command("footprint", str(exported_text), "--rounds", "1") == 0
     row = capsys.readouterr().out.splitlines()[2]
     assert re.match(r"embedding-backbones\[cpu\] +\d+( +([\d.]+) \(\2 to \2\)){3}$", row)
+
+
+def test_the_figures_of_a_start_are_medians(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    starts = iter([[1.0, 0.1, 50.0], [2.0, 0.2, 60.0], [9.0, 0.9, 900.0]])
+    monkeypatch.setattr(footprint, "measure_start", lambda _: next(starts))
+    assert run_command("footprint", "artifact", "--rounds", "3") == 0
+    row = capsys.readouterr().out.splitlines()[2]
+    assert re.search(r" 2.00 \(1.00 to 9.00\) +0.20 \(0.10 to 0.90\) +60 \(50 to 900\)$", row)
 
 
 @pytest.mark.process

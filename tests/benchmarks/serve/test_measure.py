@@ -172,7 +172,10 @@ def test_a_rate_is_the_one_that_is_sent(rate: float, seconds: float, sent: float
 
 
 def test_a_server_that_answers_nothing_gets_no_open_loops(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+
     def fake(server: Server, workload: Any, size: int, options: LoopOptions, expected: Expected) -> Load:
+        seeds.append(options.seed)
         completed = 50 if server.name == "good" else 0
         load = replace(LOAD, server=server.name, clients=options.clients, rate=options.rate)
         return replace(load, completed=completed, latency_s=(0.1,) * completed)
@@ -181,9 +184,10 @@ def test_a_server_that_answers_nothing_gets_no_open_loops(monkeypatch: pytest.Mo
     monkeypatch.setattr(measure, "embed_alone", lambda *words: {})
     endpoint = make_endpoint("http://h")
     servers = [Server(name=name, endpoint=endpoint, pid=None) for name in ("good", "bad")]
-    measurement = Measurement(replace(PLAN, seconds=5.0), servers, replace(RESULTS, loads=()))
+    measurement = Measurement(replace(PLAN, seconds=5.0, rounds=2), servers, replace(RESULTS, loads=()))
     measurement.measure(WORKLOAD)
-    found = [(load.server, load.clients, load.rate) for load in measurement.results.loads]
+    found = list(dict.fromkeys((load.server, load.clients, load.rate) for load in measurement.results.loads))
+    assert seeds == [load.round for load in measurement.results.loads], "each round has other arrivals"
     assert found[:2] == [("good", 1, None), ("bad", 1, None)]
     assert found[2:] == [("good", None, rate) for rate in (1, 3, 5, 7, 8, 9, 10, 11, 13.8)]
 
@@ -307,13 +311,16 @@ def test_a_process_embeds_all_items_at_once_without_a_server(monkeypatch: pytest
     monkeypatch.setattr(runtime, "load", load_model)
     monkeypatch.setattr(offline, "JsonWorker", Process)
     words = ["--variant", "int8", "--threads", "1", "--provider", "cpu", "--workers", "2"]
-    load = offline.OfflineEmbedder(Path("toy"), words).measure(WORKLOAD, 2, 0.01)
+    monkeypatch.setattr("benchmarks.serve.offline.time.perf_counter", lambda: 0.1 * len(calls))
+    for seconds, passes in ((0.0, 1), (0.25, 3)):
+        calls.clear()
+        load = offline.OfflineEmbedder(Path("toy"), words).measure(WORKLOAD, 2, seconds)
+        assert calls == [(1, "text"), *[(6, "text")] * passes]
+        assert load.completed == 3 * passes  # all six items, in requests of two
+        assert load.seconds == pytest.approx(0.1 * passes)
+        assert load.server_cpu_s is not None
+        assert (load.clients, load.rate) == (None, None)
     assert loaded[0].items() >= {"variant": "int8", "threads": 1, "provider": "cpu"}.items()
-    assert calls[:2] == [(1, "text"), (6, "text")]
-    assert load.completed == 3 * (len(calls) - 1)  # all six items, in requests of two
-    assert load.seconds >= 0.01
-    assert load.server_cpu_s is not None
-    assert (load.clients, load.rate) == (None, None)
 
 
 def test_every_item_is_sent_equally_often() -> None:

@@ -96,7 +96,7 @@ def test_plots_show_both_loops_and_mark_the_knee() -> None:
     [
         ({"generator_cpu": 0.9}, "may be the bottleneck"),
         ({"late_s": 0.5}, "sent requests late"),
-        ({"max_difference": 0.01}, "Vectors depend on the load: those of ours differ by up to 1.0e-02"),
+        ({"max_difference": 1.1e-5}, "Vectors depend on the load: those of ours differ by up to 1.1e-05"),
         ({"min_cosine": 0.9}, "Other vectors than those of toy: ours"),
         ({"failures": {"wrong: 3 dimensions": 1}}, "Answers without the right vectors: ours"),
         ({"failures": {"timeout: timeout": 10}}, "Requests without vectors: 20% of ours (short, 1 client)."),
