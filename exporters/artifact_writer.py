@@ -175,7 +175,7 @@ def write_golden(folder: Path, towers: Mapping[TowerName, tuple[Sequence[Any], F
 def write_readme(folder: Path, manifest: Manifest, summary: str) -> None:
     """Write the artifact's README. ``summary`` describes the manifest, which has no record of the README yet."""
     warnings = "".join(f"> **WARNING: {warning}.**\n\n" for warning in weight_warnings(manifest))
-    cleaned = any(getattr(tower.preprocessing, "cleaning", "none") == "ftfy" for tower in manifest.towers.values())
+    cleaned = any(getattr(tower.preprocessing, "cleaning", "none") != "none" for tower in manifest.towers.values())
     extras = "cpu" + ",mesh" * ("mesh" in manifest.towers) + ",openclip" * cleaned
     shape = f"[2, {manifest.output_dim}] float32"
     examples = "\n".join(f"vectors = model.{_EXAMPLES[name]}  # {shape}" for name in manifest.towers)

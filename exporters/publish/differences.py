@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from typing import Literal
@@ -20,8 +21,10 @@ Habit = Literal["cuts end token", "strips", "no cleaning", "no prompt"]
 _SENTENCE, _STRANGE, _LONG = TEXTS[0], TEXTS[7], TEXTS[-1]
 
 
-def text_differences(source: Source, *habits: Habit) -> list[str]:
+def text_differences(source: Source, *habits: Habit, clean: Callable[[str], str] = str) -> list[str]:
     """Return what consumers with these habits do otherwise, each with the cosine similarity that it costs.
+
+    ``clean`` is the consumer's own cleaning of a text, for ``no cleaning``.
 
     Habits:
         cuts end token: transformers.js cuts a long text after the end token was added, and so loses that token.
@@ -32,7 +35,7 @@ def text_differences(source: Source, *habits: Habit) -> list[str]:
     Prompts with a name are a difference in any case: only sentence-transformers adds them.
     """
     tower = LoadedTower(source.folder, source.manifest.towers["text"], SessionOptions(provider="cpu", variant="fp32"))
-    measured = [(habit, _measure(tower, source, habit)) for habit in habits]
+    measured = [(habit, _measure(tower, source, habit, clean)) for habit in habits]
     found = [_WORDS[habit].format(format_cosine(cosine)) for habit, cosine in measured if cosine is not None]
     return found + _named_prompts(tower, source, given="" if "no prompt" in habits else None)
 
@@ -50,7 +53,7 @@ _WORDS: dict[Habit, str] = {
 }
 
 
-def _measure(tower: LoadedTower, source: Source, habit: Habit) -> float | None:
+def _measure(tower: LoadedTower, source: Source, habit: Habit, clean: Callable[[str], str]) -> float | None:
     """Return the cosine similarity of a text to the same text under a habit; ``None`` if the tokens are the same."""
     ours = tower.text_preprocessor
     if habit == "cuts end token":
@@ -62,7 +65,7 @@ def _measure(tower: LoadedTower, source: Source, habit: Habit) -> float | None:
     if source.text.cleaning == "none":
         return None
     plain = TextPreprocessor(replace(source.text, cleaning="none"), source.folder)
-    return _compare(tower, ours.prepare(_STRANGE, ""), plain.prepare(_STRANGE, ""))
+    return _compare(tower, ours.prepare(_STRANGE, ""), plain.prepare(clean(_STRANGE), ""))
 
 
 def _named_prompts(tower: LoadedTower, source: Source, given: str | None) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import string
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,11 @@ from runtime.array_types import Array
 from runtime.artifact.variants import VariantName
 from runtime.preprocess.tokenizer_file import load_tokenizer
 
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_CANONICAL = (
+    "immich removes underscores, and keeps the spaces around what it removes. The model reads an underscore as a "
+    "space, and joins words by single spaces."
+)
 _VISUAL, _TEXTUAL = "visual/model.onnx", "textual/model.onnx"
 _USAGE = """\
 Copy this folder to `CACHE/clip/NAME` of immich's machine-learning container, where NAME is a CLIP of immich's list
@@ -53,7 +60,10 @@ def write(source: Source, folder: Path) -> Card:
     config = {
         "embed_dim": source.manifest.output_dim,
         "vision_cfg": {"image_size": side},
-        "text_cfg": {"context_length": source.text.max_length},
+        "text_cfg": {
+            "context_length": source.text.max_length,
+            "tokenizer_kwargs": {"clean": "canonicalize" if _canonicalizes(source) else "whitespace"},
+        },
     }
     write_json(folder / "config.json", config)
     pixels = golden_pixel_values(source)
@@ -65,10 +75,10 @@ def write(source: Source, folder: Path) -> Card:
             hold(source, "text", textual, run_graph(folder / _TEXTUAL, {"text": ids})[0], file=_TEXTUAL),
         ],
         differences=[
-            *text_differences(source, "no cleaning", "no prompt"),
+            *text_differences(source, "no cleaning", "no prompt", clean=partial(_clean, source)),
             *crop_difference(source, folder / _VISUAL, "image"),
             *alpha_differences(source),
-            "immich joins the words of a text by single spaces.",
+            _CANONICAL if _canonicalizes(source) else "immich joins the words of a text by single spaces.",
         ],
     )
 
@@ -108,8 +118,21 @@ def _padded_ids(source: Source, folder: Path) -> Array:
     length = source.text.max_length
     tokenizer.enable_padding(length=length, pad_token=pad, pad_id=tokenizer.token_to_id(pad))
     tokenizer.enable_truncation(max_length=length)
-    texts = [" ".join(text.split()) for text in golden_texts(source)]
+    texts = [_clean(source, text) for text in golden_texts(source)]
     return np.array([each.ids for each in tokenizer.encode_batch(texts)], np.int32)
+
+
+def _canonicalizes(source: Source) -> bool:
+    return source.text.cleaning == "ftfy_canonicalize"
+
+
+def _clean(source: Source, text: str) -> str:
+    """Clean a text as immich does.
+
+    Source: ``clean_text`` in https://github.com/immich-app/immich/blob/main/machine-learning/immich_ml/models/transforms.py
+    """
+    text = " ".join(text.split())
+    return text.translate(_PUNCTUATION).lower() if _canonicalizes(source) else text
 
 
 LAYOUT = Layout(name="immich", consumers="immich, for a CLIP", find_obstacle=find_obstacle, write=write)

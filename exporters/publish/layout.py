@@ -71,6 +71,13 @@ def text_obstacle(source: Source) -> str | None:
         return f"it takes texts, and the artifact embeds {', '.join(source.manifest.towers)}"
     if source.text.padding == "max_length":
         return f"its consumers pad to the longest text of a batch, and this graph takes {source.text.max_length} tokens"
+    return cleaning_obstacle(source)
+
+
+def cleaning_obstacle(source: Source) -> str | None:
+    """Return why the graph's vectors would be wrong for consumers that give texts as they are, or ``None``."""
+    if source.text.cleaning == "ftfy_canonicalize":
+        return "the model takes texts in lower case without punctuation, and no consumer of the layout changes them so"
     return None
 
 

@@ -18,7 +18,7 @@ from exporters.publish import triton_tokenizer
 from exporters.publish.differences import text_differences
 from exporters.publish.graph import save_graph
 from exporters.publish.json_file import write_json
-from exporters.publish.layout import Card, Held, Layout, prompt_obstacle
+from exporters.publish.layout import Card, Held, Layout, cleaning_obstacle, prompt_obstacle
 from exporters.publish.proof import hold, run_graph
 from exporters.publish.source import Source
 from exporters.publish.tokenizer_files import write_tokenizer
@@ -66,7 +66,7 @@ def write(source: Source, folder: Path) -> Card:
 
 def find_obstacle(source: Source) -> str | None:
     """Return why Triton cannot have the artifact, or ``None``."""
-    return prompt_obstacle(source) if "text" in source.manifest.towers else None
+    return prompt_obstacle(source) or cleaning_obstacle(source) if "text" in source.manifest.towers else None
 
 
 def to_pbtxt(message: Message, indent: str = "") -> str:

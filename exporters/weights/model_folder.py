@@ -121,7 +121,7 @@ def read_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenizerFast:
             f"{folder} holds no tokenizer that transformers loads ({summarize_error(exc)}); {advice}"
         ) from exc
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise WeightsError(f"{folder} has no fast tokenizer; {advice}")
+        raise WeightsError(f"{folder} has no fast tokenizer, but a {type(tokenizer).__name__}; {advice}")
     if tokenizer.truncation_side != "right":
         raise WeightsError(f"{folder} cuts the beginning of long texts (truncation_side), expected the end")
     if len(tokenizer) > vocab_size:
@@ -209,9 +209,13 @@ def check_load_report(model: Any, report: Any, source: str, ignored: tuple[str, 
     architecture = model.config.model_type
     missing = [key for key in report["missing_keys"] if not is_part_of(key, ignored)]
     if missing:
+        adapted = getattr(model, "_hf_peft_config_loaded", False)  # save_pretrained would write the adapter again
+        advice = (
+            "merge_and_unload the adapter in peft, and save the merged model" if adapted else "save the whole model"
+        )
         raise WeightsMismatchError(
-            f"{source} lacks {len(missing)} weights of its {architecture} ({abbreviate(sorted(missing))}); save the "
-            "whole model with save_pretrained"
+            f"{source} lacks {len(missing)} weights of its {architecture} ({abbreviate(sorted(missing))}); {advice} "
+            "with save_pretrained"
         )
     unread = [key for key in report["unexpected_keys"] if _is_of_encoder(key, model, ignored)]
     if unread:

@@ -57,5 +57,5 @@ def read_json(path: Path) -> Any:
 
 def summarize_error(exc: BaseException) -> str:
     """Return the first line of an error. The rest is often a page of advice for another library."""
-    first, *_ = str(exc).splitlines() or [type(exc).__name__]
+    first, *_ = str(exc).strip().splitlines() or [type(exc).__name__]
     return first

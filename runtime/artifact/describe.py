@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from runtime.artifact.manifest import (
+    Cleaning,
     Manifest,
     PointCloudPreprocessing,
     Pooling,
@@ -18,6 +19,11 @@ from runtime.artifact.space import space_of
 from runtime.artifact.variants import Variant
 from runtime.console import printable_line
 
+_CLEANINGS: Mapping[Cleaning, str] = {
+    "none": "",
+    "ftfy": "cleaned by ftfy, ",
+    "ftfy_canonicalize": "cleaned by ftfy, lower case without punctuation, ",
+}
 _SIDES = {"short_side": "short side", "long_side": "long side", "squash": "both sides"}
 
 
@@ -117,8 +123,7 @@ def _describe_preprocessing(recipe: Preprocessing) -> str:
             f"{recipe.num_points} points of a mesh's surface (seed {recipe.seed}), centred, the farthest at distance 1"
         )
     if isinstance(recipe, TextPreprocessing):
-        cleaning = "cleaned by ftfy, " * (recipe.cleaning == "ftfy")
-        return f"{cleaning}{recipe.tokenizer}, {', '.join(_describe_tokens(recipe))}"
+        return f"{_CLEANINGS[recipe.cleaning]}{recipe.tokenizer}, {', '.join(_describe_tokens(recipe))}"
     how = recipe.interpolation + " of floats" * (recipe.resize_dtype == "float32")
     how += " without antialias" * (not recipe.antialias)
     return (

@@ -45,6 +45,7 @@ Arithmetic = Literal["graph", "caller"]
 TowerName = Literal["text", "image", "mesh"]
 TextInput = Literal["input_ids", "attention_mask", "token_type_ids", "pooling_mask"]
 Alpha = Literal["drop", "white"]
+Cleaning = Literal["none", "ftfy", "ftfy_canonicalize"]
 Interpolation = Literal["bilinear", "bicubic", "nearest", "box", "hamming", "lanczos"]
 
 
@@ -126,8 +127,9 @@ class TextPreprocessing:
 
     kind: Literal["text"] = "text"
     # How a text is cleaned before it is tokenized. ``ftfy`` cleans as open_clip does: it applies ``ftfy.fix_text``,
-    # resolves HTML entities twice, and replaces each run of white space by a space.
-    cleaning: Literal["none", "ftfy"] = "none"
+    # resolves HTML entities twice, and replaces each run of white space by a space. ``ftfy_canonicalize`` also replaces
+    # ``_`` by a space, removes ASCII punctuation and lowercases, as open_clip does for SigLIP.
+    cleaning: Cleaning = "none"
     # File name of the tokenizer, in the format of the ``tokenizers`` library. The fields below replace its settings
     # for truncation and padding.
     tokenizer: str = "tokenizer.json"

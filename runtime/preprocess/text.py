@@ -8,6 +8,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import string
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,7 @@ from tokenizers.normalizers import Normalizer
 from tokenizers.pre_tokenizers import PreTokenizer
 
 from runtime.array_types import Array
-from runtime.artifact.manifest import TextPreprocessing
+from runtime.artifact.manifest import Cleaning, TextPreprocessing
 from runtime.errors import UsageError, needs_extra
 from runtime.preprocess.item import UnusableItemError, prepare_each
 from runtime.preprocess.padding import mark_columns, pad_rows, padded_length
@@ -29,6 +30,7 @@ _GROWTH = 5  # times; the next head, if the first has too few tokens
 _SPACE_AFTER_LETTER = re.compile(r"(?<=[^\W_]) ")
 # Each of these splits at a space after a letter, whatever follows, so the tokens of the head do not depend on the rest.
 _SPLITTING_PRE_TOKENIZERS = ("BertPreTokenizer", "Whitespace", "WhitespaceSplit")
+_CANONICAL = str.maketrans("_", " ", string.punctuation.replace("_", ""))
 _NO_TOKEN = 2**32 - 1  # an id that no tokenizer has
 _OWN_IDS = "give ids of this model's tokenizer, such as those of the server's /tokenize, or the text"
 
@@ -295,10 +297,17 @@ def _find_surrogate(text: str) -> str | None:
     return None
 
 
-def _load_cleaner(name: str) -> Callable[[str], str]:
+def _load_cleaner(name: Cleaning) -> Callable[[str], str]:
     if name == "none":
         return str
     with needs_extra("openclip", "an artifact that cleans texts as open_clip does"):
         from ftfy import fix_text
+
     # Source: open_clip's tokenizers, https://github.com/mlfoundations/open_clip/blob/main/src/open_clip/tokenizer.py
-    return lambda text: " ".join(html.unescape(html.unescape(fix_text(text))).split())
+    def clean(text: str) -> str:
+        text = html.unescape(html.unescape(fix_text(text)))
+        if name == "ftfy_canonicalize":
+            text = text.translate(_CANONICAL).lower()
+        return " ".join(text.split())
+
+    return clean

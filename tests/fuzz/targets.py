@@ -11,13 +11,14 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from runtime.artifact.json_schema import decode
 from runtime.artifact.manifest import (
     SEAL,
+    Cleaning,
     ImagePreprocessing,
     Manifest,
     PointCloudPreprocessing,
@@ -52,7 +53,7 @@ class Targets:
         self._clouds = PointCloudPreprocessor(PointCloudPreprocessing(num_points=NUM_POINTS, min_points=4, seed=0))
         self._texts = []
         for name, vocabulary_size in write_tokenizers(scratch).items():
-            for cleaning in ("none", "ftfy"):
+            for cleaning in get_args(Cleaning):
                 recipe = TextPreprocessing(cleaning=cleaning, tokenizer=name, max_length=MAX_LENGTH, pad_token_id=0)
                 self._texts.append((TextPreprocessor(recipe, scratch), vocabulary_size))
         self.by_name: dict[str, Target] = {

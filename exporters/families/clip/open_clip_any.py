@@ -10,7 +10,7 @@ import open_clip
 from open_clip.pretrained import download_pretrained, get_pretrained_cfg
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from open_clip.transform import PreprocessCfg, image_transform_v2
-from tokenizers import Regex, Tokenizer, normalizers
+from tokenizers import AddedToken, Regex, Tokenizer, normalizers
 from torch import Tensor, nn
 from transformers import CLIPTokenizer, PreTrainedTokenizerFast
 
@@ -42,7 +42,6 @@ _IMAGE_ALONE = "export its image tower alone by --tower image"
 # Source: Final_Sigma in table 3-17 of the Unicode standard, with at most one case-ignorable character before it.
 _CASED, _IGNORABLE = r"[\p{Lu}\p{Ll}\p{Lt}]", r"[\p{Mn}\p{Me}\p{Cf}\p{Lm}\p{Sk}'.:\x{B7}\x{2018}\x{2019}]"
 _FINAL_SIGMA = Regex(f"(?<={_CASED}|{_CASED}{_IGNORABLE})Σ(?!{_IGNORABLE}*{_CASED})")
-_PUNCTUATION = Regex(r"[!-/:-@\[-`{-~]")  # Python's string.punctuation
 
 
 def load(request: LoadRequest[OpenClipModelSource], weights: ModelWeights) -> list[ExportableTower]:
@@ -236,7 +235,7 @@ def _text_model(model: Any, name: str) -> TextModel:
         tokenize=lambda text: {"input_ids": tokenizer(text)},
         tokenizer=backend,
         preprocessing=TextPreprocessing(
-            cleaning="ftfy",
+            cleaning="ftfy_canonicalize" if tokenizer.clean_fn.__name__ == "_clean_canonicalize" else "ftfy",
             max_length=length,
             pad_token_id=pad_token_id,
             padding="max_length",
@@ -255,8 +254,13 @@ def _convert(tokenizer: Any, name: str) -> tuple[Tokenizer, int]:
         WeightsError: The runtime cannot be this tokenizer.
     """
     if isinstance(tokenizer, SimpleTokenizer) and tokenizer.reduction_fn is None:
-        start, end = (tokenizer.decoder[token] for token in (tokenizer.sot_token_id, tokenizer.eot_token_id))
-        fast = CLIPTokenizer(
+        # open_clip finds these tokens in the lowercase text.
+        start, end = (
+            AddedToken(tokenizer.decoder[token], normalized=True, special=True)
+            for token in (tokenizer.sot_token_id, tokenizer.eot_token_id)
+        )
+        build: Any = CLIPTokenizer  # its annotations know no AddedToken
+        fast = build(
             vocab=tokenizer.encoder,
             merges=list(tokenizer.bpe_ranks),
             unk_token=end,
@@ -264,26 +268,21 @@ def _convert(tokenizer: Any, name: str) -> tuple[Tokenizer, int]:
             eos_token=end,
             pad_token=end,
         )
-        return _clean(fast.backend_tokenizer, tokenizer), 0
+        # open_clip ignores case in its pattern, which then matches this mark nowhere.
+        return _add_steps(fast.backend_tokenizer, tokenizer, normalizers.Replace("\u0345", " ")), 0
     if isinstance(tokenizer, HFTokenizer) and isinstance(tokenizer.tokenizer, PreTrainedTokenizerFast):
-        return _clean(tokenizer.tokenizer.backend_tokenizer, tokenizer), int(tokenizer.tokenizer.pad_token_id or 0)
+        return _add_steps(tokenizer.tokenizer.backend_tokenizer, tokenizer), int(tokenizer.tokenizer.pad_token_id or 0)
     raise WeightsError(f"the runtime cannot be the {type(tokenizer).__name__} of {name}; {_IMAGE_ALONE}")
 
 
-def _clean(backend: Tokenizer, tokenizer: Any) -> Tokenizer:
-    """Add the part of open_clip's cleaning that the runtime's ``ftfy`` does not do."""
+def _add_steps(backend: Tokenizer, tokenizer: Any, *steps: normalizers.Normalizer) -> Tokenizer:
+    """Put steps before the normalizer, after the lowercase of open_clip's cleaning if there is one.
+
+    Other programs read the file, too, so it lowercases by itself. Punctuation is removed before the tokenizer, because
+    ``tokenizers`` takes special tokens such as ``</s>`` out of a text before it normalizes.
+    """
     lower = [normalizers.Replace(_FINAL_SIGMA, "ς"), normalizers.Lowercase()]
-    steps: dict[str, list[normalizers.Normalizer]] = {
-        "_clean_lower": lower,
-        "_clean_canonicalize": [
-            normalizers.Replace("_", " "),
-            normalizers.Replace(_PUNCTUATION, ""),
-            *lower,
-            normalizers.Replace(Regex(r"\s+"), " "),
-            normalizers.Strip(),
-        ],
-    }
-    added = steps.get(tokenizer.clean_fn.__name__, [])
+    added = [*(lower if tokenizer.clean_fn.__name__ == "_clean_lower" else []), *steps]
     if added:
         own = [] if backend.normalizer is None else [backend.normalizer]
         backend.normalizer = normalizers.Sequence([*added, *own])

@@ -126,7 +126,10 @@ def text_model(
 
     def tokenize(text: str) -> Mapping[str, Tensor]:
         padding = "max_length" if fixed else False
-        encoded = tokenizer(text, truncation=True, max_length=limit, padding=padding, return_tensors="pt")
+        # A tokenizer may leave the mask out by its model_input_names.
+        encoded = tokenizer(
+            text, truncation=True, max_length=limit, padding=padding, return_attention_mask=True, return_tensors="pt"
+        )
         return {name: encoded[name] for name in names}
 
     return TextModel(

@@ -8,7 +8,8 @@ from pathlib import Path
 from sentence_transformers import SentenceTransformer
 from torch import nn
 
-from exporters.weights.parsing import parsing, read_json
+from exporters.errors import WeightsError
+from exporters.weights.parsing import parsing, read_json, summarize_error
 from exporters.weights.state_dict import escape_name, hash_values
 from runtime.artifact.manifest import Weights
 
@@ -29,10 +30,20 @@ def describe_adapter(folder: Path, model: SentenceTransformer, weights: Weights)
 
 
 def merge_adapters(encoder: nn.Module) -> None:
-    """Add the weights of all adapters to those of their layers, in place."""
+    """Add the weights of all adapters to those of their layers, in place.
+
+    Raises:
+        WeightsError: peft cannot merge an adapter: its kind has no merged form, or its weights contain NaN.
+    """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     for name, module in list(encoder.named_modules()):
         if isinstance(module, BaseTunerLayer):
-            module.merge(safe_merge=True)
+            try:
+                module.merge(safe_merge=True)
+            except (NotImplementedError, ValueError) as exc:
+                raise WeightsError(
+                    f"peft cannot merge the adapter of {name} ({summarize_error(exc)}); export an adapter that it can "
+                    "merge, or the model without it"
+                ) from exc
             encoder.set_submodule(name, module.get_base_layer())

@@ -123,6 +123,8 @@ def _normalization(processor: Any) -> tuple[tuple[float, float, float], tuple[fl
     factor = 255 * float(processor.rescale_factor) if getattr(processor, "do_rescale", False) else 255.0
     normalized = getattr(processor, "do_normalize", False)
     mean, std = (processor.image_mean, processor.image_std) if normalized else ([0.0] * 3, [1.0] * 3)
+    if getattr(processor, "include_top", False):  # EfficientNet's, which divides by its standard deviation once more
+        std = [value * again for value, again in zip(_three(std), _three(processor.image_std), strict=True)]
     red, green, blue = (float(value) / factor for value in _three(mean))
     red_std, green_std, blue_std = (float(value) / factor for value in _three(std))
     return (red, green, blue), (red_std, green_std, blue_std)

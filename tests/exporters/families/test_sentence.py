@@ -218,11 +218,12 @@ def test_the_tokenizer_travels_with_its_limit(toy: Path, tmp_path: Path) -> None
     assert (tokenizer["truncation"]["max_length"], tokenizer["padding"]) == (64, None)
 
 
-def save_adapter(base: Path, folder: Path) -> Path:
+def save_adapter(base: Path, folder: Path, **settings: Any) -> Path:
     """Let sentence-transformers and peft write an adapter whose weights change the vectors."""
     save_layers(base, MEAN, ("Normalize", None))
     model = SentenceTransformer(str(base), device="cpu")
-    model.add_adapter(LoraConfig(task_type="FEATURE_EXTRACTION", r=4, lora_alpha=16, target_modules=["query", "value"]))
+    plain: dict[str, Any] = {"task_type": "FEATURE_EXTRACTION", "target_modules": ["query", "value"]}
+    model.add_adapter(LoraConfig(**plain | {"r": 4, "lora_alpha": 16} | settings))
     torch.manual_seed(0)
     for name, value in model.named_parameters():
         if "lora" in name:
@@ -242,6 +243,24 @@ def test_an_adapter_is_merged(checkpoint: Path, tmp_path: Path) -> None:
     state = load_file(checkpoint / "model.safetensors")
     save_file({name: value * 2 for name, value in state.items()}, checkpoint / "model.safetensors", {"format": "pt"})
     assert load(tmp_path / "adapter").weights.sha256 != tower.weights.sha256
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"task_type": "CAUSAL_LM", "alora_invocation_tokens": [5]},
+            r"peft cannot merge the adapter of encoder\.layer\.0.*aLoRA",
+        ),
+        ({"use_dora": True}, r"lora_magnitude_vector.*; merge_and_unload the adapter in peft"),
+    ],
+)
+def test_an_adapter_that_cannot_be_merged_is_refused(
+    settings: dict[str, Any], message: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    folder = save_adapter(checkpoint, tmp_path / "adapter", **settings)
+    with pytest.raises(WeightsError, match=message):
+        load(folder).module()
 
 
 def test_without_peft_an_adapter_names_the_way_out(

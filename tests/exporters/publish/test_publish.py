@@ -205,6 +205,14 @@ def test_the_archive_for_opensearch_has_one_row_for_each_text(tmp_path: Path) ->
         ),
         (lambda folder: write_clip_artifact(folder, resize_size=9), "immich", "it resizes images to the side of"),
         (lambda folder: write_clip_artifact(folder, truncation_side="left"), "immich", "it keeps the beginning"),
+        *(
+            (
+                lambda folder: write_clip_artifact(folder, cleaning="ftfy_canonicalize"),
+                layout,
+                "the model takes texts in lower case without punctuation",
+            )
+            for layout in ("triton", "clip-js")
+        ),
         (
             lambda folder: write_image_artifact(folder, resize="long_side"),
             "fastembed",
@@ -223,6 +231,16 @@ def test_what_a_consumer_cannot_have_is_refused(
     with pytest.raises(PublishError, match=f"cannot have the layout {layout}: {reason}"):
         publish(write(tmp_path / "toy"), [layout], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_immich_canonicalizes_texts(tmp_path: Path) -> None:
+    artifact = write_clip_artifact(tmp_path / "toy", cleaning="ftfy_canonicalize")
+    (folder,) = publish(artifact, ["immich"], tmp_path / "out")
+    config = json.loads((folder / "config.json").read_text())
+    assert config["text_cfg"]["tokenizer_kwargs"] == {"clean": "canonicalize"}
+    card = (folder / "README.md").read_text("utf-8")
+    assert "immich removes underscores" in card
+    assert "immich joins" not in card
 
 
 def test_variants_that_are_not_there_are_refused(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from runtime.artifact.manifest import (
     GOLDEN_FILE,
     MANIFEST_FILE,
     SCHEMA_VERSION,
+    Cleaning,
     ImagePreprocessing,
     Manifest,
     PointCloudPreprocessing,
@@ -93,11 +94,13 @@ def add_variant(folder: Path, name: VariantName, *towers: TowerName, cpu_feature
     (folder / MANIFEST_FILE).write_text(changed_manifest.to_json(), "utf-8")
 
 
-def write_clip_artifact(folder: Path, *, truncation_side: Any = "right", **image: Any) -> Path:
+def write_clip_artifact(
+    folder: Path, *, cleaning: Cleaning = "none", truncation_side: Any = "right", **image: Any
+) -> Path:
     """Write an artifact with a text tower that reads its last token, and an image tower."""
     folder.mkdir()
     write_tokenizer(folder / "tokenizer.json")
-    recipe = TextPreprocessing(max_length=8, pad_token_id=0, truncation_side=truncation_side)
+    recipe = TextPreprocessing(cleaning=cleaning, max_length=8, pad_token_id=0, truncation_side=truncation_side)
     text = _text_tower(folder, recipe, Pooling(method="lasttoken"), int8=False)
     photos = [np.asarray(_RANDOM.integers(0, 256, (11, 16, 3)), np.uint8) for _ in range(2)]
     towers: dict[TowerName, tuple[Tower, Sequence[Any]]] = {

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import open_clip
 import pytest
 import torch
@@ -22,11 +24,13 @@ import runtime
 from exporters.catalogue.names import find_model
 from exporters.catalogue.options import ExportOptions
 from exporters.errors import UnknownBackboneError, WeightsError, WeightsUnavailableError
+from exporters.families.clip.text import TextModelTower
 from exporters.families.clip.transformers_folder import text_model
 from exporters.families.load import load_towers
 from exporters.weights.stand_in_tokenizer import build_stand_in_clip_tokenizer, build_stand_in_tokenizer
 from runtime.artifact.manifest import ImagePreprocessing
 from runtime.artifact.reader import read_manifest
+from tests.exporters.families.checkpoints.build import make_words
 from tests.exporters.families.tried import record
 from tests.exporters.families.vision.comparing import (
     MAX_ERROR,
@@ -38,6 +42,7 @@ from tests.exporters.families.vision.comparing import (
     measure,
 )
 from tests.exporters.families.vision.folders import SIDE, SMALL, make_processor
+from tests.exporters.families.vocabularies import byte_fallback, unigram
 
 GROUP = "Texts and images"
 _TEXT = {name: value for name, value in SMALL.items() if name not in ("image_size", "patch_size")}
@@ -65,6 +70,15 @@ OPEN_CLIP: dict[str, dict[str, Any]] = {
         "multimodal_cfg": _WIDTHS | {"attn_pooler_heads": 4},
     },
 }
+_SIGLIP: dict[str, Any] = {"pad_token": "</s>", "extra_ids": 0}
+_ODD_TEXTS = (
+    "A photo_of_a cat, (isn't it?) </s><pad> x</s>y <EOS> [SEP] <unk>",
+    "<start_of_text> <START_OF_TEXT> &lt;END_OF_TEXT&gt; &amp;amp; &#60;/s>",
+    "漢字、東京。ＦＵＬＬ １２ ½ ™ \u0345 a\u0345b \u3000 x",
+    "ΟΔΟΣ, Σ_Σ. İ e\u0301 - ... - \t\n end ",
+    "!?_",
+    "many words, " * 99,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -95,6 +109,44 @@ def test_vectors_equal_those_of_open_clip(name: str, tmp_path: Path) -> None:
     check_texts(artifact, lambda text: model.encode_text(tokenizer(text)), GROUP, f"{name} text", "open_clip")
     manifest = read_manifest(artifact)
     assert (manifest.task, manifest.architecture, manifest.similarity is not None) == ("text-to-image", name, True)
+
+
+@pytest.mark.parametrize(
+    ("clean", "words"),
+    [
+        pytest.param("lower", None, id="clip"),
+        pytest.param("canonicalize", None, id="clip-canonicalize"),
+        pytest.param(
+            "canonicalize",
+            make_words(unigram, "T5Tokenizer", ("<pad>", "</s>", "<unk>"), **_SIGLIP),
+            id="siglip",
+        ),
+        pytest.param(
+            "canonicalize",
+            make_words(
+                byte_fallback,
+                "GemmaTokenizer",
+                ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>"),
+                around="$A <eos>",
+                padding_side="right",
+            ),
+            id="siglip2",
+        ),
+    ],
+)
+def test_token_ids_equal_those_of_open_clip(
+    clean: str, words: Callable[[], Any] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = OPEN_CLIP["tiny-timm"]["text_cfg"] | {"tokenizer_kwargs": {"clean": clean}}
+    if words:
+        words().save_pretrained(tmp_path)
+        text["hf_tokenizer_name"] = str(tmp_path)
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny-words", OPEN_CLIP["tiny-timm"] | {"text_cfg": text})
+    (tower,) = load_towers(find_model("open_clip:tiny-words"), ExportOptions(weights="random", tower="text"))
+    assert isinstance(tower, TextModelTower)
+    ours, theirs = tower.preprocessor, open_clip.get_tokenizer("tiny-words")
+    for item in _ODD_TEXTS:
+        np.testing.assert_array_equal(ours.collate([ours.prepare(item)])["input_ids"], theirs(item), err_msg=item)
 
 
 @pytest.mark.tried
@@ -237,6 +289,12 @@ def test_vectors_equal_those_of_transformers(name: str, request: pytest.FixtureR
     assert (recipe.padding, recipe.inputs) == (
         ("max_length", ("input_ids",)) if name == "siglip" else ("longest", ("input_ids", "attention_mask"))
     )
+
+
+def test_a_tokenizer_may_leave_the_mask_out(clip: Path) -> None:
+    tokenizer: Any = hf.AutoTokenizer.from_pretrained(clip, model_input_names=["input_ids"])
+    half = text_model(hf.CLIPModel.from_pretrained(clip), tokenizer)
+    assert half.tokenize("a cat").keys() == {"input_ids", "attention_mask"}
 
 
 @pytest.mark.slow

@@ -147,6 +147,12 @@ def test_the_library_decides_on_transparent_images(name: str) -> None:
         assert abs(ImagePreprocessor(record).prepare(image) - transforms(image).numpy()).max() <= 1e-6
 
 
+@pytest.mark.parametrize("settings", [{}, {"include_top": False}, {"do_normalize": False, "rescale_factor": 1 / 127.5}])
+def test_efficientnet_divides_twice_by_its_deviation(settings: dict[str, Any]) -> None:
+    transforms, record = wrap_processor(make_processor("EfficientNetImageProcessorPil", settings), "caller")
+    assert differ(record, transforms) <= 1e-5
+
+
 def test_an_unknown_treatment_of_transparent_images_is_refused() -> None:
     processor = make_processor("CLIPImageProcessorPil", {})
     convert = processor.process_image
