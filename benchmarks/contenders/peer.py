@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.contenders.environment import survey
+from benchmarks.contenders.environment import PACKAGES, survey
 from benchmarks.contenders.protocol import Setup, Target
 from benchmarks.results.schema import Skipped
 from runtime.array_types import Array, Feeds
@@ -78,6 +78,8 @@ def find_python(target: Target, name: str, packages: Sequence[str]) -> str:
         PeerError: The environment lacks one of them. No other environment replaces one that the user named.
         UsageError: The named interpreter does not start.
     """
+    if unlisted := [package for package in packages if package not in PACKAGES]:
+        raise NotImplementedError(f"add {' and '.join(unlisted)} to PACKAGES in environment.py: results state versions")
     python = target.pythons.get(name, sys.executable)
     missing = [package for package in packages if package not in survey(python).packages]
     if not missing:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from benchmarks.contenders.protocol import Contender, Setup, Target, usable
 from benchmarks.results.schema import Precision, Skipped
 from runtime.array_types import Array, Feeds
 from runtime.artifact.manifest import ImagePreprocessing, Tower, TowerName
+from runtime.artifact.variants import VariantName
 from runtime.inference.pipeline import Pipeline
 from runtime.inference.tower import LoadedTower, Row
 from runtime.inference.truncation import without_truncation_warning
@@ -22,14 +23,14 @@ from runtime.session.provider_options import OpenVinoOptions
 from runtime.session.providers import find_provider
 from runtime.session.variant_selection import find_variant_obstacle
 
-_PRECISIONS: dict[str, Precision] = {
+PRECISIONS: Mapping[VariantName, Precision] = {
     "fp32": "fp32",
     "optimized": "fp32",
     "fp16": "fp16",
     "int8": "int8",
     "compact": "int8",
 }
-VARIANTS = (*_PRECISIONS, "bf16")
+VARIANTS = (*PRECISIONS, "bf16")
 
 
 def find(target: Target) -> tuple[list[Setup], list[Skipped]]:
@@ -44,7 +45,7 @@ def find(target: Target) -> tuple[list[Setup], list[Skipped]]:
             if obstacle:
                 skipped.append(Skipped(name=case, reason=obstacle))
             else:
-                setups.append(_setup(target, variant, name, _PRECISIONS[variant]))
+                setups.append(_setup(target, variant, name, PRECISIONS[variant]))
         if name == "openvino" and bf16_units():
             setups.append(_setup(target, "bf16", name, "bf16"))
     return setups, skipped

@@ -48,8 +48,9 @@ def load_calibration_dataset(
 
     Args:
         kind: Kind of the items.
-        path: The user's own items: a folder of images or meshes, or a .txt, .jsonl, .parquet or .csv file. ``None``
-            means docstrings of Python's standard library, crops of this package's photos, or rotated point clouds.
+        path: The user's own items: a folder of images or meshes, or a .txt, .jsonl, .parquet, .csv or .tsv file.
+            ``None`` means docstrings of Python's standard library, crops of this package's photos, or rotated point
+            clouds.
         count: Largest number of items per half.
         exact: Whether fewer items than ``count`` per half are an error.
 
@@ -154,7 +155,7 @@ def _rotated_shapes(count: int) -> Iterator[Float32Array]:
 
 
 _FORMS: dict[TowerName, str] = {
-    "text": "a UTF-8 .txt file with one text a line, or a .jsonl, .parquet or .csv file with the column `text`",
+    "text": "a UTF-8 .txt file with one text a line, or a .jsonl, .parquet, .csv or .tsv file with the column `text`",
     "image": "a folder of images",
     "mesh": "a folder of meshes",
 }

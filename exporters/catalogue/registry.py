@@ -14,10 +14,12 @@ from exporters.catalogue.spec import (
     BackboneSource,
     BackboneSpec,
     ClipSource,
+    CnnSource,
     HuggingFaceSource,
     OpenClipSource,
     PointNetSource,
-    TorchvisionSource,
+    TimmSource,
+    TorchvisionModelSource,
 )
 from exporters.errors import UnknownBackboneError
 from runtime.artifact.manifest import Projection, Task
@@ -25,7 +27,10 @@ from runtime.artifact.manifest import Projection, Task
 _JINA = "Text embedding model trained using Linnaeus-Clean dataset by Jina AI"
 _KINDS: Mapping[type[BackboneSource], tuple[Task, Architecture]] = {
     HuggingFaceSource: ("text-to-text", "transformer"),
-    TorchvisionSource: ("image-to-image", "cnn"),
+    CnnSource: ("image-to-image", "cnn"),
+    # as entries, vision transformers; any other encoder of these libraries is exported without an entry
+    TorchvisionModelSource: ("image-to-image", "transformer"),
+    TimmSource: ("image-to-image", "transformer"),
     ClipSource: ("text-to-image", "transformer"),
     OpenClipSource: ("text-to-image", "transformer"),
     PointNetSource: ("mesh-to-mesh", "pointnet"),
@@ -138,19 +143,17 @@ _BACKBONES = (
         "efficientnet-base",
         1792,
         "EfficientNet B4 pre-trained on ImageNet",
-        TorchvisionSource(builder="efficientnet_b4", head="classifier"),
+        CnnSource(builder="efficientnet_b4", head="classifier"),
     ),
     _entry(
         "efficientnet-large",
         2560,
         "EfficientNet B7 pre-trained on ImageNet",
-        TorchvisionSource(builder="efficientnet_b7", head="classifier"),
+        CnnSource(builder="efficientnet_b7", head="classifier"),
     ),
     # https://docs.pytorch.org/vision/stable/models/resnet.html
-    _entry(
-        "resnet-large", 2048, "ResNet152 pre-trained on ImageNet", TorchvisionSource(builder="resnet152", head="fc")
-    ),
-    _entry("resnet-base", 2048, "ResNet50 pre-trained on ImageNet", TorchvisionSource(builder="resnet50", head="fc")),
+    _entry("resnet-large", 2048, "ResNet152 pre-trained on ImageNet", CnnSource(builder="resnet152", head="fc")),
+    _entry("resnet-base", 2048, "ResNet50 pre-trained on ImageNet", CnnSource(builder="resnet50", head="fc")),
     # https://huggingface.co/openai/clip-vit-base-patch32/blob/main/config.json
     _entry(
         "clip-base-en",
@@ -234,4 +237,4 @@ def find_descriptor(descriptor: str) -> BackboneSpec | None:
     name = descriptor.rpartition("/")[2]
     if name in BACKBONES:
         return BACKBONES[name]
-    return next((spec for spec in BACKBONES.values() if spec.source and spec.source.descriptor == name), None)
+    return next((spec for spec in BACKBONES.values() if spec.source and name and spec.source.descriptor == name), None)

@@ -13,20 +13,18 @@ Architecture = Literal["cnn", "transformer", "pointnet"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TorchvisionSource:
-    """A backbone that torchvision builds.
+class CnnSource:
+    """A convolutional network of torchvision whose pooling can be replaced.
 
     Attributes:
         builder: torchvision's name of the model. ``DEFAULT`` of its weights enum is the pretrained weights.
         pool: Name of the module that pools the feature map.
         head: Name of the classification head. The embedding is the input of this module.
-        licence: Licence of the pretrained weights.
     """
 
     builder: str
     pool: str = "avgpool"
     head: str
-    licence: str = "BSD-3-Clause (torchvision); trained on ImageNet-1k, whose own terms of access apply"
 
     @property
     def descriptor(self) -> str:
@@ -174,7 +172,9 @@ class OpenClipModelSource(NamedSource):
     tag: str | None = None
 
 
-BackboneSource = TorchvisionSource | HuggingFaceSource | ClipSource | OpenClipSource | PointNetSource
+BackboneSource = (
+    CnnSource | TorchvisionModelSource | TimmSource | HuggingFaceSource | ClipSource | OpenClipSource | PointNetSource
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from exporters.cli.options import add_variant_options, flag
 from exporters.progress import StageDisplay
-from exporters.variants.options import DEFAULT_FLOORS, DEFAULT_ITEMS, DEFAULT_MIN_RETRIEVAL, VariantOptions
+from exporters.variants.options import DEFAULT_ITEMS, RULES, VariantOptions
 from runtime import console
 from runtime.artifact.variants import CalibrationMethod
 from runtime.errors import needs_extra
@@ -44,7 +44,7 @@ def add_commands(commands: Any) -> None:
         ("min_overlap", "mean share of the ten nearest neighbours that the fp32 graph finds too"),
         ("min_invariance", "cosine similarity to the same item in another batch or with other threads"),
     ):
-        defaults = ", ".join(f"{precision} {getattr(floors, name)}" for precision, floors in DEFAULT_FLOORS.items())
+        defaults = ", ".join(f"{precision} {getattr(rules.floors, name)}" for precision, rules in RULES.items())
         parser.add_argument(flag(name), type=float, help=f"Smallest allowed {measure} (default: {defaults})")
     _add_search_options(parser.add_argument_group("your own search", "A variant is also judged by what it finds."))
     parser.add_argument(
@@ -78,7 +78,7 @@ def _add_search_options(group: argparse._ArgumentGroup) -> None:
         help="Search in these documents, given like --queries. fp32 and each variant embed all of them (default: "
         "corpus.jsonl beside --queries)",
     )
-    defaults = ", ".join(f"{precision} {floor}" for precision, floor in DEFAULT_MIN_RETRIEVAL.items())
+    defaults = ", ".join(f"{precision} {rules.min_retrieval}" for precision, rules in RULES.items())
     add(
         "--min-retrieval",
         type=float,

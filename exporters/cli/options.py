@@ -9,7 +9,7 @@ from typing import get_args
 from exporters.catalogue.options import GEM_EPS, GEM_P, OPSETS
 from exporters.variants.options import LEVELS
 from runtime.arguments import ListAction
-from runtime.artifact.manifest import Interpolation
+from runtime.artifact.manifest import Interpolation, PoolingMethod
 from runtime.artifact.variants import Precision
 
 
@@ -76,9 +76,9 @@ def add_variant_options(parser: argparse.ArgumentParser | argparse._ArgumentGrou
         "--calibration",
         type=Path,
         metavar="PATH",
-        help="Use your own items: a folder of images or meshes; texts in a .txt, .jsonl, .parquet or .csv file; for a "
-        "model of texts and images, a folder that holds both. One half is for calibration, the other half measures the "
-        "accuracy (default: items that ship with this package and Python)",
+        help="Use your own items: a folder of images or meshes; texts in a .txt, .jsonl, .parquet, .csv or .tsv "
+        "file; for a model of texts and images, a folder that holds both. One half is for calibration, the other half "
+        "measures the accuracy (default: items that ship with this package and Python)",
     )
 
 
@@ -86,7 +86,7 @@ def add_graph_options(graph: argparse._ArgumentGroup) -> None:
     """Add the options of the graph that is exported."""
     graph.add_argument(
         "--pooling",
-        choices=[*("avg", "mean", "cls", "max", "gem"), *("mean_sqrt_len_tokens", "weightedmean", "lasttoken")],
+        choices=[method for method in get_args(PoolingMethod) if method not in ("eos", "model")],
         help="Pool the features with this method. CNNs take avg, and gem for weights that were fine-tuned with it; "
         "text models take all but avg; CLIP and PointNet++ take none (default: the pooling that the checkpoint states, "
         "else avg for CNNs and mean for texts)",

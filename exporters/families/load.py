@@ -10,6 +10,7 @@ from exporters.catalogue.options import IMAGE_OPTIONS, ExportOptions, given_flag
 from exporters.catalogue.spec import (
     BackboneSpec,
     ClipSource,
+    CnnSource,
     FolderSource,
     HubModelSource,
     HuggingFaceSource,
@@ -19,7 +20,6 @@ from exporters.catalogue.spec import (
     PointNetSource,
     TimmSource,
     TorchvisionModelSource,
-    TorchvisionSource,
 )
 from exporters.catalogue.weights_ref import FinetunerRun, Pretrained, RandomInit
 from exporters.errors import WeightsError
@@ -35,7 +35,7 @@ _IMAGE = frozenset({"input", *IMAGE_OPTIONS})
 FAMILIES = (
     Family(
         module="exporters.families.cnn.torchvision",
-        sources=(TorchvisionSource,),
+        sources=(CnnSource,),
         options=_IMAGE | {"pooling", "image_size"},
     ),
     Family(

@@ -35,9 +35,11 @@ class GeMPool(nn.Module):
 
 def build_image_pooling(pooling: Pooling) -> nn.Module:
     """Return the module for the pooling of a feature map."""
-    if pooling.p is None or pooling.eps is None:  # Pooling allows that only for avg
+    if pooling.p is not None and pooling.eps is not None:  # Pooling allows that only for gem
+        return GeMPool(pooling.p, pooling.eps)
+    if pooling.method == "avg":
         return AvgPool()
-    return GeMPool(pooling.p, pooling.eps)
+    raise NotImplementedError(f"the pooling {pooling.method} of a feature map")
 
 
 class TokenPool(nn.Module):
@@ -75,7 +77,9 @@ class TokenPool(nn.Module):
         if method == "mean_sqrt_len_tokens":
             count = mask.sum(dim=1, keepdim=True).to(features.dtype)
             return _weighted_mean(features, mask) * count.sqrt()
-        return _weighted_mean(features, mask)
+        if method == "mean":
+            return _weighted_mean(features, mask)
+        raise NotImplementedError(f"the pooling {method} of tokens")
 
 
 def _take(features: Tensor, positions: Tensor) -> Tensor:

@@ -208,6 +208,8 @@ def _pool(method: str, tokens: Array, mask: Array) -> Array:
         return np.asarray(tokens[np.arange(len(tokens)), np.maximum(mask.sum(axis=1) - 1, 0)])
     if method == "weightedmean":
         weights = weights * np.arange(1, mask.shape[1] + 1)[:, None]
+    elif method not in ("mean", "mean_sqrt_len_tokens"):
+        raise NotImplementedError(f"the pooling {method} of tokens")
     total = np.maximum(weights.sum(axis=1), 1e-9)
     return np.asarray((tokens * weights).sum(axis=1) / (np.sqrt(total) if method == "mean_sqrt_len_tokens" else total))
 

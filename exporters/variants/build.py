@@ -13,8 +13,8 @@ from exporters.calibration.dataset import CalibrationDataset, load_calibration_d
 from exporters.errors import DestinationError, VariantError
 from exporters.progress import Stage, silent
 from exporters.variants.batches import prepare_items
-from exporters.variants.builder import VARIANT_OF_PRECISION, VariantBuilder, VariantOutcome
-from exporters.variants.options import DEFAULT_ITEMS, VariantOptions
+from exporters.variants.builder import VariantBuilder, VariantOutcome
+from exporters.variants.options import DEFAULT_ITEMS, VariantOptions, variant_of
 from exporters.variants.retrieval_dataset import RetrievalDataset, load_retrieval_dataset
 from runtime.artifact.describe import describe_manifest
 from runtime.artifact.external_data import check_external_data
@@ -56,7 +56,7 @@ def add_variants(artifact: Path, options: VariantOptions, *, stage: Stage = sile
     with stage("check items"):
         _check_items(artifact, manifest.towers, datasets)
     with new_artifact(artifact, force=True, elsewhere="") as folder:
-        rebuilt = {VARIANT_OF_PRECISION[precision] for precision in options.precisions}
+        rebuilt = {variant_of(precision) for precision in options.precisions}
         outcomes, towers = list[VariantOutcome](), dict[TowerName, Tower]()
         with writing(artifact, elsewhere=""):
             _link_files(artifact, folder, manifest, rebuilt)

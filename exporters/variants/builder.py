@@ -10,7 +10,6 @@ from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
-import onnx_ir as ir
 
 from exporters.calibration.dataset import CalibrationDataset
 from exporters.errors import FloorError, GraphError, VariantError
@@ -20,7 +19,7 @@ from exporters.graph.statistics import GraphStatistics, graph_statistics
 from exporters.progress import Stage
 from exporters.variants.batches import CalibrationBatches, make_calibration_batches, prepare_items
 from exporters.variants.gate import VariantGate
-from exporters.variants.options import VariantOptions
+from exporters.variants.options import RULES, VariantOptions, variant_of
 from exporters.variants.recipes import RECIPES, RecipeInputs, RecipeResult
 from exporters.variants.retrieval import RetrievalParity
 from exporters.variants.retrieval_dataset import RetrievalDataset
@@ -32,18 +31,6 @@ from runtime.loading.golden_file import read_golden
 from runtime.session.provider_options import CpuOptions
 from runtime.session.providers import installed_packages
 from runtime.session.session import SessionOptions
-
-VARIANT_OF_PRECISION: Mapping[Precision, VariantName] = {
-    "fp32": "optimized",
-    "fp16": "fp16",
-    "int8": "int8",
-    "compact": "compact",
-}
-_WEIGHT_TYPES: Mapping[Precision, ir.DataType] = {"fp16": ir.DataType.FLOAT16, "int8": ir.DataType.INT8}
-_COMPACT_SHARE = 0.5  # of the bytes of the tower's own graph; a compact graph above it is not worth its rounding
-# Safety margin: share of the allowed distance from cosine 1 that a recipe may use on the calibration batches. The
-# accuracy on held-out items is lower.
-_MARGINS: Mapping[Precision, float] = {"fp32": 1.0, "fp16": 1.0, "int8": 0.7, "compact": 1.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,16 +85,17 @@ class VariantBuilder:
 
     def build(self, precision: Precision, floors: Floors) -> VariantOutcome:
         """Build a variant that passes the gate, or return the reason why there is none."""
-        name = VARIANT_OF_PRECISION[precision]
+        name = variant_of(precision)
         output = self._folder / f"{self._kind}.{name}.onnx"
         with self._stage(f"{self._kind} {name}"):
             try:
                 inputs = RecipeInputs(
                     graph=self._folder / self._tower.graph,
+                    before=self._before,
                     output=output,
                     options=self._options,
                     calibration=self._calibration,
-                    min_cosine=1 - _MARGINS[precision] * (1 - floors.min_cosine),
+                    min_cosine=1 - RULES[precision].margin * (1 - floors.min_cosine),
                 )
                 return self._build(precision, inputs, floors)
             except (GraphError, VariantError) as exc:
@@ -128,18 +116,19 @@ class VariantBuilder:
             all_used = result.calibration_cosine < inputs.min_cosine  # the recipe has used all float32 nodes it may
             if all_used or not may_retry:
                 raise VariantError(f"{exc}; {result.describe_costs()}") from exc
-            target = raise_target(result.calibration_cosine, exc.min_cosine, floors.min_cosine)
+            margin = RULES[precision].margin
+            target = raise_target(result.calibration_cosine, exc.min_cosine, floors.min_cosine, margin)
         _remove(inputs.output)
         inputs = replace(inputs, min_cosine=target, costs=result.costs)
         return self._build(precision, inputs, floors, may_retry=False)
 
     def _check(self, precision: Precision, result: RecipeResult, graph: Path, floors: Floors) -> VariantOutcome:
-        name = VARIANT_OF_PRECISION[precision]
-        after = graph_statistics(graph, result.external_data)
-        if needless := self._find_needlessness(precision, result, after):
+        name = variant_of(precision)
+        if result.needless:
             _remove(graph)
             failed = bool(result.float_nodes)
-            return self._outcome(name=name, reason=f"{needless}, so it is not written", failed=failed)
+            return self._outcome(name=name, reason=f"{result.needless}, so it is not written", failed=failed)
+        after = graph_statistics(graph, result.external_data)
         result = replace(result, external_data=self._weights.share(graph) or result.external_data)
         check_loads(graph)
         variant = Variant(
@@ -151,24 +140,10 @@ class VariantBuilder:
             parity=self._gate.measure(graph.name, floors, batch_invariant=result.batch_invariant),
         )
         search = self._gate.measure_search(graph.name, self._options.retrieval_floor(precision), variant.parity)
-        on_cpu = precision != "fp16"
-        speedup = measure_speedup(self._loaded, self._load(graph.name), self._speed_rows) if on_cpu else None
+        speedup = None
+        if RULES[precision].on_cpu:
+            speedup = measure_speedup(self._loaded, self._load(graph.name), self._speed_rows)
         return self._outcome(name=name, variant=variant, after=after, speedup=speedup, search=search)
-
-    def _find_needlessness(self, precision: Precision, result: RecipeResult, after: GraphStatistics) -> str:
-        """Return why the new graph is of no use; empty if it is of use."""
-        if precision == "fp32":
-            is_same = after.nodes == self._before.nodes and not after.contrib_operators
-            return f"nothing was fused at level {result.level}" if is_same else ""
-        if precision == "compact":
-            share = after.size_bytes / self._before.size_bytes
-            return (
-                f"it has {share:.0%} of the bytes of fp32, above {_COMPACT_SHARE:.0%}" if share > _COMPACT_SHARE else ""
-            )
-        if _WEIGHT_TYPES[precision] in after.weight_types:
-            return ""
-        kept = f": {result.describe_costs()}" if result.float_nodes else ""
-        return f"none of its weights is in {precision}{kept}"
 
     def finish(self, variants: Mapping[VariantName, Variant]) -> Tower:
         """Return the tower with its ``variants``. Its own graph takes the weights from a file that they share.
@@ -200,10 +175,10 @@ def _remove(graph: Path) -> None:
         path.unlink()
 
 
-def raise_target(calibration_cosine: float, held_out_cosine: float, floor: float) -> float:
+def raise_target(calibration_cosine: float, held_out_cosine: float, floor: float, margin: float) -> float:
     """Return a higher target for the cosine on calibration batches, so that the held-out items reach ``floor``."""
     excess = (1 - floor) / max(1 - held_out_cosine, 1e-12)  # of the distances from 1; above 1 if another floor failed
-    return 1 - _MARGINS["int8"] * min(excess, 1.0) * (1 - calibration_cosine)
+    return 1 - margin * min(excess, 1.0) * (1 - calibration_cosine)
 
 
 def check_loads(graph: Path) -> None:

@@ -8,20 +8,52 @@ from pathlib import Path
 from typing import get_args
 
 from runtime.artifact.manifest import TowerName
-from runtime.artifact.variants import CalibrationMethod, Floors, Level, Precision
+from runtime.artifact.variants import CalibrationMethod, Floors, Level, Precision, VariantName
 from runtime.errors import UsageError
 
 LEVELS: Sequence[Level] = get_args(Level)[1:]  # without ``none``, which only records that nothing was optimized
-DEFAULT_FLOORS: Mapping[Precision, Floors] = {
-    "fp32": Floors(min_cosine=0.999999, min_overlap=0.98, min_invariance=0.999999),
-    "fp16": Floors(min_cosine=0.9999, min_overlap=0.9, min_invariance=0.9999),
-    "int8": Floors(min_cosine=0.995, min_overlap=0.8, min_invariance=0.9999),
-    "compact": Floors(min_cosine=0.999, min_overlap=0.9, min_invariance=0.999999),
-}
-# Share of the fp32 graph's recall@10 and nDCG@10. With few queries, one more or less found makes a percent.
-DEFAULT_MIN_RETRIEVAL: Mapping[Precision, float] = {"fp32": 0.999, "fp16": 0.995, "int8": 0.98, "compact": 0.99}
 # More items give a stricter minimum. An image costs a hundred times as much as a text.
 DEFAULT_ITEMS: Mapping[TowerName, int] = {"text": 128, "image": 32, "mesh": 32}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrecisionRules:
+    """How the variants of a precision are built and judged.
+
+    Attributes:
+        floors: Default floors.
+        min_retrieval: Default floor for the share of the fp32 graph's recall@10 and nDCG@10. With few queries, one more
+            or less found makes a percent.
+        margin: Share of the allowed distance from cosine 1 that a recipe may use on the calibration batches. The
+            accuracy on held-out items is lower.
+        on_cpu: Whether a CPU is meant to run it, so that its speed there is measured.
+    """
+
+    floors: Floors
+    min_retrieval: float
+    margin: float = 1.0
+    on_cpu: bool = True
+
+
+RULES: Mapping[Precision, PrecisionRules] = {
+    "fp32": PrecisionRules(
+        floors=Floors(min_cosine=0.999999, min_overlap=0.98, min_invariance=0.999999), min_retrieval=0.999
+    ),
+    "fp16": PrecisionRules(
+        floors=Floors(min_cosine=0.9999, min_overlap=0.9, min_invariance=0.9999), min_retrieval=0.995, on_cpu=False
+    ),
+    "int8": PrecisionRules(
+        floors=Floors(min_cosine=0.995, min_overlap=0.8, min_invariance=0.9999), min_retrieval=0.98, margin=0.7
+    ),
+    "compact": PrecisionRules(
+        floors=Floors(min_cosine=0.999, min_overlap=0.9, min_invariance=0.999999), min_retrieval=0.99
+    ),
+}
+
+
+def variant_of(precision: Precision) -> VariantName:
+    """Return the name of the variants in ``precision``."""
+    return "optimized" if precision == "fp32" else precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,15 +69,15 @@ class VariantOptions:
         method: Calibration method of int8, unless it is dynamic. ``None`` means ``minmax``.
         items: Number of items for calibration, and of other items for the accuracy check. ``None`` means
             :data:`DEFAULT_ITEMS`.
-        min_cosine: Floor, see :class:`runtime.artifact.variants.Floors`. ``None`` means :data:`DEFAULT_FLOORS`.
+        min_cosine: Floor, see :class:`runtime.artifact.variants.Floors`. ``None`` means that of :data:`RULES`.
         min_overlap: As ``min_cosine``.
         min_invariance: As ``min_cosine``.
         queries: The user's own queries, by which a variant is judged too; see
             :func:`exporters.variants.retrieval_dataset.load_retrieval_dataset`.
         qrels: Relevance judgments of ``queries``.
         corpus: The documents. ``None`` means ``corpus.jsonl`` beside ``queries``.
-        min_retrieval: Floor for the share of the fp32 graph's recall@10 and nDCG@10. ``None`` means
-            :data:`DEFAULT_MIN_RETRIEVAL`.
+        min_retrieval: Floor for the share of the fp32 graph's recall@10 and nDCG@10. ``None`` means that
+            of :data:`RULES`.
         accept_batch_dependent: Whether int8 may use dynamic quantization, which makes a vector depend on its batch.
     """
 
@@ -98,8 +130,8 @@ class VariantOptions:
         """Return the floors of a variant in ``precision``."""
         names = ("min_cosine", "min_overlap", "min_invariance")
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        return replace(DEFAULT_FLOORS[precision], **given)
+        return replace(RULES[precision].floors, **given)
 
     def retrieval_floor(self, precision: Precision) -> float:
         """Return the floor of a search with a variant in ``precision``."""
-        return DEFAULT_MIN_RETRIEVAL[precision] if self.min_retrieval is None else self.min_retrieval
+        return RULES[precision].min_retrieval if self.min_retrieval is None else self.min_retrieval

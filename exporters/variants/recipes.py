@@ -8,9 +8,11 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
+
 from exporters.calibration.activations import count_rows
 from exporters.graph.onnx_file import write_graph
-from exporters.graph.statistics import graph_statistics
+from exporters.graph.statistics import GraphStatistics, graph_statistics
 from exporters.passes.compact import to_compact
 from exporters.passes.fp16 import to_fp16
 from exporters.passes.fuse import LAYOUT_FLAG, fuse
@@ -28,6 +30,8 @@ _PROVIDERS: Mapping[Level, tuple[str, ...]] = {
     "all": ("cpu",),
 }
 
+_COMPACT_SHARE = 0.5  # of the bytes of the tower's own graph; a compact graph above it is not worth its rounding
+
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeInputs:
@@ -35,6 +39,7 @@ class RecipeInputs:
 
     Attributes:
         graph: The tower's own graph.
+        before: Its statistics.
         output: The new ONNX file.
         options: Options of the variants.
         calibration: The calibration batches.
@@ -43,6 +48,7 @@ class RecipeInputs:
     """
 
     graph: Path
+    before: GraphStatistics
     output: Path
     options: VariantOptions
     calibration: CalibrationBatches
@@ -57,6 +63,7 @@ class RecipeResult:
     Attributes:
         calibration_cosine: Smallest cosine similarity on the calibration batches, if measured.
         costs: Cost of int8 in each node, the highest first; empty if not measured.
+        needless: Why the new graph is of no use; empty if it is of use.
     """
 
     level: Level
@@ -68,6 +75,7 @@ class RecipeResult:
     batch_invariant: bool = True
     calibration_cosine: float | None = None
     costs: tuple[NodeCost, ...] = ()
+    needless: str = ""
 
     def describe_costs(self) -> str:
         """Return the number of float32 nodes and the nodes with the highest costs, as text for the user."""
@@ -84,8 +92,15 @@ class RecipeResult:
 def _optimize(inputs: RecipeInputs) -> RecipeResult:
     level = inputs.options.level
     external_data = fuse(inputs.graph, inputs.output, level)
-    features = (LAYOUT_FLAG,) if level == "all" else ()
-    return RecipeResult(level=level, providers=_PROVIDERS[level], external_data=external_data, cpu_features=features)
+    after = graph_statistics(inputs.output, external_data)
+    is_same = after.nodes == inputs.before.nodes and not after.contrib_operators
+    return RecipeResult(
+        level=level,
+        providers=_PROVIDERS[level],
+        external_data=external_data,
+        cpu_features=(LAYOUT_FLAG,) if level == "all" else (),
+        needless=f"nothing was fused at level {level}" if is_same else "",
+    )
 
 
 def _convert_to_fp16(inputs: RecipeInputs) -> RecipeResult:
@@ -97,13 +112,14 @@ def _convert_to_fp16(inputs: RecipeInputs) -> RecipeResult:
         fuse(inputs.graph, fused, level, for_gpus=True)
         fp16 = to_fp16(fused, calibration.every_batch)
         external_data = write_graph(inputs.output, fp16.model, fused=True)
-    return RecipeResult(
+    result = RecipeResult(
         level=level,
         providers=_PROVIDERS[level],
         external_data=external_data,
         float_nodes=fp16.float_nodes,
         calibration=calibration.record,
     )
+    return _check_weights(result, inputs.output, ir.DataType.FLOAT16, "fp16")
 
 
 def _convert_to_int8(inputs: RecipeInputs) -> RecipeResult:
@@ -119,7 +135,8 @@ def _convert_to_int8(inputs: RecipeInputs) -> RecipeResult:
             fuse(inputs.graph, graph, "extended", products=False)
         if inputs.options.accept_batch_dependent:
             external_data = quantize_dynamic(graph, inputs.output)
-            return RecipeResult(level="none", providers=("cpu",), external_data=external_data, batch_invariant=False)
+            result = RecipeResult(level="none", providers=("cpu",), external_data=external_data, batch_invariant=False)
+            return _check_weights(result, inputs.output, ir.DataType.INT8, "int8")
         batches = inputs.calibration.batches
         extra, method = inputs.calibration.extra_batches, inputs.options.method or "minmax"
         expect(3 * count_rows(batches[::2]) + 9 * count_rows(extra) // 4 + 2 * count_rows(batches[1::2]))
@@ -127,7 +144,7 @@ def _convert_to_int8(inputs: RecipeInputs) -> RecipeResult:
             analysis = find_sensitive_nodes(quantizer, batches[1::2], floor=inputs.min_cosine, costs=inputs.costs)
             external_data = quantizer.write(inputs.output, analysis.float_nodes)
     contrib = graph_statistics(inputs.output, None).contrib_operators
-    return RecipeResult(
+    result = RecipeResult(
         level="extended" if contrib else "none",
         providers=("cpu",) if contrib else ("cpu", "openvino"),
         external_data=external_data,
@@ -136,6 +153,7 @@ def _convert_to_int8(inputs: RecipeInputs) -> RecipeResult:
         calibration_cosine=analysis.min_cosine,
         costs=analysis.costs,
     )
+    return _check_weights(result, inputs.output, ir.DataType.INT8, "int8")
 
 
 def _compact(inputs: RecipeInputs) -> RecipeResult:
@@ -147,9 +165,24 @@ def _compact(inputs: RecipeInputs) -> RecipeResult:
         fuse(inputs.graph, graph, "extended", products=False)
         model = to_compact(graph, calibration.every_batch)
         external_data = write_graph(inputs.output, model, fused=True)
+    share = graph_statistics(inputs.output, external_data).size_bytes / inputs.before.size_bytes
     return RecipeResult(
-        level="extended", providers=("cpu",), external_data=external_data, calibration=calibration.record
+        level="extended",
+        providers=("cpu",),
+        external_data=external_data,
+        calibration=calibration.record,
+        needless=f"it has {share:.0%} of the bytes of fp32, above {_COMPACT_SHARE:.0%}"
+        if share > _COMPACT_SHARE
+        else "",
     )
+
+
+def _check_weights(result: RecipeResult, graph: Path, weight_type: ir.DataType, name: str) -> RecipeResult:
+    """Mark ``result`` as needless if no weight of the new ``graph`` has the type ``weight_type``."""
+    if weight_type in graph_statistics(graph, result.external_data).weight_types:
+        return result
+    kept = f": {result.describe_costs()}" if result.float_nodes else ""
+    return replace(result, needless=f"none of its weights is in {name}{kept}")
 
 
 RECIPES: Mapping[Precision, Callable[[RecipeInputs], RecipeResult]] = {

@@ -10,19 +10,19 @@ from torch import nn
 from torchvision.models import WeightsEnum
 from torchvision.transforms._presets import ImageClassification
 
-from exporters.catalogue.spec import TorchvisionSource
 from exporters.errors import WeightsError, WeightsUnavailableError
 from exporters.weights.state_dict import load_into
 from runtime.artifact.manifest import Weights
 from runtime.artifact.reader import record_file
 
+LICENCE = "BSD-3-Clause (torchvision); trained on ImageNet-1k, whose own terms of access apply"
 # DenseNets were published before their submodules were renamed.
 # Source: https://github.com/pytorch/vision/blob/main/torchvision/models/densenet.py (_load_state_dict)
 _OLD_KEY = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 
 
-def load_pretrained(model: nn.Module, source: TorchvisionSource, pretrained: WeightsEnum) -> Weights:
-    """Load the published weights into a model, and return their record. The head may stay random.
+def load_pretrained(model: nn.Module, name: str, head: str, pretrained: WeightsEnum) -> Weights:
+    """Load the published weights into torchvision's model ``name``, and return their record. ``head`` may stay random.
 
     Raises:
         WeightsUnavailableError: The download fails.
@@ -39,17 +39,17 @@ def load_pretrained(model: nn.Module, source: TorchvisionSource, pretrained: Wei
             "--weights random"
         ) from exc
     state_dict = {_OLD_KEY.sub(r"\1\2", key): value for key, value in state_dict.items()}
-    load_into(model, state_dict, ignored=(source.head,), source=str(cached), advice="delete it, and export again")
+    load_into(model, state_dict, ignored=(head,), source=str(cached), advice="delete it, and export again")
     sha256 = record_file(cached).sha256
     published = sha256.startswith(_published_hash(pretrained))
     return Weights(
         origin="pretrained",
-        description=f"torchvision {source.builder}",
+        description=f"torchvision {name}",
         revision=pretrained.name if published else None,
         file=cached.name,
         sha256=sha256,
         published=published,
-        licence=pretrained.meta.get("license", source.licence) if published else None,  # SWAG has its own
+        licence=pretrained.meta.get("license", LICENCE) if published else None,  # SWAG has its own
     )
 
 

@@ -1,8 +1,8 @@
 """Name the vector space of an artifact. Vectors can be compared if they are of the same space.
 
 The name is a hash of facts. A fact is only what changes vectors by more than the tolerance of an export. So the graph
-as exported, its optimized form and fp16 share a space. int8 and compact have spaces of their own, which begin with the
-name of their parent, as in ``vs1-0123456789abcdef.int8-01234567``.
+as exported, its optimized form and fp16 share a space. Every other precision has a space of its own, which begins with
+the name of its parent, as in ``vs1-0123456789abcdef.int8-01234567``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from runtime.artifact.manifest import Manifest, Pooling, Preprocessing, TextPreprocessing, Tower, TowerName
 
-_QUANTIZED = ("int8", "compact")
+_EXACT = ("fp32", "fp16")  # precisions that share the space of the graph as exported
 # Fields of the preprocessing that do not change a vector, or that other facts tell of.
 _NO_FACTS = {
     *("kind", "arithmetic", "tokenizer", "inputs", "pad_token_id", "empty_text", "min_points"),
@@ -53,7 +53,7 @@ def space_of(manifest: Manifest, variants: Mapping[TowerName, str]) -> str:
         for name, variant in manifest.towers[tower].variants.items()
         if name == running_name
     }
-    precisions = sorted(running & {*_QUANTIZED})
+    precisions = sorted(running - {*_EXACT})
     if not precisions:
         return manifest.space.id
     graphs = sorted(

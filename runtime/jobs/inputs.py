@@ -29,9 +29,40 @@ from runtime.preprocess.image_formats import image_suffixes, looks_like_image_pa
 _LOG = logging.getLogger("runtime")
 _SEPARATORS = os.sep + (os.altsep or "")
 STDIN = "-"
-COLUMN_SUFFIXES = (".jsonl", ".parquet", *CSV_SUFFIXES)
-LIST_SUFFIXES = (".txt", *COLUMN_SUFFIXES)
 _MAX_SUFFIXES = 12  # in a message
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ListFormat:
+    """A format of files that list items. Its functions take the path, the name of the column and the kind of item.
+
+    Attributes:
+        count: Function that checks the file, and returns its number of items, or ``None``; see :class:`JobInputs`.
+        read: Function that reads the items.
+        has_columns: Whether the items are in a column. Otherwise, each line is one.
+    """
+
+    count: Callable[[str, str, str], int | None]
+    read: Callable[[str, str, str], Iterator[SourceItem]]
+    has_columns: bool = True
+
+
+_CSV = _ListFormat(count=lambda path, column, _: count_csv_rows(path, column), read=read_csv_column)
+_LIST_FORMATS = {
+    ".txt": _ListFormat(
+        count=lambda path, *_: count_lines(path),
+        read=lambda path, _, kind: parse_lines(read_file_lines(path), kind=kind),
+        has_columns=False,
+    ),
+    ".jsonl": _ListFormat(
+        count=lambda path, *_: count_lines(path),
+        read=lambda path, column, kind: parse_lines(read_file_lines(path), kind=kind, column=column),
+    ),
+    ".parquet": _ListFormat(count=count_rows, read=read_column),
+    **dict.fromkeys(CSV_SUFFIXES, _CSV),
+}
+LIST_SUFFIXES = tuple(_LIST_FORMATS)
+COLUMN_SUFFIXES = tuple(suffix for suffix, form in _LIST_FORMATS.items() if form.has_columns)
 # A word that ends like this is the name of a file that is not there, and not a text.
 _FILE_SUFFIXES = (
     *LIST_SUFFIXES,
@@ -225,22 +256,12 @@ class _InputParser:
     def _open_file(self, path: str) -> JobInputs:
         suffix = file_suffix(path)
         if suffix in LIST_SUFFIXES:
-            return self._open_list(path, suffix)
+            kind, form = self._check_kind_of_list(path), _LIST_FORMATS[suffix]
+            return JobInputs(form.count(path, self.column, kind), partial(form.read, path, self.column, kind), (path,))
         if self.kind == "text":
-            way_out = f"give texts as .txt (one per line), .jsonl, .parquet, .csv or .tsv; {_PIPE}"
+            way_out = f"give texts as one of {name_suffixes(LIST_SUFFIXES)}; {_PIPE}"
             raise UsageError(f"{path} is a file, but a text is expected; {way_out}")
         return _single(path_item(path))
-
-    def _open_list(self, path: str, suffix: str) -> JobInputs:
-        kind = self._check_kind_of_list(path)
-        if suffix == ".parquet":
-            rows = count_rows(path, self.column, kind)
-            return JobInputs(rows, partial(read_column, path, self.column, kind), (path,))
-        if suffix in CSV_SUFFIXES:
-            rows = count_csv_rows(path, self.column)
-            return JobInputs(rows, partial(read_csv_column, path, self.column, kind), (path,))
-        total, column = count_lines(path), self.column if suffix == ".jsonl" else None
-        return JobInputs(total, lambda: parse_lines(read_file_lines(path), kind=kind, column=column), (path,))
 
     def _check_kind_of_list(self, name: str) -> str:
         if self.kind is None:

@@ -35,7 +35,7 @@ class EmbedJob:
 
     Attributes:
         inputs: The inputs as the user named them, see :func:`runtime.jobs.inputs.open_inputs`.
-        column: Column of ``.jsonl`` and ``.parquet`` files; ``None``: the name of the tower.
+        column: Column of the files that have columns; ``None``: the name of the tower.
         output: The output file.
         options: How items are embedded.
         resume: Continue an unfinished job, or start a new one if there is none.

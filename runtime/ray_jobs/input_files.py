@@ -5,17 +5,16 @@ from __future__ import annotations
 import codecs
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import pyarrow as pa
 from pyarrow import fs
 
 from runtime.artifact.manifest import TowerName
 from runtime.errors import UsageError
-from runtime.jobs.csv_files import CSV_SUFFIXES
 from runtime.jobs.inputs import (
     LIST_SUFFIXES,
     check_column_use,
@@ -33,6 +32,7 @@ from runtime.preprocess.files import file_suffix
 from runtime.ray_jobs.storage import absolute, is_uri, join, open_buffered, open_place, public_name, read_each
 
 Format = Literal["parquet", "txt", "jsonl", "files"]
+_SPLIT_FORMATS: Mapping[str, Format] = {".txt": "txt", ".jsonl": "jsonl", ".parquet": "parquet"}
 
 STEP = 64  # the byte offset of every 64th line of a text file is recorded
 
@@ -169,12 +169,12 @@ def _pick(names: Sequence[str], place: str, suffixes: Sequence[str]) -> list[str
 
 def _format(name: str, tower: TowerName) -> Format:
     suffix = file_suffix(name)
-    if suffix in CSV_SUFFIXES:
-        raise UsageError(f"{name} cannot be split among workers; convert it to .parquet, or leave --engine ray out")
+    if suffix in _SPLIT_FORMATS:
+        return _SPLIT_FORMATS[suffix]
     if suffix in LIST_SUFFIXES:
-        return cast("Format", suffix[1:])
+        raise UsageError(f"{name} cannot be split among workers; convert it to .parquet, or leave --engine ray out")
     if tower == "text":
-        way_out = "give texts as .txt (one per line), .jsonl or .parquet"
+        way_out = f"give texts as one of {name_suffixes(tuple(_SPLIT_FORMATS))}"
         raise UsageError(f"{name} is a file, but a text is expected; {way_out}")
     return "files"
 

@@ -70,10 +70,6 @@ def build_app(service: EmbeddingService) -> ASGIApp:
         lifespan=lifespan,
     )
     app.state.service = service
-    metrics.watch("te_queue_size", "Items that wait", lambda: len(service.dispatcher))
-    metrics.watch("te_queue_tokens", "Tokens that wait", lambda: service.dispatcher.waiting_tokens)
-    metrics.watch("te_admitted_tokens", "Tokens that wait or run", lambda: service.admission.tokens)
-    metrics.watch("te_admitted_bytes", "Bytes of all requests", lambda: service.admission.size_bytes)
     return _trace(app)
 
 

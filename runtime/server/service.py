@@ -70,6 +70,10 @@ class EmbeddingService:
             max_bytes=room_bytes - prepared,
             tokens_per_s=lambda: self.dispatcher.tokens_per_s,
         )
+        metrics.watch("te_queue_size", "Items that wait", lambda: len(self.dispatcher))
+        metrics.watch("te_queue_tokens", "Tokens that wait", lambda: self.dispatcher.waiting_tokens)
+        metrics.watch("te_admitted_tokens", "Tokens that wait or run", lambda: self.admission.tokens)
+        metrics.watch("te_admitted_bytes", "Bytes of all requests", lambda: self.admission.size_bytes)
         self._preparation = Preparation(max(model.embedder.threads for model in models), prepared)
 
     @property

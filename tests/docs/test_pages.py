@@ -216,9 +216,14 @@ def records(kind: Any) -> dict[str, Any]:
 def test_the_artifact_format_names_every_field(name: str) -> None:
     sections = re.split(r"^#{2,3} ", (DOCS / "artifact-format.md").read_text("utf-8"), flags=re.MULTILINE)
     section = next(section for section in sections if section.startswith(f"{name}\n"))
-    documented = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
-    own = [field.name for field in dataclasses.fields(records(Manifest)[name])]
-    assert documented == ([*own, "sha256"] if name == "Manifest" else own)
+    documented = dict(re.findall(r"^\| `(\w+)` \| (.*)", section, re.MULTILINE))
+    own = typing.get_type_hints(records(Manifest)[name])
+    assert [*documented] == ([*own, "sha256"] if name == "Manifest" else [*own])
+    for field, hint in own.items():
+        members = typing.get_args(hint)
+        for kind in (hint, *(members if type(None) in members else ())):
+            values = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
+            assert all(f'`"{value}"`' in documented[field] for value in values), f"{field} has a value more"
 
 
 def test_the_artifact_format_is_of_this_schema() -> None:

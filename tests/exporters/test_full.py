@@ -107,17 +107,16 @@ def exports(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         on_disk.release(len(names))
 
 
-# A backbone of the same library is exported at its real size, and one of the same architecture at least at tiny size.
-# `make tried` exports these.
-_ALIKE = (
-    *("jina-embedding-b-en-v1", "jina-embedding-l-en-v1", "bert-base-multi", "sbert-base-en", "distiluse-base-multi"),
-    *("efficientnet-large", "resnet-large", "clip-large-en", "clip-base-multi"),
+# `make test` exports these at their real size, and `make tried` the others.
+_REPRESENTATIVE = (
+    *("jina-embedding-t-en-v1", "jina-embedding-s-en-v1", "bert-base-en"),
+    *("efficientnet-base", "resnet-base", "clip-base-en", "pointnet-base"),
 )
 
 
 @pytest.fixture(
     scope="session",
-    params=[pytest.param(name, marks=pytest.mark.tried if name in _ALIKE else ()) for name in BACKBONES],
+    params=[pytest.param(name, marks=() if name in _REPRESENTATIVE else pytest.mark.tried) for name in BACKBONES],
 )
 def real(request: pytest.FixtureRequest, exports: Exports) -> Iterator[Path]:
     """The artifact of a real architecture with random weights; deleted afterwards, as together they take 9 GB."""

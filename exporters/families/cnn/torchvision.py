@@ -10,9 +10,9 @@ from torchvision.models import get_model, get_model_weights
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
 
-from exporters.catalogue.spec import TorchvisionSource
+from exporters.catalogue.spec import CnnSource
 from exporters.catalogue.weights_ref import ModelWeights, Pretrained, RandomInit, StateDict
-from exporters.errors import WeightsMismatchError
+from exporters.errors import WeightsError, WeightsMismatchError
 from exporters.families.cnn.tower import Cnn, CnnTower
 from exporters.families.family import LoadRequest
 from exporters.families.from_run import only_model
@@ -37,7 +37,7 @@ _CALIBRATION_SIZE = 224
 _PROJECTION = "projection."
 
 
-def load(request: LoadRequest[TorchvisionSource], weights: ModelWeights) -> list[ExportableTower]:
+def load(request: LoadRequest[CnnSource], weights: ModelWeights) -> list[ExportableTower]:
     """Build a network of torchvision, load its weights, and return its tower."""
     if isinstance(weights, StateDict):
         checkpoint, projections = _split_projections(read_checkpoint(weights))
@@ -56,7 +56,7 @@ def _split_projections(checkpoint: Checkpoint) -> tuple[Checkpoint, tuple[Projec
     return replace(checkpoint, state_dict=network), read_head(layers, checkpoint.source)
 
 
-def load_run(request: LoadRequest[TorchvisionSource], models: Sequence[RunModel]) -> list[ExportableTower]:
+def load_run(request: LoadRequest[CnnSource], models: Sequence[RunModel]) -> list[ExportableTower]:
     """Build a network of torchvision with the weights, pooling, head and preprocessing of a Finetuner run.
 
     Raises:
@@ -79,7 +79,7 @@ def load_run(request: LoadRequest[TorchvisionSource], models: Sequence[RunModel]
     return [tower]
 
 
-def load_cnn(source: TorchvisionSource, weights: ModelWeights | Checkpoint, image_size: int | None = None) -> Cnn:
+def load_cnn(source: CnnSource, weights: ModelWeights | Checkpoint, image_size: int | None = None) -> Cnn:
     """Build a network of torchvision and load its weights.
 
     Args:
@@ -94,8 +94,14 @@ def load_cnn(source: TorchvisionSource, weights: ModelWeights | Checkpoint, imag
     pretrained = get_model_weights(source.builder)["DEFAULT"]
     with seeded(weights.seed if isinstance(weights, RandomInit) else 0):
         model: nn.Module = get_model(source.builder, weights=None).eval()
+    modules = dict(model.named_modules())
+    if missing := [name for name in (source.pool, source.head) if name not in modules]:
+        raise WeightsError(
+            f"torchvision's {source.builder} has no module {missing[0]}; name its pooling and its head, or use "
+            f"torchvision:{source.builder}"
+        )
     if isinstance(weights, Pretrained):
-        record = load_pretrained(model, source, pretrained)
+        record = load_pretrained(model, source.builder, source.head, pretrained)
     elif isinstance(weights, RandomInit):
         stabilize_activations(model, published_transforms(pretrained, _CALIBRATION_SIZE))
         record = record_random(model, weights.seed)

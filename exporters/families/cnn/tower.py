@@ -73,8 +73,8 @@ class CnnTower(ImageTower):
     def backbone(self) -> nn.Module:
         """Return the network without its head, with the record's pooling and the projections."""
         backbone = copy_sharing_tensors(self._cnn.model)
-        backbone.set_submodule(self._cnn.pool, build_image_pooling(self.record.pooling))
-        backbone.set_submodule(self._cnn.head, nn.Identity())
+        backbone.set_submodule(self._cnn.pool, build_image_pooling(self.record.pooling), strict=True)
+        backbone.set_submodule(self._cnn.head, nn.Identity(), strict=True)
         return nn.Sequential(backbone, *stack_projections(self._cnn.projections))
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights, list_models
 
 from exporters.catalogue.names import unknown_model
-from exporters.catalogue.spec import TorchvisionModelSource, TorchvisionSource
+from exporters.catalogue.spec import TorchvisionModelSource
 from exporters.catalogue.weights_ref import ModelFolder, ModelWeights, Pretrained, RandomInit
 from exporters.errors import WeightsError
 from exporters.families.family import LoadRequest
@@ -53,7 +53,7 @@ def load(request: LoadRequest[TorchvisionModelSource], weights: ModelWeights) ->
     elif isinstance(weights, Pretrained):
         if hasattr(model, _SCALES_AGAIN):
             setattr(model, _SCALES_AGAIN, True)
-        record = load_pretrained(model, TorchvisionSource(builder=name, head=head), published)
+        record = load_pretrained(model, name, head, published)
     else:
         if hasattr(model, _SCALES_AGAIN):
             raise WeightsError(
@@ -118,7 +118,7 @@ def find_head(model: nn.Module, side: int) -> str:
 def without_head(model: nn.Module, head: str) -> nn.Module:
     """Return a copy of a classifier that returns the input of its head. It shares the tensors."""
     backbone = copy_sharing_tensors(model)
-    backbone.set_submodule(head, nn.Identity())
+    backbone.set_submodule(head, nn.Identity(), strict=True)
     return backbone
 
 

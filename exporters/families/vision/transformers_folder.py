@@ -116,7 +116,7 @@ class HeadInput(nn.Module):
     def __init__(self, model: nn.Module, head: str) -> None:
         """Take the head off."""
         super().__init__()
-        model.set_submodule(head, nn.Identity())
+        model.set_submodule(head, nn.Identity(), strict=True)
         self.model = model
 
     def forward(self, pixel_values: Tensor) -> Tensor:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
-from benchmarks.contenders import fastembed, openvino, optimum, sentence_transformers
 from benchmarks.contenders.protocol import Setup, Target
+from benchmarks.contenders.registry import CONTENDERS, PEERS
 from runtime.artifact.manifest import Tower
 
 TEXTS = ["a text", "another one, which is longer than the first by some words " * 20, "", "eine Brücke"]
-ADAPTERS = (fastembed, openvino, optimum, sentence_transformers)
+ADAPTERS = tuple(import_module(CONTENDERS[name]) for name in PEERS)
 OTHER = "/other/bin/python"
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import runtime
-from benchmarks.contenders import fastembed, openvino, optimum, sentence_transformers, torch
+from benchmarks.contenders import fastembed, openvino, optimum, peer, sentence_transformers, torch
 from benchmarks.contenders.environment import survey
 from benchmarks.contenders.peer import Peer, PeerError, find_python
 from benchmarks.contenders.protocol import Target
@@ -187,7 +187,9 @@ def test_layers_that_a_folder_does_not_state_are_not_compared(
 
 
 @pytest.mark.process
-def test_the_packages_of_another_interpreter_are_its_own(tmp_path: Path, target: Target) -> None:
+def test_the_packages_of_another_interpreter_are_its_own(
+    tmp_path: Path, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
     site = tmp_path / "site" / "openvino-1.2.dist-info"
     site.mkdir(parents=True)
     (site / "METADATA").write_text("Metadata-Version: 2.1\nName: openvino\nVersion: 1.2\n")
@@ -198,6 +200,9 @@ def test_the_packages_of_another_interpreter_are_its_own(tmp_path: Path, target:
     target = replace(target, pythons={"a": str(other)})
     assert find_python(target, "a", ["numpy"]) == str(other), "the named one has priority"
     assert find_python(target, "b", ["numpy"]) == sys.executable
+    with pytest.raises(NotImplementedError, match="add no-such-distribution to PACKAGES"):
+        find_python(target, "a", ["numpy", "no-such-distribution"])
+    monkeypatch.setattr(peer, "PACKAGES", ("numpy", "no-such-distribution"))
     with pytest.raises(PeerError, match=f"in the environment of {other}: {other} -m pip install no-such-distribution"):
         find_python(target, "a", ["numpy", "no-such-distribution"])
     with pytest.raises(UsageError, match="cannot start"):
@@ -208,12 +213,12 @@ def test_the_packages_of_another_interpreter_are_its_own(tmp_path: Path, target:
 def test_contenders_are_found_without_heavy_imports(exported_text: Path) -> None:
     code = (
         "import sys; from pathlib import Path\n"
-        "from benchmarks.contenders import fastembed, openvino, optimum, protocol, sentence_transformers\n"
+        "from benchmarks.contenders import protocol, registry\n"
         "from runtime.artifact.reader import read_manifest\n"
         "folder = Path(sys.argv[1])\n"
         "manifest = read_manifest(folder)\n"
         "target = protocol.Target(folder=folder, manifest=manifest, tower='text', weights=str(folder))\n"
-        "[each.find(target) for each in (fastembed, openvino, optimum, sentence_transformers)]\n"
+        "registry.find_setups(target, registry.PEERS)\n"
         "print(*sys.modules)\n"
     )
     run = subprocess.run([sys.executable, "-c", code, exported_text], capture_output=True, text=True, check=True)

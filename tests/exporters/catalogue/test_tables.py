@@ -6,13 +6,13 @@ import pytest
 from torchvision.models import get_model_weights
 
 import exporters
+from exporters.catalogue import registry
 from exporters.catalogue import tables as catalogue
 from exporters.catalogue.registry import BACKBONES, find_backbone
-from exporters.catalogue.spec import TorchvisionSource
+from exporters.catalogue.spec import CnnSource, TimmSource
 from exporters.cli.main import main
 from runtime.artifact.manifest import TASKS
 from runtime.errors import UsageError
-from tests.paths import ROOT
 
 # https://finetuner.jina.ai (2023), by way of the table that finetuner.describe_models() printed
 FINETUNER_NAMES = (
@@ -28,12 +28,10 @@ def test_the_catalogue_begins_with_finetuners() -> None:
     assert all(spec.name == name for name, spec in BACKBONES.items())
 
 
-@pytest.mark.parametrize(
-    "name", [name for name, spec in BACKBONES.items() if isinstance(spec.source, TorchvisionSource)]
-)
+@pytest.mark.parametrize("name", [name for name, spec in BACKBONES.items() if isinstance(spec.source, CnnSource)])
 def test_pretrained_weights_state_their_hash(name: str) -> None:
     source = BACKBONES[name].source
-    assert isinstance(source, TorchvisionSource)
+    assert isinstance(source, CnnSource)
     weights = get_model_weights(source.builder)["DEFAULT"]
     assert len(weights.url.rsplit("-", 1)[1]) == len("01234567.pth")
 
@@ -70,9 +68,11 @@ def test_an_unknown_name_lists_the_close_ones(name: str, hint: str) -> None:
         find_backbone(name)
 
 
-def test_the_readme_holds_the_current_table() -> None:
-    readme = ROOT / "README.md"
-    assert catalogue.as_markdown() in readme.read_text("utf-8")
+def test_a_vision_transformer_may_be_an_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = registry._entry("vit-small", 384, "", TimmSource(model_name="vit_small_patch16_224"))
+    assert (entry.task, entry.architecture) == ("image-to-image", "transformer")
+    monkeypatch.setattr(registry, "BACKBONES", {entry.name: entry})
+    assert registry.find_descriptor("someone/") is None, "Finetuner had no name for it"
 
 
 @pytest.mark.parametrize("package", ["exporters", "runtime"])

@@ -15,7 +15,7 @@ from torch import nn
 import runtime
 from exporters import ExportOptions, export
 from exporters.catalogue.names import find_model
-from exporters.catalogue.spec import BackboneSpec, TorchvisionSource
+from exporters.catalogue.spec import BackboneSpec, CnnSource
 from exporters.catalogue.weights_ref import StateDict
 from exporters.cli.main import main
 from exporters.errors import TrainingDataError, WeightsError
@@ -84,7 +84,7 @@ def test_the_checkpoint_of_a_cnn_with_a_new_layer_is_read_as_weights(
             parameter.add_(0.01)
     photo = tower.items()[0]
     file = learner.save(tmp_path / "mine")
-    source = TorchvisionSource(builder="resnet18", head="fc")
+    source = CnnSource(builder="resnet18", head="fc")
 
     def build(source: Any, weights: Any, image_size: Any) -> Cnn:
         assert not any(name.startswith("projection") for name in weights.state_dict)

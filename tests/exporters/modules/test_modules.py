@@ -7,16 +7,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sentence_transformers.sentence_transformer.modules import Pooling as TheirPooling
+from timm.layers.layer_scale import LayerScale
 from torch import nn
 from torchvision.models import ResNet, ResNet50_Weights, efficientnet_b0
+from torchvision.models.convnext import CNBlock
 from torchvision.models.resnet import Bottleneck
 from torchvision.transforms._presets import ImageClassification
 
 from exporters.modules.attention import SelfAttention, unpack_attention
 from exporters.modules.pooling import AvgPool, GeMPool, TokenPool, build_image_pooling
 from exporters.samples.photos import load_photos
-from exporters.weights.random_init import stabilize_activations
+from exporters.weights.random_init import calibrate_on_photos, stabilize_activations
 from runtime.artifact.manifest import Pooling
 from runtime.errors import UsageError
 
@@ -44,6 +47,10 @@ def test_the_record_decides_the_module() -> None:
     gem = build_image_pooling(Pooling(method="gem", p=4.0, eps=1e-3))
     assert isinstance(gem, GeMPool)
     assert (gem.p, gem.eps) == (4.0, 1e-3)
+    with pytest.raises(NotImplementedError, match="pooling max of a feature map"):
+        build_image_pooling(Pooling(method="max"))
+    with pytest.raises(NotImplementedError, match="pooling eos of tokens"):
+        TokenPool(Pooling(method="eos"))(torch.ones(1, 2, 3), torch.ones(1, 2))
 
 
 @pytest.mark.parametrize("fields", [{"p": 0.0, "eps": 1e-6}, {"p": 3.0, "eps": 0.0}, {"p": -1.0, "eps": 1.0}, {}])
@@ -68,6 +75,18 @@ def test_tokens_are_pooled_as_by_sentence_transformers(method: Any, prompt: int)
     names: list[Any] = [method] if isinstance(method, str) else list(method)
     ours = TokenPool(Pooling(method=names[0], others=tuple(names[1:])), skips_prompt=True)
     torch.testing.assert_close(ours(features, kept), expected)
+
+
+def test_residual_branches_of_random_weights_count() -> None:
+    def refuse(image: Image.Image) -> torch.Tensor:
+        raise AssertionError("there is no batch norm")
+
+    model = nn.Sequential(CNBlock(4, layer_scale=1e-6, stochastic_depth_prob=0), LayerScale(4, init_values=1e-5))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    calibrate_on_photos(model, refuse)
+    changed = {name: value for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed.keys() == {"0.layer_scale", "1.gamma"}
+    assert all((value == 0.2).all() for value in changed.values())
 
 
 @pytest.mark.parametrize("builder", [partial(ResNet, Bottleneck, [1, 2, 1, 1]), partial(efficientnet_b0)])

@@ -286,7 +286,7 @@ def test_a_compact_variant_is_for_size(
         planted.setattr(compact, "_round", lambda array: (right(array)[0], right(array[::-1])[1]))
         with pytest.raises(VariantError, match=r"text compact: min cosine .* is below 0\.999"):
             add_variants(text_artifact, options)
-        planted.setattr(builder, "_COMPACT_SHARE", 0.01)
+        planted.setattr(recipes, "_COMPACT_SHARE", 0.01)
         (refused,) = add_variants(text_artifact, options)
         assert (refused.failed, refused.reason[-39:]) == (False, "of fp32, above 1%, so it is not written")
     assert contents(text_artifact) == before

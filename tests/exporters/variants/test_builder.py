@@ -13,9 +13,9 @@ from exporters.variants.builder import check_loads, raise_target
 
 
 def test_the_target_is_always_above_the_cosine_reached() -> None:
-    assert raise_target(0.99, 0.98, 0.99) == pytest.approx(1 - 0.7 * 0.5 * 0.01)
-    assert 0.99 < raise_target(0.99, 0.999, 0.99) < 1
-    assert raise_target(1.0, 1.0, 0.99) == 1
+    assert raise_target(0.99, 0.98, 0.99, 0.7) == pytest.approx(1 - 0.7 * 0.5 * 0.01)
+    assert 0.99 < raise_target(0.99, 0.999, 0.99, 0.7) < 1
+    assert raise_target(1.0, 1.0, 0.99, 0.7) == 1
 
 
 def test_a_speedup_of_two_is_half_the_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,13 +17,13 @@ from onnx import helper, numpy_helper
 from exporters.calibration.dataset import load_calibration_dataset
 from exporters.errors import VariantError
 from exporters.variants.gate import VariantGate, find_missed_floors
-from exporters.variants.options import DEFAULT_FLOORS
+from exporters.variants.options import RULES
 from runtime.artifact.parity import neighbour_overlap
 from runtime.artifact.reader import read_manifest
 from runtime.session.open_graph import open_graph
 from runtime.session.session import Session
 
-FLOORS = DEFAULT_FLOORS["int8"]
+FLOORS = RULES["int8"].floors
 SCALES = np.linspace(0.2, 2, 12, dtype=np.float32)[:, None, None, None]
 Change = Callable[[onnx.ModelProto], None]
 

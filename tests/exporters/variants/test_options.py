@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-from exporters.variants.options import VariantOptions
+from benchmarks.contenders.runtime import PRECISIONS
+from exporters.variants.options import RULES, VariantOptions, variant_of
+from exporters.variants.recipes import RECIPES
+from runtime.artifact.variants import VARIANT_NAMES, Precision
 from runtime.errors import UsageError
 
 
@@ -44,3 +47,9 @@ def test_an_option_without_effect_is_refused(options: dict[str, Any], message: s
 )
 def test_an_option_with_an_effect_is_taken(options: dict[str, Any]) -> None:
     assert VariantOptions(**options)
+
+
+def test_every_precision_has_its_rules_its_recipe_and_its_arithmetic() -> None:
+    precisions = get_args(Precision)
+    assert (*RULES,) == (*RECIPES,) == precisions
+    assert (*PRECISIONS,) == VARIANT_NAMES == ("fp32", *map(variant_of, precisions))

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import ResNet50_Weights, resnet50
 
-from exporters.catalogue.spec import TorchvisionSource
+from exporters.catalogue.spec import CnnSource
 from exporters.catalogue.weights_ref import Pretrained, RandomInit, StateDict
 from exporters.errors import WeightsError, WeightsMismatchError, WeightsUnavailableError
 from exporters.families.cnn.torchvision import load_cnn
 from exporters.weights.state_dict import load_into, read_state_dict
 
-SOURCE = TorchvisionSource(builder="resnet50", head="fc")
+SOURCE = CnnSource(builder="resnet50", head="fc")
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +43,12 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "hub" / "checkpoints"
     folder.mkdir(parents=True)
     return folder
+
+
+@pytest.mark.parametrize("names", [{"pool": "pool", "head": "fc"}, {"head": "classifier"}], ids=str)
+def test_a_source_that_names_no_module_is_refused(names: dict[str, str]) -> None:
+    with pytest.raises(WeightsError, match=r"resnet18 has no module (pool|classifier); name .*torchvision:resnet18"):
+        load_cnn(CnnSource(builder="resnet18", **names), RandomInit(0))
 
 
 def test_pretrained_weights_come_through_torchvisions_cache(hub: Path, seeded: dict[str, Tensor]) -> None:

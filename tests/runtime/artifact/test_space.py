@@ -49,13 +49,17 @@ def test_the_name_of_these_facts_never_changes() -> None:
     assert name_space({"dimensions": "4", "text pooling": '{"method": "mean"}'}) == "vs1-e5bcfa9aa4c5129c"
 
 
-def test_variants_share_the_space_unless_they_are_quantized(tmp_path: Path) -> None:
+def test_only_fp32_and_fp16_share_the_space(tmp_path: Path) -> None:
     folder = write_artifact(tmp_path / "toy")
     manifest = read_manifest(add_variants(folder, "optimized", "fp16", "int8", "compact"))
     spaces = {name: space_of(manifest, {"text": name}) for name in ("fp32", *manifest.towers["text"].variants)}
     assert spaces["fp32"] == spaces["optimized"] == spaces["fp16"] == manifest.space.id
     assert spaces["int8"].startswith(f"{manifest.space.id}.int8-")
     assert spaces["compact"].startswith(f"{manifest.space.id}.compact-")
+    unlisted: Any = "int4"  # of a later version
+    variant = replace(manifest.towers["text"].variants["int8"], precision=unlisted)
+    of_int4 = space_of(change_text(variants={"int8": variant})(manifest), {"text": "int8"})
+    assert of_int4.startswith(f"{manifest.space.id}.int4-")
     assert {parent_space(space) for space in spaces.values()} == {manifest.space.id}
     assert runtime.load(folder, provider="cpu", variant="int8").space == spaces["int8"]
 

@@ -21,7 +21,7 @@ from torchvision.transforms import v2
 from torchvision.transforms._presets import ImageClassification
 
 from exporters.catalogue.registry import BACKBONES
-from exporters.catalogue.spec import TorchvisionSource
+from exporters.catalogue.spec import CnnSource
 from exporters.modules.pixels import NormalizePixels
 from runtime.array_types import UInt8Array
 from runtime.artifact.manifest import ImagePreprocessing
@@ -58,7 +58,7 @@ def make_recipe(transforms: ImageClassification, **changes: Any) -> ImagePreproc
     return ImagePreprocessing(**(fields | changes))
 
 
-TORCHVISION = {name: spec.source for name, spec in BACKBONES.items() if isinstance(spec.source, TorchvisionSource)}
+TORCHVISION = {name: spec.source for name, spec in BACKBONES.items() if isinstance(spec.source, CnnSource)}
 
 
 @pytest.fixture(scope="module", params=TORCHVISION)

@@ -209,7 +209,7 @@ def test_a_name_that_is_not_utf8_ends_no_job_of_images(tmp_path: Path) -> None:
 def test_a_file_that_holds_no_texts_is_refused_by_its_name(tmp_path: Path, name: str) -> None:
     (tmp_path / name).touch()
     for place in (str(tmp_path / name), (tmp_path / name).as_uri()):
-        with pytest.raises(UsageError, match=f"{name} is a file, but a text is expected; give texts as .txt"):
+        with pytest.raises(UsageError, match=f"{name} is a file, but a text is expected; give texts as one of .txt"):
             find_inputs([place], None, "text")
 
 

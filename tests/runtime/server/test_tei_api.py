@@ -10,6 +10,7 @@ from huggingface_hub import InferenceClient
 
 import runtime
 from runtime.server.served_model import ServedModel
+from tests.paths import ROOT
 from tests.runtime.server.conftest import CLIENT, Running, serving, serving_texts
 from tests.runtime.server.test_openai_api import data_url, png
 
@@ -170,6 +171,9 @@ def test_info_health_and_metrics_describe_the_server(toy_models: list[ServedMode
         assert info["models"]["toy"]["prompts"] == ["toy:query", "toy:passage"]
         assert own.get("/health").status_code == 200
         page = own.get("/metrics").text
+    table = (ROOT / "docs/operating.md").read_text("utf-8").partition("| metric | meaning |")[2].partition("\n\n")[0]
+    names = re.findall(r"^# TYPE (te_\w+) ", page, re.MULTILINE)
+    assert sorted(re.findall(r"`(te_\w+)`", table)) == sorted(name for name in names if not name.endswith("_created"))
     values = dict(re.findall(r"^(te_\S+) (\S+)$", page, re.MULTILINE))
     assert values['te_request_count{path="/embed",status="200"}'] == "1.0"
     assert values['te_request_count{path="other",status="404"}'] == "1.0"

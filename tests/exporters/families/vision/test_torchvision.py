@@ -12,7 +12,6 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum, get_model, get_model_weights, list_models
 
-from exporters.catalogue.spec import TorchvisionSource
 from exporters.errors import UnknownBackboneError, WeightsError, WeightsMismatchError
 from exporters.families.vision import torchvision_models
 from exporters.weights import torchvision_hub
@@ -95,7 +94,7 @@ def test_published_weights_of_older_versions_are_read(
     cached.parent.mkdir(parents=True)
     torch.save(old, cached)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    load_pretrained(model, TorchvisionSource(builder=name, head=head), published)
+    load_pretrained(model, name, head, published)
     for key, value in model.state_dict().items():
         assert key.startswith(head) or torch.equal(value, expected[key]), key
 
@@ -107,10 +106,10 @@ def test_weights_with_a_licence_of_their_own_keep_it(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(torchvision_hub, "record_file", hash_of_name)
     own = set()
     for name in list_models(module=torchvision.models):
-        source, published = TorchvisionSource(builder=name, head="head"), get_model_weights(name)["DEFAULT"]
-        licence = load_pretrained(nn.Identity(), source, published).licence
-        assert licence == published.meta.get("license", source.licence)
-        own |= {name} if licence != source.licence else set()
+        published = get_model_weights(name)["DEFAULT"]
+        licence = load_pretrained(nn.Identity(), name, "head", published).licence
+        assert licence == published.meta.get("license", torchvision_hub.LICENCE)
+        own |= {name} if licence != torchvision_hub.LICENCE else set()
     assert {"regnet_y_128gf", "vit_h_14"} <= own
 
 
