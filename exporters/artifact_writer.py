@@ -22,7 +22,7 @@ from runtime.artifact.describe import weight_warnings
 from runtime.artifact.manifest import GOLDEN_FILE, MANIFEST_FILE, FileRecord, Manifest, Tower, TowerName
 from runtime.artifact.reader import read_manifest, record_file
 from runtime.artifact.signature import SIGNATURE_FILE
-from runtime.atomic_write import find_leftovers, finish_replacement, partial_path, replace_folder
+from runtime.atomic_write import NO_SPACE, find_leftovers, finish_replacement, partial_path, replace_folder
 from runtime.file_lock import locked
 
 README_FILE = "README.md"
@@ -34,7 +34,6 @@ _EXAMPLES: Mapping[TowerName, str] = {
     "mesh": 'embed(["a.obj", "b.stl"])',
 }
 _LOCKED_BY_THEN_S = 10  # age of a partial folder by which the export that made it has locked it
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _ELSEWHERE = "use --output for another folder"
 
 
@@ -158,7 +157,7 @@ def writing(destination: Path, *, elsewhere: str = _ELSEWHERE) -> Iterator[None]
         yield
     except OSError as exc:
         full = f"free some disk space, there and in {tempfile.gettempdir()}"
-        remedy = full if exc.errno in _NO_SPACE else "check its folder and its disk"
+        remedy = full if exc.errno in NO_SPACE else "check its folder and its disk"
         advice = _either(remedy, elsewhere)
         raise DestinationError(f"cannot write {destination} ({exc.strerror or exc}); {advice}") from exc
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import logging
 import secrets
@@ -13,6 +14,7 @@ from pathlib import Path
 from runtime.errors import OutputError
 from runtime.file_lock import locked
 
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # codes of an OSError that free disk space, or a quota, mends
 _LOG = logging.getLogger("runtime")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import signal
@@ -9,6 +10,7 @@ import sys
 import threading
 import unicodedata
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -37,9 +39,11 @@ def run(command: Callable[[], int]) -> int:
         print(str(exc) or "interrupted", file=sys.stderr)
         return INTERRUPTED
     except OSError as exc:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter's flush at exit fails
         if not isinstance(exc, BrokenPipeError):  # the reader, such as `head`, has closed the pipe
-            print(f"error: {exc}", file=sys.stderr)
+            way_out = "; raise the limit of open files (`ulimit -n`)" if exc.errno == errno.EMFILE else ""
+            print(f"error: {exc}{way_out}", file=sys.stderr)
+        with suppress(OSError):  # no file can be opened
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter's flush at exit fails
         return FAILURE
     return code
 

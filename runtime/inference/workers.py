@@ -111,7 +111,7 @@ class Workers:
 
         Raises:
             UsageError: This process is daemonic and may not have children.
-            EmbeddingBackbonesError: A process cannot load a tower, or its check fails.
+            EmbeddingBackbonesError: A process cannot start or load a tower, or its check fails.
         """
         if multiprocessing.current_process().daemon:
             raise UsageError(
@@ -119,7 +119,10 @@ class Workers:
                 "there, or take concurrent.futures.ProcessPoolExecutor"
             )
         self._process_id = os.getpid()
-        self._workers = [_WorkerProcess(folder, towers, output_dim, share, check) for share in options]
+        try:
+            self._workers = [_WorkerProcess(folder, towers, output_dim, share, check) for share in options]
+        except OSError as exc:
+            raise cannot_start(exc) from exc
         self._towers = towers
         self.processes: list[BaseProcess] = [worker.process for worker in self._workers]
         try:
@@ -217,6 +220,14 @@ class Workers:
             return
         for worker in self._workers:
             worker.close()
+
+
+def cannot_start(exc: OSError) -> EmbeddingBackbonesError:
+    """Return the error of a worker process that the system does not start."""
+    limits = "the limits of open files (`ulimit -n`) and processes (`ulimit -u`)"
+    return EmbeddingBackbonesError(
+        f"cannot start a worker process ({exc.strerror or exc}); raise {limits}, or use fewer workers"
+    )
 
 
 class _WorkerProcess:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from runtime.array_types import Float32Array
+from runtime.atomic_write import NO_SPACE
 from runtime.errors import OutputError, UsageError
 from runtime.file_lock import lock_file
 from runtime.jobs.vector_file import OPEN_FLAGS, VectorFile, write_all
@@ -83,7 +84,7 @@ class Journal:
         self._pending: list[JournalEntry] = []
         self._committed_s = time.monotonic()
         self._keep = True
-        with _writing(output, "name another place"):
+        with _writing(output, "or name another place"):
             self._folder.mkdir(exist_ok=True)
             self._descriptor = os.open(self._folder / _JOURNAL, OPEN_FLAGS, 0o666)
         try:
@@ -117,11 +118,13 @@ class Journal:
         """Wait until everything appended is on the disk.
 
         Raises:
-            OutputError: The disk is full, for example.
+            OutputError: The disk is full, for example, or another process removed the work folder.
         """
         pending, self._pending = self._pending, []  # after a second Ctrl-C, the next commit must not repeat these
         if not pending:
             return
+        if not (self._is_in_place() and self.vectors.path.exists()):
+            raise OutputError(f"the vectors in {self._folder} were removed meanwhile; run the same command again")
         with self.writing():
             self.vectors.sync()
             self._write(*(entry._asdict() for entry in pending))
@@ -191,12 +194,15 @@ class Journal:
             self._keep = os.fstat(self._descriptor).st_size > 0
             way_out = "name an output on another one, such as a local disk, and copy it afterwards"
             raise OutputError(f"{found} ({exc.strerror or exc}); {way_out}") from exc
-        try:
-            is_same = os.path.samestat(os.fstat(self._descriptor), (self._folder / _JOURNAL).stat())
-        except FileNotFoundError:  # the other job ended and removed its folder just now
-            is_same = False
-        if not is_same:
+        if not self._is_in_place():  # the other job ended and removed its folder just now
             raise OutputError(message)
+
+    def _is_in_place(self) -> bool:
+        """Return whether the journal that is open is still that of the folder. Writing to a removed file succeeds."""
+        try:
+            return os.path.samestat(os.fstat(self._descriptor), (self._folder / _JOURNAL).stat())
+        except FileNotFoundError:
+            return False
 
     def _open_vectors(self, dim: int, fingerprint: Mapping[str, Any] | None) -> None:
         """Open the vectors of a new job with ``fingerprint``, or of the job to resume.
@@ -239,7 +245,11 @@ def finish_move(output: Path) -> bool:
     The output of such a job is complete: :meth:`Journal.move_output` or :meth:`Journal.move_vectors` made it.
     """
     folder = work_folder(output)
-    if not output.is_file() or not is_begun(output) or (folder / _VECTORS).exists():
+    if not output.is_file():
+        return False
+    with suppress(OSError):
+        folder.rmdir()  # if it is empty: a job was killed before it removed the folder itself
+    if not is_begun(output) or (folder / _VECTORS).exists():
         return False
     lines = (folder / _JOURNAL).read_bytes().splitlines()
     if _decode(lines[-1] + b"\n") != _MOVED:
@@ -253,7 +263,8 @@ def _writing(output: Path, way_out: str) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        raise OutputError(f"cannot write {output} ({exc.strerror or exc}); free some disk space, {way_out}") from exc
+        remedy = "free some disk space" if exc.errno in NO_SPACE else f"check the folder {output.parent.absolute()}"
+        raise OutputError(f"cannot write {output} ({exc.strerror or exc}); {remedy}, {way_out}") from exc
 
 
 def _read_fingerprint(folder: Path) -> dict[str, Any] | None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from runtime.server.request_errors import RequestError
 from runtime.server.settings import ServerSettings
@@ -16,10 +17,45 @@ _MAX_HEAD_BYTES = 32 << 10  # of a request's line and headers
 ABORT = "runtime.abort"  # extension of the ASGI scope: a function that cuts the connection off
 
 
+class _StagedTransport:
+    """A transport that closes in two stages while the client still sends, so that it can read the answer.
+
+    A socket that is closed while bytes lie in it unread resets the connection, and the client loses the answer.
+
+    Source: https://www.rfc-editor.org/rfc/rfc9112#section-9.6
+    """
+
+    def __init__(self, transport: asyncio.Transport, connection: LimitedConnection) -> None:
+        self._transport, self._connection, self.lingers = transport, connection, False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def is_closing(self) -> bool:
+        return self.lingers or self._transport.is_closing()
+
+    def write(self, data: bytes) -> None:
+        if not self.is_closing():  # uvicorn goes on with a pipelined request when the connection is gone
+            self._transport.write(data)
+
+    def close(self) -> None:
+        if self.is_closing():
+            return
+        if self._connection.is_in_head:
+            self._transport.close()
+            return
+        self.lingers = True
+        self._transport.write_eof()
+        self._connection.linger()
+
+
 class LimitedConnection(HttpToolsProtocol):
     """A connection that is cut off if a request's line and headers are too large, or do not arrive in time.
 
     uvicorn has neither limit. A body has limits of its own, in :mod:`runtime.server.body`.
+
+    Attributes:
+        is_in_head: Whether the next bytes belong to a head, not to a body or to a head that was refused.
     """
 
     settings = ServerSettings()
@@ -27,12 +63,13 @@ class LimitedConnection(HttpToolsProtocol):
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         """Make the connection as uvicorn does."""
         super().__init__(*arguments, **keywords)
-        self._head_bytes, self._in_head = 0, True
+        self._head_bytes, self.is_in_head = 0, True
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
         super().connection_made(transport)
+        self.transport: Any = _StagedTransport(transport, self)
         self._deadline = self.loop.call_later(self.settings.client_seconds, self.transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -40,12 +77,20 @@ class LimitedConnection(HttpToolsProtocol):
         self._end_deadline()
         super().connection_lost(exc)
 
+    def linger(self) -> None:
+        """Drop what the client still sends, until it closes the connection or its time is over."""
+        self.flow.resume_reading()
+        if self._deadline is None:
+            self._deadline = self.loop.call_later(self.settings.client_seconds, self.transport.abort)
+
     def data_received(self, data: bytes) -> None:
         """Take bytes, and begin a deadline if they end within a head."""
-        if self._in_head:
+        if self.transport.lingers:
+            return
+        if self.is_in_head:
             self._head_bytes += len(data)
         super().data_received(data)
-        if not self._in_head or not self._head_bytes or self.transport.is_closing():
+        if not self.is_in_head or not self._head_bytes or self.transport.is_closing():
             return
         if self._head_bytes > _MAX_HEAD_BYTES:
             self.send_400_response("")
@@ -53,25 +98,25 @@ class LimitedConnection(HttpToolsProtocol):
             self._deadline = self.loop.call_later(self.settings.client_seconds, self.transport.abort)
 
     def on_message_begin(self) -> None:
-        """Begin a request; the application can cut the connection off."""
+        """Begin a request."""
         super().on_message_begin()
-        self.scope["extensions"] = {ABORT: {"abort": self.transport.abort}}
-        self._in_head, self._head_bytes = True, max(1, self._head_bytes)
+        self.is_in_head, self._head_bytes = True, max(1, self._head_bytes)
 
     def on_headers_complete(self) -> None:
-        """End the head, and the deadline of it."""
+        """End the head, and the deadline of it. The application can cut the connection off."""
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         if size > _MAX_HEAD_BYTES:
             self._head_bytes = size
             raise ValueError("the head is too large")  # ends the parser, and calls ``send_400_response``
-        self._in_head, self._head_bytes = False, 0
+        self.is_in_head, self._head_bytes = False, 0
         self._end_deadline()
         super().on_headers_complete()
+        self.scope["extensions"] = {ABORT: {"abort": partial(self._abort, self.cycle)}}
 
     def on_message_complete(self) -> None:
         """Wait for the next head. The deadline of a body that was not read becomes that of an idle connection."""
         super().on_message_complete()
-        self._in_head = True
+        self.is_in_head = True
         if self._deadline is not None:  # uvicorn's own deadline ended with the first byte of that body
             self._end_deadline()
             self._deadline = self.loop.call_later(self.timeout_keep_alive, self.transport.abort)
@@ -79,7 +124,7 @@ class LimitedConnection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Give the client a deadline for the rest of a body that is not read: uvicorn's own ends with its next byte."""
         super().on_response_complete()
-        if not self._in_head and self._deadline is None and not self.transport.is_closing():
+        if not self.is_in_head and self._deadline is None and not self.transport.is_closing():
             self._deadline = self.loop.call_later(self.settings.client_seconds, self.transport.abort)
 
     def send_400_response(self, msg: str) -> None:
@@ -91,6 +136,7 @@ class LimitedConnection(HttpToolsProtocol):
         body = json.dumps(error.envelope(path)).encode()
         status = HTTPStatus(error.status)
         head = f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: application/json\r\nconnection: close\r\n"
+        self.is_in_head = False
         self.transport.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
         self.transport.close()
 
@@ -99,6 +145,10 @@ class LimitedConnection(HttpToolsProtocol):
         if self.transport.get_write_buffer_size():
             self.transport.abort()
         super().timeout_keep_alive_handler()
+
+    def _abort(self, cycle: RequestResponseCycle) -> None:
+        cycle.disconnected = True  # uvicorn sets it late, and only for the last request of a pipeline
+        self.transport.abort()
 
     def _end_deadline(self) -> None:
         if self._deadline is not None:

@@ -30,16 +30,18 @@ class Endpoint:
         self._answer = answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request."""
+        """Handle one request.
+
+        Raises:
+            RequestError: It is refused.
+            ClientGoneError: The client hung up, or does not take the response and was cut off.
+        """
         request = Request(scope, receive)
         service: EmbeddingService = request.app.state.service
         service.check_running()  # and not later: a request whose body arrives is answered, too
         with service.admission.enter() as ticket:
-            try:
-                body = await read_body(request, ticket, service.settings)
-                response = await _while_connected(request, self._answer(service, request, body, ticket))
-            except ClientGoneError:
-                return
+            body = await read_body(request, ticket, service.settings)
+            response = await _while_connected(request, self._answer(service, request, body, ticket))
             await _send(response, scope, send, service.settings.client_seconds)
 
 
@@ -65,11 +67,12 @@ async def _send(response: Response, scope: Scope, send: Send, seconds: float) ->
                 more = start + _PIECE < len(view)
                 piece = bytes(view[start : start + _PIECE])
                 await send({"type": "http.response.body", "body": piece, "more_body": more})
-    except TimeoutError:
+    except TimeoutError as exc:
         abort = scope.get("extensions", {}).get(ABORT)
         if abort is None:
             raise
         abort["abort"]()
+        raise ClientGoneError from exc
 
 
 def json_response(service: EmbeddingService, content: Any, embedded: Embedded | None = None) -> Response:

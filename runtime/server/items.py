@@ -6,6 +6,7 @@ import binascii
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import PurePath
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -129,12 +130,13 @@ def _read_mesh(value: object, param: str) -> ServerItem:
     return _file_item(content, MESH_SUFFIXES[media_type])
 
 
-def _read_points(value: object, param: str) -> ServerItem:
+def _read_points(value: Any, param: str) -> ServerItem:
     try:
         points = np.array(value, dtype=np.float64)
     except (ValueError, TypeError, OverflowError):
         points = np.empty(0)
-    if points.ndim != 2 or points.shape[1] != 3:
+    # numpy also reads numbers from strings, true and null.
+    if points.shape[1:] != (3,) or not set(map(type, chain.from_iterable(value))) <= {int, float}:
         raise RequestError(400, f"{param} must be a list of points, each of three numbers", param=param)
     return ServerItem(kind="mesh", content=points)
 

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from runtime.server.auth import Keys
 from runtime.server.metrics import Metrics
-from runtime.server.request_errors import RequestError
+from runtime.server.request_errors import ClientGoneError, RequestError
 
 LOG = logging.getLogger("runtime.server")
 _SAFE_ID = re.compile(rb"[A-Za-z0-9_.:/+=-]{1,128}")
@@ -62,6 +62,8 @@ class RequestMiddleware:
         try:
             self._keys.check(scope["method"], route_path(scope), headers.get(b"authorization", b""))
             await self._app(scope, receive, send_with_id)
+        except ClientGoneError:
+            status = _CLIENT_CLOSED
         except Exception as exc:
             error = (
                 exc if isinstance(exc, RequestError) else RequestError(500, "the server failed; its log has the reason")

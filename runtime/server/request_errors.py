@@ -63,4 +63,4 @@ class RequestError(Exception):
 
 
 class ClientGoneError(Exception):
-    """The client hung up, so nobody waits for the response."""
+    """The client hung up or was cut off, so nobody waits for the response."""

@@ -24,6 +24,7 @@ from typing import Any
 from prometheus_client.multiprocess import mark_process_dead
 
 from runtime.errors import EmbeddingBackbonesError, UsageError
+from runtime.inference.workers import cannot_start
 from runtime.server.listening import LISTEN, bind
 from runtime.server.metrics import METRICS_FOLDER
 from runtime.server.settings import ServerJob
@@ -33,6 +34,8 @@ _LOG = logging.getLogger("runtime.server")
 _POLL_S = 0.2
 _PATIENCE_S = 10  # beyond the time to drain, before a worker is killed
 _LONGEST_DELAY_S = 30.0  # between two starts of a worker that fails again and again
+
+_BUS_ERROR = f"{tempfile.gettempdir()}, which holds the metrics, is full, or an artifact was changed in place"
 
 
 def divide(job: ServerJob, workers: int) -> ServerJob:
@@ -162,8 +165,7 @@ class Supervisor:
 
     def _step(self) -> None:
         while self._may_start():
-            worker = Worker(self._job)
-            self._workers[worker.pipe] = worker
+            self._start()
         for worker in self._workers.values():
             if worker.told < self._signals:
                 worker.stop()
@@ -173,6 +175,18 @@ class Supervisor:
             self._hear(self._workers[pipe])
         self._let_listen()
         self._end_silent_workers()
+
+    def _start(self) -> None:
+        """Start a worker. If the system cannot start another one, those that serve go on."""
+        try:
+            worker = Worker(self._job)
+        except OSError as exc:
+            if not self._is_loadable:
+                raise cannot_start(exc) from exc
+            self._log("worker cannot start", reason=str(cannot_start(exc)))
+            self._wait_longer()
+            return
+        self._workers[worker.pipe] = worker
 
     def _let_listen(self) -> None:
         """Let workers listen from when all have loaded, or one has failed to start or keeps the others waiting."""
@@ -231,13 +245,17 @@ class Supervisor:
         if self._signals:
             self._exit_code = self._exit_code or int(worker.ready and code != 0)
             return
-        self._log("worker died", worker=worker.process.pid, exit_code=code)
+        reason = {"reason": _BUS_ERROR} if code == -getattr(signal, "SIGBUS", 0) else {}
+        self._log("worker died", worker=worker.process.pid, exit_code=code, **reason)
         if not self._is_loadable:  # it would die again
             self._exit_code = max(1, code)
             self._stop(0, None)
         elif not worker.ready and time.monotonic() >= self._next_start:  # those that started together count once
-            self._failures += 1
-            self._next_start = time.monotonic() + min(_LONGEST_DELAY_S, 2.0**self._failures)
+            self._wait_longer()
+
+    def _wait_longer(self) -> None:
+        self._failures += 1
+        self._next_start = time.monotonic() + min(_LONGEST_DELAY_S, 2.0**self._failures)
 
     def _log(self, message: str, **fields: Any) -> None:
         _LOG.info(message, extra={"fields": fields})

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import uvicorn
 
 from runtime.server import run
 from runtime.server.listening import LISTEN, bind
+from runtime.server.metrics import METRICS_FOLDER
 from runtime.server.middleware import LOG
 from runtime.server.request_errors import RequestError
 from runtime.server.service import EmbeddingService
@@ -83,6 +85,7 @@ def _obey(pipe: Connection, servers: list[WorkerServer], may_listen: threading.E
                 continue
         except (EOFError, OSError):
             is_open = False
+            shutil.rmtree(os.environ[METRICS_FOLDER], ignore_errors=True)  # the supervisor was killed before it could
         if not servers:  # it does not listen yet, so nobody waits for an answer
             os._exit(0)
         if is_open or not servers[0].should_exit:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import errno
+import os
+
 import pytest
 
 from runtime import console
@@ -26,6 +29,18 @@ def test_columns_are_as_wide_as_a_terminal_shows_them(cell: str) -> None:
 )
 def test_a_cell_cannot_drive_the_terminal(cell: str, shown: str) -> None:
     assert console.table(["name"], [[cell]]).splitlines()[2:] == [shown]
+
+
+def test_too_many_open_files_end_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*arguments: object) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", fail)
+        assert console.run(fail) == console.FAILURE
+    assert capsys.readouterr().err.endswith("Too many open files; raise the limit of open files (`ulimit -n`)\n")
 
 
 @pytest.mark.parametrize(("hidden", "drawn"), [(False, True), (True, False), (None, False)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import itertools
 import os
@@ -130,6 +131,17 @@ def test_the_pixel_limit_of_the_caller_holds_in_workers(
 def test_an_error_while_workers_load_is_raised(exported_text: Path) -> None:
     with pytest.raises(runtime.ProviderError, match="cuda is not in the installed package"):
         runtime.load(exported_text, workers=2, provider="cuda")
+
+
+def test_a_process_that_the_system_does_not_start_is_an_error(
+    exported_text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(process: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("multiprocessing.context.SpawnProcess.start", fail)
+    with pytest.raises(runtime.EmbeddingBackbonesError, match=r"cannot start a worker process \(Too many .*ulimit -n"):
+        runtime.load(exported_text, workers=2)
 
 
 def test_a_killed_worker_is_an_error_and_nothing_hangs(exported_text: Path) -> None:

@@ -211,6 +211,27 @@ def test_a_journal_that_cannot_be_written_does_not_vouch_for_more(begun: Path, m
     journal.close()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not remove an open file")
+@pytest.mark.parametrize("removed", ["*", "vectors.f32"])
+def test_a_removed_work_folder_ends_the_job_at_the_next_commit(begun: Path, removed: str) -> None:
+    journal = open_journal(begun, resume=True)
+    journal.append(make_entry(9, 6), rows_of(2))
+    for path in work_folder(begun).glob(removed):
+        path.unlink()
+    with pytest.raises(OutputError, match=r"v\.npy\.work were removed meanwhile; run the same command again"):
+        journal.commit()
+    journal.close()
+    journal = open_journal(begun, resume=True)
+    assert journal.last.stop == 0
+    journal.close()
+
+
+def test_a_folder_that_cannot_be_made_is_no_full_disk(output: Path) -> None:
+    work_folder(output).touch()
+    with pytest.raises(OutputError, match=rf"\(File exists\); check the folder {output.parent}, or name another place"):
+        open_journal(output)
+
+
 def test_commits_wait_for_their_interval(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runtime.jobs.journal.COMMIT_INTERVAL_S", 1e9)
     journal = open_journal(output)
@@ -231,6 +252,9 @@ def test_the_vectors_become_the_output_without_a_copy(begun: Path, vector_file: 
     np.testing.assert_array_equal(np.load(begun), rows_of(4))
     assert work_folder(begun).is_dir(), "as if it had been killed here"
     assert finish_move(begun)
+    assert not work_folder(begun).exists()
+    work_folder(begun).mkdir()
+    assert not finish_move(begun), "it is finished, and was killed before it removed the folder itself"
     assert not work_folder(begun).exists()
 
 

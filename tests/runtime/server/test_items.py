@@ -42,6 +42,9 @@ def test_points_become_an_array() -> None:
     (item,) = read_items([{"points": [[0, 1, 2], [3, 4, 5.5]]}], "input", 9)
     assert item.kind == "mesh"
     assert item.content.tolist() == [[0, 1, 2], [3, 4, 5.5]]
+    for wrong in ("1", True, None, [1]):
+        with pytest.raises(RequestError, match="must be a list of points, each of three numbers"):
+            read_items([{"points": [[0, 1, 2], [3, 4, wrong]]}], "input", 9)
 
 
 def test_a_mesh_from_a_stranger_reads_no_file() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import socket
 import threading
 from collections.abc import Iterator, Sequence
@@ -71,6 +72,14 @@ def exchange(server: Running, data: bytes) -> bytes:
         received = b""
         while part := connection.recv(1 << 16):
             received += part
+    return received
+
+
+def read_json(connection: socket.socket) -> bytes:
+    """Return a whole response that ends with an object of JSON. It may arrive in parts."""
+    received = b""
+    while not received.endswith(b"}") and (part := connection.recv(1 << 16)):
+        received += part
     return received
 
 
@@ -156,10 +165,31 @@ def test_slow_clients_are_cut_off(toy_models: list[ServedModel]) -> None:
         assert b" 200 OK" in idle.recv(1 << 16)
         idle.close()
         unread = connect(server, b"POST /nowhere HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\n")
-        assert b" 404 " in unread.recv(1 << 16)
+        assert b" 404 " in read_json(unread)
         unread.sendall(b"{")  # which ends uvicorn's own deadline
         assert unread.recv(1) == b""
         unread.close()
+        endless = connect(server, b"POST /nowhere HTTP/1.0\r\nhost: a\r\ncontent-length: 9999\r\n\r\n")
+        with pytest.raises(ConnectionError):
+            server.wait_until(lambda: endless.send(b"a") == 0)
+        endless.close()
+
+
+@pytest.mark.parametrize("header", ["connection: close", "HTTP/1.0"])
+def test_a_refusal_arrives_before_the_body_is_read(toy_models: list[ServedModel], header: str) -> None:
+    body, key = b"a" * (8 << 20), "authorization: Bearer key"
+    with serving(toy_models, api_keys=("key",), max_body_bytes=9) as server:
+        for path, status, *headers in (
+            ("/embed", 401),
+            ("/nowhere", 404, key),
+            ("/health", 405, key),
+            ("/embed", 413, key),
+            ("/embed", 415, key, "content-encoding: gzip"),
+        ):
+            data = request(body, *headers, header).replace(b"/v1/embeddings", path.encode())
+            if header == "HTTP/1.0":
+                data = data.replace(b"HTTP/1.1", b"HTTP/1.0").replace(b"HTTP/1.0\r\n\r\n", b"\r\n")
+            assert exchange(server, data).startswith(f"HTTP/1.1 {status} ".encode())
 
 
 def test_a_request_that_has_begun_is_answered_while_the_server_stops(toy_models: list[ServedModel]) -> None:
@@ -199,7 +229,7 @@ def test_a_body_that_arrives_after_the_answer_makes_the_connection_idle(
     monkeypatch.setattr("runtime.server.run._KEEP_ALIVE_S", 8)
     with serving(toy_models, client_seconds=3) as server:
         connection = connect(server, request(b"a" * 9).replace(b"/v1/embeddings", b"/nowhere")[:-9])
-        assert b" 404 " in connection.recv(1 << 16)
+        assert b" 404 " in read_json(connection)
         connection.sendall(b"a" * 9)
         connection.settimeout(3.5)
         with pytest.raises(TimeoutError):  # and no end of the connection
@@ -208,7 +238,7 @@ def test_a_body_that_arrives_after_the_answer_makes_the_connection_idle(
         assert b" 200 OK" in connection.recv(1 << 16)
         connection.close()
         connection = connect(server, request(b"a" * 9).replace(b"/v1/embeddings", b"/nowhere")[:-9])
-        assert b" 404 " in connection.recv(1 << 16)
+        assert b" 404 " in read_json(connection)
         connection.sendall(b"a" * 9)
         connection.settimeout(30)
         with suppress(ConnectionResetError):
@@ -216,7 +246,9 @@ def test_a_body_that_arrives_after_the_answer_makes_the_connection_idle(
         connection.close()
 
 
-def test_a_client_that_does_not_read_its_response_is_cut_off(toy_models: list[ServedModel]) -> None:
+def test_a_client_that_does_not_read_its_response_is_cut_off(
+    toy_models: list[ServedModel], caplog: pytest.LogCaptureFixture
+) -> None:
     with serving(toy_models, client_seconds=0.5) as server:
         connection = socket.socket()
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -227,6 +259,8 @@ def test_a_client_that_does_not_read_its_response_is_cut_off(toy_models: list[Se
         server.wait_until_empty()
         connection.close()
         assert server.post("/v1/embeddings", {"input": "a"}).status_code == 200
+        assert 'te_request_count{path="/tokenize",status="499"} 1.0' in server.get("/metrics").text
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 @pytest.mark.parametrize(
@@ -235,7 +269,7 @@ def test_a_client_that_does_not_read_its_response_is_cut_off(toy_models: list[Se
         (b"nonsense\r\n\r\n", 400),
         (b"GET /v1/models HTTP/1.1\r\n" + b"a: b\r\n" * 9000 + b"\r\n", 431),
         (b"GET /v1/models HTTP/1.1\r\na: " + b"b" * 40_000, 431),
-        (b"GET /" + b"a" * 40_000, 431),
+        (b"GET /" + b"a" * (8 << 20), 431),
         (b"POST /embed HTTP/1.1\r\ncontent-length: -1\r\n\r\n", 400),
         (b"POST /embed HTTP/1.1\r\ncontent-length: " + b"9" * 30 + b"\r\n\r\n", 400),
         (b"POST /embed HTTP/1.1\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n", 400),

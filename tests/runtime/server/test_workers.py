@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -19,7 +20,7 @@ import httpx2
 import pytest
 
 import runtime
-from runtime.errors import UsageError
+from runtime.errors import EmbeddingBackbonesError, UsageError
 from runtime.server import run, supervisor
 from runtime.server.settings import ServerJob, ServerSettings
 from runtime.server.supervisor import divide
@@ -191,6 +192,37 @@ def test_a_worker_that_cannot_start_any_more_is_tried_less_and_less_often(now: l
 
 
 @LINUX
+def test_a_worker_that_the_system_does_not_start_leaves_the_others(
+    now: list[float], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(job: ServerJob) -> None:
+        raise OSError(errno.EAGAIN, "no more processes")
+
+    boss, made = supervisor.Supervisor(JOB, 2), FakeWorker.made
+    with monkeypatch.context() as patch:
+        patch.setattr(supervisor, "Worker", fail)
+        with pytest.raises(EmbeddingBackbonesError, match=r"cannot start a worker process \(no more processes\)"):
+            boss._step()
+    boss._step()
+    made[0].report(boss, LOADED, b"ready")
+    made[1].report(boss, LOADED, b"ready")
+    made[0].process.exitcode = -signal.SIGBUS  # as with metrics on a full disk
+    made[0].theirs.close()
+    with monkeypatch.context() as patch, caplog.at_level("INFO", "runtime.server"):
+        patch.setattr(supervisor, "Worker", fail)
+        boss._step()
+        boss._step()
+    logged = [record.__dict__["fields"] for record in caplog.records]
+    died, cannot_start = (each["reason"] for each in logged if "reason" in each)
+    assert "which holds the metrics, is full" in died
+    assert "(no more processes); raise" in cannot_start
+    now[0] += 2
+    boss._step()
+    assert len(made) == 3
+    boss._leave()
+
+
+@LINUX
 def test_workers_do_not_hang_while_the_supervisor_itself_stands_still(now: list[float]) -> None:
     boss, killed = supervisor.Supervisor(JOB, 1), list[int]()
     boss._step()
@@ -263,7 +295,8 @@ def test_a_worker_that_hangs_is_replaced(toy: Path) -> None:
 
 @LINUX
 @pytest.mark.process
-def test_workers_end_when_their_supervisor_is_gone(toy: Path) -> None:
+def test_workers_end_when_their_supervisor_is_gone(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     with started(str(toy), "--workers", "2") as process:
         workers = process.log[-1]["workers"]
         taken = [sys.executable, "-m", "runtime", "serve", str(toy), "--workers", "2"]
@@ -273,6 +306,7 @@ def test_workers_end_when_their_supervisor_is_gone(toy: Path) -> None:
         assert "cannot listen" in done.stderr
         process.popen.kill()
         wait_until_gone(workers)
+    assert not list(tmp_path.glob("metrics-*"))
     with socket.socket() as free:
         free.bind(("127.0.0.1", int(port)))
 
