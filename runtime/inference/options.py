@@ -7,6 +7,7 @@ from typing import Literal
 
 from runtime.artifact.manifest import TowerName
 from runtime.errors import UsageError
+from runtime.whole_number import is_whole
 
 _LARGEST = 2**31 - 1
 
@@ -39,8 +40,11 @@ class EmbedOptions:
     def __post_init__(self) -> None:
         """Raise :class:`UsageError` if a value is out of range."""
         for name, number in (("batch_size", self.batch_size), ("truncate_dim", self.truncate_dim)):
-            if number is not None and not (isinstance(number, int) and 1 <= number <= _LARGEST):
-                raise UsageError(f"{name} is {number!r}, it must be a number from 1 to {_LARGEST}")
+            if number is None:
+                continue
+            if not is_whole(number, 1, _LARGEST):
+                raise UsageError(f"{name} is {number!r}, it must be a whole number from 1 to {_LARGEST}")
+            object.__setattr__(self, name, int(number))  # JSON cannot hold numpy's
         if self.on_error not in ("raise", "skip"):
             raise UsageError(f"on_error is {self.on_error!r}, it must be 'raise' or 'skip'")
         if self.truncate not in ("count", "error"):

@@ -15,7 +15,6 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from multiprocessing.process import BaseProcess
-from numbers import Integral
 from operator import length_hint
 from pathlib import Path
 from queue import SimpleQueue
@@ -39,6 +38,7 @@ from runtime.preprocess.item import UnusableItemError
 from runtime.session.provider_options import OPTIONS, replace_device
 from runtime.session.providers import PROVIDERS
 from runtime.session.session import SessionOptions
+from runtime.whole_number import is_whole
 
 _WINDOWS_AHEAD = 2  # per worker and call; it bounds how far a fast worker gets ahead of a slow one
 _LEAST_TEXTS = 8  # per window: a message to a worker costs about as much as one short text
@@ -65,8 +65,8 @@ def split_options(
     if device_ids is not None and workers not in (None, len(device_ids)):
         raise UsageError(f"workers is {workers} with {len(device_ids)} device_ids; leave one of them out")
     count = len(device_ids) if device_ids is not None else workers
-    if not isinstance(count, int) or count < 1:
-        raise UsageError(f"workers is {count!r}, it must be a number from 1 up")
+    if not is_whole(count, 1):
+        raise UsageError(f"workers is {count!r}, it must be a whole number from 1 up")
     share = options.with_threads(max(1, (options.threads or 1) // count))
     if device_ids is None:
         return [share] * count
@@ -76,7 +76,7 @@ def split_options(
 
 
 def _check_device_ids(device_ids: object) -> None:
-    if not isinstance(device_ids, Collection) or not all(isinstance(each, Integral) for each in device_ids):
+    if not isinstance(device_ids, Collection) or not all(is_whole(each) for each in device_ids):
         raise UsageError(f"device_ids is {device_ids!r}, it must be a list of the numbers of GPUs, such as [0]")
     if not len(device_ids) or len(set(device_ids)) < len(device_ids):
         raise UsageError(f"device_ids are {list(device_ids)}, they must be one or more different GPUs")

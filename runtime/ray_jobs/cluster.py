@@ -18,6 +18,7 @@ from typing import Any, TextIO, cast
 from runtime.errors import ClusterError, UsageError, needs_extra, one_line
 from runtime.machine.threads import available_threads
 from runtime.session.providers import find_provider
+from runtime.whole_number import is_whole
 
 _STORE_BYTES = 100 * 2**20  # Ray requires 75 MB; only shards and their results pass through it, no vectors
 _MAX_THREADS = 4  # with more CPUs, more sessions are faster than more threads per session
@@ -50,8 +51,8 @@ class ClusterOptions:
     def __post_init__(self) -> None:
         """Raise a :class:`UsageError` if ``workers`` or ``threads`` is below 1."""
         for name, value in (("workers", self.workers), ("threads", self.threads)):
-            if value is not None and value < 1:
-                raise UsageError(f"{name} is {value}, it must be a number from 1 up")
+            if value is not None and not is_whole(value, 1):
+                raise UsageError(f"{name} is {value!r}, it must be a whole number from 1 up")
 
 
 @dataclass(frozen=True, kw_only=True)

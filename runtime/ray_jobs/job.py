@@ -35,6 +35,7 @@ from runtime.ray_jobs.output import OutputFolder, part_schema
 from runtime.ray_jobs.shards import Shard, cut
 from runtime.ray_jobs.storage import absolute, public_name
 from runtime.session.session import SessionOptions
+from runtime.whole_number import is_whole
 
 _SHARDS_PER_WORKER = 8  # so that all workers finish at about the same time
 _MIN_ROWS = 64  # of a part
@@ -123,8 +124,8 @@ def embed_on_ray(job: RayJob) -> RayJobResult:
         MissingDependencyError: Ray is not installed.
     """
     import_ray()
-    if job.rows_per_part is not None and job.rows_per_part < 1:
-        raise UsageError(f"rows_per_part is {job.rows_per_part}, it must be a number from 1 up")
+    if job.rows_per_part is not None and not is_whole(job.rows_per_part, 1):
+        raise UsageError(f"rows_per_part is {job.rows_per_part!r}, it must be a whole number from 1 up")
     if job.cluster.threads and (job.concurrent_batches or 1) > job.cluster.threads:
         found = f"concurrent_batches is {job.concurrent_batches}, it must be from 1 to {job.cluster.threads}"
         raise UsageError(f"{found}, the threads of a worker")

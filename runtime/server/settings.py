@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 from runtime.errors import UsageError
 from runtime.machine.limits import examine_memory
+from runtime.whole_number import is_whole
 
 Truncate = Literal["count", "error"]
 # A browser writes an origin in lower case, and without the usual port of its scheme.
@@ -66,13 +67,13 @@ class ServerSettings:
                 raise UsageError(f"{name} is one string; give a list")
         if any(not key or key != key.strip() for key in self.api_keys):
             raise UsageError("an API key is empty, or has a space at its end; give another one")
-        if not 0 <= self.port <= 65535:
-            raise UsageError(f"port is {self.port}, it must be from 0 to 65535")
+        if not is_whole(self.port, 0, 65535):
+            raise UsageError(f"port is {self.port!r}, it must be a whole number from 0 to 65535")
         at_least_one = ("max_batch_tokens", "max_queue_tokens", "max_items", "max_body_bytes", "memory_limit")
         for name in (*at_least_one, "max_image_pixels"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"{name} is {value}, it must be a number from 1 up")
+            if value is not None and not is_whole(value, 1):
+                raise UsageError(f"{name} is {value!r}, it must be a whole number from 1 up")
         self._check_times()
         self._check_origins()
 

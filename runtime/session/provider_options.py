@@ -10,12 +10,12 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args, get_origin, get_type_hints
 
 from runtime.errors import UsageError
 from runtime.machine.cache_folder import usable_cache
+from runtime.whole_number import is_whole
 
 _PRECISIONS = {"auto": "f32", "bf16": "bf16", "fp32": "f32"}
 Settings: TypeAlias = dict[str, str]
@@ -299,8 +299,8 @@ def _is_instance(value: object, kind: Any) -> bool:
         return isinstance(value, str) and value in get_args(kind)
     if alternatives := get_args(kind):
         return any(_is_instance(value, each) for each in alternatives)
-    if kind is int:  # of numpy, too
-        return isinstance(value, Integral) and not isinstance(value, bool)
+    if kind is int:
+        return is_whole(value)
     return isinstance(value, str | os.PathLike if kind is str else kind)
 
 

@@ -9,7 +9,6 @@ import re
 import threading
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from numbers import Integral
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -41,6 +40,7 @@ from runtime.session.provider_options import (
 )
 from runtime.session.providers import ExecutionProvider, available_providers, check_packages, find_provider
 from runtime.session.variant_selection import GraphChoice, choose_graph, warn_of_choice
+from runtime.whole_number import is_whole
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -115,7 +115,7 @@ def _limits_memory(settings: ProviderOptions | None) -> bool:
 
 
 def _fits(number: int | None, largest: int) -> bool:
-    return number is None or (isinstance(number, Integral) and 1 <= number <= largest)
+    return number is None or is_whole(number, 1, largest)
 
 
 class Session:

@@ -26,8 +26,6 @@ def profile_shapes(tower: Tower) -> Mapping[str, str]:
     if recipe.kind == "text":
         longest, multiple = recipe.max_length, PROVIDERS["tensorrt"].sequence_multiple
         lengths = min(multiple, longest), min(_COMMON_LENGTH, longest), longest
-        if recipe.padding == "max_length":
-            lengths = longest, longest, longest
     sizes = {"min": (1, lengths[0]), "opt": (items, lengths[1]), "max": (items, lengths[2])}
     return {
         f"trt_profile_{name}_shapes": ",".join(f"{spec.name}:{_shape(spec, batch, length)}" for spec in tower.inputs)

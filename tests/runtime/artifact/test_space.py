@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -11,7 +11,7 @@ from runtime.artifact.manifest import ImagePreprocessing, Manifest, Space, TextP
 from runtime.artifact.reader import read_manifest
 from runtime.artifact.space import list_facts, name_space, parent_space, space_of
 from tests.runtime.spaces import add_variants, change_text
-from tests.runtime.toy_artifact import write_artifact
+from tests.runtime.toy_artifact import write_artifact, write_mesh_artifact
 
 
 @pytest.fixture
@@ -29,6 +29,15 @@ def test_a_default_is_no_fact_so_that_a_later_field_changes_no_name(manifest: Ma
     names = list_facts(manifest)
     assert "text truncation_side" not in names
     assert "text truncation_side" in list_facts(with_recipe(manifest, truncation_side="left"))
+
+
+def test_what_changes_a_vector_is_a_fact(manifest: Manifest, tmp_path: Path) -> None:
+    facts = list_facts(manifest)
+    assert (facts["text prompt not pooled"], facts["image mean"]) == ("true", "[0, 0, 0]")
+    assert list_facts(read_manifest(write_mesh_artifact(tmp_path / "mesh")))["mesh seed"] == "0"
+    tower = manifest.towers["image"]
+    image = replace(tower, preprocessing=replace(cast("ImagePreprocessing", tower.preprocessing), fill=(9, 9, 9)))
+    assert list_facts(replace(manifest, towers=manifest.towers | {"image": image}))["image fill"] == "[9, 9, 9]"
 
 
 @pytest.mark.parametrize("fields", [{"pad_token_id": 3}, {"empty_text": "refuse"}, {"prompts": {"document": ""}}])

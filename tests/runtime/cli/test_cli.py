@@ -14,6 +14,7 @@ import pytest
 import runtime
 from runtime.artifact.reader import read_manifest
 from runtime.cli.main import build_parser, main
+from tests.runtime.toy_artifact import write_artifact
 
 
 def test_embed_writes_a_row_per_input(
@@ -164,12 +165,24 @@ def test_any_free_port_and_the_first_gpu_are_0() -> None:
     assert build_parser().parse_args(["embed", "a", "b", "-o", "v.npy", "--device-ids", "0"]).device_ids == (0,)
 
 
+def test_sizes_are_in_powers_of_1024() -> None:
+    parsed = build_parser().parse_args(["serve", "a", "--memory-limit", "4G", "--max-body-bytes", "3"])
+    assert (parsed.memory_limit, parsed.max_body_bytes) == (4 << 30, 3)
+
+
 @pytest.mark.parametrize(("word", "missing"), [("=a", "name"), ("a=", "folder")])
 def test_an_artifact_to_serve_has_a_folder_and_a_name(
     word: str, missing: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["serve", word]) == 2
     assert f"'{word}' has no {missing}; give NAME=FOLDER" in capsys.readouterr().err
+
+
+def test_the_folder_of_an_artifact_to_serve_may_have_an_equals_sign(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", *[str(write_artifact(tmp_path / "a=b"))] * 2]) == 2
+    assert "two artifacts are called toy; name one of them" in capsys.readouterr().err
 
 
 def test_an_empty_address_is_for_a_cluster(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -105,6 +105,7 @@ def test_search_puts_the_prompt_of_queries_before_a_text(
     embed = runtime.Embedder.embed
 
     def note(self: Any, items: Any, **options: Any) -> Any:
+        assert options["batch_size"] == 1
         prompts.append((options["prompt"], options["prompt_name"]))
         return embed(self, items, **options)
 
@@ -112,13 +113,14 @@ def test_search_puts_the_prompt_of_queries_before_a_text(
     vectors = str(tmp_path / "vectors.npz")
     assert main(["embed", folder, "a", "b c", "-o", vectors]) == 0
     assert "no prompt applies; --prompt-name takes 'query', 'passage'" in capsys.readouterr().err
-    assert main(["embed", folder, "a", "b c", "-o", vectors, "--prompt-name", "passage", "--force"]) == 0
-    assert "no prompt applies" not in capsys.readouterr().err
+    for chosen in (["--prompt", ""], ["--prompt-name", "passage"]):
+        assert main(["embed", folder, "a", "b c", "-o", vectors, *chosen, "--force"]) == 0
+        assert "no prompt applies" not in capsys.readouterr().err
     monkeypatch.setattr(runtime.Embedder, "embed", note)
-    search = ["search", folder, "a", vectors]
+    search = ["search", folder, "a", vectors, "--batch-size", "1"]
     assert [main([*search, *words]) for words in ([], ["--prompt", ""], ["--prompt-name", "passage"])] == [0, 0, 0]
     assert prompts == [(None, "query"), ("", None), (None, "passage")]
-    assert main(["similarity", folder, "a", "b", "--prompt", "c "]) == 0
+    assert main(["similarity", folder, "a", "b", "--prompt", "c ", "--batch-size", "1"]) == 0
     assert prompts[-1] == ("c ", None)
     assert main([*search, "--prompt-name", "passages"]) == 2
     assert "no prompt called 'passages'; it has 'query', 'passage'" in capsys.readouterr().err

@@ -152,7 +152,7 @@ def test_several_batches_side_by_side_and_a_limit_of_memory_exclude_each_other(f
         runtime.load(folder, provider_options=options, threads=2, concurrent_batches=2)
 
 
-@pytest.mark.parametrize("number", [0, 3, 1.5])
+@pytest.mark.parametrize("number", [0, 3, 1.5, True])
 def test_a_number_that_the_threads_cannot_share_is_refused(number: Any, folder: Path) -> None:
     with pytest.raises(runtime.UsageError, match=r"concurrent_batches is .*, it must be from 1 to"):
         runtime.load(folder, provider="cpu", threads=1, concurrent_batches=number)

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import importlib.metadata
 import inspect
+import json
 from pathlib import Path
 from typing import Any
 
@@ -110,9 +111,12 @@ def test_one_item_instead_of_several_is_refused(model: runtime.Embedder, single:
 
 
 def test_arguments_are_checked(model: runtime.Embedder) -> None:
-    with pytest.raises(runtime.UsageError, match="batch_size is 0"):
-        model.embed([], batch_size=0)
-    with pytest.raises(runtime.UsageError, match=r"batch_size is 1\d+, it must be a number from 1 to"):
+    for wrong in (0, True, 1.5):
+        with pytest.raises(runtime.UsageError, match=f"batch_size is {wrong}"):
+            model.embed([], batch_size=wrong)  # type: ignore[arg-type]
+    options = runtime.EmbedOptions(batch_size=np.int64(8), truncate_dim=np.int64(2))  # type: ignore[arg-type]
+    assert json.dumps([options.batch_size, options.truncate_dim]) == "[8, 2]", "as the origin of vectors holds them"
+    with pytest.raises(runtime.UsageError, match=r"batch_size is 1\d+, it must be a whole number from 1 to"):
         model.embed([], batch_size=10**20)
     with pytest.raises(runtime.UsageError, match="on_error"):
         model.embed([], on_error="ignore")  # type: ignore[call-overload]

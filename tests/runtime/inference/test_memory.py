@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import onnx
@@ -112,7 +114,7 @@ def test_the_estimate_goes_by_the_layout_of_the_graph(exported: Path, tmp_path: 
 def test_the_largest_batch_stays_within_the_limit(item: ItemMemory, length: int, count: int) -> None:
     assert item.largest_batch(10**7, length) == count
     assert (MemoryLimit(10**7, item).find_obstacle(length) is None) == (count > 0)
-    sizes = [len(range(10)[part]) for part in MemoryLimit(10**7, item).split([length] * 10)]
+    sizes = [len(range(10)[part]) for part in MemoryLimit(10**7, item).split([1, *[length] * 9])]
     assert (sum(sizes), max(sizes)) == (10, max(1, count))
 
 
@@ -158,10 +160,14 @@ def test_a_batch_that_is_too_large_for_the_memory_is_halved(
                 raise RuntimeError(message)
             return graph.run(names, feeds, options)
 
+    run = Mock(wraps=tower.session.run)
+    monkeypatch.setattr(tower.session, "run", run)
     graph, room = tower.session._sessions.take(tower.session._open_again, side_by_side=False), 6
     monkeypatch.setattr(tower.session._sessions, "take", lambda *_, **__: Full())
     np.testing.assert_array_equal(model.embed(texts), expected)
     assert sizes == [20, 10, 5, 5, 10, 5, 5]
+    outsized = [call.kwargs["outsized"] for call in run.call_args_list]
+    assert outsized == [False] + [True] * 6, "the memory of the halves is given back"
     assert "batch of 20" in caplog.text
     sizes.clear()
     np.testing.assert_array_equal(model.embed(texts), expected)
@@ -170,3 +176,7 @@ def test_a_batch_that_is_too_large_for_the_memory_is_halved(
     room = 0
     with pytest.raises(OutOfMemoryError, match="batch of 1"):
         model.embed(texts)
+    tower.batch_sizes, tower.largest_cost = replace(tower.batch_sizes, budget=1), 1  # by another lane
+    with pytest.raises(OutOfMemoryError, match="batch of 1"):
+        tower.embed(tower.prepare(texts))
+    assert (tower.batch_sizes.budget, tower.largest_cost) == (1, 1), "no lane undoes the smaller one of another"

@@ -191,6 +191,8 @@ def test_gpus_have_a_worker_each() -> None:
     ("workers", "device_ids", "options", "message"),
     [
         (0, None, {}, "workers is 0"),
+        (True, None, {}, "workers is True"),
+        (None, [True], {}, r"device_ids is \[True\], it must be a list of the numbers of GPUs"),
         (3, [0], {}, "workers is 3 with 1 device_ids"),
         (None, [], {}, "one or more different GPUs"),
         (None, [1, 1], {}, "one or more different GPUs"),

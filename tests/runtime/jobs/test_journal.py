@@ -232,14 +232,19 @@ def test_a_folder_that_cannot_be_made_is_no_full_disk(output: Path) -> None:
         open_journal(output)
 
 
-def test_commits_wait_for_their_interval(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commits_wait_for_their_interval(
+    output: Path, vector_file: Path, journal_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
     monkeypatch.setattr("runtime.jobs.journal.COMMIT_INTERVAL_S", 1e9)
     journal = open_journal(output)
     journal.append(make_entry(3, 2), rows_of(2))
     assert journal.last.stop == 0
     monkeypatch.setattr("runtime.jobs.journal.COMMIT_INTERVAL_S", 0.0)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
     journal.append(make_entry(6, 4), rows_of(2))
     assert journal.last.stop == 6
+    assert synced == [vector_file.stat().st_ino, journal_file.stat().st_ino], "vectors first"
     journal.close()
 
 

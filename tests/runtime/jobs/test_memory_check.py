@@ -57,23 +57,23 @@ def test_too_little_memory_is_warned_of_with_a_way_out(
 
 
 @pytest.mark.parametrize(
-    ("words", "batches"),
+    ("words", "workers", "batches", "limit"),
     [
-        ([], 4),
-        (["--threads", "3"], 3),
-        (["--workers", "2"], 2),
-        (["--concurrent-batches", "1"], 1),
-        (["--workers", "3", "--concurrent-batches", "2"], 1),
-        (["--provider-option", "memory_limit_bytes=500000"], 1),
+        ([], 1, 4, None),
+        (["--threads", "3"], 1, 3, None),
+        (["--workers", "2"], 2, 2, None),
+        (["--concurrent-batches", "1"], 1, 1, None),
+        (["--workers", "3", "--concurrent-batches", "2"], 3, 1, None),
+        (["--provider-option", "memory_limit_bytes=500000"], 1, 1, 500000),
     ],
 )
 def test_as_many_batches_as_run_side_by_side_are_counted(
-    words: list[str], batches: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    words: list[str], workers: int, batches: int, limit: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    counted: list[int] = []
+    counted: dict[str, Any] = {}
 
-    def count(*_: Any, concurrent_batches: int, **__: Any) -> None:
-        counted.append(concurrent_batches)
+    def count(*_: Any, **options: Any) -> None:
+        counted.update(options)
         raise UsageError("enough")
 
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
@@ -81,7 +81,7 @@ def test_as_many_batches_as_run_side_by_side_are_counted(
     monkeypatch.setattr(command, "warn_of_memory", count)
     folder = write_artifact(tmp_path / "toy")
     assert main(["embed", str(folder), "a b", "-o", str(tmp_path / "v.npy"), "--provider", "cpu", *words]) == 2
-    assert counted == [batches]
+    assert (counted["workers"], counted["concurrent_batches"], counted["limit"]) == (workers, batches, limit)
 
 
 @pytest.mark.parametrize("obstacle", [None, "there is no driver"])

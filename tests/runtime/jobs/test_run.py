@@ -122,15 +122,16 @@ def test_an_item_that_fails_ends_the_run_and_can_be_mended(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"A\nb\n\xff\nc", "2 items are done, but these items or their order differ"),
-        (b"b\na\n\xff\nc", "2 items are done, but these items or their order differ"),
+        (b"A\naaa\n\xff\nc", "2 items are done, but these items or their order differ"),
+        (b"aaa\na\n\xff\nc", "2 items are done, but these items or their order differ"),
+        (b"aa\naa\n\xff\nc", "2 items are done, but these items or their order differ"),
         (b"a", "2 items are done, but there are now only 1"),
     ],
 )
 def test_inputs_that_changed_are_not_resumed(
     content: bytes, message: str, embed: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "t.txt").write_bytes(b"a\nb\n\xff\nc")
+    (tmp_path / "t.txt").write_bytes(b"a\naaa\n\xff\nc")
     assert embed("t.txt", "-o", "v.npy") == 1
     (tmp_path / "t.txt").write_bytes(content)
     assert embed("t.txt", "-o", "v.npy", "--resume", "--on-error", "skip") == 2

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -14,17 +15,20 @@ import pytest
 import runtime
 from runtime.array_types import Array, Feeds
 from runtime.artifact.manifest import TowerName
+from runtime.artifact.parity import variant_tolerance
 from runtime.artifact.reader import read_manifest
 from runtime.errors import OutOfMemoryError
 from runtime.inference.pipeline import CheckPipeline, Pipeline
 from runtime.loading import golden_check, reduced_precision
-from runtime.loading.golden import TowerVerification
+from runtime.loading.golden import TowerVerification, find_tolerance
 from runtime.loading.reduced_precision import open_in_best_precision
 from runtime.machine import cpu
 from runtime.machine.cpu import bf16_units, is_faster_in_bf16
 from runtime.session.provider_options import OpenVinoOptions, ProviderOptions, provider_of
 from runtime.session.providers import PROVIDERS
 from runtime.session.session import Session, SessionOptions
+from runtime.session.variant_selection import GraphChoice
+from tests.runtime.session.variant_samples import make_variant
 from tests.runtime.toy_artifact import write_artifact
 
 BF16, FP32 = OpenVinoOptions(dtype="bf16"), OpenVinoOptions(dtype="fp32")
@@ -232,6 +236,15 @@ def test_units_that_are_slower_than_float32_are_not_chosen(
     assert choose(BF16) == [BF16], "who asks for it gets it"
 
 
+def test_int8_is_not_opened_in_bf16(
+    units: Callable[..., None], choose: Choose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    units("amx_bf16")
+    int8 = GraphChoice(name="int8", graph="image.int8.onnx", reason="as requested")
+    monkeypatch.setattr(reduced_precision, "choose_graph", lambda *_: int8)
+    assert choose() == [FP32]
+
+
 def test_cpus_without_units_use_fp32(units: Callable[..., None], choose: Choose) -> None:
     units()
     assert choose() == [FP32]
@@ -312,6 +325,12 @@ def test_bfloat16_is_held_to_its_own_bounds(exported: Path, monkeypatch: pytest.
     assert runtime.load(exported, provider_options=options).provider_options == options
     tolerance = runtime.verify(exported, provider_options=options).towers["image"].tolerance
     assert tolerance.min_cosine == 0.9999, "that of bfloat16, not of the export"
+    manifest, int8 = read_manifest(exported), make_variant("int8", "cpu")
+    towers = {"image": replace(manifest.towers["image"], variants={"int8": int8})}
+    model: Any = SimpleNamespace(
+        manifest=SimpleNamespace(towers=towers), variants={"image": "int8"}, provider_options=options
+    )
+    assert find_tolerance(model, "image") == variant_tolerance(int8), "int8 keeps its own"
 
 
 def test_nan_is_out_of_tolerance(units: Callable[..., None], choose: Choose, vectors_of_nan: None) -> None:

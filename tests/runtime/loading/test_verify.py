@@ -118,27 +118,38 @@ def test_a_silent_normalisation_is_refused(exported_float32: Path) -> None:
         _check_length(model, Verification(provider="cpu", variant="fp32", towers={"image": tower}))
 
 
-def _save(**arrays: Any) -> bytes:
+def _save(end: bytes = b"", **arrays: Any) -> bytes:
+    """Return an .npz whose arrays are each followed by ``end``."""
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w") as file:
+                np.save(file, array)
+                file.write(end)
     return buffer.getvalue()
 
 
+_VECTORS, _IMAGE = np.zeros((4, 12), np.float32), np.zeros((2, 2, 3), np.uint8)
+_IMAGES: dict[str, Any] = dict.fromkeys(("image_0", "image_1", "image_2", "image_3"), _IMAGE)
+
+
 @pytest.mark.parametrize(
-    "content",
+    ("content", "message"),
     [
-        b"",
-        b"PK\x03\x04 but not a zip",
-        _save(image_embedding=np.zeros((0, 12))),
-        _save(image_embedding=np.zeros((1, 7)), image_0=np.zeros((2, 2, 3), np.uint8)),
-        _save(image_embedding=np.zeros((1, 12))),
-        _save(image_embedding=np.float32(3)),
-        _save(image_embedding=np.array([{"pickled": 1}])),
+        (b"", "not a zip"),
+        (b"PK\x03\x04 but not a zip", "not a zip"),
+        (_save(image_embedding=np.zeros((0, 12))), "does not fit"),
+        (_save(image_embedding=np.zeros((1, 7)), image_0=_IMAGE), "does not fit"),
+        (_save(image_embedding=np.zeros((1, 12))), "does not fit"),
+        (_save(image_embedding=np.float32(3)), "does not fit"),
+        (_save(image_embedding=np.array([{"pickled": 1}])), "does not fit"),
+        (_save(b"more", image_embedding=_VECTORS, **_IMAGES), "image_embedding is longer than its header says"),
+        (_save(image_embedding=_VECTORS, **_IMAGES | {"image_0": _IMAGE / 255}), "image_0 is float64"),
     ],
 )
-def test_damaged_golden_files_are_refused(artifact: Path, content: bytes) -> None:
+def test_damaged_golden_files_are_refused(artifact: Path, content: bytes, message: str) -> None:
     (artifact / "golden.npz").write_bytes(content)
-    with pytest.raises(runtime.IntegrityError, match=r"golden\.npz"):
+    with pytest.raises(runtime.IntegrityError, match=rf"golden\.npz \(.*{message}"):
         read_golden(artifact, read_manifest(artifact), "image")
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
@@ -109,6 +110,20 @@ def test_wrong_requests_are_refused(server: Running, body: dict[str, Any]) -> No
     response = server.post("/v2/models/toy/infer", body)
     assert response.status_code == 400
     assert set(response.json()) == {"error"}
+
+
+@pytest.mark.parametrize(
+    ("binary", "message"),
+    [(b"\x05\0\0\0text", "another size than it announces"), (b"\x05\0\0\0texts more", "14 follow the JSON")],
+    ids=["short", "long"],
+)
+def test_binary_tensors_of_another_size_are_refused(server: Running, binary: bytes, message: str) -> None:
+    tensor = {"name": "text", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": 9}}
+    header = json.dumps({"inputs": [tensor]}).encode()
+    headers = {"inference-header-content-length": str(len(header))}
+    response = server.post("/v2/models/toy/infer", None, content=header + binary, headers=headers)
+    assert response.status_code == 400
+    assert message in response.json()["error"]
 
 
 @pytest.mark.parametrize("length", ["-1", "x", "99999", "3", "9" * 5000], ids="{:.9}".format)

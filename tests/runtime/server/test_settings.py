@@ -25,10 +25,12 @@ def test_a_time_that_nobody_can_wait_is_refused(name: str, value: float) -> None
     ("wrong", "message"),
     [
         ({"client_seconds": 0}, "client_seconds is 0, which cuts off every client"),
+        ({"max_items": True}, "max_items is True, it must be a whole number from 1 up"),
+        ({"port": "80"}, "port is '80', it must be a whole number from 0 to 65535"),
         ({"hang_seconds": 4.5}, "hang_seconds is 4.5, it must be at least 5"),
     ],
 )
-def test_a_time_that_is_too_short_is_refused(wrong: dict[str, Any], message: str) -> None:
+def test_a_value_out_of_range_is_refused(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         ServerSettings(**wrong)
 

@@ -182,5 +182,6 @@ def test_info_health_and_metrics_describe_the_server(toy_models: list[ServedMode
     assert values["te_request_duration_count"] == "1.0"
     assert "# TYPE te_request_failure counter\n" in page
     assert values["te_queue_size"] == values["te_queue_tokens"] == values["te_admitted_tokens"] == "0.0"
+    assert values["te_batch_padding_share_sum"] == "0.0", "both texts have the same length"
     for name in ("tokenization", "inference", "serialization", "queue"):
         assert float(values[f"te_request_{name}_duration_sum"]) > 0

@@ -52,9 +52,10 @@ def test_a_session_is_opened_with_the_range(profile: bool, tmp_path: Path, monke
     monkeypatch.setattr(session, "open_graph", open_on_cpu)
     monkeypatch.setenv("EMBEDDING_BACKBONES_CACHE", str(tmp_path))
     folder = write_artifact(tmp_path / "toy")
-    options = SessionOptions(provider_options=TensorRtOptions(profile=profile))
+    options = SessionOptions(provider_options=TensorRtOptions(profile=profile, device_id=1))
     tower = LoadedTower(folder, read_manifest(folder).towers["text"], options)
     assert [*given] == ["TensorrtExecutionProvider", "CUDAExecutionProvider"]
+    assert {each["device_id"] for each in given.values()} == {"1"}
     assert ("trt_profile_max_shapes" in given["TensorrtExecutionProvider"]) is profile
     rows = [row for row in tower.prepare(["a b"] * 150) if not isinstance(row, UnusableItemError)]
     for batch_size in (None, 100):

@@ -111,6 +111,8 @@ def test_auto_takes_a_variant_only_on_a_gpu_that_kept_the_golden_vectors(
     verdicts.settle(ARTIFACT, fp16, TensorRtOptions(), passed=False)
     reason = pick(tower, "tensorrt").reason
     assert "fp16 skipped: on GPU 0 the golden vectors failed; to compare them again, run `python -m runtime" in reason
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    assert "GPU 0 has not verified it" in pick(tower, "tensorrt").reason, "that verdict was about TF32"
 
 
 @pytest.mark.parametrize("updated", ["driver", "cuda", "cudnn", "this package"])

@@ -104,10 +104,15 @@ def test_instances_are_turned_and_scaled(tmp_path: Path) -> None:
 
 
 def skinned(joints: list[dict[str, Any]], inverse: Array | None = None, **node: Any) -> bytes:
-    """Return a cube of which the left half follows the first joint, and the right half the second one."""
-    weights = np.where(CORNERS[:, [0]] < 0, [[255, 0, 0, 0]], [[0, 255, 0, 0]]).astype("|u1")
-    arrays = {"joints": np.tile(np.array([[0, 1, 0, 0]], "|u1"), (8, 1)), "weights": weights}
+    """Return a cube of which the left half follows the first joint, and the right half the second one, as its sixth."""
+    left, right = CORNERS[:, [0]] < 0, CORNERS[:, [0]] > 0
+    arrays = {
+        "joints": np.tile(np.array([[0, 1, 0, 0]], "|u1"), (8, 1)),
+        "weights": (left * [[255, 0, 0, 0]]).astype("|u1"),
+        "more": (right * [[0, 255, 0, 0]]).astype("|u1"),
+    }
     attributes: dict[str, Any] = {"POSITION": 0, "JOINTS_0": "joints", "WEIGHTS_0": "weights"}
+    attributes |= {"JOINTS_1": "joints", "WEIGHTS_1": "more"}
     skin: dict[str, Any] = {"joints": [2, 3]}
     if inverse is not None:
         arrays["inverse"] = inverse
