@@ -14,7 +14,7 @@ from pathlib import Path
 from runtime.errors import OutputError
 from runtime.file_lock import locked
 
-NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # codes of an OSError that free disk space, or a quota, mends
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # of a full disk, a quota, or a limit of files (ulimit -f)
 _LOG = logging.getLogger("runtime")
 
 

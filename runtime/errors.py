@@ -106,7 +106,7 @@ class NonFiniteError(EmbeddingBackbonesError):
 
 
 class SpaceError(EmbeddingBackbonesError):
-    """Vectors cannot be compared, because they are of another vector space than the artifact's."""
+    """Vectors, or a pickled model, are of another vector space than the artifact."""
 
 
 class TuningError(EmbeddingBackbonesError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -142,10 +142,8 @@ def sort_by_task(
     Only those of ``artifact`` are kept, if it is given.
 
     Raises:
-        ResultsError: Two different machines have the same name.
         UsageError: There is no candidate of that artifact.
     """
-    _check_machines(found)
     ordered = sorted(found, key=lambda each: each.date)
     newest = {(each.task, each.machine.name, each.setup, each.command): each for each in ordered}
     wanted = [each for each in newest.values() if artifact in (None, each.task.artifact)]
@@ -175,7 +173,12 @@ def _same_names(tasks: Mapping[Task, object]) -> Iterator[str]:
         )
 
 
-def _check_machines(candidates: Sequence[Candidate]) -> None:
+def check_machines(candidates: Iterable[Candidate]) -> None:
+    """Check that machines of one name have the same hardware.
+
+    Raises:
+        ResultsError: They differ.
+    """
     first: dict[str, Candidate] = {}
     for each in candidates:
         name = each.machine.name

@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import cast
 
-from benchmarks.choose.candidates import Candidate, Task, sort_by_task
+from benchmarks.choose.candidates import Candidate, Task, check_machines, sort_by_task
 from benchmarks.results.items import check_items, doubt_texts, warn_of_built_in
 from benchmarks.results.schema import Artifact, Case, Results, ResultsError, read_results
 from benchmarks.results.statistics import summarize
@@ -34,6 +34,7 @@ def find_jobs(paths: Sequence[Path], artifact: str | None) -> tuple[dict[Task, t
             "no case was measured end to end (stage end_to_end); "
             "measure both stages with `python -m benchmarks ARTIFACT -o REPORT`"
         )
+    check_machines(found)
     tasks, doubts = sort_by_task(found, artifact)
     doubts += [doubt for each in tasks.items() for doubt in _compare_items(*each, reports)]
     incomplete = [f"{path} is incomplete: it lacks cases" for path, results in reports.items() if not results.complete]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.choose.candidates import Candidate, Service, Task, sort_by_task
+from benchmarks.choose.candidates import Candidate, Service, Task, check_machines, sort_by_task
 from benchmarks.results.schema import ResultsError
 from benchmarks.serve.analysis import Curve, analyze
 from benchmarks.serve.doubts import smallest_cosine, warnings
@@ -33,6 +33,7 @@ def find_services(
             "no report has an open loop of a server that names its vector space, as `python -m runtime serve` does; "
             "measure one with `python -m benchmarks serve ARTIFACT -o REPORT`"
         )
+    check_machines(each for each in found if each.command)  # of the others, the report knows only the load generator
     tasks, doubts = sort_by_task(found, artifact)
     doubts += [doubt for each in tasks.items() for doubt in _compare_items(*each, reports)]
     doubts += [doubt for path, results in reports.items() for doubt in _doubts(path, results, service)]

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from benchmarks.choose.candidates import Choice, Job, Plan, Service, Task
+from benchmarks.report.format import digits
 from benchmarks.results.prices import Prices
 from runtime.artifact.parity import format_cosine
 from runtime.console import table
@@ -53,8 +54,8 @@ def _recommend(plan: Plan, demand: Service | Job, prices: Prices) -> Iterator[st
         yield f"Start each with: {each.command}"
     share = demand.per_s / plan.machines
     yield (
-        f"Each machine gets {share:,.4g} of the {demand.per_s:,.4g} {demand.unit} per second, and can do "
-        f"{each.per_s:,.4g}."
+        f"Each machine gets {digits(share)} of the {digits(demand.per_s)} {demand.unit} per second, and can do "
+        f"{digits(each.per_s)}."
     )
 
 
@@ -62,7 +63,7 @@ def _ranking(choice: Choice, demand: Service | Job, prices: Prices) -> str:
     header = ("machine", "setup", f"{demand.unit}/s", "machines", demand.period, "min cosine", "remark")
     rows = [
         (
-            *(plan.candidate.machine.name, plan.candidate.setup, f"{plan.candidate.per_s:,.4g}", plan.machines),
+            *(plan.candidate.machine.name, plan.candidate.setup, digits(plan.candidate.per_s), plan.machines),
             *(f"{plan.cost:,.2f}", format_cosine(plan.candidate.min_cosine or 0.0), plan.candidate.remark),
         )
         for plan in choice.plans

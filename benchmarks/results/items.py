@@ -35,7 +35,7 @@ def check_items(results: Mapping[str, Results], towers: Collection[TowerName]) -
 def doubt_texts(results: Iterable[Results]) -> str:
     """Return a warning if the built-in texts of ``results`` are docstrings of different versions of Python."""
     with_texts = [each for each in results if any(case.tower == "text" for case in each.cases)]
-    built_in = [each for each in with_texts if has_built_in(each, "text")]
+    built_in = [each for each in with_texts if _has_built_in(each, "text")]
     pythons = sorted({each.machine.python for each in built_in})
     if len(pythons) < 2:
         return ""
@@ -45,14 +45,14 @@ def doubt_texts(results: Iterable[Results]) -> str:
     )
 
 
-def has_built_in(results: Results, tower: TowerName) -> bool:
+def _has_built_in(results: Results, tower: TowerName) -> bool:
     """Tell whether the items of a tower are the built-in ones, as far as older results tell."""
     return results.plan is None or tower not in results.plan.items
 
 
 def warn_of_built_in(results: Iterable[Results], tower: TowerName) -> str:
     """Return a warning if times of a tower are those of the built-in items, with the sizes of these if known."""
-    built_in = [each for each in results if has_built_in(each, tower)]
+    built_in = [each for each in results if _has_built_in(each, tower)]
     if not built_in:
         return ""
     known = [each.timed_items[tower].description for each in built_in if tower in each.timed_items]

@@ -34,7 +34,7 @@ class Summary:
 
 
 def summarize(case: Case, confidence: float = 0.95, half_width: float = 0.05) -> Summary:
-    """Return the statistics of ``case``, with the warning of :func:`find_warning`."""
+    """Return the statistics of ``case``, with its warning."""
     times_ms = 1000 * np.concatenate([np.asarray(turn) for turn in case.rounds])
     medians = _medians(case.rounds)
     low, high = median_interval(medians, confidence)
@@ -47,11 +47,11 @@ def summarize(case: Case, confidence: float = 0.95, half_width: float = 0.05) ->
         p99_ms=float(np.percentile(times_ms, 99)) if len(times_ms) >= ENOUGH_FOR_P99 else None,
         mean_ms=float(times_ms.mean()),
         items_per_s=1000 * case.items / float(times_ms.mean()),
-        warning=find_warning(case, confidence, half_width),
+        warning=_find_warning(case, confidence, half_width),
     )
 
 
-def find_warning(case: Case, confidence: float, half_width: float) -> TimesWarning:
+def _find_warning(case: Case, confidence: float, half_width: float) -> TimesWarning:
     """Return the gravest reason to doubt the times of ``case``; empty if there is none."""
     if len(case.rounds) < FEW_ROUNDS:
         return "few rounds"

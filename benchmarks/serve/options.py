@@ -159,7 +159,7 @@ def _add_load_options(parser: argparse.ArgumentParser) -> None:
 def _own_items(text: str) -> tuple[str, Path]:
     """Return kind and path of ``KIND=PATH``, or of a path of texts alone."""
     kind, equals, path = text.partition("=")
-    if not equals:
+    if not equals or "/" in kind or Path(text).exists():  # a path may hold an equals sign, too
         return "text", Path(text)
     if kind not in get_args(TowerName) or not path:
         kinds = ", ".join(get_args(TowerName))

@@ -77,6 +77,13 @@ class LimitedConnection(HttpToolsProtocol):
         self._end_deadline()
         super().connection_lost(exc)
 
+    def shutdown(self) -> None:
+        """End an idle connection at once, even if the rest of a refused body never comes."""
+        if self.cycle and self.cycle.response_complete and not self.is_in_head:
+            self.transport.abort()
+        else:
+            super().shutdown()
+
     def linger(self) -> None:
         """Drop what the client still sends, until it closes the connection or its time is over."""
         self.flow.resume_reading()

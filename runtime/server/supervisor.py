@@ -29,13 +29,12 @@ from runtime.server.listening import LISTEN, bind
 from runtime.server.metrics import METRICS_FOLDER
 from runtime.server.settings import ServerJob
 from runtime.session.session import SessionOptions
+from runtime.whole_number import is_whole
 
 _LOG = logging.getLogger("runtime.server")
 _POLL_S = 0.2
 _PATIENCE_S = 10  # beyond the time to drain, before a worker is killed
 _LONGEST_DELAY_S = 30.0  # between two starts of a worker that fails again and again
-
-_BUS_ERROR = f"{tempfile.gettempdir()}, which holds the metrics, is full, or an artifact was changed in place"
 
 
 def divide(job: ServerJob, workers: int) -> ServerJob:
@@ -44,8 +43,8 @@ def divide(job: ServerJob, workers: int) -> ServerJob:
     Raises:
         UsageError: ``workers`` is below 1, or the system cannot deal out connections.
     """
-    if workers < 1:
-        raise UsageError(f"workers is {workers}, it must be a number from 1 up")
+    if not is_whole(workers, 1):
+        raise UsageError(f"workers is {workers!r}, it must be a whole number from 1 up")
     if sys.platform != "linux":
         raise UsageError("workers share a port on Linux only; start servers on several ports behind a proxy")
     limit = job.settings.memory_bytes()
@@ -245,8 +244,11 @@ class Supervisor:
         if self._signals:
             self._exit_code = self._exit_code or int(worker.ready and code != 0)
             return
-        reason = {"reason": _BUS_ERROR} if code == -getattr(signal, "SIGBUS", 0) else {}
-        self._log("worker died", worker=worker.process.pid, exit_code=code, **reason)
+        fields: dict[str, Any] = {"worker": worker.process.pid, "exit_code": code}
+        if code == -getattr(signal, "SIGBUS", 0):
+            folder = tempfile.gettempdir()
+            fields["reason"] = f"{folder}, which holds the metrics, is full, or an artifact was changed in place"
+        self._log("worker died", **fields)
         if not self._is_loadable:  # it would die again
             self._exit_code = max(1, code)
             self._stop(0, None)

@@ -27,6 +27,7 @@ from runtime.session.session import count_concurrent_batches
 from runtime.session.variant_selection import choose_graph, find_variant_obstacle
 from runtime.tune.candidate import TuneCandidate
 from runtime.tune.report import RefusedCase, TuneReport, summarize
+from runtime.whole_number import is_whole
 
 T = TypeVar("T")
 Start = Callable[[Path, TowerName, TuneSetting], TuneCandidate]
@@ -209,9 +210,9 @@ def _describe_sizes(tower: Tower, folder: Path, items: Sequence[Any]) -> str:
 
 
 def _check_numbers(name: str, numbers: Sequence[int], largest: int) -> None:
-    wrong = [number for number in numbers if not (isinstance(number, int) and 1 <= number <= largest)]
+    wrong = [number for number in numbers if not is_whole(number, 1, largest)]
     if wrong or not numbers:
-        raise UsageError(f"{name} are {list(wrong or numbers)}, they must be numbers from 1 to {largest}")
+        raise UsageError(f"{name} are {list(wrong or numbers)}, they must be whole numbers from 1 to {largest}")
 
 
 def _watch(things: Sequence[T], label: str, progress: bool) -> Iterator[T]:

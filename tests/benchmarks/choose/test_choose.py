@@ -82,7 +82,7 @@ def test_a_service_takes_the_rate_of_a_load_test(desk: Desk) -> None:
     assert desk.choose([SMALL, BIG], {"small": 1, "big": 1.5}, *SERVICE) == 0
     assert "Use 3 x big with ours, int8 on cpu: USD 3,285.00 per month." in desk.output
     assert "Start each with: python -m runtime serve ARTIFACT --variant int8\n" in desk.output
-    assert "Each machine gets 333.3 of the 1,000 requests per second, and can do 480." in desk.output
+    assert "Each machine gets 333 of the 1,000 requests per second, and can do 480." in desk.output
     (choice,) = desk.answer([SMALL, BIG], {"small": 1, "big": 1.5}, *SERVICE)["choices"]
     assert brief(choice) == [("big", 3, 3285.0), ("small", 5, 3650.0)]
     assert choice["vectors"] == "vs1-0123456789abcdef"
@@ -284,6 +284,13 @@ def test_two_machines_with_one_name_are_refused(demand: tuple[str, ...], desk: D
     gpus = [Gpu(name="H200", memory_bytes=1, driver=driver) for driver in ("570", "580")]
     upgraded = [replace(small, machine=replace(small.machine, gpus=(gpu,))) for gpu in gpus]
     assert desk.choose(upgraded, {"small": 1}, *demand) == 0, "another driver makes no other machine"
+
+
+def test_a_server_elsewhere_may_be_measured_from_several_machines(desk: Desk) -> None:
+    here, there = (replace(SMALL, servers=(replace(samples.SERVER, started_here=local),)) for local in (True, False))
+    assert (
+        desk.choose([here, replace(there, machine=replace(SMALL.machine, cpu="a laptop"))], {"small": 1}, *SERVICE) == 0
+    )
 
 
 def test_the_newest_figures_of_a_setup_are_used(desk: Desk) -> None:

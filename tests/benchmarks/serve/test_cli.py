@@ -102,6 +102,14 @@ def test_an_interruption_keeps_what_was_measured(
     assert "stopped before everything was measured" in (tmp_path / "report.md").read_text()
 
 
+@pytest.mark.parametrize(
+    ("word", "items"),
+    [("image=a=b", ("image", Path("a=b"))), ("data/day=1/q.txt", ("text", Path("data/day=1/q.txt")))],
+)
+def test_a_path_of_items_may_hold_an_equals_sign(word: str, items: tuple[str, Path]) -> None:
+    assert build_parser().parse_args(["a", "-o", "b", "--items", word]).items == items
+
+
 def test_keys_are_sent_and_not_reported(server: ToyServer, tmp_path: Path) -> None:
     key = tmp_path / "key"
     key.write_text("top-secret\n")

@@ -81,7 +81,7 @@ def test_a_column_of_texts_is_taken(model: runtime.Embedder, items: Any) -> None
 @pytest.mark.parametrize(
     ("items", "message"),
     [
-        ({"text": TEXTS}, "not a dict; give its values"),
+        ({"text": TEXTS}, "not a dict: its values"),
         (pd.DataFrame({"text": TEXTS}), "not a DataFrame of several columns"),
         (pa.table({"text": TEXTS}), "not a Table of several columns"),
         (pa.record_batch({"text": TEXTS}), "not a RecordBatch of several columns"),

@@ -139,9 +139,9 @@ def test_an_artifact_that_changes_while_it_is_measured_is_not_tuned(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--batch-sizes", "0,8"], "batch_sizes are [0], they must be numbers from 1 to 4096"),
+        (["--batch-sizes", "0,8"], "batch_sizes are [0], they must be whole numbers from 1 to 4096"),
         (["--batch-sizes", "9999"], "batch_sizes are [9999]"),
-        (["--threads", "1,3"], "threads are [3], they must be numbers from 1 to 2"),
+        (["--threads", "1,3"], "threads are [3], they must be whole numbers from 1 to 2"),
         (["--max-latency-ms", "0"], "max_latency_ms is 0.0, it must be above 0"),
         (["--max-latency-ms", "nan"], "max_latency_ms is nan"),
         (["--min-cosine", "1.5"], "min_cosine is 1.5"),
