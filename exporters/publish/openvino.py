@@ -44,7 +44,7 @@ feeds = {{each.any_name: value for each, value in inputs.items() if each.any_nam
 vectors = model(feeds)["sentence_embedding"]
 ```
 
-Without `INFERENCE_PRECISION_HINT`, OpenVINO computes in bfloat16 on CPUs that can. That is faster and less exact."""
+Without `INFERENCE_PRECISION_HINT`, OpenVINO computes in bfloat16 where it can: less exact, not always faster."""
 
 
 def write(source: Source, folder: Path) -> Card:
