@@ -52,8 +52,8 @@ def add_run_options(parser: argparse.ArgumentParser, default_prompt: str = "its 
     parser.add_argument(
         "--prompt-name",
         metavar="NAME",
-        help="Put this prompt of the artifact before each text; the command info lists them, and `query` and "
-        "`document` may have none (default: "
+        help="Put this prompt of the artifact before each text; the command info lists them. `query` and `document` "
+        "are always known, and put nothing if the artifact has no such prompt (default: "
         f"{default_prompt})",
     )
     parser.add_argument(
