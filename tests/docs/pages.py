@@ -82,6 +82,12 @@ def prose(page: Path) -> str:
     return re.sub(r"^```.*?^```\s*$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
 
 
+def tables(page: Path) -> Iterator[list[str]]:
+    """Yield the lines of each table of ``page``, with those that a reader sees as text because they have no head."""
+    for found in re.finditer(r"(?:^\|.*\n)+", prose(page), flags=re.MULTILINE):
+        yield found[0].splitlines()
+
+
 def links(page: Path) -> list[str]:
     """Return the targets of links and images that lie in this repository."""
     found = _LINK.findall(_CODE.sub("`x`", prose(page)))

@@ -27,6 +27,7 @@ from tests.docs.pages import (
     links,
     options,
     prose,
+    tables,
 )
 from tests.paths import ROOT
 
@@ -123,6 +124,16 @@ def test_links_resolve(page: Path) -> None:
         assert not page.is_relative_to(DOCS) or file.is_relative_to(DOCS), f"{target} is not on the site"
         if anchor and not file.is_relative_to(API):
             assert anchor in anchors(file), target
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, *(DOCS / "reports").rglob("*.md")], ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_tables_have_a_head_and_rows_of_one_width(page: Path) -> None:
+    for head, *rows in tables(page):
+        rule = rows[0] if rows else ""
+        assert re.fullmatch(r"\|([ :]*-+[ :]*\|)+", rule), f"no head before: {head}"
+        assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {len(re.findall(r"(?<!\\)\|", head))}, head
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"], ids=lambda page: page.name)
