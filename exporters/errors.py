@@ -52,8 +52,11 @@ class FloorError(VariantError):
 
     def __init__(self, message: str, min_cosine: float) -> None:
         """Keep the measurement beside the message."""
-        super().__init__(message)
+        super().__init__(message, min_cosine)  # a pickle of the error makes it again from its arguments
         self.min_cosine = min_cosine
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class QuantizationError(VariantError):
@@ -82,8 +85,11 @@ class WorseModelError(FitError):
 
     def __init__(self, message: str, before: Mapping[str, float], after: Mapping[str, float]) -> None:
         """Keep the metrics beside the message."""
-        super().__init__(message)
+        super().__init__(message, before, after)  # as in FloorError
         self.before, self.after = before, after
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class DestinationError(ExportError):

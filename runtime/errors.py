@@ -76,13 +76,12 @@ class ItemError(EmbeddingBackbonesError):
     """
 
     def __init__(self, index: int, item: str, reason: str) -> None:
-        """Make the message from its three parts, with lone surrogates as escapes."""
+        """Keep the three parts, with lone surrogates as escapes."""
         self.index, self.item, self.reason = index, _printable(item), _printable(reason)
-        super().__init__(f"item {index} ({self.item}): {self.reason}")
+        super().__init__(index, self.item, self.reason)  # pickle and Celery make the error again from its arguments
 
-    def __reduce__(self) -> tuple[type[ItemError], tuple[int, str, str]]:
-        """Let the error be pickled, to be sent between processes."""
-        return type(self), (self.index, self.item, self.reason)
+    def __str__(self) -> str:
+        return f"item {self.index} ({self.item}): {self.reason}"
 
 
 class InferenceError(EmbeddingBackbonesError):

@@ -23,6 +23,8 @@ from runtime.inference.prompts import Role, resolve_prompt
 from runtime.inference.truncation import warn_of_truncation
 from runtime.postprocess import Dtype, check_dtype, quantize
 from runtime.preprocess.item import UnusableItemError
+from runtime.session.provider_options import device_of
+from runtime.session.providers import PROVIDERS
 
 if TYPE_CHECKING:
     from runtime.preprocess.image import ImageItem
@@ -184,31 +186,46 @@ class Embedder:
         prompt_name: str | None = None,
         prompt: str | None = None,
         batch_size: int | None = None,
-        show_progress_bar: bool = False,
+        show_progress_bar: bool | None = False,
         *,
+        output_value: Literal["sentence_embedding"] = "sentence_embedding",
+        precision: Dtype = "float32",
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        device: object = None,
         normalize_embeddings: bool = False,
         truncate_dim: int | None = None,
-        convert_to_tensor: bool = False,
     ) -> Array:
         """Embed texts: :meth:`embed` with the names of sentence-transformers, and its order of positional arguments.
 
-        A single string gives ``[output_dim]``.
+        A single string gives ``[output_dim]``. Other libraries pass ``convert_to_numpy=True`` and the ``device`` of a
+        model. These change nothing here.
 
         Raises:
-            UsageError: ``convert_to_tensor`` is set. This package has no torch; use ``torch.from_numpy``.
+            UsageError: The call asks for tensors, for another ``output_value`` or for another ``device``. This package
+                has no torch; use ``torch.from_numpy``.
             EmbeddingBackbonesError: As for :meth:`embed`.
         """
-        if convert_to_tensor:
-            raise UsageError("encode gives numpy arrays; leave out convert_to_tensor and use torch.from_numpy(vectors)")
+        if convert_to_tensor or not convert_to_numpy:
+            raise UsageError(
+                "encode gives numpy arrays; leave out convert_to_tensor and convert_to_numpy, and use "
+                "torch.from_numpy(vectors)"
+            )
+        if output_value != "sentence_embedding":
+            raise UsageError(f"output_value is {output_value!r}, and encode gives a vector of each text; leave it out")
+        own = PROVIDERS[self.provider].device
+        if device is not None and str(device) not in (own, f"{own}:{device_of(self.provider_options)}"):
+            raise UsageError(f"the model runs with {self.provider}, not on {device!r}; choose it in runtime.load")
         vectors = self.embed(
             [sentences] if isinstance(sentences, str) else sentences,
             tower="text",
             prompt_name=prompt_name,
             prompt=prompt,
             batch_size=batch_size,
-            progress=show_progress_bar,
+            progress=bool(show_progress_bar),
             normalize=normalize_embeddings,
             truncate_dim=truncate_dim,
+            dtype=precision,
         )
         return vectors[0] if isinstance(sentences, str) else vectors
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterable, Iterable, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -25,6 +25,8 @@ def check_items(items: Iterable[Any], tower: TowerName) -> Iterable[Any]:
     name = type(items).__name__
     if any(hasattr(type(items), attribute) for attribute in _TABLE_ATTRIBUTES):
         raise UsageError(f"give a sequence of items, not a {name} of several columns: one of its columns")
+    if isinstance(items, AsyncIterable):
+        raise UsageError("give a sequence of items, not an asynchronous iterator: [item async for item in items]")
     if isinstance(items, str | bytes | os.PathLike) or not isinstance(items, Iterable):
         raise UsageError(f"give several items, not one {name}: put it in a list, [item]")
     if isinstance(items, set | frozenset):

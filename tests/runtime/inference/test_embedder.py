@@ -7,6 +7,7 @@ import dataclasses
 import importlib.metadata
 import inspect
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,14 @@ def test_one_item_instead_of_several_is_refused(model: runtime.Embedder, single:
         model.embed(single)
 
 
+def test_an_asynchronous_iterator_is_refused(model: runtime.Embedder) -> None:
+    async def photos() -> AsyncIterator[str]:
+        yield "a.jpg"
+
+    with pytest.raises(runtime.UsageError, match=r"not an asynchronous iterator: \[item async"):
+        model.embed(photos())  # type: ignore[call-overload]
+
+
 def test_arguments_are_checked(model: runtime.Embedder) -> None:
     for wrong in (0, True, 1.5):
         with pytest.raises(runtime.UsageError, match=f"batch_size is {wrong}"):
@@ -175,6 +184,7 @@ def test_item_errors_can_be_pickled() -> None:
     error = copy.copy(runtime.ItemError(3, "a.jpg", "there is no such file"))  # copy uses the protocol of pickle
     assert (error.index, error.item, error.reason) == (3, "a.jpg", "there is no such file")
     assert str(error) == "item 3 (a.jpg): there is no such file"
+    assert str(type(error)(*error.args)) == str(error), "Celery sends the class and the arguments"
 
 
 def test_progress_goes_to_standard_error(
@@ -196,8 +206,26 @@ def test_names_of_sentence_transformers_mean_the_same(exported_text: Path) -> No
         similarities = model.similarity(single, vectors)
         assert similarities.shape == (1, 2)
         np.testing.assert_allclose(similarities[0, 0], 1, atol=1e-6)
-        with pytest.raises(runtime.UsageError, match="numpy arrays"):
-            model.encode(["a"], convert_to_tensor=True)
+        passed: Any = {"output_value": "sentence_embedding", "convert_to_numpy": True, "device": "cpu"}
+        np.testing.assert_array_equal(model.encode("a text", show_progress_bar=None, **passed), single)
+        np.testing.assert_array_equal(model.encode("a text", device="cpu:0"), single)
+        codes = model.encode(["a text", "b"], precision="int8")
+        np.testing.assert_array_equal(codes, model.embed(["a text", "b"], dtype="int8"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"convert_to_tensor": True}, "numpy arrays"),
+        ({"convert_to_numpy": False}, "numpy arrays"),
+        ({"output_value": "token_embeddings"}, "output_value is 'token_embeddings'"),
+        ({"device": "cuda"}, "runs with cpu, not on 'cuda'"),
+        ({"precision": "ubinary"}, "ubinary"),
+    ],
+)
+def test_what_encode_cannot_give_is_refused(wrong: Any, message: str, exported_text: Path) -> None:
+    with runtime.load(exported_text) as model, pytest.raises(runtime.UsageError, match=message):
+        model.encode(["a"], **wrong)
 
 
 def test_positional_arguments_are_those_of_sentence_transformers(exported_text: Path) -> None:
