@@ -25,6 +25,8 @@ def recognize_folder(folder: Path) -> FolderKind:
     if any((folder / name).is_file() for name in _TEXT_MARKS):
         return "sentence-clip" if _has_clip_module(folder / "modules.json") else "text"
     config = _read_config(folder)
+    if config.get("model_type") == "timm_wrapper":  # transformers saves models of timm under its own names of weights
+        return "image"
     if "pretrained_cfg" in config:
         return "timm"
     if "vision_config" in config and "text_config" in config:

@@ -370,5 +370,5 @@ def _reason(exc: Exception) -> str:
     if isinstance(exc, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return f"it has far more pixels than {_LIMIT}"
     if isinstance(exc, UnidentifiedImageError):
-        return "it is not an image in a format that Pillow reads"
+        return "it is not an image of a kind that Pillow reads; convert it to PNG or JPEG"
     return f"it cannot be decoded ({str(exc) or type(exc).__name__})"

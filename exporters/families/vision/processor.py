@@ -13,6 +13,7 @@ from transformers import AutoImageProcessor
 
 from exporters.errors import WeightsError
 from exporters.families.vision.pixels import STATE_ALL, Preparation, find_alpha, find_equal
+from exporters.families.vision.transforms import wrap_transforms
 from exporters.weights.model_folder import quiet_transformers
 from exporters.weights.parsing import parsing, summarize_error
 from runtime.artifact.manifest import Arithmetic, ImagePreprocessing, Interpolation
@@ -30,7 +31,9 @@ _FILTERS: Mapping[int, Interpolation] = {
 _READ = ("size", "resample", "crop_size", "image_mean", "image_std", "rescale_factor")  # settings that are read here
 
 
-def read_processor(folder: Path, arithmetic: Arithmetic, image_size: int | None = None) -> Preparation:
+def read_processor(
+    folder: Path, arithmetic: Arithmetic, image_size: int | None = None, *, source: str | None = None
+) -> Preparation:
     """Return the image processor in a folder as a function of one image, and the runtime's equal.
 
     The processor that resizes with Pillow is preferred to the one that resizes tensors, if there are both.
@@ -39,6 +42,7 @@ def read_processor(folder: Path, arithmetic: Arithmetic, image_size: int | None 
         folder: A folder with a ``preprocessor_config.json``.
         arithmetic: Whether the graph normalises pixels, or its caller.
         image_size: Side of the prepared images; ``None`` for that of the processor.
+        source: Name of the folder in error messages; ``None`` for its path.
 
     Raises:
         WeightsError: There is none that transformers loads, or the runtime has no equal.
@@ -48,12 +52,13 @@ def read_processor(folder: Path, arithmetic: Arithmetic, image_size: int | None 
             auto: Any = AutoImageProcessor
             processor: Any = auto.from_pretrained(folder, local_files_only=True, trust_remote_code=False, backend="pil")
     except Exception as exc:  # transformers raises many types for a damaged or unknown folder
+        name = source or str(folder)
         raise WeightsError(
-            f"{folder} holds no image processor ({summarize_error(exc)}); save one there with "
+            f"{name} holds no image processor ({summarize_error(exc).replace(str(folder), name)}); save one there with "
             f"processor.save_pretrained (preprocessor_config.json), or {STATE_ALL}"
         ) from exc
     if image_size is not None:
-        _change_size(processor, image_size)
+        processor = _change_size(processor, image_size)
     return wrap_processor(processor, arithmetic)
 
 
@@ -63,6 +68,8 @@ def wrap_processor(processor: Any, arithmetic: Arithmetic) -> Preparation:
     Raises:
         WeightsError: The runtime has no equal; the message names the class and its settings.
     """
+    if hasattr(processor, "val_transforms"):  # of TimmWrapperImageProcessor, which has no other settings
+        return wrap_transforms(processor.val_transforms, arithmetic, "timm")
     name = type(processor).__name__
 
     def transforms(image: Image.Image) -> Tensor:
@@ -120,12 +127,14 @@ def _candidates(processor: Any, arithmetic: Arithmetic) -> Iterator[ImagePreproc
 
 def _normalization(processor: Any) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Return mean and standard deviation for pixels from 0 to 1, whatever the processor's factor is."""
-    factor = 255 * float(processor.rescale_factor) if getattr(processor, "do_rescale", False) else 255.0
+    rescaled = getattr(processor, "do_rescale", False)
+    factor = 255 * float(processor.rescale_factor) if rescaled else 255.0
     normalized = getattr(processor, "do_normalize", False)
     mean, std = (processor.image_mean, processor.image_std) if normalized else ([0.0] * 3, [1.0] * 3)
     if getattr(processor, "include_top", False):  # EfficientNet's, which divides by its standard deviation once more
         std = [value * again for value, again in zip(_three(std), _three(processor.image_std), strict=True)]
-    red, green, blue = (float(value) / factor for value in _three(mean))
+    offset = float(rescaled and getattr(processor, "rescale_offset", False))  # EfficientNet's, which subtracts 1
+    red, green, blue = ((float(value) + offset) / factor for value in _three(mean))
     red_std, green_std, blue_std = (float(value) / factor for value in _three(std))
     return (red, green, blue), (red_std, green_std, blue_std)
 
@@ -142,14 +151,17 @@ def _sizes(processor: Any, name: str) -> Mapping[str, int]:
     return {key: int(side) for key, side in named.items() if side}
 
 
-def _change_size(processor: Any, side: int) -> None:
-    """Let a processor prepare images of another size, with the same share of the image in the crop."""
+def _change_size(processor: Any, side: int) -> Any:
+    """Return a processor for images of another size, with the same share of the image in the crop."""
+    if hasattr(processor, "data_config"):  # of TimmWrapperImageProcessor
+        return type(processor)(pretrained_cfg=processor.data_config | {"input_size": (3, side, side)})
     size, crop = _sizes(processor, "size"), _sizes(processor, "crop_size")
     old = crop.get("height") if getattr(processor, "do_center_crop", False) else size.get("shortest_edge")
     old = old or size.get("height") or side
     processor.size = type(processor.size)(**{key: round(value * side / old) for key, value in size.items()})
     if crop:
         processor.crop_size = type(processor.crop_size)(**dict.fromkeys(crop, side))
+    return processor
 
 
 def _describe(processor: Any) -> str:

@@ -69,7 +69,7 @@ def _read_file(path: Path, arithmetic: Arithmetic, read_own: Callable[[], Prepar
     if any(name in content for name in _BY_TRANSFORMERS):  # first: some of its classes have a crop_pct, too
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "preprocessor_config.json").write_text(json.dumps(content), "utf-8")
-            return read_processor(Path(folder), arithmetic)
+            return read_processor(Path(folder), arithmetic, source=str(path))
     if any(name in content for name in _BY_TIMM):
         with parsing(path):
             data: Any = import_module("timm.data")  # slow to import

@@ -47,7 +47,7 @@ def test_an_installed_plugin_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     registered: list[bool] = []
     fake = SimpleNamespace(register_heif_opener=lambda: registered.append(True))
     monkeypatch.setitem(sys.modules, "pillow_heif", fake)
-    with pytest.raises(UnusableItemError, match="not an image in a format"):
+    with pytest.raises(UnusableItemError, match="not an image of a kind"):
         load_image(_HEIC)  # the fake opens nothing
     assert registered == [True]
 

@@ -26,7 +26,7 @@ from tests.image_bytes import RECIPE, encode, tiff, tiled_tiff
     ("item", "reason"),
     [
         (b"", "empty"),
-        (b"not an image", "not an image in a format"),
+        (b"not an image", "not an image of a kind"),
         ("", "the path is empty"),
         (np.zeros((0, 4, 3), np.uint8), "empty"),
         (np.zeros((4, 4, 3), np.float32), r"uint8 \[height, width, 3\]"),

@@ -31,6 +31,12 @@ _SWIN: dict[str, Any] = {
     "depths": [1, 2],
     "num_heads": [2, 4],
 }
+_TIMM: dict[str, Any] = {
+    "architecture": "resnet18",
+    "num_classes": 5,
+    "model_args": {"layers": (1, 1, 1, 1), "channels": (8, 16, 24, 32)},
+    "pretrained_cfg": {"input_size": (3, SIDE, SIDE), "crop_pct": 0.9, "interpolation": "bicubic"},
+}
 # A model of transformers, its processor, and the settings of the processor. ``size`` is the model's.
 FAMILIES: Mapping[str, tuple[Callable[[], nn.Module], str, dict[str, Any]]] = {
     "vit": (lambda: hf.ViTModel(hf.ViTConfig(**SMALL)), "ViTImageProcessorPil", {}),
@@ -79,6 +85,11 @@ FAMILIES: Mapping[str, tuple[Callable[[], nn.Module], str, dict[str, Any]]] = {
         lambda: hf.SiglipVisionModel(hf.SiglipVisionConfig(**SMALL)),
         "SiglipImageProcessorPil",
         {},
+    ),
+    "timm in transformers": (
+        lambda: hf.TimmWrapperModel(hf.TimmWrapperConfig.from_dict(_TIMM)),
+        "TimmWrapperImageProcessor",
+        {"bare": True, "pretrained_cfg": _TIMM["pretrained_cfg"]},
     ),
 }
 

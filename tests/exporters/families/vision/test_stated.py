@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -147,8 +148,24 @@ def test_the_library_decides_on_transparent_images(name: str) -> None:
         assert abs(ImagePreprocessor(record).prepare(image) - transforms(image).numpy()).max() <= 1e-6
 
 
-@pytest.mark.parametrize("settings", [{}, {"include_top": False}, {"do_normalize": False, "rescale_factor": 1 / 127.5}])
-def test_efficientnet_divides_twice_by_its_deviation(settings: dict[str, Any]) -> None:
+def test_a_file_that_transformers_does_not_load_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    path.write_text(json.dumps({"do_resize": True, "size": 224}))
+    with pytest.raises(WeightsError, match=rf"^{re.escape(str(path))} holds no image processor") as caught:
+        choose_preprocessing(ExportOptions(preprocessing=path), read_nothing)
+    assert "Unrecognized image processor in " + str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"include_top": False},
+        {"do_normalize": False, "rescale_factor": 1 / 127.5},
+        {"rescale_offset": True, "rescale_factor": 1 / 127.5},
+    ],
+)
+def test_efficientnet_subtracts_one_and_divides_twice_by_its_deviation(settings: dict[str, Any]) -> None:
     transforms, record = wrap_processor(make_processor("EfficientNetImageProcessorPil", settings), "caller")
     assert differ(record, transforms) <= 1e-5
 

@@ -16,6 +16,7 @@ from exporters.catalogue.names import find_model
 from exporters.catalogue.options import ExportOptions
 from exporters.errors import WeightsError, WeightsMismatchError
 from exporters.families.load import load_towers
+from exporters.families.vision.processor import read_processor
 from runtime.artifact.reader import read_manifest
 from tests.exporters.families.tried import record
 from tests.exporters.families.vision.comparing import STATED, check_images, export, make_images, measure
@@ -43,8 +44,9 @@ CASES = {
     "segformer": "mean",
     "clip vision": "projection",
     "siglip vision": "pooler",
+    "timm in transformers": "pooler",
 }
-QUICK = ("vit classifier", "convnext")
+QUICK = ("vit classifier", "convnext", "timm in transformers")
 SLOW = ("dinov3",)  # resizing of floats
 
 
@@ -149,6 +151,12 @@ def test_another_image_size_goes_through_the_library(tmp_path: Path) -> None:
     assert measure(artifact, "image", make_images(), expected) <= 2e-5
     with pytest.raises(WeightsError, match="does not take images of 80 x 80 pixels"):
         export(save_folder("clip vision", tmp_path / "clip"), tmp_path, image_size=80)
+
+
+def test_transforms_of_timm_take_another_image_size(tmp_path: Path) -> None:
+    folder = save_folder("timm in transformers", tmp_path / "model")
+    _, record = read_processor(folder, "graph", 96)
+    assert (record.crop_size, record.resize_size) == (96, 106)
 
 
 def test_random_weights_need_only_the_configuration(tmp_path: Path) -> None:
