@@ -65,6 +65,10 @@ class TextTower(ExportableTower):
         """Return the texts that ship with the exporters."""
         return TEXTS
 
+    def tokenizer_json(self) -> str:
+        """Return the tokenizer for the artifact, without its limit."""
+        return self.backend.to_str()
+
     def write_files(self, folder: Path) -> None:
         """Write the tokenizer into the artifact.
 
@@ -76,7 +80,7 @@ class TextTower(ExportableTower):
                 "the tokenizer reads special tokens in a text as plain text (split_special_tokens). A tokenizer.json "
                 "cannot hold this setting; remove the setting from tokenizer_config.json, and export the model again"
             )
-        backend = Tokenizer.from_str(self.backend.to_str())  # a copy: the library's own stays as it is
+        backend = Tokenizer.from_str(self.tokenizer_json())  # a copy: the library's own stays as it is
         backend.no_padding()
         backend.enable_truncation(self.preprocessing.max_length, direction=self.preprocessing.truncation_side)
         (folder / self.preprocessing.tokenizer).write_text(backend.to_str(pretty=False), "utf-8")

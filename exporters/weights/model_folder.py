@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from exporters.weights.parsing import parsing, read_json, summarize_error
 from exporters.weights.state_dict import abbreviate, escape_name, is_part_of, seeded
 from runtime.artifact.manifest import Weights, seal
 from runtime.artifact.reader import record_file
+from runtime.errors import MissingDependencyError
 
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 _LIBRARIES = ("transformers", "sentence_transformers")
@@ -25,6 +27,7 @@ _VOCABULARIES = (
     *("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model"),
     *("spm.model", "whitespacetokenizer_config.json"),
 )
+_SAVE_TOKENIZER = "save one there with tokenizer.save_pretrained (tokenizer.json)"
 
 
 def describe_folder(folder: Path, weights: WeightsRef) -> Weights:
@@ -110,18 +113,13 @@ def read_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenizerFast:
     Raises:
         WeightsError: There is no tokenizer, or the ``tokenizers`` library cannot run it.
         WeightsMismatchError: The tokenizer has more tokens than the model's ``vocab_size``.
+        MissingDependencyError: As for :func:`load_tokenizer`.
     """
-    advice = "save one there with tokenizer.save_pretrained (tokenizer.json)"
     if not has_vocabulary(folder):  # transformers would make an empty one
-        raise WeightsError(f"{folder} holds no tokenizer; {advice}")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as exc:  # as for the configuration
-        raise WeightsError(
-            f"{folder} holds no tokenizer that transformers loads ({summarize_error(exc)}); {advice}"
-        ) from exc
+        raise WeightsError(f"{folder} holds no tokenizer; {_SAVE_TOKENIZER}")
+    tokenizer = load_tokenizer(folder)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise WeightsError(f"{folder} has no fast tokenizer, but a {type(tokenizer).__name__}; {advice}")
+        raise WeightsError(f"{folder} has no fast tokenizer, but a {type(tokenizer).__name__}; {_SAVE_TOKENIZER}")
     if tokenizer.truncation_side != "right":
         raise WeightsError(f"{folder} cuts the beginning of long texts (truncation_side), expected the end")
     if len(tokenizer) > vocab_size:
@@ -130,6 +128,31 @@ def read_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenizerFast:
             "use the tokenizer of that model"
         )
     return tokenizer
+
+
+def load_tokenizer(folder: Path, *, trusted: bool = False) -> Any:
+    """Return the tokenizer in ``folder``, of any class of transformers. Code in the folder runs if it is trusted.
+
+    Raises:
+        WeightsError: transformers cannot load it.
+        MissingDependencyError: It is a model of SentencePiece, and sentencepiece is not installed.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trusted)
+    except Exception as exc:  # as for the configuration
+        # transformers asks for tiktoken if sentencepiece is missing
+        if any(folder.glob("*.model")) and not (folder / "tokenizer.json").is_file() and not _has_sentencepiece():
+            raise MissingDependencyError(
+                f"the tokenizer in {folder} is a model of SentencePiece, and sentencepiece is not installed; install "
+                f"it with `pip install sentencepiece`, or {_SAVE_TOKENIZER}"
+            ) from exc
+        raise WeightsError(
+            f"{folder} holds no tokenizer that transformers loads ({summarize_error(exc)}); {_SAVE_TOKENIZER}"
+        ) from exc
+
+
+def _has_sentencepiece() -> bool:
+    return find_spec("sentencepiece") is not None
 
 
 def check_library(folder: Path) -> None:

@@ -10,7 +10,7 @@ import open_clip
 from open_clip.pretrained import download_pretrained, get_pretrained_cfg
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from open_clip.transform import PreprocessCfg, image_transform_v2
-from tokenizers import AddedToken, Regex, Tokenizer, normalizers
+from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
 from torch import Tensor, nn
 from transformers import CLIPTokenizer, PreTrainedTokenizerFast
 
@@ -42,6 +42,8 @@ _IMAGE_ALONE = "export its image tower alone by --tower image"
 # Source: Final_Sigma in table 3-17 of the Unicode standard, with at most one case-ignorable character before it.
 _CASED, _IGNORABLE = r"[\p{Lu}\p{Ll}\p{Lt}]", r"[\p{Mn}\p{Me}\p{Cf}\p{Lm}\p{Sk}'.:\x{B7}\x{2018}\x{2019}]"
 _FINAL_SIGMA = Regex(f"(?<={_CASED}|{_CASED}{_IGNORABLE})Σ(?!{_IGNORABLE}*{_CASED})")
+# The words of open_clip's SimpleTokenizer. Those of CLIPTokenizer also have <|startoftext|> and <|endoftext|>.
+_WORDS = Regex(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")
 
 
 def load(request: LoadRequest[OpenClipModelSource], weights: ModelWeights) -> list[ExportableTower]:
@@ -267,6 +269,10 @@ def _convert(tokenizer: Any, name: str) -> tuple[Tokenizer, int]:
             bos_token=start,
             eos_token=end,
             pad_token=end,
+        )
+        split = pre_tokenizers.Split(_WORDS, behavior="removed", invert=True)
+        fast.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [split, pre_tokenizers.ByteLevel(add_prefix_space=False)]
         )
         # open_clip ignores case in its pattern, which then matches this mark nowhere.
         return _add_steps(fast.backend_tokenizer, tokenizer, normalizers.Replace("\u0345", " ")), 0

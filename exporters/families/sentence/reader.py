@@ -21,7 +21,7 @@ from exporters.families.family import FolderRequest
 from exporters.families.sentence.adapter import is_adapter
 from exporters.families.sentence.chain import GeMPooling
 from exporters.weights.load_watch import replaced_method, watch_loading
-from exporters.weights.model_folder import has_vocabulary
+from exporters.weights.model_folder import has_vocabulary, load_tokenizer
 from exporters.weights.parsing import parsing, read_json, summarize_error
 from exporters.weights.remote_code import refuse_code
 from exporters.weights.state_dict import seeded
@@ -46,7 +46,8 @@ def read_model(
     Raises:
         WeightsError: The library cannot load it, ignores one of its settings, or would run code that is not trusted.
         WeightsMismatchError: Weights are missing, or have no place.
-        MissingDependencyError: The folder is an adapter, and peft is not installed.
+        MissingDependencyError: The folder is an adapter, and peft is not installed; or its tokenizer is a model of
+            SentencePiece, and sentencepiece is not installed.
     """
     folder, options = request.path, request.options
     check_kind(folder)
@@ -83,6 +84,9 @@ def read_model(
                 f"the model that {folder} adapts cannot be loaded ({summarize_error(exc)}); correct "
                 "base_model_name_or_path in its adapter_config.json"
             ) from exc
+        if "processing class" in str(exc):  # transformers hides why it cannot load the tokenizer
+            for place in filter(has_vocabulary, (folder, *folder.iterdir())):
+                load_tokenizer(place, trusted=options.trust_remote_code)
         raise WeightsError(f"{folder} cannot be loaded by sentence-transformers ({summarize_error(exc)})") from exc
     watch.check(str(folder), unused_parts(model) if ignored is None else ignored)
     if request.model_id in _INSTRUCTORS:

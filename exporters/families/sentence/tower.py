@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -115,9 +116,28 @@ class SentenceTower(TextTower):
             tokenizer = tokenizer.backend_tokenizer
         if not isinstance(tokenizer, Tokenizer):
             raise WeightsError(
-                f"{self._source} has no fast tokenizer; save one there with tokenizer.save_pretrained (tokenizer.json)"
+                f"the {type(tokenizer).__name__} of {self._source} is written in Python, and the runtime needs a "
+                "tokenizer.json of the `tokenizers` library; such a model cannot be exported"
             )
         return tokenizer
+
+    def tokenizer_json(self) -> str:
+        """Return the tokenizer for the artifact.
+
+        It lacks special tokens without an embedding, such as Gemma's for images: the library fails on a text that has
+        one, and the runtime reads it as plain text. Where the pooling leaves out the prompt, a token is special if the
+        library says so, because the library does not count one at the end of the prompt.
+        """
+        document, size = json.loads(super().tokenizer_json()), self._table_size()
+        document["added_tokens"] = [token for token in document["added_tokens"] if token["id"] < size]
+        words = document["model"]["vocab"]
+        listed = isinstance(words, list)  # of Unigram, in the order of the ids
+        document["model"]["vocab"] = words[:size] if listed else {word: at for word, at in words.items() if at < size}
+        if skips_prompt(self._modules):
+            special = {*self._first.tokenizer.all_special_ids}
+            for token in document["added_tokens"]:
+                token["special"] = token["id"] in special
+        return json.dumps(document)
 
     def encoder(self) -> nn.Module:
         """Return the chain of the model's modules."""
@@ -153,11 +173,17 @@ class SentenceTower(TextTower):
 
     def _encode(self, text: str) -> Tensor:
         try:
-            return torch.from_numpy(self._model.encode([text], show_progress_bar=False)[0])
+            vector = torch.from_numpy(self._model.encode([text], show_progress_bar=False)[0])
         except Exception as exc:
             raise WeightsError(
                 f"sentence-transformers itself cannot embed a text with {self._source} ({summarize_error(exc)})"
             ) from exc
+        if vector.dim() != 1 or not len(vector):
+            raise WeightsError(
+                f"{self._source} gives a text an array of shape {[*vector.shape]}, expected one vector; correct its "
+                "modules.json, or the truncate_dim in its config_sentence_transformers.json"
+            )
+        return vector
 
     def _preprocess(self, texts: list[str], prompt: str | None = None) -> dict[str, Any]:
         try:
@@ -285,7 +311,8 @@ class SentenceTower(TextTower):
         return not torch.equal(*vectors)
 
     def _library_ids(self, text: str) -> list[int]:
-        features = self._preprocess([text], self._model.prompts.get(self._model.default_prompt_name or ""))
+        default = self._model.default_prompt_name
+        features = self._preprocess([text], None if default is None else self._model.prompts[default])
         ids: list[int] = features["input_ids"].flatten().long().tolist()
         return ids
 

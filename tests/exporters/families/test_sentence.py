@@ -30,15 +30,18 @@ from exporters.families.sentence.load import load_folder
 from exporters.families.sentence.tower import SentenceTower
 from exporters.publish.publish import publish
 from exporters.samples.texts import TEXTS
+from exporters.weights import model_folder
 from runtime.artifact.describe import describe_manifest
 from runtime.artifact.manifest import MAX_TEXT_LENGTH, Pooling, Weights
 from runtime.artifact.reader import read_manifest
 from runtime.errors import UsageError
+from tests.exporters.families.checkpoints.build import edit
 from tests.exporters.toys import save_layers, save_toy
 
 RECORD = Weights(origin="file", description="toy", sha256="0" * 64)
 SPEC = BackboneSpec(name="toy")
 MEAN: tuple[str, dict[str, Any]] = ("Pooling", {"pooling_mode": "mean"})
+_TOKENS = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
 
 
 def save_dense(folder: Path, dense: nn.Linear) -> None:
@@ -130,8 +133,9 @@ def _remove(name: str) -> Callable[[Path], None]:
         (_remove("config.json"), "cannot be loaded by sentence-transformers"),
         (_remove("model.safetensors"), "cannot be loaded by sentence-transformers"),
         (lambda f: (f / "model.safetensors").write_bytes(b"x" * 100), "cannot be loaded by sentence-transformers"),
+        (lambda f: (f / "tokenizer.json").write_text("{"), "holds no tokenizer that transformers loads"),
     ],
-    ids=["pooling", "no-pooling", "module", "json", "dense", "no-config", "no-weights", "weights"],
+    ids=["pooling", "no-pooling", "module", "json", "dense", "no-config", "no-weights", "weights", "tokenizer"],
 )
 def test_a_folder_that_cannot_be_honoured_is_refused(
     damage: Callable[[Path], None], message: str, checkpoint: Path
@@ -181,6 +185,12 @@ DENSE = {"in_features": 24, "out_features": 24, "bias": True}
             "brings code of its own",
         ),
         (lambda f: _prompt(f), "Default prompt name 'passage' not found"),
+        (
+            lambda f: edit(save_layers(f, MEAN) / "config_sentence_transformers.json", truncate_dim=0),
+            r"shape \[0\], expected one vector",
+        ),
+        (lambda f: _leave_tokens(f), r"shape \[\d+, 24\], expected one vector; correct its modules.json"),
+        (lambda f: _save_phobert(f), "the PhobertTokenizer of .* is written in Python"),
         (lambda f: (f / "adapter_config.json").write_text("{}"), "adapter"),
     ],
 )
@@ -200,6 +210,58 @@ def _dense(folder: Path, changes: dict[str, Any]) -> None:
 def _prompt(folder: Path) -> None:
     save_layers(folder, MEAN)
     (folder / "config_sentence_transformers.json").write_text(json.dumps({"default_prompt_name": "passage"}))
+
+
+def _leave_tokens(folder: Path) -> None:
+    save_layers(folder)
+    edit(folder / "sentence_bert_config.json", module_output_name="sentence_embedding", modality_config=_TOKENS)
+
+
+def _save_phobert(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PhobertTokenizer"}')
+    (folder / "vocab.txt").write_text("the 1\n")
+    (folder / "bpe.codes").write_text("t h 5\n")
+
+
+def test_a_tokenizer_of_sentencepiece_names_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = save_toy(tmp_path / "toy", "xlm-roberta")
+    (folder / "tokenizer.json").rename(folder / "sentencepiece.bpe.model")
+    monkeypatch.setattr(model_folder, "_has_sentencepiece", lambda: False)
+    with pytest.raises(runtime.MissingDependencyError, match="`pip install sentencepiece`"):
+        load(folder)
+
+
+def _add_token(folder: Path, index: int, content: str) -> None:
+    path = folder / "tokenizer.json"
+    document = json.loads(path.read_text())
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    document["added_tokens"].append({"id": index, "content": content, "special": True, **flags})
+    path.write_text(json.dumps(document))
+
+
+def test_a_special_token_without_an_embedding_is_plain_text(checkpoint: Path) -> None:
+    text, rows = "an <image> here", json.loads((checkpoint / "config.json").read_text())["vocab_size"]
+    expected = load(checkpoint).preprocessor.prepare(text)
+    _add_token(checkpoint, rows, "<image>")
+    assert load(checkpoint).preprocessor.prepare(text) == expected
+
+
+def test_a_prompt_is_as_long_as_for_the_library(checkpoint: Path) -> None:
+    word = "a"
+    edit(checkpoint / "tokenizer.json", post_processor=None)
+    _add_token(checkpoint, PreTrainedTokenizerFast.from_pretrained(checkpoint).vocab[word], word)  # special here alone
+    save_layers(checkpoint, ("Pooling", {"pooling_mode": "mean", "include_prompt": False}))
+    tower = load(checkpoint)
+    for prompt in ("query a", "query [MASK]", "query "):
+        theirs = SentenceTransformer(str(checkpoint), device="cpu").preprocess(["a cat"], prompt)
+        ours = tower.preprocessor.prepare("a cat", prompt)
+        assert (ours.ids, ours.prompt_length) == (theirs["input_ids"][0].tolist(), theirs["prompt_length"]), prompt
+
+
+def test_a_prompt_may_have_an_empty_name(checkpoint: Path) -> None:
+    edit(save_layers(checkpoint, MEAN) / "config_sentence_transformers.json", prompts={"": "title: "})
+    assert load(checkpoint).preprocessing.prompts[""] == "title: "
 
 
 def test_code_beside_a_model_is_not_run(checkpoint: Path) -> None:

@@ -77,6 +77,7 @@ _ODD_TEXTS = (
     "漢字、東京。ＦＵＬＬ １２ ½ ™ \u0345 a\u0345b \u3000 x",
     "ΟΔΟΣ, Σ_Σ. İ e\u0301 - ... - \t\n end ",
     "!?_",
+    "<|startoftext|>, <|endoftext|><|endoftext|>.",
     "many words, " * 99,
 )
 
