@@ -36,7 +36,9 @@ def read_manifest(folder: Path) -> Manifest:
             way_out = f"give its folder, {folder.parent}" if is_part else "make one with `python -m exporters NAME`"
             raise ArtifactError(f"{folder} is a file, and an artifact is a folder; {way_out}")
         if not folder.is_dir():
-            raise ArtifactError(f"there is no folder {folder}; export one with `python -m exporters NAME`")
+            is_uri = ":/" in str(folder)  # pathlib makes one slash of two
+            way_out = "copy it here first" if is_uri else "export one with `python -m exporters NAME`"
+            raise ArtifactError(f"there is no folder {folder}; {way_out}")
         document = json.loads(_read_text(path), parse_constant=_refuse_constant)
         _check_schema_version(document, path)
         stated = document.pop(SEAL, None)

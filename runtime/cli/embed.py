@@ -30,6 +30,7 @@ from runtime.jobs.origin import name_precision
 from runtime.jobs.outputs import OutputOptions, report_path
 from runtime.jobs.read_vectors import read_ranges
 from runtime.jobs.run import EmbedJob, EmbedJobResult, is_complete, run_job
+from runtime.jobs.uris import SCHEMES, refuse_uri
 from runtime.postprocess import Dtype
 from runtime.session.provider_options import OPTIONS, CpuOptions, OpenVinoOptions, parse_options
 from runtime.session.providers import expected_provider
@@ -149,6 +150,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return _run_on_ray(arguments, options, progress)
     if arguments.address is not None or arguments.rows_per_part is not None:
         raise UsageError("--address and --rows-per-part are for a cluster; add --engine ray")
+    refuse_uri(arguments.output, f"write it here and copy it, or add --engine ray for {SCHEMES}")
     ranges = read_ranges(arguments.ranges) if arguments.ranges else None
     output = OutputOptions(path=Path(arguments.output), dtype=arguments.dtype, ranges=ranges)
     job = take_options(EmbedJob, arguments, output=output, options=options, progress=progress)

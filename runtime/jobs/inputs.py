@@ -23,6 +23,7 @@ from runtime.jobs.csv_files import CSV_SUFFIXES, count_csv_rows, read_csv_column
 from runtime.jobs.items import SourceItem, path_item, text_item
 from runtime.jobs.parquet import count_rows, read_column
 from runtime.jobs.text_files import count_lines, parse_lines, read_file_lines, read_lines
+from runtime.jobs.uris import SCHEMES, refuse_uri
 from runtime.preprocess.files import file_suffix
 from runtime.preprocess.image_formats import image_suffixes, looks_like_image_path
 
@@ -246,6 +247,8 @@ class _InputParser:
             return JobInputs(None, lambda: parse_lines(read_lines(sys.stdin.buffer, STDIN), kind=kind))
         mode = _mode(name)
         if mode is None:
+            pipe = f"; {_PIPE}" if self.kind in ("text", None) else ""
+            refuse_uri(name, f"copy it here, or add --engine ray for {SCHEMES}{pipe}")
             return self._open_pattern(name) if is_pattern(name, self.kind) else self._open_missing(name)
         if stat.S_ISDIR(mode):
             return self._open_folder(name)

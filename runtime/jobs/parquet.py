@@ -25,22 +25,22 @@ def import_parquet() -> Any:
     return pyarrow.parquet
 
 
-def open_parquet(path: str, name: str, file_system: Any = None) -> Any:
-    """Open the file at ``path``, which errors call ``name``.
+def open_parquet(file: Any, name: str) -> Any:
+    """Open a path or an open file, which errors call ``name``.
 
     Raises:
         UsageError: It cannot be read.
         MissingDependencyError: pyarrow is not installed.
     """
     try:
-        return parquet_file(path, file_system)
+        return parquet_file(file)
     except (OSError, ValueError, NotImplementedError) as exc:  # pyarrow raises all of these
         raise UsageError(
             f"{name} cannot be read as parquet ({one_line(exc)}); write it again, or leave it out"
         ) from exc
 
 
-def parquet_file(path: str, file_system: Any = None) -> Any:
+def parquet_file(file: Any) -> Any:
     """Return a ``ParquetFile`` that keeps one batch in memory, however large its row groups are.
 
     Raises:
@@ -49,7 +49,7 @@ def parquet_file(path: str, file_system: Any = None) -> Any:
         MissingDependencyError: pyarrow is not installed.
     """
     # By default, pyarrow holds each byte that it has read until the file is closed.
-    return import_parquet().ParquetFile(path, filesystem=file_system, pre_buffer=False, buffer_size=_BUFFER_BYTES)
+    return import_parquet().ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER_BYTES)
 
 
 def count_rows(path: str, column: str, kind: str) -> int:

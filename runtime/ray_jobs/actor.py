@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from runtime.errors import ClusterError, EmbeddingBackbonesError, ItemError, ProviderError, SpaceError, one_line
+from runtime.errors import ClusterError, EmbeddingBackbonesError, ItemError, ProviderError, SpaceError
 from runtime.inference.embedder import Embedder
 from runtime.inference.options import EmbedOptions
 from runtime.inference.pipeline import PartialEmbeddings
@@ -141,13 +141,9 @@ class ShardEmbedder:
 
         Raises:
             ClusterError: A file cannot be read on this machine.
-            UsageError: A file has lost rows since the job began.
+            UsageError: A file has changed since the job began.
         """
-        try:
-            return read_shard(shard, self._options.format)
-        except (OSError, pa.ArrowException) as exc:
-            way_out = "the input must be at the same place on every machine"
-            raise ClusterError(f"cannot read {shard.locate(0)} ({one_line(exc)}); {way_out}") from exc
+        return read_shard(shard, self._options.format)
 
     def embed(self, shard: Shard, attempt: int) -> ShardResult:
         """Embed a shard and write its part.

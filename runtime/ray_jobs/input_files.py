@@ -28,8 +28,9 @@ from runtime.jobs.inputs import (
 )
 from runtime.jobs.parquet import check_column, open_parquet
 from runtime.jobs.text_files import BLANKS
+from runtime.jobs.uris import is_uri, public_name
 from runtime.preprocess.files import file_suffix
-from runtime.ray_jobs.storage import absolute, is_uri, join, open_buffered, open_place, public_name, read_each
+from runtime.ray_jobs.storage import absolute, join, open_buffered, open_place, read_each, reading
 
 Format = Literal["parquet", "txt", "jsonl", "files"]
 _SPLIT_FORMATS: Mapping[str, Format] = {".txt": "txt", ".jsonl": "jsonl", ".parquet": "parquet"}
@@ -60,12 +61,14 @@ class InputFile:
         name: Name in the output, see :func:`public_name`.
         place: Path or URI that any process of the cluster can open.
         rows: Number of items.
+        size: Number of bytes, of a file that lists items.
         offsets: Byte offset of each ``STEP``-th item of a file of lines.
     """
 
     name: str
     place: str
     rows: int = 1
+    size: int = 0
     offsets: array[int] = field(default_factory=lambda: array("q"))
 
 
@@ -103,7 +106,10 @@ def find_inputs(places: Sequence[str], column: str | None, tower: TowerName) -> 
         UsageError: There is no input, the files have different formats or schemas, a file holds no texts, or ``column``
             does not fit them.
     """
-    files = [file for place in places for file in _list_files(place, tower)]
+    files = list[InputFile]()
+    for place in places:
+        with reading(place):
+            files += _list_files(place, tower)
     twice = [place for place, count in Counter(file.place for file in files).items() if count > 1]
     if twice:
         raise UsageError(f"{public_name(twice[0])} is given twice; each row is embedded once, so give it once")
@@ -182,7 +188,7 @@ def _format(name: str, tower: TowerName) -> Format:
 def _count_lines(file: InputFile, *, blanks: bool) -> InputFile:
     """Return ``file`` with the number of its lines; blank lines count if they are texts."""
     offsets, position, rows = array("q"), 0, 0
-    with open_buffered(file.place) as stream:
+    with reading(file.place), open_buffered(file.place) as stream:
         for line in stream:
             text = line if position else line.removeprefix(codecs.BOM_UTF8)
             if blanks or text.strip(BLANKS.encode()):
@@ -190,22 +196,23 @@ def _count_lines(file: InputFile, *, blanks: bool) -> InputFile:
                     offsets.append(position)
                 rows += 1
             position += len(line)
-    return replace(file, rows=rows, offsets=offsets)
+    return replace(file, rows=rows, size=position, offsets=offsets)
 
 
 def _count_rows(files: Sequence[InputFile], form: InputFormat) -> InputFiles:
     """Return parquet files with their numbers of rows and their common schema."""
     footers = read_each(_read_footer, files)
-    schema = footers[0][1]
-    for file, (_, other) in zip(files, footers, strict=True):
+    counted, schema = [file for file, _ in footers], footers[0][1]
+    for file, other in footers:
         if not other.equals(schema):
             raise UsageError(f"{file.name} has other columns than {files[0].name}; embed them in separate jobs")
-    counted = [replace(file, rows=rows) for file, (rows, _) in zip(files, footers, strict=True)]
     check_column(schema, files[0].name, form.column, form.tower)
     return InputFiles(format=form, files=counted, carried=schema.remove(schema.get_field_index(form.column)))
 
 
-def _read_footer(file: InputFile) -> tuple[int, pa.Schema]:
+def _read_footer(file: InputFile) -> tuple[InputFile, pa.Schema]:
     file_system, path = open_place(file.place)
-    with open_parquet(path, file.name, file_system) as opened:
-        return opened.metadata.num_rows, opened.schema_arrow.remove_metadata()
+    with reading(file.place):
+        stream = file_system.open_input_file(path)
+    with stream, open_parquet(stream, file.name) as opened:
+        return replace(file, rows=opened.metadata.num_rows, size=stream.size()), opened.schema_arrow.remove_metadata()

@@ -15,9 +15,10 @@ from pyarrow import fs, parquet
 
 from runtime.array_types import Array, Float32Array
 from runtime.atomic_write import find_leftovers, finish_replacement, partial_path, replace_folder, replacing
-from runtime.errors import OutputError, UsageError
+from runtime.errors import OutputError, UsageError, one_line
 from runtime.jobs.origin import VectorOrigin
-from runtime.ray_jobs.storage import absolute, is_uri, join, open_place, public_name
+from runtime.jobs.uris import is_uri, public_name
+from runtime.ray_jobs.storage import STORAGE_ERRORS, absolute, join, open_place
 
 _LOG = logging.getLogger("runtime")
 SUCCESS = "_SUCCESS"  # the marker of Hadoop and Spark, which readers of parquet skip
@@ -72,9 +73,11 @@ def write_part(folder: str, number: int, table: pa.Table) -> None:
     try:
         with target as partial:
             parquet.write_table(table, str(partial), filesystem=file_system)
-    except OSError as exc:
+    except STORAGE_ERRORS as exc:
         way_out = "free some disk space, or name a folder that all machines share"
-        raise OutputError(f"cannot write {public_name(place)} ({exc}); {way_out}") from exc
+        if is_uri(folder):
+            way_out = "check that each machine has the right to write there"
+        raise OutputError(f"cannot write {public_name(place)} ({one_line(exc)}); {way_out}") from exc
 
 
 class OutputFolder:
@@ -106,8 +109,9 @@ class OutputFolder:
                 partial = partial_path(self._final)
                 partial.mkdir()
                 self.place = str(partial)
-        except OSError as exc:
-            raise OutputError(f"cannot create the output {public_name(output)} ({exc}); name another place") from exc
+        except STORAGE_ERRORS as exc:
+            shown = public_name(output)
+            raise OutputError(f"cannot create the output {shown} ({one_line(exc)}); name another place") from exc
 
     def publish(self, parts: int) -> None:
         """Move the complete output of ``parts`` files to its place. If that fails, they stay where they are.
@@ -131,9 +135,9 @@ class OutputFolder:
                 self._move_parts()
             else:
                 self._replace()
-        except OSError as exc:
+        except STORAGE_ERRORS as exc:
             way_out = "move them yourself, or run the job again with another output"
-            raise OutputError(f"cannot move the output to {output} ({exc}); {kept}; {way_out}") from exc
+            raise OutputError(f"cannot move the output to {output} ({one_line(exc)}); {kept}; {way_out}") from exc
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"interrupted while the output was moved; {kept}") from None
 
@@ -152,7 +156,7 @@ class OutputFolder:
             file_system.delete_file(marker.path)
         for part in file_system.get_file_info(fs.FileSelector(partial)):
             if _PART.fullmatch(part.base_name):
-                file_system.move(part.path, f"{path.rstrip('/')}/{part.base_name}")
+                _move(file_system, part.path, f"{path.rstrip('/')}/{part.base_name}")
                 left.pop(part.base_name, None)
         for child in left.values():
             remove = file_system.delete_dir if child.type == fs.FileType.Directory else file_system.delete_file
@@ -171,7 +175,7 @@ class OutputFolder:
         """Remove the parts of an output that was not published."""
         if is_uri(self.output):
             file_system, path = open_place(self.place)
-            with suppress(OSError):
+            with suppress(*STORAGE_ERRORS):
                 file_system.delete_dir(path)
         else:
             # A worker may still write, and a folder that gets a file meanwhile is not removed. It writes by this name.
@@ -179,6 +183,14 @@ class OutputFolder:
             with suppress(OSError):
                 Path(self.place).rename(removed)
             shutil.rmtree(removed, ignore_errors=True)
+
+
+def _move(file_system: fs.FileSystem, source: str, target: str) -> None:
+    try:
+        file_system.move(source, target)
+    except NotImplementedError:  # Azure without a hierarchical namespace: https://github.com/apache/arrow/issues/40405
+        file_system.copy_file(source, target)
+        file_system.delete_file(source)
 
 
 def _check_free(output: str, *, force: bool) -> None:

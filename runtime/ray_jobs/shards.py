@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from runtime.errors import UsageError
+from runtime.errors import ClusterError, UsageError, one_line
 from runtime.jobs.items import ItemValue, Unreadable
 from runtime.jobs.parquet import parquet_file, row_item
 from runtime.jobs.text_files import parse_lines, read_lines
+from runtime.jobs.uris import is_uri
 from runtime.preprocess.files import file_suffix
 from runtime.preprocess.item import UnusableItemError
 from runtime.ray_jobs.input_files import STEP, InputFile, InputFiles, InputFormat
-from runtime.ray_jobs.storage import OPEN_FILES, is_uri, open_buffered, open_place, read_each
+from runtime.ray_jobs.storage import OPEN_FILES, STORAGE_ERRORS, open_buffered, open_place, read_each, reading
 
 if TYPE_CHECKING:
     from runtime.artifact.manifest import TowerName
@@ -29,13 +31,14 @@ if TYPE_CHECKING:
 class RowRange:
     """The rows of an :class:`InputFile` from ``start`` up to, not including, ``stop``.
 
-    ``offset`` is the byte offset of the first row in a file of lines.
+    ``size`` is that of the file in bytes, and ``offset`` the byte offset of the first row in a file of lines.
     """
 
     name: str
     place: str
     start: int
     stop: int
+    size: int = 0
     offset: int = 0
 
     @property
@@ -112,16 +115,15 @@ def _row_ranges(files: Sequence[InputFile], size: int) -> Iterator[RowRange]:
     for file in files:
         for start in range(0, file.rows, size):
             stop, offset = min(start + size, file.rows), file.offsets[start // STEP] if file.offsets else 0
-            yield RowRange(name=file.name, place=file.place, start=start, stop=stop, offset=offset)
+            yield RowRange(name=file.name, place=file.place, start=start, stop=stop, size=file.size, offset=offset)
 
 
 def read_shard(shard: Shard, form: InputFormat) -> ShardRows:
     """Read the rows of ``shard`` by the rules of :mod:`runtime.jobs`. An unreadable row affects no other row.
 
     Raises:
-        OSError: A file cannot be read.
-        pyarrow.ArrowException: A parquet file is damaged.
-        UsageError: A file has lost rows since it was counted.
+        ClusterError: A file cannot be read on this machine.
+        UsageError: A file has changed since it was counted.
     """
     at_once = 1 if form.name == "parquet" else OPEN_FILES  # a row group may be large
     ranges = read_each(partial(_read_range, form=form), shard.ranges, at_once=at_once)
@@ -137,23 +139,26 @@ def read_shard(shard: Shard, form: InputFormat) -> ShardRows:
 
 def _read_range(span: RowRange, form: InputFormat) -> tuple[list[Any], pa.Table]:
     """Return the items of a range, and its other columns."""
-    items: list[Any]
-    carried = pa.table({})
     if form.name == "files":
-        items = [_read_file(span.place, form.tower)]
-    elif form.name == "parquet":
-        items, carried = _read_parquet(span, form)
-    else:
-        items = _read_lines(span, form)
-    if len(items) != span.rows:
-        raise UsageError(f"{span.name} has changed since the job began; run it again when the input is complete")
+        return [_read_file(span.place, form.tower)], pa.table({})
+    with reading(span.place, "the input must be at the same place on every machine", ClusterError):
+        items, carried = (
+            _read_parquet(span, form) if form.name == "parquet" else (_read_lines(span, form), pa.table({}))
+        )
+    _check_same(len(items), span.rows, span)
     return items, carried
+
+
+def _check_same(found: int, counted: int, span: RowRange) -> None:
+    if found != counted:
+        raise UsageError(f"{span.name} has changed since the job began; run it again when the input is complete")
 
 
 def _read_parquet(span: RowRange, form: InputFormat) -> tuple[list[ItemValue], pa.Table]:
     """Read the row groups that overlap ``span`` in batches, and keep only its rows."""
     file_system, path = open_place(span.place)
-    with parquet_file(path, file_system) as file:
+    with file_system.open_input_file(path) as stream, parquet_file(stream) as file:
+        _check_same(stream.size(), span.size, span)
         groups, skip = _row_groups(file.metadata, span)
         kept, missing = [], span.rows
         for batch in file.iter_batches(batch_size=max(missing, 1024), row_groups=groups):
@@ -177,7 +182,9 @@ def _row_groups(metadata: Any, span: RowRange) -> tuple[list[int], int]:
 
 
 def _read_lines(span: RowRange, form: InputFormat) -> list[ItemValue]:
-    with open_buffered(span.place, span.offset) as file:
+    with open_buffered(span.place) as file:
+        _check_same(file.seek(0, io.SEEK_END), span.size, span)
+        file.seek(span.offset)
         lines = read_lines(file, span.name, first=span.start + 1)
         sources = parse_lines(lines, kind=form.tower, column=form.column if form.name == "jsonl" else None)
         return [source.item for source in itertools.islice(sources, span.rows)]
@@ -191,8 +198,8 @@ def _read_file(place: str, kind: TowerName) -> ItemValue | MeshLike:
     try:
         with file_system.open_input_file(path) as file:
             data = bytes(file.read())
-    except OSError as exc:
-        return Unreadable(f"it cannot be read ({exc})")
+    except STORAGE_ERRORS as exc:
+        return Unreadable(f"it cannot be read ({one_line(exc)})")
     return _parse_mesh(data, file_suffix(path)) if kind == "mesh" else data
 
 

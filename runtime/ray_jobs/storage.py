@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, urlsplit
 
+import pyarrow as pa
 from pyarrow import fs
 
-from runtime.errors import UsageError
+from runtime.errors import EmbeddingBackbonesError, UsageError, one_line
+from runtime.jobs.uris import SCHEMES, is_uri, public_name
 
+STORAGE_ERRORS = (OSError, pa.ArrowException)  # Azure without credentials raises a bare ArrowException
 _BUFFER_BYTES = 8 << 20  # an object store takes tens of milliseconds for a request of any size
 OPEN_FILES = 16  # that are read at once: an object store takes about 100 ms for each
 _FILE_SYSTEMS: dict[tuple[str, str, str], fs.FileSystem] = {}  # by scheme, authority and query
 _File = TypeVar("_File")
 _Content = TypeVar("_Content")
-
-
-def is_uri(place: str) -> bool:
-    """Return whether ``place`` is a URI rather than a path."""
-    return "://" in place
 
 
 def open_place(place: str) -> tuple[fs.FileSystem, str]:
@@ -38,26 +37,38 @@ def open_place(place: str) -> tuple[fs.FileSystem, str]:
         if shown != place:
             raise UsageError(f"{shown} cannot be opened (its name is not UTF-8); rename it")
         return fs.LocalFileSystem(), absolute(place)
+    way_out = f"give a path or a URI of {SCHEMES}, with %20 for a space, %23 for a # and %2F for a / in a secret"
+    if "#" in place:  # pyarrow would leave out what follows, and open another place
+        raise UsageError(f"{shown} cannot be opened (the URI has a #); {way_out}")
     try:
         file_system, path = fs.FileSystem.from_uri(place)
-    except (ValueError, OSError, NotImplementedError) as exc:
-        found = str(exc).replace(place, shown)  # pyarrow quotes the credentials, too
-        way_out = "give a path or a URI such as s3://bucket/folder, with %20 for a space and %2F for a / in a secret"
-        raise UsageError(f"{shown} cannot be opened ({found}); {way_out}") from None
+    except (*STORAGE_ERRORS, ValueError) as exc:
+        found = " ".join(str(exc).replace(place, shown).split())  # pyarrow quotes the credentials, too
+        raise UsageError(f"{shown} cannot be opened ({found:.300}); {way_out}") from None
     parts = urlsplit(place)
     return _FILE_SYSTEMS.setdefault((parts.scheme, parts.netloc, parts.query), file_system), path
 
 
-def open_buffered(place: str, offset: int = 0) -> io.BufferedReader:
-    """Open the file at ``place`` to be read in large requests, from the byte ``offset`` on.
+@contextmanager
+def reading(
+    place: str, local: str = "check the file and its rights", error: type[EmbeddingBackbonesError] = UsageError
+) -> Iterator[None]:
+    """Raise ``error`` if ``place`` cannot be read. ``local`` is the way out if it is a path."""
+    try:
+        yield
+    except STORAGE_ERRORS as exc:
+        way_out = "check that it is there, and that each machine has the right to read it" if is_uri(place) else local
+        raise error(f"cannot read {public_name(place)} ({one_line(exc)}); {way_out}") from exc
+
+
+def open_buffered(place: str) -> io.BufferedReader:
+    """Open the file at ``place`` to be read in large requests.
 
     Raises:
         OSError: It cannot be read.
     """
     file_system, path = open_place(place)
-    file = file_system.open_input_file(path)
-    file.seek(offset)
-    return io.BufferedReader(file, _BUFFER_BYTES)
+    return io.BufferedReader(file_system.open_input_file(path), _BUFFER_BYTES)
 
 
 def read_each(
@@ -78,16 +89,6 @@ def join(place: str, relative: str) -> str:
         return str(Path(place) / relative)
     base, mark, query = place.partition("?")
     return f"{base.rstrip('/')}/{quote(relative)}{mark}{query}"
-
-
-def public_name(place: str) -> str:
-    """Return ``place`` in valid UTF-8, to be printed and recorded; a URI without credentials, query and quoting."""
-    if not is_uri(place):
-        return place.encode("utf-8", "backslashreplace").decode()
-    parts = urlsplit(place)
-    if "@" not in parts.netloc and ":" in parts.netloc and "@" in parts.path:
-        return f"{parts.scheme}://..."  # an unquoted / in a secret ends the host too early
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{unquote(parts.path)}"
 
 
 def absolute(place: str) -> str:

@@ -86,6 +86,16 @@ def test_a_full_disk_leaves_the_old_vectors(
     assert list(tmp_path.iterdir()) == [output]
 
 
+def test_an_output_behind_a_uri_is_refused_without_its_secret(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["embed", "toy", "a", "-o", "s3://key:secret@bucket/v.npz"]) == 2
+    assert capsys.readouterr().err.startswith("error: s3://bucket/v.npz is a URI, and a local job takes paths")
+
+
+def test_an_artifact_behind_a_uri_has_to_be_copied(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "s3://bucket/toy"]) == 1
+    assert "there is no folder s3:/bucket/toy; copy it here first" in capsys.readouterr().err
+
+
 def test_nothing_embedded_is_a_failure_and_leaves_the_old_vectors(exported: Path, tmp_path: Path) -> None:
     (tmp_path / "v.npy").write_bytes(b"old")
     assert main(["embed", str(exported), "no.jpg", "-o", str(tmp_path / "v.npy"), "--on-error", "skip", "--force"]) == 1

@@ -288,9 +288,21 @@ def test_a_pattern_without_a_match_is_refused(folder: Path, word: str, towers: S
         items([word], towers)
 
 
-@pytest.mark.parametrize("word", ["How are you?", "a*b", "[CLS]", "and/or?", "either* / or", "", "b/c.jpg", "x" * 9999])
+@pytest.mark.parametrize(
+    "word", ["How are you?", "a*b", "[CLS]", "and/or?", "either* / or", "", "b/c.jpg", "x" * 9999, "at s3://b"]
+)
 def test_a_word_that_is_no_file_is_a_text(folder: Path, word: str) -> None:
     assert items([word]) == [word]
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/folder", "s3://key:secret@bucket/my folder", "file:///a", "gs://b/*.txt"])
+@pytest.mark.parametrize("towers", [TEXT, IMAGE, BOTH])
+def test_a_uri_is_no_text(folder: Path, uri: str, towers: Sequence[str]) -> None:
+    with pytest.raises(
+        UsageError, match=r"is a URI, and a local job takes paths .* add --engine ray for s3://"
+    ) as caught:
+        items([uri], towers)
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("word", ["no.txt", "no.jsonl", "my data.PARQUET"])

@@ -10,17 +10,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from pyarrow import parquet
+from pyarrow import fs, parquet
 
 from runtime.artifact.manifest import TowerName
-from runtime.errors import UsageError
+from runtime.errors import ClusterError, UsageError
 from runtime.jobs.inputs import open_inputs
 from runtime.jobs.items import Unreadable
+from runtime.jobs.uris import public_name
 from runtime.preprocess.mesh.triangles import load_corners
-from runtime.ray_jobs import shards, storage
-from runtime.ray_jobs.input_files import find_inputs
+from runtime.ray_jobs import input_files, shards, storage
+from runtime.ray_jobs.input_files import InputFile, InputFiles, InputFormat, find_inputs
 from runtime.ray_jobs.shards import cut, read_shard
-from runtime.ray_jobs.storage import join, open_place, public_name
+from runtime.ray_jobs.storage import join, open_place
 
 COUNTS = (70, 1, 0, 200, 129)
 
@@ -132,14 +133,43 @@ def test_a_folder_of_texts_is_read_in_the_order_of_one_machine(tmp_path: Path) -
         }
 
 
-def test_a_file_that_shrinks_during_the_job_is_noticed(tmp_path: Path) -> None:
-    path = tmp_path / "a.txt"
-    path.write_text("a\nb\n")
-    inputs = find_inputs([str(path)], None, "text")
+@pytest.mark.parametrize("suffix", ["txt", "parquet"])
+@pytest.mark.parametrize("texts", [["a"], ["another", "text", "and more"]])
+def test_a_file_that_changes_during_the_job_is_noticed(tmp_path: Path, suffix: str, texts: list[str]) -> None:
+    def write(texts: list[str]) -> None:
+        (tmp_path / "a.txt").write_text("\n".join(texts))
+        parquet.write_table(pa.table({"text": texts}), tmp_path / "a.parquet")
+
+    write(["a", "b"])
+    inputs = find_inputs([str(tmp_path / f"a.{suffix}")], None, "text")
     (shard,) = cut(inputs, 10)
-    path.write_text("a\n")
-    with pytest.raises(UsageError, match=r"a\.txt has changed since the job began"):
+    write(texts)
+    with pytest.raises(UsageError, match=rf"a\.{suffix} has changed since the job began"):
         read_shard(shard, inputs.format)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.parquet", "a.jpg"])
+def test_a_store_that_refuses_a_file_is_named_with_a_way_out(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    def refuse(path: str) -> None:
+        raise pa.ArrowException("no credentials")
+
+    info = SimpleNamespace(type=fs.FileType.File)
+    store = SimpleNamespace(get_file_info=lambda path: info, open_input_file=refuse)
+    for module in (storage, input_files, shards):
+        monkeypatch.setattr(module, "open_place", lambda place: (store, place))
+    tower: TowerName = "image" if name == "a.jpg" else "text"
+    if tower == "image":
+        inputs = find_inputs([f"s3://bucket/{name}"], None, tower)
+        assert read_shard(cut(inputs, 1)[0], inputs.format).faults == {0: "it cannot be read (no credentials)"}
+        return
+    message = rf"cannot read s3://bucket/{name} \(no credentials\); check .* that each machine has the right to read it"
+    with pytest.raises(UsageError, match=message):
+        find_inputs([f"s3://bucket/{name}"], None, tower)
+    file = InputFile(name=name, place=f"s3://bucket/{name}")
+    form = InputFormat(name="parquet" if name == "a.parquet" else "txt", column="text", tower=tower)
+    (shard,) = cut(InputFiles(format=form, files=[file], carried=pa.schema([])), 1)
+    with pytest.raises(ClusterError, match=message):
+        read_shard(shard, form)
 
 
 def test_a_folder_gives_the_files_that_the_tower_embeds(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -187,9 +217,14 @@ def test_inputs_that_cannot_be_right(folder: Path, places: list[str], column: st
 def test_a_uri_is_shown_without_its_secrets() -> None:
     assert join("s3://key:secret@bucket/in/?region=eu", "a.txt") == "s3://key:secret@bucket/in/a.txt?region=eu"
     assert public_name("s3://key:secret@bucket/in/a.txt?region=eu") == "s3://bucket/in/a.txt"
-    for secret in ("a/b", "12/b", "/b"):
+    for secret in ("a/b", "12/b", "/b", "a#b", "a?b"):
         assert public_name(f"s3://key:{secret}@bucket/in/a.txt") == "s3://..."
-    for uri in ("none://key:secret@bucket/in", "s3://key:sec/ret@bucket/in", "s3://key:secret@bucket/i n"):
+    for uri in (
+        "none://key:secret@bucket/in",
+        "s3://key:sec/ret@bucket/in",
+        "s3://key:secret@bucket/i n",
+        "s3://key:secret@bucket/run#2",
+    ):
         with pytest.raises(UsageError, match="cannot be opened") as caught:
             open_place(uri)
         assert "ret@" not in str(caught.value)

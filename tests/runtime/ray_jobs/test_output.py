@@ -5,13 +5,15 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from pyarrow import parquet
+from pyarrow import fs, parquet
 
 from runtime.errors import OutputError, UsageError
+from runtime.ray_jobs import storage
 from runtime.ray_jobs.output import OutputFolder, part_schema, vector_column, write_part
 
 TABLE = pa.table({"a": [1, 2]})
@@ -49,6 +51,30 @@ def test_a_uri_gets_its_parts_in_the_end_and_a_marker(tmp_path: Path) -> None:
     assert partial.startswith("_partial-")
     folder.publish(1)
     assert written(tmp_path) == ["_SUCCESS", "part-000000.parquet"]
+
+
+def test_a_store_that_cannot_move_gets_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Flat:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(fs.LocalFileSystem(), name)
+
+        def move(self, source: str, target: str) -> None:
+            raise pa.ArrowNotImplementedError("no hierarchical namespace")
+
+    folder = OutputFolder(name_of_uri(tmp_path), force=False)
+    write_part(folder.place, 0, TABLE)
+    monkeypatch.setattr("runtime.ray_jobs.output.open_place", lambda place: (Flat(), storage.open_place(place)[1]))
+    folder.publish(1)
+    assert written(tmp_path) == ["_SUCCESS", "part-000000.parquet"]
+
+
+def test_a_store_that_refuses_a_part_is_not_taken_for_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise pa.ArrowException("no credentials")
+
+    monkeypatch.setattr(parquet, "write_table", refuse)
+    with pytest.raises(OutputError, match=r"\(no credentials\); check that each machine has the right to write there"):
+        write_part("file:///out", 0, TABLE)
 
 
 @pytest.mark.parametrize("name", [name_of_path, name_of_uri])
