@@ -27,7 +27,7 @@ from exporters.families.tower import ExportableTower
 from exporters.families.vision.pixels import Preparation
 from exporters.families.vision.stated import choose_preprocessing
 from exporters.families.vision.tower import ImageModel
-from exporters.families.vision.transforms import wrap_transforms
+from exporters.families.vision.transforms import building_transforms, wrap_transforms
 from exporters.modules.attention import unpack_attention
 from exporters.weights.load_watch import quiet_logging
 from exporters.weights.parsing import summarize_error
@@ -164,7 +164,9 @@ def download_weights(name: str, tag: str, licence: str | None = None) -> tuple[P
 
 def _towers(model: Any, name: str, weights: Weights | RandomInit, options: ExportOptions) -> list[ExportableTower]:
     def read_own() -> Preparation:
-        own = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
+        settings = model.visual.preprocess_cfg
+        with building_transforms("open_clip", settings):
+            own = image_transform_v2(PreprocessCfg(**settings), is_train=False)
         return wrap_transforms(own, options.arithmetic, "open_clip")
 
     def image() -> ImageModel:

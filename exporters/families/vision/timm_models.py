@@ -16,9 +16,10 @@ from exporters.catalogue.weights_ref import ModelFolder, ModelWeights, Pretraine
 from exporters.errors import WeightsError, WeightsUnavailableError
 from exporters.families.family import FolderRequest, LoadRequest
 from exporters.families.tower import ExportableTower
+from exporters.families.vision.pixels import Preparation
 from exporters.families.vision.stated import choose_preprocessing
 from exporters.families.vision.tower import ImageModel, ImageModelTower
-from exporters.families.vision.transforms import wrap_transforms
+from exporters.families.vision.transforms import building_transforms, wrap_transforms
 from exporters.weights.hub import find_folder
 from exporters.weights.load_watch import quiet_logging
 from exporters.weights.parsing import summarize_error
@@ -106,10 +107,13 @@ def _tower(model: Any, weights: Weights | RandomInit, options: ExportOptions) ->
     settings = data.resolve_model_data_config(model)
     if side is not None:
         settings["input_size"] = (3, side, side)
-    transforms, preprocessing = choose_preprocessing(
-        options,
-        lambda: wrap_transforms(data.create_transform(**settings, is_training=False), options.arithmetic, "timm"),
-    )
+
+    def read_own() -> Preparation:
+        with building_transforms("timm", settings):
+            own = data.create_transform(**settings, is_training=False)
+        return wrap_transforms(own, options.arithmetic, "timm")
+
+    transforms, preprocessing = choose_preprocessing(options, read_own)
     if isinstance(weights, RandomInit):
         calibrate_on_photos(model, transforms)
         weights = record_random(model, weights.seed)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, cast, get_args
 
 from torchvision.transforms import Compose
@@ -10,11 +11,27 @@ from torchvision.transforms._presets import ImageClassification
 
 from exporters.errors import WeightsError
 from exporters.families.vision.pixels import STATE_ALL, Preparation, check_pixels
+from exporters.weights.parsing import summarize_error
 from runtime.artifact.manifest import Arithmetic, ImagePreprocessing, Interpolation
 
 # Steps that change nothing in an RGB photo, or that the runtime does anyway. ``MaybeConvertMode`` of open_clip converts
 # other images to RGB after the resize. The runtime does that before: see the differences in docs/embedding.md.
 _NEUTRAL = ("MaybeConvertMode", "MaybeToTensor", "ToTensor", "MaybePILToTensor")
+
+
+@contextmanager
+def building_transforms(library: str, settings: object) -> Iterator[None]:
+    """Report the errors of a ``library`` that builds transforms from ``settings`` in the block.
+
+    Raises:
+        WeightsError: The library does not take the settings; the message names both.
+    """
+    try:
+        yield
+    except Exception as exc:  # open_clip asserts, and timm looks names up
+        raise WeightsError(
+            f"{library} builds no image transforms from {settings} ({summarize_error(exc)}); {STATE_ALL}"
+        ) from exc
 
 
 def wrap_transforms(transforms: Compose | ImageClassification, arithmetic: Arithmetic, library: str) -> Preparation:

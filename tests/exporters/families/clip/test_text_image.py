@@ -161,6 +161,14 @@ def test_a_folder_of_open_clip_has_its_own_pixels(tmp_path: Path) -> None:
     assert read_manifest(artifact).towers.keys() == {"image"}
 
 
+def test_pixels_that_open_clip_does_not_prepare_are_refused(tmp_path: Path) -> None:
+    model = make_open_clip("tiny-vit")
+    model.visual.preprocess_cfg["interpolation"] = "nearest"
+    save_for_hf(model, _Nothing(), OPEN_CLIP["tiny-vit"], str(tmp_path / "model"))
+    with pytest.raises(WeightsError, match=r"open_clip builds no image transforms from .*nearest.* state the whole"):
+        export(tmp_path / "model", tmp_path, tower="image")
+
+
 @pytest.mark.parametrize("name", ["epoch_10.pt", "weights/model.bin"])
 def test_weights_that_open_clip_does_not_look_for_are_no_random_ones(name: str, tmp_path: Path) -> None:
     model = make_open_clip("tiny-vit")

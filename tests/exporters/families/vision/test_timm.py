@@ -119,13 +119,22 @@ def test_published_weights_are_loaded_by_timm(tmp_path: Path, monkeypatch: pytes
     assert weights.licence == "apache-2.0"
 
 
-def test_a_model_of_rectangles_takes_a_stated_preprocessing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"input_size": [3, SIDE, SIDE // 2]}, "rectangular images"),
+        ({"interpolation": "nearer"}, r"timm builds no image transforms from .*nearer.* state the whole"),
+    ],
+)
+def test_a_model_without_usable_transforms_takes_stated_preprocessing(
+    setting: dict[str, Any], message: str, tmp_path: Path
+) -> None:
     save_folder("resnet", tmp_path / "model")
     config = json.loads((tmp_path / "model" / "config.json").read_text())
-    config["pretrained_cfg"]["input_size"] = [3, SIDE, SIDE // 2]
+    config["pretrained_cfg"] |= setting
     (tmp_path / "model" / "config.json").write_text(json.dumps(config))
     spec = find_model(str(tmp_path / "model"))
-    with pytest.raises(WeightsError, match="rectangular images"):
+    with pytest.raises(WeightsError, match=message):
         load_towers(spec, ExportOptions())
     (tower,) = load_towers(spec, ExportOptions(**STATED))
     assert tower.record.inputs[0].shape == ("batch", SIDE, SIDE, 3)
