@@ -82,12 +82,14 @@ def fit(
         UsageError: An option is given twice.
         EmbeddingBackbonesError: As for :func:`exporters.fit.run.fit`.
     """
-    options = options or FitOptions(epochs=_EPOCHS)
+    if epochs is None:
+        epochs = _EPOCHS if options is None else options.epochs
+    options = options or FitOptions()
     given = {
         "val_split": val_split,
         "loss": _LOSSES.get(loss or "", loss),
         "learning_rate": learning_rate,
-        "epochs": options.epochs if epochs is None else epochs,
+        "epochs": epochs,
         "batch_size": batch_size,
         "freeze": freeze,
         "output_dim": output_dim,

@@ -7,7 +7,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from exporters.errors import WeightsUnavailableError
+from exporters.errors import WeightsError, WeightsUnavailableError
 from runtime.errors import UsageError
 
 RUN_METADATA = "metadata.yml"  # every model of a Finetuner run has one
@@ -57,6 +57,7 @@ def parse_weights(text: str) -> WeightsRef:
     Raises:
         UsageError: The seed is not a number that torch accepts.
         WeightsUnavailableError: The path does not exist.
+        WeightsError: The path is a distributed checkpoint.
     """
     if text == "pretrained":
         return Pretrained()
@@ -74,6 +75,11 @@ def parse_weights(text: str) -> WeightsRef:
     path = Path(text)
     if _is_run(path):
         return FinetunerRun(path)
+    if any(path.glob("*.distcp")):
+        raise WeightsError(
+            f"{text} is a distributed checkpoint, such as FSDP writes; write it as one file with "
+            f"`python -m torch.distributed.checkpoint.format_utils dcp_to_torch {text} FILE`"
+        )
     return ModelFolder(path) if path.is_dir() else StateDict(path)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from exporters.catalogue.spec import (
     TimmSource,
     TorchvisionModelSource,
 )
-from exporters.catalogue.weights_ref import FinetunerRun, Pretrained, RandomInit
+from exporters.catalogue.weights_ref import FinetunerRun, ModelFolder, StateDict
 from exporters.errors import WeightsError
 from exporters.families.family import Family, FolderRequest, LoadRequest
 from exporters.weights.folder_kind import FolderKind, recognize_folder
@@ -86,6 +87,8 @@ FOLDER_FAMILIES: Mapping[FolderKind, Family] = {
         module="exporters.families.clip.open_clip_any", options=_IMAGE | {"image_size", "tower", "revision"}
     ),
 }
+# Kinds whose training writes a state dict, and whose towers share the tensors of their model.
+_TRAINED_IN_PLACE: frozenset[FolderKind] = frozenset({"image", "text-image", "sentence-clip", "timm"})
 
 
 def check_options(spec: BackboneSpec, options: ExportOptions) -> None:
@@ -139,18 +142,42 @@ def _load_folder(
     """
     from exporters.weights.hub import find_folder
 
-    if not isinstance(options.weights_ref, Pretrained | RandomInit):
-        raise UsageError(
-            f"{spec.name} brings its own weights; leave out --weights, or name an architecture: "
-            f"`timm:NAME --weights {options.weights}`"
-        )
+    given = options.weights_ref
+    refusal = UsageError(
+        f"{spec.name} brings its own weights; leave out --weights, or name an architecture: "
+        f"`timm:NAME --weights {options.weights}`"
+    )
+    if isinstance(given, FinetunerRun | ModelFolder):
+        raise refusal
+    if isinstance(given, StateDict):
+        options = replace(options, weights="pretrained")
     path, weights = find_folder(source, options)
-    family = FOLDER_FAMILIES[recognize_folder(path)]
+    kind = recognize_folder(path)
+    if isinstance(given, StateDict) and kind not in _TRAINED_IN_PLACE:
+        raise refusal
+    family = FOLDER_FAMILIES[kind]
     _check_options(spec, family, options)
     towers: list[ExportableTower] = import_module(family.module).load_folder(
         FolderRequest(path=path, weights=weights, options=options, model_id=getattr(source, "model_id", None))
     )
+    if isinstance(given, StateDict):
+        _fill(towers, given, one_tower=options.tower is not None)
     return towers
+
+
+def _fill(towers: Sequence[ExportableTower], trained: StateDict, *, one_tower: bool) -> None:
+    """Replace the weights of a folder by those of a training, which has its names.
+
+    Raises:
+        WeightsError: They do not fit.
+    """
+    from exporters.weights.state_dict import copy_into, read_checkpoint
+
+    checkpoint = read_checkpoint(trained)
+    tensors = {name: value for tower in towers for name, value in tower.state_dict().items()}
+    copy_into(tensors, checkpoint, partly=one_tower)
+    for tower in towers:
+        tower.weights = checkpoint.record
 
 
 def _check_options(spec: BackboneSpec, family: Family, options: ExportOptions) -> None:

@@ -190,7 +190,7 @@ def _count_items(kind: DataKind) -> int:
 
 def _read_entries(source: DataSource, towers: Sequence[TowerName], columns: Sequence[str]) -> Iterator[Entry]:
     if not isinstance(source, str | os.PathLike):
-        return ((f"row {number}", values) for number, values in enumerate(source, 1))
+        return ((f"row {number}", _check_mapping(values)) for number, values in enumerate(source, 1))
     path = os.fspath(source)
     suffix = file_suffix(path)
     if "*" in path or Path(path).is_dir():
@@ -204,6 +204,15 @@ def _read_entries(source: DataSource, towers: Sequence[TowerName], columns: Sequ
     if suffix == ".parquet":
         return _read_parquet(path)
     raise UsageError(f"{path} is not a .csv, .tsv, .jsonl or .parquet file, and not a folder of classes")
+
+
+def _check_mapping(values: object) -> Mapping[str, object] | Unreadable:
+    if isinstance(values, Mapping):
+        return values
+    return Unreadable(
+        f"the row is of type {type(values).__name__}, expected a dict from columns to values; a DataFrame has them as "
+        "frame.to_dict('records')"
+    )
 
 
 def _read_csv(path: str, columns: Sequence[str]) -> Iterator[Entry]:

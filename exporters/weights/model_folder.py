@@ -232,13 +232,16 @@ def check_load_report(model: Any, report: Any, source: str, ignored: tuple[str, 
     architecture = model.config.model_type
     missing = [key for key in report["missing_keys"] if not is_part_of(key, ignored)]
     if missing:
-        adapted = getattr(model, "_hf_peft_config_loaded", False)  # save_pretrained would write the adapter again
+        others = sorted(report["unexpected_keys"])
+        # save_pretrained would write the adapter again
+        adapted = getattr(model, "_hf_peft_config_loaded", False) or any(".base_layer." in key for key in others)
         advice = (
             "merge_and_unload the adapter in peft, and save the merged model" if adapted else "save the whole model"
         )
         raise WeightsMismatchError(
-            f"{source} lacks {len(missing)} weights of its {architecture} ({abbreviate(sorted(missing))}); {advice} "
-            "with save_pretrained"
+            f"{source} lacks {len(missing)} weights of its {architecture} ({abbreviate(sorted(missing))})"
+            + f", and has {len(others)} others ({abbreviate(others)})" * bool(others)
+            + f"; {advice} with save_pretrained"
         )
     unread = [key for key in report["unexpected_keys"] if _is_of_encoder(key, model, ignored)]
     if unread:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,6 +22,10 @@ from runtime.artifact.reader import record_file
 
 _LISTED = 5
 _HOW_TO_SAVE = "write it with torch.save(model.state_dict(), path)"
+# Arguments of a training script, such as those of torchvision and timm. Reading them runs no code.
+_ARGUMENTS: list[Any] = [Namespace]
+_COUNTER = "n_averaged"  # of torch's AveragedModel, beside the averages
+_ADVICE = "export it under the backbone that it was trained as"
 _CONTAINERS = ("state_dict", "model_state_dict", "model")  # training scripts save these beside an optimizer's state
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "_model.")
 
@@ -61,8 +66,7 @@ def read_state_dict(path: Path, source: str | None = None) -> dict[str, Tensor]:
         damaged = zipfile.ZipFile(path).testzip() if zipfile.is_zipfile(path) else None
         content: Any = None
         if not damaged:
-            safe = path.suffix == ".safetensors"
-            content = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+            content = load_file(path) if path.suffix == ".safetensors" else _load_pickle(path)
     except FileNotFoundError:
         raise WeightsUnavailableError(
             f"there is no file {source}; --weights takes `pretrained`, `random` or the path of a state dict"
@@ -70,21 +74,44 @@ def read_state_dict(path: Path, source: str | None = None) -> dict[str, Tensor]:
     except PermissionError as exc:
         raise WeightsError(f"there is no permission to read {source}; change its mode, or copy it") from exc
     except Exception as exc:  # pickle, zipfile and torch raise many types for a damaged file
-        raise WeightsError(
-            f"{source} cannot be read: it is damaged, or holds more than tensors, such as a whole model; {_HOW_TO_SAVE}"
-        ) from exc
+        raise WeightsError(f"{source} cannot be read: {_find_cause(path)}; {_HOW_TO_SAVE}") from exc
     if damaged:
         raise WeightsError(f"{source} is damaged at {damaged}; copy or download it again")
     for container in _CONTAINERS:
         if isinstance(content, dict) and isinstance(content.get(container), dict):
             _refuse_copies(content, container, source)
             content = content[container]
-    if not isinstance(content, dict) or not content or not all(map(_is_entry, content.keys(), content.values())):
+    inside = [name for name, value in content.items() if _is_state_dict(value)] if isinstance(content, dict) else []
+    if inside:
+        _refuse_copies(content, inside[0], source)
+    if len(inside) == 1:
+        content = content[inside[0]]
+    if not _is_state_dict(content):
         found = ", ".join(map(str, list(content)[:_LISTED])) if isinstance(content, dict) else type(content).__name__
         raise WeightsError(
             f"{source} is not a state dict of tensors by name: it holds {found or 'nothing'}; {_HOW_TO_SAVE}"
         )
-    return content
+    return {name: value for name, value in content.items() if name != _COUNTER}
+
+
+def _load_pickle(path: Path) -> Any:
+    with torch.serialization.safe_globals(_ARGUMENTS):
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _find_cause(path: Path) -> str:
+    """Return why a file cannot be read."""
+    try:
+        with torch.serialization.safe_globals(_ARGUMENTS):
+            unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # as for the reading  # noqa: BLE001
+        unsafe = []
+    if not unsafe:
+        return "it is damaged, or holds more than tensors"
+    return (
+        f"it holds objects whose reading may run code ({abbreviate(sorted(unsafe))}); if you trust it, take its state "
+        "dict out of torch.load(path, weights_only=False)"
+    )
 
 
 def _refuse_copies(content: Mapping[Any, Any], container: str, source: str) -> None:
@@ -98,7 +125,7 @@ def _refuse_copies(content: Mapping[Any, Any], container: str, source: str) -> N
     if copies:
         raise WeightsError(
             f"{source} holds weights of the same names in {container} and {', '.join(copies)}; choose one, and write "
-            f"it with torch.save(torch.load(path)[{copies[0]!r}], new_path)"
+            f"it with torch.save(torch.load(path, weights_only=False)[{copies[0]!r}], new_path)"
         )
 
 
@@ -116,7 +143,8 @@ def load_into(
     *,
     ignored: tuple[str, ...] = (),
     source: str,
-    advice: str = "export it under the backbone that it was trained as",
+    advice: str = _ADVICE,
+    added: str = "",
 ) -> None:
     """Load ``state_dict`` into ``model``. Every key has to fit, except those of ``ignored`` parts.
 
@@ -128,14 +156,46 @@ def load_into(
         ignored: Names of submodules and tensors that are not loaded.
         source: Name of the checkpoint in error messages.
         advice: Advice for a checkpoint that does not fit.
+        added: Prefix that all names in ``state_dict`` have, and those in the file have not.
 
     Raises:
         WeightsMismatchError: Keys are missing, unexpected, or have another shape or type.
+        WeightsError: Values are NaN.
     """
     everything = model.state_dict()
     expected = {key: value for key, value in everything.items() if not is_part_of(key, ignored)}
     unwrapped = unwrap(state_dict, everything)
     given = {key: value for key, value in unwrapped.items() if not is_part_of(key, ignored)}
+    _check_fit(given, expected, f"{source} does not fit {type(model).__name__}", advice, added)
+    everything.update(given)  # keeps the versions of the model's modules, which some of them ask for
+    model.load_state_dict(everything, strict=False)
+
+
+def copy_into(tensors: Mapping[str, Tensor], checkpoint: Checkpoint, *, partly: bool) -> None:
+    """Copy the values of a checkpoint into tensors of the same names, in place.
+
+    Args:
+        tensors: Tensors by name.
+        checkpoint: The checkpoint.
+        partly: Whether it may have other tensors, too.
+
+    Raises:
+        WeightsMismatchError: As for :func:`load_into`.
+        WeightsError: Values are NaN.
+    """
+    given = unwrap(checkpoint.state_dict, tensors)
+    given = {name: value for name, value in given.items() if name in tensors or not partly}
+    _check_fit(given, tensors, f"{checkpoint.source} does not fit the model", _ADVICE, "")
+    with torch.no_grad():
+        for name, value in given.items():
+            tensors[name].copy_(value)
+
+
+def _check_fit(
+    given: Mapping[str, Tensor], expected: Mapping[str, Tensor], fault: str, advice: str, added: str
+) -> None:
+    if diverged := [key for key, value in given.items() if value.is_floating_point() and value.isnan().any()]:
+        raise WeightsError(f"{fault}: it has NaN in {abbreviate(diverged)}; use a checkpoint from before that")
     pairs = [(key, value, expected[key]) for key, value in given.items() if key in expected]
     tied = {wanted.data_ptr() for _, _, wanted in pairs}  # one of two names of a tensor is enough
     faults = {
@@ -157,11 +217,23 @@ def load_into(
             if value.is_floating_point() != wanted.is_floating_point()
         ],
     }
-    listed = [f"{len(keys)} {fault} ({abbreviate(keys)})" for fault, keys in faults.items() if keys]
+    listed = [f"{len(keys)} {kind} ({abbreviate(keys)})" for kind, keys in faults.items() if keys]
     if listed:
-        raise WeightsMismatchError(f"{source} does not fit {type(model).__name__}, keys: {', '.join(listed)}; {advice}")
-    everything.update(given)  # keeps the versions of the model's modules, which some of them ask for
-    model.load_state_dict(everything, strict=False)
+        if prefixes := _find_prefixes(given, expected, added):
+            first = repr(prefixes[0])
+            advice = (
+                f"the names that fit begin with {' or '.join(prefixes)}; save only them, and without it: "
+                f"{{name.removeprefix({first}): x for name, x in state_dict.items() if name.startswith({first})}}"
+            )
+        raise WeightsMismatchError(f"{fault}, keys: {', '.join(listed)}; {advice}")
+
+
+def _find_prefixes(given: Iterable[str], expected: Iterable[str], added: str) -> list[str]:
+    """Return the prefixes, after ``added``, with which a state dict has the names of all tensors of a model."""
+    names = {key.removeprefix(added) for key in given}
+    wanted = [key.removeprefix(added) for key in expected if not key.endswith(".num_batches_tracked")]
+    found = {name.removesuffix(wanted[0]) for name in names if name.endswith(f".{wanted[0]}")}
+    return sorted(prefix for prefix in found if names.issuperset(prefix + name for name in wanted))
 
 
 def check_head(model: nn.Module, checkpoint: Checkpoint, widths: Mapping[str, int]) -> None:
@@ -195,6 +267,10 @@ def head_widths(model: nn.Module, head: str) -> dict[str, int]:
 def is_part_of(key: str, parts: tuple[str, ...]) -> bool:
     """Tell whether the name of a tensor is one of ``parts``, or lies within one."""
     return any(key == part or key.startswith(f"{part}.") for part in parts)
+
+
+def _is_state_dict(value: object) -> bool:
+    return isinstance(value, dict) and bool(value) and all(map(_is_entry, value.keys(), value.values()))
 
 
 def _is_entry(name: object, value: object) -> bool:

@@ -49,13 +49,16 @@ def test_finetuners_words_export_a_run_once_and_load_it(run: Path, tokenizer: Pa
         finetuner.get_model(other, output=tmp_path / "out", options=chosen)
 
 
-@pytest.mark.parametrize(("options", "epochs"), [(None, 5), (FitOptions(epochs=3), 3), (FitOptions(epochs=7), 7)])
-def test_epochs_are_those_of_finetuner_or_of_the_options(
-    options: FitOptions | None, epochs: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("options", "given", "epochs"),
+    [(None, None, 5), (None, 4, 4), (FitOptions(epochs=3), None, 3), (FitOptions(epochs=7), None, 7)],
+)
+def test_epochs_are_those_of_the_call_or_of_the_options_or_of_finetuner(
+    options: FitOptions | None, given: int | None, epochs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken = list[int]()
     monkeypatch.setattr(finetuner, "_fit", lambda *_, options, **__: taken.append(options.epochs))
-    finetuner.fit("x", "x.csv", options=options)
+    finetuner.fit("x", "x.csv", epochs=given, options=options)
     assert taken == [epochs]
 
 

@@ -136,13 +136,19 @@ def check_modules(model: SentenceTransformer, source: str, *, trusted: bool) -> 
     """Check that a graph can hold every module of the model from ``source``.
 
     Raises:
-        WeightsError: It has a module of another kind, or one that may embed queries and documents differently.
+        WeightsError: It has a module of another kind, or one that may embed queries and documents differently. Or its
+            weights are quantized.
     """
     if "task" in model.get_model_kwargs():
         raise WeightsError(
             f"{source} has a module that takes a task, as Router does: queries and documents may get different "
             "vectors, and a graph gives both the same; save the modules of one task as a model, or take the task out "
             "of the kwargs in its modules.json"
+        )
+    if quantized := {type(each).__name__ for each in model.parameters()} - {nn.Parameter.__name__}:
+        raise WeightsError(
+            f"{source} has quantized weights ({', '.join(sorted(quantized))}), which a graph cannot hold; export the "
+            "model that was quantized, and quantize its graph by --precision int8"
         )
     first, *others = list(model)
     if not isinstance(first, Transformer | StaticEmbedding):

@@ -50,14 +50,15 @@ def read_model(
             SentencePiece, and sentencepiece is not installed.
     """
     folder, options = request.path, request.options
+    adapter = is_adapter(folder)
     check_kind(folder)
     if not options.trust_remote_code:
         refuse_code(folder, "read it, and allow it by --trust-remote-code")
     if not options.trust_remote_code and not has_vocabulary(folder, *folder.iterdir()):
+        merge = ", or merge an adapter of a model of images with merge_and_unload" * adapter
         raise WeightsError(  # transformers would make an empty one
-            f"{folder} holds no tokenizer; save one there with tokenizer.save_pretrained (tokenizer.json)"
+            f"{folder} holds no tokenizer; save one there with tokenizer.save_pretrained (tokenizer.json){merge}"
         )
-    adapter = is_adapter(folder)
     seed = options.weights_ref.seed if isinstance(options.weights_ref, RandomInit) else None
     try:
         with random_weights(seed), watch_loading() as watch:

@@ -16,7 +16,7 @@ from exporters.catalogue.weights_ref import (
     StateDict,
     parse_weights,
 )
-from exporters.errors import WeightsUnavailableError
+from exporters.errors import WeightsError, WeightsUnavailableError
 from runtime.errors import UsageError
 from tests.exporters.toys import zip_folder
 
@@ -63,6 +63,12 @@ def test_the_content_of_a_path_decides_its_kind(tmp_path: Path, run: Path) -> No
 def test_a_run_in_a_zip_of_another_suffix_is_a_run(run: Path) -> None:
     packed = zip_folder(run).rename(run.with_suffix(".artifact"))
     assert parse_weights(str(packed)) == FinetunerRun(packed)
+
+
+def test_the_shards_of_fsdp_are_to_be_joined(tmp_path: Path) -> None:
+    (tmp_path / "__0_0.distcp").touch()
+    with pytest.raises(WeightsError, match=r"is a distributed checkpoint, .* dcp_to_torch"):
+        parse_weights(str(tmp_path))
 
 
 def test_a_path_that_does_not_exist_is_refused(tmp_path: Path) -> None:

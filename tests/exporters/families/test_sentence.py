@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
@@ -26,6 +26,7 @@ from exporters.catalogue.spec import BackboneSpec
 from exporters.errors import WeightsError
 from exporters.export_towers import export_towers
 from exporters.families.family import FolderRequest
+from exporters.families.sentence.chain import check_modules
 from exporters.families.sentence.load import load_folder
 from exporters.families.sentence.tower import SentenceTower
 from exporters.publish.publish import publish
@@ -323,6 +324,31 @@ def test_an_adapter_that_cannot_be_merged_is_refused(
     folder = save_adapter(checkpoint, tmp_path / "adapter", **settings)
     with pytest.raises(WeightsError, match=message):
         load(folder).module()
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_layers_that_peft_wraps_are_to_be_merged(checkpoint: Path, tmp_path: Path) -> None:
+    model = SentenceTransformer(str(checkpoint), device="cpu")
+    encoder: Any = model[0]
+    encoder.auto_model = get_peft_model(encoder.auto_model, LoraConfig(target_modules=["query"]))
+    model.save_pretrained(str(tmp_path / "wrapped"))
+    with pytest.raises(WeightsError, match=r"and has 8 others \(.*base_layer.*; merge_and_unload the adapter"):
+        load(tmp_path / "wrapped")
+
+
+def test_an_adapter_of_another_kind_of_model_names_the_way_out(toy: Path, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(toy)}))
+    with pytest.raises(WeightsError, match=r"holds no tokenizer; .*, or merge an adapter of a model of images"):
+        load(tmp_path)
+
+
+def test_quantized_weights_are_refused(toy: Path) -> None:
+    class Int8Params(nn.Parameter): ...  # as bitsandbytes has them
+
+    model: Any = load(toy).sentences
+    model[0].auto_model.pooler.dense.weight = Int8Params(torch.ones(24, 24))
+    with pytest.raises(WeightsError, match=r"toy has quantized weights \(Int8Params\), .* by --precision int8"):
+        check_modules(model, "toy", trusted=True)
 
 
 def test_without_peft_an_adapter_names_the_way_out(

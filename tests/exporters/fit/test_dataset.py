@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any, cast
 
 import pyarrow as pa
 import pytest
@@ -179,6 +180,11 @@ def test_a_name_that_occurs_twice_is_refused(tmp_path: Path) -> None:
         read_data(path, ["text"])
     lines = write(tmp_path / "d.jsonl", '{"a": "x", "b": "y"}\n{"a": "x", "b": "y", "a": "z"}\n')
     assert "a name occurs twice" in describe_bad(read_data(lines, ["text"])[1])
+
+
+def test_rows_in_memory_are_dicts() -> None:
+    with pytest.raises(TrainingDataError, match=r"row 1: the row is of type tuple, expected a dict"):
+        read_data(cast(Any, [("x", "y")]), ["text"])
 
 
 def test_rows_with_the_columns_of_another_kind_are_bad(tmp_path: Path) -> None:

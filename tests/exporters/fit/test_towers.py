@@ -22,6 +22,7 @@ from exporters.errors import TrainingDataError, WeightsError
 from exporters.families.cnn.torchvision import load as load_cnn
 from exporters.families.cnn.tower import Cnn, CnnTower
 from exporters.families.family import LoadRequest
+from exporters.families.load import load_towers
 from exporters.families.pointnet.network import PointNetEmbedding
 from exporters.families.pointnet.tower import PointNet, PointNetTower
 from exporters.families.tower import ExportableTower
@@ -29,7 +30,7 @@ from exporters.fit import learner as learner_module
 from exporters.fit.learner import TowerLearner, load_learner
 from exporters.fit.options import FitOptions
 from exporters.fit.run import fit
-from runtime.artifact.manifest import Weights
+from runtime.artifact.manifest import TowerName, Weights
 from runtime.errors import UsageError
 from tests.conftest import TINY_DIM
 from tests.exporters.families.test_pointnet import TOY
@@ -162,6 +163,19 @@ def test_a_clip_learns_captions(exported: bool, tmp_path: Path, monkeypatch: pyt
         assert runtime.load(done).towers == ("text", "image")
     with pytest.raises(TrainingDataError, match="this model takes text,image"):
         fit("clip-base-en", [{"item": "x", "label": "y"}], output=tmp_path / "other", export_options=chosen)
+
+
+@pytest.mark.parametrize("tower", [None, "image"])
+def test_the_checkpoint_of_a_model_in_a_folder_is_read_as_weights(tower: TowerName | None, tmp_path: Path) -> None:
+    spec = find_model(str(save_clip(tmp_path / "clip")))
+    learner = cast(TowerLearner, load_learner(spec, ExportOptions(), FAST))
+    with torch.no_grad():
+        learner.head()[-1].mul_(2)  # the projection of images
+    checkpoint = learner.save(tmp_path / "mine")
+    image = load_towers(spec, ExportOptions(weights=str(checkpoint), tower=tower))[-1]
+    assert image.weights.file == "mine.safetensors"
+    before = load_towers(spec, ExportOptions(tower="image"))[0]
+    torch.testing.assert_close(image.embed(image.items()[0]), 2 * before.embed(before.items()[0]))
 
 
 def test_only_the_projections_of_a_frozen_clip_are_trained(tmp_path: Path) -> None:

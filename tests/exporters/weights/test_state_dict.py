@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import pickle
+from argparse import Namespace
 from pathlib import Path
 from urllib.error import URLError
 
@@ -100,6 +101,20 @@ def test_a_wrappers_prefix_is_taken_off(prefix: str) -> None:
     assert torch.equal(model.state_dict()["0.weight"], torch.eye(2))
 
 
+@pytest.mark.parametrize("prefix", ["net.", "student.0."])
+def test_a_prefix_beside_other_weights_is_named(prefix: str) -> None:
+    model = nn.Sequential(nn.Linear(2, 2))
+    given = {prefix + key: value for key, value in model.state_dict().items()} | {"loss.weight": torch.ones(2)}
+    with pytest.raises(WeightsMismatchError, match=rf"begin with {prefix}; save only .*\.startswith\('{prefix}'\)"):
+        load_into(model, given, source="trained.ckpt")
+
+
+def test_weights_of_a_diverged_training_are_refused() -> None:
+    model = nn.Linear(2, 2)
+    with pytest.raises(WeightsError, match=r"last\.pth does not fit Linear: it has NaN in bias"):
+        load_into(model, model.state_dict() | {"bias": torch.full((2,), torch.nan)}, source="last.pth")
+
+
 @pytest.mark.slow
 def test_random_weights_are_those_of_their_seed() -> None:
     first, again, other = (load_cnn(SOURCE, RandomInit(seed)).weights for seed in (0, 0, 1))
@@ -150,9 +165,11 @@ def test_every_misfit_is_listed() -> None:
     assert "mine.pth" in message
 
 
-@pytest.mark.parametrize("container", ["state_dict", "model_state_dict", "model"])
+@pytest.mark.parametrize("container", ["state_dict", "model_state_dict", "model", "model_ema"])
 def test_what_a_training_script_saved_is_unpacked(container: str, tmp_path: Path) -> None:
-    torch.save({"epoch": 3, container: {"a": torch.ones(2)}}, tmp_path / "last.pth")
+    weights = {"a": torch.ones(2), "n_averaged": torch.tensor(3)}  # with the counter of torch's AveragedModel
+    torch.save({"epoch": 3, "args": Namespace(lr=0.1), container: weights}, tmp_path / "last.pth")
+    assert read_state_dict(tmp_path / "last.pth").keys() == {"a"}
     assert torch.equal(read_state_dict(tmp_path / "last.pth")["a"], torch.ones(2))
 
 
@@ -209,14 +226,15 @@ class _Evil:
         (b"", "cannot be read"),
         (b"not a checkpoint", "cannot be read"),
         (pickle.dumps({"a": _Evil()}), "cannot be read"),
-        ({"weights": {"a": torch.zeros(1)}, "epoch": 3}, "holds weights, epoch"),
+        ({"a": torch.zeros(1), "folder": Path()}, r"reading may run code \(pathlib\.(Posix|Windows)Path\)"),
+        ({"net": {"a": torch.zeros(1)}, "loss": {"b": torch.zeros(1)}}, "holds net, loss"),
         ([torch.zeros(1)], "holds list"),
         ({}, "holds nothing"),
         ({0: torch.zeros(1)}, "holds 0"),
         ({"a": torch.zeros(1, dtype=torch.complex64)}, "holds a"),
         ({"a": torch.eye(2).to_sparse()}, "holds a"),
     ],
-    ids=["empty", "garbage", "evil", "training-checkpoint", "list", "nothing", "numbered", "complex", "sparse"],
+    ids=["empty", "garbage", "evil", "path", "two-parts", "list", "nothing", "numbered", "complex", "sparse"],
 )
 @pytest.mark.filterwarnings("ignore:Validating sparse tensor")
 def test_what_is_not_a_state_dict_is_refused(

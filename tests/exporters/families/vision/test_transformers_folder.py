@@ -14,9 +14,10 @@ from torch import Tensor
 
 from exporters.catalogue.names import find_model
 from exporters.catalogue.options import ExportOptions
-from exporters.errors import WeightsError, WeightsMismatchError
+from exporters.errors import ParityError, WeightsError, WeightsMismatchError
 from exporters.families.load import load_towers
 from exporters.families.vision.processor import read_processor
+from exporters.parity import check_reference
 from runtime.artifact.reader import read_manifest
 from tests.exporters.families.tried import record
 from tests.exporters.families.vision.comparing import STATED, check_images, export, make_images, measure
@@ -115,6 +116,17 @@ def test_refuses_missing_weights_and_a_missing_processor(tmp_path: Path) -> None
         export(folder, tmp_path)
 
 
+def test_a_model_that_gives_nan_does_not_count_as_random(tmp_path: Path) -> None:
+    folder = save_folder("vit", tmp_path / "model")
+    weights = {
+        name: torch.full_like(value, torch.nan) for name, value in load_file(folder / "model.safetensors").items()
+    }
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    (tower,) = load_towers(find_model(str(folder)), ExportOptions())
+    with pytest.raises(ParityError, match="hold NaN or infinity"):
+        check_reference(tower.reference())
+
+
 def test_refuses_a_model_that_masks_at_random(tmp_path: Path) -> None:
     folder = save_folder("vit", tmp_path / "model")
     settings: dict[str, Any] = {
@@ -155,8 +167,8 @@ def test_another_image_size_goes_through_the_library(tmp_path: Path) -> None:
 
 def test_transforms_of_timm_take_another_image_size(tmp_path: Path) -> None:
     folder = save_folder("timm in transformers", tmp_path / "model")
-    _, record = read_processor(folder, "graph", 96)
-    assert (record.crop_size, record.resize_size) == (96, 106)
+    _, preprocessing = read_processor(folder, "graph", 96)
+    assert (preprocessing.crop_size, preprocessing.resize_size) == (96, 106)
 
 
 def test_random_weights_need_only_the_configuration(tmp_path: Path) -> None:
