@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -14,6 +16,7 @@ from runtime.server.request_errors import RequestError
 from runtime.server.settings import ServerSettings
 
 _MAX_HEAD_BYTES = 32 << 10  # of a request's line and headers
+_LAST_REQUEST_S = 0.2  # for a request that is on its way when the server stops
 ABORT = "runtime.abort"  # extension of the ASGI scope: a function that cuts the connection off
 
 
@@ -63,7 +66,7 @@ class LimitedConnection(HttpToolsProtocol):
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         """Make the connection as uvicorn does."""
         super().__init__(*arguments, **keywords)
-        self._head_bytes, self.is_in_head = 0, True
+        self._head_bytes, self.is_in_head, self._is_stopping = 0, True, False
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -78,10 +81,14 @@ class LimitedConnection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
-        """End an idle connection at once, even if the rest of a refused body never comes."""
-        if self.cycle and self.cycle.response_complete and not self.is_in_head:
+        """Take no more than one request, which may be on its way. The rest of a refused body may never come."""
+        is_idle = self.cycle is None or self.cycle.response_complete
+        if is_idle and not self.is_in_head:
             self.transport.abort()
-        else:
+        elif is_idle and not self._is_stopping:
+            self._is_stopping = True
+            self.loop.call_later(_LAST_REQUEST_S, self.shutdown)
+        elif not (is_idle and self._has_unread_bytes()):
             super().shutdown()
 
     def linger(self) -> None:
@@ -118,6 +125,7 @@ class LimitedConnection(HttpToolsProtocol):
         self.is_in_head, self._head_bytes = False, 0
         self._end_deadline()
         super().on_headers_complete()
+        self.cycle.keep_alive &= not self._is_stopping
         self.scope["extensions"] = {ABORT: {"abort": partial(self._abort, self.cycle)}}
 
     def on_message_complete(self) -> None:
@@ -151,7 +159,16 @@ class LimitedConnection(HttpToolsProtocol):
         """Close an idle connection, also if its client has not read all of a response."""
         if self.transport.get_write_buffer_size():
             self.transport.abort()
-        super().timeout_keep_alive_handler()
+        elif not self._has_unread_bytes():
+            super().timeout_keep_alive_handler()
+
+    def _has_unread_bytes(self) -> bool:
+        """Return whether the system has bytes that a busy loop did not read yet: a request that must be answered."""
+        ours = self.transport.get_extra_info("socket")
+        with suppress(OSError), socket.fromfd(ours.fileno(), ours.family, ours.type) as same:
+            same.setblocking(False)
+            return bool(same.recv(1, socket.MSG_PEEK))
+        return False
 
     def _abort(self, cycle: RequestResponseCycle) -> None:
         cycle.disconnected = True  # uvicorn sets it late, and only for the last request of a pipeline

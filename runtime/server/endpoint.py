@@ -38,7 +38,6 @@ class Endpoint:
         """
         request = Request(scope, receive)
         service: EmbeddingService = request.app.state.service
-        service.check_running()  # and not later: a request whose body arrives is answered, too
         with service.admission.enter() as ticket:
             body = await read_body(request, ticket, service.settings)
             response = await _while_connected(request, self._answer(service, request, body, ticket))

@@ -55,8 +55,10 @@ class RequestMiddleware:
                 status = message["status"]
                 sent = MutableHeaders(scope=message)
                 sent["x-request-id"] = request_id
-                if "location" in sent:  # Starlette writes our scheme, which is that of the client only without a proxy
-                    sent["location"] = str(URL(sent["location"]).replace(scheme="", netloc=""))
+                if "location" in sent:  # Starlette cuts off a slash, and knows neither scheme nor prefix of a proxy
+                    url = URL(sent["location"])
+                    path = "../" + url.path.rpartition("/")[2]
+                    sent["location"] = str(url.replace(scheme="", netloc="", path=path))
             await send(message)
 
         try:

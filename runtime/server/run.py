@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,7 +18,7 @@ from PIL import Image
 
 from runtime.errors import SpaceError, UsageError
 from runtime.loading.load import load
-from runtime.machine.limits import read_resident_bytes
+from runtime.machine.limits import allow_open_files, read_resident_bytes
 from runtime.preprocess.mesh import placement
 from runtime.server.app import build_app
 from runtime.server.connection import LimitedConnection
@@ -29,7 +31,9 @@ from runtime.server.settings import ServerJob, ServerSettings
 _DEFAULT_ROOM = 1 << 30  # bytes of all requests, if the memory of the machine is unknown
 _SHARE = 0.9  # of the memory limit; the rest is for what nobody counts
 _MAX_PLACED_TRIANGLES = 4_000_000  # of a scene that repeats its meshes
-_KEEP_ALIVE_S = 75  # longer than the pools of usual clients, so that they close a connection first
+# Longer than the pools of usual clients and proxies, so that they close a connection first: Go has 90 s, Caddy 120 s,
+# and Google's load balancers 600 s. Source: https://docs.cloud.google.com/load-balancing/docs/https
+_KEEP_ALIVE_S = 620
 _POLL_S = 0.1  # between two looks for a second signal
 _ANSWER_S = 1.0  # for the errors of requests that are ended; clients that do not take theirs are cut off
 _BACKSTOP_S = 5  # after the drain, if a request still does not end
@@ -125,9 +129,29 @@ class DrainingServer(uvicorn.Server):
         """Wait for requests in flight. Those that outlast the drain, or a second signal, get an error."""
         ending = asyncio.create_task(self._end_requests())
         try:
+            await self._accept_last()
             await super().shutdown(sockets)
         finally:
             ending.cancel()
+
+    async def _accept_last(self) -> None:
+        """Stop to listen, but take the connections that wait in the queue of the system: it would reset them."""
+        loop, taken = asyncio.get_running_loop(), list[socket.socket]()
+        for server in self.servers:
+            for each in server.sockets:
+                with suppress(OSError), socket.fromfd(each.fileno(), each.family, each.type) as listening:
+                    listening.setblocking(False)
+                    while len(taken) < self.config.backlog:
+                        taken.append(listening.accept()[0])
+            server.close()
+        for each in taken:
+            each.setblocking(False)
+            await loop.connect_accepted_socket(self._connect, each)
+
+    def _connect(self) -> asyncio.Protocol:
+        connection: type[Any] = self.config.http_protocol_class
+        made: asyncio.Protocol = connection(self.config, self.server_state, self.lifespan.state)
+        return made
 
     async def _end_requests(self) -> None:
         loop = asyncio.get_running_loop()
@@ -175,4 +199,5 @@ def prepare_process(settings: ServerSettings) -> None:
     """Set what the whole process shares, before models are loaded."""
     Image.MAX_IMAGE_PIXELS = settings.max_image_pixels
     placement.MAX_PLACED_TRIANGLES = _MAX_PLACED_TRIANGLES
+    allow_open_files()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the server has threads of its own

@@ -104,14 +104,10 @@ class EmbeddingService:
             404, f"there is no model {name!r:.80}; known are {known}", code="model_not_found", param="model"
         )
 
-    def check_running(self) -> None:
-        """Raise :class:`RequestError` if the server is about to stop; for a request that begins."""
-        if self.draining:
-            raise _stopping()
-
     async def check_ready(self, model: ServedModel | None = None) -> None:
         """Raise :class:`RequestError` if the server is about to stop, or if ``model`` fails; by default, any model."""
-        self.check_running()
+        if self.draining:
+            raise _stopping()
         await self.health.check(model)
 
     async def embed(self, call: EmbedCall, ticket: Ticket) -> Embedded:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from runtime.machine.limits import (
+    allow_open_files,
     examine_memory,
     examine_threads,
     read_peak_bytes,
@@ -84,6 +85,19 @@ def test_the_peak_is_that_of_this_process(tmp_path: Path) -> None:
     (tmp_path / "proc/self").mkdir(parents=True)
     (tmp_path / "proc/self/status").write_text("Name: x\nVmPeak:  900 kB\nVmHWM:   5 kB\n")
     assert read_peak_bytes(tmp_path) == 5 * 1024
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Windows has no such limit, and macOS may refuse to raise it")
+def test_a_process_may_open_as_many_files_as_the_system_allows() -> None:
+    import resource
+
+    soft, hard = before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, hard - 1), hard))
+        allow_open_files()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_the_budget_is_the_default_of_load(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ import pytest
 import runtime
 from runtime.array_types import Float32Array
 from runtime.errors import InferenceError
+from runtime.server.connection import LimitedConnection
+from runtime.server.run import DrainingServer
 from runtime.server.served_model import ServedModel
 from runtime.session.cancellation import CancellationToken
 from tests.runtime.server.conftest import Running, serving
@@ -198,11 +201,57 @@ def test_a_request_that_has_begun_is_answered_while_the_server_stops(toy_models:
         begun = connect(server, whole[:-1])
         server.wait_until(lambda: server.service.admission.size_bytes > 0)
         server.service.draining = True
-        assert server.post("/v1/embeddings", {"input": "a"}).status_code == 503
+        assert server.get("/health").status_code == 503
         begun.sendall(whole[-1:])
         assert b" 200 OK" in begun.recv(1 << 16)
         begun.close()
         server.service.draining = False
+
+
+def test_requests_on_their_way_are_answered_while_the_server_stops(
+    toy_models: list[ServedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.server.connection._LAST_REQUEST_S", 5.0)  # however slow this machine is
+    whole, clients, on_tick = request(b'{"input": "a"}'), list[socket.socket](), DrainingServer.on_tick
+
+    async def connect_last(server: DrainingServer, counter: int) -> bool:
+        if server.should_exit:  # from here on, the loop accepts no connection
+            clients.append(socket.create_connection(server.servers[0].sockets[0].getsockname(), timeout=20))
+        return await on_tick(server, counter)
+
+    monkeypatch.setattr(DrainingServer, "on_tick", connect_last)
+    model = replace(toy_models[0], cancellation=CancellationToken())  # the second ``stop`` cancels it
+    with serving([model]) as server:
+        clients += [connect(server, b""), connect(server, whole)]
+        assert b" 200 OK" in clients[1].recv(1 << 16)
+        server.stop()
+        server.wait_until(lambda: len(clients) == 3)
+        for client in clients:
+            client.sendall(whole)
+            answer = b"".join(iter(partial(client.recv, 1 << 16), b""))
+            assert b" 200 OK" in answer
+            assert b"connection: close" in answer
+            client.close()
+
+
+def test_a_request_that_arrives_with_the_end_of_an_idle_connection_is_answered(
+    toy_models: list[ServedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, clients, on_tick = request(b'{"input": "a"}'), list[socket.socket](), DrainingServer.on_tick
+
+    async def end_idle(server: DrainingServer, counter: int) -> bool:
+        while clients:
+            clients.pop().sendall(whole)
+            for connection in server.server_state.connections:
+                assert isinstance(connection, LimitedConnection)
+                connection.timeout_keep_alive_handler()
+        return await on_tick(server, counter)
+
+    monkeypatch.setattr(DrainingServer, "on_tick", end_idle)
+    with serving(toy_models) as server, connect(server, whole) as client:
+        assert b" 200 OK" in read_json(client)
+        clients.append(client)
+        assert b" 200 OK" in read_json(client)
 
 
 @pytest.mark.parametrize(("drain_seconds", "signals"), [(0, 1), (60, 2)])
