@@ -13,7 +13,7 @@ from benchmarks.contenders.model_folder import find_model_folder
 from benchmarks.contenders.peer import Peer, PeerError, collect_setups, find_python, reporting, text_preprocessing
 from benchmarks.contenders.protocol import Setup, Target
 from benchmarks.results.schema import Precision, Skipped
-from runtime.machine.cpu import bf16_units
+from runtime.machine.cpu import bf16_units, has_arm_bf16
 from runtime.machine.cuda_driver import gpu_names
 
 NAME = "sentence-transformers"
@@ -84,8 +84,8 @@ def _torch_setup(target: Target, *, variant: str, precision: Precision, provider
 
 
 def _bf16_setup(target: Target) -> Setup:
-    if not bf16_units():
-        raise PeerError("this CPU has no bfloat16 instructions (AMX or AVX512-BF16); torch would emulate them")
+    if not (bf16_units() or has_arm_bf16()):
+        raise PeerError("this CPU has no bfloat16 instructions (those of AMX, AVX512 or Arm); torch would emulate them")
     return _torch_setup(target, variant="torch-bf16", precision="bf16", provider="cpu")
 
 

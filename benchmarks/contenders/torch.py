@@ -22,7 +22,7 @@ from runtime.artifact.reader import read_manifest
 from runtime.errors import EmbeddingBackbonesError, UsageError
 from runtime.inference.batching import BatchLimit, plan_batches
 from runtime.inference.tower import Preprocessor, build_preprocessor, row_cost
-from runtime.machine.cpu import bf16_units
+from runtime.machine.cpu import bf16_units, has_arm_bf16
 from runtime.machine.cuda_driver import gpu_names
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def find(target: Target) -> tuple[list[Setup], list[Skipped]]:
     names = ["eager", *["channels_last"] * (target.manifest.architecture == "cnn"), "compile"]
     setups = [make_setup(target, variant, "cpu") for variant in names]
     skipped = []
-    if bf16_units():
+    if bf16_units() or has_arm_bf16():
         setups.append(make_setup(target, "bf16", "cpu", "bf16"))
     else:
         skipped.append(Skipped(name=f"{name} bf16 on cpu", reason="the CPU has no bfloat16 instructions"))

@@ -166,11 +166,12 @@ def serve(answers: Iterable[Mapping[str, Any]]) -> None:
     """
     with os.fdopen(os.dup(1), "w") as output:
         os.dup2(2, 1)
-        for answer in answers:
-            try:
-                print(json.dumps(answer), file=output, flush=True)
-            except OSError:  # a closed pipe; an ordinary exit would print that it cannot flush
-                os._exit(1)
+        with contextlib.redirect_stdout(sys.stderr):  # else prints wait for the end, and follow the error there
+            for answer in answers:
+                try:
+                    print(json.dumps(answer), file=output, flush=True)
+                except OSError:  # a closed pipe; an ordinary exit would print that it cannot flush
+                    os._exit(1)
 
 
 def questions() -> Iterator[str]:

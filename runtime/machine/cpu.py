@@ -9,6 +9,8 @@ from runtime.machine.threads import read_or_empty
 
 _CPU_INFO = Path("/proc/cpuinfo")
 INT8_FLAGS = frozenset({"amx_int8", "avx512_vnni", "avx_vnni", "asimddp"})  # asimddp is Arm's
+# Arm's cores for servers. Source: sys-utils/lscpu-arm.c of https://github.com/util-linux/util-linux
+_NEOVERSE = {"0xd0c": "N1", "0xd40": "V1", "0xd49": "N2", "0xd4f": "V2", "0xd84": "V3", "0xd8e": "N3"}
 
 
 def cpu_flags(cpu_info: Path = _CPU_INFO) -> frozenset[str]:
@@ -17,8 +19,8 @@ def cpu_flags(cpu_info: Path = _CPU_INFO) -> frozenset[str]:
 
 
 def cpu_model(cpu_info: Path = _CPU_INFO) -> str:
-    """Return the CPU's model name; empty if it is unknown."""
-    return _cpu_fact(cpu_info, "model name", "CPU part") or platform.processor()
+    """Return the CPU's model name, on Arm that of its core; empty if it is unknown."""
+    return _cpu_fact(cpu_info, "model name") or _arm_core(cpu_info) or platform.processor()
 
 
 def bf16_units(cpu_info: Path = _CPU_INFO) -> frozenset[str]:
@@ -43,6 +45,14 @@ def has_arm_bf16(cpu_info: Path = _CPU_INFO) -> bool:
 def int8_units(cpu_info: Path = _CPU_INFO) -> frozenset[str]:
     """Return the CPU's features that multiply 8-bit integers, a subset of :data:`INT8_FLAGS`."""
     return cpu_flags(cpu_info) & INT8_FLAGS
+
+
+def _arm_core(cpu_info: Path) -> str:
+    """Return the name of an Arm CPU's core, which Linux gives as two numbers; empty on other CPUs."""
+    maker, part = _cpu_fact(cpu_info, "CPU implementer"), _cpu_fact(cpu_info, "CPU part")
+    if maker == "0x41" and part in _NEOVERSE:
+        return f"Arm Neoverse-{_NEOVERSE[part]}"
+    return f"Arm CPU (implementer {maker}, part {part})" if part else ""
 
 
 def _cpu_fact(cpu_info: Path, *names: str) -> str:

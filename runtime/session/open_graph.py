@@ -47,6 +47,21 @@ def check_recordable(path: Path) -> None:
         raise ProviderError(f"cuda_graphs cannot record {path}: it has the operator {found[0]}; leave cuda_graphs out")
 
 
+def check_arm_bf16(path: Path) -> None:
+    """Check that the option ``arm_bf16`` has an effect on the ONNX file ``path`` and on this CPU.
+
+    Raises:
+        ProviderError: The CPU has no such instructions, or the graph has no ``MatMul``.
+    """
+    if not cpu.has_arm_bf16():
+        raise ProviderError(
+            f"arm_bf16 needs Linux on an Arm CPU with instructions for bfloat16, and this {platform.machine()} CPU has "
+            "none; leave the option out"
+        )
+    if "MatMul" not in read_operators(path):  # onnxruntime 1.31 leaves Conv, Gemm and Attention in float32
+        raise ProviderError(f"arm_bf16 is for the operator MatMul, and {path} has none; leave the option out")
+
+
 def open_graph(
     path: Path,
     provider: ExecutionProvider,
@@ -69,11 +84,8 @@ def open_graph(
     obstacle = find_provider_obstacle(provider)
     if obstacle:
         raise ProviderError(obstacle)
-    if isinstance(settings, CpuOptions) and settings.arm_bf16 and not cpu.has_arm_bf16():
-        raise ProviderError(
-            f"arm_bf16 needs Linux on an Arm CPU with instructions for bfloat16, and this {platform.machine()} CPU has "
-            "none; leave the option out"
-        )
+    if isinstance(settings, CpuOptions) and settings.arm_bf16:
+        check_arm_bf16(path)
     try:
         session = ort.InferenceSession(
             str(path),

@@ -139,6 +139,13 @@ def test_bfloat16_is_not_emulated(
         assert any("no bfloat16 instructions" in each.reason for each in skipped)
 
 
+def test_torch_has_bfloat16_on_arm(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    for adapter in (torch, sentence_transformers):
+        monkeypatch.setattr(adapter, "bf16_units", lambda: frozenset())
+        monkeypatch.setattr(adapter, "has_arm_bf16", lambda: True)
+        assert "bf16" in {setup.precision for setup in adapter.find(target)[0]}
+
+
 def test_only_openvino_takes_images(installed: dict[str, set[str]], exported: Path) -> None:
     installed[sys.executable] = {"sentence-transformers", "fastembed", "openvino", "optimum-onnx"}
     target = Target(folder=exported, manifest=read_manifest(exported), tower="image", weights=None)

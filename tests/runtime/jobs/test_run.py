@@ -21,7 +21,6 @@ from runtime.cli.main import main
 from runtime.jobs.items import Unreadable
 from runtime.jobs.journal import work_folder
 from runtime.jobs.read_vectors import read_vectors
-from runtime.machine import cpu
 from runtime.preprocess.item import UnusableItemError
 from runtime.preprocess.point_cloud import PointCloudPreprocessor
 from tests.paths import ROOT
@@ -157,7 +156,7 @@ def test_other_options_are_not_resumed(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(cpu, "has_arm_bf16", lambda: True)
+    monkeypatch.setattr("runtime.session.open_graph.check_arm_bf16", lambda _: None)
     (tmp_path / "t.txt").write_bytes(b"a\n\xff")
     assert embed("t.txt", "-o", "v.npy") == 1
     assert embed("t.txt", *option, "-o", "v.npy", "--resume") == 2

@@ -18,7 +18,7 @@ from runtime.artifact.variants import Variant, VariantName
 from runtime.errors import IntegrityError, OutOfMemoryError, ProviderError
 from runtime.loading import golden_check, gpu_check
 from runtime.loading.gpu_check import verify_once_on_gpu
-from runtime.machine import cpu, cuda_driver
+from runtime.machine import cuda_driver
 from runtime.session.provider_options import CpuOptions, CudaOptions, device_of
 from runtime.session.providers import PROVIDERS
 from runtime.session.session import SessionOptions
@@ -137,7 +137,7 @@ def test_the_next_variant_is_checked_if_the_first_misses(folder: Path) -> None:
 
 
 def test_a_miss_in_a_reduced_precision_names_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu, "has_arm_bf16", lambda: True)
+    monkeypatch.setattr("runtime.session.open_graph.check_arm_bf16", lambda _: None)
     negate(folder / FP16.graph)
     with pytest.raises(ProviderError, match=r"with arm_bf16 \(text .*\); leave the option out, or take fp32"):
         check(folder, with_variants(folder, fp16=FP16), "fp16", arm_bf16=True)

@@ -143,8 +143,8 @@ def test_numbers_of_numpy_and_paths_are_values(tmp_path: Path) -> None:
     assert options.settings(1)["cache_dir"] == str(tmp_path)
 
 
-def test_bfloat16_on_arm_is_off_by_default_and_refused_on_other_cpus(
-    exported: Path, monkeypatch: pytest.MonkeyPatch
+def test_bfloat16_on_arm_is_off_by_default_and_refused_where_it_has_no_effect(
+    exported: Path, exported_text: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configs: list[dict[str, str]] = []
 
@@ -159,6 +159,8 @@ def test_bfloat16_on_arm_is_off_by_default_and_refused_on_other_cpus(
         runtime.load(exported, provider_options=options)
     assert configs == [], "it is refused before the graph is loaded"
     monkeypatch.setattr(cpu, "cpu_flags", lambda *_: frozenset({"asimd", "bf16"}))
-    runtime.load(exported, provider="cpu")
-    runtime.load(exported, provider_options=options)
+    with pytest.raises(runtime.ProviderError, match=r"arm_bf16 is for the operator MatMul, and .* leave the option"):
+        runtime.load(exported, provider_options=options)
+    runtime.load(exported_text, provider="cpu")
+    runtime.load(exported_text, provider_options=options)
     assert ["mlas.enable_gemm_fastmath_arm64_bfloat16" in config for config in configs] == [False, True]

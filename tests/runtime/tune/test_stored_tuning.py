@@ -180,3 +180,7 @@ def test_gpus_and_the_cpu_are_named(tmp_path: Path) -> None:
     cpu_info = tmp_path / "cpuinfo"
     cpu_info.write_text("processor : 0\nmodel name\t: Some CPU @ 2.50GHz\nflags : fpu\n")
     assert cpu.cpu_model(cpu_info) == "Some CPU @ 2.50GHz"
+    cpu_info.write_text("processor : 0\nCPU implementer\t: 0x41\nCPU variant : 0x1\nCPU part\t: 0xd40\n")
+    assert cpu.cpu_model(cpu_info) == "Arm Neoverse-V1"
+    cpu_info.write_text("processor : 0\nCPU implementer\t: 0x48\nCPU part\t: 0xd40\n")
+    assert cpu.cpu_model(cpu_info) == "Arm CPU (implementer 0x48, part 0xd40)"
