@@ -13,6 +13,7 @@ from runtime.artifact.json_schema import decode
 from runtime.artifact.manifest import MANIFEST_FILE, OLDEST_READABLE, SCHEMA_VERSION, SEAL, FileRecord, Manifest, seal
 from runtime.artifact.protobuf import map_file
 from runtime.errors import ArtifactError, IntegrityError, ManifestError, SchemaVersionError
+from runtime.uris import is_uri, public_name
 
 MAX_MANIFEST_BYTES = 2**24  # a thousand times the largest one known
 _LONGEST_REASON = 500
@@ -36,9 +37,9 @@ def read_manifest(folder: Path) -> Manifest:
             way_out = f"give its folder, {folder.parent}" if is_part else "make one with `python -m exporters NAME`"
             raise ArtifactError(f"{folder} is a file, and an artifact is a folder; {way_out}")
         if not folder.is_dir():
-            is_uri = ":/" in str(folder)  # pathlib makes one slash of two
-            way_out = "copy it here first" if is_uri else "export one with `python -m exporters NAME`"
-            raise ArtifactError(f"there is no folder {folder}; {way_out}")
+            place = str(folder).replace(":/", "://", 1)  # pathlib made one slash of two
+            way_out = "copy it here first" if is_uri(place) else "export one with `python -m exporters NAME`"
+            raise ArtifactError(f"there is no folder {public_name(place)}; {way_out}")
         document = json.loads(_read_text(path), parse_constant=_refuse_constant)
         _check_schema_version(document, path)
         stated = document.pop(SEAL, None)

@@ -30,11 +30,11 @@ from runtime.jobs.origin import name_precision
 from runtime.jobs.outputs import OutputOptions, report_path
 from runtime.jobs.read_vectors import read_ranges
 from runtime.jobs.run import EmbedJob, EmbedJobResult, is_complete, run_job
-from runtime.jobs.uris import SCHEMES, refuse_uri
 from runtime.postprocess import Dtype
 from runtime.session.provider_options import OPTIONS, CpuOptions, OpenVinoOptions, parse_options
 from runtime.session.providers import expected_provider
 from runtime.session.session import SessionOptions, count_concurrent_batches
+from runtime.uris import SCHEMES, refuse_uri
 
 if TYPE_CHECKING:
     from runtime.inference.embedder import Embedder

@@ -23,9 +23,9 @@ from runtime.jobs.csv_files import CSV_SUFFIXES, count_csv_rows, read_csv_column
 from runtime.jobs.items import SourceItem, path_item, text_item
 from runtime.jobs.parquet import count_rows, read_column
 from runtime.jobs.text_files import count_lines, parse_lines, read_file_lines, read_lines
-from runtime.jobs.uris import SCHEMES, refuse_uri
 from runtime.preprocess.files import file_suffix
 from runtime.preprocess.image_formats import image_suffixes, looks_like_image_path
+from runtime.uris import SCHEMES, refuse_uri
 
 _LOG = logging.getLogger("runtime")
 _SEPARATORS = os.sep + (os.altsep or "")

@@ -28,9 +28,9 @@ from runtime.jobs.inputs import (
 )
 from runtime.jobs.parquet import check_column, open_parquet
 from runtime.jobs.text_files import BLANKS
-from runtime.jobs.uris import is_uri, public_name
 from runtime.preprocess.files import file_suffix
 from runtime.ray_jobs.storage import absolute, join, open_buffered, open_place, read_each, reading
+from runtime.uris import is_uri, public_name
 
 Format = Literal["parquet", "txt", "jsonl", "files"]
 _SPLIT_FORMATS: Mapping[str, Format] = {".txt": "txt", ".jsonl": "jsonl", ".parquet": "parquet"}

@@ -28,7 +28,6 @@ from runtime.console import progress_bar
 from runtime.errors import ClusterError, EmbeddingBackbonesError, ItemError, UsageError
 from runtime.inference.options import EmbedOptions
 from runtime.inference.prompts import resolve_prompt
-from runtime.jobs.uris import public_name
 from runtime.ray_jobs.actor import AttemptCounter, ShardEmbedder, ShardResult, WorkerOptions
 from runtime.ray_jobs.cluster import ClusterOptions, WorkerResources, import_ray, open_cluster
 from runtime.ray_jobs.input_files import find_inputs
@@ -36,6 +35,7 @@ from runtime.ray_jobs.output import OutputFolder, part_schema
 from runtime.ray_jobs.shards import Shard, cut
 from runtime.ray_jobs.storage import absolute
 from runtime.session.session import SessionOptions
+from runtime.uris import public_name
 from runtime.whole_number import is_whole
 
 _SHARDS_PER_WORKER = 8  # so that all workers finish at about the same time

@@ -17,8 +17,8 @@ from runtime.array_types import Array, Float32Array
 from runtime.atomic_write import find_leftovers, finish_replacement, partial_path, replace_folder, replacing
 from runtime.errors import OutputError, UsageError, one_line
 from runtime.jobs.origin import VectorOrigin
-from runtime.jobs.uris import is_uri, public_name
 from runtime.ray_jobs.storage import STORAGE_ERRORS, absolute, join, open_place
+from runtime.uris import is_uri, public_name
 
 _LOG = logging.getLogger("runtime")
 SUCCESS = "_SUCCESS"  # the marker of Hadoop and Spark, which readers of parquet skip
@@ -64,7 +64,7 @@ def write_part(folder: str, number: int, table: pa.Table) -> None:
     """Write one part atomically. A repeated shard replaces it with the same rows.
 
     Raises:
-        OutputError: The folder does not exist, or the disk is full.
+        OutputError: The folder does not exist, the disk is full, or a store refuses the part.
     """
     place = join(folder, part_name(number))
     file_system, path = open_place(place)

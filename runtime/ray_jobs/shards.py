@@ -16,11 +16,11 @@ from runtime.errors import ClusterError, UsageError, one_line
 from runtime.jobs.items import ItemValue, Unreadable
 from runtime.jobs.parquet import parquet_file, row_item
 from runtime.jobs.text_files import parse_lines, read_lines
-from runtime.jobs.uris import is_uri
 from runtime.preprocess.files import file_suffix
 from runtime.preprocess.item import UnusableItemError
 from runtime.ray_jobs.input_files import STEP, InputFile, InputFiles, InputFormat
 from runtime.ray_jobs.storage import OPEN_FILES, STORAGE_ERRORS, open_buffered, open_place, read_each, reading
+from runtime.uris import is_uri
 
 if TYPE_CHECKING:
     from runtime.artifact.manifest import TowerName
@@ -127,6 +127,8 @@ def read_shard(shard: Shard, form: InputFormat) -> ShardRows:
     """
     at_once = 1 if form.name == "parquet" else OPEN_FILES  # a row group may be large
     ranges = read_each(partial(_read_range, form=form), shard.ranges, at_once=at_once)
+    for span, (_, carried) in zip(shard.ranges, ranges, strict=True):
+        _check_same(carried.schema, ranges[0][1].schema, span)
     read = [item for items, _ in ranges for item in items]
     return ShardRows(
         items=[None if isinstance(item, Unreadable) else item for item in read],
@@ -149,7 +151,7 @@ def _read_range(span: RowRange, form: InputFormat) -> tuple[list[Any], pa.Table]
     return items, carried
 
 
-def _check_same(found: int, counted: int, span: RowRange) -> None:
+def _check_same(found: object, counted: object, span: RowRange) -> None:
     if found != counted:
         raise UsageError(f"{span.name} has changed since the job began; run it again when the input is complete")
 
@@ -157,8 +159,10 @@ def _check_same(found: int, counted: int, span: RowRange) -> None:
 def _read_parquet(span: RowRange, form: InputFormat) -> tuple[list[ItemValue], pa.Table]:
     """Read the row groups that overlap ``span`` in batches, and keep only its rows."""
     file_system, path = open_place(span.place)
-    with file_system.open_input_file(path) as stream, parquet_file(stream) as file:
+    with file_system.open_input_file(path) as stream:
         _check_same(stream.size(), span.size, span)
+        file = parquet_file(stream)
+        _check_same(form.column in file.schema_arrow.names, True, span)
         groups, skip = _row_groups(file.metadata, span)
         kept, missing = [], span.rows
         for batch in file.iter_batches(batch_size=max(missing, 1024), row_groups=groups):

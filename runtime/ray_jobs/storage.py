@@ -14,7 +14,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from runtime.errors import EmbeddingBackbonesError, UsageError, one_line
-from runtime.jobs.uris import SCHEMES, is_uri, public_name
+from runtime.uris import SCHEMES, is_uri, public_name
 
 STORAGE_ERRORS = (OSError, pa.ArrowException)  # Azure without credentials raises a bare ArrowException
 _BUFFER_BYTES = 8 << 20  # an object store takes tens of milliseconds for a request of any size
@@ -66,6 +66,7 @@ def open_buffered(place: str) -> io.BufferedReader:
 
     Raises:
         OSError: It cannot be read.
+        pyarrow.ArrowException: An object store refuses it.
     """
     file_system, path = open_place(place)
     return io.BufferedReader(file_system.open_input_file(path), _BUFFER_BYTES)

@@ -23,6 +23,18 @@ _SAFE_ID = re.compile(rb"[A-Za-z0-9_.:/+=-]{1,128}")
 _CLIENT_CLOSED = 499  # nginx's status of a request whose client hung up
 
 
+def relative_location(asked: str, location: str) -> str:
+    """Return ``location`` relative to the path that was ``asked`` for, from which it differs in slashes at the end.
+
+    Starlette, which redirects to it, knows neither the scheme nor the prefix of a proxy.
+    """
+    url = URL(location)
+    before, _, last = url.path.rpartition("/")
+    slashes = len(asked) - len(asked.rstrip("/"))
+    path = "../" * slashes + last if last else before.rpartition("/")[2] + "/"
+    return str(url.replace(scheme="", netloc="", path=path))
+
+
 def route_path(scope: Scope) -> str:
     """Return the path of a request as the routes have it: without the prefix under which the application is served.
 
@@ -55,10 +67,8 @@ class RequestMiddleware:
                 status = message["status"]
                 sent = MutableHeaders(scope=message)
                 sent["x-request-id"] = request_id
-                if "location" in sent:  # Starlette cuts off a slash, and knows neither scheme nor prefix of a proxy
-                    url = URL(sent["location"])
-                    path = "../" + url.path.rpartition("/")[2]
-                    sent["location"] = str(url.replace(scheme="", netloc="", path=path))
+                if "location" in sent:
+                    sent["location"] = relative_location(scope["path"], sent["location"])
             await send(message)
 
         try:

@@ -106,7 +106,7 @@ class DrainingServer(uvicorn.Server):
         self._service, self._is_urgent = service, False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Stop to take requests. A second signal ends those in flight.
+        """Begin to stop. A second signal ends the requests in flight.
 
         As a signal handler it may interrupt any line, so it only sets flags.
         """

@@ -295,7 +295,9 @@ def test_a_word_that_is_no_file_is_a_text(folder: Path, word: str) -> None:
     assert items([word]) == [word]
 
 
-@pytest.mark.parametrize("uri", ["s3://bucket/folder", "s3://key:secret@bucket/my folder", "file:///a", "gs://b/*.txt"])
+@pytest.mark.parametrize(
+    "uri", ["s3://bucket/folder", "s3://key:secret@bucket/my folder", "file:///a", "gs://b/*.txt", "http://[CLS] a"]
+)
 @pytest.mark.parametrize("towers", [TEXT, IMAGE, BOTH])
 def test_a_uri_is_no_text(folder: Path, uri: str, towers: Sequence[str]) -> None:
     with pytest.raises(

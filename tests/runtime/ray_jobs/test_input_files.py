@@ -16,12 +16,12 @@ from runtime.artifact.manifest import TowerName
 from runtime.errors import ClusterError, UsageError
 from runtime.jobs.inputs import open_inputs
 from runtime.jobs.items import Unreadable
-from runtime.jobs.uris import public_name
 from runtime.preprocess.mesh.triangles import load_corners
 from runtime.ray_jobs import input_files, shards, storage
 from runtime.ray_jobs.input_files import InputFile, InputFiles, InputFormat, find_inputs
 from runtime.ray_jobs.shards import cut, read_shard
 from runtime.ray_jobs.storage import join, open_place
+from runtime.uris import public_name
 
 COUNTS = (70, 1, 0, 200, 129)
 
@@ -145,6 +145,21 @@ def test_a_file_that_changes_during_the_job_is_noticed(tmp_path: Path, suffix: s
     (shard,) = cut(inputs, 10)
     write(texts)
     with pytest.raises(UsageError, match=rf"a\.{suffix} has changed since the job began"):
+        read_shard(shard, inputs.format)
+    (tmp_path / f"a.{suffix}").write_bytes((tmp_path / f"a.{suffix}").read_bytes()[:-1])  # a part of a new one
+    with pytest.raises(UsageError, match=rf"a\.{suffix} has changed since the job began"):
+        read_shard(shard, inputs.format)
+
+
+@pytest.mark.parametrize("columns", [["text", "j"], ["taxt", "k"]])
+def test_columns_that_change_during_the_job_are_noticed(tmp_path: Path, columns: list[str]) -> None:
+    for name in ("a", "b"):
+        parquet.write_table(pa.table({"text": ["x"], "k": ["y"]}), tmp_path / f"{name}.parquet")
+    inputs = find_inputs([str(tmp_path)], "text", "text")
+    (shard,) = cut(inputs, 10)
+    parquet.write_table(pa.table(dict(zip(columns, (["x"], ["y"]), strict=True))), tmp_path / "b.parquet")
+    assert (tmp_path / "b.parquet").stat().st_size == (tmp_path / "a.parquet").stat().st_size
+    with pytest.raises(UsageError, match=r"b\.parquet has changed since the job began"):
         read_shard(shard, inputs.format)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from urllib.parse import urljoin, urlsplit
+
 import pytest
 
-from runtime.server.middleware import route_path
+from runtime.server.middleware import relative_location, route_path
 from runtime.server.served_model import ServedModel
 from tests.runtime.server.conftest import serving
 
@@ -24,6 +26,22 @@ KEY = {"authorization": "Bearer one"}
 )
 def test_the_prefix_is_cut_off(root_path: str, path: str, expected: str) -> None:
     assert route_path({"root_path": root_path, "path": path}) == expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "location", "expected"),
+    [
+        ("/v1/embeddings/", "http://host/v1/embeddings?a=b", "../embeddings?a=b"),
+        ("/models/embed//", "http://host/models/embed", "../../embed"),
+        ("/models", "http://host/models/", "models/"),  # as Ray Serve asks for the root under its prefix
+    ],
+)
+def test_a_redirect_stays_under_the_prefix_of_a_proxy(asked: str, location: str, expected: str) -> None:
+    assert relative_location(asked, location) == expected
+    for prefix in ("", "/prefix"):
+        target = urlsplit(location)
+        resolved = prefix + target.path + f"?{target.query}" * bool(target.query)
+        assert "//" in asked or urljoin(f"https://proxy{prefix}{asked}", expected) == f"https://proxy{resolved}"
 
 
 def test_keys_errors_and_metrics_do_not_depend_on_the_prefix(toy_models: list[ServedModel]) -> None:

@@ -215,9 +215,10 @@ def test_requests_on_their_way_are_answered_while_the_server_stops(
     whole, clients, on_tick = request(b'{"input": "a"}'), list[socket.socket](), DrainingServer.on_tick
 
     async def connect_last(server: DrainingServer, counter: int) -> bool:
-        if server.should_exit:  # from here on, the loop accepts no connection
+        ends = await on_tick(server, counter)
+        if ends:  # from here on, the loop accepts no connection
             clients.append(socket.create_connection(server.servers[0].sockets[0].getsockname(), timeout=20))
-        return await on_tick(server, counter)
+        return ends
 
     monkeypatch.setattr(DrainingServer, "on_tick", connect_last)
     model = replace(toy_models[0], cancellation=CancellationToken())  # the second ``stop`` cancels it

@@ -25,7 +25,10 @@ def public_name(place: str) -> str:
     """Return ``place`` in valid UTF-8, to be printed and recorded; a URI without credentials, query and quoting."""
     if not is_uri(place):
         return place.encode("utf-8", "backslashreplace").decode()
-    parts = urlsplit(place)
+    try:
+        parts = urlsplit(place)
+    except ValueError:  # the host has brackets, or letters that Unicode makes others of
+        return f"{place.partition('://')[0]}://..."
     if "@" not in parts.netloc and ":" in parts.netloc and "@" in place:
         return f"{parts.scheme}://..."  # an unquoted /, # or ? in a secret ends the host too early
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{unquote(parts.path)}"
