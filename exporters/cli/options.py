@@ -22,8 +22,8 @@ def add_model_options(parser: argparse.ArgumentParser, *, suffix: str) -> None:
         metavar="pretrained|random[:SEED]|PATH",
         help="Use these weights. `pretrained`: the published weights, which are downloaded once. `random`: random "
         "weights with a seed (default: 0), to try a pipeline or measure its speed. PATH: a state dict (.pt, .pth, "
-        ".bin, .safetensors), a folder in the layout of transformers or sentence-transformers, or the folder or zip of "
-        "a Finetuner run (default: %(default)s)",
+        ".ckpt, .bin, .safetensors), a folder in the layout of transformers or sentence-transformers, or the folder or "
+        "zip of a Finetuner run (default: %(default)s)",
     )
     add(
         "--select-model",

@@ -88,7 +88,7 @@ def wrap_items(data: Data, position: int) -> list[Any]:
 def choose_prompts(model: SentenceTransformer, data: Data) -> tuple[str, ...]:
     """Return the prompt of each item of a row: for pairs those of queries and documents, else the default prompt."""
     prompts = read_prompts(model)
-    default = prompts.get(model.default_prompt_name or "", "")
+    default = "" if model.default_prompt_name is None else prompts[model.default_prompt_name]
     return search_prompts(prompts, default) if data.kind == "pairs" else (default,) * len(data.towers)
 
 

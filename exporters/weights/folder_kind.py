@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+from safetensors import safe_open
+
 from exporters.errors import WeightsError
 from exporters.weights.parsing import parsing, read_json
 
@@ -15,7 +17,7 @@ _TEXT_MARKS = ("modules.json", "adapter_config.json")
 
 
 def recognize_folder(folder: Path) -> FolderKind:
-    """Return the family of a model folder. No weights are read, and no code in the folder is run.
+    """Return the family of a model folder. No values of weights are read, and no code in the folder is run.
 
     Raises:
         WeightsError: The folder holds no model of a known layout.
@@ -25,13 +27,22 @@ def recognize_folder(folder: Path) -> FolderKind:
     if any((folder / name).is_file() for name in _TEXT_MARKS):
         return "sentence-clip" if _has_clip_module(folder / "modules.json") else "text"
     config = _read_config(folder)
-    if config.get("model_type") == "timm_wrapper":  # transformers saves models of timm under its own names of weights
+    if config.get("model_type") == "timm_wrapper" and _has_wrapped_names(folder):
         return "image"
     if "pretrained_cfg" in config:
         return "timm"
     if "vision_config" in config and "text_config" in config:
         return "text-image"
     return "text" if _is_text(config) else "image"
+
+
+def _has_wrapped_names(folder: Path) -> bool:
+    """Tell whether transformers saved a model of timm, which then has other names of weights; true without weights."""
+    path = folder / "model.safetensors"
+    if not path.is_file():
+        return True
+    with parsing(path), safe_open(path, "pt") as file:
+        return any(name.startswith("timm_model.") for name in file.keys())  # noqa: SIM118  it is no dict
 
 
 def _has_clip_module(modules: Path) -> bool:

@@ -26,6 +26,7 @@ _HOW_TO_SAVE = "write it with torch.save(model.state_dict(), path)"
 _ARGUMENTS: list[Any] = [Namespace]
 _COUNTER = "n_averaged"  # of torch's AveragedModel, beside the averages
 _ADVICE = "export it under the backbone that it was trained as"
+_NAMES_OF_FOLDER = "give a checkpoint with the names of the folder's model, and without a head, as `fit` writes it"
 _CONTAINERS = ("state_dict", "model_state_dict", "model")  # training scripts save these beside an optimizer's state
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "_model.")
 
@@ -50,9 +51,11 @@ def read_checkpoint(weights: StateDict | ModelFolder | Checkpoint) -> Checkpoint
 
 
 def read_state_dict(path: Path, source: str | None = None) -> dict[str, Tensor]:
-    """Return the tensors of a ``.pt``, ``.pth``, ``.bin`` or ``.safetensors`` file by name. Code in it is not run.
+    """Return the tensors of a file by name. Code in it is not run.
 
-    Error messages call the file ``source``, by default ``path``.
+    Args:
+        path: A ``.safetensors`` file, or one of ``torch.save``: ``.pt``, ``.pth``, ``.ckpt`` or ``.bin``.
+        source: Name of the file in error messages; ``None`` for ``path``.
 
     Raises:
         WeightsUnavailableError: The file does not exist.
@@ -124,8 +127,8 @@ def _refuse_copies(content: Mapping[Any, Any], container: str, source: str) -> N
     copies = [str(name) for name, value in content.items() if name != container and _tensor_names(value) & names]
     if copies:
         raise WeightsError(
-            f"{source} holds weights of the same names in {container} and {', '.join(copies)}; choose one, and write "
-            f"it with torch.save(torch.load(path, weights_only=False)[{copies[0]!r}], new_path)"
+            f"{source} holds weights of the same names in {container} and {', '.join(copies)}; if you trust the file, "
+            f"choose one, and write it with torch.save(torch.load(path, weights_only=False)[{copies[0]!r}], new_path)"
         )
 
 
@@ -144,6 +147,7 @@ def load_into(
     ignored: tuple[str, ...] = (),
     source: str,
     advice: str = _ADVICE,
+    names: Iterable[str] | None = None,
     added: str = "",
 ) -> None:
     """Load ``state_dict`` into ``model``. Every key has to fit, except those of ``ignored`` parts.
@@ -156,7 +160,8 @@ def load_into(
         ignored: Names of submodules and tensors that are not loaded.
         source: Name of the checkpoint in error messages.
         advice: Advice for a checkpoint that does not fit.
-        added: Prefix that all names in ``state_dict`` have, and those in the file have not.
+        names: Names in the file; ``None`` for those of ``state_dict``.
+        added: Prefix that the names of the model have, and those in the file have not.
 
     Raises:
         WeightsMismatchError: Keys are missing, unexpected, or have another shape or type.
@@ -166,7 +171,10 @@ def load_into(
     expected = {key: value for key, value in everything.items() if not is_part_of(key, ignored)}
     unwrapped = unwrap(state_dict, everything)
     given = {key: value for key, value in unwrapped.items() if not is_part_of(key, ignored)}
-    _check_fit(given, expected, f"{source} does not fit {type(model).__name__}", advice, added)
+    _refuse_nan(given, source)
+    fits = {key.removeprefix(added) for key in expected}
+    advice = _advise_on_prefixes(state_dict if names is None else names, fits) or advice
+    _check_fit(given, expected, f"{source} does not fit {type(model).__name__}", advice)
     everything.update(given)  # keeps the versions of the model's modules, which some of them ask for
     model.load_state_dict(everything, strict=False)
 
@@ -185,17 +193,22 @@ def copy_into(tensors: Mapping[str, Tensor], checkpoint: Checkpoint, *, partly: 
     """
     given = unwrap(checkpoint.state_dict, tensors)
     given = {name: value for name, value in given.items() if name in tensors or not partly}
-    _check_fit(given, tensors, f"{checkpoint.source} does not fit the model", _ADVICE, "")
+    _refuse_nan(given, checkpoint.source)
+    advice = _advise_on_prefixes(checkpoint.state_dict, tensors) or _NAMES_OF_FOLDER
+    _check_fit(given, tensors, f"{checkpoint.source} does not fit the model", advice)
     with torch.no_grad():
         for name, value in given.items():
             tensors[name].copy_(value)
 
 
-def _check_fit(
-    given: Mapping[str, Tensor], expected: Mapping[str, Tensor], fault: str, advice: str, added: str
-) -> None:
+def _refuse_nan(given: Mapping[str, Tensor], source: str) -> None:
     if diverged := [key for key, value in given.items() if value.is_floating_point() and value.isnan().any()]:
-        raise WeightsError(f"{fault}: it has NaN in {abbreviate(diverged)}; use a checkpoint from before that")
+        raise WeightsError(
+            f"{source} has NaN in {abbreviate(diverged)}: its training diverged; use an earlier checkpoint"
+        )
+
+
+def _check_fit(given: Mapping[str, Tensor], expected: Mapping[str, Tensor], fault: str, advice: str) -> None:
     pairs = [(key, value, expected[key]) for key, value in given.items() if key in expected]
     tied = {wanted.data_ptr() for _, _, wanted in pairs}  # one of two names of a tensor is enough
     faults = {
@@ -219,21 +232,21 @@ def _check_fit(
     }
     listed = [f"{len(keys)} {kind} ({abbreviate(keys)})" for kind, keys in faults.items() if keys]
     if listed:
-        if prefixes := _find_prefixes(given, expected, added):
-            first = repr(prefixes[0])
-            advice = (
-                f"the names that fit begin with {' or '.join(prefixes)}; save only them, and without it: "
-                f"{{name.removeprefix({first}): x for name, x in state_dict.items() if name.startswith({first})}}"
-            )
         raise WeightsMismatchError(f"{fault}, keys: {', '.join(listed)}; {advice}")
 
 
-def _find_prefixes(given: Iterable[str], expected: Iterable[str], added: str) -> list[str]:
-    """Return the prefixes, after ``added``, with which a state dict has the names of all tensors of a model."""
-    names = {key.removeprefix(added) for key in given}
-    wanted = [key.removeprefix(added) for key in expected if not key.endswith(".num_batches_tracked")]
+def _advise_on_prefixes(names: Iterable[str], expected: Iterable[str]) -> str:
+    """Return how to take off a prefix that all ``expected`` names have in a file; empty if they have none there."""
+    names, wanted = set(names), [key for key in expected if not key.endswith(".num_batches_tracked")]
     found = {name.removesuffix(wanted[0]) for name in names if name.endswith(f".{wanted[0]}")}
-    return sorted(prefix for prefix in found if names.issuperset(prefix + name for name in wanted))
+    prefixes = sorted(prefix for prefix in found if names.issuperset(prefix + name for name in wanted))
+    if not prefixes:
+        return ""
+    first = repr(prefixes[0])
+    return (
+        f"the names that fit begin with {' or '.join(prefixes)}; save only them, and without it: "
+        f"{{name.removeprefix({first}): x for name, x in state_dict.items() if name.startswith({first})}}"
+    )
 
 
 def check_head(model: nn.Module, checkpoint: Checkpoint, widths: Mapping[str, int]) -> None:

@@ -42,8 +42,8 @@ def load_folder(request: FolderRequest) -> list[ExportableTower]:
     inner = folder / _path(folder)
     normalized = _is_normalized(sentences, options)
     module: Any = sentences[0]
-    prompts = read_prompts(sentences)
-    prompt = prompts.get(sentences.default_prompt_name or "", "")
+    prompts, default = read_prompts(sentences), sentences.default_prompt_name
+    prompt = "" if default is None else prompts[default]
 
     def encode(item: Any) -> Tensor:
         vector: Tensor = sentences.encode([item], convert_to_tensor=True, show_progress_bar=False)[0]

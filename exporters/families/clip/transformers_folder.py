@@ -25,6 +25,7 @@ from exporters.weights.random_init import calibrate_on_photos
 from exporters.weights.remote_code import refuse_code
 from exporters.weights.state_dict import complete_record
 from runtime.artifact.manifest import ImagePreprocessing, TextInput, TextPreprocessing
+from runtime.errors import MissingDependencyError
 
 _IGNORED = ("logit_scale", "logit_bias", "position_ids")
 # Models that were trained on texts of a fixed length, padding included, without a mask.
@@ -36,6 +37,7 @@ def load_folder(request: FolderRequest) -> list[ExportableTower]:
 
     Raises:
         WeightsError: transformers cannot load the folder, or the runtime cannot prepare its texts or images.
+        MissingDependencyError: Its tokenizer is a model of SentencePiece, and sentencepiece is not installed.
     """
     folder, options = request.path, request.options
     refuse_code(folder)
@@ -105,8 +107,8 @@ class ImageHalf(nn.Module):
 def _read_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenizerFast:
     try:
         return read_tokenizer(folder, vocab_size)
-    except WeightsError as exc:
-        raise WeightsError(f"{exc}; or export the image tower alone by --tower image") from exc
+    except (WeightsError, MissingDependencyError) as exc:
+        raise type(exc)(f"{exc}; or export the image tower alone by --tower image") from exc
 
 
 def text_model(

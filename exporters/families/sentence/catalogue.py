@@ -162,6 +162,7 @@ def _fill(model: SentenceTransformer, checkpoint: Checkpoint, source: HuggingFac
         source=checkpoint.source,
         advice="export it under the backbone that it was trained as; layers after the pooling have to be both in the "
         "file and in the modules.json of the tokenizer's folder",
+        names=checkpoint.state_dict,
         added=prefix,
     )
 

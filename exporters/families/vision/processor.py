@@ -54,8 +54,9 @@ def read_processor(
     except Exception as exc:  # transformers raises many types for a damaged or unknown folder
         name = source or str(folder)
         raise WeightsError(
-            f"{name} holds no image processor ({summarize_error(exc).replace(str(folder), name)}); save one there with "
-            f"processor.save_pretrained (preprocessor_config.json), or {STATE_ALL}"
+            f"{name} holds no image processor that transformers loads "
+            f"({summarize_error(exc).replace(str(folder), name)}); save one there with processor.save_pretrained "
+            f"(preprocessor_config.json), correct its settings, or {STATE_ALL}"
         ) from exc
     if image_size is not None:
         processor = _change_size(processor, image_size)

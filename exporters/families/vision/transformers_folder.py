@@ -152,7 +152,8 @@ def _call(model: Any, pixel_values: Tensor, request: FolderRequest) -> Any:
 
 
 def _side(config: Any) -> int:
-    size = getattr(config, "image_size", None) or 224
+    of_timm = getattr(config, "pretrained_cfg", None) or {}
+    size = getattr(config, "image_size", None) or of_timm.get("input_size", 224)
     return int(size if isinstance(size, int) else max(size))
 
 

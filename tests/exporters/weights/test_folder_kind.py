@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from exporters.weights.folder_kind import recognize_folder
 
@@ -22,6 +24,14 @@ CASES: dict[str, dict[str, Any]] = {
 def test_the_files_of_a_folder_say_what_it_is(kind: str, tmp_path: Path) -> None:
     for name, content in CASES[kind].items():
         (tmp_path / name).write_text(json.dumps(content))
+    assert recognize_folder(tmp_path) == kind
+
+
+@pytest.mark.parametrize(("prefix", "kind"), [("timm_model.", "image"), ("", "timm")])
+def test_the_names_of_weights_say_who_saved_a_model_of_timm(prefix: str, kind: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "timm_wrapper", "pretrained_cfg": {}}))
+    assert recognize_folder(tmp_path) == "image"
+    save_file({f"{prefix}conv.weight": torch.zeros(1)}, tmp_path / "model.safetensors")
     assert recognize_folder(tmp_path) == kind
 
 

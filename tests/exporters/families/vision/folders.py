@@ -32,9 +32,9 @@ _SWIN: dict[str, Any] = {
     "num_heads": [2, 4],
 }
 _TIMM: dict[str, Any] = {
-    "architecture": "resnet18",
+    "architecture": "vit_tiny_patch16_224",
     "num_classes": 5,
-    "model_args": {"layers": (1, 1, 1, 1), "channels": (8, 16, 24, 32)},
+    "model_args": {"img_size": SIDE, "patch_size": 16, "embed_dim": 32, "depth": 2, "num_heads": 4},
     "pretrained_cfg": {"input_size": (3, SIDE, SIDE), "crop_pct": 0.9, "interpolation": "bicubic"},
 }
 # A model of transformers, its processor, and the settings of the processor. ``size`` is the model's.
