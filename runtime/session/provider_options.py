@@ -37,10 +37,10 @@ class CpuOptions:
         memory_limit_bytes: Largest size of a batch in memory, besides the weights; ``None`` for no limit. Batches that
             would take more, by an upper estimate, are split, and run one at a time. An item that would take more by
             itself is unusable.
-        arm_bf16: Whether the operator ``MatMul`` rounds its inputs to bfloat16 if one is a weight, on Arm CPUs with
-            instructions for it, such as AWS Graviton3 and later. ``load`` then embeds the golden items, and refuses the
-            option if a vector is below a cosine similarity of 0.9999. Other CPUs refuse it, and so do graphs without
-            ``MatMul``, such as those of CNNs. Source: https://aws.github.io/graviton/machinelearning/onnx.html
+        arm_bf16: Whether the operator ``MatMul`` rounds its inputs to bfloat16 if one is a weight. This needs an Arm
+            CPU with instructions for it, such as AWS Graviton3 and later. ``load`` then embeds the golden items, and
+            refuses the option if a vector is below a cosine similarity of 0.9999. Other CPUs refuse it, and so do
+            graphs without ``MatMul``, such as those of CNNs. Source: https://aws.github.io/graviton/machinelearning/onnx.html
     """
 
     spinning: bool | None = None

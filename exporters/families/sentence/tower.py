@@ -125,8 +125,8 @@ class SentenceTower(TextTower):
         """Return the tokenizer for the artifact.
 
         It lacks special tokens without an embedding, such as Gemma's for images: the library fails on a text that has
-        one, and the runtime reads it as plain text. Where the pooling leaves out the prompt, a token is special if the
-        library says so, because the library does not count one at the end of the prompt.
+        one, and the runtime reads it as plain text. Where the pooling leaves out the prompt, the special tokens are
+        those of the library. It does not count one at the end of the prompt.
         """
         document, size = json.loads(super().tokenizer_json()), self._table_size()
         document["added_tokens"] = [token for token in document["added_tokens"] if token["id"] < size]
