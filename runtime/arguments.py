@@ -1,4 +1,4 @@
-"""Options that take a list or a number, the same on every command line of the project."""
+"""Options that take a list, a number or a path, the same on every command line of the project."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
+
+from runtime.uris import public_name, starts_like_uri
 
 Number = TypeVar("Number", int, float)
 
@@ -38,6 +41,16 @@ parse_count = number(int, "a whole number from 1 up", lambda value: value >= 1)
 parse_positive = number(float, "a number above 0", lambda value: value > 0)
 parse_from_0 = number(float, "a number from 0 up", lambda value: value >= 0)
 parse_cosine = number(float, "a cosine similarity from -1 to 1", lambda value: -1 <= value <= 1)
+
+
+def parse_path(text: str) -> Path:
+    """Return the path that an option names. Of a URI, Python would make the path of another place."""
+    if starts_like_uri(text):
+        raise argparse.ArgumentTypeError(
+            f"{public_name(text)} is a URI; give a path of this machine, and copy it from or to there yourself"
+        )
+    return Path(text)
+
 
 _OPTION = re.compile(r"-[^\d.]")  # not a negative number, and not the - of standard input
 

@@ -15,9 +15,14 @@ def is_uri(place: str) -> bool:
     return "://" in place
 
 
+def starts_like_uri(text: str) -> bool:
+    """Return whether ``text`` begins with the scheme of a URI; other texts may have one inside."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text) is not None
+
+
 def refuse_uri(name: str, way_out: str) -> None:
     """Raise a :class:`UsageError` if ``name`` begins like a URI, where only a path can be used."""
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", name):
+    if starts_like_uri(name):
         raise UsageError(f"{public_name(name)} is a URI, and a local job takes paths of this machine; {way_out}")
 
 

@@ -6,7 +6,6 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 from benchmarks.choose.candidates import Job, Service, choose_machines
 from benchmarks.choose.jobs import find_jobs
@@ -14,7 +13,7 @@ from benchmarks.choose.services import find_services
 from benchmarks.choose.text import as_record, as_text
 from benchmarks.results.prices import read_prices
 from runtime import console
-from runtime.arguments import number, parse_cosine
+from runtime.arguments import number, parse_cosine, parse_path
 from runtime.errors import UsageError
 
 
@@ -34,8 +33,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     above_zero = number(float, "a number above 0, and at most 1e15", lambda value: 0 < value <= 1e15)
-    add("reports", nargs="+", type=Path, metavar="REPORT", help="Report folders, or their files results.json")
-    add("--prices", type=Path, required=True, help="Price file in the format of docs/prices.example.toml (required)")
+    add("reports", nargs="+", type=parse_path, metavar="REPORT", help="Report folders, or their files results.json")
+    add(
+        "--prices",
+        type=parse_path,
+        required=True,
+        help="Price file in the format of docs/prices.example.toml (required)",
+    )
     add("--rate", type=above_zero, metavar="N", help="Requests per second at the peak, for a service")
     add("--max-p99-ms", type=above_zero, metavar="MS", help="Bound of the p99 of the latency, for a service")
     add("--count", type=above_zero, metavar="N", help="Items to embed, such as 5e6, for a job")

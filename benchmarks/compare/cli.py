@@ -7,7 +7,6 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from benchmarks.compare.verdicts import CONFIDENCE, RESOLUTION, CaseChange, Comparison, compare, typical_s
@@ -15,7 +14,7 @@ from benchmarks.results.differences import find_differences
 from benchmarks.results.items import doubt_texts
 from benchmarks.results.schema import Case, Results, read_results
 from runtime import console
-from runtime.arguments import number
+from runtime.arguments import number, parse_path
 from runtime.artifact.parity import format_cosine
 
 _MOST_LISTED = 8
@@ -38,8 +37,8 @@ def build_parser() -> argparse.ArgumentParser:
         "if only the old vectors were compared with torch's, or if an old case failed in the new run. It is also 1 if "
         "no case has enough rounds for a verdict.",
     )
-    parser.add_argument("old", type=Path, help="Old results.json, or report folder with one")
-    parser.add_argument("new", type=Path, help="New results.json, or report folder with one; this one is judged")
+    parser.add_argument("old", type=parse_path, help="Old results.json, or report folder with one")
+    parser.add_argument("new", type=parse_path, help="New results.json, or report folder with one; this one is judged")
     parser.add_argument(
         "--fail-above",
         type=parse_share,

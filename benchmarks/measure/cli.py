@@ -25,7 +25,7 @@ from benchmarks.results.prices import Prices, add_price_options, read_prices
 from benchmarks.results.schema import RESULTS_FILE, SCHEMA_VERSION, PlanRecord, Results, read_results
 from exporters.progress import Stage, StageDisplay
 from runtime import console
-from runtime.arguments import ArgumentParser, ListAction, number, parse_from_0, parse_positive
+from runtime.arguments import ArgumentParser, ListAction, number, parse_from_0, parse_path, parse_positive
 from runtime.artifact.manifest import TowerName
 from runtime.artifact.reader import read_manifest
 from runtime.atomic_write import write_text
@@ -57,14 +57,14 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_output_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "artifacts", nargs="+", type=Path, metavar="ARTIFACT", help="Folders of the artifacts to measure"
+        "artifacts", nargs="+", type=parse_path, metavar="ARTIFACT", help="Folders of the artifacts to measure"
     )
     add = parser.add_argument_group("output").add_argument
     flag = partial(add, action="store_true")
     add(
         "-o",
         "--output",
-        type=Path,
+        type=parse_path,
         required=True,
         metavar="REPORT",
         help="Folder for the report and results.json; it is created if it does not exist",

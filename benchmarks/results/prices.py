@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runtime.arguments import parse_path
 from runtime.artifact.json_schema import decode
 from runtime.errors import EmbeddingBackbonesError, ManifestError, UsageError
 
@@ -103,7 +104,7 @@ def add_price_options(add: Callable[..., object]) -> None:
     """Add ``--prices`` and ``--machine`` to a parser or a group, whose ``add_argument`` is ``add``."""
     add(
         "--prices",
-        type=Path,
+        type=parse_path,
         metavar="TOML",
         help="File with prices of machines per hour, to report the cost of a million embeddings (default: no costs)",
     )

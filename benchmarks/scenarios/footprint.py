@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil  # noqa: F401  the measured process needs it; so a missing one is named before the measurement
 
 from runtime import console
-from runtime.arguments import parse_count
+from runtime.arguments import parse_count, parse_path
 from runtime.errors import EmbeddingBackbonesError, UsageError
 from runtime.machine.child_process import listen
 
@@ -52,10 +52,10 @@ def build_parser() -> argparse.ArgumentParser:
         description="Measure installed size, import time, load time and resident memory of the runtime, and of "
         "sentence-transformers to compare.",
     )
-    parser.add_argument("artifact", type=Path, metavar="ARTIFACT", help="Folder of a text artifact")
+    parser.add_argument("artifact", type=parse_path, metavar="ARTIFACT", help="Folder of a text artifact")
     parser.add_argument(
         "--sentence-transformers",
-        type=Path,
+        type=parse_path,
         metavar="FOLDER",
         help="Also measure sentence-transformers with the model in this folder (default: measure the runtime only)",
     )

@@ -11,7 +11,7 @@ import numpy as np
 
 import runtime
 from benchmarks.measure.cpu_time import resident_bytes
-from runtime.arguments import number, parse_count
+from runtime.arguments import number, parse_count, parse_path
 from runtime.errors import EmbeddingBackbonesError
 from runtime.inference.truncation import without_truncation_warning
 
@@ -25,7 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Measure the growth of resident memory of a long-running process. Each batch is one call with 1 to "
         "32 texts of random length, so that shapes rarely repeat. The table has a row for each tenth of the batches.",
     )
-    parser.add_argument("artifact", type=Path, metavar="ARTIFACT", help="Folder of a text artifact")
+    parser.add_argument("artifact", type=parse_path, metavar="ARTIFACT", help="Folder of a text artifact")
     from_10 = number(int, "a whole number from 10 up", lambda value: value >= 10)
     add = parser.add_argument
     add("--batches", type=from_10, default=10_000, metavar="N", help="Number of batches (default: %(default)s)")

@@ -19,6 +19,7 @@ from runtime.arguments import (
     parse_cosine,
     parse_count,
     parse_from_0,
+    parse_path,
     parse_positive,
 )
 from runtime.artifact.manifest import TowerName
@@ -51,7 +52,14 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_output_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("output").add_argument
-    add("-o", "--output", type=Path, required=True, metavar="REPORT", help="Folder for the report and results.json")
+    add(
+        "-o",
+        "--output",
+        type=parse_path,
+        required=True,
+        metavar="REPORT",
+        help="Folder for the report and results.json",
+    )
     add("--force", action="store_true", help="Replace the results in REPORT")
     add_price_options(add)
 
@@ -72,7 +80,7 @@ def _add_request_options(parser: argparse.ArgumentParser) -> None:
         help="Model to ask a server for (default: the first that it lists); repeatable",
     )
     words("--header", metavar="NAME:VALUE", help="Header to send, which reports do not show; repeatable")
-    add("--api-key-file", type=Path, metavar="FILE", help="File with a key to send (default: send no key)")
+    add("--api-key-file", type=parse_path, metavar="FILE", help="File with a key to send (default: send no key)")
     words(
         "--pid",
         metavar="[NAME=]PID",
@@ -87,13 +95,13 @@ def _add_request_options(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--embed",
-        type=Path,
+        type=parse_path,
         metavar="ARTIFACT",
         help="Artifact that `embed` embeds without a server, to compare with (default: compare with the first server)",
     )
     add(
         "--verify",
-        type=Path,
+        type=parse_path,
         metavar="ARTIFACT",
         help="Artifact whose fp32 graph gives the reference vectors (default: compare only with those of each item "
         "alone)",

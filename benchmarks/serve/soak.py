@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ from benchmarks.serve.connection import Connection, ask_once, format_request
 from benchmarks.serve.interfaces import AnswerError, Endpoint, make_endpoint
 from benchmarks.serve.loops import REFUSED
 from benchmarks.serve.process import StartedServer, serve_command, split_server_options, start_server
-from runtime.arguments import ArgumentParser, number, parse_count, parse_from_0, parse_positive
+from runtime.arguments import ArgumentParser, number, parse_count, parse_from_0, parse_path, parse_positive
 from runtime.array_types import Float32Array
 from runtime.artifact.reader import read_manifest
 from runtime.artifact.variants import VARIANT_NAMES
@@ -51,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
         "ended.",
     )
     add = parser.add_argument
-    add("artifact", type=Path, metavar="ARTIFACT", help="Folder of a text artifact")
+    add("artifact", type=parse_path, metavar="ARTIFACT", help="Folder of a text artifact")
     counts = partial(add, type=parse_count, metavar="N")
     seconds = partial(add, type=parse_positive, metavar="S")
     below_1 = number(float, "a number from 0 to below 1", lambda value: 0 <= value < 1)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
+
+from runtime.arguments import parse_path
 
 
 def add_commands(commands: Any) -> None:
@@ -17,7 +18,7 @@ def add_commands(commands: Any) -> None:
     )
     sign.add_argument(
         "--key",
-        type=Path,
+        type=parse_path,
         required=True,
         metavar="PRIVATE_KEY",
         help="Sign with this private key of an elliptic curve, an unencrypted PEM file",
@@ -29,7 +30,7 @@ def add_commands(commands: Any) -> None:
     )
     for parser, command in ((sign, _sign), (bom, _bom)):
         parser.set_defaults(command=command)
-        parser.add_argument("artifact", type=Path, metavar="ARTIFACT", help="Folder of the artifact")
+        parser.add_argument("artifact", type=parse_path, metavar="ARTIFACT", help="Folder of the artifact")
 
 
 def _sign(arguments: argparse.Namespace) -> int:

@@ -19,6 +19,7 @@ from exporters.families.load import check_options
 from exporters.progress import StageDisplay
 from exporters.variants.options import VariantOptions
 from runtime import console
+from runtime.arguments import parse_path
 from runtime.artifact.describe import describe_export
 from runtime.artifact.manifest import Pooling
 from runtime.artifact.parity import Tolerance
@@ -48,7 +49,13 @@ def add_commands(commands: Any) -> None:
         "such as intfloat/e5-small-v2; timm:NAME, torchvision:NAME, open_clip:MODEL or open_clip:MODEL/TAG",
     )
     folder = Path("artifacts")
-    add("-o", "--output", type=Path, default=folder, help="Write the artifacts into this folder (default: %(default)s)")
+    add(
+        "-o",
+        "--output",
+        type=parse_path,
+        default=folder,
+        help="Write the artifacts into this folder (default: %(default)s)",
+    )
     add_model_options(parser, suffix="")
     add("--force", action="store_true", help="Replace existing artifacts (default: refuse to replace them)")
 

@@ -13,7 +13,7 @@ from exporters.fit.losses import LOSSES
 from exporters.fit.options import DEFAULT_LORA_RANK, FitOptions, OnError, TrainingPrecision
 from exporters.fit.run import fit
 from exporters.progress import StageDisplay
-from runtime.arguments import ListAction
+from runtime.arguments import ListAction, parse_path
 from runtime.artifact.describe import describe_export
 from runtime.artifact.reader import read_manifest
 
@@ -60,7 +60,13 @@ def add_commands(commands: Any) -> None:
     )
     folder = Path("artifacts")
     force = "Replace an existing artifact or training of the same name (default: refuse to replace it)"
-    add("-o", "--output", type=Path, default=folder, help="Write the artifact into this folder (default: %(default)s)")
+    add(
+        "-o",
+        "--output",
+        type=parse_path,
+        default=folder,
+        help="Write the artifact into this folder (default: %(default)s)",
+    )
     add("--force", action="store_true", help=force)
     add("--resume", action="store_true", help="Go on with an interrupted training of the same name, if there is one")
     add_model_options(parser, suffix=" and `-fit`")

@@ -12,6 +12,7 @@ from exporters.cli.options import add_variant_options, flag
 from exporters.progress import StageDisplay
 from exporters.variants.options import DEFAULT_ITEMS, RULES, VariantOptions
 from runtime import console
+from runtime.arguments import parse_path
 from runtime.artifact.variants import CalibrationMethod
 from runtime.errors import needs_extra
 
@@ -26,7 +27,7 @@ def add_commands(commands: Any) -> None:
         "items. The runtime chooses the variant that suits its machine."
     )
     parser.set_defaults(command=_optimize)
-    parser.add_argument("artifact", type=Path, metavar="ARTIFACT", help="Folder of the artifact")
+    parser.add_argument("artifact", type=parse_path, metavar="ARTIFACT", help="Folder of the artifact")
     add_variant_options(parser, default="fp32")
     parser.add_argument(
         "--method",
@@ -59,21 +60,21 @@ def _add_search_options(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add(
         "--queries",
-        type=Path,
+        type=parse_path,
         metavar="PATH",
         help="Search with these queries: a .jsonl of BEIR with `_id` and `text`, or a folder of images, whose ids are "
         "their paths in it (default: no search)",
     )
     add(
         "--qrels",
-        type=Path,
+        type=parse_path,
         metavar="FILE",
         help="Take the relevant documents of each query from this file, in the format of BEIR (query, document, grade; "
         "tabs) or of TREC (query, 0, document, grade). Needed with --queries (default: none)",
     )
     add(
         "--corpus",
-        type=Path,
+        type=parse_path,
         metavar="PATH",
         help="Search in these documents, given like --queries. fp32 and each variant embed all of them (default: "
         "corpus.jsonl beside --queries)",

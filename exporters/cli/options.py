@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import get_args
 
 from exporters.catalogue.options import GEM_EPS, GEM_P, OPSETS
 from exporters.variants.options import LEVELS
-from runtime.arguments import ListAction
+from runtime.arguments import ListAction, parse_path
 from runtime.artifact.manifest import Interpolation, PoolingMethod
 from runtime.artifact.variants import Precision
 
@@ -33,7 +32,7 @@ def add_model_options(parser: argparse.ArgumentParser, *, suffix: str) -> None:
     )
     add(
         "--tokenizer",
-        type=Path,
+        type=parse_path,
         metavar="FOLDER",
         help="Use the tokenizer in this folder, for weights without a tokenizer (default: the backbone's tokenizer on "
         "the Hugging Face hub)",
@@ -74,7 +73,7 @@ def add_variant_options(parser: argparse.ArgumentParser | argparse._ArgumentGrou
     )
     parser.add_argument(
         "--calibration",
-        type=Path,
+        type=parse_path,
         metavar="PATH",
         help="Use your own items: a folder of images or meshes; texts in a .txt, .jsonl, .parquet, .csv or .tsv "
         "file; for a model of texts and images, a folder that holds both. One half is for calibration, the other half "
@@ -134,7 +133,7 @@ def add_graph_options(graph: argparse._ArgumentGroup) -> None:
 def _add_image_options(graph: argparse._ArgumentGroup) -> None:
     graph.add_argument(
         "--preprocessing",
-        type=Path,
+        type=parse_path,
         metavar="FILE",
         help="Prepare images as this JSON file says: a pretrained_cfg of timm, a preprocessor_config.json of "
         "transformers, or fields of a manifest's preprocessing (default: the preprocessing of the weights)",

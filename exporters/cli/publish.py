@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from exporters.progress import StageDisplay
 from exporters.publish.names import LAYOUT_NAMES
-from runtime.arguments import ListAction
+from runtime.arguments import ListAction, parse_path
 from runtime.artifact.variants import VARIANT_NAMES
 from runtime.errors import UsageError, needs_extra
 
@@ -23,12 +22,12 @@ def add_commands(commands: Any) -> None:
     )
     parser.set_defaults(command=_publish)
     add = parser.add_argument
-    add("artifact", type=Path, metavar="ARTIFACT", help="Folder of the artifact")
+    add("artifact", type=parse_path, metavar="ARTIFACT", help="Folder of the artifact")
     add("--to", action=ListAction, choices=LAYOUT_NAMES, required=True, help="Write these layouts")
     add(
         "-o",
         "--output",
-        type=Path,
+        type=parse_path,
         required=True,
         metavar="FOLDER",
         help="Make this folder, with a folder of its name for each layout",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
 from runtime import console
+from runtime.arguments import parse_path
 from runtime.artifact.describe import describe_manifest
 from runtime.artifact.reader import check_files, read_manifest
 from runtime.artifact.variants import VARIANT_NAMES
@@ -39,7 +39,7 @@ def add_verify(commands: Any) -> None:
     )
     verify.add_argument(
         "--vectors",
-        type=Path,
+        type=parse_path,
         metavar="FILE",
         help="Also embed again a sample of what this output of embed was made of, and compare with its vectors. The "
         "exit code is 0 only if every item of the sample is found again and gives the same vector (default: no file)",
@@ -51,7 +51,7 @@ def add_verify(commands: Any) -> None:
     )
     verify.add_argument(
         "--require-signature",
-        type=Path,
+        type=parse_path,
         metavar="PUBLIC_KEY",
         help="First check that the artifact is signed with the private key of this PEM file, see the command sign of "
         "exporters (default: no signature is required)",
@@ -69,7 +69,7 @@ def add_compat(commands: Any) -> None:
     )
     compat.add_argument(
         "other",
-        type=Path,
+        type=parse_path,
         metavar="OTHER",
         help="Folder of another artifact, or an output of embed: a .npz or .parquet file, or a folder of a Ray job",
     )

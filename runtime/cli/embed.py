@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from runtime.arguments import parse_path
 from runtime.artifact.manifest import Tower, TowerName
 from runtime.artifact.reader import read_manifest
 from runtime.cli.options import (
@@ -80,7 +81,7 @@ def _add_job_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--ranges",
-        type=Path,
+        type=parse_path,
         metavar="FILE",
         help="Quantize to int8 with the ranges in this file: an output of int8, or a .npy of [2, dimensions], the "
         "smallest and largest values (default: the ranges of the vectors themselves)",

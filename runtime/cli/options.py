@@ -6,10 +6,9 @@ import argparse
 import inspect
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
-from runtime.arguments import ListAction, parse_count
+from runtime.arguments import ListAction, parse_count, parse_path
 from runtime.artifact.describe import weight_warnings
 from runtime.artifact.manifest import Manifest
 from runtime.artifact.variants import VARIANT_NAMES
@@ -31,7 +30,7 @@ def add_command(
 ) -> argparse.ArgumentParser:
     """Add a command with the argument ARTIFACT. ``function`` runs it and returns the exit code."""
     parser: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=f"{summary}.")
-    parser.add_argument("artifact", type=Path, metavar="ARTIFACT", help="Folder of the artifact")
+    parser.add_argument("artifact", type=parse_path, metavar="ARTIFACT", help="Folder of the artifact")
     parser.set_defaults(command=function)
     return parser
 

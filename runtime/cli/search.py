@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runtime import console
+from runtime.arguments import parse_path
 from runtime.cli.options import NUMBER, add_command, add_run_options, load_model
 from runtime.errors import UsageError
 from runtime.jobs.items import Unreadable
@@ -39,14 +40,14 @@ def add_commands(commands: Any) -> None:
     search.add_argument("query", metavar="QUERY", help="Image file, mesh file or text to search for")
     search.add_argument(
         "vectors",
-        type=Path,
+        type=parse_path,
         metavar="VECTORS",
         help="Output of the command embed: a .npy, .npz or .parquet file. If the artifact has a prompt for documents, "
         "give it to embed as --prompt-name.",
     )
     search.add_argument(
         "--names",
-        type=Path,
+        type=parse_path,
         metavar="FILE",
         help="Read the names of the rows of VECTORS from this text file, one per line (default: the names in VECTORS, "
         "if it has any)",

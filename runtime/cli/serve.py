@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any, get_args
 
+from runtime.arguments import parse_path
 from runtime.artifact.reader import read_manifest
 from runtime.cli.options import NUMBER, add_session_options, session_keywords, take_options
 from runtime.errors import UsageError, needs_extra
@@ -52,7 +53,10 @@ def _add_listening(serve: argparse.ArgumentParser) -> None:
         "file is better (default: answer everybody)",
     )
     serve.add_argument(
-        "--api-key-file", type=Path, metavar="FILE", help="Read such keys from FILE, one in each line (default: none)"
+        "--api-key-file",
+        type=parse_path,
+        metavar="FILE",
+        help="Read such keys from FILE, one in each line (default: none)",
     )
     serve.add_argument(
         "--cors-origin",

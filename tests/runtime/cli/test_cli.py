@@ -92,8 +92,11 @@ def test_an_output_behind_a_uri_is_refused_without_its_secret(capsys: pytest.Cap
 
 
 def test_an_artifact_behind_a_uri_has_to_be_copied(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["info", "s3://key:secret@bucket/toy"]) == 1
-    assert "there is no folder s3://bucket/toy; copy it here first" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["info", "s3://key:secret@bucket/toy"])
+    assert "s3://bucket/toy is a URI; give a path of this machine, and copy it" in capsys.readouterr().err
+    with pytest.raises(runtime.ArtifactError, match="there is no folder s3://bucket/toy; copy it here first"):
+        runtime.load("s3://key:secret@bucket/toy")
 
 
 def test_nothing_embedded_is_a_failure_and_leaves_the_old_vectors(exported: Path, tmp_path: Path) -> None:
