@@ -238,7 +238,7 @@ def _check_fit(given: Mapping[str, Tensor], expected: Mapping[str, Tensor], faul
 def _advise_on_prefixes(names: Iterable[str], expected: Iterable[str]) -> str:
     """Return how to take off a prefix that all ``expected`` names have in a file; empty if they have none there."""
     names, wanted = set(names), [key for key in expected if not key.endswith(".num_batches_tracked")]
-    found = {name.removesuffix(wanted[0]) for name in names if name.endswith(f".{wanted[0]}")}
+    found = {name.removesuffix(wanted[0]) for name in names if wanted and name.endswith(f".{wanted[0]}")}
     prefixes = sorted(prefix for prefix in found if names.issuperset(prefix + name for name in wanted))
     if not prefixes:
         return ""

@@ -101,6 +101,10 @@ def test_a_wrappers_prefix_is_taken_off(prefix: str) -> None:
     assert torch.equal(model.state_dict()["0.weight"], torch.eye(2))
 
 
+def test_a_model_may_have_no_tensors() -> None:
+    load_into(nn.Identity(), {}, source="x.pth")
+
+
 @pytest.mark.parametrize("prefix", ["net.", "student.0.", "module.net."])
 def test_a_prefix_beside_other_weights_is_named(prefix: str) -> None:
     model = nn.Sequential(nn.Linear(2, 2))
