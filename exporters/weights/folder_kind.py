@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from safetensors import safe_open
-
 from exporters.errors import WeightsError
 from exporters.weights.parsing import parsing, read_json
 
@@ -38,6 +36,8 @@ def recognize_folder(folder: Path) -> FolderKind:
 
 def _has_wrapped_names(folder: Path) -> bool:
     """Tell whether transformers saved a model of timm, which then has other names of weights; true without weights."""
+    from safetensors import safe_open  # not in the environment that only lists the models
+
     path = folder / "model.safetensors"
     if not path.is_file():
         return True
