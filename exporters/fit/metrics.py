@@ -15,7 +15,7 @@ from sentence_transformers.sentence_transformer.evaluation import (
 )
 
 from exporters.errors import TrainingDataError
-from exporters.families.sentence.reader import read_prompts
+from exporters.families.sentence.reader import read_default_prompt, read_prompts
 from exporters.fit.dataset import Data
 from runtime.inference.prompts import search_prompts
 
@@ -87,8 +87,7 @@ def wrap_items(data: Data, position: int) -> list[Any]:
 
 def choose_prompts(model: SentenceTransformer, data: Data) -> tuple[str, ...]:
     """Return the prompt of each item of a row: for pairs those of queries and documents, else the default prompt."""
-    prompts = read_prompts(model)
-    default = "" if model.default_prompt_name is None else prompts[model.default_prompt_name]
+    prompts, default = read_prompts(model), read_default_prompt(model)
     return search_prompts(prompts, default) if data.kind == "pairs" else (default,) * len(data.towers)
 
 

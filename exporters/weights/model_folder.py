@@ -27,7 +27,7 @@ _VOCABULARIES = (
     *("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model"),
     *("spm.model", "whitespacetokenizer_config.json"),
 )
-_SAVE_TOKENIZER = "save one there with tokenizer.save_pretrained (tokenizer.json)"
+SAVE_TOKENIZER = "save one there with tokenizer.save_pretrained (tokenizer.json)"
 
 
 def describe_folder(folder: Path, weights: WeightsRef) -> Weights:
@@ -116,10 +116,10 @@ def read_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenizerFast:
         MissingDependencyError: As for :func:`load_tokenizer`.
     """
     if not has_vocabulary(folder):  # transformers would make an empty one
-        raise WeightsError(f"{folder} holds no tokenizer; {_SAVE_TOKENIZER}")
+        raise WeightsError(f"{folder} holds no tokenizer; {SAVE_TOKENIZER}")
     tokenizer = load_tokenizer(folder)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise WeightsError(f"{folder} has no fast tokenizer, but a {type(tokenizer).__name__}; {_SAVE_TOKENIZER}")
+        raise WeightsError(f"{folder} has no fast tokenizer, but a {type(tokenizer).__name__}; {SAVE_TOKENIZER}")
     if tokenizer.truncation_side != "right":
         raise WeightsError(f"{folder} cuts the beginning of long texts (truncation_side), expected the end")
     if len(tokenizer) > vocab_size:
@@ -144,10 +144,10 @@ def load_tokenizer(folder: Path, *, trusted: bool = False) -> Any:
         if any(folder.glob("*.model")) and not (folder / "tokenizer.json").is_file() and not _has_sentencepiece():
             raise MissingDependencyError(
                 f"the tokenizer in {folder} is a model of SentencePiece, and sentencepiece is not installed; install "
-                f"it with `pip install sentencepiece`, or {_SAVE_TOKENIZER}"
+                f"it with `pip install sentencepiece`, or {SAVE_TOKENIZER}"
             ) from exc
         raise WeightsError(
-            f"{folder} holds no tokenizer that transformers loads ({summarize_error(exc)}); {_SAVE_TOKENIZER}"
+            f"{folder} holds no tokenizer that transformers loads ({summarize_error(exc)}); {SAVE_TOKENIZER}"
         ) from exc
 
 

@@ -15,7 +15,7 @@ from exporters.families.clip.text import TextModel
 from exporters.families.clip.tower import build_towers
 from exporters.families.clip.transformers_folder import image_model, text_model
 from exporters.families.family import FolderRequest
-from exporters.families.sentence.reader import read_model, read_prompts
+from exporters.families.sentence.reader import read_default_prompt, read_model, read_prompts
 from exporters.families.tower import ExportableTower
 from exporters.families.vision.processor import read_processor
 from exporters.families.vision.stated import choose_preprocessing
@@ -42,8 +42,7 @@ def load_folder(request: FolderRequest) -> list[ExportableTower]:
     inner = folder / _path(folder)
     normalized = _is_normalized(sentences, options)
     module: Any = sentences[0]
-    prompts, default = read_prompts(sentences), sentences.default_prompt_name
-    prompt = "" if default is None else prompts[default]
+    prompts, prompt = read_prompts(sentences), read_default_prompt(sentences)
 
     def encode(item: Any) -> Tensor:
         vector: Tensor = sentences.encode([item], convert_to_tensor=True, show_progress_bar=False)[0]

@@ -21,7 +21,7 @@ from exporters.families.family import FolderRequest
 from exporters.families.sentence.adapter import is_adapter
 from exporters.families.sentence.chain import GeMPooling
 from exporters.weights.load_watch import replaced_method, watch_loading
-from exporters.weights.model_folder import has_vocabulary, load_tokenizer
+from exporters.weights.model_folder import SAVE_TOKENIZER, has_vocabulary, load_tokenizer
 from exporters.weights.parsing import parsing, read_json, summarize_error
 from exporters.weights.remote_code import refuse_code
 from exporters.weights.state_dict import seeded
@@ -57,7 +57,7 @@ def read_model(
     if not options.trust_remote_code and not has_vocabulary(folder, *folder.iterdir()):
         merge = ", or merge an adapter of a model of images with merge_and_unload" * adapter
         raise WeightsError(  # transformers would make an empty one
-            f"{folder} holds no tokenizer; save one there with tokenizer.save_pretrained (tokenizer.json){merge}"
+            f"{folder} holds no tokenizer; {SAVE_TOKENIZER}{merge}"
         )
     seed = options.weights_ref.seed if isinstance(options.weights_ref, RandomInit) else None
     try:
@@ -98,6 +98,12 @@ def read_model(
 def read_prompts(model: SentenceTransformer) -> dict[str, str]:
     """Return the prompts of a model by name. An empty one stands for a default prompt that is not to be used."""
     return {name: prompt or "" for name, prompt in model.prompts.items()}
+
+
+def read_default_prompt(model: SentenceTransformer) -> str:
+    """Return the prompt that the library puts before a text by default; empty if there is none."""
+    name = model.default_prompt_name
+    return "" if name is None else read_prompts(model)[name]
 
 
 def check_kind(folder: Path) -> None:
