@@ -90,6 +90,12 @@ def read_model(
                 load_tokenizer(place, trusted=options.trust_remote_code)
         raise WeightsError(f"{folder} cannot be loaded by sentence-transformers ({summarize_error(exc)})") from exc
     watch.check(str(folder), unused_parts(model) if ignored is None else ignored)
+    for name, prompt in model.prompts.items():
+        if not isinstance(prompt, str | None):
+            raise WeightsError(
+                f"the prompt {name!r} of {folder} is {prompt!r:.80}, it must be a text; correct it in "
+                "config_sentence_transformers.json"
+            )
     if request.model_id in _INSTRUCTORS:
         model.set_pooling_include_prompt(False)
     return model.float().eval()

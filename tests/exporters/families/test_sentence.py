@@ -190,6 +190,10 @@ DENSE = {"in_features": 24, "out_features": 24, "bias": True}
             lambda f: edit(save_layers(f, MEAN) / "config_sentence_transformers.json", truncate_dim=0),
             r"shape \[0\], expected one vector",
         ),
+        (
+            lambda f: edit(save_layers(f, MEAN) / "config_sentence_transformers.json", prompts={"query": ["a", "b"]}),
+            r"the prompt 'query' of .* is \['a', 'b'\], it must be a text",
+        ),
         (lambda f: _leave_tokens(f), r"shape \[\d+, 24\], expected one vector; correct its modules.json"),
         (lambda f: _save_phobert(f), "the PhobertTokenizer of .* is written in Python"),
         (lambda f: (f / "adapter_config.json").write_text("{}"), "adapter"),
