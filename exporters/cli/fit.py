@@ -37,8 +37,8 @@ def add_commands(commands: Any) -> None:
         "data",
         metavar="DATA",
         help="Train with this data: a .csv, .tsv, .jsonl or .parquet file with the columns item,label or a,b or "
-        "a,b,score, for a CLIP text,image; a folder with a folder for each class; or a pattern in which `*` stands for "
-        "the class, such as 'shapes/*/train'",
+        "a,b,negative or a,b,score, for a CLIP text,image; a folder with a folder for each class; or a pattern in "
+        "which `*` stands for the class, such as 'shapes/*/train'",
     )
     add("--eval", dest="eval_data", metavar="DATA", help="Measure the model on this data (default: no evaluation)")
     _add_number(
@@ -78,8 +78,8 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--loss",
         choices=LOSSES,
-        help="Train with this loss (default: ranking for a,b; cosent for a,b,score; triplet-hard for labels; clip for "
-        "a CLIP)",
+        help="Train with this loss (default: ranking for a,b and a,b,negative; cosent for a,b,score; triplet-hard for "
+        "labels; clip for a CLIP)",
     )
     _add_number(group, "--epochs", "Go through the data this number of times", int)
     _add_number(group, "--batch-size", "Items in a step; with pairs, all other items of a step are negatives", int)

@@ -24,14 +24,15 @@ from runtime.jobs.text_files import read_file_lines
 from runtime.preprocess.files import file_suffix
 from runtime.preprocess.item import UnusableItemError
 
-DataKind = Literal["labels", "pairs", "scores", "captions"]
+DataKind = Literal["labels", "scores", "triplets", "pairs", "captions"]
 DataSource = str | os.PathLike[str] | Sequence[Mapping[str, object]]
 Entry = tuple[str, "Mapping[str, object] | Unreadable"]  # of a row: its place, and its values by column
 Bad = tuple[str, str]  # of a row: its place, and the reason
-# The order matters: a pair with a score has the columns of a pair, too.
+# The order matters: a pair with a score or a wrong answer has the columns of a pair, too.
 COLUMNS: Mapping[DataKind, tuple[str, ...]] = {
     "labels": ("item", "label"),
     "scores": ("a", "b", "score"),
+    "triplets": ("a", "b", "negative"),
     "pairs": ("a", "b"),
     "captions": ("text", "image"),
 }
@@ -70,9 +71,9 @@ class Data:
     def identify(self, row: Row) -> tuple[str, ...]:
         """Return the items of a row, in an order that ignores their side. Rows are equal if their items are.
 
-        A label or score does not count: a model that is trained on the items has seen them.
+        A label, a score or a wrong answer does not count: a model that is trained on the items has seen them.
         """
-        items = zip(self.towers, row.items, strict=True)
+        items = list(zip(self.towers, row.items, strict=True))[:2]
         return tuple(sorted(item if tower == "text" else os.path.realpath(item) for tower, item in items))
 
 
@@ -143,6 +144,19 @@ def leave_out_single_labels(data: Data) -> tuple[Data, list[Bad]]:
     return _separate(data, lambda row: reason.format(row.target) if row.target in singles else None)
 
 
+def leave_out_contradictions(data: Data) -> tuple[Data, list[Bad]]:
+    """Return the data without the rows whose wrong answer is a right one for an equal item, and these with reasons."""
+    if data.kind != "triplets":
+        return data, []
+    right = {row.items[:2]: row.place for row in reversed(data.rows)}
+
+    def find_fault(row: Row) -> str | None:
+        place = right.get((row.items[0], row.items[2]))
+        return None if place is None else f"its 'negative' is the right answer at {place}"
+
+    return _separate(data, find_fault)
+
+
 def _separate(data: Data, find_fault: Callable[[Row], str | None]) -> tuple[Data, list[Bad]]:
     """Return the data without the rows that have a fault, and these with their faults."""
     found = [(row, find_fault(row)) for row in data.rows]
@@ -185,7 +199,7 @@ def check_columns(columns: Sequence[str], *sources: DataSource | None) -> None:
 
 
 def _count_items(kind: DataKind) -> int:
-    return 1 if kind == "labels" else 2
+    return {"labels": 1, "triplets": 3}.get(kind, 2)
 
 
 def _read_entries(source: DataSource, towers: Sequence[TowerName], columns: Sequence[str]) -> Iterator[Entry]:
@@ -303,11 +317,26 @@ def _find_kind(name: str, entries: Sequence[Entry], accepted: Sequence[DataKind]
     fitting = _find_fitting(first, accepted)
     if {"labels", "pairs"} <= set(fitting):
         raise TrainingDataError(f"{name} has the columns item,label and a,b; leave out one of these two kinds")
+    if {"scores", "triplets"} <= set(fitting):
+        raise TrainingDataError(f"{name} has the columns score and negative; leave out one of them")
     if fitting:
+        _refuse_negatives(name, first, fitting[0])
         return fitting[0]
     found = ", ".join(map(str, first))
     advice = "; if the first row of a CSV is data, name the columns with --columns"
     raise TrainingDataError(f"{name} has the columns {found:.200}; this model takes {expected}{advice}")
+
+
+def _refuse_negatives(name: str, values: Mapping[str, object], kind: DataKind) -> None:
+    """Refuse the columns of wrong answers that this kind of data does not take: else they would be ignored."""
+    numbered = [str(column) for column in values if str(column).startswith("negative_")]
+    if kind in ("pairs", "triplets") and numbered:
+        raise TrainingDataError(
+            f"{name} has the columns {', '.join(numbered):.200}; a row takes one wrong answer, in the column negative: "
+            "write a row for each of them"
+        )
+    if kind == "captions" and (numbered or "negative" in values):
+        raise TrainingDataError(f"{name} has a column of negatives, which captions do not take; leave it out")
 
 
 def _find_fitting(values: Mapping[str, object], accepted: Sequence[DataKind]) -> list[DataKind]:

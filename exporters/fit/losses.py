@@ -31,12 +31,12 @@ _RANKING = "MultipleNegativesRankingLoss"
 # cosine distances lie between 0 and 2, so the library's margin of 5 would never be reached. CLIP ends its own training
 # with the scale 100.
 LOSSES: Mapping[str, Loss] = {
-    "ranking": Loss(class_name=_RANKING, kinds=("pairs",), settings={}, cached=f"Cached{_RANKING}"),
+    "ranking": Loss(class_name=_RANKING, kinds=("pairs", "triplets"), settings={}, cached=f"Cached{_RANKING}"),
     "clip": Loss(
         class_name=_RANKING, kinds=("captions",), settings=_BOTH | {"scale": 100.0}, cached=f"Cached{_RANKING}"
     ),
     "symmetric-ranking": Loss(
-        class_name=_RANKING, kinds=("pairs", "captions"), settings=_BOTH, cached=f"Cached{_RANKING}"
+        class_name=_RANKING, kinds=("pairs", "triplets", "captions"), settings=_BOTH, cached=f"Cached{_RANKING}"
     ),
     "triplet-hard": Loss(class_name="BatchHardTripletLoss", kinds=("labels",), settings={"margin": 0.2}),
     "triplet-semi-hard": Loss(class_name="BatchSemiHardTripletLoss", kinds=("labels",), settings={"margin": 0.2}),

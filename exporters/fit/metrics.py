@@ -41,8 +41,9 @@ class Evaluation:
     def __init__(self, data: Data, model: SentenceTransformer, *, batch_size: int, dims: Sequence[int]) -> None:
         """Prepare the evaluation, also of the first ``dims`` dimensions.
 
-        For pairs, each first item searches its partner among all second ones. For labels, half of the items of each
-        label search among the other half, and all items with the same label are right.
+        For pairs, each first item searches its partner among all second ones, and among the wrong answers of triplets.
+        For labels, half of the items of each label search among the other half, and all items with the same label are
+        right.
 
         Raises:
             TrainingDataError: The data tells no model from another: no label has two distinct items, all items are
@@ -86,9 +87,16 @@ def wrap_items(data: Data, position: int) -> list[Any]:
 
 
 def choose_prompts(model: SentenceTransformer, data: Data) -> tuple[str, ...]:
-    """Return the prompt of each item of a row: for pairs those of queries and documents, else the default prompt."""
+    """Return the prompt of each item of a row.
+
+    For pairs and triplets, the first item has that of queries, and the others that of documents. For other data, each
+    has the default prompt.
+    """
     prompts, default = read_prompts(model), read_default_prompt(model)
-    return search_prompts(prompts, default) if data.kind == "pairs" else (default,) * len(data.towers)
+    if data.kind not in ("pairs", "triplets"):
+        return (default,) * len(data.towers)
+    query, document = search_prompts(prompts, default)
+    return (query, *[document] * (len(data.towers) - 1))
 
 
 def _correlate(data: Data, settings: dict[str, Any]) -> EmbeddingSimilarityEvaluator:
@@ -117,7 +125,7 @@ Search = tuple[dict[str, Any], dict[str, Any], dict[str, set[str]]]  # queries, 
 
 def _pair(data: Data) -> Search:
     """Equal items are one query, or one entry of the corpus: else a right answer would count as wrong."""
-    first, second = wrap_items(data, 0), wrap_items(data, 1)
+    first, second, *wrong = (wrap_items(data, position) for position in range(len(data.towers)))
     queries: dict[str, Any] = {}
     corpus: dict[str, Any] = {}
     relevant: dict[str, set[str]] = defaultdict(set)
@@ -127,6 +135,8 @@ def _pair(data: Data) -> Search:
         found = names.setdefault((1, row.items[1]), f"d{len(names)}")
         queries[asked], corpus[found] = query, answer
         relevant[asked].add(found)
+    for row, item in zip(data.rows, *wrong, strict=True) if wrong else ():
+        corpus[names.setdefault((1, row.items[2]), f"d{len(names)}")] = item
     return queries, corpus, relevant
 
 

@@ -25,6 +25,7 @@ from exporters.fit.dataset import (
     check_items,
     check_labels,
     describe_bad,
+    leave_out_contradictions,
     leave_out_single_labels,
     leave_out_trained,
     read_data,
@@ -264,7 +265,8 @@ def _read(
 def _read_good(source: DataSource, learner: Learner, options: FitOptions) -> tuple[Data, int]:
     data, unread = read_data(source, learner.towers, options.columns)
     data, unusable = check_items(data, learner.prepare)
-    return data, _leave_out([*unread, *unusable], "bad rows", options)
+    data, contradictory = leave_out_contradictions(data)
+    return data, _leave_out([*unread, *unusable, *contradictory], "bad rows", options)
 
 
 def _leave_out(bad: Sequence[Bad], what: str, options: FitOptions) -> int:

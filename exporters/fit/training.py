@@ -38,10 +38,12 @@ from runtime.errors import UsageError, one_line
 from runtime.machine.limits import read_peak_bytes
 
 _LOG = logging.getLogger("exporters")
-_PAIRS = "rows with an equal item are never in one batch, and a row alone trains nothing; lower --batch-size"
+_APART = "rows with an equal item are never in one batch%s; lower --batch-size"
+_PAIRS = _APART % ", and a row alone trains nothing"
 # Reasons for which an epoch does not train on all rows.
 _UNUSED: Mapping[DataKind, str] = {
     "labels": "each batch takes two items of a label in turn, until one label is left; give labels equally many items",
+    "triplets": _APART % "",
     "pairs": _PAIRS,
     "captions": _PAIRS,
     "scores": "the last batch has one row, and nothing to compare it with; give another --batch-size",
@@ -103,7 +105,7 @@ def train(
         evaluator=evaluation.evaluator if evaluation else None,
         callbacks=_callbacks(options, watched=evaluation is not None),
     )
-    rows_per_epoch = _count_rows(trainer, alone=loss == "cosine")
+    rows_per_epoch = _count_rows(trainer, alone=loss == "cosine" or data.kind == "triplets")
     _check_rows(rows_per_epoch, data)
     trainer.remove_callback(PrinterCallback)
     if sys.stderr.isatty():

@@ -18,6 +18,7 @@ from exporters.fit.dataset import (
     check_items,
     check_labels,
     describe_bad,
+    leave_out_contradictions,
     leave_out_single_labels,
     leave_out_trained,
     number_labels,
@@ -40,11 +41,44 @@ def write(path: Path, text: str) -> str:
         ("a,b", "a cat,a dog", "pairs", None),
         ("score,a,b", "0.5,a cat,a dog", "scores", 0.5),
         ("a,note,b", "a cat,anything,a dog", "pairs", None),
+        ("negative,a,b", "a car,a cat,a dog", "triplets", None),
     ],
 )
 def test_the_columns_tell_the_kind(header: str, row: str, kind: str, target: object, tmp_path: Path) -> None:
     data, bad = read_data(write(tmp_path / "d.csv", f"{header}\n{row}\n"), ["text"])
     assert (data.kind, data.rows[0].target, data.rows[0].items[0], bad) == (kind, target, "a cat", [])
+
+
+@pytest.mark.parametrize(
+    ("columns", "towers", "message"),
+    [
+        ("a,b,score,negative", ["text"], "the columns score and negative; leave out one of them"),
+        ("a,b,negative_1,negative_2", ["text"], "negative_1, negative_2; a row takes one wrong answer, in the column"),
+        ("a,b,negative,negative_2", ["text"], "the columns negative_2; a row takes one wrong answer"),
+        ("text,image,negative", ["text", "image"], "a column of negatives, which captions do not take"),
+    ],
+)
+def test_negatives_that_would_be_ignored_are_refused(columns: str, towers: list[TowerName], message: str) -> None:
+    with pytest.raises(TrainingDataError, match=message):
+        read_data([dict.fromkeys(columns.split(","), "1")], towers)
+
+
+def test_a_negative_that_is_a_right_answer_is_bad() -> None:
+    rows = [("q", "right", "wrong"), ("q", "also right", "right"), ("other", "wrong", "right"), ("r", "same", "same")]
+    data, _ = read_data([{"a": a, "b": b, "negative": negative} for a, b, negative in rows], ["text"])
+    kept, bad = leave_out_contradictions(data)
+    assert [row.place for row in kept.rows] == ["row 1", "row 3"]
+    assert describe_bad(bad).splitlines() == [
+        "  row 2: its 'negative' is the right answer at row 1",
+        "  row 4: its 'negative' is the right answer at row 4",
+    ]
+
+
+def test_rows_with_the_same_right_answer_stay_together() -> None:
+    rows = [{"a": f"q {index % 4}", "b": f"d {index % 4}", "negative": f"n {index}"} for index in range(16)]
+    data, _ = read_data(rows, ["text"])
+    kept, held_out = data.split(0.5, seed=0)
+    assert not {row.items[0] for row in kept.rows} & {row.items[0] for row in held_out.rows}
 
 
 def test_a_clip_takes_captions_alone(tmp_path: Path) -> None:

@@ -392,6 +392,24 @@ def test_the_prompts_of_a_search_are_trained(
     for prompt, call in zip(trained.values(), calls, strict=True):
         expected = getattr(learner.model, call)(["a cat"])
         np.testing.assert_array_equal(learner.model.encode(["a cat"], prompt=prompt), expected)
+    triplets = read_data([row | {"negative": "no"} for row in make_pairs(16)], ["text"])[0]
+    with_negatives: Any = training._arguments(learner, triplets, None, FAST, tmp_path / "steps").prompts
+    assert with_negatives == {**trained, "negative": trained["b"]}
+
+
+@pytest.mark.usefixtures("no_export")
+def test_a_negative_that_is_found_first_is_pushed_back(toy: Path, tmp_path: Path) -> None:
+    rows = [row | {"negative": f"{row['a']} {row['a']}"} for row in {row["a"]: row for row in make_pairs(200)}.values()]
+    learner, (data, _) = load(toy), read_data(rows[96:], ["text"])
+    evaluation = Evaluation(data, learner.model, batch_size=16, dims=())
+    evaluator: Any = evaluation.evaluator
+    assert {row["negative"] for row in rows[96:]} <= set(evaluator.evaluators[0].corpus)
+    recalls = {}
+    for name, columns in (("pairs", ("a", "b")), ("triplets", ("a", "b", "negative"))):
+        chosen = [{column: row[column] for column in columns} for row in rows[:96]]
+        done = fit(str(toy), chosen, rows[96:], output=tmp_path, artifact_name=name, options=FAST)
+        recalls[name] = done.report.after["recall@1"]
+    assert recalls["triplets"] > recalls["pairs"] + 0.2, recalls
 
 
 def test_a_missing_package_is_named(toy: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

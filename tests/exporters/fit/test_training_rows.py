@@ -75,6 +75,16 @@ def test_pairs_with_an_equal_item_are_counted_or_refused(toy: Path, tmp_path: Pa
         start(toy, tmp_path / "third", [row | {"b": "the answer"} for row in rows])
 
 
+def test_a_row_with_a_negative_trains_alone(toy: Path, tmp_path: Path) -> None:
+    rows = [row | {"negative": f"a wrong answer {index}"} for index, row in enumerate(make_pairs(17))]
+    assert start(toy, tmp_path / "first", rows).rows_per_epoch == 17
+    same = [row | {"a": "one question"} for row in rows]
+    assert start(toy, tmp_path / "second", same, batch_size=2).losses[0] > 0
+    bad = [*rows, rows[0] | {"negative": rows[0]["b"]}]
+    with pytest.raises(TrainingDataError, match="row 18: its 'negative' is the right answer at row 1"):
+        start(toy, tmp_path / "third", bad)
+
+
 @pytest.mark.parametrize(("loss", "used"), [("cosent", 16), ("cosine", 17)])
 def test_a_batch_of_one_row_trains_some_losses_only(loss: str, used: int, toy: Path, tmp_path: Path) -> None:
     rows = [row | {"score": str(index % 2)} for index, row in enumerate(make_pairs(17))]
