@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 from runtime import console
+from runtime.arguments import ArgumentParser
 from runtime.errors import needs_extra
 
 _PROG = "python -m benchmarks"
@@ -48,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _build_overview() -> tuple[argparse.ArgumentParser, Any]:
     """Return the parser that knows the commands by name, and its group of them."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog=_PROG,
         usage=f"{_PROG} [COMMAND] ...",
         description=f"Benchmark artifacts. `run` is the default command: {_PROG} ARTIFACT... -o REPORT.",

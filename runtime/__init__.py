@@ -6,6 +6,7 @@ vectors = model.embed(["a.jpg", "b.jpg"])  # [2, 2048] float32
 """
 
 from runtime import early_interrupt as early_interrupt  # isort: skip  # before all that takes time
+from runtime import requirements as requirements  # isort: skip  # before numpy is imported
 from runtime.artifact.manifest import Manifest
 from runtime.errors import (
     ArtifactError,

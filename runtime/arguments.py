@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import math
 import re
 import sys
@@ -98,15 +99,48 @@ class ListAction(argparse.Action):
         setattr(namespace, self.dest, tuple(value for word in values for value in word))
 
 
+# Options of other programs, and those that mean the same here.
+_ELSEWHERE = {
+    "--device": ("--provider",),
+    "--gpu": ("--provider",),
+    "--fp16": ("--precision", "--variant"),
+    "--int8": ("--precision", "--variant"),
+    "--quantize": ("--precision", "--variant"),
+}
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """An argument parser that ends a list where its values end: ``--threads 1 2 ARTIFACT`` means what it seems to.
 
-    Python's own parser takes every word up to the next option for a value of the list.
+    Python's own parser takes every word up to the next option for a value of the list. This one takes no abbreviations,
+    and the parser of a command, not that of all commands, refuses what it does not know.
     """
 
+    def __init__(self, **settings: Any) -> None:
+        """Take the keyword arguments of :class:`argparse.ArgumentParser`, except ``allow_abbrev``."""
+        super().__init__(**settings, allow_abbrev=False)
+
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """See :meth:`argparse.ArgumentParser.parse_known_args`."""
-        return super().parse_known_args(self._join_lists(sys.argv[1:] if args is None else args), namespace)
+        """See :meth:`argparse.ArgumentParser.parse_known_args`; unknown arguments end the program here."""
+        words = self._join_lists(sys.argv[1:] if args is None else args)
+        namespace, unknown = super().parse_known_args(words, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}; {self._suggest(unknown[0].partition('=')[0])}")
+        return namespace, unknown
+
+    def print_usage(self, file: Any = None) -> None:
+        """Print the usage; of a program with commands the whole help, which lists them."""
+        if self._subparsers is None:
+            super().print_usage(file)
+        else:
+            self.print_help(file)
+            print(file=file)
+
+    def _suggest(self, option: str) -> str:
+        known = self._option_string_actions
+        close = [each for each in _ELSEWHERE.get(option, ()) if each in known]
+        close = close or difflib.get_close_matches(option, known, n=2, cutoff=0.7)
+        return f"did you mean {' or '.join(close)}?" if close else f"see `{self.prog} --help`"
 
     def _join_lists(self, words: Sequence[str]) -> list[str]:
         """Write ``--threads 1 2`` as ``--threads=1,2``."""

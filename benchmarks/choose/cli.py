@@ -13,7 +13,7 @@ from benchmarks.choose.services import find_services
 from benchmarks.choose.text import as_record, as_text
 from benchmarks.results.prices import read_prices
 from runtime import console
-from runtime.arguments import number, parse_cosine, parse_path
+from runtime.arguments import ArgumentParser, number, parse_cosine, parse_path
 from runtime.errors import UsageError
 
 
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m benchmarks choose",
         description="Choose machine, variant and number of machines by cost, from reports of several machines. For a "
         "service, give --rate and --max-p99-ms, and reports of `python -m benchmarks serve`. For a job, give --count "

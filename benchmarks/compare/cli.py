@@ -14,7 +14,7 @@ from benchmarks.results.differences import find_differences
 from benchmarks.results.items import doubt_texts
 from benchmarks.results.schema import Case, Results, read_results
 from runtime import console
-from runtime.arguments import number, parse_path
+from runtime.arguments import ArgumentParser, number, parse_path
 from runtime.artifact.parity import format_cosine
 
 _MOST_LISTED = 8
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
     parse_share = number(_to_share, "a share, written as 10% or 0.1", lambda share: share >= 0)
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m benchmarks compare",
         description="Compare two results of the same artifacts, and judge for each case whether it became faster or "
         "slower, or is not distinguishable. Changes in the speed of the machine itself are divided out. The exit code "

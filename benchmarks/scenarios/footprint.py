@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil  # noqa: F401  the measured process needs it; so a missing one is named before the measurement
 
 from runtime import console
-from runtime.arguments import parse_count, parse_path
+from runtime.arguments import ArgumentParser, parse_count, parse_path
 from runtime.errors import EmbeddingBackbonesError, UsageError
 from runtime.machine.child_process import listen
 
@@ -47,7 +47,7 @@ class Installation:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of ``python -m benchmarks footprint``."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m benchmarks footprint",
         description="Measure installed size, import time, load time and resident memory of the runtime, and of "
         "sentence-transformers to compare.",

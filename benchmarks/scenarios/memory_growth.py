@@ -11,7 +11,7 @@ import numpy as np
 
 import runtime
 from benchmarks.measure.cpu_time import resident_bytes
-from runtime.arguments import number, parse_count, parse_path
+from runtime.arguments import ArgumentParser, number, parse_count, parse_path
 from runtime.errors import EmbeddingBackbonesError
 from runtime.inference.truncation import without_truncation_warning
 
@@ -20,7 +20,7 @@ _WORDS = ("water", "embedding", "of", "Zürich", "running", "a")
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of ``python -m benchmarks memory``."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m benchmarks memory",
         description="Measure the growth of resident memory of a long-running process. Each batch is one call with 1 to "
         "32 texts of random length, so that shapes rarely repeat. The table has a row for each tenth of the batches.",

@@ -20,9 +20,11 @@ from exporters.catalogue.spec import (
 )
 from exporters.errors import UnknownBackboneError
 from runtime.errors import UsageError
+from runtime.uris import public_name, starts_like_uri
 
 _LIBRARIES = ("timm", "torchvision", "open_clip")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_HUB_EXAMPLE = "sentence-transformers/all-MiniLM-L6-v2"
 _UNSAFE = re.compile(r"[^\w.-]+")  # characters that a folder's name should not have
 
 
@@ -73,13 +75,15 @@ def _find_source(name: str, revision: str | None) -> NamedSource:
         raise UsageError(
             f"{name} is a file; name its architecture, and give the file as weights: `timm:resnet50 --weights {name}`"
         )
+    if starts_like_uri(name):
+        raise UnknownBackboneError(f"{public_name(name)} is a URI; give the hub id alone, such as {_HUB_EXAMPLE}")
     if name.startswith((".", "~", os.sep)) or name.count("/") > 1:
         raise UnknownBackboneError(f"there is no folder {name}; give the folder of a model")
     if _HUB_ID.fullmatch(name):
         return HubModelSource(model_id=name, revision=revision)
     raise UnknownBackboneError(
         f"there is no backbone {name!r}; {suggest_backbone(name)} (any other model is named by its folder, its hub id "
-        "such as intfloat/e5-small-v2, or timm:NAME, torchvision:NAME, open_clip:MODEL)"
+        f"such as {_HUB_EXAMPLE}, or timm:NAME, torchvision:NAME, open_clip:MODEL)"
     )
 
 

@@ -29,7 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m exporters",
         description="Export embedding models to ONNX artifacts, and compare each with the vectors of its own library.",
         epilog="`python -m exporters resnet-base` is short for `python -m exporters export resnet-base`; "
-        "`python -m exporters export --help` lists the options.",
+        "`python -m exporters export --help` lists the options. `python -m runtime` embeds with an artifact.",
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")

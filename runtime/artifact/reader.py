@@ -38,16 +38,16 @@ def read_manifest(folder: Path) -> Manifest:
             raise ArtifactError(f"{folder} is a file, and an artifact is a folder; {way_out}")
         if not folder.is_dir():
             place = str(folder).replace(":/", "://", 1)  # pathlib made one slash of two
-            way_out = "copy it here first" if is_uri(place) else "export one with `python -m exporters NAME`"
+            way_out = "copy it here first" if is_uri(place) else _suggest_artifact(folder)
             raise ArtifactError(f"there is no folder {public_name(place)}; {way_out}")
         document = json.loads(_read_text(path), parse_constant=_refuse_constant)
         _check_schema_version(document, path)
         stated = document.pop(SEAL, None)
         intact = stated == seal(document)
     except FileNotFoundError:
-        raise ManifestError(
-            f"{folder} contains no {MANIFEST_FILE}, so it is not an artifact; make one with `python -m exporters NAME`"
-        ) from None
+        inner = sorted(path.parent for path in folder.glob(f"*/{MANIFEST_FILE}"))
+        way_out = f"did you mean {inner[0]}?" if inner else "make one with `python -m exporters NAME`"
+        raise ManifestError(f"{folder} contains no {MANIFEST_FILE}, so it is not an artifact; {way_out}") from None
     except OSError as exc:
         raise ManifestError(f"{path} cannot be read ({exc.strerror}); {_UNREADABLE}") from exc
     except (ValueError, RecursionError) as exc:
@@ -64,6 +64,12 @@ def read_manifest(folder: Path) -> Manifest:
         ) from exc
     vars(manifest)[SEAL] = stated  # fills the cached property: the identity of an artifact is the seal in its file
     return manifest
+
+
+def _suggest_artifact(folder: Path) -> str:
+    exported = Path("artifacts", folder.name)  # where an export goes, unless it is told otherwise
+    found = (exported / MANIFEST_FILE).is_file()
+    return f"did you mean {exported}?" if found else "export one with `python -m exporters NAME`"
 
 
 def check_files(folder: Path, manifest: Manifest, unused: Collection[str] = ()) -> None:

@@ -47,8 +47,8 @@ def add_commands(commands: Any) -> None:
     """Add the command ``embed``."""
     parser = add_command(commands, "embed", _run, "Write the vectors of images, meshes or texts to a file")
     _add_job_options(parser)
-    _add_engine_options(parser)
     add_run_options(parser)
+    _add_engine_options(parser)
 
 
 def _add_job_options(parser: argparse.ArgumentParser) -> None:

@@ -26,6 +26,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(
         prog="python -m runtime",
         description="Embed texts, images or meshes with an exported artifact, without PyTorch.",
+        epilog="`python -m exporters NAME` exports a model to an artifact. `python -m runtime COMMAND --help` "
+        "describes the options of a command.",
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")

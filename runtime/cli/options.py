@@ -37,25 +37,26 @@ def add_command(
 
 def add_run_options(parser: argparse.ArgumentParser, default_prompt: str = "its default prompt, if any") -> None:
     """Add the options of embedding, including those of a session. ``default_prompt`` describes the default."""
-    parser.add_argument(
+    group = parser.add_argument_group("batches, towers and prompts")
+    group.add_argument(
         "--batch-size",
         help="Embed at most N items per batch (default: as many as fit a budget of tokens, images or points)",
         **NUMBER,
     )
-    parser.add_argument(
+    group.add_argument(
         "--tower",
         choices=["text", "image"],
         help="Treat every input as a text, or every input as an image file (default: an existing file is an image and "
         "anything else a text, if the artifact has both towers)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--prompt-name",
         metavar="NAME",
         help="Put this prompt of the artifact before each text; the command info lists them. `query` and `document` "
         "are always known, and put nothing if the artifact has no such prompt (default: "
         f"{default_prompt})",
     )
-    parser.add_argument(
+    group.add_argument(
         "--prompt",
         metavar="TEXT",
         help="Put TEXT before each text, in place of a prompt of the artifact. An empty TEXT means no prompt "
@@ -66,14 +67,15 @@ def add_run_options(parser: argparse.ArgumentParser, default_prompt: str = "its 
 
 def add_session_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of a session."""
-    parser.add_argument(
+    group = parser.add_argument_group("provider, variant and threads")
+    group.add_argument(
         "--provider",
         choices=PROVIDERS,
         default="auto",
         help="Run on this execution provider, or fail if it is not usable. auto uses the first usable one of cuda, "
         "openvino and cpu (default: %(default)s).",
     )
-    parser.add_argument(
+    group.add_argument(
         "--provider-option",
         action="append",
         default=[],
@@ -81,19 +83,19 @@ def add_session_options(parser: argparse.ArgumentParser) -> None:
         help="Set an option of the provider that --provider names, such as tf32=true for cuda, dtype=bf16 for "
         "openvino or memory_limit_bytes=400000000 for cpu; repeat it for several options (default: none)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--variant",
         choices=["auto", *VARIANT_NAMES],
         default="auto",
         help="Run this variant of the graph. auto chooses an accepted one by the features of the CPU or GPU, "
         "without measuring. It may be int8, whose vectors differ from those of fp32 (default: %(default)s).",
     )
-    parser.add_argument(
+    group.add_argument(
         "--threads",
         help="Use N threads in total (default: as many as the affinity mask and the container quota allow)",
         **NUMBER,
     )
-    parser.add_argument(
+    group.add_argument(
         "--concurrent-batches",
         help="Run up to N batches side by side on a CPU, each on its share of the threads (default: one per thread)",
         **NUMBER,

@@ -79,6 +79,7 @@ _FILE_SUFFIXES = (
     ".gz",
     ".zip",
 )
+_PATH_STARTS = ("/", "./", "../", "~/")  # a shell leaves a ~ in quotes as it is
 _PIPE = "to embed the words themselves, pipe them in, one item per line, with the input `-`"
 
 
@@ -295,14 +296,15 @@ class _InputParser:
 
     def _open_missing(self, name: str) -> JobInputs:
         if file_suffix(name) in LIST_SUFFIXES or (self.kind in ("text", None) and _looks_like_file(name)):
-            raise UsageError(f"there is no file {name}; {_PIPE}")
+            raise UsageError(f"there is no file or folder {name}; {_PIPE}")
         if self.kind is None and looks_like_image_path(name):
             raise UsageError(f"there is no file {name}; if it is a text, add --tower text")
         return _single(text_item(name) if self.kind in ("text", None) else path_item(name))
 
 
 def _looks_like_file(name: str) -> bool:
-    return file_suffix(name) in _FILE_SUFFIXES and len(name.split()) == 1
+    is_path = file_suffix(name) in _FILE_SUFFIXES or name.startswith(_PATH_STARTS)
+    return name.endswith(("/", os.sep)) or (is_path and len(name.split()) == 1)
 
 
 def _single(source: SourceItem) -> JobInputs:

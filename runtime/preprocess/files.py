@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -35,9 +36,17 @@ def check_regular_file(path: str | os.PathLike[str]) -> None:
 def describe_file_error(exc: Exception) -> str | None:
     """Return the reason why a file cannot be read; ``None`` if ``exc`` is not about access to the file."""
     if isinstance(exc, FileNotFoundError | NotADirectoryError):
-        return "there is no such file"
+        return f"there is no such file{_explain_missing(str(exc.filename or ''))}"
     if isinstance(exc, PermissionError):
         return "there is no permission to read it"
     if isinstance(exc, IsADirectoryError):
         return "it is a folder; name the files in it"
     return None
+
+
+def _explain_missing(name: str) -> str:
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", name):  # pathlib made one slash of two
+        return ", and nothing is downloaded; give the path or the bytes of a file"
+    if name.startswith("~"):
+        return "; write out the home folder that ~ stands for"
+    return "" if file_suffix(name) or os.sep in name else "; a path of a file is expected here, not a text"

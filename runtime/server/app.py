@@ -130,7 +130,8 @@ async def _answer_http_error(request: Request, exc: Exception) -> Response:
     """Answer in our envelope what Starlette refuses: an unknown path, or another method."""
     if not isinstance(exc, HTTPException):
         raise exc
-    error = RequestError(exc.status_code, f"{exc.detail}: {request.method} {request.url.path:.200}")
+    message = f"{exc.detail}: {request.method} {request.url.path:.200}; GET /docs lists all paths"
+    error = RequestError(exc.status_code, message)
     return JSONResponse(error.envelope(route_path(request.scope)), exc.status_code, dict(exc.headers or {}))
 
 

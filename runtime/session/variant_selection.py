@@ -117,7 +117,8 @@ def _choose_named(tower: Tower, provider: ExecutionProvider, asked: str) -> Grap
     if variant is None:
         raise UsageError(
             f"the {tower.preprocessing.kind} tower of the artifact has no variant {name}, but "
-            f"{', '.join(['fp32', *tower.variants])}; make it with `python -m exporters optimize`"
+            f"{', '.join(['fp32', *tower.variants])}; make it with `python -m exporters optimize "
+            f"ARTIFACT --precision {name if name != 'optimized' else 'fp32'}`"
         )
     obstacle = find_variant_obstacle(variant, provider)
     if obstacle:

@@ -100,6 +100,13 @@ def test_commands_parse(block: Block, parsers: dict[str, argparse.ArgumentParser
             assert words[0] in PROGRAMS, f"an unknown program: {words[0]}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_commands_have_no_comments(page: Path) -> None:
+    """In an interactive zsh, the shell of macOS, ``#`` and the words after it are arguments."""
+    shell = [line for block in blocks(page) if block.language == "sh" for line in block.code.splitlines()]
+    assert [line for line in shell if re.search(r"(^|\s)#", line)] == []
+
+
 def parse(words: list[str], parsers: dict[str, argparse.ArgumentParser]) -> None:
     """Parse as the program does: it knows a command for users who name none."""
     program, rest = " ".join(words[:3]), words[3:]

@@ -95,3 +95,35 @@ def test_the_help_names_one_value() -> None:
     text = make_parser().format_help()
     assert "--sizes N [N ...]" in text
     assert "--precision {fp16,int8} [{fp16,int8} ...]" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--fp16"], "unrecognized arguments: --fp16; did you mean --precision?"),
+        (["--quantize=int8"], "unrecognized arguments: --quantize=int8; did you mean --precision?"),
+        (["--precison", "int8"], "unrecognized arguments: --precison int8; did you mean --precision?"),
+        (["--prec", "int8"], "unrecognized arguments: --prec int8; did you mean --precision?"),  # no abbreviations
+        (["--threads", "2"], "unrecognized arguments: --threads 2; see `test run --help`"),
+    ],
+)
+def test_the_parser_of_a_command_names_an_option_it_knows(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parser = ArgumentParser(prog="test")
+    command = parser.add_subparsers(required=True, metavar="COMMAND").add_parser("run", help="Run it")
+    command.add_argument("artifact")
+    command.add_argument("--precision", action=ListAction, choices=["fp16", "int8"], help="precisions")
+    with pytest.raises(SystemExit):
+        parser.parse_args(["run", "a", *words])
+    assert capsys.readouterr().err.endswith(f"test run: error: {message}\n")
+
+
+def test_a_program_without_its_command_lists_them(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = ArgumentParser(prog="test")
+    parser.add_subparsers(required=True, metavar="COMMAND").add_parser("run", help="Run it")
+    with pytest.raises(SystemExit):
+        parser.parse_args([])
+    error = capsys.readouterr().err
+    assert "Run it" in error
+    assert error.endswith("test: error: the following arguments are required: COMMAND\n")

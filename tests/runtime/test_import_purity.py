@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.paths import ROOT
 from tests.runtime.preprocess.cube import glb
 
 pytestmark = pytest.mark.process
@@ -36,6 +37,12 @@ def probe(code: str, heavy: tuple[str, ...] = HEAVY) -> str:
     """Return which of ``heavy`` the code loads; empty for none."""
     command = [sys.executable, "-c", PROBE.format(code=code, heavy=heavy)]
     return subprocess.run(command, capture_output=True, text=True, check=False).stderr.strip()
+
+
+def test_a_clone_without_its_requirements_names_the_command_that_installs_them() -> None:
+    command = [sys.executable, "-S", "-m", "runtime", "--help"]  # -S: without site-packages
+    error = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT).stderr
+    assert "numpy is not installed; run `pip install '.[cpu]'` in the clone" in error
 
 
 def test_importing_the_runtime_loads_nothing_heavy() -> None:

@@ -66,7 +66,8 @@ def test_a_folder_comes_before_a_hub_id(tmp_path: Path, monkeypatch: pytest.Monk
     ("name", "message"),
     [
         ("resnet-bas", "did you mean resnet-base"),
-        ("nothing-like-it", r"its folder, its hub id such as intfloat/e5-small-v2, or timm:NAME"),
+        ("nothing-like-it", r"its hub id such as sentence-transformers/all-MiniLM-L6-v2, or timm:NAME"),
+        ("https://localhost/someone/model", "is a URI; give the hub id alone, such as sentence-transformers/"),
         ("./nowhere", r"there is no folder \./nowhere"),
         ("/a/b/c", "there is no folder /a/b/c"),
         ("timm:", "there is no backbone"),

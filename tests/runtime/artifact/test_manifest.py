@@ -139,9 +139,17 @@ def test_a_file_in_place_of_its_folder_is_named(artifact: Path, name: str) -> No
         runtime.load(artifact.parent / "model.onnx")
 
 
-def test_a_missing_folder_is_reported_with_a_remedy(tmp_path: Path) -> None:
+def test_a_missing_folder_is_reported_with_a_remedy(
+    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(runtime.ArtifactError, match=r"nowhere; export one with `python -m exporters NAME`"):
         runtime.load(tmp_path / "nowhere")
+    monkeypatch.chdir(tmp_path)
+    Path("artifacts").mkdir()
+    artifact.rename("artifacts/mine")
+    for name in ("mine", "someone/mine", "artifacts"):
+        with pytest.raises(runtime.ArtifactError, match=r"did you mean artifacts.mine\?"):
+            runtime.load(name)
 
 
 @pytest.mark.parametrize("name", ["image.onnx", "golden.npz", "README.md"])

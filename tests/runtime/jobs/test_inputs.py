@@ -310,7 +310,7 @@ def test_a_uri_is_no_text(folder: Path, uri: str, towers: Sequence[str]) -> None
 @pytest.mark.parametrize("word", ["no.txt", "no.jsonl", "my data.PARQUET"])
 @pytest.mark.parametrize("towers", [TEXT, IMAGE, BOTH])
 def test_a_missing_list_is_no_text(folder: Path, word: str, towers: Sequence[str]) -> None:
-    with pytest.raises(UsageError, match=rf"there is no file {word}.*`-`"):
+    with pytest.raises(UsageError, match=rf"there is no file or folder {word}.*`-`"):
         items([word], towers)
 
 
@@ -332,6 +332,10 @@ def test_with_two_towers_files_are_images_and_lists_need_a_word_more(folder: Pat
     ]
     with pytest.raises(UsageError, match="if it is a text, add --tower text"):
         items(["b.jpg"], BOTH)
+    for missing in ("my photos/", "~/photos", "./photos", "../photos", "/no/photos"):
+        with pytest.raises(UsageError, match=f"there is no file or folder {missing}; to embed the words themselves"):
+            items([missing], BOTH)
+    assert read(["/imagine a cat"], BOTH) == [SourceItem("/imagine a cat", "/imagine a cat")]
     for word in ("l.txt", "-"):
         with pytest.raises(UsageError, match="choose with --tower"):
             items([word], BOTH)

@@ -182,3 +182,10 @@ def test_each_gpu_that_will_run_is_checked(
     monkeypatch.setattr("runtime.loading.load.open_in_best_precision", lambda *_: None)
     runtime.load(folder, provider="cuda", **arguments)
     assert checked == devices
+
+
+def test_a_provider_that_is_not_installed_is_no_matter_of_the_variant(
+    folder: Path, intact: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_check, "find_provider_obstacle", lambda provider: "it is not installed")
+    assert check(folder, intact) is None

@@ -61,3 +61,21 @@ def test_a_path_below_a_file_does_not_exist(tmp_path: Path) -> None:
         check_regular_file(tmp_path / "file" / "a.png")
     assert describe_file_error(caught.value) == "there is no such file"
     assert describe_file_error(ValueError("other")) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("no.jpg", "there is no such file"),
+        ("a cat", "there is no such file; a path of a file is expected here, not a text"),
+        ("~/no.jpg", "there is no such file; write out the home folder that ~ stands for"),
+        (
+            "https://localhost/a.jpg",
+            "there is no such file, and nothing is downloaded; give the path or the bytes of a file",
+        ),
+    ],
+)
+def test_a_missing_file_is_explained_by_its_name(name: str, reason: str) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        check_regular_file(name)
+    assert describe_file_error(caught.value) == reason

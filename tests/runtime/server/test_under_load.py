@@ -364,6 +364,7 @@ def test_compressed_bodies_and_unknown_paths_are_refused(server: Running) -> Non
     for path in ("/v1/other", "/embed_all", "/v2/models/other", "/v1/models/other"):
         assert server.get(path).status_code == 404
         assert server.get(path).json()["error"]
+    assert server.get("/embeddings").json()["error"] == "Not Found: GET /embeddings; GET /docs lists all paths"
     assert server.get("/embed").status_code == 405
 
 
