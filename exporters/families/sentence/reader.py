@@ -88,6 +88,11 @@ def read_model(
         if "processing class" in str(exc):  # transformers hides why it cannot load the tokenizer
             for place in filter(has_vocabulary, (folder, *folder.iterdir())):
                 load_tokenizer(place, trusted=options.trust_remote_code)
+        if "can require gradients" in str(exc):  # StaticEmbedding reads the table as model2vec saved it
+            raise WeightsError(
+                f"{folder} holds weights in whole numbers, which sentence-transformers cannot load; save a folder of "
+                "model2vec again from StaticModel.from_pretrained(FOLDER, quantize_to='float32')"
+            ) from exc
         raise WeightsError(f"{folder} cannot be loaded by sentence-transformers ({summarize_error(exc)})") from exc
     watch.check(str(folder), unused_parts(model) if ignored is None else ignored)
     for name, prompt in model.prompts.items():

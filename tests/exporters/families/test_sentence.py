@@ -37,6 +37,7 @@ from runtime.artifact.manifest import MAX_TEXT_LENGTH, Pooling, Weights
 from runtime.artifact.reader import read_manifest
 from runtime.errors import UsageError
 from tests.exporters.families.checkpoints.build import edit
+from tests.exporters.families.checkpoints.settings import SETTINGS
 from tests.exporters.toys import save_layers, save_toy
 
 RECORD = Weights(origin="file", description="toy", sha256="0" * 64)
@@ -197,6 +198,7 @@ DENSE = {"in_features": 24, "out_features": 24, "bias": True}
         (lambda f: _leave_tokens(f), r"shape \[\d+, 24\], expected one vector; correct its modules.json"),
         (lambda f: _save_phobert(f), "the PhobertTokenizer of .* is written in Python"),
         (lambda f: (f / "adapter_config.json").write_text("{}"), "adapter"),
+        (lambda f: _save_model2vec_in_int8(f), "weights in whole numbers.*quantize_to='float32'"),
     ],
 )
 def test_what_a_graph_would_quietly_get_wrong_is_refused(
@@ -210,6 +212,12 @@ def test_what_a_graph_would_quietly_get_wrong_is_refused(
 def _dense(folder: Path, changes: dict[str, Any]) -> None:
     save_layers(folder, ("Pooling", {"pooling_mode": "mean"}), ("Dense", DENSE | changes))
     save_dense(folder / "2_Dense", nn.Linear(24, 24))
+
+
+def _save_model2vec_in_int8(folder: Path) -> None:
+    SETTINGS["model2vec"].write(folder)
+    table = load_file(folder / "model.safetensors")["embeddings"]
+    save_file({"embeddings": table.to(torch.int8)}, folder / "model.safetensors")
 
 
 def _prompt(folder: Path) -> None:
