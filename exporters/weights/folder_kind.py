@@ -8,9 +8,11 @@ from typing import Any, Literal
 from exporters.errors import WeightsError
 from exporters.weights.parsing import parsing, read_json
 
-# ``text``: sentence-transformers or transformers; ``image`` and ``text-image``: transformers; ``sentence-clip``: the
-# CLIP module of sentence-transformers.
+# ``text``: sentence-transformers or transformers; ``image`` and ``text-image``: transformers; ``sentence-clip``: a
+# module of sentence-transformers that gives the features of texts and images.
 FolderKind = Literal["text", "image", "text-image", "sentence-clip", "timm", "open_clip"]
+_TRANSFORMER_SETTINGS = "sentence_bert_config.json"
+_FEATURES = {"text": "get_text_features", "image": "get_image_features"}
 _TEXT_MARKS = ("modules.json", "adapter_config.json")
 
 
@@ -46,11 +48,17 @@ def _has_wrapped_names(folder: Path) -> bool:
 
 
 def _has_clip_module(modules: Path) -> bool:
-    """Tell whether the first module of a model of sentence-transformers is a CLIP."""
+    """Tell whether the first module of a model of sentence-transformers is a CLIP, or a Transformer that holds one."""
     if not modules.is_file():
         return False
     with parsing(modules):
-        return str(read_json(modules)[0]["type"]).rpartition(".")[2] == "CLIPModel"
+        first = read_json(modules)[0]
+        kind, settings = str(first["type"]).rpartition(".")[2], modules.parent / first["path"] / _TRANSFORMER_SETTINGS
+    if kind != "Transformer" or not settings.is_file():
+        return kind == "CLIPModel"
+    with parsing(settings):
+        modalities = read_json(settings).get("modality_config") or {}
+        return {name: each["method"] for name, each in modalities.items()} == _FEATURES
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 from transformers.utils.hub import cached_file
@@ -44,21 +46,24 @@ def find_code(folder: Path) -> str:
                 return f"modules.json: {kind}"
             folders.append(folder / path)
     for file in (place / name for place in folders for name in _CONFIGURATIONS):
-        if file.is_file() and _asks_for_code(file):
-            return f"auto_map in {file.relative_to(folder)}"
+        if file.is_file() and (code := _read_auto_map(file, str(file.relative_to(folder)))):
+            return code
     for adapter in (place / _ADAPTER for place in folders):
         if adapter.is_file():
             with parsing(adapter):
                 base = str(read_json(adapter)["base_model_name_or_path"])
-            if _asks_for_code(_find_configuration(base, adapter)):
-                return f"auto_map in the config.json of {base}"
+            if code := _read_auto_map(_find_configuration(base, adapter), f"the config.json of {base}"):
+                return code
     return ""
 
 
-def _asks_for_code(file: Path) -> bool:
+def _read_auto_map(file: Path, name: str) -> str:
+    """Return in words which code a configuration called ``name`` asks for; empty if there is none."""
     with parsing(file):
         document = read_json(file)
-    return isinstance(document, dict) and bool(document.get("auto_map"))
+    classes = document.get("auto_map") if isinstance(document, dict) else None
+    others = sorted(set(re.findall(r'"([^"]+?)--', json.dumps(classes))))  # OWNER/REPOSITORY--module.Class
+    return f"auto_map in {name}{': ' * bool(others)}{', '.join(others)}" if classes else ""
 
 
 def _find_configuration(base: str, adapter: Path) -> Path:

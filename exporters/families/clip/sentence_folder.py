@@ -1,4 +1,4 @@
-"""CLIPs of sentence-transformers: folders whose first module is its ``CLIPModel``. Both towers, or one."""
+"""CLIPs of sentence-transformers: its ``CLIPModel``, or a ``Transformer`` of CLIP or SigLIP. Both towers, or one."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from exporters.catalogue.options import ExportOptions
 from exporters.errors import WeightsError
 from exporters.families.clip.text import TextModel
 from exporters.families.clip.tower import build_towers
-from exporters.families.clip.transformers_folder import image_model, text_model
+from exporters.families.clip.transformers_folder import FIXED_LENGTH, image_model, text_model
 from exporters.families.family import FolderRequest
+from exporters.families.sentence.chain import refuse_processing
 from exporters.families.sentence.reader import read_default_prompt, read_model, read_prompts
 from exporters.families.tower import ExportableTower
 from exporters.families.vision.processor import read_processor
@@ -24,7 +25,7 @@ from exporters.weights.parsing import parsing, read_json
 from runtime.artifact.similarity import SimilarityFunction
 from runtime.errors import UsageError
 
-_IGNORED = ("logit_scale", "position_ids")
+_IGNORED = ("logit_scale", "logit_bias", "position_ids")
 
 
 def load_folder(request: FolderRequest) -> list[ExportableTower]:
@@ -42,6 +43,8 @@ def load_folder(request: FolderRequest) -> list[ExportableTower]:
     inner = folder / _path(folder)
     normalized = _is_normalized(sentences, options)
     module: Any = sentences[0]
+    architecture = str(module.model.config.model_type)
+    refuse_processing(module, str(folder))
     prompts, prompt = read_prompts(sentences), read_default_prompt(sentences)
 
     def encode(item: Any) -> Tensor:
@@ -49,6 +52,12 @@ def load_folder(request: FolderRequest) -> list[ExportableTower]:
         return vector
 
     def text() -> TextModel:
+        if architecture in FIXED_LENGTH:
+            raise WeightsError(
+                f"sentence-transformers pads a text of {architecture} to the longest of its batch, which changes its "
+                "vector; export the folder that transformers saves of the model, or the image tower alone by --tower "
+                "image"
+            )
         half = text_model(module.model, module.tokenizer, encode)
         return replace(
             half,
@@ -67,7 +76,7 @@ def load_folder(request: FolderRequest) -> list[ExportableTower]:
             library="sentence-transformers",
         )
 
-    towers = build_towers(options, text=text, image=image, weights=lambda: weights, architecture="clip")
+    towers = build_towers(options, text=text, image=image, weights=lambda: weights, architecture=architecture)
     for tower in towers:
         tower.similarity_function = cast(SimilarityFunction, str(sentences.similarity_fn_name))
     return towers

@@ -29,7 +29,7 @@ from runtime.errors import MissingDependencyError
 
 _IGNORED = ("logit_scale", "logit_bias", "position_ids")
 # Models that were trained on texts of a fixed length, padding included, without a mask.
-_FIXED_LENGTH = ("siglip", "siglip2", "siglip_text_model")
+FIXED_LENGTH = ("siglip", "siglip2", "siglip_text_model")
 
 
 def load_folder(request: FolderRequest) -> list[ExportableTower]:
@@ -121,7 +121,7 @@ def text_model(
         tokenizer: Its tokenizer.
         embed: The reference, if it is not the model itself: a text to ``[output_dim]``.
     """
-    fixed = model.config.model_type in _FIXED_LENGTH
+    fixed = model.config.model_type in FIXED_LENGTH
     names: tuple[TextInput, ...] = ("input_ids",) if fixed else ("input_ids", "attention_mask")
     encoder = TextHalf(model, names)
     limit = find_limit(tokenizer.model_max_length, count_positions(encoder))

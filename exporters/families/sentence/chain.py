@@ -137,7 +137,7 @@ def check_modules(model: SentenceTransformer, source: str, *, trusted: bool) -> 
 
     Raises:
         WeightsError: It has a module of another kind, or one that may embed queries and documents differently. Or its
-            weights are quantized.
+            weights are quantized, or it is a mixture of experts.
     """
     if "task" in model.get_model_kwargs():
         raise WeightsError(
@@ -150,6 +150,11 @@ def check_modules(model: SentenceTransformer, source: str, *, trusted: bool) -> 
             f"{source} has quantized weights ({', '.join(sorted(quantized))}), which a graph cannot hold; export the "
             "model that was quantized, and quantize its graph by --precision int8"
         )
+    if any(hasattr(module, "is_transposed") for module in model.modules()):  # all experts of transformers have it
+        raise WeightsError(
+            f"{source} is a mixture of experts: torch cannot export how it chooses an expert for each token; export a "
+            "model without experts"
+        )
     first, *others = list(model)
     if not isinstance(first, Transformer | StaticEmbedding):
         raise WeightsError(
@@ -161,6 +166,17 @@ def check_modules(model: SentenceTransformer, source: str, *, trusted: bool) -> 
             raise WeightsError(
                 f"{source} has a module {type(module).__name__}, which a graph cannot hold; save it without that module"
             )
+
+
+def refuse_processing(first: nn.Module, source: str) -> None:
+    """Check that the first module prepares queries and documents alike, in the one way that the runtime has.
+
+    Raises:
+        WeightsError: It states another way.
+    """
+    for name in ("query_length", "document_length", "query_expansion", "processing_kwargs"):
+        if value := getattr(first, name, None):
+            raise WeightsError(f"{source} states {name} {value}, which the runtime cannot do; remove it")
 
 
 def describe_modules(modules: Sequence[nn.Module]) -> tuple[str, ...]:

@@ -67,7 +67,8 @@ def read_model(
                 str(folder),
                 {f"{GeMPooling.__module__}.{GeMPooling.__name__}": GeMPooling},
                 device="cpu",
-                local_files_only=not adapter,  # the base of an adapter may have to be downloaded
+                # the base of an adapter, or code in another repository, may have to be downloaded
+                local_files_only=not (adapter or options.trust_remote_code),
                 trust_remote_code=options.trust_remote_code,
                 model_kwargs={"dtype": "float32"},
                 processor_kwargs=dict(processor),

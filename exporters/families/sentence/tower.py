@@ -26,6 +26,7 @@ from exporters.families.sentence.chain import (
     check_modules,
     describe_modules,
     read_pooling,
+    refuse_processing,
     skips_prompt,
 )
 from exporters.families.sentence.reader import read_prompts
@@ -295,10 +296,7 @@ class SentenceTower(TextTower):
                 f"{self._source} takes {', '.join(map(str, first.modality_config))}: texts go through a chat template, "
                 "which the runtime has not; save the model with sentence-transformers as a model of plain texts"
             )
-        names = ("query_length", "document_length", "query_expansion", "processing_kwargs")
-        for name in names:
-            if value := getattr(first, name, None):
-                raise WeightsError(f"{self._source} states {name} {value}, which the runtime cannot do; remove it")
+        refuse_processing(first, self._source)
 
     def _needs_zero_types(self) -> bool:
         """Tell whether the encoder computes something else without token type ids than with zeros."""
@@ -351,8 +349,9 @@ class SentenceTower(TextTower):
             table = first.embedding if isinstance(first, StaticEmbedding) else first.model.get_input_embeddings()
         except NotImplementedError as exc:
             raise WeightsError(
-                f"{self._source} holds a {type(first.model).__name__}, which is no encoder of texts alone; save it "
-                "with its own library, and export that folder"
+                f"{self._source} holds a {type(first.model).__name__}, which has no table of token embeddings that "
+                "transformers names, so it cannot be exported; of a model of texts and images, export the folder that "
+                "its own library saves"
             ) from exc
         return int(getattr(table, "num_embeddings", MAX_TEXT_LENGTH))
 

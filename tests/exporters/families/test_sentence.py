@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -18,7 +19,8 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tokenizers import Tokenizer
 from torch import nn
-from transformers import BertModel, PreTrainedTokenizerFast
+from transformers import BertModel, PreTrainedTokenizerFast, dynamic_module_utils
+from transformers.utils.hub import cached_file
 
 import runtime
 from exporters.catalogue.options import ExportOptions
@@ -38,6 +40,7 @@ from runtime.artifact.reader import read_manifest
 from runtime.errors import UsageError
 from tests.exporters.families.checkpoints.build import edit
 from tests.exporters.families.checkpoints.settings import SETTINGS
+from tests.exporters.hub_cache import add_to_cache
 from tests.exporters.toys import save_layers, save_toy
 
 RECORD = Weights(origin="file", description="toy", sha256="0" * 64)
@@ -291,6 +294,29 @@ def test_the_tokenizer_travels_with_its_limit(toy: Path, tmp_path: Path) -> None
     load(toy).write_files(tmp_path)
     tokenizer = json.loads((tmp_path / "tokenizer.json").read_text())
     assert (tokenizer["truncation"]["max_length"], tokenizer["padding"]) == (64, None)
+
+
+def test_trusted_code_in_another_repository_is_downloaded(
+    checkpoint: Path, hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "from transformers import BertModel\n\n\nclass OtherModel(BertModel):\n    pass\n"
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "modeling.py").write_text(code)
+    add_to_cache(hub, "someone/code", tmp_path / "code")  # to which the download below goes
+
+    def download(place: str, *names: str, local_files_only: bool = False, **options: Any) -> Any:
+        if place == "someone/code" and local_files_only:
+            raise OSError("it is not on this machine")
+        return cached_file(place, *names, local_files_only=True, **options)
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(dynamic_module_utils, "cached_file", download)
+    edit(checkpoint / "config.json", auto_map={"AutoModel": "someone/code--modeling.OtherModel"})
+    with pytest.raises(WeightsError, match=r"auto_map in config\.json: someone/code\), which is not run unasked"):
+        load(checkpoint)
+    tower = load(checkpoint, trust_remote_code=True)
+    assert tower.weights.remote_code
+    assert type(tower.sentences[0].model).__name__ == "OtherModel"
 
 
 def save_adapter(base: Path, folder: Path, **settings: Any) -> Path:

@@ -35,6 +35,15 @@ def test_the_names_of_weights_say_who_saved_a_model_of_timm(prefix: str, kind: s
     assert recognize_folder(tmp_path) == kind
 
 
+@pytest.mark.parametrize("method", ["get_{}_features", "forward"])
+def test_the_methods_of_one_module_say_whether_it_holds_a_clip(method: str, tmp_path: Path) -> None:
+    module = {"type": "sentence_transformers.base.modules.transformer.Transformer", "path": ""}
+    (tmp_path / "modules.json").write_text(json.dumps([module]))
+    modalities = {name: {"method": method.format(name)} for name in ("text", "image")}
+    (tmp_path / "sentence_bert_config.json").write_text(json.dumps({"modality_config": modalities}))
+    assert recognize_folder(tmp_path) == ("text" if method == "forward" else "sentence-clip")
+
+
 def test_the_first_module_decides(tmp_path: Path) -> None:
     modules = [{"type": f"sentence_transformers.models.{name}", "path": ""} for name in ("Transformer", "CLIPModel")]
     (tmp_path / "modules.json").write_text(json.dumps(modules))

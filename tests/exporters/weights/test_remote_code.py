@@ -39,6 +39,12 @@ def test_code_of_the_model_that_an_adapter_adapts_is_found(place: str, tmp_path:
     assert find_code(adapter) == ""
 
 
+def test_the_repository_of_code_in_another_one_is_named(tmp_path: Path) -> None:
+    classes = {"AutoModel": "someone/code--modeling.Model", "AutoTokenizer": ["someone/words--words.Slow", None]}
+    folder = write(tmp_path, "config.json", {"auto_map": classes})
+    assert find_code(folder) == "auto_map in config.json: someone/code, someone/words"
+
+
 def test_code_of_an_adapted_model_on_the_hub_is_found(hub: Path, tmp_path: Path) -> None:
     add_to_cache(hub, "someone/base", write(tmp_path / "base", "config.json", CODE))
     assert find_code(write_adapter(tmp_path / "adapter", "someone/base")).endswith("config.json of someone/base")

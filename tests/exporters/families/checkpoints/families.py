@@ -231,6 +231,13 @@ FAMILIES: dict[str, Checkpoint] = {
         DECODER | {"sliding_window": 16},
         pool("lasttoken", normalize=True),
     ),
+    "qwen3-moe": chain_checkpoint(
+        "Qwen3MoeModel",
+        QWEN,
+        DECODER | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
+        refused="torch cannot export a mixture of experts",
+        says=("is a mixture of experts",),
+    ),
     "gpt2": chain_checkpoint(
         "GPT2Model",
         make_words(byte_level, "GPT2Tokenizer", ("<|endoftext|>",), **_pad("<|endoftext|>")),

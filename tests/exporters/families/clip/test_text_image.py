@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,7 @@ import transformers as hf
 from open_clip.push_to_hf_hub import save_for_hf
 from PIL import Image
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import CLIPModel, Dense, Normalize
+from sentence_transformers.sentence_transformer.modules import CLIPModel, Dense, Normalize, Transformer
 from torch import nn
 
 import runtime
@@ -306,20 +305,38 @@ def test_a_tokenizer_may_leave_the_mask_out(clip: Path) -> None:
     assert half.tokenize("a cat").keys() == {"input_ids", "attention_mask"}
 
 
-@pytest.mark.slow
-def test_vectors_equal_those_of_sentence_transformers(clip: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "sentence-clip"
-    SentenceTransformer(modules=[CLIPModel(str(clip), _from_auto_load=True), Normalize()], device="cpu").save(
-        str(folder)
-    )
+def _in_one_module(folder: Path, into: Path, **settings: Any) -> Path:
+    """Save a model of texts and images as sentence-transformers 6 does: in one Transformer."""
+    first = Transformer(str(folder), processor_kwargs={"backend": "pil"})
+    SentenceTransformer(modules=[first, Normalize()], device="cpu").save(str(into))
+    path = into / "sentence_bert_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    return into
+
+
+def _in_clip_module(folder: Path, into: Path) -> Path:
+    clip = CLIPModel(str(folder), _from_auto_load=True)
+    SentenceTransformer(modules=[clip, Normalize()], device="cpu").save(str(into))
+    return into
+
+
+@pytest.mark.parametrize(
+    ("save", "name"),
+    [
+        pytest.param(_in_clip_module, "sentence-clip", marks=pytest.mark.slow),
+        pytest.param(_in_one_module, "sentence-clip in one module", marks=pytest.mark.tried),
+    ],
+)
+def test_vectors_equal_those_of_sentence_transformers(
+    save: Callable[[Path, Path], Path], name: str, clip: Path, tmp_path: Path
+) -> None:
+    folder = save(clip, tmp_path / "model")
     path = folder / "config_sentence_transformers.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"similarity_fn_name": "dot"}))
     artifact = export(folder, tmp_path)
     judge = SentenceTransformer(str(folder), device="cpu", processor_kwargs={"backend": "pil"})
-    check_texts(artifact, lambda text: judge.encode(text), GROUP, "sentence-clip text", "sentence-transformers")
-    check_images(
-        artifact, lambda image: judge.encode([image])[0], GROUP, "sentence-clip image", "sentence-transformers"
-    )
+    check_texts(artifact, lambda text: judge.encode(text), GROUP, f"{name} text", "sentence-transformers")
+    check_images(artifact, lambda image: judge.encode([image])[0], GROUP, f"{name} image", "sentence-transformers")
     transparent = make_images()[0]
     transparent.putalpha(Image.linear_gradient("L").resize(transparent.size))
     assert measure(artifact, "image", [transparent], lambda image: judge.encode([image])[0]) <= MAX_ERROR
@@ -356,18 +373,15 @@ def test_refuses_another_module_after_the_clip(clip: Path, tmp_path: Path) -> No
         export(tmp_path / "model", tmp_path)
 
 
-def test_a_clip_in_one_module_of_sentence_transformers_is_refused(
-    clip: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    folder = Path(shutil.copytree(clip, tmp_path / "clip"))
-    kind = "sentence_transformers.base.modules.transformer.Transformer"
-    (folder / "modules.json").write_text(json.dumps([{"idx": 0, "name": "0", "path": "", "type": kind}]))
-    modalities = {
-        name: {"method": f"get_{name}_features", "method_output_name": "pooler_output"} for name in ("text", "image")
-    }
-    settings: dict[str, Any] = {"transformer_task": "feature-extraction", "modality_config": modalities}
-    settings["module_output_name"] = "sentence_embedding"
-    (folder / "sentence_bert_config.json").write_text(json.dumps(settings))
-    with pytest.raises(WeightsError, match="holds a CLIPModel, which is no encoder of texts alone"):
-        export(folder, tmp_path)
-    assert "also embeds image; only its texts are exported" in caplog.text
+def test_a_clip_in_one_module_with_two_limits_is_refused(clip: Path, tmp_path: Path) -> None:
+    folder = _in_one_module(clip, tmp_path / "model", query_length=8)
+    with pytest.raises(WeightsError, match="states query_length 8"):
+        load_towers(find_model(str(folder)), ExportOptions())
+
+
+def test_texts_that_sentence_transformers_pads_by_the_batch_are_refused(siglip: Path, tmp_path: Path) -> None:
+    folder = _in_one_module(siglip, tmp_path / "model")
+    with pytest.raises(WeightsError, match=r"pads a text of siglip to the longest of its batch.*--tower image"):
+        load_towers(find_model(str(folder)), ExportOptions())
+    (image,) = load_towers(find_model(str(folder)), ExportOptions(tower="image"))
+    assert image.architecture == "siglip"
