@@ -22,7 +22,7 @@ from runtime.array_types import Float32Array
 from runtime.atomic_write import NO_SPACE
 from runtime.errors import OutputError, UsageError
 from runtime.file_lock import lock_file
-from runtime.jobs.vector_file import OPEN_FLAGS, VectorFile, write_all
+from runtime.jobs.vector_file import OPEN_FLAGS, VectorFile, close_synced, write_all
 
 COMMIT_INTERVAL_S = 1.0  # between two commits; syncing more often would slow the job down
 _JOURNAL, _VECTORS = "journal.jsonl", "vectors.f32"
@@ -123,9 +123,9 @@ class Journal:
         pending, self._pending = self._pending, []  # after a second Ctrl-C, the next commit must not repeat these
         if not pending:
             return
-        if not (self._is_in_place() and self.vectors.path.exists()):
-            raise OutputError(f"the vectors in {self._folder} were removed meanwhile; run the same command again")
         with self.writing():
+            if not (self._is_in_place() and self.vectors.path.exists()):
+                raise OutputError(f"the vectors in {self._folder} were removed meanwhile; run the same command again")
             self.vectors.sync()
             self._write(*(entry._asdict() for entry in pending))
         self.last = pending[-1]
@@ -177,11 +177,14 @@ class Journal:
 
     def _close_folder(self) -> None:
         if sys.platform == "win32":  # Windows does not remove an open file
-            os.close(self._descriptor)
+            close_synced(self._descriptor)
         if not self._keep:
             shutil.rmtree(self._folder, ignore_errors=True)
         if sys.platform != "win32":  # the lock holds until the folder is gone
-            os.close(self._descriptor)
+            close_synced(self._descriptor)
+        if not self._keep:
+            with suppress(OSError):  # NFS and FUSE keep an open file, and so its folder, until it is closed
+                self._folder.rmdir()
 
     def _lock(self) -> None:
         message = f"another process is writing {self._output}; wait for it, or name another output"
@@ -194,8 +197,9 @@ class Journal:
             self._keep = os.fstat(self._descriptor).st_size > 0
             way_out = "name an output on another one, such as a local disk, and copy it afterwards"
             raise OutputError(f"{found} ({exc.strerror or exc}); {way_out}") from exc
-        if not self._is_in_place():  # the other job ended and removed its folder just now
-            raise OutputError(message)
+        with self.writing():
+            if not self._is_in_place():  # the other job ended and removed its folder just now
+                raise OutputError(message)
 
     def _is_in_place(self) -> bool:
         """Return whether the journal that is open is still that of the folder. Writing to a removed file succeeds."""
@@ -268,12 +272,20 @@ def _writing(output: Path, way_out: str) -> Iterator[None]:
 
 
 def _read_fingerprint(folder: Path) -> dict[str, Any] | None:
-    """Return the first line of the journal; ``None`` if it is missing or incomplete."""
+    """Return the first line of the journal; ``None`` if it is missing or incomplete.
+
+    Raises:
+        OutputError: It cannot be read. Without this, a new job would drop what is embedded.
+    """
+    path = folder / _JOURNAL
     try:
-        with (folder / _JOURNAL).open("rb") as file:
+        with path.open("rb") as file:
             return _decode(file.readline())
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as exc:
+        way_out = f"check the folder {folder.absolute()}, then run the same command again"
+        raise OutputError(f"cannot read {path} ({exc.strerror or exc}); {way_out}") from exc
 
 
 def _read_entries(folder: Path) -> Iterator[tuple[int, JournalEntry]]:

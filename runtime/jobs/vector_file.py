@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +56,17 @@ class VectorFile:
     def close(self) -> None:
         """Close the file, if it is open."""
         if self._descriptor >= 0:
-            os.close(self._descriptor)
+            close_synced(self._descriptor)
             self._descriptor = -1
 
     def _end(self, rows: int) -> int:
         return HEADER_BYTES + rows * self.dim * 4
+
+
+def close_synced(descriptor: int) -> None:
+    """Close a file. :func:`os.fsync` has reported any error of the data that count; NFS may report another one now."""
+    with suppress(OSError):
+        os.close(descriptor)
 
 
 def write_all(descriptor: int, data: bytes) -> None:

@@ -26,7 +26,10 @@ _LOG = logging.getLogger("runtime")
 RAY_THREAD = "ray_listen_error_messages"  # prints in spite of log_to_driver=False
 _SECONDS_TO_ANSWER = 10.0
 _SECONDS_TO_END = 5.0
+_SECONDS_BETWEEN_CHECKS = 10.0
+_LOST = "does not answer; if that lasts a minute, Ray ends this job without a message: start both again"
 _WAY_OUT = "`ray status`, or start a cluster on this machine with --address local"
+_TOKENS = "if the cluster uses tokens, copy ~/.ray/auth_token here and set RAY_AUTH_MODE=token"
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_DEDUP_LOGS": "0"}
 
 
@@ -81,11 +84,32 @@ def open_cluster(options: ClusterOptions) -> Iterator[WorkerResources]:
     with contextlib.redirect_stdout(cast("TextIO", QuietStdout(sys.stdout))):
         try:
             _connect(ray, options)
-            yield assign_resources(options, _nodes(ray))
+            with watch_head(ray.get_runtime_context().gcs_address):
+                yield assign_resources(options, _nodes(ray))
         finally:
             started = _started_processes(ray)
             ray.shutdown()
             _wait_for_end(started)
+
+
+@contextmanager
+def watch_head(address: str) -> Iterator[None]:
+    """Warn once if the head of the cluster does not answer. After a minute Ray ends the process, without a message."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(_SECONDS_BETWEEN_CHECKS):
+            try:
+                check_address(address)
+            except ClusterError:
+                _LOG.warning("the head of the Ray cluster, %s, %s", address, _LOST)
+                return
+
+    threading.Thread(target=watch, name="watch_head", daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
 
 
 class QuietStdout:
@@ -135,7 +159,7 @@ def _connect(ray: Any, options: ClusterOptions) -> None:
     except Exception as exc:  # Ray raises bare ones, too
         raise ClusterError(
             f"the Ray cluster {address!r} cannot be {'started' if address == 'local' else 'joined'} "
-            f"({one_line(exc):.300}); see {'its logs in /tmp/ray' if address == 'local' else _WAY_OUT}"
+            f"({one_line(exc):.300}); see {'its logs in /tmp/ray' if address == 'local' else f'{_WAY_OUT}; {_TOKENS}'}"
         ) from exc
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -215,7 +215,7 @@ def _embed_shards(
 ) -> Generator[ShardResult, None, None]:
     """Let Ray Data hand the shards to its actors one at a time, and yield results as they arrive."""
     ray = import_ray()
-    with ray.data.DataContext.current(_quiet_context(ray)):
+    with _without_progress(ray.data.DataContext.get_current()):
         attempts = ray.remote(AttemptCounter).options(num_cpus=0).remote()
         dataset = ray.data.from_items(
             [{"shard": ray.cloudpickle.dumps(shard)} for shard in shards],
@@ -236,12 +236,16 @@ def _embed_shards(
             raise ClusterError(f"Ray ended the job ({_last_line(exc)}); see its logs in /tmp/ray") from exc
 
 
-def _quiet_context(ray: Any) -> Any:
+@contextlib.contextmanager
+def _without_progress(context: Any) -> Iterator[None]:
+    """Turn off Ray Data's own output. Ray 2.40 reads these settings only from its current context."""
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    context = ray.data.DataContext.get_current().copy()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    return context
+    before = context.enable_progress_bars, context.print_on_execution_start
+    context.enable_progress_bars = context.print_on_execution_start = False
+    try:
+        yield
+    finally:
+        context.enable_progress_bars, context.print_on_execution_start = before
 
 
 def _last_line(exc: Exception) -> str:

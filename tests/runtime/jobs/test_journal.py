@@ -226,6 +226,54 @@ def test_a_removed_work_folder_ends_the_job_at_the_next_commit(begun: Path, remo
     journal.close()
 
 
+def refuse(number: int) -> Callable[..., Any]:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+def test_a_journal_that_cannot_be_read_is_not_begun_again(begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network file system may fail for a moment. A new journal would drop what is embedded."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", refuse(errno.EIO))
+        with pytest.raises(OutputError, match=r"cannot read .*journal\.jsonl \(.*\); check the folder .* run the same"):
+            open_journal(begun, resume=True)
+    journal = open_journal(begun, resume=True)
+    assert journal.last.stop == 6
+    journal.close()
+
+
+def test_a_file_system_that_fails_at_a_commit_is_named(begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = open_journal(begun, resume=True)
+    journal.append(make_entry(9, 6), rows_of(2))
+    with monkeypatch.context() as patch:
+        patch.setattr("os.path.samestat", refuse(errno.ESTALE))
+        with pytest.raises(OutputError, match=r"cannot write .*v\.npy \(.*\); check .* with --resume"):
+            journal.commit()
+    journal.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not remove an open file")
+def test_a_network_file_system_keeps_an_open_file_and_reports_errors_when_it_is_closed(
+    begun: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = open_journal(begun, resume=True)
+    journal.discard()
+    close = os.close
+
+    def close_late(descriptor: int) -> None:
+        close(descriptor)
+        for path in work_folder(begun).iterdir():
+            path.unlink()
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    monkeypatch.setattr("shutil.rmtree", lambda *_, **__: None)  # the open journal keeps the folder
+    monkeypatch.setattr(os, "close", close_late)
+    journal.close()
+    assert not work_folder(begun).exists()
+
+
 def test_a_folder_that_cannot_be_made_is_no_full_disk(output: Path) -> None:
     work_folder(output).touch()
     with pytest.raises(OutputError, match=rf"; check the folder {re.escape(str(output.parent))}, or name"):

@@ -18,6 +18,7 @@ from runtime.ray_jobs.cluster import (
     check_address,
     import_ray,
     open_cluster,
+    watch_head,
 )
 
 CPU_NODES, GPU_NODES = [(2, 0), (16, 0)], [(4, 0), (32, 4)]
@@ -77,6 +78,22 @@ def test_an_address_where_nothing_answers_is_refused_at_once() -> None:
             check_address(f"127.0.0.1:{taken.getsockname()[1]}")
     with pytest.raises(UsageError, match="is Ray Client's"):
         check_address("ray://127.0.0.1:10001")
+
+
+def test_a_head_that_is_lost_is_named_before_ray_ends_the_process(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("runtime.ray_jobs.cluster._SECONDS_BETWEEN_CHECKS", 0.01)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    with watch_head(address):
+        for thread in threading.enumerate():
+            if thread.name == "watch_head":
+                thread.join(60)
+    assert caplog.messages == [
+        f"the head of the Ray cluster, {address}, does not answer; if that lasts a minute, Ray ends this job without a "
+        "message: start both again"
+    ]
 
 
 def test_a_cluster_that_does_not_start_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
