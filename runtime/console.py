@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from runtime.atomic_write import NO_SPACE
 from runtime.errors import EmbeddingBackbonesError, UsageError
 
 FAILURE = 1
@@ -38,14 +39,31 @@ def run(command: Callable[[], int]) -> int:
     except KeyboardInterrupt as exc:
         print(str(exc) or "interrupted", file=sys.stderr)
         return INTERRUPTED
-    except OSError as exc:
+    except (OSError, MemoryError, RuntimeError) as exc:
+        way_out = _find_way_out(exc)
+        if way_out is None:
+            raise
         if not isinstance(exc, BrokenPipeError):  # the reader, such as `head`, has closed the pipe
-            way_out = "; raise the limit of open files (`ulimit -n`)" if exc.errno == errno.EMFILE else ""
-            print(f"error: {exc}{way_out}", file=sys.stderr)
+            print(f"error: {str(exc) or type(exc).__name__}{way_out}", file=sys.stderr)
         with suppress(OSError):  # no file can be opened
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter's flush at exit fails
         return FAILURE
     return code
+
+
+def _find_way_out(exc: Exception) -> str | None:
+    """Return what the user can do about an error of the system; ``None`` if it is another error."""
+    if isinstance(exc, MemoryError):
+        return "; free some memory, or raise its limit"
+    if isinstance(exc, OSError):
+        if exc.errno == errno.EMFILE:
+            return "; raise the limit of open files (`ulimit -n`)"
+        if exc.errno in NO_SPACE:
+            return "; free some disk space, also in the folder of temporary files (TMPDIR)"
+        return "; set TMPDIR to a folder that can be written" if "temporary directory" in str(exc) else ""
+    if "start new thread" in str(exc):
+        return "; raise the limit of processes (`ulimit -u`, or that of the container)"
+    return None
 
 
 def exit_code(error: EmbeddingBackbonesError) -> int:

@@ -179,6 +179,8 @@ class Journal:
         if sys.platform == "win32":  # Windows does not remove an open file
             close_synced(self._descriptor)
         if not self._keep:
+            with suppress(OSError):  # before the journal, by which a later process finds what a killed one leaves
+                self.work_path(_VECTORS).unlink()
             shutil.rmtree(self._folder, ignore_errors=True)
         if sys.platform != "win32":  # the lock holds until the folder is gone
             close_synced(self._descriptor)

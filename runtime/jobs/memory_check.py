@@ -46,7 +46,7 @@ def warn_of_memory(
     weights = sum(_weight_bytes(manifest, each) for each in towers.values())
     try:
         batch = max((_batch_bytes(folder, towers, name, batch_size) for name in towers), default=0)
-    except IntegrityError:
+    except (IntegrityError, OSError):
         return  # loading says what is wrong
     side_by_side = 1 if limit else concurrent_batches
     batches = min(batch, limit or batch) * side_by_side

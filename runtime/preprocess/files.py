@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
 from pathlib import Path
 
 from runtime.preprocess.item import UnusableItemError
+
+_TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)  # of the process, and of the machine
 
 
 def file_suffix(name: str) -> str:
@@ -34,7 +37,13 @@ def check_regular_file(path: str | os.PathLike[str]) -> None:
 
 
 def describe_file_error(exc: Exception) -> str | None:
-    """Return the reason why a file cannot be read; ``None`` if ``exc`` is not about access to the file."""
+    """Return the reason why a file cannot be read; ``None`` if ``exc`` is not about access to the file.
+
+    Raises:
+        OSError: ``exc`` itself, if the process may open no more files: the file is not at fault.
+    """
+    if isinstance(exc, OSError) and exc.errno in _TOO_MANY_FILES:
+        raise exc
     if isinstance(exc, FileNotFoundError | NotADirectoryError):
         return f"there is no such file{_explain_missing(str(exc.filename or ''))}"
     if isinstance(exc, PermissionError):

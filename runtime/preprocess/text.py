@@ -20,7 +20,7 @@ from tokenizers.pre_tokenizers import PreTokenizer
 
 from runtime.array_types import Array
 from runtime.artifact.manifest import Cleaning, TextPreprocessing
-from runtime.errors import UsageError, needs_extra
+from runtime.errors import InferenceError, UsageError, needs_extra
 from runtime.preprocess.item import UnusableItemError, prepare_each
 from runtime.preprocess.padding import mark_columns, pad_rows, padded_length
 from runtime.preprocess.tokenizer_file import load_tokenizer, panics_as_errors
@@ -160,6 +160,8 @@ class TextPreprocessor:
             with panics_as_errors():
                 cleaned = [*map(self._clean, texts)]
                 encodings = self._without_limit.encode_batch(cleaned, add_special_tokens=add_special_tokens)
+        except InferenceError:
+            raise
         except Exception as exc:
             raise UnusableItemError(f"a text cannot be tokenized ({exc})") from exc
         return list(zip(cleaned, encodings, strict=True))
@@ -205,6 +207,8 @@ class TextPreprocessor:
             return _Prompt("", 0)
         try:
             (encoding,) = self._encode([prompt])
+        except InferenceError:
+            raise
         except Exception as exc:
             raise UsageError(f"the prompt {prompt!r:.80} cannot be tokenized ({exc}); give another one") from exc
         ids = encoding.ids
@@ -220,6 +224,8 @@ class TextPreprocessor:
             raise UnusableItemError(f"a {type(item).__name__} is not a text; give a string")
         try:
             (encoding,) = self._encode([prompt.text + item])
+        except InferenceError:
+            raise
         except Exception as exc:
             raise UnusableItemError(f"it cannot be tokenized ({_find_surrogate(item) or exc})") from exc
         return self._read(encoding, prompt)

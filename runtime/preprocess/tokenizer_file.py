@@ -11,7 +11,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from runtime.errors import IntegrityError
+from runtime.errors import InferenceError, IntegrityError
 
 MAX_TOKENIZER_BYTES = 2**28  # the largest of the field have about 40 MB
 MAX_GROWTH = 256  # times; the replacements of the field's tokenizers are not longer than what they replace
@@ -42,12 +42,21 @@ def load_tokenizer(path: Path) -> Tokenizer:
 
 @contextmanager
 def panics_as_errors() -> Iterator[None]:
-    """Raise a panic of the tokenizers library, for example about a pattern without an end, as a ``ValueError``."""
+    """Raise a panic of the tokenizers library, for example about a pattern without an end, as a ``ValueError``.
+
+    Raises:
+        InferenceError: The library cannot start its threads, so no text can be tokenized.
+    """
     try:
         yield
     except BaseException as exc:
         if type(exc).__name__ != _PANIC:
             raise
+        if "thread pool" in str(exc):
+            raise InferenceError(
+                "the tokenizer cannot start its threads; raise the limit of processes (`ulimit -u`, or that of the "
+                "container), or set TOKENIZERS_PARALLELISM=false"
+            ) from exc
         raise ValueError(f"the tokenizer fails: {exc}") from exc
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from runtime.artifact.graph_operators import read_operators
 from runtime.artifact.manifest import TensorSpec, Tower
-from runtime.errors import ArtifactError, IntegrityError, ProviderError, one_line
+from runtime.errors import ArtifactError, IntegrityError, OutOfMemoryError, ProviderError, one_line
 from runtime.machine import cpu
 from runtime.session.engine_cache import engine_cache
 from runtime.session.graph_sessions import OPEN
@@ -33,7 +34,17 @@ if TYPE_CHECKING:
     import onnxruntime
 
 _CONTROL_FLOW = frozenset({"If", "Loop", "Scan"})
+# Messages of ONNX Runtime's arena (the second one with a memory limit), of CUDA and its libraries, and of C++.
+_OUT_OF_MEMORY = re.compile(
+    r"failed to allocate memory|available memory of \d+ is smaller|out of memory|STATUS_ALLOC_FAILED|bad.alloc",
+    re.IGNORECASE,
+)
 _DTYPES = {"tensor(uint8)": "uint8", "tensor(int64)": "int64", "tensor(float)": "float32"}
+
+
+def is_out_of_memory(exc: Exception) -> bool:
+    """Return whether ONNX Runtime failed for lack of memory."""
+    return bool(_OUT_OF_MEMORY.search(str(exc)))
 
 
 def check_recordable(path: Path) -> None:
@@ -79,6 +90,7 @@ def open_graph(
         ProviderError: The provider is not usable, or cannot load the graph.
         IntegrityError: ONNX Runtime cannot load the graph.
         ArtifactError: The graph is too new for the installed ONNX Runtime.
+        OutOfMemoryError: The memory does not suffice, on a CPU.
     """
     ort = import_onnxruntime()
     obstacle = find_provider_obstacle(provider)
@@ -100,6 +112,10 @@ def open_graph(
             raise ArtifactError(
                 f"{path} is too new for the installed onnxruntime {ort.__version__}: it needs {missing}; upgrade "
                 "onnxruntime, or export the artifact again with a lower --opset"
+            ) from exc
+        if provider.name == "cpu" and is_out_of_memory(exc):
+            raise OutOfMemoryError(
+                f"there is too little memory to load {path} ({one_line(exc)}); free some, or raise its limit"
             ) from exc
         if provider.name == "cpu":
             raise IntegrityError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import threading
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -29,7 +28,13 @@ from runtime.machine.threads import available_threads
 from runtime.session.cancellation import CancellationToken
 from runtime.session.graph_sessions import GraphSessions
 from runtime.session.io_binding import GraphRecorder
-from runtime.session.open_graph import check_recordable, check_signature, open_graph, options_for_graph
+from runtime.session.open_graph import (
+    check_recordable,
+    check_signature,
+    is_out_of_memory,
+    open_graph,
+    options_for_graph,
+)
 from runtime.session.provider_options import (
     OPTIONS,
     CpuOptions,
@@ -48,11 +53,6 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("runtime")
 _RUNS_ON_GPU = 2  # one batch is copied while the other is computed; more would only take memory
 _HELD_TWICE_BYTES = 1 << 30  # larger weights are in memory once, for whichever kind of run comes first
-# Messages of ONNX Runtime's arena (the second one with a memory limit), of CUDA and its libraries, and of C++.
-_OUT_OF_MEMORY = re.compile(
-    r"failed to allocate memory|available memory of \d+ is smaller|out of memory|STATUS_ALLOC_FAILED|bad.alloc",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,7 +223,7 @@ class Session:
         except EmbeddingBackbonesError:
             raise
         except Exception as exc:  # onnxruntime's exceptions have no common base class
-            kind = OutOfMemoryError if _OUT_OF_MEMORY.search(str(exc)) else InferenceError
+            kind = OutOfMemoryError if is_out_of_memory(exc) else InferenceError
             raise kind(
                 f"onnxruntime cannot run the graph on a batch of {len(next(iter(feeds.values())))} with "
                 f"{self.provider.name} ({one_line(exc)}); take a smaller batch_size or another provider"

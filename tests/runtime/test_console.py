@@ -43,6 +43,37 @@ def test_too_many_open_files_end_in_one_line(
     assert capsys.readouterr().err.endswith("Too many open files; raise the limit of open files (`ulimit -n`)\n")
 
 
+@pytest.mark.parametrize(
+    ("error", "way_out"),
+    [
+        (MemoryError(), "MemoryError; free some memory, or raise its limit"),
+        (
+            RuntimeError("can't start new thread"),
+            "(`ulimit -u`, or that of the container)",
+        ),
+        (OSError(errno.ENOSPC, "No space left on device"), "also in the folder of temporary files (TMPDIR)"),
+        (FileNotFoundError("No usable temporary directory found"), "found; set TMPDIR to a folder that can be written"),
+    ],
+)
+def test_a_shortage_of_the_system_ends_in_one_line(
+    error: Exception, way_out: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> int:
+        raise error
+
+    monkeypatch.setattr(os, "dup2", lambda *_: None)
+    assert console.run(fail) == console.FAILURE
+    assert capsys.readouterr().err.endswith(f"{way_out}\n")
+
+
+def test_another_error_keeps_its_traceback() -> None:
+    def fail() -> int:
+        raise RuntimeError("a fault of this project")
+
+    with pytest.raises(RuntimeError, match="a fault"):
+        console.run(fail)
+
+
 @pytest.mark.parametrize(("hidden", "drawn"), [(False, True), (True, False), (None, False)])
 def test_a_progress_bar_is_drawn_on_standard_error(
     hidden: bool | None, drawn: bool, capsys: pytest.CaptureFixture[str]

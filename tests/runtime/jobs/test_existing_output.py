@@ -33,12 +33,10 @@ def test_a_run_that_is_complete_is_not_repeated(
 def test_a_run_that_was_killed_while_it_removed_its_folder_is_not_repeated(
     embed: Callable[..., int], embedded: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def remove_partly(folder: Path, **_: Any) -> None:
-        (folder / "vectors.f32").unlink()
-
     with monkeypatch.context() as killed:
-        killed.setattr("runtime.jobs.journal.shutil", SimpleNamespace(rmtree=remove_partly))
+        killed.setattr("runtime.jobs.journal.shutil", SimpleNamespace(rmtree=lambda *_, **__: None))
         assert embed("a", "b", "-o", "v.npz") == 0
+    assert [path.name for path in work_folder(Path("v.npz")).iterdir()] == ["journal.jsonl"], "the vectors went first"
     assert embed("a", "b", "-o", "v.npz", "--resume") == 0
     assert "the job is finished, nothing is left to resume" in capsys.readouterr().out
     assert embedded == ["a", "b"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from runtime.artifact.protobuf import map_file
 from runtime.artifact.reader import read_manifest
 from runtime.cli import embed as command
 from runtime.cli.main import main
@@ -105,6 +107,21 @@ def test_a_damaged_graph_is_named_by_loading(tmp_path: Path, capsys: pytest.Capt
     (folder / "text.onnx").write_text("version https://git-lfs.github.com/spec/v1\n")
     assert main(["embed", str(folder), "a b", "-o", str(tmp_path / "v.npy")]) == 1
     assert "run `git lfs pull`" in capsys.readouterr().err
+
+
+def test_a_graph_that_cannot_be_read_is_named_by_loading(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> Any:
+        if path.name == "text.onnx":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return map_file(path)
+
+    for module in ("graph_layout", "reader"):
+        monkeypatch.setattr(f"runtime.artifact.{module}.map_file", refuse)
+    folder = write_artifact(tmp_path / "toy")
+    assert main(["embed", str(folder), "a b", "-o", str(tmp_path / "v.npy")]) == 1
+    assert "text.onnx cannot be read (Permission denied); check its permissions" in capsys.readouterr().err
 
 
 def test_the_command_embed_warns_and_goes_on(

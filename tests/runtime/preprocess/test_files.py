@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 
 from runtime.preprocess.files import check_regular_file, describe_file_error
+from runtime.preprocess.image import load_image
 from runtime.preprocess.image_formats import has_image_suffix, looks_like_image_path
 from runtime.preprocess.item import UnusableItemError
+from runtime.preprocess.mesh.formats import read_mesh_file
 
 
 def test_image_paths_are_one_word_or_exist(tmp_path: Path) -> None:
@@ -79,3 +82,17 @@ def test_a_missing_file_is_explained_by_its_name(name: str, reason: str) -> None
     with pytest.raises(FileNotFoundError) as caught:
         check_regular_file(name)
     assert describe_file_error(caught.value) == reason
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+@pytest.mark.parametrize("item", ["a.png", "a.obj"])
+def test_a_process_that_may_open_no_more_files_blames_no_item(
+    item: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise OSError(number, "Too many open files")
+
+    for module in ("image", "mesh.formats"):
+        monkeypatch.setattr(f"runtime.preprocess.{module}.check_regular_file", fail)
+    with pytest.raises(OSError, match="Too many open files"):
+        load_image(item) if item.endswith("png") else read_mesh_file(item)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from runtime.artifact.manifest import TextPreprocessing
-from runtime.errors import IntegrityError
+from runtime.errors import InferenceError, IntegrityError
 from runtime.preprocess import tokenizer_file
 from runtime.preprocess.item import UnusableItemError
 from runtime.preprocess.text import TextPreprocessor, Tokens
@@ -47,6 +48,18 @@ def test_a_pattern_without_an_end_costs_its_items(tmp_path: Path, capfd: pytest.
     assert isinstance(good, Tokens)
     assert isinstance(bad, UnusableItemError)
     assert "retry-limit" in str(bad)
+
+
+def test_a_tokenizer_without_threads_blames_no_item(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise type("PanicException", (BaseException,), {})("The global thread pool has not been initialized.")
+
+    _tokenizer().save(str(tmp_path / "tokenizer.json"))
+    preprocessor = TextPreprocessor(TextPreprocessing(max_length=8, pad_token_id=0), tmp_path)
+    monkeypatch.setattr(preprocessor, "_tokenizer", SimpleNamespace(encode_batch_fast=fail))
+    for prompt in (None, "a"):
+        with pytest.raises(InferenceError, match="set TOKENIZERS_PARALLELISM=false"):
+            preprocessor.prepare_all(["a", "b"], prompt)
 
 
 @pytest.mark.parametrize(

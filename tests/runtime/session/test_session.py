@@ -52,6 +52,15 @@ def _open_for_the_runtime(path: Path) -> onnxruntime.InferenceSession:
     return open_graph(path, PROVIDERS["cpu"], CpuOptions(), 1)
 
 
+def test_too_little_memory_to_load_blames_no_file(exported_text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : std::bad_alloc")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", fail)
+    with pytest.raises(runtime.OutOfMemoryError, match=r"too little memory to load .*text\.onnx"):
+        runtime.load(exported_text, provider="cpu", variant="fp32")
+
+
 @pytest.fixture(params=[_open_for_the_runtime, open_session], ids=["runtime", "exporters"])
 def open_on_cpu(request: pytest.FixtureRequest) -> Any:
     return request.param
