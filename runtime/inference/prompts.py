@@ -36,7 +36,7 @@ def resolve_prompt(options: EmbedOptions, towers: Mapping[TowerName, Tower]) -> 
         return options
     prompt = _find_prompt(options.prompt_name, recipe.prompts)
     if prompt is None:
-        known = f"it has {quote(recipe.prompts)}" if recipe.prompts else "it has none; give the text as prompt"
+        known = f"it has {quote(recipe.prompts)}" if recipe.prompts else "it has none; put it before each text"
         raise UsageError(f"the artifact has no prompt called {options.prompt_name!r}; {known}")
     return replace(options, prompt=prompt, prompt_name=None)
 

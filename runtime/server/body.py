@@ -25,7 +25,7 @@ async def read_body(request: Request, ticket: Ticket, settings: ServerSettings) 
         RequestError: The body is too large or too slow, or the server is full.
         ClientGoneError: The client hung up.
     """
-    if request.headers.get("content-encoding", "identity") != "identity":
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise RequestError(415, "the body is compressed, and the server reads none of that; send it as it is")
     announced = request.headers.get("content-length")
     if announced is not None:

@@ -10,6 +10,7 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from runtime.server.request_errors import RequestError
@@ -52,6 +53,21 @@ class _StagedTransport:
         self._connection.linger()
 
 
+class _Parser(httptools.HttpRequestParser):
+    """A parser that goes on after a request that asks for another protocol: httptools skips its body, and stops."""
+
+    def __init__(self, connection: LimitedConnection) -> None:
+        super().__init__(connection)
+        self._connection = connection
+        self.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+
+    def feed_data(self, data: Any) -> None:
+        try:
+            super().feed_data(data)
+        except httptools.HttpParserUpgrade as exc:
+            self._connection.begin_again(data[exc.args[0] :])
+
+
 class LimitedConnection(HttpToolsProtocol):
     """A connection that is cut off if a request's line and headers are too large, or do not arrive in time.
 
@@ -66,6 +82,7 @@ class LimitedConnection(HttpToolsProtocol):
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         """Make the connection as uvicorn does."""
         super().__init__(*arguments, **keywords)
+        self.parser = _Parser(self)
         self._head_bytes, self.is_in_head, self._is_stopping = 0, True, False
         self._deadline: asyncio.TimerHandle | None = None
 
@@ -111,6 +128,22 @@ class LimitedConnection(HttpToolsProtocol):
         elif self._deadline is None:
             self._deadline = self.loop.call_later(self.settings.client_seconds, self.transport.abort)
 
+    def begin_again(self, rest: bytes) -> None:
+        """Read a request that asks for another protocol as one that does not: the server speaks no other.
+
+        Java's client asks for HTTP/2 in this way by default. ``rest`` is all that follows the head.
+
+        Source: https://www.rfc-editor.org/rfc/rfc9110#section-7.8
+        """
+        version = self.parser.get_http_version().encode()
+        head = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)]
+        head += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+        self.parser = _Parser(self)
+        self.parser.feed_data(b"\r\n".join([*head, b"", rest]))
+
+    def _asks_for_upgrade(self) -> bool:
+        return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+
     def on_message_begin(self) -> None:
         """Begin a request."""
         super().on_message_begin()
@@ -118,6 +151,8 @@ class LimitedConnection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """End the head, and the deadline of it. The application can cut the connection off."""
+        if self._asks_for_upgrade():
+            return
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         if size > _MAX_HEAD_BYTES:
             self._head_bytes = size
@@ -130,6 +165,8 @@ class LimitedConnection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Wait for the next head. The deadline of a body that was not read becomes that of an idle connection."""
+        if self._asks_for_upgrade():
+            return
         super().on_message_complete()
         self.is_in_head = True
         if self._deadline is not None:  # uvicorn's own deadline ended with the first byte of that body

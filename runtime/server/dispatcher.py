@@ -8,6 +8,7 @@ share of them, which takes the least CPU time.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -54,8 +55,8 @@ class _Batch(NamedTuple):
 class Dispatcher:
     """Threads that take batches from one queue.
 
-    A batch is the oldest item and those nearest to it in length, up to the limit of its graph. So no item starves, and
-    little is padding.
+    A batch is the item whose turn it is and those nearest to it in length, up to the limit of its graph. So no item
+    starves, and little is padding.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class Dispatcher:
 
         Args:
             lanes: Number of batches that run side by side.
-            max_wait_s: How long the oldest item waits for others to fill its batch.
+            max_wait_s: How long the first item waits for others to fill its batch.
             on_batch: Receives a report of each batch, from its thread.
         """
         self.lanes, self._max_wait_s, self._on_batch = lanes, max_wait_s, on_batch or (lambda report: None)
@@ -93,7 +94,8 @@ class Dispatcher:
 
     def submit(self, runner: BatchRunner, rows: Sequence[Any], *, urgent: bool = False) -> Job:
         """Queue rows, at least one, and return their job. If it is ``urgent``, it is the next to run."""
-        job = Job(runner, rows, time.monotonic(), urgent=urgent)
+        rate = self.tokens_per_s or math.inf
+        job = Job(runner, rows, time.monotonic(), urgent=urgent, tokens_per_s=rate)
         with self._changed:
             if self._closed:
                 raise ShutDownError
@@ -124,7 +126,7 @@ class Dispatcher:
         with self._changed:
             self._closed = True
             while self._queue:
-                self._fail(self._queue.oldest.job, ShutDownError())
+                self._fail(self._queue.first.job, ShutDownError())
             self._changed.notify_all()
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -150,11 +152,11 @@ class Dispatcher:
             return None
 
     def _delay(self) -> float:
-        """Return the seconds that the oldest item still waits for others."""
-        oldest = self._queue.oldest
-        if not self._max_wait_s or oldest.job.urgent or self._queue.is_full_batch():
+        """Return the seconds that the first item still waits for others."""
+        item = self._queue.first
+        if not self._max_wait_s or item.job.urgent or self._queue.is_full_batch():
             return 0.0
-        return oldest.since + self._max_wait_s - time.monotonic()
+        return item.since + self._max_wait_s - time.monotonic()
 
     def _run(self, items: Sequence[WaitingItem], side_by_side: bool, *, is_retry: bool = False) -> None:
         """Run a batch. If it fails, each item runs by itself, so that one of them does not fail the others."""

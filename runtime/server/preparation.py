@@ -73,7 +73,7 @@ class Preparation:
 
     def __init__(self, threads: int, room_bytes: int) -> None:
         """Start ``threads`` threads, which may use ``room_bytes`` together."""
-        self._threads = ThreadPoolExecutor(threads, "prepare")
+        self._threads, self._count = ThreadPoolExecutor(threads, "prepare"), threads
         self._room, self._used = room_bytes, 0
         self._most_characters = min(_MOST_CHARACTERS, room_bytes // _BYTES_PER_CHARACTER)
         self._turn, self._freed = threading.Lock(), threading.Condition()
@@ -84,11 +84,12 @@ class Preparation:
         Raises:
             RequestError: An item cannot be embedded, or needs more memory than there is.
         """
-        loop, parts = asyncio.get_running_loop(), _split(call, self._most_characters)
+        parts = _split(call, self._most_characters)
         if len(parts) == 1 and parts[0].kind == "text" and _characters(call.items) <= _SMALL_TEXT:
             prepared = [_prepare(call, parts[0])]
         else:
-            waiting = [loop.run_in_executor(self._threads, self._prepare_in_turn, call, part) for part in parts]
+            turns = asyncio.Semaphore(self._count)  # so that the parts of other requests come between
+            waiting = [asyncio.ensure_future(self._prepare_part(call, part, turns)) for part in parts]
             try:
                 prepared = await asyncio.gather(*waiting)
             finally:
@@ -103,6 +104,13 @@ class Preparation:
     def close(self) -> None:
         """End the threads."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _prepare_part(
+        self, call: EmbedCall, part: _Part, turns: asyncio.Semaphore
+    ) -> Sequence[Row | UnusableItemError]:
+        loop = asyncio.get_running_loop()
+        async with turns:
+            return await loop.run_in_executor(self._threads, self._prepare_in_turn, call, part)
 
     def _prepare_in_turn(self, call: EmbedCall, part: _Part) -> Sequence[Row | UnusableItemError]:
         """Prepare a part in the memory that it needs; again if its content asks for more than was reserved."""

@@ -1,11 +1,20 @@
-"""Keep the items that wait, and choose batches of them: the oldest item, and those nearest to it in length."""
+"""Keep the items that wait, and choose batches of them: the item whose turn it is, and those nearest to it in length.
+
+Items take turns in the order of their arrival. An item of a large request counts as one that arrived later: by some
+times as long as the items before it in the request take. So a short request does not wait for all of a large one. The
+turn of an item never changes, so that none starves.
+"""
 
 from __future__ import annotations
 
+import itertools
+import math
+from bisect import bisect_left, insort
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,6 +22,9 @@ import numpy as np
 from runtime.array_types import Float32Array
 from runtime.inference.batching import BatchLimit
 from runtime.inference.tower import group_key, row_cost
+
+_LARGE_REQUESTS = 4  # that may wait at once without a short request behind them; each may take so many times as long
+_TURN, _NUMBERS = attrgetter("turn"), itertools.count()
 
 
 class EmbedRows(Protocol):
@@ -50,20 +62,36 @@ class Job:
         urgent: Whether its items are taken before all that wait, and wait for no others to fill their batch.
     """
 
-    def __init__(self, runner: BatchRunner, rows: Sequence[Any], since: float, *, urgent: bool = False) -> None:
-        """Make a job of ``rows`` that begins to wait at the time ``since``, in seconds."""
+    def __init__(
+        self,
+        runner: BatchRunner,
+        rows: Sequence[Any],
+        since: float,
+        *,
+        urgent: bool = False,
+        tokens_per_s: float = math.inf,
+    ) -> None:
+        """Make a job of ``rows`` that begins to wait at the time ``since``, in seconds.
+
+        The turns of its items follow from ``tokens_per_s``, the rate of all threads together.
+        """
         self.urgent = urgent
         self.future: Future[Float32Array] = Future()
         self.future.set_running_or_notify_cancel()  # so that only the dispatcher ends it
         self.vectors: Float32Array = np.empty((len(rows), runner.dim), dtype=np.float32)
         self.left = len(rows)
         self.items = [WaitingItem(self, index, runner, row, since) for index, row in enumerate(rows)]
+        due, delay = since, _LARGE_REQUESTS * runner.tokens_per_cost / tokens_per_s
+        for item in self.items:
+            item.turn = (not urgent, due, next(_NUMBERS))
+            due += delay * item.cost
 
 
 class WaitingItem:
-    """One row of a job."""
+    """One row of a job. The item with the lowest ``turn`` is next."""
 
-    __slots__ = ("cost", "group", "index", "job", "row", "runner", "since")
+    __slots__ = ("cost", "group", "index", "job", "row", "runner", "since", "turn")
+    turn: tuple[bool, float, int]
 
     def __init__(self, job: Job, index: int, runner: BatchRunner, row: Any, since: float) -> None:
         """Make the item at ``index`` of ``job``."""
@@ -77,7 +105,7 @@ class WaitingQueue:
 
     def __init__(self) -> None:
         """Make an empty queue."""
-        self._all: OrderedDict[WaitingItem, None] = OrderedDict()  # urgent ones first, then the oldest
+        self._all: list[WaitingItem] = []  # by their turns
         self._groups: dict[tuple[BatchRunner, tuple[int, ...]], _Group] = {}
 
     def __len__(self) -> int:
@@ -89,30 +117,28 @@ class WaitingQueue:
         return sum(group.cost * runner.tokens_per_cost for (runner, _), group in self._groups.items())
 
     @property
-    def oldest(self) -> WaitingItem:
-        """The item that is next: an urgent one, or else the one that has waited longest."""
-        return next(iter(self._all))
+    def first(self) -> WaitingItem:
+        """The item whose turn it is."""
+        return self._all[0]
 
     def is_full_batch(self) -> bool:
-        """Return whether the group of the oldest item fills a batch."""
-        oldest = self.oldest
-        group, limit = self._groups[oldest.group], oldest.runner.limit()
+        """Return whether the group of the first item fills a batch."""
+        group, limit = self._groups[self.first.group], self.first.runner.limit()
         has_cost = limit.budget is not None and group.cost >= limit.budget
         return has_cost or (limit.items is not None and group.count >= limit.items)
 
     def add(self, items: Iterable[WaitingItem]) -> None:
-        """Add items behind those that wait; urgent ones before them."""
+        """Add items at their turns."""
         for item in items:
-            self._all[item] = None
-            if item.job.urgent:
-                self._all.move_to_end(item, last=False)
+            insort(self._all, item, key=_TURN)
             self._groups.setdefault(item.group, _Group()).add(item)
 
     def remove(self, items: Iterable[WaitingItem]) -> None:
         """Remove those of ``items`` that still wait."""
         for item in items:
-            if item in self._all:
-                del self._all[item]
+            at = bisect_left(self._all, item.turn, key=_TURN)
+            if at < len(self._all) and self._all[at] is item:
+                del self._all[at]
                 group = self._groups[item.group]
                 group.remove(item)
                 if not group.by_cost:
@@ -122,16 +148,16 @@ class WaitingQueue:
         """Remove and return the next batch.
 
         ``idle`` threads wait for work, this one included. A batch takes at most its share of the tokens, so that the
-        others have some, too. Of the batches that begin with the oldest item and those nearest to it, the one with the
+        others have some, too. Of the batches that begin with the first item and those nearest to it, the one with the
         least work per token is taken: one batch more costs as much as the padding that a batch may have.
         """
-        oldest = self.oldest
-        group, limit = self._groups[oldest.group], oldest.runner.limit()
+        first = self.first
+        group, limit = self._groups[first.group], first.runner.limit()
         share = -(-group.cost // idle)
-        nearest, longest, total = [oldest], oldest.cost, oldest.cost
+        nearest, longest, total = [first], first.cost, first.cost
         overhead = limit.padding or 0
         size, least = 1, (overhead + longest) / total
-        for item in group.nearest(oldest):
+        for item in group.nearest(first):
             nearest.append(item)
             longest, total, count = max(longest, item.cost), total + item.cost, len(nearest)
             if count * longest > share or count > limit.bound(longest):
@@ -164,9 +190,9 @@ class _Group:
         if not same:
             del self.by_cost[item.cost]
 
-    def nearest(self, oldest: WaitingItem) -> Iterable[WaitingItem]:
+    def nearest(self, first: WaitingItem) -> Iterable[WaitingItem]:
         """Yield the other items: those nearest in cost first, and of one cost the oldest first."""
-        for cost in sorted(self.by_cost, key=lambda cost: (abs(cost - oldest.cost), cost)):
+        for cost in sorted(self.by_cost, key=lambda cost: (abs(cost - first.cost), cost)):
             for item in self.by_cost[cost]:
-                if item is not oldest:
+                if item is not first:
                     yield item

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import threading
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -44,6 +42,7 @@ from runtime.session.provider_options import (
     uses_cuda_graphs,
 )
 from runtime.session.providers import ExecutionProvider, available_providers, check_packages, find_provider
+from runtime.session.run_turns import RunTurns
 from runtime.session.variant_selection import GraphChoice, choose_graph, warn_of_choice
 from runtime.whole_number import is_whole
 
@@ -155,14 +154,13 @@ class Session:
             first = self._open(folder, tower, options, find_provider(options.provider))
         check_signature(first, tower, self._files[0])
         is_on_cpu = self.provider.device == "cpu"
-        self._turns: AbstractContextManager[Any] = (
-            nullcontext() if is_on_cpu else threading.BoundedSemaphore(_RUNS_ON_GPU)
-        )
         records = uses_cuda_graphs(self.provider_options)
         self._recorder = GraphRecorder(first, tower.output, self.provider_options) if records else None
         self.concurrent_batches = options.concurrent_batches or count_concurrent_batches(
             self.provider, self.provider_options, self.threads
         )
+        # Of a call, no more batches run side by side. More calls at once would only take more memory.
+        self._turns = RunTurns(max(available_threads(), self.concurrent_batches) if is_on_cpu else _RUNS_ON_GPU)
         self._sessions = GraphSessions(
             first,
             threads=self.threads,
@@ -218,8 +216,11 @@ class Session:
                     raise InferenceError("the run was cancelled")
                 return self._recorder.run(feeds)
             session = self._sessions.take(self._open_again, side_by_side=side_by_side)
-            with self._turns:
+            turn = self._turns.take()
+            try:
                 output: Float32Array = session.run([self._output.name], dict(feeds), run_options)[0]
+            finally:
+                del turn  # an error would hold it
         except EmbeddingBackbonesError:
             raise
         except Exception as exc:  # onnxruntime's exceptions have no common base class

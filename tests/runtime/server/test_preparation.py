@@ -11,6 +11,7 @@ from threading import Barrier, Lock
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -25,7 +26,7 @@ from runtime.preprocess.memory_limit import ask_for_memory
 from runtime.server import preparation
 from runtime.server.items import ServerItem
 from runtime.server.metrics import Metrics
-from runtime.server.preparation import EmbedCall
+from runtime.server.preparation import EmbedCall, Preparation
 from runtime.server.request_errors import RequestError
 from runtime.server.run import open_models
 from runtime.server.served_model import ServedModel
@@ -71,6 +72,26 @@ def test_photos_wait_until_there_is_memory(small: Running, monkeypatch: pytest.M
     with ThreadPoolExecutor(4) as clients:
         assert list(clients.map(send, range(4))) == [200] * 4
     assert most == 1
+
+
+def test_an_image_does_not_wait_for_all_images_of_a_large_request(
+    toy_models: list[ServedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = list[int]()
+
+    def prepare(call: EmbedCall, part: object) -> list[object]:
+        order.append(len(call.items))
+        return [np.zeros(1)]
+
+    async def prepare_both() -> None:
+        item, threads = ServerItem(kind="image", content=PHOTO), Preparation(1, 1 << 30)
+        calls = [EmbedCall(model=toy_models[0], items=[item] * count) for count in (20, 1)]
+        await asyncio.gather(*map(threads.prepare, calls))
+        threads.close()
+
+    monkeypatch.setattr(preparation, "_prepare", prepare)
+    asyncio.run(prepare_both())
+    assert order == [20, 1] + [20] * 19
 
 
 def test_an_image_that_is_too_large_when_decoded_is_refused(small: Running) -> None:

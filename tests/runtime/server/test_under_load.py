@@ -359,8 +359,23 @@ def test_a_length_may_begin_with_zeros(server: Running) -> None:
     assert exchange(server, data).startswith(b"HTTP/1.1 200 ")
 
 
+@pytest.mark.parametrize("size", [1, 1000], ids=["byte by byte", "at once"])
+def test_a_request_that_asks_for_another_protocol_is_answered_in_this_one(server: Running, size: int) -> None:
+    """As Java's client does: it asks for HTTP/2 with its first request, and goes on in HTTP/1.1 then."""
+    asking = request(b'{"input": "a"}', "connection: Upgrade, HTTP2-Settings", "upgrade: h2c", "http2-settings: AAA")
+    data = asking + request(b'{"input": "b"}', "connection: close")
+    with connect(server, b"") as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for start in range(0, len(data), size):
+            connection.sendall(data[start : start + size])
+        received = b"".join(iter(partial(connection.recv, 1 << 16), b""))
+    assert received.count(b"HTTP/1.1 200 ") == 2
+    assert b"HTTP/1.1 400 " in exchange(server, b"CONNECT a:443 HTTP/1.1\r\nhost: a\r\n\r\n")
+
+
 def test_compressed_bodies_and_unknown_paths_are_refused(server: Running) -> None:
     assert server.post("/embed", {}, headers={"content-encoding": "gzip"}).status_code == 415
+    assert server.post("/embed", {"inputs": "a"}, headers={"content-encoding": "Identity"}).status_code == 200
     for path in ("/v1/other", "/embed_all", "/v2/models/other", "/v1/models/other"):
         assert server.get(path).status_code == 404
         assert server.get(path).json()["error"]

@@ -33,7 +33,7 @@ def costs(batch: Sequence[WaitingItem]) -> list[int]:
     return [item.cost for item in batch]
 
 
-def test_a_batch_is_the_oldest_item_and_those_nearest_to_it_in_length() -> None:
+def test_a_batch_is_the_first_item_and_those_nearest_to_it_in_length() -> None:
     queue = WaitingQueue()
     fill(queue, [tokens(length) for length in (20, 90, 21, 3, 19, 20, 80)])
     assert sorted(costs(queue.take(1))) == [19, 20, 20, 21]
@@ -42,6 +42,19 @@ def test_a_batch_is_the_oldest_item_and_those_nearest_to_it_in_length() -> None:
     assert costs(queue.take(1)) == [80]
     assert not queue
     assert queue.tokens == 0
+
+
+def test_a_short_request_waits_for_a_part_of_a_large_one_and_nobody_for_later_ones() -> None:
+    queue, runner = WaitingQueue(), make_runner()
+    large = Job(runner, [tokens(50)] * 6, 0.0, tokens_per_s=100)  # 2 s apart, four times as long as they take
+    short, late = (Job(runner, [tokens(50)], since, tokens_per_s=100) for since in (3.0, 100.0))
+    for job in (large, late, short):
+        queue.add(job.items)
+    assert queue.take(1) == large.items[:2]
+    assert queue.first is short.items[0]
+    queue.remove(short.items)
+    assert queue.take(1) + queue.take(1) == large.items[2:]
+    assert queue.take(1) == late.items
 
 
 def test_items_of_one_length_are_taken_in_their_order() -> None:
@@ -102,9 +115,9 @@ def test_no_item_starves_and_none_is_taken_twice() -> None:
     taken: list[WaitingItem] = []
     for _ in range(200):
         fill(queue, [tokens(chosen.choice([1, 5, 20, 60, 99])) for _ in range(chosen.randint(1, 6))])
-        oldest = queue.oldest
+        first = queue.first
         batch = queue.take(chosen.randint(1, 3))
-        assert batch[0] is oldest
+        assert batch[0] is first
         assert len(batch) == 1 or len(batch) * max(costs(batch)) <= 100
         taken += batch
     while queue:
