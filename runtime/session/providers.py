@@ -89,7 +89,7 @@ def check_packages() -> None:
 
     Raises:
         ProviderError: Two or more are installed.
-        MissingDependencyError: None is installed.
+        MissingDependencyError: None is installed, or only the module of another package.
     """
     packages = installed_packages()
     if len(packages) > 1:
@@ -98,6 +98,13 @@ def check_packages() -> None:
             f"run `pip uninstall -y {' '.join(packages)}`, then install one: {_install_choices()}"
         )
     if not packages:
+        spec = importlib.util.find_spec("onnxruntime")
+        if spec and spec.origin:  # of another package, or in an application without metadata
+            names = ", ".join(dict.fromkeys(provider.package for provider in PROVIDERS.values()))
+            raise MissingDependencyError(
+                f"onnxruntime in {Path(spec.origin).parent} belongs to no package that this Python lists of {names}; "
+                "replace it by one of them, or bundle its package's metadata (`pyinstaller --copy-metadata PACKAGE`)"
+            )
         raise MissingDependencyError(f"no onnxruntime is installed; install one: {_install_choices()}")
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import importlib.metadata
 import json
 import re
+import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,7 +44,7 @@ CUDA_WORKS: dict[str, Any] = {
 
 
 def probe_graph() -> onnx.ModelProto:
-    """Make a convolution and a matrix product, which every provider supports, for onnxruntime 1.21 and later."""
+    """Make a convolution and a matrix product, which every provider supports, for onnxruntime 1.22 and later."""
     graph = helper.make_graph(
         [
             helper.make_node("Conv", ["pixels", "kernel"], ["sums"]),
@@ -212,17 +213,26 @@ def test_an_onnxruntime_that_crashes_when_imported_is_reported(machine: FakeMach
 
 
 @pytest.mark.parametrize(
-    ("onnxruntimes", "problem", "advice"),
+    ("onnxruntimes", "module", "problem", "advice"),
     [
-        (("onnxruntime", "onnxruntime-gpu"), "overwrite each other's files", "pip uninstall -y"),
-        ((), "no onnxruntime is installed", "Install one: "),
+        (("onnxruntime", "onnxruntime-gpu"), True, "overwrite each other's files", "pip uninstall -y"),
+        ((), False, "no onnxruntime is installed", "Install one: "),
+        ((), True, "belongs to no package that this Python lists", "--copy-metadata"),
     ],
-    ids=["both", "none"],
+    ids=["both", "none", "another"],
 )
 def test_a_conflict_of_packages_is_reported_with_a_remedy(
-    machine: FakeMachine, onnxruntimes: tuple[str, ...], problem: str, advice: str, capsys: pytest.CaptureFixture[str]
+    machine: FakeMachine,
+    onnxruntimes: tuple[str, ...],
+    module: bool,
+    problem: str,
+    advice: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     machine.install(*onnxruntimes)
+    if not module:
+        monkeypatch.setitem(sys.modules, "onnxruntime", None)
     probe.main("survey")
     report = machine.examine({"survey": json.loads(capsys.readouterr().out)})
     assert not report.healthy

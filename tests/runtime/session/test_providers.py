@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import logging
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,7 @@ def test_no_package_is_refused_with_the_choices(provider: str, exported: Path, m
     tower = read_manifest(exported).towers["image"]
     tower = replace(tower, variants={"optimized": make_variant("optimized", "cpu", graph=tower.graph)})
     _pretend_installed(monkeypatch)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(runtime.MissingDependencyError, match=r"\[cpu\].*\[openvino\].*\[gpu\]"):
         session.Session(exported, tower, SessionOptions(provider=provider))
 
