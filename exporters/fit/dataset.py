@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -328,8 +329,8 @@ def _find_kind(name: str, entries: Sequence[Entry], accepted: Sequence[DataKind]
 
 
 def _refuse_negatives(name: str, values: Mapping[str, object], kind: DataKind) -> None:
-    """Refuse the columns of wrong answers that this kind of data does not take: else they would be ignored."""
-    numbered = [str(column) for column in values if str(column).startswith("negative_")]
+    """Refuse the columns of wrong answers that pairs, triplets or captions do not take: else they would be ignored."""
+    numbered = [str(column) for column in values if re.fullmatch(r"negative_\d+", str(column))]
     if kind in ("pairs", "triplets") and numbered:
         raise TrainingDataError(
             f"{name} has the columns {', '.join(numbered):.200}; a row takes one wrong answer, in the column negative: "

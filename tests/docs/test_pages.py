@@ -43,6 +43,7 @@ FOREIGN_OPTIONS = {
     "--model-repository",  # of Triton
     *("--filename", "--from-file"),  # of kubectl
     *("--no-deps", "--wheel-dir"),  # of pip
+    "--inplace",  # of rsync
     *("--build-arg", "--file", "--gpus", "--publish", "--tag", "--volume"),  # of Docker
 }
 PROGRAMS = (

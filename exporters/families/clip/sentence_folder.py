@@ -1,4 +1,4 @@
-"""CLIPs of sentence-transformers: its ``CLIPModel``, or a ``Transformer`` of CLIP or SigLIP. Both towers, or one."""
+"""CLIPs of sentence-transformers: its ``CLIPModel``, or a ``Transformer`` with features of texts and images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from exporters.catalogue.options import ExportOptions
 from exporters.errors import WeightsError
 from exporters.families.clip.text import TextModel
 from exporters.families.clip.tower import build_towers
-from exporters.families.clip.transformers_folder import FIXED_LENGTH, image_model, text_model
+from exporters.families.clip.transformers_folder import FIXED_LENGTH, IGNORED, image_model, text_model
 from exporters.families.family import FolderRequest
 from exporters.families.sentence.chain import refuse_processing
 from exporters.families.sentence.reader import read_default_prompt, read_model, read_prompts
@@ -22,10 +22,9 @@ from exporters.families.vision.processor import read_processor
 from exporters.families.vision.stated import choose_preprocessing
 from exporters.families.vision.tower import ImageModel
 from exporters.weights.parsing import parsing, read_json
+from exporters.weights.remote_code import refuse_code
 from runtime.artifact.similarity import SimilarityFunction
 from runtime.errors import UsageError
-
-_IGNORED = ("logit_scale", "logit_bias", "position_ids")
 
 
 def load_folder(request: FolderRequest) -> list[ExportableTower]:
@@ -38,8 +37,9 @@ def load_folder(request: FolderRequest) -> list[ExportableTower]:
     folder, options, weights = request.path, request.options, request.weights
     if weights.seed is not None:
         raise UsageError("--weights random is not for folders of sentence-transformers; name the folder of its CLIP")
+    refuse_code(folder)
     # Pillow resizes the images, as for the runtime and in training.
-    sentences = read_model(request, ignored=_IGNORED, backend="pil")
+    sentences = read_model(request, ignored=IGNORED, backend="pil")
     inner = folder / _path(folder)
     normalized = _is_normalized(sentences, options)
     module: Any = sentences[0]
@@ -55,8 +55,7 @@ def load_folder(request: FolderRequest) -> list[ExportableTower]:
         if architecture in FIXED_LENGTH:
             raise WeightsError(
                 f"sentence-transformers pads a text of {architecture} to the longest of its batch, which changes its "
-                "vector; export the folder that transformers saves of the model, or the image tower alone by --tower "
-                "image"
+                "vector; export the image tower alone by --tower image, or a model of open_clip"
             )
         half = text_model(module.model, module.tokenizer, encode)
         return replace(

@@ -27,7 +27,7 @@ from exporters.weights.state_dict import complete_record
 from runtime.artifact.manifest import ImagePreprocessing, TextInput, TextPreprocessing
 from runtime.errors import MissingDependencyError
 
-_IGNORED = ("logit_scale", "logit_bias", "position_ids")
+IGNORED = ("logit_scale", "logit_bias", "position_ids")
 # Models that were trained on texts of a fixed length, padding included, without a mask.
 FIXED_LENGTH = ("siglip", "siglip2", "siglip_text_model")
 
@@ -66,7 +66,7 @@ def load_model(request: FolderRequest) -> Any:
     """
     config: Any = read_config(request.path)
     if request.weights.seed is None:
-        model, _ = load_reported(AutoModel, request.path, ignored=_IGNORED)
+        model, _ = load_reported(AutoModel, request.path, ignored=IGNORED)
     else:
         model = build_model(AutoModel, request.path, config, request.weights.seed)
     if not (hasattr(model, "get_text_features") and hasattr(model, "get_image_features")):

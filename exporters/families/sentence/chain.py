@@ -150,7 +150,7 @@ def check_modules(model: SentenceTransformer, source: str, *, trusted: bool) -> 
             f"{source} has quantized weights ({', '.join(sorted(quantized))}), which a graph cannot hold; export the "
             "model that was quantized, and quantize its graph by --precision int8"
         )
-    if any(hasattr(module, "is_transposed") for module in model.modules()):  # all experts of transformers have it
+    if any(type(module).__name__.endswith("Experts") for module in model.modules()):
         raise WeightsError(
             f"{source} is a mixture of experts: torch cannot export how it chooses an expert for each token; export a "
             "model without experts"

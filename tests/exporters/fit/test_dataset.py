@@ -42,6 +42,7 @@ def write(path: Path, text: str) -> str:
         ("score,a,b", "0.5,a cat,a dog", "scores", 0.5),
         ("a,note,b", "a cat,anything,a dog", "pairs", None),
         ("negative,a,b", "a car,a cat,a dog", "triplets", None),
+        ("a,b,negative_source", "a cat,a dog,anything", "pairs", None),
     ],
 )
 def test_the_columns_tell_the_kind(header: str, row: str, kind: str, target: object, tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_a_list_of_images_has_paths(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["missing.csv", "missing.TSV", "folder/missing.json", "missing.pdf"])
 @pytest.mark.parametrize("towers", [("text",), ("text", "image")])
 def test_a_file_that_is_not_there_is_no_text(name: str, towers: tuple[str, ...]) -> None:
-    with pytest.raises(UsageError, match=f"there is no file {name}"):
+    with pytest.raises(UsageError, match=f"there is no file or folder {name}"):
         open_inputs([name], towers=towers)
 
 

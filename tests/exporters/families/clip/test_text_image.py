@@ -377,6 +377,10 @@ def test_a_clip_in_one_module_with_two_limits_is_refused(clip: Path, tmp_path: P
     folder = _in_one_module(clip, tmp_path / "model", query_length=8)
     with pytest.raises(WeightsError, match="states query_length 8"):
         load_towers(find_model(str(folder)), ExportOptions())
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "own.Model"}}))
+    with pytest.raises(WeightsError, match=r"only text models may run code; save the model without it"):
+        load_towers(find_model(str(folder)), ExportOptions())
 
 
 def test_texts_that_sentence_transformers_pads_by_the_batch_are_refused(siglip: Path, tmp_path: Path) -> None:
