@@ -58,6 +58,8 @@ def _find_way_out(exc: Exception) -> str | None:
     if isinstance(exc, OSError):
         if exc.errno == errno.EMFILE:
             return "; raise the limit of open files (`ulimit -n`)"
+        if exc.errno == errno.ENFILE:
+            return "; close other programs, or raise the limit of the machine (`sysctl fs.file-max`)"
         if exc.errno in NO_SPACE:
             return "; free some disk space, also in the folder of temporary files (TMPDIR)"
         return "; set TMPDIR to a folder that can be written" if "temporary directory" in str(exc) else ""

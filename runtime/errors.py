@@ -11,7 +11,7 @@ EmbeddingBackbonesError
 ├── ProviderError             the execution provider is not usable on this machine
 ├── UsageError                an argument is invalid
 ├── ItemError                 an item cannot be read or embedded
-├── InferenceError            the graph cannot run on these items
+├── InferenceError            nothing can be embedded, or not these items
 │   └── OutOfMemoryError      the memory of the device does not suffice
 ├── OutputError               the results cannot be written
 ├── ClusterError              the Ray cluster cannot be used, or its workers die
@@ -85,11 +85,11 @@ class ItemError(EmbeddingBackbonesError):
 
 
 class InferenceError(EmbeddingBackbonesError):
-    """ONNX Runtime cannot run the graph on a batch. The message contains its reason."""
+    """ONNX Runtime cannot run the graph, or the tokenizer cannot start its threads. The message contains the reason."""
 
 
 class OutOfMemoryError(InferenceError):
-    """The memory of the device does not suffice for a batch, not even for one item."""
+    """The memory of the device does not suffice to load a graph, or for a batch, not even of one item."""
 
 
 class OutputError(EmbeddingBackbonesError):

@@ -36,8 +36,9 @@ def resolve_prompt(options: EmbedOptions, towers: Mapping[TowerName, Tower]) -> 
         return options
     prompt = _find_prompt(options.prompt_name, recipe.prompts)
     if prompt is None:
-        known = f"it has {quote(recipe.prompts)}" if recipe.prompts else "it has none; put it before each text"
-        raise UsageError(f"the artifact has no prompt called {options.prompt_name!r}; {known}")
+        known = f"the artifact has {quote(recipe.prompts)}"
+        none = "the artifact has no prompts; put the text of yours before each text"
+        raise UsageError(f"there is no prompt called {options.prompt_name!r}; {known if recipe.prompts else none}")
     return replace(options, prompt=prompt, prompt_name=None)
 
 

@@ -295,16 +295,16 @@ class _InputParser:
         return JobInputs(total, lambda: map(path_item, find()))
 
     def _open_missing(self, name: str) -> JobInputs:
-        if file_suffix(name) in LIST_SUFFIXES or (self.kind in ("text", None) and _looks_like_file(name)):
-            raise UsageError(f"there is no file or folder {name}; {_PIPE}")
         if self.kind is None and looks_like_image_path(name):
             raise UsageError(f"there is no file {name}; if it is a text, add --tower text")
+        if file_suffix(name) in LIST_SUFFIXES or (self.kind in ("text", None) and _looks_like_path(name)):
+            raise UsageError(f"there is no file or folder {name}; {_PIPE}")
         return _single(text_item(name) if self.kind in ("text", None) else path_item(name))
 
 
-def _looks_like_file(name: str) -> bool:
-    is_path = file_suffix(name) in _FILE_SUFFIXES or name.startswith(_PATH_STARTS)
-    return name.endswith(("/", os.sep)) or (is_path and len(name.split()) == 1)
+def _looks_like_path(name: str) -> bool:
+    is_path = file_suffix(name) in _FILE_SUFFIXES or name.startswith(_PATH_STARTS) or name.endswith(("/", os.sep))
+    return is_path and len(name.split()) == 1
 
 
 def _single(source: SourceItem) -> JobInputs:

@@ -89,7 +89,7 @@ class Journal:
             self._descriptor = os.open(self._folder / _JOURNAL, OPEN_FLAGS, 0o666)
         try:
             self._lock()
-            begun = _read_fingerprint(self._folder)
+            begun = None if force and not resume else _read_fingerprint(self._folder)
             if begun is not None and not resume and not force:
                 way_out = "go on with --resume, or start again with --force"
                 raise OutputError(f"{output} is begun and not finished; {way_out}")

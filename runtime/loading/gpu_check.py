@@ -18,7 +18,7 @@ from runtime.inference.pipeline import Pipeline
 from runtime.loading.golden_check import GoldenMissError, check_golden, settle_by
 from runtime.machine import cuda_driver
 from runtime.session.provider_options import OPTIONS, ProviderOptions, device_of, find_reduced_precision
-from runtime.session.providers import expected_provider, find_provider, find_provider_obstacle
+from runtime.session.providers import expected_provider, find_provider_obstacle
 from runtime.session.session import SessionOptions
 from runtime.session.variant_selection import PREFERENCES, find_variant_obstacle
 from runtime.session.verdicts import find_verdict
@@ -42,7 +42,7 @@ def verify_once_on_gpu(
     provider = expected_provider(options.provider)
     if provider.device != "cuda" or options.variant == "fp32":
         return
-    if find_provider_obstacle(find_provider(provider.name)):  # it is raised when the graphs are loaded
+    if find_provider_obstacle(provider):  # it is raised when the graphs are loaded
         return
     settings = options.provider_options or OPTIONS[provider.name]()
     is_auto = options.variant == "auto"

@@ -40,7 +40,7 @@ def describe_file_error(exc: Exception) -> str | None:
     """Return the reason why a file cannot be read; ``None`` if ``exc`` is not about access to the file.
 
     Raises:
-        OSError: ``exc`` itself, if the process may open no more files: the file is not at fault.
+        OSError: ``exc`` itself, if the process or the machine may open no more files: the file is not at fault.
     """
     if isinstance(exc, OSError) and exc.errno in _TOO_MANY_FILES:
         raise exc
@@ -58,4 +58,4 @@ def _explain_missing(name: str) -> str:
         return ", and nothing is downloaded; give the path or the bytes of a file"
     if name.startswith("~"):
         return "; write out the home folder that ~ stands for"
-    return "" if file_suffix(name) or os.sep in name else "; a path of a file is expected here, not a text"
+    return "" if file_suffix(name) or os.sep in name else "; if it is a text, this tower takes only files"

@@ -155,6 +155,7 @@ class TextPreprocessor:
 
         Raises:
             UnusableItemError: A text cannot be tokenized.
+            InferenceError: The tokenizer cannot start its threads.
         """
         try:
             with panics_as_errors():

@@ -102,7 +102,8 @@ def watch_head(address: str) -> Iterator[None]:
             try:
                 check_address(address)
             except ClusterError:
-                _LOG.warning("the head of the Ray cluster, %s, %s", address, _LOST)
+                if not ended.is_set():
+                    _LOG.warning("the head of the Ray cluster, %s, %s", address, _LOST)
                 return
 
     threading.Thread(target=watch, name="watch_head", daemon=True).start()

@@ -62,10 +62,16 @@ class _Parser(httptools.HttpRequestParser):
         self.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
 
     def feed_data(self, data: Any) -> None:
-        try:
-            super().feed_data(data)
-        except httptools.HttpParserUpgrade as exc:
-            self._connection.begin_again(data[exc.args[0] :])
+        parser, rest = self, memoryview(data)
+        while rest:
+            try:
+                return super(_Parser, parser).feed_data(rest)
+            except httptools.HttpParserUpgrade as exc:
+                if parser.get_method() == b"CONNECT":
+                    raise
+                rest = rest[exc.args[0] :]
+            parser = self._connection.begin_again()
+        return None
 
 
 class LimitedConnection(HttpToolsProtocol):
@@ -128,18 +134,20 @@ class LimitedConnection(HttpToolsProtocol):
         elif self._deadline is None:
             self._deadline = self.loop.call_later(self.settings.client_seconds, self.transport.abort)
 
-    def begin_again(self, rest: bytes) -> None:
-        """Read a request that asks for another protocol as one that does not: the server speaks no other.
+    def begin_again(self) -> _Parser:
+        """Read the head that asks for another protocol as one that does not: the server speaks no other.
 
-        Java's client asks for HTTP/2 in this way by default. ``rest`` is all that follows the head.
+        Java's client asks for HTTP/2 in this way by default. All that follows the head is for the parser that is
+        returned.
 
         Source: https://www.rfc-editor.org/rfc/rfc9110#section-7.8
         """
         version = self.parser.get_http_version().encode()
         head = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)]
         head += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
-        self.parser = _Parser(self)
-        self.parser.feed_data(b"\r\n".join([*head, b"", rest]))
+        self.parser = parser = _Parser(self)
+        parser.feed_data(b"\r\n".join([*head, b"", b""]))
+        return parser
 
     def _asks_for_upgrade(self) -> bool:
         return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"

@@ -8,7 +8,6 @@ share of them, which takes the least CPU time.
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -66,7 +65,7 @@ class Dispatcher:
 
         Args:
             lanes: Number of batches that run side by side.
-            max_wait_s: How long the first item waits for others to fill its batch.
+            max_wait_s: How long an item waits for others to fill a batch.
             on_batch: Receives a report of each batch, from its thread.
         """
         self.lanes, self._max_wait_s, self._on_batch = lanes, max_wait_s, on_batch or (lambda report: None)
@@ -94,8 +93,7 @@ class Dispatcher:
 
     def submit(self, runner: BatchRunner, rows: Sequence[Any], *, urgent: bool = False) -> Job:
         """Queue rows, at least one, and return their job. If it is ``urgent``, it is the next to run."""
-        rate = self.tokens_per_s or math.inf
-        job = Job(runner, rows, time.monotonic(), urgent=urgent, tokens_per_s=rate)
+        job = Job(runner, rows, time.monotonic(), urgent=urgent)
         with self._changed:
             if self._closed:
                 raise ShutDownError
@@ -152,11 +150,10 @@ class Dispatcher:
             return None
 
     def _delay(self) -> float:
-        """Return the seconds that the first item still waits for others."""
-        item = self._queue.first
-        if not self._max_wait_s or item.job.urgent or self._queue.is_full_batch():
+        """Return the seconds until the next batch may begin, which may wait for others to fill it."""
+        if not self._max_wait_s or self._queue.first.job.urgent or self._queue.is_full_batch():
             return 0.0
-        return item.since + self._max_wait_s - time.monotonic()
+        return self._queue.longest_since + self._max_wait_s - time.monotonic()
 
     def _run(self, items: Sequence[WaitingItem], side_by_side: bool, *, is_retry: bool = False) -> None:
         """Run a batch. If it fails, each item runs by itself, so that one of them does not fail the others."""

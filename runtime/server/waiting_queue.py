@@ -1,16 +1,14 @@
 """Keep the items that wait, and choose batches of them: the item whose turn it is, and those nearest to it in length.
 
-Items take turns in the order of their arrival. An item of a large request counts as one that arrived later: by some
-times as long as the items before it in the request take. So a short request does not wait for all of a large one. The
-turn of an item never changes, so that none starves.
+Items take turns in the order of their arrival. An item of a large request counts as one that arrived later: after some
+times as much work as the items before it in the request are. So a short request does not wait for all of a large one.
+The turn of an item never changes, so that none starves.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
 from bisect import bisect_left, insort
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -23,7 +21,9 @@ from runtime.array_types import Float32Array
 from runtime.inference.batching import BatchLimit
 from runtime.inference.tower import group_key, row_cost
 
-_LARGE_REQUESTS = 4  # that may wait at once without a short request behind them; each may take so many times as long
+_LARGE_REQUESTS = (
+    4  # that may wait at once without a short request behind them; each has its share of the work at least
+)
 _TURN, _NUMBERS = attrgetter("turn"), itertools.count()
 
 
@@ -62,33 +62,18 @@ class Job:
         urgent: Whether its items are taken before all that wait, and wait for no others to fill their batch.
     """
 
-    def __init__(
-        self,
-        runner: BatchRunner,
-        rows: Sequence[Any],
-        since: float,
-        *,
-        urgent: bool = False,
-        tokens_per_s: float = math.inf,
-    ) -> None:
-        """Make a job of ``rows`` that begins to wait at the time ``since``, in seconds.
-
-        The turns of its items follow from ``tokens_per_s``, the rate of all threads together.
-        """
+    def __init__(self, runner: BatchRunner, rows: Sequence[Any], since: float, *, urgent: bool = False) -> None:
+        """Make a job of ``rows`` that begins to wait at the time ``since``, in seconds."""
         self.urgent = urgent
         self.future: Future[Float32Array] = Future()
         self.future.set_running_or_notify_cancel()  # so that only the dispatcher ends it
         self.vectors: Float32Array = np.empty((len(rows), runner.dim), dtype=np.float32)
         self.left = len(rows)
         self.items = [WaitingItem(self, index, runner, row, since) for index, row in enumerate(rows)]
-        due, delay = since, _LARGE_REQUESTS * runner.tokens_per_cost / tokens_per_s
-        for item in self.items:
-            item.turn = (not urgent, due, next(_NUMBERS))
-            due += delay * item.cost
 
 
 class WaitingItem:
-    """One row of a job. The item with the lowest ``turn`` is next."""
+    """One row of a job. The queue gives it a ``turn``: the item with the lowest one is next."""
 
     __slots__ = ("cost", "group", "index", "job", "row", "runner", "since", "turn")
     turn: tuple[bool, float, int]
@@ -107,6 +92,7 @@ class WaitingQueue:
         """Make an empty queue."""
         self._all: list[WaitingItem] = []  # by their turns
         self._groups: dict[tuple[BatchRunner, tuple[int, ...]], _Group] = {}
+        self._done = 0.0  # work that was taken until now, in tokens
 
     def __len__(self) -> int:
         return len(self._all)
@@ -121,6 +107,11 @@ class WaitingQueue:
         """The item whose turn it is."""
         return self._all[0]
 
+    @property
+    def longest_since(self) -> float:
+        """The time since which the item waits that has waited longest."""
+        return min(item.since for item in self._all)
+
     def is_full_batch(self) -> bool:
         """Return whether the group of the first item fills a batch."""
         group, limit = self._groups[self.first.group], self.first.runner.limit()
@@ -128,8 +119,11 @@ class WaitingQueue:
         return has_cost or (limit.items is not None and group.count >= limit.items)
 
     def add(self, items: Iterable[WaitingItem]) -> None:
-        """Add items at their turns."""
+        """Add the items of a job at their turns."""
+        due = self._done
         for item in items:
+            item.turn = (not item.job.urgent, due, next(_NUMBERS))
+            due += _LARGE_REQUESTS * item.cost * item.runner.tokens_per_cost
             insort(self._all, item, key=_TURN)
             self._groups.setdefault(item.group, _Group()).add(item)
 
@@ -167,6 +161,7 @@ class WaitingQueue:
                 size, least = count, work
         batch = nearest[:size]
         self.remove(batch)
+        self._done += sum(item.cost for item in batch) * first.runner.tokens_per_cost
         return batch
 
 
@@ -174,24 +169,24 @@ class _Group:
     """Items that may share a batch, by their cost: a number of tokens or points, or 1 for an image."""
 
     def __init__(self) -> None:
-        self.by_cost: dict[int, OrderedDict[WaitingItem, None]] = {}
+        self.by_cost: dict[int, list[WaitingItem]] = {}  # by their turns
         self.cost = self.count = 0
 
     def add(self, item: WaitingItem) -> None:
-        self.by_cost.setdefault(item.cost, OrderedDict())[item] = None
+        insort(self.by_cost.setdefault(item.cost, []), item, key=_TURN)
         self.cost += item.cost
         self.count += 1
 
     def remove(self, item: WaitingItem) -> None:
         same = self.by_cost[item.cost]
-        del same[item]
+        del same[bisect_left(same, item.turn, key=_TURN)]
         self.cost -= item.cost
         self.count -= 1
         if not same:
             del self.by_cost[item.cost]
 
     def nearest(self, first: WaitingItem) -> Iterable[WaitingItem]:
-        """Yield the other items: those nearest in cost first, and of one cost the oldest first."""
+        """Yield the other items: those nearest in cost first, and of one cost the lowest turn first."""
         for cost in sorted(self.by_cost, key=lambda cost: (abs(cost - first.cost), cost)):
             for item in self.by_cost[cost]:
                 if item is not first:

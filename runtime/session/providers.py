@@ -102,8 +102,9 @@ def check_packages() -> None:
         if spec and spec.origin:  # of another package, or in an application without metadata
             names = ", ".join(dict.fromkeys(provider.package for provider in PROVIDERS.values()))
             raise MissingDependencyError(
-                f"onnxruntime in {Path(spec.origin).parent} belongs to no package that this Python lists of {names}; "
-                "replace it by one of them, or bundle its package's metadata (`pyinstaller --copy-metadata PACKAGE`)"
+                f"this Python lists none of the packages {names}, but there is an onnxruntime in "
+                f"{Path(spec.origin).parent}; replace it by one of them, or bundle the metadata of its package "
+                "(`pyinstaller --copy-metadata PACKAGE`)"
             )
         raise MissingDependencyError(f"no onnxruntime is installed; install one: {_install_choices()}")
 

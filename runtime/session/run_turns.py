@@ -8,7 +8,7 @@ from queue import SimpleQueue
 
 
 class RunTurns:
-    """Turns, of which a run holds one. A turn is free again when nobody refers to it, so Ctrl-C can lose none.
+    """Turns, of which a run holds one. A turn is free when nobody refers to it, so Ctrl-C during a run loses none.
 
     A semaphore would stay taken if Ctrl-C came while the lock in it is entered; see :mod:`runtime.background`.
     """
@@ -24,20 +24,17 @@ class RunTurns:
             self._renew()
         return self._free.get()
 
-    def give_back(self) -> None:
-        """Add a turn."""
-        self._free.put(_Turn(self))
-
     def _renew(self) -> None:
-        self._free, self._process_id = SimpleQueue[object](), os.getpid()
+        free = SimpleQueue[object]()
         for _ in range(self._count):
-            self.give_back()
+            free.put(_Turn(free))
+        self._free, self._process_id = free, os.getpid()
 
 
 class _Turn:
-    def __init__(self, turns: RunTurns) -> None:
-        self._turns = weakref.ref(turns)
+    def __init__(self, free: SimpleQueue[object]) -> None:
+        self._free = weakref.ref(free)
 
     def __del__(self) -> None:
-        if (turns := self._turns()) is not None:
-            turns.give_back()
+        if (free := self._free()) is not None:
+            free.put(_Turn(free))

@@ -139,6 +139,7 @@ class Session:
 
         Raises:
             ProviderError: The provider is not usable, or the variant does not support it.
+            OutOfMemoryError: The memory does not suffice to load the graph.
             IntegrityError: ONNX Runtime cannot load the file, or its inputs and output are not those of ``tower``.
             ArtifactError: The graph is too new for the installed ONNX Runtime.
             MissingDependencyError: onnxruntime is not installed.
@@ -196,7 +197,8 @@ class Session:
 
         Raises:
             OutOfMemoryError: The memory of the device does not suffice.
-            InferenceError: ONNX Runtime fails in another way, or the run was cancelled.
+            InferenceError: ONNX Runtime fails in another way, or the run was cancelled. Or the graph has to be opened
+                again, and the memory does not suffice.
             ProviderError: The model was loaded on a GPU before this process was forked.
             IntegrityError: Its files have changed since it was loaded, and the graph has to be opened again.
         """
@@ -253,7 +255,10 @@ class Session:
         """
         if [*map(_file_state, self._files)] != self._state:
             raise IntegrityError(f"{self._files[0]} has changed since the model was loaded; load it anew")
-        return open_graph(self._files[0], self.provider, self.provider_options, threads, self._further, trace=trace)
+        try:
+            return open_graph(self._files[0], self.provider, self.provider_options, threads, self._further, trace=trace)
+        except OutOfMemoryError as exc:  # which no smaller batch helps
+            raise InferenceError(str(exc)) from exc
 
     def _open_first_usable(self, folder: Path, tower: Tower, options: SessionOptions) -> onnxruntime.InferenceSession:
         refusals: list[str] = []

@@ -217,7 +217,7 @@ def test_an_onnxruntime_that_crashes_when_imported_is_reported(machine: FakeMach
     [
         (("onnxruntime", "onnxruntime-gpu"), True, "overwrite each other's files", "pip uninstall -y"),
         ((), False, "no onnxruntime is installed", "Install one: "),
-        ((), True, "belongs to no package that this Python lists", "--copy-metadata"),
+        ((), True, "this Python lists none of the packages", "--copy-metadata"),
     ],
     ids=["both", "none", "another"],
 )

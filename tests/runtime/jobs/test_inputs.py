@@ -332,10 +332,13 @@ def test_with_two_towers_files_are_images_and_lists_need_a_word_more(folder: Pat
     ]
     with pytest.raises(UsageError, match="if it is a text, add --tower text"):
         items(["b.jpg"], BOTH)
-    for missing in ("my photos/", "~/photos", "./photos", "../photos", "/no/photos"):
+    with pytest.raises(UsageError, match="if it is a text, add --tower text"):
+        items(["./b.jpg"], BOTH)
+    for missing in ("photos/", "~/photos", "./photos", "../photos", "/no/photos"):
         with pytest.raises(UsageError, match=f"there is no file or folder {missing}; to embed the words themselves"):
             items([missing], BOTH)
-    assert read(["/imagine a cat"], BOTH) == [SourceItem("/imagine a cat", "/imagine a cat")]
+    for text in ("/imagine a cat", "see https://example.com/docs/"):
+        assert read([text], BOTH) == [SourceItem(text, text)]
     for word in ("l.txt", "-"):
         with pytest.raises(UsageError, match="choose with --tower"):
             items([word], BOTH)

@@ -33,6 +33,7 @@ FP16 = make_variant("fp16", "cuda", "cpu", graph="text.fp16.onnx")
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("EMBEDDING_BACKBONES_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(gpu_check, "expected_provider", lambda name: replace(PROVIDERS["cpu"], device="cuda"))
+    monkeypatch.setattr(gpu_check, "find_provider_obstacle", lambda provider: None)
     monkeypatch.setattr(cuda_driver, "has_fp16_units", lambda device: True)
     monkeypatch.setattr(gpu_check, "PREFERENCES", {"cpu": {"fp16": None, "optimized": None}})
     folder = write_artifact(tmp_path / "toy")

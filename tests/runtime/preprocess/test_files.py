@@ -70,7 +70,7 @@ def test_a_path_below_a_file_does_not_exist(tmp_path: Path) -> None:
     ("name", "reason"),
     [
         ("no.jpg", "there is no such file"),
-        ("a cat", "there is no such file; a path of a file is expected here, not a text"),
+        ("a cat", "there is no such file; if it is a text, this tower takes only files"),
         ("~/no.jpg", "there is no such file; write out the home folder that ~ stands for"),
         (
             "https://localhost/a.jpg",

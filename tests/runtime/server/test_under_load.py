@@ -371,6 +371,11 @@ def test_a_request_that_asks_for_another_protocol_is_answered_in_this_one(server
         received = b"".join(iter(partial(connection.recv, 1 << 16), b""))
     assert received.count(b"HTTP/1.1 200 ") == 2
     assert b"HTTP/1.1 400 " in exchange(server, b"CONNECT a:443 HTTP/1.1\r\nhost: a\r\n\r\n")
+    assert exchange(server, b"CONNECT /embed HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").startswith(
+        b"HTTP/1.1 405 "
+    )
+    many = b"GET /health HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n" * 2000
+    assert exchange(server, many + request(b'{"input": "a"}', "connection: close")).count(b"HTTP/1.1 200 ") == 2001
 
 
 def test_compressed_bodies_and_unknown_paths_are_refused(server: Running) -> None:

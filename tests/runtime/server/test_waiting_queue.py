@@ -44,17 +44,21 @@ def test_a_batch_is_the_first_item_and_those_nearest_to_it_in_length() -> None:
     assert queue.tokens == 0
 
 
-def test_a_short_request_waits_for_a_part_of_a_large_one_and_nobody_for_later_ones() -> None:
+def test_short_requests_pass_a_large_one_which_keeps_its_share() -> None:
     queue, runner = WaitingQueue(), make_runner()
-    large = Job(runner, [tokens(50)] * 6, 0.0, tokens_per_s=100)  # 2 s apart, four times as long as they take
-    short, late = (Job(runner, [tokens(50)], since, tokens_per_s=100) for since in (3.0, 100.0))
-    for job in (large, late, short):
-        queue.add(job.items)
-    assert queue.take(1) == large.items[:2]
-    assert queue.first is short.items[0]
-    queue.remove(short.items)
-    assert queue.take(1) + queue.take(1) == large.items[2:]
-    assert queue.take(1) == late.items
+    large = Job(runner, [tokens(50)] * 6, 0.0).items
+    queue.add(large)
+    assert queue.take(1) == large[:2]
+    short = [Job(runner, [tokens(50)], 0.0).items[0] for _ in range(8)]
+    for item in short:
+        queue.add([item])
+    assert [item for _ in range(4) for item in queue.take(1)] == short
+    taken = []
+    for _ in range(12):
+        for _ in range(2):
+            queue.add(Job(runner, [tokens(50)], 0.0).items)
+        taken += queue.take(1)
+    assert [item for item in taken if item in large] == large[2:]
 
 
 def test_items_of_one_length_are_taken_in_their_order() -> None:
@@ -99,7 +103,7 @@ def test_only_rows_of_one_graph_and_one_shape_share_a_batch() -> None:
     queue, other = WaitingQueue(), make_runner()
     fill(queue, [np.zeros((4, 3)), np.zeros((5, 3)), np.zeros((4, 3))])
     fill(queue, [np.zeros((4, 3))], other)
-    assert [costs(queue.take(1)) for _ in range(3)] == [[4, 4], [5], [4]]
+    assert [costs(queue.take(1)) for _ in range(3)] == [[4, 4], [4], [5]]
 
 
 def test_removed_items_are_not_taken() -> None:
