@@ -123,7 +123,7 @@ def test_search_puts_the_prompt_of_queries_before_a_text(
     assert main(["similarity", folder, "a", "b", "--prompt", "c ", "--batch-size", "1"]) == 0
     assert prompts[-1] == ("c ", None)
     assert main([*search, "--prompt-name", "passages"]) == 2
-    assert "no prompt called 'passages'; it has 'query', 'passage'" in capsys.readouterr().err
+    assert "no prompt called 'passages'; the artifact has 'query', 'passage'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

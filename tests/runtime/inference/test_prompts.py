@@ -103,7 +103,7 @@ def test_without_a_prompt_of_its_own_a_query_or_document_has_none(tmp_path: Path
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"prompt_name": "Query"}, "no prompt called 'Query'; it has 'query', 'passage', 'empty'"),
+        ({"prompt_name": "Query"}, "no prompt called 'Query'; the artifact has 'query', 'passage', 'empty'"),
         ({"prompt_name": "query", "prompt": ""}, "exclude each other"),
         ({"prompt": 3}, "prompt is 3, it must be a string"),
         ({"prompt": "a " * 8}, "leaves no token for the text: the model takes 8 tokens"),

@@ -87,7 +87,7 @@ def test_a_prompt_that_is_unknown_is_refused_before_the_cluster_starts(tmp_path:
         output=str(tmp_path / "out"),
         options=EmbedOptions(prompt_name="passage"),
     )
-    with pytest.raises(runtime.UsageError, match="no prompt called 'passage'; it has 'query'"):
+    with pytest.raises(runtime.UsageError, match="no prompt called 'passage'; the artifact has 'query'"):
         embed_on_ray(refused)
 
 
