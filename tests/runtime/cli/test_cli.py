@@ -246,7 +246,7 @@ def full_disk() -> int:
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize(
     ("open_output", "error"),
-    [(closed_pipe, b""), (full_disk, b"error: [Errno 28] No space left on device\n")],
+    [(closed_pipe, b""), (full_disk, b"error: [Errno 28] No space left on device; free some disk space, ")],
     ids=["pipe", "disk"],
 )
 def test_an_output_that_ends_is_no_traceback(
@@ -261,7 +261,9 @@ def test_an_output_that_ends_is_no_traceback(
         check=False,
     )
     os.close(output)
-    assert (ended.returncode, ended.stderr) == (1, error)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(error)
+    assert ended.stderr.count(b"\n") == bool(error)
 
 
 @pytest.mark.process
