@@ -73,38 +73,46 @@ def read_model(
                 model_kwargs={"dtype": "float32"},
                 processor_kwargs=dict(processor),
             )
-    except ImportError as exc:
-        if adapter and "peft" in str(exc):
-            raise MissingDependencyError(
-                f"{folder} is an adapter, and peft is not installed; install it with "
-                "`pip install 'embedding-backbones[lora]'`, or merge the adapter with merge_and_unload"
-            ) from exc
-        raise WeightsError(f"{folder} cannot be loaded by sentence-transformers ({summarize_error(exc)})") from exc
     except Exception as exc:  # the libraries raise many types for a damaged or unknown folder
-        if adapter and isinstance(exc, OSError):
-            raise WeightsUnavailableError(
-                f"the model that {folder} adapts cannot be loaded ({summarize_error(exc)}); correct "
-                "base_model_name_or_path in its adapter_config.json"
-            ) from exc
-        if "processing class" in str(exc):  # transformers hides why it cannot load the tokenizer
-            for place in filter(has_vocabulary, (folder, *folder.iterdir())):
-                load_tokenizer(place, trusted=options.trust_remote_code)
-        if "can require gradients" in str(exc):  # StaticEmbedding reads the table as model2vec saved it
-            raise WeightsError(
-                f"{folder} holds weights in whole numbers, which sentence-transformers cannot load; save a folder of "
-                "model2vec again from StaticModel.from_pretrained(FOLDER, quantize_to='float32')"
-            ) from exc
-        raise WeightsError(f"{folder} cannot be loaded by sentence-transformers ({summarize_error(exc)})") from exc
+        raise _describe_failure(exc, folder, trusted=options.trust_remote_code) from exc
     watch.check(str(folder), unused_parts(model) if ignored is None else ignored)
+    _check_prompts(model, folder)
+    if request.model_id in _INSTRUCTORS:
+        model.set_pooling_include_prompt(False)
+    return model.float().eval()
+
+
+def _describe_failure(exc: Exception, folder: Path, *, trusted: bool) -> Exception:
+    """Return the error for a folder that the library cannot load because of ``exc``."""
+    adapter = is_adapter(folder)
+    if adapter and isinstance(exc, ImportError) and "peft" in str(exc):
+        return MissingDependencyError(
+            f"{folder} is an adapter, and peft is not installed; install it with "
+            "`pip install 'embedding-backbones[lora]'`, or merge the adapter with merge_and_unload"
+        )
+    if adapter and isinstance(exc, OSError):
+        return WeightsUnavailableError(
+            f"the model that {folder} adapts cannot be loaded ({summarize_error(exc)}); correct "
+            "base_model_name_or_path in its adapter_config.json"
+        )
+    if "can require gradients" in str(exc):  # StaticEmbedding reads the table as model2vec saved it
+        return WeightsError(
+            f"{folder} holds weights in whole numbers, which sentence-transformers cannot load; save a folder of "
+            "model2vec again from StaticModel.from_pretrained(FOLDER, quantize_to='float32')"
+        )
+    if "processing class" in str(exc):  # transformers hides why it cannot load the tokenizer
+        for place in filter(has_vocabulary, (folder, *folder.iterdir())):
+            load_tokenizer(place, trusted=trusted)
+    return WeightsError(f"{folder} cannot be loaded by sentence-transformers ({summarize_error(exc)})")
+
+
+def _check_prompts(model: SentenceTransformer, folder: Path) -> None:
     for name, prompt in model.prompts.items():
         if not isinstance(prompt, str | None):
             raise WeightsError(
                 f"the prompt {name!r} of {folder} is {prompt!r:.80}, it must be a text; correct it in "
                 "config_sentence_transformers.json"
             )
-    if request.model_id in _INSTRUCTORS:
-        model.set_pooling_include_prompt(False)
-    return model.float().eval()
 
 
 def read_prompts(model: SentenceTransformer) -> dict[str, str]:
